@@ -1,0 +1,20 @@
+"""peftkit: which parameter-efficient fine-tuning method learns most for a given amount of work?"""
+
+from peftkit.components import Context, Example, Meter, Method, Metric, Refusal, Situation, StepRecord, Task
+from peftkit.hookspecs import hookimpl
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Context",
+    "Example",
+    "Meter",
+    "Method",
+    "Metric",
+    "Refusal",
+    "Situation",
+    "StepRecord",
+    "Task",
+    "__version__",
+    "hookimpl",
+]

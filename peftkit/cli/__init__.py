@@ -1,0 +1,136 @@
+"""The command line: ``peftkit VERB …`` or ``peftkit RECIPE``. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from peftkit import __version__
+from peftkit.errors import InputError, PeftkitError, did_you_mean
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code: 0 done, 1 the run failed, 2 wrong input, 130/143 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(words)
+    except PeftkitError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `peftkit list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line's parser."""
+    top = argparse.ArgumentParser(
+        prog="peftkit",
+        description="Which parameter-efficient fine-tuning method learns most for a given amount of work?",
+        epilog="A first argument that is a file is run: peftkit RECIPE means peftkit run RECIPE.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"peftkit {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(action=action)
+        added.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="how much is told on stderr")
+        return added
+
+    for name, action, text in (
+        ("run", _run, "Train and evaluate what a recipe says."),
+        ("check", _check, "Validate a recipe without loading anything heavy."),
+    ):
+        added = verb(name, action, text)
+        added.add_argument("recipe", metavar="RECIPE", help="a TOML file")
+        added.add_argument(
+            "--set",
+            dest="overrides",
+            metavar="KEY.PATH=VALUE",
+            action="append",
+            default=[],
+            help="override a key, such as train.batch_size=4; may be given often",
+        )
+    listing = verb("list", _list, "List the installed methods, tasks, metrics and meters.")
+    listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
+    show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
+    show.add_argument("name", metavar="NAME", help="a component's name")
+    for table in (listing, show):
+        table.add_argument("--json", action="store_true", help="print JSON")
+    verb("schema", _schema, "Print the JSON Schema of a recipe with every installed component.")
+    return top
+
+
+def _main(words: list[str]) -> int:
+    top = parser()
+    verbs = next(a.choices for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    if words and not words[0].startswith("-") and words[0] not in verbs:
+        if not (Path(words[0]).is_file() or words[0].endswith(".toml")):
+            text = f"{words[0]!r} is neither a file nor a verb{did_you_mean(words[0], verbs)}"
+            raise InputError(f"{text}; verbs: {', '.join(verbs)}")
+        words = ["run", *words]
+    options = top.parse_args(words)
+    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    result: int = options.action(options)
+    return result
+
+
+def _complain(text: str) -> None:
+    """One voice for an error that every process of a launch meets."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"peftkit: error: {text}" if "\n" not in text else f"peftkit: errors:\n{text}", file=sys.stderr)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from peftkit.plugins import load_registry
+    from peftkit.recipe import load_recipe
+
+    registry = load_registry()
+    recipe = load_recipe(options.recipe, registry, options.overrides)
+    from peftkit.runner import run  # torch, transformers and accelerate: only once the recipe is known to be right
+
+    run(recipe, registry, log_level=options.log_level)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from peftkit.plugins import load_registry
+    from peftkit.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, load_registry(), options.overrides)
+    print(f"{options.recipe}: right ({recipe.method.name} on {recipe.task.name}, {recipe.model.name})")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from peftkit.cli.listing import list_components
+
+    return list_components(options.kind, as_json=options.json)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from peftkit.cli.listing import show_component
+
+    return show_component(options.name, as_json=options.json)
+
+
+def _schema(options: argparse.Namespace) -> int:
+    import json
+
+    from peftkit.plugins import load_registry
+    from peftkit.recipe.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(load_registry()), indent=2))
+    return 0

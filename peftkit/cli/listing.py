@@ -1,0 +1,126 @@
+"""What is installed: the verbs ``list`` and ``show``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import textwrap
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from peftkit.components import Metric, Task
+from peftkit.errors import InputError, did_you_mean
+from peftkit.plugins import BASES, Entry, Registry, load_registry
+from peftkit.recipe.problems import allowed
+
+
+def list_components(kind: str | None, *, as_json: bool) -> int:
+    """Prints every component with its distribution; ``kind`` is a plural, such as ``methods``."""
+    registry = load_registry()
+    entries = [e for e in registry.entries if kind is None or f"{e.kind}s" == kind]
+    if as_json:
+        rows = [
+            {"kind": e.kind, "name": e.name, "distribution": e.distribution, "version": e.version, "text": e.summary}
+            for e in entries
+        ]
+        failures = [{"plugin": f.plugin, "error": f.error} for f in registry.failures]
+        print(json.dumps({"format": 1, "components": rows, "failures": failures}, indent=2))
+        return 0
+    name_width = max((len(e.name) for e in entries), default=0)
+    from_width = max((len(e.distribution) for e in entries), default=0)
+    room = max(shutil.get_terminal_size().columns - name_width - from_width - 6, 30)
+    for each in BASES:
+        group = [e for e in entries if e.kind == each]
+        if group:
+            print(f"{each}s")
+        for e in group:
+            text = textwrap.shorten(e.summary, room, placeholder=" …")
+            print(f"  {e.name:{name_width}}  {e.distribution:{from_width}}  {text}")
+    for failure in registry.failures:
+        print(f"not loaded: {failure.plugin}: {failure.error}")
+    return 0
+
+
+def show_component(name: str, *, as_json: bool) -> int:
+    """Prints one component's text, options and refusals.
+
+    Raises:
+        InputError: nothing has that name.
+    """
+    registry = load_registry()
+    entries = [e for e in registry.entries if e.name == name]
+    if not entries:
+        _unknown(name, registry)
+    if as_json:
+        print(json.dumps({"format": 1, "components": [_described(e) for e in entries]}, indent=2))
+    else:
+        print("\n\n".join(_page(e) for e in entries))
+    return 0
+
+
+def _unknown(name: str, registry: Registry) -> None:
+    names = [e.name for e in registry.entries]
+    text = f"nothing is called {name!r}{did_you_mean(name, names)}; `peftkit list` shows what there is"
+    for failure in registry.failures:
+        text += f"\nthe plugin {failure.plugin} could not be imported: {failure.error}"
+    raise InputError(text)
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    component = entry.component
+    options = []
+    for key, field in component.model_fields.items():
+        if key != "name":
+            required = field.is_required()
+            default = None if required else field.get_default(call_default_factory=True)
+            options.append(
+                {
+                    "name": key,
+                    "type": allowed(field),
+                    "required": required,
+                    "default": None if default is PydanticUndefined else default,
+                    "text": " ".join((field.description or "").split()),
+                }
+            )
+    described: dict[str, Any] = {
+        "kind": entry.kind,
+        "name": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "text": inspect.getdoc(component) or "",
+        "options": options,
+        "refuses": [str(r) for r in component.refusals],
+    }
+    if issubclass(component, Task):
+        described |= {"task_kind": component.kind, "metrics": component.metrics, "selects": component.selects}
+        described |= {"source": component.source, "licence": component.licence}
+    if issubclass(component, Metric):
+        described |= {"task_kinds": component.kinds, "higher_is_better": component.higher_is_better}
+    return described
+
+
+def _page(entry: Entry) -> str:
+    described = _described(entry)
+    lines = [f"{entry.name} ({entry.kind}, from {entry.distribution} {entry.version})", "", described["text"]]
+    for key, title in (
+        ("task_kind", "Kind"),
+        ("task_kinds", "Kinds of task"),
+        ("metrics", "Metrics"),
+        ("selects", "Selects by"),
+        ("source", "Source"),
+        ("licence", "Licence"),
+    ):
+        value = described.get(key)
+        if value:
+            lines += ["", f"{title}: {value if isinstance(value, str) else ', '.join(value)}"]
+    lines += ["", "Options:" if described["options"] else "Options: none"]
+    for option in described["options"]:
+        default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
+        lines.append(f"  {option['name']}: {option['type']}; {default}")
+        lines += textwrap.wrap(option["text"], 100, initial_indent="      ", subsequent_indent="      ")
+    lines += ["", "Refuses:" if described["refuses"] else "Refuses: nothing declared"]
+    for text in described["refuses"]:
+        lines += textwrap.wrap(text, 100, initial_indent="  - ", subsequent_indent="    ")
+    return "\n".join(lines)

@@ -1,0 +1,226 @@
+"""The public base classes: a component is one frozen pydantic model whose fields are its options.
+
+Nothing here imports torch, so that a recipe can be checked before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from torch import nn
+
+ModelKind = Literal["encoder-decoder", "decoder", "encoder"]
+TaskKind = Literal["classification", "multiple_choice", "generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a recipe asks of a component, as far as it is known before any model is loaded.
+
+    ``config`` is the model's ``config.json``; it is empty, and ``model_kind`` None, while the model lies on a hub
+    and has not been fetched. The runner asks again once it has it.
+    """
+
+    model_kind: ModelKind | None
+    task_kind: TaskKind
+    gradient_checkpointing: bool
+    mixed_precision: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the architecture, such as ``t5``; empty while unknown."""
+        return str(self.config.get("model_type", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A combination that would not do what the recipe says: refused before any model is loaded."""
+
+    when: Callable[[Situation], bool]
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a method is told of the run that it is applied in.
+
+    ``steps`` is the number of optimizer steps the budget allows, None where that is not known beforehand.
+    """
+
+    model_kind: ModelKind
+    task_kind: TaskKind
+    seed: int
+    steps: int | None
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as a task means it: text in, text out.
+
+    ``candidates``, where there are any, are what a model chooses among, and hold the target. ``references`` are
+    the right outputs; without them the target is the only one. ``extra`` is whatever a metric of the task needs.
+    """
+
+    source: str
+    target: str
+    candidates: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one optimizer step consumed, over all processes: counts are global, padding not counted."""
+
+    samples: int
+    input_tokens: int
+    target_tokens: int
+    seconds: float
+
+
+class Component(BaseModel):
+    """A named part of a recipe. Fields are options: typed, strict, documented by the string below each."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+    )
+
+    name: str
+
+    refusals: ClassVar[tuple[Refusal, ...]] = ()
+    """Combinations that the recipe check refuses."""
+
+    def refuses(self, situation: Situation) -> list[str]:
+        """The reasons, with remedies, why this component cannot be used so; options may add to ``refusals``."""
+        return [str(refusal) for refusal in self.refusals if refusal.when(situation)]
+
+
+class Method(Component):
+    """A way of fine-tuning: which weights learn. Sub-class it and write ``apply``; the rest has defaults."""
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        """Changes the model so that exactly the parameters that should learn have ``requires_grad``.
+
+        Args:
+            model: the loaded model, all of whose parameters require gradients.
+            context: the run it is applied in.
+
+        Returns:
+            The model to train, the same object or a wrapper around it.
+        """
+        raise NotImplementedError
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """Called after the last backward of each optimizer step, gradients in place; steps count from 1."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Called after ``optimizer.step()`` and before the gradients are cleared; steps count from 1."""
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes what was trained into the empty folder, as safetensors: by default ``trainable.safetensors``."""
+        from safetensors.torch import save_file
+
+        tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+        save_file(tensors, folder / "trainable.safetensors", metadata={"format": "pt"})
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Reads what ``save`` wrote into a model that ``apply`` has prepared.
+
+        Raises:
+            ValueError: the file's tensors are not those that the model trains.
+        """
+        import torch
+        from safetensors.torch import load_file
+
+        tensors = load_file(folder / "trainable.safetensors")
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if tensors.keys() != trained.keys():
+            different = sorted(tensors.keys() ^ trained.keys())
+            raise ValueError(f"{folder}: {len(different)} tensors do not match the model, such as {different[0]}")
+        with torch.no_grad():
+            for key, parameter in trained.items():
+                parameter.copy_(tensors[key])
+
+
+class Task(Component):
+    """Data and what is asked of them. It says examples and knows nothing of tokenizers or model kinds."""
+
+    kind: ClassVar[TaskKind]
+    """How it is scored: among fixed labels, among each row's choices, or by free generation."""
+    metrics: ClassVar[tuple[str, ...]]
+    """The metrics that are computed when the recipe names none."""
+    selects: ClassVar[str]
+    """The metric's value, such as ``accuracy``, whose best dev score selects the checkpoint."""
+    source: ClassVar[str] = ""
+    """Where the data come from."""
+    licence: ClassVar[str] = ""
+    """The licence of the data."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A classification's labels, in the order of the data's numbers; empty for other kinds."""
+        return ()
+
+    def load(self) -> DatasetDict:
+        """The splits ``train``, ``dev`` and ``test``."""
+        raise NotImplementedError
+
+    def encode(self, row: Mapping[str, Any]) -> Example:
+        """One row of a split as an example."""
+        raise NotImplementedError
+
+
+class Metric(Component):
+    """Predicted and right texts in, named numbers out."""
+
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("classification", "multiple_choice", "generation")
+    """The kinds of task that it means something for."""
+    higher_is_better: ClassVar[bool] = True
+    values: ClassVar[tuple[str, ...]] = ()
+    """The names of what ``compute`` returns; left empty by a metric whose one value has the metric's own name."""
+
+    def compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """Scores the predictions.
+
+        Args:
+            predictions: one text per example.
+            references: the right texts of each example, at least one.
+            examples: the examples themselves, for metrics that need the source, the candidates or ``extra``.
+
+        Returns:
+            The values by name; a metric of one value calls it by its own name.
+        """
+        raise NotImplementedError
+
+
+class Meter(Component):
+    """Reads one kind of cost while a model trains. Keep its state in pydantic private attributes."""
+
+    def start(self, model: nn.Module) -> None:
+        """Called once, before the first step, with the model as it will be trained."""
+
+    def step(self, record: StepRecord) -> None:
+        """Called after every optimizer step, outside the timed region."""
+
+    def read(self) -> dict[str, float]:
+        """The cost so far, by name with its unit (``train_seconds``); evaluation is not part of it."""
+        raise NotImplementedError

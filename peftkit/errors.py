@@ -1,0 +1,70 @@
+"""What can go wrong, by whose fault: the exit code says it to a script, the message to a person."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class PeftkitError(Exception):
+    """Something peftkit can put in words; ``exit_code`` is what the command line leaves with."""
+
+    exit_code = 1
+
+
+class RunError(PeftkitError):
+    """The input was right, yet the run could not be carried through."""
+
+
+class InputError(PeftkitError):
+    """What the user gave is wrong: arguments, a recipe, a data file."""
+
+    exit_code = 2
+
+
+class PluginError(InputError):
+    """An installed plugin breaks the rules: a duplicate name, a wrong class, an error inside a hook."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing wrong with a recipe: where it stands and what would be right."""
+
+    file: str
+    line: int | None
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{where}: {self.key}: {self.text}" if self.key else f"{where}: {self.text}"
+
+
+class RecipeError(InputError):
+    """Everything that is wrong with a recipe, all at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` if something known is near the word, else nothing."""
+    options = list(known)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if not near:  # 'rank' for 'r', 'lr' for 'learning_rate': an abbreviation is not close by edit distance
+        near = [o for o in options if word and (_abbreviates(word, o) or _abbreviates(o, word))][:1]
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _abbreviates(short: str, long: str) -> bool:
+    parts = long.lower().split("_")
+    return short.lower() in ("".join(p[:1] for p in parts), parts[0], parts[-1]) or (
+        len(short) < len(long) and len(short) <= 2 and long.lower().startswith(short.lower())
+    )
+
+
+def listed(words: Sequence[str]) -> str:
+    """The words as a comma-separated list, or ``nothing``."""
+    return ", ".join(words) if words else "nothing"

@@ -1,0 +1,103 @@
+"""The hooks a plugin may implement. Each returns classes; importing them must not import torch.
+
+A distribution makes its module known by an entry point of the group ``peftkit``::
+
+    [project.entry-points.peftkit]
+    bitfit = "peftkit_bitfit"
+"""
+
+from collections.abc import Sequence
+
+import pluggy
+
+from peftkit.components import Meter, Method, Metric, Task
+
+hookspec = pluggy.HookspecMarker("peftkit")
+hookimpl = pluggy.HookimplMarker("peftkit")
+
+
+@hookspec
+def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
+    """Fine-tuning methods.
+
+    >>> from typing import Literal
+    >>> from peftkit import Method, hookimpl
+    >>> class BitFit(Method):
+    ...     name: Literal["bitfit"] = "bitfit"
+    ...     def apply(self, model, context):
+    ...         for key, parameter in model.named_parameters():
+    ...             parameter.requires_grad = key.endswith("bias")
+    ...         return model
+    >>> @hookimpl
+    ... def register_methods():
+    ...     return [BitFit]
+    >>> [method().name for method in register_methods()]
+    ['bitfit']
+    """
+
+
+@hookspec
+def register_tasks() -> Sequence[type[Task]]:  # type: ignore[empty-body]
+    """Tasks.
+
+    >>> from typing import Literal
+    >>> from peftkit import Example, Task, hookimpl
+    >>> class Parity(Task):
+    ...     name: Literal["parity"] = "parity"
+    ...     kind = "classification"
+    ...     metrics = ("accuracy",)
+    ...     selects = "accuracy"
+    ...     @property
+    ...     def labels(self):
+    ...         return ("even", "odd")
+    ...     def load(self):
+    ...         from datasets import Dataset, DatasetDict
+    ...         return DatasetDict({s: Dataset.from_dict({"n": [1, 2]}) for s in ("train", "dev", "test")})
+    ...     def encode(self, row):
+    ...         return Example(str(row["n"]), self.labels[row["n"] % 2], self.labels)
+    >>> @hookimpl
+    ... def register_tasks():
+    ...     return [Parity]
+    >>> register_tasks()[0]().encode({"n": 7}).target
+    'odd'
+    """
+
+
+@hookspec
+def register_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
+    """Metrics.
+
+    >>> from typing import Literal
+    >>> from peftkit import Metric, hookimpl
+    >>> class Brevity(Metric):
+    ...     name: Literal["brevity"] = "brevity"
+    ...     higher_is_better = False
+    ...     def compute(self, predictions, references, examples):
+    ...         return {"brevity": sum(map(len, predictions)) / len(predictions)}
+    >>> @hookimpl
+    ... def register_metrics():
+    ...     return [Brevity]
+    >>> register_metrics()[0]().compute(["ab", "abcd"], [["x"], ["x"]], [])
+    {'brevity': 3.0}
+    """
+
+
+@hookspec
+def register_meters() -> Sequence[type[Meter]]:  # type: ignore[empty-body]
+    """Meters.
+
+    >>> from typing import Literal
+    >>> from peftkit import Meter, hookimpl
+    >>> class Steps(Meter):
+    ...     name: Literal["steps"] = "steps"
+    ...     _count: int = 0
+    ...     def step(self, record):
+    ...         self._count += 1
+    ...     def read(self):
+    ...         return {"steps": float(self._count)}
+    >>> @hookimpl
+    ... def register_meters():
+    ...     return [Steps]
+    >>> register_meters()[0]().read()
+    {'steps': 0.0}
+    """

@@ -1,0 +1,109 @@
+"""Prefix tuning, as peft has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from pydantic import Field
+
+from peftkit.components import Context, Method, Refusal, Situation
+from peftkit.methods._peft import PeftMethod
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+
+def _encoders() -> tuple[str, ...]:
+    """The encoders whose attention takes a prefix: most have no cache of keys and values to put it into."""
+    newer = ("camembert", "electra", "ernie", "roberta", "xlm-roberta")
+    return ("bert", *(newer if int(version("transformers").split(".")[0]) >= 5 else ()))
+
+
+class PrefixTuning(PeftMethod):
+    """Learnt keys and values before those of the text, in every layer (Li and Liang, 2021).
+
+    This is peft's prefix tuning: in an encoder-decoder such as T5 it reaches **the decoder's self-attention only**,
+    not the encoder and not the cross-attention, unlike the paper's. Where positions are learnt (BERT, GPT-2), the
+    prefix takes ``num_virtual_tokens`` of them from the text. An encoder-decoder must generate with its cache, which
+    carries the prefix.
+    """
+
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+    refusals: ClassVar[tuple[Refusal, ...]] = (
+        Refusal(
+            lambda s: s.gradient_checkpointing,
+            "the prefix lies in the attention cache, which gradient checkpointing switches off",
+            "set train.gradient_checkpointing = false",
+        ),
+        Refusal(
+            lambda s: s.model_kind == "encoder" and bool(s.model_type) and s.model_type not in _encoders(),
+            "the installed transformers gives this encoder no attention cache to put a prefix into",
+            "use a BERT model, or another method",
+        ),
+    )
+
+    name: Literal["prefix_tuning"] = "prefix_tuning"
+    num_virtual_tokens: int = Field(default=20, gt=0)
+    """The length of the prefix."""
+    prefix_projection: bool = False
+    """Whether a two-layer network makes the prefix while training, as in the paper; it is not needed afterwards."""
+    encoder_hidden_size: int | None = Field(default=None, gt=0)
+    """The width of that network; unset for the model's."""
+    init_weights: Literal["zero"] | None = None
+    """`zero` begins with a prefix of zeros, unset with a random one."""
+
+    def config(self, model: nn.Module, context: Context) -> PeftConfig:
+        """peft's configuration, with the shape of the decoder's cache."""
+        config = super().config(model, context)
+        if context.model_kind == "encoder-decoder":
+            for key, value in decoder_shape(cast(Any, model).config.to_dict()).items():
+                setattr(config, key, value)
+        return config
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        """Wraps the model into a ``PeftModel`` that trains the prefix and, on an encoder, its head."""
+        wrapped = super().apply(model, context)
+        if context.model_kind == "encoder-decoder":
+            cast(Any, wrapped).base_model.register_forward_pre_hook(_without_cache_position, with_kwargs=True)
+        return wrapped
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes peft's own form, and beside it the network of a projected prefix, which peft leaves out."""
+        super().save(model, folder)
+        if self.prefix_projection:
+            Method.save(self, model, folder)
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            ValueError: the file's tensors are not those of the method.
+        """
+        if self.prefix_projection:
+            Method.load(self, model, folder)
+        else:
+            super().load(model, folder)
+
+
+def decoder_shape(config: Mapping[str, Any]) -> dict[str, int]:
+    """The layers, heads and width of a decoder's cache, as peft calls them, where the model's config says them.
+
+    peft takes them from the encoder, and the width from the hidden states; t5-3b and flan-t5-small have others.
+    """
+    layers = config.get("num_decoder_layers") or config.get("decoder_layers")
+    heads = config.get("decoder_attention_heads") or config.get("num_heads")
+    shape = {"num_layers": layers, "num_attention_heads": heads}
+    if heads and config.get("d_kv"):
+        shape["token_dim"] = heads * config["d_kv"]
+    return {key: value for key, value in shape.items() if value}
+
+
+def _without_cache_position(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Lets the decoder count its positions from the cache: transformers 4's ``generate`` counts without the prefix."""
+    return args, {**kwargs, "cache_position": None} if "cache_position" in kwargs else kwargs

@@ -1,0 +1,53 @@
+"""The built-in metrics: of labels, of texts, and of distractors for multiple-choice questions."""
+
+from __future__ import annotations
+
+from peftkit.components import Metric
+from peftkit.hookspecs import hookimpl
+from peftkit.metrics.base import EvaluateMetric
+from peftkit.metrics.classification import (
+    Accuracy,
+    BalancedAccuracy,
+    F1Macro,
+    MatthewsCorrelation,
+    PrecisionMacro,
+    RecallMacro,
+)
+from peftkit.metrics.distractors import DistractorDistinctness, DistractorMatch, DistractorNovelty
+from peftkit.metrics.text import Bleu, ExactMatch, Rouge
+
+__all__ = [
+    "Accuracy",
+    "BalancedAccuracy",
+    "Bleu",
+    "DistractorDistinctness",
+    "DistractorMatch",
+    "DistractorNovelty",
+    "EvaluateMetric",
+    "ExactMatch",
+    "F1Macro",
+    "MatthewsCorrelation",
+    "PrecisionMacro",
+    "RecallMacro",
+    "Rouge",
+    "register_metrics",
+]
+
+
+@hookimpl
+def register_metrics() -> list[type[Metric]]:
+    """The metrics that come with peftkit."""
+    return [
+        Accuracy,
+        BalancedAccuracy,
+        Bleu,
+        DistractorDistinctness,
+        DistractorMatch,
+        DistractorNovelty,
+        ExactMatch,
+        F1Macro,
+        MatthewsCorrelation,
+        PrecisionMacro,
+        RecallMacro,
+        Rouge,
+    ]

@@ -1,0 +1,213 @@
+"""The tables of a recipe, as frozen, strict pydantic models."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from peftkit.components import Component, Method, Metric, Task
+from peftkit.errors import PluginError
+from peftkit.plugins import Kind, Registry
+
+FORMAT = 1
+"""The version of the recipe's form; a reader refuses a newer one."""
+
+
+class Table(BaseModel):
+    """A table of the recipe: unknown keys are refused, nothing is coerced, nothing changes afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class RunTable(Table):
+    """What the run is called, its seed, and where it is written."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Begins the run directory's name."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seeds the initial weights, the order of the data and dropout."""
+    output: str = Field(default="runs", min_length=1)
+    """The folder that holds the run directories."""
+
+
+class ModelTable(Table):
+    """The pre-trained model."""
+
+    name: str = Field(min_length=1)
+    """A hub id, a local folder, or built-in: pocket-t5, pocket-decoder, pocket-encoder."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The precision its weights are loaded in, whatever precision they were saved in."""
+    revision: str | None = None
+    """A branch, tag or commit of a hub model."""
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """transformers' attention implementation; unset leaves the choice to transformers."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a hub model may be run."""
+
+
+class BudgetTable(Table):
+    """When training ends: the first limit reached."""
+
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps."""
+    samples: int | None = Field(default=None, gt=0)
+    """Training rows, each pass over a row counted."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Input and target tokens together, padding not counted."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training rows."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Seconds of training, evaluation not counted."""
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> BudgetTable:
+        if all(limit is None for _, limit in self):
+            keys = ", ".join(type(self).model_fields)
+            raise PydanticCustomError("no_limit", "needs at least one limit of: {keys}", {"keys": keys})
+        return self
+
+
+class TrainTable(Table):
+    """How it is trained."""
+
+    batch_size: int = Field(default=8, gt=0)
+    """Rows a process takes at a time."""
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    """Batches that make one optimizer step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """The peak learning rate."""
+    optimizer: str = "adafactor"
+    """adafactor (fixed rate, no relative step, no parameter scaling), adamw, or any name in torch.optim."""
+    optimizer_options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)
+    """Further arguments of the optimizer, by its own names."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled or L2, as the optimizer has it."""
+    schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"] = "constant"
+    """How the learning rate falls over the budget; transformers' names."""
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """The share of the budget over which the learning rate rises from zero."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """The norm that gradients are clipped to; 0 leaves them as they are."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast precision of the forward pass."""
+    gradient_checkpointing: bool = False
+    """Recomputes activations (non-reentrant) instead of keeping them."""
+    max_source_length: int = Field(default=512, gt=0)
+    """Tokens of a source kept at the most."""
+    max_target_length: int = Field(default=128, gt=0)
+    """Tokens of a target or candidate kept at the most."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that prepare batches."""
+    budget: BudgetTable = BudgetTable(epochs=1)
+    """When training ends."""
+
+
+class EvaluateTable(Table):
+    """When and how it is evaluated."""
+
+    every: str = "10%"
+    """`"100 steps"`, `"0.5 epochs"`, or a share of the budget such as `"10%"`."""
+    at_start: bool = True
+    """Whether to evaluate before training too."""
+    batch_size: int = Field(default=32, gt=0)
+    """Examples a process evaluates at a time."""
+    train_examples: int = Field(default=256, ge=0)
+    """Training rows evaluated along the curve, drawn once by the seed; 0 for none."""
+    dev_examples: int | None = Field(default=None, gt=0)
+    """Dev rows evaluated, drawn once by the seed; unset for all."""
+    test_examples: int | None = Field(default=None, gt=0)
+    """Test rows evaluated, drawn once by the seed; unset for all."""
+    scoring: Literal["sum", "norm"] = "sum"
+    """Whether candidates are ranked by log-likelihood, or by log-likelihood per token."""
+    max_new_tokens: int = Field(default=48, gt=0)
+    """Tokens generated at the most."""
+    num_beams: int = Field(default=1, gt=0)
+    """Beams of the generation; 1 is greedy."""
+
+    @field_validator("every")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        interval(value)
+        return value
+
+
+class TrackTable(Table):
+    """Where the curve is sent besides the run directory."""
+
+    wandb: Literal["online", "offline", "off"] = "offline"
+    """offline needs no account and asks nothing."""
+    tensorboard: bool = False
+    """Writes event files into the run directory."""
+    project: str = Field(default="peftkit", min_length=1)
+    """The tracker's project."""
+
+
+def interval(text: str) -> tuple[float, str]:
+    """``"100 steps"`` → (100, "steps"), ``"0.5 epochs"`` → (0.5, "epochs"), ``"10%"`` → (10, "%")."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(steps?|epochs?|%)\s*", text)
+    number, unit = (float(found[1]), found[2]) if found else (0.0, "")
+    unit = unit if unit == "%" else unit.rstrip("s") + "s"
+    if not number or (unit == "steps" and number != int(number)) or (unit == "%" and number > 100):
+        form = "must be written as '100 steps', '0.5 epochs' or '10%' (of the budget), above zero, not {text}"
+        raise PydanticCustomError("interval", form, {"text": repr(text)})
+    return number, unit
+
+
+def _component(kind: Kind) -> PlainValidator:
+    """Validates a table as the component it names, with the registry from the validation context."""
+
+    def validate(value: Any, info: ValidationInfo) -> Component:
+        if isinstance(value, Component):
+            return value
+        name = value.get("name") if isinstance(value, dict) else None
+        registry = cast(Registry, info.context["registry"]) if info.context else None
+        if not isinstance(name, str) or registry is None:
+            example = next(iter(registry.of(kind)), kind) if registry else kind
+            bracket = "[[metric]]" if kind == "metric" else f"[{kind}]"
+            text = f"needs the {kind}'s name, such as: {bracket} name = {{example}}"
+            raise PydanticCustomError("component_name", text, {"example": json.dumps(example)})
+        try:
+            entry = registry.find(kind, name)
+        except PluginError as error:
+            raise PydanticCustomError("unknown_component", "{text}", {"text": str(error)}) from error
+        return entry.component.model_validate_json(json.dumps(value, default=str), strict=True)
+
+    return PlainValidator(validate, json_schema_input_type=dict[str, Any])
+
+
+class Recipe(Table):
+    """A validated recipe: it holds the component objects, and nothing in it changes any more."""
+
+    format: int = FORMAT
+    """The version of the recipe's form."""
+    run: RunTable = RunTable()
+    model: ModelTable
+    task: Annotated[SerializeAsAny[Task], _component("task")]
+    method: Annotated[SerializeAsAny[Method], _component("method")]
+    train: TrainTable = TrainTable()
+    evaluate: EvaluateTable = EvaluateTable()
+    metric: tuple[Annotated[SerializeAsAny[Metric], _component("metric")], ...] = ()
+    track: TrackTable = TrackTable()
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: int) -> int:
+        if not 1 <= value <= FORMAT:
+            text = "is {value}, but this peftkit reads up to {known}; upgrade peftkit"
+            raise PydanticCustomError("format", text, {"value": value, "known": FORMAT})
+        return value

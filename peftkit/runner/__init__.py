@@ -1,0 +1,117 @@
+"""The only Accelerate loop: assembles what a recipe names, trains, evaluates, writes the run directory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from peftkit.components import Meter
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe, dump_recipe
+from peftkit.runner.budget import planned_steps
+from peftkit.runner.console import Display
+from peftkit.runner.data import effective_batch, prepare
+from peftkit.runner.environment import describe
+from peftkit.runner.models import apply_method, folder_bytes, load_base, parameters
+from peftkit.runner.training import Training
+from peftkit.runner.world import open_world, quiet_libraries
+from peftkit.runs import RunDirectory
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning") -> Path | None:
+    """Runs a recipe.
+
+    Args:
+        recipe: what to run.
+        registry: the installed components; every meter in it reads the run's cost.
+        log_level: how much the libraries may say.
+
+    Returns:
+        The run directory; None on every process but the main one.
+
+    Raises:
+        RunError: the recipe was right, yet the run could not be carried through.
+        RecipeError: the model, known only once it is loaded, does not allow what the recipe says.
+    """
+    quiet_libraries(log_level)
+    accelerator = open_world(recipe, registry)
+    display = Display(recipe, main=accelerator.is_main_process)
+    directory: RunDirectory | None = None
+    try:
+        set_seed(recipe.run.seed)
+        base = load_base(recipe)
+        data = prepare(recipe, base.form, accelerator)
+        batch = effective_batch(recipe, accelerator.num_processes)
+        per_epoch = len(data.train) // batch
+        steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
+        model = apply_method(recipe, base, steps)
+        trainable, total = parameters(model)
+        meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())
+        if accelerator.is_main_process:
+            directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
+            directory.write_text("recipe.toml", dump_recipe(recipe))
+            directory.write_json("environment.json", describe(registry, accelerator))
+            display.start(directory.path, trainable=trainable, total=total, sizes=data.sizes)
+        training = Training(recipe, model, base.form, data, meters, accelerator, directory, display)
+        training.train()
+        if directory is not None:
+            outcome = _summary(recipe, training, directory.path, trainable, total)
+            directory.write_json("summary.json", outcome)
+            display.summary(outcome, directory.path)
+        return directory.path if directory else None
+    except BaseException as error:
+        if directory is not None:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            directory.write_json("summary.json", {"status": status, "error": f"{type(error).__name__}: {error}"})
+        raise
+    finally:
+        display.close()
+        _end(accelerator)
+
+
+def _meter(component: Any) -> Meter:
+    meter = component()
+    assert isinstance(meter, Meter)  # the registry has checked it  # noqa: S101
+    return meter
+
+
+def _end(accelerator: Accelerator) -> None:
+    """Leaves the world in order: without it a launch may die at its exit."""
+    accelerator.end_training()
+
+
+def _summary(recipe: Recipe, training: Training, folder: Path, trainable: int, total: int) -> dict[str, Any]:
+    selected, last, used = training.selected or {}, training.rows[-1], training.used
+    splits = ("train", "dev", "test")
+    return {
+        "status": "done",
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "name": recipe.run.name,
+        "model": recipe.model.name,
+        "task": recipe.task.name,
+        "method": recipe.method.name,
+        "seed": recipe.run.seed,
+        "selects": training.selects,
+        "higher_is_better": training.higher_is_better,
+        "selected": {"step": selected["step"], **{s: selected[s] for s in splits if s in selected}},
+        "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
+        "parameters": {"trainable": trainable, "total": total},
+        "steps": used.step,
+        "samples": used.samples,
+        "epoch": used.epoch,
+        "tokens": {"input": used.input_tokens, "target": used.target_tokens},
+        "cost": last["cost"],
+        "evaluation_seconds": training.evaluation_seconds,
+        "model_bytes": folder_bytes(folder / "model"),
+        "rows": dict(training.data.sizes),
+        "rows_left_out_per_epoch": len(training.data.train) - used.steps_per_epoch * training.batch,
+        "rows_cut": dict(training.data.cut),
+        "effective_batch": training.batch,
+        "processes": training.accelerator.num_processes,
+    }

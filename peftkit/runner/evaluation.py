@@ -1,0 +1,151 @@
+"""Evaluation that cannot leak: candidates are ranked by likelihood, free text is generated, never teacher-forced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
+
+from peftkit.components import Metric
+from peftkit.errors import RunError
+from peftkit.recipe import Recipe
+from peftkit.runner.data import EvaluationSplit
+from peftkit.runner.forms import Form
+
+Prediction = dict[str, Any]
+"""One line of a predictions file."""
+NORM = "_norm"
+"""Ends the names of values that rank by log-likelihood per token (as acc_norm in lm-evaluation-harness)."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One split's values by name, ``loss`` among them, and what was predicted for each example."""
+
+    values: dict[str, float]
+    predictions: list[Prediction]
+
+
+def ranking(recipe: Recipe, form: Form) -> list[str]:
+    """The rankings that are scored, by what their values' names end with; the recipe's own has no ending."""
+    if type(recipe.task).kind == "generation":
+        return [""]
+    return ["", NORM] if form.generates else [""]
+
+
+def evaluate(
+    model: nn.Module, split: EvaluationSplit, recipe: Recipe, form: Form, accelerator: Accelerator
+) -> Result:
+    """Evaluates one split, each process a share of it; every process gets the values, the main one the predictions.
+
+    Dropout is off and nothing is learnt. The loss is the mean cross-entropy of the targets' tokens (of the right
+    choice, where an encoder scores choices).
+    """
+    training = model.training
+    model.eval()
+    order = sorted(range(len(split.rows)), key=lambda i: (len(split.rows[i]["source"]), i))
+    mine = order[accelerator.process_index :: accelerator.num_processes]
+    size = recipe.evaluate.batch_size
+    found: list[Prediction] = []
+    with torch.inference_mode(), accelerator.autocast():
+        for start in range(0, len(mine), size):
+            found += _predict(model, split, mine[start : start + size], recipe, form, accelerator.device)
+    model.train(training)
+    gathered = sorted(gather_object(found), key=lambda p: p["index"])
+    # Metrics are computed once, so that no library's order of summation can set the processes apart.
+    shared: list[Any] = [_values(recipe, form, split, gathered) if accelerator.is_main_process else None]
+    broadcast_object_list(shared)
+    return Result(shared[0], gathered)
+
+
+def _predict(
+    model: nn.Module, split: EvaluationSplit, which: Sequence[int], recipe: Recipe, form: Form, device: torch.device
+) -> list[Prediction]:
+    rows = [split.rows[i] for i in which]
+    scores = form.score(model, rows, device)
+    made: list[Prediction] = []
+    generates = type(recipe.task).kind == "generation"
+    texts = (
+        form.generate(
+            model,
+            rows,
+            device,
+            max_new_tokens=recipe.evaluate.max_new_tokens,
+            num_beams=recipe.evaluate.num_beams,
+        )
+        if generates
+        else []
+    )
+    for turn, i in enumerate(which):
+        example, row = split.examples[i], rows[turn]
+        sums, tokens = scores.sums[turn], scores.tokens[turn]
+        prediction: Prediction = {
+            "index": split.indices[i],
+            "source": example.source,
+            "target": example.target,
+            "loss": -sums[row["answer"]],
+            "tokens": tokens[row["answer"]],
+        }
+        if generates:
+            prediction["prediction"] = texts[turn]
+        else:
+            norms = [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
+            first, second = (sums, norms) if recipe.evaluate.scoring == "sum" else (norms, sums)
+            prediction |= {
+                "prediction": best(example.candidates, first),
+                f"prediction{NORM}": best(example.candidates, second),
+                "candidates": list(example.candidates),
+                "log_likelihoods": sums,
+                "candidate_tokens": tokens,
+            }
+        made.append(prediction)
+    return made
+
+
+def best(candidates: Sequence[str], scores: Sequence[float]) -> str:
+    """The candidate of the highest score, whatever order they stand in: of equal ones the first by alphabet."""
+    known = [-torch.inf if math.isnan(score) else score for score in scores]
+    highest = max(known)
+    return min(text for text, score in zip(candidates, known, strict=True) if score == highest)
+
+
+def _values(
+    recipe: Recipe, form: Form, split: EvaluationSplit, predictions: Sequence[Prediction]
+) -> dict[str, float]:
+    values = {"loss": sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
+    references = [list(e.references or (e.target,)) for e in split.examples]
+    for ending in ranking(recipe, form):
+        texts = [p[f"prediction{ending}"] for p in predictions]
+        for metric in recipe.metric:
+            for key, value in metric.compute(texts, references, split.examples).items():
+                values[key + ending] = float(value)
+    return values
+
+
+def direction(recipe: Recipe, values: Mapping[str, float]) -> tuple[str, bool]:
+    """The value that selects the checkpoint and whether higher is better.
+
+    Raises:
+        RunError: no metric of the recipe gives that value.
+    """
+    key = type(recipe.task).selects
+    for metric in recipe.metric:
+        if key in value_names(metric):
+            if key in values:
+                return key, metric.higher_is_better
+            break
+    raise RunError(
+        f"the task {recipe.task.name!r} selects by {key!r}, which none of the recipe's metrics gives "
+        f"({', '.join(values)}); add the metric that does"
+    )
+
+
+def value_names(metric: Metric) -> tuple[str, ...]:
+    """The names of a metric's values."""
+    return type(metric).values or (metric.name,)

@@ -1,0 +1,140 @@
+"""Loads the model, its tokenizer and its form, and applies the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from peftkit.components import Context, ModelKind
+from peftkit.errors import Problem, RecipeError, RunError
+from peftkit.recipe import Recipe
+from peftkit.recipe.check import findings, model_kind, model_path
+from peftkit.recipe.problems import dotted
+from peftkit.runner.forms import FORMS, Form
+
+_POSITIONS = ("max_position_embeddings", "n_positions")  # T5's n_positions limits nothing: it has relative ones
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pre-trained model before any method is applied."""
+
+    model: nn.Module
+    form: Form
+    kind: ModelKind
+
+
+def load_base(recipe: Recipe) -> Base:
+    """Loads model and tokenizer as the recipe says, the dtype always explicit.
+
+    Raises:
+        RunError: the model or its tokenizer cannot be loaded.
+        RecipeError: the model's config, known only now, shows a combination that is refused.
+    """
+    path = model_path(recipe.model.name)
+    common: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
+    if recipe.model.revision:
+        common["revision"] = recipe.model.revision
+    try:
+        config = AutoConfig.from_pretrained(path, **common)
+        tokenizer = AutoTokenizer.from_pretrained(path, **common)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(_unloadable(recipe, error)) from error
+    kind = _kind(recipe, config)
+    form = _form(recipe, kind, config, tokenizer)
+    labels = recipe.task.labels
+    if kind == "encoder":
+        config.num_labels = len(labels) if form.task_kind == "classification" else 1
+        if labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: number for number, label in enumerate(labels)}
+    if recipe.model.attention:
+        common["attn_implementation"] = recipe.model.attention
+    torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
+    try:
+        loaded = getattr(transformers, form.auto_class).from_pretrained(
+            path, config=config, dtype=getattr(torch, recipe.model.dtype), use_safetensors=True, **common
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise RunError(_unloadable(recipe, error)) from error
+    return Base(loaded, form, kind)
+
+
+def _unloadable(recipe: Recipe, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"the model {recipe.model.name!r} cannot be loaded: {first} (weights must be safetensors)"
+
+
+def _kind(recipe: Recipe, config: Any) -> ModelKind:
+    described = config.to_dict()
+    kind = model_kind(described)
+    if kind is None:
+        raise RunError(
+            f"the config of {recipe.model.name!r} names no architecture, so it cannot be told whether it is an "
+            'encoder or a decoder; add "architectures" to its config.json'
+        )
+    found = findings(recipe, described)
+    if found:
+        raise RecipeError([Problem(recipe.model.name, None, dotted(path), text) for path, text in found])
+    return kind
+
+
+def _form(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> Form:
+    room = next((getattr(config, key) for key in _POSITIONS if hasattr(config, key) and config.model_type != "t5"), None)
+    source, target = recipe.train.max_source_length, recipe.train.max_target_length
+    if room is not None:
+        source = min(source, room - target if kind == "decoder" else room)
+        if source < 1:
+            raise RunError(f"train.max_target_length = {target} leaves no room for a source in {room} positions")
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # cut and counted here
+    return FORMS[kind](tokenizer, config, type(recipe.task).kind, source, target)
+
+
+def apply_method(recipe: Recipe, base: Base, steps: int | None) -> nn.Module:
+    """Applies the recipe's method; what comes back trains exactly what should learn.
+
+    Raises:
+        RunError: the method left nothing to train.
+    """
+    context = Context(
+        model_kind=base.kind,
+        task_kind=base.form.task_kind,
+        seed=recipe.run.seed,
+        steps=steps,
+        gradient_checkpointing=recipe.train.gradient_checkpointing,
+    )
+    if recipe.train.gradient_checkpointing:
+        options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence
+        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
+    torch.manual_seed(recipe.run.seed)
+    model = recipe.method.apply(base.model, context)
+    if base.kind == "encoder":
+        _train_new_head(model)
+    trainable, total = parameters(model)
+    if not trainable:
+        raise RunError(f"the method {recipe.method.name!r} trains none of the model's {total:,} parameters")
+    return model
+
+
+def _train_new_head(model: nn.Module) -> None:
+    """A classification head is new and random: frozen, it would measure nothing that the recipe says."""
+    for key, parameter in model.named_parameters():
+        if {"classifier", "score"} & set(key.split(".")) and "original_module" not in key:
+            parameter.requires_grad = True
+
+
+def parameters(model: nn.Module) -> tuple[int, int]:
+    """The numbers of trainable and of all parameters."""
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all files below a folder."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

@@ -1,0 +1,46 @@
+"""The optimizer that a recipe names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.optimization import Adafactor
+
+from peftkit.errors import InputError
+from peftkit.recipe import Recipe
+from peftkit.recipe.check import torch_optimizers
+
+FIXED_RATE = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+"""Adafactor (Shazeer and Stern, 2018) at the rate that the recipe says, as the starting system used it for T5."""
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over what the model trains; weight decay spares biases and norms, as in transformers.
+
+    Raises:
+        InputError: the optimizer does not take the options.
+    """
+    train = recipe.train
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if train.weight_decay:
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": train.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [g for g in groups if g["params"]]
+    name = train.optimizer.lower()
+    if name == "adafactor":
+        kind: Any = Adafactor
+        defaults: dict[str, Any] = dict(FIXED_RATE)
+    else:
+        known = {key.lower(): key for key in torch_optimizers()}
+        kind, defaults = getattr(torch.optim, known[name]), {}
+    options = {**defaults, "lr": train.learning_rate, **train.optimizer_options}
+    try:
+        optimizer: torch.optim.Optimizer = kind(groups, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"train.optimizer_options: {train.optimizer} says: {error}") from error
+    return optimizer

@@ -1,0 +1,72 @@
+"""Sends the curve to Accelerate's trackers. A tracker that fails is dropped with a warning: it never ends a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from peftkit.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def trackers(recipe: Recipe) -> list[str]:
+    """The names of the trackers that the recipe asks for, as Accelerate calls them.
+
+    Sets ``WANDB_MODE``: without it wandb asks at a terminal for an account.
+    """
+    wanted = []
+    if recipe.track.wandb != "off":
+        os.environ["WANDB_MODE"] = recipe.track.wandb
+        os.environ.setdefault("WANDB_SILENT", "true")
+        wanted.append("wandb")
+    if recipe.track.tensorboard:
+        wanted.append("tensorboard")
+    return wanted
+
+
+class Tracking:
+    """The trackers of one run."""
+
+    def __init__(self, accelerator: Accelerator, recipe: Recipe, run: Path) -> None:
+        self.accelerator = accelerator
+        self.active = bool(trackers(recipe))
+        if not self.active:
+            return
+        config = flat(recipe.model_dump(mode="json"))
+        options = {"wandb": {"name": run.name, "dir": str(run), "group": recipe.run.name}}
+        try:
+            accelerator.init_trackers(recipe.track.project, config=config, init_kwargs=options)
+        except Exception as error:  # whatever a tracker's client raises
+            self._drop(error)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """One evaluation's numbers."""
+        if not self.active:
+            return
+        values = {k: v for k, v in flat(row).items() if isinstance(v, int | float) and k != "step"}
+        try:
+            self.accelerator.log(values, step=int(row["step"]))
+        except Exception as error:
+            self._drop(error)
+
+    def _drop(self, error: Exception) -> None:
+        self.active = False
+        log.warning("tracking is off from here on: %s: %s", type(error).__name__, error)
+
+
+def flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """``{"dev": {"loss": 1}}`` → ``{"dev/loss": 1}``; lists become text, nothing is left out but None."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = f"{above}/{key}" if above else str(key)
+        if isinstance(inner, Mapping):
+            found |= flat(inner, name)
+        elif inner is not None:
+            found[name] = inner if isinstance(inner, int | float | str | bool) else str(inner)
+    return found

@@ -1,0 +1,211 @@
+"""The training loop: steps, evaluations, the selected checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from peftkit.components import Meter, StepRecord
+from peftkit.errors import RunError
+from peftkit.recipe import Recipe
+from peftkit.runner.budget import Marks, Used, progress, schedule
+from peftkit.runner.console import Display
+from peftkit.runner.data import Data, effective_batch, training_batches
+from peftkit.runner.evaluation import Result, direction, evaluate
+from peftkit.runner.forms import Form
+from peftkit.runner.optimizers import make_optimizer
+from peftkit.runner.tracking import Tracking
+from peftkit.runs import RunDirectory
+
+Row = dict[str, Any]
+
+
+class Training:
+    """One run from the first evaluation to the last."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        form: Form,
+        data: Data,
+        meters: tuple[Meter, ...],
+        accelerator: Accelerator,
+        run: RunDirectory | None,
+        display: Display,
+    ) -> None:
+        self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
+        self.accelerator, self.run, self.display = accelerator, run, display
+        self.module = model
+        self.loader = training_batches(recipe, data, form, accelerator)
+        self.model, self.optimizer = accelerator.prepare(model.train(), make_optimizer(recipe, model))
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.batch = effective_batch(recipe, accelerator.num_processes)
+        self.used = Used(steps_per_epoch=len(data.train) // self.batch)
+        self.marks = Marks(recipe.evaluate.every, recipe.train.budget)
+        self.factor = schedule(recipe)
+        self.tracking = Tracking(accelerator, recipe, run.path if run else Path())
+        self.rows: list[Row] = []
+        self.selected: Row | None = None
+        self.selects, self.higher_is_better = "", True
+        self.evaluation_seconds = 0.0
+        self._losses: list[Tensor] = []
+        self._targets = 0
+        self._began = 0.0
+
+    def train(self) -> None:
+        """Trains until the budget is used, evaluating on the way and at the end.
+
+        Raises:
+            RunError: the loss is no longer a number.
+        """
+        budget = self.recipe.train.budget
+        for meter in self.meters:
+            meter.start(self.module)
+        if self.recipe.evaluate.at_start:
+            self._evaluate()
+        self._began = time.perf_counter()
+        for micro_batches in self._steps():
+            self._step(micro_batches)
+            share = progress(budget, self.used)
+            if self.marks.due(self.used) or share >= 1:
+                self._evaluate()
+                self._began = time.perf_counter()
+            if share >= 1:
+                break
+
+    def _steps(self) -> Iterator[list[dict[str, Tensor]]]:
+        """The batches of each optimizer step, epoch after epoch."""
+        size, epoch = self.recipe.train.gradient_accumulation_steps, 0
+        while True:
+            self.loader.set_epoch(epoch)  # type: ignore[attr-defined]
+            held: list[dict[str, Tensor]] = []
+            for batch in self.loader:
+                held.append(batch)
+                if len(held) == size:
+                    yield held
+                    held = []
+            epoch += 1
+
+    def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        accelerator, step = self.accelerator, self.used.step + 1
+        # Dropout of a step depends on nothing that went before, so that a resumed run can repeat it.
+        torch.manual_seed((self.recipe.run.seed * 1_000_003 + step) * 4099 + accelerator.process_index)
+        rate = self.recipe.train.learning_rate * self.factor(progress(self.recipe.train.budget, self.used))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        counts = torch.stack(
+            [
+                sum((self.form.targets(b) for b in micro_batches), torch.tensor(0, device=accelerator.device)),
+                sum((b["input_tokens"] for b in micro_batches), torch.tensor(0, device=accelerator.device)),
+            ]
+        )
+        targets, inputs = accelerator.reduce(counts, "sum").tolist()
+        loss = torch.zeros((), device=accelerator.device)
+        for number, batch in enumerate(micro_batches, 1):
+            last = number == len(micro_batches)
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                summed = self.form.loss(self.model, batch)
+                # Processes' gradients are averaged: times their number over the global count is the mean of all.
+                accelerator.backward(summed * accelerator.num_processes / targets)
+            loss += summed.detach()
+        self.recipe.method.after_backward(self.module, step)
+        if self.recipe.train.max_grad_norm:
+            accelerator.clip_grad_norm_(self.trained, self.recipe.train.max_grad_norm)
+        self.optimizer.step()
+        self.recipe.method.after_step(self.module, step)
+        self.optimizer.zero_grad()
+        self._account(loss, targets, inputs, rate)
+
+    def _account(self, loss: Tensor, targets: int, inputs: int, rate: float) -> None:
+        loss = self.accelerator.reduce(loss, "sum")
+        mean = loss.item() / targets
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            raise RunError(
+                f"the loss is {mean} at step {self.used.step + 1}; lower train.learning_rate, or train in float32 "
+                "without mixed precision"
+            )
+        self._losses.append(loss)
+        self._targets += targets
+        now = time.perf_counter()
+        seconds, self._began = self._agreed(now - self._began), now
+        used = self.used
+        used.step += 1
+        used.samples += self.batch
+        used.input_tokens += inputs
+        used.target_tokens += targets
+        used.seconds += seconds
+        record = StepRecord(self.batch, inputs, targets, seconds)
+        for meter in self.meters:
+            meter.step(record)
+        self.display.step(progress(self.recipe.train.budget, used), mean, rate, used.seconds)
+
+    def _agreed(self, seconds: float) -> float:
+        """The main process's seconds: clocks differ, and all processes must stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        value = torch.tensor([seconds], dtype=torch.float64, device=self.accelerator.device)
+        return float(broadcast(value).item())
+
+    def _evaluate(self) -> None:
+        started = time.perf_counter()
+        used = self.used
+        results = {
+            split.name: evaluate(self.module, split, self.recipe, self.form, self.accelerator)
+            for split in self.data.evaluated
+        }
+        cost: dict[str, float] = {}
+        for meter in self.meters:
+            cost |= meter.read()
+        seconds = time.perf_counter() - started
+        self.evaluation_seconds += seconds
+        row: Row = {
+            "step": used.step,
+            "samples": used.samples,
+            "epoch": used.epoch,
+            "tokens": {"input": used.input_tokens, "target": used.target_tokens},
+            "cost": cost,
+            "evaluation_seconds": seconds,
+            "train": {"step_loss": self._step_loss()},
+        }
+        for name, result in results.items():
+            row[name] = {**row.get(name, {}), **result.values}
+        self.rows.append(row)
+        better = self._is_better(row)
+        if self.run is not None:
+            self.run.append_evaluation(row)
+        if better:
+            self.selected = row
+            self._keep(results)
+        self.tracking.log(row)
+        self.display.evaluation(row, self.selects, selected=better)
+
+    def _step_loss(self) -> float | None:
+        """The mean loss a target of the steps since the last evaluation, None if there were none."""
+        mean = torch.stack(self._losses).sum().item() / self._targets if self._losses else None
+        self._losses, self._targets = [], 0
+        return mean
+
+    def _is_better(self, row: Row) -> bool:
+        if not self.selects:
+            self.selects, self.higher_is_better = direction(self.recipe, row["dev"])
+        if self.selected is None:
+            return True
+        new, old = row["dev"][self.selects], self.selected["dev"][self.selects]
+        return bool(new > old if self.higher_is_better else new < old)
+
+    def _keep(self, results: dict[str, Result]) -> None:
+        """Writes the checkpoint that dev selects so far, and its predictions."""
+        if self.run is None:
+            return
+        self.run.replace_folder("model", lambda folder: self.recipe.method.save(self.module, folder))
+        for name in ("dev", "test"):
+            self.run.write_lines(f"predictions/{name}.jsonl", results[name].predictions)

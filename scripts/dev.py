@@ -1,0 +1,198 @@
+"""Everything the README and CI run, from a bare Python >= 3.11 with pip: environments, tests, checks, the build."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+PLUGINS = sorted(file.parent.relative_to(ROOT).as_posix() for file in ROOT.glob("plugins/*/pyproject.toml"))
+
+
+class StageError(Exception):
+    """A stage failed; the text says which command or what to do."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment for one line of transformers; it is made, or made anew, when it is needed."""
+
+    name: str
+    transformers: str
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / self.name
+
+    def tool(self, name: str) -> str:
+        windows = os.name == "nt"
+        return str(self.folder / ("Scripts" if windows else "bin") / (f"{name}.exe" if windows else name))
+
+    def run(self, tool: str, *arguments: str, **variables: str) -> None:
+        """Runs a command of the environment, in the repository."""
+        self.prepare()
+        run(self.tool(tool), *arguments, **variables)
+
+    def prepare(self) -> None:
+        """Installs, unless what is there was made from the same files."""
+        stamp, key = self.folder / "stamp", self._key()
+        if stamp.is_file() and stamp.read_text() == key:
+            return
+        if Path(sys.prefix).resolve() == self.folder.resolve():
+            raise StageError(f"{self.name} has to be made anew: deactivate it first")
+        with timed(f"{self.name}: transformers {self.transformers}, {road().upper()} build of torch"):
+            run(sys.executable, "-m", "venv", "--clear", str(self.folder))
+            # torch comes first and alone: the other packages must neither choose its build, nor wait for an index
+            # that has nothing else.
+            extra = ("--extra-index-url", CPU_INDEX) if road() == "cpu" and cpu_index_answers() else ()
+            self._pip(*extra, "torch")
+            pins = ("-c", "constraints/tested.txt", "-c", f"constraints/transformers-{self.transformers}.txt")
+            self._pip(*pins, *(word for project in (".[dev]", *self.plugins) for word in ("-e", project)))
+            self._check_torch()
+        stamp.write_text(key)
+
+    def _key(self) -> str:
+        # The path counts too: an environment that was moved or copied does not work.
+        digest = hashlib.sha256(repr((str(ROOT), sys.version, road(), self)).encode())
+        for pattern in ("pyproject.toml", "plugins/*/pyproject.toml", "constraints/*"):
+            for file in sorted(ROOT.glob(pattern)):
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def _pip(self, *arguments: str) -> None:
+        arguments = ("install", "-c", f"constraints/{road()}.txt", *arguments)
+        log = self.folder / "pip.log"
+        print(f"   pip {' '.join(arguments)}  (log: {log.relative_to(ROOT)})", flush=True)
+        with log.open("w") as output:
+            command = (self.tool("python"), "-m", "pip", "--no-input", "--disable-pip-version-check", *arguments)
+            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT).returncode
+        if status:
+            raise StageError("\n".join(["pip could not install", *log.read_text().splitlines()[-15:]]))
+
+    def _check_torch(self) -> None:
+        code = "import torch; print(torch.version.cuda or torch.version.hip or 'cpu', torch.cuda.is_available())"
+        build, sees_gpu = subprocess.check_output([self.tool("python"), "-c", code], text=True).split()
+        if road() == "cpu" and build != "cpu":
+            raise StageError(f"torch is built for a GPU ({build}), and here is none; see constraints/cpu.txt")
+        if road() == "gpu" and sees_gpu == "False":
+            print("   torch does not see the GPU; see constraints/gpu.txt, or set PEFTKIT_TORCH=cpu", flush=True)
+
+
+MAIN = Environment(".venv", "5")
+ADAPTERS = Environment(".venv-adapters", "4.57", tuple(PLUGINS))
+
+
+def road() -> str:
+    """``gpu`` where there is one for NVIDIA's or AMD's driver, else ``cpu``; ``PEFTKIT_TORCH`` decides otherwise."""
+    gpu = any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd"))) or shutil.which("nvidia-smi")
+    return os.environ.get("PEFTKIT_TORCH") or ("gpu" if gpu else "cpu")
+
+
+def cpu_index_answers() -> bool:
+    """Whether PyTorch's CPU index can be reached: pip would retry a dead one for minutes."""
+    if sys.platform != "linux":  # elsewhere the default index has the CPU build
+        return False
+    try:
+        with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=3):  # noqa: S310 - it is https
+            return True
+    except OSError:
+        return False
+
+
+def run(*command: str, **variables: str) -> None:
+    """Runs a command in the repository, with these environment variables besides ours."""
+    status = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, stdin=subprocess.DEVNULL).returncode
+    if status:
+        raise StageError(f"{Path(command[0]).name} {' '.join(command[1:])}: exit code {status}")
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Says what begins, and how long it took."""
+    print(f"== {what}", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"== {what}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def quickstart(environments: Sequence[Environment]) -> None:
+    """Install, then run recipes/quickstart.toml."""
+    MAIN.run("accelerate", "launch", "-m", "peftkit", "recipes/quickstart.toml")
+
+
+def test(environments: Sequence[Environment]) -> None:
+    """Run the tests on both lines of transformers, those of the plugins on theirs."""
+    workers = str(min(4, os.cpu_count() or 1))  # a worker with torch in it takes a gigabyte
+    for environment in environments:
+        paths = ["tests", *(f"{plugin}/tests" for plugin in environment.plugins)]
+        with timed(f"tests on transformers {environment.transformers}"):
+            environment.run("pytest", "-n", workers, "--dist=worksteal", *paths, OMP_NUM_THREADS="1")
+
+
+def lint(environments: Sequence[Environment]) -> None:
+    """Check style, types and import layers."""
+    for tool, *arguments in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]):
+        with timed(" ".join((tool, *arguments))):
+            MAIN.run(tool, *arguments)
+
+
+def matrix(environments: Sequence[Environment]) -> None:
+    """Run the short recipes in recipes/ci; those in its folder adapters need the plugins."""
+    folders = {MAIN: ROOT / "recipes/ci", ADAPTERS: ROOT / "recipes/ci/adapters"}
+    for environment in environments:
+        if not (recipes := sorted(folders[environment].glob("*.toml"))):
+            raise StageError(f"no recipe in {folders[environment]}")
+        for recipe in recipes:
+            with timed(recipe.relative_to(ROOT).as_posix()), tempfile.TemporaryDirectory() as output:
+                environment.run("peftkit", "run", str(recipe), "--set", f"run.output={output}")
+
+
+def build(environments: Sequence[Environment]) -> None:
+    """Build the sdist and, from it, the wheel into dist/."""
+    MAIN.run("python", "-m", "build", "--no-isolation")
+
+
+STAGES: dict[str, Callable[[Sequence[Environment]], None]] = {
+    stage.__name__: stage for stage in (quickstart, test, lint, matrix, build)
+}
+
+
+def main() -> None:
+    """Runs the stages of the command line in their order, up to the first that fails."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file is what a too old Python meets first
+        sys.exit(f"peftkit needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+    texts = [f"  {name:<11} {stage.__doc__}" for name, stage in STAGES.items()]
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(["stages:", *texts, "  ci          All of them."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stages", nargs="+", choices=[*STAGES, "ci"], metavar="STAGE", help="what to do, see below")
+    parser.add_argument("--transformers", choices=["5", "4.57"], help="test, matrix: only on this line of transformers")
+    options = parser.parse_args()
+    environments = [e for e in (MAIN, ADAPTERS) if options.transformers in (None, e.transformers)]
+    for name in [n for stage in options.stages for n in (STAGES if stage == "ci" else [stage])]:
+        try:
+            with timed(name):
+                STAGES[name](environments)
+        except StageError as error:
+            sys.exit(f"== {name} failed: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The pocket models' pre-training text: pretext tasks over WordNet, none of which is a built-in task.
+
+Synsets that lie in a dev or test split of any built-in task are left out whole: their definitions, examples,
+lemmas' definitions and hypernym links are never seen. Their words still occur where other synsets use them.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import wordnet
+from wordnet import Synset
+
+Pair = tuple[str, str]
+SENTINELS = 32
+SPAN_RATE, SPAN_LENGTH = 0.2, 2.5  # share of words corrupted, mean words a span (T5: 0.15 and 3, Raffel et al. 2020)
+
+
+def held_out(tasks: Path) -> set[str]:
+    """The synset ids in any dev or test split below the folder that build_tasks.py wrote."""
+    files = [f for split in ("dev", "test") for f in sorted(tasks.glob(f"*/{split}.parquet"))]
+    if not files:
+        raise SystemExit(f"no splits below {tasks}: run build_tasks.py first")
+    return {id_ for file in files for id_ in pq.read_table(file, columns=["synset"])["synset"].to_pylist()}
+
+
+def corpus(folder: Path, tasks: Path) -> list[Synset]:
+    """The synsets that may be trained on; hypernyms among them are named, others' links are cut."""
+    synsets = wordnet.read(folder)
+    hidden = held_out(tasks)
+    texts = {synsets[id_].definition.lower() for id_ in hidden}
+    return [s for s in synsets.values() if s.id not in hidden and s.definition.lower() not in texts]
+
+
+def pairs(synsets: list[Synset], lemmas: dict[str, tuple[str, ...]], rng: random.Random) -> list[Pair]:
+    """One epoch of (source, target) texts, each synset in every pretext task that fits it.
+
+    Args:
+        synsets: what to make pairs from.
+        lemmas: every synset's lemmas by id, held-out ones too: a hypernym is named by them.
+        rng: draws lemmas, spans and which synsets are defined.
+    """
+    made: list[Pair] = []
+    for synset in synsets:
+        word = rng.choice(synset.lemmas)
+        made.append((f"word: {synset.definition}", word))
+        if rng.random() < 0.4:
+            made.append((f"define: {word}", synset.definition))
+        if synset.hypernyms:
+            kind = rng.choice(lemmas[rng.choice(synset.hypernyms)][:2])
+            made.append((f"kind: {synset.definition}", kind))
+            made.append((f"kind of word: {word}", kind))
+        if rng.random() < 0.5:
+            made.append(corrupt(" ".join((f"{word}: {synset.definition}", *synset.examples[:2])), rng))
+    return made
+
+
+def corrupt(text: str, rng: random.Random) -> Pair:
+    """Span corruption (Raffel et al., 2020) over words: spans become sentinels, the target lists the spans."""
+    words = text.split()[:60]
+    source: list[str] = []
+    target: list[str] = []
+    position = sentinel = 0
+    while position < len(words):
+        if rng.random() < SPAN_RATE / SPAN_LENGTH and sentinel < SENTINELS:
+            length = min(1 + int(rng.expovariate(1 / (SPAN_LENGTH - 1))), 6)
+            mark = f"<extra_id_{sentinel}>"
+            source.append(mark)
+            target += [mark, *words[position : position + length]]
+            position += length
+            sentinel += 1
+        else:
+            source.append(words[position])
+            position += 1
+    if not sentinel:
+        return corrupt(text, rng) if len(words) > 1 else (text, text)
+    return " ".join(source), " ".join(target)

@@ -1,0 +1,29 @@
+"""What every test relies on: no network, nobody's settings, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+# Set on import, before any library reads them. Each worker has a folder of its own.
+_SCRATCH = tempfile.TemporaryDirectory(prefix="peftkit-tests-")
+os.environ.pop("PEFTKIT_PLUGINS", None)
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    WANDB_MODE="offline",
+    WANDB_SILENT="true",
+    PEFTKIT_CACHE=f"{_SCRATCH.name}/peftkit",
+    HF_HOME=f"{_SCRATCH.name}/huggingface",
+    WANDB_DIR=_SCRATCH.name,
+    WANDB_CACHE_DIR=f"{_SCRATCH.name}/wandb-cache",
+    WANDB_CONFIG_DIR=f"{_SCRATCH.name}/wandb-config",
+    WANDB_DATA_DIR=f"{_SCRATCH.name}/wandb-data",
+    MPLBACKEND="agg",
+)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _SCRATCH.cleanup()

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from peftkit import Example
+from peftkit.errors import InputError
+from peftkit.metrics import DistractorDistinctness, DistractorMatch, DistractorNovelty
+
+
+def novelty(predictions: list[str], answers: list[str], separator: str = ";") -> float:
+    examples = [Example("q", "g", extra={"answer": answer}) for answer in answers]
+    metric = DistractorNovelty(separator=separator)
+    return metric.compute(predictions, [["g"]] * len(predictions), examples)["distractor_novelty"]
+
+
+def distinctness(*predictions: str, expected: int = 3) -> float:
+    metric = DistractorDistinctness(expected=expected)
+    return metric.compute(predictions, [["g"]] * len(predictions), [])["distractor_distinctness"]
+
+
+def match(prediction: str, *golds: str) -> tuple[float, float, float]:
+    found = DistractorMatch().compute([prediction], [golds], [])
+    return found["distractor_precision"], found["distractor_recall"], found["distractor_f1"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "value"),
+    [
+        ("cat; dog; cow", "horse", 1),
+        ("cat; dog; cow", "dog", 2 / 3),
+        ("cat;  THE   dog ;cow", "the Dog", 2 / 3),
+        ("dog; dog; cow", "dog", 1 / 3),
+        ("dog", "dog", 0),
+        ("dogs", "dog", 1),
+        ("C++; C#", "C", 1),
+        (";; cat ;", "dog", 1),
+        ("", "dog", 0),
+        (" ; ;", "dog", 0),
+    ],
+)
+def test_novelty(prediction: str, answer: str, value: float) -> None:
+    assert novelty([prediction], [answer]) == pytest.approx(value)
+
+
+def test_novelty_weighs_questions_the_same() -> None:
+    assert novelty(["dog", "cat; dog; cow; ox", ""], ["dog", "dog", "dog"]) == pytest.approx((0 + 3 / 4 + 0) / 3)
+
+
+@pytest.mark.parametrize("separator", [",", "\n", " | ", "<sep>"])
+def test_the_separator_is_an_option(separator: str) -> None:
+    assert novelty([separator.join(["a;b", "dog"])], ["dog"], separator) == 0.5
+
+
+def test_an_empty_separator_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        DistractorMatch(separator="")
+
+
+def test_novelty_needs_the_answers() -> None:
+    with pytest.raises(InputError, match=r"distractor_novelty needs .*extra\['answer'\]"):
+        DistractorNovelty().compute(
+            ["a", "b"], [["g"]] * 2, [Example("q", "g", extra={"answer": "a"}), Example("q", "g")]
+        )
+    with pytest.raises(ValueError, match="zip"):
+        DistractorNovelty().compute(["a", "b"], [["g"]] * 2, [Example("q", "g", extra={"answer": "a"})])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "value"),
+    [
+        ("cat; dog; cow", 1),
+        ("cat; dog; Cat", 2 / 3),
+        ("cat; cat; cat", 1 / 3),
+        ("cat; dog", 2 / 3),
+        ("cat; cat", 1 / 3),
+        ("cat", 1 / 3),
+        ("", 0),
+        ("cat; dog; cow; ox", 1),
+        ("cat; dog; cow; cat", 3 / 4),
+    ],
+)
+def test_distinctness_of_three(prediction: str, value: float) -> None:
+    assert distinctness(prediction) == pytest.approx(value)
+
+
+def test_distinctness_expects_what_it_is_told_to() -> None:
+    assert distinctness("cat; dog", expected=2) == 1
+    assert distinctness("cat; dog", "cat", "", expected=4) == pytest.approx((2 / 4 + 1 / 4 + 0) / 3)
+    with pytest.raises(ValidationError):
+        DistractorDistinctness(expected=0)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "values"),
+    [
+        ("cat; dog; cow", "Cow ; cat;dog", (1, 1, 1)),
+        ("cat; ox", "cat; dog; cow", (1 / 2, 1 / 3, 2 / 5)),
+        ("cat; cat; cat", "cat; dog; cow", (1, 1 / 3, 1 / 2)),
+        ("ox; hen", "cat; dog; cow", (0, 0, 0)),
+        ("", "cat; dog; cow", (0, 0, 0)),
+        ("cat", "", (0, 0, 0)),
+        ("", "", (1, 1, 1)),
+    ],
+)
+def test_match(prediction: str, gold: str, values: tuple[float, float, float]) -> None:
+    assert match(prediction, gold) == pytest.approx(values)
+
+
+def test_match_takes_the_reference_of_the_best_f1() -> None:
+    golds = ("cat", "cat; dog; cow; ox", "hen")  # of the F1s 2/4, 4/7 and 0
+    assert match("cat; dog; owl", *golds) == pytest.approx((2 / 3, 1 / 2, 4 / 7))
+
+
+def test_the_order_of_the_references_does_not_decide_between_equal_f1s() -> None:
+    golds = ("a", "a; b; x; y; z")  # the F1 of a; b; c is 1/2 with both
+    assert match("a; b; c", *golds) == match("a; b; c", *reversed(golds)) == pytest.approx((1 / 3, 1, 1 / 2))
+
+
+def test_match_is_the_mean_over_the_questions() -> None:
+    found = DistractorMatch(separator=",").compute(["cat, ox", "dog"], [["cat, dog, cow"], ["dog"]], [])
+    means = {"distractor_precision": 3 / 4, "distractor_recall": 2 / 3, "distractor_f1": 7 / 10}
+    assert found == pytest.approx(means)

@@ -1,0 +1,176 @@
+"""What holds of every metric that peftkit registers, whatever it measures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peftkit import Example, Metric
+from peftkit.metrics import EvaluateMetric, register_metrics
+
+METRICS = [metric() for metric in register_metrics()]
+EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+
+# Texts that mean something to all of them: labels, sentences long enough for BLEU, and three distractors each.
+TEXTS = ("one red fox; two blue cats; three green dogs", "rain fell; snow came; hail broke", "to go; to sit; to eat")
+NOISE = ("", "nonsense", "one red fox; one red fox", "right", "to eat; to eat; to go")
+
+LABELS, ALL = ("classification",), ("classification", "multiple_choice", "generation")
+KINDS = {
+    "accuracy": ("classification", "multiple_choice"),
+    "balanced_accuracy": LABELS,
+    "bleu": ("generation",),
+    "distractor_distinctness": ("generation",),
+    "distractor_match": ("generation",),
+    "distractor_novelty": ("generation",),
+    "exact_match": ALL,
+    "f1_macro": LABELS,
+    "matthews_correlation": LABELS,
+    "precision_macro": LABELS,
+    "recall_macro": LABELS,
+    "rouge": ("generation",),
+}
+SEVERAL = {
+    "distractor_match": {"distractor_precision", "distractor_recall", "distractor_f1"},
+    "rouge": {"rouge1", "rouge2", "rougeL", "rougeLsum"},
+}
+
+rows = st.lists(st.tuples(st.sampled_from(TEXTS + NOISE), st.sampled_from(TEXTS)), min_size=1, max_size=6)
+
+
+def scores(metric: Metric, pairs: list[tuple[str, str]]) -> dict[str, float]:
+    examples = [Example("q", right, TEXTS, extra={"answer": "right"}) for _, right in pairs]
+    return metric.compute([predicted for predicted, _ in pairs], [[right] for _, right in pairs], examples)
+
+
+def test_the_registered_metrics_are_these_for_these_kinds_of_task() -> None:
+    assert {metric.name: metric.kinds for metric in METRICS} == KINDS
+    assert all(metric.higher_is_better for metric in METRICS)
+
+
+@EACH
+def test_one_value_has_the_name_of_the_metric(metric: Metric) -> None:
+    found = scores(metric, [(TEXTS[0], TEXTS[0]), ("", TEXTS[1])])
+    assert found.keys() == SEVERAL.get(metric.name, {metric.name})
+    assert all(type(value) is float for value in found.values())
+
+
+@EACH
+def test_every_option_and_every_metric_is_documented(metric: Metric) -> None:
+    options = {key: field.description for key, field in type(metric).model_fields.items() if key != "name"}
+    assert all(options.values()), options
+    assert type(metric).__doc__ not in (None, *(base.__doc__ for base in type(metric).__mro__[1:]))
+
+
+@EACH
+@settings(deadline=None, max_examples=25)
+@given(pairs=rows)
+def test_the_right_texts_score_best(metric: Metric, pairs: list[tuple[str, str]]) -> None:
+    best = scores(metric, [(right, right) for _, right in pairs])
+    for key, value in scores(metric, pairs).items():
+        assert -1 <= value <= best[key] + 1e-9
+        assert best[key] <= (100 if metric.name == "bleu" else 1) + 1e-9
+
+
+@EACH
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), pairs=rows)
+def test_the_order_of_the_rows_changes_nothing(
+    metric: Metric, data: st.DataObject, pairs: list[tuple[str, str]]
+) -> None:
+    shuffled = data.draw(st.permutations(pairs))
+    assert scores(metric, shuffled) == pytest.approx(scores(metric, pairs))
+
+
+@EACH
+def test_a_prediction_of_nothing_earns_nothing(metric: Metric) -> None:
+    assert all(value == 0 for value in scores(metric, [("", text) for text in TEXTS]).values())
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([], [], "no predictions"),
+        (["a"], [["a"], ["b"]], "number of predictions"),
+        (["a", "b"], [["a"], []], "at least one reference"),
+        (["a"], ["a"], "not one text"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_refused(
+    metric: Metric, predictions: list[str], references: list[list[str]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        metric.compute(predictions, references, [])
+
+
+def test_all_combine_in_evaluate() -> None:
+    import evaluate
+
+    modules = [metric.module() for metric in METRICS if isinstance(metric, EvaluateMetric)]
+    assert len(modules) == len(METRICS)
+    pairs = [(TEXTS[0], TEXTS[0]), (TEXTS[0], TEXTS[1]), (NOISE[2], TEXTS[2])]
+    alone: dict[str, float] = {}
+    for metric in METRICS:
+        alone |= scores(metric, pairs)
+    examples = [Example("q", right, TEXTS, extra={"answer": "right"}) for _, right in pairs]
+
+    together = evaluate.combine(modules)
+    for predicted, right in pairs:
+        together.add_batch(predictions=[predicted], references=[[right]])
+    assert together.compute(examples=examples) == alone
+    prefixed = evaluate.combine(modules, force_prefix=True)
+    found = prefixed.compute(predictions=[p for p, _ in pairs], references=[[r] for _, r in pairs], examples=examples)
+    assert found["accuracy_accuracy"] == alone["accuracy"]
+    assert found["rouge_rouge1"] == alone["rouge1"]
+
+
+def test_a_module_of_evaluate_refuses_references_that_are_plain_texts() -> None:
+    for metric in METRICS:
+        assert isinstance(metric, EvaluateMetric)
+        with pytest.raises(ValueError, match="expected a list"):
+            metric.module().compute(predictions=["a"], references=["a"])
+
+
+def run(code: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_making_a_metric_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from peftkit.metrics import register_metrics
+made = [metric() for metric in register_metrics()]
+heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "sacrebleu", "rouge_score", "nltk", "numpy"}
+print(len(made), sorted(heavy & sys.modules.keys()))
+"""
+    assert run(code) == f"{len(METRICS)} []"
+
+
+def test_computing_needs_no_network_and_leaves_no_file(tmp_path: Path) -> None:
+    code = """
+import socket
+def refuse(*arguments, **options):
+    raise AssertionError("a metric used the network")
+socket.socket.connect = socket.getaddrinfo = refuse
+from peftkit import Example
+from peftkit.metrics import register_metrics
+examples = [Example("q", "a", ("a", "b"), extra={"answer": "c"})] * 2
+for metric in register_metrics():
+    assert metric().compute(["a", "b"], [["a"], ["a", "b"]], examples)
+print("computed")
+"""
+    folders = {name: tmp_path / name.lower() for name in ("HF_HOME", "HOME", "XDG_CACHE_HOME", "TMPDIR")}
+    for folder in folders.values():
+        folder.mkdir()
+    assert run(code, HF_HUB_OFFLINE="1", **{name: str(folder) for name, folder in folders.items()}) == "computed"
+    assert [path for path in tmp_path.rglob("*") if path not in folders.values()] == []

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+import sacrebleu
+from pydantic import ValidationError
+from rouge_score.rouge_scorer import RougeScorer
+
+from peftkit.metrics import Bleu, ExactMatch, Rouge
+
+# the example of sacrebleu's README
+SYSTEM = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
+FIRST = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
+SECOND = ["The dog had bit the man.", "No one was surprised.", "The man had bitten the dog."]
+
+
+def bleu(predictions: list[str], references: list[list[str]], **options: object) -> float:
+    return Bleu.model_validate(options).compute(predictions, references, [])["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "references", "options", "right"),
+    [
+        ("a dog", ["a dog"], {}, True),
+        ("a dog", ["a cat", "a dog"], {}, True),
+        (" a  dog\n", ["a dog"], {}, True),
+        ("A dog", ["a dog"], {}, False),
+        ("A dog", ["a dog"], {"ignore_case": True}, True),
+        ("a dog.", ["a dog"], {"ignore_case": True}, False),
+        ("a dog.", ["a “dog”"], {"ignore_punctuation": True}, True),
+        ("A dog.", ["a dog"], {"ignore_punctuation": True}, False),
+        ("A dog.", ["a dog"], {"ignore_punctuation": True, "ignore_case": True}, True),
+        ("", ["a dog"], {}, False),
+        ("", [""], {}, True),
+    ],
+)
+def test_exact_match(prediction: str, references: list[str], options: dict[str, bool], right: bool) -> None:
+    assert ExactMatch(**options).compute([prediction], [references], []) == {"exact_match": float(right)}
+
+
+def test_exact_match_is_a_share() -> None:
+    assert ExactMatch().compute(["a", "b", "c", "d"], [["a"], ["x", "b"], ["d"], ["c"]], []) == {"exact_match": 0.5}
+
+
+def test_bleu_of_sacrebleus_own_example() -> None:
+    found = bleu(SYSTEM, [list(pair) for pair in zip(FIRST, SECOND, strict=True)])
+    assert found == sacrebleu.corpus_bleu(SYSTEM, [FIRST, SECOND]).score
+    assert found == pytest.approx(48.530827)  # as in its README
+
+
+def test_bleu_of_different_numbers_of_references() -> None:
+    references = [[FIRST[0]], [FIRST[1], SECOND[1]], [FIRST[2], SECOND[2], "He was bitten."]]
+    streams = [FIRST, [None, *SECOND[1:]], [None, None, "He was bitten."]]
+    assert bleu(SYSTEM, references) == sacrebleu.corpus_bleu(SYSTEM, streams).score  # type: ignore[arg-type]
+    assert bleu(SYSTEM, references) != bleu(SYSTEM, [[text] for text in FIRST])
+
+
+def test_bleu_is_of_the_corpus_and_not_a_mean() -> None:
+    rows = list(zip(SYSTEM, FIRST, strict=True))
+    alone = [bleu([predicted], [[right]]) for predicted, right in rows]
+    assert bleu(SYSTEM, [[text] for text in FIRST]) != pytest.approx(sum(alone) / len(alone))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lowercase": True},
+        {"tokenize": "char"},
+        {"tokenize": "intl"},
+        {"tokenize": "zh"},
+        {"tokenize": "none"},
+        {"smooth_method": "floor"},
+        {"smooth_method": "add-k"},
+        {"smooth_method": "none"},
+    ],
+)
+def test_the_options_of_bleu_are_those_of_sacrebleu(options: dict[str, object]) -> None:
+    predictions, references = ["the Man had «bitten» him, twice"], ["The man had bitten him twice"]
+    expected = sacrebleu.corpus_bleu(predictions, [references], **options)  # type: ignore[arg-type]
+    assert bleu(predictions, [references], **options) == expected.score
+
+
+def test_bleu_of_few_words_needs_the_effective_order_or_a_smaller_one() -> None:
+    assert bleu(["red fox"], [["red fox"]]) == 0
+    assert bleu(["red fox"], [["red fox"]], effective_order=True) == pytest.approx(100)
+    assert bleu(["red fox"], [["red fox"]], max_ngram_order=2) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("options", [{"max_ngram_order": 0}, {"tokenize": "flores200"}, {"tokenise": "13a"}])
+def test_options_that_bleu_does_not_take(options: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Bleu.model_validate(options)
+
+
+def test_rouge_of_its_own_example() -> None:
+    # 9 and 8 words: in common the, the, quick, brown, dog, jumps; the quick, quick brown; the quick brown jumps the
+    found = Rouge().compute(
+        ["The quick brown dog jumps on the log."], [["The quick brown fox jumps over the lazy dog"]], []
+    )
+    assert found == pytest.approx({"rouge1": 12 / 17, "rouge2": 4 / 15, "rougeL": 10 / 17, "rougeLsum": 10 / 17})
+
+
+@pytest.mark.parametrize("use_stemmer", [True, False])
+def test_rouge_is_the_mean_of_the_best_over_the_references(use_stemmer: bool) -> None:
+    types = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = RougeScorer(types, use_stemmer=use_stemmer)
+    references = [[FIRST[0], SECOND[0]], [FIRST[1]], [FIRST[2], SECOND[2], "The men had been biting"]]
+    expected = dict.fromkeys(types, 0.0)
+    for predicted, right in zip(SYSTEM, references, strict=True):
+        for key in types:
+            expected[key] += max(scorer.score(text, predicted)[key].fmeasure for text in right) / 3
+    assert Rouge(use_stemmer=use_stemmer).compute(SYSTEM, references, []) == pytest.approx(expected)
+
+
+def test_rouge_takes_endings_away_where_asked() -> None:
+    assert Rouge().compute(["biting dogs"], [["bites dog"]], [])["rouge1"] == 0
+    assert Rouge(use_stemmer=True).compute(["biting dogs"], [["bites dog"]], [])["rouge1"] == 1
+
+
+def test_rouge_lsum_takes_lines_for_sentences() -> None:
+    found = Rouge().compute(["red fox\nblue cat"], [["blue cat\nred fox"]], [])
+    assert (found["rougeL"], found["rougeLsum"]) == (0.5, 1.0)
+
+
+def test_rouge_of_nothing_and_of_another_script_is_zero() -> None:
+    for prediction, reference in [("", "a b"), ("a b", ""), ("", ""), ("собака", "собака")]:
+        assert set(Rouge().compute([prediction], [[reference]], []).values()) == {0.0}
