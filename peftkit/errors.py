@@ -27,7 +27,7 @@ class PluginError(InputError):
     """An installed plugin breaks the rules: a duplicate name, a wrong class, an error inside a hook."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a recipe: where it stands and what would be right."""
 
@@ -50,12 +50,18 @@ class RecipeError(InputError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` if something known is near the word, else nothing."""
+    """`` (did you mean 'x'?)`` if something known is near the word, whatever its case, else nothing."""
     options = list(known)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    by_lower = {option.lower(): option for option in reversed(options)}
+    near = [by_lower[o] for o in difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)]
     if not near:  # 'rank' for 'r', 'lr' for 'learning_rate': an abbreviation is not close by edit distance
-        near = [o for o in options if word and (_abbreviates(word, o) or _abbreviates(o, word))][:1]
+        near = [o for o in options if word and (_abbreviates(word, o) or _abbreviates(o, word))]
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line: its type, and what it says."""
+    return ": ".join([type(error).__name__, *filter(None, [" ".join(str(error).split())])])
 
 
 def _abbreviates(short: str, long: str) -> bool:

@@ -14,15 +14,19 @@ from typing import Any, Literal, get_args, get_origin
 import pluggy
 
 from peftkit import hookspecs
-from peftkit.components import Component, Meter, Method, Metric, Task
-from peftkit.errors import InputError, PluginError, did_you_mean, listed
+from peftkit.components import Component, Meter, Method, Metric, Task, TaskKind
+from peftkit.errors import InputError, PluginError, did_you_mean, listed, one_line
 
 GROUP = "peftkit"
 OWN = "peftkit"
 """The distribution of the built-in components; ``PEFTKIT_PLUGINS`` never leaves it out."""
 
 Kind = Literal["method", "task", "metric", "meter"]
+SHIPPED: Mapping[str, str] = {"parallel_adapters": "peftkit-adapters"}
+"""Components of distributions that come with peftkit and are installed apart: a recipe may name them without."""
+
 BASES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
+HOOKS = tuple(f"register_{kind}s" for kind in BASES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,9 @@ class Registry:
     entries: tuple[Entry, ...]
     failures: tuple[Failure, ...] = ()
     distributions: Mapping[str, str] = field(default_factory=dict)
-    """The version of every distribution that registered something."""
+    """The version of every distribution whose plugins were loaded."""
+    left_out: tuple[str, ...] = ()
+    """The plugins that ``PEFTKIT_PLUGINS`` leaves out."""
 
     def of(self, kind: Kind) -> Mapping[str, Entry]:
         """The entries of one kind by name."""
@@ -72,9 +78,16 @@ class Registry:
         if name in known:
             return known[name]
         text = f"no {kind} is called {name!r}{did_you_mean(name, known)}; installed: {listed(list(known))}"
-        for failure in self.failures:
-            text += f"; the plugin {failure.plugin} could not be imported: {failure.error}"
-        raise PluginError(text)
+        raise PluginError(text + self.absent(name))
+
+    def absent(self, name: str) -> str:
+        """Why nothing has the name, as far as it may be for a plugin that is not here."""
+        reasons = [f"the plugin {f.plugin} could not be imported: {f.error}" for f in self.failures]
+        if self.left_out:
+            reasons.append(f"PEFTKIT_PLUGINS leaves out {listed(self.left_out)}")
+        if (shipped := SHIPPED.get(name)) and shipped not in self.distributions:
+            reasons.append(f"it is in the distribution {shipped}")
+        return "".join(f"; {reason}" for reason in reasons)
 
 
 def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None = None) -> Registry:
@@ -95,37 +108,60 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
     manager.add_hookspecs(hookspecs)
     failures: list[Failure] = []
     versions: dict[str, tuple[str, str]] = {}
-    for name, point in _chosen(points if points is not None else entry_points(group=GROUP), only):
+    chosen, left_out = _chosen(points if points is not None else entry_points(group=GROUP), only)
+    for name, point in chosen:
         try:
             plugin = point.load()
-        except Exception as error:  # whatever a foreign module raises: recipes that do not need it must run
-            failures.append(Failure(name, f"{type(error).__name__}: {error}"))
+        except (Exception, SystemExit) as error:  # of whatever kind: recipes that do not need it must run
+            failures.append(Failure(name, one_line(error)))
             continue
-        try:
-            manager.register(plugin, name)
-            manager.check_pending()  # else a misspelt hook would be passed over in silence
-        except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"the plugin {name} is not valid: {_one_line(error)}") from error
+        _register(manager, plugin, name)
         versions[name] = _distribution(point)
     entries = [entry for kind in BASES for entry in _entries(manager, kind, versions)]
-    return Registry(tuple(entries), tuple(failures), MappingProxyType(dict(sorted(versions.values()))))
+    return Registry(tuple(entries), tuple(failures), MappingProxyType(dict(sorted(versions.values()))), left_out)
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+    return (point.dist.name or "unknown", point.dist.version or "0") if point.dist else ("unknown", "0")
 
 
-def _chosen(points: Iterable[EntryPoint], only: str | None) -> list[tuple[str, EntryPoint]]:
-    """The wanted entry points by ``distribution:name``, sorted: the order of installation must not matter."""
-    found = {f"{_distribution(p)[0]}:{p.name}": p for p in points}
+def _chosen(points: Iterable[EntryPoint], only: str | None) -> tuple[list[tuple[str, EntryPoint]], tuple[str, ...]]:
+    """The wanted entry points by ``distribution:name``, sorted, for their order must not matter; and the others."""
+    found: dict[str, EntryPoint] = {}
+    for point in points:  # the first of several, as Python imports the first that it finds
+        found.setdefault(f"{_distribution(point)[0]}:{point.name}", point)
     if only is None:
-        return sorted(found.items())
-    wanted = {w.strip() for w in only.split(",")} - {""}
-    known = {part for name in found for part in name.split(":")} | set(found)
-    if missing := sorted(wanted - known):
-        text = f"PEFTKIT_PLUGINS names {missing[0]!r}, which is not installed{did_you_mean(missing[0], known)}"
-        raise InputError(f"{text}; installed: {listed(sorted(found))}")
-    return sorted((n, p) for n, p in found.items() if {n, *n.split(":")} & wanted or n.split(":")[0] == OWN)
+        return sorted(found.items()), ()
+    wanted = {_same(word): word.strip() for word in only.split(",") if word.strip()}
+    ways = {name: {_same(way) for way in (name, *name.split(":"))} for name in found}
+    known = {way for each in ways.values() for way in each}
+    if missing := [word for same, word in wanted.items() if same not in known]:
+        text = ", ".join(f"{word!r}{did_you_mean(word, known)}" for word in missing)
+        raise InputError(f"PEFTKIT_PLUGINS names what is not installed: {text}; installed: {listed(sorted(found))}")
+    chosen = [name for name in sorted(found) if ways[name] & wanted.keys() or _same(OWN) in ways[name]]
+    return [(name, found[name]) for name in chosen], tuple(sorted(found.keys() - chosen))
+
+
+def _same(name: str) -> str:
+    """A distribution's name in the form in which two spellings of it are equal."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
+    if first := manager.get_name(plugin):
+        raise PluginError(f"the plugins {first} and {name} are the same module; leave one out with PEFTKIT_PLUGINS")
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()  # else a misspelt hook would be passed over in silence
+    except (pluggy.PluginValidationError, TypeError, ValueError) as error:
+        guess = re.search(r"unknown hook '(\w+)'", str(error))
+        near = did_you_mean(guess[1], HOOKS) if guess else ""
+        raise PluginError(f"the plugin {name} is not valid: {one_line(error)}{near}") from error
+    if not manager.get_hookcallers(plugin):
+        raise PluginError(
+            f"the plugin {name} implements no hook: its entry point must name a module with one of "
+            f"{listed(HOOKS)}, under @hookimpl"
+        )
 
 
 def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, tuple[str, str]]) -> list[Entry]:
@@ -136,6 +172,7 @@ def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, t
         plugin = implementation.plugin_name
         for component in _classes(f"{plugin}: register_{kind}s", implementation.function, BASES[kind]):
             name = _name(f"{plugin}: {component.__name__}", component)
+            _check_attributes(f"{plugin}: {component.__name__}", component)
             distribution, version = versions[plugin]
             if name in found:
                 first = found[name].distribution
@@ -149,13 +186,18 @@ def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, t
 
 def _classes(where: str, function: Callable[[], Any], base: type[Component]) -> list[type[Component]]:
     try:
-        returned = list(function())
-    except Exception as error:
-        raise PluginError(f"{where} failed: {type(error).__name__}: {_one_line(error)}") from error
-    for item in returned:
+        returned = function()
+        several = isinstance(returned, Iterable) and not isinstance(returned, type | str | Component)
+        items = list(returned) if several else []
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{where} failed: {one_line(error)}") from error
+    if not several:
+        raise PluginError(f"{where} returned {returned!r}; it must return a list of classes")
+    for item in items:
         if not (isinstance(item, type) and issubclass(item, base)):
-            raise PluginError(f"{where} returned {item!r}, which is not a sub-class of peftkit.{base.__name__}")
-    return returned
+            hint = "; return the class itself" if isinstance(item, base) else ""
+            raise PluginError(f"{where} returned {item!r}, which is not a sub-class of peftkit.{base.__name__}{hint}")
+    return items
 
 
 def _name(where: str, component: type[Component]) -> str:
@@ -168,5 +210,26 @@ def _name(where: str, component: type[Component]) -> str:
     return name
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _check_attributes(where: str, component: type[Component]) -> None:
+    """Refuses a class whose attributes would fail only once a recipe uses it."""
+    kinds = get_args(TaskKind)
+    needs: list[tuple[str, str, Callable[[Any], bool]]] = []
+    if issubclass(component, Task):
+        needs += [
+            ("kind", f"one of {listed(kinds)}", lambda v: v in kinds),
+            ("metrics", "a tuple of the names of metrics", _are_texts),
+            ("selects", "the name of a metric's value", lambda v: isinstance(v, str)),
+        ]
+    if issubclass(component, Metric):
+        needs += [
+            ("kinds", f"a tuple of {listed(kinds)}", lambda v: _are_texts(v) and set(v) <= set(kinds)),
+            ("values", "a tuple of texts", _are_texts),
+        ]
+    for attribute, form, right in needs:
+        value = getattr(component, attribute, None)
+        if attribute in component.model_fields or not right(value):
+            raise PluginError(f"{where} must have the class attribute (not an option) {attribute}: {form}")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(v, str) for v in value)

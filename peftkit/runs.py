@@ -124,7 +124,9 @@ class RunDirectory:
         return document
 
 
-def _known(path: Path, document: Mapping[str, Any]) -> None:
+def _known(path: Path, document: object) -> None:
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: does not hold JSON objects")
     version = document.get("format")
     if version != FORMAT:
         raise InputError(f"{path}: has format {version!r}, and this peftkit reads {FORMAT}; upgrade peftkit")

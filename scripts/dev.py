@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +74,15 @@ class Environment:
         return digest.hexdigest()
 
     def _pip(self, *arguments: str) -> None:
-        arguments = ("install", "-c", f"constraints/{road()}.txt", *arguments)
-        log = self.folder / "pip.log"
-        print(f"   pip {' '.join(arguments)}  (log: {log.relative_to(ROOT)})", flush=True)
+        constraints, log = f"constraints/{road()}.txt", self.folder / "pip.log"
+        print(f"   pip install -c {constraints} {' '.join(arguments)}  (log: {log.relative_to(ROOT)})", flush=True)
+        # --no-compile: byte code is made on first import; to make all of it takes longer than the installation.
+        options = ("--no-compile", "--no-input", "--progress-bar=off", "--disable-pip-version-check", "-c", constraints)
+        command = (self.tool("python"), "-m", "pip", "install", *options, *arguments)
         with log.open("w") as output:
-            command = (self.tool("python"), "-m", "pip", "--no-input", "--disable-pip-version-check", *arguments)
             status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT).returncode
         if status:
-            raise StageError("\n".join(["pip could not install", *log.read_text().splitlines()[-15:]]))
+            raise StageError("\n".join([f"see also {constraints}", *log.read_text().splitlines()[-15:]]))
 
     def _check_torch(self) -> None:
         code = "import torch; print(torch.version.cuda or torch.version.hip or 'cpu', torch.cuda.is_available())"
@@ -93,6 +95,17 @@ class Environment:
 
 MAIN = Environment(".venv", "5")
 ADAPTERS = Environment(".venv-adapters", "4.57", tuple(PLUGINS))
+
+
+SHORT = (
+    "train.budget.steps=4",
+    "evaluate.every='50%'",
+    "evaluate.train_examples=8",
+    "evaluate.dev_examples=16",
+    "evaluate.test_examples=16",
+    "evaluate.max_new_tokens=8",
+)
+"""What makes any recipe one of seconds."""
 
 
 def road() -> str:
@@ -150,14 +163,32 @@ def lint(environments: Sequence[Environment]) -> None:
 
 
 def matrix(environments: Sequence[Environment]) -> None:
-    """Run the short recipes in recipes/ci; those in its folder adapters need the plugins."""
-    folders = {MAIN: ROOT / "recipes/ci", ADAPTERS: ROOT / "recipes/ci/adapters"}
+    """Run every recipe for a few steps; those with the adapters' methods where the plugins are."""
+    recipes = sorted(f for f in ROOT.glob("recipes/**/*.toml") if f.parent.name != "bases")
     for environment in environments:
-        if not (recipes := sorted(folders[environment].glob("*.toml"))):
-            raise StageError(f"no recipe in {folders[environment]}")
-        for recipe in recipes:
-            with timed(recipe.relative_to(ROOT).as_posix()), tempfile.TemporaryDirectory() as output:
-                environment.run("peftkit", "run", str(recipe), "--set", f"run.output={output}")
+        environment.prepare()
+        chosen = [f for f in recipes if ("adapters" in f.stem) == bool(environment.plugins)]
+        with tempfile.TemporaryDirectory() as output, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            overrides = [word for key in (f"run.output={output}", *SHORT) for word in ("--set", key)]
+            for told in pool.map(lambda f: _recipe(environment, f, overrides), chosen):
+                print(told, flush=True)
+
+
+def _recipe(environment: Environment, recipe: Path, overrides: Sequence[str]) -> str:
+    start = time.monotonic()
+    done = subprocess.run(
+        (environment.tool("peftkit"), "run", str(recipe), *overrides),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    name = f"{recipe.relative_to(ROOT).as_posix()} on transformers {environment.transformers}"
+    if done.returncode:
+        raise StageError(f"{name}: exit code {done.returncode}\n{done.stdout}")
+    return f"   {name}: {time.monotonic() - start:.0f} s"
 
 
 def build(environments: Sequence[Environment]) -> None:

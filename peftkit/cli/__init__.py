@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import NoReturn
 
 from peftkit import __version__
 from peftkit.errors import InputError, PeftkitError, did_you_mean
@@ -32,9 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments are an error like any other: in words, and by one process of a launch."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line's parser."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="peftkit",
         description="Which parameter-efficient fine-tuning method learns most for a given amount of work?",
         epilog="A first argument that is a file is run: peftkit RECIPE means peftkit run RECIPE.",
@@ -77,7 +89,7 @@ def _main(words: list[str]) -> int:
     top = parser()
     verbs = next(a.choices for a in top._actions if isinstance(a, argparse._SubParsersAction))
     if words and not words[0].startswith("-") and words[0] not in verbs:
-        if not (Path(words[0]).is_file() or words[0].endswith(".toml")):
+        if not _may_be_recipe(words[0]):
             text = f"{words[0]!r} is neither a file nor a verb{did_you_mean(words[0], verbs)}"
             raise InputError(f"{text}; verbs: {', '.join(verbs)}")
         words = ["run", *words]
@@ -85,6 +97,11 @@ def _main(words: list[str]) -> int:
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     result: int = options.action(options)
     return result
+
+
+def _may_be_recipe(word: str) -> bool:
+    """Whether a file is meant, even where there is none: then reading it says what is wrong."""
+    return word.endswith(".toml") or "/" in word or os.sep in word or os.path.exists(word)
 
 
 def _complain(text: str) -> None:

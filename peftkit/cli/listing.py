@@ -6,14 +6,14 @@ import inspect
 import json
 import shutil
 import textwrap
-from typing import Any
+from typing import Any, NoReturn
 
-from pydantic_core import PydanticUndefined
+from pydantic_core import to_jsonable_python
 
 from peftkit.components import Metric, Task
 from peftkit.errors import InputError, did_you_mean
 from peftkit.plugins import BASES, Entry, Registry, load_registry
-from peftkit.recipe.problems import allowed
+from peftkit.recipe.words import allowed, spellings
 
 
 def list_components(kind: str | None, *, as_json: bool) -> int:
@@ -60,12 +60,10 @@ def show_component(name: str, *, as_json: bool) -> int:
     return 0
 
 
-def _unknown(name: str, registry: Registry) -> None:
+def _unknown(name: str, registry: Registry) -> NoReturn:
     names = [e.name for e in registry.entries]
     text = f"nothing is called {name!r}{did_you_mean(name, names)}; `peftkit list` shows what there is"
-    for failure in registry.failures:
-        text += f"\nthe plugin {failure.plugin} could not be imported: {failure.error}"
-    raise InputError(text)
+    raise InputError(text + registry.absent(name))
 
 
 def _described(entry: Entry) -> dict[str, Any]:
@@ -73,14 +71,16 @@ def _described(entry: Entry) -> dict[str, Any]:
     options = []
     for key, field in component.model_fields.items():
         if key != "name":
-            required = field.is_required()
-            default = None if required else field.get_default(call_default_factory=True)
+            default = None if field.is_required() or field.default_factory else field.default
+            if field.default_factory and not field.default_factory_takes_validated_data:
+                default = field.get_default(call_default_factory=True)
             options.append(
                 {
                     "name": key,
+                    "also": spellings(key, field)[1:],
                     "type": allowed(field),
-                    "required": required,
-                    "default": None if default is PydanticUndefined else default,
+                    "required": field.is_required(),
+                    "default": to_jsonable_python(default, fallback=str),
                     "text": " ".join((field.description or "").split()),
                 }
             )
@@ -117,10 +117,15 @@ def _page(entry: Entry) -> str:
             lines += ["", f"{title}: {value if isinstance(value, str) else ', '.join(value)}"]
     lines += ["", "Options:" if described["options"] else "Options: none"]
     for option in described["options"]:
-        default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
-        lines.append(f"  {option['name']}: {option['type']}; {default}")
+        keys = " or ".join([option["name"], *option["also"]])
+        default = "not set" if option["default"] is None else f"default {_as_text(option['default'])}"
+        lines.append(f"  {keys}: {option['type']}; {'required' if option['required'] else default}")
         lines += textwrap.wrap(option["text"], 100, initial_indent="      ", subsequent_indent="      ")
     lines += ["", "Refuses:" if described["refuses"] else "Refuses: nothing declared"]
     for text in described["refuses"]:
         lines += textwrap.wrap(text, 100, initial_indent="  - ", subsequent_indent="    ")
     return "\n".join(lines)
+
+
+def _as_text(default: object) -> str:
+    return json.dumps(default, ensure_ascii=False)

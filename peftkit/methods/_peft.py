@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from pydantic import model_validator
 
 from peftkit.components import Context, Method, ModelKind, Situation
 from peftkit.errors import InputError
@@ -30,6 +33,14 @@ class PeftMethod(Method):
 
     peft_type: ClassVar[str]
     """peft's name of the method, a member of ``peft.PeftType``."""
+
+    @model_validator(mode="after")
+    def _blocks_of_named_modules(self) -> Self:
+        if isinstance(self._option("target_modules"), str) and self._option("layers_to_transform") is not None:
+            raise ValueError(
+                "layers_to_transform goes with a list of target_modules only; put the blocks into the expression"
+            )
+        return self
 
     def refuses(self, situation: Situation) -> list[str]:
         """The reasons, with remedies, why the method cannot be used so."""
@@ -62,7 +73,10 @@ class PeftMethod(Method):
         import peft
 
         try:
-            return peft.get_peft_model(cast(Any, model), self.config(model, context))
+            with warnings.catch_warnings():
+                # peft finds out by itself which layers hold their weights transposed, and there is no option to set.
+                warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+                return cast("nn.Module", peft.get_peft_model(cast(Any, model), self.config(model, context)))
         except ValueError as error:
             raise InputError(f"{self.name!r} cannot be applied to {type(model).__name__}: {error}") from error
 

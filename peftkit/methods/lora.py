@@ -6,7 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
+from peftkit.components import Situation
 from peftkit.methods._peft import PeftMethod
+
+CONV1D = ("gpt2", "openai-gpt")
+"""The models whose linear layers hold their weights transposed."""
 
 
 class Lora(PeftMethod):
@@ -15,7 +19,7 @@ class Lora(PeftMethod):
     With ``use_dora`` the magnitude of each column learns apart from its direction (DoRA, Liu et al., 2024), with
     ``use_rslora`` the update is scaled by alpha/√r (rsLoRA, Kalajdzievski, 2023). ``init_lora_weights`` also gives
     PiSSA (Meng et al., 2024) and OLoRA (Büyükakyüz, 2024), which take their share out of the frozen weights: such an
-    adapter fits only the very weights it was trained on.
+    adapter fits only the very weights it was trained on; and MiCA, which trains one side only.
     """
 
     peft_type: ClassVar[str] = "LORA"
@@ -50,7 +54,16 @@ class Lora(PeftMethod):
     """Further modules that learn in full; an encoder's classification head always does."""
 
     @model_validator(mode="after")
-    def _orthogonal_is_even(self) -> Lora:
+    def _variants_agree(self) -> Lora:
         if self.init_lora_weights == "orthogonal" and any(r % 2 for r in (self.r, *self.rank_pattern.values())):
             raise ValueError('init_lora_weights = "orthogonal" needs an even rank')
+        if self.init_lora_weights == "mica" and self.use_dora:
+            raise ValueError('init_lora_weights = "mica" freezes what use_dora would train; use one of them')
         return self
+
+    def refuses(self, situation: Situation) -> list[str]:
+        """The reasons, with remedies, why the method cannot be used so."""
+        reasons = super().refuses(situation)
+        if self.init_lora_weights == "olora" and situation.model_type in CONV1D:
+            reasons.append('peft\'s "olora" fails on the transposed layers of GPT-2; set init_lora_weights = "pissa"')
+        return reasons

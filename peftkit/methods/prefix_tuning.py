@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from peftkit.components import Context, Method, Refusal, Situation
+from peftkit.components import Context, Method, Refusal
 from peftkit.methods._peft import PeftMethod
 
 if TYPE_CHECKING:
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _encoders() -> tuple[str, ...]:
+def _encoders() -> frozenset[str]:
     """The encoders whose attention takes a prefix: most have no cache of keys and values to put it into."""
-    newer = ("camembert", "electra", "ernie", "roberta", "xlm-roberta")
-    return ("bert", *(newer if int(version("transformers").split(".")[0]) >= 5 else ()))
+    found = {"bert", "ernie", "megatron-bert", "rembert"}
+    if int(version("transformers").split(".")[0]) >= 5:
+        found |= {"camembert", "data2vec-text", "electra", "roberta", "roberta-prelayernorm", "xlm-roberta"}
+        found |= {"xlm-roberta-xl", "xmod"}
+    return frozenset(found)
 
 
 class PrefixTuning(PeftMethod):
@@ -41,8 +44,8 @@ class PrefixTuning(PeftMethod):
         ),
         Refusal(
             lambda s: s.model_kind == "encoder" and bool(s.model_type) and s.model_type not in _encoders(),
-            "the installed transformers gives this encoder no attention cache to put a prefix into",
-            "use a BERT model, or another method",
+            "peft cannot put a prefix into this encoder with the installed transformers",
+            "use a BERT model (transformers 5 adds RoBERTa and ELECTRA), or another method",
         ),
     )
 

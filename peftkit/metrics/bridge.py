@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peftkit.metrics.base import EvaluateMetric
 
 
-class EvaluateModule(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+class EvaluateModule(evaluate.Metric):
     """A component of peftkit as a metric of ``evaluate``, kept in memory.
 
     Its inputs are ``predictions``, texts, and ``references``, lists of texts; ``compute`` takes the ``examples``

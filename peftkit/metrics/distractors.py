@@ -79,6 +79,7 @@ class DistractorMatch(_Distractors):
     """
 
     name: Literal["distractor_match"] = "distractor_match"
+    values: ClassVar[tuple[str, ...]] = ("distractor_f1", "distractor_recall", "distractor_precision")
 
     def score(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
@@ -88,8 +89,7 @@ class DistractorMatch(_Distractors):
         for prediction, texts in zip(predictions, references, strict=True):
             produced = {*self.split(prediction)}
             rows.append(max(_match(produced, {*self.split(text)}) for text in texts))
-        keys = ("distractor_f1", "distractor_recall", "distractor_precision")
-        return {key: mean(column) for key, column in zip(keys, zip(*rows, strict=True), strict=True)}
+        return {key: mean(column) for key, column in zip(self.values, zip(*rows, strict=True), strict=True)}
 
 
 def _match(produced: set[str], gold: set[str]) -> tuple[float, float, float]:

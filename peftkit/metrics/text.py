@@ -85,6 +85,7 @@ class Rouge(EvaluateMetric):
 
     name: Literal["rouge"] = "rouge"
     kinds: ClassVar[tuple[TaskKind, ...]] = ("generation",)
+    values: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
     use_stemmer: bool = False
     """Compare words without their English endings (Porter, 1980)."""
@@ -95,7 +96,6 @@ class Rouge(EvaluateMetric):
         """The means as ``rouge1``, ``rouge2``, ``rougeL`` and ``rougeLsum``."""
         from rouge_score.rouge_scorer import RougeScorer
 
-        types = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-        scorer = RougeScorer(types, use_stemmer=self.use_stemmer)
+        scorer = RougeScorer(list(self.values), use_stemmer=self.use_stemmer)
         scores = [scorer.score_multi(right, p) for p, right in zip(predictions, references, strict=True)]
-        return {key: mean([float(score[key].fmeasure) for score in scores]) for key in types}
+        return {key: mean([float(score[key].fmeasure) for score in scores]) for key in self.values}

@@ -2,140 +2,187 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+import datetime
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, get_args
 
-from annotated_types import BaseMetadata
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, core_schema
 
-from peftkit.components import Component
-from peftkit.errors import Problem, did_you_mean, listed
-from peftkit.recipe.positions import Path
-from peftkit.recipe.source import Source
+from peftkit.errors import did_you_mean, listed
+from peftkit.recipe.positions import KeyPath
+from peftkit.recipe.source import Source, dotted
 from peftkit.recipe.tables import Recipe
+from peftkit.recipe.words import (
+    Components,
+    allowed,
+    field_at,
+    fits_64_bits,
+    keys_of,
+    literals,
+    model_at,
+    shown,
+    spellings,
+    takes_dates,
+)
 
-Components = Mapping[Path, type[Component]]
-"""The classes of the component tables, by path, as far as their names are known."""
+__all__ = ["as_json", "dotted", "misfits", "problems"]
 
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text in quotes"}
+Texts = dict[KeyPath, str]
+"""What is wrong, by the path of the key: one text for each."""
+
+_DATES = (datetime.date, datetime.time)  # a datetime is a date
+_PYDANTIC = frozenset(get_args(core_schema.ErrorType)) - {"value_error", "assertion_error"}
 
 
-def problems(error: ValidationError, source: Source, components: Components) -> list[Problem]:
-    """One problem per key: where alternatives of a union fail each for itself, they are told as one."""
-    found: dict[Path, Problem] = {}
+def problems(error: ValidationError, source: Source, components: Components) -> Texts:
+    """Where alternatives of a union fail each for itself, they are told as one."""
+    found: Texts = {}
     for details in error.errors(include_url=False):
-        path = _key_path(details["loc"], source.data)
+        path = _key_path(details, source.data)
         if path not in found:
-            origin = source.origin(path)
-            found[path] = Problem(origin.file, origin.line, dotted(path), _text(details, path, source, components))
-    return list(found.values())
+            found[path] = _text(details, path, source, components)
+    return found
 
 
-def dotted(path: Path) -> str:
-    """``("metric", 0, "name")`` → ``metric[0].name``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
+def misfits(source: Source, components: Components) -> Texts:
+    """What JSON, in which pydantic is strict, does not tell apart: dates from texts; and numbers beyond TOML's."""
+    found: Texts = {}
+    for path, value in _leaves(source.data, ()):
+        field = field_at(path, components)
+        if field is None and model_at(path[:-1], components):
+            continue  # an unknown key, whatever its value
+        if isinstance(value, int) and not fits_64_bits(value):
+            found[path] = "is a number beyond 64 bits" + (f"; must be {allowed(field)}" if field else "")
+        elif isinstance(value, _DATES) and field and not takes_dates(field.annotation):
+            found[path] = f"must be {allowed(field)}, not the date {value}{_guess(path, field, value, components)}"
+    return found
 
 
-def allowed(field: FieldInfo) -> str:
-    """What a field takes, in words: ``a whole number, at least 1``."""
-    limits = []
-    for rule in field.metadata:
-        if isinstance(rule, BaseMetadata):
-            limits += [f"{_BOUNDS[k]} {v:g}" for k, v in vars_of(rule).items() if k in _BOUNDS and v is not None]
-        if pattern := getattr(rule, "pattern", None):
-            limits.append(f"matching {pattern}")
-        if getattr(rule, "min_length", None):
-            limits.append("not empty")
-    return ", ".join([type_words(field.annotation), *limits])
+def as_json(data: Any) -> str:
+    """The data of a recipe as JSON, for pydantic to validate."""
+    return json.dumps(_plain(data))
 
 
-def vars_of(rule: object) -> dict[str, Any]:
-    """The attributes of a slotted or ordinary object."""
-    return {name: getattr(rule, name) for name in _BOUNDS if hasattr(rule, name)}
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, _DATES):
+        return value.isoformat()
+    if isinstance(value, int) and not fits_64_bits(value):  # reported already; it may be too long to be written
+        return 2**62 if value > 0 else -(2**62)
+    return value
 
 
-def type_words(annotation: Any) -> str:
-    """A type in words: ``one of 'sum', 'norm'``, ``a whole number or a list of texts``."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return "one of " + ", ".join(map(_toml, arguments)) if len(arguments) > 1 else _toml(arguments[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(type_words(a) for a in arguments if a is not type(None)))
-    if origin in (tuple, list, set, frozenset):
-        return f"a list; each element: {type_words(arguments[0])}" if arguments else "a list"
-    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return "a table"
-    if get_args(annotation) and hasattr(annotation, "__metadata__"):
-        return type_words(arguments[0])
-    return _WORDS.get(getattr(annotation, "__name__", ""), str(getattr(annotation, "__name__", annotation)))
+def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, (*path, key))
+    else:
+        yield path, value
 
 
-def keys_of(model: type[BaseModel]) -> list[str]:
-    """The keys that a table takes."""
-    return [name for name in model.model_fields]
-
-
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _key_path(loc: Sequence[str | int], data: Any) -> Path:
+def _key_path(details: ErrorDetails, data: Any) -> KeyPath:
     """pydantic's location without the parts it adds for unions and tags, which are not in the recipe."""
     path: list[str | int] = []
+    loc = details["loc"]
     for index, part in enumerate(loc):
-        inside = isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int)
-        if inside:
-            data = data[part]
-        elif not (isinstance(data, dict) and index == len(loc) - 1):
+        inside = part in (data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ())
+        absent = isinstance(data, dict) and index == len(loc) - 1 and details["type"] in ("missing", "component_name")
+        if not (inside or absent):
             break
         path.append(part)
+        data = data[part] if inside else None
     return tuple(path)
 
 
-def _owner(path: Path, components: Components) -> tuple[str, type[BaseModel] | None]:
-    """The table that the path lies in: how to call it, and its model."""
-    for depth in range(len(path), 0, -1):
-        if component := components.get(path[:depth]):
-            if depth != len(path) - 1:
-                return "", None
-            return repr(component.model_fields["name"].default), component
-    model: type[BaseModel] | None = Recipe
-    for part in path[:-1]:
-        field = model.model_fields.get(str(part)) if model else None
-        annotation = field.annotation if field else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    return f"[{dotted(path[:-1])}]" if len(path) > 1 else "a recipe", model
-
-
-def _text(details: ErrorDetails, path: Path, source: Source, components: Components) -> str:
-    kind, value = details["type"], details.get("input")
-    owner, model = _owner(path, components)
-    field = model.model_fields.get(str(path[-1])) if model and path else None
-    if kind == "extra_forbidden" and model:
-        keys = keys_of(model)
-        return f"unknown key; {owner} takes {listed(keys)}{did_you_mean(str(path[-1]), keys)}"
-    if kind == "missing":
-        meaning = f" ({allowed(field)})" if field else ""
-        return f"missing; it is required{meaning}"
-    if kind == "component_name" or kind in ("unknown_component", "no_limit", "interval", "format"):
-        return str(details["msg"])
-    if kind == "value_error":
-        return str(details["msg"]).removeprefix("Value error, ")
+def _text(details: ErrorDetails, path: KeyPath, source: Source, components: Components) -> str:
+    kind, field = details["type"], field_at(path, components)
+    exact = path[-1:] == details["loc"][-1:]  # else it is a place that pydantic sees and a recipe does not have
+    if exact and kind == "extra_forbidden":
+        return _unknown(path, source, components)
+    if exact and kind == "missing":
+        return f"missing; it is required{_required(path, field, components)}"
+    if kind not in _PYDANTIC:  # a validator's own words
+        return details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if path == ("metric",):
+        return f"must be a list of tables, each under [[metric]], not {shown(source.value(path))}"
+    value = source.value(path)
     if field is None:
-        return f"{details['msg']}, not {_shown(value)}"
-    guess = ""
-    if isinstance(value, str) and get_origin(field.annotation) is Literal:
-        guess = did_you_mean(value, [str(a) for a in get_args(field.annotation)])
-    return f"must be {allowed(field)}, not {_shown(value)}{guess}"
+        return f"{details['msg'][:1].lower()}{details['msg'][1:]}, not {shown(value)}"
+    return f"must be {allowed(field)}, not {shown(value)}{_guess(path, field, value, components)}"
 
 
-def _shown(value: object) -> str:
-    text = _toml(value) if isinstance(value, bool | str | int | float) else "a table" if isinstance(value, dict) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _required(path: KeyPath, field: FieldInfo | None, components: Components) -> str:
+    model = model_at(path, components)
+    keys = [name for name, inner in model.model_fields.items() if inner.is_required()] if model else []
+    return (f": {allowed(field)}" if field else "") + (f" with {listed(keys)}" if keys else "")
+
+
+def _unknown(path: KeyPath, source: Source, components: Components) -> str:
+    """An unknown key: what the table takes, what is near, or which other table takes it."""
+    table, key = path[:-1], str(path[-1])
+    model = model_at(table, components)
+    if model is None:
+        return "unknown key"
+    for name, field in model.model_fields.items():
+        if key in (ways := spellings(name, field)):
+            other = next(k for k in ways if k != key and k in source.value(table))
+            return f"means the same as {other}, which is set too; keep one"
+    owner = repr(model.model_fields["name"].default) if table in components else f"[{dotted(table)}]"
+    guess = did_you_mean(key, keys_of(model))
+    if not guess:
+        places = (name for name in (*Recipe.model_fields, "train.budget") if _takes(name, key, components))
+        guess = next((f" (did you mean {place}.{key}?)" for place in places), "")
+    return f"unknown key; {owner if table else 'a recipe'} takes {listed(keys_of(model))}{guess}"
+
+
+def _takes(place: str, key: str, components: Components) -> bool:
+    model = model_at(tuple(place.split(".")), components)
+    return model is not None and key != "name" and key in keys_of(model)
+
+
+def _guess(path: KeyPath, field: FieldInfo, value: Any, components: Components) -> str:
+    """What was probably meant: a word near, or the same value written as the type that is wanted."""
+    if isinstance(value, str) and (near := did_you_mean(value, literals(field.annotation))):
+        return near
+    model = model_at(path[:-1], components)
+    right = next((c for c in _rewritten(value) if _takes_value(model, path[-1], field, c)), None)
+    return "" if right is None else f" (did you mean {shown(right)}?)"
+
+
+def _takes_value(model: type[BaseModel] | None, key: str | int, field: FieldInfo, value: Any) -> bool:
+    kind: Any = field.annotation
+    for rule in field.metadata:
+        kind = Annotated[kind, rule]
+    try:
+        if model:  # with the validators of its own
+            model.model_validate_json(as_json({key: value}), strict=True)
+        else:
+            TypeAdapter(kind).validate_json(as_json(value), strict=True)
+    except ValidationError as error:  # that other keys are missing is no matter
+        return model is not None and all(details["loc"][:1] not in ((key,), ()) for details in error.errors())
+    except Exception:  # a plugin's validator that fails
+        return False
+    return True
+
+
+def _rewritten(value: Any) -> Sequence[Any]:
+    if isinstance(value, str):
+        try:
+            inner = tomllib.loads(f"value = {value.lower()}")["value"]
+        except (ValueError, RecursionError):
+            return [[value]]
+        finite = isinstance(inner, int) or (isinstance(inner, float) and math.isfinite(inner))
+        return [inner, [value]] if finite else [[value]]
+    if isinstance(value, float) and value.is_integer():
+        return [int(value), [value]]
+    if isinstance(value, list):
+        return value if len(value) == 1 and not isinstance(value[0], dict) else []
+    return [] if isinstance(value, dict) else [str(shown(value)), [value]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -12,15 +12,17 @@ from pydantic import (
     Field,
     PlainValidator,
     SerializeAsAny,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from peftkit.components import Component, Method, Metric, Task
-from peftkit.errors import PluginError
+from peftkit.errors import PluginError, listed, one_line
 from peftkit.plugins import Kind, Registry
+from peftkit.recipe.names import model_problem, optimizer_problem
 
 FORMAT = 1
 """The version of the recipe's form; a reader refuses a newer one."""
@@ -58,6 +60,11 @@ class ModelTable(Table):
     """transformers' attention implementation; unset leaves the choice to transformers."""
     trust_remote_code: bool = False
     """Whether code that comes with a hub model may be run."""
+
+    @field_validator("name")
+    @classmethod
+    def _may_be_meant(cls, value: str) -> str:
+        return _refused(model_problem(value), value)
 
 
 class BudgetTable(Table):
@@ -116,6 +123,11 @@ class TrainTable(Table):
     budget: BudgetTable = BudgetTable(epochs=1)
     """When training ends."""
 
+    @field_validator("optimizer")
+    @classmethod
+    def _can_be_had(cls, value: str) -> str:
+        return _refused(optimizer_problem(value), value)
+
 
 class EvaluateTable(Table):
     """When and how it is evaluated."""
@@ -159,7 +171,7 @@ class TrackTable(Table):
 
 def interval(text: str) -> tuple[float, str]:
     """``"100 steps"`` → (100, "steps"), ``"0.5 epochs"`` → (0.5, "epochs"), ``"10%"`` → (10, "%")."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(steps?|epochs?|%)\s*", text)
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*(steps?|epochs?|%)\s*", text)
     number, unit = (float(found[1]), found[2]) if found else (0.0, "")
     unit = unit if unit == "%" else unit.rstrip("s") + "s"
     if not number or (unit == "steps" and number != int(number)) or (unit == "%" and number > 100):
@@ -168,32 +180,52 @@ def interval(text: str) -> tuple[float, str]:
     return number, unit
 
 
+def _refused(problem: str, value: str) -> str:
+    if problem:
+        raise PydanticCustomError("unknown_name", "{problem}", {"problem": problem})
+    return value
+
+
 def _component(kind: Kind) -> PlainValidator:
     """Validates a table as the component it names, with the registry from the validation context."""
 
     def validate(value: Any, info: ValidationInfo) -> Component:
         if isinstance(value, Component):
             return value
-        name = value.get("name") if isinstance(value, dict) else None
-        registry = cast(Registry, info.context["registry"]) if info.context else None
-        if not isinstance(name, str) or registry is None:
-            example = next(iter(registry.of(kind)), kind) if registry else kind
-            bracket = "[[metric]]" if kind == "metric" else f"[{kind}]"
-            text = f"needs the {kind}'s name, such as: {bracket} name = {{example}}"
-            raise PydanticCustomError("component_name", text, {"example": json.dumps(example)})
+        registry: Registry = (info.context or {})["registry"]
+        known = list(registry.of(kind))
+        if not isinstance(value, dict):
+            example = value if value in known else next(iter(known), "…")
+            header = "[[metric]]" if kind == "metric" else f"[{kind}]"
+            raise _problem((), value, f'must be a table: {header} and below it name = "{example}"')
+        if "name" not in value:
+            raise _problem(("name",), value, f"missing; it is required, one of: {listed(known)}")
+        name = value["name"]
+        if not isinstance(name, str):
+            raise _problem(("name",), name, f"must be in quotes, one of: {listed(known)}")
         try:
             entry = registry.find(kind, name)
         except PluginError as error:
-            raise PydanticCustomError("unknown_component", "{text}", {"text": str(error)}) from error
-        return entry.component.model_validate_json(json.dumps(value, default=str), strict=True)
+            raise _problem(("name",), name, str(error)) from error
+        try:
+            return entry.component.model_validate_json(json.dumps(value), strict=True)
+        except ValueError:  # pydantic's own, and what validators raise
+            raise
+        except Exception as error:  # a plugin's validator: it must not end in a traceback
+            raise _problem((), value, f"{name!r} fails to check its options: {one_line(error)}") from error
 
     return PlainValidator(validate, json_schema_input_type=dict[str, Any])
+
+
+def _problem(path: tuple[str, ...], value: Any, text: str) -> ValidationError:
+    kind = PydanticCustomError("component_name", "{text}", {"text": text})
+    return ValidationError.from_exception_data("component", [InitErrorDetails(type=kind, loc=path, input=value)])
 
 
 class Recipe(Table):
     """A validated recipe: it holds the component objects, and nothing in it changes any more."""
 
-    format: int = FORMAT
+    format: int = Field(default=FORMAT, ge=1)
     """The version of the recipe's form."""
     run: RunTable = RunTable()
     model: ModelTable
@@ -207,7 +239,7 @@ class Recipe(Table):
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: int) -> int:
-        if not 1 <= value <= FORMAT:
+        if value > FORMAT:
             text = "is {value}, but this peftkit reads up to {known}; upgrade peftkit"
             raise PydanticCustomError("format", text, {"value": value, "known": FORMAT})
         return value

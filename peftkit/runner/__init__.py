@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import set_seed
 
 from peftkit.components import Meter
@@ -82,8 +83,11 @@ def _meter(component: Any) -> Meter:
 
 
 def _end(accelerator: Accelerator) -> None:
-    """Leaves the world in order: without it a launch may die at its exit."""
+    """Leaves the world in order: without it a launch may die at its exit, and a second run in this process too."""
     accelerator.end_training()
+    accelerator.free_memory()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def _summary(recipe: Recipe, training: Training, folder: Path, trainable: int, total: int) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from peftkit.recipe.check import findings, model_kind, model_path
 from peftkit.recipe.problems import dotted
 from peftkit.runner.forms import FORMS, Form
 
-_POSITIONS = ("max_position_embeddings", "n_positions")  # T5's n_positions limits nothing: it has relative ones
-
 
 @dataclass(frozen=True)
 class Base:
@@ -86,9 +84,11 @@ def _kind(recipe: Recipe, config: Any) -> ModelKind:
 
 
 def _form(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> Form:
-    room = next((getattr(config, key) for key in _POSITIONS if hasattr(config, key) and config.model_type != "t5"), None)
+    room = getattr(config, "max_position_embeddings", None)  # none where positions are relative, as in T5
     source, target = recipe.train.max_source_length, recipe.train.max_target_length
     if room is not None:
+        # RoBERTa counts positions from its padding id on, which only its tokenizer's limit knows.
+        room = min(room, tokenizer.model_max_length)
         source = min(source, room - target if kind == "decoder" else room)
         if source < 1:
             raise RunError(f"train.max_target_length = {target} leaves no room for a source in {room} positions")

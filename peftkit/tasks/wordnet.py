@@ -111,7 +111,7 @@ class WordNetDistractors(WordNetTask):
 
     kind = "generation"
     metrics = ("distractor_match", "distractor_novelty", "distractor_distinctness", "bleu", "rouge")
-    selects = "distractor_match_f1"
+    selects = "distractor_f1"
 
     def _folder(self) -> Path:
         return DATA / "distractors"

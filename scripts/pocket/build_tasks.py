@@ -64,6 +64,12 @@ def eligible_nouns(synsets: Iterable[Synset]) -> list[Synset]:
     ]
 
 
+def names_category(synset: Synset) -> bool:
+    """Whether the definition holds the name of the synset's category, in the singular or the plural."""
+    words = set(wordnet.tokens(synset.definition))
+    return bool({str(synset.category) + ending for ending in ("", "s", "es")} & words)
+
+
 def is_plain(synset: Synset) -> bool:
     """Whether the first lemma is one lower-case word, fit for a choice."""
     lemma = synset.lemmas[0]
@@ -193,13 +199,13 @@ def build(synsets: dict[str, Synset]) -> dict[str, Splits]:
         assignment.assign((s for group in taken for s in group), split)
         tasks["mcq_far"][split] = choice_rows(taken, rng)
 
-    named = [s for s in nouns if s.category not in wordnet.tokens(s.definition)]
+    unnamed = [s for s in nouns if not names_category(s)]
     topic_taken: set[str] = set()
     for split, number in TOPIC_ROWS.items():
         rows = []
         for topic in TOPICS:
             free = [
-                s for s in named if s.category == topic and s.id not in topic_taken and assignment.allows(s, split)
+                s for s in unnamed if s.category == topic and s.id not in topic_taken and assignment.allows(s, split)
             ]
             if len(free) < number:
                 raise SystemExit(f"only {len(free)} synsets of {topic} for {split}")

@@ -15,6 +15,8 @@ from wordnet import Synset
 
 Pair = tuple[str, str]
 SENTINELS = 32
+DEFINED, CORRUPTED = 0.1, 0.2  # share of synsets in these tasks an epoch: their targets are long, hence dear
+SECOND = 1 / 3  # how often a hypernym's own hypernym is asked for
 SPAN_RATE, SPAN_LENGTH = 0.2, 2.5  # share of words corrupted, mean words a span (T5: 0.15 and 3, Raffel et al. 2020)
 
 
@@ -34,25 +36,28 @@ def corpus(folder: Path, tasks: Path) -> list[Synset]:
     return [s for s in synsets.values() if s.id not in hidden and s.definition.lower() not in texts]
 
 
-def pairs(synsets: list[Synset], lemmas: dict[str, tuple[str, ...]], rng: random.Random) -> list[Pair]:
+def pairs(synsets: list[Synset], known: dict[str, Synset], rng: random.Random) -> list[Pair]:
     """One epoch of (source, target) texts, each synset in every pretext task that fits it.
 
     Args:
         synsets: what to make pairs from.
-        lemmas: every synset's lemmas by id, held-out ones too: a hypernym is named by them.
-        rng: draws lemmas, spans and which synsets are defined.
+        known: every synset by id, held-out ones too: a hypernym is named by its lemmas.
+        rng: draws lemmas, spans, and which synsets are defined or corrupted.
     """
     made: list[Pair] = []
     for synset in synsets:
         word = rng.choice(synset.lemmas)
         made.append((f"word: {synset.definition}", word))
-        if rng.random() < 0.4:
+        if rng.random() < DEFINED:
             made.append((f"define: {word}", synset.definition))
         if synset.hypernyms:
-            kind = rng.choice(lemmas[rng.choice(synset.hypernyms)][:2])
+            above = known[rng.choice(synset.hypernyms)]
+            if above.hypernyms and rng.random() < SECOND:
+                above = known[rng.choice(above.hypernyms)]
+            kind = rng.choice(above.lemmas[:2])
             made.append((f"kind: {synset.definition}", kind))
             made.append((f"kind of word: {word}", kind))
-        if rng.random() < 0.5:
+        if rng.random() < CORRUPTED:
             made.append(corrupt(" ".join((f"{word}: {synset.definition}", *synset.examples[:2])), rng))
     return made
 

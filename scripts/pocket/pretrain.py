@@ -35,8 +35,9 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.optimization import Adafactor
 
-WARM_UP, PEAK_RATE, WEIGHT_DECAY, CLIP = 500, 2e-3, 0.01, 1.0
+WARM_UP, CLIP = 300, 1.0
 BATCH_TOKENS = 3072  # padded source and target tokens a step
 LONGEST = 64
 MASK_RATE = 0.2
@@ -137,11 +138,22 @@ def loss_of(kind: str, model: PreTrainedModel, batch: list[Any], device: torch.d
         return model(input_ids=ids, attention_mask=mask, labels=labels).loss
 
 
+def make_optimizer(name: str, model: PreTrainedModel) -> torch.optim.Optimizer:
+    """The optimizer with its peak rate.
+
+    T5 draws its embeddings at 1 and its queries near 0.01, so its steps must be relative to the weights: AdamW at one
+    rate for all would blow the queries up, and the attention with them.
+    """
+    if name == "pocket-t5":
+        return Adafactor(model.parameters(), lr=1e-2, scale_parameter=True, relative_step=False, warmup_init=False)
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+
+
 def save(work: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, state: dict[str, int]) -> None:
     """Writes the checkpoint to a temporary file and renames it, so that a kill loses no finished work."""
     tensors = {f"model.{k}": v for k, v in model.named_parameters()}
     for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
     temporary = work / "checkpoint.tmp"
     metadata = {k: str(v) for k, v in state.items()}
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
@@ -170,18 +182,19 @@ def train(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTra
     """Trains for ``--minutes``, or for the ``--decay`` steps that end it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
+    optimizer = make_optimizer(options.model, model)
+    peak = optimizer.param_groups[0]["lr"]
     state = restore(options.work, model, optimizer)
     synsets = corpus(options.wordnet, options.tasks)
-    lemmas = {s.id: s.lemmas for s in wordnet.read(options.wordnet).values()}
+    known = wordnet.read(options.wordnet)
     first, started, saved, running, seen = state["step"], time.monotonic(), time.monotonic(), 0.0, 0
     while True:
         rng = random.Random(state["epoch"])
-        encoded = encode(options.model, tokenizer, pairs(synsets, lemmas, rng))
+        encoded = encode(options.model, tokenizer, pairs(synsets, known, rng))
         for number, batch in enumerate(batches(encoded, rng)):
             if number < state["batch"]:
                 continue
-            rate = PEAK_RATE * min(1.0, (state["step"] + 1) / WARM_UP)
+            rate = peak * min(1.0, (state["step"] + 1) / WARM_UP)
             if options.decay:
                 rate *= max(0.0, 1 - (state["step"] - first) / options.decay)
             for group in optimizer.param_groups:
@@ -210,7 +223,7 @@ def train(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTra
 
 def export(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Writes the model as transformers reads it, in float16 safetensors."""
-    restore(options.work, model, torch.optim.AdamW(model.parameters()))
+    restore(options.work, model, make_optimizer(options.model, model))
     model.half().save_pretrained(options.export)
     tokenizer.save_pretrained(options.export)
     # Names that transformers 4 and 5 both read; the sentinels are marked as special in tokenizer.json already.

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 
-from peftkit import Example, Metric
+from peftkit import Example
 from peftkit.metrics import (
     Accuracy,
     BalancedAccuracy,
+    EvaluateMetric,
     F1Macro,
     MatthewsCorrelation,
     PrecisionMacro,
@@ -29,10 +30,10 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def score(metric: Metric, predicted: str, right: str, candidates: str = "") -> float:
+def score(metric: EvaluateMetric, predicted: str, right: str, candidates: str = "") -> float:
     """The one value of a metric, for labels of one letter."""
     examples = [Example("q", label, tuple(candidates)) for label in right]
-    return metric.compute(list(predicted), [[label] for label in right], examples)[metric.name]
+    return metric.score(list(predicted), [[label] for label in right], examples)[metric.name]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def score(metric: Metric, predicted: str, right: str, candidates: str = "") -> f
     ids=lambda value: getattr(value, "name", None),
 )
 def test_values_from_the_documentation_of_scikit_learn(
-    metric: Metric, predicted: str, right: str, value: float
+    metric: EvaluateMetric, predicted: str, right: str, value: float
 ) -> None:
     assert score(metric, predicted, right) == pytest.approx(value)
 

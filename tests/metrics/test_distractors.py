@@ -58,12 +58,12 @@ def test_an_empty_separator_is_refused() -> None:
 
 
 def test_novelty_needs_the_answers() -> None:
+    predictions, references = ["a", "b"], [["g"], ["g"]]
+    answered, bare = Example("q", "g", extra={"answer": "a"}), Example("q", "g")
     with pytest.raises(InputError, match=r"distractor_novelty needs .*extra\['answer'\]"):
-        DistractorNovelty().compute(
-            ["a", "b"], [["g"]] * 2, [Example("q", "g", extra={"answer": "a"}), Example("q", "g")]
-        )
+        DistractorNovelty().compute(predictions, references, [answered, bare])
     with pytest.raises(ValueError, match="zip"):
-        DistractorNovelty().compute(["a", "b"], [["g"]] * 2, [Example("q", "g", extra={"answer": "a"})])
+        DistractorNovelty().compute(predictions, references, [answered])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""The models and optimizers that a recipe may name, known without importing what implements them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from peftkit.components import ModelKind
+from peftkit.errors import did_you_mean, listed
+
+BUILT_IN_MODELS = ("pocket-t5", "pocket-decoder", "pocket-encoder")
+ASSETS = Path(__file__).parents[1] / "assets"
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+_OWN_OPTIMIZERS = ("adafactor", "adamw")
+_NEEDS_MORE = {"LBFGS": "needs a closure", "SparseAdam": "takes sparse gradients only"}
+
+
+def model_path(name: str) -> str:
+    """What ``from_pretrained`` takes for a model's name: a built-in's folder, else the name as it is."""
+    return str(ASSETS / name) if name in BUILT_IN_MODELS else name
+
+
+def model_config(name: str) -> Mapping[str, Any]:
+    """The model's ``config.json`` as far as it lies on this machine; empty for a hub model not yet fetched."""
+    try:
+        config = json.loads((Path(model_path(name)) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def model_kind(config: Mapping[str, Any]) -> ModelKind | None:
+    """The kind that a model's config means, None where it does not say.
+
+    An encoder-decoder says so; otherwise the architecture it was saved as decides: ``…ForCausalLM`` and
+    ``…LMHeadModel`` are decoders, everything else that names an architecture is an encoder.
+    """
+    if config.get("is_encoder_decoder"):
+        return "encoder-decoder"
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list | tuple) or not architectures:
+        return None
+    return "decoder" if str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")) else "encoder"
+
+
+def model_problem(name: str) -> str:
+    """Why no model can be meant, or nothing; whether a hub has it is seen when it is fetched."""
+    if name in BUILT_IN_MODELS or model_config(name):
+        return ""
+    path = Path(name.replace("\0", "?"))
+    if path.is_dir():
+        return f"{name!r} is a folder without a readable config.json"
+    guess = did_you_mean(name, BUILT_IN_MODELS) if "/" not in name else ""
+    if _HUB_ID.fullmatch(name) and not guess:
+        return ""
+    if not guess and path.parent.is_dir():
+        guess = did_you_mean(path.name, sorted(p.name for p in path.parent.iterdir() if p.is_dir()))
+    return f"{name!r} is no folder, no hub id and no built-in model ({listed(BUILT_IN_MODELS)}){guess}"
+
+
+def optimizer_problem(name: str) -> str:
+    """Why the optimizer cannot be had, or nothing."""
+    known = torch_optimizers()
+    by_lower = {k.lower(): k for k in known}
+    if name.lower() in _OWN_OPTIMIZERS or not known:
+        return ""
+    if name.lower() not in by_lower:
+        options = [*_OWN_OPTIMIZERS, *(k for k in known if k not in _NEEDS_MORE and k.lower() not in _OWN_OPTIMIZERS)]
+        return f"no optimizer is called {name!r}; known: {listed(options)}{did_you_mean(name, options)}"
+    if reason := _NEEDS_MORE.get(by_lower[name.lower()]):
+        return f"{name!r} {reason}, which no fine-tuning step gives; use adamw"
+    return ""
+
+
+@cache
+def torch_optimizers() -> tuple[str, ...]:
+    """The names in ``torch.optim``, read from its source: importing torch would take longer than the check."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return ()
+    try:
+        source = (Path(spec.submodule_search_locations[0]) / "optim" / "__init__.py").read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (OSError, SyntaxError):
+        return ()
+    imported = (a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names)
+    return tuple(sorted({name for name in imported if name[0].isupper() and name != "Optimizer"}))

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint, PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import adapters
+import pytest
+import torch
+from adapters.wrappers.interfaces import CUSTOM_INTERFACES
+from method_properties import (
+    applied,
+    check_checkpointing,
+    check_generation,
+    check_method,
+    context,
+    kind_of,
+    learn,
+    logits,
+    situation,
+    tiny,
+    trained,
+)
+from pydantic import ValidationError
+from torch import nn
+
+import peftkit_adapters
+from peftkit import Situation
+from peftkit.errors import InputError
+from peftkit.plugins import load_registry
+from peftkit_adapters import ALTERED, MODEL_TYPES, ParallelAdapters
+
+ROOT = Path(__file__).parents[1]
+NOT_TEXT = {"beit", "clip", "eat", "vit", "whisper"}
+
+
+def reopen(model: nn.Module, folder: Path) -> nn.Module:
+    """What the library's documentation says."""
+    adapters.init(model)
+    model.load_adapter(str(folder), set_active=True, use_safetensors=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["t5", "mt5", "bart", "llama", "qwen2", "gemma2", "gpt2", "bert", "roberta", "distilbert", "deberta-v2"],
+)
+def test_it_learns_and_what_it_learnt_can_be_saved(architecture: str, tmp_path: Path) -> None:
+    check_method(ParallelAdapters(), architecture, tmp_path / "saved", reopen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reduction_factor": 2.0, "scaling": "learned"},
+        {"scaling": "channel", "mh_adapter": True, "output_adapter": False},
+        {"non_linearity": "gelu", "init_weights": "bert", "leave_out": (0,)},
+        {"non_linearity": "leakyrelu", "init_weights": "houlsby", "scaling": 1.0},
+    ],
+    ids=str,
+)
+def test_every_variant_learns_and_can_be_saved(options: dict[str, object], tmp_path: Path) -> None:
+    check_method(ParallelAdapters.model_validate(options), "t5", tmp_path / "saved", reopen)
+
+
+@pytest.mark.parametrize("function", ["relu", "gelu", "gelu_new", "leakyrelu", "linear", "sigmoid", "silu", "tanh"])
+def test_every_function_of_the_bottleneck_is_known_to_the_library(function: str) -> None:
+    options = {"non_linearity": function, "init_weights": "bert"}
+    model = applied(ParallelAdapters.model_validate(options), "bert")
+    assert learn(model, "bert", steps=2)[1] == []
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
+    check_checkpointing(ParallelAdapters(), architecture)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "qwen2", "gemma2", "gpt2"])
+def test_it_generates_what_it_scores_highest(architecture: str) -> None:
+    model = applied(ParallelAdapters(), architecture)
+    learn(model, architecture, steps=2)
+    check_generation(model, architecture)
+    assert model.generation_config.use_cache == (kind_of(architecture) != "decoder")
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert", "distilbert"])
+def test_exactly_the_adapter_is_trained_and_an_encoders_head(architecture: str) -> None:
+    model = applied(ParallelAdapters(), architecture)
+    backbone = model.base_model_prefix
+    head = {n for n, _ in tiny(architecture).named_parameters() if not n.startswith(f"{backbone}.")}
+    others = {name for name in trained(model) if f".adapters.{peftkit_adapters.ADAPTER}." not in name}
+    assert others == (head if kind_of(architecture) == "encoder" else set())
+    ours = sum(p.numel() for n, p in trained(model).items() if n not in others)
+    layers = 4 if kind_of(architecture) == "encoder-decoder" else 2
+    assert ours == layers * (32 * 4 + 4 + 4 * 32 + 32)  # width 32, reduced by 8
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+def test_the_output_layer_is_saved_only_where_it_is_trained(architecture: str, tmp_path: Path) -> None:
+    method = ParallelAdapters()
+    method.save(applied(method, architecture), tmp_path)
+    assert (tmp_path / "model_head.safetensors").exists() == (kind_of(architecture) == "encoder")
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "gpt2", "bert"])
+def test_nothing_is_changed_before_training(architecture: str) -> None:
+    model = applied(ParallelAdapters(), architecture)
+    torch.testing.assert_close(logits(model, architecture), logits(tiny(architecture), architecture), atol=1e-5, rtol=0)
+
+
+def test_the_weights_of_other_options_are_not_loaded(tmp_path: Path) -> None:
+    ParallelAdapters().save(applied(ParallelAdapters(), "t5"), tmp_path)
+    other = ParallelAdapters(leave_out=(0,))
+    with pytest.raises(ValueError, match="do not match the model"):
+        other.load(applied(other, "t5"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"output_adapter": False}, "nothing would be trained"),
+        ({"reduction_factor": 0.0}, "greater than 0"),
+        ({"non_linearity": "no_such"}, "non_linearity"),
+        ({"rank": 8}, "Extra inputs"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        ParallelAdapters.model_validate(options)
+
+
+def test_the_model_types_are_those_of_the_library() -> None:
+    folder = Path(adapters.__file__).parent / "models"
+    own = {path.parent.name.replace("_", "-") for path in folder.glob("*/modeling_*.py")}
+    mixed = {path.parent.name.replace("_", "-") for path in folder.glob("*/mixin_*.py")}
+    # gemma3_text is written with an underscore, in transformers too.
+    known = (own | mixed | set(CUSTOM_INTERFACES)) - NOT_TEXT - {"phi"}
+    assert set(MODEL_TYPES) | set(ALTERED) == known
+    assert not set(MODEL_TYPES) & set(ALTERED)
+
+
+@pytest.mark.parametrize("architecture", ["ernie", "phi"])
+def test_a_model_that_the_library_cannot_adapt_is_refused_because_it_fails(architecture: str) -> None:
+    (reason,) = ParallelAdapters().refuses(situation(architecture))
+    assert "use one of albert, bart, bert" in reason
+    with pytest.raises((InputError, TypeError), match=r"cannot be applied to Ernie|not NoneType"):
+        learn(applied(ParallelAdapters(), architecture), architecture)
+
+
+def test_a_model_that_the_library_changes_is_refused() -> None:
+    (reason,) = ParallelAdapters().refuses(situation("deberta"))
+    assert "before anything is trained" in reason
+    changed = logits(applied(ParallelAdapters(), "deberta"), "deberta") - logits(tiny("deberta"), "deberta")
+    assert changed.abs().max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("versions", "words"),
+    [
+        ({"adapters": "1.3.0", "transformers": "5.23.0"}, "cannot be imported with 5.23.0; install peftkit-adapters"),
+        ({"transformers": "4.57.6"}, "is not installed; install peftkit-adapters"),
+    ],
+)
+def test_an_environment_that_cannot_work_is_refused_before_anything_is_loaded(
+    versions: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(peftkit_adapters, "version", version)
+    monkeypatch.setitem(sys.modules, "adapters", None)  # what import finds is then an ImportError
+    (reason,) = ParallelAdapters().refuses(Situation("decoder", "generation", False, "no"))
+    assert words in reason
+    with pytest.raises(InputError, match=re.escape(words)):
+        ParallelAdapters().apply(tiny("llama"), context("llama"))
+
+
+def test_this_environment_works_and_a_hub_model_is_not_refused_before_its_config_is_there() -> None:
+    assert ParallelAdapters().refuses(Situation(None, "generation", True, "bf16")) == []
+
+
+def test_the_registry_finds_it_by_the_declared_entry_point() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["peftkit"]
+    points = [EntryPoint(name, value, "peftkit") for name, value in declared.items()]
+    registry = load_registry(only=None, points=points)
+    assert registry.failures == ()
+    assert {name: entry.component for name, entry in registry.of("method").items()} == {
+        "parallel_adapters": ParallelAdapters
+    }
+
+
+def test_what_is_declared_for_the_wheel_is_there() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for package in declared["tool"]["setuptools"]["packages"]:
+        assert (ROOT / package / "__init__.py").exists()
+        assert importlib.util.find_spec(package) is not None
+    assert (ROOT / "peftkit_adapters" / "py.typed").exists()
+    assert (ROOT / declared["project"]["readme"]).exists()
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = """
+import sys, peftkit_adapters
+peftkit_adapters.ParallelAdapters()
+print(sorted({"torch", "transformers", "adapters"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_option_is_described_and_is_one_of_the_librarys() -> None:
+    fields = {key: field for key, field in ParallelAdapters.model_fields.items() if key != "name"}
+    assert [key for key, field in fields.items() if not field.description] == []
+    theirs = adapters.ParBnConfig()
+    different = {k for k, v in ParallelAdapters() if k in fields and (list(v) if k == "leave_out" else v) != theirs[k]}
+    assert different == {"reduction_factor"}

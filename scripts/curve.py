@@ -1,0 +1,93 @@
+"""Draws learning curves of run directories and prints their table.
+
+    .venv/bin/python scripts/curve.py runs/* --out docs/curve.svg
+
+One panel per task, one line per method: test score of the value that selects, against training seconds or samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from peftkit.errors import InputError
+from peftkit.runs import RunDirectory
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito (2008)
+CHANCE = {"wordnet_topic": 0.1, "wordnet_mcq": 0.2}
+
+
+def read(paths: list[Path]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The finished runs among the folders, with their evaluations; others are named and passed over."""
+    found = []
+    for path in paths:
+        try:
+            run = RunDirectory(path)
+            summary = run.summary()
+            if summary["status"] == "done":
+                found.append((summary, run.evaluations()))
+        except InputError as error:
+            print(f"passed over: {error}")
+    return sorted(found, key=lambda r: (r[0]["task"], -r[0]["parameters"]["trainable"], r[0]["method"]))
+
+
+def draw(runs: list[tuple[dict[str, Any], list[dict[str, Any]]]], axis: str, out: Path) -> None:
+    """One panel per task; the colour of a method is the same in all."""
+    by_task: defaultdict[str, list[Any]] = defaultdict(list)
+    for run in runs:
+        by_task[run[0]["task"]].append(run)
+    methods = list(dict.fromkeys(summary["method"] for summary, _ in runs))
+    colour = dict(zip(methods, COLOURS * 9, strict=False))
+    figure, panels = plt.subplots(1, len(by_task), figsize=(5 * len(by_task), 3.6), squeeze=False)
+    for panel, (task, members) in zip(panels[0], by_task.items(), strict=True):
+        for summary, rows in members:
+            x = [row["cost"]["train_seconds"] if axis == "seconds" else row[axis] for row in rows]
+            y = [row["test"][summary["selects"]] for row in rows]
+            panel.plot(x, y, marker="o", markersize=3, color=colour[summary["method"]], label=summary["method"])
+        if task in CHANCE:
+            panel.axhline(CHANCE[task], color="grey", linestyle=":", label="chance")
+        panel.set(title=f"{task} ({members[0][0]['model']})", xlabel=f"training {axis}")
+        panel.set_ylabel(f"test {members[0][0]['selects']}")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    figure.tight_layout()
+    plt.rcParams["svg.hashsalt"] = "peftkit"  # the same runs give the same file
+    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
+
+
+def main() -> None:
+    """Prints a Markdown table of the runs and draws their curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories")
+    parser.add_argument("--axis", choices=["seconds", "samples", "step"], default="samples")
+    parser.add_argument("--out", type=Path, default=Path("curve.svg"))
+    options = parser.parse_args()
+    runs = read(options.runs)
+    if not runs:
+        raise SystemExit("no finished run among them")
+    print("| task | method | trainable | samples | train s | selected step | dev | test |\n|---|---|---|---|---|---|---|---|")
+    for summary, _ in runs:
+        chosen, key = summary["selected"], summary["selects"]
+        cells = [
+            summary["task"],
+            summary["method"],
+            f"{summary['parameters']['trainable']:,}",
+            f"{summary['samples']:,}",
+            f"{summary['cost']['train_seconds']:.0f}",
+            str(chosen["step"]),
+            f"{chosen['dev'][key]:.3f}",
+            f"{chosen['test'][key]:.3f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+    draw(runs, options.axis, options.out)
+    print(f"\n{options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from method_properties import applied, check_method, learn, logits, situation, tiny, trained
+from peft import PeftModel
+from pydantic import ValidationError
+from torch import nn
+
+from peftkit.methods import Lora
+
+
+def reopen(model: nn.Module, folder: Path) -> nn.Module:
+    return PeftModel.from_pretrained(model, folder)
+
+
+def test_the_defaults_are_those_of_the_starting_system() -> None:
+    model = applied(Lora(), "t5")
+    names = trained(model)
+    # q and v of the encoder, the decoder and its cross-attention: two blocks, two sides each.
+    assert len(names) == 2 * 2 * (2 + 2 + 2)
+    assert {parameter.shape for parameter in names.values()} == {(8, 32), (32, 8)}
+    assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in names} == {"q", "v"}
+    layer = model.get_submodule("base_model.model.encoder.block.0.layer.0.SelfAttention.q")
+    assert layer.scaling == {"default": 1.0}
+
+
+def test_short_names() -> None:
+    method = Lora.model_validate_json('{"r": 4, "alpha": 16, "dropout": 0.1}', strict=True)
+    assert (method.r, method.lora_alpha, method.lora_dropout) == (4, 16, 0.1)
+    assert method == Lora.model_validate_json('{"r": 4, "lora_alpha": 16, "lora_dropout": 0.1}', strict=True)
+    with pytest.raises(ValidationError, match="alpha"):
+        Lora.model_validate_json('{"alpha": 16, "lora_alpha": 8}', strict=True)
+
+
+@pytest.mark.parametrize("value", ["eva", "loftq", "lora_ga", "corda", "pissa_niter_4", "no_such"])
+def test_what_needs_data_or_preparation_is_not_among_the_initial_weights(value: str) -> None:
+    with pytest.raises(ValidationError, match="init_lora_weights"):
+        Lora(init_lora_weights=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"r": 0}, "greater than 0"),
+        ({"lora_dropout": 1.0}, "less than 1"),
+        ({"r": 7, "init_lora_weights": "orthogonal"}, "even rank"),
+        ({"rank_pattern": {"q": 3}, "init_lora_weights": "orthogonal"}, "even rank"),
+        ({"use_dora": True, "init_lora_weights": "mica"}, "use one of them"),
+        ({"target_modules": "all-linear", "layers_to_transform": (1,)}, "list of target_modules"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Lora.model_validate(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_lora_weights": False},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "mica"},
+        {"use_dora": True},
+        {"use_dora": True, "init_lora_weights": "pissa"},
+        {"use_rslora": True, "lora_alpha": 16},
+        {"target_modules": r".*\.mlp\.(up|down)_proj"},
+        {"target_modules": ("q_proj", "embed_tokens")},
+        {"target_modules": "all-linear", "exclude_modules": ("o_proj",)},
+        {"layers_to_transform": (1,)},
+        {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 4}},
+        {"modules_to_save": ("norm",)},
+    ],
+    ids=str,
+)
+def test_every_variant_learns_and_can_be_saved(options: dict[str, object], tmp_path: Path) -> None:
+    check_method(Lora.model_validate(options), "llama", tmp_path / "saved", reopen)
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_are_trained_and_saved(bias: str, tmp_path: Path) -> None:
+    method = Lora(bias=bias)  # type: ignore[arg-type]
+    assert any(name.endswith("query.base_layer.bias") for name in trained(applied(method, "bert")))
+    check_method(method, "bert", tmp_path / "saved", reopen)
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
+def test_transposed_layers(options: dict[str, object], tmp_path: Path) -> None:
+    check_method(Lora.model_validate(options), "gpt2", tmp_path / "saved", reopen)
+
+
+def test_olora_on_transposed_layers_is_refused_because_it_fails() -> None:
+    method = Lora(init_lora_weights="olora")
+    assert "GPT-2" in method.refuses(situation("gpt2"))[0]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        logits(applied(method, "gpt2"), "gpt2")
+
+
+def test_rank_stabilised_scaling() -> None:
+    model = applied(Lora(r=4, lora_alpha=8, use_rslora=True), "llama")
+    layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    assert layer.scaling["default"] == pytest.approx(8 / math.sqrt(4))
+
+
+@pytest.mark.parametrize("start", ["olora", "pissa", "mica", "gaussian", True])
+def test_nothing_is_changed_before_training(start: str | bool) -> None:
+    model = applied(Lora(init_lora_weights=start), "llama")  # type: ignore[arg-type]
+    torch.testing.assert_close(logits(model, "llama"), logits(tiny("llama"), "llama"), atol=1e-5, rtol=0)
+
+
+def test_dropout_acts_while_training_only() -> None:
+    model = applied(Lora(lora_dropout=0.5), "llama")
+    learn(model, "llama", steps=2)
+    assert torch.equal(logits(model, "llama"), logits(model, "llama"))
+    losses = {learn(model, "llama", steps=1)[0][0] for _ in range(2)}
+    assert len(losses) == 2

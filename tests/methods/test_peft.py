@@ -1,0 +1,131 @@
+"""What all methods of the peft library have in common."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import peft.utils.constants as tables
+import pytest
+import torch
+from method_properties import applied, context, learn, logits, situation, tiny
+from safetensors.torch import load_file
+
+from peftkit import Situation
+from peftkit.errors import InputError
+from peftkit.methods import Lora, PrefixTuning, Vera
+from peftkit.methods._peft import PeftMethod, default_targets
+
+SAVED = {"lora": Lora(), "vera": Vera(r=16), "prefix": PrefixTuning(num_virtual_tokens=5, prefix_projection=True)}
+
+
+@pytest.mark.parametrize("peft_type", ["LORA", "VERA"])
+def test_the_models_that_peft_has_defaults_for_are_read_from_its_source(peft_type: str) -> None:
+    theirs = getattr(tables, f"TRANSFORMERS_MODELS_TO_{peft_type}_TARGET_MODULES_MAPPING")
+    assert default_targets(peft_type) == set(theirs)
+
+
+def test_a_type_without_such_a_table_has_none() -> None:
+    assert default_targets("PREFIX_TUNING") == frozenset()
+
+
+@pytest.mark.parametrize("method", [Lora(), Vera()], ids=["lora", "vera"])
+def test_a_model_without_default_targets_is_refused(method: PeftMethod) -> None:
+    (reason,) = method.refuses(situation("distilbert"))
+    assert "'distilbert'" in reason
+    assert 'target_modules = "all-linear"' in reason
+    with pytest.raises(InputError, match="target_modules"):
+        applied(method, "distilbert")
+    assert method.model_copy(update={"target_modules": "all-linear"}).refuses(situation("distilbert")) == []
+
+
+@pytest.mark.parametrize("method", SAVED.values(), ids=SAVED)
+def test_a_hub_model_is_not_refused_before_its_config_is_there(method: PeftMethod) -> None:
+    assert method.refuses(Situation(None, "generation", False, "no")) == []
+
+
+def test_modules_that_the_model_does_not_have_are_the_inputs_fault() -> None:
+    with pytest.raises(InputError, match=r"'lora' cannot be applied to T5ForConditionalGeneration: .*no_such_layer"):
+        applied(Lora(target_modules=("no_such_layer",)), "t5")
+
+
+def test_what_is_saved_opens_in_another_process(tmp_path: Path) -> None:
+    tiny("t5").save_pretrained(tmp_path / "base")
+    ids = torch.arange(3, 11).repeat(2, 1)
+    outputs = {}
+    for name, method in SAVED.items():
+        model = applied(method, "t5")
+        learn(model, "t5", steps=2)
+        (tmp_path / name).mkdir()
+        method.save(model, tmp_path / name)
+        with torch.no_grad():
+            outputs[name] = model.eval()(input_ids=ids, decoder_input_ids=ids).logits
+    code = f"""
+import sys, torch
+from pathlib import Path
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForSeq2SeqLM
+root, ids, outputs = Path(sys.argv[1]), torch.arange(3, 11).repeat(2, 1), {{}}
+for name in {list(SAVED)}:
+    model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(root / "base"), root / name).eval()
+    with torch.no_grad():
+        outputs[name] = model(input_ids=ids, decoder_input_ids=ids).logits
+save_file(outputs, root / "outputs.safetensors")
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
+    torch.testing.assert_close(load_file(tmp_path / "outputs.safetensors"), outputs, atol=1e-6, rtol=0)
+
+
+def test_saving_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object) -> None:
+        raise AssertionError("a network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", connect)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    base = tiny("t5")
+    base.name_or_path = "google-t5/t5-base"
+    Lora().save(Lora().apply(base, context("t5")), tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        (SAVED["lora"], {"target_modules": ("o",)}),
+        (SAVED["lora"], {"r": 4}),
+        (SAVED["vera"], {"target_modules": ("o",)}),
+        (SAVED["prefix"], {"num_virtual_tokens": 4}),
+        (SAVED["prefix"], {"encoder_hidden_size": 7}),
+    ],
+)
+def test_the_weights_of_other_options_are_not_loaded(
+    method: PeftMethod, changes: dict[str, object], tmp_path: Path
+) -> None:
+    method.save(applied(method, "t5"), tmp_path)
+    other = method.model_copy(update=changes)
+    with pytest.raises((ValueError, RuntimeError), match=r"do not match the model|size mismatch|must match"):
+        other.load(applied(other, "t5"), tmp_path)
+
+
+def test_a_projected_prefix_may_go_on_without_its_network(tmp_path: Path) -> None:
+    model = applied(SAVED["prefix"], "t5")
+    SAVED["prefix"].save(model, tmp_path)
+    plain = SAVED["prefix"].model_copy(update={"prefix_projection": False})
+    other = applied(plain, "t5")
+    plain.load(other, tmp_path)
+    torch.testing.assert_close(logits(other, "t5"), logits(model, "t5"), atol=1e-6, rtol=0)
+
+
+def test_half_precision_weights_are_trained_in_full(tmp_path: Path) -> None:
+    model = Lora().apply(tiny("llama").to(torch.bfloat16), context("llama"))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    losses, _ = learn(model, "llama", steps=4)
+    assert losses[-1] < losses[0]

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from method_properties import (
+    applied,
+    batch,
+    check_generation,
+    check_method,
+    context,
+    kind_of,
+    learn,
+    logits,
+    situation,
+    tiny,
+    trained,
+)
+from peft import PeftModel
+from torch import nn
+
+from peftkit.errors import InputError
+from peftkit.methods import PrefixTuning
+from peftkit.methods.prefix_tuning import decoder_shape
+
+SHORT = PrefixTuning(num_virtual_tokens=5)
+UNLIKE = {
+    "heads narrower than the model, as flan-t5-small": ("t5", {"num_heads": 3}),
+    "heads wider than the model, as t5-3b": ("t5", {"d_kv": 16}),
+    "a decoder shorter than the encoder": ("t5", {"num_decoder_layers": 1}),
+    "a decoder longer than the encoder": ("t5", {"num_decoder_layers": 3}),
+    "a short decoder with other heads, as distilbart": ("bart", {"decoder_layers": 1, "decoder_attention_heads": 2}),
+}
+
+
+def reopen(model: nn.Module, folder: Path) -> nn.Module:
+    return PeftModel.from_pretrained(model, folder)
+
+
+def strong(model: nn.Module) -> nn.Module:
+    """Makes the prefix matter, so that a lost one shows."""
+    with torch.no_grad():
+        for parameter in model.prompt_encoder.parameters():
+            parameter.mul_(3)
+    return model
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("architecture", ["t5", "mt5", "bart", "llama", "qwen2", "gpt2"])
+def test_generating_goes_by_the_same_prefix_as_scoring(architecture: str, projected: bool) -> None:
+    method = SHORT.model_copy(update={"prefix_projection": projected})
+    check_generation(strong(applied(method, architecture)), architecture)
+
+
+def test_a_copy_generates_by_its_own_prefix() -> None:
+    model = strong(applied(SHORT, "t5"))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.prompt_encoder["default"].embedding.weight.neg_()
+    check_generation(other, "t5")
+    assert not torch.allclose(logits(other, "t5"), logits(model, "t5"), atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_beams_are_scored_by_the_same_prefix(architecture: str) -> None:
+    model = strong(applied(SHORT, architecture)).eval()
+    row = batch(architecture)
+    with torch.no_grad():
+        found = model.generate(
+            input_ids=row["input_ids"],
+            attention_mask=row["attention_mask"],
+            max_new_tokens=4,
+            min_new_tokens=4,
+            num_beams=3,
+            length_penalty=0.0,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+            eos_token_id=63,
+        )
+        text = found.sequences
+        scored = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"], decoder_input_ids=text).logits
+    likely = scored.log_softmax(-1)[:, :-1].gather(-1, text[:, 1:, None])[..., 0].sum(-1)
+    torch.testing.assert_close(found.sequences_scores, likely, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("architecture", "changes"), UNLIKE.values(), ids=UNLIKE)
+def test_a_decoder_unlike_the_encoder(architecture: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = applied(SHORT, architecture, **changes)
+    losses, silent = learn(model, architecture)
+    assert losses[-1] < losses[0]
+    assert silent == []
+    check_generation(model, architecture)
+    SHORT.save(model, tmp_path)
+    opened = reopen(tiny(architecture, **changes), tmp_path)
+    torch.testing.assert_close(logits(opened, architecture), logits(model, architecture), atol=1e-6, rtol=0)
+
+
+def test_what_a_config_does_not_say_is_left_to_peft() -> None:
+    assert decoder_shape({"num_decoder_layers": None, "num_heads": 4}) == {"num_attention_heads": 4}
+
+
+def test_in_an_encoder_decoder_the_prefix_reaches_the_decoders_self_attention_only() -> None:
+    model = strong(applied(SHORT, "t5"))
+    seen = {}
+    for name, module in model.named_modules():
+        if name.endswith(("SelfAttention", "EncDecAttention")):
+            module.register_forward_hook(
+                lambda _, args, kwargs, out, name=name: seen.update({name: kwargs.get("past_key_values")}),
+                with_kwargs=True,
+            )
+    ours = logits(model, "t5")
+    prefixed = {name for name, cache in seen.items() if cache is not None and cache.get_seq_length() > 5}
+    assert prefixed == {n for n in seen if ".decoder." in n}
+    cache = seen["base_model.decoder.block.0.layer.0.SelfAttention"]
+    assert cache.self_attention_cache.get_seq_length() == 5 + 5
+    assert cache.cross_attention_cache.get_seq_length() == 8
+    assert not torch.allclose(ours, logits(tiny("t5"), "t5"), atol=1e-2)
+
+
+def test_a_projected_prefix_keeps_its_network_for_a_resume_and_not_for_use(tmp_path: Path) -> None:
+    method = PrefixTuning(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=7)
+    model = applied(method, "llama")
+    assert "prompt_encoder.default.transform.0.weight" in trained(model)
+    assert trained(model)["prompt_encoder.default.transform.0.weight"].shape[0] == 7
+    method.save(model, tmp_path)
+    assert (tmp_path / "trainable.safetensors").exists()
+    opened = reopen(tiny("llama"), tmp_path)
+    assert not hasattr(opened.prompt_encoder["default"], "transform")
+
+
+def test_a_prefix_of_zeros(tmp_path: Path) -> None:
+    method = PrefixTuning(num_virtual_tokens=5, init_weights="zero")
+    assert not any(parameter.any() for parameter in trained(applied(method, "llama")).values())
+    check_method(method, "llama", tmp_path / "saved", reopen)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+def test_gradient_checkpointing_is_refused_because_it_fails(architecture: str) -> None:
+    (reason,) = SHORT.refuses(situation(architecture, gradient_checkpointing=True))
+    assert "train.gradient_checkpointing = false" in reason
+    model = tiny(architecture)
+    model.gradient_checkpointing_enable()
+    with pytest.raises(InputError, match="does not work with gradient checkpointing"):
+        SHORT.apply(model, context(architecture))
+
+
+@pytest.mark.parametrize(
+    "architecture", ["bert", "ernie", "roberta", "xlm-roberta", "electra", "deberta-v2", "distilbert"]
+)
+def test_an_encoder_is_refused_if_and_only_if_it_fails(architecture: str) -> None:
+    assert kind_of(architecture) == "encoder"
+    reasons = SHORT.refuses(situation(architecture))
+    try:
+        model = applied(SHORT, architecture)
+        learn(model, architecture, steps=2)
+    except (InputError, TypeError, ValueError):
+        assert len(reasons) == 1
+        assert "use a BERT model" in reasons[0]
+    else:
+        assert reasons == []
+        assert not torch.allclose(logits(model, architecture), logits(tiny(architecture), architecture), atol=1e-3)
+    newer = int(transformers.__version__.split(".")[0]) >= 5
+    assert bool(reasons) == (architecture in {"deberta-v2", "distilbert"} or (architecture[-1] == "a" and not newer))

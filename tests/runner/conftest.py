@@ -1,0 +1,156 @@
+"""Tiny random models of each kind, with the pocket models' vocabulary, and a task to train them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from peftkit import Example, Task
+from peftkit.plugins import Entry, Registry, load_registry
+from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe.check import model_path
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+SPECIAL = {"vocab_size": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TOPICS = ("red", "green", "blue")
+WORDS = {"red": "blood fire rose", "green": "grass leaf frog", "blue": "sky sea ink"}
+
+
+def tiny(kind: str) -> tuple[PreTrainedModel, str]:
+    """An untrained model of that kind, and the built-in whose tokenizer fits it."""
+    torch.manual_seed(0)
+    if kind == "encoder-decoder":
+        config = T5Config(
+            d_model=32, d_kv=16, d_ff=64, num_heads=2, num_layers=2, decoder_start_token_id=0, **SPECIAL
+        )
+        return T5ForConditionalGeneration(config), "pocket-t5"
+    if kind == "decoder":
+        llama = LlamaConfig(max_position_embeddings=256, tie_word_embeddings=True, **SIZES, **SPECIAL)
+        return LlamaForCausalLM(llama), "pocket-decoder"
+    return BertForMaskedLM(BertConfig(max_position_embeddings=256, initializer_range=0.1, **SIZES, **SPECIAL)), "pocket-encoder"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of the tiny models, in the form that a hub's have, by kind."""
+    found = {}
+    for kind in ("encoder-decoder", "decoder", "encoder"):
+        folder = tmp_path_factory.mktemp("models") / kind
+        model, tokenizer = tiny(kind)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(model_path(tokenizer)).save_pretrained(folder)
+        found[kind] = folder
+    return found
+
+
+class Colours(Task):
+    """Which colour things have: so easy that a tiny model learns it in a few steps."""
+
+    name: Literal["colours"] = "colours"
+    rows: int = 48
+    form: Literal["classification", "multiple_choice", "generation"] = "classification"
+
+    kind = "classification"
+    metrics = ("accuracy",)
+    selects = "accuracy"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return TOPICS
+
+    def load(self) -> DatasetDict:
+        def split(start: int, number: int) -> Dataset:
+            colours = [TOPICS[(start + i) % 3] for i in range(number)]
+            things = [" ".join([WORDS[c].split()[(start + i // 3) % 3]] * (1 + i % 4)) for i, c in enumerate(colours)]
+            return Dataset.from_dict({"thing": things, "colour": colours})
+
+        return DatasetDict({"train": split(0, self.rows), "dev": split(1, 12), "test": split(2, 12)})
+
+    def encode(self, row: Any) -> Example:
+        return Example(f"colour: {row['thing']}", row["colour"], TOPICS)
+
+
+class ColourChoice(Colours):
+    """The same as multiple choice."""
+
+    name: Literal["colour_choice"] = "colour_choice"  # type: ignore[assignment]
+
+    kind = "multiple_choice"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+
+class ColourText(Colours):
+    """The same as free text."""
+
+    name: Literal["colour_text"] = "colour_text"  # type: ignore[assignment]
+
+    kind = "generation"
+    metrics = ("exact_match",)
+    selects = "exact_match"
+
+    def encode(self, row: Any) -> Example:
+        return Example(f"colour: {row['thing']}", row["colour"])
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """What is installed, and the tasks above."""
+    installed = load_registry()
+    tasks = tuple(
+        Entry("task", str(t.model_fields["name"].default), t, "tests", "0") for t in (Colours, ColourChoice, ColourText)
+    )
+    return Registry(installed.entries + tasks, installed.failures, installed.distributions)
+
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Iterator[Make]:
+    """Makes a small recipe: ``make("decoder", "train.batch_size=4")``."""
+    base = tmp_path / "recipe.toml"
+    base.write_text(
+        f"""
+        [run]
+        name = "test"
+        output = "{(tmp_path / "runs").as_posix()}"
+        [task]
+        name = "colours"
+        [method]
+        name = "full"
+        [train]
+        batch_size = 8
+        learning_rate = 1e-2
+        optimizer = "adamw"
+        [train.budget]
+        steps = 6
+        [evaluate]
+        every = "50%"
+        train_examples = 6
+        [track]
+        wandb = "off"
+        """,
+        encoding="utf-8",
+    )
+
+    def made(kind: str, *overrides: str) -> Recipe:
+        return load_recipe(base, registry, [f'model.name="{models[kind].as_posix()}"', *overrides])
+
+    yield made

@@ -1,0 +1,92 @@
+"""The built-in data: balance, duplicates, splits, and that no definition gives its answer away."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import combinations
+
+import pytest
+from datasets import DatasetDict
+from peftkit.tasks.wordnet import DATA, WordNetDistractors, WordNetMcq, WordNetTask, WordNetTopic
+
+TASKS: dict[str, WordNetTask] = {
+    "topic": WordNetTopic(),
+    "far": WordNetMcq(),
+    "sisters": WordNetMcq(distractors="sisters"),
+    "distractors": WordNetDistractors(),
+}
+SIZES = {"topic": (10200, 500, 1000), "far": (10500, 500, 1000), "sisters": (10500, 500, 1000)}
+SIZES["distractors"] = SIZES["far"]
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, DatasetDict]:
+    return {name: task.load() for name, task in TASKS.items()}
+
+
+def words(text: str) -> set[str]:
+    found = set(re.findall("[a-z]+", text.lower()))
+    return found | {w[:-1] for w in found if w.endswith("s")}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_sizes(data: dict[str, DatasetDict], name: str) -> None:
+    assert tuple(len(data[name][s]) for s in ("train", "dev", "test")) == SIZES[name]
+
+
+def test_a_synset_lies_in_one_split_over_all_tasks(data: dict[str, DatasetDict]) -> None:
+    ids = {s: {i for splits in data.values() for i in splits[s]["synset"]} for s in ("train", "dev", "test")}
+    assert all(not ids[a] & ids[b] for a, b in combinations(ids, 2))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_row_stands_twice(data: dict[str, DatasetDict], name: str) -> None:
+    rows = [row for split in data[name].values() for row in split]
+    assert len({row["synset"] for row in rows}) == len(rows)
+    assert len({row["gloss"].lower() for row in rows}) == len(rows)
+
+
+def test_topics_are_balanced_and_not_named(data: dict[str, DatasetDict]) -> None:
+    labels = TASKS["topic"].labels
+    assert len(labels) == 10
+    for split in data["topic"].values():
+        counts = Counter(split["category"])
+        assert set(counts) == set(labels)
+        assert len(set(counts.values())) == 1
+        assert not [row for row in split if row["category"] in words(row["gloss"])]
+
+
+@pytest.mark.parametrize("name", ["far", "sisters"])
+def test_choices_come_in_fives_each_right_once_and_never_in_the_definition(
+    data: dict[str, DatasetDict], name: str
+) -> None:
+    for split in data[name].values():
+        groups = Counter(tuple(sorted(row["choices"])) for row in split)
+        answers = Counter((tuple(sorted(row["choices"])), row["answer"]) for row in split)
+        assert set(groups.values()) == {5}
+        assert set(answers.values()) == {1}
+        assert all(len(set(row["choices"])) == 5 and row["answer"] in row["choices"] for row in split)
+        assert not [row for row in split if row["answer"] in words(row["gloss"])]
+        places = Counter(row["choices"].index(row["answer"]) for row in split)
+        assert max(places.values()) < 1.35 * min(places.values())
+
+
+def test_distractors_are_three_others_than_the_word(data: dict[str, DatasetDict]) -> None:
+    for split in data["distractors"].values():
+        assert all(len(set(row["distractors"])) == 3 and row["word"] not in row["distractors"] for row in split)
+        assert not [row for row in split if row["word"] in words(row["gloss"])]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_row_is_an_example_whose_target_can_be_found(data: dict[str, DatasetDict], name: str) -> None:
+    task = TASKS[name]
+    for row in data[name]["dev"]:
+        example = task.encode(row)
+        assert row["gloss"] in example.source
+        assert example.target in (example.candidates or (example.target,))
+        assert example.target not in example.source.removeprefix("topic: ").split()
+
+
+def test_the_licence_lies_beside_the_data() -> None:
+    assert "Princeton University" in (DATA / "LICENSE").read_text()

@@ -1,0 +1,50 @@
+"""Every hook that there is: documented, typed, with an example that runs, and known to the registry."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pluggy
+import pytest
+
+from peftkit import hookspecs
+from peftkit.plugins import BASES, HOOKS as NAMES
+
+
+def live() -> dict[str, Callable[..., Any]]:
+    manager = pluggy.PluginManager("peftkit")
+    manager.add_hookspecs(hookspecs)
+    callers = {name: caller for name, caller in vars(manager.hook).items() if not name.startswith("_")}
+    return {name: caller.spec.function for name, caller in callers.items()}
+
+
+HOOKS = live()
+EACH = pytest.mark.parametrize("name", sorted(HOOKS))
+
+
+def test_there_is_a_hook_for_every_kind_of_component_and_none_besides() -> None:
+    assert sorted(HOOKS) == sorted(NAMES)
+
+
+@EACH
+def test_a_hook_takes_nothing_and_returns_classes_of_its_kind(name: str) -> None:
+    assert not inspect.signature(HOOKS[name]).parameters
+    returns = get_type_hints(HOOKS[name])["return"]
+    assert get_origin(returns) is Sequence
+    kind = name.removeprefix("register_").removesuffix("s")
+    assert get_args(returns) == (type[BASES[kind]],)  # type: ignore[index]
+
+
+@EACH
+def test_a_hook_s_example_runs_and_shows_a_whole_plugin(name: str) -> None:
+    [example] = doctest.DocTestFinder(recurse=False).find(HOOKS[name], name, globs={})
+    source = "".join(step.source for step in example.examples)
+    assert "@hookimpl\n" in source
+    assert f"def {name}():" in source
+    report: list[str] = []
+    result = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
+    assert (result.failed, report) == (0, [])
+    assert result.attempted >= 4
