@@ -16,6 +16,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
@@ -71,7 +72,10 @@ def main() -> None:
     runs = read(options.runs)
     if not runs:
         raise SystemExit("no finished run among them")
-    print("| task | method | trainable | samples | train s | selected step | dev | test |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| task | method | trainable | samples | train s | selected step | dev | test |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
     for summary, _ in runs:
         chosen, key = summary["selected"], summary["selects"]
         cells = [

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,11 +171,11 @@ def matrix(environments: Sequence[Environment]) -> None:
         chosen = [f for f in recipes if ("adapters" in f.stem) == bool(environment.plugins)]
         with tempfile.TemporaryDirectory() as output, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             overrides = [word for key in (f"run.output={output}", *SHORT) for word in ("--set", key)]
-            for told in pool.map(lambda f: _recipe(environment, f, overrides), chosen):
+            for told in pool.map(partial(_recipe, environment, overrides), chosen):
                 print(told, flush=True)
 
 
-def _recipe(environment: Environment, recipe: Path, overrides: Sequence[str]) -> str:
+def _recipe(environment: Environment, overrides: Sequence[str], recipe: Path) -> str:
     start = time.monotonic()
     done = subprocess.run(
         (environment.tool("peftkit"), "run", str(recipe), *overrides),
@@ -196,9 +197,20 @@ def build(environments: Sequence[Environment]) -> None:
     MAIN.run("python", "-m", "build", "--no-isolation")
 
 
+def results(environments: Sequence[Environment]) -> None:
+    """Train every method on the built-in tasks and draw docs/curve.svg (about two hours on two cores)."""
+    with tempfile.TemporaryDirectory() as output:
+        for recipe in sorted(ROOT.glob("recipes/wordnet/*.toml")):
+            with timed(recipe.relative_to(ROOT).as_posix()):
+                ADAPTERS.run("peftkit", "run", str(recipe), "--set", f"run.output={output}")
+        runs = [str(run) for run in sorted(Path(output).iterdir())]
+        ADAPTERS.run("python", "scripts/curve.py", *runs, "--out", "docs/curve.svg")
+
+
 STAGES: dict[str, Callable[[Sequence[Environment]], None]] = {
-    stage.__name__: stage for stage in (quickstart, test, lint, matrix, build)
+    stage.__name__: stage for stage in (quickstart, test, lint, matrix, build, results)
 }
+CI = ("quickstart", "test", "lint", "matrix", "build")
 
 
 def main() -> None:
@@ -208,14 +220,14 @@ def main() -> None:
     texts = [f"  {name:<11} {stage.__doc__}" for name, stage in STAGES.items()]
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="\n".join(["stages:", *texts, "  ci          All of them."]),
+        epilog="\n".join(["stages:", *texts, f"  ci          {', '.join(CI)}."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("stages", nargs="+", choices=[*STAGES, "ci"], metavar="STAGE", help="what to do, see below")
     parser.add_argument("--transformers", choices=["5", "4.57"], help="test, matrix: only on this line of transformers")
     options = parser.parse_args()
     environments = [e for e in (MAIN, ADAPTERS) if options.transformers in (None, e.transformers)]
-    for name in [n for stage in options.stages for n in (STAGES if stage == "ci" else [stage])]:
+    for name in [n for stage in options.stages for n in (CI if stage == "ci" else [stage])]:
         try:
             with timed(name):
                 STAGES[name](environments)

@@ -10,8 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pluggy
 import pytest
 
-from peftkit import hookspecs
-from peftkit.plugins import BASES, HOOKS as NAMES
+from peftkit import hookspecs, plugins
 
 
 def live() -> dict[str, Callable[..., Any]]:
@@ -26,7 +25,7 @@ EACH = pytest.mark.parametrize("name", sorted(HOOKS))
 
 
 def test_there_is_a_hook_for_every_kind_of_component_and_none_besides() -> None:
-    assert sorted(HOOKS) == sorted(NAMES)
+    assert sorted(HOOKS) == sorted(plugins.HOOKS)
 
 
 @EACH
@@ -35,7 +34,7 @@ def test_a_hook_takes_nothing_and_returns_classes_of_its_kind(name: str) -> None
     returns = get_type_hints(HOOKS[name])["return"]
     assert get_origin(returns) is Sequence
     kind = name.removeprefix("register_").removesuffix("s")
-    assert get_args(returns) == (type[BASES[kind]],)  # type: ignore[index]
+    assert get_args(returns) == (type[plugins.BASES[kind]],)  # type: ignore[index]
 
 
 @EACH

@@ -1,10 +1,8 @@
-"""The registry, from made-up entry points in a manager of its own each time; the last test takes the real road."""
+"""The registry, from made-up entry points in a manager of its own each time."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -123,7 +121,9 @@ def test_the_built_ins_are_all_there() -> None:
 def test_a_name_twice_names_both_distributions(install: Install) -> None:
     points = [install(d, register_methods=methods(component("a"))) for d in ("peftkit-one", "peftkit-two")]
     for order in (points, points[::-1]):
-        with pytest.raises(PluginError, match=r"the method 'a' is registered twice, by peftkit-one and by peftkit-two \("):
+        with pytest.raises(
+            PluginError, match=r"the method 'a' is registered twice, by peftkit-one and by peftkit-two \("
+        ):
             registry(*order)
 
 
@@ -241,28 +241,58 @@ class Odd(Metric):
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "misspelt": ({"register_method": register_method}, r"d:plugin is not valid: .*unknown hook 'register_method' .*\(did you mean 'register_methods'\?\)"),
+    "misspelt": (
+        {"register_method": register_method},
+        r"d:plugin is not valid: .*unknown hook 'register_method' .*\(did you mean 'register_methods'\?\)",
+    ),
     "arguments": ({"register_methods": with_arguments}, "d:plugin is not valid: .*config"),
-    "unmarked": ({"register_methods": unmarked}, "d:plugin implements no hook: .* register_methods, .* under @hookimpl"),
+    "unmarked": (
+        {"register_methods": unmarked},
+        "d:plugin implements no hook: .* register_methods, .* under @hookimpl",
+    ),
     "nothing": ({}, "d:plugin implements no hook"),
     "raises": ({"register_methods": raising(KeyError("boo"))}, "d:plugin: register_methods failed: KeyError: 'boo'"),
     "exits": ({"register_methods": raising(SystemExit(3))}, "d:plugin: register_methods failed: SystemExit: 3"),
-    "none": ({"register_methods": returning(None)}, "d:plugin: register_methods returned None; it must return a list of classes"),
+    "none": (
+        {"register_methods": returning(None)},
+        "d:plugin: register_methods returned None; it must return a list of classes",
+    ),
     "text": ({"register_methods": returning("ab")}, "register_methods returned 'ab'; it must return a list"),
     "class": ({"register_methods": returning(component("a"))}, "returned <class .*A'>; it must return a list"),
-    "object alone": ({"register_methods": returning(component("a")())}, "returned A\\(name='a'\\); it must return a list"),
-    "object": ({"register_methods": returning([component("a")()])}, r"returned A\(name='a'\), .*; return the class itself"),
+    "object alone": (
+        {"register_methods": returning(component("a")())},
+        "returned A\\(name='a'\\); it must return a list",
+    ),
+    "object": (
+        {"register_methods": returning([component("a")()])},
+        r"returned A\(name='a'\), .*; return the class itself",
+    ),
     "no class": ({"register_methods": returning([3])}, "returned 3, which is not a sub-class of peftkit.Method$"),
-    "wrong base": ({"register_methods": returning([component("a", Metric)])}, "which is not a sub-class of peftkit.Method"),
-    "no literal": ({"register_methods": returning([Silent])}, 'd:plugin: Silent must declare its name as: name: Literal\\["x"\\]'),
+    "wrong base": (
+        {"register_methods": returning([component("a", Metric)])},
+        "which is not a sub-class of peftkit.Method",
+    ),
+    "no literal": (
+        {"register_methods": returning([Silent])},
+        'd:plugin: Silent must declare its name as: name: Literal\\["x"\\]',
+    ),
     "two names": ({"register_methods": returning([Twofold])}, "Twofold must declare its name as"),
     "no default": ({"register_methods": returning([Nameless])}, "Nameless must declare its name as"),
     "base itself": ({"register_methods": returning([Method])}, "Method must declare its name as"),
     "odd name": ({"register_methods": returning([Loud])}, "has the name 'Loud Name'; a name is lower-case letters"),
-    "task": ({"t": hook("register_tasks", [Aimless])}, r"Aimless must have the class attribute \(not an option\) kind: one of classification"),
-    "option": ({"t": hook("register_tasks", [Optional])}, r"Optional must have the class attribute \(not an option\) kind"),
+    "task": (
+        {"t": hook("register_tasks", [Aimless])},
+        r"Aimless must have the class attribute \(not an option\) kind: one of classification",
+    ),
+    "option": (
+        {"t": hook("register_tasks", [Optional])},
+        r"Optional must have the class attribute \(not an option\) kind",
+    ),
     "metrics": ({"t": hook("register_tasks", [Plain])}, "Plain must have the class attribute .* metrics: a tuple of"),
-    "kinds": ({"m": hook("register_metrics", [Odd])}, "Odd must have the class attribute .* kinds: a tuple of classification, "),
+    "kinds": (
+        {"m": hook("register_metrics", [Odd])},
+        "Odd must have the class attribute .* kinds: a tuple of classification, ",
+    ),
 }
 
 
@@ -340,7 +370,9 @@ def test_an_interrupt_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_component_that_is_shipped_apart_says_where_it_is(install: Install) -> None:
-    with pytest.raises(PluginError, match=r"called 'parallel_adapters'; installed: nothing; .* distribution peftkit-adapters$"):
+    with pytest.raises(
+        PluginError, match=r"called 'parallel_adapters'; installed: nothing; .* distribution peftkit-adapters$"
+    ):
         registry().find("method", "parallel_adapters")
 
 
@@ -387,54 +419,3 @@ def test_peftkit_plugins_names_what_is_not_installed(install: Install) -> None:
         "PEFTKIT_PLUGINS names what is not installed: 'peftkit-on' (did you mean 'peftkit-one'?), 'zzz'; "
         "installed: peftkit-one:first"
     )
-
-
-# ---- the real road
-
-BITFIT = '''
-from typing import Literal
-from peftkit import Method, hookimpl
-
-class BitFit(Method):
-    """Train the biases only (Ben Zaken et al., 2022)."""
-    name: Literal["bitfit"] = "bitfit"
-
-    def apply(self, model, context):
-        for key, parameter in model.named_parameters():
-            parameter.requires_grad = key.endswith("bias")
-        return model
-
-@hookimpl
-def register_methods():
-    return [BitFit]
-'''
-
-
-def test_an_installed_plugin_is_found_shown_and_checked(tmp_path: Path) -> None:
-    info = tmp_path / "site" / "peftkit_bitfit-1.2.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: peftkit-bitfit\nVersion: 1.2\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text('[peftkit]\nbitfit = peftkit_bitfit\n', encoding="utf-8")
-    (tmp_path / "site" / "peftkit_bitfit.py").write_text(BITFIT, encoding="utf-8")
-    recipe = '[model]\nname = "pocket-decoder"\n[task]\nname = "wordnet_topic"\n[method]\nname = "bitfit"\n'
-    (tmp_path / "x.toml").write_text(recipe, encoding="utf-8")
-
-    def peftkit(*words: str, **variables: str) -> tuple[int, str, str]:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1", **variables}
-        command = [sys.executable, "-m", "peftkit", *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-        return done.returncode, done.stdout, done.stderr
-
-    code, out, err = peftkit("list", "methods")
-    assert (code, err) == (0, "")
-    assert [line.split() for line in out.splitlines() if "bitfit" in line] == [
-        ["bitfit", "peftkit-bitfit", "Train", "the", "biases", "only", "(Ben", "Zaken", "et", "al.,", "2022)."]
-    ]
-    code, out, err = peftkit("show", "bitfit")
-    assert (code, err) == (0, "")
-    assert out.startswith("bitfit (method, from peftkit-bitfit 1.2)\n\nTrain the biases only (Ben Zaken et al., 2022).\n")
-    assert peftkit("check", "x.toml") == (0, "x.toml: right (bitfit on wordnet_topic, pocket-decoder)\n", "")
-    code, out, err = peftkit("check", "x.toml", PEFTKIT_PLUGINS="")
-    assert (code, out) == (2, "")
-    assert err.startswith("peftkit: error: x.toml:6: method.name: no method is called 'bitfit'; installed: full, ")
-    assert "PEFTKIT_PLUGINS leaves out peftkit-bitfit:bitfit" in err

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from peftkit.errors import InputError, RunError
 from peftkit.runs import RunDirectory
 

@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0 done, 1 the run failed, 2 wrong input, 130/143 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _main(words)
+        code = _main(words)
+        sys.stdout.flush()  # here, where a closed pipe is no error
+        return code
     except PeftkitError as error:
         _complain(str(error))
         return error.exit_code
@@ -88,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 def _main(words: list[str]) -> int:
     top = parser()
     verbs = next(a.choices for a in top._actions if isinstance(a, argparse._SubParsersAction))
-    if words and not words[0].startswith("-") and words[0] not in verbs:
+    if words and (os.path.isfile(words[0]) or not (words[0].startswith("-") or words[0] in verbs)):
         if not _may_be_recipe(words[0]):
             text = f"{words[0]!r} is neither a file nor a verb{did_you_mean(words[0], verbs)}"
             raise InputError(f"{text}; verbs: {', '.join(verbs)}")

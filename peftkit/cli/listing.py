@@ -13,7 +13,6 @@ from pydantic_core import to_jsonable_python
 from peftkit.components import Metric, Task
 from peftkit.errors import InputError, did_you_mean
 from peftkit.plugins import BASES, Entry, Registry, load_registry
-from peftkit.recipe.words import allowed, spellings
 
 
 def list_components(kind: str | None, *, as_json: bool) -> int:
@@ -67,6 +66,8 @@ def _unknown(name: str, registry: Registry) -> NoReturn:
 
 
 def _described(entry: Entry) -> dict[str, Any]:
+    from peftkit.recipe.words import allowed, spellings  # the list, which is to be quick, needs no recipes
+
     component = entry.component
     options = []
     for key, field in component.model_fields.items():

@@ -41,7 +41,7 @@ def progress(budget: BudgetTable, used: Used) -> float:
         "epochs": used.epoch,
         "seconds": used.seconds,
     }
-    return max(amounts[key] / limit for key, limit in budget if limit is not None)
+    return max(float(amounts[key] / limit) for key, limit in budget if limit is not None)
 
 
 def planned_steps(budget: BudgetTable, *, effective_batch: int, steps_per_epoch: int) -> int | None:

@@ -93,8 +93,9 @@ class Display:
         self.console.print(table)
         cost = summary["cost"]
         self.say(
-            f"{summary['steps']} steps, {summary['samples']:,} samples, {cost.get('train_seconds', 0):.1f} s of training, "
-            f"{summary['evaluation_seconds']:.1f} s of evaluation, peak memory {_gib(cost)}"
+            f"{summary['steps']} steps, {summary['samples']:,} samples, "
+            f"{cost.get('train_seconds', 0):.1f} s of training, {summary['evaluation_seconds']:.1f} s of evaluation, "
+            f"peak memory {_gib(cost)}"
         )
         self.say(f"run {run}")
 

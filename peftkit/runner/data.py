@@ -110,7 +110,9 @@ def encoded(task: Task, split: Dataset, form: Form) -> Dataset:
 
     def encode(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         names = list(columns)
-        examples = [task.encode(dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+        examples = [
+            task.encode(dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True)
+        ]
         rows = form.encode(examples, ranked=False)
         made: dict[str, list[Any]] = {k: [row[k] for row in rows] for k in ("source", "candidates", "answer", "cut")}
         made["length"] = [len(r["source"]) + sum(map(len, r["candidates"])) for r in rows]

@@ -39,9 +39,7 @@ def ranking(recipe: Recipe, form: Form) -> list[str]:
     return ["", NORM] if form.generates else [""]
 
 
-def evaluate(
-    model: nn.Module, split: EvaluationSplit, recipe: Recipe, form: Form, accelerator: Accelerator
-) -> Result:
+def evaluate(model: nn.Module, split: EvaluationSplit, recipe: Recipe, form: Form, accelerator: Accelerator) -> Result:
     """Evaluates one split, each process a share of it; every process gets the values, the main one the predictions.
 
     Dropout is off and nothing is learnt. The loss is the mean cross-entropy of the targets' tokens (of the right
@@ -115,9 +113,7 @@ def best(candidates: Sequence[str], scores: Sequence[float]) -> str:
     return min(text for text, score in zip(candidates, known, strict=True) if score == highest)
 
 
-def _values(
-    recipe: Recipe, form: Form, split: EvaluationSplit, predictions: Sequence[Prediction]
-) -> dict[str, float]:
+def _values(recipe: Recipe, form: Form, split: EvaluationSplit, predictions: Sequence[Prediction]) -> dict[str, float]:
     values = {"loss": sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
     references = [list(e.references or (e.target,)) for e in split.examples]
     for ending in ranking(recipe, form):

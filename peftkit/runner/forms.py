@@ -89,9 +89,7 @@ class Form:
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """The summed cross-entropy of the batch's targets."""
         logits, labels = self.logits(model, batch)
-        return cross_entropy(
-            logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        return cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How many targets the batch's loss is the sum over."""
@@ -208,7 +206,9 @@ class Decoder(Form):
         sources = [_unended(ids, end) for ids in self._ids([e.source for e in examples])]
         wanted = [self._wanted(e, ranked=ranked) for e in examples]
         # Continuations are cut out of the whole text, since many vocabularies join a word to its blank.
-        whole = iter(self._ids([f"{e.source} {t}" for e, (texts, _) in zip(examples, wanted, strict=True) for t in texts]))
+        whole = iter(
+            self._ids([f"{e.source} {t}" for e, (texts, _) in zip(examples, wanted, strict=True) for t in texts])
+        )
         rows: list[Row] = []
         for source, (texts, answer) in zip(sources, wanted, strict=True):
             targets = [_unended(next(whole), end)[len(source) :] for _ in texts]
@@ -313,9 +313,7 @@ class Encoder(Form):
         logits, _ = self.logits(model, {k: v.to(device) for k, v in self.batch(rows).items()})
         likelihoods = logits.float().log_softmax(-1).tolist()
         counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
-        return Scores(
-            [values[:n] for values, n in zip(likelihoods, counts, strict=True)], [[1] * n for n in counts]
-        )
+        return Scores([values[:n] for values, n in zip(likelihoods, counts, strict=True)], [[1] * n for n in counts])
 
 
 FORMS: Mapping[ModelKind, type[Form]] = {"encoder-decoder": EncoderDecoder, "decoder": Decoder, "encoder": Encoder}

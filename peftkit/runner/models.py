@@ -92,7 +92,9 @@ def _form(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTok
         source = min(source, room - target if kind == "decoder" else room)
         if source < 1:
             raise RunError(f"train.max_target_length = {target} leaves no room for a source in {room} positions")
-    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # cut and counted here
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
+        True  # cut and counted here
+    )
     return FORMS[kind](tokenizer, config, type(recipe.task).kind, source, target)
 
 

@@ -39,7 +39,8 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
     )
     if accelerator.num_processes != asked:
         raise RunError(
-            f"{asked} processes were launched, but each trains alone; on a CPU launch with: {LAUNCH_CPU.format(n=asked)}"
+            f"{asked} processes were launched, but each trains alone; on a CPU launch with: "
+            f"{LAUNCH_CPU.format(n=asked)}"
         )
     if accelerator.num_processes > 1:
         views = gather_object([(dump_recipe(recipe), sorted(registry.distributions.items()))])

@@ -147,9 +147,7 @@ def choice_rows(groups: Iterable[Sequence[Synset]], rng: random.Random) -> list[
         choices = [s.lemmas[0] for s in group]
         for synset in group:
             order = rng.sample(choices, len(choices))
-            rows.append(
-                {"synset": synset.id, "gloss": synset.definition, "choices": order, "answer": synset.lemmas[0]}
-            )
+            rows.append({"synset": synset.id, "gloss": synset.definition, "choices": order, "answer": synset.lemmas[0]})
     rng.shuffle(rows)
     return rows
 
@@ -175,9 +173,7 @@ def build(synsets: dict[str, Synset]) -> dict[str, Splits]:
     """The rows of every task by task and split."""
     rng = random.Random(SEED)
     nouns = eligible_nouns(synsets.values())
-    use = Counter(
-        word for s in synsets.values() for word in set(wordnet.tokens(" ".join((s.definition, *s.examples))))
-    )
+    use = Counter(word for s in synsets.values() for word in set(wordnet.tokens(" ".join((s.definition, *s.examples)))))
     assignment = Assignment()
     tasks: dict[str, Splits] = {"mcq_sisters": {}, "distractors": {}, "mcq_far": {}, "topic": {}}
 

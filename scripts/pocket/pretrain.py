@@ -211,7 +211,9 @@ def train(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTra
             over = time.monotonic() - started > options.minutes * 60
             done = state["step"] - first >= options.decay if options.decay else over
             if state["step"] % 200 == 0:
-                print(f"{state} loss {running / seen:.4f} rate {rate:.2e} {time.monotonic() - started:.0f}s", flush=True)
+                print(
+                    f"{state} loss {running / seen:.4f} rate {rate:.2e} {time.monotonic() - started:.0f}s", flush=True
+                )
                 running, seen = 0.0, 0
             if done or time.monotonic() - saved > 120:
                 save(options.work, model, optimizer, state)

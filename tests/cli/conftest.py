@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from peftkit import plugins
-from peftkit.cli import main
-from peftkit.cli import listing
+from peftkit.cli import listing, main
 from peftkit.plugins import Registry, load_registry
 
 RIGHT = '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"\n'

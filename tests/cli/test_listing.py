@@ -30,7 +30,7 @@ class Rich(Method):
     where: Path = Path("a/b")
     made: list[int] = Field(default_factory=lambda: [1, 2])
     from_others: int = Field(default_factory=lambda others: others["needed"])
-    odd: set[str] = {"ö"}
+    odd: frozenset[str] = frozenset({"ö"})
     weight: float | None = Field(default=None, alias="lambda", gt=0)
 
     refusals = (Refusal(lambda s: True, "it never works", "use another"),)
@@ -44,7 +44,9 @@ def rich(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
     return found
 
 
-def test_the_list_has_every_component_under_its_kind_with_its_distribution(peftkit: Peftkit, registry: Registry) -> None:
+def test_the_list_has_every_component_under_its_kind_with_its_distribution(
+    peftkit: Peftkit, registry: Registry
+) -> None:
     code, out, err = peftkit("list")
     assert (code, err) == (0, "")
     kind, seen = "", []
@@ -93,14 +95,26 @@ def test_every_component_can_be_shown_in_both_forms(peftkit: Peftkit, registry: 
 
 def test_a_method_s_page(peftkit: Peftkit) -> None:
     out = peftkit("show", "prefix_tuning")[1]
-    assert "\nOptions:\n  num_virtual_tokens: a whole number, above 0; default 20\n      The length of the prefix.\n" in out
-    assert "\nRefuses:\n  - the prefix lies in the attention cache, which gradient checkpointing switches off; set\n" in out
+    assert (
+        "\nOptions:\n  num_virtual_tokens: a whole number, above 0; default 20\n      The length of the prefix.\n"
+        in out
+    )
+    assert (
+        "\nRefuses:\n  - the prefix lies in the attention cache, which gradient checkpointing switches off; set\n"
+        in out
+    )
     assert "\n  lora_alpha or alpha: a whole number, above 0; default 8\n" in peftkit("show", "lora")[1]
 
 
 def test_a_task_s_and_a_metric_s_page(peftkit: Peftkit) -> None:
     out = peftkit("show", "wordnet_mcq")[1]
-    for line in ("Kind: multiple_choice", "Metrics: accuracy", "Selects by: accuracy", "Source: WordNet 3.0,", "Licence: WordNet"):
+    for line in (
+        "Kind: multiple_choice",
+        "Metrics: accuracy",
+        "Selects by: accuracy",
+        "Source: WordNet 3.0,",
+        "Licence: WordNet",
+    ):
         assert f"\n{line}" in out
     out = peftkit("show", "accuracy")[1]
     assert "\nKinds of task: classification, multiple_choice" in out
@@ -111,7 +125,9 @@ def test_a_task_s_and_a_metric_s_page(peftkit: Peftkit) -> None:
 def test_options_of_every_kind_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     show_component("rich", as_json=False)
     out = capsys.readouterr().out
-    assert out.startswith("rich (method, from peftkit-rich 3.1)\n\nA method with options of every kind.\n\nIt has more to say.\n")
+    assert out.startswith(
+        "rich (method, from peftkit-rich 3.1)\n\nA method with options of every kind.\n\nIt has more to say.\n"
+    )
     for line in (
         "needed: a whole number; required\n      What has to be said.",
         'since: a date; default "2024-01-02"',
@@ -131,7 +147,9 @@ def test_options_of_every_kind_are_shown(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("rich")
-def test_a_name_of_two_kinds_shows_both(registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_of_two_kinds_shows_both(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     twice = replace(registry, entries=(*registry.entries, Entry("method", "clock", Rich, "d", "1")))
     monkeypatch.setattr("peftkit.cli.listing.load_registry", lambda: twice)
     show_component("clock", as_json=True)

@@ -42,7 +42,9 @@ def test_the_kind_of_a_model(config: dict[str, Any], expected: str | None) -> No
     assert model_kind(config) == expected
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", "", "\xff", "[" * 100_000], ids=["list", "broken", "empty", "latin", "deep"])
+@pytest.mark.parametrize(
+    "text", ["[1]", "{", "", "\xff", "[" * 100_000], ids=["list", "broken", "empty", "latin", "deep"]
+)
 def test_a_config_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     assert model_config(str(tmp_path)) == {}

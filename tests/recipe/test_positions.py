@@ -17,13 +17,22 @@ Value = tuple[str, list[tuple[KeyPath, int]]]
 SCALARS = (
     *("1", "-1.5e3", "true", "nan", "0xff", "1979-05-27", "1979-05-27 07:32:00", "07:32:00"),
     *('"a # b"', r'"\" [x] = \\"', "'[[x]]'", '""', "''", '""""""'),
-    *('"""\n[x]\ny = 1\n"""', "'''\n# no comment\n'''", '"""a\\\n  "b" ""c"""', "'''it''s'''", '"""quoted\\""""', '"""two"""""'),
+    *(
+        '"""\n[x]\ny = 1\n"""',
+        "'''\n# no comment\n'''",
+        '"""a\\\n  "b" ""c"""',
+        "'''it''s'''",
+        '"""quoted\\""""',
+        '"""two"""""',
+    ),
 )
 BLANKS = ("", " ", "\t", "  # [x]\n", "\n\n", "\n# y = 1 ]\n ")
 
 keys = st.one_of(
     st.from_regex(r"[A-Za-z0-9_-]{1,6}", fullmatch=True).map(lambda key: (key, key)),
-    st.sampled_from([('"a.b"', "a.b"), ("'c d'", "c d"), (r'"\u00e9\"["', 'é"['), ("'#'", "#"), ('""', ""), ('"]="', "]=")]),
+    st.sampled_from(
+        [('"a.b"', "a.b"), ("'c d'", "c d"), (r'"\u00e9\"["', 'é"['), ("'#'", "#"), ('""', ""), ('"]="', "]=")]
+    ),
 )
 blanks = st.sampled_from(BLANKS)
 
@@ -127,7 +136,20 @@ def test_what_a_writer_of_toml_writes_has_all_its_keys(data: dict[str, Any]) -> 
     assert set(positions(text)) == set(paths(tomllib.loads(text)))
 
 
-PIECES = [*"[]{}=,.#\"'\n\\ab1 ", "[[", "]]", '"""', "'''", "a = 1\n", "[a]\n", "[[b]]\n", "b = [", "c = {", " }", "1979-05-27"]
+PIECES = [
+    *"[]{}=,.#\"'\n\\ab1 ",
+    "[[",
+    "]]",
+    '"""',
+    "'''",
+    "a = 1\n",
+    "[a]\n",
+    "[[b]]\n",
+    "b = [",
+    "c = {",
+    " }",
+    "1979-05-27",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
@@ -142,7 +164,9 @@ def test_no_text_makes_it_fail_or_loop_and_what_is_toml_is_understood(text: str)
         assert set(found) == set(paths(data))
 
 
-@pytest.mark.parametrize("deep", ["a = " + "[" * 200 + "]" * 200, "a = " + "{a = [" * 90 + "']'" + "]}" * 90, "a." * 900 + "a = 1"])
+@pytest.mark.parametrize(
+    "deep", ["a = " + "[" * 200 + "]" * 200, "a = " + "{a = [" * 90 + "']'" + "]}" * 90, "a." * 900 + "a = 1"]
+)
 def test_what_is_nested_too_deep_is_passed_over(deep: str) -> None:
     found = positions(f"{deep}\nb = 1\n")
     assert found[("b",)] == 2

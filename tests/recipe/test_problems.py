@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field, field_validator
@@ -20,7 +20,10 @@ Case = tuple[str, dict[str, tuple[str, ...]]]
 
 WRONG: dict[str, Case] = {
     # --- keys
-    "key": ("rank = 8", {"9: method.rank": ("unknown key", "'lora' takes r, lora_alpha, alpha, ", "did you mean 'r'?")}),
+    "key": (
+        "rank = 8",
+        {"9: method.rank": ("unknown key", "'lora' takes r, lora_alpha, alpha, ", "did you mean 'r'?")},
+    ),
     "key of another method": ("d_initial = 0.1", {"9: method.d_initial": ("unknown key", "'lora' takes r")}),
     "key in capitals": ("R = 8", {"9: method.R": ("unknown key", "did you mean 'r'?")}),
     "key of another table": ("batch_size = 8", {"9: method.batch_size": ("did you mean train.batch_size?",)}),
@@ -96,19 +99,28 @@ WRONG: dict[str, Case] = {
     "exact bound": ("[run]\nseed = 4294967296", {"10: run.seed": ("at least 0, below 4294967296, not",)}),
     "choice": ('bias = "lora"', {"9: method.bias": ("one of 'none', 'all', 'lora_only'", "mean 'lora_only'?")}),
     "choice in capitals": ('[track]\nwandb = "OFF"', {"10: track.wandb": ("'offline', 'off'", "did you mean 'off'?")}),
-    "choice in a union": ('init_lora_weights = "pisa"', {"9: method.init_lora_weights": ("true or false, or", "'pissa'?")}),
+    "choice in a union": (
+        'init_lora_weights = "pisa"',
+        {"9: method.init_lora_weights": ("true or false, or", "'pissa'?")},
+    ),
     "path as name": ('[run]\nname = "a/b"', {"10: run.name": ("a text in quotes, matching ^[A-Za-z0-9]", "not 'a/b'")}),
     "dots as name": ('[run]\nname = ".."', {"10: run.name": ("matching",)}),
     "line break in a name": ('[run]\nname = "a\\n"', {"10: run.name": ("matching", r"not 'a\n'")}),
     "empty text": ('[run]\noutput = ""', {"10: run.output": ("must be a text in quotes, not empty, not ''",)}),
     "no limit": ("[train.budget]", {"9: train.budget": ("needs at least one limit of: steps, samples, ",)}),
-    "interval": ('[evaluate]\nevery = "10 foos"', {"10: evaluate.every": ("'100 steps', '0.5 epochs' or '10%'", "foos")}),
+    "interval": (
+        '[evaluate]\nevery = "10 foos"',
+        {"10: evaluate.every": ("'100 steps', '0.5 epochs' or '10%'", "foos")},
+    ),
     "interval of nothing": ('[evaluate]\nevery = "0 steps"', {"10: evaluate.every": ("above zero",)}),
     "interval beyond": ('[evaluate]\nevery = "101%"', {"10: evaluate.every": ("'101%'",)}),
     "interval as number": ("[evaluate]\nevery = 10", {"10: evaluate.every": ("must be a text in quotes, not 10",)}),
     "half a step": ('[evaluate]\nevery = "0.5 steps"', {"10: evaluate.every": ("'0.5 steps'",)}),
     "endless interval": (f'[evaluate]\nevery = "{"9" * 400} steps"', {"10: evaluate.every": ("must be written as",)}),
-    "optimizer": ('[train]\noptimizer = "adamm"', {"10: train.optimizer": ("no optimizer", "adamw, ASGD", "did you mean")}),
+    "optimizer": (
+        '[train]\noptimizer = "adamm"',
+        {"10: train.optimizer": ("no optimizer", "adamw, ASGD", "did you mean")},
+    ),
     "unfit optimizer": ('[train]\noptimizer = "LBFGS"', {"10: train.optimizer": ("needs a closure", "use adamw")}),
     "validator": ('r = 7\ninit_lora_weights = "orthogonal"', {"7: method": ("needs an even rank",)}),
     # --- metrics
@@ -130,7 +142,10 @@ WRONG: dict[str, Case] = {
         '[[metric]]\nname = "bleu"\n[[metric]]\nname = "accuracy"',
         {"10: metric[0].name": ("'bleu' scores generation, and 'wordnet_mcq' is multiple_choice",)},
     ),
-    "metric that selects": ('[[metric]]\nname = "exact_match"', {"9: metric": ("selects the checkpoint by 'accuracy'",)}),
+    "metric that selects": (
+        '[[metric]]\nname = "exact_match"',
+        {"9: metric": ("selects the checkpoint by 'accuracy'",)},
+    ),
     # --- several at once
     "several": (
         'rank = 1\nr = 0\n[train]\noptimizer = "adamm"\nlr = 1\nbatch_size = 0\nmixed_precision = "fp61"\n'
@@ -280,8 +295,8 @@ class Rich(Method):
     pair: tuple[float, float] = (0.9, 0.99)
     since: datetime.date | None = None
     inner: Inner | None = None
-    inners: list[Inner] = []
-    free: dict = {}  # type: ignore[type-arg]
+    inners: list[Inner] = Field(default=[])
+    free: dict[str, Any] = Field(default={})
     weight: float = Field(default=0.5, alias="lambda")
     checked: int = 3
 
@@ -299,10 +314,19 @@ class Rich(Method):
         ("needed = 1\npair = [1]", "10: method.pair: must be a list of 2: a number, a number, not [1]"),
         ("needed = 1\npair = [1, 'a']", "10: method.pair[1]: must be a number, not 'a'"),
         ("needed = 1\nsince = 'x'", "10: method.since: must be a date, not 'x'"),
-        ("needed = 1\ninner = {count = '1'}", "10: method.inner.count: must be a whole number, not '1' (did you mean 1?)"),
+        (
+            "needed = 1\ninner = {count = '1'}",
+            "10: method.inner.count: must be a whole number, not '1' (did you mean 1?)",
+        ),
         ("needed = 1\ninner = {}", "10: method.inner.count: missing; it is required: a whole number"),
-        ("needed = 1\ninner.count = 1\ninner.lab = ''", "11: method.inner.lab: unknown key; [method.inner] takes count, label"),
-        ("needed = 1\n[[method.inners]]\ncount = 1\n[[method.inners]]\ncount = 'x'", "13: method.inners[1].count: must be"),
+        (
+            "needed = 1\ninner.count = 1\ninner.lab = ''",
+            "11: method.inner.lab: unknown key; [method.inner] takes count, label",
+        ),
+        (
+            "needed = 1\n[[method.inners]]\ncount = 1\n[[method.inners]]\ncount = 'x'",
+            "13: method.inners[1].count: must be",
+        ),
         ("needed = 1\nfree = 3", "10: method.free: must be a table, not 3"),
         ("needed = 1\nlambda = 'x'", "10: method.lambda: must be a number, not 'x'"),
         ("needed = 1\nchecked = 9", "10: method.checked: no nines"),

@@ -39,7 +39,9 @@ def fits(value: Any, rule: dict[str, Any], root: dict[str, Any]) -> bool:
         return False
     types = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
     kind = rule.get("type")
-    if kind == "null" or (kind and (not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "boolean"))):
+    if kind == "null" or (
+        kind and (not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "boolean"))
+    ):
         return False
     if isinstance(value, dict):
         properties = rule.get("properties", {})

@@ -20,12 +20,18 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "bare text": (b"[run]\n\nname = abc\n", "x.toml:3: not valid TOML: Invalid value, in: name = abc"),
     "capital true": (b"[track]\ntensorboard = True\n", "x.toml:2: not valid TOML: Invalid value"),
     "JSON": (b'{"run": {"seed": 1}}', "x.toml:1: not valid TOML: Invalid statement"),
-    "a key twice": (b"[run]\nseed = 1\nname = 'a'\nseed = 2\n", "x.toml:4: run.seed: is there already, since line 2; keep one"),
+    "a key twice": (
+        b"[run]\nseed = 1\nname = 'a'\nseed = 2\n",
+        "x.toml:4: run.seed: is there already, since line 2; keep one",
+    ),
     "a key twice over lines": (b"[run]\na = 1\na = '''\n\n'''\n", "x.toml:5: run.a: is there already, since line 2"),
     "a table twice": (b"[run]\n[train]\n['run'] # again\n", "x.toml:3: run: is there already, since line 1; keep one"),
     "a table that is a value": (b"run = 1\n[run]\n", "x.toml:2: run: is there already, since line 1"),
     "an inline table twice": (b"run = {seed = 1}\n[run.name]\n", "x.toml:2: not valid TOML: Cannot declare"),
-    "bad UTF-8": (b'[run]\nname = "\xff"\n', "x.toml:2: not UTF-8 text: the byte 0xff cannot be decoded; save the file as"),
+    "bad UTF-8": (
+        b'[run]\nname = "\xff"\n',
+        "x.toml:2: not UTF-8 text: the byte 0xff cannot be decoded; save the file as",
+    ),
     "UTF-16": ("[run]\nseed = 1".encode("utf-16"), "x.toml:1: not UTF-8 text: the byte 0xff"),
     "NUL": (b'[run]\nname = "a\0b"\n', "x.toml:2: not valid TOML: Illegal character '\\x00', in: name = \"a·b\""),
     "line ends of old": (b"[run]\rseed = 1\r", "x.toml:1: not valid TOML: Expected newline"),
@@ -59,7 +65,9 @@ def test_a_file_that_is_not_there(folder: Path, complaints: Complaints) -> None:
     assert complaints({}) == ["x.toml: is a folder; name a recipe file in it"]
 
 
-@pytest.mark.parametrize("change", [lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n")], ids=["BOM", "CRLF"])
+@pytest.mark.parametrize(
+    "change", [lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n")], ids=["BOM", "CRLF"]
+)
 def test_windows_files_are_read_with_their_lines(
     change: Callable[[bytes], bytes], right: str, complaints: Complaints
 ) -> None:
@@ -68,7 +76,11 @@ def test_windows_files_are_read_with_their_lines(
 
 
 def test_a_circle_of_recipes_is_told_where_it_closes(complaints: Complaints) -> None:
-    files = {"x.toml": 'extends = "sub/b.toml"', "sub/b.toml": '\nextends = "../c.toml"', "c.toml": 'extends = "sub/b.toml"'}
+    files = {
+        "x.toml": 'extends = "sub/b.toml"',
+        "sub/b.toml": '\nextends = "../c.toml"',
+        "c.toml": 'extends = "sub/b.toml"',
+    }
     assert complaints(files) == ["sub/../c.toml:1: extends: goes round in a circle: b.toml → c.toml → b.toml"]
 
 
@@ -86,12 +98,14 @@ def test_a_problem_is_told_in_the_file_that_has_it(complaints: Complaints) -> No
 
 
 def test_a_base_that_is_not_toml_is_told_with_its_own_line(complaints: Complaints) -> None:
-    assert complaints({"x.toml": 'extends = "b.toml"', "b.toml": "\n\nseed\n"})[0].startswith("b.toml:3: not valid TOML")
+    assert complaints({"x.toml": 'extends = "b.toml"', "b.toml": "\n\nseed\n"})[0].startswith(
+        "b.toml:3: not valid TOML"
+    )
     assert complaints({"x.toml": 'extends = "b.toml"', "b.toml": b"\n\xff\n"})[0].startswith("b.toml:2: not UTF-8")
 
 
 def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complaints) -> None:
-    base = '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"\nr = 8\n[[metric]]\nfoo = 1\n'
+    base = '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"\n[[metric]]\nfoo = 1\n'
     child = 'extends = "b.toml"\n\n[method]\nname = "vera"\nr = 0\n[[metric]]\nname = "accuracy"\nfoo = 1\n'
     told = complaints({"x.toml": child, "b.toml": base})
     assert [line.split(": ")[:2] for line in told] == [["x.toml:5", "method.r"], ["x.toml:8", "metric[0].foo"]]
@@ -113,7 +127,10 @@ def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complain
         ("method.rank=4", "--set: method.rank: unknown key; 'lora' takes r, "),
         ("method.name=lorra", "--set: method.name: no method is called 'lorra' (did you mean 'lora'?)"),
         ("method=lora", '--set: method: must be a table: [method] and below it name = "lora"'),
-        ("method.target_modules=[q,v]", "--set: method.target_modules: '[q,v]' is not valid TOML; texts in it need quotes"),
+        (
+            "method.target_modules=[q,v]",
+            "--set: method.target_modules: '[q,v]' is not valid TOML; texts in it need quotes",
+        ),
         ("run.name=2024-01-01", "--set: run.name: must be a text in quotes, matching"),
         ("run.name=a\nb", "--set: run.name: must be a text in quotes, matching"),
         ("run.seed=1\nb=2", "--set: run.seed: must be a whole number, at least 0, below 4294967296, not '1\\nb=2'"),

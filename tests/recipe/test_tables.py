@@ -38,11 +38,27 @@ def test_an_interval(text: str, expected: tuple[float, str]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10", "steps", "0%", "0.0 epochs", "100.5%", "1.5 steps", "-1 steps", "1e3 steps", "nan%", "inf epochs", "1 stepss"]
-    + ["١٠ steps", "10 %%", "every 10 steps", "9" * 400 + " steps"],
+    [
+        "",
+        "10",
+        "steps",
+        "0%",
+        "0.0 epochs",
+        "100.5%",
+        "1.5 steps",
+        "-1 steps",
+        "1e3 steps",
+        "nan%",
+        "inf epochs",
+        "1 stepss",
+        "١٠ steps",
+        "10 %%",
+        "every 10 steps",
+        "9" * 400 + " steps",
+    ],
 )
 def test_what_is_no_interval(text: str) -> None:
-    with pytest.raises(PydanticCustomError, match="must be written as '100 steps', '0.5 epochs' or '10%'"):
+    with pytest.raises(PydanticCustomError, match=r"must be written as '100 steps', '0\.5 epochs' or '10%'"):
         interval(text)
 
 

@@ -12,7 +12,17 @@ from pydantic.fields import FieldInfo
 
 from peftkit.plugins import Registry
 from peftkit.recipe.tables import BudgetTable, Recipe, TrainTable
-from peftkit.recipe.words import allowed, field_at, keys_of, literals, model_at, shown, spellings, takes_dates, type_words
+from peftkit.recipe.words import (
+    allowed,
+    field_at,
+    keys_of,
+    literals,
+    model_at,
+    shown,
+    spellings,
+    takes_dates,
+    type_words,
+)
 
 
 class Colour(enum.Enum):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from peftkit import Example, Task
-from peftkit.plugins import Entry, Registry, load_registry
-from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.check import model_path
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -24,6 +20,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from peftkit import Example, Task
+from peftkit.plugins import Entry, Registry, load_registry
+from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe.check import model_path
+
 SPECIAL = {"vocab_size": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TOPICS = ("red", "green", "blue")
@@ -34,14 +35,14 @@ def tiny(kind: str) -> tuple[PreTrainedModel, str]:
     """An untrained model of that kind, and the built-in whose tokenizer fits it."""
     torch.manual_seed(0)
     if kind == "encoder-decoder":
-        config = T5Config(
-            d_model=32, d_kv=16, d_ff=64, num_heads=2, num_layers=2, decoder_start_token_id=0, **SPECIAL
-        )
+        config = T5Config(d_model=32, d_kv=16, d_ff=64, num_heads=2, num_layers=2, decoder_start_token_id=0, **SPECIAL)
         return T5ForConditionalGeneration(config), "pocket-t5"
     if kind == "decoder":
         llama = LlamaConfig(max_position_embeddings=256, tie_word_embeddings=True, **SIZES, **SPECIAL)
         return LlamaForCausalLM(llama), "pocket-decoder"
-    return BertForMaskedLM(BertConfig(max_position_embeddings=256, initializer_range=0.1, **SIZES, **SPECIAL)), "pocket-encoder"
+    return BertForMaskedLM(
+        BertConfig(max_position_embeddings=256, initializer_range=0.1, **SIZES, **SPECIAL)
+    ), "pocket-encoder"
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +124,7 @@ Make = Callable[..., Recipe]
 
 
 @pytest.fixture
-def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Iterator[Make]:
+def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Make:
     """Makes a small recipe: ``make("decoder", "train.batch_size=4")``."""
     base = tmp_path / "recipe.toml"
     base.write_text(
@@ -153,4 +154,4 @@ def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Iterato
     def made(kind: str, *overrides: str) -> Recipe:
         return load_recipe(base, registry, [f'model.name="{models[kind].as_posix()}"', *overrides])
 
-    yield made
+    return made

@@ -7,9 +7,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from peftkit.recipe.tables import BudgetTable
 from peftkit.runner.budget import Marks, Used, planned_steps, progress, schedule
-
 from tests.runner.conftest import Make
 
 

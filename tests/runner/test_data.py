@@ -10,11 +10,11 @@ import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoTokenizer
+
 from peftkit.recipe.check import model_path
 from peftkit.runner.data import LengthBucketSampler, encoded, fingerprint
 from peftkit.runner.forms import EncoderDecoder
-from transformers import AutoConfig, AutoTokenizer
-
 from tests.runner.conftest import Colours
 
 

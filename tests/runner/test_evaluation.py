@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
+
 from peftkit.components import Example, Task
 from peftkit.errors import RunError
 from peftkit.plugins import load_registry
@@ -19,7 +20,6 @@ from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.evaluation import best, direction, evaluate
 from peftkit.runner.forms import Form, Row, Scores
 from peftkit.runner.models import load_base
-
 from tests.runner.conftest import Make
 
 RANKED = [

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from transformers import AutoTokenizer
+
 from peftkit import Example
 from peftkit.components import TaskKind
 from peftkit.runner.forms import FORMS, IGNORED, Form, Row
-from transformers import AutoTokenizer
-
 from tests.runner.conftest import tiny
 
 CPU = torch.device("cpu")
 KINDS = ("encoder-decoder", "decoder", "encoder")
 EXAMPLES = [
     Example("a bird", "robin", ("robin", "a steam locomotive", "granite")),
-    Example("a train that runs on coal and water and is seldom seen", "a steam locomotive", ("soup", "a steam locomotive")),
+    Example(
+        "a train that runs on coal and water and is seldom seen", "a steam locomotive", ("soup", "a steam locomotive")
+    ),
     Example("stone", "granite", ("robin", "granite", "soup", "marsh", "a steam locomotive")),
 ]
 

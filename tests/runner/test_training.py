@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from peftkit import Method, hookimpl
 from peftkit.errors import RunError
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
-from safetensors.torch import load_file
-
 from tests.runner.conftest import Make
 
 KINDS = ("encoder-decoder", "decoder", "encoder")
@@ -50,7 +50,12 @@ def test_every_kind_learns(make: Make, registry: Registry, kind: str, task: str)
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
 def test_free_text_is_learnt_and_generated(make: Make, registry: Registry, kind: str) -> None:
-    options = ("task.name=colour_text", "train.budget.steps=60", "train.learning_rate=3e-3", "evaluate.max_new_tokens=8")
+    options = (
+        "task.name=colour_text",
+        "train.budget.steps=60",
+        "train.learning_rate=3e-3",
+        "evaluate.max_new_tokens=8",
+    )
     path = trained(make, registry, kind, *options)
     assert RunDirectory(path).summary()["selected"]["test"]["exact_match"] == 1.0
 
@@ -123,9 +128,7 @@ def test_accumulated_batches_equal_one_big_batch(make: Make, registry: Registry,
     # SGD: an adaptive optimizer turns rounding into whole steps where a gradient is almost zero.
     options = ("train.optimizer=SGD", "train.learning_rate=0.05", "train.budget.steps=4", *NO_DROPOUT)
     whole = trained(make, registry, kind, *options)
-    parts = trained(
-        make, registry, kind, *options, "train.batch_size=2", "train.gradient_accumulation_steps=4"
-    )
+    parts = trained(make, registry, kind, *options, "train.batch_size=2", "train.gradient_accumulation_steps=4")
     assert_close(whole, parts, 1e-5)
 
 
@@ -253,7 +256,7 @@ def test_the_first_limit_ends_training_with_an_evaluation(
 
 def test_a_loss_that_is_no_number_ends_the_run(make: Make, registry: Registry, tmp_path: Path) -> None:
     options = ("train.learning_rate=1e30", "train.optimizer=SGD", "train.max_grad_norm=0", "train.budget.steps=9")
-    with pytest.raises(RunError, match="the loss is (nan|inf|-inf) at step"):
+    with pytest.raises(RunError, match=r"the loss is (nan|inf|-inf) at step"):
         run(make("encoder-decoder", *options), registry)
     (failed,) = (tmp_path / "runs").iterdir()
     assert RunDirectory(failed).summary()["status"] == "failed"
@@ -266,10 +269,13 @@ def test_too_few_rows_for_one_step_is_an_error(make: Make, registry: Registry) -
 
 
 def test_adafactor_is_the_starting_systems(make: Make, registry: Registry) -> None:
-    from peftkit.runner.optimizers import make_optimizer
     from torch import nn
 
-    optimizer = make_optimizer(make("decoder", "train.optimizer=adafactor", "train.learning_rate=1e-3"), nn.Linear(2, 2))
+    from peftkit.runner.optimizers import make_optimizer
+
+    optimizer = make_optimizer(
+        make("decoder", "train.optimizer=adafactor", "train.learning_rate=1e-3"), nn.Linear(2, 2)
+    )
     (group,) = optimizer.param_groups
     assert type(optimizer).__name__ == "Adafactor"
     assert (group["lr"], group["scale_parameter"], group["relative_step"], group["warmup_init"]) == (
@@ -281,8 +287,9 @@ def test_adafactor_is_the_starting_systems(make: Make, registry: Registry) -> No
 
 
 def test_weight_decay_spares_biases(make: Make) -> None:
-    from peftkit.runner.optimizers import make_optimizer
     from torch import nn
+
+    from peftkit.runner.optimizers import make_optimizer
 
     optimizer = make_optimizer(make("decoder", "train.optimizer=NAdam", "train.weight_decay=0.1"), nn.Linear(2, 2))
     assert [(g["weight_decay"], [p.ndim for p in g["params"]]) for g in optimizer.param_groups] == [

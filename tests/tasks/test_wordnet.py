@@ -8,6 +8,7 @@ from itertools import combinations
 
 import pytest
 from datasets import DatasetDict
+
 from peftkit.tasks.wordnet import DATA, WordNetDistractors, WordNetMcq, WordNetTask, WordNetTopic
 
 TASKS: dict[str, WordNetTask] = {

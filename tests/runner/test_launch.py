@@ -1,0 +1,84 @@
+"""The launches that the README prints, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftkit.recipe import dump_recipe
+from peftkit.runs import RunDirectory
+from tests.runner.conftest import Make
+from tests.runner.test_training import assert_close
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+CPU_WORLD = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def start(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def plain(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without dropout, which no two divisions of a batch draw alike."""
+    folder = tmp_path_factory.mktemp("plain") / "t5"
+    shutil.copytree(models["encoder-decoder"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.0}))
+    return folder
+
+
+def written(make: Make, plain: Path, tmp_path: Path, name: str, *overrides: str) -> Path:
+    """A recipe file of built-in components, which other processes know too."""
+    path = tmp_path / f"{name}.toml"
+    built_in = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
+    recipe = make("encoder-decoder", *built_in, *overrides)
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    return path
+
+
+SHORT = (
+    "train.optimizer=SGD",
+    "train.learning_rate=0.05",
+    "train.budget.steps=3",
+    "evaluate.every=1 steps",
+    "evaluate.dev_examples=9",
+    "evaluate.test_examples=10",
+    "method.name=lora",
+)
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_rows_equal_one_of_eight(make: Make, plain: Path, tmp_path: Path) -> None:
+    one = written(make, plain, tmp_path, "one", *SHORT, "train.batch_size=8")
+    two = written(make, plain, tmp_path, "two", *SHORT, "train.batch_size=4")
+    launched = start([*LAUNCH, "--num_processes", "1", "-m", "peftkit", str(one)], ACCELERATE_USE_CPU="true")
+    assert launched.returncode == 0, launched.stderr
+    port = ["--main_process_port", "0"]
+    launched = start(
+        [*LAUNCH, *CPU_WORLD, *port, "--num_processes", "2", "-m", "peftkit", str(two)], ACCELERATE_USE_CPU="true"
+    )
+    assert launched.returncode == 0, launched.stderr
+    assert launched.stdout.count("trainable") == 1  # the other process is quiet
+    (first,), (second,) = (tmp_path / "one").iterdir(), (tmp_path / "two").iterdir()
+    assert_close(first, second, 1e-5)
+    assert RunDirectory(second).summary()["processes"] == 2
+
+
+@pytest.mark.slow
+def test_processes_that_would_train_each_alone_are_refused(make: Make, plain: Path, tmp_path: Path) -> None:
+    recipe = written(make, plain, tmp_path, "alone", *SHORT)
+    # What a launch for GPUs without one leaves behind: a world in the environment, and no process group.
+    launched = start([sys.executable, "-m", "peftkit", str(recipe)], WORLD_SIZE="2", RANK="0")
+    assert launched.returncode == 1
+    assert "each trains alone" in launched.stderr
+    assert "ACCELERATE_USE_CPU=true" in launched.stderr
+    assert "Traceback" not in launched.stderr
+    assert not (tmp_path / "alone").exists()
