@@ -7,23 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-BITFIT = '''
-from typing import Literal
-from peftkit import Method, hookimpl
+from tests.test_docs import blocks
 
-class BitFit(Method):
-    """Train the biases only (Ben Zaken et al., 2022)."""
-    name: Literal["bitfit"] = "bitfit"
-
-    def apply(self, model, context):
-        for key, parameter in model.named_parameters():
-            parameter.requires_grad = key.endswith("bias")
-        return model
-
-@hookimpl
-def register_methods():
-    return [BitFit]
-'''
+BITFIT = blocks("README.md", "python")[0]
+"""The plugin as the README prints it."""
 
 
 def test_an_installed_plugin_is_found_shown_and_checked(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Tracking:
             return
         config = flat(recipe.model_dump(mode="json"))
         options = {"wandb": {"name": run.name, "dir": str(run), "group": recipe.run.name}}
+        accelerator.project_configuration.logging_dir = str(run)
         try:
             accelerator.init_trackers(recipe.track.project, config=config, init_kwargs=options)
         except Exception as error:  # whatever a tracker's client raises

@@ -1,0 +1,87 @@
+"""Models are loaded as the recipe says, or refused in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from peftkit import Method
+from peftkit.errors import RecipeError, RunError
+from peftkit.plugins import Entry, Registry
+from peftkit.recipe import load_recipe
+from peftkit.runner.models import apply_method, load_base, parameters
+from tests.runner.conftest import Make
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # of float16, transformers keeps parts of T5 in float32
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
+def test_the_dtype_is_the_recipes_whatever_was_saved(make: Make, kind: str, dtype: str) -> None:
+    base = load_base(make(kind, f"model.dtype={dtype}"))
+    assert base.kind == kind
+    assert {p.dtype for p in base.model.parameters()} == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("name", ["pocket-t5", "pocket-decoder", "pocket-encoder"])
+def test_built_in_models_load_by_name(make: Make, name: str) -> None:
+    base = load_base(make("decoder", f"model.name={name}"))
+    ids = base.form.tokenizer("a small dog of an old breed")["input_ids"]
+    assert base.form.tokenizer.unk_token_id not in ids
+    assert parameters(base.model)[1] > 1_000_000
+
+
+def test_a_head_has_one_output_a_label(make: Make) -> None:
+    base = load_base(make("encoder"))
+    assert base.model.classifier.out_features == 3  # type: ignore[union-attr]
+    assert base.model.config.id2label == {0: "red", 1: "green", 2: "blue"}  # type: ignore[union-attr]
+    assert load_base(make("encoder", "task.name=colour_choice")).model.classifier.out_features == 1  # type: ignore[union-attr]
+
+
+def test_weights_that_are_pickled_are_refused(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(models["decoder"], folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(RunError, match=r"cannot be loaded.*safetensors"):
+        load_base(make("decoder", f"model.name={folder}"))
+
+
+def test_a_config_without_an_architecture_is_refused(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "nameless"
+    shutil.copytree(models["decoder"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="names no architecture"):
+        load_base(make("decoder", f"model.name={folder}"))
+
+
+def test_what_only_the_fetched_config_shows_is_refused_then(
+    make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A model on a hub: the check knows nothing of it, the runner does once it has the config.
+    recipe = make("decoder", "task.name=colour_text")
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": "pocket-encoder"})})
+    with pytest.raises(RecipeError, match="which an encoder cannot"):
+        load_base(recipe)
+
+
+class Idle(Method):
+    """Trains nothing."""
+
+    name: Literal["idle"] = "idle"
+
+    def apply(self, model: Any, context: Any) -> Any:
+        return model.requires_grad_(False)
+
+
+def test_a_method_that_trains_nothing_is_refused(make: Make, registry: Registry, tmp_path: Path) -> None:
+    make("decoder")
+    known = Registry((*registry.entries, Entry("method", "idle", Idle, "tests", "0")))
+    recipe = load_recipe(tmp_path / "recipe.toml", known, ["model.name=pocket-decoder", "method.name=idle"])
+    with pytest.raises(RunError, match="trains none of the model's"):
+        apply_method(recipe, load_base(recipe), None)
