@@ -7,11 +7,9 @@ from typing import Any
 
 from peftkit.components import Component, Situation
 from peftkit.errors import PluginError, listed, one_line
-from peftkit.recipe.names import model_config, model_kind, model_path, torch_optimizers
+from peftkit.recipe.names import model_kind
 from peftkit.recipe.positions import KeyPath
 from peftkit.recipe.tables import Recipe
-
-__all__ = ["findings", "model_config", "model_kind", "model_path", "situation", "torch_optimizers"]
 
 Finding = tuple[KeyPath, str]
 """The path of a key and what is wrong with it."""

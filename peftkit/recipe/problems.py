@@ -30,8 +30,6 @@ from peftkit.recipe.words import (
     takes_dates,
 )
 
-__all__ = ["as_json", "dotted", "misfits", "problems"]
-
 Texts = dict[KeyPath, str]
 """What is wrong, by the path of the key: one text for each."""
 

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from peftkit.components import Context, ModelKind
 from peftkit.errors import Problem, RecipeError, RunError
 from peftkit.recipe import Recipe
-from peftkit.recipe.check import findings, model_kind, model_path
-from peftkit.recipe.problems import dotted
+from peftkit.recipe.check import findings
+from peftkit.recipe.names import model_kind, model_path
+from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
 
 

@@ -10,7 +10,7 @@ from transformers.optimization import Adafactor
 
 from peftkit.errors import InputError
 from peftkit.recipe import Recipe
-from peftkit.recipe.check import torch_optimizers
+from peftkit.recipe.names import torch_optimizers
 
 FIXED_RATE = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
 """Adafactor (Shazeer and Stern, 2018) at the rate that the recipe says, as the starting system used it for T5."""

@@ -23,7 +23,7 @@ from transformers import (
 from peftkit import Example, Task
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.check import model_path
+from peftkit.recipe.names import model_path
 
 SPECIAL = {"vocab_size": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

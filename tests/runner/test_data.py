@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer
 
-from peftkit.recipe.check import model_path
+from peftkit.recipe.names import model_path
 from peftkit.runner.data import LengthBucketSampler, encoded, fingerprint
 from peftkit.runner.forms import EncoderDecoder
 from tests.runner.conftest import Colours

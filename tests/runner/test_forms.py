@@ -25,7 +25,7 @@ EXAMPLES = [
 
 
 def setting(kind: str, task_kind: TaskKind = "multiple_choice", **lengths: int) -> tuple[torch.nn.Module, Form]:
-    from peftkit.recipe.check import model_path
+    from peftkit.recipe.names import model_path
 
     model, tokenizer = tiny(kind)
     if kind == "encoder":
