@@ -23,7 +23,13 @@ def test_an_installed_plugin_is_found_shown_and_checked(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(recipe, encoding="utf-8")
 
     def peftkit(*words: str, **variables: str) -> tuple[int, str, str]:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(tmp_path / "site"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "200",
+            **variables,
+        }
         command = [sys.executable, "-m", "peftkit", *words]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
         return done.returncode, done.stdout, done.stderr

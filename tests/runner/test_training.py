@@ -141,12 +141,10 @@ class Quiet(Method):
     name: Literal["quiet"] = "quiet"
 
     def apply(self, model: Any, context: Any) -> Any:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        for part in (model.config, *(m for m in model.modules() if hasattr(m, "dropout"))):
-            if isinstance(getattr(part, "dropout", None), float):
-                part.dropout = 0.0
+        for module in model.modules():  # a layer's own rate, or one that it hands to a fused attention
+            for name, value in vars(module).items():
+                if isinstance(value, float) and (isinstance(module, torch.nn.Dropout) or "dropout" in name):
+                    setattr(module, name, 0.0)
         return model
 
 
