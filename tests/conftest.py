@@ -22,6 +22,7 @@ os.environ.update(
     WANDB_CONFIG_DIR=f"{_SCRATCH.name}/wandb-config",
     WANDB_DATA_DIR=f"{_SCRATCH.name}/wandb-data",
     MPLBACKEND="agg",
+    HYPOTHESIS_STORAGE_DIRECTORY=f"{_SCRATCH.name}/hypothesis",
 )
 
 

@@ -20,21 +20,12 @@ import pyarrow.parquet as pq
 import wordnet
 from wordnet import Synset
 
-OUT = Path(__file__).parents[2] / "peftkit" / "assets" / "wordnet"
+from peftkit.tasks.wordnet import DATA as OUT
+from peftkit.tasks.wordnet import WordNetTopic
+
 SEED = 42
 CHOICES = 5
-TOPICS = (
-    "act",
-    "animal",
-    "artifact",
-    "cognition",
-    "communication",
-    "location",
-    "person",
-    "plant",
-    "state",
-    "substance",
-)
+TOPICS = WordNetTopic().labels
 TOPIC_ROWS = {"test": 100, "dev": 50, "train": 1020}  # per category
 GROUPS = {"test": 200, "dev": 100, "train": 2100}  # of five rows, for either kind of distractor
 FAR_MINIMUM_USE = 4  # glosses in which a far choice's word occurs: rarer words are unknown to any small model
