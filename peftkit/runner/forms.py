@@ -95,8 +95,10 @@ class Form:
         """How many targets the batch's loss is the sum over."""
         return (batch["labels"] != IGNORED).sum()
 
-    def _padded(self, rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> Tensor:
-        width = -(-max(map(len, rows)) // PAD_TO) * PAD_TO
+    def _padded(
+        self, rows: Sequence[Sequence[int]], fill: int, *, left: bool = False, multiple: int = PAD_TO
+    ) -> Tensor:
+        width = -(-max(map(len, rows)) // multiple) * multiple
         blanks = [[fill] * (width - len(row)) for row in rows]
         return torch.tensor([b + list(r) if left else list(r) + b for r, b in zip(rows, blanks, strict=True)])
 
@@ -155,12 +157,12 @@ class EncoderDecoder(Form):
             "input_tokens": torch.tensor(sum(map(len, sources))),
         }
 
-    def _decoder_side(self, targets: Sequence[list[int]]) -> dict[str, Tensor]:
+    def _decoder_side(self, targets: Sequence[list[int]], multiple: int = PAD_TO) -> dict[str, Tensor]:
         # Shifted here and not by the model: wrappers differ in whether they do it.
         start = self.config.decoder_start_token_id
         return {
-            "decoder_input_ids": self._padded([[start, *target[:-1]] for target in targets], self.pad),
-            "labels": self._padded(targets, IGNORED),
+            "decoder_input_ids": self._padded([[start, *t[:-1]] for t in targets], self.pad, multiple=multiple),
+            "labels": self._padded(targets, IGNORED, multiple=multiple),
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -173,7 +175,8 @@ class EncoderDecoder(Form):
         scores = Scores([[] for _ in rows], [[] for _ in rows])
         hidden: Tensor | None = None
         for turn, which in enumerate(self._by_turn(rows)):
-            decoder = self._decoder_side([rows[i]["candidates"][turn] for i in which])
+            # Candidates are often of two or three tokens: filled up to eight, most of the work would be on nothing.
+            decoder = self._decoder_side([rows[i]["candidates"][turn] for i in which], multiple=1)
             inputs: dict[str, Any] = {"decoder_input_ids": decoder["decoder_input_ids"].to(device)}
             if hidden is None:  # every row has a first candidate, so the first pass encodes them all
                 inputs |= {"input_ids": self._padded(sources, self.pad).to(device), "attention_mask": mask}
