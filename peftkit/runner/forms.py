@@ -171,20 +171,19 @@ class EncoderDecoder(Form):
 
     def score(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
         sources = [row["source"] for row in rows]
-        mask = self._mask(sources).to(device)
+        ids, mask = self._padded(sources, self.pad).to(device), self._mask(sources).to(device)
         scores = Scores([[] for _ in rows], [[] for _ in rows])
         hidden: Tensor | None = None
         for turn, which in enumerate(self._by_turn(rows)):
             # Candidates are often of two or three tokens: filled up to eight, most of the work would be on nothing.
             decoder = self._decoder_side([rows[i]["candidates"][turn] for i in which], multiple=1)
-            inputs: dict[str, Any] = {"decoder_input_ids": decoder["decoder_input_ids"].to(device)}
-            if hidden is None:  # every row has a first candidate, so the first pass encodes them all
-                inputs |= {"input_ids": self._padded(sources, self.pad).to(device), "attention_mask": mask}
-            else:
-                inputs |= {
-                    "encoder_outputs": BaseModelOutput(last_hidden_state=hidden[which]),  # type: ignore[arg-type]
-                    "attention_mask": mask[which],
-                }
+            inputs: dict[str, Any] = {
+                "input_ids": ids[which],  # read again by none, but peft's prompts count the rows by it
+                "attention_mask": mask[which],
+                "decoder_input_ids": decoder["decoder_input_ids"].to(device),
+            }
+            if hidden is not None:  # every row has a first candidate, so the first pass has encoded them all
+                inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden[which])  # type: ignore[arg-type]
             output = model(**inputs, use_cache=False)
             hidden = output.encoder_last_hidden_state if hidden is None else hidden
             for i, value, count in zip(which, *_sums(output.logits, decoder["labels"].to(device)), strict=True):

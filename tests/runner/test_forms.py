@@ -8,8 +8,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from peftkit import Example
-from peftkit.components import TaskKind
+from peftkit import Context, Example, Method
+from peftkit.components import ModelKind, TaskKind
+from peftkit.methods.lora import Lora
+from peftkit.methods.prefix_tuning import PrefixTuning
+from peftkit.methods.vera import Vera
 from peftkit.runner.forms import FORMS, IGNORED, Form, Row
 from tests.runner.conftest import tiny
 
@@ -62,6 +65,23 @@ def test_ranking_together_equals_scoring_alone(kind: str) -> None:
             assert sums == pytest.approx(alone(form, model, row), abs=1e-4)
     assert [len(s) for s in scores.sums] == [3, 2, 5]
     assert all(len(t) == len(s) for t, s in zip(scores.tokens, scores.sums, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
+@pytest.mark.parametrize("method", [Lora(), Vera(), PrefixTuning()], ids=lambda m: m.name)
+def test_ranking_goes_through_the_method(method: Method, kind: ModelKind) -> None:
+    model, form = setting(kind)
+    rows = form.encode(EXAMPLES, ranked=True)
+    with torch.no_grad():
+        bare = form.score(model, rows, CPU).sums
+        changed = method.apply(model, Context(kind, "multiple_choice", seed=0, steps=None)).eval()
+        for parameter in changed.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+        scores = form.score(changed, rows, CPU)
+        for row, sums, before in zip(rows, scores.sums, bare, strict=True):
+            assert sums == pytest.approx(alone(form, changed, row), abs=1e-3)
+            assert sums != pytest.approx(before, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
