@@ -196,6 +196,11 @@ class Metric(Component):
     values: ClassVar[tuple[str, ...]] = ()
     """The names of what ``compute`` returns; left empty by a metric whose one value has the metric's own name."""
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """The names of the metric's values."""
+        return type(self).values or (self.name,)
+
     def compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:

@@ -59,7 +59,7 @@ def _metrics(recipe: Recipe) -> list[Finding]:
             found.append((path, f"{metric.name!r} scores {listed(type(metric).kinds)}, and {task.name!r} is {kind}"))
         if metric.name in [m.name for m in recipe.metric[:index]]:
             found.append((path, f"{metric.name!r} is named twice; keep one"))
-    values = [value for metric in recipe.metric for value in type(metric).values or (metric.name,)]
+    values = [value for metric in recipe.metric for value in metric.value_names]
     if type(task).selects not in values:
         text = f"{task.name!r} selects the checkpoint by {type(task).selects!r}, which no metric here gives; add it"
         found.append((("metric",), text))

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from peftkit.components import Metric
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
 from peftkit.runner.data import EvaluationSplit
@@ -132,7 +131,7 @@ def direction(recipe: Recipe, values: Mapping[str, float]) -> tuple[str, bool]:
     """
     key = type(recipe.task).selects
     for metric in recipe.metric:
-        if key in value_names(metric):
+        if key in metric.value_names:
             if key in values:
                 return key, metric.higher_is_better
             break
@@ -140,8 +139,3 @@ def direction(recipe: Recipe, values: Mapping[str, float]) -> tuple[str, bool]:
         f"the task {recipe.task.name!r} selects by {key!r}, which none of the recipe's metrics gives "
         f"({', '.join(values)}); add the metric that does"
     )
-
-
-def value_names(metric: Metric) -> tuple[str, ...]:
-    """The names of a metric's values."""
-    return type(metric).values or (metric.name,)
