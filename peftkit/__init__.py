@@ -1,6 +1,7 @@
 """peftkit: which parameter-efficient fine-tuning method learns most for a given amount of work?"""
 
 from peftkit.components import Context, Example, Meter, Method, Metric, Refusal, Situation, StepRecord, Task
+from peftkit.errors import RowError
 from peftkit.hookspecs import hookimpl
 
 __version__ = "0.1.0"
@@ -12,6 +13,7 @@ __all__ = [
     "Method",
     "Metric",
     "Refusal",
+    "RowError",
     "Situation",
     "StepRecord",
     "Task",

@@ -72,6 +72,9 @@ class Example:
 
     ``candidates``, where there are any, are what a model chooses among, and hold the target. ``references`` are
     the right outputs; without them the target is the only one. ``extra`` is whatever a metric of the task needs.
+    ``context`` is where in the source, from and to which character, stands what may be shortened at its end where the
+    source is too long; nothing else of the source is ever cut. Without it the source may be cut at its end, or, for a
+    decoder, which goes on from there, at its beginning.
     """
 
     source: str
@@ -79,6 +82,7 @@ class Example:
     candidates: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
+    context: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +182,26 @@ class Task(Component):
         """A classification's labels, in the order of the data's numbers; empty for other kinds."""
         return ()
 
+    @property
+    def streams(self) -> bool:
+        """Whether ``train`` is a ``datasets.IterableDataset``, read as it is needed and of unknown length."""
+        return False
+
     def load(self) -> DatasetDict:
         """The splits ``train``, ``dev`` and ``test``."""
         raise NotImplementedError
 
     def encode(self, row: Mapping[str, Any]) -> Example:
-        """One row of a split as an example."""
+        """One row of a split as an example.
+
+        Raises:
+            RowError: the row cannot be one; the runner adds where it stands.
+        """
         raise NotImplementedError
+
+    def where(self, split: str, index: int) -> str:
+        """Where a user finds the row of a split, counted from 0; asked only when something is wrong with it."""
+        return f"the task {self.name!r}, split {split!r}, row {index + 1}"
 
 
 class Metric(Component):

@@ -23,6 +23,14 @@ class InputError(PeftkitError):
     exit_code = 2
 
 
+class RowError(InputError):
+    """A row of a task's data cannot be an example; ``field`` is the column that is wrong."""
+
+    def __init__(self, field: str, text: str) -> None:
+        self.field, self.text = field, text
+        super().__init__(f"{field}: {text}")
+
+
 class PluginError(InputError):
     """An installed plugin breaks the rules: a duplicate name, a wrong class, an error inside a hook."""
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +135,8 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
     described = {
         "peftkit": __version__,
         "task": task.model_dump(mode="json"),
-        "code": inspect.getsource(inspect.getmodule(type(task)) or type(task)),
-        "form": [type(form).__name__, inspect.getsource(inspect.getmodule(type(form)) or type(form))],
+        "code": _code(type(task)),
+        "form": [type(form).__name__, _code(type(form))],
         "kind": form.task_kind,
         "lengths": [form.source_length, form.target_length],
         "tokenizer": _tokenizer_state(form),
@@ -148,6 +149,12 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
             writer.write_table(combined)
         digest.update(sink.getvalue())
     return digest.hexdigest()[:32]
+
+
+def _code(component: type) -> dict[str, str]:
+    """The sources of the modules that the class and those above it lie in."""
+    modules = {base.__module__: base for base in component.__mro__ if not base.__module__.startswith("pydantic")}
+    return {name: inspect.getsource(sys.modules[name]) for name in modules if name not in ("builtins", "abc")}
 
 
 def _tokenizer_state(form: Form) -> str:
