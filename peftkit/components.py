@@ -210,6 +210,9 @@ class Metric(Component):
     kinds: ClassVar[tuple[TaskKind, ...]] = ("classification", "multiple_choice", "generation")
     """The kinds of task that it means something for."""
     higher_is_better: ClassVar[bool] = True
+    reads: ClassVar[Literal["prediction", "teacher_forced"]] = "prediction"
+    """What it scores: what a model says by itself, or, for comparison with systems that did so, what it says when it
+    is fed the right answer token by token. The latter leaks the answer, and never selects a checkpoint."""
     values: ClassVar[tuple[str, ...]] = ()
     """The names of what ``compute`` returns; left empty by a metric whose one value has the metric's own name."""
 

@@ -14,6 +14,7 @@ from peftkit.metrics.classification import (
     RecallMacro,
 )
 from peftkit.metrics.distractors import DistractorDistinctness, DistractorMatch, DistractorNovelty
+from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, ExactMatch, Rouge
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
+    "TeacherForcedMatch",
     "register_metrics",
 ]
 
@@ -50,4 +52,5 @@ def register_metrics() -> list[type[Metric]]:
         PrecisionMacro,
         RecallMacro,
         Rouge,
+        TeacherForcedMatch,
     ]

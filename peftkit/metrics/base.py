@@ -1,13 +1,14 @@
-"""What the built-in metrics share: the road through Hugging Face's ``evaluate``, and how texts are normalised."""
+"""What the built-in metrics share: the road through Hugging Face's ``evaluate``."""
 
 from __future__ import annotations
 
-import string
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftkit.components import Example, Metric
+from peftkit.texts import normalised
+
+__all__ = ["EvaluateMetric", "mean", "normalised"]
 
 if TYPE_CHECKING:
     from peftkit.metrics.bridge import EvaluateModule
@@ -42,16 +43,6 @@ class EvaluateMetric(Metric):
             predictions=list(predictions), references=[list(texts) for texts in references], examples=examples
         )
         return scores
-
-
-def normalised(text: str, *, ignore_case: bool = True, ignore_punctuation: bool = False) -> str:
-    """The text in Unicode's composed form, without superfluous white space and what else is to be ignored."""
-    text = unicodedata.normalize("NFC", text)
-    if ignore_case:
-        text = unicodedata.normalize("NFC", text.casefold())  # folding may decompose what was composed
-    if ignore_punctuation:
-        text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
-    return " ".join(text.split())
 
 
 def mean(values: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from peftkit.components import Component, Situation
 from peftkit.errors import PluginError, listed, one_line
 from peftkit.recipe.names import model_kind
 from peftkit.recipe.positions import KeyPath
-from peftkit.recipe.tables import Recipe
+from peftkit.recipe.tables import Recipe, interval
 
 Finding = tuple[KeyPath, str]
 """The path of a key and what is wrong with it."""
@@ -33,7 +33,7 @@ def findings(recipe: Recipe, config: Mapping[str, Any]) -> list[Finding]:
         PluginError: a component fails when it is asked what it refuses.
     """
     asked = situation(recipe, config)
-    found = [*_metrics(recipe), *_precision(recipe)]
+    found = [*_metrics(recipe, asked), *_precision(recipe), *_stream(recipe)]
     components: list[tuple[str, Component]] = [("task", recipe.task), ("method", recipe.method)]
     for key, component in components:
         found += [((key, "name"), f"{component.name!r} cannot be used so: {t}") for t in _refusals(component, asked)]
@@ -50,7 +50,7 @@ def _refusals(component: Component, asked: Situation) -> list[str]:
         raise PluginError(f"{component.name!r} fails when asked what it refuses: {one_line(error)}") from error
 
 
-def _metrics(recipe: Recipe) -> list[Finding]:
+def _metrics(recipe: Recipe, asked: Situation) -> list[Finding]:
     task, kind = recipe.task, type(recipe.task).kind
     found: list[Finding] = []
     for index, metric in enumerate(recipe.metric):
@@ -59,10 +59,28 @@ def _metrics(recipe: Recipe) -> list[Finding]:
             found.append((path, f"{metric.name!r} scores {listed(type(metric).kinds)}, and {task.name!r} is {kind}"))
         if metric.name in [m.name for m in recipe.metric[:index]]:
             found.append((path, f"{metric.name!r} is named twice; keep one"))
-    values = [value for metric in recipe.metric for value in metric.value_names]
+        if metric.reads == "teacher_forced" and asked.model_kind == "encoder":
+            found.append((path, f"{metric.name!r} scores tokens that a decoder says, and the model is an encoder"))
+    values = [value for metric in recipe.metric if metric.reads == "prediction" for value in metric.value_names]
     if type(task).selects not in values:
         text = f"{task.name!r} selects the checkpoint by {type(task).selects!r}, which no metric here gives; add it"
         found.append((("metric",), text))
+    return found
+
+
+def _stream(recipe: Recipe) -> list[Finding]:
+    if not recipe.task.streams:
+        return []
+    text = f"the training rows of {recipe.task.name!r} are streamed"
+    found: list[Finding] = []
+    if recipe.train.budget.epochs is not None:
+        remedy = "limit steps, samples, tokens or seconds"
+        found.append((("train", "budget", "epochs"), f"{text}, and how many make an epoch is not known; {remedy}"))
+    if interval(recipe.evaluate.every)[1] == "epochs":
+        remedy = "count steps, or shares of the budget"
+        found.append((("evaluate", "every"), f"{text}, and how many make an epoch is not known; {remedy}"))
+    if recipe.train.workers:
+        found.append((("train", "workers"), f"{text}, in order and so by one process; set it to 0"))
     return found
 
 

@@ -118,6 +118,8 @@ class TrainTable(Table):
     """Tokens of a source kept at the most."""
     max_target_length: int = Field(default=128, gt=0)
     """Tokens of a target or candidate kept at the most."""
+    cut_targets: float = Field(default=0.01, ge=0, le=1)
+    """The share of targets or candidates that may lose tokens to `max_target_length`; more is refused."""
     workers: int = Field(default=0, ge=0)
     """Processes that prepare batches."""
     budget: BudgetTable = BudgetTable(epochs=1)

@@ -13,9 +13,11 @@ from accelerate.utils import set_seed
 from peftkit.components import Meter
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
+from peftkit.runner.baselines import Scores, baselines
+from peftkit.runner.batches import effective_batch
 from peftkit.runner.budget import planned_steps
 from peftkit.runner.console import Display
-from peftkit.runner.data import effective_batch, prepare
+from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
 from peftkit.runner.models import apply_method, folder_bytes, load_base, parameters
 from peftkit.runner.training import Training
@@ -44,12 +46,13 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning") -> Pa
     accelerator = open_world(recipe, registry)
     display = Display(recipe, main=accelerator.is_main_process)
     directory: RunDirectory | None = None
+    blind: Scores = {}
     try:
         set_seed(recipe.run.seed)
         base = load_base(recipe)
         data = prepare(recipe, base.form, accelerator)
         batch = effective_batch(recipe, accelerator.num_processes)
-        per_epoch = len(data.train) // batch
+        per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
         model = apply_method(recipe, base, steps)
         trainable, total = parameters(model)
@@ -58,11 +61,12 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning") -> Pa
             directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
             directory.write_text("recipe.toml", dump_recipe(recipe))
             directory.write_json("environment.json", describe(registry, accelerator))
-            display.start(directory.path, trainable=trainable, total=total, sizes=data.sizes)
+            blind = baselines(recipe, data)
+            display.start(directory.path, trainable=trainable, total=total, data=data)
         training = Training(recipe, model, base.form, data, meters, accelerator, directory, display)
         training.train()
         if directory is not None:
-            outcome = _summary(recipe, training, directory.path, trainable, total)
+            outcome = _summary(recipe, training, directory.path, blind, trainable, total)
             directory.write_json("summary.json", outcome)
             display.summary(outcome, directory.path)
         return directory.path if directory else None
@@ -90,8 +94,11 @@ def _end(accelerator: Accelerator) -> None:
     GradientState._reset_state()
 
 
-def _summary(recipe: Recipe, training: Training, folder: Path, trainable: int, total: int) -> dict[str, Any]:
-    selected, last, used = training.selected or {}, training.rows[-1], training.used
+def _summary(
+    recipe: Recipe, training: Training, folder: Path, blind: Scores, trainable: int, total: int
+) -> dict[str, Any]:
+    selected, last, used, data = training.selected or {}, training.rows[-1], training.used, training.data
+    rows = data.sizes["train"]
     splits = ("train", "dev", "test")
     return {
         "status": "done",
@@ -105,6 +112,7 @@ def _summary(recipe: Recipe, training: Training, folder: Path, trainable: int, t
         "higher_is_better": training.higher_is_better,
         "selected": {"step": selected["step"], **{s: selected[s] for s in splits if s in selected}},
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
+        "baselines": blind,
         "parameters": {"trainable": trainable, "total": total},
         "steps": used.step,
         "samples": used.samples,
@@ -113,9 +121,10 @@ def _summary(recipe: Recipe, training: Training, folder: Path, trainable: int, t
         "cost": last["cost"],
         "evaluation_seconds": training.evaluation_seconds,
         "model_bytes": folder_bytes(folder / "model"),
-        "rows": dict(training.data.sizes),
-        "rows_left_out_per_epoch": len(training.data.train) - used.steps_per_epoch * training.batch,
-        "rows_cut": dict(training.data.cut),
+        "rows": dict(data.sizes),
+        "rows_left_out_per_epoch": None if rows is None else rows % training.batch,
+        "rows_cut": {split: dict(counts) for split, counts in data.cut.items()},
+        "rows_also_in_train": dict(data.overlap),
         "effective_batch": training.batch,
         "processes": training.accelerator.num_processes,
     }

@@ -24,12 +24,13 @@ class Used:
     input_tokens: int = 0
     target_tokens: int = 0
     seconds: float = 0.0
-    steps_per_epoch: int = field(default=1, kw_only=True)
+    passes: int = 0
+    steps_per_epoch: int | None = field(default=1, kw_only=True)
 
     @property
     def epoch(self) -> float:
-        """Passes over the training rows."""
-        return self.step / self.steps_per_epoch
+        """Passes over the training rows; of a stream, whose length is not known, the finished ones."""
+        return self.passes if self.steps_per_epoch is None else self.step / self.steps_per_epoch
 
 
 def progress(budget: BudgetTable, used: Used) -> float:
@@ -44,14 +45,14 @@ def progress(budget: BudgetTable, used: Used) -> float:
     return max(float(amounts[key] / limit) for key, limit in budget if limit is not None)
 
 
-def planned_steps(budget: BudgetTable, *, effective_batch: int, steps_per_epoch: int) -> int | None:
+def planned_steps(budget: BudgetTable, *, effective_batch: int, steps_per_epoch: int | None) -> int | None:
     """The steps that the budget allows, None if it is limited by what cannot be known beforehand."""
     limits = []
     if budget.steps is not None:
         limits.append(budget.steps)
     if budget.samples is not None:
         limits.append(math.ceil(budget.samples / effective_batch))
-    if budget.epochs is not None:
+    if budget.epochs is not None and steps_per_epoch is not None:
         limits.append(math.ceil(budget.epochs * steps_per_epoch))
     return min(limits, default=None)
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from peftkit.recipe import Recipe
+from peftkit.runner.data import Data
 
 
 class Display:
@@ -29,12 +30,20 @@ class Display:
         """One line."""
         self.console.print(text, markup=False)
 
-    def start(self, run: Path, *, trainable: int, total: int, sizes: Mapping[str, int]) -> None:
+    def start(self, run: Path, *, trainable: int, total: int, data: Data) -> None:
         """The head: what is trained on what, and where it is written."""
         recipe = self.recipe
         self.say(f"{recipe.method.name} on {recipe.task.name} with {recipe.model.name}")
         self.say(f"trainable {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
-        self.say("rows " + ", ".join(f"{split} {rows:,}" for split, rows in sizes.items()))
+        sizes = {split: "streamed" if rows is None else f"{rows:,}" for split, rows in data.sizes.items()}
+        self.say("rows " + ", ".join(f"{split} {rows}" for split, rows in sizes.items()))
+        for split, counts in data.cut.items():
+            cut = ", ".join(f"{rows:,} {what}" for what, rows in counts.items() if rows)
+            if cut:
+                self.say(f"too long and cut in {split}: {cut}")
+        for split, rows in data.overlap.items():
+            if rows:
+                self.say(f"also among the training rows: {rows:,} of the evaluated sources of {split}")
         self.say(f"run {run}")
         if self.console.is_terminal and not self.console.quiet:
             columns = (
@@ -85,12 +94,15 @@ class Display:
         self.close()
         table = Table(title=f"selected at step {summary['selected']['step']} by dev {summary['selects']}")
         table.add_column("")
-        splits = [s for s in ("dev", "test") if s in summary["selected"]]
-        for split in splits:
-            table.add_column(split, justify="right")
-        for key in summary["selected"][splits[0]] if splits else ():
-            table.add_row(key, *(f"{summary['selected'][s][key]:.4f}" for s in splits))
+        columns = {split: summary["selected"][split] for split in ("dev", "test") if split in summary["selected"]}
+        keys = list(next(iter(columns.values()), ()))
+        columns |= {name: scores["test"] for name, scores in summary["baselines"].items() if "test" in scores}
+        for name in columns:
+            table.add_column(name, justify="right")
+        for key in keys:
+            table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in columns.values()))
         self.console.print(table)
+        self.say("constant, majority, random: what test gives to those that do not read (see the summary for dev)")
         cost = summary["cost"]
         self.say(
             f"{summary['steps']} steps, {summary['samples']:,} samples, "

@@ -1,31 +1,27 @@
-"""A task's rows as encoded, cached, bucketed batches."""
+"""Everything a run reads, and what is to be known of it before it is believed."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import os
 import random
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
 
-from peftkit import __version__
 from peftkit.components import Example, Task
-from peftkit.errors import RunError
+from peftkit.errors import InputError, RunError
 from peftkit.recipe import Recipe
+from peftkit.runner.batches import Stream, effective_batch
+from peftkit.runner.encoding import answer, encoded, examples_of, rows_of, source_key
 from peftkit.runner.forms import Form, Row
 
 SPLITS = ("train", "dev", "test")
-BUCKET = 50  # effective batches that are sorted by length together
+LOOKED_AT = 10_000  # rows of a stream that are judged before training; of other data it is all
 
 
 @dataclass(frozen=True)
@@ -42,169 +38,128 @@ class EvaluationSplit:
 class Data:
     """Everything a run reads: encoded training rows, and the splits it is evaluated on."""
 
-    train: Dataset
+    train: Dataset | Stream
     evaluated: tuple[EvaluationSplit, ...]
-    sizes: Mapping[str, int]
-    cut: Mapping[str, int]
-    """How many rows of each split lost tokens to the length limits."""
+    sizes: Mapping[str, int | None]
+    """Rows of each split; None where they are streamed and so not counted."""
+    cut: Mapping[str, Mapping[str, int]]
+    """How many ``sources`` and ``targets`` of each split lose tokens to the length limits."""
+    overlap: Mapping[str, int]
+    """How many evaluated rows of each split have a source that, normalised, is one of the training rows' too."""
+    golds: Mapping[str, int]
+    """How often each answer is right in the training rows (see ``encoding.answer``)."""
+
+    def steps_per_epoch(self, batch: int) -> int | None:
+        """Optimizer steps that make an epoch, None for a stream."""
+        rows = self.sizes["train"]
+        return None if rows is None else rows // batch
 
 
-def cache_folder() -> Path:
-    """Where encoded rows are kept: ``PEFTKIT_CACHE``, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peftkit"
-    return Path(os.environ.get("PEFTKIT_CACHE") or default)
+@dataclass(frozen=True)
+class _Seen:
+    """What the training rows are judged by, all of them or a stream's first ones."""
+
+    source_tokens: Any
+    target_tokens: Any
+    keys: set[int]
+    golds: Counter[str]
+    first: list[Example]
 
 
 def prepare(recipe: Recipe, form: Form, accelerator: Accelerator) -> Data:
     """Loads the task's splits and encodes them.
 
     Raises:
+        InputError: a row is wrong, or more targets than allowed would be cut.
         RunError: a split is missing or empty, or has fewer rows than one optimizer step takes.
     """
-    splits = recipe.task.load()
+    task, seed = recipe.task, recipe.run.seed
+    splits: Mapping[str, Any] = task.load()
+    batch = effective_batch(recipe, accelerator.num_processes)
     for split in SPLITS:
-        if split not in splits or not len(splits[split]):
-            raise RunError(f"the task {recipe.task.name!r} has no rows in its split {split!r}")
-    with accelerator.main_process_first():  # the others find the cache that the first one writes
-        train = encoded(recipe.task, splits["train"], form)
-    rows, step = len(train), effective_batch(recipe, accelerator.num_processes)
-    if rows < step:
+        if split not in splits or (isinstance(splits[split], Dataset) and not len(splits[split])):
+            raise RunError(f"the task {task.name!r} has no rows in its split {split!r}")
+    train: Dataset | Stream
+    if isinstance(splits["train"], Dataset):
+        with accelerator.main_process_first():  # the others find the cache that the first one writes
+            train = encoded(task, splits["train"], form)
+        seen = _Seen(train["source_tokens"][:], train["target_tokens"][:], {*train["key"]}, Counter(train["gold"]), [])
+        size: int | None = len(train)
+    else:
+        train, seen, size = Stream(splits["train"], task, form, batch, seed), _look(task, splits["train"], form), None
+    if len(seen.source_tokens) < batch:
         raise RunError(
-            f"one optimizer step takes {step} rows (batch_size × gradient_accumulation_steps × processes), "
-            f"and the train split has {rows}; lower train.batch_size"
+            f"one optimizer step takes {batch} rows (batch_size × gradient_accumulation_steps × processes), "
+            f"and the train split has {len(seen.source_tokens)}; lower train.batch_size"
         )
     limits = {
         "train": recipe.evaluate.train_examples,
         "dev": recipe.evaluate.dev_examples,
         "test": recipe.evaluate.test_examples,
     }
-    evaluated = [
-        _evaluation_split(recipe.task, split, splits[split], form, limit, recipe.run.seed)
+    evaluated = tuple(
+        _evaluation_split(task, split, splits[split], form, limit, seed, seen)
         for split, limit in limits.items()
         if limit != 0
-    ]
-    cut = {"train": sum(train["cut"])} | {e.name: sum(r["cut"] for r in e.rows) for e in evaluated if e.name != "train"}
-    sizes = {split: len(splits[split]) for split in SPLITS}
-    return Data(train.remove_columns("cut"), tuple(evaluated), sizes, cut)
+    )
+    cut = {"train": _cut(seen.source_tokens, seen.target_tokens, form)}
+    for e in evaluated[1 if limits["train"] else 0 :]:
+        cut[e.name] = _cut([r["source_tokens"] for r in e.rows], [r["target_tokens"] for r in e.rows], form)
+    totals = {"train": len(seen.source_tokens)} | {e.name: len(e.rows) for e in evaluated if e.name != "train"}
+    longest = max([max(seen.target_tokens), *(r["target_tokens"] for e in evaluated for r in e.rows)])
+    _refuse_cut_targets(recipe, cut, totals, longest)
+    overlap = {
+        e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in evaluated if e.name != "train"
+    }
+    sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:]}
+    return Data(train, evaluated, sizes, cut, overlap, seen.golds)
 
 
-def effective_batch(recipe: Recipe, processes: int) -> int:
-    """Rows of one optimizer step, over all processes."""
-    return recipe.train.batch_size * recipe.train.gradient_accumulation_steps * processes
+def _look(task: Task, rows: Any, form: Form) -> _Seen:
+    """Judges the first rows of a stream."""
+    examples = examples_of(task, "train", islice(rows, LOOKED_AT), range(LOOKED_AT))
+    made = rows_of(form, task, "train", examples, range(len(examples)), ranked=False)
+    return _Seen(
+        [r["source_tokens"] for r in made],
+        [r["target_tokens"] for r in made],
+        {source_key(e.source) for e in examples},
+        Counter(answer(e, task) for e in examples),
+        examples,
+    )
 
 
 def _evaluation_split(
-    task: Task, name: str, split: Dataset, form: Form, limit: int | None, seed: int
+    task: Task, name: str, split: Any, form: Form, limit: int | None, seed: int, seen: _Seen
 ) -> EvaluationSplit:
-    indices = list(range(len(split)))
-    if limit is not None and limit < len(indices):
-        indices = sorted(random.Random(f"{seed}/{name}").sample(indices, limit))  # noqa: S311 - a sample, no secret
-    examples = [task.encode(row) for row in split.select(indices)]
-    return EvaluationSplit(name, indices, examples, form.encode(examples, ranked=task.kind != "generation"))
+    if isinstance(split, Dataset):
+        indices = list(range(len(split)))
+        if limit is not None and limit < len(indices):
+            indices = sorted(random.Random(f"{seed}/{name}").sample(indices, limit))  # noqa: S311 - a sample, no secret
+        examples = examples_of(task, name, split.select(indices), indices)
+    else:  # of a stream the first ones: to draw among all would be to read all
+        examples = seen.first[:limit]
+        indices = list(range(len(examples)))
+    rows = rows_of(form, task, name, examples, indices, ranked=task.kind != "generation")
+    return EvaluationSplit(name, indices, examples, rows)
 
 
-def encoded(task: Task, split: Dataset, form: Form) -> Dataset:
-    """The split's rows as token ids with their ``length``, from the cache if the same were encoded before."""
-    key = fingerprint(task, split, form)
-    folder = cache_folder() / "encoded"
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def encode(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        names = list(columns)
-        examples = [
-            task.encode(dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True)
-        ]
-        rows = form.encode(examples, ranked=False)
-        made: dict[str, list[Any]] = {k: [row[k] for row in rows] for k in ("source", "candidates", "answer", "cut")}
-        made["length"] = [len(r["source"]) + sum(map(len, r["candidates"])) for r in rows]
-        return made
-
-    return split.map(
-        encode,
-        batched=True,
-        remove_columns=split.column_names,
-        cache_file_name=str(folder / f"{key}.arrow"),
-        new_fingerprint=key,
-        desc=None,
-    )
-
-
-def fingerprint(task: Task, split: Dataset, form: Form) -> str:
-    """A hash of all that the encoded rows depend on: the data, the task and its code, the tokenizer, the form."""
-    digest = hashlib.sha256()
-    described = {
-        "peftkit": __version__,
-        "task": task.model_dump(mode="json"),
-        "code": _code(type(task)),
-        "form": [type(form).__name__, _code(type(form))],
-        "kind": form.task_kind,
-        "lengths": [form.source_length, form.target_length],
-        "tokenizer": _tokenizer_state(form),
+def _cut(source_tokens: Any, target_tokens: Any, form: Form) -> dict[str, int]:
+    return {
+        "sources": int((np.asarray(source_tokens) > form.source_length).sum()),
+        "targets": int((np.asarray(target_tokens) > form.target_length).sum()),
     }
-    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
-    for table in split.with_format("arrow").iter(batch_size=1000):
-        sink = pa.BufferOutputStream()
-        combined = table.combine_chunks().replace_schema_metadata(None)
-        with pa.ipc.new_stream(sink, combined.schema) as writer:
-            writer.write_table(combined)
-        digest.update(sink.getvalue())
-    return digest.hexdigest()[:32]
 
 
-def _code(component: type) -> dict[str, str]:
-    """The sources of the modules that the class and those above it lie in."""
-    modules = {base.__module__: base for base in component.__mro__ if not base.__module__.startswith("pydantic")}
-    return {name: inspect.getsource(sys.modules[name]) for name in modules if name not in ("builtins", "abc")}
-
-
-def _tokenizer_state(form: Form) -> str:
-    backend = getattr(form.tokenizer, "backend_tokenizer", None)
-    state = backend.to_str() if backend is not None else json.dumps(form.tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(state.encode()).hexdigest()
-
-
-class LengthBucketSampler(Sampler[int]):
-    """Rows in a seeded order in which each effective batch holds rows of like length.
-
-    The order depends on the seed, the epoch and the effective batch only, not on how many processes share it. The
-    rows that do not fill the last effective batch are left out of that epoch; which ones, chance decides anew each
-    epoch.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of that epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths) // self.batch * self.batch
-
-    def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - an order, no secret
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
-        order = order[: len(self)]
-        batches: list[list[int]] = []
-        for start in range(0, len(order), self.batch * BUCKET):
-            bucket = sorted(order[start : start + self.batch * BUCKET], key=self.lengths.__getitem__)
-            batches += [bucket[i : i + self.batch] for i in range(0, len(bucket), self.batch)]
-        rng.shuffle(batches)
-        for batch in batches:
-            yield from batch
-
-
-def training_batches(recipe: Recipe, data: Data, form: Form, accelerator: Accelerator) -> DataLoader[Any]:
-    """The training rows as this process's share of the batches; call ``set_epoch`` before each epoch."""
-    batch = effective_batch(recipe, accelerator.num_processes)
-    loader: DataLoader[Any] = DataLoader(
-        data.train.remove_columns("length"),  # type: ignore[arg-type]
-        batch_size=recipe.train.batch_size,
-        sampler=LengthBucketSampler(data.train["length"][:], batch, recipe.run.seed),
-        collate_fn=form.batch,
-        num_workers=recipe.train.workers,
-        drop_last=True,
-    )
-    prepared: DataLoader[Any] = accelerator.prepare_data_loader(loader)
-    return prepared
+def _refuse_cut_targets(
+    recipe: Recipe, cut: Mapping[str, Mapping[str, int]], totals: Mapping[str, int], longest: int
+) -> None:
+    """A model that never sees the end of its targets is not measured on the task that the recipe names."""
+    allowed, limit = recipe.train.cut_targets, recipe.train.max_target_length
+    for split, counts in cut.items():
+        share = counts["targets"] / totals[split]
+        if share > allowed:
+            raise InputError(
+                f"{counts['targets']:,} of {totals[split]:,} targets of {recipe.task.name!r} in its split {split!r} "
+                f"({share:.1%}) are longer than train.max_target_length = {limit} tokens, and would be cut; raise it "
+                f"(the longest has {longest}), or allow it with train.cut_targets = {min(1.0, share + 0.005):.2f}"
+            )

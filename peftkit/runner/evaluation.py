@@ -12,13 +12,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from peftkit.components import Example
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
 from peftkit.runner.data import EvaluationSplit
-from peftkit.runner.forms import Form
+from peftkit.runner.forms import Form, Row
 
 Prediction = dict[str, Any]
 """One line of a predictions file."""
+TEACHER_FORCED = "teacher_forced"
+"""The key of a prediction line that holds what the model says while it is fed the target."""
 NORM = "_norm"
 """Ends the names of values that rank by log-likelihood per token (as acc_norm in lm-evaluation-harness)."""
 
@@ -79,6 +82,7 @@ def _predict(
         if generates
         else []
     )
+    forced = form.teacher_forced(model, rows, device) if any(m.reads == TEACHER_FORCED for m in recipe.metric) else []
     for turn, i in enumerate(which):
         example, row = split.examples[i], rows[turn]
         sums, tokens = scores.sums[turn], scores.tokens[turn]
@@ -89,6 +93,8 @@ def _predict(
             "loss": -sums[row["answer"]],
             "tokens": tokens[row["answer"]],
         }
+        if forced:
+            prediction[TEACHER_FORCED] = _as_text(forced[turn], example, row, form)
         if generates:
             prediction["prediction"] = texts[turn]
         else:
@@ -105,6 +111,13 @@ def _predict(
     return made
 
 
+def _as_text(ids: list[int], example: Example, row: Row, form: Form) -> str:
+    """The candidate whose ids these are, as it was written: tokenizers may forget case and blanks."""
+    texts = example.candidates if len(row["candidates"]) > 1 else (example.target,)
+    written = (text for text, own in zip(texts, row["candidates"], strict=True) if ids[: len(own)] == own)
+    return next(written, None) or form.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
 def best(candidates: Sequence[str], scores: Sequence[float]) -> str:
     """The candidate of the highest score, whatever order they stand in: of equal ones the first by alphabet."""
     known = [-torch.inf if math.isnan(score) else score for score in scores]
@@ -117,9 +130,12 @@ def _values(recipe: Recipe, form: Form, split: EvaluationSplit, predictions: Seq
     references = [list(e.references or (e.target,)) for e in split.examples]
     for ending in ranking(recipe, form):
         texts = [p[f"prediction{ending}"] for p in predictions]
-        for metric in recipe.metric:
+        for metric in (m for m in recipe.metric if m.reads == "prediction"):
             for key, value in metric.compute(texts, references, split.examples).items():
                 values[key + ending] = float(value)
+    for metric in (m for m in recipe.metric if m.reads == TEACHER_FORCED):
+        texts = [p[TEACHER_FORCED] for p in predictions]
+        values |= {k: float(v) for k, v in metric.compute(texts, references, split.examples).items()}
     return values
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from peftkit.components import Meter, StepRecord
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
+from peftkit.runner.batches import effective_batch, training_batches
 from peftkit.runner.budget import Marks, Used, progress, schedule
 from peftkit.runner.console import Display
-from peftkit.runner.data import Data, effective_batch, training_batches
+from peftkit.runner.data import Data
 from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.optimizers import make_optimizer
@@ -45,11 +46,11 @@ class Training:
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
-        self.loader = training_batches(recipe, data, form, accelerator)
+        self.loader = training_batches(recipe, data.train, form, accelerator)
         self.model, self.optimizer = accelerator.prepare(model.train(), make_optimizer(recipe, model))
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.batch = effective_batch(recipe, accelerator.num_processes)
-        self.used = Used(steps_per_epoch=len(data.train) // self.batch)
+        self.used = Used(steps_per_epoch=data.steps_per_epoch(self.batch))
         self.marks = Marks(recipe.evaluate.every, recipe.train.budget)
         self.factor = schedule(recipe)
         self.tracking = Tracking(accelerator, recipe, run.path if run else Path())
@@ -84,16 +85,16 @@ class Training:
 
     def _steps(self) -> Iterator[list[dict[str, Tensor]]]:
         """The batches of each optimizer step, epoch after epoch."""
-        size, epoch = self.recipe.train.gradient_accumulation_steps, 0
+        size = self.recipe.train.gradient_accumulation_steps
         while True:
-            self.loader.set_epoch(epoch)  # type: ignore[attr-defined]
+            self.loader.set_epoch(self.used.passes)  # type: ignore[attr-defined]
             held: list[dict[str, Tensor]] = []
             for batch in self.loader:
                 held.append(batch)
                 if len(held) == size:
                     yield held
                     held = []
-            epoch += 1
+            self.used.passes += 1
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         accelerator, step = self.accelerator, self.used.step + 1

@@ -35,7 +35,7 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
         mixed_precision=recipe.train.mixed_precision,
         log_with=trackers(recipe) or None,
         project_dir=recipe.run.output,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, dispatch_batches=False),
     )
     if accelerator.num_processes != asked:
         raise RunError(

@@ -64,6 +64,7 @@ class Colours(Task):
     name: Literal["colours"] = "colours"
     rows: int = 48
     form: Literal["classification", "multiple_choice", "generation"] = "classification"
+    streaming: bool = False
 
     kind = "classification"
     metrics = ("accuracy",)
@@ -73,13 +74,19 @@ class Colours(Task):
     def labels(self) -> tuple[str, ...]:
         return TOPICS
 
+    @property
+    def streams(self) -> bool:
+        return self.streaming
+
     def load(self) -> DatasetDict:
         def split(start: int, number: int) -> Dataset:
             colours = [TOPICS[(start + i) % 3] for i in range(number)]
             things = [" ".join([WORDS[c].split()[(start + i // 3) % 3]] * (1 + i % 4)) for i, c in enumerate(colours)]
             return Dataset.from_dict({"thing": things, "colour": colours})
 
-        return DatasetDict({"train": split(0, self.rows), "dev": split(1, 12), "test": split(2, 12)})
+        train: Any = split(0, self.rows)
+        train = train.to_iterable_dataset(num_shards=2) if self.streaming else train
+        return DatasetDict({"train": train, "dev": split(1, 12), "test": split(2, 12)})
 
     def encode(self, row: Any) -> Example:
         return Example(f"colour: {row['thing']}", row["colour"], TOPICS)

@@ -1,82 +1,77 @@
-"""Batches: their order, their make-up, and that encoding is done once."""
+"""What is known of the data before training: sizes, what is cut, what train and test share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from unittest import mock
+from typing import Any
 
 import pytest
-from datasets import Dataset
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers import AutoConfig, AutoTokenizer
+from accelerate import Accelerator
 
-from peftkit.recipe.names import model_path
-from peftkit.runner.data import LengthBucketSampler, encoded, fingerprint
-from peftkit.runner.forms import EncoderDecoder
-from tests.runner.conftest import Colours
-
-
-@given(st.lists(st.integers(1, 50), max_size=300), st.integers(1, 16), st.integers(0, 3))
-def test_each_epoch_takes_every_row_once_but_for_the_rest(lengths: list[int], batch: int, epoch: int) -> None:
-    sampler = LengthBucketSampler(lengths, batch, seed=1)
-    sampler.set_epoch(epoch)
-    order = list(sampler)
-    assert len(order) == len(sampler) == len(lengths) // batch * batch
-    assert len(set(order)) == len(order)
+from peftkit import Example
+from peftkit.errors import InputError, RecipeError
+from peftkit.runner.batches import Stream
+from peftkit.runner.data import prepare
+from peftkit.runner.models import load_base
+from tests.runner.conftest import Colours, Make
 
 
-def test_batches_hold_like_lengths_and_epochs_differ() -> None:
-    lengths = [(7 * i) % 40 + 1 for i in range(400)]
-    sampler = LengthBucketSampler(lengths, 8, seed=1)
-    first = list(sampler)
-    assert first == list(sampler)
-    sampler.set_epoch(1)
-    assert first != list(sampler)
-    spread = [max(b) - min(b) for b in _batches([lengths[i] for i in first], 8)]
-    unsorted = [max(b) - min(b) for b in _batches(lengths, 8)]
-    assert sum(spread) < sum(unsorted) / 4
-    means = [sum(b) for b in _batches([lengths[i] for i in first], 8)]
-    assert means != sorted(means)
-    assert means != sorted(means, reverse=True)
+def test_rows_that_dev_and_test_share_with_train_are_counted(make: Make) -> None:
+    recipe = make("decoder", "task.rows=24")
+    data = prepare(recipe, load_base(recipe).form, Accelerator(cpu=True))
+    splits = recipe.task.load()
+    train = {row["thing"] for row in splits["train"]}
+    for name in ("dev", "test"):
+        assert data.overlap[name] == sum(row["thing"] in train for row in splits[name]) > 0
+    assert data.golds == {"red": 8, "green": 8, "blue": 8}
+    assert data.sizes == {"train": 24, "dev": 12, "test": 12}
+    assert data.cut["train"] == {"sources": 0, "targets": 0}
 
 
-def test_the_seed_decides_the_order() -> None:
-    assert list(LengthBucketSampler([1] * 64, 8, seed=1)) != list(LengthBucketSampler([1] * 64, 8, seed=2))
+def test_cut_sources_are_counted(make: Make) -> None:
+    recipe = make("encoder-decoder", "train.max_source_length=6")
+    data = prepare(recipe, load_base(recipe).form, Accelerator(cpu=True))
+    base = load_base(make("encoder-decoder")).form
+    lengths = [len(base.tokenizer(f"colour: {row['thing']}")["input_ids"]) for row in recipe.task.load()["test"]]
+    assert data.cut["test"]["sources"] == sum(length > 6 for length in lengths) > 0
 
 
-def _batches(values: list[int], size: int) -> Iterator[list[int]]:
-    return (values[i : i + size] for i in range(0, len(values), size))
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
+def test_too_many_cut_targets_are_refused_unless_told(kind: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(self: Colours, row: Any) -> Example:
+        long = "red as the blood that the roses drink" if row["colour"] == "red" else row["colour"]
+        return Example(row["thing"], long, (long, "green", "blue"))
+
+    monkeypatch.setattr(Colours, "encode", encode)
+    recipe = make(kind, "train.max_target_length=4", "evaluate.train_examples=0")
+    words = r"16 of 48 targets of 'colours' in its split 'train' \(33\.3%\) are longer than train\.max_target_length"
+    with pytest.raises(InputError, match=words):
+        prepare(recipe, load_base(recipe).form, Accelerator(cpu=True))
+    told = make(kind, "train.max_target_length=4", "train.cut_targets=1.0")
+    data = prepare(told, load_base(told).form, Accelerator(cpu=True))
+    assert data.cut["train"]["targets"] == 16
 
 
-@pytest.fixture
-def form() -> EncoderDecoder:
-    path = model_path("pocket-t5")
-    return EncoderDecoder(
-        AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path), "classification", 64, 16
-    )
+def test_a_stream_is_judged_by_its_first_rows_and_never_counted(make: Make) -> None:
+    recipe = make("decoder", "task.streaming=true")
+    data = prepare(recipe, load_base(recipe).form, Accelerator(cpu=True))
+    assert isinstance(data.train, Stream)
+    assert data.sizes["train"] is None
+    assert data.steps_per_epoch(8) is None
+    assert data.golds == {"red": 16, "green": 16, "blue": 16}
+    assert [len(split.rows) for split in data.evaluated] == [6, 12, 12]
 
 
-def test_the_same_rows_are_encoded_once(form: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
-    task = Colours()
-    first = encoded(task, task.load()["train"], form)
-    with mock.patch.object(Colours, "encode", side_effect=AssertionError("encoded again")):
-        again = encoded(task, task.load()["train"], form)
-    assert first.to_list() == again.to_list()
-    assert first[0]["source"] == form.tokenizer("colour: blood")["input_ids"]
-
-
-def test_the_key_follows_the_content(form: EncoderDecoder) -> None:
-    task = Colours()
-    rows = task.load()["train"]
-    key = fingerprint(task, rows, form)
-    assert key == fingerprint(Colours(), Colours().load()["train"], form)
-    changed = rows.to_list()
-    changed[3]["thing"] = "moss"
-    assert key != fingerprint(task, Dataset.from_list(changed), form)
-    assert key != fingerprint(task, rows.select(range(10)), form)
-    assert key != fingerprint(Colours(rows=12), rows, form)
-    shorter = EncoderDecoder(form.tokenizer, form.config, "classification", 32, 16)
-    assert key != fingerprint(task, rows, shorter)
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("train.budget.epochs=2", "train.budget.epochs"),
+        ("evaluate.every='0.5 epochs'", "evaluate.every"),
+        ("train.workers=1", "train.workers"),
+    ],
+)
+def test_a_recipe_that_needs_a_streams_length_is_refused(make: Make, override: str, key: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make("decoder", "task.streaming=true", override)
+    [problem] = caught.value.problems
+    assert problem.key == key
+    assert "are streamed" in problem.text

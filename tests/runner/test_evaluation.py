@@ -40,7 +40,8 @@ class Deaf(Form):
                 "source": [],
                 "candidates": [list(c.encode()) for c in e.candidates],
                 "answer": e.candidates.index(e.target),
-                "cut": False,
+                "source_tokens": 0,
+                "target_tokens": 0,
             }
             for e in examples
         ]

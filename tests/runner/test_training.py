@@ -17,7 +17,7 @@ from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
-from tests.runner.conftest import Make
+from tests.runner.conftest import TOPICS, Make
 
 KINDS = ("encoder-decoder", "decoder", "encoder")
 TIMES = ("evaluation_seconds", "cost")
@@ -306,3 +306,29 @@ def test_an_option_that_the_optimizer_does_not_take_is_an_input_error(make: Make
 def test_losses_are_finite_numbers(make: Make, registry: Registry) -> None:
     path = trained(make, registry, "decoder", "train.budget.steps=2")
     assert all(math.isfinite(row[s]["loss"]) for row in rows_of(path) for s in ("train", "dev", "test"))
+
+
+def test_streamed_rows_are_learnt_like_others(make: Make, registry: Registry) -> None:
+    path = trained(make, registry, "encoder-decoder", "task.streaming=true", "train.budget.steps=60")
+    summary = RunDirectory(path).summary()
+    assert summary["selected"]["test"]["accuracy"] == 1.0
+    assert summary["rows"] == {"train": None, "dev": 12, "test": 12}
+    assert summary["rows_left_out_per_epoch"] is None
+    assert summary["epoch"] == 9  # finished passes over 48 rows, six steps each
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
+def test_the_score_under_teacher_forcing_is_that_of_the_likeliest_tokens(
+    make: Make, registry: Registry, kind: str
+) -> None:
+    metrics = 'metric=[{name="accuracy"}, {name="teacher_forced_match"}]'
+    path = trained(make, registry, kind, metrics, "train.budget.steps=40", "train.learning_rate=3e-3")
+    rows = RunDirectory(path).evaluations()
+    lines = [json.loads(line) for line in (path / "predictions/test.jsonl").read_text().splitlines()]
+    selected = RunDirectory(path).summary()["selected"]
+    right = [
+        (line["teacher_forced"] if line["teacher_forced"] in TOPICS else "blue") == line["target"] for line in lines
+    ]
+    assert selected["test"]["teacher_forced_match"] == pytest.approx(sum(right) / len(right))
+    assert "teacher_forced_match_norm" not in rows[0]["test"]
+    assert "teacher_forced_match" not in RunDirectory(path).summary()["baselines"]["majority"]["test"]

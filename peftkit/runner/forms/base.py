@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, TaskKind
+from peftkit.runner.forms.shortening import shortened
 
 IGNORED = -100
 PAD_TO = 8  # widths that are multiples of 8 suit tensor cores, and make for few distinct shapes
@@ -21,13 +22,15 @@ class Row(TypedDict):
     """One encoded example: token ids, and which candidate is the target.
 
     ``candidates`` holds the target alone where nothing is ranked. For an encoder a candidate is the whole input,
-    source and choice together, and a fixed label has none.
+    source and choice together, and a fixed label has none. ``source_tokens`` and ``target_tokens`` are the lengths
+    of the source and of the longest candidate before anything was cut.
     """
 
     source: list[int]
     candidates: list[list[int]]
     answer: int
-    cut: bool
+    source_tokens: int
+    target_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,12 @@ class Form:
         """The text that the model generates for each row's source."""
         raise NotImplementedError
 
+    def teacher_forced(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> list[list[int]]:
+        """The likeliest id at each place of the target, given the right ones before it: this leaks the target."""
+        logits, labels = self.logits(model, {k: v.to(device) for k, v in self.batch(rows).items()})
+        pairs = zip(logits.argmax(-1), labels != IGNORED, strict=True)
+        return [likeliest[places].tolist() for likeliest, places in pairs]
+
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """The summed cross-entropy of the batch's targets."""
         logits, labels = self.logits(model, batch)
@@ -102,6 +111,15 @@ class Form:
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(ids) for ids in self.tokenizer(list(texts))["input_ids"]] if texts else []
+
+    def _sources(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
+        """The ids of the sources, first with contexts shortened where that is needed, then whole."""
+        whole = self._ids([e.source for e in examples])
+        fitted = list(whole)
+        for i, example in enumerate(examples):
+            if len(whole[i]) > self.source_length and example.context:
+                fitted[i] = list(self.tokenizer(shortened(example, self.source_length, self.tokenizer))["input_ids"])
+        return fitted, whole
 
     def _wanted(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
         """The candidates to encode and which of them is the target."""

@@ -19,22 +19,23 @@ class Decoder(Form):
 
     def encode(self, examples: Sequence[Example], *, ranked: bool) -> list[Row]:
         end = self.tokenizer.eos_token_id
-        sources = [unended(ids, end) for ids in self._ids([e.source for e in examples])]
+        sources, uncut = self._sources(examples)
+        starts = [unended(ids, end) for ids in uncut]
         wanted = [self._wanted(e, ranked=ranked) for e in examples]
         # Continuations are cut out of the whole text, since many vocabularies join a word to its blank.
         whole = iter(
             self._ids([f"{e.source} {t}" for e, (texts, _) in zip(examples, wanted, strict=True) for t in texts])
         )
         rows: list[Row] = []
-        for source, (texts, answer) in zip(sources, wanted, strict=True):
-            targets = [unended(next(whole), end)[len(source) :] for _ in texts]
-            cut = len(source) > self.source_length or any(len(t) >= self.target_length for t in targets)
+        for source, start, (texts, answer) in zip(sources, starts, wanted, strict=True):
+            targets = [[*unended(next(whole), end)[len(start) :], end] for _ in texts]
             rows.append(
                 {
-                    "source": source[-self.source_length :],
-                    "candidates": [ended([*t, end], self.target_length, self.tokenizer) for t in targets],
+                    "source": unended(source, end)[-self.source_length :],
+                    "candidates": [ended(t, self.target_length, self.tokenizer) for t in targets],
                     "answer": answer,
-                    "cut": cut,
+                    "source_tokens": len(start),
+                    "target_tokens": max(map(len, targets)),
                 }
             )
         return rows

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from peftkit.components import Example
 from peftkit.runner.forms.base import Form, Row, Scores
+from peftkit.runner.forms.shortening import shortened
 
 
 class Encoder(Form):
@@ -18,24 +19,41 @@ class Encoder(Form):
     generates = False
 
     def encode(self, examples: Sequence[Example], *, ranked: bool) -> list[Row]:
+        sources, whole = self._sources(examples)
+        if self.task_kind != "classification":
+            return [self._paired(e, len(uncut)) for e, uncut in zip(examples, whole, strict=True)]
         longest = self.source_length
-        if self.task_kind == "classification":
-            sources = self.tokenizer([e.source for e in examples], truncation=True, max_length=longest)["input_ids"]
-            full = self._ids([e.source for e in examples])
-            return [
-                {"source": list(s), "candidates": [], "answer": e.candidates.index(e.target), "cut": len(f) > len(s)}
-                for e, s, f in zip(examples, sources, full, strict=True)
-            ]
-        texts = [(e.source, candidate) for e in examples for candidate in e.candidates]
-        pairs = {"text": [a for a, _ in texts], "text_pair": [b for _, b in texts]}
-        kept = iter(self.tokenizer(**pairs, truncation="only_first", max_length=longest)["input_ids"])
-        whole = iter(self.tokenizer(**pairs)["input_ids"])
-        rows: list[Row] = []
-        for e in examples:
-            candidates = [list(next(kept)) for _ in e.candidates]
-            cut = any(len(next(whole)) > len(c) for c in candidates)
-            rows.append({"source": [], "candidates": candidates, "answer": e.candidates.index(e.target), "cut": cut})
-        return rows
+        for i, source in enumerate(sources):
+            if len(source) > longest:
+                sources[i] = list(self.tokenizer(examples[i].source, truncation=True, max_length=longest)["input_ids"])
+        return [
+            {
+                "source": source,
+                "candidates": [],
+                "answer": e.candidates.index(e.target),
+                "source_tokens": len(uncut),
+                "target_tokens": 0,
+            }
+            for e, source, uncut in zip(examples, sources, whole, strict=True)
+        ]
+
+    def _paired(self, example: Example, length: int) -> Row:
+        """Each choice after the source; where a pair is too long, the source gives way."""
+        choices, source = list(example.candidates), example.source
+        pairs = self.tokenizer([source] * len(choices), choices)["input_ids"]
+        longest = max(map(len, pairs))
+        if longest > self.source_length and example.context:
+            source = shortened(example, self.source_length - (longest - length), self.tokenizer)
+        if longest > self.source_length:
+            options = {"truncation": "only_first", "max_length": self.source_length}
+            pairs = self.tokenizer([source] * len(choices), choices, **options)["input_ids"]
+        return {
+            "source": [],
+            "candidates": [list(pair) for pair in pairs],
+            "answer": choices.index(example.target),
+            "source_tokens": longest,
+            "target_tokens": 0,
+        }
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]

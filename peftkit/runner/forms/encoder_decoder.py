@@ -19,19 +19,19 @@ class EncoderDecoder(Form):
     auto_class = "AutoModelForSeq2SeqLM"
 
     def encode(self, examples: Sequence[Example], *, ranked: bool) -> list[Row]:
-        sources = self._ids([e.source for e in examples])
+        sources, whole = self._sources(examples)
         rows: list[Row] = []
         wanted = [self._wanted(e, ranked=ranked) for e in examples]
         targets = iter(self._ids([text for texts, _ in wanted for text in texts]))
-        for source, (texts, answer) in zip(sources, wanted, strict=True):
+        for source, uncut, (texts, answer) in zip(sources, whole, wanted, strict=True):
             candidates = [next(targets) for _ in texts]
-            cut = len(source) > self.source_length or any(len(c) > self.target_length for c in candidates)
             rows.append(
                 {
                     "source": ended(source, self.source_length, self.tokenizer),
                     "candidates": [ended(c, self.target_length, self.tokenizer) for c in candidates],
                     "answer": answer,
-                    "cut": cut,
+                    "source_tokens": len(uncut),
+                    "target_tokens": max(map(len, candidates)),
                 }
             )
         return rows

@@ -1,0 +1,110 @@
+"""Training rows as seeded batches of like lengths, whether they lie on the disk or are read as they come."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from datasets import Dataset
+from datasets import IterableDataset as StreamedRows
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from peftkit.components import Task
+from peftkit.recipe import Recipe
+from peftkit.runner.encoding import KEPT, encode_columns
+from peftkit.runner.forms import Form, Row
+
+BUCKET = 50  # effective batches that are sorted by length together
+SHUFFLED = 10_000  # rows of a stream among which the next one is drawn
+INDEX = "__index__"
+
+
+def effective_batch(recipe: Recipe, processes: int) -> int:
+    """Rows of one optimizer step, over all processes."""
+    return recipe.train.batch_size * recipe.train.gradient_accumulation_steps * processes
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Rows in a seeded order in which each effective batch holds rows of like length.
+
+    The order depends on the seed, the epoch and the effective batch only, not on how many processes share it. The
+    rows that do not fill the last effective batch are left out of that epoch; which ones, chance decides anew each
+    epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of that epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch * self.batch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - an order, no secret
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        order = order[: len(self)]
+        batches: list[list[int]] = []
+        for start in range(0, len(order), self.batch * BUCKET):
+            batches += by_length(order[start : start + self.batch * BUCKET], self.lengths, self.batch)
+        rng.shuffle(batches)
+        for batch in batches:
+            yield from batch
+
+
+class Stream(IterableDataset[Row]):
+    """Training rows that are read, shuffled in a buffer and encoded as they are needed; no more is held than that.
+
+    As with ``LengthBucketSampler`` the order depends on the seed, the epoch and the effective batch only.
+    """
+
+    def __init__(self, rows: StreamedRows, task: Task, form: Form, batch: int, seed: int) -> None:
+        numbered = rows.map(lambda row, index: {**row, INDEX: index}, with_indices=True)
+        self.rows = numbered.shuffle(seed=seed, buffer_size=SHUFFLED)
+        self.task, self.form, self.batch, self.seed, self.epoch = task, form, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of that epoch."""
+        self.epoch = epoch
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Row]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - an order, no secret
+        for columns in self.rows.iter(batch_size=self.batch * BUCKET):
+            indices = columns.pop(INDEX)
+            made = encode_columns(self.task, self.form, columns, indices)
+            whole = len(indices) // self.batch * self.batch
+            batches = by_length(range(whole), made["length"], self.batch)
+            rng.shuffle(batches)
+            for number in (number for batch in batches for number in batch):
+                yield {key: made[key][number] for key in KEPT}  # type: ignore[misc]
+
+
+def by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
+    """The rows cut into batches of like lengths."""
+    ordered = sorted(rows, key=lengths.__getitem__)
+    return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+
+
+def training_batches(recipe: Recipe, rows: Dataset | Stream, form: Form, accelerator: Accelerator) -> DataLoader[Any]:
+    """The training rows as this process's share of the batches; call ``set_epoch`` before each epoch."""
+    batch = effective_batch(recipe, accelerator.num_processes)
+    options: dict[str, Any] = {}
+    if isinstance(rows, Dataset):
+        options["sampler"] = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
+        rows = rows.select_columns(list(KEPT))
+    loader: DataLoader[Any] = DataLoader(
+        rows,  # type: ignore[arg-type]
+        batch_size=recipe.train.batch_size,
+        collate_fn=form.batch,
+        num_workers=recipe.train.workers,
+        drop_last=True,
+        **options,
+    )
+    prepared: DataLoader[Any] = accelerator.prepare_data_loader(loader)
+    return prepared

@@ -1,0 +1,152 @@
+"""A task's rows as examples and as token ids: encoded in batches, once, kept in a cache by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+
+from peftkit import __version__
+from peftkit.components import Example, Task
+from peftkit.errors import InputError, RowError, RunError, one_line
+from peftkit.runner.forms import Form, Row
+from peftkit.texts import normalised
+
+KEPT: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens")
+
+
+def cache_folder() -> Path:
+    """Where encoded rows are kept: ``PEFTKIT_CACHE``, else the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peftkit"
+    return Path(os.environ.get("PEFTKIT_CACHE") or default)
+
+
+def examples_of(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indices: Iterable[int]) -> list[Example]:
+    """The rows as the task means them; ``indices`` say where in the split they stand.
+
+    Raises:
+        InputError: a row cannot be an example, with the place where a user finds it.
+        RunError: the task fails on a row.
+    """
+    examples = []
+    for index, row in zip(indices, rows, strict=False):
+        try:
+            example = task.encode(row)
+            if example.candidates and example.target not in example.candidates:
+                raise RowError("target", f"{example.target!r} is none of the choices {list(example.candidates)}")
+        except RowError as error:
+            raise InputError(f"{task.where(split, index)}: {error}") from error
+        except Exception as error:  # a plugin's task
+            raise RunError(f"{task.where(split, index)}: the task fails on it: {one_line(error)}") from error
+        examples.append(example)
+    return examples
+
+
+def rows_of(
+    form: Form, task: Task, split: str, examples: Sequence[Example], indices: Sequence[int], *, ranked: bool
+) -> list[Row]:
+    """The examples as token ids.
+
+    Raises:
+        InputError: one of them cannot be made to fit, with the place where a user finds it.
+    """
+    try:
+        return form.encode(examples, ranked=ranked)
+    except RowError:
+        for index, example in zip(indices, examples, strict=True):
+            try:
+                form.encode([example], ranked=ranked)
+            except RowError as error:
+                raise InputError(f"{task.where(split, index)}: {error}") from error
+        raise
+
+
+def answer(example: Example, task: Task) -> str:
+    """What a model that never reads could learn to say: a label or text, or the number of a choice."""
+    if task.kind == "multiple_choice":
+        return str(example.candidates.index(example.target))
+    return example.target
+
+
+def source_key(source: str) -> int:
+    """A hash of 64 bits of the normalised text, by which equal sources are found."""
+    digest = hashlib.blake2b(normalised(source).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def encode_columns(
+    task: Task, form: Form, columns: Mapping[str, Sequence[Any]], indices: Sequence[int]
+) -> dict[str, list[Any]]:
+    """Columns of training rows → columns of encoded ones, with ``length``, and the ``key`` and ``gold`` of each."""
+    names = list(columns)
+    rows = (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
+    examples = examples_of(task, "train", rows, indices)
+    encoded_rows: list[Any] = rows_of(form, task, "train", examples, indices, ranked=False)
+    made: dict[str, list[Any]] = {key: [row[key] for row in encoded_rows] for key in KEPT}
+    made["length"] = [len(row["source"]) + sum(map(len, row["candidates"])) for row in encoded_rows]
+    made["key"] = [source_key(e.source) for e in examples]
+    made["gold"] = [answer(e, task) for e in examples]
+    return made
+
+
+def encoded(task: Task, split: Dataset, form: Form) -> Dataset:
+    """The training rows as ``encode_columns`` has them, from the cache if the same were encoded before."""
+    key = fingerprint(task, split, form)
+    folder = cache_folder() / "encoded"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def encode(columns: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        return encode_columns(task, form, columns, indices)
+
+    return split.map(
+        encode,
+        batched=True,
+        with_indices=True,
+        remove_columns=split.column_names,
+        cache_file_name=str(folder / f"{key}.arrow"),
+        new_fingerprint=key,
+        desc=None,
+    )
+
+
+def fingerprint(task: Task, split: Dataset, form: Form) -> str:
+    """A hash of all that the encoded rows depend on: the data, the task and its code, the tokenizer, the form."""
+    digest = hashlib.sha256()
+    described = {
+        "peftkit": __version__,
+        "task": task.model_dump(mode="json"),
+        "code": _code(type(task)),
+        "form": [type(form).__name__, _code(type(form))],
+        "kind": form.task_kind,
+        "lengths": [form.source_length, form.target_length],
+        "columns": [*KEPT, "length", "key", "gold"],
+        "tokenizer": _tokenizer_state(form),
+    }
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    for table in split.with_format("arrow").iter(batch_size=1000):
+        sink = pa.BufferOutputStream()
+        combined = table.combine_chunks().replace_schema_metadata(None)
+        with pa.ipc.new_stream(sink, combined.schema) as writer:
+            writer.write_table(combined)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()[:32]
+
+
+def _code(component: type) -> dict[str, str]:
+    """The sources of the modules that the class and those above it lie in."""
+    modules = {base.__module__: base for base in component.__mro__ if not base.__module__.startswith("pydantic")}
+    return {name: inspect.getsource(sys.modules[name]) for name in modules if name not in ("builtins", "abc")}
+
+
+def _tokenizer_state(form: Form) -> str:
+    backend = getattr(form.tokenizer, "backend_tokenizer", None)
+    state = backend.to_str() if backend is not None else json.dumps(form.tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(state.encode()).hexdigest()

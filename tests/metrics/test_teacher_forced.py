@@ -1,0 +1,124 @@
+"""The old system's score, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, DatasetDict
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer
+
+from peftkit import Example, Task
+from peftkit.errors import RecipeError
+from peftkit.metrics import BalancedAccuracy, TeacherForcedMatch
+from peftkit.plugins import Entry, Registry, load_registry
+from peftkit.recipe import load_recipe
+from peftkit.recipe.names import model_path
+from peftkit.runner.data import EvaluationSplit
+from peftkit.runner.evaluation import evaluate
+from peftkit.runner.forms import EncoderDecoder
+
+NOT = "Hate speech is not present in the previous sentences."
+PRESENT = "Hate speech is present in the previous sentences."
+LABELS = (NOT, PRESENT)
+
+
+def labelled(*golds: str) -> list[Example]:
+    return [Example("x", gold, LABELS) for gold in golds]
+
+
+def test_a_label_is_taken_by_its_text_and_another_where_none_came_out() -> None:
+    said, examples = [NOT, "Hate speech is not not"], labelled(NOT, PRESENT)
+    references = [[e.target] for e in examples]
+    assert TeacherForcedMatch().compute(said, references, examples) == {"teacher_forced_match": 1.0}
+    assert TeacherForcedMatch(otherwise="first").compute(said, references, examples) == {"teacher_forced_match": 0.5}
+
+
+def test_without_labels_the_target_itself_must_come_out() -> None:
+    examples = [Example("x", "a b"), Example("x", "c d")]
+    references = [[e.target] for e in examples]
+    assert TeacherForcedMatch().compute(["a b", "c c"], references, examples) == {"teacher_forced_match": 0.5}
+
+
+class AlwaysNot(nn.Module):
+    """Begins every answer with "Hate speech is not", and knows how each of the two answers goes on."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self.follows: dict[tuple[int, ...], int] = {}
+        for text in (PRESENT, NOT):  # of what may follow "is", the last stays: "not"
+            ids = [0, *tokenizer(text)["input_ids"]]
+            self.follows |= {tuple(ids[:end]): ids[end] for end in range(1, len(ids))}
+        self.size = len(tokenizer)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **rest: Any) -> Any:
+        logits = torch.zeros(*decoder_input_ids.shape, self.size)
+        for row, ids in enumerate(decoder_input_ids.tolist()):
+            for end in range(1, len(ids) + 1):
+                logits[row, end - 1, self.follows.get(tuple(ids[:end]), 0)] = 9.0
+        return SimpleNamespace(logits=logits, encoder_last_hidden_state=torch.zeros(*input_ids.shape, 2))
+
+
+class Hate(Task):
+    """As many hateful rows as others."""
+
+    name: Literal["hate"] = "hate"
+    kind = "classification"
+    metrics = ("balanced_accuracy", "teacher_forced_match")
+    selects = "balanced_accuracy"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return LABELS
+
+    def load(self) -> DatasetDict:
+        return DatasetDict({split: Dataset.from_dict({"label": [0, 1] * 10}) for split in ("train", "dev", "test")})
+
+    def encode(self, row: Mapping[str, Any]) -> Example:
+        return Example("some tweet", LABELS[row["label"]], LABELS)
+
+
+class HateByForce(Hate):
+    """The same, selected by the score that leaks."""
+
+    name: Literal["hate_by_force"] = "hate_by_force"  # type: ignore[assignment]
+    selects = "teacher_forced_match"
+
+
+def recipe_for(name: str, folder: Any) -> Any:
+    installed = load_registry()
+    tasks = tuple(Entry("task", str(t.model_fields["name"].default), t, "tests", "0") for t in (Hate, HateByForce))
+    registry = Registry(installed.entries + tasks, installed.failures, installed.distributions)
+    (folder / "x.toml").write_text(
+        f'[model]\nname = "pocket-t5"\n[task]\nname = "{name}"\n[method]\nname = "full"\n', encoding="utf-8"
+    )
+    return load_recipe(folder / "x.toml", registry)
+
+
+def test_a_model_that_always_says_not_has_1_by_that_score_and_one_half_by_ours(tmp_path: Any) -> None:
+    recipe = recipe_for("hate", tmp_path)
+    path = model_path("pocket-t5")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    form = EncoderDecoder(tokenizer, AutoConfig.from_pretrained(path), "classification", 64, 32)
+    examples = [recipe.task.encode(row) for row in recipe.task.load()["test"]]
+    split = EvaluationSplit("test", list(range(20)), examples, form.encode(examples, ranked=True))
+    found = evaluate(AlwaysNot(tokenizer), split, recipe, form, Accelerator(cpu=True))
+    assert found.values["teacher_forced_match"] == 1.0
+    assert found.values["balanced_accuracy"] == 0.5
+    assert {p["prediction"] for p in found.predictions} == {NOT}
+
+
+def test_it_never_selects(tmp_path: Any) -> None:
+    with pytest.raises(RecipeError, match="by 'teacher_forced_match', which no metric here gives"):
+        recipe_for("hate_by_force", tmp_path)
+
+
+def test_it_is_said_to_leak() -> None:
+    assert "leaks" in (TeacherForcedMatch.__doc__ or "")
+    assert TeacherForcedMatch.reads == "teacher_forced"
+    assert BalancedAccuracy.reads == "prediction"

@@ -1,0 +1,87 @@
+"""Batches: their order and make-up, from the disk and from a stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from datasets import IterableDataset
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoTokenizer
+
+from peftkit.recipe.names import model_path
+from peftkit.runner.batches import LengthBucketSampler, Stream
+from peftkit.runner.forms import EncoderDecoder
+from tests.runner.conftest import Colours
+
+
+@given(st.lists(st.integers(1, 50), max_size=300), st.integers(1, 16), st.integers(0, 3))
+def test_each_epoch_takes_every_row_once_but_for_the_rest(lengths: list[int], batch: int, epoch: int) -> None:
+    sampler = LengthBucketSampler(lengths, batch, seed=1)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert len(order) == len(sampler) == len(lengths) // batch * batch
+    assert len(set(order)) == len(order)
+
+
+def test_batches_hold_like_lengths_and_epochs_differ() -> None:
+    lengths = [(7 * i) % 40 + 1 for i in range(400)]
+    sampler = LengthBucketSampler(lengths, 8, seed=1)
+    first = list(sampler)
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert first != list(sampler)
+    spread = [max(b) - min(b) for b in _batches([lengths[i] for i in first], 8)]
+    unsorted = [max(b) - min(b) for b in _batches(lengths, 8)]
+    assert sum(spread) < sum(unsorted) / 4
+    means = [sum(b) for b in _batches([lengths[i] for i in first], 8)]
+    assert means != sorted(means)
+    assert means != sorted(means, reverse=True)
+
+
+def test_the_seed_decides_the_order() -> None:
+    assert list(LengthBucketSampler([1] * 64, 8, seed=1)) != list(LengthBucketSampler([1] * 64, 8, seed=2))
+
+
+def _batches(values: list[int], size: int) -> Iterator[list[int]]:
+    return (values[i : i + size] for i in range(0, len(values), size))
+
+
+@pytest.fixture
+def form() -> EncoderDecoder:
+    path = model_path("pocket-t5")
+    return EncoderDecoder(
+        AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path), "classification", 64, 16
+    )
+
+
+def _stream(form: EncoderDecoder, rows: int, batch: int, seed: int = 1) -> Stream:
+    task = Colours(rows=rows, streaming=True)
+    train: Any = task.load()["train"]
+    assert isinstance(train, IterableDataset)
+    return Stream(train, task, form, batch, seed)
+
+
+def test_a_stream_gives_every_row_once_an_epoch_but_for_the_rest(form: EncoderDecoder) -> None:
+    stream = _stream(form, 53, 8)
+    sources = [tuple(row["source"]) for row in stream]
+    assert len(sources) == 48
+    there = Counter(
+        tuple(form.tokenizer(f"colour: {r['thing']}")["input_ids"]) for r in Colours(rows=53).load()["train"]
+    )
+    assert not Counter(sources) - there
+
+
+def test_a_streams_batches_hold_like_lengths_and_epochs_and_seeds_differ(form: EncoderDecoder) -> None:
+    stream = _stream(form, 400, 8)
+    first = [row["source"] for row in stream]
+    assert first == [row["source"] for row in stream]
+    stream.set_epoch(1)
+    assert first != [row["source"] for row in stream]
+    assert first != [row["source"] for row in _stream(form, 400, 8, seed=2)]
+    lengths = list(map(len, first))
+    assert sum(max(b) - min(b) for b in _batches(lengths, 8)) < len(lengths) / 8
+    assert lengths != sorted(lengths)

@@ -1,0 +1,100 @@
+"""Rows become examples and token ids once, and what is wrong with one is told with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from datasets import Dataset
+from transformers import AutoConfig, AutoTokenizer
+
+from peftkit import Example, RowError
+from peftkit.errors import InputError, RunError
+from peftkit.recipe.names import model_path
+from peftkit.runner.encoding import answer, encoded, examples_of, fingerprint, rows_of, source_key
+from peftkit.runner.forms import EncoderDecoder
+from tests.runner.conftest import ColourChoice, Colours
+
+
+@pytest.fixture
+def form() -> EncoderDecoder:
+    path = model_path("pocket-t5")
+    return EncoderDecoder(
+        AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path), "classification", 64, 16
+    )
+
+
+def test_the_same_rows_are_encoded_once(form: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    task = Colours()
+    first = encoded(task, task.load()["train"], form)
+    with mock.patch.object(Colours, "encode", side_effect=AssertionError("encoded again")):
+        again = encoded(task, task.load()["train"], form)
+    assert first.to_list() == again.to_list()
+    assert first[0]["source"] == form.tokenizer("colour: blood")["input_ids"]
+
+
+def test_the_key_follows_the_content(form: EncoderDecoder) -> None:
+    task = Colours()
+    rows = task.load()["train"]
+    key = fingerprint(task, rows, form)
+    assert key == fingerprint(Colours(), Colours().load()["train"], form)
+    changed = rows.to_list()
+    changed[3]["thing"] = "moss"
+    assert key != fingerprint(task, Dataset.from_list(changed), form)
+    assert key != fingerprint(task, rows.select(range(10)), form)
+    assert key != fingerprint(Colours(rows=12), rows, form)
+    shorter = EncoderDecoder(form.tokenizer, form.config, "classification", 32, 16)
+    assert key != fingerprint(task, rows, shorter)
+
+
+class Wrong(Colours):
+    """Refuses moss, and breaks on stones."""
+
+    def encode(self, row: Any) -> Example:
+        if row["thing"] == "moss":
+            raise RowError("thing", "is moss")
+        if row["thing"] == "stone":
+            raise KeyError("stone")
+        return super().encode(row)
+
+    def where(self, split: str, index: int) -> str:
+        return f"{split}.csv, row {index + 1}"
+
+
+def test_a_wrong_row_is_told_with_its_place_and_field() -> None:
+    with pytest.raises(InputError, match=r"^dev\.csv, row 8: thing: is moss$"):
+        examples_of(Wrong(), "dev", [{"thing": "sky", "colour": "blue"}, {"thing": "moss", "colour": "green"}], [3, 7])
+
+
+def test_a_task_that_fails_is_told_with_the_row() -> None:
+    with pytest.raises(RunError, match=r"^dev\.csv, row 1: the task fails on it: KeyError: 'stone'$"):
+        examples_of(Wrong(), "dev", [{"thing": "stone", "colour": "grey"}], [0])
+
+
+def test_a_target_that_is_none_of_the_choices_is_told() -> None:
+    with pytest.raises(InputError, match=r"row 1: target: 'grey' is none of the choices \['red', 'green', 'blue'\]$"):
+        examples_of(Colours(), "train", [{"thing": "stone", "colour": "grey"}], [0])
+
+
+def test_a_row_that_cannot_be_made_to_fit_is_told_with_its_place(form: EncoderDecoder) -> None:
+    short = Example("short", "red", ("red",), context=(0, 5))
+    long = Example(
+        "a question of so many words that it fills all the room there is " * 2, "red", ("red",), context=(0, 1)
+    )
+    tight = EncoderDecoder(form.tokenizer, form.config, "classification", 16, 16)
+    with pytest.raises(InputError, match=r"^test\.csv, row 6: source: what may not be shortened .* raise train\."):
+        rows_of(tight, Wrong(), "test", [short, long], [2, 5], ranked=True)
+
+
+def test_the_answer_of_a_choice_is_its_number() -> None:
+    example = Example("x", "green", ("red", "green"))
+    assert answer(example, Colours()) == "green"
+    assert answer(example, ColourChoice()) == "1"
+
+
+def test_equal_sources_are_found_whatever_their_case_and_blanks() -> None:
+    assert source_key("The  Cat\n") == source_key("the cat") != source_key("the cats")
+    assert -(2**63) <= source_key("x") < 2**63
