@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from peftkit import __version__
 from peftkit.errors import InputError, PeftkitError, did_you_mean
@@ -57,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"peftkit {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    def verb(name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def verb(name: str, action: Callable[[argparse.Namespace], int], text: str, among: Any = verbs) -> Any:
+        added = among.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(action=action)
         added.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="how much is told on stderr")
         return added
@@ -67,16 +67,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", _run, "Train and evaluate what a recipe says."),
         ("check", _check, "Validate a recipe without loading anything heavy."),
     ):
-        added = verb(name, action, text)
-        added.add_argument("recipe", metavar="RECIPE", help="a TOML file")
-        added.add_argument(
-            "--set",
-            dest="overrides",
-            metavar="KEY.PATH=VALUE",
-            action="append",
-            default=[],
-            help="override a key, such as train.batch_size=4; may be given often",
-        )
+        _takes_recipe(verb(name, action, text))
     listing = verb("list", _list, "List the installed methods, tasks, metrics and meters.")
     listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
     show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
@@ -84,7 +75,33 @@ def parser() -> argparse.ArgumentParser:
     for table in (listing, show):
         table.add_argument("--json", action="store_true", help="print JSON")
     verb("schema", _schema, "Print the JSON Schema of a recipe with every installed component.")
+    text = "Look at a task's data."
+    task = verbs.add_parser("task", help=text, description=text, allow_abbrev=False)
+    views = task.add_subparsers(dest="view", metavar="VIEW", required=True)
+    preview = verb("preview", _preview, "Show rows of a recipe's task as they are encoded; loads no weights.", views)
+    _takes_recipe(preview)
+    preview.add_argument("-n", "--number", type=_number, default=5, help="rows to show (5)")
+    preview.add_argument("--split", choices=["train", "dev", "test"], default="train", help="whose rows (train)")
+    preview.add_argument("--json", action="store_true", help="print JSON")
     return top
+
+
+def _takes_recipe(added: argparse.ArgumentParser) -> None:
+    added.add_argument("recipe", metavar="RECIPE", help="a TOML file")
+    added.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        default=[],
+        help="override a key, such as train.batch_size=4; may be given often",
+    )
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 1000, not {text!r}")
+    return int(text)
 
 
 def _main(words: list[str]) -> int:
@@ -143,6 +160,12 @@ def _show(options: argparse.Namespace) -> int:
     from peftkit.cli.listing import show_component
 
     return show_component(options.name, as_json=options.json)
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from peftkit.cli.preview import preview_task
+
+    return preview_task(options.recipe, options.overrides, options.split, options.number, as_json=options.json)
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -29,6 +29,23 @@ class Base:
     kind: ModelKind
 
 
+def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
+    """Loads the config and the tokenizer and leaves the weights where they are.
+
+    Raises:
+        RunError: the config or the tokenizer cannot be loaded.
+        RecipeError: the model's config, known only now, shows a combination that is refused.
+    """
+    path, options = _source(recipe)
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(_unloadable(recipe, error)) from error
+    kind = _kind(recipe, config)
+    return kind, _form(recipe, kind, config, tokenizer)
+
+
 def load_base(recipe: Recipe) -> Base:
     """Loads model and tokenizer as the recipe says, the dtype always explicit.
 
@@ -36,33 +53,31 @@ def load_base(recipe: Recipe) -> Base:
         RunError: the model or its tokenizer cannot be loaded.
         RecipeError: the model's config, known only now, shows a combination that is refused.
     """
-    path = model_path(recipe.model.name)
-    common: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
-    if recipe.model.revision:
-        common["revision"] = recipe.model.revision
-    try:
-        config = AutoConfig.from_pretrained(path, **common)
-        tokenizer = AutoTokenizer.from_pretrained(path, **common)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(_unloadable(recipe, error)) from error
-    kind = _kind(recipe, config)
-    form = _form(recipe, kind, config, tokenizer)
-    labels = recipe.task.labels
+    kind, form = load_form(recipe)
+    config, labels = form.config, recipe.task.labels
     if kind == "encoder":
         config.num_labels = len(labels) if form.task_kind == "classification" else 1
         if labels:
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: number for number, label in enumerate(labels)}
+    path, options = _source(recipe)
     if recipe.model.attention:
-        common["attn_implementation"] = recipe.model.attention
+        options["attn_implementation"] = recipe.model.attention
     torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
     try:
         loaded = getattr(transformers, form.auto_class).from_pretrained(
-            path, config=config, dtype=getattr(torch, recipe.model.dtype), use_safetensors=True, **common
+            path, config=config, dtype=getattr(torch, recipe.model.dtype), use_safetensors=True, **options
         )
     except (OSError, ValueError, ImportError) as error:
         raise RunError(_unloadable(recipe, error)) from error
     return Base(loaded, form, kind)
+
+
+def _source(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
+    if recipe.model.revision:
+        options["revision"] = recipe.model.revision
+    return str(model_path(recipe.model.name)), options
 
 
 def _unloadable(recipe: Recipe, error: Exception) -> str:
