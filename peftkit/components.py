@@ -249,3 +249,12 @@ class Meter(Component):
     def read(self) -> dict[str, float]:
         """The cost so far, by name with its unit (``train_seconds``); evaluation is not part of it."""
         raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know, as JSON has it: by default every private attribute."""
+        return dict(self.__pydantic_private__ or {})
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state`` gave."""
+        for key, value in state.items():
+            setattr(self, key, value)

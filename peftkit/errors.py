@@ -17,6 +17,14 @@ class RunError(PeftkitError):
     """The input was right, yet the run could not be carried through."""
 
 
+class Interrupted(PeftkitError):  # noqa: N818 - no error
+    """A signal ended the run, and what was done is saved; the exit code is that of the signal."""
+
+    def __init__(self, text: str, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(text)
+
+
 class InputError(PeftkitError):
     """What the user gave is wrong: arguments, a recipe, a data file."""
 

@@ -94,6 +94,19 @@ class RunDirectory:
         temporary.rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
+    def keep_evaluations(self, number: int) -> list[dict[str, Any]]:
+        """Drops all lines of ``evaluations.jsonl`` but the first ones, and returns these.
+
+        Raises:
+            InputError: there are fewer, or they are damaged or of a newer format.
+        """
+        path = self.path / "evaluations.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        if len(lines) < number:
+            raise InputError(f"{path}: has {len(lines)} evaluations, and the checkpoint was written after {number}")
+        self.write_text(path.name, "".join(lines[:number]))
+        return self.evaluations()
+
     def evaluations(self) -> list[dict[str, Any]]:
         """The lines of ``evaluations.jsonl``.
 

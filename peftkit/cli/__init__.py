@@ -67,7 +67,16 @@ def parser() -> argparse.ArgumentParser:
         ("run", _run, "Train and evaluate what a recipe says."),
         ("check", _check, "Validate a recipe without loading anything heavy."),
     ):
-        _takes_recipe(verb(name, action, text))
+        added = verb(name, action, text)
+        _takes_recipe(added)
+        if name == "run":
+            added.add_argument(
+                "--resume",
+                metavar="RUN",
+                nargs="?",
+                const="",
+                help="go on in a run directory, or without one in the latest of this recipe",
+            )
     listing = verb("list", _list, "List the installed methods, tasks, metrics and meters.")
     listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
     show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
@@ -137,7 +146,7 @@ def _run(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, registry, options.overrides)
     from peftkit.runner import run  # torch, transformers and accelerate: only once the recipe is known to be right
 
-    run(recipe, registry, log_level=options.log_level)
+    run(recipe, registry, log_level=options.log_level, resume=options.resume)
     return 0
 
 

@@ -76,9 +76,12 @@ def _stream(recipe: Recipe) -> list[Finding]:
     if recipe.train.budget.epochs is not None:
         remedy = "limit steps, samples, tokens or seconds"
         found.append((("train", "budget", "epochs"), f"{text}, and how many make an epoch is not known; {remedy}"))
-    if interval(recipe.evaluate.every)[1] == "epochs":
-        remedy = "count steps, or shares of the budget"
-        found.append((("evaluate", "every"), f"{text}, and how many make an epoch is not known; {remedy}"))
+    places: list[tuple[KeyPath, str]] = [(("evaluate", "every"), recipe.evaluate.every)]
+    places.append((("train", "checkpoint", "every"), recipe.train.checkpoint.every))
+    for path, every in places:
+        if every != "off" and interval(every)[1] == "epochs":
+            remedy = "count steps, or shares of the budget"
+            found.append((path, f"{text}, and how many make an epoch is not known; {remedy}"))
     if recipe.train.workers:
         found.append((("train", "workers"), f"{text}, in order and so by one process; set it to 0"))
     return found

@@ -89,6 +89,22 @@ class BudgetTable(Table):
         return self
 
 
+class CheckpointTable(Table):
+    """What a run that is killed can go on from."""
+
+    every: str = "10%"
+    """As `evaluate.every`; `"off"` writes none but when a signal ends the run."""
+    keep: int = Field(default=1, gt=0)
+    """How many are kept, the newest."""
+
+    @field_validator("every")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        if value != "off":
+            interval(value)
+        return value
+
+
 class TrainTable(Table):
     """How it is trained."""
 
@@ -124,6 +140,8 @@ class TrainTable(Table):
     """Processes that prepare batches."""
     budget: BudgetTable = BudgetTable(epochs=1)
     """When training ends."""
+    checkpoint: CheckpointTable = CheckpointTable()
+    """What a run that is killed can go on from."""
 
     @field_validator("optimizer")
     @classmethod
@@ -169,6 +187,8 @@ class TrackTable(Table):
     """Writes event files into the run directory."""
     project: str = Field(default="peftkit", min_length=1)
     """The tracker's project."""
+    tags: tuple[str, ...] = ()
+    """Words that W&B groups runs by."""
 
 
 def interval(text: str) -> tuple[float, str]:

@@ -9,17 +9,22 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import set_seed
+from filelock import FileLock
 
 from peftkit.components import Meter
+from peftkit.errors import Interrupted
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.runner.baselines import Scores, baselines
 from peftkit.runner.batches import effective_batch
 from peftkit.runner.budget import planned_steps
+from peftkit.runner.checkpoint import newest
 from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
 from peftkit.runner.models import apply_method, folder_bytes, load_base, parameters
+from peftkit.runner.resume import by_main, find, finished, lock
+from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.training import Training
 from peftkit.runner.world import open_world, quiet_libraries
 from peftkit.runs import RunDirectory
@@ -27,13 +32,14 @@ from peftkit.runs import RunDirectory
 __all__ = ["run"]
 
 
-def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning") -> Path | None:
+def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resume: str | None = None) -> Path | None:
     """Runs a recipe.
 
     Args:
         recipe: what to run.
         registry: the installed components; every meter in it reads the run's cost.
         log_level: how much the libraries may say.
+        resume: a run directory to go on in, or ``""`` for the latest of this recipe; None begins a new run.
 
     Returns:
         The run directory; None on every process but the main one.
@@ -41,13 +47,20 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning") -> Pa
     Raises:
         RunError: the recipe was right, yet the run could not be carried through.
         RecipeError: the model, known only once it is loaded, does not allow what the recipe says.
+        InputError: the run to resume is none, or one of another recipe; a row of the data is wrong.
+        Interrupted: a signal came; what was done is saved.
     """
     quiet_libraries(log_level)
     accelerator = open_world(recipe, registry)
     display = Display(recipe, main=accelerator.is_main_process)
     directory: RunDirectory | None = None
+    held: FileLock | None = None
     blind: Scores = {}
     try:
+        found = None if resume is None else by_main(accelerator, lambda: find(recipe, registry, resume))
+        if found and finished(found):
+            display.say(f"done already: {found}")
+            return found if accelerator.is_main_process else None
         set_seed(recipe.run.seed)
         base = load_base(recipe)
         data = prepare(recipe, base.form, accelerator)
@@ -57,19 +70,34 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning") -> Pa
         model = apply_method(recipe, base, steps)
         trainable, total = parameters(model)
         meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())
-        if accelerator.is_main_process:
-            directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
-            directory.write_text("recipe.toml", dump_recipe(recipe))
-            directory.write_json("environment.json", describe(registry, accelerator))
+
+        def begin() -> None:
+            nonlocal directory, held
+            directory, held = _directory(recipe, registry, accelerator, found)
+
+        by_main(accelerator, begin)
+        if directory is not None:
             blind = baselines(recipe, data)
             display.start(directory.path, trainable=trainable, total=total, data=data)
-        training = Training(recipe, model, base.form, data, meters, accelerator, directory, display)
-        training.train()
+        resumed = newest(found / "checkpoints") if found else None
+        if found:
+            display.say(
+                f"goes on after step {resumed.state['used']['step']}" if resumed else "begins anew: no checkpoint"
+            )
+        with Signals() as signals:
+            training = Training(recipe, model, base.form, data, meters, accelerator, directory, display, signals)
+            training.train(resumed)
         if directory is not None:
             outcome = _summary(recipe, training, directory.path, blind, trainable, total)
             directory.write_json("summary.json", outcome)
             display.summary(outcome, directory.path)
         return directory.path if directory else None
+    except Stop as stop:
+        saved = directory.path if directory else "the run"
+        text = f"{stop}: saved after step {training.used.step}; go on with: peftkit run RECIPE --resume {saved}"
+        if directory is not None:
+            directory.write_json("summary.json", {"status": "interrupted", "error": text})
+        raise Interrupted(text, stop.number) from stop
     except BaseException as error:
         if directory is not None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -77,7 +105,25 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning") -> Pa
         raise
     finally:
         display.close()
+        if held is not None:
+            held.release()
         _end(accelerator)
+
+
+def _directory(
+    recipe: Recipe, registry: Registry, accelerator: Accelerator, found: Path | None
+) -> tuple[RunDirectory, FileLock]:
+    """The run directory, new or found, which no other process may write to."""
+    if found is None:
+        directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
+        held = lock(directory.path)
+        directory.write_text("recipe.toml", dump_recipe(recipe))
+        directory.write_json("environment.json", describe(registry, accelerator))
+    else:
+        directory, held = RunDirectory(found), lock(found)
+        if newest(found / "checkpoints") is None:
+            directory.keep_evaluations(0)
+    return directory, held
 
 
 def _meter(component: Any) -> Meter:
@@ -125,6 +171,7 @@ def _summary(
         "rows_left_out_per_epoch": None if rows is None else rows % training.batch,
         "rows_cut": {split: dict(counts) for split, counts in data.cut.items()},
         "rows_also_in_train": dict(data.overlap),
+        "resumed_after_steps": training.resumed,
         "effective_batch": training.batch,
         "processes": training.accelerator.num_processes,
     }

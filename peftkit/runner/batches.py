@@ -31,11 +31,11 @@ class LengthBucketSampler(Sampler[int]):
 
     The order depends on the seed, the epoch and the effective batch only, not on how many processes share it. The
     rows that do not fill the last effective batch are left out of that epoch; which ones, chance decides anew each
-    epoch.
+    epoch. The first ``start`` batches of an epoch are passed over, for a run that was resumed within it.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+        self.lengths, self.batch, self.seed, self.epoch, self.start = lengths, batch, seed, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of that epoch."""
@@ -53,7 +53,7 @@ class LengthBucketSampler(Sampler[int]):
         for start in range(0, len(order), self.batch * BUCKET):
             batches += by_length(order[start : start + self.batch * BUCKET], self.lengths, self.batch)
         rng.shuffle(batches)
-        for batch in batches:
+        for batch in batches[self.start :]:
             yield from batch
 
 
@@ -66,7 +66,7 @@ class Stream(IterableDataset[Row]):
     def __init__(self, rows: StreamedRows, task: Task, form: Form, batch: int, seed: int) -> None:
         numbered = rows.map(lambda row, index: {**row, INDEX: index}, with_indices=True)
         self.rows = numbered.shuffle(seed=seed, buffer_size=SHUFFLED)
-        self.task, self.form, self.batch, self.seed, self.epoch = task, form, batch, seed, 0
+        self.task, self.form, self.batch, self.seed, self.epoch, self.start = task, form, batch, seed, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of that epoch."""
@@ -75,13 +75,19 @@ class Stream(IterableDataset[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - an order, no secret
+        done = self.start
         for columns in self.rows.iter(batch_size=self.batch * BUCKET):
             indices = columns.pop(INDEX)
+            if done >= BUCKET:  # trained on before the run was resumed: only the order of its batches is drawn
+                rng.shuffle(list(range(len(indices) // self.batch)))
+                done -= BUCKET
+                continue
             made = encode_columns(self.task, self.form, columns, indices)
             whole = len(indices) // self.batch * self.batch
             batches = by_length(range(whole), made["length"], self.batch)
             rng.shuffle(batches)
-            for number in (number for batch in batches for number in batch):
+            skipped, done = done, 0
+            for number in (number for batch in batches[skipped:] for number in batch):
                 yield {key: made[key][number] for key in KEPT}  # type: ignore[misc]
 
 
@@ -91,13 +97,21 @@ def by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[l
     return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
 
 
-def training_batches(recipe: Recipe, rows: Dataset | Stream, form: Form, accelerator: Accelerator) -> DataLoader[Any]:
-    """The training rows as this process's share of the batches; call ``set_epoch`` before each epoch."""
+def training_batches(
+    recipe: Recipe, rows: Dataset | Stream, form: Form, accelerator: Accelerator
+) -> tuple[DataLoader[Any], LengthBucketSampler | Stream]:
+    """The training rows as this process's share of the batches, and what orders them.
+
+    Call the loader's ``set_epoch`` before each epoch, and set the ``start`` of the order after it.
+    """
     batch = effective_batch(recipe, accelerator.num_processes)
     options: dict[str, Any] = {}
     if isinstance(rows, Dataset):
-        options["sampler"] = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
+        order: LengthBucketSampler | Stream = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
+        options["sampler"] = order
         rows = rows.select_columns(list(KEPT))
+    else:
+        order = rows
     loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]
         batch_size=recipe.train.batch_size,
@@ -107,4 +121,4 @@ def training_batches(recipe: Recipe, rows: Dataset | Stream, form: Form, acceler
         **options,
     )
     prepared: DataLoader[Any] = accelerator.prepare_data_loader(loader)
-    return prepared
+    return prepared, order

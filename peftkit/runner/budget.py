@@ -25,6 +25,7 @@ class Used:
     target_tokens: int = 0
     seconds: float = 0.0
     passes: int = 0
+    steps_of_pass: int = 0
     steps_per_epoch: int | None = field(default=1, kw_only=True)
 
     @property
@@ -76,10 +77,10 @@ def schedule(recipe: Recipe) -> Callable[[float], float]:
 
 
 class Marks:
-    """Says when the next evaluation is due, from ``"100 steps"``, ``"0.5 epochs"`` or ``"10%"``."""
+    """Says when something is due next, from ``"100 steps"``, ``"0.5 epochs"``, ``"10%"`` or ``"off"``."""
 
     def __init__(self, every: str, budget: BudgetTable) -> None:
-        self.number, self.unit = interval(every)
+        self.number, self.unit = (math.inf, "steps") if every == "off" else interval(every)
         self.budget = budget
         self.passed = 0
 

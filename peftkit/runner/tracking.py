@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from dotenv import dotenv_values
 
 from peftkit.recipe import Recipe
 
@@ -18,10 +19,13 @@ log = logging.getLogger(__name__)
 def trackers(recipe: Recipe) -> list[str]:
     """The names of the trackers that the recipe asks for, as Accelerate calls them.
 
-    Sets ``WANDB_MODE``: without it wandb asks at a terminal for an account.
+    Reads wandb's variables from ``.env`` in the working folder, those that are set already apart, and sets
+    ``WANDB_MODE``: without it wandb asks at a terminal for an account. ``WANDB_MODE=disabled`` is honoured.
     """
     wanted = []
-    if recipe.track.wandb != "off":
+    found = {key: value for key, value in dotenv_values(".env").items() if key.startswith("WANDB_") and value}
+    os.environ.update({key: value for key, value in found.items() if value and key not in os.environ})
+    if recipe.track.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
         os.environ["WANDB_MODE"] = recipe.track.wandb
         os.environ.setdefault("WANDB_SILENT", "true")
         wanted.append("wandb")
@@ -39,7 +43,8 @@ class Tracking:
         if not self.active:
             return
         config = flat(recipe.model_dump(mode="json"))
-        options = {"wandb": {"name": run.name, "dir": str(run), "group": recipe.run.name}}
+        tags = list(recipe.track.tags)
+        options = {"wandb": {"name": run.name, "dir": str(run), "group": recipe.run.name, "tags": tags}}
         accelerator.project_configuration.logging_dir = str(run)
         try:
             accelerator.init_trackers(recipe.track.project, config=config, init_kwargs=options)

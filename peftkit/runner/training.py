@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ from torch import Tensor, nn
 from peftkit.components import Meter, StepRecord
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
+from peftkit.runner import checkpoint
 from peftkit.runner.batches import effective_batch, training_batches
 from peftkit.runner.budget import Marks, Used, progress, schedule
+from peftkit.runner.checkpoint import Checkpoint
 from peftkit.runner.console import Display
 from peftkit.runner.data import Data
 from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.optimizers import make_optimizer
+from peftkit.runner.resume import by_main
+from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
 from peftkit.runs import RunDirectory
 
@@ -42,59 +48,76 @@ class Training:
         accelerator: Accelerator,
         run: RunDirectory | None,
         display: Display,
+        signals: Signals,
     ) -> None:
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
-        self.loader = training_batches(recipe, data.train, form, accelerator)
+        self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.model, self.optimizer = accelerator.prepare(model.train(), make_optimizer(recipe, model))
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.batch = effective_batch(recipe, accelerator.num_processes)
         self.used = Used(steps_per_epoch=data.steps_per_epoch(self.batch))
         self.marks = Marks(recipe.evaluate.every, recipe.train.budget)
+        self.saves = Marks(recipe.train.checkpoint.every, recipe.train.budget)
         self.factor = schedule(recipe)
         self.tracking = Tracking(accelerator, recipe, run.path if run else Path())
+        self.signals = signals
         self.rows: list[Row] = []
         self.selected: Row | None = None
         self.selects, self.higher_is_better = "", True
         self.evaluation_seconds = 0.0
+        self.resumed: list[int] = []
         self._losses: list[Tensor] = []
         self._targets = 0
         self._began = 0.0
 
-    def train(self) -> None:
+    def train(self, resumed: Checkpoint | None = None) -> None:
         """Trains until the budget is used, evaluating on the way and at the end.
+
+        Args:
+            resumed: where an earlier process of the same run stood; None to begin.
 
         Raises:
             RunError: the loss is no longer a number.
+            Interrupted: a signal came; what was done is saved.
         """
         budget = self.recipe.train.budget
         for meter in self.meters:
             meter.start(self.module)
-        if self.recipe.evaluate.at_start:
-            self._evaluate()
-        self._began = time.perf_counter()
-        for micro_batches in self._steps():
-            self._step(micro_batches)
-            share = progress(budget, self.used)
-            if self.marks.due(self.used) or share >= 1:
+        evaluated = self._restore(resumed) if resumed else not self.recipe.evaluate.at_start
+        try:
+            if not evaluated:
                 self._evaluate()
+            self._began = time.perf_counter()
+            for micro_batches in self._steps() if progress(budget, self.used) < 1 else ():
+                self._step(micro_batches)
+                share = progress(budget, self.used)
+                due = self.marks.due(self.used) or share >= 1
+                if self.saves.due(self.used):
+                    self._save(evaluated=not due)
+                if due:
+                    self._evaluate()
                 self._began = time.perf_counter()
-            if share >= 1:
-                break
+                if share >= 1:
+                    break
+        except Stop as stop:
+            self._save(evaluated=stop.evaluated)
+            raise
 
     def _steps(self) -> Iterator[list[dict[str, Tensor]]]:
         """The batches of each optimizer step, epoch after epoch."""
-        size = self.recipe.train.gradient_accumulation_steps
+        size, used = self.recipe.train.gradient_accumulation_steps, self.used
         while True:
-            self.loader.set_epoch(self.used.passes)  # type: ignore[attr-defined]
+            self.loader.set_epoch(used.passes)  # type: ignore[attr-defined]
+            self.order.start = used.steps_of_pass
             held: list[dict[str, Tensor]] = []
             for batch in self.loader:
                 held.append(batch)
                 if len(held) == size:
                     yield held
                     held = []
-            self.used.passes += 1
+            used.passes, used.steps_of_pass = used.passes + 1, 0
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         accelerator, step = self.accelerator, self.used.step + 1
@@ -107,9 +130,12 @@ class Training:
             [
                 sum((self.form.targets(b) for b in micro_batches), torch.tensor(0, device=accelerator.device)),
                 sum((b["input_tokens"] for b in micro_batches), torch.tensor(0, device=accelerator.device)),
+                torch.tensor(self.signals.received, device=accelerator.device),
             ]
         )
-        targets, inputs = accelerator.reduce(counts, "sum").tolist()
+        targets, inputs, stop = accelerator.reduce(counts, "sum").tolist()
+        if stop:  # on any process: all leave at the same step
+            raise Stop(self.signals.received or signal.SIGTERM, evaluated=True)
         loss = torch.zeros((), device=accelerator.device)
         for number, batch in enumerate(micro_batches, 1):
             last = number == len(micro_batches)
@@ -140,6 +166,7 @@ class Training:
         seconds, self._began = self._agreed(now - self._began), now
         used = self.used
         used.step += 1
+        used.steps_of_pass += 1
         used.samples += self.batch
         used.input_tokens += inputs
         used.target_tokens += targets
@@ -188,6 +215,59 @@ class Training:
             self._keep(results)
         self.tracking.log(row)
         self.display.evaluation(row, self.selects, selected=better)
+
+    def _save(self, *, evaluated: bool) -> None:
+        """Writes a checkpoint; ``evaluated`` is whether an evaluation that is due here has been made."""
+        if self.run is None:
+            return
+        tensors, rest = checkpoint.optimizer_state(self.optimizer)
+        used = {f.name: getattr(self.used, f.name) for f in fields(self.used) if f.name != "steps_per_epoch"}
+        scaler = self.accelerator.scaler
+        state = {
+            "evaluated": evaluated,
+            "processes": self.accelerator.num_processes,
+            "used": used,
+            "marks": self.marks.passed,
+            "saves": self.saves.passed,
+            "losses": [loss.item() for loss in self._losses],
+            "targets": self._targets,
+            "evaluations": len(self.rows),
+            "selected": None if self.selected is None else self.rows.index(self.selected),
+            "evaluation_seconds": self.evaluation_seconds,
+            "meters": {meter.name: meter.state() for meter in self.meters},
+            "optimizer": rest,
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "resumed": self.resumed,
+        }
+        folder, keep = self.run.path / "checkpoints", self.recipe.train.checkpoint.keep
+        checkpoint.write(folder, self.used.step, checkpoint.trained_tensors(self.module), tensors, state, keep)
+
+    def _restore(self, saved: Checkpoint) -> bool:
+        """Goes back to where the checkpoint was written; returns whether the evaluation due there was made.
+
+        Raises:
+            RunError: it was written by another number of processes, or for another model.
+        """
+        state, processes = saved.state, self.accelerator.num_processes
+        if state["processes"] != processes:
+            raise RunError(f"the run was begun by {state['processes']} processes, and these are {processes}")
+        checkpoint.restore_trained(self.module, saved.trainable)
+        checkpoint.restore_optimizer(self.optimizer, saved.optimizer, state["optimizer"])
+        for key, value in state["used"].items():
+            setattr(self.used, key, value)
+        self.marks.passed, self.saves.passed = state["marks"], state["saves"]
+        self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in state["losses"]]
+        self._targets, self.evaluation_seconds = state["targets"], state["evaluation_seconds"]
+        for meter in self.meters:
+            meter.restore(state["meters"].get(meter.name, {}))
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.rows = by_main(self.accelerator, lambda: self.run.keep_evaluations(state["evaluations"]))  # type: ignore[union-attr]
+        if state["selected"] is not None:
+            self.selected = self.rows[state["selected"]]
+            self.selects, self.higher_is_better = direction(self.recipe, self.selected["dev"])
+        self.resumed = [*state["resumed"], self.used.step]
+        return bool(state["evaluated"])
 
     def _step_loss(self) -> float | None:
         """The mean loss a target of the steps since the last evaluation, None if there were none."""

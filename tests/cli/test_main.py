@@ -24,8 +24,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What the runner was asked for, by a runner that does nothing."""
     asked: list[tuple[Any, ...]] = []
 
-    def run(recipe: Any, registry: Any, *, log_level: str) -> None:
-        asked.append((recipe, registry, log_level))
+    def run(recipe: Any, registry: Any, *, log_level: str, resume: str | None) -> None:
+        asked.append((recipe, registry, log_level, resume))
 
     runner = types.ModuleType("peftkit.runner")
     vars(runner)["run"] = run

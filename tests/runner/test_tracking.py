@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from peftkit.plugins import Registry
 from peftkit.runner import run
-from peftkit.runner.tracking import Tracking, flat
+from peftkit.runner.tracking import Tracking, flat, trackers
 from peftkit.runs import RunDirectory
 from tests.runner.conftest import Make
 
@@ -52,3 +52,25 @@ def test_a_tracker_that_fails_ends_nothing(make: Make, tmp_path: Path, caplog: p
         tracking.log({"step": 1, "dev": {"loss": 1.0}})
     assert not tracking.active
     assert "no route to the tracker" in caplog.text
+
+
+def test_wandbs_variables_are_read_from_a_file_and_no_others(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_ENTITY", "WANDB_NOTES", "OTHER_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_NOTES", "from the shell")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("WANDB_ENTITY=us\nWANDB_NOTES=from the file\nOTHER_KEY=x\n", encoding="utf-8")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert trackers(make("decoder", "track.wandb=offline")) == ["wandb"]
+    assert (os.environ["WANDB_ENTITY"], os.environ["WANDB_NOTES"]) == ("us", "from the shell")
+    assert "OTHER_KEY" not in os.environ
+
+
+def test_wandb_can_be_disabled_from_the_file(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("WANDB_MODE=disabled\n", encoding="utf-8")
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "WANDB_MODE"})
+    assert trackers(make("decoder", "track.wandb=offline")) == []

@@ -1,0 +1,231 @@
+"""A run that was killed at any moment and resumed ends like one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftkit.errors import InputError, Interrupted, RunError
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe
+from peftkit.runner import run
+from peftkit.runner.resume import lock
+from peftkit.runs import RunDirectory
+from tests.runner.conftest import Make
+
+TIMES = ("evaluation_seconds", "cost")
+OPTIONS = (
+    "task.rows=96",
+    "train.budget.steps=24",
+    "evaluate.every=6 steps",
+    "train.checkpoint.every=2 steps",
+    "evaluate.dev_examples=6",
+    "evaluate.test_examples=6",
+)
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """All that a finished run leaves and no clock decides."""
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in RunDirectory(path).evaluations()]
+    summary = RunDirectory(path).summary()
+    kept = ("status", "selected", "final", "steps", "samples", "tokens", "epoch")
+    files = sorted(f for folder in ("model", "predictions") for f in (path / folder).rglob("*") if f.is_file())
+    weights = {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return {"rows": rows, "weights": weights, **{key: summary[key] for key in kept}}
+
+
+def last_weights(path: Path) -> str:
+    """The hash of what the last checkpoint holds."""
+    newest = max((path / "checkpoints").glob("step-*"))
+    return hashlib.sha256((newest / "trainable.safetensors").read_bytes()).hexdigest()
+
+
+def in_a_child(do: Callable[[], None]) -> multiprocessing.process.BaseProcess:
+    """Starts a copy of this process; libraries are loaded already, so that it is at work at once."""
+    child = multiprocessing.get_context("fork").Process(target=do, daemon=True)
+    child.start()
+    return child
+
+
+def killed(recipe: Recipe, registry: Registry, after: float, resume: str | None) -> bool:
+    """Runs the recipe in a child and kills it after so many seconds; whether it was at work until then."""
+
+    def work() -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        torch.set_num_threads(1)
+        run(recipe, registry, resume=resume)
+
+    child = in_a_child(work)
+    child.join(after)
+    alive = child.is_alive()
+    if alive:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    return alive
+
+
+VARIANTS = {
+    "full": ("encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
+    "lora": ("encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
+    "prefix_tuning": ("decoder", "method.name=prefix_tuning", "train.workers=1"),
+    "vera": ("encoder", "method.name=vera", "train.schedule=cosine"),
+    "stream": ("decoder", "method.name=lora", "task.streaming=true"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
+    variant: str, make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    kind, *options = VARIANTS[variant]
+    recipe = make(kind, *OPTIONS, *options)
+    began = time.monotonic()
+    whole = run(recipe, registry)
+    assert whole is not None
+    seconds = time.monotonic() - began
+    expected, weights = outcome(whole), last_weights(whole)
+    shutil.rmtree(whole)
+    rng, kills = random.Random(variant), 0
+    for _ in range(6):
+        kills += killed(recipe, registry, rng.uniform(0.1, 0.9) * seconds, resume="")
+    assert kills
+    path = run(recipe, registry, resume="")
+    assert path is not None
+    assert outcome(path) == expected
+    assert last_weights(path) == weights
+    assert not [f for f in path.rglob("*") if ".tmp" in f.name or ".old" in f.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: int, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make("decoder", *OPTIONS, "train.checkpoint.every=off", "method.name=lora")
+    whole = run(recipe, registry)
+    assert whole is not None
+    from peftkit.runner.training import Training
+
+    step = Training._step
+
+    def signalled(self: Training, batches: Any) -> None:
+        step(self, batches)
+        if self.used.step == 9 and not self.resumed:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Training, "_step", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=r"saved after step 9; go on with: peftkit run RECIPE --resume ") as caught:
+        run(recipe, registry)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    path = max(Path(recipe.run.output).iterdir(), key=lambda p: p.stat().st_mtime)
+    assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
+    assert run(recipe, registry, resume=str(path)) == path
+    assert outcome(path) == outcome(whole)
+    assert RunDirectory(path).summary()["resumed_after_steps"] == [9]
+
+
+@pytest.fixture
+def stopped(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Path]:
+    """A run that failed at its 13th step."""
+    from peftkit.runner.training import Training
+
+    recipe = make("decoder", *OPTIONS, "method.name=lora", "train.checkpoint.keep=2")
+    account = Training._account
+
+    def failing(self: Training, *arguments: Any) -> None:
+        if self.used.step == 12:
+            raise RunError("the power went")
+        account(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_account", failing)
+        with pytest.raises(RunError, match="the power went"):
+            run(recipe, registry)
+    (path,) = Path(recipe.run.output).iterdir()
+    return recipe, path
+
+
+def test_as_many_checkpoints_are_kept_as_are_asked_for(stopped: tuple[Recipe, Path]) -> None:
+    names = sorted(p.name for p in (stopped[1] / "checkpoints").iterdir())
+    assert names == ["step-00000010", "step-00000012"]
+
+
+@pytest.mark.parametrize("file", ["trainable.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_and_told(
+    file: str, damage: str, stopped: tuple[Recipe, Path], registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, path = stopped
+    victim = path / "checkpoints" / "step-00000012" / file
+    content = bytearray(victim.read_bytes())
+    if damage == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+        victim.write_bytes(content)
+    else:
+        victim.unlink()
+    if (file, damage) == ("state.json", "flipped"):
+        victim.write_bytes(b"\xff" + bytes(content))
+    run(recipe, registry, resume="")
+    assert "step-00000012 is damaged" in caplog.text
+    assert RunDirectory(path).summary()["resumed_after_steps"] == [10]
+
+
+def test_a_run_that_is_done_is_not_run_again(make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.budget.steps=2")
+    path = run(recipe, registry)
+    assert path is not None
+    written = (path / "summary.json").stat().st_mtime_ns
+    assert run(recipe, registry, resume="") == path
+    assert (path / "summary.json").stat().st_mtime_ns == written
+
+
+def test_without_a_run_to_resume_one_begins(make: Make, registry: Registry) -> None:
+    path = run(make("decoder", "train.budget.steps=2"), registry, resume="")
+    assert path is not None
+    assert RunDirectory(path).summary()["resumed_after_steps"] == []
+
+
+def test_another_recipes_run_is_refused_with_the_difference(
+    stopped: tuple[Recipe, Path], make: Make, registry: Registry
+) -> None:
+    other = make("decoder", *OPTIONS, "method.name=lora", "train.checkpoint.keep=2", "train.batch_size=4")
+    with pytest.raises(InputError, match=r"a run of another recipe, they differ in train\.batch_size; resume it with "):
+        run(other, registry, resume=str(stopped[1]))
+    with pytest.raises(InputError, match="is no run directory"):
+        run(other, registry, resume="nowhere")
+
+
+def test_two_never_write_into_one_directory(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    recipe, path = stopped
+    held = lock(path)
+    try:
+        with pytest.raises(RunError, match="is being written by another process"):
+            run(recipe, registry, resume="")
+    finally:
+        held.release()
+    assert run(recipe, registry, resume="") == path
+
+
+def test_another_number_of_processes_is_refused(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    recipe, path = stopped
+    for file in (path / "checkpoints").glob("*/state.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "processes": 2}))
+    with pytest.raises(RunError, match="begun by 2 processes, and these are 1"):
+        run(recipe, registry, resume="")
