@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,16 +11,40 @@ import pytest
 from peftkit.errors import RecipeError
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import load_recipe
+from peftkit.runner import run
+from peftkit.runs import RunDirectory
+from tests.tasks.conftest import Write, examinations, questions, tweets, write
+
+__all__ = ["write"]  # the fixture
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 FILES = {file.relative_to(RECIPES).as_posix(): file for file in sorted(RECIPES.rglob("*.toml"))}
 BASES = [name for name in FILES if name.startswith("bases/")]
+TASK_BASES = [name for name in BASES if name not in ("bases/pocket.toml", "bases/t5_base.toml")]
 WHOLE = [name for name in FILES if name not in BASES]
 MATRIX = [name for name in WHOLE if name.startswith("wordnet/")]
 
 METHODS = ("full", "lora", "parallel_adapters", "prefix_tuning", "vera")
 TASKS = ("distractors", "mcq", "topic")
+HUB = ("ag_news", "commonsense_qa", "race", "race_distractors", "tweet_emotion", "tweet_hate")
+LARGE = ("commonsense_qa", "tweet_emotion", "tweet_hate")
 SHIPPED_APART = {"parallel_adapters": "peftkit-adapters"}
+
+
+def method_of(name: str) -> str:
+    return str(tomllib.loads(FILES[name].read_text(encoding="utf-8"))["method"]["name"])
+
+
+def of_hub(task: str, method: str, *, large: bool) -> str:
+    """The file of one of the starting system's experiments."""
+    if (task, method, large) == ("commonsense_qa", "parallel_adapters", False):
+        return "cqa_adapters.toml"
+    return f"{task}/{'large_' if large else ''}{method}.toml"
+
+
+HUB_FILES = [
+    of_hub(t, m, large=large) for t in HUB for m in METHODS for large in (False, True) if not large or t in LARGE
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +53,15 @@ def registry() -> Registry:
 
 
 def test_there_are_as_many_as_there_should_be() -> None:
-    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (20, 19, 1, len(METHODS) * len(TASKS))
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (72, 64, 8, len(METHODS) * len(TASKS))
+    assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_recipe_is_right_or_says_which_plugin_it_needs(name: str, registry: Registry) -> None:
-    needed = next((method for method in SHIPPED_APART if method in name), None)
-    if needed is None or needed in registry.of("method"):
+    needed = method_of(name)
+    if needed in registry.of("method"):
         recipe = load_recipe(FILES[name], registry)
         assert recipe.run.name != "run"  # the default would not tell one from another
         assert recipe.metric
@@ -61,13 +88,88 @@ def test_five_methods_on_three_tasks(task: str, method: str, registry: Registry)
 
 
 def test_the_runs_of_no_two_recipes_have_one_name(registry: Registry) -> None:
-    found = [name for name in WHOLE if not any(method in name for method in SHIPPED_APART)]
+    found = [name for name in WHOLE if method_of(name) in registry.of("method")]
     names = [load_recipe(FILES[name], registry).run.name for name in found]
-    assert len(set(names)) == len(names) >= 16
+    assert len(set(names)) == len(names) >= 50
 
 
 @pytest.mark.parametrize("name", BASES)
 def test_a_base_lacks_what_a_recipe_adds_and_nothing_else(name: str, registry: Registry) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(FILES[name], registry)
-    assert [problem.key for problem in caught.value.problems] == ["task.name", "method.name"]
+    lacking = ["method.name"] if name in TASK_BASES else ["task.name", "method.name"]
+    assert [problem.key for problem in caught.value.problems] == lacking
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_the_starting_systems_experiments_are_short_and_have_its_settings(name: str, registry: Registry) -> None:
+    text = FILES[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 15
+    assert text.startswith("extends = ")
+    if method_of(name) not in registry.of("method"):
+        return
+    recipe = load_recipe(FILES[name], registry)
+    assert recipe.model.name == f"google-t5/t5-{'large' if 'large_' in name else 'base'}"
+    assert recipe.task.name in ("ag_news", "commonsense_qa", "race", "race_distractors", "tweet_eval")
+    train = recipe.train
+    assert (train.batch_size, train.learning_rate, train.optimizer, train.schedule) == (
+        8,
+        1e-3,
+        "adafactor",
+        "constant",
+    )
+    options = recipe.method.model_dump()
+    expected = {
+        "full": {},
+        "lora": {"r": 8, "lora_alpha": 8, "target_modules": ["q", "v"]},
+        "vera": {"r": 256},
+        "prefix_tuning": {"num_virtual_tokens": 100, "prefix_projection": True},
+        "parallel_adapters": {"reduction_factor": 8.0},
+    }[recipe.method.name]
+    assert {key: list(v) if isinstance(v := options[key], tuple) else v for key in expected} == expected
+
+
+ROWS = {
+    "ag_news": tweets,
+    "commonsense_qa": questions,
+    "race": examinations,
+    "race_distractors": examinations,
+    "tweet_emotion": tweets,
+    "tweet_hate": lambda number: tweets(number, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", HUB)
+@pytest.mark.parametrize("model", ["pocket-t5", "pocket-decoder", "pocket-encoder"])
+def test_an_experiment_runs_on_a_local_folder_in_the_hubs_form(
+    task: str, model: str, registry: Registry, write: Write, tmp_path: Path
+) -> None:
+    for split, number in (("train", 120), ("validation", 12), ("test", 12)):
+        write(f"hub/{split}.parquet", ROWS[task](number))
+    overrides = [
+        f"task.path={tmp_path / 'hub'}",
+        f"model.name={model}",
+        f"run.output={tmp_path / 'runs'}",
+        "train.budget.steps=2",
+        "evaluate.every=100%",
+        "evaluate.train_examples=8",
+        "evaluate.max_new_tokens=8",
+        "track.wandb=off",
+    ]
+    lora = overrides + (["method.target_modules=all-linear"] if model != "pocket-t5" else [])  # q and v are T5's names
+    recipe_file = FILES[of_hub(task, "lora", large=False)]
+    if (task, model) == ("race_distractors", "pocket-encoder"):
+        with pytest.raises(RecipeError, match="generates text, which an encoder cannot"):
+            load_recipe(recipe_file, registry, lora)
+        return
+    path = run(load_recipe(recipe_file, registry, lora), registry)
+    assert path is not None
+    summary = RunDirectory(path).summary()
+    assert summary["status"] == "done"
+    assert summary["rows"]["test"] == 12
+    assert summary["baselines"]["constant"]["test"].keys() <= summary["selected"]["test"].keys()
+    lines = [json.loads(line) for line in (path / "predictions/test.jsonl").read_text().splitlines()]
+    if task not in ("race_distractors", "tweet_emotion", "tweet_hate"):
+        right = sum(line["prediction"] == line["target"] for line in lines)
+        assert right / len(lines) == pytest.approx(summary["selected"]["test"]["accuracy"])

@@ -13,14 +13,24 @@ from peftkit.metrics.classification import (
     PrecisionMacro,
     RecallMacro,
 )
-from peftkit.metrics.distractors import DistractorDistinctness, DistractorMatch, DistractorNovelty
+from peftkit.metrics.distractors import (
+    AnswerLeakage,
+    DistractorAssignment,
+    DistractorDistinctness,
+    DistractorMatch,
+    DistractorNovelty,
+)
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
-from peftkit.metrics.text import Bleu, ExactMatch, Rouge
+from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 
 __all__ = [
     "Accuracy",
+    "AnswerLeakage",
     "BalancedAccuracy",
     "Bleu",
+    "Chrf",
+    "Distinct",
+    "DistractorAssignment",
     "DistractorDistinctness",
     "DistractorMatch",
     "DistractorNovelty",
@@ -41,8 +51,12 @@ def register_metrics() -> list[type[Metric]]:
     """The metrics that come with peftkit."""
     return [
         Accuracy,
+        AnswerLeakage,
         BalancedAccuracy,
         Bleu,
+        Chrf,
+        Distinct,
+        DistractorAssignment,
         DistractorDistinctness,
         DistractorMatch,
         DistractorNovelty,

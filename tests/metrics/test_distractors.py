@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from peftkit import Example
 from peftkit.errors import InputError
-from peftkit.metrics import DistractorDistinctness, DistractorMatch, DistractorNovelty
+from peftkit.metrics import (
+    AnswerLeakage,
+    DistractorAssignment,
+    DistractorDistinctness,
+    DistractorMatch,
+    DistractorNovelty,
+)
+from peftkit.metrics.distractors import assigned, word_f1
 
 
 def novelty(predictions: list[str], answers: list[str], separator: str = ";") -> float:
@@ -121,3 +132,46 @@ def test_match_is_the_mean_over_the_questions() -> None:
     found = DistractorMatch(separator=",").compute(["cat, ox", "dog"], [["cat, dog, cow"], ["dog"]], [])
     means = {"distractor_precision": 3 / 4, "distractor_recall": 2 / 3, "distractor_f1": 7 / 10}
     assert found == pytest.approx(means)
+
+
+def matched(prediction: str, *references: str) -> dict[str, float]:
+    return DistractorAssignment().compute([prediction], [list(references)], [Example("q", references[0])])
+
+
+def test_the_best_assignment_is_found_whatever_the_order() -> None:
+    gold = "the red fox; a blue cat; green"
+    assert matched("green; a blue cat; the red fox", gold) == {"distractor_soft": 1.0, "distractor_exact": 1.0}
+    found = matched("a red cat; a blue fox; x", gold)
+    # greedy would pair "a red cat" with "a blue cat" (2/3) and leave 1/3; so do the others: 1/3 + 2/3, or 2/3 + 1/3
+    assert found["distractor_soft"] == pytest.approx((1 / 3 + 2 / 3) / 3)
+    assert found["distractor_exact"] == 0.0
+
+
+def test_missing_and_superfluous_distractors_cost_alike() -> None:
+    assert matched("a; b", "a; b; c; d") == {"distractor_soft": 0.5, "distractor_exact": 0.5}
+    assert matched("a; b; c; d", "a; b") == {"distractor_soft": 0.5, "distractor_exact": 0.5}
+    assert matched("", "a") == matched("a", "; ") == {"distractor_soft": 0.0, "distractor_exact": 0.0}
+    assert matched("", ";") == {"distractor_soft": 1.0, "distractor_exact": 1.0}
+
+
+def test_the_best_of_several_references_counts() -> None:
+    assert matched("a; b", "x; y", "b; a")["distractor_exact"] == 1.0
+
+
+@given(st.lists(st.text("ab c", max_size=6), max_size=4), st.lists(st.text("ab c", max_size=6), max_size=4))
+def test_the_assignment_is_as_good_as_any(produced: list[str], gold: list[str]) -> None:
+    shorter, longer = sorted([produced, gold], key=len)
+    best = max(sum(map(word_f1, shorter, chosen)) for chosen in permutations(longer, len(shorter)))
+    expected = best / len(longer) if shorter else float(not longer)
+    assert assigned(produced, gold, word_f1) == pytest.approx(expected)
+    assert assigned(gold, produced, word_f1) == pytest.approx(expected)
+
+
+def test_an_answer_leaks_where_a_distractor_is_it_or_holds_it() -> None:
+    examples = [Example("q", "x", extra={"answer": "New York"})] * 4
+    predictions = ["paris; new  york", "the new york times; rome", "newyork; york", ""]
+    references = [["x"]] * 4
+    assert AnswerLeakage().compute(predictions, references, examples) == {"answer_leakage": 0.25}
+    assert AnswerLeakage(contained=True).compute(predictions, references, examples) == {"answer_leakage": 0.5}
+    with pytest.raises(InputError, match="needs the right answer"):
+        AnswerLeakage().compute(["a"], [["a"]], [Example("q", "x")])

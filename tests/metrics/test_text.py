@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sacrebleu
 from pydantic import ValidationError
 from rouge_score.rouge_scorer import RougeScorer
 
-from peftkit.metrics import Bleu, ExactMatch, Rouge
+from peftkit.metrics import Bleu, Chrf, Distinct, ExactMatch, Rouge
 
 # the example of sacrebleu's README
 SYSTEM = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
@@ -124,3 +126,29 @@ def test_rouge_lsum_takes_lines_for_sentences() -> None:
 def test_rouge_of_nothing_and_of_another_script_is_zero() -> None:
     for prediction, reference in [("", "a b"), ("a b", ""), ("", ""), ("собака", "собака")]:
         assert set(Rouge().compute([prediction], [[reference]], []).values()) == {0.0}
+
+
+def test_bleu_up_to_each_order_is_sacrebleus() -> None:
+    found = Bleu().compute(SYSTEM, [list(pair) for pair in zip(FIRST, SECOND, strict=True)], [])
+    for order in (1, 2, 3, 4):
+        own = sacrebleu.BLEU(max_ngram_order=order).corpus_score(SYSTEM, [FIRST, SECOND]).score
+        assert found[f"bleu{order}"] == own
+    assert found["bleu"] == found["bleu4"] < found["bleu3"] < found["bleu2"] < found["bleu1"]
+    assert Bleu(max_ngram_order=2).compute(SYSTEM, [[text] for text in FIRST], [])["bleu"] == (
+        sacrebleu.BLEU(max_ngram_order=2).corpus_score(SYSTEM, [FIRST]).score
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"word_order": 2}, {"char_order": 4, "beta": 1}, {"lowercase": True}])
+def test_chrf_is_sacrebleus(options: dict[str, Any]) -> None:
+    found = Chrf(**options).compute(SYSTEM, [list(pair) for pair in zip(FIRST, SECOND, strict=True)], [])
+    assert found == {"chrf": sacrebleu.CHRF(**options).corpus_score(SYSTEM, [FIRST, SECOND]).score}
+    one = Chrf(**options).compute(SYSTEM[:2], [[FIRST[0]], [FIRST[1], SECOND[1]]], [])["chrf"]
+    streams = [FIRST[:2], [None, SECOND[1]]]
+    assert one == sacrebleu.CHRF(**options).corpus_score(SYSTEM[:2], streams).score
+
+
+def test_distinct_counts_ngrams_over_all_texts() -> None:
+    found = Distinct().compute(["a b a b", "A b"], [["x"], ["x"]], [])
+    assert found == {"distinct1": 2 / 6, "distinct2": 2 / 4, "distinct3": 2 / 2}
+    assert Distinct().compute(["", "a"], [["x"], ["x"]], []) == {"distinct1": 1.0, "distinct2": 0.0, "distinct3": 0.0}

@@ -1,0 +1,154 @@
+"""What all tasks on a user's or the hub's rows share: where the rows are, how they are split, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from peftkit.components import Task
+from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.tasks import sources, templates
+from peftkit.tasks.rows import text
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+Place = str | dict[str, str | list[str]]
+"""Where rows are: a hub id, a folder, a file, or files by split."""
+
+
+class DataTask(Task):
+    """A task on rows that lie in files, in a folder, or on the hub."""
+
+    hub: ClassVar[str] = ""
+    """The data set's name on the hub, for tasks that are made for one."""
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    """The published number of rows of each split, by configuration; it must be met where the hub's data are read."""
+    stratified: ClassVar[str] = ""
+    """The option that names the column whose values a share of the training rows keeps in proportion."""
+    span: ClassVar[str] = ""
+    """The field of the prompt that may be shortened."""
+
+    path: Place
+    """A hub id, a local folder in the hub's form, one file, or a table of files by split: train, dev, test. Files
+    are CSV, TSV, JSON, JSONL or Parquet; relative ones lie relative to the working folder."""
+    config: str | None = None
+    """The configuration of a hub data set, or the sub-folder of a local one."""
+    revision: str | None = None
+    """A branch, tag or commit of a hub data set."""
+    train_split: str | None = None
+    """What the data call the training split; unset for train."""
+    dev_split: str | None = None
+    """What they call the dev split; unset for dev, validation, valid or val."""
+    test_split: str | None = None
+    """What they call the test split; unset for test."""
+    dev_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """The share of the training rows that becomes dev where there is no dev split."""
+    test_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """The share of the training rows that becomes test where there is no test split."""
+    split_seed: int = Field(default=42, ge=0)
+    """Seeds these shares and `max_rows`, apart from the run's seed, so that all runs have the same rows."""
+    max_rows: int | None = Field(default=None, gt=0)
+    """At most so many rows of each split, drawn by the seed: for trials."""
+    streaming: bool = False
+    """Reads the training rows as they are needed, for data that do not fit on the disk or are many."""
+    prompt: str | None = None
+    """What the model reads, with fields in braces; unset for the task's own."""
+
+    @field_validator("path")
+    @classmethod
+    def _splits_are_named(cls, path: Place) -> Place:
+        if isinstance(path, str):
+            if not path:
+                raise ValueError("must not be empty")
+            return path
+        for split, files in path.items():
+            if split not in sources.NAMES:
+                raise ValueError(f"{split!r} is no split; allowed: train, dev, test")
+            if not files:
+                raise ValueError(f"there are no files for {split!r}")
+        if "train" not in path:
+            raise ValueError("there are no files for 'train'")
+        return path
+
+    @model_validator(mode="after")
+    def _prompt_can_be_filled(self) -> DataTask:
+        templates.fields(self._prompt())
+        if self.streaming and (self.dev_fraction or self.test_fraction):
+            raise ValueError("streamed rows cannot be cut into shares; name splits with dev_split and test_split")
+        return self
+
+    @property
+    def streams(self) -> bool:
+        """Whether the training rows are read as they are needed."""
+        return self.streaming
+
+    def _prompt(self) -> str:
+        """The prompt's text with its fields."""
+        raise NotImplementedError
+
+    def _columns(self) -> Iterator[tuple[str, str]]:
+        """The options that name columns, and the columns."""
+        raise NotImplementedError
+
+    def _config(self) -> str | None:
+        return self.config
+
+    def _source(self) -> sources.Source:
+        files: Any = self.path
+        if isinstance(files, dict):
+            files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())
+        config = self._config()
+        published = self.sizes.get(config or "", {}) if files == self.hub and self.hub else {}
+        return sources.Source(
+            path=files,
+            config=config,
+            revision=self.revision,
+            # A table of files names its splits itself.
+            names=(None,) * 3 if isinstance(self.path, dict) else (self.train_split, self.dev_split, self.test_split),
+            dev_fraction=self.dev_fraction,
+            test_fraction=self.test_fraction,
+            stratify=getattr(self, self.stratified) if self.stratified else None,
+            seed=self.split_seed,
+            max_rows=self.max_rows,
+            streaming=self.streaming,
+            sizes=() if self.streaming else tuple(published.items()),
+        )
+
+    def load(self) -> DatasetDict:
+        """The splits ``train``, ``dev`` and ``test``.
+
+        Raises:
+            InputError: the data cannot be read, lack a split or a column, or are not those that were published.
+        """
+        splits = sources.read(self._source()).splits
+        for split, rows in splits.items():
+            there = rows.column_names or ()
+            for option, column in self._columns():
+                if there and column not in there and column.split(".")[0] not in there:
+                    known = sorted(name for name in there if name != sources.ORIGIN)
+                    place = self.where(split, 0).rsplit(", row", 1)[0]
+                    raise InputError(
+                        f"{place}: {option}: there is no column {column!r}{did_you_mean(column, known)}; "
+                        f"it has {listed(known)}"
+                    )
+        return splits
+
+    def where(self, split: str, index: int) -> str:
+        """The file and row, or the data set, split and row, counted from 1."""
+        return sources.where(self._source(), split, index)
+
+    def _rendered(self, row: Mapping[str, Any], known: Mapping[str, str]) -> tuple[str, tuple[int, int] | None]:
+        """The prompt, and where in it stands what may be shortened; fields that are not known are columns.
+
+        Raises:
+            RowError: a field is neither known nor a column.
+        """
+
+        def value(field: str) -> str:
+            return known[field] if field in known else text(row, field)
+
+        return templates.render(self._prompt(), value, self.span)

@@ -1,0 +1,110 @@
+"""Fields of a row: columns within columns, choices, and which of them is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from peftkit.errors import RowError, did_you_mean
+
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+AnswerForm = Literal["auto", "label", "index", "text"]
+
+
+def value(row: Mapping[str, Any], column: str) -> Any:
+    """What stands in a column; dots go into tables, and through lists of them.
+
+    Raises:
+        RowError: there is no such column, or nothing stands in it.
+    """
+    if column in row:
+        found: Any = row[column]
+    else:
+        found = row
+        for part in column.split("."):
+            if isinstance(found, list) and found and all(isinstance(each, Mapping) and part in each for each in found):
+                found = [each[part] for each in found]
+            elif isinstance(found, Mapping) and part in found:
+                found = found[part]
+            else:
+                raise RowError(column, f"there is no such field{did_you_mean(part, list(row))}")
+    if found is None:
+        raise RowError(column, "is empty")
+    return found
+
+
+def text(row: Mapping[str, Any], column: str) -> str:
+    """A column as text.
+
+    Raises:
+        RowError: it is missing or empty, or holds neither a text nor a number.
+    """
+    found = value(row, column)
+    if isinstance(found, str):
+        return found
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise RowError(column, f"must be a text, not {_short(found)}")
+    return str(found)
+
+
+def texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """Several texts: the elements of one column that holds a list, or those of one column each.
+
+    Raises:
+        RowError: one of them is missing or no text.
+    """
+    if len(columns) > 1:
+        return [text(row, column) for column in columns]
+    found = value(row, columns[0])
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise RowError(columns[0], f"must be a list of texts, not {_short(found)}")
+    for each in found:
+        if not isinstance(each, str):
+            raise RowError(columns[0], f"must be a list of texts, and holds {_short(each)}")
+    return list(found)
+
+
+def right_choice(given: Any, choices: Sequence[str], labels: Sequence[str], form: AnswerForm, column: str) -> int:
+    """Which choice an answer means, from 0: by its label, by its number from 0, or by its text.
+
+    Raises:
+        RowError: none of them, or it could be two different ones.
+    """
+    meant: dict[str, int] = {}
+    word = str(given).strip()
+    if form in ("auto", "label") and isinstance(given, str) and word in labels:
+        meant["label"] = list(labels).index(word)
+    stripped = [choice.strip() for choice in choices]
+    if form in ("auto", "text") and isinstance(given, str) and word in stripped:
+        meant["text"] = stripped.index(word)
+    number = isinstance(given, int) and not isinstance(given, bool)
+    if (form == "index" and word.isdigit()) or (form == "auto" and number):
+        if not 0 <= int(word) < len(choices):
+            raise RowError(column, f"{word} is no number of one of {len(choices)} choices, counted from 0")
+        meant["index"] = int(word)
+    if not meant:
+        shown = f"labels {', '.join(labels)}; choices {', '.join(map(repr, choices))}"
+        hint = "; for a number from 0 in quotes set answer_is = 'index'" if form == "auto" and word.isdigit() else ""
+        raise RowError(column, f"the answer {_short(given)} is not among the choices ({shown}){hint}")
+    if len(set(meant.values())) > 1:
+        ways = " or ".join(sorted(meant))
+        raise RowError(column, f"the answer {_short(given)} may be a {ways}; say which with answer_is")
+    return next(iter(meant.values()))
+
+
+def refuse_duplicates(choices: Sequence[str], column: str) -> None:
+    """No choice may stand twice, blanks at its ends aside.
+
+    Raises:
+        RowError: one does.
+    """
+    seen: set[str] = set()
+    for choice in map(str.strip, choices):
+        if choice in seen:
+            raise RowError(column, f"holds the choice {choice!r} twice")
+        seen.add(choice)
+
+
+def _short(found: object) -> str:
+    shown = repr(found)
+    return shown if len(shown) <= 60 else shown[:59] + "…"

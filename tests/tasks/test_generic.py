@@ -1,0 +1,202 @@
+"""Tasks on anybody's data: what columns mean, and what is wrong with a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict
+from pydantic import ValidationError
+
+from peftkit import Example
+from peftkit.errors import InputError
+from peftkit.runner.encoding import examples_of
+from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
+from tests.tasks.conftest import Rows, Write
+
+
+def told(task: Any, split: str = "train") -> list[Example]:
+    """The examples as the runner makes them."""
+    rows = task.load()[split]
+    return examples_of(task, split, rows, range(len(rows)))
+
+
+def three(write: Write, rows: Rows, name: str = "rows.jsonl") -> dict[str, Any]:
+    """The same rows as all three splits."""
+    file = str(write(name, rows))
+    return {"train": file, "dev": file, "test": file}
+
+
+TEXTS = [{"text": f"text {i}", "label": ["bad", "good", "fine"][i % 3]} for i in range(6)]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
+def test_labels_that_are_texts_are_found_in_the_training_rows(name: str, write: Write) -> None:
+    task = TextClassification(path=three(write, TEXTS, name), prompt="is {text} good?", verbalisers={"bad": "not good"})
+    assert task.labels == ("not good", "fine", "good")
+    assert told(task)[0] == Example("is text 0 good?", "not good", ("not good", "fine", "good"), context=(3, 9))
+
+
+def test_numbers_mean_the_names_of_the_data_set(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}).cast_column(
+        "label", ClassLabel(names=["no", "yes"])
+    )
+    DatasetDict(dict.fromkeys(("train", "dev", "test"), rows)).save_to_disk(tmp_path / "saved")
+    task = TextClassification(path=str(tmp_path / "saved"))
+    assert task.labels == ("no", "yes")
+    assert [e.target for e in told(task)] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_numbers_mean_the_places_of_the_names_that_are_told(name: str, write: Write) -> None:
+    path = three(write, [{"text": "a", "label": 1}, {"text": "b", "label": 0}], name)
+    assert [e.target for e in told(TextClassification(path=path, label_names=("no", "yes")))] == ["yes", "no"]
+    assert TextClassification(path=path).labels == ("0", "1")
+
+
+def test_pairs_nested_fields_and_other_columns(write: Write) -> None:
+    rows = [
+        {"a": {"b": "one"}, "c": "two", "label": "x", "extra": 3},
+        {"a": {"b": "1"}, "c": "2", "label": "y", "extra": 4},
+    ]
+    task = TextClassification(path=three(write, rows), text_column="a.b", text_pair_column="c")
+    assert told(task)[0].source == "classify: one two"
+    task = TextClassification(path=three(write, rows), text_column="a.b", prompt="{extra}: {text} {{}} {a.b}")
+    assert told(task)[0].source == "3: one {} one"
+
+
+def choices(write: Write, rows: Rows, **options: Any) -> MultipleChoice:
+    return MultipleChoice(path=three(write, rows), **options)
+
+
+def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
+    listed = choices(write, [{"question": "q", "choices": ["x", "y"], "answer": "B"}])
+    expected = Example("question: q choices: A - x B - y", "y", ("x", "y"))
+    assert told(listed) == [expected]
+    rows = [{"question": "q", "1": "x", "2": "y", "answer": 1}]
+    assert told(choices(write, rows, choices_columns=("1", "2"))) == [expected]
+    rows = [{"question": "q", "c": {"text": ["x", "y"], "label": ["1", "2"]}, "answer": "2"}]
+    nested = choices(write, rows, choices_column="c.text", choice_labels_column="c.label")
+    assert told(nested)[0].source == "question: q choices: 1 - x 2 - y"
+    assert told(nested)[0].target == "y"
+
+
+def test_the_context_is_what_may_be_shortened(write: Write) -> None:
+    rows = [{"question": "q", "choices": ["x", "y"], "answer": "x", "story": "long"}]
+    [example] = told(choices(write, rows, context_column="story"))
+    assert example.source == "question: q choices: A - x B - y context: long"
+    assert example.context is not None
+    assert example.source[slice(*example.context)] == "long"
+
+
+def test_free_text_and_lists_of_right_texts(write: Write) -> None:
+    task = TextGeneration(path=three(write, [{"source": "s", "target": ["t", "u"]}]), prompt="say: {source}")
+    assert told(task) == [Example("say: s", "t", references=("t", "u"), context=(5, 6))]
+    task = TextGeneration(path=three(write, [{"a": "s", "b": "t"}]), source_column="a", target_column="b")
+    assert told(task) == [Example("s", "t", context=(0, 1))]
+
+
+def test_distractors(write: Write) -> None:
+    rows = [{"question": "q", "answer": "right; yes", "distractors": ["a;b", "c "], "story": "long"}]
+    task = DistractorGeneration(path=three(write, rows), context_column="story")
+    assert told(task) == [
+        Example(
+            "answer: right; yes question: q context: long", "a,b; c", extra={"answer": "right, yes"}, context=(40, 44)
+        )
+    ]
+    rows = [{"question": "q", "answer": "x", "d1": "a", "d2": "b"}]
+    task = DistractorGeneration(path=three(write, rows), distractors_columns=("d1", "d2"), prompt="{question}/{answer}")
+    assert told(task) == [Example("q/x", "a; b", extra={"answer": "x"})]
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "words"),
+    [
+        (TextClassification, {"text": "x", "label": "god"}, r"label: unknown label 'god' .did you mean 'good'"),
+        (TextClassification, {"text": "x", "label": None}, r"label: is empty"),
+        (TextClassification, {"text": None, "label": "good"}, r"text: is empty"),
+        (
+            MultipleChoice,
+            {"question": "q", "choices": ["x", "y"], "answer": "z"},
+            r"answer: the answer 'z' is not",
+        ),
+        (
+            MultipleChoice,
+            {"question": "q", "choices": ["x", "x "], "answer": "A"},
+            r"choices: holds the choice 'x'",
+        ),
+        (MultipleChoice, {"question": "q", "choices": ["x"], "answer": "A"}, r"choices: has 1 choices, and two are"),
+        (MultipleChoice, {"question": "q", "choices": ["x", "y"], "answer": None}, r"answer: is empty"),
+        (TextGeneration, {"source": "s", "target": " "}, r"target: is empty"),
+        (DistractorGeneration, {"question": "q", "answer": "x", "distractors": ["x"]}, r"distractors: holds the right"),
+        (DistractorGeneration, {"question": "q", "answer": "x", "distractors": []}, r"distractors: holds no wrong"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_told_with_file_row_and_field(
+    task: Any, row: dict[str, Any], words: str, write: Write
+) -> None:
+    right = {
+        TextClassification: {"text": "x", "label": "good"},
+        MultipleChoice: {"question": "q", "choices": ["x", "y"], "answer": "x"},
+        TextGeneration: {"source": "s", "target": "t"},
+        DistractorGeneration: {"question": "q", "answer": "x", "distractors": ["y"]},
+    }[task]
+    good, bad = write("good.jsonl", [right, right]), write("bad.jsonl", [right, right, row])
+    options = {"label_names": ("bad", "good")} if task is TextClassification else {}
+    made = task(path={"train": [str(good), str(bad)], "dev": str(good), "test": str(good)}, **options)
+    with pytest.raises(InputError, match=rf"bad\.jsonl, row 3: {words}"):
+        told(made)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        (
+            TextClassification,
+            {"text_column": "txt"},
+            r"good\.jsonl: text_column: there is no column 'txt' .did you mean 'text'",
+        ),
+        (TextClassification, {"label_column": "y"}, r"there is no column 'y'; .*label, text"),
+        (MultipleChoice, {}, r"question_column: there is no column 'question'; it has label, text"),
+        (TextGeneration, {"source_column": "text"}, r"target_column: there is no column 'target'"),
+    ],
+)
+def test_a_missing_column_is_told_before_any_row_is_read(task: Any, options: Any, words: str, write: Write) -> None:
+    with pytest.raises(InputError, match=words):
+        task(path=three(write, TEXTS, "good.jsonl"), **options).load()
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        (TextClassification, {"path": ""}, "must not be empty"),
+        (TextClassification, {"path": {"trian": "x.csv"}}, "'trian' is no split; allowed: train, dev, test"),
+        (TextClassification, {"path": {"dev": "x.csv"}}, "there are no files for 'train'"),
+        (TextClassification, {"path": {"train": []}}, "there are no files for 'train'"),
+        (TextClassification, {"path": "x", "prompt": "{text!r}"}, "is no field"),
+        (TextClassification, {"path": "x", "streaming": True}, "label_names: streamed rows must not be read"),
+        (TextGeneration, {"path": "x", "streaming": True, "dev_fraction": 0.1}, "cannot be cut into shares"),
+        (
+            TextClassification,
+            {"path": "x", "label_names": ["a", "b"], "verbalisers": {"c": "x"}},
+            "there is no label 'c'",
+        ),
+        (
+            TextClassification,
+            {"path": "x", "label_names": ["a", "b"], "verbalisers": {"a": "b"}},
+            "two labels have one",
+        ),
+        (TextClassification, {}, "path"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(task: Any, options: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        task(**options)
+
+
+def test_streamed_rows_are_labelled_by_the_names_told(write: Write) -> None:
+    task = TextClassification(path=three(write, TEXTS), streaming=True, label_names=("bad", "good", "fine"))
+    assert task.streams
+    rows: Any = task.load()["train"]
+    assert [task.encode(row).target for row in rows] == [row["label"] for row in TEXTS]

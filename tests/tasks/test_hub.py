@@ -1,0 +1,144 @@
+"""The starting system's data sets, from local folders in the hub's form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict
+
+from peftkit import Example
+from peftkit.errors import InputError
+from peftkit.tasks.hub import TWEET_LABELS, AgNews, CommonsenseQa, Race, RaceDistractors, Subset, TweetEval
+from tests.tasks.conftest import Write, examinations, questions, tweets
+
+
+@pytest.mark.parametrize("subset", get_args(Subset))
+def test_every_subset_of_tweet_eval(subset: Any, write: Write, tmp_path: Path) -> None:
+    for name in ("train", "validation", "test"):
+        write(f"hub/{subset}/{name}-00000-of-00001.parquet", tweets(40, len(TWEET_LABELS[subset])))
+    task = TweetEval(subset=subset, path=str(tmp_path / "hub"))
+    assert len(task.labels) == len(set(task.labels)) == len(TWEET_LABELS[subset]) == len({*TWEET_LABELS[subset]})
+    row = task.load()["dev"][1]
+    example = task.encode(row)
+    assert example.source == f"tweet {subset.replace('_', ' ')}: tweet 1 #tag @user é"
+    assert example.target == task.labels[1]
+    assert TweetEval.sizes[subset].keys() == {"train", "validation", "test"}
+
+
+def test_labels_of_tweets_are_the_hubs_in_words() -> None:
+    assert TweetEval().labels == ("anger", "joy", "optimism", "sadness")
+    assert TweetEval(subset="hate").labels == ("not hateful", "hateful")
+    assert len(TweetEval(subset="emoji").labels) == 20
+    assert TweetEval(subset="hate", verbalisers={"hate": "yes", "non-hate": "no"}).labels == ("no", "yes")
+
+
+def test_ag_news_takes_its_dev_rows_from_training(write: Write, tmp_path: Path) -> None:
+    write("hub/data/train-00000-of-00001.parquet", tweets(400))
+    write("hub/data/test-00000-of-00001.parquet", tweets(8))
+    task = AgNews(path=str(tmp_path / "hub"))
+    splits = task.load()
+    assert {s: len(r) for s, r in splits.items()} == {"train": 380, "dev": 20, "test": 8}
+    assert Counter(splits["dev"]["label"]) == dict.fromkeys(range(4), 5)
+    assert not {*splits["train"]["text"]} & {*splits["dev"]["text"]}
+    example = task.encode(splits["test"][3])
+    assert (example.source, example.target) == ("topic: tweet 3 #tag @user é", "Sci/Tech")
+
+
+def test_commonsense_qa_is_tested_on_the_validation_split(write: Write, tmp_path: Path) -> None:
+    write("hub/train.parquet", questions(200))
+    write("hub/validation.parquet", questions(10))
+    write("hub/test.parquet", [{**row, "answerKey": ""} for row in questions(10)])
+    task = CommonsenseQa(path=str(tmp_path / "hub"))
+    splits = task.load()
+    assert {s: len(r) for s, r in splits.items()} == {"train": 190, "test": 10, "dev": 10}
+    again = CommonsenseQa(path=str(tmp_path / "hub")).load()
+    assert list(again["dev"]["question"]) == list(splits["dev"]["question"])
+    assert task.encode(splits["test"][1]) == Example(
+        "question: what is 1? choices: A - thing 1 a B - thing 1 b C - thing 1 c D - thing 1 d E - thing 1 e",
+        "thing 1 b",
+        tuple(f"thing 1 {letter}" for letter in "abcde"),
+    )
+
+
+def test_splits_may_be_files_of_their_own(write: Write) -> None:
+    files: Any = {split: str(write(f"{split}.jsonl", questions(6))) for split in ("train", "dev", "test")}
+    assert {s: len(r) for s, r in CommonsenseQa(path=files).load().items()} == {"train": 6, "dev": 6, "test": 6}
+
+
+def test_choices_that_stand_twice_in_published_data_are_right_together() -> None:
+    row = {"question": "q", "choices": {"label": ["A", "B", "C"], "text": ["x", "y", "y"]}, "answerKey": "C"}
+    example = CommonsenseQa().encode(row)
+    assert (example.target, example.candidates) == ("y", ("x", "y", "y"))
+
+
+@pytest.fixture
+def race(write: Write, tmp_path: Path) -> str:
+    for subset, number in (("all", 12), ("high", 8), ("middle", 4)):
+        for name in ("train", "validation", "test"):
+            write(f"hub/{subset}/{name}-00000-of-00001.parquet", examinations(number))
+    return str(tmp_path / "hub")
+
+
+@pytest.mark.parametrize(("subset", "number"), [("all", 12), ("high", 8), ("middle", 4)])
+def test_race(subset: Any, number: int, race: str) -> None:
+    task = Race(subset=subset, path=race)
+    rows = task.load()["test"]
+    assert len(rows) == number
+    example = task.encode(rows[1])
+    article = rows[1]["article"]
+    assert example.source == (
+        "question: What does article 1 tell? choices: A - a story 1 B - a tale; long 1 C - nothing 1 D - a lie 1 "
+        f"context: {article}"
+    )
+    assert example.target == "a tale; long 1"
+    assert example.context is not None
+    assert example.source[slice(*example.context)] == article
+
+
+def test_race_distractors(race: str) -> None:
+    task = RaceDistractors(path=race)
+    example = task.encode(task.load()["train"][0])
+    assert example.source.startswith("answer: a story 0 question: What does article 0 tell? context: Article 0 tells")
+    assert example.target == "a tale, long 0; nothing 0; a lie 0"
+    assert example.extra == {"answer": "a story 0"}
+    assert not example.candidates
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "sizes"),
+    [
+        (TweetEval(), "emotion", {"train": 3257, "validation": 374, "test": 1421}),
+        (TweetEval(subset="hate"), "hate", {"train": 9000, "validation": 1000, "test": 2970}),
+        (AgNews(), None, {"train": 120000, "test": 7600}),
+        (CommonsenseQa(), None, {"train": 9741, "validation": 1221, "test": 1140}),
+        (Race(), "all", {"train": 87866, "validation": 4887, "test": 4934}),
+        (Race(subset="middle"), "middle", {"train": 25421, "validation": 1436, "test": 1436}),
+        (RaceDistractors(subset="high"), "high", {"train": 62445, "validation": 3451, "test": 3498}),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_the_hubs_rows_must_be_as_many_as_were_published(
+    task: Any, config: str | None, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def load(path: str, name: str | None, **options: Any) -> DatasetDict:
+        asked.append((path, name))
+        return DatasetDict({split: Dataset.from_dict({"x": range(n + short)}) for split, n in sizes.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    from peftkit.tasks import sources
+
+    short = 0
+    sources._read.cache_clear()
+    assert sources.read(task._source()).splits["train"]
+    short = -1
+    sources._read.cache_clear()
+    with pytest.raises(InputError, match=r"rows in its split 'train', and .* were published; clear the cache"):
+        sources.read(task._source())
+    sources._read.cache_clear()
+    assert asked[0] == (type(task).hub, config)

@@ -1,0 +1,97 @@
+"""What holds of every task that is installed: the answer is nowhere but in the label."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from peftkit.components import Task
+from peftkit.plugins import Entry, load_registry
+from peftkit.recipe import load_recipe
+from peftkit.runner.data import EvaluationSplit
+from peftkit.runner.encoding import examples_of
+from peftkit.runner.evaluation import evaluate
+from tests.runner.test_evaluation import Deaf
+from tests.tasks.conftest import Write, examinations, questions, tweets
+
+ROWS = 200
+TASKS = list(load_registry().of("task").values())
+RANKED = [entry for entry in TASKS if issubclass(entry.component, Task) and entry.component.kind != "generation"]
+
+
+def options_for(name: str, write: Write) -> list[str]:
+    """Overrides that give the task rows, where it has none of its own."""
+    hub = {
+        "tweet_eval": tweets(ROWS),
+        "ag_news": tweets(ROWS),
+        "commonsense_qa": questions(ROWS),
+        "race": examinations(ROWS),
+        "race_distractors": examinations(ROWS),
+    }
+    own = {
+        "text_classification": tweets(ROWS),
+        "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
+        "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
+    }
+    rows: Any = (hub | own).get(name)
+    if rows is None:
+        return []
+    for split in ("train", "validation", "test"):
+        path = write(f"data/{split}.jsonl", rows)
+    return [f"task.path={path.parent}"]
+
+
+def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
+    file = tmp_path / "x.toml"
+    file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")
+    return load_recipe(file, load_registry(), [f"task.name={entry.name}", *options_for(entry.name, write)])
+
+
+@pytest.mark.parametrize("entry", RANKED, ids=lambda e: e.name)
+def test_a_model_that_does_not_read_scores_chance(entry: Entry, write: Write, tmp_path: Path) -> None:
+    recipe = recipe_for(entry, write, tmp_path)
+    form = Deaf(None, None, recipe.task.kind, 64, 16)  # type: ignore[arg-type]
+    rows = recipe.task.load()["test"]
+    examples = examples_of(recipe.task, "test", rows, range(len(rows)))[:ROWS]
+    split = EvaluationSplit("test", list(range(len(examples))), examples, form.encode(examples, ranked=True))
+    found = evaluate(torch.nn.Linear(1, 1), split, recipe, form, Accelerator(cpu=True)).values["accuracy"]
+    chance = sum(1 / len(e.candidates) for e in examples) / len(examples)
+    half = 2.576 * math.sqrt(chance * (1 - chance) / len(examples))  # the 99 % interval
+    assert chance - half <= found <= chance + half
+
+
+@pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
+def test_the_source_does_not_tell_the_answer(entry: Entry, write: Write, tmp_path: Path) -> None:
+    recipe = recipe_for(entry, write, tmp_path)
+    rows = recipe.task.load()["test"]
+    for example in examples_of(recipe.task, "test", rows, range(len(rows))):
+        if example.candidates:
+            assert example.target in example.candidates
+            shown = [candidate in example.source for candidate in example.candidates]
+            # Where choices are shown, all of them are.
+            assert all(shown) or example.target not in example.source or recipe.task.kind == "classification"
+        if example.context is not None:
+            start, end = example.context
+            assert 0 <= start <= end <= len(example.source)
+
+
+@pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
+def test_every_task_says_its_kind_metrics_and_options(entry: Entry) -> None:
+    component = entry.component
+    assert issubclass(component, Task)
+    assert component.metrics
+    registry = load_registry()
+    values = [v for name in component.metrics for v in registry.find("metric", name).component().value_names]  # type: ignore[call-arg,attr-defined]
+    assert component.selects in values
+    undocumented = [k for k, field in component.model_fields.items() if k != "name" and not field.description]
+    assert not undocumented
+    if entry.name in ("tweet_eval", "ag_news", "commonsense_qa", "race", "race_distractors"):
+        assert component.source
+        assert component.licence
+        assert "Prompt: " in (component.__doc__ or "")

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peftkit import RowError
+from peftkit.tasks.rows import LETTERS, refuse_duplicates, right_choice, text, texts, value
+
+ROW: dict[str, Any] = {
+    "question": "q",
+    "number": 7,
+    "choices": {"label": ["A", "B"], "text": ["x", "y"]},
+    "listed": [{"text": "x"}, {"text": "y"}],
+    "a.b": "dotted",
+    "none": None,
+    "flag": True,
+}
+
+
+def test_dots_go_into_tables_and_through_lists() -> None:
+    assert value(ROW, "choices.text") == value(ROW, "listed.text") == ["x", "y"]
+    assert value(ROW, "a.b") == "dotted"
+    assert text(ROW, "number") == "7"
+    assert texts(ROW, ["choices.text"]) == texts(ROW, ["listed.text"])
+    assert texts(ROW, ["question", "number"]) == ["q", "7"]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("questoin", "questoin: there is no such field .did you mean 'question'"),
+        ("choices.texts", "choices.texts: there is no such field"),
+        ("question.x", "question.x: there is no such field"),
+        ("none", "none: is empty"),
+        ("flag", "flag: must be a text, not True"),
+        ("choices", "choices: must be a text, not {'label'"),
+    ],
+)
+def test_what_is_missing_or_no_text_is_told(column: str, words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        text(ROW, column)
+
+
+def test_lists_hold_texts() -> None:
+    with pytest.raises(RowError, match="must be a list of texts, not 'q'"):
+        texts(ROW, ["question"])
+    with pytest.raises(RowError, match="must be a list of texts, and holds 1"):
+        texts({"c": ["x", 1]}, ["c"])
+
+
+CHOICES = ["cat", "dog ", "B", "7"]
+
+
+@pytest.mark.parametrize(
+    ("given", "form", "index"),
+    [
+        ("A", "auto", 0),
+        (" D ", "label", 3),
+        ("dog", "auto", 1),
+        ("cat", "text", 0),
+        ("B", "label", 1),
+        ("B", "text", 2),
+        (2, "auto", 2),
+        (0, "index", 0),
+        ("2", "index", 2),
+        ("7", "auto", 3),
+    ],
+)
+def test_an_answer_is_a_label_a_number_or_a_text(given: object, form: Any, index: int) -> None:
+    assert right_choice(given, CHOICES, LETTERS[:4], form, "answer") == index
+
+
+@pytest.mark.parametrize(
+    ("given", "form", "words"),
+    [
+        ("E", "auto", "the answer 'E' is not among the choices .labels A, B, C, D; choices 'cat', "),
+        ("bird", "text", "the answer 'bird' is not among the choices"),
+        ("1", "auto", "set answer_is = 'index'"),
+        (4, "auto", "4 is no number of one of 4 choices, counted from 0"),
+        ("9", "index", "9 is no number of one of 4 choices"),
+        ("B", "auto", "may be a label or text; say which with answer_is"),
+        (True, "auto", "is not among the choices"),
+        (-1, "auto", "-1 is no number of one of 4 choices"),
+        ("", "label", "is not among the choices"),
+    ],
+)
+def test_an_answer_that_is_none_or_two_is_told(given: object, form: Any, words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        right_choice(given, CHOICES, LETTERS[:4], form, "answer")
+
+
+def test_a_choice_stands_once() -> None:
+    refuse_duplicates(["a", "b", "A"], "choices")
+    with pytest.raises(RowError, match="choices: holds the choice 'a' twice"):
+        refuse_duplicates(["a", "b", " a "], "choices")

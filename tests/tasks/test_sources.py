@@ -1,0 +1,201 @@
+"""Every way in which rows are brought, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset
+
+from peftkit.errors import InputError
+from peftkit.tasks.sources import ORIGIN, Source, read, where
+from tests.tasks.conftest import Write, tweets
+
+SPLITS = ("train", "validation", "test")
+SIZES = {"train": 12, "dev": 5, "test": 4}
+
+
+def sizes(source: Source) -> dict[str, int]:
+    return {split: len(rows) for split, rows in read(source).splits.items()}
+
+
+def folder(write: Write, pattern: str) -> None:
+    for name, number in zip(SPLITS, SIZES.values(), strict=True):
+        write(pattern.format(name), tweets(number))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "data/{}.parquet",
+        "data/{}.csv",
+        "data/{}.tsv",
+        "data/{}.jsonl",
+        "data/{}.json",
+        "data/data/{}-00000-of-00001.parquet",
+        "data/emotion/{}-00000-of-00001.parquet",
+    ],
+)
+def test_a_folder_in_the_hubs_form(pattern: str, write: Write, tmp_path: Path) -> None:
+    folder(write, pattern)
+    source = Source(str(tmp_path / "data"), config="emotion" if "emotion" in pattern else None)
+    assert sizes(source) == SIZES
+    row = read(source).splits["dev"][3]
+    assert (row["text"], int(row["label"])) == ("tweet 3 #tag @user é", 3)
+
+
+def test_one_folder_a_configuration(write: Write, tmp_path: Path) -> None:
+    folder(write, "data/hate/{}-00000-of-00001.parquet")
+    write("data/emotion/train-00000-of-00001.parquet", tweets(3))
+    assert sizes(Source(str(tmp_path / "data"), config="hate")) == SIZES
+
+
+def test_shards_are_put_together(write: Write, tmp_path: Path) -> None:
+    folder(write, "data/{}.parquet")
+    (tmp_path / "data/train.parquet").unlink()
+    for shard in range(3):
+        write(f"data/train-0000{shard}-of-00003.parquet", tweets(4))
+    source = Source(str(tmp_path / "data"))
+    assert sizes(source) == SIZES
+    assert where(source, "train", 5) == f"{tmp_path}/data/train-00001-of-00003.parquet, row 2"
+
+
+def test_a_saved_dataset_dict(tmp_path: Path) -> None:
+    splits = {name: Dataset.from_list(tweets(n)) for name, n in zip(SPLITS, SIZES.values(), strict=True)}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    source = Source(str(tmp_path / "saved"))
+    assert sizes(source) == SIZES
+    assert where(source, "test", 1) == f"'{tmp_path}/saved', split 'test', row 2"
+
+
+def test_a_readme_with_configurations(write: Write, tmp_path: Path) -> None:
+    folder(write, "data/odd/{}_rows.jsonl")
+    files = "".join(f"  - split: {name}\n    path: odd/{name}_rows.jsonl\n" for name in SPLITS)
+    text = f"---\nconfigs:\n- config_name: one\n  data_files:\n{files}---\n"
+    (tmp_path / "data/README.md").write_text(text)
+    assert sizes(Source(str(tmp_path / "data"), config="one")) == SIZES
+
+
+def test_files_by_split_of_different_forms(write: Write) -> None:
+    a, b, c = write("a.csv", tweets(4)), write("b.jsonl", tweets(5)), write("c.parquet", tweets(6))
+    source = Source((("train", (str(a),)), ("dev", (str(b),)), ("test", (str(c),))))
+    assert sizes(source) == {"train": 4, "dev": 5, "test": 6}
+    assert where(source, "dev", 2) == f"{b}, row 3"
+
+
+def test_words_that_csv_readers_take_for_nothing_stay(write: Write) -> None:
+    file = write("a.csv", [{"text": word, "label": "x"} for word in ("NA", "None", "null", "nan", "")])
+    source = Source(str(file), dev_fraction=0.2, test_fraction=0.2)
+    rows = [row for split in read(source).splits.values() for row in split]
+    assert {row["text"] for row in rows} == {"NA", "None", "null", "nan", ""}
+
+
+def test_shares_of_one_file_are_stratified_seeded_and_disjoint(write: Write) -> None:
+    rows = [{"text": f"t{i}", "label": "a" if i % 10 else "b"} for i in range(200)]
+    file = str(write("rows.jsonl", rows))
+    source = Source(file, dev_fraction=0.1, test_fraction=0.25, stratify="label")
+    splits = read(source).splits
+    assert {s: len(r) for s, r in splits.items()} == {"train": 135, "test": 50, "dev": 15}
+    assert Counter(splits["test"]["label"]) == {"a": 45, "b": 5}
+    texts = [text for split in splits.values() for text in split["text"]]
+    assert sorted(texts) == sorted(row["text"] for row in rows)
+    assert (
+        splits["dev"]["text"]
+        == read(Source(file, dev_fraction=0.1, test_fraction=0.25, stratify="label")).splits["dev"]["text"]
+    )
+    other = read(Source(file, dev_fraction=0.1, test_fraction=0.25, stratify="label", seed=7)).splits
+    assert list(other["dev"]["text"]) != list(splits["dev"]["text"])
+    for split in splits:
+        for index in (0, len(splits[split]) - 1):
+            number = int(splits[split][index]["text"][1:])
+            assert where(source, split, index) == f"{file}, row {number + 1}"
+
+
+def test_a_few_rows_are_drawn_by_the_seed_for_trials(write: Write, tmp_path: Path) -> None:
+    folder(write, "data/{}.parquet")
+    source = Source(str(tmp_path / "data"), max_rows=4)
+    splits = read(source).splits
+    assert {s: len(r) for s, r in splits.items()} == {"train": 4, "dev": 4, "test": 4}
+    row = splits["train"][2]
+    assert row["text"] == f"tweet {row[ORIGIN]} #tag @user é"
+    assert where(source, "train", 2).endswith(f"train.parquet, row {row[ORIGIN] + 1}")
+
+
+def test_names_of_splits_can_be_told(write: Write, tmp_path: Path) -> None:
+    folder(write, "data/{}.parquet")
+    source = Source(str(tmp_path / "data"), names=(None, None, "validation"), dev_fraction=0.25)
+    assert sizes(source) == {"train": 9, "test": 5, "dev": 3}
+
+
+def test_training_rows_are_streamed_and_the_others_held(write: Write, tmp_path: Path) -> None:
+    folder(write, "data/{}.jsonl")
+    splits: Any = read(Source(str(tmp_path / "data"), streaming=True)).splits
+    assert isinstance(splits["train"], IterableDataset)
+    assert len(list(splits["train"])) == 12
+    assert (len(splits["dev"]), len(splits["test"])) == (5, 4)
+    taken: Any = read(Source(str(tmp_path / "data"), streaming=True, max_rows=3)).splits
+    assert len(list(taken["train"])) == 3
+
+
+def test_a_changed_file_is_read_again(write: Write) -> None:
+    def source() -> Source:
+        return Source((("train", (str(file),)), ("dev", (str(file),)), ("test", (str(file),))))
+
+    file = write("a.jsonl", tweets(3))
+    assert sizes(source())["train"] == 3
+    write("a.jsonl", tweets(7))
+    assert sizes(source())["train"] == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("no/such/place", "is neither a file nor a folder, nor a hub's owner/name"),
+        (
+            "nobody/nothing",
+            r"'nobody/nothing' cannot be loaded \(.*\); if there is no network, fetch it ",
+        ),
+        ((("train", ("missing.csv",)),), "there is no file 'missing.csv'"),
+        ((("train", ("pyproject.toml",)),), r"is of no form that can be read; allowed: \.csv, "),
+    ],
+)
+def test_what_is_not_there_is_told(path: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read(Source(path))
+
+
+def test_missing_and_empty_splits_are_told(write: Write, tmp_path: Path) -> None:
+    file = str(write("rows.jsonl", tweets(10)))
+    with pytest.raises(InputError, match=r"has no split for test; name one with test_split, or take .* test_fraction"):
+        read(Source(file, dev_fraction=0.1))
+    with pytest.raises(InputError, match="has no split for dev; name one with dev_split"):
+        read(Source(file, test_fraction=0.1))
+    folder(write, "data/{}.parquet")
+    with pytest.raises(InputError, match=r"test_split: .* has no split 'tset' .did you mean 'test'.*; it has test"):
+        read(Source(str(tmp_path / "data"), names=(None, None, "tset")))
+    (tmp_path / "data/test.parquet").unlink()
+    write("data/test.json", [])
+    with pytest.raises(InputError, match=r"data/test\.json: "):
+        read(Source(str(tmp_path / "data")))
+
+
+def test_a_file_that_cannot_be_parsed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "x"\n{"text": }\n')
+    with pytest.raises(InputError, match=r"bad\.jsonl: cannot be read as json: "):
+        read(Source(str(tmp_path / "bad.jsonl")))
+
+
+def test_published_sizes_are_asserted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: Any, **options: Any) -> DatasetDict:
+        return DatasetDict({name: Dataset.from_list(tweets(6)) for name in SPLITS})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    right = tuple((name, 6) for name in SPLITS)
+    assert sizes(Source("owner/name", sizes=right)) == {"train": 6, "dev": 6, "test": 6}
+    with pytest.raises(InputError, match=r"'owner/name' has 6 rows in its split 'test', and 1,421 were published"):
+        read(Source("owner/name", sizes=(*right[:2], ("test", 1421))))
+    with pytest.raises(InputError, match="has no split 'extra', which was published with 3 rows"):
+        read(Source("owner/name", sizes=(("extra", 3),)))
