@@ -1,232 +1,286 @@
-"""Where rows come from: local files, a folder, a folder that ``datasets`` saved, or the Hugging Face hub."""
+"""Where a task's rows come from: a hub data set, a local folder in the hub's form, or files for each split."""
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import InputError, did_you_mean, listed, one_line
-from peftkit.tasks import files
-from peftkit.tasks.folders import find_files, find_folder, saved
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, DatasetDict
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
+"""What the splits are called where the recipe does not say."""
+ORIGIN = "__row__"
+"""The column that holds where a row stood, from 0, before splits were cut and rows chosen."""
+
+Files = tuple[tuple[str, tuple[str, ...]], ...]
+"""The files of each split."""
 
 
+@dataclass(frozen=True)
 class Source:
-    """Splits by the names that they have there. Nothing is read before it is asked for."""
+    """What is to be read, and how it is cut into splits; equal sources give equal rows."""
 
-    splits: Sequence[str]
-    """The names of the splits."""
-
-    def title(self, split: str) -> str:
-        """What a user calls the rows of a split."""
-        raise NotImplementedError
-
-    def schemas(self, split: str) -> Iterator[tuple[str, pa.Schema]]:
-        """The columns of a split, of each of its files apart, with what a user calls it."""
-        raise NotImplementedError
-
-    def load(self, split: str, columns: Sequence[str]) -> Dataset:
-        """The rows of a split, of which no other columns are wanted."""
-        raise NotImplementedError
-
-    def rows(self, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The same rows, in the same order, read as they are needed."""
-        raise NotImplementedError
-
-    def where(self, split: str, index: int) -> str:
-        """Where a user finds the row, which is counted from 0."""
-        return f"{self.title(split)}, row {index + 1}"
-
-    def stream(self, split: str, columns: Sequence[str], most: int | None) -> IterableDataset:
-        """The first rows of a split, or all, in an order that no shuffling of shards changes."""
-        from datasets import IterableDataset
-
-        # As one shard: the numbers of rows, by which errors name them, hold whatever is shuffled behind it.
-        read: Any = IterableDataset.from_generator
-        return read(_first, gen_kwargs={"source": self, "split": split, "columns": tuple(columns), "most": most})
+    path: str | Files
+    config: str | None = None
+    revision: str | None = None
+    names: tuple[str | None, ...] = (None, None, None)
+    dev_fraction: float | None = None
+    test_fraction: float | None = None
+    stratify: str | None = None
+    seed: int = 42
+    max_rows: int | None = None
+    streaming: bool = False
+    sizes: tuple[tuple[str, int], ...] = ()
 
 
-def _first(source: Source, split: str, columns: Sequence[str], most: int | None) -> Iterator[dict[str, Any]]:
-    return islice(source.rows(split, columns), most)
+@dataclass(frozen=True)
+class Rows:
+    """The three splits, and which split of the source each was taken from."""
+
+    splits: DatasetDict
+    origins: Mapping[str, str]
 
 
-class LocalFiles(Source):
-    """Files of rows, one or more for each split."""
-
-    def __init__(self, found: Mapping[str, Sequence[Path]]) -> None:
-        self.files = {split: tuple(several) for split, several in found.items()}
-        self.splits = tuple(self.files)
-
-    def title(self, split: str) -> str:
-        names = [str(file) for file in self.files[split]]
-        return listed(names if len(names) < 4 else [*names[:2], f"… ({len(names)} files)"])
-
-    def schemas(self, split: str) -> Iterator[tuple[str, pa.Schema]]:
-        for file in self.files[split]:
-            yield str(file), files.schema(file)
-
-    def load(self, split: str, columns: Sequence[str]) -> Dataset:
-        import pyarrow as pa
-        from datasets import Dataset
-
-        tables = [files.table(file, columns) for file in self.files[split]]
-        try:
-            return Dataset(pa.concat_tables(tables, promote_options="permissive"))
-        except pa.ArrowException as error:
-            raise InputError(f"{self.title(split)}: their columns differ: {one_line(error)}") from error
-
-    def rows(self, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        for file in self.files[split]:
-            yield from files.rows(file, columns)
-
-    def where(self, split: str, index: int) -> str:
-        *others, last = self.files[split]
-        for file in others:
-            if index < (size := files.count(file)):
-                last = file
-                break
-            index -= size
-        return f"{last}, row {index + 1}"
-
-
-class _Datasets(Source):
-    """What ``datasets`` itself loads."""
-
-    @cached_property
-    def _loaded(self) -> Mapping[str, Any]:
-        raise NotImplementedError
-
-    @property
-    def splits(self) -> Sequence[str]:  # type: ignore[override]
-        return tuple(self._loaded)
-
-    def schemas(self, split: str) -> Iterator[tuple[str, pa.Schema]]:
-        yield self.title(split), self._loaded[split].features.arrow_schema
-
-    def load(self, split: str, columns: Sequence[str]) -> Dataset:
-        return self._loaded[split].select_columns(list(columns))
-
-    def rows(self, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        yield from self._loaded[split].select_columns(list(columns))
-
-
-class SavedFolder(_Datasets):
-    """What ``save_to_disk`` wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @cached_property
-    def _loaded(self) -> Mapping[str, Any]:
-        from datasets import DatasetDict, load_from_disk
-
-        try:
-            found = load_from_disk(str(self.folder))
-        except Exception as error:  # whatever a damaged folder makes of it
-            raise InputError(f"{self.folder}: cannot be loaded: {one_line(error)}") from error
-        return found if isinstance(found, DatasetDict) else {"train": found}
-
-    def title(self, split: str) -> str:
-        return f"{self.folder} (split {split!r})"
-
-
-class HubDataSet(_Datasets):
-    """A data set of the hub, or of what was fetched from there before. Code that comes with one is never run."""
-
-    def __init__(self, path: str, subset: str | None, revision: str | None, *, streaming: bool) -> None:
-        self.path, self.subset, self.revision, self.streaming = path, subset, revision, streaming
-
-    @cached_property
-    def _loaded(self) -> Mapping[str, Any]:
-        import datasets
-
-        try:
-            found: Mapping[str, Any] = datasets.load_dataset(
-                self.path, self.subset, revision=self.revision, streaming=self.streaming
-            )
-        except Exception as error:  # of the network, the hub, a library below: none of it is the caller's
-            raise InputError(self._unloadable(error)) from error
-        return found
-
-    def _unloadable(self, error: Exception) -> str:
-        subset = f" (subset {self.subset!r})" if self.subset else ""
-        text = f"the hub data set {self.path!r}{subset}"
-        if isinstance(error, ConnectionError):
-            text += " is not in the cache and cannot be reached"
-        else:
-            text += " cannot be loaded"
-        return (
-            f"{text}: {one_line(error)}; {_no_such_path(self.path)}; set task.path to a local folder or files with the "
-            "same columns, or fetch it once where there is a network and keep HF_HOME"
-        )
-
-    def title(self, split: str) -> str:
-        return f"{self.path} on the hub ({f'subset {self.subset!r}, ' if self.subset else ''}split {split!r})"
-
-    def load(self, split: str, columns: Sequence[str]) -> Dataset:
-        from datasets import Dataset
-
-        found = super().load(split, columns)
-        if not self.streaming:
-            return found
-        features = found.features and {name: found.features[name] for name in columns}
-        return Dataset.from_list(list(found), features=features)
-
-
-def open_source(
-    path: str | Mapping[str, Sequence[str]], subset: str | None = None, revision: str | None = None, *, streaming: bool
-) -> Source:
-    """The source that a path means: what lies there if it is local, else what the hub calls so.
-
-    Args:
-        path: a folder, a file, a data set of the hub as ``owner/name``, or the files of each split.
-        subset: the sub-folder or configuration.
-        revision: of a hub data set.
-        streaming: whether a hub data set is read as it is needed, and not fetched.
+def read(source: Source) -> Rows:
+    """The rows of a source; what was read before and has not changed since is not read again.
 
     Raises:
-        InputError: there is nothing of that name, or nothing in it.
+        InputError: there is no such thing, it cannot be read, or a split is missing or empty.
     """
-    if not isinstance(path, str):
-        return LocalFiles({split: [each for name in names for each in _files(name)] for split, names in path.items()})
-    local = Path(path).expanduser()
-    if local.is_dir():
-        folder = find_folder(local, subset)
-        return SavedFolder(folder) if saved(folder) else LocalFiles(find_files(local, subset))
-    if local.exists():
-        return LocalFiles({"train": _files(path)})
-    if _HUB_ID.fullmatch(path) and files.form(local) is None:
-        return HubDataSet(path, subset, revision, streaming=streaming)
-    raise InputError(f"task.path: {_no_such_path(path)}, and the names of hub data sets are owner/name")
+    return _read(source, _stamp(source))
 
 
-def _files(name: str) -> list[Path]:
-    """The file of that name, or, where it has a ``*`` in it, the files that it matches."""
-    local = Path(name).expanduser()
-    if not local.exists() and "*" in local.name:
-        found = sorted(file for file in local.parent.glob(local.name) if files.form(file))
+@lru_cache(maxsize=8)
+def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
+    from datasets import Dataset, DatasetDict
+
+    found = _found(source)
+    given = {split: _name(source, split, list(found)) for split in NAMES}
+    _assert_sizes(source, found)
+    splits: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for split, name in given.items():
+        if name is not None:
+            splits[split], origins[split] = found[name], name
+    if "train" not in splits:
+        raise InputError(f"{_words(source)} has no split 'train'; it has {listed(sorted(found))}")
+    for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
+        if split in splits:
+            continue
+        if fraction is None:
+            raise InputError(
+                f"{_words(source)} has no split for {split}; name one with {split}_split, or take a share of the "
+                f"training rows with {split}_fraction"
+            )
+        if not isinstance(splits["train"], Dataset):
+            raise InputError(f"{_words(source)} is streamed, so that no share of it can be taken for {split}")
+        splits["train"], splits[split] = _cut(splits["train"], fraction, source)
+        origins[split] = origins["train"]
+    for split, rows in splits.items():
+        if isinstance(rows, Dataset) and not len(rows):
+            raise InputError(f"{_words(source)} has no rows in its split {origins[split]!r}")
+        if source.max_rows:
+            splits[split] = _some(rows, source, split)
+    return Rows(DatasetDict(splits), origins)
+
+
+def where(source: Source, split: str, index: int) -> str:
+    """The file and row, or the data set, split and row, counted from 1, that a split's row was taken from."""
+    rows = read(source)
+    taken: Any = rows.splits[split]
+    name, number = rows.origins[split], index
+    if ORIGIN in (taken.column_names or ()):
+        number = taken[index][ORIGIN]
+    for file in dict(_files(source)).get(name, ()):
+        length = len(_load({name: (file,)})[name])
+        if number < length:
+            return f"{file}, row {number + 1}"
+        number -= length
+    return f"{_words(source)}, split {name!r}, row {number + 1}"
+
+
+def _found(source: Source) -> dict[str, Any]:
+    """Every split there is, under the name that it has there."""
+    files = dict(_files(source))
+    if files:
+        found = _load(files, streaming=source.streaming)
+    elif not isinstance(source.path, str):
+        raise InputError("path names no files")
+    elif (Path(source.path) / "dataset_dict.json").is_file():
+        from datasets import load_from_disk
+
+        found = _guarded(source, lambda: dict(load_from_disk(source.path)))
     else:
-        found = [local] if local.is_file() else []
-    if not found:
-        raise InputError(f"task.path: {_no_such_path(name)}")
-    if wrong := [file for file in found if files.form(file) is None]:
-        raise InputError(f"{wrong[0]}: rows are read from files that end in {listed(files.SUFFIXES)}")
+        from datasets import load_dataset
+
+        local = Path(source.path).exists()
+        if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.path):
+            raise InputError(f"{source.path!r} is neither a file nor a folder, nor a hub's owner/name")
+        # Of a folder on this machine the revision means nothing.
+        options: dict[str, Any] = {} if local or source.revision is None else {"revision": source.revision}
+        found = _guarded(
+            source, lambda: dict(load_dataset(source.path, source.config, streaming=source.streaming, **options))
+        )
+    if source.streaming:  # only the training rows are many; the others are held
+        train = _name(source, "train", list(found))
+        found = {name: rows if name == train else _held(rows) for name, rows in found.items()}
     return found
 
 
-def _no_such_path(name: str) -> str:
-    """That nothing local has the name, and what near it has one like it."""
-    missing = Path(name).expanduser()
-    while not missing.parent.exists():
-        missing = missing.parent
-    near = sorted(str(path) for path in missing.parent.iterdir()) if missing.parent.is_dir() else []
-    return f"there is no file or folder {name!r}{did_you_mean(str(missing), near)}, seen from {str(Path.cwd())!r}"
+def _guarded(source: Source, load: Any) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = load()
+    except Exception as error:  # what the hub's client, a builder or a parser raises
+        remedy = (
+            "look at its files"
+            if Path(str(source.path)).exists()
+            else "if there is no network, fetch it where there is one, or set path to local files in its columns"
+        )
+        raise InputError(f"{_words(source)} cannot be loaded ({one_line(error)}); {remedy}") from error
+    return loaded
+
+
+def _held(rows: Any) -> Dataset:
+    from datasets import Dataset
+
+    return rows if isinstance(rows, Dataset) else Dataset.from_list(list(rows), features=rows.features)
+
+
+def _files(source: Source) -> Files:
+    """The files of each split, where there are files."""
+    if not isinstance(source.path, str):
+        return source.path
+    path = Path(source.path)
+    if path.is_file():
+        return (("train", (source.path,)),)
+    if not path.is_dir() or (path / "dataset_dict.json").is_file():
+        return ()
+    folders = [path / source.config, path / "data" / source.config] if source.config else []
+    for folder in (*folders, path, path / "data"):
+        splits: dict[str, list[str]] = defaultdict(list)
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            name = re.split(r"[-_.]", file.name)[0]
+            if _builder(file) and file.is_file():
+                splits[name].append(str(file))
+        if any(name in names for names in NAMES.values() for name in splits):
+            return tuple((name, tuple(files)) for name, files in splits.items())
+    return ()
+
+
+def _builder(file: Path) -> str | None:
+    """What of ``datasets`` reads the file, by its ending; compressed ones are told by the one before."""
+    endings = [s.lower() for s in file.suffixes if s.lower() != ".gz"]
+    return BUILDERS.get(endings[-1]) if endings else None
+
+
+def _load(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -> dict[str, Any]:
+    from datasets import load_dataset
+
+    loaded = {}
+    for split, names in files.items():
+        builders = {_builder(Path(name)) for name in names}
+        for name in names:
+            if not Path(name).is_file():
+                near = did_you_mean(Path(name).name, sorted(p.name for p in Path(name).parent.glob("*")))
+                raise InputError(f"path: there is no file {name!r}{near}")
+            if _builder(Path(name)) is None:
+                raise InputError(f"path: {name!r} is of no form that can be read; allowed: {listed(list(BUILDERS))}")
+        if len(builders) > 1:
+            raise InputError(f"path: the files of split {split!r} have several forms; write them in one")
+        [builder] = builders
+        options: dict[str, Any] = {}
+        if builder == "csv":  # "NA", "None" and the like are texts
+            options = {"keep_default_na": False, "sep": "\t" if ".tsv" in names[0].lower() else ","}
+        try:
+            loaded[split] = load_dataset(builder, data_files=list(names), split="train", streaming=streaming, **options)
+        except Exception as error:  # what a parser raises
+            if "corresponds to no data" in str(error):
+                raise InputError(f"{', '.join(names)}: has no rows") from error
+            cause = error.__cause__ or error
+            raise InputError(f"{', '.join(names)}: cannot be read as {builder}: {one_line(cause)}") from error
+    return loaded
+
+
+def _name(source: Source, split: str, there: Sequence[str]) -> str | None:
+    """What the source calls the split; None if it has none."""
+    asked = dict(zip(NAMES, source.names, strict=True))[split]
+    if asked is None:  # a name that stands for another split is not taken for this one
+        return next((name for name in NAMES[split] if name in there and name not in source.names), None)
+    if asked not in there:
+        known = f"{did_you_mean(asked, there)}; it has {listed(sorted(there))}"
+        raise InputError(f"{split}_split: {_words(source)} has no split {asked!r}{known}")
+    return asked
+
+
+def _cut(rows: Dataset, fraction: float, source: Source) -> tuple[Dataset, Dataset]:
+    """The rows without a seeded share of them, and that share; of every label the same share, as near as can be."""
+    rng = random.Random(f"{source.seed}/{len(rows)}")  # noqa: S311 - a sample, no secret
+    groups: dict[str, list[int]] = defaultdict(list)
+    keys = rows[source.stratify] if source.stratify in rows.column_names else [None] * len(rows)
+    for index, key in enumerate(keys):
+        groups[repr(key)].append(index)
+    wanted = max(1, round(len(rows) * fraction))
+    exact = {key: len(group) * wanted / len(rows) for key, group in groups.items()}
+    share = {key: int(number) for key, number in exact.items()}
+    rest = sorted(groups, key=lambda key: (share[key] - exact[key], key))
+    for key in rest[: wanted - sum(share.values())]:
+        share[key] += 1
+    out = {index for key in sorted(groups) for index in rng.sample(groups[key], share[key])}
+    rows = _numbered(rows)
+    return rows.select([i for i in range(len(rows)) if i not in out]), rows.select(sorted(out))
+
+
+def _some(rows: Any, source: Source, split: str) -> Any:
+    """A seeded choice of ``max_rows`` rows, of a stream the first ones."""
+    from datasets import Dataset
+
+    if not isinstance(rows, Dataset):
+        return rows.take(source.max_rows)
+    if len(rows) <= (source.max_rows or 0):
+        return rows
+    rng = random.Random(f"{source.seed}/{split}")  # noqa: S311 - a sample, no secret
+    return _numbered(rows).select(sorted(rng.sample(range(len(rows)), source.max_rows or 0)))
+
+
+def _numbered(rows: Dataset) -> Dataset:
+    return rows if ORIGIN in rows.column_names else rows.add_column(ORIGIN, list(range(len(rows))))
+
+
+def _assert_sizes(source: Source, found: Mapping[str, Any]) -> None:
+    from datasets import Dataset
+
+    for name, rows in source.sizes:
+        own = found.get(name)
+        if isinstance(own, Dataset) and len(own) != rows:
+            raise InputError(
+                f"{_words(source)} has {len(own):,} rows in its split {name!r}, and {rows:,} were published; clear the "
+                "cache of that data set, or set path to the rows that are meant"
+            )
+        if own is None:
+            raise InputError(f"{_words(source)} has no split {name!r}, which was published with {rows:,} rows")
+
+
+def _words(source: Source) -> str:
+    if isinstance(source.path, str):
+        return f"{source.path!r}" + (f" ({source.config})" if source.config else "")
+    return ", ".join(file for _, files in source.path for file in files)
+
+
+def _stamp(source: Source) -> tuple[Any, ...]:
+    """When the source's files were changed last: what was read of older ones is out of date."""
+    if isinstance(source.path, str):
+        path = Path(source.path)
+        files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+    else:
+        files = [Path(name) for _, names in source.path for name in names]
+    return tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file())
