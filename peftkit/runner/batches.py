@@ -64,7 +64,9 @@ class Stream(IterableDataset[Row]):
     """
 
     def __init__(self, rows: StreamedRows, task: Task, form: Form, batch: int, seed: int) -> None:
-        numbered = rows.map(lambda row, index: {**row, INDEX: index}, with_indices=True)
+        # Several files are shuffled as such too, so that a row's number says nothing.
+        several = rows.num_shards > 1
+        numbered = rows.map(lambda row, index: {**row, INDEX: -1 if several else index}, with_indices=True)
         self.rows = numbered.shuffle(seed=seed, buffer_size=SHUFFLED)
         self.task, self.form, self.batch, self.seed, self.epoch, self.start = task, form, batch, seed, 0, 0
 

@@ -43,11 +43,20 @@ def examples_of(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indic
             if example.candidates and example.target not in example.candidates:
                 raise RowError("target", f"{example.target!r} is none of the choices {list(example.candidates)}")
         except RowError as error:
-            raise InputError(f"{task.where(split, index)}: {error}") from error
+            raise InputError(f"{_place(task, split, index, row)}: {error}") from error
         except Exception as error:  # a plugin's task
-            raise RunError(f"{task.where(split, index)}: the task fails on it: {one_line(error)}") from error
+            place = _place(task, split, index, row)
+            raise RunError(f"{place}: the task fails on it: {one_line(error)}") from error
         examples.append(example)
     return examples
+
+
+def _place(task: Task, split: str, index: int, row: Mapping[str, Any]) -> str:
+    """Where a user finds the row; of a stream of several files, by what stands in it."""
+    if index >= 0:
+        return task.where(split, index)
+    shown = repr(dict(row))
+    return f"the task {task.name!r}, split {split!r}, the row {shown if len(shown) <= 200 else shown[:199] + '…'}"
 
 
 def rows_of(
@@ -65,7 +74,8 @@ def rows_of(
             try:
                 form.encode([example], ranked=ranked)
             except RowError as error:
-                raise InputError(f"{task.where(split, index)}: {error}") from error
+                place = _place(task, split, index, {"source": example.source})
+                raise InputError(f"{place}: {error}") from error
         raise
 
 

@@ -31,6 +31,8 @@ class DataTask(Task):
     """The option that names the column whose values a share of the training rows keeps in proportion."""
     span: ClassVar[str] = ""
     """The field of the prompt that may be shortened."""
+    secret: ClassVar[tuple[str, ...]] = ()
+    """The options that name columns of which a prompt would tell the answer."""
 
     path: Place
     """A hub id, a local folder in the hub's form, one file, or a table of files by split: train, dev, test. Files
@@ -76,7 +78,14 @@ class DataTask(Task):
 
     @model_validator(mode="after")
     def _prompt_can_be_filled(self) -> DataTask:
-        templates.fields(self._prompt())
+        fields = templates.fields(self._prompt())
+        if not fields:
+            raise ValueError("prompt: it shows nothing of a row; put a field in braces, such as {text}")
+        columns = [getattr(self, option) for option in self.secret]
+        hidden = {c for column in columns for c in ((column,) if isinstance(column, str) else column)}
+        for field in fields:
+            if any(field == column or field.startswith(f"{column}.") for column in hidden):
+                raise ValueError(f"prompt: {{{field}}} would tell the answer")
         if self.streaming and (self.dev_fraction or self.test_fraction):
             raise ValueError("streamed rows cannot be cut into shares; name splits with dev_split and test_split")
         return self

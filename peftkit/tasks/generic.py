@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +13,13 @@ from peftkit.errors import InputError, RowError, did_you_mean, listed
 from peftkit.tasks import sources
 from peftkit.tasks.data import DataTask
 from peftkit.tasks.rows import LETTERS, AnswerForm, refuse_duplicates, right_choice, text, texts, value
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+NOWHERE = (0, 0)
+"""As the context of a source of which nothing may be cut."""
 
 
 class TextClassification(DataTask):
@@ -46,6 +54,7 @@ class TextClassification(DataTask):
     selects: ClassVar[str] = "accuracy"
     stratified: ClassVar[str] = "label_column"
     span: ClassVar[str] = "text"
+    secret: ClassVar[tuple[str, ...]] = ("label_column",)
 
     @model_validator(mode="after")
     def _labels_can_be_told_apart(self) -> TextClassification:
@@ -72,7 +81,11 @@ class TextClassification(DataTask):
         return self.label_names
 
     def _names(self) -> Sequence[str]:
-        return self._names_told() or _label_names(self._source(), self.label_column)
+        return self._names_told() or _label_names(self._source(), self.label_column)[0]
+
+    def load(self) -> DatasetDict:
+        _label_names.cache_clear()  # files may have changed since
+        return super().load()
 
     def _prompt(self) -> str:
         return self.prompt or ("classify: {text}" + (" {text_pair}" if self.text_pair_column else ""))
@@ -97,7 +110,8 @@ class TextClassification(DataTask):
 
     def _label(self, row: Mapping[str, Any]) -> str:
         given, names = value(row, self.label_column), self._names()
-        if isinstance(given, int) and not isinstance(given, bool) and str(given) not in names:
+        numbered = bool(self._names_told()) or _label_names(self._source(), self.label_column)[1]
+        if numbered and isinstance(given, int) and not isinstance(given, bool):
             if 0 <= given < len(names):
                 return names[given]
             raise RowError(self.label_column, f"the label {given} is no number of {len(names)} labels, from 0")
@@ -107,17 +121,21 @@ class TextClassification(DataTask):
         return str(given)
 
 
-def _label_names(source: sources.Source, column: str) -> tuple[str, ...]:
-    """The names that the data have for the labels, or else the values of the training rows, sorted."""
+@lru_cache(maxsize=8)
+def _label_names(source: sources.Source, column: str) -> tuple[tuple[str, ...], bool]:
+    """The names that the data have for the labels, or else the values of the training rows, sorted.
+
+    Also whether the column holds the names' numbers.
+    """
     train: Any = sources.read(source).splits["train"]
     feature = (train.features or {}).get(column)
     names = getattr(feature, "names", None)
     if names:
-        return tuple(names)
+        return tuple(names), True
     if column not in train.column_names:
         raise InputError(f"there is no column {column!r}; the training rows have {listed(train.column_names)}")
     found = {each for each in train.unique(column) if each is not None}
-    return tuple(map(str, sorted(found, key=lambda each: (str(type(each)), each))))
+    return tuple(map(str, sorted(found, key=lambda each: (str(type(each)), each)))), False
 
 
 class _WithChoices(DataTask):
@@ -167,6 +185,7 @@ class MultipleChoice(_WithChoices):
     whichever fits and refuses what could be two."""
 
     kind: ClassVar[TaskKind] = "multiple_choice"
+    secret: ClassVar[tuple[str, ...]] = ("answer_column",)
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     selects: ClassVar[str] = "accuracy"
 
@@ -193,7 +212,7 @@ class MultipleChoice(_WithChoices):
         labels = self._choice_labels(row, len(choices))
         shown = " ".join(f"{label} - {choice}" for label, choice in zip(labels, choices, strict=True))
         source, context = self._rendered(row, self._known(row, choices=shown))
-        return Example(source, choices[right], tuple(choices), context=context)
+        return Example(source, choices[right], tuple(dict.fromkeys(choices)), context=context or NOWHERE)
 
     def _choices(self, row: Mapping[str, Any]) -> tuple[list[str], int]:
         columns = self.choices_columns or (self.choices_column,)
@@ -232,6 +251,7 @@ class TextGeneration(DataTask):
     metrics: ClassVar[tuple[str, ...]] = ("rouge", "bleu", "chrf", "exact_match")
     selects: ClassVar[str] = "rougeL"
     span: ClassVar[str] = "source"
+    secret: ClassVar[tuple[str, ...]] = ("target_column",)
 
     def _prompt(self) -> str:
         return self.prompt or "{source}"
@@ -280,6 +300,7 @@ class DistractorGeneration(_WithChoices):
         "rouge",
     )
     selects: ClassVar[str] = "distractor_soft"
+    secret: ClassVar[tuple[str, ...]] = ("distractors_column", "distractors_columns")
 
     def _prompt(self) -> str:
         context = " context: {context}" if self.context_column else ""
@@ -303,7 +324,7 @@ class DistractorGeneration(_WithChoices):
             raise RowError(column, f"holds the right answer, {answer!r}")
         source, context = self._rendered(row, self._known(row, answer=answer))
         target = "; ".join(each.replace(";", ",").strip() for each in distractors)
-        return Example(source, target, extra={"answer": answer.replace(";", ",")}, context=context)
+        return Example(source, target, extra={"answer": answer.replace(";", ",")}, context=context or NOWHERE)
 
     def _parts(self, row: Mapping[str, Any]) -> tuple[str, list[str], str]:
         """The right answer, the wrong ones, and the column of these."""

@@ -108,7 +108,7 @@ class TweetEval(TextClassification):
     }
 
     def _config(self) -> str | None:
-        return self.subset
+        return self.config or self.subset
 
     def _names_told(self) -> Sequence[str]:
         return self.label_names or TWEET_LABELS[self.subset]
@@ -202,7 +202,7 @@ class Race(MultipleChoice):
     duplicates: ClassVar[bool] = True
 
     def _config(self) -> str | None:
-        return self.subset
+        return self.config or self.subset
 
 
 class RaceDistractors(DistractorGeneration):
@@ -230,7 +230,7 @@ class RaceDistractors(DistractorGeneration):
     duplicates: ClassVar[bool] = True
 
     def _config(self) -> str | None:
-        return self.subset
+        return self.config or self.subset
 
     def _parts(self, row: Mapping[str, Any]) -> tuple[str, list[str], str]:
         column = self.distractors_column

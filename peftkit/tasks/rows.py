@@ -59,9 +59,9 @@ def texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     if isinstance(found, str) or not isinstance(found, Sequence):
         raise RowError(columns[0], f"must be a list of texts, not {_short(found)}")
     for each in found:
-        if not isinstance(each, str):
+        if isinstance(each, bool) or not isinstance(each, str | int | float):
             raise RowError(columns[0], f"must be a list of texts, and holds {_short(each)}")
-    return list(found)
+    return list(map(str, found))
 
 
 def right_choice(given: Any, choices: Sequence[str], labels: Sequence[str], form: AnswerForm, column: str) -> int:

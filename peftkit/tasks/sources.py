@@ -74,6 +74,7 @@ def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
             splits[split], origins[split] = found[name], name
     if "train" not in splits:
         raise InputError(f"{_words(source)} has no split 'train'; it has {listed(sorted(found))}")
+    train: Any = splits["train"]
     for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
         if split in splits:
             continue
@@ -82,9 +83,9 @@ def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
                 f"{_words(source)} has no split for {split}; name one with {split}_split, or take a share of the "
                 f"training rows with {split}_fraction"
             )
-        if not isinstance(splits["train"], Dataset):
+        if not isinstance(train, Dataset):
             raise InputError(f"{_words(source)} is streamed, so that no share of it can be taken for {split}")
-        splits["train"], splits[split] = _cut(splits["train"], fraction, source)
+        splits["train"], splits[split] = _cut(splits["train"], round(len(train) * fraction), source)
         origins[split] = origins["train"]
     for split, rows in splits.items():
         if isinstance(rows, Dataset) and not len(rows):
@@ -124,7 +125,7 @@ def _found(source: Source) -> dict[str, Any]:
         from datasets import load_dataset
 
         local = Path(source.path).exists()
-        if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.path):
+        if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", source.path):
             raise InputError(f"{source.path!r} is neither a file nor a folder, nor a hub's owner/name")
         # Of a folder on this machine the revision means nothing.
         options: dict[str, Any] = {} if local or source.revision is None else {"revision": source.revision}
@@ -200,7 +201,9 @@ def _load(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -> dic
         [builder] = builders
         options: dict[str, Any] = {}
         if builder == "csv":  # "NA", "None" and the like are texts
-            options = {"keep_default_na": False, "sep": "\t" if ".tsv" in names[0].lower() else ","}
+            # Without index_col a first row of too many fields would make the first column an index.
+            separator = "\t" if ".tsv" in names[0].lower() else ","
+            options = {"keep_default_na": False, "sep": separator, "index_col": False}
         try:
             loaded[split] = load_dataset(builder, data_files=list(names), split="train", streaming=streaming, **options)
         except Exception as error:  # what a parser raises
@@ -222,14 +225,14 @@ def _name(source: Source, split: str, there: Sequence[str]) -> str | None:
     return asked
 
 
-def _cut(rows: Dataset, fraction: float, source: Source) -> tuple[Dataset, Dataset]:
-    """The rows without a seeded share of them, and that share; of every label the same share, as near as can be."""
+def _cut(rows: Dataset, wanted: int, source: Source) -> tuple[Dataset, Dataset]:
+    """The rows without a seeded choice of them, and that; of every label the same share, as near as can be."""
     rng = random.Random(f"{source.seed}/{len(rows)}")  # noqa: S311 - a sample, no secret
     groups: dict[str, list[int]] = defaultdict(list)
     keys = rows[source.stratify] if source.stratify in rows.column_names else [None] * len(rows)
     for index, key in enumerate(keys):
         groups[repr(key)].append(index)
-    wanted = max(1, round(len(rows) * fraction))
+    wanted = max(1, wanted)
     exact = {key: len(group) * wanted / len(rows) for key, group in groups.items()}
     share = {key: int(number) for key, number in exact.items()}
     rest = sorted(groups, key=lambda key: (share[key] - exact[key], key))

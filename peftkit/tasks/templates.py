@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Callable, Iterator
 
-FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+FIELD = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")
 
 
 def parts(template: str) -> Iterator[tuple[str, str | None]]:

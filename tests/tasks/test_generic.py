@@ -55,6 +55,29 @@ def test_numbers_mean_the_places_of_the_names_that_are_told(name: str, write: Wr
     assert TextClassification(path=path).labels == ("0", "1")
 
 
+def test_names_that_are_digits_are_told_by_their_places(write: Write, tmp_path: Path) -> None:
+    path = three(write, [{"text": "a", "label": n} for n in (0, 1, 2)])
+    assert [e.target for e in told(TextClassification(path=path, label_names=("1", "2", "3")))] == ["1", "2", "3"]
+    assert [e.target for e in told(TextClassification(path=path))] == ["0", "1", "2"]
+
+
+def test_a_row_of_too_many_fields_shifts_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label\ngood,pos,extra\nbad,neg\n")
+    task = TextClassification(path={"train": str(file), "dev": str(file), "test": str(file)})
+    assert [(e.source, e.target) for e in told(task)] == [("classify: good", "pos"), ("classify: bad", "neg")]
+
+
+def test_without_a_context_a_long_question_is_refused_and_never_loses_a_choice(write: Write) -> None:
+    [example] = told(choices(write, [{"question": "q " * 99, "choices": ["x", "y"], "answer": "B"}]))
+    assert example.context == (0, 0)
+
+
+def test_choices_may_be_numbers(write: Write) -> None:
+    [example] = told(choices(write, [{"question": "q", "choices": [3, 4], "answer": "B"}]))
+    assert (example.target, example.candidates) == ("4", ("3", "4"))
+
+
 def test_pairs_nested_fields_and_other_columns(write: Write) -> None:
     rows = [
         {"a": {"b": "one"}, "c": "two", "label": "x", "extra": 3},
@@ -72,7 +95,7 @@ def choices(write: Write, rows: Rows, **options: Any) -> MultipleChoice:
 
 def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
     listed = choices(write, [{"question": "q", "choices": ["x", "y"], "answer": "B"}])
-    expected = Example("question: q choices: A - x B - y", "y", ("x", "y"))
+    expected = Example("question: q choices: A - x B - y", "y", ("x", "y"), context=(0, 0))
     assert told(listed) == [expected]
     rows = [{"question": "q", "1": "x", "2": "y", "answer": 1}]
     assert told(choices(write, rows, choices_columns=("1", "2"))) == [expected]
@@ -107,7 +130,7 @@ def test_distractors(write: Write) -> None:
     ]
     rows = [{"question": "q", "answer": "x", "d1": "a", "d2": "b"}]
     task = DistractorGeneration(path=three(write, rows), distractors_columns=("d1", "d2"), prompt="{question}/{answer}")
-    assert told(task) == [Example("q/x", "a; b", extra={"answer": "x"})]
+    assert told(task) == [Example("q/x", "a; b", extra={"answer": "x"}, context=(0, 0))]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +211,11 @@ def test_a_missing_column_is_told_before_any_row_is_read(task: Any, options: Any
             "two labels have one",
         ),
         (TextClassification, {}, "path"),
+        (TextClassification, {"path": "x", "prompt": "no field"}, "prompt: it shows nothing of a row"),
+        (TextClassification, {"path": "x", "prompt": "{text} {label}"}, r"prompt: \{label\} would tell the answer"),
+        (MultipleChoice, {"path": "x", "answer_column": "a.b", "prompt": "{a.b}"}, "would tell the answer"),
+        (TextGeneration, {"path": "x", "prompt": "{source} {target}"}, "would tell the answer"),
+        (DistractorGeneration, {"path": "x", "prompt": "{distractors}"}, "would tell the answer"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(task: Any, options: Any, words: str) -> None:

@@ -61,6 +61,7 @@ def test_commonsense_qa_is_tested_on_the_validation_split(write: Write, tmp_path
         "question: what is 1? choices: A - thing 1 a B - thing 1 b C - thing 1 c D - thing 1 d E - thing 1 e",
         "thing 1 b",
         tuple(f"thing 1 {letter}" for letter in "abcde"),
+        context=(0, 0),
     )
 
 
@@ -72,7 +73,8 @@ def test_splits_may_be_files_of_their_own(write: Write) -> None:
 def test_choices_that_stand_twice_in_published_data_are_right_together() -> None:
     row = {"question": "q", "choices": {"label": ["A", "B", "C"], "text": ["x", "y", "y"]}, "answerKey": "C"}
     example = CommonsenseQa().encode(row)
-    assert (example.target, example.candidates) == ("y", ("x", "y", "y"))
+    assert (example.target, example.candidates) == ("y", ("x", "y"))
+    assert example.source.endswith("A - x B - y C - y")
 
 
 @pytest.fixture

@@ -45,8 +45,9 @@ def test_what_is_missing_or_no_text_is_told(column: str, words: str) -> None:
 def test_lists_hold_texts() -> None:
     with pytest.raises(RowError, match="must be a list of texts, not 'q'"):
         texts(ROW, ["question"])
-    with pytest.raises(RowError, match="must be a list of texts, and holds 1"):
-        texts({"c": ["x", 1]}, ["c"])
+    assert texts({"c": ["x", 1]}, ["c"]) == ["x", "1"]
+    with pytest.raises(RowError, match="must be a list of texts, and holds None"):
+        texts({"c": ["x", None]}, ["c"])
 
 
 CHOICES = ["cat", "dog ", "B", "7"]

@@ -98,7 +98,7 @@ def test_shares_of_one_file_are_stratified_seeded_and_disjoint(write: Write) -> 
     file = str(write("rows.jsonl", rows))
     source = Source(file, dev_fraction=0.1, test_fraction=0.25, stratify="label")
     splits = read(source).splits
-    assert {s: len(r) for s, r in splits.items()} == {"train": 135, "test": 50, "dev": 15}
+    assert {s: len(r) for s, r in splits.items()} == {"train": 130, "test": 50, "dev": 20}
     assert Counter(splits["test"]["label"]) == {"a": 45, "b": 5}
     texts = [text for split in splits.values() for text in split["text"]]
     assert sorted(texts) == sorted(row["text"] for row in rows)
@@ -153,6 +153,8 @@ def test_a_changed_file_is_read_again(write: Write) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
+        ("rows.csv", "'rows.csv' is neither a file nor a folder"),
+        ("pandas", "'pandas' is neither a file nor a folder"),
         ("no/such/place", "is neither a file nor a folder, nor a hub's owner/name"),
         (
             "nobody/nothing",

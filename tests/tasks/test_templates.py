@@ -48,4 +48,6 @@ def test_dots_go_into_tables_and_never_to_attributes() -> None:
 
     row = {"text": "x"}
     with pytest.raises(RowError, match="there is no such field"):
-        render("{text.__class__}", lambda field: text(row, field), "text")
+        render("{text.upper}", lambda field: text(row, field), "text")
+    with pytest.raises(ValueError, match="is no field"):
+        fields("{text.__class__}")
