@@ -160,7 +160,7 @@ def assigned(produced: Sequence[str], gold: Sequence[str], likeness: Callable[[s
         return float(not produced and not gold)
     table = [[likeness(one, other) for other in gold] for one in produced]
     pairs = zip(*linear_sum_assignment(table, maximize=True), strict=True)
-    return sum(table[row][column] for row, column in pairs) / max(len(produced), len(gold))
+    return float(sum(table[row][column] for row, column in pairs) / max(len(produced), len(gold)))
 
 
 def word_f1(one: str, other: str) -> float:
