@@ -168,7 +168,8 @@ class _WithChoices(DataTask):
 class MultipleChoice(_WithChoices):
     """Question → one of its own choices, on your own data.
 
-    The answer's column holds a label of a choice (A, B, … where the data have none), its number from 0, or its text.
+    The answer's column holds a label of a choice (A, B, … where the data have none), its text, or, as ``answer_is``
+    must say, its number.
     Prompt fields: ``{question}``, ``{choices}`` (as ``A - … B - …``), ``{context}`` and any column.
     """
 
@@ -181,8 +182,8 @@ class MultipleChoice(_WithChoices):
     choice_labels_column: str | None = None
     """The column that holds the choices' labels, such as `choices.label`; unset for A, B, …."""
     answer_is: AnswerForm = "auto"
-    """What the answer's column holds: a choice's `label`, its number from 0 (`index`), or its `text`; `auto` takes
-    whichever fits and refuses what could be two."""
+    """What the answer's column holds: a choice's `label`, its `text`, its number from 0 (`index`) or from 1
+    (`number`); `auto` takes the label or text that fits, and refuses numbers and what could be two."""
 
     kind: ClassVar[TaskKind] = "multiple_choice"
     secret: ClassVar[tuple[str, ...]] = ("answer_column",)

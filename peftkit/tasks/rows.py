@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from peftkit.errors import RowError, did_you_mean
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-AnswerForm = Literal["auto", "label", "index", "text"]
+AnswerForm = Literal["auto", "label", "index", "number", "text"]
 
 
 def value(row: Mapping[str, Any], column: str) -> Any:
@@ -65,7 +66,7 @@ def texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def right_choice(given: Any, choices: Sequence[str], labels: Sequence[str], form: AnswerForm, column: str) -> int:
-    """Which choice an answer means, from 0: by its label, by its number from 0, or by its text.
+    """Which choice an answer means, from 0: by its label, by its number from 0 or from 1, or by its text.
 
     Raises:
         RowError: none of them, or it could be two different ones.
@@ -77,14 +78,18 @@ def right_choice(given: Any, choices: Sequence[str], labels: Sequence[str], form
     stripped = [choice.strip() for choice in choices]
     if form in ("auto", "text") and isinstance(given, str) and word in stripped:
         meant["text"] = stripped.index(word)
-    number = isinstance(given, int) and not isinstance(given, bool)
-    if (form == "index" and word.isdigit()) or (form == "auto" and number):
-        if not 0 <= int(word) < len(choices):
-            raise RowError(column, f"{word} is no number of one of {len(choices)} choices, counted from 0")
-        meant["index"] = int(word)
+    if form in ("index", "number") and re.fullmatch(r"-?\d+", word) and not isinstance(given, bool):
+        first = 0 if form == "index" else 1
+        if not 0 <= int(word) - first < len(choices):
+            raise RowError(column, f"{word} is no number of one of {len(choices)} choices, counted from {first}")
+        meant[form] = int(word) - first
     if not meant:
         shown = f"labels {', '.join(labels)}; choices {', '.join(map(repr, choices))}"
-        hint = "; for a number from 0 in quotes set answer_is = 'index'" if form == "auto" and word.isdigit() else ""
+        hint = (
+            "; a number counts from 0 with answer_is = 'index', and from 1 with 'number'"
+            if form == "auto" and word.isdigit()
+            else ""
+        )
         raise RowError(column, f"the answer {_short(given)} is not among the choices ({shown}){hint}")
     if len(set(meant.values())) > 1:
         ways = " or ".join(sorted(meant))

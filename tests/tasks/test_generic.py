@@ -98,7 +98,7 @@ def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
     expected = Example("question: q choices: A - x B - y", "y", ("x", "y"), context=(0, 0))
     assert told(listed) == [expected]
     rows = [{"question": "q", "1": "x", "2": "y", "answer": 1}]
-    assert told(choices(write, rows, choices_columns=("1", "2"))) == [expected]
+    assert told(choices(write, rows, choices_columns=("1", "2"), answer_is="index")) == [expected]
     rows = [{"question": "q", "c": {"text": ["x", "y"], "label": ["1", "2"]}, "answer": "2"}]
     nested = choices(write, rows, choices_column="c.text", choice_labels_column="c.label")
     assert told(nested)[0].source == "question: q choices: 1 - x 2 - y"
