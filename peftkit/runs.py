@@ -18,11 +18,15 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 
@@ -53,15 +57,34 @@ class RunDirectory:
             raise RunError(f"the run directory cannot be made in {str(output)!r}: {error.strerror}") from error
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a file whole or not at all."""
+        """Writes a file whole or not at all.
+
+        Raises:
+            RunError: it cannot be written; what was there before is untouched.
+        """
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with _told(target, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Writes tensors as safetensors, whole or not at all.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        target = self.path / name
+        temporary = target.with_name(f".{target.name}.tmp")
+        with _told(target, temporary):
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+            temporary.replace(target)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON object with its ``format``; numbers that JSON cannot hold become null."""
@@ -74,24 +97,39 @@ class RunDirectory:
         self.write_text(name, "".join(f"{line}\n" for line in lines))
 
     def append_evaluation(self, row: Mapping[str, Any]) -> None:
-        """Adds a line to ``evaluations.jsonl`` and waits until it is on the disk."""
+        """Adds a line to ``evaluations.jsonl`` and waits until it is on the disk.
+
+        Raises:
+            RunError: it cannot be written; the lines before stay whole.
+        """
         line = json.dumps({"format": FORMAT, **_finite(row)}, ensure_ascii=False, allow_nan=False) + "\n"
-        with (self.path / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.path / "evaluations.jsonl"
+        with _told(path):
+            size = path.stat().st_size if path.exists() else 0
+            try:
+                with path.open("ab") as file:
+                    file.write(line.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, size)
+                raise
 
     def replace_folder(self, name: str, write: Callable[[Path], None]) -> None:
-        """Has ``write`` fill a new folder, which then takes the place of the old one of that name."""
-        temporary, old = self.path / f".{name}.tmp", self.path / f".{name}.old"
+        """Has ``write`` fill a new folder, which then takes the place of the old one of that name.
+
+        Raises:
+            RunError: it cannot be written; the old one stays.
+        """
+        target, temporary, old = (self.path / each for each in (name, f".{name}.tmp", f".{name}.old"))
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        temporary.mkdir()
-        write(temporary)
-        target = self.path / name
-        if target.exists():
-            target.rename(old)
-        temporary.rename(target)
+        with _told(target, temporary):
+            temporary.mkdir()
+            write(temporary)
+            if target.exists():
+                target.rename(old)
+            temporary.rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
     def keep_evaluations(self, number: int) -> list[dict[str, Any]]:
@@ -135,6 +173,22 @@ class RunDirectory:
             raise InputError(f"{path}: cannot be read: {error}") from error
         _known(path, document)
         return document
+
+
+@contextmanager
+def _told(target: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Says in words what could not be written, such as for a full disk, and leaves nothing half written behind."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if temporary is not None and temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        elif temporary is not None:
+            temporary.unlink(missing_ok=True)
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RunError(f"{target} cannot be written: {words}") from error
 
 
 def _known(path: Path, document: object) -> None:

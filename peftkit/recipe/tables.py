@@ -126,6 +126,8 @@ class TrainTable(Table):
     """The share of the budget over which the learning rate rises from zero."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """The norm that gradients are clipped to; 0 leaves them as they are."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """Whether a loss that is no number ends the run, its batch saved, or is skipped and counted."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast precision of the forward pass."""
     gradient_checkpointing: bool = False

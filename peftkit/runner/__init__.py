@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 
 from peftkit.components import Meter
-from peftkit.errors import Interrupted
+from peftkit.errors import Interrupted, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.runner.baselines import Scores, baselines
@@ -78,7 +79,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         by_main(accelerator, begin)
         if directory is not None:
             blind = baselines(recipe, data)
-            display.start(directory.path, trainable=trainable, total=total, data=data)
+            display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         resumed = newest(found / "checkpoints") if found else None
         if found:
             display.say(
@@ -101,7 +102,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     except BaseException as error:
         if directory is not None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            directory.write_json("summary.json", {"status": status, "error": f"{type(error).__name__}: {error}"})
+            with suppress(RunError):  # the disk may be full
+                directory.write_json("summary.json", {"status": status, "error": f"{type(error).__name__}: {error}"})
         raise
     finally:
         display.close()
@@ -172,6 +174,7 @@ def _summary(
         "rows_cut": {split: dict(counts) for split, counts in data.cut.items()},
         "rows_also_in_train": dict(data.overlap),
         "resumed_after_steps": training.resumed,
+        "steps_skipped": training.skipped,
         "effective_batch": training.batch,
         "processes": training.accelerator.num_processes,
     }

@@ -30,7 +30,7 @@ class Display:
         """One line."""
         self.console.print(text, markup=False)
 
-    def start(self, run: Path, *, trainable: int, total: int, data: Data) -> None:
+    def start(self, run: Path, *, trainable: int, total: int, data: Data, plugins: Mapping[str, str]) -> None:
         """The head: what is trained on what, and where it is written."""
         recipe = self.recipe
         self.say(f"{recipe.method.name} on {recipe.task.name} with {recipe.model.name}")
@@ -44,6 +44,9 @@ class Display:
         for split, rows in data.overlap.items():
             if rows:
                 self.say(f"also among the training rows: {rows:,} of the evaluated sources of {split}")
+        self.say("plugins " + ", ".join(f"{name} {version}" for name, version in sorted(plugins.items())))
+        if recipe.model.trust_remote_code:
+            self.say(f"trusts code that comes with {recipe.model.name} (model.trust_remote_code)")
         self.say(f"run {run}")
         if self.console.is_terminal and not self.console.quiet:
             columns = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from peftkit.components import Example
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
 from peftkit.runner.data import EvaluationSplit
-from peftkit.runner.forms import Form, Row
+from peftkit.runner.forms import Form, Row, Scores
 
 Prediction = dict[str, Any]
 """One line of a predictions file."""
@@ -53,9 +53,10 @@ def evaluate(model: nn.Module, split: EvaluationSplit, recipe: Recipe, form: For
     mine = order[accelerator.process_index :: accelerator.num_processes]
     size = recipe.evaluate.batch_size
     found: list[Prediction] = []
+    rank = form.ranker(model)
     with torch.inference_mode(), accelerator.autocast():
         for start in range(0, len(mine), size):
-            found += _predict(model, split, mine[start : start + size], recipe, form, accelerator.device)
+            found += _predict(model, rank, split, mine[start : start + size], recipe, form, accelerator.device)
     model.train(training)
     gathered = sorted(gather_object(found), key=lambda p: p["index"])
     # Metrics are computed once, so that no library's order of summation can set the processes apart.
@@ -65,10 +66,16 @@ def evaluate(model: nn.Module, split: EvaluationSplit, recipe: Recipe, form: For
 
 
 def _predict(
-    model: nn.Module, split: EvaluationSplit, which: Sequence[int], recipe: Recipe, form: Form, device: torch.device
+    model: nn.Module,
+    rank: Callable[[Sequence[Row], torch.device], Scores],
+    split: EvaluationSplit,
+    which: Sequence[int],
+    recipe: Recipe,
+    form: Form,
+    device: torch.device,
 ) -> list[Prediction]:
     rows = [split.rows[i] for i in which]
-    scores = form.score(model, rows, device)
+    scores = rank(rows, device)
     made: list[Prediction] = []
     generates = type(recipe.task).kind == "generation"
     texts = (

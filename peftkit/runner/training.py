@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from peftkit.runner.tracking import Tracking
 from peftkit.runs import RunDirectory
 
 Row = dict[str, Any]
+NANS_KEPT = 3  # batches that are saved, of those whose loss was no number
 
 
 class Training:
@@ -68,6 +70,7 @@ class Training:
         self.selects, self.higher_is_better = "", True
         self.evaluation_seconds = 0.0
         self.resumed: list[int] = []
+        self.skipped = 0
         self._losses: list[Tensor] = []
         self._targets = 0
         self._began = 0.0
@@ -144,24 +147,42 @@ class Training:
                 # Processes' gradients are averaged: times their number over the global count is the mean of all.
                 accelerator.backward(summed * accelerator.num_processes / targets)
             loss += summed.detach()
+        loss = accelerator.reduce(loss, "sum")
+        mean = loss.item() / targets
+        if not math.isfinite(mean):
+            self._not_a_number(mean, micro_batches)
+            self.optimizer.zero_grad()
+            self._account(None, mean, targets, inputs, rate)
+            return
         self.recipe.method.after_backward(self.module, step)
         if self.recipe.train.max_grad_norm:
             accelerator.clip_grad_norm_(self.trained, self.recipe.train.max_grad_norm)
         self.optimizer.step()
         self.recipe.method.after_step(self.module, step)
         self.optimizer.zero_grad()
-        self._account(loss, targets, inputs, rate)
+        self._account(loss, mean, targets, inputs, rate)
 
-    def _account(self, loss: Tensor, targets: int, inputs: int, rate: float) -> None:
-        loss = self.accelerator.reduce(loss, "sum")
-        mean = loss.item() / targets
-        if mean != mean or mean in (float("inf"), float("-inf")):
+    def _not_a_number(self, mean: float, micro_batches: list[dict[str, Tensor]]) -> None:
+        """Saves the batch, and ends the run unless the recipe says to go on; the weights are as before it.
+
+        Raises:
+            RunError: the recipe says to stop.
+        """
+        self.skipped += 1
+        file = f"nan_at_step_{self.used.step + 1}.safetensors"
+        if self.run is not None and self.skipped <= NANS_KEPT:
+            tensors = {f"{i}.{k}": v for i, batch in enumerate(micro_batches) for k, v in batch.items()}
+            self.run.write_tensors(file, tensors)
+        if self.recipe.train.on_nan == "stop":
             raise RunError(
-                f"the loss is {mean} at step {self.used.step + 1}; lower train.learning_rate, or train in float32 "
-                "without mixed precision"
+                f"the loss is {mean} at step {self.used.step + 1}, and its batch is in {file} of the run; lower "
+                'train.learning_rate, train in float32 without mixed precision, or set train.on_nan = "skip"'
             )
-        self._losses.append(loss)
-        self._targets += targets
+
+    def _account(self, loss: Tensor | None, mean: float, targets: int, inputs: int, rate: float) -> None:
+        if loss is not None:
+            self._losses.append(loss)
+            self._targets += targets
         now = time.perf_counter()
         seconds, self._began = self._agreed(now - self._began), now
         used = self.used
@@ -238,6 +259,7 @@ class Training:
             "optimizer": rest,
             "scaler": None if scaler is None else scaler.state_dict(),
             "resumed": self.resumed,
+            "skipped": self.skipped,
         }
         folder, keep = self.run.path / "checkpoints", self.recipe.train.checkpoint.keep
         checkpoint.write(folder, self.used.step, checkpoint.trained_tensors(self.module), tensors, state, keep)
@@ -266,7 +288,7 @@ class Training:
         if state["selected"] is not None:
             self.selected = self.rows[state["selected"]]
             self.selects, self.higher_is_better = direction(self.recipe, self.selected["dev"])
-        self.resumed = [*state["resumed"], self.used.step]
+        self.resumed, self.skipped = [*state["resumed"], self.used.step], state["skipped"]
         return bool(state["evaluated"])
 
     def _step_loss(self) -> float | None:

@@ -174,7 +174,7 @@ WHOLE: dict[str, Case] = {
         "",
         {
             "1: model": ("missing; it is required: a table with name",),
-            "1: task.name": ("missing; it is required, one of: wordnet_distractors, ",),
+            "1: task.name": ("missing; it is required, one of: ag_news, ",),
             "1: method.name": ("missing; it is required, one of: full, lora, ",),
         },
     ),
@@ -182,7 +182,7 @@ WHOLE: dict[str, Case] = {
         "[model]\n[task]\n[method]\nr = 8",
         {
             "1: model.name": ("missing; it is required: a text in quotes",),
-            "2: task.name": ("missing", "one of: wordnet_"),
+            "2: task.name": ("missing", "one of: ag_news, "),
             "3: method.name": ("missing", "one of: full"),
         },
     ),
@@ -190,7 +190,7 @@ WHOLE: dict[str, Case] = {
         'model = "pocket-t5"\ntask = ["wordnet_mcq"]\nmethod = "lora"\nmetric = "accuracy"\ntrain = 3',
         {
             "1: model": ("must be a table, not 'pocket-t5'",),
-            "2: task": ('must be a table: [task] and below it name = "wordnet_',),
+            "2: task": ('must be a table: [task] and below it name = "ag_news"',),
             "3: method": ('must be a table: [method] and below it name = "lora"',),
             "4: metric": ("each under [[metric]], not 'accuracy'",),
             "5: train": ("must be a table, not 3",),
@@ -205,7 +205,7 @@ WHOLE: dict[str, Case] = {
         {
             "1: metric[0]": ('must be a table: [[metric]] and below it name = "accuracy"',),
             "3: model.name": ("no built-in model (pocket-t5, ", "did you mean 'pocket-t5'?"),
-            "5: task.name": ("no task is called 'wordnet_mqc' (did you mean 'wordnet_mcq'?); installed: wordnet_",),
+            "5: task.name": ("no task is called 'wordnet_mqc' (did you mean 'wordnet_mcq'?); installed: ag_news, ",),
             "7: method.name": ("no method is called '{lorra}' (did you mean 'lora'?); installed: full, ",),
         },
     ),

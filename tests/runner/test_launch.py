@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from peftkit.errors import RunError
+from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import dump_recipe
+from peftkit.runner import run
 from peftkit.runs import RunDirectory
 from tests.runner.conftest import Make
 from tests.runner.test_training import assert_close
@@ -44,6 +47,7 @@ def written(make: Make, plain: Path, tmp_path: Path, name: str, *overrides: str)
     return path
 
 
+METHODS = sorted(load_registry().of("method"))
 SHORT = (
     "train.optimizer=SGD",
     "train.learning_rate=0.05",
@@ -51,14 +55,15 @@ SHORT = (
     "evaluate.every=1 steps",
     "evaluate.dev_examples=9",
     "evaluate.test_examples=10",
-    "method.name=lora",
 )
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_rows_equal_one_of_eight(make: Make, plain: Path, tmp_path: Path) -> None:
-    one = written(make, plain, tmp_path, "one", *SHORT, "train.batch_size=8")
-    two = written(make, plain, tmp_path, "two", *SHORT, "train.batch_size=4")
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_of_four_rows_equal_one_of_eight(method: str, make: Make, plain: Path, tmp_path: Path) -> None:
+    options = (*SHORT, f"method.name={method}")
+    one = written(make, plain, tmp_path, "one", *options, "train.batch_size=8")
+    two = written(make, plain, tmp_path, "two", *options, "train.batch_size=4")
     launched = start([*LAUNCH, "--num_processes", "1", "-m", "peftkit", str(one)], ACCELERATE_USE_CPU="true")
     assert launched.returncode == 0, launched.stderr
     port = ["--main_process_port", "0"]
@@ -82,3 +87,30 @@ def test_processes_that_would_train_each_alone_are_refused(make: Make, plain: Pa
     assert "ACCELERATE_USE_CPU=true" in launched.stderr
     assert "Traceback" not in launched.stderr
     assert not (tmp_path / "alone").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [["--num_processes", "2"], ["--num_processes=2"]])
+def test_a_launch_that_silently_starts_one_process_is_refused(
+    option: list[str], make: Make, plain: Path, tmp_path: Path
+) -> None:
+    file = written(make, plain, tmp_path, "one", *SHORT)
+    done = start([*LAUNCH, "--cpu", *option, "-m", "peftkit", str(file)])
+    assert done.returncode == 1
+    assert "`accelerate launch` was asked for 2 processes and started one; on a CPU launch with: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("DEEPSPEED", "DeepSpeed, which is not installed|DEEPSPEED, and something turned it off"),
+        ("FSDP", "FSDP, and something turned it off"),
+    ],
+)
+def test_what_the_launch_asks_for_must_be_there(
+    name: str, problem: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(RunError, match=f"the launch asks for ({problem})"):
+        run(make("decoder"), registry)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -79,6 +80,10 @@ class Form:
     def score(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
         """The log-likelihood of every candidate of every row."""
         raise NotImplementedError
+
+    def ranker(self, model: nn.Module) -> Callable[[Sequence[Row], torch.device], Scores]:
+        """What scores the batches of one evaluation: it may find out on the first how the others are done."""
+        return partial(self.score, model)
 
     def generate(self, model: nn.Module, rows: Sequence[Row], device: torch.device, **options: Any) -> list[str]:
         """The text that the model generates for each row's source."""

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from peftkit.components import Example
-from peftkit.runner.forms.base import IGNORED, Form, Row, Scores, ended, sums, unended
+from peftkit.runner.forms.base import IGNORED, PAD_TO, Row, Scores, ended, sums, unended
+from peftkit.runner.forms.ranking import (
+    Continuing,
+    Likelihoods,
+    NotShared,
+    Way,
+    continued,
+    groups,
+    layers,
+    limits,
+    part,
+    row_bytes,
+    takes,
+)
 
 
-class Decoder(Form):
+class Decoder(Continuing):
     """Source and target in one text; only the target's tokens are learnt and scored."""
 
     auto_class = "AutoModelForCausalLM"
@@ -61,7 +76,10 @@ class Decoder(Form):
         logits = output.logits[:, -labels.shape[1] :]
         return logits[:, :-1], labels[:, 1:]
 
-    def score(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
+    def ways(self) -> Sequence[Way]:
+        return self.score_packed, self.score_continued
+
+    def score_alone(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
         scores = Scores([[] for _ in rows], [[] for _ in rows])
         for turn, which in enumerate(self._by_turn(rows)):
             batch = self._joined([rows[i]["source"] for i in which], [rows[i]["candidates"][turn] for i in which])
@@ -70,6 +88,98 @@ class Decoder(Form):
                 scores.sums[i].append(value)
                 scores.tokens[i].append(count)
         return scores
+
+    def score_packed(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
+        """Scores by two passes: sources with what a row's candidates begin with, then all their rests side by side.
+
+        In the second a row's rests are one text, in which each sees the cache of the first and itself. So no cache is
+        copied, but the model has to take the position of each token and a mask for each pair of them.
+        """
+        if not takes(model, "position_ids"):
+            raise NotShared("the model takes no positions")
+        found = Likelihoods(rows, device)
+        past, mask, begins, vocabulary = self._read_shared(model, rows, found)
+        dtype = layers(past)[0].keys.dtype
+        rests = [[c for c in found.unread if c.row == i] for i in range(len(rows))]
+        longest = max(sum(len(c.rest) for c in each) for each in rests)
+        size = max(1, limits(device).bytes // max(1, longest * vocabulary * 8))
+        for first in range(0, len(rows), size):
+            which, group = slice(first, first + size), rests[first : first + size]
+            if not any(group):
+                continue
+            ids = self._padded([[t for c in each for t in c.rest] for each in group], self.pad, multiple=1)
+            places = [[begins[c.row] + i for c in each for i in range(len(c.rest))] for each in group]
+            owners = self._padded([[c.number for c in each for _ in c.rest] for each in group], -1, multiple=1)
+            own = (owners[:, :, None] == owners[:, None, :]).tril().to(device)
+            seen = torch.cat([mask[which, None, :].bool().expand(-1, ids.shape[1], -1), own], 2)
+            hidden = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)
+            logits = continued(model)(
+                input_ids=ids.to(device),
+                attention_mask=hidden[:, None],
+                position_ids=self._padded(places, 0, multiple=1).to(device),
+                past_key_values=part(past, which),
+                use_cache=True,
+            ).logits
+            offsets = [accumulate((len(c.rest) for c in each), initial=0) for each in group]
+            found.note_rest(
+                logits,
+                (
+                    (c, i, column)
+                    for i, (each, columns) in enumerate(zip(group, offsets, strict=True))
+                    for c, column in zip(each, columns, strict=False)
+                ),
+            )
+        return found.scores()
+
+    def score_continued(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
+        """Scores like ``score_packed``, but the second pass takes each rest as a row, with a copy of the cache."""
+        found = Likelihoods(rows, device)
+        past, mask, begins, vocabulary = self._read_shared(model, rows, found)
+        for group in groups(found.unread, len(rows), row_bytes(past), vocabulary, limits(device)):
+            which = torch.tensor([c.row for c in group], device=device)
+            ids = self._padded([c.rest for c in group], self.pad, multiple=1).to(device)
+            places = torch.tensor([begins[c.row] for c in group], device=device)[:, None]
+            places = places + torch.arange(ids.shape[1], device=device)
+            logits = continued(model)(
+                input_ids=ids,
+                attention_mask=torch.cat([mask[which], torch.ones_like(ids)], 1),
+                past_key_values=part(past, which),
+                use_cache=True,
+                **({"position_ids": places} if takes(model, "position_ids") else {}),
+            ).logits
+            found.note_rest(logits, ((c, i, 0) for i, c in enumerate(group)))
+        return found.scores()
+
+    def _read_shared(
+        self, model: nn.Module, rows: Sequence[Row], found: Likelihoods
+    ) -> tuple[Any, Tensor, list[int], int]:
+        """Reads each row's source and what its candidates begin with, and notes what that predicts.
+
+        Returns:
+            The cache, the mask of its positions, each row's next position, and the size of the vocabulary.
+        """
+        if not all(row["source"] for row in rows):
+            raise NotShared("nothing stands before the candidates of a row")
+        texts = [row["source"] + row["candidates"][0][:n] for row, n in zip(rows, found.shared, strict=True)]
+        multiple = 1 if found.device.type == "cpu" else PAD_TO
+        ids = self._padded(texts, self.pad, multiple=multiple).to(found.device)
+        mask = self._padded([[1] * len(text) for text in texts], 0, multiple=multiple).to(found.device)
+        last = [len(row["source"]) - 1 for row in rows]
+        wanted = sorted({at + read for at, n in zip(last, found.shared, strict=True) for read in range(n + 1)})
+        # Counted from the end, since prompt methods put positions of their own in front.
+        kept = torch.tensor(wanted, device=found.device) - ids.shape[1]
+        options = {"logits_to_keep": kept} if takes(model, "logits_to_keep") else {}
+        output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+        columns = {position: column for column, position in enumerate(wanted)}
+        found.note_shared(
+            output.logits if options else output.logits[:, kept], lambda row, read: columns[last[row] + read]
+        )
+        past = output.past_key_values
+        longest = max(len(row["source"]) + len(ids) for row in rows for ids in row["candidates"])
+        front = past.get_seq_length() - ids.shape[1]
+        layers(past, front + longest)
+        mask = pad(mask, (front, 0), value=1)
+        return past, mask, [front + len(text) for text in texts], output.logits.shape[-1]
 
     def generate(self, model: nn.Module, rows: Sequence[Row], device: torch.device, **options: Any) -> list[str]:
         sources = [row["source"] for row in rows]

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from peftkit.components import Example
-from peftkit.runner.forms.base import IGNORED, PAD_TO, Form, Row, Scores, ended, sums
+from peftkit.runner.forms.base import IGNORED, PAD_TO, Row, Scores, ended, sums
+from peftkit.runner.forms.ranking import Continuing, Likelihoods, Way, continued, groups, limits, part, row_bytes
 
 
-class EncoderDecoder(Form):
+class EncoderDecoder(Continuing):
     """Source into the encoder, target out of the decoder."""
 
     auto_class = "AutoModelForSeq2SeqLM"
@@ -57,30 +60,80 @@ class EncoderDecoder(Form):
         keys = ("input_ids", "attention_mask", "decoder_input_ids")
         return model(**{k: batch[k] for k in keys}, use_cache=False).logits, batch["labels"]
 
-    def score(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
-        sources = [row["source"] for row in rows]
-        ids, mask = self._padded(sources, self.pad).to(device), self._mask(sources).to(device)
+    def ways(self) -> Sequence[Way]:
+        return self.score_continued, self.score_encoded_once
+
+    def score_alone(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
+        return self._score_each(model, rows, device, encode_once=False)
+
+    def score_encoded_once(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
+        """Scores by a pass for each candidate; only the encoder's output is shared."""
+        return self._score_each(model, rows, device, encode_once=True)
+
+    def _score_each(self, model: nn.Module, rows: Sequence[Row], device: torch.device, *, encode_once: bool) -> Scores:
+        ids, mask = self._encoder_side(rows, device)
         scores = Scores([[] for _ in rows], [[] for _ in rows])
         hidden: Tensor | None = None
         for turn, which in enumerate(self._by_turn(rows)):
             # Candidates are often of two or three tokens: filled up to eight, most of the work would be on nothing.
             decoder = self._decoder_side([rows[i]["candidates"][turn] for i in which], multiple=1)
             inputs: dict[str, Any] = {
-                "input_ids": ids[which],  # read again by none, but peft's prompts count the rows by it
+                "input_ids": ids[
+                    which
+                ],  # beside the encoder's output read by none, but peft's prompts count rows by it
                 "attention_mask": mask[which],
                 "decoder_input_ids": decoder["decoder_input_ids"].to(device),
             }
-            if hidden is not None:  # every row has a first candidate, so the first pass has encoded them all
+            if hidden is not None:
                 inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden[which])  # type: ignore[arg-type]
             output = model(**inputs, use_cache=False)
-            hidden = output.encoder_last_hidden_state if hidden is None else hidden
+            if encode_once and hidden is None:  # every row has a first candidate, so this pass has encoded them all
+                hidden = output.encoder_last_hidden_state
             for i, value, count in zip(which, *sums(output.logits, decoder["labels"].to(device)), strict=True):
                 scores.sums[i].append(value)
                 scores.tokens[i].append(count)
         return scores
 
-    def generate(self, model: nn.Module, rows: Sequence[Row], device: torch.device, **options: Any) -> list[str]:
+    def score_continued(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
+        """Scores by one pass of sources and what a row's candidates begin with, whose cache the candidates continue.
+
+        That cache has the cross-attention's keys and values too: they are computed once for each row.
+        """
+        ids, mask = self._encoder_side(rows, device)
+        found, start = Likelihoods(rows, device), self.config.decoder_start_token_id
+        begun = [[start, *row["candidates"][0][:n]] for row, n in zip(rows, found.shared, strict=True)]
+        head = self._padded(begun, self.pad, multiple=1).to(device)
+        # The adapters library gives tuples back, unless it is given a cache.
+        empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        output = model(
+            input_ids=ids, attention_mask=mask, decoder_input_ids=head, past_key_values=empty, use_cache=True
+        )
+        found.note_shared(output.logits, lambda row, read: read)
+
+        past, hidden = output.past_key_values, output.encoder_last_hidden_state
+        mask = pad(mask, (hidden.shape[1] - mask.shape[1], 0), value=1)  # prompt methods lengthen the source
+        front = past.get_seq_length() - head.shape[1]  # what the method put before the start
+        width = output.logits.shape[-1]
+        for group in groups(found.unread, len(rows), row_bytes(past), width, limits(device), same=True):
+            which = torch.tensor([c.row for c in group], device=device)
+            logits = continued(model)(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden[which]),  # type: ignore[arg-type]
+                attention_mask=mask[which],
+                decoder_input_ids=self._padded([c.rest for c in group], self.pad, multiple=1).to(device),
+                past_key_values=part(past, which, front + 1 + group[0].shared),
+                use_cache=True,
+            ).logits
+            found.note_rest(logits, ((c, i, 0) for i, c in enumerate(group)))
+        return found.scores()
+
+    def _encoder_side(self, rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor]:
         sources = [row["source"] for row in rows]
-        ids, mask = self._padded(sources, self.pad).to(device), self._mask(sources).to(device)
+        multiple = 1 if device.type == "cpu" else PAD_TO
+        ids = self._padded(sources, self.pad, multiple=multiple)
+        mask = self._padded([[1] * len(source) for source in sources], 0, multiple=multiple)
+        return ids.to(device), mask.to(device)
+
+    def generate(self, model: nn.Module, rows: Sequence[Row], device: torch.device, **options: Any) -> list[str]:
+        ids, mask = self._encoder_side(rows, device)
         generated = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, **options)  # type: ignore[operator]
         return [t.strip() for t in self.tokenizer.batch_decode(generated, skip_special_tokens=True)]
