@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from peftkit.errors import RunError
 from peftkit.plugins import Registry, load_registry
-from peftkit.recipe import dump_recipe
+from peftkit.recipe import Recipe, dump_recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
 from tests.runner.conftest import Make
@@ -38,13 +39,27 @@ def plain(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def written(make: Make, plain: Path, tmp_path: Path, name: str, *overrides: str) -> Path:
-    """A recipe file of built-in components, which other processes know too."""
-    path = tmp_path / f"{name}.toml"
-    built_in = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
-    recipe = make("encoder-decoder", *built_in, *overrides)
-    path.write_text(dump_recipe(recipe), encoding="utf-8")
-    return path
+@pytest.fixture
+def built_in(make: Make, plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Makes recipes of built-in components, which other processes know too, with run directories by name."""
+
+    def made(name: str, *overrides: str) -> Recipe:
+        own = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
+        return make("encoder-decoder", *own, *overrides)
+
+    return made
+
+
+@pytest.fixture
+def written(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
+    """Writes such a recipe into a file."""
+
+    def made(name: str, *overrides: str) -> Path:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(dump_recipe(built_in(name, *overrides)), encoding="utf-8")
+        return path
+
+    return made
 
 
 METHODS = sorted(load_registry().of("method"))
@@ -60,12 +75,12 @@ SHORT = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_of_four_rows_equal_one_of_eight(method: str, make: Make, plain: Path, tmp_path: Path) -> None:
+def test_two_processes_of_four_rows_equal_one_of_eight(
+    method: str, built_in: Callable[..., Recipe], written: Callable[..., Path], tmp_path: Path, registry: Registry
+) -> None:
     options = (*SHORT, f"method.name={method}")
-    one = written(make, plain, tmp_path, "one", *options, "train.batch_size=8")
-    two = written(make, plain, tmp_path, "two", *options, "train.batch_size=4")
-    launched = start([*LAUNCH, "--num_processes", "1", "-m", "peftkit", str(one)], ACCELERATE_USE_CPU="true")
-    assert launched.returncode == 0, launched.stderr
+    run(built_in("one", *options, "train.batch_size=8"), registry)
+    two = written("two", *options, "train.batch_size=4")
     port = ["--main_process_port", "0"]
     launched = start(
         [*LAUNCH, *CPU_WORLD, *port, "--num_processes", "2", "-m", "peftkit", str(two)], ACCELERATE_USE_CPU="true"
@@ -78,8 +93,8 @@ def test_two_processes_of_four_rows_equal_one_of_eight(method: str, make: Make, 
 
 
 @pytest.mark.slow
-def test_processes_that_would_train_each_alone_are_refused(make: Make, plain: Path, tmp_path: Path) -> None:
-    recipe = written(make, plain, tmp_path, "alone", *SHORT)
+def test_processes_that_would_train_each_alone_are_refused(written: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = written("alone", *SHORT)
     # What a launch for GPUs without one leaves behind: a world in the environment, and no process group.
     launched = start([sys.executable, "-m", "peftkit", str(recipe)], WORLD_SIZE="2", RANK="0")
     assert launched.returncode == 1
@@ -91,10 +106,8 @@ def test_processes_that_would_train_each_alone_are_refused(make: Make, plain: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [["--num_processes", "2"], ["--num_processes=2"]])
-def test_a_launch_that_silently_starts_one_process_is_refused(
-    option: list[str], make: Make, plain: Path, tmp_path: Path
-) -> None:
-    file = written(make, plain, tmp_path, "one", *SHORT)
+def test_a_launch_that_silently_starts_one_process_is_refused(option: list[str], written: Callable[..., Path]) -> None:
+    file = written("one", *SHORT)
     done = start([*LAUNCH, "--cpu", *option, "-m", "peftkit", str(file)])
     assert done.returncode == 1
     assert "`accelerate launch` was asked for 2 processes and started one; on a CPU launch with: " in done.stderr
@@ -106,6 +119,7 @@ def test_a_launch_that_silently_starts_one_process_is_refused(
         ("DEEPSPEED", "DeepSpeed, which is not installed|DEEPSPEED, and something turned it off"),
         ("FSDP", "FSDP, and something turned it off"),
     ],
+    ids=["deepspeed", "fsdp"],
 )
 def test_what_the_launch_asks_for_must_be_there(
     name: str, problem: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
