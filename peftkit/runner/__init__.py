@@ -16,7 +16,7 @@ from peftkit.components import Meter
 from peftkit.errors import Interrupted, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
-from peftkit.runner.baselines import Scores, baselines
+from peftkit.runner.baselines import Scores, baselines, refuse_what_none_has_to_read
 from peftkit.runner.batches import effective_batch
 from peftkit.runner.budget import planned_steps
 from peftkit.runner.checkpoint import newest
@@ -73,12 +73,13 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())
 
         def begin() -> None:
-            nonlocal directory, held
+            nonlocal blind, directory, held
+            blind = baselines(recipe, data)
+            refuse_what_none_has_to_read(recipe, data, blind)
             directory, held = _directory(recipe, registry, accelerator, found)
 
         by_main(accelerator, begin)
         if directory is not None:
-            blind = baselines(recipe, data)
             display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         resumed = newest(found / "checkpoints") if found else None
         if found:

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from peftkit.components import Example
+from peftkit.errors import RunError
 from peftkit.recipe import Recipe
 from peftkit.runner.data import Data, EvaluationSplit
 from peftkit.runner.encoding import answer
 
 DRAWS = 5  # of random answers, whose scores are averaged; one where text is generated
+FEW = 10  # rows that may be of one answer by chance
 
 Scores = dict[str, dict[str, dict[str, float]]]
 """Baseline → split → the metrics' values."""
@@ -31,6 +33,27 @@ def baselines(recipe: Recipe, data: Data) -> Scores:
         "majority": {s.name: _scored(recipe, s, _always(recipe, _commonest(data.golds))) for s in splits},
         "random": {s.name: _drawn(recipe, s, sorted(data.golds)) for s in splits},
     }
+
+
+def refuse_what_none_has_to_read(recipe: Recipe, data: Data, scores: Scores) -> None:
+    """Refuses data on which one and the same answer is always right.
+
+    Raises:
+        RunError: it is in a split of ten rows or more: no score on it would say that anything was learnt.
+    """
+    selects = type(recipe.task).selects
+    for split in data.evaluated:
+        found = scores["constant"].get(split.name, {})
+        if len(split.examples) >= FEW and found.get(selects, 0.0) >= 1.0:
+            gold = _commonest(_golds(recipe, split))
+            if recipe.task.kind == "multiple_choice":
+                what = f"choice {int(gold) + 1} is right"
+                remedy = "put the choices into another order in each row (multiple_choice has shuffle_choices = true)"
+            else:
+                what, remedy = f"the answer is {gold!r}", "take rows of every answer"
+            raise RunError(
+                f"task: in every row of {split.name} {what}, so that a model that reads nothing scores 1; {remedy}"
+            )
 
 
 def _golds(recipe: Recipe, split: EvaluationSplit) -> Counter[str]:

@@ -81,7 +81,7 @@ class DataTask(Task):
         fields = templates.fields(self._prompt())
         if not fields:
             raise ValueError("prompt: it shows nothing of a row; put a field in braces, such as {text}")
-        columns = [getattr(self, option) for option in self.secret]
+        columns = [getattr(self, option) or () for option in self.secret]
         hidden = {c for column in columns for c in ((column,) if isinstance(column, str) else column)}
         for field in fields:
             if any(field == column or field.startswith(f"{column}.") for column in hidden):

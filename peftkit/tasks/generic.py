@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -184,11 +185,23 @@ class MultipleChoice(_WithChoices):
     answer_is: AnswerForm = "auto"
     """What the answer's column holds: a choice's `label`, its `text`, its number from 0 (`index`) or from 1
     (`number`); `auto` takes the label or text that fits, and refuses numbers and what could be two."""
+    shuffle_choices: bool = False
+    """Puts each row's choices into an order drawn from its question and `split_seed`: needed where the right one always
+    stands at one place, as where it has a column of its own."""
 
     kind: ClassVar[TaskKind] = "multiple_choice"
     secret: ClassVar[tuple[str, ...]] = ("answer_column",)
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     selects: ClassVar[str] = "accuracy"
+
+    @model_validator(mode="after")
+    def _no_place_tells_the_answer(self) -> MultipleChoice:
+        if self.answer_column in self.choices_columns and not self.shuffle_choices:
+            raise ValueError(
+                f"choices_columns: {self.answer_column!r} is right in every row, so that its place would tell the "
+                "answer; set shuffle_choices = true"
+            )
+        return self
 
     def _prompt(self) -> str:
         context = " context: {context}" if self.context_column else ""
@@ -224,7 +237,12 @@ class MultipleChoice(_WithChoices):
             refuse_duplicates(choices, columns[0])
         labels = self._choice_labels(row, len(choices))
         given = value(row, self.answer_column)
-        return choices, right_choice(given, choices, labels, self.answer_is, self.answer_column)
+        right = right_choice(given, choices, labels, self.answer_is, self.answer_column)
+        if self.shuffle_choices:
+            seed = "\n".join([str(self.split_seed), text(row, self.question_column), *sorted(choices)])
+            order = random.Random(seed).sample(range(len(choices)), len(choices))  # noqa: S311 - no secret
+            choices, right = [choices[i] for i in order], order.index(right)
+        return choices, right
 
     def _choice_labels(self, row: Mapping[str, Any], number: int) -> list[str]:
         if not self.choice_labels_column:
@@ -280,7 +298,8 @@ class TextGeneration(DataTask):
 class DistractorGeneration(_WithChoices):
     """Question and right answer → wrong answers that are plausible, on your own data.
 
-    The answer's column holds its text. Prompt fields: ``{answer}``, ``{question}``, ``{context}`` and any column.
+    The answer's column holds its text; with ``choices_column`` it says which of the choices is right, and the others
+    are the wrong answers. Prompt fields: ``{answer}``, ``{question}``, ``{context}`` and any column.
     """
 
     name: Literal["distractor_generation"] = "distractor_generation"
@@ -289,6 +308,10 @@ class DistractorGeneration(_WithChoices):
     """The column that holds the list of wrong answers."""
     distractors_columns: tuple[str, ...] = ()
     """Their columns, where each has one of its own."""
+    choices_column: str | None = None
+    """The column of all choices, the right one among them, for data that have no column of the wrong ones."""
+    answer_is: AnswerForm = "auto"
+    """What the answer's column holds then, as for `multiple_choice`."""
 
     kind: ClassVar[TaskKind] = "generation"
     metrics: ClassVar[tuple[str, ...]] = (
@@ -301,7 +324,13 @@ class DistractorGeneration(_WithChoices):
         "rouge",
     )
     selects: ClassVar[str] = "distractor_soft"
-    secret: ClassVar[tuple[str, ...]] = ("distractors_column", "distractors_columns")
+    secret: ClassVar[tuple[str, ...]] = ("distractors_column", "distractors_columns", "choices_column")
+
+    @model_validator(mode="after")
+    def _answer_is_said_of_choices(self) -> DistractorGeneration:
+        if self.choices_column is None and self.answer_is != "auto":
+            raise ValueError("answer_is: says which choice is right; name them with choices_column")
+        return self
 
     def _prompt(self) -> str:
         context = " context: {context}" if self.context_column else ""
@@ -309,8 +338,12 @@ class DistractorGeneration(_WithChoices):
 
     def _columns(self) -> Iterator[tuple[str, str]]:
         yield from super()._columns()
-        for column in self.distractors_columns or (self.distractors_column,):
-            yield "distractors_columns" if self.distractors_columns else "distractors_column", column
+        option = "distractors_columns" if self.distractors_columns else "distractors_column"
+        for column in self._listed():
+            yield "choices_column" if self.choices_column else option, column
+
+    def _listed(self) -> tuple[str, ...]:
+        return (self.choices_column,) if self.choices_column else self.distractors_columns or (self.distractors_column,)
 
     def encode(self, row: Mapping[str, Any]) -> Example:
         """The prompt → ``a; b; c``; a semicolon within one of them becomes a comma.
@@ -329,5 +362,10 @@ class DistractorGeneration(_WithChoices):
 
     def _parts(self, row: Mapping[str, Any]) -> tuple[str, list[str], str]:
         """The right answer, the wrong ones, and the column of these."""
-        columns = self.distractors_columns or (self.distractors_column,)
-        return text(row, self.answer_column), texts(row, columns), columns[0]
+        columns = self._listed()
+        found = texts(row, columns)
+        if not self.choices_column:
+            return text(row, self.answer_column), found, columns[0]
+        given, labels = value(row, self.answer_column), LETTERS[: len(found)]
+        right = right_choice(given, found, labels, self.answer_is, self.answer_column)
+        return found[right], found[:right] + found[right + 1 :], columns[0]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from peftkit.tasks.data import Place
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification
-from peftkit.tasks.rows import LETTERS, AnswerForm, right_choice, texts, value
+from peftkit.tasks.rows import AnswerForm
 
 Subset = Literal[
     "emotion",
@@ -218,8 +218,10 @@ class RaceDistractors(DistractorGeneration):
     """From which schools."""
     path: Place = "ehovy/race"
     """The hub's data set, or a local folder or files in its columns: article, question, options, answer."""
-    distractors_column: str = "options"
+    choices_column: str | None = "options"
     """The column of all four choices."""
+    answer_is: AnswerForm = "label"
+    """Published as A, B, C or D."""
     context_column: str | None = "article"
     """The column of the article."""
 
@@ -231,10 +233,3 @@ class RaceDistractors(DistractorGeneration):
 
     def _config(self) -> str | None:
         return self.config or self.subset
-
-    def _parts(self, row: Mapping[str, Any]) -> tuple[str, list[str], str]:
-        column = self.distractors_column
-        choices = texts(row, [column])
-        labels = LETTERS[: len(choices)]
-        right = right_choice(value(row, self.answer_column), choices, labels, "label", self.answer_column)
-        return choices[right], choices[:right] + choices[right + 1 :], column

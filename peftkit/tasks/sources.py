@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import random
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import InputError, did_you_mean, listed, one_line
+from peftkit.errors import InputError, RowError, did_you_mean, listed, one_line
+from peftkit.tasks.rows import value
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -205,13 +209,34 @@ def _load(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -> dic
             separator = "\t" if ".tsv" in names[0].lower() else ","
             options = {"keep_default_na": False, "sep": separator, "index_col": False}
         try:
-            loaded[split] = load_dataset(builder, data_files=list(names), split="train", streaming=streaming, **options)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Length of header or names does not match")  # fields are lost
+                loaded[split] = load_dataset(
+                    builder, data_files=list(names), split="train", streaming=streaming, **options
+                )
         except Exception as error:  # what a parser raises
+            if builder == "csv":
+                _refuse_surplus(names, options["sep"])
             if "corresponds to no data" in str(error):
                 raise InputError(f"{', '.join(names)}: has no rows") from error
             cause = error.__cause__ or error
             raise InputError(f"{', '.join(names)}: cannot be read as {builder}: {one_line(cause)}") from error
     return loaded
+
+
+def _refuse_surplus(names: Sequence[str], separator: str) -> None:
+    """Names the row that has more fields than the header, if that is what is wrong."""
+    for name in names:
+        opened = gzip.open if name.endswith(".gz") else open
+        with opened(name, "rt", encoding="utf-8", errors="replace", newline="") as file:
+            rows = csv.reader(file, delimiter=separator)
+            header = len(next(rows, []))
+            for number, row in enumerate(rows, 1):
+                if len(row) > header:
+                    raise InputError(
+                        f"{name}, row {number}: has {len(row)} fields, and the header {header}; a text with "
+                        f"{separator!r} in it stands in quotes"
+                    )
 
 
 def _name(source: Source, split: str, there: Sequence[str]) -> str | None:
@@ -229,9 +254,8 @@ def _cut(rows: Dataset, wanted: int, source: Source) -> tuple[Dataset, Dataset]:
     """The rows without a seeded choice of them, and that; of every label the same share, as near as can be."""
     rng = random.Random(f"{source.seed}/{len(rows)}")  # noqa: S311 - a sample, no secret
     groups: dict[str, list[int]] = defaultdict(list)
-    keys = rows[source.stratify] if source.stratify in rows.column_names else [None] * len(rows)
-    for index, key in enumerate(keys):
-        groups[repr(key)].append(index)
+    for index, key in enumerate(_strata(rows, source.stratify)):
+        groups[key].append(index)
     wanted = max(1, wanted)
     exact = {key: len(group) * wanted / len(rows) for key, group in groups.items()}
     share = {key: int(number) for key, number in exact.items()}
@@ -241,6 +265,19 @@ def _cut(rows: Dataset, wanted: int, source: Source) -> tuple[Dataset, Dataset]:
     out = {index for key in sorted(groups) for index in rng.sample(groups[key], share[key])}
     rows = _numbered(rows)
     return rows.select([i for i in range(len(rows)) if i not in out]), rows.select(sorted(out))
+
+
+def _strata(rows: Dataset, column: str | None) -> list[str]:
+    """What of each row is kept in proportion; nothing where there is no such column, which is told later."""
+
+    def key(row: Mapping[str, Any]) -> str:
+        try:
+            return repr(value(row, column or ""))
+        except RowError:
+            return ""
+
+    [top] = [name for name in rows.column_names if name in (column, (column or "").split(".")[0])][:1] or [None]
+    return [key(row) for row in rows.select_columns([top])] if top else [""] * len(rows)
 
 
 def _some(rows: Any, source: Source, split: str) -> Any:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 from accelerate import Accelerator
 
+from peftkit import Example, Task
+from peftkit.errors import RunError
 from peftkit.plugins import Registry
 from peftkit.runner import run
 from peftkit.runner.baselines import baselines
@@ -45,3 +51,22 @@ def test_every_run_stores_them_with_what_its_data_share(make: Make, registry: Re
     assert summary["baselines"]["majority"]["test"]["accuracy"] == pytest.approx(1 / 3)
     assert summary["rows_also_in_train"].keys() == {"dev", "test"}
     assert summary["rows_cut"]["test"] == {"sources": 0, "targets": 0}
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("colours", "the answer is 'red'"), ("colour_choice", "choice 2 is right"), ("colour_text", "the answer is")],
+)
+def test_data_on_which_one_answer_is_always_right_are_refused(
+    task: str, words: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make("decoder", f"task.name={task}", "train.budget.steps=1")
+
+    def encode(self: Task, row: Mapping[str, Any]) -> Example:
+        choices = ("green", "red", "blue") if task != "colour_text" else ()
+        return Example(f"say {row}", "red", choices)
+
+    monkeypatch.setattr(type(recipe.task), "encode", encode)
+    with pytest.raises(RunError, match=f"in every row of dev {words}.* reads nothing scores 1"):
+        run(recipe, registry)
+    assert not list(Path(recipe.run.output).glob("*"))

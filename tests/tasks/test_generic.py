@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,14 @@ def test_names_that_are_digits_are_told_by_their_places(write: Write, tmp_path: 
     assert [e.target for e in told(TextClassification(path=path))] == ["0", "1", "2"]
 
 
-def test_a_row_of_too_many_fields_shifts_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["", '"quoted, so one field",neg\n'])
+def test_a_row_of_too_many_fields_is_told_and_loses_none(first: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
-    file.write_text("text,label\ngood,pos,extra\nbad,neg\n")
+    file.write_text(f"text,label\n{first}good, they say,pos\nbad,neg\n")
     task = TextClassification(path={"train": str(file), "dev": str(file), "test": str(file)})
-    assert [(e.source, e.target) for e in told(task)] == [("classify: good", "pos"), ("classify: bad", "neg")]
+    row = 2 if first else 1
+    with pytest.raises(InputError, match=f"rows.csv, row {row}: has 3 fields, and the header 2; a text with ','"):
+        task.load()
 
 
 def test_without_a_context_a_long_question_is_refused_and_never_loses_a_choice(write: Write) -> None:
@@ -105,6 +109,24 @@ def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
     assert told(nested)[0].target == "y"
 
 
+def test_choices_of_which_the_right_one_has_a_column_are_shuffled(write: Write) -> None:
+    rows = [{"question": f"q{i}", "answer": "x", "1": "y", "2": "z"} for i in range(60)]
+    task = choices(write, rows, choices_columns=("answer", "1", "2"), shuffle_choices=True)
+    examples = told(task)
+    places = Counter(e.candidates.index(e.target) for e in examples)
+    assert set(places) == {0, 1, 2}
+    assert max(places.values()) < 35
+    assert {e.target for e in examples} == {"x"}
+    for each in examples:
+        shown = " ".join(f"{label} - {text}" for label, text in zip("ABC", each.candidates, strict=True))
+        assert each.source.endswith(f"choices: {shown}")
+    assert told(task) == examples
+    labelled = [{"question": f"q{i}", "choices": ["y", "x"], "answer": "B"} for i in range(20)]
+    by_label = told(choices(write, labelled, shuffle_choices=True))
+    assert {e.target for e in by_label} == {"x"}
+    assert {e.candidates for e in by_label} == {("x", "y"), ("y", "x")}
+
+
 def test_the_context_is_what_may_be_shortened(write: Write) -> None:
     rows = [{"question": "q", "choices": ["x", "y"], "answer": "x", "story": "long"}]
     [example] = told(choices(write, rows, context_column="story"))
@@ -118,6 +140,15 @@ def test_free_text_and_lists_of_right_texts(write: Write) -> None:
     assert told(task) == [Example("say: s", "t", references=("t", "u"), context=(5, 6))]
     task = TextGeneration(path=three(write, [{"a": "s", "b": "t"}]), source_column="a", target_column="b")
     assert told(task) == [Example("s", "t", context=(0, 1))]
+
+
+def test_distractors_are_the_choices_that_are_wrong(write: Write) -> None:
+    rows = [{"question": "q", "choices": ["a", "b", "c"], "answer": "B"}]
+    [example] = told(DistractorGeneration(path=three(write, rows), choices_column="choices"))
+    assert (example.source, example.target) == ("answer: b question: q", "a; c")
+    rows = [{"question": "q", "choices": ["a", "b", "c"], "answer": 3}]
+    [example] = told(DistractorGeneration(path=three(write, rows), choices_column="choices", answer_is="number"))
+    assert (example.extra["answer"], example.target) == ("c", "a; b")
 
 
 def test_distractors(write: Write) -> None:
@@ -216,6 +247,17 @@ def test_a_missing_column_is_told_before_any_row_is_read(task: Any, options: Any
         (MultipleChoice, {"path": "x", "answer_column": "a.b", "prompt": "{a.b}"}, "would tell the answer"),
         (TextGeneration, {"path": "x", "prompt": "{source} {target}"}, "would tell the answer"),
         (DistractorGeneration, {"path": "x", "prompt": "{distractors}"}, "would tell the answer"),
+        (DistractorGeneration, {"path": "x", "answer_is": "label"}, "name them with choices_column"),
+        (
+            DistractorGeneration,
+            {"path": "x", "prompt": "{options}", "choices_column": "options"},
+            "would tell the answer",
+        ),
+        (
+            MultipleChoice,
+            {"path": "x", "choices_columns": ["answer", "1"]},
+            "'answer' is right in every row, .* shuffle_choices = true",
+        ),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(task: Any, options: Any, words: str) -> None:

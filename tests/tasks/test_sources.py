@@ -93,10 +93,12 @@ def test_words_that_csv_readers_take_for_nothing_stay(write: Write) -> None:
     assert {row["text"] for row in rows} == {"NA", "None", "null", "nan", ""}
 
 
-def test_shares_of_one_file_are_stratified_seeded_and_disjoint(write: Write) -> None:
-    rows = [{"text": f"t{i}", "label": "a" if i % 10 else "b"} for i in range(200)]
+@pytest.mark.parametrize("column", ["label", "meta.label"])
+def test_shares_of_one_file_are_stratified_seeded_and_disjoint(column: str, write: Write) -> None:
+    labels = ["a" if i % 10 else "b" for i in range(200)]
+    rows = [{"text": f"t{i}", "label": label, "meta": {"label": label}} for i, label in enumerate(labels)]
     file = str(write("rows.jsonl", rows))
-    source = Source(file, dev_fraction=0.1, test_fraction=0.25, stratify="label")
+    source = Source(file, dev_fraction=0.1, test_fraction=0.25, stratify=column)
     splits = read(source).splits
     assert {s: len(r) for s, r in splits.items()} == {"train": 130, "test": 50, "dev": 20}
     assert Counter(splits["test"]["label"]) == {"a": 45, "b": 5}
@@ -104,9 +106,9 @@ def test_shares_of_one_file_are_stratified_seeded_and_disjoint(write: Write) -> 
     assert sorted(texts) == sorted(row["text"] for row in rows)
     assert (
         splits["dev"]["text"]
-        == read(Source(file, dev_fraction=0.1, test_fraction=0.25, stratify="label")).splits["dev"]["text"]
+        == read(Source(file, dev_fraction=0.1, test_fraction=0.25, stratify=column)).splits["dev"]["text"]
     )
-    other = read(Source(file, dev_fraction=0.1, test_fraction=0.25, stratify="label", seed=7)).splits
+    other = read(Source(file, dev_fraction=0.1, test_fraction=0.25, stratify=column, seed=7)).splits
     assert list(other["dev"]["text"]) != list(splits["dev"]["text"])
     for split in splits:
         for index in (0, len(splits[split]) - 1):
