@@ -61,10 +61,14 @@ class Environment:
             # that has nothing else.
             extra = ("--extra-index-url", CPU_INDEX) if road() == "cpu" and cpu_index_answers() else ()
             self._pip(*extra, "torch")
-            pins = ("-c", "constraints/tested.txt", "-c", f"constraints/transformers-{self.transformers}.txt")
-            self._pip(*pins, *(word for project in (".[dev]", *self.plugins) for word in ("-e", project)))
+            self.install(*(word for project in (".[dev]", *self.plugins) for word in ("-e", project)))
             self._check_torch()
         stamp.write_text(key)
+
+    def install(self, *what: str) -> None:
+        """Installs in the versions that are tested."""
+        pins = ("-c", "constraints/tested.txt", "-c", f"constraints/transformers-{self.transformers}.txt")
+        self._pip(*pins, *what)
 
     def _key(self) -> str:
         # The path counts too: an environment that was moved or copied does not work.
@@ -81,7 +85,11 @@ class Environment:
         options = ("--no-compile", "--no-input", "--progress-bar=off", "--disable-pip-version-check", "-c", constraints)
         command = (self.tool("python"), "-m", "pip", "install", *options, *arguments)
         with log.open("w") as output:
-            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT).returncode
+            # DeepSpeed compiles its kernels when they are needed, and not here.
+            variables = {**os.environ, "DS_BUILD_OPS": "0"}
+            status = subprocess.run(
+                command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT
+            ).returncode
         if status:
             raise StageError("\n".join([f"see also {constraints}", *log.read_text().splitlines()[-15:]]))
 
@@ -155,6 +163,9 @@ def test(environments: Sequence[Environment]) -> None:
     workers = str(min(4, os.cpu_count() or 1))  # a worker with torch in it takes a gigabyte
     for environment in environments:
         paths = ["tests", *(f"{plugin}/tests" for plugin in environment.plugins)]
+        environment.prepare()
+        if sys.platform == "linux" and not environment.plugins:  # elsewhere it cannot be installed
+            environment.install("-e", ".[deepspeed]")
         with timed(f"tests on transformers {environment.transformers}"):
             environment.run("pytest", "-n", workers, "--dist=worksteal", *paths, OMP_NUM_THREADS="1")
 

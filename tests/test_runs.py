@@ -56,7 +56,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(run: RunDirectory) -> None:
         (folder / "c").write_text("3")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match="model cannot be written: No space"):
         run.replace_folder("model", fails)
     assert [f.name for f in (run.path / "model").iterdir()] == ["b"]
 

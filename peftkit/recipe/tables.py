@@ -105,6 +105,24 @@ class CheckpointTable(Table):
         return value
 
 
+class DeepSpeedTable(Table):
+    """DeepSpeed's ZeRO, which shards among processes; needs the extra `deepspeed` and a launcher."""
+
+    stage: Literal[0, 1, 2, 3] | None = None
+    """1 shards the optimizer's state, 2 the gradients too, 3 the weights too; unset trains without DeepSpeed."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Where the optimizer's state lies."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Where the weights lie at stage 3."""
+    config: str | None = None
+    """A JSON file of DeepSpeed's own settings, for all that the recipe does not say."""
+
+    @property
+    def used(self) -> bool:
+        """Whether the recipe asks for DeepSpeed."""
+        return self.stage is not None or self.config is not None
+
+
 class TrainTable(Table):
     """How it is trained."""
 
@@ -144,6 +162,8 @@ class TrainTable(Table):
     """When training ends."""
     checkpoint: CheckpointTable = CheckpointTable()
     """What a run that is killed can go on from."""
+    deepspeed: DeepSpeedTable = DeepSpeedTable()
+    """DeepSpeed's ZeRO, which shards among processes; needs the extra `deepspeed` and a launcher."""
 
     @field_validator("optimizer")
     @classmethod

@@ -26,8 +26,9 @@ from peftkit.runner.environment import describe
 from peftkit.runner.models import apply_method, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, finished, lock
 from peftkit.runner.signals import Signals, Stop
+from peftkit.runner.tracking import finish
 from peftkit.runner.training import Training
-from peftkit.runner.world import open_world, quiet_libraries
+from peftkit.runner.world import open_world, quiet_libraries, same_weights
 from peftkit.runs import RunDirectory
 
 __all__ = ["run"]
@@ -69,6 +70,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
         model = apply_method(recipe, base, steps)
+        same_weights(model)
         trainable, total = parameters(model)
         meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())
 
@@ -137,8 +139,9 @@ def _meter(component: Any) -> Meter:
 
 def _end(accelerator: Accelerator) -> None:
     """Leaves the world in order: without it a launch may die at its exit, and a second run in this process too."""
+    finish(accelerator)
+    accelerator.free_memory()  # first: DeepSpeed takes itself down with the help of the process group
     accelerator.end_training()
-    accelerator.free_memory()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
@@ -177,5 +180,6 @@ def _summary(
         "resumed_after_steps": training.resumed,
         "steps_skipped": training.skipped,
         "effective_batch": training.batch,
+        "rows_a_pass": training.rows_a_pass,
         "processes": training.accelerator.num_processes,
     }

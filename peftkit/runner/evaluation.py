@@ -17,6 +17,7 @@ from peftkit.errors import RunError
 from peftkit.recipe import Recipe
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form, Row, Scores
+from peftkit.runner.memory import halving
 
 Prediction = dict[str, Any]
 """One line of a predictions file."""
@@ -41,8 +42,18 @@ def ranking(recipe: Recipe, form: Form) -> list[str]:
     return ["", NORM] if form.generates else [""]
 
 
-def evaluate(model: nn.Module, split: EvaluationSplit, recipe: Recipe, form: Form, accelerator: Accelerator) -> Result:
+def evaluate(
+    model: nn.Module,
+    split: EvaluationSplit,
+    recipe: Recipe,
+    form: Form,
+    accelerator: Accelerator,
+    *,
+    lockstep: bool = False,
+) -> Result:
     """Evaluates one split, each process a share of it; every process gets the values, the main one the predictions.
+
+    In ``lockstep``, for models of which each process holds a part, all processes evaluate all of it.
 
     Dropout is off and nothing is learnt. The loss is the mean cross-entropy of the targets' tokens (of the right
     choice, where an encoder scores choices).
@@ -50,15 +61,20 @@ def evaluate(model: nn.Module, split: EvaluationSplit, recipe: Recipe, form: For
     training = model.training
     model.eval()
     order = sorted(range(len(split.rows)), key=lambda i: (len(split.rows[i]["source"]), i))
-    mine = order[accelerator.process_index :: accelerator.num_processes]
-    size = recipe.evaluate.batch_size
-    found: list[Prediction] = []
+    mine = order if lockstep else order[accelerator.process_index :: accelerator.num_processes]
     rank = form.ranker(model)
-    with torch.inference_mode(), accelerator.autocast():
-        for start in range(0, len(mine), size):
-            found += _predict(model, rank, split, mine[start : start + size], recipe, form, accelerator.device)
+
+    def predict(rows: int) -> list[Prediction]:
+        found: list[Prediction] = []
+        for start in range(0, len(mine), rows):
+            found += _predict(model, rank, split, mine[start : start + rows], recipe, form, accelerator.device)
+        return found
+
+    # Weights that are gathered for a pass cannot be inference tensors.
+    with torch.no_grad() if lockstep else torch.inference_mode(), accelerator.autocast():
+        found = halving(predict, recipe.evaluate.batch_size)
     model.train(training)
-    gathered = sorted(gather_object(found), key=lambda p: p["index"])
+    gathered = sorted(found if lockstep else gather_object(found), key=lambda p: p["index"])
     # Metrics are computed once, so that no library's order of summation can set the processes apart.
     shared: list[Any] = [_values(recipe, form, split, gathered) if accelerator.is_main_process else None]
     broadcast_object_list(shared)

@@ -82,7 +82,12 @@ def _source(recipe: Recipe) -> tuple[str, dict[str, Any]]:
 
 def _unloadable(recipe: Recipe, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"the model {recipe.model.name!r} cannot be loaded: {first} (weights must be safetensors)"
+    name = recipe.model.name
+    if "connect" in first:  # neither on the hub, since there is none, nor in the cache
+        remedy = f"fetch it where there is a network (hf download {name}), or set model.name to a local folder"
+    else:
+        remedy = "weights must be safetensors"
+    return f"the model {name!r} cannot be loaded: {first.rstrip('.')}; {remedy}"
 
 
 def _kind(recipe: Recipe, config: Any) -> ModelKind:
@@ -149,7 +154,8 @@ def _train_new_head(model: nn.Module) -> None:
 
 def parameters(model: nn.Module) -> tuple[int, int]:
     """The numbers of trainable and of all parameters."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    # DeepSpeed leaves of a sharded weight a piece or nothing, and its size beside it.
+    counts = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
 
 

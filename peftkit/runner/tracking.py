@@ -1,10 +1,11 @@
-"""Sends the curve to Accelerate's trackers. A tracker that fails is dropped with a warning: it never ends a run."""
+"""Sends the curve to Accelerate's trackers. One that fails or hangs is dropped with a warning: it never ends a run."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from dotenv import dotenv_values
 from peftkit.recipe import Recipe
 
 log = logging.getLogger(__name__)
+PATIENCE = 60.0
+"""Seconds that a tracker may take for one thing."""
 
 
 def trackers(recipe: Recipe) -> list[str]:
@@ -46,24 +49,47 @@ class Tracking:
         tags = list(recipe.track.tags)
         options = {"wandb": {"name": run.name, "dir": str(run), "group": recipe.run.name, "tags": tags}}
         accelerator.project_configuration.logging_dir = str(run)
-        try:
-            accelerator.init_trackers(recipe.track.project, config=config, init_kwargs=options)
-        except Exception as error:  # whatever a tracker's client raises
-            self._drop(error)
+        self._try(lambda: accelerator.init_trackers(recipe.track.project, config=config, init_kwargs=options))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """One evaluation's numbers."""
         if not self.active:
             return
         values = {k: v for k, v in flat(row).items() if isinstance(v, int | float) and k != "step"}
-        try:
-            self.accelerator.log(values, step=int(row["step"]))
-        except Exception as error:
-            self._drop(error)
+        self._try(lambda: self.accelerator.log(values, step=int(row["step"])))
 
-    def _drop(self, error: Exception) -> None:
-        self.active = False
-        log.warning("tracking is off from here on: %s: %s", type(error).__name__, error)
+    def _try(self, do: Callable[[], None]) -> None:
+        problem = attempt(do)
+        if problem:
+            self.active = False
+            self.accelerator.trackers = []
+            log.warning("tracking is off from here on: %s", problem)
+
+
+def finish(accelerator: Accelerator) -> None:
+    """Ends the trackers, which may send what is left, before Accelerate would do so without a limit in time."""
+    for tracker in accelerator.trackers:
+        problem = attempt(tracker.finish)
+        if problem:
+            log.warning("the tracker %s has not ended: %s", tracker.name, problem)
+    accelerator.trackers = []
+
+
+def attempt(do: Callable[[], None]) -> str:
+    """Does it within ``PATIENCE``; returns what went wrong, or nothing."""
+    problem = [f"no answer within {PATIENCE:g} s"]
+
+    def work() -> None:
+        try:
+            do()
+            problem[0] = ""
+        except Exception as error:  # whatever a tracker's client raises
+            problem[0] = f"{type(error).__name__}: {error}"
+
+    thread = threading.Thread(target=work, daemon=True, name="tracker")
+    thread.start()
+    thread.join(PATIENCE)
+    return problem[0]
 
 
 def flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:

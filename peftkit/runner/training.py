@@ -6,14 +6,13 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 
 from peftkit.components import Meter, StepRecord
@@ -25,9 +24,10 @@ from peftkit.runner.budget import Marks, Used, progress, schedule
 from peftkit.runner.checkpoint import Checkpoint
 from peftkit.runner.console import Display
 from peftkit.runner.data import Data
+from peftkit.runner.engines import make_engine
 from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
-from peftkit.runner.optimizers import make_optimizer
+from peftkit.runner.memory import halving, ran_out
 from peftkit.runner.resume import by_main
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
@@ -56,8 +56,7 @@ class Training:
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
-        self.model, self.optimizer = accelerator.prepare(model.train(), make_optimizer(recipe, model))
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.engine = make_engine(recipe, model, accelerator)
         self.batch = effective_batch(recipe, accelerator.num_processes)
         self.used = Used(steps_per_epoch=data.steps_per_epoch(self.batch))
         self.marks = Marks(recipe.evaluate.every, recipe.train.budget)
@@ -71,6 +70,7 @@ class Training:
         self.evaluation_seconds = 0.0
         self.resumed: list[int] = []
         self.skipped = 0
+        self.rows_a_pass = recipe.train.batch_size
         self._losses: list[Tensor] = []
         self._targets = 0
         self._began = 0.0
@@ -124,10 +124,8 @@ class Training:
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         accelerator, step = self.accelerator, self.used.step + 1
-        # Dropout of a step depends on nothing that went before, so that a resumed run can repeat it.
-        torch.manual_seed((self.recipe.run.seed * 1_000_003 + step) * 4099 + accelerator.process_index)
         rate = self.recipe.train.learning_rate * self.factor(progress(self.recipe.train.budget, self.used))
-        for group in self.optimizer.param_groups:
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         counts = torch.stack(
             [
@@ -139,28 +137,61 @@ class Training:
         targets, inputs, stop = accelerator.reduce(counts, "sum").tolist()
         if stop:  # on any process: all leave at the same step
             raise Stop(self.signals.received or signal.SIGTERM, evaluated=True)
-        loss = torch.zeros((), device=accelerator.device)
-        for number, batch in enumerate(micro_batches, 1):
-            last = number == len(micro_batches)
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                summed = self.form.loss(self.model, batch)
-                # Processes' gradients are averaged: times their number over the global count is the mean of all.
-                accelerator.backward(summed * accelerator.num_processes / targets)
-            loss += summed.detach()
-        loss = accelerator.reduce(loss, "sum")
+        loss = accelerator.reduce(self._gradients(micro_batches, targets), "sum")
         mean = loss.item() / targets
         if not math.isfinite(mean):
             self._not_a_number(mean, micro_batches)
-            self.optimizer.zero_grad()
+            self.engine.zero_grad()
             self._account(None, mean, targets, inputs, rate)
             return
         self.recipe.method.after_backward(self.module, step)
-        if self.recipe.train.max_grad_norm:
-            accelerator.clip_grad_norm_(self.trained, self.recipe.train.max_grad_norm)
-        self.optimizer.step()
+        self.engine.clip()
+        self.engine.step()
         self.recipe.method.after_step(self.module, step)
-        self.optimizer.zero_grad()
+        self.engine.zero_grad()
         self._account(loss, mean, targets, inputs, rate)
+
+    def _gradients(self, micro_batches: list[dict[str, Tensor]], targets: int) -> Tensor:
+        """Adds up the gradients of a step, in smaller passes from where memory runs out; returns the summed loss.
+
+        Raises:
+            RunError: memory runs out with a single row, or where other processes wait for this one.
+        """
+        try:
+            return self._passes(micro_batches, targets)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+        # Here, and not above, so that the error no longer holds what it was raised from.
+        train = self.recipe.train
+        if self.accelerator.num_processes > 1 or self.recipe.train.deepspeed.used:
+            raise RunError(
+                f"out of memory at step {self.used.step + 1} with train.batch_size = {train.batch_size}; with "
+                f"{max(1, train.batch_size // 2)}, and train.gradient_accumulation_steps = "
+                f"{2 * train.gradient_accumulation_steps}, a step is of the same rows"
+            )
+
+        def attempt(rows: int) -> Tensor:
+            self.engine.zero_grad()
+            self.rows_a_pass = rows
+            return self._passes(micro_batches, targets)
+
+        return halving(attempt, self.rows_a_pass // 2)
+
+    def _passes(self, micro_batches: list[dict[str, Tensor]], targets: int) -> Tensor:
+        accelerator, seed = self.accelerator, self.recipe.run.seed
+        # Dropout of a step depends on nothing that went before, so that a resumed run can repeat it.
+        torch.manual_seed((seed * 1_000_003 + self.used.step + 1) * 4099 + accelerator.process_index)
+        loss = torch.zeros((), device=accelerator.device)
+        parts = [part for batch in micro_batches for part in self.form.parts(batch, self.rows_a_pass)]
+        for number, batch in enumerate(parts, 1):
+            last = number == len(parts)
+            with self.engine.passing(last=last):
+                summed = self.form.loss(self.engine.model, batch)
+                # Processes' gradients are averaged: times their number over the global count is the mean of all.
+                self.engine.backward(summed * accelerator.num_processes / targets, last=last)
+            loss += summed.detach()
+        return loss
 
     def _not_a_number(self, mean: float, micro_batches: list[dict[str, Tensor]]) -> None:
         """Saves the batch, and ends the run unless the recipe says to go on; the weights are as before it.
@@ -170,9 +201,12 @@ class Training:
         """
         self.skipped += 1
         file = f"nan_at_step_{self.used.step + 1}.safetensors"
-        if self.run is not None and self.skipped <= NANS_KEPT:
-            tensors = {f"{i}.{k}": v for i, batch in enumerate(micro_batches) for k, v in batch.items()}
-            self.run.write_tensors(file, tensors)
+        if self.skipped <= NANS_KEPT:
+            number = self.accelerator.process_index
+            own = {f"{number}.{i}.{k}": v.cpu() for i, batch in enumerate(micro_batches) for k, v in batch.items()}
+            everyone = gather_object([own])
+            if self.run is not None:
+                self.run.write_tensors(file, {name: t for tensors in everyone for name, t in tensors.items()})
         if self.recipe.train.on_nan == "stop":
             raise RunError(
                 f"the loss is {mean} at step {self.used.step + 1}, and its batch is in {file} of the run; lower "
@@ -208,7 +242,9 @@ class Training:
         started = time.perf_counter()
         used = self.used
         results = {
-            split.name: evaluate(self.module, split, self.recipe, self.form, self.accelerator)
+            split.name: evaluate(
+                self.module, split, self.recipe, self.form, self.accelerator, lockstep=self.engine.lockstep
+            )
             for split in self.data.evaluated
         }
         cost: dict[str, float] = {}
@@ -239,9 +275,9 @@ class Training:
 
     def _save(self, *, evaluated: bool) -> None:
         """Writes a checkpoint; ``evaluated`` is whether an evaluation that is due here has been made."""
+        weights, (tensors, rest) = self.engine.weights(), self.engine.state()
         if self.run is None:
             return
-        tensors, rest = checkpoint.optimizer_state(self.optimizer)
         used = {f.name: getattr(self.used, f.name) for f in fields(self.used) if f.name != "steps_per_epoch"}
         scaler = self.accelerator.scaler
         state = {
@@ -260,9 +296,10 @@ class Training:
             "scaler": None if scaler is None else scaler.state_dict(),
             "resumed": self.resumed,
             "skipped": self.skipped,
+            "rows_a_pass": self.rows_a_pass,
         }
         folder, keep = self.run.path / "checkpoints", self.recipe.train.checkpoint.keep
-        checkpoint.write(folder, self.used.step, checkpoint.trained_tensors(self.module), tensors, state, keep)
+        checkpoint.write(folder, self.used.step, weights, tensors, state, keep)
 
     def _restore(self, saved: Checkpoint) -> bool:
         """Goes back to where the checkpoint was written; returns whether the evaluation due there was made.
@@ -273,8 +310,7 @@ class Training:
         state, processes = saved.state, self.accelerator.num_processes
         if state["processes"] != processes:
             raise RunError(f"the run was begun by {state['processes']} processes, and these are {processes}")
-        checkpoint.restore_trained(self.module, saved.trainable)
-        checkpoint.restore_optimizer(self.optimizer, saved.optimizer, state["optimizer"])
+        self.engine.restore(saved.trainable, saved.optimizer, state["optimizer"])
         for key, value in state["used"].items():
             setattr(self.used, key, value)
         self.marks.passed, self.saves.passed = state["marks"], state["saves"]
@@ -289,6 +325,7 @@ class Training:
             self.selected = self.rows[state["selected"]]
             self.selects, self.higher_is_better = direction(self.recipe, self.selected["dev"])
         self.resumed, self.skipped = [*state["resumed"], self.used.step], state["skipped"]
+        self.rows_a_pass = state["rows_a_pass"]
         return bool(state["evaluated"])
 
     def _step_loss(self) -> float | None:
@@ -307,8 +344,10 @@ class Training:
 
     def _keep(self, results: dict[str, Result]) -> None:
         """Writes the checkpoint that dev selects so far, and its predictions."""
+        with self.engine.whole():
+            if self.run is not None:
+                self.run.replace_folder("model", lambda folder: self.recipe.method.save(self.module, folder))
         if self.run is None:
             return
-        self.run.replace_folder("model", lambda folder: self.recipe.method.save(self.module, folder))
         for name in ("dev", "test"):
             self.run.write_lines(f"predictions/{name}.jsonl", results[name].predictions)

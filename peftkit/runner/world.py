@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from hashlib import sha256
+from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import gather_object, is_deepspeed_available
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, gather_object, is_deepspeed_available
+from torch import nn
+from transformers.integrations import unset_hf_deepspeed_config
 
 from peftkit.errors import RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
+from peftkit.recipe.deepspeed import deepspeed_config
 from peftkit.runner.tracking import trackers
 
 LAUNCH_CPU = (
@@ -34,14 +39,16 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.train.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise RunError('train.mixed_precision = "fp16" needs a GPU; on a CPU use "bf16" or "no"')
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true" and not is_deepspeed_available():
-        raise RunError("the launch asks for DeepSpeed, which is not installed: pip install 'peftkit[deepspeed]'")
+    deepspeed = _deepspeed(recipe)
     accelerator = Accelerator(
         mixed_precision=recipe.train.mixed_precision,
         log_with=trackers(recipe) or None,
         project_dir=recipe.run.output,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, dispatch_batches=False),
+        **deepspeed,
     )
+    if deepspeed:
+        unset_hf_deepspeed_config()  # or transformers would shard a model before the method is applied
     if accelerator.num_processes != asked:
         raise RunError(
             f"{asked} processes were launched, but each trains alone; on a CPU launch with: "
@@ -54,7 +61,7 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
             f"{LAUNCH_CPU.format(n=wanted)}"
         )
     for name in SHARDED:
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" and accelerator.distributed_type != name:
+        if _true(f"ACCELERATE_USE_{name}") and accelerator.distributed_type != name:
             raise RunError(
                 f"the launch asks for {name}, and something turned it off (ACCELERATE_USE_CPU=true does); unset that, "
                 f"or launch without {name}"
@@ -64,6 +71,62 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
         if any(view != views[0] for view in views):
             raise RunError("the processes read different recipes or plugins; install the same everywhere")
     return accelerator
+
+
+def same_weights(model: nn.Module) -> None:
+    """Compares what the processes have loaded and made of it: training begins from the main one's weights alone.
+
+    Raises:
+        RunError: they differ.
+    """
+    if PartialState().num_processes == 1:
+        return
+    # Sums of bytes, since those of floats depend on the device's order.
+    sums = [
+        (name, p.shape, p.detach().flatten().view(torch.uint8).sum(dtype=torch.int64).item())
+        for name, p in model.named_parameters()
+    ]
+    digests = gather_object([sha256(repr(sums).encode()).hexdigest()])
+    different = [number for number, digest in enumerate(digests) if digest != digests[0]]
+    if different:
+        raise RunError(
+            f"process {different[0]} holds other weights than the main one before training; give every machine the "
+            "same model (model.revision pins one), and let the method draw nothing that torch's seed does not decide"
+        )
+
+
+def _deepspeed(recipe: Recipe) -> dict[str, Any]:
+    """What an Accelerator needs to train with DeepSpeed; nothing where the recipe does not ask for it."""
+    launched = _true("ACCELERATE_USE_DEEPSPEED")
+    if not (recipe.train.deepspeed.used or launched):
+        return {}
+    if not is_deepspeed_available():
+        raise RunError("DeepSpeed is not installed: pip install 'peftkit[deepspeed]'")
+    if not recipe.train.deepspeed.used:
+        raise RunError("the launch asks for DeepSpeed and the recipe does not; say train.deepspeed.stage in the recipe")
+    gpu = torch.cuda.is_available()
+    if "RANK" not in os.environ:
+        raise RunError(f"DeepSpeed needs a launcher, even for one process: {_launch(1, gpu=gpu)}")
+    if _true("ACCELERATE_USE_CPU"):
+        number = int(os.environ.get("WORLD_SIZE", "1"))
+        raise RunError(f"ACCELERATE_USE_CPU=true turns DeepSpeed off; launch with: {_launch(number, gpu=False)}")
+    if not gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(recipe), zero3_init_flag=False)
+    return {
+        "deepspeed_plugin": plugin,
+        # Left to itself it takes a library for CPUs that may not be there, and then each process trains alone.
+        "kwargs_handlers": [] if gpu else [InitProcessGroupKwargs(backend="gloo")],
+    }
+
+
+def _launch(processes: int, *, gpu: bool) -> str:
+    options = f"--num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no"
+    return f"{'' if gpu else 'OMP_NUM_THREADS=1 '}accelerate launch --multi_gpu {options} -m peftkit RECIPE"
+
+
+def _true(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() == "true"
 
 
 def _processes_of_the_launch() -> int:

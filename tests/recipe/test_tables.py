@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from peftkit.recipe.tables import (
     BudgetTable,
     CheckpointTable,
+    DeepSpeedTable,
     EvaluateTable,
     ModelTable,
     Recipe,
@@ -70,7 +71,8 @@ def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 def test_every_table_is_strict_frozen_closed_and_documented() -> None:
     found = tables(Recipe)
-    assert found == {Recipe, RunTable, ModelTable, TrainTable, BudgetTable, CheckpointTable, EvaluateTable, TrackTable}
+    train = {TrainTable, BudgetTable, CheckpointTable, DeepSpeedTable}
+    assert found == {Recipe, RunTable, ModelTable, *train, EvaluateTable, TrackTable}
     for table in found:
         config: dict[str, Any] = dict(table.model_config)
         assert (config["extra"], config["frozen"], config["strict"]) == ("forbid", True, True)

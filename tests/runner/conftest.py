@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +22,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from peftkit import Example, Task
+from peftkit import Example, Method, Task
 from peftkit.plugins import Entry, Registry, load_registry
-from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe import Recipe, dump_recipe, load_recipe
 from peftkit.recipe.names import model_path
 
 SPECIAL = {"vocab_size": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
@@ -117,14 +119,28 @@ class ColourText(Colours):
         return Example(f"colour: {row['thing']}", row["colour"])
 
 
+class Quiet(Method):
+    """Full fine-tuning without dropout, which no two divisions of a batch draw alike."""
+
+    name: Literal["quiet"] = "quiet"
+
+    def apply(self, model: Any, context: Any) -> Any:
+        for module in model.modules():  # a layer's own rate, or one that it hands to a fused attention
+            for name, value in vars(module).items():
+                if isinstance(value, float) and (isinstance(module, torch.nn.Dropout) or "dropout" in name):
+                    setattr(module, name, 0.0)
+        return model
+
+
 @pytest.fixture(scope="session")
 def registry() -> Registry:
-    """What is installed, and the tasks above."""
+    """What is installed, and the components above."""
     installed = load_registry()
     tasks = tuple(
         Entry("task", str(t.model_fields["name"].default), t, "tests", "0") for t in (Colours, ColourChoice, ColourText)
     )
-    return Registry(installed.entries + tasks, installed.failures, installed.distributions)
+    methods = (Entry("method", "quiet", Quiet, "tests", "0"),)
+    return Registry(installed.entries + tasks + methods, installed.failures, installed.distributions)
 
 
 Make = Callable[..., Recipe]
@@ -160,5 +176,38 @@ def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Make:
 
     def made(kind: str, *overrides: str) -> Recipe:
         return load_recipe(base, registry, [f'model.name="{models[kind].as_posix()}"', *overrides])
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def plain(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without dropout, which no two divisions of a batch draw alike."""
+    folder = tmp_path_factory.mktemp("plain") / "t5"
+    shutil.copytree(models["encoder-decoder"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.0}))
+    return folder
+
+
+@pytest.fixture
+def built_in(make: Make, plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Makes recipes of built-in components, which other processes know too, with run directories by name."""
+
+    def made(name: str, *overrides: str) -> Recipe:
+        own = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
+        return make("encoder-decoder", *own, *overrides)
+
+    return made
+
+
+@pytest.fixture
+def written(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
+    """Writes such a recipe into a file."""
+
+    def made(name: str, *overrides: str) -> Path:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(dump_recipe(built_in(name, *overrides)), encoding="utf-8")
+        return path
 
     return made

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker
 from safetensors.torch import load_file
 
 from peftkit.errors import RunError
 from peftkit.plugins import Registry
-from peftkit.runner import run
+from peftkit.runner import run, tracking, world
 from peftkit.runner.forms import Form
+from peftkit.runner.forms.decoder import Decoder
 from peftkit.runner.training import Training
 from peftkit.runs import RunDirectory
 from tests.runner.conftest import Make
+from tests.runner.test_training import assert_close
 
 KEYS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY")
 
@@ -48,7 +55,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_and_before_it_does
         run(recipe, registry)
     path = only(Path(recipe.run.output))
     batch = load_file(path / "nan_at_step_3.safetensors")
-    assert batch["0.input_ids"].shape[0] == 8
+    assert batch["0.0.input_ids"].shape[0] == 8
     newest = load_file(max((path / "checkpoints").iterdir()) / "trainable.safetensors")
     assert max((path / "checkpoints").iterdir()).name == "step-00000002"
     assert all(tensor.isfinite().all() for tensor in newest.values())
@@ -91,6 +98,106 @@ def test_a_full_disk_is_told_and_damages_nothing_that_was_there(
         RunDirectory(path).evaluations()
     for file in path.glob("checkpoints/*/state.json"):
         json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
+def test_where_memory_runs_out_the_same_step_is_made_of_smaller_passes(
+    kind: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = "colour_choice" if kind == "encoder" else "colours"
+    options = ("method.name=quiet", f"task.name={task}", "train.optimizer=SGD", "train.budget.steps=3")
+    whole = run(make(kind, *options), registry)
+    loss = Form.loss
+
+    def short(self: Form, model: Any, batch: Any) -> Any:
+        if len(batch["labels"]) > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Form, "loss", short)
+    parts = run(make(kind, *options), registry)
+    assert whole is not None
+    assert parts is not None
+    assert_close(whole, parts, 1e-5)
+    assert RunDirectory(whole).summary()["rows_a_pass"] == 8
+    assert RunDirectory(parts).summary()["rows_a_pass"] == 2
+    assert RunDirectory(parts).summary()["effective_batch"] == 8
+
+
+def test_memory_that_is_too_little_for_a_row_is_told(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(self: Form, model: Any, batch: Any) -> Any:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(Form, "loss", loss)
+    with pytest.raises(RunError, match="out of memory with a single row at a time; shorten train"):
+        run(make("decoder"), registry)
+
+
+def test_an_evaluation_goes_on_with_fewer_rows(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(make("decoder", "train.budget.steps=1"), registry)
+    alone, sizes = Decoder.score_packed, list[int]()
+
+    def score(self: Decoder, model: Any, rows: Any, device: Any) -> Any:
+        if len(rows) > 4:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        sizes.append(len(rows))
+        return alone(self, model, rows, device)
+
+    monkeypatch.setattr(Decoder, "score_packed", score)
+    parts = run(make("decoder", "train.budget.steps=1"), registry)
+    assert whole is not None
+    assert parts is not None
+    assert_close(whole, parts, 1e-5)
+    assert sizes
+    assert max(sizes) <= 4
+
+
+class Hanging:
+    """A tracker that answers nothing."""
+
+    name = "hanging"
+
+    def log(self, values: Any, step: int, **options: Any) -> None:
+        threading.Event().wait()
+
+    finish = store_init_configuration = log
+
+
+@pytest.mark.parametrize("what", ["init_trackers", "log"])
+def test_a_tracker_that_hangs_ends_no_run(
+    what: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(Accelerator, what, lambda self, *args, **options: threading.Event().wait())
+    path = run(make("decoder", "track.tensorboard=true", "train.budget.steps=2"), registry)
+    assert path is not None
+    assert RunDirectory(path).summary()["status"] == "done"
+    assert caplog.text.count("tracking is off from here on: no answer within 0.2 s") == 1
+
+
+def test_a_tracker_that_hangs_at_its_end_ends_no_run(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(TensorBoardTracker, "finish", lambda self: threading.Event().wait())
+    assert run(make("decoder", "track.tensorboard=true", "train.budget.steps=2"), registry) is not None
+    assert "the tracker tensorboard has not ended: no answer within 0.2 s" in caplog.text
+
+
+def test_processes_with_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, number = torch.nn.Linear(2, 2), SimpleNamespace(num_processes=3)
+    monkeypatch.setattr(world, "PartialState", lambda: number)
+    monkeypatch.setattr(world, "gather_object", lambda found: found * 3)
+    world.same_weights(model)
+    digests = list[str]()
+    monkeypatch.setattr(world, "gather_object", lambda found: digests.extend(found) or [digests[0], *digests])
+    world.same_weights(model)
+    with torch.no_grad():
+        model.weight[0, 0] += 1e-6
+    with pytest.raises(RunError, match="process 2 holds other weights than the main one"):
+        world.same_weights(model)
 
 
 def test_no_secret_of_the_environment_is_written_or_said(

@@ -135,19 +135,6 @@ def test_accumulated_batches_equal_one_big_batch(make: Make, registry: Registry,
 NO_DROPOUT = ("method.name=quiet",)
 
 
-class Quiet(Method):
-    """Full fine-tuning without dropout, which no two divisions of a batch draw alike."""
-
-    name: Literal["quiet"] = "quiet"
-
-    def apply(self, model: Any, context: Any) -> Any:
-        for module in model.modules():  # a layer's own rate, or one that it hands to a fused attention
-            for name, value in vars(module).items():
-                if isinstance(value, float) and (isinstance(module, torch.nn.Dropout) or "dropout" in name):
-                    setattr(module, name, 0.0)
-        return model
-
-
 class Told(Method):
     """Full fine-tuning that notes what it is told."""
 
@@ -181,7 +168,7 @@ class BitFit(Method):
 
 @hookimpl
 def register_methods() -> list[type[Method]]:
-    return [Quiet, Told, BitFit]
+    return [Told, BitFit]
 
 
 @pytest.fixture

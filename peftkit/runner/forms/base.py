@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, TypedDict
@@ -72,6 +72,12 @@ class Form:
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """The padded tensors of a training batch; ``labels`` marks the targets, ``input_tokens`` counts inputs."""
         raise NotImplementedError
+
+    def parts(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+        """The batch in parts of at most ``size`` rows, whose losses add up to that of the whole."""
+        rows = len(batch["labels"])
+        for start in range(0, rows, size):
+            yield {k: v[start : start + size] if v.ndim else v for k, v in batch.items()}
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The logits and the labels they should give, both aligned."""

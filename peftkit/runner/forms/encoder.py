@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,15 @@ class Encoder(Form):
             "choices": torch.tensor([len(row["candidates"]) for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, texts))),
         }
+
+    def parts(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+        inputs = [max(1, n) for n in batch["choices"].tolist()]  # a row has as many as it has choices
+        first = 0
+        for start in range(0, len(inputs), size):
+            number = sum(inputs[start : start + size])
+            which = {key: slice(first, first + number) for key in ("input_ids", "attention_mask")}
+            yield {k: v[which.get(k, slice(start, start + size))] if v.ndim else v for k, v in batch.items()}
+            first += number
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
 from peftkit.runner.forms.base import Form, Row, Scores
+from peftkit.runner.memory import ran_out
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Ranker:
                 scores = self.ways[0](self.model, rows, device)
                 problem = "" if self.proven else self._difference(scores, rows, device)
             except Exception as error:  # a model that is not meant to be continued fails in any way it likes
+                if ran_out(error):
+                    raise
                 problem = f"{type(error).__name__}: {error}".splitlines()[0]
             if not problem:
                 self.proven = True

@@ -1,0 +1,84 @@
+"""What of a recipe DeepSpeed could not do as it is said is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftkit.errors import RecipeError
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe.deepspeed import deepspeed_config
+
+
+@pytest.fixture(autouse=True)
+def recipe_file(right: str, folder: Path) -> None:
+    (folder / "x.toml").write_text(right, encoding="utf-8")
+
+
+def load(registry: Registry, *overrides: str) -> Recipe:
+    return load_recipe("x.toml", registry, ["train.optimizer=adamw", "train.deepspeed.stage=2", *overrides])
+
+
+def test_the_recipe_decides_and_the_file_says_the_rest(registry: Registry, folder: Path) -> None:
+    given = {"zero_optimization": {"overlap_comm": False, "stage": 2}, "wall_clock_breakdown": True, "bf16": {"x": 1}}
+    (folder / "ds.json").write_text(json.dumps({**given, "gradient_clipping": "auto"}), encoding="utf-8")
+    config = deepspeed_config(
+        load(registry, "train.deepspeed.config=ds.json", "train.batch_size=3", "train.max_grad_norm=0.5")
+    )
+    assert config["zero_optimization"]["stage"] == 2
+    assert config["zero_optimization"]["overlap_comm"] is False
+    assert config["wall_clock_breakdown"] is True
+    assert config["bf16"] == {"x": 1, "enabled": False}
+    assert (config["gradient_clipping"], config["train_micro_batch_size_per_gpu"]) == (0.5, 3)
+
+
+def test_a_file_may_say_the_stage(registry: Registry, folder: Path) -> None:
+    (folder / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 3}}), encoding="utf-8")
+    recipe = load_recipe("x.toml", registry, ["train.optimizer=adamw", "train.deepspeed.config=ds.json"])
+    assert deepspeed_config(recipe)["zero_optimization"]["stage"] == 3
+
+
+def test_offloading(registry: Registry) -> None:
+    config = deepspeed_config(load(registry, "train.deepspeed.offload_optimizer=cpu"))
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.optimizer=adafactor"], "flat pieces, in which adafactor would be another optimizer; use one of ada"),
+        (["train.on_nan=skip"], "cannot take back the gradients of a step"),
+        (["train.deepspeed.stage=4"], "must be one of 0, 1, 2, 3"),
+        (["train.deepspeed.config=none.json"], "train.deepspeed.config: cannot be read: .*No such file"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(overrides: list[str], words: str, registry: Registry) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load(registry, *overrides)
+
+
+def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> None:
+    assert load(registry, "train.deepspeed.stage=0", "train.optimizer=adafactor").train.optimizer == "adafactor"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"gradient_clipping": 2}, "gradient_clipping is 2 in the file, and train.max_grad_norm is 1.0; make them"),
+        ({"train_micro_batch_size_per_gpu": 99}, "train_micro_batch_size_per_gpu is 99 in the file, and train.batch"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps is 2 in the file"),
+        ({"optimizer": {"type": "Adam"}}, "the recipe says the optimizer; take 'optimizer' out of the file"),
+        ({"train_batch_size": 8}, "the recipe says the train batch size; take 'train_batch_size' out"),
+        ({"bf16": {"enabled": True}}, "bf16.enabled is true in the file, and train.mixed_precision is 'no'"),
+        ({"zero_optimization": {"stage": 3}}, "train.deepspeed.stage: is 2, and 3 in the file; make them the same"),
+        ([], "cannot be read: ds.json holds no JSON object"),
+    ],
+)
+def test_a_file_that_says_otherwise_is_refused(given: Any, words: str, registry: Registry, folder: Path) -> None:
+    (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
+    with pytest.raises(RecipeError, match=words):
+        load(registry, "train.deepspeed.config=ds.json")
