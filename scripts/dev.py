@@ -206,6 +206,15 @@ def _recipe(environment: Environment, overrides: Sequence[str], recipe: Path) ->
     return f"   {name}: {time.monotonic() - start:.0f} s"
 
 
+def fuzz(environments: Sequence[Environment]) -> None:
+    """Read 10,000 recipes that were changed at random, and others for half a minute, led by what they reach."""
+    MAIN.prepare()
+    MAIN.run("pytest", "-n", "2", "-m", "fuzz", "--hypothesis-profile=many", "tests/recipe", OMP_NUM_THREADS="1")
+    if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
+        MAIN.install("atheris")
+        MAIN.run("python", "scripts/fuzz_recipes.py", "30")
+
+
 def build(environments: Sequence[Environment]) -> None:
     """Build the sdist and, from it, the wheel into dist/."""
     MAIN.run("python", "-m", "build", "--no-isolation")
@@ -222,7 +231,7 @@ def results(environments: Sequence[Environment]) -> None:
 
 
 STAGES: dict[str, Callable[[Sequence[Environment]], None]] = {
-    stage.__name__: stage for stage in (quickstart, test, lint, matrix, build, results)
+    stage.__name__: stage for stage in (quickstart, test, lint, matrix, fuzz, build, results)
 }
 CI = ("quickstart", "test", "lint", "matrix", "build")
 

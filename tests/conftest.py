@@ -6,6 +6,7 @@ import os
 import tempfile
 
 import pytest
+from hypothesis import settings
 
 # Set on import, before any library reads them. Each worker has a folder of its own.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="peftkit-tests-")
@@ -24,6 +25,11 @@ os.environ.update(
     MPLBACKEND="agg",
     HYPOTHESIS_STORAGE_DIRECTORY=f"{_SCRATCH.name}/hypothesis",
 )
+
+# `pytest --hypothesis-profile=many -m fuzz` is what CI runs besides.
+settings.register_profile("few", deadline=None, database=None, max_examples=150)
+settings.register_profile("many", deadline=None, database=None, max_examples=5000)
+settings.load_profile("few")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

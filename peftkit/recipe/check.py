@@ -7,9 +7,9 @@ from typing import Any
 
 from peftkit.components import Component, Situation
 from peftkit.errors import PluginError, listed, one_line
-from peftkit.recipe.deepspeed import deepspeed_findings
 from peftkit.recipe.names import model_kind
 from peftkit.recipe.positions import KeyPath
+from peftkit.recipe.sharding import sharding_findings
 from peftkit.recipe.tables import Recipe, interval
 
 Finding = tuple[KeyPath, str]
@@ -34,7 +34,7 @@ def findings(recipe: Recipe, config: Mapping[str, Any]) -> list[Finding]:
         PluginError: a component fails when it is asked what it refuses.
     """
     asked = situation(recipe, config)
-    found = [*_metrics(recipe, asked), *_precision(recipe), *_stream(recipe), *deepspeed_findings(recipe)]
+    found = [*_metrics(recipe, asked), *_precision(recipe), *_stream(recipe), *sharding_findings(recipe)]
     components: list[tuple[str, Component]] = [("task", recipe.task), ("method", recipe.method)]
     for key, component in components:
         found += [((key, "name"), f"{component.name!r} cannot be used so: {t}") for t in _refusals(component, asked)]

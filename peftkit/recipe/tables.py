@@ -165,6 +165,9 @@ class TrainTable(Table):
     deepspeed: DeepSpeedTable = DeepSpeedTable()
     """DeepSpeed's ZeRO, which shards among processes; needs the extra `deepspeed` and a launcher."""
 
+    fsdp: bool = False
+    """FSDP2, which shards weights, gradients and the optimizer's state among GPUs; needs a launcher."""
+
     @field_validator("optimizer")
     @classmethod
     def _can_be_had(cls, value: str) -> str:

@@ -1,15 +1,17 @@
-"""How losses become steps: by the optimizer itself, or by DeepSpeed, which shards what it holds among processes."""
+"""How losses become steps: by the optimizer itself, or by what shards weights and state among processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from peftkit.recipe import Recipe
 from peftkit.runner import checkpoint
@@ -151,7 +153,57 @@ class DeepSpeed(Engine):
                 self.model.basic_optimizer.state[piece][key] = kept
 
 
+class Fsdp(Engine):
+    """FSDP2 (Zhao et al., 2023): weights, gradients and optimizer state are sharded as tensors of their own kind."""
+
+    lockstep = True
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        sharded = [module for module in self.module.modules() if isinstance(module, FSDPModule)]
+        for module in sharded:
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in sharded:
+                module.reshard()
+
+    def weights(self) -> dict[str, Tensor]:
+        with self.whole():
+            found = checkpoint.trained_tensors(self.module)
+            return {name: value.detach().cpu().clone() for name, value in found.items()}
+
+    def state(self) -> State:
+        tensors, rest = checkpoint.optimizer_state(self.optimizer)
+        return {name: _full(value) for name, value in tensors.items()}, rest
+
+    def restore(self, trainable: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+        own = checkpoint.trained_tensors(self.module)
+        checkpoint.restore_trained(self.module, {name: _like(value, own[name]) for name, value in trainable.items()})
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        sharded = {
+            name: _like(value, parameters[int(name.split(".")[0])]) if value.ndim else value
+            for name, value in tensors.items()
+        }
+        checkpoint.restore_optimizer(self.optimizer, sharded, rest)
+
+
+def _full(value: Tensor) -> Tensor:
+    """The whole tensor, which every process asks for together."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _like(value: Tensor, sharded: Tensor) -> Tensor:
+    """A whole tensor, sharded as another one is."""
+    if not isinstance(sharded, DTensor):
+        return value
+    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements)
+
+
+ENGINES = {DistributedType.DEEPSPEED: DeepSpeed, DistributedType.FSDP: Fsdp}
+
+
 def make_engine(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Engine:
     """The engine of the world that is there."""
-    kind = DeepSpeed if accelerator.distributed_type == DistributedType.DEEPSPEED else Engine
-    return kind(recipe, model, accelerator)
+    return ENGINES.get(accelerator.distributed_type, Engine)(recipe, model, accelerator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from peftkit.errors import InputError, PeftkitError, RunError
 from peftkit.plugins import Registry
-from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe import Recipe, dump_recipe, load_recipe
 
 LATEST = ""
 """As the run to resume: the newest of the recipe's name that has the same recipe."""
@@ -44,7 +45,13 @@ def find(recipe: Recipe, registry: Registry, asked: str) -> Path | None:
                 f"{path / 'recipe.toml'}, or run the new one without --resume"
             )
         return path
-    for path in sorted(Path(recipe.run.output).glob(f"{recipe.run.name}-*"), reverse=True):
+    there = sorted(Path(recipe.run.output).glob(f"{recipe.run.name}-*"), reverse=True)
+    text = dump_recipe(recipe)
+    for path in there:  # what is written alike need not be read, of which there may be thousands
+        with suppress(OSError, UnicodeDecodeError):
+            if (path / "recipe.toml").read_text(encoding="utf-8") == text:
+                return path
+    for path in there:
         try:
             if recipe == load_recipe(path / "recipe.toml", registry):
                 return path

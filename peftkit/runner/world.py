@@ -11,14 +11,20 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
-from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, gather_object, is_deepspeed_available
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    gather_object,
+    is_deepspeed_available,
+)
 from torch import nn
 from transformers.integrations import unset_hf_deepspeed_config
 
 from peftkit.errors import RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
-from peftkit.recipe.deepspeed import deepspeed_config
+from peftkit.recipe.sharding import deepspeed_config
 from peftkit.runner.tracking import trackers
 
 LAUNCH_CPU = (
@@ -39,15 +45,15 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.train.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise RunError('train.mixed_precision = "fp16" needs a GPU; on a CPU use "bf16" or "no"')
-    deepspeed = _deepspeed(recipe)
+    sharded = _fsdp(recipe) or _deepspeed(recipe)
     accelerator = Accelerator(
         mixed_precision=recipe.train.mixed_precision,
         log_with=trackers(recipe) or None,
         project_dir=recipe.run.output,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, dispatch_batches=False),
-        **deepspeed,
+        **sharded,
     )
-    if deepspeed:
+    if recipe.train.deepspeed.used:
         unset_hf_deepspeed_config()  # or transformers would shard a model before the method is applied
     if accelerator.num_processes != asked:
         raise RunError(
@@ -93,6 +99,27 @@ def same_weights(model: nn.Module) -> None:
             f"process {different[0]} holds other weights than the main one before training; give every machine the "
             "same model (model.revision pins one), and let the method draw nothing that torch's seed does not decide"
         )
+
+
+def _fsdp(recipe: Recipe) -> dict[str, Any]:
+    """What an Accelerator needs to train with FSDP2; nothing where the recipe does not ask for it."""
+    launched = _true("ACCELERATE_USE_FSDP")
+    if not (recipe.train.fsdp or launched):
+        return {}
+    if not recipe.train.fsdp:
+        raise RunError("the launch asks for FSDP and the recipe does not; say train.fsdp = true in the recipe")
+    if not torch.cuda.is_available() or _true("ACCELERATE_USE_CPU"):
+        raise RunError(
+            "train.fsdp needs GPUs: on a CPU accelerate would train with plain data parallelism in its place; set it "
+            "to false, or take train.deepspeed"
+        )
+    if "RANK" not in os.environ:
+        raise RunError(f"FSDP needs a launcher: {_launch(torch.cuda.device_count(), gpu=True)}")
+    os.environ["ACCELERATE_USE_FSDP"] = "true"  # or the Accelerator takes the plugin and does not use it
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    return {"fsdp_plugin": plugin}
 
 
 def _deepspeed(recipe: Recipe) -> dict[str, Any]:

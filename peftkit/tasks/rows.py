@@ -42,7 +42,7 @@ def text(row: Mapping[str, Any], column: str) -> str:
     """
     found = value(row, column)
     if isinstance(found, str):
-        return found
+        return _whole(found, column)
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise RowError(column, f"must be a text, not {_short(found)}")
     return str(found)
@@ -62,7 +62,7 @@ def texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     for each in found:
         if isinstance(each, bool) or not isinstance(each, str | int | float):
             raise RowError(columns[0], f"must be a list of texts, and holds {_short(each)}")
-    return list(map(str, found))
+    return [_whole(str(each), columns[0]) for each in found]
 
 
 def right_choice(given: Any, choices: Sequence[str], labels: Sequence[str], form: AnswerForm, column: str) -> int:
@@ -108,6 +108,19 @@ def refuse_duplicates(choices: Sequence[str], column: str) -> None:
         if choice in seen:
             raise RowError(column, f"holds the choice {choice!r} twice")
         seen.add(choice)
+
+
+def _whole(found: str, column: str) -> str:
+    """The text, if it can be written: no tokenizer takes half of a character.
+
+    Raises:
+        RowError: it cannot.
+    """
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(column, f"holds half of a character (a lone surrogate) at place {error.start + 1}") from error
+    return found
 
 
 def _short(found: object) -> str:

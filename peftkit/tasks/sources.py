@@ -270,14 +270,17 @@ def _cut(rows: Dataset, wanted: int, source: Source) -> tuple[Dataset, Dataset]:
 def _strata(rows: Dataset, column: str | None) -> list[str]:
     """What of each row is kept in proportion; nothing where there is no such column, which is told later."""
 
-    def key(row: Mapping[str, Any]) -> str:
+    def key(found: Any, top: str) -> str:
         try:
-            return repr(value(row, column or ""))
+            return repr(value({top: found}, column or ""))
         except RowError:
             return ""
 
-    [top] = [name for name in rows.column_names if name in (column, (column or "").split(".")[0])][:1] or [None]
-    return [key(row) for row in rows.select_columns([top])] if top else [""] * len(rows)
+    for top in rows.column_names:
+        if top in (column, (column or "").split(".")[0]):
+            batches = rows.select_columns([top]).iter(batch_size=10_000)
+            return [key(found, top) for batch in batches for found in batch[top]]
+    return [""] * len(rows)
 
 
 def _some(rows: Any, source: Source, split: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytest
 import tomli_w
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -190,7 +190,7 @@ values = st.recursive(
 
 
 @given(st.data())
-@settings(deadline=None, database=None, max_examples=150)
+@pytest.mark.fuzz
 def test_a_recipe_with_any_values_changed_is_read_or_refused_in_words(
     file: Path, registry: Registry, data: st.DataObject
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_recipe_with_any_values_changed_is_read_or_refused_in_words(
 
 
 @given(st.data())
-@settings(deadline=None, database=None, max_examples=150)
+@pytest.mark.fuzz
 def test_a_recipe_with_any_characters_changed_is_read_or_refused_in_words(
     file: Path, registry: Registry, data: st.DataObject
 ) -> None:

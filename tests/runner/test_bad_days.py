@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
 from safetensors.torch import load_file
 
-from peftkit.errors import RunError
+from peftkit.errors import PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.runner import run, tracking, world
 from peftkit.runner.forms import Form
@@ -205,13 +207,37 @@ def test_no_secret_of_the_environment_is_written_or_said(
 ) -> None:
     for key in KEYS:
         monkeypatch.setenv(key, f"planted-{key}-0123456789")
-    path = run(make("decoder", "track.tensorboard=true", "train.budget.steps=2"), registry)
+    path = run(make("decoder", "track.tensorboard=true", "track.wandb=offline", "train.budget.steps=2"), registry)
     assert path is not None
+    assert list((path / "wandb").rglob("*.wandb"))
     said = "".join(capfd.readouterr())
     written = b"".join(file.read_bytes() for file in path.rglob("*") if file.is_file())
     for key in KEYS:
         assert f"planted-{key}" not in said
         assert f"planted-{key}".encode() not in written
+
+
+def test_a_clock_that_is_set_disturbs_no_cost(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = iter(range(0, -10_000_000, -3600))  # whenever it is read, it is an hour earlier
+    monkeypatch.setattr(time, "time", lambda: 1e9 + next(hours))
+    path = run(make("decoder", "evaluate.every=1 steps", "train.budget.steps=4"), registry)
+    assert path is not None
+    seconds = [row["cost"]["train_seconds"] for row in RunDirectory(path).evaluations()]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[-1] < 60
+
+
+def test_no_secret_is_said_by_what_fails(
+    make: Make, models: dict[str, Path], registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for key in KEYS:
+        monkeypatch.setenv(key, f"planted-{key}-0123456789")
+    shutil.copytree(models["decoder"], tmp_path / "half")
+    (tmp_path / "half" / "model.safetensors").unlink()
+    recipe = make("decoder", f"model.name={tmp_path / 'half'}")
+    with pytest.raises(PeftkitError) as caught:
+        run(recipe, registry)
+    assert "planted" not in str(caught.value)
 
 
 def test_plugins_are_told_before_a_run(make: Make, registry: Registry, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.errors import RunError
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
-from tests.runner.conftest import Make
 from tests.runner.test_training import assert_close
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -76,12 +74,3 @@ def test_a_launch_that_silently_starts_one_process_is_refused(option: list[str],
     done = start([*LAUNCH, "--cpu", *option, "-m", "peftkit", str(file)])
     assert done.returncode == 1
     assert "`accelerate launch` was asked for 2 processes and started one; on a CPU launch with: " in done.stderr
-
-
-def test_what_the_launch_asks_for_must_be_there(
-    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    with pytest.raises(RunError, match="the launch asks for FSDP, and something turned it off"):
-        run(make("decoder"), registry)

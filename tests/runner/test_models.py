@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from peftkit import Method
 from peftkit.errors import RecipeError, RunError
@@ -48,6 +50,24 @@ def test_weights_that_are_pickled_are_refused(make: Make, models: dict[str, Path
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(RunError, match=r"cannot be loaded.*safetensors"):
         load_base(make("decoder", f"model.name={folder}"))
+
+
+def test_a_hub_that_is_away_is_made_up_for_by_its_cache(make: Make, models: dict[str, Path]) -> None:
+    hub = Path(HF_HUB_CACHE)
+    assert hub.is_relative_to(tempfile.gettempdir()), "nobody's own cache is touched"
+    folder, commit = hub / "models--someone--tiny", "0" * 40
+    shutil.copytree(models["decoder"], folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    try:
+        base = load_base(make("decoder", "model.name=someone/tiny"))
+    finally:
+        shutil.rmtree(folder)
+    assert base.kind == "decoder"
+    with pytest.raises(
+        RunError, match=r"'someone/tiny' cannot be loaded: .*; fetch it .* \(hf download someone/tiny\)"
+    ):
+        load_base(make("decoder", "model.name=someone/tiny"))
 
 
 def test_a_config_without_an_architecture_is_refused(make: Make, models: dict[str, Path], tmp_path: Path) -> None:

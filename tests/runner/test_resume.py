@@ -9,16 +9,20 @@ import os
 import random
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from peftkit.errors import InputError, Interrupted, RunError
-from peftkit.plugins import Registry
+from peftkit.errors import InputError, Interrupted, PeftkitError, RunError
+from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
 from peftkit.runner import run
 from peftkit.runner.resume import lock
@@ -59,31 +63,62 @@ def in_a_child(do: Callable[[], None]) -> multiprocessing.process.BaseProcess:
     return child
 
 
-def killed(recipe: Recipe, registry: Registry, after: float, resume: str | None) -> bool:
-    """Runs the recipe in a child and kills it after so many seconds; whether it was at work until then."""
+def killed(recipe: Recipe, registry: Registry, processes: int = 1, after: float | None = None) -> bool:
+    """Goes on with the recipe in children and kills them after so many seconds; whether they were at work until then.
 
-    def work() -> None:
+    Without ``after`` they come to their end.
+    """
+    port = free_port()
+
+    def work(rank: int) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         torch.set_num_threads(1)
-        run(recipe, registry, resume=resume)
+        if processes > 1:  # as a launcher leaves it
+            world = {"WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+            os.environ.update({k: str(v) for k, v in world.items()}, MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true")
+        run(recipe, registry, resume="")
 
-    child = in_a_child(work)
-    child.join(after)
-    alive = child.is_alive()
-    if alive:
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-    child.join()
+    children = [in_a_child(partial(work, rank)) for rank in range(processes)]
+    deadline = None if after is None else time.monotonic() + after
+    for child in children:
+        child.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    alive = any(child.is_alive() for child in children)
+    for child in children:
+        if child.is_alive() and child.pid is not None:
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    if after is None:
+        assert [child.exitcode for child in children] == [0] * processes
     return alive
 
 
-VARIANTS = {
-    "full": ("encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
-    "lora": ("encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
-    "prefix_tuning": ("decoder", "method.name=prefix_tuning", "train.workers=1"),
-    "vera": ("encoder", "method.name=vera", "train.schedule=cosine"),
-    "stream": ("decoder", "method.name=lora", "task.streaming=true"),
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def only(recipe: Recipe) -> Path:
+    """The one run that came to its end; a kill at the very beginning leaves an empty directory."""
+    [path] = [path for path in Path(recipe.run.output).iterdir() if (path / "summary.json").is_file()]
+    return path
+
+
+KILLS = 6
+VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
+    "full": (1, "encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
+    "lora": (1, "encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
+    "prefix_tuning": (1, "decoder", "method.name=prefix_tuning", "train.workers=1"),
+    "vera": (1, "encoder", "method.name=vera", "train.schedule=cosine"),
+    "stream": (1, "decoder", "method.name=lora", "task.streaming=true"),
+    "two processes": (2, "encoder-decoder", "method.name=lora", "train.batch_size=4"),
 }
+
+
+if "parallel_adapters" in load_registry().of("method"):
+    VARIANTS["parallel_adapters"] = (1, "encoder-decoder", "method.name=parallel_adapters")
 
 
 @pytest.mark.slow
@@ -91,20 +126,18 @@ VARIANTS = {
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     variant: str, make: Make, registry: Registry, tmp_path: Path
 ) -> None:
-    kind, *options = VARIANTS[variant]
+    processes, kind, *options = VARIANTS[variant]
     recipe = make(kind, *OPTIONS, *options)
     began = time.monotonic()
-    whole = run(recipe, registry)
-    assert whole is not None
-    seconds = time.monotonic() - began
+    killed(recipe, registry, processes)
+    seconds, whole = time.monotonic() - began, only(recipe)
     expected, weights = outcome(whole), last_weights(whole)
     shutil.rmtree(whole)
-    rng, kills = random.Random(variant), 0
-    for _ in range(6):
-        kills += killed(recipe, registry, rng.uniform(0.1, 0.9) * seconds, resume="")
-    assert kills
-    path = run(recipe, registry, resume="")
-    assert path is not None
+    rng = random.Random(variant)
+    kills = [killed(recipe, registry, processes, rng.uniform(0.1, 0.9) * seconds) for _ in range(KILLS)]
+    assert any(kills)
+    killed(recipe, registry, processes)
+    path = only(recipe)
     assert outcome(path) == expected
     assert last_weights(path) == weights
     assert not [f for f in path.rglob("*") if ".tmp" in f.name or ".old" in f.name]
@@ -229,3 +262,58 @@ def test_another_number_of_processes_is_refused(stopped: tuple[Recipe, Path], re
         file.write_text(json.dumps({**json.loads(file.read_text()), "processes": 2}))
     with pytest.raises(RunError, match="begun by 2 processes, and these are 1"):
         run(recipe, registry, resume="")
+
+
+FILES = (
+    "recipe.toml",
+    "environment.json",
+    "evaluations.jsonl",
+    "model",
+    "predictions/dev.jsonl",
+    "checkpoints",
+    ".lock",
+)
+
+
+@pytest.mark.slow
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(FILES), st.sampled_from(("cut", "flip", "gone", "junk"))), min_size=1, max_size=3
+    ),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def test_a_run_directory_in_which_anything_is_spoilt_goes_on_or_is_refused_in_words(
+    stopped: tuple[Recipe, Path], registry: Registry, damages: list[tuple[str, str]], rng: random.Random
+) -> None:
+    recipe, path = stopped
+    kept = path.parent.parent / "kept"
+    if not kept.exists():
+        shutil.copytree(path, kept)
+    shutil.rmtree(path)
+    shutil.copytree(kept, path)
+    for name, damage in damages:
+        files = [f for f in [path / name, *(path / name).rglob("*")] if f.is_file()]
+        for file in rng.sample(files, min(2, len(files))):
+            spoil(file, damage, rng)
+    try:
+        run(recipe, registry, resume=str(path))
+    except PeftkitError:
+        pass
+    else:
+        rows = RunDirectory(path).evaluations()
+        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+        assert RunDirectory(path).summary()["status"] == "done"
+
+
+def spoil(file: Path, damage: str, rng: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "junk":
+        file.write_bytes(rng.randbytes(rng.randrange(200)))
+    elif damage == "cut":
+        file.write_bytes(content[: rng.randrange(len(content) + 1)])
+    elif content:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
-from peftkit import Example
+from peftkit import Example, RowError
 from peftkit.errors import InputError
+from peftkit.recipe.names import model_path
 from peftkit.runner.encoding import examples_of
+from peftkit.tasks.data import DataTask
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from tests.tasks.conftest import Rows, Write
 
@@ -270,3 +275,44 @@ def test_streamed_rows_are_labelled_by_the_names_told(write: Write) -> None:
     assert task.streams
     rows: Any = task.load()["train"]
     assert [task.encode(row).target for row in rows] == [row["label"] for row in TEXTS]
+
+
+TOKENIZER = AutoTokenizer.from_pretrained(model_path("pocket-t5"))
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.floats(),
+    st.text(max_size=8),
+    st.text(st.characters(categories=["Cs", "Cc", "Zs"]), max_size=4),
+    st.just("x" * 1_000_000),
+    st.lists(st.text(max_size=3), max_size=4),
+    st.just({"text": ["a", "b"]}),
+)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        TextClassification(path="x", label_names=("a", "b")),
+        TextClassification(path="x", label_names=("a", "b"), text_column="text.text"),
+        MultipleChoice(path="x", context_column="text"),
+        MultipleChoice(path="x", shuffle_choices=True, answer_is="index"),
+        TextGeneration(path="x", source_column="text", target_column="answer"),
+        DistractorGeneration(path="x", distractors_column="choices"),
+        DistractorGeneration(path="x", choices_column="choices"),
+    ],
+    ids=lambda task: task.name,
+)
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("text", "label", "question", "choices", "answer"), ANYTHING)))
+@settings(max_examples=300, deadline=None, database=None)
+def test_any_row_is_encoded_or_refused_with_its_field(task: DataTask, row: dict[str, Any]) -> None:
+    try:
+        example = task.encode(row)
+    except RowError:
+        return
+    assert isinstance(example.source, str)
+    assert isinstance(example.target, str)
+    assert not example.candidates or example.target in example.candidates
+    for text in (example.source, example.target, *example.candidates):
+        assert TOKENIZER(text[:1000])["input_ids"]

@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration as the recipe says it, and what of a recipe DeepSpeed cannot do."""
+"""DeepSpeed's configuration as the recipe says it, and what of a recipe cannot be done where weights are sharded."""
 
 from __future__ import annotations
 
@@ -45,9 +45,16 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def deepspeed_findings(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+def sharding_findings(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """What would not be done as the recipe says it."""
     train, asked = recipe.train, recipe.train.deepspeed
+    if train.fsdp and asked.used:
+        yield ("train", "fsdp"), "both FSDP and DeepSpeed would shard the model; take one"
+    if train.fsdp and train.optimizer.lower() not in ELEMENTWISE:
+        yield (
+            ("train", "optimizer"),
+            f"{train.optimizer} has not been tried on sharded weights; use one of {listed(list(ELEMENTWISE))}",
+        )
     if not asked.used:
         return
     try:

@@ -11,7 +11,7 @@ import pytest
 from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.deepspeed import deepspeed_config
+from peftkit.recipe.sharding import deepspeed_config
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,7 @@ def test_offloading(registry: Registry) -> None:
     ("overrides", "words"),
     [
         (["train.optimizer=adafactor"], "flat pieces, in which adafactor would be another optimizer; use one of ada"),
+        (["train.fsdp=true"], "both FSDP and DeepSpeed would shard the model"),
         (["train.on_nan=skip"], "cannot take back the gradients of a step"),
         (["train.deepspeed.stage=4"], "must be one of 0, 1, 2, 3"),
         (["train.deepspeed.config=none.json"], "train.deepspeed.config: cannot be read: .*No such file"),
