@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,17 +133,26 @@ class RunDirectory:
             temporary.rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
-    def keep_evaluations(self, number: int) -> list[dict[str, Any]]:
+    def evaluations_digest(self, number: int) -> str:
+        """The SHA-256 of the first lines of ``evaluations.jsonl``."""
+        path = self.path / "evaluations.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return sha256(b"".join(lines[:number])).hexdigest()
+
+    def keep_evaluations(self, number: int, digest: str) -> list[dict[str, Any]]:
         """Drops all lines of ``evaluations.jsonl`` but the first ones, and returns these.
 
         Raises:
-            InputError: there are fewer, or they are damaged or of a newer format.
+            InputError: they are not those that ``evaluations_digest`` was taken of, or of a newer format.
         """
         path = self.path / "evaluations.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        if len(lines) < number:
-            raise InputError(f"{path}: has {len(lines)} evaluations, and the checkpoint was written after {number}")
-        self.write_text(path.name, "".join(lines[:number]))
+        if self.evaluations_digest(number) != digest:
+            raise InputError(
+                f"{path}: its first {number} lines are not what they were when the checkpoint was written; bring them "
+                "back, or run the recipe anew without --resume"
+            )
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        self.write_text(path.name, b"".join(lines[:number]).decode())
         return self.evaluations()
 
     def evaluations(self) -> list[dict[str, Any]]:

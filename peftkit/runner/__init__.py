@@ -127,7 +127,7 @@ def _directory(
     else:
         directory, held = RunDirectory(found), lock(found)
         if newest(found / "checkpoints") is None:
-            directory.keep_evaluations(0)
+            directory.write_text("evaluations.jsonl", "")
     return directory, held
 
 

@@ -5,7 +5,7 @@ A checkpoint is a folder ``checkpoints/step-00000120`` of a run with
 =========================  =====================================================================
 ``trainable.safetensors``  the parameters that learn, and the model's buffers
 ``optimizer.safetensors``  the tensors of the optimizer's state
-``state.json``             everything else, and the SHA-256 of the two other files
+``state.json``             everything else, and the SHA-256 of it and of the two other files
 =========================  =====================================================================
 
 Nothing in it is pickled.
@@ -69,7 +69,7 @@ def write(
             whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
             save_file(whole, temporary / file, metadata={"format": "pt"})
             digests[file] = _sync_and_hash(temporary / file)
-        document = {"format": FORMAT, "sha256": digests, **state}
+        document = {"format": FORMAT, "sha256": {**digests, "state": digest(state)}, "state": state}
         (temporary / "state.json").write_text(json.dumps(document), encoding="utf-8")
         _sync_and_hash(temporary / "state.json")
         _sync(temporary)
@@ -88,7 +88,7 @@ def newest(folder: Path) -> Checkpoint | None:
     for name in reversed(_names(folder)):
         try:
             return _read(folder / name)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("%s is damaged (%s); going back to the one before", folder / name, error)
     return None
 
@@ -98,14 +98,20 @@ def _names(folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> Checkpoint:
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if state["format"] != FORMAT:
-        raise RunError(f"{path} has format {state['format']!r}, and this peftkit reads {FORMAT}; upgrade peftkit")
-    for file in TENSORS:
-        if _hash(path / file) != state["sha256"][file]:
-            raise ValueError(f"{file} is not what was written")
+    document = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    found = {"state": digest(document["state"]), **{file: _hash(path / file) for file in TENSORS}}
+    for name, written in found.items():
+        if document["sha256"][name] != written:
+            raise ValueError(f"{name} is not what was written")
+    if document["format"] != FORMAT:
+        raise RunError(f"{path} has format {document['format']!r}, and this peftkit reads {FORMAT}; upgrade peftkit")
     trainable, optimizer = (load_file(path / file) for file in TENSORS)
-    return Checkpoint(path, trainable, optimizer, state)
+    return Checkpoint(path, trainable, optimizer, document["state"])
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """The SHA-256 of what stands in ``state.json``."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _hash(path: Path) -> str:

@@ -27,9 +27,6 @@ def halving(do: Callable[[int], Made], rows: int) -> Made:
         RunError: there is not enough for a single row.
     """
 
-    def attempt(size: int) -> Made:
-        return do(size)
-
     def half() -> int:
         nonlocal rows
         rows //= 2
@@ -37,9 +34,14 @@ def halving(do: Callable[[int], Made], rows: int) -> Made:
             log.warning("out of memory: goes on with %d rows at a time", rows)
         return rows
 
-    if rows:
+    try:
+        return do(rows)  # not by accelerate at once, which takes a while to clear what may be full
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+    if half():
         try:
-            made: Made = find_executable_batch_size(attempt, starting_batch_size=rows, reduce_batch_size_fn=half)()
+            made: Made = find_executable_batch_size(do, starting_batch_size=rows, reduce_batch_size_fn=half)()
             return made
         except RuntimeError:
             if rows:

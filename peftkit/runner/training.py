@@ -157,26 +157,26 @@ class Training:
         Raises:
             RunError: memory runs out with a single row, or where other processes wait for this one.
         """
-        try:
-            return self._passes(micro_batches, targets)
-        except RuntimeError as error:
-            if not ran_out(error):
-                raise
-        # Here, and not above, so that the error no longer holds what it was raised from.
         train = self.recipe.train
-        if self.accelerator.num_processes > 1 or self.recipe.train.deepspeed.used:
-            raise RunError(
-                f"out of memory at step {self.used.step + 1} with train.batch_size = {train.batch_size}; with "
-                f"{max(1, train.batch_size // 2)}, and train.gradient_accumulation_steps = "
-                f"{2 * train.gradient_accumulation_steps}, a step is of the same rows"
-            )
+        if self.accelerator.num_processes > 1 or train.deepspeed.used:
+            try:
+                return self._passes(micro_batches, targets)
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
+                raise RunError(
+                    f"out of memory at step {self.used.step + 1} with train.batch_size = {train.batch_size}; with "
+                    f"{max(1, train.batch_size // 2)}, and train.gradient_accumulation_steps = "
+                    f"{2 * train.gradient_accumulation_steps}, a step is of the same rows"
+                ) from error
 
         def attempt(rows: int) -> Tensor:
-            self.engine.zero_grad()
-            self.rows_a_pass = rows
+            if rows < self.rows_a_pass:
+                self.engine.zero_grad()
+                self.rows_a_pass = rows
             return self._passes(micro_batches, targets)
 
-        return halving(attempt, self.rows_a_pass // 2)
+        return halving(attempt, self.rows_a_pass)
 
     def _passes(self, micro_batches: list[dict[str, Tensor]], targets: int) -> Tensor:
         accelerator, seed = self.accelerator, self.recipe.run.seed
@@ -289,6 +289,7 @@ class Training:
             "losses": [loss.item() for loss in self._losses],
             "targets": self._targets,
             "evaluations": len(self.rows),
+            "evaluations_digest": self.run.evaluations_digest(len(self.rows)),
             "selected": None if self.selected is None else self.rows.index(self.selected),
             "evaluation_seconds": self.evaluation_seconds,
             "meters": {meter.name: meter.state() for meter in self.meters},
@@ -320,7 +321,8 @@ class Training:
             meter.restore(state["meters"].get(meter.name, {}))
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.rows = by_main(self.accelerator, lambda: self.run.keep_evaluations(state["evaluations"]))  # type: ignore[union-attr]
+        kept = (state["evaluations"], state["evaluations_digest"])
+        self.rows = by_main(self.accelerator, lambda: self.run.keep_evaluations(*kept))  # type: ignore[union-attr]
         if state["selected"] is not None:
             self.selected = self.rows[state["selected"]]
             self.selects, self.higher_is_better = direction(self.recipe, self.selected["dev"])
