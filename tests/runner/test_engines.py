@@ -25,8 +25,8 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.runner import run
 from peftkit.runner.engines import Engine, Fsdp, make_engine
+from tests.runner.children import free_port, in_children
 from tests.runner.conftest import Make, tiny
-from tests.runner.test_resume import free_port, in_a_child
 
 STEPS = 3
 
@@ -90,7 +90,6 @@ def trained(recipe: Recipe, *, sharded: bool) -> tuple[dict[str, Tensor], dict[s
 def work(recipe: Recipe, rank: int, port: int, out: Path) -> None:
     world = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in world.items()})
-    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     for name, tensors in zip("abc", trained(recipe, sharded=True), strict=True):
         if rank == 0:
@@ -108,11 +107,7 @@ def test_sharded_weights_learn_and_are_restored_as_whole_ones(method: str, make:
         "train.optimizer_options={momentum=0.9}",
     )
     port = free_port()
-    children = [in_a_child(partial(work, recipe, rank, port, tmp_path)) for rank in range(2)]
-    for child in children:
-        child.join(120)
-        child.kill()
-    assert [child.exitcode for child in children] == [0, 0]
+    assert in_children([partial(work, recipe, rank, port, tmp_path) for rank in range(2)]) == [0, 0]
     for name, right in zip("abc", trained(recipe, sharded=False), strict=True):
         found = load_file(tmp_path / f"{name}.safetensors")
         assert found.keys() == right.keys()

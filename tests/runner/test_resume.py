@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import socket
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +23,7 @@ from peftkit.runner import run
 from peftkit.runner.checkpoint import digest
 from peftkit.runner.resume import lock
 from peftkit.runs import RunDirectory
+from tests.runner.children import together
 from tests.runner.conftest import Make
 
 TIMES = ("evaluation_seconds", "cost")
@@ -55,50 +51,6 @@ def last_weights(path: Path) -> str:
     """The hash of what the last checkpoint holds."""
     newest = max((path / "checkpoints").glob("step-*"))
     return hashlib.sha256((newest / "trainable.safetensors").read_bytes()).hexdigest()
-
-
-def in_a_child(do: Callable[[], None]) -> multiprocessing.process.BaseProcess:
-    """Starts a copy of this process; libraries are loaded already, so that it is at work at once."""
-    child = multiprocessing.get_context("fork").Process(target=do)  # no daemon, which may have no children
-    child.start()
-    return child
-
-
-def killed(recipe: Recipe, registry: Registry, processes: int = 1, after: float | None = None) -> bool:
-    """Goes on with the recipe in children and kills them after so many seconds; whether they were at work until then.
-
-    Without ``after`` they come to their end.
-    """
-    port = free_port()
-
-    def work(rank: int) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        torch.set_num_threads(1)
-        if processes > 1:  # as a launcher leaves it
-            world = {"WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
-            os.environ.update({k: str(v) for k, v in world.items()}, MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true")
-        run(recipe, registry, resume="")
-
-    children = [in_a_child(partial(work, rank)) for rank in range(processes)]
-    deadline = None if after is None else time.monotonic() + after
-    for child in children:
-        child.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    alive = any(child.is_alive() for child in children)
-    for child in children:
-        if child.is_alive() and child.pid is not None:
-            os.kill(child.pid, signal.SIGKILL)
-        child.join()
-    if after is None:
-        assert [child.exitcode for child in children] == [0] * processes
-    return alive
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def only(recipe: Recipe) -> Path:
@@ -130,14 +82,16 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     processes, kind, *options = VARIANTS[variant]
     recipe = make(kind, *OPTIONS, *options)
     began = time.monotonic()
-    killed(recipe, registry, processes)
+    together(recipe, registry, processes, resume="")
     seconds, whole = time.monotonic() - began, only(recipe)
     expected, weights = outcome(whole), last_weights(whole)
     shutil.rmtree(whole)
     rng = random.Random(variant)
-    kills = [killed(recipe, registry, processes, rng.uniform(0.1, 0.9) * seconds) for _ in range(KILLS)]
+    kills = [
+        together(recipe, registry, processes, after=rng.uniform(0.1, 0.9) * seconds, resume="") for _ in range(KILLS)
+    ]
     assert any(kills)
-    killed(recipe, registry, processes)
+    together(recipe, registry, processes, resume="")
     path = only(recipe)
     assert outcome(path) == expected
     assert last_weights(path) == weights
