@@ -93,8 +93,8 @@ def listed(folder: Path, number: int) -> None:
     for i in range(number):
         path = folder / f"run-20260101-{i:06}-0000"
         path.mkdir(parents=True)
-        (path / "recipe.toml").write_text(text.replace("seed = 42", f"seed = {i + 100}"))
-        (path / "summary.json").write_text(json.dumps({"status": "done", "steps": i}))
+        (path / "recipe.toml").write_text(text.replace("\nseed = 42", f"\nseed = {i + 100}"))
+        (path / "summary.json").write_text(json.dumps({"format": 1, "status": "done", "steps": i}))
     began = time.perf_counter()
     summaries = [RunDirectory(path).summary() for path in sorted(folder.iterdir())]
     print(f"{len(summaries):,} run directories listed: {time.perf_counter() - began:.1f} s")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
@@ -47,6 +48,9 @@ def in_children(work: list[Callable[[], None]], seconds: float = LIMIT) -> list[
 
     def quietly(do: Callable[[], None]) -> None:
         torch.set_num_threads(1)
+        # What an earlier test has left of a world of its own.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
         do()
 
     fork = multiprocessing.get_context("fork")
