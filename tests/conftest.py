@@ -25,6 +25,8 @@ os.environ.update(
     MPLBACKEND="agg",
     HYPOTHESIS_STORAGE_DIRECTORY=f"{_SCRATCH.name}/hypothesis",
 )
+if "PYTEST_XDIST_WORKER" not in os.environ:  # one for all workers: a kernel takes a minute to compile
+    os.environ["TORCH_EXTENSIONS_DIR"] = f"{_SCRATCH.name}/torch-extensions"
 
 # `pytest --hypothesis-profile=many -m fuzz` is what CI runs besides.
 settings.register_profile("few", deadline=None, database=None, max_examples=150)

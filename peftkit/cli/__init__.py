@@ -81,6 +81,15 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
     show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
     show.add_argument("name", metavar="NAME", help="a component's name")
+    show.add_argument("--model", metavar="MODEL", help="which modules of it a method touches; reads no weights")
+    show.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option of the method, such as r=16; with --model",
+    )
     for table in (listing, show):
         table.add_argument("--json", action="store_true", help="print JSON")
     verb("schema", _schema, "Print the JSON Schema of a recipe with every installed component.")
@@ -166,8 +175,12 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from peftkit.cli.listing import show_component
+    from peftkit.cli.listing import show_component, show_touched
 
+    if options.model:
+        return show_touched(options.name, options.model, options.overrides, as_json=options.json)
+    if options.overrides:
+        raise InputError("--set says a method's options for --model; name one")
     return show_component(options.name, as_json=options.json)
 
 

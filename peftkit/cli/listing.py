@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from pydantic_core import to_jsonable_python
@@ -56,6 +59,38 @@ def show_component(name: str, *, as_json: bool) -> int:
         print(json.dumps({"format": 1, "components": [_described(e) for e in entries]}, indent=2))
     else:
         print("\n\n".join(_page(e) for e in entries))
+    return 0
+
+
+def show_touched(name: str, model: str, overrides: Iterable[str], *, as_json: bool) -> int:
+    """Prints which modules of a model a method touches, and how much of it learns.
+
+    Raises:
+        PeftkitError: nothing has that name, the options are wrong, or the method cannot be applied to the model.
+    """
+    from peftkit.recipe import load_recipe
+
+    registry = load_registry()
+    if name not in registry.of("method"):
+        if any(entry.name == name for entry in registry.entries):
+            raise InputError(f"{name!r} is no method, and only methods touch a model")
+        _unknown(name, registry)
+    named = [f"{key}={json.dumps(value)}" for key, value in (("method.name", name), ("model.name", model))]
+    options = [f"method.{word}" for word in overrides]
+    # Of an empty recipe: options are read, and refused, as anywhere.
+    method = load_recipe(os.devnull, registry, [*named, "task.name=wordnet_topic", *options]).method
+    from peftkit.runner.outline import outline  # transformers: only once the options are known to be right
+
+    found = outline(method, model)
+    if as_json:
+        print(json.dumps({"format": 1, "method": name, "model": model, **asdict(found)}, indent=2))
+        return 0
+    print(f"{name} on {model} ({found.kind})\n")
+    width = max(len(t.modules) for t in found.touched)
+    for touched in found.touched:
+        print(f"  {touched.modules:{width}}  {touched.number:4} x  {touched.parameters:,}")
+    share = found.trainable / found.total
+    print(f"\ntrainable {found.trainable:,} of {found.total:,} parameters ({share:.2%})")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from pydantic import model_validator
 
 from peftkit.components import Context, Method, ModelKind, Situation
-from peftkit.errors import InputError
+from peftkit.errors import InputError, listed, one_line
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -78,7 +78,9 @@ class PeftMethod(Method):
                 warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
                 return cast("nn.Module", peft.get_peft_model(cast(Any, model), self.config(model, context)))
         except ValueError as error:
-            raise InputError(f"{self.name!r} cannot be applied to {type(model).__name__}: {error}") from error
+            there = f"; its modules are {listed(leaves(model))}" if "not found in the base model" in str(error) else ""
+            reason = one_line(error).rstrip(".")
+            raise InputError(f"{self.name!r} cannot be applied to {type(model).__name__}: {reason}{there}") from error
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes peft's own form, which ``PeftModel.from_pretrained`` reads."""
@@ -111,6 +113,17 @@ def head_modules(model: nn.Module) -> list[str]:
     backbone = getattr(model, "base_model_prefix", "")
     children = {name for name, child in model.named_children() if any(True for _ in child.parameters())}
     return sorted(children - {backbone, *HEADS})
+
+
+def leaves(model: nn.Module) -> list[str]:
+    """The names, without what they lie in, of the modules that hold weights of two dimensions."""
+    return sorted(
+        {
+            n.rsplit(".", 1)[-1]
+            for n, m in model.named_modules()
+            if getattr(m, "weight", None) is not None and m.weight.ndim == 2
+        }
+    )  # type: ignore[union-attr,operator]
 
 
 @cache

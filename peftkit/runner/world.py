@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,6 +21,7 @@ from accelerate.utils import (
     is_deepspeed_available,
 )
 from torch import nn
+from torch.utils import cpp_extension
 from transformers.integrations import unset_hf_deepspeed_config
 
 from peftkit.errors import RunError
@@ -33,6 +36,8 @@ LAUNCH_CPU = (
 )
 
 SHARDED = ("DEEPSPEED", "FSDP")
+BUILD_SECONDS = 900
+"""Longer than any of DeepSpeed's kernels takes to compile."""
 
 
 def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
@@ -139,12 +144,28 @@ def _deepspeed(recipe: Recipe) -> dict[str, Any]:
         raise RunError(f"ACCELERATE_USE_CPU=true turns DeepSpeed off; launch with: {_launch(number, gpu=False)}")
     if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _no_abandoned_build()
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(recipe), zero3_init_flag=False)
     return {
         "deepspeed_plugin": plugin,
         # Left to itself it takes a library for CPUs that may not be there, and then each process trains alone.
         "kwargs_handlers": [] if gpu else [InitProcessGroupKwargs(backend="gloo")],
     }
+
+
+def _no_abandoned_build() -> None:
+    """Refuses where a compilation of DeepSpeed's kernels was killed: torch would wait for its lock for ever."""
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
+    for lock in sorted({*root.glob("*/lock"), *root.glob("*/*/lock")}):
+        try:
+            age = time.time() - lock.stat().st_mtime
+        except FileNotFoundError:
+            continue  # that build has just ended
+        if age > BUILD_SECONDS:
+            raise RunError(
+                f"{lock} says that DeepSpeed's kernels have been compiling for {age / 60:.0f} minutes; if no other run "
+                "is at it, a compilation was killed: delete that file"
+            )
 
 
 def _launch(processes: int, *, gpu: bool) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -154,3 +155,34 @@ def test_a_name_of_two_kinds_shows_both(
     monkeypatch.setattr("peftkit.cli.listing.load_registry", lambda: twice)
     show_component("clock", as_json=True)
     assert [c["kind"] for c in json.loads(capsys.readouterr().out)["components"]] == ["meter", "method"]
+
+
+def test_show_tells_what_a_method_touches_in_a_model(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("show", "lora", "--model", "pocket-t5", "--set", "r=4")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "lora on pocket-t5 (encoder-decoder)"
+    assert "  encoder.block.*.layer.*.SelfAttention.q       3 x  6,144" in lines
+    assert lines[-1] == "trainable 28,672 of 6,586,112 parameters (0.44%)"
+    told = json.loads(peftkit("show", "lora", "--model", "pocket-t5", "--set", "r=4", "--json")[1])
+    assert (told["format"], told["trainable"], len(told["touched"])) == (1, 28_672, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["lora", "--model", "pocket-t5", "--set", "rank=4"], r"--set: method\.rank: unknown key; .*did you mean 'r'"),
+        (["lora", "--model", "pocket-t6"], r"model\.name: .*did you mean 'pocket-t5'"),
+        (["lorra", "--model", "pocket-t5"], "nothing is called 'lorra'"),
+        (["accuracy", "--model", "pocket-t5"], "'accuracy' is no method"),
+        (["lora", "--set", "r=4"], "--set says a method's options for --model; name one"),
+        (
+            ["lora", "--model", "pocket-t5", "--set", 'target_modules="qq"'],
+            "not found in the base model.*its modules are",
+        ),
+    ],
+)
+def test_show_tells_what_is_wrong_with_a_method_and_a_model(words: list[str], expected: str, peftkit: Peftkit) -> None:
+    code, out, err = peftkit("show", *words)
+    assert (code, out) == (2, "")
+    assert re.search(expected, err), err

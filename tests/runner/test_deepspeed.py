@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,8 +31,20 @@ WORLD = [*LAUNCH, *CPU_WORLD, "--main_process_port", "0", "--num_processes", "2"
 def launch(*words: str) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
     environment |= {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*WORLD, *words], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    with subprocess.Popen(
+        [*WORLD, *words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=400)
+        finally:
+            with suppress(ProcessLookupError):  # the launcher's children too, where it hung
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors[-4000:]
 
 
 def only(folder: Path) -> Path:
@@ -101,6 +116,28 @@ def test_a_world_in_which_nothing_would_be_sharded_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(RunError, match=words):
         run(make("decoder", "train.deepspeed.stage=2"), registry)
+
+
+@pytest.mark.parametrize(("age", "refused"), [(3600, True), (60, False)])
+def test_a_compilation_that_was_killed_is_told_and_not_waited_for(
+    age: int, refused: bool, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    lock = tmp_path / "extensions" / "py311_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (time.time() - age, time.time() - age))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr("peftkit.runner.world.DeepSpeedPlugin", reached)
+    words = "compiling for 60 minutes; .*delete that file" if refused else "^the plugin is made$"
+    with pytest.raises(RunError, match=words):
+        run(make("decoder", "train.deepspeed.stage=2"), registry)
+
+
+def reached(**_: object) -> None:
+    raise RunError("the plugin is made")
 
 
 def test_without_the_extra_it_says_what_to_install(

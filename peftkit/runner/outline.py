@@ -1,0 +1,95 @@
+"""Which modules a method touches in a model, and what it trains there, without the model's weights."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig
+
+from peftkit.components import Context, Method, ModelKind, Situation
+from peftkit.errors import InputError, RunError, one_line
+from peftkit.recipe.names import model_kind, model_path
+from peftkit.runner.forms import FORMS
+from peftkit.runner.models import parameters
+from peftkit.runner.world import quiet_libraries
+
+BESIDE = "(beside the model's modules)"
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Modules whose names differ in numbers only: how many they are, and the parameters trained in them."""
+
+    modules: str
+    number: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a method makes of a model."""
+
+    kind: ModelKind
+    touched: tuple[Touched, ...]
+    trainable: int
+    total: int
+
+
+def outline(method: Method, name: str) -> Outline:
+    """Applies the method to a model that has shapes and no weights.
+
+    Args:
+        method: a method with its options.
+        name: a hub id, a local folder, or a built-in model; only its config is read.
+
+    Raises:
+        RunError: the config cannot be read, or names no architecture.
+        InputError: the method refuses this model, cannot be applied to it, or draws on weights.
+    """
+    quiet_libraries("warning")
+    path = model_path(name)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"the config of {name!r} cannot be read: {one_line(error)}") from error
+    described: Mapping[str, Any] = config.to_dict()
+    kind = model_kind(described)
+    if kind is None:
+        raise RunError(f'the config of {name!r} names no architecture; add "architectures" to its config.json')
+    refused = method.refuses(Situation(kind, "classification", False, "no", described))
+    if refused:
+        raise InputError(f"{method.name!r} cannot be used so: {'; '.join(refused)}")
+    with torch.device("meta"):
+        base: nn.Module = getattr(transformers, FORMS[kind].auto_class).from_config(config)
+        own = {key for key, _ in base.named_modules() if key}
+        try:
+            model = method.apply(base, Context(kind, "classification", seed=0, steps=100))
+        except (NotImplementedError, RuntimeError) as error:
+            raise InputError(f"{method.name!r} needs the weights of a model: {one_line(error)}") from error
+    found: Counter[str] = Counter()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found[_owner(key, own)] += parameter.numel()
+    groups: dict[str, list[int]] = {}
+    for key, count in found.items():
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", key), []).append(count)
+    touched = tuple(Touched(key, len(counts), sum(counts)) for key, counts in groups.items())
+    return Outline(kind, touched, *parameters(model))
+
+
+def _owner(parameter: str, own: set[str]) -> str:
+    """The model's own module that a parameter lies in, whatever wrappers put before and after its name."""
+    parts = parameter.split(".")
+    for length in range(len(parts), 0, -1):
+        for start in range(len(parts) - length + 1):
+            name = ".".join(parts[start : start + length])
+            if name in own:
+                return name
+    return BESIDE
