@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-    from torch import nn
+    from torch import Tensor, nn
 
 ModelKind = Literal["encoder-decoder", "decoder", "encoder"]
 TaskKind = Literal["classification", "multiple_choice", "generation"]
@@ -33,6 +33,10 @@ class Situation:
     gradient_checkpointing: bool
     mixed_precision: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    steps_known: bool = True
+    """Whether the budget tells the number of steps beforehand."""
+    sharded: bool = False
+    """Whether DeepSpeed or FSDP hold parts of the weights, gradients or optimizer's state on each process."""
 
     @property
     def model_type(self) -> str:
@@ -57,6 +61,8 @@ class Context:
     """What a method is told of the run that it is applied in.
 
     ``steps`` is the number of optimizer steps the budget allows, None where that is not known beforehand.
+    ``batches`` gives so many batches of training rows, the same on every process, as the arguments that the model
+    takes with ``labels`` among them; it is None where there are no data.
     """
 
     model_kind: ModelKind
@@ -64,6 +70,7 @@ class Context:
     seed: int
     steps: int | None
     gradient_checkpointing: bool = False
+    batches: Callable[[int], Sequence[Mapping[str, Tensor]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,11 @@ class Component(BaseModel):
 class Method(Component):
     """A way of fine-tuning: which weights learn. Sub-class it and write ``apply``; the rest has defaults."""
 
+    merge_tolerance: ClassVar[float] = 1e-5
+    """How far logits of a merged model may be from those before, in float32."""
+    trial: ClassVar[Mapping[str, Any]] = {}
+    """Options with which it fits a model of width 32, where the defaults do not: tests use them."""
+
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Changes the model so that exactly the parameters that should learn have ``requires_grad``.
 
@@ -131,11 +143,46 @@ class Method(Component):
         """
         raise NotImplementedError
 
+    def penalty(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """What the method adds to the mean loss of a step beside the task's own, which alone is recorded.
+
+        Args:
+            model: the model, after its forward pass over the batch.
+            batch: the rows of one pass, with ``labels``; the passes of a step and its processes are averaged.
+        """
+        return None
+
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Called after the last backward of each optimizer step, gradients in place; steps count from 1."""
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Called after ``optimizer.step()`` and before the gradients are cleared; steps count from 1."""
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """What ``after_step`` keeps from step to step beside the weights that learn, for a run to be resumed."""
+        return {}
+
+    def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Puts back what ``state`` gave."""
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Folds what was learnt into the weights of the model that it was applied to, where that gives the same model.
+
+        Returns:
+            The model without anything of the method; by default the same object, which suits a method that adds none.
+
+        Raises:
+            InputError: the method cannot be merged, with the reason.
+        """
+        return model
+
+    def may_be_silent(self, parameter: str) -> bool:
+        """Whether a parameter that learns may have no gradient in the first steps."""
+        return False
+
+    def may_move(self, tensor: str) -> bool:
+        """Whether a tensor without a gradient may change while training, by the method's own doing."""
+        return False
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes what was trained into the empty folder, as safetensors: by default ``trainable.safetensors``."""

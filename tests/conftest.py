@@ -11,6 +11,7 @@ from hypothesis import settings
 # Set on import, before any library reads them. Each worker has a folder of its own.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="peftkit-tests-")
 os.environ.pop("PEFTKIT_PLUGINS", None)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are so small that threads would mostly wait for each other
 os.environ.update(
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import warnings
 from collections.abc import Mapping
-from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from pydantic import model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peftkit.components import Context, Method, ModelKind, Situation
 from peftkit.errors import InputError, listed, one_line
+from peftkit.methods._configs import constants
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -24,15 +23,40 @@ TASK_TYPES: Mapping[ModelKind, str] = {
     "decoder": "CAUSAL_LM",
     "encoder": "SEQ_CLS",
 }
+CONV1D = ("gpt2", "openai-gpt")
+"""The models whose linear layers hold their weights transposed."""
 HEADS = ("classifier", "score")
 """The classification heads that peft trains and saves by itself."""
+
+
+class Part(BaseModel):
+    """Options that belong together: one of peft's configurations inside another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+
+    made_by: ClassVar[tuple[str, str]]
+    """The module and the name of peft's class."""
+
+    def made(self) -> Any:
+        """peft's own object."""
+        module, name = self.made_by
+        return getattr(import_module(module), name)(**self.model_dump(exclude_none=True))
 
 
 class PeftMethod(Method):
     """A method of the peft library: its options are the fields of peft's configuration, by the same names."""
 
+    model_config = ConfigDict(defer_build=True)  # of some fifty methods a recipe uses one
+
+    merge_tolerance: ClassVar[float] = 1e-4
     peft_type: ClassVar[str]
     """peft's name of the method, a member of ``peft.PeftType``."""
+    without: ClassVar[frozenset[str]] = frozenset()
+    """Options of peft's configuration that do nothing here, or that peftkit gives itself."""
+    linear_only: ClassVar[bool] = False
+    """Whether it cannot be put beside layers that hold their weights transposed."""
+    own_targets: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Default ``target_modules`` by type of model, where peft has none."""
 
     @model_validator(mode="after")
     def _blocks_of_named_modules(self) -> Self:
@@ -45,7 +69,13 @@ class PeftMethod(Method):
     def refuses(self, situation: Situation) -> list[str]:
         """The reasons, with remedies, why the method cannot be used so."""
         reasons = super().refuses(situation)
-        known = default_targets(self.peft_type)
+        if self.linear_only and situation.model_type in CONV1D:
+            reasons.append(
+                f"peft's {self.name} does not know the transposed layers of {situation.model_type!r}; use lora, ia3, "
+                "vera or another method that does"
+            )
+            return reasons
+        known = default_targets(self.peft_type) | self.own_targets.keys()
         unset = "target_modules" in type(self).model_fields and self._option("target_modules") is None
         if unset and known and situation.model_type and situation.model_type not in known:
             reasons.append(
@@ -55,14 +85,25 @@ class PeftMethod(Method):
         return reasons
 
     def config(self, model: nn.Module, context: Context) -> PeftConfig:
-        """peft's configuration of the method for this model; an option that is unset is left to peft."""
+        """peft's configuration of the method for this model."""
         import peft
 
-        options = self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
-        if context.model_kind == "encoder" and (heads := head_modules(model)):
-            options["modules_to_save"] = [*options.get("modules_to_save", ()), *heads]
         make = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.peft_type)]
+        options = self.options(model, context)
         return make(task_type=TASK_TYPES[context.model_kind], inference_mode=False, **options)
+
+    def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """What peft's configuration is made with; an option that is unset is left to peft."""
+        options = self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+        options |= {key: value.made() for key, value in self if isinstance(value, Part)}
+        if "target_modules" in type(self).model_fields and self._option("target_modules") is None:
+            kind = str(getattr(model.config, "model_type", ""))
+            if kind not in default_targets(self.peft_type) and kind in self.own_targets:
+                options["target_modules"] = list(self.own_targets[kind])
+        takes = "modules_to_save" in type(self).model_fields
+        if takes and context.model_kind == "encoder" and (heads := head_modules(model)):
+            options["modules_to_save"] = [*options.get("modules_to_save", ()), *heads]
+        return options
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Wraps the model into a ``PeftModel`` that trains the method's weights and, on an encoder, its head.
@@ -77,10 +118,29 @@ class PeftMethod(Method):
                 # peft finds out by itself which layers hold their weights transposed, and there is no option to set.
                 warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
                 return cast("nn.Module", peft.get_peft_model(cast(Any, model), self.config(model, context)))
-        except ValueError as error:
+        except (ValueError, TypeError, NotImplementedError, AttributeError, ImportError) as error:
+            if any(p.is_meta for p in model.parameters()) and isinstance(error, NotImplementedError):
+                raise  # it draws on weights, which are not here
             there = f"; its modules are {listed(leaves(model))}" if "not found in the base model" in str(error) else ""
             reason = one_line(error).rstrip(".")
             raise InputError(f"{self.name!r} cannot be applied to {type(model).__name__}: {reason}{there}") from error
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Folds the update into the layers that it lies beside.
+
+        Raises:
+            InputError: peft cannot, since what was learnt is no update of weights.
+        """
+        reason = "what it learns is no update of the model's own weights"
+        base = cast(Any, model).base_model
+        try:
+            if hasattr(base, "merge_and_unload"):
+                return _unwrapped(base.merge_and_unload(progressbar=False))
+        except ValueError as error:
+            reason = one_line(error)
+        except (NotImplementedError, AttributeError, TypeError):
+            pass
+        raise InputError(f"{self.name!r} cannot be merged: {reason}")
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes peft's own form, which ``PeftModel.from_pretrained`` reads."""
@@ -108,6 +168,57 @@ class PeftMethod(Method):
         return getattr(self, name, None)
 
 
+class PromptMethod(PeftMethod):
+    """A method that puts learnt vectors before those of the text."""
+
+    without: ClassVar[frozenset[str]] = frozenset(
+        {"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
+    )
+
+    num_virtual_tokens: int = Field(default=20, gt=0)
+    """How many vectors are learnt."""
+
+    def made_by_network(self) -> bool:
+        """Whether a network makes the vectors while training: peft saves what it makes, and not the network."""
+        return False
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes peft's own form, and beside it the network that makes the vectors, which peft leaves out."""
+        super().save(model, folder)
+        if self.made_by_network():
+            Method.save(self, model, folder)
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            ValueError: the file's tensors are not those of the method.
+        """
+        if self.made_by_network():
+            Method.load(self, model, folder)
+        else:
+            super().load(model, folder)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model with what was trained in full in the place of peft's wrappers, some of which its merging leaves."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for key, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            owner, _, name = key.rpartition(".")
+            setattr(model.get_submodule(owner), name, module.modules_to_save[module.active_adapter])
+    return model
+
+
+def rows_of(arguments: Mapping[str, Any]) -> int:
+    """How many rows a forward pass is over, by the first of its arguments that has rows."""
+    for key in ("input_ids", "decoder_input_ids", "inputs_embeds", "attention_mask"):
+        if arguments.get(key) is not None:
+            return len(arguments[key])
+    raise ValueError("a forward pass without rows")
+
+
 def head_modules(model: nn.Module) -> list[str]:
     """The modules beside an encoder's backbone that hold new weights, but for those that peft trains anyway."""
     backbone = getattr(model, "base_model_prefix", "")
@@ -126,23 +237,7 @@ def leaves(model: nn.Module) -> list[str]:
     )  # type: ignore[union-attr,operator]
 
 
-@cache
 def default_targets(peft_type: str) -> frozenset[str]:
-    """The model types for which peft chooses ``target_modules``, read from its source: importing it takes seconds."""
-    spec = find_spec("peft")
-    if spec is None or not spec.submodule_search_locations:
-        return frozenset()
-    source = Path(spec.submodule_search_locations[0]) / "utils" / "constants.py"
-    tables: dict[str, set[str]] = {}
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=table)], value=ast.Dict(keys=keys)):
-                tables[table] = {str(key.value) for key in keys if isinstance(key, ast.Constant)}
-            case ast.Assign(
-                targets=[ast.Name(id=table)],
-                value=ast.Call(func=ast.Attribute(value=ast.Name(id=origin), attr="copy")),
-            ):
-                tables[table] = set(tables.get(origin, ()))
-            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=table), slice=ast.Constant(value=key))]):
-                tables.setdefault(table, set()).add(str(key))
-    return frozenset(tables.get(f"TRANSFORMERS_MODELS_TO_{peft_type}_TARGET_MODULES_MAPPING", ()))
+    """The model types for which peft chooses ``target_modules``."""
+    names = (f"TRANSFORMERS_MODELS_TO_{n}_TARGET_MODULES_MAPPING" for n in (peft_type, peft_type.replace("_", "")))
+    return next((table for name in names if (table := constants().get(name))), frozenset())

@@ -7,10 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import AliasChoices, Field, model_validator
 
 from peftkit.components import Situation
-from peftkit.methods._peft import PeftMethod
-
-CONV1D = ("gpt2", "openai-gpt")
-"""The models whose linear layers hold their weights transposed."""
+from peftkit.methods._peft import CONV1D, PeftMethod
 
 
 class Lora(PeftMethod):
@@ -23,6 +20,16 @@ class Lora(PeftMethod):
     """
 
     peft_type: ClassVar[str] = "LORA"
+    without: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("eva_config", "corda_config", "lora_ga_config"),  # initial weights that are made from data
+            *("loftq_config", "use_qalora", "qalora_group_size", "runtime_config"),  # for quantised or offloaded models
+            "alora_invocation_tokens",  # looks for tokens that no task writes, and would do nothing without them
+            "arrow_config",  # mixes adapters that are there already
+            *("kasa_config", "monteclora_config"),  # their own losses are not part of peft's forward pass
+            *("use_bdlora", "velora_config"),
+        }
+    )
 
     name: Literal["lora"] = "lora"
     r: int = Field(default=8, gt=0)

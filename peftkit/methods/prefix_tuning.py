@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from peftkit.components import Context, Method, Refusal
-from peftkit.methods._peft import PeftMethod
+from peftkit.components import Context, Refusal
+from peftkit.methods._peft import PromptMethod
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -26,16 +26,14 @@ def _encoders() -> frozenset[str]:
     return frozenset(found)
 
 
-class PrefixTuning(PeftMethod):
-    """Learnt keys and values before those of the text, in every layer (Li and Liang, 2021).
+class LearntCache(PromptMethod):
+    """A method that puts learnt keys and values before those of the text, in every layer.
 
-    This is peft's prefix tuning: in an encoder-decoder such as T5 it reaches **the decoder's self-attention only**,
-    not the encoder and not the cross-attention, unlike the paper's. Where positions are learnt (BERT, GPT-2), the
-    prefix takes ``num_virtual_tokens`` of them from the text. An encoder-decoder must generate with its cache, which
-    carries the prefix.
+    In an encoder-decoder such as T5 peft puts them into **the decoder's self-attention only**, not into the encoder and
+    not into the cross-attention. Where positions are learnt (BERT, GPT-2), they take ``num_virtual_tokens`` of them
+    from the text. Generation uses the cache, which carries them.
     """
 
-    peft_type: ClassVar[str] = "PREFIX_TUNING"
     refusals: ClassVar[tuple[Refusal, ...]] = (
         Refusal(
             lambda s: s.gradient_checkpointing,
@@ -49,16 +47,6 @@ class PrefixTuning(PeftMethod):
         ),
     )
 
-    name: Literal["prefix_tuning"] = "prefix_tuning"
-    num_virtual_tokens: int = Field(default=20, gt=0)
-    """The length of the prefix."""
-    prefix_projection: bool = False
-    """Whether a two-layer network makes the prefix while training, as in the paper; it is not needed afterwards."""
-    encoder_hidden_size: int | None = Field(default=None, gt=0)
-    """The width of that network; unset for the model's."""
-    init_weights: Literal["zero"] | None = None
-    """`zero` begins with a prefix of zeros, unset with a random one."""
-
     def config(self, model: nn.Module, context: Context) -> PeftConfig:
         """peft's configuration, with the shape of the decoder's cache."""
         config = super().config(model, context)
@@ -69,27 +57,40 @@ class PrefixTuning(PeftMethod):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Wraps the model into a ``PeftModel`` that trains the prefix and, on an encoder, its head."""
-        wrapped = super().apply(model, context)
+        wrapped: Any = super().apply(model, context)
         if context.model_kind == "encoder-decoder":
-            cast(Any, wrapped).base_model.register_forward_pre_hook(_without_cache_position, with_kwargs=True)
-        return wrapped
+            wrapped.base_model.register_forward_pre_hook(_without_cache_position, with_kwargs=True)
+        if context.model_kind != "encoder":
+            # Without a cache the prefix would be lost at every token but the first, in silence.
+            wrapped.generate = MethodType(_generate_with_cache, wrapped)
+        return cast("nn.Module", wrapped)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes peft's own form, and beside it the network of a projected prefix, which peft leaves out."""
-        super().save(model, folder)
-        if self.prefix_projection:
-            Method.save(self, model, folder)
 
-    def load(self, model: nn.Module, folder: Path) -> None:
-        """Reads what ``save`` wrote.
+class PrefixTuning(LearntCache):
+    """Learnt keys and values before those of the text, in every layer (Li and Liang, 2021).
 
-        Raises:
-            ValueError: the file's tensors are not those of the method.
-        """
-        if self.prefix_projection:
-            Method.load(self, model, folder)
-        else:
-            super().load(model, folder)
+    This is peft's prefix tuning: in an encoder-decoder such as T5 it reaches **the decoder's self-attention only**,
+    not the encoder and not the cross-attention, unlike the paper's. Where positions are learnt (BERT, GPT-2), the
+    prefix takes ``num_virtual_tokens`` of them from the text. Generation uses the cache, which carries the prefix.
+    """
+
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+
+    name: Literal["prefix_tuning"] = "prefix_tuning"
+    prefix_projection: bool = False
+    """Whether a two-layer network makes the prefix while training, as in the paper; it is not needed afterwards."""
+    encoder_hidden_size: int | None = Field(default=None, gt=0)
+    """The width of that network; unset for the model's."""
+    init_weights: Literal["zero"] | None = None
+    """`zero` begins with a prefix of zeros, unset with a random one."""
+
+    def made_by_network(self) -> bool:
+        """Whether the prefix is projected."""
+        return self.prefix_projection
+
+
+def _generate_with_cache(model: Any, *args: Any, **kwargs: Any) -> Any:
+    return type(model).generate(model, *args, **{**kwargs, "use_cache": True})
 
 
 def decoder_shape(config: Mapping[str, Any]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,6 @@ from peftkit.components import Context
 from peftkit.methods._peft import PeftMethod
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
     from torch import nn
 
 
@@ -44,7 +43,6 @@ class Vera(PeftMethod):
     modules_to_save: tuple[str, ...] | None = None
     """Further modules that learn in full; an encoder's classification head always does."""
 
-    def config(self, model: nn.Module, context: Context) -> PeftConfig:
-        """peft's configuration, with the run's seed unless the recipe gives another."""
-        key = context.seed if self.projection_prng_key is None else self.projection_prng_key
-        return super(Vera, self.model_copy(update={"projection_prng_key": key})).config(model, context)
+    def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """peft's options, with the run's seed unless the recipe gives another."""
+        return {"projection_prng_key": context.seed, **super().options(model, context)}

@@ -5,7 +5,8 @@ A checkpoint is a folder ``checkpoints/step-00000120`` of a run with
 =========================  =====================================================================
 ``trainable.safetensors``  the parameters that learn, and the model's buffers
 ``optimizer.safetensors``  the tensors of the optimizer's state
-``state.json``             everything else, and the SHA-256 of it and of the two other files
+``method.safetensors``     what the method keeps from step to step beside them
+``state.json``             everything else, and the SHA-256 of it and of the other files
 =========================  =====================================================================
 
 Nothing in it is pickled.
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from peftkit.errors import RunError
 
 FORMAT = 1
-TENSORS = ("trainable.safetensors", "optimizer.safetensors")
+TENSORS = ("trainable.safetensors", "optimizer.safetensors", "method.safetensors")
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Checkpoint:
     path: Path
     trainable: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    method: Mapping[str, Tensor]
     state: Mapping[str, Any]
 
 
@@ -51,6 +53,7 @@ def write(
     step: int,
     trainable: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
+    method: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
 ) -> None:
@@ -65,7 +68,7 @@ def write(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         digests = {}
-        for file, tensors in zip(TENSORS, (trainable, optimizer), strict=True):
+        for file, tensors in zip(TENSORS, (trainable, optimizer, method), strict=True):
             whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
             save_file(whole, temporary / file, metadata={"format": "pt"})
             digests[file] = _sync_and_hash(temporary / file)
@@ -105,8 +108,8 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(f"{name} is not what was written")
     if document["format"] != FORMAT:
         raise RunError(f"{path} has format {document['format']!r}, and this peftkit reads {FORMAT}; upgrade peftkit")
-    trainable, optimizer = (load_file(path / file) for file in TENSORS)
-    return Checkpoint(path, trainable, optimizer, document["state"])
+    trainable, optimizer, method = (load_file(path / file) for file in TENSORS)
+    return Checkpoint(path, trainable, optimizer, method, document["state"])
 
 
 def digest(state: Mapping[str, Any]) -> str:

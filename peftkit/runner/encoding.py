@@ -5,28 +5,21 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
 
 from peftkit import __version__
+from peftkit.cache import cache_folder
 from peftkit.components import Example, Task
 from peftkit.errors import InputError, RowError, RunError, one_line
 from peftkit.runner.forms import Form, Row
 from peftkit.texts import normalised
 
 KEPT: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens")
-
-
-def cache_folder() -> Path:
-    """Where encoded rows are kept: ``PEFTKIT_CACHE``, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peftkit"
-    return Path(os.environ.get("PEFTKIT_CACHE") or default)
 
 
 def examples_of(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indices: Iterable[int]) -> list[Example]:

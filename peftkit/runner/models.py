@@ -138,14 +138,14 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None) -> nn.Module:
     torch.manual_seed(recipe.run.seed)
     model = recipe.method.apply(base.model, context)
     if base.kind == "encoder":
-        _train_new_head(model)
+        train_new_head(model)
     trainable, total = parameters(model)
     if not trainable:
         raise RunError(f"the method {recipe.method.name!r} trains none of the model's {total:,} parameters")
     return model
 
 
-def _train_new_head(model: nn.Module) -> None:
+def train_new_head(model: nn.Module) -> None:
     """A classification head is new and random: frozen, it would measure nothing that the recipe says."""
     for key, parameter in model.named_parameters():
         if {"classifier", "score"} & set(key.split(".")) and "original_module" not in key:

@@ -20,6 +20,10 @@ from peftkit.runner.forms import FORMS
 from peftkit.runner.models import parameters
 from peftkit.runner.world import quiet_libraries
 
+STEPS = 100
+"""What a method is told of the length of a run."""
+MOST = 500_000_000
+"""How many weights are made up for a method that cannot do without."""
 BESIDE = "(beside the model's modules)"
 
 
@@ -51,7 +55,7 @@ def outline(method: Method, name: str) -> Outline:
 
     Raises:
         RunError: the config cannot be read, or names no architecture.
-        InputError: the method refuses this model, cannot be applied to it, or draws on weights.
+        InputError: the method refuses this model or cannot be applied to it, or draws on the weights of a large one.
     """
     quiet_libraries("warning")
     path = model_path(name)
@@ -66,13 +70,21 @@ def outline(method: Method, name: str) -> Outline:
     refused = method.refuses(Situation(kind, "classification", False, "no", described))
     if refused:
         raise InputError(f"{method.name!r} cannot be used so: {'; '.join(refused)}")
-    with torch.device("meta"):
-        base: nn.Module = getattr(transformers, FORMS[kind].auto_class).from_config(config)
-        own = {key for key, _ in base.named_modules() if key}
-        try:
-            model = method.apply(base, Context(kind, "classification", seed=0, steps=100))
-        except (NotImplementedError, RuntimeError) as error:
-            raise InputError(f"{method.name!r} needs the weights of a model: {one_line(error)}") from error
+    context = Context(kind, "classification", seed=0, steps=STEPS)
+    auto_class = getattr(transformers, FORMS[kind].auto_class)
+
+    def made(device: str) -> tuple[set[str], nn.Module]:
+        with torch.device(device):
+            base: nn.Module = auto_class.from_config(config)
+            own = {key for key, _ in base.named_modules() if key}
+            if device != "meta" and (number := sum(p.numel() for p in base.parameters())) > MOST:
+                raise InputError(f"{method.name!r} needs weights to begin with, and {number:,} are too many to make up")
+            return own, method.apply(base, context)
+
+    try:
+        own, model = made("meta")
+    except (NotImplementedError, RuntimeError):
+        own, model = made("cpu")  # it draws on the weights' values: any will do
     found: Counter[str] = Counter()
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:

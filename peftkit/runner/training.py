@@ -189,7 +189,9 @@ class Training:
             with self.engine.passing(last=last):
                 summed = self.form.loss(self.engine.model, batch)
                 # Processes' gradients are averaged: times their number over the global count is the mean of all.
-                self.engine.backward(summed * accelerator.num_processes / targets, last=last)
+                trained = summed * accelerator.num_processes / targets
+                own = self.recipe.method.penalty(self.module, batch)
+                self.engine.backward(trained if own is None else trained + own / len(parts), last=last)
             loss += summed.detach()
         return loss
 
@@ -276,6 +278,7 @@ class Training:
     def _save(self, *, evaluated: bool) -> None:
         """Writes a checkpoint; ``evaluated`` is whether an evaluation that is due here has been made."""
         weights, (tensors, rest) = self.engine.weights(), self.engine.state()
+        own = self.recipe.method.state(self.module)
         if self.run is None:
             return
         used = {f.name: getattr(self.used, f.name) for f in fields(self.used) if f.name != "steps_per_epoch"}
@@ -300,7 +303,7 @@ class Training:
             "rows_a_pass": self.rows_a_pass,
         }
         folder, keep = self.run.path / "checkpoints", self.recipe.train.checkpoint.keep
-        checkpoint.write(folder, self.used.step, weights, tensors, state, keep)
+        checkpoint.write(folder, self.used.step, weights, tensors, own, state, keep)
 
     def _restore(self, saved: Checkpoint) -> bool:
         """Goes back to where the checkpoint was written; returns whether the evaluation due there was made.
@@ -312,6 +315,7 @@ class Training:
         if state["processes"] != processes:
             raise RunError(f"the run was begun by {state['processes']} processes, and these are {processes}")
         self.engine.restore(saved.trainable, saved.optimizer, state["optimizer"])
+        self.recipe.method.restore(self.module, {k: v.to(self.accelerator.device) for k, v in saved.method.items()})
         for key, value in state["used"].items():
             setattr(self.used, key, value)
         self.marks.passed, self.saves.passed = state["marks"], state["saves"]

@@ -97,7 +97,7 @@ def test_every_component_can_be_shown_in_both_forms(peftkit: Peftkit, registry: 
 def test_a_method_s_page(peftkit: Peftkit) -> None:
     out = peftkit("show", "prefix_tuning")[1]
     assert (
-        "\nOptions:\n  num_virtual_tokens: a whole number, above 0; default 20\n      The length of the prefix.\n"
+        "\nOptions:\n  num_virtual_tokens: a whole number, above 0; default 20\n      How many vectors are learnt.\n"
         in out
     )
     assert (

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_properties import applied, learn, logits, tiny
 
-from peftkit.methods import Full
+from peftkit.methods.full import Full
+from peftkit.testing import applied, learn, logits, tiny
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_properties import applied, check_method, learn, logits, situation, tiny, trained
 from peft import PeftModel
 from pydantic import ValidationError
 from torch import nn
 
-from peftkit.methods import Lora
+from peftkit.methods.lora import Lora
+from peftkit.testing import applied, check_method, learn, logits, situation, tiny, trained
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:

@@ -10,13 +10,15 @@ from pathlib import Path
 import peft.utils.constants as tables
 import pytest
 import torch
-from method_properties import applied, context, learn, logits, situation, tiny
 from safetensors.torch import load_file
 
 from peftkit import Situation
 from peftkit.errors import InputError
-from peftkit.methods import Lora, PrefixTuning, Vera
 from peftkit.methods._peft import PeftMethod, default_targets
+from peftkit.methods.lora import Lora
+from peftkit.methods.prefix_tuning import PrefixTuning
+from peftkit.methods.vera import Vera
+from peftkit.testing import applied, context, learn, logits, situation, tiny
 
 SAVED = {"lora": Lora(), "vera": Vera(r=16), "prefix": PrefixTuning(num_virtual_tokens=5, prefix_projection=True)}
 

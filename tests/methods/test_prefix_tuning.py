@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from method_properties import (
+from peft import PeftModel
+from torch import nn
+
+from peftkit.errors import InputError
+from peftkit.methods.prefix_tuning import PrefixTuning, decoder_shape
+from peftkit.testing import (
     applied,
     batch,
-    check_generation,
     check_method,
     context,
+    generates_what_it_scores,
     kind_of,
     learn,
     logits,
@@ -20,12 +25,6 @@ from method_properties import (
     tiny,
     trained,
 )
-from peft import PeftModel
-from torch import nn
-
-from peftkit.errors import InputError
-from peftkit.methods import PrefixTuning
-from peftkit.methods.prefix_tuning import decoder_shape
 
 SHORT = PrefixTuning(num_virtual_tokens=5)
 UNLIKE = {
@@ -53,7 +52,7 @@ def strong(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("architecture", ["t5", "mt5", "bart", "llama", "qwen2", "gpt2"])
 def test_generating_goes_by_the_same_prefix_as_scoring(architecture: str, projected: bool) -> None:
     method = SHORT.model_copy(update={"prefix_projection": projected})
-    check_generation(strong(applied(method, architecture)), architecture)
+    generates_what_it_scores(strong(applied(method, architecture)), architecture)
 
 
 def test_a_copy_generates_by_its_own_prefix() -> None:
@@ -61,7 +60,7 @@ def test_a_copy_generates_by_its_own_prefix() -> None:
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.prompt_encoder["default"].embedding.weight.neg_()
-    check_generation(other, "t5")
+    generates_what_it_scores(other, "t5")
     assert not torch.allclose(logits(other, "t5"), logits(model, "t5"), atol=1e-3)
 
 
@@ -94,7 +93,7 @@ def test_a_decoder_unlike_the_encoder(architecture: str, changes: dict[str, Any]
     losses, silent = learn(model, architecture)
     assert losses[-1] < losses[0]
     assert silent == []
-    check_generation(model, architecture)
+    generates_what_it_scores(model, architecture)
     SHORT.save(model, tmp_path)
     opened = reopen(tiny(architecture, **changes), tmp_path)
     torch.testing.assert_close(logits(opened, architecture), logits(model, architecture), atol=1e-6, rtol=0)

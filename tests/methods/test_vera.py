@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_properties import applied, check_method, trained
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from peftkit.methods import Vera
+from peftkit.methods.vera import Vera
+from peftkit.testing import applied, check_method, trained
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:

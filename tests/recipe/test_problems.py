@@ -175,7 +175,7 @@ WHOLE: dict[str, Case] = {
         {
             "1: model": ("missing; it is required: a table with name",),
             "1: task.name": ("missing; it is required, one of: ag_news, ",),
-            "1: method.name": ("missing; it is required, one of: full, lora, ",),
+            "1: method.name": ("missing; it is required, one of: adalora, adamss, ",),
         },
     ),
     "no name": (
@@ -183,7 +183,7 @@ WHOLE: dict[str, Case] = {
         {
             "1: model.name": ("missing; it is required: a text in quotes",),
             "2: task.name": ("missing", "one of: ag_news, "),
-            "3: method.name": ("missing", "one of: full"),
+            "3: method.name": ("missing", "one of: adalora, adamss"),
         },
     ),
     "not tables": (
@@ -206,7 +206,7 @@ WHOLE: dict[str, Case] = {
             "1: metric[0]": ('must be a table: [[metric]] and below it name = "accuracy"',),
             "3: model.name": ("no built-in model (pocket-t5, ", "did you mean 'pocket-t5'?"),
             "5: task.name": ("no task is called 'wordnet_mqc' (did you mean 'wordnet_mcq'?); installed: ag_news, ",),
-            "7: method.name": ("no method is called '{lorra}' (did you mean 'lora'?); installed: full, ",),
+            "7: method.name": ("no method is called '{lorra}' (did you mean 'lora'?); installed: adalora, ",),
         },
     ),
     "names of another type": (
@@ -215,7 +215,7 @@ WHOLE: dict[str, Case] = {
             "1: format": ("must be a whole number, at least 1, not true",),
             "3: model.name": ("must be a text in quotes",),
             "5: task.name": ("must be", "quotes"),
-            "7: method.name": ("must be in quotes, one of: full",),
+            "7: method.name": ("must be in quotes, one of: adalora, adamss",),
         },
     ),
     "a task for a method": (

@@ -25,7 +25,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.runner import run
 from peftkit.runner.engines import Engine, Fsdp, make_engine
-from tests.runner.children import free_port, in_children
+from peftkit.testing.children import free_port, in_children
 from tests.runner.conftest import Make, tiny
 
 STEPS = 3

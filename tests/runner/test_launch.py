@@ -14,7 +14,7 @@ from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
-from tests.runner.children import together
+from peftkit.testing.children import together
 from tests.runner.test_training import assert_close
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]

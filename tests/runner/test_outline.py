@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from peftkit import Situation
 from peftkit.errors import InputError, RunError
-from peftkit.plugins import load_registry
+from peftkit.plugins import Registry, load_registry
 from peftkit.runner.models import apply_method, load_base, parameters
 from peftkit.runner.outline import BESIDE, outline
 from tests.runner.conftest import Make
 
 METHODS = sorted(load_registry().of("method"))
+TYPES = {"encoder-decoder": "t5", "decoder": "llama", "encoder": "bert"}
 
 
 @pytest.fixture(params=["encoder-decoder", "decoder", "encoder"])
@@ -25,16 +27,27 @@ def weightless(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_is_what_a_run_trains(name: str, weightless: tuple[str, Path], make: Make) -> None:
+def test_it_is_what_a_run_trains(name: str, weightless: tuple[str, Path], make: Make, registry: Registry) -> None:
     kind, folder = weightless
+    component: Any = registry.of("method")[name].component
+    method = component.model_validate(dict(component.trial))
+    situation = Situation(kind, "classification", False, "no", {"model_type": TYPES[kind]})  # type: ignore[arg-type]
+    if method.refuses(situation):
+        with pytest.raises(InputError, match="cannot be used so"):
+            outline(method, str(folder))
+        return
+    told = outline(method, str(folder))
+    assert told.kind == kind
+    assert sum(t.parameters for t in told.touched) == told.trainable
+    for touched in told.touched:
+        assert touched.number > 0
+    if method != component():
+        return
     recipe = make(kind, f"method.name={name}")
-    told = outline(recipe.method, str(folder))
     base = load_base(recipe)
     own = {n for n, _ in base.model.named_modules()}
     trained, _ = parameters(apply_method(recipe, base, 6))
     head = sum(t.parameters for t in told.touched if t.modules in ("classifier", "score"))
-    assert told.kind == kind
-    assert sum(t.parameters for t in told.touched) == told.trainable
     # The head is as wide as the task has labels, of which nothing is known here.
     assert told.trainable - head == trained - (32 * 3 + 3 if kind == "encoder" else 0)
     for touched in told.touched:

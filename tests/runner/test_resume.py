@@ -23,7 +23,7 @@ from peftkit.runner import run
 from peftkit.runner.checkpoint import digest
 from peftkit.runner.resume import lock
 from peftkit.runs import RunDirectory
-from tests.runner.children import together
+from peftkit.testing.children import together
 from tests.runner.conftest import Make
 
 TIMES = ("evaluation_seconds", "cost")

@@ -13,19 +13,6 @@ import adapters
 import pytest
 import torch
 from adapters.wrappers.interfaces import CUSTOM_INTERFACES
-from method_properties import (
-    applied,
-    check_checkpointing,
-    check_generation,
-    check_method,
-    context,
-    kind_of,
-    learn,
-    logits,
-    situation,
-    tiny,
-    trained,
-)
 from pydantic import ValidationError
 from torch import nn
 
@@ -33,6 +20,19 @@ import peftkit_adapters
 from peftkit import Situation
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
+from peftkit.testing import (
+    applied,
+    check_method,
+    checkpointing,
+    context,
+    generates_what_it_scores,
+    kind_of,
+    learn,
+    logits,
+    situation,
+    tiny,
+    trained,
+)
 from peftkit_adapters import ALTERED, MODEL_TYPES, ParallelAdapters
 
 ROOT = Path(__file__).parents[1]
@@ -77,14 +77,14 @@ def test_every_function_of_the_bottleneck_is_known_to_the_library(function: str)
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
-    check_checkpointing(ParallelAdapters(), architecture)
+    checkpointing(ParallelAdapters(), architecture)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "qwen2", "gemma2", "gpt2"])
 def test_it_generates_what_it_scores_highest(architecture: str) -> None:
     model = applied(ParallelAdapters(), architecture)
     learn(model, architecture, steps=2)
-    check_generation(model, architecture)
+    generates_what_it_scores(model, architecture)
     assert model.generation_config.use_cache == (kind_of(architecture) != "decoder")
 
 

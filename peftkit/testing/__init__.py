@@ -1,0 +1,34 @@
+"""The public conformance kit: what must hold for every method, tried on tiny models of many architectures."""
+
+from peftkit.testing.checks import (
+    CHECKS,
+    RefusedError,
+    applied,
+    check_method,
+    checkpointing,
+    generates_what_it_scores,
+    learn,
+    logits,
+    options_round_trip,
+    trained,
+)
+from peftkit.testing.tiny import batch, context, kind_of, saved, situation, tiny
+
+__all__ = [
+    "CHECKS",
+    "RefusedError",
+    "applied",
+    "batch",
+    "check_method",
+    "checkpointing",
+    "context",
+    "generates_what_it_scores",
+    "kind_of",
+    "learn",
+    "logits",
+    "options_round_trip",
+    "saved",
+    "situation",
+    "tiny",
+    "trained",
+]

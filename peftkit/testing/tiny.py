@@ -1,0 +1,170 @@
+"""Tiny random models of many architectures, and a batch for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from peftkit.components import Context, ModelKind, Situation
+from peftkit.recipe.names import BUILT_IN_MODELS, model_config, model_kind, model_path
+
+VOCABULARY = 64
+_SPECIAL = {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+_BERT = _SPECIAL | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "max_position_embeddings": 64,
+    "num_labels": 3,
+}
+_LLAMA = _SPECIAL | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+_T5 = _SPECIAL | {
+    "d_model": 32,
+    "d_kv": 8,
+    "num_heads": 4,
+    "d_ff": 64,
+    "num_layers": 2,
+    "dropout_rate": 0.0,
+    "decoder_start_token_id": 0,
+}
+_BART = _SPECIAL | {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "dropout": 0.0,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+    "max_position_embeddings": 64,
+}
+_GPT2 = _SPECIAL | {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+_DISTILBERT = _SPECIAL | {
+    "dim": 32,
+    "hidden_dim": 64,
+    "n_layers": 2,
+    "n_heads": 4,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "seq_classif_dropout": 0.0,
+    "max_position_embeddings": 64,
+    "num_labels": 3,
+}
+FAMILIES: dict[ModelKind, dict[str, dict[str, Any]]] = {
+    "encoder-decoder": {"t5": _T5, "mt5": _T5, "bart": _BART},
+    "decoder": {"gpt2": _GPT2, **dict.fromkeys(("llama", "qwen2", "gemma2", "phi"), _LLAMA)},
+    "encoder": {
+        "distilbert": _DISTILBERT,
+        **dict.fromkeys(("bert", "deberta", "deberta-v2", "electra", "ernie", "roberta", "xlm-roberta"), _BERT),
+    },
+}
+_AUTO = {
+    "encoder-decoder": tf.AutoModelForSeq2SeqLM,
+    "decoder": tf.AutoModelForCausalLM,
+    "encoder": tf.AutoModelForSequenceClassification,
+}
+
+
+STEPS = 10
+"""How long a method is told that it will train."""
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_positions": 256},
+    **{key: {"max_position_embeddings": 256} for key in ("bart", "bert", "roberta")},
+}
+"""Where a tiny model needs room for texts."""
+
+
+def kind_of(architecture: str) -> ModelKind:
+    """What kind of model the architecture is here."""
+    return next(kind for kind, family in FAMILIES.items() if architecture in family)
+
+
+def tiny(architecture: str, **changes: Any) -> tf.PreTrainedModel:
+    """A random model of width 32, in training mode, without dropout; two of one description have the same weights."""
+    kind = kind_of(architecture)
+    config = tf.AutoConfig.for_model(architecture, **(FAMILIES[kind][architecture] | changes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: tf.PreTrainedModel = _AUTO[kind].from_config(config).train()
+        with torch.no_grad():
+            for parameter in model.parameters():  # biases begin as zeros, at which some methods would do nothing
+                if parameter.ndim == 1:
+                    parameter += 0.1 * torch.randn_like(parameter)
+        return model
+
+
+def saved(architecture: str, folder: Path) -> Path:
+    """A tiny model with the tokenizer of the built-in one of its kind, as a hub's folder has them."""
+    kind = kind_of(architecture)
+    built_in = next(name for name in BUILT_IN_MODELS if model_kind(model_config(name)) == kind)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(built_in))
+    tiny(architecture, vocab_size=len(tokenizer), **WHOLE.get(architecture, {})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def context(architecture: str, seed: int = 7, *, gradient_checkpointing: bool = False) -> Context:
+    """What a method is told when it is applied to the tiny model."""
+    return Context(
+        model_kind=kind_of(architecture),
+        task_kind="classification",
+        seed=seed,
+        steps=STEPS,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+
+
+def situation(architecture: str, *, gradient_checkpointing: bool = False, mixed_precision: str = "no") -> Situation:
+    """What a method is asked of the tiny model."""
+    return Situation(
+        model_kind=kind_of(architecture),
+        task_kind="classification",
+        gradient_checkpointing=gradient_checkpointing,
+        mixed_precision=mixed_precision,
+        config=tiny(architecture).config.to_dict(),
+    )
+
+
+def batch(architecture: str) -> dict[str, Tensor]:
+    """Four rows of different lengths, with labels: padded on the right, but for a decoder on the left."""
+    generator = torch.Generator().manual_seed(1)
+    kind = kind_of(architecture)
+    ids = torch.randint(3, VOCABULARY, (4, 8), generator=generator)
+    mask = torch.ones_like(ids)
+    for row, pad in ((1, 3), (2, 1)):
+        mask[row, slice(0, pad) if kind == "decoder" else slice(8 - pad, 8)] = 0
+    ids = ids * mask
+    found = {"input_ids": ids, "attention_mask": mask}
+    if kind == "encoder":
+        return found | {"labels": torch.tensor([0, 1, 2, 1])}
+    if kind == "decoder":
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        return found | {"position_ids": positions, "labels": ids.masked_fill(mask == 0, -100)}
+    return found | {"labels": torch.randint(3, VOCABULARY, (4, 5), generator=generator)}
