@@ -128,6 +128,8 @@ class Method(Component):
 
     merge_tolerance: ClassVar[float] = 1e-5
     """How far logits of a merged model may be from those before, in float32."""
+    draws: ClassVar[str] = ""
+    """What its passes draw at random beside dropout, so that no two divisions of a batch agree; mostly nothing."""
     trial: ClassVar[Mapping[str, Any]] = {}
     """Options with which it fits a model of width 32, where the defaults do not: tests use them."""
 

@@ -68,10 +68,11 @@ LINEAR_ONLY = frozenset(
     }
 )
 """Those that cannot be put beside GPT-2's transposed layers: most raise, ``osf`` would train nothing."""
+DRAWS: Mapping[str, str] = {"pvera": "its updates are drawn at random while it trains, for each row anew"}
 TRIALS: Mapping[str, Mapping[str, Any]] = {
     "adamss": {"r": 8, "num_subspaces": 2},
     "c3a": {"block_size": 8},
-    "fourierft": {"n_frequency": 100},
+    "fourierft": {"n_frequency": 100, "scaling": 10.0},
     "gralora": {"r": 8, "alpha": 16},
     "miss": {"r": 8},
     "oft": {"oft_block_size": 8},
@@ -102,6 +103,7 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     made = _model("".join(word.capitalize() for word in name.split("_")), base, text, fields)
     made.peft_type = name.upper()
     made.linear_only = name in LINEAR_ONLY
+    made.draws = DRAWS.get(name, "")
     made.trial = base.trial or TRIALS.get(name, {})
     return made
 

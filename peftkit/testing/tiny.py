@@ -125,6 +125,7 @@ def saved(architecture: str, folder: Path) -> Path:
     kind = kind_of(architecture)
     built_in = next(name for name in BUILT_IN_MODELS if model_kind(model_config(name)) == kind)
     tokenizer = AutoTokenizer.from_pretrained(model_path(built_in))
+    tf.utils.logging.disable_progress_bar()
     tiny(architecture, vocab_size=len(tokenizer), **WHOLE.get(architecture, {})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -22,15 +21,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from peftkit import Example, Method, Task
+from peftkit import Example, Method
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
 from peftkit.recipe.names import model_path
+from peftkit.testing.runs import COLOURS, Colours
 
 SPECIAL = {"vocab_size": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-TOPICS = ("red", "green", "blue")
-WORDS = {"red": "blood fire rose", "green": "grass leaf frog", "blue": "sky sea ink"}
+TOPICS = COLOURS
 
 
 def tiny(kind: str) -> tuple[PreTrainedModel, str]:
@@ -58,40 +57,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         AutoTokenizer.from_pretrained(model_path(tokenizer)).save_pretrained(folder)
         found[kind] = folder
     return found
-
-
-class Colours(Task):
-    """Which colour things have: so easy that a tiny model learns it in a few steps."""
-
-    name: Literal["colours"] = "colours"
-    rows: int = 48
-    form: Literal["classification", "multiple_choice", "generation"] = "classification"
-    streaming: bool = False
-
-    kind = "classification"
-    metrics = ("accuracy",)
-    selects = "accuracy"
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return TOPICS
-
-    @property
-    def streams(self) -> bool:
-        return self.streaming
-
-    def load(self) -> DatasetDict:
-        def split(start: int, number: int) -> Dataset:
-            colours = [TOPICS[(start + i) % 3] for i in range(number)]
-            things = [" ".join([WORDS[c].split()[(start + i // 3) % 3]] * (1 + i % 4)) for i, c in enumerate(colours)]
-            return Dataset.from_dict({"thing": things, "colour": colours})
-
-        train: Any = split(0, self.rows)
-        train = train.to_iterable_dataset(num_shards=2) if self.streaming else train
-        return DatasetDict({"train": train, "dev": split(1, 12), "test": split(2, 12)})
-
-    def encode(self, row: Any) -> Example:
-        return Example(f"colour: {row['thing']}", row["colour"], TOPICS)
 
 
 class ColourChoice(Colours):

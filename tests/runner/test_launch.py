@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from peftkit import Method
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
+from peftkit.testing import situation
 from peftkit.testing.children import together
 from tests.runner.test_training import assert_close
 
@@ -36,11 +40,24 @@ SHORT = (
 )
 
 
-@pytest.mark.parametrize("method", sorted(load_registry().of("method")))
+FAMILIES = ("full", "lora", "vera", "prefix_tuning", "prompt_tuning", "p_tuning", "adalora", "ia3", "boft", "ln_tuning")
+"""A method of each kind; `scripts/support_matrix.py` runs them all."""
+
+
+def others() -> list[str]:
+    """The methods of other distributions that can be used on a T5."""
+    found = [entry for entry in load_registry().of("method").values() if entry.distribution != "peftkit"]
+    methods = [e.component.model_validate(dict(getattr(e.component, "trial", {}))) for e in found]
+    return [m.name for m in methods if isinstance(m, Method) and not m.refuses(situation("t5"))]
+
+
+@pytest.mark.parametrize("method", [*FAMILIES, *others()])
 def test_two_processes_of_four_rows_equal_one_of_eight(
     method: str, built_in: Callable[..., Recipe], tmp_path: Path, registry: Registry
 ) -> None:
-    options = (*SHORT, f"method.name={method}")
+    component: Any = registry.of("method")[method].component
+    trial = [f"method.{key}={json.dumps(value)}" for key, value in component.trial.items()]
+    options = (*SHORT, f"method.name={method}", *trial)
     run(built_in("one", *options, "train.batch_size=8"), registry)
     together(built_in("two", *options, "train.batch_size=4"), registry, 2)
     (first,), (second,) = (tmp_path / "one").iterdir(), (tmp_path / "two").iterdir()

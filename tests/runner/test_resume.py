@@ -66,6 +66,7 @@ VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
     "prefix_tuning": (1, "decoder", "method.name=prefix_tuning", "train.workers=1"),
     "vera": (1, "encoder", "method.name=vera", "train.schedule=cosine"),
     "stream": (1, "decoder", "method.name=lora", "task.streaming=true"),
+    "adalora": (1, "decoder", "method.name=adalora", "method.init_r=6", "method.target_r=2", "method.tinit=4"),
     "two processes": (2, "encoder-decoder", "method.name=lora", "train.batch_size=4"),
 }
 
