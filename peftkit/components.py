@@ -115,6 +115,8 @@ class Component(BaseModel):
 
     name: str
 
+    gives_way: ClassVar[bool] = False
+    """Whether a component of another distribution may take the name of this built-in one."""
     refusals: ClassVar[tuple[Refusal, ...]] = ()
     """Combinations that the recipe check refuses."""
 

@@ -174,14 +174,20 @@ def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, t
             name = _name(f"{plugin}: {component.__name__}", component)
             _check_attributes(f"{plugin}: {component.__name__}", component)
             distribution, version = versions[plugin]
-            if name in found:
-                first = found[name].distribution
+            entry, present = Entry(kind, name, component, distribution, version), found.get(name)
+            if present is None or _gives_way(present, entry):
+                found[name] = entry
+            elif not _gives_way(entry, present):
                 raise PluginError(
-                    f"the {kind} {name!r} is registered twice, by {first} and by {distribution} ({plugin}); "
-                    "uninstall one, or leave it out with PEFTKIT_PLUGINS"
+                    f"the {kind} {name!r} is registered twice, by {present.distribution} and by {distribution} "
+                    f"({plugin}); uninstall one, or leave it out with PEFTKIT_PLUGINS"
                 )
-            found[name] = Entry(kind, name, component, distribution, version)
     return [entry for _, entry in sorted(found.items())]
+
+
+def _gives_way(built_in: Entry, other: Entry) -> bool:
+    """Whether the first is a built-in component whose name the other may take."""
+    return built_in.distribution == OWN != other.distribution and built_in.component.gives_way
 
 
 def _classes(where: str, function: Callable[[], Any], base: type[Component]) -> list[type[Component]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,10 +45,9 @@ def test_an_installed_plugin_is_found_shown_and_checked(tmp_path: Path) -> None:
         "bitfit (method, from peftkit-bitfit 1.2)\n\nTrain the biases only (Ben Zaken et al., 2022).\n"
     )
     assert peftkit("check", "x.toml") == (0, "x.toml: right (bitfit on wordnet_topic, pocket-decoder)\n", "")
+    # Without the plugin its name is that of the built-in method, which gives way to it.
     code, out, err = peftkit("check", "x.toml", PEFTKIT_PLUGINS="")
     assert (code, out) == (2, "")
     assert err.startswith(
-        "peftkit: error: x.toml:6: method.name: no method is called 'bitfit' (did you mean 'boft'?); "
+        "peftkit: error: x.toml:6: method.name: 'bitfit' cannot be used so: a 'llama' model has no bias"
     )
-    # Another plugin of this environment may be named before it.
-    assert re.search(r"PEFTKIT_PLUGINS leaves out ([\w:-]+, )*peftkit-bitfit:bitfit\b", err)

@@ -127,6 +127,20 @@ def test_a_name_twice_names_both_distributions(install: Install) -> None:
             registry(*order)
 
 
+def test_a_built_in_may_give_way_to_one_other_of_its_name(install: Install) -> None:
+    own, other, third = component("a"), component("a"), component("a")
+    own.gives_way = True
+    points = [install(d, register_methods=methods(c)) for d, c in (("peftkit", own), ("x", other), ("a", third))]
+    for order in (points[:2], points[1::-1]):
+        assert registry(*order).of("method")["a"].component is other
+    assert registry(points[0]).of("method")["a"].component is own
+    with pytest.raises(PluginError, match="registered twice"):
+        registry(*points)
+    own.gives_way, other.gives_way = False, True
+    with pytest.raises(PluginError, match="registered twice"):
+        registry(*points[:2])
+
+
 def test_a_name_twice_in_one_hook_is_refused(install: Install) -> None:
     with pytest.raises(PluginError, match="registered twice, by d and by d"):
         registry(install("d", register_methods=methods(component("a"), component("a"))))
