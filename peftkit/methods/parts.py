@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -109,7 +109,7 @@ class TopLayers(Method):
         """
         from torch.nn import ModuleList
 
-        stacks = {key: cast(ModuleList, m) for key, m in model.named_modules() if isinstance(m, ModuleList)}
+        stacks = {key: m for key, m in model.named_modules() if isinstance(m, ModuleList)}
         if context.model_kind == "encoder-decoder":
             stacks = {key: stack for key, stack in stacks.items() if "decoder" in key.split(".")}
         # The layers hold most of the weights; lists within them hold fewer.

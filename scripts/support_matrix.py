@@ -1,0 +1,158 @@
+"""Measures which method works on which architecture, by the conformance kit, and writes docs/support.md.
+
+What has been measured with the installed versions is kept in docs/support.json, so that the command can be broken off
+and started again: python scripts/support_matrix.py [--methods lora,ia3] [--architectures t5] [--jobs 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+ARCHITECTURES = ("t5", "bart", "llama", "qwen2", "gpt2", "bert", "roberta")
+COLUMNS = {
+    "trains": "trains",
+    "reloads": "reloads exactly",
+    "generates": "generates as it scores",
+    "merges": "merges",
+    "checkpointing": "checkpointing",
+    "mixed_precision": "mixed precision",
+    "two_processes": "2 processes",
+    "resume": "resume",
+}
+WORKS, REFUSED, FAILS = "works", "refused", "FAILS"
+Cell = tuple[str, str]
+Outcomes = dict[str, dict[str, str]]
+
+
+def measured(cell: Cell) -> tuple[Cell, Outcomes]:
+    """What each check says of a method on an architecture."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from peftkit.plugins import load_registry
+    from peftkit.testing import CHECKS, RefusedError
+    from peftkit.testing.runs import RUN_CHECKS
+
+    warnings.simplefilter("ignore")
+    transformers_logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    name, architecture = cell
+    component = load_registry().of("method")[name].component
+    found: Outcomes = {}
+    for check, run in {**CHECKS, **RUN_CHECKS}.items():
+        method = component.model_validate(dict(component.trial))
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                run(method, architecture, Path(folder) / "own")
+                found[check] = {"outcome": WORKS}
+            except RefusedError as error:
+                found[check] = {"outcome": REFUSED, "reason": str(error)}
+            except Exception as error:
+                found[check] = {"outcome": FAILS, "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    return cell, found
+
+
+def versions() -> dict[str, str]:
+    """What the outcomes depend on."""
+    found = {}
+    for package in ("peftkit", "torch", "transformers", "peft", "adapters"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def page(stored: dict[str, dict[str, dict[str, Outcomes]]], order: Iterable[str]) -> Iterator[str]:
+    """The lines of docs/support.md."""
+    yield "# What works on what"
+    yield ""
+    yield "Measured by `python scripts/support_matrix.py` on models of width 32 (two layers, float32, CPU), with"
+    yield f"{'; '.join(sorted(stored))}."
+    yield "Columns are the checks of `peftkit.testing`. A number stands for a reason below, by which it is refused; an"
+    yield "encoder does not generate."
+    reasons: list[str] = []
+    merged: dict[str, dict[str, Outcomes]] = {}
+    for methods in stored.values():
+        for name, architectures in methods.items():
+            merged.setdefault(name, {}).update(architectures)
+    for architecture in ARCHITECTURES:
+        yield ""
+        yield f"## {architecture}"
+        yield ""
+        yield f"| method | {' | '.join(COLUMNS.values())} |"
+        yield f"|---|{'---|' * len(COLUMNS)}"
+        for name in sorted(n for n in order if architecture in merged.get(n, {})):
+            cells = [merged[name][architecture].get(check, {}) for check in COLUMNS]
+            shown = []
+            for cell in cells:
+                if cell.get("outcome") in (REFUSED, FAILS):
+                    if cell["reason"] not in reasons:
+                        reasons.append(cell["reason"])
+                    mark = "**fails** " if cell["outcome"] == FAILS else ""
+                    shown.append(f"{mark}[{reasons.index(cell['reason']) + 1}](#reasons)")
+                else:
+                    shown.append(cell.get("outcome", ""))
+            yield f"| `{name}` | {' | '.join(shown)} |"
+    yield ""
+    yield "## Reasons"
+    yield ""
+    yield from (f"{number}. {reason}" for number, reason in enumerate(reasons, 1))
+
+
+def main() -> int:
+    """Measures what is missing, writes the page, and fails if a cell neither works nor is refused."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", default="")
+    parser.add_argument("--architectures", default=",".join(ARCHITECTURES))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="measure what has been measured, too")
+    options = parser.parse_args()
+    from peftkit.plugins import load_registry
+
+    registered = load_registry().of("method")
+    names = options.methods.split(",") if options.methods else list(registered)
+    file = DOCS / "support.json"
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    installed = versions()
+    distributions = {name: registered[name].distribution for name in names}
+
+    def section(name: str) -> dict[str, dict[str, Outcomes]]:
+        of = {k: v for k, v in installed.items() if k != "adapters" or distributions[name] == "peftkit-adapters"}
+        key = ", ".join(f"{package} {number}" for package, number in of.items())
+        own: dict[str, dict[str, Outcomes]] = stored.setdefault(key, {}).setdefault(name, {})
+        return own
+
+    cells = [(n, a) for n in names for a in options.architectures.split(",")]
+    missing = [(n, a) for n, a in cells if options.again or a not in section(n)]
+    # In processes that are replaced now and then: what methods leave behind adds up. Checks start some of their own.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=20) as pool:
+        futures = [pool.submit(measured, cell) for cell in missing]
+        for number, future in enumerate(as_completed(futures), 1):
+            (name, architecture), outcomes = future.result()
+            section(name)[architecture] = outcomes
+            bad = [f"{check}: {o['reason']}" for check, o in outcomes.items() if o["outcome"] == FAILS]
+            print(f"{number}/{len(missing)} {name} on {architecture}: {'; '.join(bad) or 'as it says'}", flush=True)
+            file.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (DOCS / "support.md").write_text("\n".join(page(stored, registered)) + "\n", encoding="utf-8")
+    return int(any(o["outcome"] == FAILS for n, a in cells for o in section(n).get(a, {}).values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
