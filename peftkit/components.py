@@ -169,6 +169,20 @@ class Method(Component):
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         """Puts back what ``state`` gave."""
 
+    def rate(self, parameter: str) -> float:
+        """How many times the recipe's learning rate the parameter of that name learns with."""
+        return 1.0
+
+    def open(self, model: nn.Module, folder: Path, context: Context) -> nn.Module:
+        """What ``save`` wrote, on a fresh model: by default ``apply`` and ``load``.
+
+        Raises:
+            ValueError: the files are not those of the method.
+        """
+        opened = self.apply(model, context)
+        self.load(opened, folder)
+        return opened
+
     def merge(self, model: nn.Module) -> nn.Module:
         """Folds what was learnt into the weights of the model that it was applied to, where that gives the same model.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from peftkit.errors import Interrupted, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.runner.baselines import Scores, baselines, refuse_what_none_has_to_read
-from peftkit.runner.batches import effective_batch
+from peftkit.runner.batches import effective_batch, first_batches
 from peftkit.runner.budget import planned_steps
 from peftkit.runner.checkpoint import newest
 from peftkit.runner.console import Display
@@ -69,7 +70,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         batch = effective_batch(recipe, accelerator.num_processes)
         per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
-        model = apply_method(recipe, base, steps)
+        model = apply_method(recipe, base, steps, partial(first_batches, recipe, data.train, base.form, batch))
         same_weights(model)
         trainable, total = parameters(model)
         meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from accelerate import Accelerator
 from datasets import Dataset
 from datasets import IterableDataset as StreamedRows
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from peftkit.components import Task
@@ -18,6 +20,7 @@ from peftkit.runner.forms import Form, Row
 
 BUCKET = 50  # effective batches that are sorted by length together
 SHUFFLED = 10_000  # rows of a stream among which the next one is drawn
+TAKEN = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
 INDEX = "__index__"
 
 
@@ -91,6 +94,20 @@ class Stream(IterableDataset[Row]):
             skipped, done = done, 0
             for number in (number for batch in batches[skipped:] for number in batch):
                 yield {key: made[key][number] for key in KEPT}  # type: ignore[misc]
+
+
+def first_batches(
+    recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int, number: int
+) -> list[dict[str, Tensor]]:
+    """The first effective batches of the training rows, whole and the same on every process, as a model takes them."""
+    if isinstance(rows, Dataset):
+        order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.seed), number * batch)
+        chosen: Iterable[Row] = [{key: row[key] for key in KEPT} for row in map(rows.__getitem__, order)]  # type: ignore[misc]
+    else:
+        chosen = islice(iter(rows), number * batch)
+    held = list(chosen)
+    groups = (held[start : start + batch] for start in range(0, len(held), batch))
+    return [{key: value for key, value in form.batch(group).items() if key in TAKEN} for group in groups]
 
 
 def by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:

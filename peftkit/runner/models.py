@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from peftkit.components import Context, ModelKind
@@ -18,6 +19,8 @@ from peftkit.recipe.check import findings
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
+
+Batches = Callable[[int], Sequence[Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,14 @@ def _form(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTok
     return FORMS[kind](tokenizer, config, type(recipe.task).kind, source, target)
 
 
-def apply_method(recipe: Recipe, base: Base, steps: int | None) -> nn.Module:
+def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches | None = None) -> nn.Module:
     """Applies the recipe's method; what comes back trains exactly what should learn.
+
+    Args:
+        recipe: what to run.
+        base: the loaded model.
+        steps: how many steps the budget allows, None if that is not known.
+        batches: gives so many batches of training rows to a method that begins with some.
 
     Raises:
         RunError: the method left nothing to train.
@@ -131,6 +140,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None) -> nn.Module:
         seed=recipe.run.seed,
         steps=steps,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
+        batches=batches,
     )
     if recipe.train.gradient_checkpointing:
         options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence

@@ -12,6 +12,8 @@ from peftkit.errors import InputError
 from peftkit.recipe import Recipe
 from peftkit.recipe.names import torch_optimizers
 
+RATE = "times"
+"""The key of a group of parameters that says how many times the recipe's learning rate it learns with."""
 FIXED_RATE = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
 """Adafactor (Shazeer and Stern, 2018) at the rate that the recipe says, as the starting system used it for T5."""
 
@@ -23,14 +25,11 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         InputError: the optimizer does not take the options.
     """
     train = recipe.train
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": trained}]
-    if train.weight_decay:
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": train.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [g for g in groups if g["params"]]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = train.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((recipe.method.rate(key), decay), []).append(parameter)
     name = train.optimizer.lower()
     if name == "adafactor":
         kind: Any = Adafactor
@@ -40,7 +39,13 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         kind, defaults = getattr(torch.optim, known[name]), {}
     options = {**defaults, "lr": train.learning_rate, **train.optimizer_options}
     try:
-        optimizer: torch.optim.Optimizer = kind(groups, **options)
+        optimizer: torch.optim.Optimizer = kind(
+            [
+                {"params": parameters, RATE: rate, **({"weight_decay": decay} if train.weight_decay else {})}
+                for (rate, decay), parameters in groups.items()
+            ],
+            **options,
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"train.optimizer_options: {train.optimizer} says: {error}") from error
     return optimizer

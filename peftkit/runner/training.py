@@ -28,6 +28,7 @@ from peftkit.runner.engines import make_engine
 from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.memory import halving, ran_out
+from peftkit.runner.optimizers import RATE
 from peftkit.runner.resume import by_main
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
@@ -126,7 +127,7 @@ class Training:
         accelerator, step = self.accelerator, self.used.step + 1
         rate = self.recipe.train.learning_rate * self.factor(progress(self.recipe.train.budget, self.used))
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get(RATE, 1.0)
         counts = torch.stack(
             [
                 sum((self.form.targets(b) for b in micro_batches), torch.tensor(0, device=accelerator.device)),

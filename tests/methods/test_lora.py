@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +12,13 @@ from peft import PeftModel
 from pydantic import ValidationError
 from torch import nn
 
-from peftkit.methods.lora import Lora
-from peftkit.testing import applied, check_method, learn, logits, situation, tiny, trained
+from peftkit import Context, Method
+from peftkit.errors import InputError
+from peftkit.plugins import load_registry
+from peftkit.testing import applied, batch, check_method, context, learn, logits, situation, tiny, trained
+
+# As it is registered, with all of peft's options.
+Lora: Any = load_registry().of("method")["lora"].component
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:
@@ -36,8 +44,8 @@ def test_short_names() -> None:
         Lora.model_validate_json('{"alpha": 16, "lora_alpha": 8}', strict=True)
 
 
-@pytest.mark.parametrize("value", ["eva", "loftq", "lora_ga", "corda", "pissa_niter_4", "no_such"])
-def test_what_needs_data_or_preparation_is_not_among_the_initial_weights(value: str) -> None:
+@pytest.mark.parametrize("value", ["loftq", "lora_ga", "corda", "pissa_niter_4", "no_such"])
+def test_what_could_not_be_opened_again_is_not_among_the_initial_weights(value: str) -> None:
     with pytest.raises(ValidationError, match="init_lora_weights"):
         Lora(init_lora_weights=value)  # type: ignore[arg-type]
 
@@ -67,6 +75,9 @@ def test_options_that_cannot_work_are_refused(options: dict[str, object], words:
         {"init_lora_weights": "olora"},
         {"init_lora_weights": "pissa"},
         {"init_lora_weights": "mica"},
+        {"loraplus_lr_ratio": 16.0},
+        {"kasa_config": {}},
+        {"monteclora_config": {}},
         {"use_dora": True},
         {"use_dora": True, "init_lora_weights": "pissa"},
         {"use_rslora": True, "lora_alpha": 16},
@@ -120,3 +131,68 @@ def test_dropout_acts_while_training_only() -> None:
     assert torch.equal(logits(model, "llama"), logits(model, "llama"))
     losses = {learn(model, "llama", steps=1)[0][0] for _ in range(2)}
     assert len(losses) == 2
+
+
+# ---- what begins with training rows, learns at several rates, or has a penalty
+
+
+def with_rows(architecture: str) -> Context:
+    rows = batch(architecture)
+    if architecture == "t5":
+        rows["decoder_input_ids"] = rows["labels"].roll(1, 1)
+    return replace(context(architecture), batches=lambda number: [dict(rows)] * min(4, number))
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "bert"])
+def test_eva_begins_with_what_the_layers_see(architecture: str, tmp_path: Path) -> None:
+    method = Lora(init_lora_weights="eva", r=2, eva_config={"rho": 1.5})
+    torch.manual_seed(7)
+    model = method.apply(tiny(architecture), with_rows(architecture))
+    plain = applied(Lora(r=2), architecture)
+    sides = {n: p for n, p in trained(model).items() if ".lora_A." in n}
+    for side in sides.values():  # directions are at right angles, unlike drawn ones
+        torch.testing.assert_close(side @ side.T, torch.eye(len(side)), atol=1e-4, rtol=0)
+    assert sum(len(side) for side in sides.values()) == 2 * sum(".lora_A." in n for n in trained(plain))
+    torch.testing.assert_close(logits(model, architecture), logits(plain, architecture), atol=1e-5, rtol=0)
+    losses, silent = learn(model, architecture)
+    assert losses[-1] < losses[0]
+    assert silent == []
+    method.save(model, tmp_path)
+    again = method.apply(tiny(architecture), with_rows(architecture))
+    method.load(again, tmp_path)
+    torch.testing.assert_close(logits(again, architecture), logits(model, architecture), atol=1e-6, rtol=0)
+    opened = method.open(tiny(architecture), tmp_path, context(architecture))
+    torch.testing.assert_close(logits(opened, architecture), logits(model, architecture), atol=1e-6, rtol=0)
+
+
+def test_eva_without_rows_is_no_plain_lora() -> None:
+    with pytest.raises(InputError, match="begins with training rows, and there are none"):
+        applied(Lora(init_lora_weights="eva"), "llama")
+
+
+def test_eva_that_finds_nothing_stable_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peftkit.methods.lora.PASSES", 20)
+    rows: Mapping[str, torch.Tensor] = {k: v[:1, :1] for k, v in batch("llama").items()}
+    one = replace(context("llama"), batches=lambda number: [rows])
+    with pytest.raises(InputError, match=r"no stable directions in 20 passes; lower method\.r"):
+        Lora(init_lora_weights="eva").apply(tiny("llama"), one)
+
+
+def test_lora_plus_is_a_rate_of_one_side() -> None:
+    method: Method = Lora(loraplus_lr_ratio=16.0)
+    rates = {name.split(".lora_")[1][0]: method.rate(name) for name in trained(applied(method, "llama"))}
+    assert rates == {"A": 1.0, "B": 16.0}
+    assert Lora().rate("x.lora_B.default.weight") == 1.0
+
+
+@pytest.mark.parametrize("part", ["kasa_config", "monteclora_config"])
+def test_penalties_are_added_to_what_is_trained(part: str) -> None:
+    method: Method = Lora(**{part: {}})
+    model = applied(method, "llama")
+    rows = batch("llama")
+    model.train()(input_ids=rows["input_ids"])
+    penalty = method.penalty(model, rows)
+    assert penalty is not None
+    assert penalty.requires_grad
+    assert float(penalty) != 0
+    assert Lora().penalty(applied(Lora(), "llama"), rows) is None
