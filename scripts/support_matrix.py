@@ -33,6 +33,7 @@ COLUMNS = {
     "two_processes": "2 processes",
     "resume": "resume",
 }
+TOGETHER = 28
 WORKS, REFUSED, FAILS = "works", "refused", "FAILS"
 Cell = tuple[str, str]
 Outcomes = dict[str, dict[str, str]]
@@ -141,15 +142,15 @@ def main() -> int:
     cells = [(n, a) for n in names for a in options.architectures.split(",")]
     missing = [(n, a) for n, a in cells if options.again or a not in section(n)]
     # In processes that are replaced now and then: what methods leave behind adds up. Checks start some of their own.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=20) as pool:
-        futures = [pool.submit(measured, cell) for cell in missing]
-        for number, future in enumerate(as_completed(futures), 1):
-            (name, architecture), outcomes = future.result()
-            section(name)[architecture] = outcomes
-            bad = [f"{check}: {o['reason']}" for check, o in outcomes.items() if o["outcome"] == FAILS]
-            print(f"{number}/{len(missing)} {name} on {architecture}: {'; '.join(bad) or 'as it says'}", flush=True)
-            file.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for first in range(0, len(missing), TOGETHER):
+        with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = [pool.submit(measured, cell) for cell in missing[first : first + TOGETHER]]
+            for number, future in enumerate(as_completed(futures), first + 1):
+                (name, architecture), outcomes = future.result()
+                section(name)[architecture] = outcomes
+                bad = [f"{check}: {o['reason']}" for check, o in outcomes.items() if o["outcome"] == FAILS]
+                print(f"{number}/{len(missing)} {name} on {architecture}: {'; '.join(bad) or 'as it says'}", flush=True)
+                file.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (DOCS / "support.md").write_text("\n".join(page(stored, registered)) + "\n", encoding="utf-8")
     return int(any(o["outcome"] == FAILS for n, a in cells for o in section(n).get(a, {}).values()))
 

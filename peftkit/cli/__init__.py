@@ -92,6 +92,19 @@ def parser() -> argparse.ArgumentParser:
     )
     for table in (listing, show):
         table.add_argument("--json", action="store_true", help="print JSON")
+    predict = verb("predict", _predict, "Predict with a finished run: lines of text in, JSON lines out.")
+    predict.add_argument("run", metavar="RUN", help="a run directory")
+    predict.add_argument("--text", help="one text, instead of lines from standard input")
+    predict.add_argument("--file", help="a file of lines: texts, or JSON objects with source and candidates")
+    predict.add_argument("-o", "--output", help="a file for the predictions, instead of standard output")
+    predict.add_argument("--batch", type=_number, default=32, help="lines that go through the model together (32)")
+    for name, action, text in (
+        ("merge", _merge, "Write a finished run's model with what was learnt folded into its weights."),
+        ("export", _export, "Copy a finished run's checkpoint, as its library has it, with a model card."),
+    ):
+        added = verb(name, action, text)
+        added.add_argument("run", metavar="RUN", help="a run directory")
+        added.add_argument("out", metavar="OUT", help="a folder that is to be made")
     verb("schema", _schema, "Print the JSON Schema of a recipe with every installed component.")
     text = "Look at a task's data."
     task = verbs.add_parser("task", help=text, description=text, allow_abbrev=False)
@@ -188,6 +201,24 @@ def _preview(options: argparse.Namespace) -> int:
     from peftkit.cli.preview import preview_task
 
     return preview_task(options.recipe, options.overrides, options.split, options.number, as_json=options.json)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from peftkit.cli.finished import predict_lines
+
+    return predict_lines(options.run, options.text, options.file, options.output, options.batch)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from peftkit.cli.finished import merge_run
+
+    return merge_run(options.run, options.out)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from peftkit.cli.finished import export_run
+
+    return export_run(options.run, options.out)
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from peftkit.errors import RunError
 from peftkit.recipe import Recipe
 from peftkit.runner import checkpoint
 from peftkit.runner.optimizers import make_optimizer
@@ -39,6 +40,18 @@ class Engine:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Adds the loss's gradients to those of the step, which processes average."""
         self.accelerator.backward(loss)
+
+    def something_learns(self) -> None:
+        """Makes sure that what is trained has any gradients.
+
+        Raises:
+            RunError: it has none, so that nothing would be learnt for all the work.
+        """
+        if not any(p.grad is not None and bool(p.grad.any()) for p in self.trained):
+            raise RunError(
+                f"at its second step none of the {len(self.trained)} tensors that {self.recipe.method.name!r} trains has a "
+                "gradient: nothing would be learnt; the loss does not depend on them, which is a fault of the method"
+            )
 
     def clip(self) -> None:
         """Clips the gradients as the recipe says."""
@@ -86,6 +99,9 @@ class DeepSpeed(Engine):
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.model.set_gradient_accumulation_boundary(last)
         self.model.backward(loss, scale_wrt_gas=False)  # the loss is that of the whole step's targets already
+
+    def something_learns(self) -> None:
+        """DeepSpeed has taken the gradients by now."""
 
     def clip(self) -> None:
         """DeepSpeed does, as its configuration says."""

@@ -145,6 +145,8 @@ class Training:
             self.engine.zero_grad()
             self._account(None, mean, targets, inputs, rate)
             return
+        if step == 2:  # at the first step one side of a low-rank update is zero, and with it the other's gradient
+            self.engine.something_learns()
         self.recipe.method.after_backward(self.module, step)
         self.engine.clip()
         self.engine.step()

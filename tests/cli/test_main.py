@@ -95,13 +95,16 @@ def test_a_run_that_fails_leaves_with_its_code_on_every_rank_and_one_of_them_say
         ([], "the following arguments are required: VERB; see `peftkit --help`"),
         (
             ["lisst"],
-            "'lisst' is neither a file nor a verb (did you mean 'list'?); verbs: run, check, list, show, schema, task",
+            "'lisst' is neither a file nor a verb (did you mean 'list'?); verbs: run, check, list, show, predict, merge, export, schema, task",
         ),
         (
             ["RUN"],
-            "'RUN' is neither a file nor a verb (did you mean 'run'?); verbs: run, check, list, show, schema, task",
+            "'RUN' is neither a file nor a verb (did you mean 'run'?); verbs: run, check, list, show, predict, merge, export, schema, task",
         ),
-        (["zzz"], "'zzz' is neither a file nor a verb; verbs: run, check, list, show, schema, task"),
+        (
+            ["zzz"],
+            "'zzz' is neither a file nor a verb; verbs: run, check, list, show, predict, merge, export, schema, task",
+        ),
         (["y.toml"], "y.toml: there is no such file (did you mean 'x.toml'?)"),
         (["./x"], "x: there is no such file (did you mean 'x.toml'?)"),
         (["."], ".: is a folder; name a recipe file in it"),

@@ -166,9 +166,22 @@ class BitFit(Method):
         return model
 
 
+class Deaf(Method):
+    """Trains weights that no pass reads."""
+
+    name: Literal["deaf"] = "deaf"
+
+    def apply(self, model: Any, context: Any) -> Any:
+        model.requires_grad_(False)
+        model.unread = torch.nn.Linear(2, 2)
+        unread = sum(p.sum() for p in model.unread.parameters())
+        model.register_forward_hook(lambda m, a, out: setattr(out, "logits", out.logits + 0 * unread) or out)
+        return model
+
+
 @hookimpl
 def register_methods() -> list[type[Method]]:
-    return [Told, BitFit]
+    return [Told, BitFit, Deaf]
 
 
 @pytest.fixture
@@ -319,3 +332,8 @@ def test_the_score_under_teacher_forcing_is_that_of_the_likeliest_tokens(
     assert selected["test"]["teacher_forced_match"] == pytest.approx(sum(right) / len(right))
     assert "teacher_forced_match_norm" not in rows[0]["test"]
     assert "teacher_forced_match" not in RunDirectory(path).summary()["baselines"]["majority"]["test"]
+
+
+def test_a_method_whose_weights_get_no_gradient_ends_the_run(make: Make, registry: Registry) -> None:
+    with pytest.raises(RunError, match="none of the 2 tensors that 'deaf' trains has a gradient"):
+        run(make("decoder", "method.name=deaf"), registry)

@@ -1,0 +1,59 @@
+"""The verbs of a finished run: ``predict``, ``merge`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from peftkit.errors import InputError
+from peftkit.plugins import load_registry
+
+
+def predict_lines(run: str, text: str | None, file: str | None, output: str | None, batch: int) -> int:
+    """Prints a JSON line for each line of text.
+
+    Raises:
+        PeftkitError: the run cannot be opened, or a line is wrong.
+    """
+    if text is not None and file is not None:
+        raise InputError("--text and --file are both given; keep one")
+    from peftkit.runner.opened import open_run, predict  # torch: only for this verb
+
+    opened = open_run(Path(run), load_registry())
+    with ExitStack() as files:
+        try:
+            lines = files.enter_context(Path(file).open(encoding="utf-8")) if file else sys.stdin
+            out = files.enter_context(Path(output).open("w", encoding="utf-8")) if output else sys.stdout
+        except OSError as error:
+            raise InputError(f"{error.filename!r}: {error.strerror}") from error
+        for prediction in predict(opened, lines if text is None else [text], batch):
+            print(json.dumps(prediction, ensure_ascii=False), file=out, flush=True)
+    return 0
+
+
+def merge_run(run: str, out: str) -> int:
+    """Writes a finished run's model with what was learnt in its own weights.
+
+    Raises:
+        PeftkitError: the run cannot be opened or merged.
+    """
+    from peftkit.runner.opened import merge, open_run
+
+    difference = merge(open_run(Path(run), load_registry()), Path(out))
+    print(f"merged into {out}: logits within {difference:.1e} of those before")
+    return 0
+
+
+def export_run(run: str, out: str) -> int:
+    """Copies a finished run's checkpoint in the form of the method's library, with a model card.
+
+    Raises:
+        PeftkitError: the run cannot be read, or the folder is not empty.
+    """
+    from peftkit.runner.opened import export
+
+    export(Path(run), load_registry(), Path(out))
+    print(f"exported to {out}")
+    return 0

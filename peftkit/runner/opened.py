@@ -1,0 +1,265 @@
+"""A finished run as a model again: its predictions on new text, its weights merged, its adapter with a card."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from peftkit.components import Context, Example
+from peftkit.errors import InputError, PeftkitError, RowError, RunError
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe, load_recipe
+from peftkit.runner.encoding import rows_of
+from peftkit.runner.evaluation import best
+from peftkit.runner.forms import Form
+from peftkit.runner.models import load_base, train_new_head
+from peftkit.runner.world import quiet_libraries
+from peftkit.runs import RunDirectory
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The selected checkpoint of a finished run, ready to be used."""
+
+    path: Path
+    recipe: Recipe
+    form: Form
+    model: nn.Module
+    device: torch.device
+
+
+def open_run(path: Path, registry: Registry) -> Opened:
+    """Loads the base model and puts on it what the run has saved.
+
+    Raises:
+        InputError: the folder is no finished run, or what it saved does not fit.
+        RunError: the base model cannot be loaded.
+    """
+    quiet_libraries("warning")
+    recipe = recipe_of(path, registry)
+    base = load_base(recipe)
+    steps = RunDirectory(path).summary()["steps"]
+    context = Context(base.kind, base.form.task_kind, recipe.run.seed, steps=max(1, steps))
+    torch.manual_seed(recipe.run.seed)
+    try:
+        model = recipe.method.open(base.model, path / "model", context)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path / 'model'} cannot be opened: {error}") from error
+    if base.kind == "encoder":
+        train_new_head(model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Opened(path, recipe, base.form, model.to(device).eval(), device)
+
+
+def recipe_of(path: Path, registry: Registry) -> Recipe:
+    """The recipe of a finished run.
+
+    Raises:
+        InputError: the folder is none, or the run has not come to its end.
+    """
+    if not (path / "recipe.toml").is_file():
+        raise InputError(f"{str(path)!r} is no run directory: it has no recipe.toml")
+    status = RunDirectory(path).summary().get("status")
+    if status != "done":
+        raise InputError(f"{str(path)!r} is {status}; finish it with: peftkit run RECIPE --resume {path}")
+    return load_recipe(path / "recipe.toml", registry)
+
+
+def predict(opened: Opened, lines: Iterable[str], batch: int) -> Iterator[dict[str, Any]]:
+    """Predictions for lines of text, in their order, as soon as a batch of them is there.
+
+    Args:
+        opened: the run.
+        lines: each a source as the model reads it, or a JSON object: with ``source`` and, for a choice, ``candidates``,
+            or else a row as the task's data has it. Empty lines are passed over.
+        batch: how many go through the model together.
+
+    Yields:
+        ``source`` and ``prediction``; where there are candidates, also their ``probabilities``, which add up to one,
+        and ``log_likelihoods``.
+
+    Raises:
+        InputError: a line is wrong, with its number.
+    """
+    numbered = ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+    while group := list(islice(numbered, batch)):
+        examples = [_example(opened.recipe, number, line) for number, line in group]
+        yield from _predicted(opened, examples, [number for number, _ in group])
+
+
+def _example(recipe: Recipe, number: int, line: str) -> Example:
+    task = recipe.task
+    given: Any = {"source": line}
+    if line.startswith("{"):
+        try:
+            given = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"line {number}: is no JSON object: {error}") from error
+    if "source" not in given:
+        try:
+            return task.encode(given)
+        except RowError as error:
+            raise InputError(f"line {number}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            needed = '"source", and "candidates" for a choice'
+            raise InputError(
+                f"line {number}: is neither a row of {task.name!r} nor has it {needed}: {error}"
+            ) from error
+    source, candidates = given["source"], given.get("candidates") or list(task.labels)
+    if not isinstance(source, str) or not all(isinstance(c, str) for c in candidates):
+        raise InputError(f"line {number}: source must be a text, and candidates a list of texts")
+    if task.kind == "generation":
+        return Example(source, "")
+    if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
+        raise InputError(f'line {number}: a choice needs "candidates", at least two and all different')
+    return Example(source, candidates[0], tuple(candidates))
+
+
+def _predicted(opened: Opened, examples: list[Example], numbers: list[int]) -> Iterator[dict[str, Any]]:
+    form, model, recipe = opened.form, opened.model, opened.recipe
+    ranked = recipe.task.kind != "generation"
+    rows = rows_of(form, recipe.task, "predict", examples, numbers, ranked=ranked)
+    with torch.inference_mode():
+        if not ranked:
+            settings = {"max_new_tokens": recipe.evaluate.max_new_tokens, "num_beams": recipe.evaluate.num_beams}
+            for example, text in zip(examples, form.generate(model, rows, opened.device, **settings), strict=True):
+                yield {"source": example.source, "prediction": text}
+            return
+        scores = form.ranker(model)(rows, opened.device)
+    for example, sums, tokens in zip(examples, scores.sums, scores.tokens, strict=True):
+        by_token = [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
+        chosen = sums if recipe.evaluate.scoring == "sum" else by_token
+        highest = max(chosen)
+        weights = [math.exp(score - highest) for score in chosen]
+        yield {
+            "source": example.source,
+            "prediction": best(example.candidates, chosen),
+            "probabilities": dict(zip(example.candidates, (w / sum(weights) for w in weights), strict=True)),
+            "log_likelihoods": dict(zip(example.candidates, sums, strict=True)),
+        }
+
+
+def merge(opened: Opened, out: Path) -> float:
+    """Writes the model with what was learnt folded into its weights, in the form of ``from_pretrained``.
+
+    Returns:
+        How far the logits of a few tokens are from those before.
+
+    Raises:
+        InputError: the method cannot be merged, or the folder is not empty.
+        RunError: the merged model says something else.
+    """
+    _empty(out)
+    method = opened.recipe.method
+    before = _logits(opened, opened.model)
+    names = set(_base(opened))
+    merged = method.merge(opened.model)
+    if different := sorted(set(merged.state_dict()) ^ names):
+        raise RunError(
+            f"{method.name!r} cannot be merged: it leaves {len(different)} weights of its own, {different[0]}"
+        )
+    difference = (_logits(opened, merged) - before).abs().max().item()
+    tolerance = method.merge_tolerance * max(1.0, before.abs().max().item())
+    if not difference <= tolerance:
+        raise RunError(f"merged, the model says something else: logits differ by {difference:.1e}")
+    cast(Any, merged).save_pretrained(out)
+    opened.form.tokenizer.save_pretrained(out)
+    (out / "README.md").write_text(card(opened.path, opened.recipe, merged=True), encoding="utf-8")
+    return difference
+
+
+def export(path: Path, registry: Registry, out: Path) -> None:
+    """Copies what a finished run has saved, in the form of the method's library, with a model card.
+
+    Raises:
+        InputError: the folder is no finished run, or the target is not empty.
+    """
+    _empty(out)
+    recipe = recipe_of(path, registry)
+    shutil.copytree(path / "model", out, dirs_exist_ok=True)
+    config = out / "adapter_config.json"
+    if config.is_file():  # the base's name for others, not where it lies here
+        described = json.loads(config.read_text(encoding="utf-8"))
+        described["base_model_name_or_path"] = recipe.model.name
+        config.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(card(path, recipe), encoding="utf-8")
+    shutil.copyfile(path / "recipe.toml", out / "recipe.toml")
+
+
+def card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
+    """A model card: base model, task, method, scores with their intervals, cost, and the recipe."""
+    summary = RunDirectory(path).summary()
+    environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+    selected, cost = summary["selected"], summary["cost"]
+    header = ["---", f"base_model: {json.dumps(recipe.model.name)}", "tags: [peftkit]"]
+    if recipe.method.name != "full" and not merged and (path / "model" / "adapter_config.json").is_file():
+        header.append("library_name: peft")
+    lines = [*header, "---", f"# {recipe.run.name}", ""]
+    how = "with the update folded into its weights" if merged else "the selected checkpoint"
+    lines += [
+        f"`{recipe.model.name}` trained on `{recipe.task.name}` with `{recipe.method.name}` by peftkit; {how}, step "
+        f"{selected['step']} of {summary['steps']}, chosen by {summary['selects']} on dev.",
+        "",
+        "| test | value | 95 % interval |",
+        "|---|---|---|",
+    ]
+    examples = sum(1 for _ in (path / "predictions" / "test.jsonl").open(encoding="utf-8"))
+    for key, value in selected.get("test", {}).items():
+        lines.append(f"| {key} | {value:.4f} | {_interval(key, value, examples)} |")
+    trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]
+    lines += [
+        "",
+        f"{examples} test examples, seed {summary['seed']}. Trainable parameters: {trained:,} of {total:,}. Cost: "
+        + ", ".join(f"{key} {value:,.6g}" for key, value in cost.items())
+        + f"; {summary['samples']:,} samples.",
+        "",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v) + ".",
+        "",
+        "```toml",
+        (path / "recipe.toml").read_text(encoding="utf-8").rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _interval(key: str, value: float, examples: int) -> str:
+    """Wilson's interval where the value is a share of the examples."""
+    if key not in ("accuracy", "accuracy_norm", "exact_match") or not examples:
+        return ""
+    interval = binomtest(round(value * examples), examples).proportion_ci(method="wilson")
+    return f"{interval.low:.4f} to {interval.high:.4f}"
+
+
+def _empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{str(out)!r} is there already and not an empty folder; name another")
+
+
+def _base(opened: Opened) -> list[str]:
+    """The names of the weights of the model before the method was applied."""
+    try:
+        return list(load_base(opened.recipe).model.state_dict())
+    except PeftkitError as error:
+        raise RunError(f"the base model cannot be loaded again: {error}") from error
+
+
+def _logits(opened: Opened, model: nn.Module) -> torch.Tensor:
+    """What the model says of a few tokens."""
+    ids = torch.arange(4, 12, device=opened.device)[None]
+    inputs: Mapping[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if opened.form.auto_class == "AutoModelForSeq2SeqLM":
+        inputs = {**inputs, "decoder_input_ids": ids}
+    with torch.inference_mode():
+        logits: torch.Tensor = model.eval()(**inputs).logits
+    return logits.float().clone()

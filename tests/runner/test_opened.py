@@ -1,0 +1,129 @@
+"""What a finished run has saved is the model that its predictions are of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from peftkit.errors import InputError
+from peftkit.plugins import Registry
+from peftkit.runner import run
+from peftkit.runner.opened import export, merge, open_run, predict
+from peftkit.runs import RunDirectory
+from tests.runner.conftest import Make
+
+
+def finished(make: Make, registry: Registry, kind: str, *options: str) -> Path:
+    path = run(make(kind, "train.budget.steps=4", *options), registry)
+    assert path is not None
+    return path
+
+
+def stored(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (path / "predictions" / "test.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("encoder-decoder", ("method.name=full",)),
+        ("encoder-decoder", ("method.name=lora", "method.init_lora_weights=pissa")),
+        ("encoder-decoder", ("method.name=lora", "method.init_lora_weights=eva")),
+        ("encoder-decoder", ("method.name=prefix_tuning",)),
+        ("decoder", ("method.name=adalora",)),
+        ("decoder", ("method.name=p_tuning",)),
+        ("decoder", ("method.name=layer_norm", "task.name=colour_choice")),
+        ("encoder", ("method.name=head_only",)),
+        ("encoder", ("method.name=vera", "task.name=colour_choice")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_it_predicts_what_the_run_did(kind: str, options: tuple[str, ...], make: Make, registry: Registry) -> None:
+    path = finished(make, registry, kind, *options)
+    rows = stored(path)
+    lines = [json.dumps({"source": row["source"], "candidates": row["candidates"]}) for row in rows]
+    found = list(predict(open_run(path, registry), lines, 5))
+    for row, one in zip(rows, found, strict=True):
+        assert (one["source"], one["prediction"]) == (row["source"], row["prediction"])
+        assert list(one["log_likelihoods"].values()) == pytest.approx(row["log_likelihoods"], abs=1e-4)
+        assert sum(one["probabilities"].values()) == pytest.approx(1)
+        assert max(one["probabilities"], key=one["probabilities"].get) == one["prediction"]
+
+
+def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> None:
+    path = finished(make, registry, "encoder-decoder")
+    opened = open_run(path, registry)
+    lines = ["colour: sky", "", '{"thing": "sky", "colour": "blue"}']
+    plain, row = predict(opened, lines, 1)
+    assert plain == row
+    assert list(plain["probabilities"]) == ["red", "green", "blue"]
+    text = finished(make, registry, "decoder", "task.name=colour_text")
+    (one,) = predict(open_run(text, registry), ["colour: sky"], 4)
+    assert one.keys() == {"source", "prediction"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2: is no JSON object"),
+        ('{"thin": "sky"}', "line 2: is neither a row of 'colours' nor has it \"source\""),
+        ('{"source": 1}', "line 2: source must be a text"),
+        ('{"source": "x", "candidates": ["a"]}', 'line 2: a choice needs "candidates", at least two'),
+    ],
+)
+def test_a_line_that_is_wrong_is_told_with_its_number(line: str, words: str, make: Make, registry: Registry) -> None:
+    opened = open_run(finished(make, registry, "decoder", "method.name=lora"), registry)
+    with pytest.raises(InputError, match=words):
+        list(predict(opened, ["colour: sky", line], 1))
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "ia3"])
+def test_merged_it_is_a_model_of_transformers(method: str, make: Make, registry: Registry, tmp_path: Path) -> None:
+    path = finished(make, registry, "encoder-decoder", f"method.name={method}")
+    opened = open_run(path, registry)
+    ids = torch.arange(5, 13)[None]
+    with torch.no_grad():
+        before = opened.model(input_ids=ids, decoder_input_ids=ids).logits
+        assert merge(opened, tmp_path / "merged") < 1e-4
+        after = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")(input_ids=ids, decoder_input_ids=ids).logits
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match="is there already and not an empty folder"):
+        merge(opened, tmp_path / "merged")
+
+
+def test_what_is_no_update_of_weights_is_not_merged(make: Make, registry: Registry, tmp_path: Path) -> None:
+    opened = open_run(finished(make, registry, "decoder", "method.name=prompt_tuning"), registry)
+    with pytest.raises(InputError, match="'prompt_tuning' cannot be merged"):
+        merge(opened, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_export_opens_with_the_library_and_has_a_card(make: Make, registry: Registry, tmp_path: Path) -> None:
+    path = finished(make, registry, "decoder", "method.name=lora")
+    export(path, registry, tmp_path / "out")
+    recipe = open_run(path, registry).recipe
+    base = AutoModelForCausalLM.from_pretrained(recipe.model.name)
+    opened = PeftModel.from_pretrained(base, str(tmp_path / "out"))
+    ids = torch.arange(5, 13)[None]
+    with torch.no_grad():
+        logits = open_run(path, registry).model(input_ids=ids).logits
+        torch.testing.assert_close(opened.eval()(input_ids=ids).logits, logits, atol=1e-6, rtol=0)
+    text = (tmp_path / "out" / "README.md").read_text()
+    value = RunDirectory(path).summary()["selected"]["test"]["accuracy"]
+    assert f"| accuracy | {value:.4f} | 0." in text
+    for part in ("library_name: peft", "`colours` with `lora`", "12 test examples, seed 42", "torch 2", "[method]"):
+        assert part in text
+
+
+def test_what_is_no_finished_run(make: Make, registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no run directory: it has no recipe\.toml"):
+        open_run(tmp_path / "none", registry)
+    path = finished(make, registry, "decoder", "method.name=lora")
+    (path / "summary.json").write_text('{"format": 1, "status": "failed"}')
+    with pytest.raises(InputError, match=r"is failed; finish it with: peftkit run RECIPE --resume"):
+        open_run(path, registry)
