@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import suppress
 from functools import partial
@@ -59,6 +60,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     directory: RunDirectory | None = None
     held: FileLock | None = None
     blind: Scores = {}
+    training: Training | None = None
     try:
         found = None if resume is None else by_main(accelerator, lambda: find(recipe, registry, resume))
         if found and finished(found):
@@ -99,7 +101,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         return directory.path if directory else None
     except Stop as stop:
         saved = directory.path if directory else "the run"
-        text = f"{stop}: saved after step {training.used.step}; go on with: peftkit run RECIPE --resume {saved}"
+        step = training.used.step if training else 0
+        text = f"{stop}: saved after step {step}; go on with: peftkit run RECIPE --resume {saved}"
         if directory is not None:
             directory.write_json("summary.json", {"status": "interrupted", "error": text})
         raise Interrupted(text, stop.number) from stop
@@ -113,6 +116,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         display.close()
         if held is not None:
             held.release()
+        if training is not None:
+            training.engine.release()
         _end(accelerator)
 
 
@@ -142,6 +147,8 @@ def _end(accelerator: Accelerator) -> None:
     """Leaves the world in order: without it a launch may die at its exit, and a second run in this process too."""
     finish(accelerator)
     accelerator.free_memory()  # first: DeepSpeed takes itself down with the help of the process group
+    # The last to hold that group must not be what wraps the model: torch may wait for ever where that is freed.
+    gc.collect()
     accelerator.end_training()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

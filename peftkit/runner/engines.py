@@ -33,6 +33,10 @@ class Engine:
         self.model, self.optimizer = accelerator.prepare(model.train(), make_optimizer(recipe, model))
         self.trained = [p for p in model.parameters() if p.requires_grad]
 
+    def release(self) -> None:
+        """Lets go of what the processes share, before they part."""
+        self.model = self.optimizer = None
+
     def passing(self, *, last: bool) -> AbstractContextManager[Any]:
         """Wraps the passes over one batch; ``last`` is whether the step follows it."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
@@ -49,8 +53,8 @@ class Engine:
         """
         if not any(p.grad is not None and bool(p.grad.any()) for p in self.trained):
             raise RunError(
-                f"at its second step none of the {len(self.trained)} tensors that {self.recipe.method.name!r} trains has a "
-                "gradient: nothing would be learnt; the loss does not depend on them, which is a fault of the method"
+                f"at its second step none of the {len(self.trained)} tensors that {self.recipe.method.name!r} trains "
+                "has a gradient: the loss does not depend on them, and nothing would be learnt; this is the method's fault"
             )
 
     def clip(self) -> None:

@@ -12,6 +12,7 @@ from peftkit.testing.checks import (
     options_round_trip,
     trained,
 )
+from peftkit.testing.suite import conformance
 from peftkit.testing.tiny import batch, context, kind_of, saved, situation, tiny
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "batch",
     "check_method",
     "checkpointing",
+    "conformance",
     "context",
     "generates_what_it_scores",
     "kind_of",
