@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peftkit import Example
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import load_recipe
+from peftkit.testing import CHECKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +27,8 @@ def blocks(file: str, language: str) -> list[str]:
     )
 
 
-PLUGINS = [*blocks("README.md", "python"), *blocks("docs/plugins.md", "python")]
+PRINTED = [*blocks("README.md", "python"), *blocks("docs/plugins.md", "python")]
+PLUGINS = [text for text in PRINTED if "@hookimpl" in text]
 
 
 def installed(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
@@ -43,6 +48,36 @@ def test_every_printed_plugin_registers(text: str, tmp_path: Path, monkeypatch: 
     (entry,) = registry.entries
     assert entry.component.model_fields["name"].default == entry.name
     assert entry.summary
+
+
+def test_the_printed_method_passes_the_printed_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [proof] = [text for text in PRINTED if "conformance" in text]
+    [method] = [text for text in PLUGINS if "class TopLayers" in text]
+    (tmp_path / "peftkit_top_layers.py").write_text(method, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made: dict[str, Any] = {}
+    exec(proof, made)  # noqa: S102 - our own document
+    assert {name for name in vars(made["TestTopLayers"]) if name.startswith("test_")} == {
+        "test_options",
+        "test_conforms",
+    }
+    for check in ("trains", "reloads", "checkpointing"):
+        CHECKS[check](made["TopLayers"](number=1), "bert", tmp_path / check)
+
+
+VARIANTS = [
+    line.split("|")[2]
+    for line in (ROOT / "docs/methods.md").read_text(encoding="utf-8").splitlines()
+    if "20" in line and line.count("|") == 3
+]
+
+
+@pytest.mark.parametrize("cell", VARIANTS)
+def test_the_printed_variants_of_lora_are_options_of_it(cell: str) -> None:
+    options = tomllib.loads("\n".join(re.findall("`([^`]+)`", cell)))
+    lora: Any = load_registry().of("method")["lora"].component
+    assert options
+    assert lora.model_validate_json(json.dumps(options), strict=True) != lora()
 
 
 def test_the_documents_show_every_kind_of_component() -> None:

@@ -53,6 +53,8 @@ class PeftMethod(Method):
     """peft's name of the method, a member of ``peft.PeftType``."""
     without: ClassVar[frozenset[str]] = frozenset()
     """Options of peft's configuration that do nothing here, or that peftkit gives itself."""
+    given: ClassVar[Mapping[str, Any]] = {}
+    """Options of peft's configuration that are always so."""
     linear_only: ClassVar[bool] = False
     """Whether it cannot be put beside layers that hold their weights transposed."""
     own_targets: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -95,6 +97,7 @@ class PeftMethod(Method):
     def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """What peft's configuration is made with; an option that is unset is left to peft."""
         options = self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+        options |= self.given
         options |= {key: value.made() for key, value in self if isinstance(value, Part)}
         if "target_modules" in type(self).model_fields and self._option("target_modules") is None:
             kind = str(getattr(model.config, "model_type", ""))

@@ -102,6 +102,7 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     text = base.__doc__ if name in OWN else configuration.text
     made = _model("".join(word.capitalize() for word in name.split("_")), base, text, fields)
     made.peft_type = name.upper()
+    made.given = {"progressbar": False} if "progressbar" in options else {}
     made.linear_only = name in LINEAR_ONLY
     made.draws = DRAWS.get(name, "")
     made.trial = base.trial or TRIALS.get(name, {})

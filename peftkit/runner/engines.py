@@ -54,7 +54,7 @@ class Engine:
         if not any(p.grad is not None and bool(p.grad.any()) for p in self.trained):
             raise RunError(
                 f"at its second step none of the {len(self.trained)} tensors that {self.recipe.method.name!r} trains "
-                "has a gradient: the loss does not depend on them, and nothing would be learnt; this is the method's fault"
+                "has a gradient: the loss does not depend on them, and nothing is learnt; the method is at fault"
             )
 
     def clip(self) -> None:
