@@ -215,6 +215,20 @@ def fuzz(environments: Sequence[Environment]) -> None:
         MAIN.run("python", "scripts/fuzz_recipes.py", "30")
 
 
+def scaffold(environments: Sequence[Environment]) -> None:
+    """Write a distribution of each kind with `peftkit new`, install it, and run the tests that come with it."""
+    with tempfile.TemporaryDirectory() as parent:
+        for kind in ("method", "task", "metric"):
+            MAIN.run("peftkit", "new", kind, f"example_{kind}", "--in", parent)
+            folder = f"{parent}/peftkit-example-{kind}"
+            try:
+                # Without isolation, and so without a network: setuptools is there.
+                MAIN.run("python", "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", folder)
+                MAIN.run("pytest", "-q", "-p", "no:cacheprovider", folder, OMP_NUM_THREADS="1")
+            finally:
+                MAIN.run("python", "-m", "pip", "uninstall", "-q", "-y", f"peftkit-example-{kind}")
+
+
 def build(environments: Sequence[Environment]) -> None:
     """Build the sdist and, from it, the wheel into dist/."""
     MAIN.run("python", "-m", "build", "--no-isolation")
@@ -231,9 +245,9 @@ def results(environments: Sequence[Environment]) -> None:
 
 
 STAGES: dict[str, Callable[[Sequence[Environment]], None]] = {
-    stage.__name__: stage for stage in (quickstart, test, lint, matrix, fuzz, build, results)
+    stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, results)
 }
-CI = ("quickstart", "test", "lint", "matrix", "build")
+CI = ("quickstart", "test", "lint", "matrix", "scaffold", "build")
 
 
 def main() -> None:

@@ -105,6 +105,10 @@ def parser() -> argparse.ArgumentParser:
         added = verb(name, action, text)
         added.add_argument("run", metavar="RUN", help="a run directory")
         added.add_argument("out", metavar="OUT", help="a folder that is to be made")
+    new = verb("new", _new, "Write a distribution with a method, task or metric, which passes its tests as written.")
+    new.add_argument("kind", choices=["method", "task", "metric"], help="what it is to hold")
+    new.add_argument("name", metavar="NAME", help="the component's name")
+    new.add_argument("--in", dest="parent", metavar="FOLDER", default=".", help="where its folder is to be made (.)")
     verb("schema", _schema, "Print the JSON Schema of a recipe with every installed component.")
     text = "Look at a task's data."
     task = verbs.add_parser("task", help=text, description=text, allow_abbrev=False)
@@ -219,6 +223,12 @@ def _export(options: argparse.Namespace) -> int:
     from peftkit.cli.finished import export_run
 
     return export_run(options.run, options.out)
+
+
+def _new(options: argparse.Namespace) -> int:
+    from peftkit.cli.scaffold import write_distribution
+
+    return write_distribution(options.kind, options.name, options.parent)
 
 
 def _schema(options: argparse.Namespace) -> int:

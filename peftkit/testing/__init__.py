@@ -9,9 +9,9 @@ from peftkit.testing.checks import (
     generates_what_it_scores,
     learn,
     logits,
-    options_round_trip,
     trained,
 )
+from peftkit.testing.components import check_metric, check_task, round_trip
 from peftkit.testing.suite import conformance
 from peftkit.testing.tiny import batch, context, kind_of, saved, situation, tiny
 
@@ -21,6 +21,8 @@ __all__ = [
     "applied",
     "batch",
     "check_method",
+    "check_metric",
+    "check_task",
     "checkpointing",
     "conformance",
     "context",
@@ -28,7 +30,7 @@ __all__ = [
     "kind_of",
     "learn",
     "logits",
-    "options_round_trip",
+    "round_trip",
     "saved",
     "situation",
     "tiny",

@@ -27,16 +27,6 @@ class RefusedError(Exception):
     """The method itself says that it cannot be used so; the text is its reason."""
 
 
-def options_round_trip(method: Method) -> None:
-    """What a run directory keeps of the options gives the same method again, and unknown options are refused."""
-    kind = type(method)
-    again = kind.model_validate_json(method.model_dump_json(), strict=True)
-    assert again == method, f"{again!r} was read back where {method!r} was written"
-    undescribed = [key for key, field in kind.model_fields.items() if key != "name" and not field.description]
-    assert not undescribed, f"options without a description: {undescribed}"
-    assert kind.model_config.get("extra") == "forbid", "unknown options have to be refused"
-
-
 def trains(method: Method, architecture: str, folder: Path) -> None:
     """A batch is learnt; what should learn has gradients by the second step, and nothing else moves."""
     refused(method.refuses(situation(architecture)))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.components import Method
-from peftkit.testing.checks import CHECKS, RefusedError, options_round_trip
+from peftkit.testing.checks import CHECKS, RefusedError
+from peftkit.testing.components import round_trip
 from peftkit.testing.runs import RUN_CHECKS
 
 ARCHITECTURES = ("t5", "llama", "bert")
@@ -35,7 +36,7 @@ def conformance(
     class Conformance:
         @pytest.mark.parametrize("method", made, ids=lambda m: m.name)
         def test_options(self, method: Method) -> None:
-            options_round_trip(method)
+            round_trip(method)
 
         @pytest.mark.parametrize("check", checks)
         @pytest.mark.parametrize("architecture", architectures)

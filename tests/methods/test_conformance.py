@@ -18,7 +18,7 @@ from peftkit.testing import (
     RefusedError,
     applied,
     check_method,
-    options_round_trip,
+    round_trip,
     situation,
     tiny,
     trained,
@@ -44,7 +44,7 @@ def reopen(model: nn.Module, folder: Path) -> nn.Module:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_its_options_are_kept(name: str) -> None:
-    options_round_trip(made(name))
+    round_trip(made(name))
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -10,7 +10,7 @@ import torch
 
 from peftkit import Method, Refusal
 from peftkit.methods.parts import LayerNorm
-from peftkit.testing import CHECKS, RefusedError, conformance, options_round_trip
+from peftkit.testing import CHECKS, RefusedError, conformance, round_trip
 from peftkit.testing.runs import RUN_CHECKS
 
 TestRight = conformance(LayerNorm, architectures=("t5", "bert"))
@@ -129,4 +129,4 @@ def test_an_option_without_a_description() -> None:
         option: int = 1
 
     with pytest.raises(AssertionError, match=r"options without a description: \['option'\]"):
-        options_round_trip(Bare())
+        round_trip(Bare())

@@ -1,0 +1,86 @@
+"""What must hold for every task and every metric: a check raises where it does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import islice
+
+from peftkit.components import Component, Example, Metric, Task
+from peftkit.plugins import load_registry
+
+LOOKED_AT = 200
+
+
+def round_trip(component: Component) -> None:
+    """What a run directory keeps of the options gives the same component again, and unknown options are refused."""
+    kind = type(component)
+    again = kind.model_validate_json(component.model_dump_json(), strict=True)
+    assert again == component, f"{again!r} was read back where {component!r} was written"
+    undescribed = [key for key, field in kind.model_fields.items() if key != "name" and not field.description]
+    assert not undescribed, f"options without a description: {undescribed}"
+    assert kind.model_config.get("extra") == "forbid", "unknown options have to be refused"
+
+
+def check_task(task: Task) -> None:
+    """A task has its three splits, and its rows are examples that can be told apart without a look at the answer.
+
+    Raises:
+        AssertionError: what is wrong.
+    """
+    round_trip(task)
+    metrics = load_registry().of("metric")
+    given: list[str] = []
+    for name in task.metrics:
+        assert name in metrics, f"no metric is called {name!r}"
+        metric = metrics[name].component()  # type: ignore[call-arg]
+        assert isinstance(metric, Metric)
+        assert task.kind in metric.kinds, f"{name!r} does not score {task.kind}"
+        given += metric.value_names
+    assert task.selects in given, f"none of its metrics gives {task.selects!r}, by which it selects"
+    splits = task.load()
+    for split in ("train", "dev", "test"):
+        assert split in splits, f"there is no split {split!r}"
+        rows = list(islice(splits[split], LOOKED_AT))
+        assert rows, f"the split {split!r} is empty"
+        _check_examples(task, split, [task.encode(row) for row in rows])
+
+
+def _check_examples(task: Task, split: str, examples: Sequence[Example]) -> None:
+    for example in examples:
+        assert example.source.strip(), f"{split}: a source is empty"
+        assert example.target.strip(), f"{split}: a target is empty"
+        if task.kind == "generation":
+            assert not example.candidates, f"{split}: free text has no candidates"
+            continue
+        assert example.target in example.candidates, f"{split}: the target is none of {example.candidates}"
+        assert len(set(example.candidates)) == len(example.candidates) >= 2, f"{split}: candidates {example.candidates}"
+        if task.kind == "classification":
+            assert example.candidates == task.labels, f"{split}: the candidates are not the labels"
+    if task.kind == "multiple_choice" and len(examples) >= LOOKED_AT:
+        first = sum(e.candidates[0] == e.target for e in examples) / len(examples)
+        assert first < 1, f"{split}: the first choice is always right"
+
+
+def check_metric(metric: Metric) -> None:
+    """A metric gives the values that it names, prefers right answers to wrong ones, and minds no order.
+
+    Raises:
+        AssertionError: what is wrong.
+    """
+    round_trip(metric)
+    examples = [
+        Example("which colour has the sky", "blue", ("blue", "red")),
+        Example("which colour has blood", "red", ("blue", "red")),
+        Example("which colour has the sea", "blue", ("blue", "red")),
+    ]
+    references = [[e.target] for e in examples]
+    right = metric.compute([e.target for e in examples], references, examples)
+    wrong = metric.compute(["red", "blue", "red"], references, examples)
+    turned = metric.compute([e.target for e in examples[::-1]], references[::-1], examples[::-1])
+    assert set(right) == set(metric.value_names), f"it gives {sorted(right)} and names {sorted(metric.value_names)}"
+    assert all(math.isfinite(v) for v in (*right.values(), *wrong.values())), "values that are no numbers"
+    for key, value in right.items():
+        assert math.isclose(value, turned[key], abs_tol=1e-9), f"{key} depends on the order of the examples"
+        better = value >= wrong[key] if metric.higher_is_better else value <= wrong[key]
+        assert better, f"{key} is {value} for right answers and {wrong[key]} for wrong ones"
