@@ -35,6 +35,8 @@ class Situation:
     config: Mapping[str, Any] = field(default_factory=dict)
     steps_known: bool = True
     """Whether the budget tells the number of steps beforehand."""
+    quantization: str = ""
+    """``4bit`` or ``8bit`` where the model's own weights are so."""
     sharded: bool = False
     """Whether DeepSpeed or FSDP hold parts of the weights, gradients or optimizer's state on each process."""
 
@@ -128,12 +130,24 @@ class Component(BaseModel):
 class Method(Component):
     """A way of fine-tuning: which weights learn. Sub-class it and write ``apply``; the rest has defaults."""
 
+    takes_quantized: ClassVar[bool] = False
+    """Whether it learns beside quantised weights, which cannot learn themselves."""
     merge_tolerance: ClassVar[float] = 1e-5
     """How far logits of a merged model may be from those before, in float32."""
     draws: ClassVar[str] = ""
     """What its passes draw at random beside dropout, so that no two divisions of a batch agree; mostly nothing."""
     trial: ClassVar[Mapping[str, Any]] = {}
     """Options with which it fits a model of width 32, where the defaults do not: tests use them."""
+
+    def refuses(self, situation: Situation) -> list[str]:
+        """The reasons, with remedies, why this method cannot be used so."""
+        reasons = super().refuses(situation)
+        if situation.quantization and not self.takes_quantized:
+            reasons.append(
+                f"it does not learn beside weights of {situation.quantization.removesuffix('bit')} bits; leave out "
+                "model.quantization, or use lora"
+            )
+        return reasons
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Changes the model so that exactly the parameters that should learn have ``requires_grad``.

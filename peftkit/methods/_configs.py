@@ -25,7 +25,7 @@ from peftkit.cache import cache_folder
 LIBRARY = "peft"
 ROOTS = ("PeftConfig", "PeftConfigMixin")
 """The classes whose fields every configuration has, none of which is a choice of the user's."""
-FORMAT = 1
+FORMAT = 2
 """Of the file that keeps what was read."""
 
 Expression = list[Any]
@@ -50,6 +50,8 @@ class Configuration:
     name: str
     text: str
     options: tuple[Option, ...]
+    quantized: bool = False
+    """Whether it comes with layers for weights that bitsandbytes has quantised."""
 
 
 @cache
@@ -62,7 +64,10 @@ def configurations() -> Mapping[str, Configuration]:
             return {name: _restored(name, **each) for name, each in stored["methods"].items()}
     found = read_sources()
     with suppress(OSError):
-        methods = {name: {"text": c.text, "options": [asdict(o) for o in c.options]} for name, c in found.items()}
+        methods = {
+            name: {"text": c.text, "options": [asdict(o) for o in c.options], "quantized": c.quantized}
+            for name, c in found.items()
+        }
         kept.parent.mkdir(parents=True, exist_ok=True)
         own = kept.with_name(f".{kept.name}.{os.getpid()}")
         own.write_text(json.dumps({"of": _identity(), "methods": methods}), encoding="utf-8")
@@ -78,7 +83,8 @@ def read_sources() -> dict[str, Configuration]:
         for name, config in module.registered():
             if home := _found(module, config):
                 text = _sentences(ast.get_docstring(home[1]) or "")
-                found[name] = Configuration(name, text, tuple(_options(*home)))
+                quantized = file.with_name("bnb.py").is_file()
+                found[name] = Configuration(name, text, tuple(_options(*home)), quantized)
     return found
 
 
@@ -88,8 +94,8 @@ def _identity() -> list[Any]:
     return [FORMAT, str(tuners), tuners.stat().st_mtime_ns]
 
 
-def _restored(name: str, text: str, options: list[dict[str, Any]]) -> Configuration:
-    return Configuration(name, text, tuple(Option(**option) for option in options))
+def _restored(name: str, text: str, options: list[dict[str, Any]], quantized: bool) -> Configuration:
+    return Configuration(name, text, tuple(Option(**option) for option in options), quantized)
 
 
 @cache

@@ -103,6 +103,7 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     made = _model("".join(word.capitalize() for word in name.split("_")), base, text, fields)
     made.peft_type = name.upper()
     made.given = {"progressbar": False} if "progressbar" in options else {}
+    made.takes_quantized = configuration.quantized or issubclass(base, PromptMethod)
     made.linear_only = name in LINEAR_ONLY
     made.draws = DRAWS.get(name, "")
     made.trial = base.trial or TRIALS.get(name, {})

@@ -26,6 +26,7 @@ def situation(recipe: Recipe, config: Mapping[str, Any]) -> Situation:
         mixed_precision=recipe.train.mixed_precision,
         config=config,
         steps_known=any(limit is not None for limit in (budget.steps, budget.samples, budget.epochs)),
+        quantization=recipe.model.quantization or "",
         sharded=recipe.train.deepspeed.used or recipe.train.fsdp,
     )
 

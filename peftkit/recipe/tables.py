@@ -58,6 +58,9 @@ class ModelTable(Table):
     """A branch, tag or commit of a hub model."""
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """transformers' attention implementation; unset leaves the choice to transformers."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Frozen weights of 4 bits (NF4, QLoRA, Dettmers et al., 2023) or 8 (LLM.int8, Dettmers et al., 2022), by
+    bitsandbytes; needs a GPU and a method that learns beside them."""
     trust_remote_code: bool = False
     """Whether code that comes with a hub model may be run."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import Context, ModelKind
 from peftkit.errors import Problem, RecipeError, RunError
@@ -20,6 +22,8 @@ from peftkit.recipe.names import model_kind, model_path
 from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
 
+UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
+"""Heads, which are new or tied to embeddings."""
 Batches = Callable[[int], Sequence[Mapping[str, Tensor]]]
 
 
@@ -64,6 +68,8 @@ def load_base(recipe: Recipe) -> Base:
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: number for number, label in enumerate(labels)}
     path, options = _source(recipe)
+    if recipe.model.quantization:
+        options |= _quantized(recipe)
     if recipe.model.attention:
         options["attn_implementation"] = recipe.model.attention
     torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
@@ -73,7 +79,39 @@ def load_base(recipe: Recipe) -> Base:
         )
     except (OSError, ValueError, ImportError) as error:
         raise RunError(_unloadable(recipe, error)) from error
+    if recipe.model.quantization:
+        from peft import prepare_model_for_kbit_training
+
+        # Norms in float32; recomputed activations are turned on below, for quantised models as for others.
+        loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
     return Base(loaded, form, kind)
+
+
+def _quantized(recipe: Recipe) -> dict[str, Any]:
+    """What a model is loaded with whose frozen weights are of few bits.
+
+    Raises:
+        RunError: there is no GPU, or no bitsandbytes.
+    """
+    if not torch.cuda.is_available():
+        raise RunError(
+            f"model.quantization = {recipe.model.quantization!r} needs a GPU: bitsandbytes computes with weights of "
+            "few bits there; leave it out on a CPU"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise RunError("bitsandbytes is not installed: pip install 'peftkit[quant]'")
+    dtype = getattr(torch, recipe.model.dtype)
+    if recipe.model.quantization == "4bit":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == torch.float32 else dtype,
+            llm_int8_skip_modules=[*UNQUANTIZED],
+        )
+    else:
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*UNQUANTIZED])
+    return {"quantization_config": config, "device_map": {"": PartialState().local_process_index}}
 
 
 def _source(recipe: Recipe) -> tuple[str, dict[str, Any]]:
@@ -164,9 +202,17 @@ def train_new_head(model: nn.Module) -> None:
 
 def parameters(model: nn.Module) -> tuple[int, int]:
     """The numbers of trainable and of all parameters."""
-    # DeepSpeed leaves of a sharded weight a piece or nothing, and its size beside it.
-    counts = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in model.parameters()]
+    counts = [(_size(p), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """How many numbers it stands for."""
+    # DeepSpeed leaves of a sharded weight a piece or nothing, and its size beside it.
+    number = int(getattr(parameter, "ds_numel", parameter.numel()))
+    # bitsandbytes packs two numbers of four bits into each byte, and bytes into elements of any type.
+    packed = type(parameter).__name__ == "Params4bit"
+    return number * 2 * parameter.element_size() if packed else number
 
 
 def folder_bytes(folder: Path) -> int:

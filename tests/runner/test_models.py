@@ -105,3 +105,53 @@ def test_a_method_that_trains_nothing_is_refused(make: Make, registry: Registry,
     recipe = load_recipe(tmp_path / "recipe.toml", known, ["model.name=pocket-decoder", "method.name=idle"])
     with pytest.raises(RunError, match="trains none of the model's"):
         apply_method(recipe, load_base(recipe), None)
+
+
+# ---- quantised models
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_quantised_model_needs_a_gpu(bits: str, make: Make) -> None:
+    recipe = make("decoder", "method.name=lora", f"model.quantization={bits}")
+    with pytest.raises(RunError, match=f"model.quantization = '{bits}' needs a GPU"):
+        load_base(recipe)
+
+
+def test_without_bitsandbytes_it_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("peftkit.runner.models.find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"pip install 'peftkit\[quant\]'"):
+        load_base(make("decoder", "method.name=lora", "model.quantization=4bit"))
+
+
+@pytest.mark.parametrize(("bits", "key"), [("4bit", "load_in_4bit"), ("8bit", "load_in_8bit")])
+def test_it_is_loaded_as_the_recipe_says(bits: str, key: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def loaded(path: str, **options: Any) -> Any:
+        asked.update(options)
+        raise OSError("far enough")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("peftkit.runner.models.find_spec", lambda name: True)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
+    with pytest.raises(RunError, match="far enough"):
+        load_base(make("decoder", "method.name=lora", f"model.quantization={bits}"))
+    assert getattr(asked["quantization_config"], key)
+    assert asked["device_map"] == {"": 0}
+
+
+@pytest.mark.parametrize("method", ["full", "boft", "layer_norm"])
+def test_a_method_that_moves_the_weights_themselves_is_refused(method: str, make: Make) -> None:
+    with pytest.raises(RecipeError, match=r"does not learn beside weights of 4 bits; leave out model\.quantization"):
+        make("decoder", f"method.name={method}", "model.quantization=4bit")
+    assert make("decoder", "method.name=prompt_tuning", "model.quantization=4bit").model.quantization == "4bit"
+
+
+def test_packed_weights_are_counted_as_what_they_stand_for() -> None:
+    class Params4bit(torch.nn.Parameter):
+        pass
+
+    module = torch.nn.Module()
+    module.weight = Params4bit(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    assert parameters(module) == (0, 16)
