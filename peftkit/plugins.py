@@ -22,7 +22,7 @@ OWN = "peftkit"
 """The distribution of the built-in components; ``PEFTKIT_PLUGINS`` never leaves it out."""
 
 Kind = Literal["method", "task", "metric", "meter"]
-SHIPPED: Mapping[str, str] = {"parallel_adapters": "peftkit-adapters"}
+SHIPPED: Mapping[str, str] = {"parallel_adapters": "peftkit-adapters", "lora_xs": "peftkit-lora-xs"}
 """Components of distributions that come with peftkit and are installed apart: a recipe may name them without."""
 
 BASES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from peftkit.errors import InputError
+from peftkit.plugins import load_registry
+from peftkit.testing import applied, conformance, logits, tiny, trained
+from peftkit_lora_xs import LoraXs
+
+TestLoraXs = conformance(
+    LoraXs(r=4),
+    LoraXs(r=4, target_modules="all-linear"),
+    architectures=("t5", "bart", "llama", "qwen2", "gpt2", "bert", "roberta"),
+    runs=False,
+)
+TestRuns = conformance(LoraXs(r=4), architectures=("t5", "bert"))
+
+
+def test_it_is_registered() -> None:
+    entry = load_registry().of("method")["lora_xs"]
+    assert (entry.component, entry.distribution) == (LoraXs, "peftkit-lora-xs")
+
+
+@pytest.mark.parametrize(("architecture", "layers"), [("t5", 2 * 2 * 3), ("llama", 4), ("gpt2", 2), ("bert", 4)])
+def test_only_square_matrices_learn_and_their_size_is_the_ranks(architecture: str, layers: int) -> None:
+    names = {name: p for name, p in trained(applied(LoraXs(r=4), architecture)).items() if "classifier" not in name}
+    assert {p.shape for p in names.values()} == {(4, 4)}
+    assert len(names) == layers
+
+
+def test_it_begins_next_to_nothing() -> None:
+    torch.testing.assert_close(logits(applied(LoraXs(r=4), "t5"), "t5"), logits(tiny("t5"), "t5"), atol=1e-3, rtol=0)
+
+
+def test_the_update_is_that_of_the_paper() -> None:
+    model = applied(LoraXs(r=3, alpha=6.0, target_modules=("q_proj",)), "llama")
+    layer = model.get_submodule("model.layers.0.self_attn.q_proj")
+    left, values, right = torch.linalg.svd(tiny("llama").get_submodule("model.layers.0.self_attn.q_proj").weight)
+    with torch.no_grad():
+        layer.xs_matrix.copy_(torch.arange(9.0).reshape(3, 3))
+    expected = 2.0 * left[:, :3] @ values[:3].diag() @ layer.xs_matrix @ right[:3]
+    before = layer.layer.weight.clone()
+    torch.testing.assert_close(layer.merged().weight - before, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target_modules": ("no_such",)}, r"finds no layer for \('no_such',\); there are .*q_proj"),
+        ({"r": 33}, "method.r = 33, and .* has only 32 singular directions"),
+    ],
+)
+def test_what_cannot_be(options: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        applied(LoraXs.model_validate(options), "llama")
+
+
+def test_layers_by_an_expression() -> None:
+    model = applied(LoraXs(r=2, target_modules=r".*layers\.1\..*_proj"), "llama")
+    assert trained(model)
+    assert all(re.search(r"layers\.1\.", name) for name in trained(model))
