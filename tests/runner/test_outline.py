@@ -31,7 +31,7 @@ def test_it_is_what_a_run_trains(name: str, weightless: tuple[str, Path], make: 
     kind, folder = weightless
     component: Any = registry.of("method")[name].component
     method = component.model_validate(dict(component.trial))
-    situation = Situation(kind, "classification", False, "no", {"model_type": TYPES[kind]})  # type: ignore[arg-type]
+    situation = Situation(kind, "classification", False, "no", {"model_type": TYPES[kind], "tie_word_embeddings": True})  # type: ignore[arg-type]
     if method.refuses(situation):
         with pytest.raises(InputError, match="cannot be used so"):
             outline(method, str(folder))
