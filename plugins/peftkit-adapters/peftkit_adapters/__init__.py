@@ -117,6 +117,14 @@ class ParallelAdapters(Method):
             adapted.generation_config.use_cache = False
         return model
 
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Adapters with a function in the middle are no update of the model's own weights.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{self.name!r} cannot be merged: it adds layers, and changes no weights of the model")
+
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes adapters' own form, as safetensors, which ``load_adapter`` reads; a head only where it was trained."""
         head = any(p.requires_grad and not _own(model)(n) for n, p in model.named_parameters())

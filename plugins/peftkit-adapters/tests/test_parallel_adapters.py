@@ -76,8 +76,13 @@ def test_every_function_of_the_bottleneck_is_known_to_the_library(function: str)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
-def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
-    checkpointing(ParallelAdapters(), architecture)
+def test_gradient_checkpointing_changes_nothing(architecture: str, tmp_path: Path) -> None:
+    checkpointing(ParallelAdapters(), architecture, tmp_path)
+
+
+def test_it_is_no_update_of_weights_and_not_merged() -> None:
+    with pytest.raises(InputError, match="'parallel_adapters' cannot be merged: it adds layers"):
+        ParallelAdapters().merge(applied(ParallelAdapters(), "t5"))
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "qwen2", "gemma2", "gpt2"])
