@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
@@ -111,7 +111,7 @@ def _quantized(recipe: Recipe) -> dict[str, Any]:
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*UNQUANTIZED])
-    return {"quantization_config": config, "device_map": {"": PartialState().local_process_index}}
+    return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
 def _source(recipe: Recipe) -> tuple[str, dict[str, Any]]:
