@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -79,7 +79,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def page(stored: dict[str, dict[str, dict[str, Outcomes]]], order: Iterable[str]) -> Iterator[str]:
+def page(stored: dict[str, dict[str, dict[str, Outcomes]]], order: Sequence[str]) -> Iterator[str]:
     """The lines of docs/support.md."""
     yield "# What works on what"
     yield ""
@@ -92,6 +92,10 @@ def page(stored: dict[str, dict[str, dict[str, Outcomes]]], order: Iterable[str]
     for methods in stored.values():
         for name, architectures in methods.items():
             merged.setdefault(name, {}).update(architectures)
+    unmeasured = [name for name in sorted(order) if not set(ARCHITECTURES) <= set(merged.get(name, {}))]
+    if unmeasured:
+        yield ""
+        yield f"Not measured yet on all of them: {', '.join(f'`{name}`' for name in unmeasured)}."
     for architecture in ARCHITECTURES:
         yield ""
         yield f"## {architecture}"
@@ -151,7 +155,7 @@ def main() -> int:
                 bad = [f"{check}: {o['reason']}" for check, o in outcomes.items() if o["outcome"] == FAILS]
                 print(f"{number}/{len(missing)} {name} on {architecture}: {'; '.join(bad) or 'as it says'}", flush=True)
                 file.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (DOCS / "support.md").write_text("\n".join(page(stored, registered)) + "\n", encoding="utf-8")
+    (DOCS / "support.md").write_text("\n".join(page(stored, [*registered])) + "\n", encoding="utf-8")
     return int(any(o["outcome"] == FAILS for n, a in cells for o in section(n).get(a, {}).values()))
 
 

@@ -138,11 +138,13 @@ class PeftMethod(Method):
         base = cast(Any, model).base_model
         try:
             if hasattr(base, "merge_and_unload"):
-                return _unwrapped(base.merge_and_unload(progressbar=False))
-        except ValueError as error:
-            reason = one_line(error)
-        except (NotImplementedError, AttributeError, TypeError):
+                # First, since peft's merging fails on a head of several layers.
+                _unwrapped(base.model)
+                return cast("nn.Module", base.merge_and_unload(progressbar=False))
+        except NotImplementedError:
             pass
+        except (ValueError, AttributeError, TypeError) as error:
+            reason = f"peft says {one_line(error)}"
         raise InputError(f"{self.name!r} cannot be merged: {reason}")
 
     def save(self, model: nn.Module, folder: Path) -> None:
