@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import tempfile
@@ -135,8 +136,13 @@ def test_it_is_loaded_as_the_recipe_says(bits: str, key: str, make: Make, monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("peftkit.runner.models.find_spec", lambda name: True)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
+    recipe = make("decoder", "method.name=lora", f"model.quantization={bits}")
+    installed = importlib.metadata.version  # transformers 4 asks for the version of bitsandbytes
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "1.0" if name == "bitsandbytes" else installed(name)
+    )
     with pytest.raises(RunError, match="far enough"):
-        load_base(make("decoder", "method.name=lora", f"model.quantization={bits}"))
+        load_base(recipe)
     assert getattr(asked["quantization_config"], key)
     assert asked["device_map"] == {"": 0}
 
