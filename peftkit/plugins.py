@@ -26,6 +26,8 @@ SHIPPED: Mapping[str, str] = {"parallel_adapters": "peftkit-adapters", "lora_xs"
 """Components of distributions that come with peftkit and are installed apart: a recipe may name them without."""
 
 BASES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What a component may be called."""
 HOOKS = tuple(f"register_{kind}s" for kind in BASES)
 
 
@@ -211,7 +213,7 @@ def _name(where: str, component: type[Component]) -> str:
     name = component.model_fields["name"].default
     if get_origin(annotation) is not Literal or get_args(annotation) != (name,):
         raise PluginError(f'{where} must declare its name as: name: Literal["x"] = "x"')
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise PluginError(f"{where} has the name {name!r}; a name is lower-case letters, digits and underscores")
     return name
 

@@ -82,14 +82,7 @@ def parser() -> argparse.ArgumentParser:
     show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
     show.add_argument("name", metavar="NAME", help="a component's name")
     show.add_argument("--model", metavar="MODEL", help="which modules of it a method touches; reads no weights")
-    show.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="an option of the method, such as r=16; with --model",
-    )
+    _takes_overrides(show, "KEY=VALUE", "an option of the method, such as r=16; with --model")
     for table in (listing, show):
         table.add_argument("--json", action="store_true", help="print JSON")
     predict = verb("predict", _predict, "Predict with a finished run: lines of text in, JSON lines out.")
@@ -123,14 +116,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _takes_recipe(added: argparse.ArgumentParser) -> None:
     added.add_argument("recipe", metavar="RECIPE", help="a TOML file")
-    added.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY.PATH=VALUE",
-        action="append",
-        default=[],
-        help="override a key, such as train.batch_size=4; may be given often",
-    )
+    _takes_overrides(added, "KEY.PATH=VALUE", "override a key, such as train.batch_size=4; may be given often")
+
+
+def _takes_overrides(added: argparse.ArgumentParser, form: str, text: str) -> None:
+    added.add_argument("--set", dest="overrides", metavar=form, action="append", default=[], help=text)
 
 
 def _number(text: str) -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import keyword
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
 from peftkit.errors import InputError
-from peftkit.plugins import Kind, load_registry
+from peftkit.plugins import NAME, Kind, load_registry
 
 TEMPLATES = Path(__file__).parent.parent / "assets" / "scaffold"
-KINDS: tuple[Kind, ...] = ("method", "task", "metric")
 
 
 def write_distribution(kind: Kind, name: str, parent: str) -> int:
@@ -21,7 +19,7 @@ def write_distribution(kind: Kind, name: str, parent: str) -> int:
     Raises:
         InputError: the name cannot be one, is taken, or the folder is there already.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise InputError(f"a name is lower-case letters, digits and underscores, and no word of Python's, not {name!r}")
     if taken := load_registry().of(kind).get(name):
         raise InputError(f"the {kind} {name!r} is there already, in {taken.distribution}; choose another name")

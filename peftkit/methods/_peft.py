@@ -16,7 +16,7 @@ from peftkit.methods._configs import constants
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from torch import nn
+    from torch import Tensor, nn
 
 TASK_TYPES: Mapping[ModelKind, str] = {
     "encoder-decoder": "SEQ_2_SEQ_LM",
@@ -139,7 +139,7 @@ class PeftMethod(Method):
         try:
             if hasattr(base, "merge_and_unload"):
                 # First, since peft's merging fails on a head of several layers.
-                _unwrapped(base.model)
+                _unwrap(base.model)
                 return cast("nn.Module", base.merge_and_unload(progressbar=False))
         except NotImplementedError:
             pass
@@ -205,22 +205,21 @@ class PromptMethod(PeftMethod):
             super().load(model, folder)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model with what was trained in full in the place of peft's wrappers, some of which its merging leaves."""
+def _unwrap(model: nn.Module) -> None:
+    """Puts what was trained in full into the place of peft's wrappers."""
     from peft.utils import ModulesToSaveWrapper
 
     for key, module in list(model.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
             owner, _, name = key.rpartition(".")
             setattr(model.get_submodule(owner), name, module.modules_to_save[module.active_adapter])
-    return model
 
 
-def rows_of(arguments: Mapping[str, Any]) -> int:
-    """How many rows a forward pass is over, by the first of its arguments that has rows."""
+def rows_of(arguments: Mapping[str, Any]) -> Tensor:
+    """The first of a forward pass's arguments that has rows."""
     for key in ("input_ids", "decoder_input_ids", "inputs_embeds", "attention_mask"):
         if arguments.get(key) is not None:
-            return len(arguments[key])
+            return cast("Tensor", arguments[key])
     raise ValueError("a forward pass without rows")
 
 

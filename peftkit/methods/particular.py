@@ -273,6 +273,6 @@ def _generate_first(model: Any, **kwargs: Any) -> Any:
 def _told(arguments: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
-    some = next(value for value in arguments.values() if isinstance(value, torch.Tensor))
-    ids = torch.zeros(rows_of(arguments), dtype=torch.long, device=some.device)
+    rows = rows_of(arguments)
+    ids = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     return {"task_ids": ids, **arguments}

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from peftkit.components import Context, Example
-from peftkit.errors import InputError, PeftkitError, RowError, RunError
+from peftkit.errors import InputError, RowError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.runner.encoding import rows_of
@@ -36,6 +36,8 @@ class Opened:
     form: Form
     model: nn.Module
     device: torch.device
+    base: frozenset[str]
+    """The names of the base model's weights, before the method was applied."""
 
 
 def open_run(path: Path, registry: Registry) -> Opened:
@@ -50,6 +52,7 @@ def open_run(path: Path, registry: Registry) -> Opened:
     base = load_base(recipe)
     steps = RunDirectory(path).summary()["steps"]
     context = Context(base.kind, base.form.task_kind, recipe.run.seed, steps=max(1, steps))
+    names = frozenset(base.model.state_dict())
     torch.manual_seed(recipe.run.seed)
     try:
         model = recipe.method.open(base.model, path / "model", context)
@@ -58,7 +61,7 @@ def open_run(path: Path, registry: Registry) -> Opened:
     if base.kind == "encoder":
         train_new_head(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Opened(path, recipe, base.form, model.to(device).eval(), device)
+    return Opened(path, recipe, base.form, model.to(device).eval(), device, names)
 
 
 def recipe_of(path: Path, registry: Registry) -> Recipe:
@@ -162,9 +165,8 @@ def merge(opened: Opened, out: Path) -> float:
     _empty(out)
     method = opened.recipe.method
     before = _logits(opened, opened.model)
-    names = set(_base(opened))
     merged = method.merge(opened.model)
-    if different := sorted(set(merged.state_dict()) ^ names):
+    if different := sorted(merged.state_dict().keys() ^ opened.base):
         raise RunError(
             f"{method.name!r} cannot be merged: it leaves {len(different)} weights of its own, {different[0]}"
         )
@@ -244,14 +246,6 @@ def _interval(key: str, value: float, examples: int) -> str:
 def _empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{str(out)!r} is there already and not an empty folder; name another")
-
-
-def _base(opened: Opened) -> list[str]:
-    """The names of the weights of the model before the method was applied."""
-    try:
-        return list(load_base(opened.recipe).model.state_dict())
-    except PeftkitError as error:
-        raise RunError(f"the base model cannot be loaded again: {error}") from error
 
 
 def _logits(opened: Opened, model: nn.Module) -> torch.Tensor:
