@@ -47,6 +47,9 @@ def in_children(work: list[Callable[[], None]], seconds: float = LIMIT) -> list[
     """Does each in a child; returns their exit codes, None for those that had to be killed after so many seconds."""
 
     def quietly(do: Callable[[], None]) -> None:
+        # A fork has none of the threads that its parent has computed with, and waits for them for ever; accelerate
+        # goes by the variable.
+        os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
         # What an earlier test has left of a world of its own.
         AcceleratorState._reset_state(reset_partial_state=True)
