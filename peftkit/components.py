@@ -113,6 +113,7 @@ class Component(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
         populate_by_name=True,
+        defer_build=True,  # of a hundred components a recipe uses a few
     )
 
     name: str

@@ -46,8 +46,6 @@ class Part(BaseModel):
 class PeftMethod(Method):
     """A method of the peft library: its options are the fields of peft's configuration, by the same names."""
 
-    model_config = ConfigDict(defer_build=True)  # of some fifty methods a recipe uses one
-
     merge_tolerance: ClassVar[float] = 1e-4
     peft_type: ClassVar[str]
     """peft's name of the method, a member of ``peft.PeftType``."""

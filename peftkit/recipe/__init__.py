@@ -23,7 +23,7 @@ from peftkit.recipe.source import OVERRIDE, Source, dotted, read
 from peftkit.recipe.tables import Recipe
 from peftkit.recipe.words import Components, spellings
 
-__all__ = ["Recipe", "dump_recipe", "load_recipe"]
+__all__ = ["Recipe", "dump_recipe", "load_recipe", "without_none"]
 
 
 def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] = ()) -> Recipe:
@@ -63,14 +63,14 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML with every key resolved; reading it again gives an equal recipe."""
-    return tomli_w.dumps(_without_none(recipe.model_dump(mode="json")))
+    return tomli_w.dumps(without_none(recipe.model_dump(mode="json")))
 
 
-def _without_none(value: Any) -> Any:
-    """TOML has no null; every None is the default of an option that may be left out."""
+def without_none(value: Any) -> Any:
+    """The value as TOML can have it, which has no null: every None is the default of an option that may be left out."""
     if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return [_without_none(v) for v in value] if isinstance(value, list) else value
+        return {k: without_none(v) for k, v in value.items() if v is not None}
+    return [without_none(v) for v in value] if isinstance(value, list) else value
 
 
 def _validated(data: dict[str, Any], registry: Registry) -> Recipe:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import tomli_w
 from datasets import Dataset, DatasetDict
 
 from peftkit.components import Example, Method, Task
 from peftkit.plugins import Entry, Registry, load_registry
-from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe import Recipe, load_recipe, without_none
 from peftkit.runs import RunDirectory
 from peftkit.testing.checks import Check, refused
 from peftkit.testing.children import together
@@ -102,37 +103,20 @@ def resume(method: Method, architecture: str, folder: Path) -> None:
 def _recipes(method: Method, architecture: str, folder: Path) -> Callable[..., Recipe]:
     model = saved(architecture, folder / "model")
     base = folder / "recipe.toml"
-    base.write_text(
-        f"""
-        [run]
-        name = "test"
-        [model]
-        name = {json.dumps(model.as_posix())}
-        [task]
-        name = "colours"
-        [method]
-        name = {json.dumps(method.name)}
-        [train]
-        batch_size = 8
-        optimizer = "SGD"
-        learning_rate = 0.05
-        budget.steps = 4
-        [evaluate]
-        every = "50%"
-        train_examples = 6
-        dev_examples = 6
-        test_examples = 6
-        [track]
-        wandb = "off"
-        """,
-        encoding="utf-8",
-    )
-    options = [f"method.{key}={json.dumps(value)}" for key, value in method.model_dump(mode="json").items()]
-    given = [option for option in options if not option.endswith("=null") and not option.startswith("method.name=")]
+    tables = {
+        "run": {"name": "test"},
+        "model": {"name": model.as_posix()},
+        "task": {"name": "colours"},
+        "method": method.model_dump(mode="json"),
+        "train": {"batch_size": 8, "optimizer": "SGD", "learning_rate": 0.05, "budget": {"steps": 4}},
+        "evaluate": {"every": "50%", "train_examples": 6, "dev_examples": 6, "test_examples": 6},
+        "track": {"wandb": "off"},
+    }
+    base.write_text(tomli_w.dumps(without_none(tables)), encoding="utf-8")
 
     def made(name: str, *overrides: str) -> Recipe:
         output = f"run.output={json.dumps((folder / name).as_posix())}"
-        return load_recipe(base, _registry(method), [output, *given, *overrides])
+        return load_recipe(base, _registry(method), [output, *overrides])
 
     return made
 

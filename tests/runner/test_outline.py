@@ -41,7 +41,7 @@ def test_it_is_what_a_run_trains(name: str, weightless: tuple[str, Path], make: 
     assert sum(t.parameters for t in told.touched) == told.trainable
     for touched in told.touched:
         assert touched.number > 0
-    if method != component():
+    if component.trial:
         return
     recipe = make(kind, f"method.name={name}")
     base = load_base(recipe)

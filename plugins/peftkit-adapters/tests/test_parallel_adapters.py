@@ -33,7 +33,7 @@ from peftkit.testing import (
     tiny,
     trained,
 )
-from peftkit_adapters import ALTERED, MODEL_TYPES, ParallelAdapters
+from peftkit_adapters import ALTERED, METHODS, MODEL_TYPES, ParallelAdapters, family
 
 ROOT = Path(__file__).parents[1]
 NOT_TEXT = {"beit", "clip", "eat", "vit", "whisper"}
@@ -81,7 +81,7 @@ def test_gradient_checkpointing_changes_nothing(architecture: str, tmp_path: Pat
 
 
 def test_it_is_no_update_of_weights_and_not_merged() -> None:
-    with pytest.raises(InputError, match="'parallel_adapters' cannot be merged: it adds layers"):
+    with pytest.raises(InputError, match="'parallel_adapters' cannot be merged: what it learns is no update"):
         ParallelAdapters().merge(applied(ParallelAdapters(), "t5"))
 
 
@@ -179,7 +179,7 @@ def test_an_environment_that_cannot_work_is_refused_before_anything_is_loaded(
             raise PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(peftkit_adapters, "version", version)
+    monkeypatch.setattr(family, "version", version)
     monkeypatch.setitem(sys.modules, "adapters", None)  # what import finds is then an ImportError
     (reason,) = ParallelAdapters().refuses(Situation("decoder", "generation", False, "no"))
     assert words in reason
@@ -196,9 +196,7 @@ def test_the_registry_finds_it_by_the_declared_entry_point() -> None:
     points = [EntryPoint(name, value, "peftkit") for name, value in declared.items()]
     registry = load_registry(only=None, points=points)
     assert registry.failures == ()
-    assert {name: entry.component for name, entry in registry.of("method").items()} == {
-        "parallel_adapters": ParallelAdapters
-    }
+    assert {entry.component for entry in registry.of("method").values()} == set(METHODS)
 
 
 def test_what_is_declared_for_the_wheel_is_there() -> None:
@@ -218,11 +216,3 @@ print(sorted({"torch", "transformers", "adapters"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_every_option_is_described_and_is_one_of_the_librarys() -> None:
-    fields = {key: field for key, field in ParallelAdapters.model_fields.items() if key != "name"}
-    assert [key for key, field in fields.items() if not field.description] == []
-    theirs = adapters.ParBnConfig()
-    different = {k for k, v in ParallelAdapters() if k in fields and (list(v) if k == "leave_out" else v) != theirs[k]}
-    assert different == {"reduction_factor"}

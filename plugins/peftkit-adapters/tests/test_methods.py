@@ -1,0 +1,301 @@
+"""All methods of the distribution, beside what the live registry's tests try of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import adapters
+import pytest
+import torch
+from adapters.configuration import adapter_config
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import nn
+
+from peftkit.errors import InputError
+from peftkit.testing import applied, batch, conformance, kind_of, learn, logits, situation, tiny, trained
+from peftkit.testing.checks import reloads, tensors
+from peftkit_adapters import ADAPTER, METHODS, AdapterMethod, family
+from peftkit_adapters.reader import options
+
+BY_NAME = {str(method.model_fields["name"].default): method for method in METHODS}
+OTHER = ("bart", "qwen2")
+"""Beside t5, llama, gpt2 and bert, on which every method of the registry is tried."""
+
+TestOthers = conformance(*METHODS, architectures=OTHER, runs=False)
+TestRuns = conformance(*(BY_NAME[name] for name in ("loreft", "compacter", "adapters_union")), architectures=("t5",))
+TestRunsOfAnEncoder = conformance(BY_NAME["unipelt"], architectures=("bert",))
+
+
+def method(name: str, **changes: Any) -> AdapterMethod:
+    """A method with options that suit a model of width 32."""
+    return BY_NAME[name].model_validate({**BY_NAME[name].trial, **changes})
+
+
+def reopen(model: nn.Module, folder: Path) -> nn.Module:
+    """What the library's documentation says."""
+    if "prefix_length" in (folder / "adapter_config.json").read_text():
+        model.set_attn_implementation("eager")
+    adapters.init(model)
+    model.load_adapter(str(folder), set_active=True, use_safetensors=True)
+    return model
+
+
+def reopen_direft(model: nn.Module, folder: Path) -> nn.Module:
+    """What the README says of the one method whose configuration the library does not read back."""
+    adapters.init(model)
+    model.add_adapter(ADAPTER, config=adapters.DiReftConfig(), set_active=True)
+    for file in folder.glob("*.safetensors"):
+        model.load_state_dict(load_file(file), strict=False)
+    return model
+
+
+def able(name: str, architecture: str) -> bool:
+    """Whether the method can be used on the tiny model."""
+    return not method(name).refuses(situation(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "unipelt"])
+def test_the_library_itself_opens_what_was_saved(name: str, architecture: str, tmp_path: Path) -> None:
+    if able(name, architecture):
+        reloads(method(name), architecture, tmp_path / "saved", reopen_direft if name == "direft" else reopen)
+    else:
+        assert name == "adapters_prompt_tuning"
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bert"])
+def test_what_the_library_saved_under_another_name_is_opened(architecture: str, tmp_path: Path) -> None:
+    own = tiny(architecture)
+    adapters.init(own)
+    own.add_adapter("theirs", config=adapters.LoRAConfig(r=4))
+    own.train_adapter("theirs")
+    with torch.no_grad():
+        for parameter in (p for p in own.parameters() if p.requires_grad):
+            parameter.normal_()
+    own.save_adapter(str(tmp_path), "theirs", use_safetensors=True)
+    opened = applied(method("adapters_lora", r=4), architecture)
+    method("adapters_lora", r=4).load(opened, tmp_path)
+    torch.testing.assert_close(logits(opened, architecture), logits(own, architecture), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_option_is_described_and_known_to_the_library(name: str) -> None:
+    made = method(name)
+    assert [key for key, field in type(made).model_fields.items() if key != "name" and not field.description] == []
+    for part in made.parts():
+        theirs, own = part.config(), part.options()
+        assert own.keys() <= set(theirs)
+        assert {key: theirs[key] for key in own} == own
+
+
+def test_there_is_a_method_for_every_configuration_of_the_library_that_trains() -> None:
+    offered = {value for m in METHODS for value in (m.configuration, *getattr(m, "variants", {}).values())}
+    declared = {n for n, c in vars(adapter_config).items() if isinstance(c, type) and n.endswith("Config")}
+    left_out = {
+        *("AdapterConfig", "BnConfig", "ReftConfig", "MultiTaskConfig"),  # of which others are made
+        "DoRAConfig",  # adapters_lora with use_dora
+        *("VeraConfig", "DvoRAConfig"),  # train full matrices, and are not what their paper says
+        "MTLLoRAConfig",  # for several tasks at once
+    }
+    assert offered - {"ConfigUnion"} == declared - left_out
+
+
+def test_options_are_read_as_the_library_declares_them() -> None:
+    theirs = adapters.PrefixTuningConfig()
+    for name, option in options("PrefixTuningConfig").items():
+        value = theirs[name]
+        assert option.default == (tuple(value) if isinstance(value, list) else value)
+    assert options("SeqBnConfig")["reduction_factor"].default == 16
+    assert options("NoSuchConfig") == {}
+
+
+@pytest.mark.parametrize("variant", ["pfeiffer", "houlsby"])
+def test_a_variant_is_the_librarys(variant: str) -> None:
+    expected = adapters.SeqBnConfig() if variant == "pfeiffer" else adapters.DoubleSeqBnConfig()
+    assert BY_NAME["bottleneck"].model_validate({"variant": variant}).config() == expected
+    inverted = BY_NAME["invertible_bottleneck"].model_validate({"variant": variant}).config()
+    assert inverted == (adapters.SeqBnInvConfig() if variant == "pfeiffer" else adapters.DoubleSeqBnInvConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("mam", adapters.MAMConfig()), ("unipelt", adapters.UniPELTConfig()), ("compacter", adapters.CompacterConfig())],
+)
+def test_the_defaults_are_the_librarys(name: str, expected: Any) -> None:
+    assert BY_NAME[name]().config() == expected
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("bottleneck", {"variant": "houlsby", "scaling": "learned"}),
+        ("invertible_bottleneck", {"variant": "houlsby"}),
+        ("adapters_prefix_tuning", {"flat": True}),
+        ("adapters_lora", {"use_dora": True}),
+        ("adapters_lora", {"intermediate_lora": True, "output_lora": True, "attn_matrices": ("q", "k", "v")}),
+        ("loreft", {"tied_weights": True}),
+        ("compacter", {"shared_phm_rule": False, "factorized_phm_rule": True}),
+    ],
+    ids=str,
+)
+def test_variants_learn_and_are_saved(name: str, changes: dict[str, Any], architecture: str, tmp_path: Path) -> None:
+    reloads(method(name, **changes), architecture, tmp_path / "saved", reopen)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "gpt2", "bert"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"use_dora": True}, {"intermediate_lora": True, "output_lora": True, "attn_matrices": ("q", "k", "v")}],
+    ids=str,
+)
+def test_lora_is_merged_into_a_model_without_anything_of_the_library(
+    changes: dict[str, Any], architecture: str
+) -> None:
+    own = method("adapters_lora", **changes)
+    if architecture == "gpt2" and own.value("use_dora"):
+        assert "leave out use_dora" in own.refuses(situation(architecture))[0]
+        return
+    model = applied(own, architecture)
+    learn(model, architecture, steps=2)
+    before = logits(model.eval(), architecture)
+    merged = own.merge(model)
+    assert type(merged) is type(tiny(architecture))
+    assert tensors(merged).keys() == tensors(tiny(architecture)).keys()
+    torch.testing.assert_close(logits(merged.eval(), architecture), before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_merged_factors_are_those_of_the_bias_too(architecture: str) -> None:
+    own = method("adapters_ia3")
+    model = applied(own, architecture)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_()
+            elif ".loras." in name:
+                parameter.uniform_(0.5, 2.0)
+    before = logits(model.eval(), architecture)
+    torch.testing.assert_close(logits(own.merge(model).eval(), architecture), before, atol=1e-4, rtol=1e-4)
+
+
+def test_weight_decay_leaves_the_axes_of_loreft_orthogonal() -> None:
+    own, rows = method("loreft", r=4), batch("t5")
+    model = applied(own, "t5")
+    optimizer = torch.optim.AdamW(trained(model).values(), lr=0.01, weight_decay=0.1)
+    axes = model.get_submodule(f"encoder.block.0.reft_layer.refts.{ADAPTER}.units.0.projection")
+    for step in (1, 2):
+        model(**rows).loss.backward()
+        optimizer.step()
+        if step == 1:
+            assert axes.weight.abs().sum() == 0  # what the library leaves
+        own.after_step(model, step)
+        optimizer.zero_grad()
+    torch.testing.assert_close(axes.weight @ axes.weight.T, torch.eye(4))
+
+
+def test_no_position_that_does_not_exist_learns() -> None:
+    assert not any(".units.1." in name for name in trained(applied(method("loreft"), "bert")))
+    both = trained(applied(method("loreft", suffix_positions=2), "bert"))
+    assert any(".units.0." in name for name in both)
+    assert any(".units.1." in name for name in both)
+
+
+def test_loreft_takes_targets_shorter_than_its_positions() -> None:
+    rows = batch("t5")
+    model = applied(method("loreft"), "t5")
+    model(**{**rows, "labels": rows["labels"][:, :2].contiguous()}).loss.backward()
+    assert all(p.grad is not None for p in trained(model).values())
+
+
+def test_the_gates_of_unipelt_are_means_over_text_and_not_over_padding() -> None:
+    model = applied(method("unipelt"), "bert").eval()
+    learn(model, "bert", steps=2)
+    model.eval()
+    rows = {key: value for key, value in batch("bert").items() if key != "labels"}
+    wider = {key: torch.cat([value, torch.zeros(4, 8, dtype=value.dtype)], 1) for key, value in rows.items()}
+    torch.testing.assert_close(model(**wider).logits, model(**rows).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("bottleneck", {"mh_adapter": False, "output_adapter": False}, "nothing would be trained"),
+        ("adapters_lora", {"selfattn_lora": False}, "nothing would be trained"),
+        ("loreft", {"prefix_positions": 0}, "nothing would be trained"),
+        ("adapters_lora", {"r": 0}, "greater than 0"),
+        ("adapters_lora", {"attn_matrices": ("z",)}, "'q', 'k' or 'v'"),
+        ("adapters_union", {"methods": [{"name": "bottleneck"}]}, "at least 2"),
+        ("adapters_union", {"methods": [{"name": "loreft"}, {"name": "no_such"}]}, "no_such"),
+        ("adapters_union", {"methods": [{"name": "loreft"}, {"name": "direft"}]}, "both changes of what blocks give"),
+        (
+            "adapters_union",
+            {"methods": [{"name": "bottleneck", "variant": "houlsby"}, {"name": "parallel_adapters"}]},
+            "both a bottleneck at the feed-forward layer",
+        ),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_work_are_refused(name: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        method(name, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "architecture", "words"),
+    [
+        ("unipelt", {}, "t5", "gates are means over the whole text"),
+        ("adapters_prompt_tuning", {}, "gpt2", "no prompts for this kind of model"),
+        ("mam", {}, "qwen2", "no prefixes for this kind of model"),
+        ("adapter_plus", {}, "qwen2", "set original_ln_after = true"),
+        ("bottleneck", {"cross_adapter": True}, "llama", "leave out cross_adapter"),
+        ("loreft", {"suffix_positions": 1}, "llama", "set suffix_positions = 0"),
+        ("adapter_plus", {"stochastic_depth": 0.1}, "t5", "needs the package torchvision"),
+    ],
+    ids=str,
+)
+def test_what_a_model_cannot_have_is_refused(name: str, changes: dict[str, Any], architecture: str, words: str) -> None:
+    (reason,) = method(name, **changes).refuses(situation(architecture))
+    assert words in reason
+
+
+@pytest.mark.parametrize("name", [n for n, m in BY_NAME.items() if any(p.contextual for p in m(**m.trial).parts())])
+def test_what_the_library_prepares_for_a_pass_goes_with_no_checkpointing(name: str) -> None:
+    reasons = method(name).refuses(situation("bert", gradient_checkpointing=True))
+    assert any("gradient_checkpointing = false" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(("option", "name"), [("leave_out", "bottleneck"), ("layers", "loreft")])
+def test_blocks_that_do_not_exist_are_refused(option: str, name: str) -> None:
+    with pytest.raises(InputError, match=f"{option} names block 9, and the model has blocks 0 to 1"):
+        applied(method(name, **{option: (0, 9)}), "llama")
+
+
+def test_a_model_of_which_every_block_is_left_out_is_refused() -> None:
+    with pytest.raises(InputError, match="adds nothing to BertForSequenceClassification that learns"):
+        applied(method("bottleneck", leave_out=(0, 1)), "bert")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_decoders_generate_without_a_cache_and_reft_does_everywhere(name: str) -> None:
+    for architecture in ("t5", "llama"):
+        if able(name, architecture):
+            expected = kind_of(architecture) == "encoder-decoder" and name not in ("loreft", "noreft", "direft")
+            assert applied(method(name), architecture).generation_config.use_cache == expected
+
+
+def test_the_file_is_complete_where_the_library_forgets(tmp_path: Path) -> None:
+    """Compacter's shared rule lies in no block of T5's, by whose names the library chooses what it saves."""
+    own = method("compacter")
+    own.save(applied(own, "t5"), tmp_path)
+    assert any(key.startswith("shared_parameters.") for key in load_file(tmp_path / "adapter.safetensors"))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["name"] == ADAPTER
+
+
+def test_without_the_library_its_options_are_passed_over_since_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "options", lambda configuration: {})
+    without = family.made(type(method("adapters_lora")).__bases__[0], "adapters_lora", "LoRA.")
+    assert without.model_validate({"name": "adapters_lora", "r": 4}).model_dump() == {"name": "adapters_lora"}
