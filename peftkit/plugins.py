@@ -22,7 +22,17 @@ OWN = "peftkit"
 """The distribution of the built-in components; ``PEFTKIT_PLUGINS`` never leaves it out."""
 
 Kind = Literal["method", "task", "metric", "meter"]
-SHIPPED: Mapping[str, str] = {"parallel_adapters": "peftkit-adapters", "lora_xs": "peftkit-lora-xs"}
+SHIPPED: Mapping[str, str] = {
+    "lora_xs": "peftkit-lora-xs",
+    **dict.fromkeys(
+        (
+            *("adapter_plus", "adapters_ia3", "adapters_lora", "adapters_prefix_tuning", "adapters_prompt_tuning"),
+            *("adapters_union", "bottleneck", "compacter", "compacter_plus_plus", "direft", "invertible_bottleneck"),
+            *("loreft", "mam", "noreft", "parallel_adapters", "unipelt"),
+        ),
+        "peftkit-adapters",
+    ),
+}
 """Components of distributions that come with peftkit and are installed apart: a recipe may name them without."""
 
 BASES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}

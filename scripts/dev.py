@@ -106,7 +106,7 @@ MAIN = Environment(".venv", "5")
 ADAPTERS = Environment(".venv-adapters", "4.57", tuple(PLUGINS))
 
 
-BUILT_IN = ("recipes/quickstart.toml", "recipes/kinds/*.toml", "recipes/wordnet/*.toml")
+BUILT_IN = ("quickstart.toml", "kinds/*.toml", "wordnet/*.toml", "lora/*.toml", "adapters/*.toml")
 """The recipes that need no network."""
 
 SHORT = (
@@ -179,31 +179,27 @@ def lint(environments: Sequence[Environment]) -> None:
 
 def matrix(environments: Sequence[Environment]) -> None:
     """Run every recipe on the built-in data for a few steps; those with the adapters' methods where the plugins are."""
-    recipes = sorted(f for pattern in BUILT_IN for f in ROOT.glob(pattern))
+    recipes = sorted(f for pattern in BUILT_IN for f in (ROOT / "recipes").glob(pattern))
     for environment in environments:
         environment.prepare()
-        chosen = [f for f in recipes if ("adapters" in f.stem) == bool(environment.plugins)]
-        with tempfile.TemporaryDirectory() as output, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        chosen = [f for f in recipes if ("adapters" in f.relative_to(ROOT).as_posix()) == bool(environment.plugins)]
+        workers = min(4, os.cpu_count() or 1, len(chosen))
+        with tempfile.TemporaryDirectory() as output, ThreadPoolExecutor(workers) as pool:
             overrides = [word for key in (f"run.output={output}", *SHORT) for word in ("--set", key)]
-            for told in pool.map(partial(_recipe, environment, overrides), chosen):
-                print(told, flush=True)
+            list(pool.map(partial(_recipes, environment, overrides), (chosen[i::workers] for i in range(workers))))
 
 
-def _recipe(environment: Environment, overrides: Sequence[str], recipe: Path) -> str:
-    start = time.monotonic()
-    done = subprocess.run(
-        (environment.tool("peftkit"), "run", str(recipe), *overrides),
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequence[Path]) -> None:
+    """Runs recipes in one process: of a run of four steps most is the import of torch and transformers."""
+    command = (
+        environment.tool("python"),
+        "scripts/run_recipes.py",
+        *(str(f.relative_to(ROOT)) for f in recipes),
+        *overrides,
     )
-    name = f"{recipe.relative_to(ROOT).as_posix()} on transformers {environment.transformers}"
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise StageError(f"{name}: exit code {done.returncode}\n{done.stdout}")
-    return f"   {name}: {time.monotonic() - start:.0f} s"
+        raise StageError(f"a recipe on transformers {environment.transformers} failed, see above")
 
 
 def fuzz(environments: Sequence[Environment]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from peftkit.errors import RecipeError
-from peftkit.plugins import Registry, load_registry
+from peftkit.plugins import SHIPPED, Registry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
@@ -28,7 +29,6 @@ METHODS = ("full", "lora", "parallel_adapters", "prefix_tuning", "vera")
 TASKS = ("distractors", "mcq", "topic")
 HUB = ("ag_news", "commonsense_qa", "race", "race_distractors", "tweet_emotion", "tweet_hate")
 LARGE = ("commonsense_qa", "tweet_emotion", "tweet_hate")
-SHIPPED_APART = {"parallel_adapters": "peftkit-adapters"}
 
 
 def method_of(name: str) -> str:
@@ -53,7 +53,7 @@ def registry() -> Registry:
 
 
 def test_there_are_as_many_as_there_should_be() -> None:
-    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (72, 64, 8, len(METHODS) * len(TASKS))
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (86, 78, 8, len(METHODS) * len(TASKS))
     assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 
@@ -71,7 +71,7 @@ def test_a_recipe_is_right_or_says_which_plugin_it_needs(name: str, registry: Re
         [problem] = caught.value.problems
         assert (problem.file, problem.key) == (str(FILES[name]), "method.name")
         assert problem.text.startswith(f"no method is called {needed!r}")
-        assert SHIPPED_APART[needed] in problem.text
+        assert SHIPPED[needed] in problem.text
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -84,7 +84,14 @@ def test_five_methods_on_three_tasks(task: str, method: str, registry: Registry)
         assert (recipe.task.name, recipe.method.name) == (f"wordnet_{task}", method)
         assert recipe.run.name == f"wordnet_{task}_{method}"
     else:
-        assert method in SHIPPED_APART
+        assert method in SHIPPED
+
+
+def test_each_variant_of_lora_that_is_documented_has_a_recipe() -> None:
+    documented = (RECIPES.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    variants = {name for name in WHOLE if name.startswith("lora/")}
+    assert variants == {f"lora/{name}.toml" for name in re.findall(r"recipes/lora/(\w+)\.toml", documented)}
+    assert len(variants) == 8
 
 
 def test_the_runs_of_no_two_recipes_have_one_name(registry: Registry) -> None:

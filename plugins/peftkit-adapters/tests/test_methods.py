@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit.errors import InputError
+from peftkit.plugins import SHIPPED
 from peftkit.testing import applied, batch, conformance, kind_of, learn, logits, situation, tiny, trained
 from peftkit.testing.checks import reloads, tensors
 from peftkit_adapters import ADAPTER, METHODS, AdapterMethod, family
@@ -79,6 +80,10 @@ def test_what_the_library_saved_under_another_name_is_opened(architecture: str, 
     opened = applied(method("adapters_lora", r=4), architecture)
     method("adapters_lora", r=4).load(opened, tmp_path)
     torch.testing.assert_close(logits(opened, architecture), logits(own, architecture), atol=1e-6, rtol=0)
+
+
+def test_a_recipe_that_names_a_method_is_told_where_it_is_to_be_had() -> None:
+    assert {name for name, distribution in SHIPPED.items() if distribution == "peftkit-adapters"} == set(BY_NAME)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
