@@ -98,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
         added = verb(name, action, text)
         added.add_argument("run", metavar="RUN", help="a run directory")
         added.add_argument("out", metavar="OUT", help="a folder that is to be made")
+    push = verb("push", _push, "Put a finished run's checkpoint, with a model card, on the Hugging Face hub.")
+    push.add_argument("run", metavar="RUN", help="a run directory")
+    push.add_argument("repository", metavar="OWNER/NAME", help="a repository, which is made where there is none")
+    push.add_argument("--private", action="store_true", help="make it a private one")
     new = verb("new", _new, "Write a distribution with a method, task or metric, which passes its tests as written.")
     new.add_argument("kind", choices=["method", "task", "metric"], help="what it is to hold")
     new.add_argument("name", metavar="NAME", help="the component's name")
@@ -213,6 +217,12 @@ def _export(options: argparse.Namespace) -> int:
     from peftkit.cli.finished import export_run
 
     return export_run(options.run, options.out)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from peftkit.cli.finished import push_run
+
+    return push_run(options.run, options.repository, private=options.private)
 
 
 def _new(options: argparse.Namespace) -> int:

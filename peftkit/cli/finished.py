@@ -1,4 +1,4 @@
-"""The verbs of a finished run: ``predict``, ``merge`` and ``export``."""
+"""The verbs of a finished run: ``predict``, ``merge``, ``export`` and ``push``."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def merge_run(run: str, out: str) -> int:
 
     difference = merge(open_run(Path(run), load_registry()), Path(out))
     print(f"merged into {out}: logits within {difference:.1e} of those before")
+    return 0
+
+
+def push_run(run: str, repository: str, *, private: bool) -> int:
+    """Uploads a finished run's checkpoint with a model card to a hub repository.
+
+    Raises:
+        PeftkitError: there is no token, the run cannot be read, or the hub refuses.
+    """
+    from peftkit.runner.publishing import push
+
+    print(f"pushed: {push(Path(run), load_registry(), repository, private=private)}")
     return 0
 
 

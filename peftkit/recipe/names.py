@@ -16,7 +16,8 @@ from peftkit.errors import did_you_mean, listed
 
 BUILT_IN_MODELS = ("pocket-t5", "pocket-decoder", "pocket-encoder")
 ASSETS = Path(__file__).parents[1] / "assets"
-_HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+"""What a model on a hub may be called."""
 _OWN_OPTIMIZERS = ("adafactor", "adamw")
 _NEEDS_MORE = {"LBFGS": "needs a closure", "SparseAdam": "takes sparse gradients only"}
 
@@ -57,7 +58,7 @@ def model_problem(name: str) -> str:
     if path.is_dir():
         return f"{name!r} is a folder without a readable config.json"
     guess = did_you_mean(name, BUILT_IN_MODELS) if "/" not in name else ""
-    if _HUB_ID.fullmatch(name) and not guess:
+    if HUB_ID.fullmatch(name) and not guess:
         return ""
     if not guess and path.parent.is_dir():
         guess = did_you_mean(path.name, sorted(p.name for p in path.parent.iterdir() if p.is_dir()))

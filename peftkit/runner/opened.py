@@ -19,6 +19,7 @@ from peftkit.components import Context, Example
 from peftkit.errors import InputError, RowError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe.names import HUB_ID
 from peftkit.runner.encoding import rows_of
 from peftkit.runner.evaluation import best
 from peftkit.runner.forms import Form
@@ -203,7 +204,9 @@ def card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
     summary = RunDirectory(path).summary()
     environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
     selected, cost = summary["selected"], summary["cost"]
-    header = ["---", f"base_model: {json.dumps(recipe.model.name)}", "tags: [peftkit]"]
+    header = ["---", "tags: [peftkit]"]
+    if HUB_ID.fullmatch(recipe.model.name):  # a folder of this machine is nothing to a hub
+        header.insert(1, f"base_model: {json.dumps(recipe.model.name)}")
     if recipe.method.name != "full" and not merged and (path / "model" / "adapter_config.json").is_file():
         header.append("library_name: peft")
     lines = [*header, "---", f"# {recipe.run.name}", ""]

@@ -100,6 +100,11 @@ class Quiet(Method):
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     """What is installed, and the components above."""
+    return with_those_above()
+
+
+def with_those_above() -> Registry:
+    """What is installed, and the components above."""
     installed = load_registry()
     tasks = tuple(
         Entry("task", str(t.model_fields["name"].default), t, "tests", "0") for t in (Colours, ColourChoice, ColourText)
