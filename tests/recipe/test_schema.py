@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from peftkit import Method
-from peftkit.plugins import Entry, Registry
+from peftkit.plugins import SHIPPED, Entry, Registry
 from peftkit.recipe.schema import recipe_schema
 from peftkit.recipe.tables import Recipe
 
@@ -97,8 +97,9 @@ def test_it_has_the_options_of_every_component(schema: dict[str, Any], registry:
 
 @pytest.mark.parametrize("file", sorted(RECIPES.rglob("*.toml")), ids=lambda file: file.stem)
 def test_the_recipes_fit_it(file: Path, schema: dict[str, Any]) -> None:
-    text = file.read_text(encoding="utf-8").replace('"parallel_adapters"\nreduction_factor = 8', '"bitfit"')
-    data = tomllib.loads(text)
+    data = tomllib.loads(file.read_text(encoding="utf-8"))
+    if data.get("method", {}).get("name") in SHIPPED:  # it may not be installed
+        data["method"] = {"name": "bitfit"}
     assert fits(data, schema, schema) == (
         file.parent.name != "bases" or "extends" in data
     )  # a base lacks what others add
