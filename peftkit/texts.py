@@ -9,8 +9,9 @@ import unicodedata
 def normalised(text: str, *, ignore_case: bool = True, ignore_punctuation: bool = False) -> str:
     """The text in Unicode's composed form, without superfluous white space and what else is to be ignored."""
     text = unicodedata.normalize("NFC", text)
+    if ignore_punctuation:
+        kept = (c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
+        text = unicodedata.normalize("NFC", "".join(kept))  # what stood on either side of it may be one character
     if ignore_case:
         text = unicodedata.normalize("NFC", text.casefold())  # folding may decompose what was composed
-    if ignore_punctuation:
-        text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
     return " ".join(text.split())

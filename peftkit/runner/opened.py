@@ -218,7 +218,8 @@ def card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
         "| test | value | 95 % interval |",
         "|---|---|---|",
     ]
-    examples = sum(1 for _ in (path / "predictions" / "test.jsonl").open(encoding="utf-8"))
+    with (path / "predictions" / "test.jsonl").open(encoding="utf-8") as lines_of_test:
+        examples = sum(1 for _ in lines_of_test)
     for key, value in selected.get("test", {}).items():
         lines.append(f"| {key} | {value:.4f} | {_interval(key, value, examples)} |")
     trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]

@@ -44,6 +44,7 @@ def test_a_metric_without_a_score_says_so() -> None:
         ("¿“C++”, c'est\u2026 well-known?", {"ignore_punctuation": True}, "c cest wellknown"),
         ("C++", {}, "c++"),
         ("...", {"ignore_punctuation": True}, ""),
+        ("C:\u0327", {"ignore_punctuation": True}, "\u00e7"),
     ],
 )
 def test_normalised(text: str, options: dict[str, bool], right: str) -> None:
