@@ -26,4 +26,4 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     first = words.index("--set") if "--set" in words else len(words)
     outcomes = [run(recipe, words[first:]) for recipe in words[:first]]
-    sys.exit(not all(outcomes))
+    sys.exit(0 if all(outcomes) else 1)
