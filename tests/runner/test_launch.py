@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -56,10 +55,9 @@ def test_two_processes_of_four_rows_equal_one_of_eight(
     method: str, built_in: Callable[..., Recipe], tmp_path: Path, registry: Registry
 ) -> None:
     component: Any = registry.of("method")[method].component
-    trial = [f"method.{key}={json.dumps(value)}" for key, value in component.trial.items()]
-    options = (*SHORT, f"method.name={method}", *trial)
-    run(built_in("one", *options, "train.batch_size=8"), registry)
-    together(built_in("two", *options, "train.batch_size=4"), registry, 2)
+    trial = {"method": component.model_validate(dict(component.trial))}
+    run(built_in("one", *SHORT, "train.batch_size=8").model_copy(update=trial), registry)
+    together(built_in("two", *SHORT, "train.batch_size=4").model_copy(update=trial), registry, 2)
     (first,), (second,) = (tmp_path / "one").iterdir(), (tmp_path / "two").iterdir()
     assert_close(first, second, 1e-5)
     assert RunDirectory(second).summary()["processes"] == 2
