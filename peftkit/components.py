@@ -96,12 +96,17 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What one optimizer step consumed, over all processes: counts are global, padding not counted."""
+    """What one optimizer step consumed, over all processes: counts are global, padding not counted.
+
+    Of the multiply-accumulates of the passes forward and backward padding is part, since it is computed.
+    """
 
     samples: int
     input_tokens: int
     target_tokens: int
     seconds: float
+    forward_macs: int = 0
+    backward_macs: int = 0
 
 
 class Component(BaseModel):

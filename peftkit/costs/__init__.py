@@ -5,10 +5,11 @@ from __future__ import annotations
 from peftkit.components import Meter
 from peftkit.costs.clock import Clock
 from peftkit.costs.memory import PeakMemory
+from peftkit.costs.work import Macs
 from peftkit.hookspecs import hookimpl
 
 
 @hookimpl
 def register_meters() -> list[type[Meter]]:
     """The meters that come with peftkit."""
-    return [Clock, PeakMemory]
+    return [Clock, Macs, PeakMemory]

@@ -83,6 +83,8 @@ class BudgetTable(Table):
     """Passes over the training rows."""
     seconds: float | None = Field(default=None, gt=0)
     """Seconds of training, evaluation not counted."""
+    gmacs: float | None = Field(default=None, gt=0)
+    """Billions of multiply-accumulates of training's passes, forward and backward."""
 
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetTable:
@@ -181,7 +183,8 @@ class EvaluateTable(Table):
     """When and how it is evaluated."""
 
     every: str = "10%"
-    """`"100 steps"`, `"0.5 epochs"`, or a share of the budget such as `"10%"`."""
+    """`"100 steps"`, `"0.5 epochs"`, a share of the budget such as `"10%"`, or `"20 log"`: so many evaluations, evenly
+    spaced on a logarithmic scale from a thousandth of the budget to the whole."""
     at_start: bool = True
     """Whether to evaluate before training too."""
     batch_size: int = Field(default=32, gt=0)
@@ -220,12 +223,13 @@ class TrackTable(Table):
 
 
 def interval(text: str) -> tuple[float, str]:
-    """``"100 steps"`` → (100, "steps"), ``"0.5 epochs"`` → (0.5, "epochs"), ``"10%"`` → (10, "%")."""
-    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*(steps?|epochs?|%)\s*", text)
+    """``"100 steps"`` → (100, "steps"), ``"0.5 epochs"`` → (0.5, "epochs"), ``"10%"``, ``"20 log"`` likewise."""
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*(steps?|epochs?|%|log)\s*", text)
     number, unit = (float(found[1]), found[2]) if found else (0.0, "")
-    unit = unit if unit == "%" else unit.rstrip("s") + "s"
-    if not number or (unit == "steps" and number != int(number)) or (unit == "%" and number > 100):
-        form = "must be written as '100 steps', '0.5 epochs' or '10%' (of the budget), above zero, not {text}"
+    unit = unit if unit in ("%", "log") else unit.rstrip("s") + "s"
+    broken = unit in ("steps", "log") and number != int(number)
+    if not number or broken or (unit == "%" and number > 100) or (unit == "log" and number < 2):
+        form = "must be written as '100 steps', '0.5 epochs', '10%' (of the budget) or '20 log', above zero, not {text}"
         raise PydanticCustomError("interval", form, {"text": repr(text)})
     return number, unit
 

@@ -180,6 +180,7 @@ def _summary(
         "tokens": {"input": used.input_tokens, "target": used.target_tokens},
         "cost": last["cost"],
         "evaluation_seconds": training.evaluation_seconds,
+        "counting_seconds": training.ledger.seconds,
         "model_bytes": folder_bytes(folder / "model"),
         "rows": dict(data.sizes),
         "rows_left_out_per_epoch": None if rows is None else rows % training.batch,

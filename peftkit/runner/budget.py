@@ -12,18 +12,20 @@ from transformers import get_scheduler
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import BudgetTable, interval
 
+FIRST = 0.001  # where evaluations on a logarithmic scale begin, as a share of the budget
 TICKS = 1_000_000  # the resolution at which transformers' schedules, which count steps, are read
 
 
 @dataclass
 class Used:
-    """What training has consumed, over all processes; padding is not counted."""
+    """What training has consumed, over all processes; padding is counted in the multiply-accumulates only."""
 
     step: int = 0
     samples: int = 0
     input_tokens: int = 0
     target_tokens: int = 0
     seconds: float = 0.0
+    macs: int = 0
     passes: int = 0
     steps_of_pass: int = 0
     steps_per_epoch: int | None = field(default=1, kw_only=True)
@@ -42,6 +44,7 @@ def progress(budget: BudgetTable, used: Used) -> float:
         "tokens": used.input_tokens + used.target_tokens,
         "epochs": used.epoch,
         "seconds": used.seconds,
+        "gmacs": used.macs / 1e9,
     }
     return max(float(amounts[key] / limit) for key, limit in budget if limit is not None)
 
@@ -77,7 +80,7 @@ def schedule(recipe: Recipe) -> Callable[[float], float]:
 
 
 class Marks:
-    """Says when something is due next, from ``"100 steps"``, ``"0.5 epochs"``, ``"10%"`` or ``"off"``."""
+    """Says when something is due next, from ``"100 steps"``, ``"0.5 epochs"``, ``"10%"``, ``"20 log"`` or ``"off"``."""
 
     def __init__(self, every: str, budget: BudgetTable) -> None:
         self.number, self.unit = (math.inf, "steps") if every == "off" else interval(every)
@@ -86,8 +89,13 @@ class Marks:
 
     def due(self, used: Used) -> bool:
         """Whether a mark has been passed since the last time this said so."""
-        amount = {"steps": used.step, "epochs": used.epoch, "%": 100 * progress(self.budget, used)}[self.unit]
-        passed = math.floor(amount / self.number + 1e-9)
+        share = progress(self.budget, used)
+        if self.unit == "log":
+            along = 1 - math.log(share) / math.log(FIRST) if share >= FIRST else -1.0
+            passed = math.floor(along * (self.number - 1) + 1 + 1e-9)
+        else:
+            amount = {"steps": used.step, "epochs": used.epoch, "%": 100 * share}[self.unit]
+            passed = math.floor(amount / self.number + 1e-9)
         if passed <= self.passed:
             return False
         self.passed = passed

@@ -109,7 +109,8 @@ class Display:
         cost = summary["cost"]
         self.say(
             f"{summary['steps']} steps, {summary['samples']:,} samples, "
-            f"{cost.get('train_seconds', 0):.1f} s of training, {summary['evaluation_seconds']:.1f} s of evaluation, "
+            f"{cost.get('gmacs', 0):,.4g} GMACs, {cost.get('train_seconds', 0):.1f} s of training, "
+            f"{summary['evaluation_seconds']:.1f} s of evaluation, {summary['counting_seconds']:.1f} s of counting, "
             f"peak memory {_gib(cost)}"
         )
         self.say(f"run {run}")

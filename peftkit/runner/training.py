@@ -27,6 +27,7 @@ from peftkit.runner.data import Data
 from peftkit.runner.engines import make_engine
 from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
+from peftkit.runner.ledger import Ledger, Work
 from peftkit.runner.memory import halving, ran_out
 from peftkit.runner.optimizers import RATE
 from peftkit.runner.resume import by_main
@@ -56,6 +57,7 @@ class Training:
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
+        self.ledger = Ledger(model, self._loss, sharded=recipe.train.deepspeed.used or recipe.train.fsdp)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
         self.batch = effective_batch(recipe, accelerator.num_processes)
@@ -72,6 +74,7 @@ class Training:
         self.resumed: list[int] = []
         self.skipped = 0
         self.rows_a_pass = recipe.train.batch_size
+        self._parts: list[dict[str, Tensor]] = []
         self._losses: list[Tensor] = []
         self._targets = 0
         self._began = 0.0
@@ -187,6 +190,7 @@ class Training:
         torch.manual_seed((seed * 1_000_003 + self.used.step + 1) * 4099 + accelerator.process_index)
         loss = torch.zeros((), device=accelerator.device)
         parts = [part for batch in micro_batches for part in self.form.parts(batch, self.rows_a_pass)]
+        self._parts = parts
         for number, batch in enumerate(parts, 1):
             last = number == len(parts)
             with self.engine.passing(last=last):
@@ -231,10 +235,22 @@ class Training:
         used.input_tokens += inputs
         used.target_tokens += targets
         used.seconds += seconds
-        record = StepRecord(self.batch, inputs, targets, seconds)
+        work = self._work()
+        used.macs += sum(work)
+        record = StepRecord(self.batch, inputs, targets, seconds, *work)
         for meter in self.meters:
             meter.step(record)
         self.display.step(progress(self.recipe.train.budget, used), mean, rate, used.seconds)
+
+    def _loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        loss, own = self.form.loss(model, batch), self.recipe.method.penalty(model, batch)
+        return loss if own is None else loss + own
+
+    def _work(self) -> Work:
+        """What all processes have computed in the step; it is counted after the clock was read."""
+        each = [self.ledger.work(part) for part in self._parts]
+        own = torch.tensor([sum(w.forward for w in each), sum(w.backward for w in each)], dtype=torch.int64)
+        return Work(*self.accelerator.reduce(own.to(self.accelerator.device), "sum").tolist())
 
     def _agreed(self, seconds: float) -> float:
         """The main process's seconds: clocks differ, and all processes must stop at the same step."""
@@ -298,6 +314,7 @@ class Training:
             "evaluations_digest": self.run.evaluations_digest(len(self.rows)),
             "selected": None if self.selected is None else self.rows.index(self.selected),
             "evaluation_seconds": self.evaluation_seconds,
+            "counting_seconds": self.ledger.seconds,
             "meters": {meter.name: meter.state() for meter in self.meters},
             "optimizer": rest,
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -324,6 +341,7 @@ class Training:
         self.marks.passed, self.saves.passed = state["marks"], state["saves"]
         self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in state["losses"]]
         self._targets, self.evaluation_seconds = state["targets"], state["evaluation_seconds"]
+        self.ledger.seconds = state["counting_seconds"]
         for meter in self.meters:
             meter.restore(state["meters"].get(meter.name, {}))
         if self.accelerator.scaler is not None and state["scaler"]:

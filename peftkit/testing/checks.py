@@ -10,9 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from peftkit.components import Method
 from peftkit.errors import InputError
+from peftkit.runner.ledger import Ledger, Work
 from peftkit.runner.models import train_new_head
 from peftkit.testing.tiny import STEPS, batch, context, kind_of, situation, tiny
 
@@ -146,6 +148,25 @@ def mixed_precision(method: Method, architecture: str, folder: Path) -> None:
     assert not lost, f"gradients are lost: {sorted(lost)}"
 
 
+def counts(method: Method, architecture: str, folder: Path) -> None:
+    """The work of a step is what a counter around the real step finds, and the same when it is counted again."""
+    refused(method.refuses(situation(architecture)))
+
+    def counted() -> Work:
+        made = applied(method, architecture)
+        return Ledger(made, lambda model, rows: loss_of(method, model, architecture, 1, rows)).work(batch(architecture))
+
+    work = counted()
+    assert work == counted(), "another count of the same gives another number"
+    real = applied(method, architecture, attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter:
+        loss = loss_of(method, real, architecture, 1)
+        forward = counter.get_total_flops()
+        loss.backward()  # type: ignore[no-untyped-call]
+    found = Work(forward // 2, (counter.get_total_flops() - forward) // 2)
+    assert work == found, f"{work} was counted, and {found} is computed"
+
+
 def refused(reasons: list[str]) -> None:
     """Passes on what a method says of itself."""
     if reasons:
@@ -177,9 +198,11 @@ def logits(model: nn.Module, architecture: str) -> Tensor:
         return _output(model.eval(), architecture, batch(architecture))
 
 
-def loss_of(method: Method, model: nn.Module, architecture: str, step: int) -> Tensor:
-    """The mean cross-entropy of the batch's targets, as the runner computes it, and the method's own part."""
-    rows = batch(architecture)
+def loss_of(
+    method: Method, model: nn.Module, architecture: str, step: int, rows: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """The mean cross-entropy of a batch's targets, as the runner computes it, and the method's own part."""
+    rows = batch(architecture) if rows is None else rows
     torch.manual_seed(step)
     found, labels = _output(model, architecture, rows), rows["labels"]
     if kind_of(architecture) == "decoder":
@@ -271,6 +294,6 @@ def check_method(method: Method, architecture: str, folder: Path, reopen: Reopen
 
 
 CHECKS: Mapping[str, Check] = {
-    check.__name__: check for check in (trains, reloads, generates, merges, checkpointing, mixed_precision)
+    check.__name__: check for check in (trains, reloads, generates, merges, checkpointing, mixed_precision, counts)
 }
 """The checks of one process, by name."""

@@ -138,9 +138,11 @@ def _only(recipe: Recipe) -> Path:
 
 
 def _outcome(path: Path) -> dict[str, Any]:
-    """What a run records and saves, but for what clocks say."""
-    timed = ("cost", "evaluation_seconds")
-    rows = [{k: v for k, v in row.items() if k not in timed} for row in RunDirectory(path).evaluations()]
+    """What a run records and saves, but for what clocks say and how much memory there was."""
+    rows = RunDirectory(path).evaluations()
+    for row in rows:
+        del row["evaluation_seconds"]
+        row["cost"] = {key: value for key, value in row["cost"].items() if key.endswith(("gmacs", "gflops"))}
     last = max((path / "checkpoints").iterdir())
     files = [*(path / "model").rglob("*"), last / "trainable.safetensors"]
     return {"evaluations": rows, **{f.name: f.read_bytes() for f in files if f.is_file()}}

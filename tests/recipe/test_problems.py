@@ -110,11 +110,12 @@ WRONG: dict[str, Case] = {
     "no limit": ("[train.budget]", {"9: train.budget": ("needs at least one limit of: steps, samples, ",)}),
     "interval": (
         '[evaluate]\nevery = "10 foos"',
-        {"10: evaluate.every": ("'100 steps', '0.5 epochs' or '10%'", "foos")},
+        {"10: evaluate.every": ("'100 steps', '0.5 epochs', '10%' (of the budget) or '20 log'", "foos")},
     ),
     "interval of nothing": ('[evaluate]\nevery = "0 steps"', {"10: evaluate.every": ("above zero",)}),
     "interval beyond": ('[evaluate]\nevery = "101%"', {"10: evaluate.every": ("'101%'",)}),
     "interval as number": ("[evaluate]\nevery = 10", {"10: evaluate.every": ("must be a text in quotes, not 10",)}),
+    "one point": ('[evaluate]\nevery = "1 log"', {"10: evaluate.every": ("'1 log'",)}),
     "half a step": ('[evaluate]\nevery = "0.5 steps"', {"10: evaluate.every": ("'0.5 steps'",)}),
     "endless interval": (f'[evaluate]\nevery = "{"9" * 400} steps"', {"10: evaluate.every": ("must be written as",)}),
     "optimizer": (

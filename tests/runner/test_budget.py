@@ -21,11 +21,14 @@ from tests.runner.conftest import Make
         ({"tokens": 400}, 0.75),
         ({"epochs": 4.0}, 0.625),
         ({"seconds": 5.0}, 0.4),
+        ({"gmacs": 8.0}, 0.25),
         ({"steps": 20, "seconds": 2.0}, 1.0),
     ],
 )
 def test_the_nearest_limit_counts(limits: dict[str, float], share: float) -> None:
-    used = Used(step=10, samples=80, input_tokens=200, target_tokens=100, seconds=2.0, steps_per_epoch=4)
+    used = Used(
+        step=10, samples=80, input_tokens=200, target_tokens=100, seconds=2.0, macs=2_000_000_000, steps_per_epoch=4
+    )
     assert progress(BudgetTable(**limits), used) == pytest.approx(share)  # type: ignore[arg-type]
 
 
@@ -50,6 +53,16 @@ def test_marks_in_shares_come_once_each(steps: int, percent: int) -> None:
     assert len(due) >= 1
     if 100 % percent == 0:
         assert due[-1] == steps
+
+
+@given(st.integers(2, 40))
+def test_marks_on_a_logarithmic_scale_begin_at_a_thousandth_and_end_with_the_budget(number: int) -> None:
+    marks, steps = Marks(f"{number} log", BudgetTable(steps=100_000)), 100_000
+    points = [round(steps * 0.001 ** (1 - i / (number - 1))) for i in range(number)]
+    tried = sorted({1, *(p + d for p in points for d in (-2, 2)), steps})
+    due = [s for s in tried if s <= steps and marks.due(Used(step=s))]
+    assert len(due) == number
+    assert all(abs(mark - point) <= 2 for mark, point in zip(due, points, strict=True))
 
 
 def test_marks_in_epochs() -> None:

@@ -1,0 +1,138 @@
+"""What a step of training computes: multiply-accumulates (MACs), counted apart from the steps themselves.
+
+One MAC is a multiplication and an addition, so FLOPs are twice the MACs. Matrix products and convolutions of the passes
+forward and backward are counted, as torch's counter finds them in the operations that are really called: what no
+frozen weight's gradient needs is not there, and what gradient checkpointing computes once more is. Element-wise
+operations and the optimizer's step are not counted.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from peftkit.errors import RunError
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+
+UNABLE = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
+"""What operations raise that cannot go without values."""
+
+
+class Work(NamedTuple):
+    """MACs of one pass over a batch."""
+
+    forward: int
+    backward: int
+
+
+class Ledger:
+    """Counts the work of a batch once for each shape, on a copy of the model that has no weights.
+
+    Attention is counted as its matrix products are written down, whatever computes it: forward two of them, backward
+    four. So a count is the same on every device, and for every implementation of attention.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, *, sharded: bool = False) -> None:
+        self.model, self.loss, self.sharded = model, loss, sharded
+        self.seconds = 0.0
+        """What counting has taken."""
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._known: dict[Shapes, Work] = {}
+        try:
+            # In training mode, or nothing would be computed once more.
+            self._double: nn.Module | None = _weightless(model, self._mode).train()
+        except UNABLE:  # it holds what cannot be copied
+            self._double = None
+
+    def work(self, batch: dict[str, Tensor]) -> Work:
+        """The MACs of a pass forward and backward over the batch, which is one process's.
+
+        Raises:
+            RunError: they can be counted with weights only, of which each process holds a part.
+        """
+        shapes = tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
+        if shapes not in self._known:
+            started = time.perf_counter()
+            self._known[shapes] = self._counted(batch)
+            self.seconds += time.perf_counter() - started
+        return self._known[shapes]
+
+    def _counted(self, batch: dict[str, Tensor]) -> Work:
+        if self._double is not None:
+            said = logging.getLogger("torch._subclasses.fake_tensor")
+            before, said.disabled = said.disabled, True
+            try:
+                return self._passed(self._double, batch, self._mode)
+            except UNABLE:
+                self._double = None  # its operations go by values, which it has not
+            finally:
+                said.disabled = before
+        if self.sharded:
+            raise RunError(
+                "the multiply-accumulates of this method can only be counted with its weights, of which each process "
+                "holds a part; leave out train.deepspeed and train.fsdp"
+            )
+        return self._passed(self.model, batch, nullcontext())
+
+    def _passed(self, model: nn.Module, batch: dict[str, Tensor], mode: Any) -> Work:
+        counter = FlopCounterMode(display=False)
+        devices = [batch["labels"].device] if batch["labels"].device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), _written_down(model), mode:
+            if mode is self._mode:
+                batch = {key: torch.empty_like(value) for key, value in batch.items()}
+            try:
+                with counter:
+                    loss = self.loss(model, batch)
+                    forward = counter.get_total_flops()
+                    loss.backward()  # type: ignore[no-untyped-call]
+            finally:
+                model.zero_grad(set_to_none=True)
+                self.model.zero_grad(set_to_none=True)  # of which a hook in the copy may still know
+        return Work(forward // 2, (counter.get_total_flops() - forward) // 2)
+
+
+def _weightless(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A copy that takes no memory: its tensors have shapes, and no values."""
+    memo: dict[int, Any] = {}
+    with mode:
+        for tensor in (*model.parameters(), *model.buffers()):
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+            if isinstance(tensor, nn.Parameter):
+                empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                for hook in (tensor._backward_hooks or {}).values():  # some methods make their own of a gradient
+                    empty.register_hook(hook)  # type: ignore[no-untyped-call]
+            memo[id(tensor)] = empty
+    return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _written_down(model: nn.Module) -> Iterator[None]:
+    """Within it attention is made of matrix products, which are counted alike on every device."""
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if _attends(getattr(m, "config", None))}
+    before = [(config, config._attn_implementation, config.output_attentions) for config in configs.values()]
+    # Where the layers were chosen when the model was made, they turn to the written-down form to return what they give.
+    fixed = any(getattr(m, "attn_implementation", None) == "sdpa" for m in model.modules())
+    try:
+        for config, _, returned in before:
+            config._attn_implementation = "eager"
+            config.output_attentions = fixed or returned
+        yield
+    finally:
+        for config, implementation, returned in before:
+            config.output_attentions = returned
+            config._attn_implementation = implementation
+
+
+def _attends(config: Any) -> bool:
+    return hasattr(config, "_attn_implementation") and hasattr(config, "output_attentions")

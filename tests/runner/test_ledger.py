@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from peftkit.errors import RunError
+from peftkit.methods.full import Full
+from peftkit.methods.lora import Lora
+from peftkit.plugins import Registry
+from peftkit.runner import run
+from peftkit.runner.ledger import Ledger, Work
+from peftkit.runs import RunDirectory
+from peftkit.testing import applied, batch, tiny
+from peftkit.testing.children import together
+from tests.runner.conftest import Make
+
+ROWS, WIDTH, DEEP, LAYERS = 4, 32, 64, 2
+
+
+def own_loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    loss: Tensor = model(**rows).loss
+    return loss
+
+
+def sizes(architecture: str) -> Any:
+    return tiny(architecture).config
+
+
+def test_a_decoders_full_fine_tuning_is_what_its_matrices_say() -> None:
+    config, length = sizes("llama"), batch("llama")["input_ids"].shape[1]
+    heads, kept = config.num_attention_heads, config.num_key_value_heads
+    projections = WIDTH * WIDTH * 2 + WIDTH * WIDTH * kept // heads * 2
+    block = length * (projections + 3 * WIDTH * config.intermediate_size) + 2 * length * length * WIDTH
+    # The turning of positions is a product of each frequency with each position, by transformers a matrix product.
+    turning = length * config.head_dim // 2
+    forward = ROWS * (LAYERS * block + length * WIDTH * config.vocab_size) + ROWS * turning
+    found = Ledger(applied(Full(), "llama"), own_loss).work(batch("llama"))
+    assert found.forward == pytest.approx(forward, rel=1e-3)
+    assert found.backward == pytest.approx(2 * forward, rel=1e-3)
+
+
+def test_an_encoder_decoders_full_fine_tuning_is_what_its_matrices_say() -> None:
+    config, rows = sizes("t5"), batch("t5")
+    source, target = rows["input_ids"].shape[1], rows["labels"].shape[1]
+    inner = config.num_heads * config.d_kv
+
+    def attention(queries: int, keys: int) -> int:
+        return 2 * queries * WIDTH * inner + 2 * keys * WIDTH * inner + 2 * queries * keys * inner
+
+    feed = 2 * WIDTH * config.d_ff
+    encoder = config.num_layers * (attention(source, source) + source * feed)
+    decoder = config.num_decoder_layers * (attention(target, target) + attention(target, source) + target * feed)
+    forward = ROWS * (encoder + decoder + target * WIDTH * config.vocab_size)
+    found = Ledger(applied(Full(), "t5"), own_loss).work(rows)
+    assert found == Work(forward, 2 * forward)
+
+
+def test_an_encoders_full_fine_tuning_is_what_its_matrices_say() -> None:
+    config, length = sizes("bert"), batch("bert")["input_ids"].shape[1]
+    block = length * (4 * WIDTH * WIDTH + 2 * WIDTH * config.intermediate_size) + 2 * length * length * WIDTH
+    forward = ROWS * (LAYERS * block + WIDTH * WIDTH + WIDTH * config.num_labels)
+    found = Ledger(applied(Full(), "bert"), own_loss).work(batch("bert"))
+    assert found == Work(forward, 2 * forward)
+
+
+def test_frozen_weights_have_no_gradients_to_be_computed() -> None:
+    lora, full = (Ledger(applied(m, "t5"), own_loss).work(batch("t5")) for m in (Lora(), Full()))
+    assert full.forward < lora.forward < 1.2 * full.forward
+    assert lora.backward < 0.75 * full.backward
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+def test_what_is_computed_once_more_is_counted_once_more(architecture: str) -> None:
+    kept = Ledger(applied(Full(), architecture), own_loss).work(batch(architecture))
+    model = applied(Full(), architecture)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    recomputed = Ledger(model.eval(), own_loss).work(batch(architecture))
+    assert recomputed.forward == kept.forward
+    assert kept.backward + 0.4 * kept.forward < recomputed.backward <= kept.backward + kept.forward
+
+
+def test_counting_leaves_no_trace_and_counts_a_shape_once() -> None:
+    for ledger in (Ledger(model := applied(Full(), "t5"), own_loss), _real(Ledger(model, own_loss))):
+        before, state = {n: p.clone() for n, p in model.named_parameters()}, torch.get_rng_state()
+        implementation = model.config._attn_implementation
+        first, seconds = ledger.work(batch("t5")), ledger.seconds
+        assert ledger.work(batch("t5")) is first
+        assert ledger.seconds == seconds > 0
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(p.grad is None and p.equal(before[n]) for n, p in model.named_parameters())
+        assert model.config._attn_implementation == implementation
+
+
+def _real(ledger: Ledger) -> Ledger:
+    ledger._double = None
+    return ledger
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_count_is_the_same_for_every_attention_and_with_weights(architecture: str, attention: str) -> None:
+    expected = Ledger(applied(Full(), architecture), own_loss).work(batch(architecture))
+    try:
+        model = applied(Full(), architecture, attn_implementation=attention)
+    except ValueError:  # transformers 4's T5 has one only
+        assert (architecture, attention) == ("t5", "sdpa")
+        return
+    assert Ledger(model, own_loss).work(batch(architecture)) == expected
+    assert _real(Ledger(model, own_loss)).work(batch(architecture)) == expected
+
+
+def test_what_needs_weights_to_be_counted_is_not_where_they_are_sharded() -> None:
+    ledger = _real(Ledger(applied(Full(), "t5"), own_loss, sharded=True))
+    with pytest.raises(RunError, match="can only be counted with its weights"):
+        ledger.work(batch("t5"))
+
+
+def test_work_is_linear_in_rows() -> None:
+    ledger, rows = Ledger(applied(Full(), "t5"), own_loss), batch("t5")
+    whole, half = ledger.work(rows), ledger.work({key: value[:2] for key, value in rows.items()})
+    assert whole == Work(2 * half.forward, 2 * half.backward)
+
+
+def costs(path: Path | None) -> list[dict[str, float]]:
+    assert path is not None
+    return [row["cost"] for row in RunDirectory(path).evaluations()]
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
+def test_a_run_records_its_work(kind: str, make: Make, registry: Registry) -> None:
+    path = run(make(kind, "evaluate.every=1 steps"), registry)
+    found = costs(path)
+    assert found[0]["gmacs"] == 0
+    assert all(later["gmacs"] > before["gmacs"] for before, later in pairwise(found))
+    last = found[-1]
+    assert last["gmacs"] == pytest.approx(last["forward_gmacs"] + last["backward_gmacs"])
+    assert last["gflops"] == pytest.approx(2 * last["gmacs"])
+    assert last["backward_gmacs"] > last["forward_gmacs"]
+    assert path is not None
+    assert RunDirectory(path).summary()["counting_seconds"] > 0
+
+
+def test_accumulation_does_the_work_of_its_passes(make: Make, registry: Registry) -> None:
+    whole, parts = (
+        costs(run(make("decoder", *options, f"run.name={name}"), registry))[-1]["gmacs"]
+        for name, options in (
+            ("whole", ("train.batch_size=8",)),
+            ("parts", ("train.batch_size=4", "train.gradient_accumulation_steps=2")),
+        )
+    )
+    # Passes of fewer rows are filled up to shorter lengths.
+    assert 0.7 * whole < parts <= whole
+
+
+@pytest.mark.slow
+def test_two_processes_do_the_work_of_one(make: Make, registry: Registry) -> None:
+    one = make("decoder", "run.name=one", "train.batch_size=8")
+    two = make("decoder", "run.name=two", "train.batch_size=4")
+    together(one, registry)
+    together(two, registry, 2)
+    found = [
+        costs(path)[-1]["gmacs"]
+        for name in ("one", "two")
+        for path in Path(one.run.output).iterdir()
+        if path.name.startswith(name)
+    ]
+    assert len(found) == 2
+    assert 0.7 * found[0] < found[1] <= found[0]
+
+
+def test_a_budget_of_work_ends_within_a_step_of_it(make: Make, registry: Registry) -> None:
+    step = costs(run(make("decoder", "train.budget.steps=4", "evaluate.every=1 steps", "run.name=try"), registry))
+    budget = step[-1]["gmacs"] * 2.5
+    largest = max(later["gmacs"] - before["gmacs"] for before, later in pairwise(step))
+    for method in ("full", "lora"):
+        recipe = make("decoder", f"method.name={method}", f"train.budget.gmacs={budget}", "train.budget.steps=1000")
+        last = costs(run(recipe, registry))[-1]["gmacs"]
+        assert budget <= last < budget + 1.3 * largest
+
+
+def test_the_summary_says_it_as_the_rows_do(make: Make, registry: Registry) -> None:
+    path = run(make("encoder"), registry)
+    assert path is not None
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["cost"]["gmacs"] == costs(path)[-1]["gmacs"]
