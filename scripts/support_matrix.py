@@ -14,10 +14,11 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -28,6 +29,7 @@ COLUMNS = {
     "reloads": "reloads exactly",
     "generates": "generates as it scores",
     "merges": "merges",
+    "counts": "work counted",
     "checkpointing": "checkpointing",
     "mixed_precision": "mixed precision",
     "two_processes": "2 processes",
@@ -37,16 +39,16 @@ TOGETHER = 28
 WORKS, REFUSED, FAILS = "works", "refused", "FAILS"
 Cell = tuple[str, str]
 Outcomes = dict[str, dict[str, str]]
+Check = Callable[[Any, str, Path], None]
 
 
-def measured(cell: Cell) -> tuple[Cell, Outcomes]:
-    """What each check says of a method on an architecture."""
+def measured(cell: Cell, known: Collection[str]) -> tuple[Cell, Outcomes]:
+    """What each check that is not ``known`` says of a method on an architecture."""
     import torch
     from transformers.utils import logging as transformers_logging
 
     from peftkit.plugins import load_registry
-    from peftkit.testing import CHECKS, RefusedError
-    from peftkit.testing.runs import RUN_CHECKS
+    from peftkit.testing import RefusedError
 
     warnings.simplefilter("ignore")
     transformers_logging.set_verbosity_error()
@@ -55,7 +57,9 @@ def measured(cell: Cell) -> tuple[Cell, Outcomes]:
     name, architecture = cell
     component = load_registry().of("method")[name].component
     found: Outcomes = {}
-    for check, run in {**CHECKS, **RUN_CHECKS}.items():
+    for check, run in checks().items():
+        if check in known:
+            continue
         method = component.model_validate(dict(component.trial))
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -66,6 +70,14 @@ def measured(cell: Cell) -> tuple[Cell, Outcomes]:
             except Exception as error:
                 found[check] = {"outcome": FAILS, "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     return cell, found
+
+
+def checks() -> dict[str, Check]:
+    """All of the kit's, by name."""
+    from peftkit.testing import CHECKS
+    from peftkit.testing.runs import RUN_CHECKS
+
+    return {**CHECKS, **RUN_CHECKS}
 
 
 def versions() -> dict[str, str]:
@@ -137,21 +149,25 @@ def main() -> int:
     installed = versions()
     distributions = {name: registered[name].distribution for name in names}
 
-    def section(name: str) -> dict[str, dict[str, Outcomes]]:
+    def section(name: str) -> dict[str, Outcomes]:
         of = {k: v for k, v in installed.items() if k != "adapters" or distributions[name] == "peftkit-adapters"}
         key = ", ".join(f"{package} {number}" for package, number in of.items())
-        own: dict[str, dict[str, Outcomes]] = stored.setdefault(key, {}).setdefault(name, {})
+        own: dict[str, Outcomes] = stored.setdefault(key, {}).setdefault(name, {})
         return own
 
     cells = [(n, a) for n in names for a in options.architectures.split(",")]
-    missing = [(n, a) for n, a in cells if options.again or a not in section(n)]
+
+    def known(name: str, architecture: str) -> list[str]:
+        return [] if options.again else [*section(name).get(architecture, {})]
+
+    missing = [cell for cell in cells if not set(checks()) <= set(known(*cell))]
     # In processes that are replaced now and then: what methods leave behind adds up. Checks start some of their own.
     for first in range(0, len(missing), TOGETHER):
         with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(measured, cell) for cell in missing[first : first + TOGETHER]]
+            futures = [pool.submit(measured, cell, known(*cell)) for cell in missing[first : first + TOGETHER]]
             for number, future in enumerate(as_completed(futures), first + 1):
                 (name, architecture), outcomes = future.result()
-                section(name)[architecture] = outcomes
+                section(name).setdefault(architecture, {}).update(outcomes)
                 bad = [f"{check}: {o['reason']}" for check, o in outcomes.items() if o["outcome"] == FAILS]
                 print(f"{number}/{len(missing)} {name} on {architecture}: {'; '.join(bad) or 'as it says'}", flush=True)
                 file.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
