@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from peftkit.errors import RunError
@@ -119,20 +120,14 @@ def _weightless(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
 @contextmanager
 def _written_down(model: nn.Module) -> Iterator[None]:
     """Within it attention is made of matrix products, which are counted alike on every device."""
-    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if _attends(getattr(m, "config", None))}
-    before = [(config, config._attn_implementation, config.output_attentions) for config in configs.values()]
-    # Where the layers were chosen when the model was made, they turn to the written-down form to return what they give.
-    fixed = any(getattr(m, "attn_implementation", None) == "sdpa" for m in model.modules())
+    found = (getattr(module, "config", None) for module in model.modules())
+    configs: dict[int, Any] = {id(config): config for config in found if hasattr(config, "_attn_implementation")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
     try:
-        for config, _, returned in before:
+        for config, _ in before:
             config._attn_implementation = "eager"
-            config.output_attentions = fixed or returned
-        yield
+        with sdpa_kernel(SDPBackend.MATH):  # layers that were chosen when the model was made keep to torch's own
+            yield
     finally:
-        for config, implementation, returned in before:
-            config.output_attentions = returned
+        for config, implementation in before:
             config._attn_implementation = implementation
-
-
-def _attends(config: Any) -> bool:
-    return hasattr(config, "_attn_implementation") and hasattr(config, "output_attentions")
