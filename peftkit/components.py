@@ -96,17 +96,32 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What one optimizer step consumed, over all processes: counts are global, padding not counted.
+    """What one optimizer step consumed, over all processes; seconds are the main one's.
 
-    Of the multiply-accumulates of the passes forward and backward padding is part, since it is computed.
+    Attributes:
+        samples: rows.
+        input_tokens: tokens of the sources, without padding.
+        target_tokens: tokens that are learnt.
+        seconds: seconds of the step, from where its batch was there to where the device had done it.
+        padding_tokens: tokens that fill texts up to one length.
+        wait_seconds: seconds for which the step waited for its batch.
+        forward_macs: multiply-accumulates of the passes forward, of which padding is part, since it is computed.
+        backward_macs: those backward.
+        elementwise: operations that are no products of matrices: one for each number an operation gives, or takes in
+            where it sums up; of the passes.
+        optimizer: those of the optimizer's step.
     """
 
     samples: int
     input_tokens: int
     target_tokens: int
     seconds: float
+    padding_tokens: int = 0
+    wait_seconds: float = 0.0
     forward_macs: int = 0
     backward_macs: int = 0
+    elementwise: int = 0
+    optimizer: int = 0
 
 
 class Component(BaseModel):
@@ -327,6 +342,9 @@ class Meter(Component):
 
     def start(self, model: nn.Module) -> None:
         """Called once, before the first step, with the model as it will be trained."""
+
+    def begin(self) -> None:
+        """Called before every optimizer step, when its batch is there."""
 
     def step(self, record: StepRecord) -> None:
         """Called after every optimizer step, outside the timed region."""

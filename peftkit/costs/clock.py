@@ -8,20 +8,21 @@ from peftkit.components import Meter, StepRecord
 
 
 class Clock(Meter):
-    """Seconds spent in training steps, the wait for data included; evaluation and saving are not part of it.
+    """Seconds of training steps, each until the device has done it; evaluation and saving are not part of them.
 
-    On an accelerator each stretch between evaluations ends by waiting for the device, so that work still under way
-    is counted.
+    What steps wait for their batches is apart: it tells of the disk and of ``train.workers`` rather than the method.
     """
 
     name: Literal["clock"] = "clock"
 
     _seconds: float = 0.0
+    _wait: float = 0.0
 
     def step(self, record: StepRecord) -> None:
         """Adds the step's seconds."""
         self._seconds += record.seconds
+        self._wait += record.wait_seconds
 
     def read(self) -> dict[str, float]:
-        """``train_seconds``."""
-        return {"train_seconds": self._seconds}
+        """``train_seconds``, and beside them ``data_wait_seconds``."""
+        return {"train_seconds": self._seconds, "data_wait_seconds": self._wait}

@@ -180,6 +180,7 @@ class Shadow(PeftMethod):
 
     peft_type: ClassVar[str] = "SHADOW"
     refusals: ClassVar[tuple[Refusal, ...]] = (DECODERS,)
+    trial: ClassVar[Mapping[str, Any]] = {"shadow_dropout": 0.0}  # which each process draws for itself
 
     name: Literal["shadow"] = "shadow"
     auxiliary_loss_weight: float = Field(default=0.05, ge=0)
@@ -210,7 +211,7 @@ class TrainableTokens(PeftMethod):
     """Trains the embeddings of some tokens only."""
 
     peft_type: ClassVar[str] = "TRAINABLE_TOKENS"
-    trial: ClassVar[Mapping[str, Any]] = {"token_indices": [5, 6, 7, 8]}
+    trial: ClassVar[Mapping[str, Any]] = {"token_indices": [5, 6, 7, 8, 49, 52]}
     refusals: ClassVar[tuple[Refusal, ...]] = (
         Refusal(
             lambda s: s.model_kind == "encoder",

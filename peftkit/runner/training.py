@@ -6,7 +6,8 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.ledger import Ledger, Work
 from peftkit.runner.memory import halving, ran_out
-from peftkit.runner.optimizers import RATE
+from peftkit.runner.optimizers import RATE, make_optimizer
 from peftkit.runner.resume import by_main
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
@@ -57,7 +58,8 @@ class Training:
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
-        self.ledger = Ledger(model, self._loss, sharded=recipe.train.deepspeed.used or recipe.train.fsdp)
+        sharded = recipe.train.deepspeed.used or recipe.train.fsdp
+        self.ledger = Ledger(model, self._loss, partial(make_optimizer, recipe), sharded=sharded)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
         self.batch = effective_batch(recipe, accelerator.num_processes)
@@ -77,7 +79,7 @@ class Training:
         self._parts: list[dict[str, Tensor]] = []
         self._losses: list[Tensor] = []
         self._targets = 0
-        self._began = 0.0
+        self._began = self._wait = 0.0
 
     def train(self, resumed: Checkpoint | None = None) -> None:
         """Trains until the budget is used, evaluating on the way and at the end.
@@ -127,26 +129,23 @@ class Training:
             used.passes, used.steps_of_pass = used.passes + 1, 0
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
-        accelerator, step = self.accelerator, self.used.step + 1
+        accelerator, step, waited = self.accelerator, self.used.step + 1, time.perf_counter()
+        self._wait, self._began = waited - self._began, waited
+        for meter in self.meters:
+            meter.begin()
         rate = self.recipe.train.learning_rate * self.factor(progress(self.recipe.train.budget, self.used))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate * group.get(RATE, 1.0)
-        counts = torch.stack(
-            [
-                sum((self.form.targets(b) for b in micro_batches), torch.tensor(0, device=accelerator.device)),
-                sum((b["input_tokens"] for b in micro_batches), torch.tensor(0, device=accelerator.device)),
-                torch.tensor(self.signals.received, device=accelerator.device),
-            ]
-        )
-        targets, inputs, stop = accelerator.reduce(counts, "sum").tolist()
+        micro_batches, consumed, stop = self._agreed(micro_batches)
         if stop:  # on any process: all leave at the same step
             raise Stop(self.signals.received or signal.SIGTERM, evaluated=True)
+        targets = consumed.target_tokens
         loss = accelerator.reduce(self._gradients(micro_batches, targets), "sum")
         mean = loss.item() / targets
         if not math.isfinite(mean):
             self._not_a_number(mean, micro_batches)
             self.engine.zero_grad()
-            self._account(None, mean, targets, inputs, rate)
+            self._account(None, mean, consumed, rate)
             return
         if step == 2:  # at the first step one side of a low-rank update is zero, and with it the other's gradient
             self.engine.something_learns()
@@ -155,7 +154,7 @@ class Training:
         self.engine.step()
         self.recipe.method.after_step(self.module, step)
         self.engine.zero_grad()
-        self._account(loss, mean, targets, inputs, rate)
+        self._account(loss, mean, consumed, rate)
 
     def _gradients(self, micro_batches: list[dict[str, Tensor]], targets: int) -> Tensor:
         """Adds up the gradients of a step, in smaller passes from where memory runs out; returns the summed loss.
@@ -198,7 +197,9 @@ class Training:
                 # Processes' gradients are averaged: times their number over the global count is the mean of all.
                 trained = summed * accelerator.num_processes / targets
                 own = self.recipe.method.penalty(self.module, batch)
-                self.engine.backward(trained if own is None else trained + own / len(parts), last=last)
+                if own is not None:  # a mean as a rule: passes weigh in it as they do in the loss
+                    trained = trained + own * (self.form.targets(batch) * accelerator.num_processes / targets)
+                self.engine.backward(trained, last=last)
             loss += summed.detach()
         return loss
 
@@ -222,22 +223,47 @@ class Training:
                 'train.learning_rate, train in float32 without mixed precision, or set train.on_nan = "skip"'
             )
 
-    def _account(self, loss: Tensor | None, mean: float, targets: int, inputs: int, rate: float) -> None:
+    def _agreed(self, micro_batches: list[dict[str, Tensor]]) -> tuple[list[dict[str, Tensor]], StepRecord, bool]:
+        """Fills up the step's texts to one length on all processes, so that work does not depend on their number.
+
+        Returns:
+            The batches, what the step takes in, and whether any process got a signal to stop.
+        """
+        form, device, none = self.form, self.accelerator.device, torch.tensor(0, device=self.accelerator.device)
+        widths = [form.widths(batch) for batch in micro_batches]
+        sums = [
+            sum((form.targets(batch) for batch in micro_batches), none),
+            sum((batch["input_tokens"] for batch in micro_batches), none),
+            sum((form.read(batch) for batch in micro_batches), none),
+            torch.tensor(sum(len(batch["input_ids"]) for batch in micro_batches), device=device),
+            torch.tensor(int(bool(self.signals.received)), device=device),
+        ]
+        own = [torch.tensor(max(each[key] for each in widths), device=device) for key in widths[0]]
+        everyone = self.accelerator.gather(torch.stack([*sums, *own])[None])
+        targets, inputs, read, texts, stop = everyone[:, : len(sums)].sum(0).tolist()
+        common = dict(zip(widths[0], everyone[:, len(sums) :].amax(0).tolist(), strict=True))
+        places = texts * (common["input_ids"] + common.get("decoder_input_ids", 0))
+        consumed = StepRecord(self.batch, inputs, targets, seconds=0.0, padding_tokens=places - read)
+        return [form.widened(batch, common) for batch in micro_batches], consumed, bool(stop)
+
+    def _account(self, loss: Tensor | None, mean: float, consumed: StepRecord, rate: float) -> None:
         if loss is not None:
             self._losses.append(loss)
-            self._targets += targets
-        now = time.perf_counter()
-        seconds, self._began = self._agreed(now - self._began), now
-        used = self.used
+            self._targets += consumed.target_tokens
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds, wait = self._of_main(time.perf_counter() - self._began, self._wait)
+        used, work = self.used, self._work()
+        record = replace(
+            consumed, seconds=seconds, wait_seconds=wait, optimizer=self.ledger.optimizer, **work._asdict()
+        )
         used.step += 1
         used.steps_of_pass += 1
-        used.samples += self.batch
-        used.input_tokens += inputs
-        used.target_tokens += targets
+        used.samples += record.samples
+        used.input_tokens += record.input_tokens
+        used.target_tokens += record.target_tokens
         used.seconds += seconds
-        work = self._work()
-        used.macs += sum(work)
-        record = StepRecord(self.batch, inputs, targets, seconds, *work)
+        used.macs += work.forward_macs + work.backward_macs
         for meter in self.meters:
             meter.step(record)
         self.display.step(progress(self.recipe.train.budget, used), mean, rate, used.seconds)
@@ -249,15 +275,17 @@ class Training:
     def _work(self) -> Work:
         """What all processes have computed in the step; it is counted after the clock was read."""
         each = [self.ledger.work(part) for part in self._parts]
-        own = torch.tensor([sum(w.forward for w in each), sum(w.backward for w in each)], dtype=torch.int64)
-        return Work(*self.accelerator.reduce(own.to(self.accelerator.device), "sum").tolist())
+        own = torch.tensor([sum(values) for values in zip(*each, strict=True)], device=self.accelerator.device)
+        return Work(*self.accelerator.reduce(own, "sum").tolist())
 
-    def _agreed(self, seconds: float) -> float:
-        """The main process's seconds: clocks differ, and all processes must stop at the same step."""
+    def _of_main(self, *values: float) -> list[float]:
+        """The main process's values: clocks differ, and all processes must stop at the same step."""
         if self.accelerator.num_processes == 1:
-            return seconds
-        value = torch.tensor([seconds], dtype=torch.float64, device=self.accelerator.device)
-        return float(broadcast(value).item())
+            return [*values]
+        main: list[float] = broadcast(
+            torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        ).tolist()
+        return main
 
     def _evaluate(self) -> None:
         started = time.perf_counter()

@@ -61,7 +61,7 @@ class Colours(Task):
 
     def encode(self, row: Mapping[str, Any]) -> Example:
         """The things, and their colour."""
-        return Example(f"colour: {row['thing']}", row["colour"], COLOURS)
+        return Example(f"(colour) {row['thing']}", row["colour"], COLOURS)
 
 
 def two_processes(method: Method, architecture: str, folder: Path) -> None:

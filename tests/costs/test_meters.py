@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from peftkit import Meter, StepRecord
 from peftkit.costs.clock import Clock
 from peftkit.costs.memory import PeakMemory, host_peak
+from peftkit.costs.size import Size
+from peftkit.costs.tokens import Tokens
+from peftkit.costs.work import Macs
 from peftkit.plugins import load_registry
+
+
+def resumed(meter: Meter) -> Meter:
+    other: Meter = type(meter)()  # type: ignore[call-arg]
+    other.restore(json.loads(json.dumps(meter.state())))
+    return other
+
 
 METERS = [entry.component for entry in load_registry().of("meter").values()]
 
@@ -30,9 +43,42 @@ def test_a_meter_reads_finite_numbers_at_any_time_and_two_do_not_share_their_sta
 def test_the_clock_sums_the_steps() -> None:
     clock = Clock()
     for seconds in (0.25, 0.5):
-        clock.step(StepRecord(samples=1, input_tokens=1, target_tokens=1, seconds=seconds))
-    assert clock.read() == {"train_seconds": 0.75}
-    assert Clock().read() == {"train_seconds": 0.0}
+        clock.step(StepRecord(samples=1, input_tokens=1, target_tokens=1, seconds=seconds, wait_seconds=2 * seconds))
+    assert clock.read() == {"train_seconds": 0.75, "data_wait_seconds": 1.5}
+    assert Clock().read() == {"train_seconds": 0.0, "data_wait_seconds": 0.0}
+
+
+def test_what_is_trained_has_a_size_in_numbers_and_in_bytes() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2).half())
+    model[0].weight.requires_grad = False
+    meter = Size()
+    meter.start(model)
+    assert meter.read() == {"trainable_parameters": 4.0 + 10.0, "checkpoint_bytes": 4 * 4.0 + 2 * 10.0}
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 10**15)] * 8), max_size=20), st.integers(0, 20))
+def test_readings_are_the_sums_of_the_steps_also_over_a_resume(steps: list[tuple[int, ...]], broken: int) -> None:
+    records = [StepRecord(*step[:3], 0.5, *step[3:4], 0.25, *step[4:]) for step in steps]
+    meters: list[Meter] = [Tokens(), Macs(), Clock()]
+    for number, record in enumerate(records):
+        if number == broken:  # goes on in another process from what the checkpoint holds
+            meters = [resumed(m) for m in meters]
+        for meter in meters:
+            meter.step(record)
+    found = meters[0].read() | meters[1].read() | meters[2].read()
+
+    def total(name: str) -> float:
+        return float(sum(getattr(record, name) for record in records))
+
+    assert {key: found[key] for key in ("samples", "input_tokens", "target_tokens", "padding_tokens")} == {
+        key: total(key) for key in ("samples", "input_tokens", "target_tokens", "padding_tokens")
+    }
+    assert found["forward_gmacs"] == pytest.approx(total("forward_macs") / 1e9, rel=1e-12)
+    assert found["backward_gmacs"] == pytest.approx(total("backward_macs") / 1e9, rel=1e-12)
+    assert found["gflops"] == pytest.approx(2 * (total("forward_macs") + total("backward_macs")) / 1e9, rel=1e-12)
+    assert found["elementwise_gops"] == pytest.approx(total("elementwise") / 1e9, rel=1e-12)
+    assert found["optimizer_gops"] == pytest.approx(total("optimizer") / 1e9, rel=1e-12)
+    assert (found["train_seconds"], found["data_wait_seconds"]) == (0.5 * len(steps), 0.25 * len(steps))
 
 
 def test_peak_memory_sees_what_is_used() -> None:

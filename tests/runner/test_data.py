@@ -31,7 +31,7 @@ def test_cut_sources_are_counted(make: Make) -> None:
     recipe = make("encoder-decoder", "train.max_source_length=6")
     data = prepare(recipe, load_base(recipe).form, Accelerator(cpu=True))
     base = load_base(make("encoder-decoder")).form
-    lengths = [len(base.tokenizer(f"colour: {row['thing']}")["input_ids"]) for row in recipe.task.load()["test"]]
+    lengths = [len(base.tokenizer(f"(colour) {row['thing']}")["input_ids"]) for row in recipe.task.load()["test"]]
     assert data.cut["test"]["sources"] == sum(length > 6 for length in lengths) > 0
 
 

@@ -33,7 +33,7 @@ def test_the_same_rows_are_encoded_once(form: EncoderDecoder, tmp_path: Path, mo
     with mock.patch.object(Colours, "encode", side_effect=AssertionError("encoded again")):
         again = encoded(task, task.load()["train"], form)
     assert first.to_list() == again.to_list()
-    assert first[0]["source"] == form.tokenizer("colour: blood")["input_ids"]
+    assert first[0]["source"] == form.tokenizer("(colour) blood")["input_ids"]
 
 
 def test_the_key_follows_the_content(form: EncoderDecoder) -> None:

@@ -58,12 +58,12 @@ def test_it_predicts_what_the_run_did(kind: str, options: tuple[str, ...], make:
 def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> None:
     path = finished(make, registry, "encoder-decoder")
     opened = open_run(path, registry)
-    lines = ["colour: sky", "", '{"thing": "sky", "colour": "blue"}']
+    lines = ["(colour) sky", "", '{"thing": "sky", "colour": "blue"}']
     plain, row = predict(opened, lines, 1)
     assert plain == row
     assert list(plain["probabilities"]) == ["red", "green", "blue"]
     text = finished(make, registry, "decoder", "task.name=colour_text")
-    (one,) = predict(open_run(text, registry), ["colour: sky"], 4)
+    (one,) = predict(open_run(text, registry), ["(colour) sky"], 4)
     assert one.keys() == {"source", "prediction"}
 
 
@@ -79,7 +79,7 @@ def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> 
 def test_a_line_that_is_wrong_is_told_with_its_number(line: str, words: str, make: Make, registry: Registry) -> None:
     opened = open_run(finished(make, registry, "decoder", "method.name=lora"), registry)
     with pytest.raises(InputError, match=words):
-        list(predict(opened, ["colour: sky", line], 1))
+        list(predict(opened, ["(colour) sky", line], 1))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "ia3"])

@@ -22,7 +22,7 @@ def test_rows_are_shown_as_they_are_encoded_and_no_weights_are_loaded(kind: str,
     assert [e["target"] for e in told["examples"]] == [rows[i]["colour"] for i in (0, 3, 6, 9)]
     assert [e["row"] for e in told["examples"]] == [f"the task 'colours', split 'dev', row {i}" for i in (1, 4, 7, 10)]
     for example, i in zip(told["examples"], (0, 3, 6, 9), strict=True):
-        assert f"colour: {rows[i]['thing']}" in example["source"]
+        assert f"(colour) {rows[i]['thing']}" in example["source"]
         assert example["source_tokens"] == example["source_tokens_kept"]
         assert [c["text"] for c in example["candidates"] if c["right"]] == [example["target"]]
         assert len(example["candidates"]) == 3

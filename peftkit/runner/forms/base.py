@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, TaskKind
@@ -72,6 +72,23 @@ class Form:
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """The padded tensors of a training batch; ``labels`` marks the targets, ``input_tokens`` counts inputs."""
         raise NotImplementedError
+
+    def widths(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
+        """The lengths that the batch's texts are filled up to, by the key of the tensor."""
+        return {key: value.shape[1] for key, value in sorted(batch.items()) if value.ndim == 2}
+
+    def widened(self, batch: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, Tensor]:
+        """The batch with its texts filled up further, to those lengths."""
+        fill = {"attention_mask": 0, "labels": IGNORED}
+        new = {
+            key: pad(batch[key], (0, width - batch[key].shape[1]), value=fill.get(key, self.pad))
+            for key, width in widths.items()
+        }
+        return {**batch, **new}
+
+    def read(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """How many tokens the model reads, without padding, on the side of the encoder and of the decoder."""
+        return batch["attention_mask"].sum() + (self.targets(batch) if "decoder_input_ids" in batch else 0)
 
     def parts(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
         """The batch in parts of at most ``size`` rows, whose losses add up to that of the whole."""
