@@ -340,6 +340,9 @@ class Metric(Component):
 class Meter(Component):
     """Reads one kind of cost while a model trains. Keep its state in pydantic private attributes."""
 
+    budgets: ClassVar[tuple[str, ...]] = ()
+    """Of its readings, those that ``[train.budget]`` can limit: ``joules``."""
+
     def start(self, model: nn.Module) -> None:
         """Called once, before the first step, with the model as it will be trained."""
 

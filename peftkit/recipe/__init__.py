@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from peftkit.components import Component
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
-from peftkit.recipe.check import findings
+from peftkit.recipe.check import findings, unmeasured
 from peftkit.recipe.names import model_config
 from peftkit.recipe.positions import KeyPath
 from peftkit.recipe.problems import as_json, misfits, problems
@@ -53,7 +53,7 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
     if recipe:
         # A component that is wrong in itself is not judged in its company: its options are not what was meant.
         wrong = {key[:1] if key[0] in ("task", "method", "metric") else key for key in found}
-        for key, text in findings(recipe, model_config(recipe.model.name)):
+        for key, text in (*findings(recipe, model_config(recipe.model.name)), *unmeasured(recipe, registry)):
             if key not in wrong and key[:1] not in wrong:
                 found.setdefault(key, text)
     if found or recipe is None:

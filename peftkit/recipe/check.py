@@ -7,6 +7,7 @@ from typing import Any
 
 from peftkit.components import Component, Situation
 from peftkit.errors import PluginError, listed, one_line
+from peftkit.plugins import Registry
 from peftkit.recipe.names import model_kind
 from peftkit.recipe.positions import KeyPath
 from peftkit.recipe.sharding import sharding_findings
@@ -46,6 +47,14 @@ def findings(recipe: Recipe, config: Mapping[str, Any]) -> list[Finding]:
         text = f"{recipe.task.name!r} generates text, which an encoder cannot; use an encoder-decoder or a decoder"
         found.append((("task", "name"), text))
     return found
+
+
+def unmeasured(recipe: Recipe, registry: Registry) -> list[Finding]:
+    """Limits of the budget that no installed meter reads."""
+    meters: list[Any] = [entry.component for entry in registry.of("meter").values()]
+    if recipe.train.budget.joules is None or any("joules" in meter.budgets for meter in meters):
+        return []
+    return [(("train", "budget", "joules"), "no installed meter reads joules; install peftkit-energy")]
 
 
 def _refusals(component: Component, asked: Situation) -> list[str]:

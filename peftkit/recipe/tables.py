@@ -82,9 +82,11 @@ class BudgetTable(Table):
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training rows."""
     seconds: float | None = Field(default=None, gt=0)
-    """Seconds of training, evaluation not counted."""
+    """Seconds of training steps; evaluation and the wait for data are not counted."""
     gmacs: float | None = Field(default=None, gt=0)
     """Billions of multiply-accumulates of training's passes, forward and backward."""
+    joules: float | None = Field(default=None, gt=0)
+    """Joules of training steps, where an installed meter reads them, such as that of ``peftkit-energy``."""
 
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetTable:

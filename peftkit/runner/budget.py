@@ -26,6 +26,7 @@ class Used:
     target_tokens: int = 0
     seconds: float = 0.0
     macs: int = 0
+    joules: float = 0.0
     passes: int = 0
     steps_of_pass: int = 0
     steps_per_epoch: int | None = field(default=1, kw_only=True)
@@ -45,6 +46,7 @@ def progress(budget: BudgetTable, used: Used) -> float:
         "epochs": used.epoch,
         "seconds": used.seconds,
         "gmacs": used.macs / 1e9,
+        "joules": used.joules,
     }
     return max(float(amounts[key] / limit) for key, limit in budget if limit is not None)
 

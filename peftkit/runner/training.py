@@ -94,6 +94,8 @@ class Training:
         budget = self.recipe.train.budget
         for meter in self.meters:
             meter.start(self.module)
+        if budget.joules is not None and "joules" not in self._cost():
+            raise RunError("train.budget.joules: nothing on this machine says how many joules are used")
         evaluated = self._restore(resumed) if resumed else not self.recipe.evaluate.at_start
         try:
             if not evaluated:
@@ -129,10 +131,11 @@ class Training:
             used.passes, used.steps_of_pass = used.passes + 1, 0
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
-        accelerator, step, waited = self.accelerator, self.used.step + 1, time.perf_counter()
-        self._wait, self._began = waited - self._began, waited
+        accelerator, step = self.accelerator, self.used.step + 1
+        self._wait = time.perf_counter() - self._began
         for meter in self.meters:
             meter.begin()
+        self._began = time.perf_counter()
         rate = self.recipe.train.learning_rate * self.factor(progress(self.recipe.train.budget, self.used))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate * group.get(RATE, 1.0)
@@ -266,6 +269,8 @@ class Training:
         used.macs += work.forward_macs + work.backward_macs
         for meter in self.meters:
             meter.step(record)
+        if self.recipe.train.budget.joules is not None:
+            [used.joules] = self._of_main(self._cost().get("joules", 0.0))
         self.display.step(progress(self.recipe.train.budget, used), mean, rate, used.seconds)
 
     def _loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -277,6 +282,9 @@ class Training:
         each = [self.ledger.work(part) for part in self._parts]
         own = torch.tensor([sum(values) for values in zip(*each, strict=True)], device=self.accelerator.device)
         return Work(*self.accelerator.reduce(own, "sum").tolist())
+
+    def _cost(self) -> dict[str, float]:
+        return {key: value for meter in self.meters for key, value in meter.read().items()}
 
     def _of_main(self, *values: float) -> list[float]:
         """The main process's values: clocks differ, and all processes must stop at the same step."""
@@ -296,9 +304,7 @@ class Training:
             )
             for split in self.data.evaluated
         }
-        cost: dict[str, float] = {}
-        for meter in self.meters:
-            cost |= meter.read()
+        cost = self._cost()
         seconds = time.perf_counter() - started
         self.evaluation_seconds += seconds
         row: Row = {

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import peftkit_energy
+from peftkit import StepRecord
+from peftkit.plugins import load_registry
+from peftkit_energy import Energy, Estimate, Nvml, Rapl, rapl_domains, sources
+
+STEP = StepRecord(samples=1, input_tokens=1, target_tokens=1, seconds=0.1)
+
+
+def domain(folder: Path, key: str, name: str, energy: int, limit: int = 1_000_000_000) -> Path:
+    path = folder / key
+    path.mkdir()
+    (path / "name").write_text(f"{name}\n")
+    (path / "energy_uj").write_text(f"{energy}\n")
+    (path / "max_energy_range_uj").write_text(f"{limit}\n")
+    return path
+
+
+@pytest.fixture
+def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(peftkit_energy, "POWERCAP", tmp_path)
+    domain(tmp_path, "intel-rapl:0", "package-0", 5_000_000)
+    domain(tmp_path, "intel-rapl:0:0", "core", 3_000_000)
+    domain(tmp_path, "intel-rapl:0:1", "dram", 1_000_000)
+    domain(tmp_path, "intel-rapl:1", "psys", 9_000_000)
+    return tmp_path
+
+
+def move(folder: Path, key: str, energy: int) -> None:
+    (folder / key / "energy_uj").write_text(str(energy))
+
+
+def test_it_is_registered() -> None:
+    entry = load_registry().of("meter")["energy"]
+    assert (entry.component, entry.distribution) == (Energy, "peftkit-energy")
+
+
+def test_packages_and_memory_are_counted_once(powercap: Path) -> None:
+    assert [path.name for path in rapl_domains(powercap)] == ["intel-rapl:0", "intel-rapl:0:1"]
+
+
+def test_steps_are_added_and_what_lies_between_them_is_not(powercap: Path) -> None:
+    meter = Energy()
+    meter.start(nn.Linear(2, 2))
+    for before, after in ((6_000_000, 8_000_000), (50_000_000, 50_500_000)):
+        move(powercap, "intel-rapl:0", before)
+        meter.begin()
+        move(powercap, "intel-rapl:0", after)
+        meter.step(STEP)
+    assert meter.read() == {"joules": 2.5, "joules_rapl": 2.5}
+
+
+def test_a_counter_that_starts_again_loses_nothing(tmp_path: Path) -> None:
+    source = Rapl([domain(tmp_path, "intel-rapl:0", "package-0", 9_000_000, limit=10_000_000)])
+    source.begin()
+    move(tmp_path, "intel-rapl:0", 500_000)
+    assert source.end() == pytest.approx(1.5)
+
+
+def test_a_counter_that_must_not_be_read_is_none(powercap: Path) -> None:
+    (powercap / "intel-rapl:0:1" / "energy_uj").unlink()
+    (powercap / "intel-rapl:0:1" / "energy_uj").mkdir()  # as unreadable for an administrator as for anybody
+    assert [path.name for path in rapl_domains(powercap)] == ["intel-rapl:0"]
+
+
+def test_boards_are_counted_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml
+
+    counters = {"a": 1_000, "b": 5_000}
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", counters.__getitem__)
+    source = Nvml(["a", "b"])
+    source.begin()
+    counters.update(a=3_000, b=5_500)
+    assert source.end() == 2.5
+
+
+@pytest.mark.parametrize("prefix", ["", "GPU-"])
+def test_boards_are_found_by_their_identity(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda i: type("Properties", (), {"uuid": f"{prefix}{i}"})()
+    )
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda name: name)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda handle: 0)
+    assert peftkit_energy.gpu_handles() == ["GPU-0", "GPU-1"]
+
+
+def test_a_board_without_a_counter_is_estimated(monkeypatch: pytest.MonkeyPatch, powercap: Path) -> None:
+    import pynvml
+
+    def unsupported(handle: Any) -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda i: type("Properties", (), {"uuid": "x"})())
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda name: name)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", unsupported)
+    left: list[set[str]] = []
+    monkeypatch.setattr(Estimate, "made", classmethod(lambda cls, parts: left.append(parts)))
+    assert [source.name for source in sources(gpu=True)] == ["rapl"]
+    assert left == [{"gpu"}]
+
+
+def test_what_nothing_counts_is_estimated_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peftkit_energy, "POWERCAP", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    meter = Energy()
+    meter.start(nn.Linear(2, 2))
+    for _ in range(2):
+        meter.begin()
+        sum(math.sqrt(i) for i in range(200_000))
+        meter.step(STEP)
+    found = meter.read()
+    assert found.keys() == {"joules", "joules_estimated"}
+    assert 0 < found["joules"] == found["joules_estimated"] < 1000
+    assert not [*tmp_path.iterdir()]
+
+
+def test_another_process_goes_on_from_what_was_read(powercap: Path) -> None:
+    first, second = Energy(), Energy()
+    first.start(nn.Linear(2, 2))
+    first.begin()
+    move(powercap, "intel-rapl:0", 7_000_000)
+    first.step(STEP)
+    second.start(nn.Linear(2, 2))
+    second.restore(first.state())
+    second.begin()
+    move(powercap, "intel-rapl:0", 8_000_000)
+    second.step(STEP)
+    assert second.read() == {"joules": 3.0, "joules_rapl": 3.0}
