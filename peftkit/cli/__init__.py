@@ -77,6 +77,17 @@ def parser() -> argparse.ArgumentParser:
                 const="",
                 help="go on in a run directory, or without one in the latest of this recipe",
             )
+    cost = verb("cost", _cost, "Predict what recipes will cost: work, memory, time; loads no weights.")
+    cost.add_argument("recipes", metavar="RECIPE", nargs="+", help="TOML files")
+    _takes_overrides(cost, "KEY.PATH=VALUE", "override a key in all of them; may be given often")
+    cost.add_argument(
+        "--trial", action="store_true", help="make a few steps on this machine, and say how long all take"
+    )
+    profile = verb("profile", _profile, "Make 20 steps of a recipe and print where their time goes.")
+    _takes_recipe(profile)
+    profile.add_argument("--trace", metavar="FILE", default="", help="a file for all events, for chrome://tracing")
+    for table in (cost, profile):
+        table.add_argument("--json", action="store_true", help="print JSON")
     listing = verb("list", _list, "List the installed methods, tasks, metrics and meters.")
     listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
     show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
@@ -177,6 +188,19 @@ def _check(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, load_registry(), options.overrides)
     print(f"{options.recipe}: right ({recipe.method.name} on {recipe.task.name}, {recipe.model.name})")
     return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from peftkit.cli.costing import predict_costs
+
+    return predict_costs(options.recipes, options.overrides, trial=options.trial, as_json=options.json)
+
+
+def _profile(options: argparse.Namespace) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it says on stderr when it begins
+    from peftkit.cli.costing import profile_recipe
+
+    return profile_recipe(options.recipe, options.overrides, options.trace, as_json=options.json)
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from contextlib import suppress
 from functools import partial
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import set_seed
 from filelock import FileLock
 
@@ -28,9 +26,8 @@ from peftkit.runner.environment import describe
 from peftkit.runner.models import apply_method, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, finished, lock
 from peftkit.runner.signals import Signals, Stop
-from peftkit.runner.tracking import finish
 from peftkit.runner.training import Training
-from peftkit.runner.world import open_world, quiet_libraries, same_weights
+from peftkit.runner.world import close_world, open_world, quiet_libraries, same_weights
 from peftkit.runs import RunDirectory
 
 __all__ = ["run"]
@@ -118,7 +115,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             held.release()
         if training is not None:
             training.engine.release()
-        _end(accelerator)
+        close_world(accelerator)
 
 
 def _directory(
@@ -141,17 +138,6 @@ def _meter(component: Any) -> Meter:
     meter = component()
     assert isinstance(meter, Meter)  # the registry has checked it  # noqa: S101
     return meter
-
-
-def _end(accelerator: Accelerator) -> None:
-    """Leaves the world in order: without it a launch may die at its exit, and a second run in this process too."""
-    finish(accelerator)
-    accelerator.free_memory()  # first: DeepSpeed takes itself down with the help of the process group
-    # The last to hold that group must not be what wraps the model: torch may wait for ever where that is freed.
-    gc.collect()
-    accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def _summary(

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -84,8 +85,8 @@ class Ledger:
         self, model: nn.Module, loss: Loss, optimizer: MakeOptimizer | None = None, *, sharded: bool = False
     ) -> None:
         self.model, self.loss, self.sharded = model, loss, sharded
-        self.optimizer = 0
-        """Element-wise operations of one step of the optimizer."""
+        self.optimizer = self.optimizer_bytes = 0
+        """Element-wise operations of one step of the optimizer, and what it keeps from step to step."""
         self.seconds = 0.0
         """What counting has taken."""
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -97,7 +98,7 @@ class Ledger:
             self._double = None
         if optimizer is not None:
             started = time.perf_counter()
-            self.optimizer = self._stepped(optimizer)
+            self.optimizer, self.optimizer_bytes = self._stepped(optimizer)
             self.seconds += time.perf_counter() - started
 
     def work(self, batch: dict[str, Tensor]) -> Work:
@@ -130,8 +131,35 @@ class Ledger:
             )
         return self._passed(self.model, batch, nullcontext())
 
-    def _stepped(self, make: MakeOptimizer) -> int:
-        """What the optimizer's second step does: the first only begins its state."""
+    def kept_bytes(self, batch: dict[str, Tensor]) -> int:
+        """What a pass forward keeps for the one backward, beside the weights.
+
+        Attention is as it will be computed, or, where that goes by values, as it is written down, which keeps more.
+        """
+        model, mode = (self.model, nullcontext()) if self._double is None else (self._double, self._mode)
+        try:
+            return self._kept(model, batch, mode)
+        except UNABLE:
+            with _written_down(model):
+                return self._kept(model, batch, mode)
+
+    def _kept(self, model: nn.Module, batch: dict[str, Tensor], mode: Any) -> int:
+        weights = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        kept: dict[int, tuple[Tensor, int]] = {}  # the tensors too, or storages that are freed would be reused
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = (tensor, storage.nbytes())
+            return tensor
+
+        with torch.random.fork_rng(devices=[]), mode, saved_tensors_hooks(keep, lambda tensor: tensor):
+            rows = {k: torch.empty_like(v) for k, v in batch.items()} if mode is self._mode else batch
+            self.loss(model, rows)
+        return sum(size for _, size in kept.values())
+
+    def _stepped(self, make: MakeOptimizer) -> tuple[int, int]:
+        """What the optimizer's second step does, since the first begins its state, and what that takes in bytes."""
         try:
             with self._mode:
                 return _steps(make, self.model)
@@ -155,7 +183,7 @@ class Ledger:
         return Work(forward // 2, (counter.flops - forward) // 2, counter.rest)
 
 
-def _steps(make: MakeOptimizer, model: nn.Module) -> int:
+def _steps(make: MakeOptimizer, model: nn.Module) -> tuple[int, int]:
     """Counts a step over tensors like those that the model trains, of zeros, on the CPU."""
     like = nn.Module()
     for key, parameter in model.named_parameters():
@@ -170,7 +198,8 @@ def _steps(make: MakeOptimizer, model: nn.Module) -> int:
     counter = Counter()
     with counter:
         optimizer.step()
-    return counter.rest
+    state = [value for own in optimizer.state.values() for value in own.values() if isinstance(value, Tensor)]
+    return counter.rest, sum(value.numel() * value.element_size() for value in state)
 
 
 def _weightless(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
@@ -178,7 +207,8 @@ def _weightless(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     memo: dict[int, Any] = {}
     with mode:
         for tensor in (*model.parameters(), *model.buffers()):
-            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+            device = "cpu" if tensor.device.type == "meta" else tensor.device
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
             if isinstance(tensor, nn.Parameter):
                 empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
                 for hook in (tensor._backward_hooks or {}).values():  # some methods make their own of a gradient

@@ -60,22 +60,15 @@ def load_base(recipe: Recipe) -> Base:
         RunError: the model or its tokenizer cannot be loaded.
         RecipeError: the model's config, known only now, shows a combination that is refused.
     """
-    kind, form = load_form(recipe)
-    config, labels = form.config, recipe.task.labels
-    if kind == "encoder":
-        config.num_labels = len(labels) if form.task_kind == "classification" else 1
-        if labels:
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: number for number, label in enumerate(labels)}
+    kind, form = _labelled(recipe)
     path, options = _source(recipe)
     if recipe.model.quantization:
         options |= _quantized(recipe)
-    if recipe.model.attention:
-        options["attn_implementation"] = recipe.model.attention
+    options |= _made(recipe)
     torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
     try:
         loaded = getattr(transformers, form.auto_class).from_pretrained(
-            path, config=config, dtype=getattr(torch, recipe.model.dtype), use_safetensors=True, **options
+            path, config=form.config, use_safetensors=True, **options
         )
     except (OSError, ValueError, ImportError) as error:
         raise RunError(_unloadable(recipe, error)) from error
@@ -85,6 +78,41 @@ def load_base(recipe: Recipe) -> Base:
         # Norms in float32; recomputed activations are turned on below, for quantised models as for others.
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
     return Base(loaded, form, kind)
+
+
+def blank_base(recipe: Recipe, device: torch.device | str) -> Base:
+    """The same model with weights of chance, of which nothing is loaded; on ``meta`` it has shapes alone.
+
+    A quantised model has its weights in the recipe's dtype here: it computes the same products.
+
+    Raises:
+        RunError: the config or the tokenizer cannot be loaded.
+        RecipeError: the model's config, known only now, shows a combination that is refused.
+    """
+    kind, form = _labelled(recipe)
+    torch.manual_seed(recipe.run.seed)
+    trusted = {"trust_remote_code": recipe.model.trust_remote_code}
+    with torch.device(device):
+        made = getattr(transformers, form.auto_class).from_config(form.config, **trusted, **_made(recipe))
+    return Base(made, form, kind)
+
+
+def _labelled(recipe: Recipe) -> tuple[ModelKind, Form]:
+    """What ``load_form`` gives, with the task's labels in an encoder's config."""
+    kind, form = load_form(recipe)
+    config, labels = form.config, recipe.task.labels
+    if kind == "encoder":
+        config.num_labels = len(labels) if form.task_kind == "classification" else 1
+        if labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: number for number, label in enumerate(labels)}
+    return kind, form
+
+
+def _made(recipe: Recipe) -> dict[str, Any]:
+    """How the recipe wants the model made."""
+    attention = {"attn_implementation": recipe.model.attention} if recipe.model.attention else {}
+    return {"dtype": getattr(torch, recipe.model.dtype), **attention}
 
 
 def _quantized(recipe: Recipe) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,8 @@ class Training:
         self.resumed: list[int] = []
         self.skipped = 0
         self.rows_a_pass = recipe.train.batch_size
+        self.region: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()
+        """What is entered around ``forward``, ``backward`` and ``optimizer``, for a profile."""
         self._parts: list[dict[str, Tensor]] = []
         self._losses: list[Tensor] = []
         self._targets = 0
@@ -116,6 +120,13 @@ class Training:
             self._save(evaluated=stop.evaluated)
             raise
 
+    def practise(self, number: int) -> None:
+        """Makes so many steps, and evaluates and saves nothing: for measurements."""
+        self._began = time.perf_counter()
+        for micro_batches in islice(self._steps(), number):
+            self._step(micro_batches)
+            self._began = time.perf_counter()
+
     def _steps(self) -> Iterator[list[dict[str, Tensor]]]:
         """The batches of each optimizer step, epoch after epoch."""
         size, used = self.recipe.train.gradient_accumulation_steps, self.used
@@ -152,11 +163,12 @@ class Training:
             return
         if step == 2:  # at the first step one side of a low-rank update is zero, and with it the other's gradient
             self.engine.something_learns()
-        self.recipe.method.after_backward(self.module, step)
-        self.engine.clip()
-        self.engine.step()
-        self.recipe.method.after_step(self.module, step)
-        self.engine.zero_grad()
+        with self.region("optimizer"):
+            self.recipe.method.after_backward(self.module, step)
+            self.engine.clip()
+            self.engine.step()
+            self.recipe.method.after_step(self.module, step)
+            self.engine.zero_grad()
         self._account(loss, mean, consumed, rate)
 
     def _gradients(self, micro_batches: list[dict[str, Tensor]], targets: int) -> Tensor:
@@ -196,13 +208,15 @@ class Training:
         for number, batch in enumerate(parts, 1):
             last = number == len(parts)
             with self.engine.passing(last=last):
-                summed = self.form.loss(self.engine.model, batch)
-                # Processes' gradients are averaged: times their number over the global count is the mean of all.
-                trained = summed * accelerator.num_processes / targets
-                own = self.recipe.method.penalty(self.module, batch)
-                if own is not None:  # a mean as a rule: passes weigh in it as they do in the loss
-                    trained = trained + own * (self.form.targets(batch) * accelerator.num_processes / targets)
-                self.engine.backward(trained, last=last)
+                with self.region("forward"):
+                    summed = self.form.loss(self.engine.model, batch)
+                    # Processes' gradients are averaged: times their number over the global count is the mean of all.
+                    trained = summed * accelerator.num_processes / targets
+                    own = self.recipe.method.penalty(self.module, batch)
+                    if own is not None:  # a mean as a rule: passes weigh in it as they do in the loss
+                        trained = trained + own * (self.form.targets(batch) * accelerator.num_processes / targets)
+                with self.region("backward"):
+                    self.engine.backward(trained, last=last)
             loss += summed.detach()
         return loss
 

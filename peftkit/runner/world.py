@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
     DeepSpeedPlugin,
     FullyShardedDataParallelPlugin,
@@ -28,7 +30,7 @@ from peftkit.errors import RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.recipe.sharding import deepspeed_config
-from peftkit.runner.tracking import trackers
+from peftkit.runner.tracking import finish, trackers
 
 LAUNCH_CPU = (
     "ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 accelerate launch --multi_gpu --num_processes {n} --num_machines 1 "
@@ -82,6 +84,17 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
         if any(view != views[0] for view in views):
             raise RunError("the processes read different recipes or plugins; install the same everywhere")
     return accelerator
+
+
+def close_world(accelerator: Accelerator) -> None:
+    """Leaves the world in order: without it a launch may die at its exit, and a second run in this process too."""
+    finish(accelerator)
+    accelerator.free_memory()  # first: DeepSpeed takes itself down with the help of the process group
+    # The last to hold that group must not be what wraps the model: torch may wait for ever where that is freed.
+    gc.collect()
+    accelerator.end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def same_weights(model: nn.Module) -> None:

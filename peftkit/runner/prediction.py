@@ -1,0 +1,194 @@
+"""What a recipe will cost, before it is run and without its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from statistics import median
+from typing import Any
+
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor, nn
+
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe
+from peftkit.runner.batches import LengthBucketSampler, Stream, effective_batch
+from peftkit.runner.budget import Used, progress
+from peftkit.runner.data import prepare
+from peftkit.runner.encoding import KEPT
+from peftkit.runner.forms import Form
+from peftkit.runner.ledger import Ledger
+from peftkit.runner.models import Base, blank_base, parameters
+from peftkit.runner.optimizers import make_optimizer
+from peftkit.runner.rehearsal import applied, rehearsal
+from peftkit.runner.world import close_world, quiet_libraries
+
+Steps = list[list[dict[str, Tensor]]]
+MOST = 1_000_000_000
+"""How many weights are made up for a method that cannot be counted without any."""
+SAMPLED = 2000
+"""Optimizer steps of an epoch that are looked at, for their lengths."""
+WARM, TRIED = 2, 5
+"""Steps of a trial that are made first, and those that are timed."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run of a recipe will take; bytes are of one process without what libraries take for themselves."""
+
+    name: str
+    method: str
+    model: str
+    task: str
+    trainable_parameters: int
+    total_parameters: int
+    effective_batch: int
+    steps_per_epoch: int | None
+    """None where rows are streamed."""
+    steps: int | None
+    """Of the whole run; None where its budget is of time, energy or of what is streamed."""
+    gmacs_per_step: float
+    """On average."""
+    gmacs_per_epoch: float | None
+    gmacs: float | None
+    """Of the whole run."""
+    optimizer_gops_per_step: float
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    """What is kept between the passes forward and backward of the widest batch."""
+    checkpoint_bytes: int
+    seconds_per_step: float | None = None
+    """On this machine, if it was tried."""
+    seconds_per_epoch: float | None = None
+    seconds: float | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """The estimate of what training takes at its peak."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+
+
+def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> Prediction:
+    """Counts the steps of an epoch, and with ``trial`` makes a few with weights of chance to time them.
+
+    Of the data all training rows are encoded, as a run does, for their lengths; of the model the config is read.
+
+    Raises:
+        RunError: the config, the tokenizer or the data cannot be read, or the method cannot be applied without weights.
+        InputError: a row of the data is wrong.
+    """
+    quiet_libraries("warning")
+    base, accelerator = blank_base(recipe, "meta"), Accelerator(cpu=True)
+    try:
+        data = prepare(recipe, base.form, accelerator)
+    finally:
+        close_world(accelerator)
+    batch = effective_batch(recipe, 1)
+    steps = [*_steps(recipe, data.train, base.form, batch)]
+    try:
+        model, ledger = _ledger(recipe, base, data, batch)
+        works = [[ledger.work(part) for part in parts] for parts in steps]
+    except (NotImplementedError, RuntimeError):
+        number = sum(p.numel() for p in base.model.parameters())
+        if number > MOST:
+            raise
+        base = blank_base(recipe, "cpu")  # the method goes by the weights' values: any will do
+        model, ledger = _ledger(recipe, base, data, batch)
+        works = [[ledger.work(part) for part in parts] for parts in steps]
+    macs = [sum(w.forward_macs + w.backward_macs for w in parts) for parts in works]
+    widest = max((part for parts in steps for part in parts), key=lambda part: part["input_ids"].numel())
+    trainable, total = parameters(model)
+    per_epoch = data.steps_per_epoch(batch)
+    mean = sum(macs) / len(macs)
+    planned = _planned(recipe, base.form, batch, per_epoch, steps, mean)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    told: dict[str, Any] = {}
+    if trial:
+        seconds = _tried(recipe, registry, mean)
+        told = {
+            "seconds_per_step": seconds,
+            "seconds_per_epoch": None if per_epoch is None else seconds * per_epoch,
+            "seconds": None if planned is None else seconds * planned,
+        }
+    return Prediction(
+        name=recipe.run.name,
+        method=recipe.method.name,
+        model=recipe.model.name,
+        task=recipe.task.name,
+        trainable_parameters=trainable,
+        total_parameters=total,
+        effective_batch=batch,
+        steps_per_epoch=per_epoch,
+        steps=planned,
+        gmacs_per_step=mean / 1e9,
+        gmacs_per_epoch=None if per_epoch is None else mean / 1e9 * per_epoch,
+        gmacs=None if planned is None else (sum(macs[:planned]) + mean * max(0, planned - len(macs))) / 1e9,
+        optimizer_gops_per_step=ledger.optimizer / 1e9,
+        weight_bytes=_weight_bytes(recipe, model),
+        gradient_bytes=sum(p.numel() * p.element_size() for p in trained),
+        optimizer_bytes=ledger.optimizer_bytes,
+        activation_bytes=ledger.kept_bytes(widest),
+        checkpoint_bytes=sum(p.numel() * p.element_size() for p in trained),
+        **told,
+    )
+
+
+def _ledger(recipe: Recipe, base: Base, data: Any, batch: int) -> tuple[nn.Module, Ledger]:
+    model = applied(recipe, base, data, batch)
+
+    def loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        own = recipe.method.penalty(model, rows)
+        return base.form.loss(model, rows) + (0 if own is None else own)
+
+    return model, Ledger(model, loss, partial(make_optimizer, recipe))
+
+
+def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> Iterator[list[dict[str, Tensor]]]:
+    """The passes of the first steps of a run: batches come in an order of chance, so that they stand for all."""
+    if isinstance(rows, Dataset):
+        order = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
+        kept = rows.select_columns(list(KEPT))
+        found: Iterator[Any] = (kept[index] for index in order)
+    else:
+        found = iter(rows)
+    size = recipe.train.batch_size
+    for _ in range(SAMPLED):
+        taken = [*islice(found, batch)]
+        if len(taken) < batch:
+            return
+        parts = [form.batch(taken[start : start + size]) for start in range(0, batch, size)]
+        widths = [form.widths(part) for part in parts]
+        common = {key: max(width[key] for width in widths) for key in widths[0]}
+        yield [form.widened(part, common) for part in parts]
+
+
+def _planned(recipe: Recipe, form: Form, batch: int, per_epoch: int | None, steps: Steps, macs: float) -> int | None:
+    """The steps of the run, by the limit that is nearest, as far as it can be told."""
+    parts = [part for step in steps for part in step]
+    tokens = sum(int(part["input_tokens"]) + int(form.targets(part)) for part in parts) / len(steps)
+    one = Used(1, batch, tokens, macs=macs, steps_per_epoch=per_epoch)  # type: ignore[arg-type]  # means
+    share = progress(recipe.train.budget, one)
+    return math.ceil(1 / share - 1e-9) if share else None
+
+
+def _weight_bytes(recipe: Recipe, model: nn.Module) -> int:
+    """What the weights take; of a quantised model the frozen ones take fewer bits."""
+    bits = {"4bit": 4, "8bit": 8}.get(recipe.model.quantization or "", 0)
+    return sum(
+        p.numel() * bits // 8 if bits and not p.requires_grad and p.ndim > 1 else p.numel() * p.element_size()
+        for p in (*model.parameters(), *model.buffers())
+    )
+
+
+def _tried(recipe: Recipe, registry: Registry, macs: float) -> float:
+    """Seconds of a step of average work: what was tried may be of longer or shorter texts."""
+    with rehearsal(recipe, registry) as rehearsed:
+        rehearsed.steps(WARM)
+        made = rehearsed.steps(TRIED)
+    return median(r.seconds / (r.forward_macs + r.backward_macs) for r in made) * macs

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peftkit.cli import costing
+
+Peftkit = Callable[..., tuple[int, str, str]]
+SMALL = (
+    "--set",
+    "model.name=pocket-encoder",
+    "--set",
+    "task={name = 'wordnet_topic'}",
+    "--set",
+    "train.batch_size=256",
+)
+
+
+@pytest.fixture(autouse=True)
+def only_the_built_in(monkeypatch: pytest.MonkeyPatch, registry: object) -> None:
+    monkeypatch.setattr(costing, "load_registry", lambda: registry)
+
+
+def test_costs_are_printed_of_each_recipe(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("cost", "x.toml", "x.toml", *SMALL)
+    assert (code, err) == (0, "")
+    first, second = out.strip().split("\n\n")
+    assert first == second
+    rows = [line.split(maxsplit=1)[0] for line in first.splitlines()[1:]]
+    assert rows == ["trainable", "a", "an", "the", "memory", "checkpoint"]
+    assert "GMACs" in first
+
+
+def test_json_holds_the_same_and_a_trial_the_time(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("cost", "x.toml", "--json", "--trial", *SMALL)
+    [told] = json.loads(out)["recipes"]
+    assert (code, err) == (0, "")
+    assert told["gmacs_per_epoch"] == pytest.approx(told["gmacs_per_step"] * told["steps_per_epoch"])
+    assert told["seconds_per_epoch"] == pytest.approx(told["seconds_per_step"] * told["steps_per_epoch"])
+    parts = ("weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes")
+    assert told["memory_bytes"] == sum(told[key] for key in parts)
+
+
+def test_a_wrong_recipe_among_them_costs_nothing(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("cost", "x.toml", "--set", "train.batch_size=0")
+    assert (code, out) == (2, "")
+    assert "train.batch_size" in err
+
+
+def test_a_profile_is_printed_and_its_events_are_written(peftkit: Peftkit, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    code, out, _ = peftkit("profile", "x.toml", "--trace", str(trace), *SMALL, "--set", "train.batch_size=4")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[2:7]] == ["data", "forward", "backward", "optimizer", "other"]
+    assert "GMAC/s" in out
+    assert lines[-1] == f"  events: {trace}"
+    assert trace.stat().st_size > 1000

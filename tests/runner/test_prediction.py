@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, T5Config
+
+from peftkit.components import Context
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe
+from peftkit.runner import run
+from peftkit.runner.ledger import Ledger
+from peftkit.runner.prediction import predict_cost
+from peftkit.runs import RunDirectory
+from tests.runner.conftest import Make
+
+KINDS = ["encoder-decoder", "decoder", "encoder"]
+
+
+def spent(recipe: Recipe, registry: Registry) -> Any:
+    path = run(recipe, registry)
+    assert path is not None
+    return RunDirectory(path).summary()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_is_predicted_is_what_a_run_records(kind: str, method: str, make: Make, registry: Registry) -> None:
+    epoch = ("train.budget.epochs=1", "train.budget.steps=999")
+    recipe = make(kind, f"method.name={method}", "train.batch_size=4", *epoch)
+    told, found = predict_cost(recipe, registry), spent(recipe, registry)
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+    assert told.gmacs_per_epoch == pytest.approx(told.gmacs)
+    assert told.steps == told.steps_per_epoch == found["steps"]
+    assert told.trainable_parameters == found["parameters"]["trainable"]
+    assert told.total_parameters == found["parameters"]["total"]
+    assert told.checkpoint_bytes == found["cost"]["checkpoint_bytes"]
+
+
+def test_methods_that_go_by_values_are_predicted_too(make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "method.name=loha", "train.budget.epochs=1")
+    told, found = predict_cost(recipe, registry), spent(recipe, registry)
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+
+
+def test_no_weights_are_read(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", refuse)
+    told = predict_cost(make("encoder-decoder", "method.name=lora"), registry, trial=True)
+    assert told.gmacs_per_step > 0
+    assert told.seconds_per_step is not None
+    assert told.seconds_per_step > 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"), [("steps=7", 7), ("samples=20", 3), ("epochs=2", 12), ("seconds=5", None)]
+)
+def test_the_length_of_a_run_follows_its_budget(budget: str, steps: int | None, make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.batch_size=8", f"train.budget.{budget}")
+    only = recipe.train.budget.model_copy(
+        update={key: None for key, _ in recipe.train.budget if key != budget.split("=")[0]}
+    )
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": only})})
+    found = predict_cost(recipe, registry)
+    if budget.startswith("epochs"):
+        assert found.steps == 2 * (found.steps_per_epoch or 0)
+    else:
+        assert found.steps == steps
+
+
+def test_a_budget_of_work_is_told_in_steps(make: Make, registry: Registry) -> None:
+    step = predict_cost(make("decoder"), registry).gmacs_per_step
+    told = predict_cost(make("decoder", f"train.budget.gmacs={2.5 * step}", "train.budget.steps=100"), registry)
+    assert told.steps == 3
+
+
+def test_what_is_frozen_keeps_less_for_the_optimizer(make: Make, registry: Registry) -> None:
+    full, lora = (
+        predict_cost(make("encoder-decoder", f"method.name={name}", "train.optimizer=AdamW"), registry)
+        for name in ("full", "lora")
+    )
+    trained = 4 * full.trainable_parameters
+    assert full.gradient_bytes == trained
+    assert 2 * trained <= full.optimizer_bytes < 2.01 * trained
+    assert lora.optimizer_bytes < 0.3 * full.optimizer_bytes
+    assert lora.memory_bytes < full.memory_bytes
+    assert full.weight_bytes >= trained
+
+
+def test_recomputed_activations_are_not_kept(make: Make, registry: Registry) -> None:
+    kept, recomputed = (
+        predict_cost(make("decoder", "method.name=lora", f"train.gradient_checkpointing={word}"), registry)
+        for word in ("false", "true")
+    )
+    assert recomputed.activation_bytes < kept.activation_bytes
+    assert recomputed.gmacs_per_step > kept.gmacs_per_step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "ratio"),
+    [
+        ("lora", {}, 0.67),
+        ("prefix_tuning", {"num_virtual_tokens": 100, "prefix_projection": True}, 0.51),
+        ("prefix_tuning", {"num_virtual_tokens": 100}, 0.40),
+        ("parallel_adapters", {}, 0.67),
+    ],
+)
+def test_the_work_of_t5_base_is_as_its_geometry_says(
+    name: str, options: dict[str, Any], ratio: float, registry: Registry
+) -> None:
+    methods = registry.of("method")
+    if name not in methods:  # it is of another distribution, which has it tested
+        assert registry.distributions.keys() == {"peftkit"} | {d for d in registry.distributions if "adapters" not in d}
+        return
+    rows = {
+        "input_ids": torch.ones(2, 109, dtype=torch.long),
+        "attention_mask": torch.ones(2, 109, dtype=torch.long),
+        "decoder_input_ids": torch.ones(2, 22, dtype=torch.long),
+        "labels": torch.ones(2, 22, dtype=torch.long),
+    }
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        found: Tensor = model(**batch).loss
+        return found
+
+    def work(method: str, options: dict[str, Any]) -> int:
+        config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)
+        with torch.device("meta"):
+            model = AutoModelForSeq2SeqLM.from_config(config)
+            component: Any = methods[method].component
+            made = component.model_validate(options).apply(
+                model, Context("encoder-decoder", "generation", seed=0, steps=9)
+            )
+        found = Ledger(made, loss).work(rows)
+        return found.forward_macs + found.backward_macs
+
+    assert work(name, options) / work("full", {}) == pytest.approx(ratio, abs=0.015)
