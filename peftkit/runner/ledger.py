@@ -12,7 +12,8 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
+COUNTS = ("choices", "input_tokens")
 UNABLE = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
 """What operations raise that cannot go without values."""
 
@@ -63,6 +65,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation, and counts it."""
         kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
+            return False  # "is there no padding at all?": there may be
         out = func(*args, **kwargs)
         packet = func._overloadpacket
         if formula := flop_registry.get(packet):
@@ -72,6 +76,21 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif torch.Tag.pointwise in func.tags and packet.__name__ != "clone" and isinstance(out, Tensor):
             self.rest += out.numel()
         return out
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A model to count on, and how a batch comes to it."""
+
+    model: nn.Module
+    mode: Any = field(default_factory=nullcontext)
+    device: str | None = None
+
+    def rows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch as the copy takes it; what says how many of something there are keeps its values."""
+        if isinstance(self.mode, nullcontext) and self.device is None:
+            return batch
+        return {k: v if k in COUNTS else torch.empty_like(v, device=self.device) for k, v in batch.items()}
 
 
 class Ledger:
@@ -89,13 +108,9 @@ class Ledger:
         """Element-wise operations of one step of the optimizer, and what it keeps from step to step."""
         self.seconds = 0.0
         """What counting has taken."""
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._known: dict[Shapes, Work] = {}
-        try:
-            # In training mode, or nothing would be computed once more.
-            self._double: nn.Module | None = _weightless(model, self._mode).train()
-        except UNABLE:  # it holds what cannot be copied
-            self._double = None
+        self._copies = [*_copies(model)]
+        self._checked = False
         if optimizer is not None:
             started = time.perf_counter()
             self.optimizer, self.optimizer_bytes = self._stepped(optimizer)
@@ -115,72 +130,87 @@ class Ledger:
         return self._known[shapes]
 
     def _counted(self, batch: dict[str, Tensor]) -> Work:
-        if self._double is not None:
-            said = logging.getLogger("torch._subclasses.fake_tensor")
-            before, said.disabled = said.disabled, True
+        while self._copies:
             try:
-                return self._passed(self._double, batch, self._mode)
-            except UNABLE:
-                self._double = None  # its operations go by values, which it has not
-            finally:
-                said.disabled = before
+                found = self._passed(self._copies[0], batch)
+            except UNABLE:  # its operations go by values, which that has not
+                del self._copies[0]
+                continue
+            if self._checked or len(self._copies) == 1:
+                return found
+            # A tensor that has a shape alone takes the general path where the model looks at values: is it the same?
+            self._checked = True
+            first = self._copies.pop(0)
+            other = self._counted(batch)
+            if other[:2] == found[:2]:
+                self._copies.insert(0, first)
+                return found
+            return other
         if self.sharded:
             raise RunError(
                 "the multiply-accumulates of this method can only be counted with its weights, of which each process "
                 "holds a part; leave out train.deepspeed and train.fsdp"
             )
-        return self._passed(self.model, batch, nullcontext())
+        return self._passed(Copy(self.model), batch)
 
     def kept_bytes(self, batch: dict[str, Tensor]) -> int:
         """What a pass forward keeps for the one backward, beside the weights.
 
         Attention is as it will be computed, or, where that goes by values, as it is written down, which keeps more.
         """
-        model, mode = (self.model, nullcontext()) if self._double is None else (self._double, self._mode)
-        try:
-            return self._kept(model, batch, mode)
-        except UNABLE:
-            with _written_down(model):
-                return self._kept(model, batch, mode)
-
-    def _kept(self, model: nn.Module, batch: dict[str, Tensor], mode: Any) -> int:
-        weights = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-        kept: dict[int, tuple[Tensor, int]] = {}  # the tensors too, or storages that are freed would be reused
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in weights:
-                kept[storage._cdata] = (tensor, storage.nbytes())
-            return tensor
-
-        with torch.random.fork_rng(devices=[]), mode, saved_tensors_hooks(keep, lambda tensor: tensor):
-            rows = {k: torch.empty_like(v) for k, v in batch.items()} if mode is self._mode else batch
-            self.loss(model, rows)
-        return sum(size for _, size in kept.values())
+        for copied in (*self._copies, Copy(self.model)):
+            for attention in (nullcontext(), _written_down(copied.model)):
+                with suppress(*UNABLE), attention:
+                    return _kept(copied, self.loss, batch)
+        raise RunError("what is kept for the pass backward cannot be told without weights")
 
     def _stepped(self, make: MakeOptimizer) -> tuple[int, int]:
         """What the optimizer's second step does, since the first begins its state, and what that takes in bytes."""
         try:
-            with self._mode:
+            with FakeTensorMode():
                 return _steps(make, self.model)
         except UNABLE:
             return _steps(make, self.model)
 
-    def _passed(self, model: nn.Module, batch: dict[str, Tensor], mode: Any) -> Work:
-        counter = Counter()
+    def _passed(self, copied: Copy, batch: dict[str, Tensor]) -> Work:
+        counter, model = Counter(), copied.model
         devices = [batch["labels"].device] if batch["labels"].device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _written_down(model), mode:
-            if mode is self._mode:
-                batch = {key: torch.empty_like(value) for key, value in batch.items()}
+        with torch.random.fork_rng(devices=devices), _written_down(model), _unsaid(), copied.mode:
+            rows = copied.rows(batch)
             try:
                 with counter:
-                    loss = self.loss(model, batch)
+                    loss = self.loss(model, rows)
                     forward = counter.flops
                     loss.backward()  # type: ignore[no-untyped-call]
             finally:
                 model.zero_grad(set_to_none=True)
                 self.model.zero_grad(set_to_none=True)  # of which a hook in the copy may still know
         return Work(forward // 2, (counter.flops - forward) // 2, counter.rest)
+
+
+def _copies(model: nn.Module) -> Iterator[Copy]:
+    """The copies that can be made of the model: what is on ``meta`` is quickest, what is fake has a device too."""
+    for mode in (None, FakeTensorMode(allow_non_fake_inputs=True)):
+        with suppress(*UNABLE):  # it holds what cannot be copied
+            # In training mode, or nothing would be computed once more.
+            yield Copy(_weightless(model, mode).train(), mode or nullcontext(), "meta" if mode is None else None)
+
+
+def _kept(copied: Copy, loss: Loss, batch: dict[str, Tensor]) -> int:
+    model = copied.model
+    # By their object: on meta no tensor has a place in memory.
+    weights = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, tuple[Tensor, int]] = {}  # the tensors too, or storages that are freed would be reused
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = (tensor, storage.nbytes())
+        return tensor
+
+    with torch.random.fork_rng(devices=[]), copied.mode, saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss(model, copied.rows(batch))
+    return sum(size for _, size in kept.values())
 
 
 def _steps(make: MakeOptimizer, model: nn.Module) -> tuple[int, int]:
@@ -202,12 +232,12 @@ def _steps(make: MakeOptimizer, model: nn.Module) -> tuple[int, int]:
     return counter.rest, sum(value.numel() * value.element_size() for value in state)
 
 
-def _weightless(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """A copy that takes no memory: its tensors have shapes, and no values."""
+def _weightless(model: nn.Module, mode: FakeTensorMode | None) -> nn.Module:
+    """A copy that takes no memory: its tensors have shapes, and no values; without a mode they are on ``meta``."""
     memo: dict[int, Any] = {}
-    with mode:
+    with mode or nullcontext():
         for tensor in (*model.parameters(), *model.buffers()):
-            device = "cpu" if tensor.device.type == "meta" else tensor.device
+            device = tensor.device if mode and tensor.device.type != "meta" else "cpu" if mode else "meta"
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
             if isinstance(tensor, nn.Parameter):
                 empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
@@ -215,6 +245,17 @@ def _weightless(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
                     empty.register_hook(hook)  # type: ignore[no-untyped-call]
             memo[id(tensor)] = empty
     return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Within it torch does not log which operation cannot do without values: the next copy is tried."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_counting_leaves_no_trace_and_counts_a_shape_once() -> None:
 
 
 def _real(ledger: Ledger) -> Ledger:
-    ledger._double = None
+    ledger._copies = []
     return ledger
 
 
