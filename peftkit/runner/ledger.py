@@ -57,16 +57,21 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     torch's own ``FlopCounterMode`` gives the same FLOPs, and takes half as long again, since it notes modules.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, guess: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.guess = guess
+        """What is answered where the model asks for a truth that a tensor without values has not."""
         self.flops: int = 0
         self.rest: int = 0
+        self.guessed = False
+        """Whether it was asked."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation, and counts it."""
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
-            return False  # "is there no padding at all?": there may be
+            self.guessed = True
+            return self.guess  # such as "is there no padding at all?"
         out = func(*args, **kwargs)
         packet = func._overloadpacket
         if formula := flop_registry.get(packet):
@@ -110,7 +115,7 @@ class Ledger:
         """What counting has taken."""
         self._known: dict[Shapes, Work] = {}
         self._copies = [*_copies(model)]
-        self._checked = False
+        self._indifferent = False
         if optimizer is not None:
             started = time.perf_counter()
             self.optimizer, self.optimizer_bytes = self._stepped(optimizer)
@@ -132,26 +137,23 @@ class Ledger:
     def _counted(self, batch: dict[str, Tensor]) -> Work:
         while self._copies:
             try:
-                found = self._passed(self._copies[0], batch)
+                found, guessed = self._passed(self._copies[0], batch)
             except UNABLE:  # its operations go by values, which that has not
                 del self._copies[0]
                 continue
-            if self._checked or len(self._copies) == 1:
-                return found
-            # A tensor that has a shape alone takes the general path where the model looks at values: is it the same?
-            self._checked = True
-            first = self._copies.pop(0)
-            other = self._counted(batch)
-            if other[:2] == found[:2]:
-                self._copies.insert(0, first)
-                return found
-            return other
+            if guessed and not self._indifferent:
+                with suppress(*UNABLE):
+                    self._indifferent = self._passed(self._copies[0], batch, guess=True)[0][:2] == found[:2]
+                if not self._indifferent:  # the work depends on what was guessed
+                    del self._copies[0]
+                    continue
+            return found
         if self.sharded:
             raise RunError(
                 "the multiply-accumulates of this method can only be counted with its weights, of which each process "
                 "holds a part; leave out train.deepspeed and train.fsdp"
             )
-        return self._passed(Copy(self.model), batch)
+        return self._passed(Copy(self.model), batch)[0]
 
     def kept_bytes(self, batch: dict[str, Tensor]) -> int:
         """What a pass forward keeps for the one backward, beside the weights.
@@ -167,13 +169,14 @@ class Ledger:
     def _stepped(self, make: MakeOptimizer) -> tuple[int, int]:
         """What the optimizer's second step does, since the first begins its state, and what that takes in bytes."""
         try:
-            with FakeTensorMode():
+            with torch.device("meta"):
                 return _steps(make, self.model)
         except UNABLE:
             return _steps(make, self.model)
 
-    def _passed(self, copied: Copy, batch: dict[str, Tensor]) -> Work:
-        counter, model = Counter(), copied.model
+    def _passed(self, copied: Copy, batch: dict[str, Tensor], *, guess: bool = False) -> tuple[Work, bool]:
+        """The work on that copy, and whether it rests on a guess at values."""
+        counter, model = Counter(guess), copied.model
         devices = [batch["labels"].device] if batch["labels"].device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), _written_down(model), _unsaid(), copied.mode:
             rows = copied.rows(batch)
@@ -185,7 +188,7 @@ class Ledger:
             finally:
                 model.zero_grad(set_to_none=True)
                 self.model.zero_grad(set_to_none=True)  # of which a hook in the copy may still know
-        return Work(forward // 2, (counter.flops - forward) // 2, counter.rest)
+        return Work(forward // 2, (counter.flops - forward) // 2, counter.rest), counter.guessed
 
 
 def _copies(model: nn.Module) -> Iterator[Copy]:
@@ -214,7 +217,7 @@ def _kept(copied: Copy, loss: Loss, batch: dict[str, Tensor]) -> int:
 
 
 def _steps(make: MakeOptimizer, model: nn.Module) -> tuple[int, int]:
-    """Counts a step over tensors like those that the model trains, of zeros, on the CPU."""
+    """Counts a step over tensors of zeros like those that the model trains."""
     like = nn.Module()
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
