@@ -25,8 +25,8 @@ from peftkit.runner.resume import lock
 from peftkit.runs import RunDirectory
 from peftkit.testing.children import together
 from tests.runner.conftest import Make
+from tests.runner.test_training import rows_of
 
-TIMES = ("evaluation_seconds", "cost")
 OPTIONS = (
     "task.rows=96",
     "train.budget.steps=24",
@@ -39,7 +39,7 @@ OPTIONS = (
 
 def outcome(path: Path) -> dict[str, Any]:
     """All that a finished run leaves and no clock decides."""
-    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in RunDirectory(path).evaluations()]
+    rows = rows_of(path)
     summary = RunDirectory(path).summary()
     kept = ("status", "selected", "final", "steps", "samples", "tokens", "epoch")
     files = sorted(f for folder in ("model", "predictions") for f in (path / folder).rglob("*") if f.is_file())
