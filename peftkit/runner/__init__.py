@@ -23,7 +23,7 @@ from peftkit.runner.checkpoint import newest
 from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
-from peftkit.runner.models import apply_method, folder_bytes, load_base, parameters
+from peftkit.runner.models import apply_method, blank_base, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, finished, lock
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.training import Training
@@ -69,7 +69,12 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         batch = effective_batch(recipe, accelerator.num_processes)
         per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
-        model = apply_method(recipe, base, steps, partial(first_batches, recipe, data.train, base.form, batch))
+        batches = partial(first_batches, recipe, data.train, base.form, batch)
+        model = apply_method(recipe, base, steps, batches)
+        # Products with quantised weights are as many as with whole ones, and none that torch counts.
+        counted = (
+            apply_method(recipe, blank_base(recipe, "meta"), steps, batches) if recipe.model.quantization else None
+        )
         same_weights(model)
         trainable, total = parameters(model)
         meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())
@@ -89,7 +94,9 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
                 f"goes on after step {resumed.state['used']['step']}" if resumed else "begins anew: no checkpoint"
             )
         with Signals() as signals:
-            training = Training(recipe, model, base.form, data, meters, accelerator, directory, display, signals)
+            training = Training(
+                recipe, model, base.form, data, meters, accelerator, directory, display, signals, counted
+            )
             training.train(resumed)
         if directory is not None:
             outcome = _summary(recipe, training, directory.path, blind, trainable, total)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from peftkit.errors import RunError
+from peftkit.recipe import Recipe
+from peftkit.runner.forms import Form
+from peftkit.runner.optimizers import make_optimizer
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
@@ -103,12 +107,18 @@ class Ledger:
 
     Attention is counted as its matrix products are written down, whatever computes it: forward two of them, backward
     four. So a count is the same on every device, and for every implementation of attention.
+
+    Args:
+        model: the model as it is trained, before anything wraps it.
+        loss: what is trained, of a model and a batch.
+        optimizer: makes the optimizer over what a model trains; None where its steps are not counted.
+        whole: whether the model will keep all its weights: then it can be counted on where its copies cannot.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, optimizer: MakeOptimizer | None = None, *, sharded: bool = False
+        self, model: nn.Module, loss: Loss, optimizer: MakeOptimizer | None = None, *, whole: bool = True
     ) -> None:
-        self.model, self.loss, self.sharded = model, loss, sharded
+        self.model, self.loss, self.whole = model, loss, whole
         self.optimizer = self.optimizer_bytes = 0
         """Element-wise operations of one step of the optimizer, and what it keeps from step to step."""
         self.seconds = 0.0
@@ -125,7 +135,7 @@ class Ledger:
         """The MACs of a pass forward and backward over the batch, which is one process's.
 
         Raises:
-            RunError: they can be counted with weights only, of which each process holds a part.
+            RunError: they can be counted with weights only, and the model has not all of its own.
         """
         shapes = tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
         if shapes not in self._known:
@@ -148,10 +158,10 @@ class Ledger:
                     del self._copies[0]
                     continue
             return found
-        if self.sharded:
+        if not self.whole:
             raise RunError(
-                "the multiply-accumulates of this method can only be counted with its weights, of which each process "
-                "holds a part; leave out train.deepspeed and train.fsdp"
+                "the multiply-accumulates of this method can only be counted with its weights, whole and of full "
+                "precision; leave out train.deepspeed, train.fsdp and model.quantization"
             )
         return self._passed(Copy(self.model), batch)[0]
 
@@ -189,6 +199,17 @@ class Ledger:
                 model.zero_grad(set_to_none=True)
                 self.model.zero_grad(set_to_none=True)  # of which a hook in the copy may still know
         return Work(forward // 2, (counter.flops - forward) // 2, counter.rest), counter.guessed
+
+
+def make_ledger(recipe: Recipe, form: Form, model: nn.Module) -> Ledger:
+    """The ledger of a run of the recipe, which trains the model, or one with the same products."""
+
+    def loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        own = recipe.method.penalty(model, rows)
+        return form.loss(model, rows) + (0 if own is None else own)
+
+    whole = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
+    return Ledger(model, loss, partial(make_optimizer, recipe), whole=whole)
 
 
 def _copies(model: nn.Module) -> Iterator[Copy]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -21,9 +20,8 @@ from peftkit.runner.budget import Used, progress
 from peftkit.runner.data import prepare
 from peftkit.runner.encoding import KEPT
 from peftkit.runner.forms import Form
-from peftkit.runner.ledger import Ledger
+from peftkit.runner.ledger import Ledger, make_ledger
 from peftkit.runner.models import Base, blank_base, parameters
-from peftkit.runner.optimizers import make_optimizer
 from peftkit.runner.rehearsal import applied, rehearsal
 from peftkit.runner.world import close_world, quiet_libraries
 
@@ -141,12 +139,7 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
 
 def _ledger(recipe: Recipe, base: Base, data: Any, batch: int) -> tuple[nn.Module, Ledger]:
     model = applied(recipe, base, data, batch)
-
-    def loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
-        own = recipe.method.penalty(model, rows)
-        return base.form.loss(model, rows) + (0 if own is None else own)
-
-    return model, Ledger(model, loss, partial(make_optimizer, recipe))
+    return model, make_ledger(recipe, base.form, model)
 
 
 def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> Iterator[list[dict[str, Tensor]]]:

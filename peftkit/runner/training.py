@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ from peftkit.runner.data import Data
 from peftkit.runner.engines import make_engine
 from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
-from peftkit.runner.ledger import Ledger, Work
+from peftkit.runner.ledger import Work, make_ledger
 from peftkit.runner.memory import halving, ran_out
-from peftkit.runner.optimizers import RATE, make_optimizer
+from peftkit.runner.optimizers import RATE
 from peftkit.runner.resume import by_main
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
@@ -56,12 +55,13 @@ class Training:
         run: RunDirectory | None,
         display: Display,
         signals: Signals,
+        counted: nn.Module | None = None,
     ) -> None:
+        """``counted`` is what the work is counted on, where the model's own products are not torch's."""
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
-        sharded = recipe.train.deepspeed.used or recipe.train.fsdp
-        self.ledger = Ledger(model, self._loss, partial(make_optimizer, recipe), sharded=sharded)
+        self.ledger = make_ledger(recipe, form, counted or model)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
         self.batch = effective_batch(recipe, accelerator.num_processes)
@@ -286,10 +286,6 @@ class Training:
         if self.recipe.train.budget.joules is not None:
             [used.joules] = self._of_main(self._cost().get("joules", 0.0))
         self.display.step(progress(self.recipe.train.budget, used), mean, rate, used.seconds)
-
-    def _loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        loss, own = self.form.loss(model, batch), self.recipe.method.penalty(model, batch)
-        return loss if own is None else loss + own
 
     def _work(self) -> Work:
         """What all processes have computed in the step; it is counted after the clock was read."""

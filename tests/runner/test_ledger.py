@@ -4,17 +4,20 @@ import json
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from peftkit import Meter, StepRecord
 from peftkit.errors import RunError
 from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
-from peftkit.plugins import Registry
-from peftkit.runner import run
+from peftkit.plugins import Entry, Registry
+from peftkit.runner import models, run
 from peftkit.runner.ledger import Ledger
 from peftkit.runner.optimizers import make_optimizer
 from peftkit.runs import RunDirectory
@@ -122,9 +125,86 @@ def test_the_count_is_the_same_for_every_attention_and_with_weights(architecture
 
 
 def test_what_needs_weights_to_be_counted_is_not_where_they_are_sharded() -> None:
-    ledger = _real(Ledger(applied(Full(), "t5"), own_loss, sharded=True))
+    ledger = _real(Ledger(applied(Full(), "t5"), own_loss, whole=False))
     with pytest.raises(RunError, match="can only be counted with its weights"):
         ledger.work(batch("t5"))
+
+
+def test_a_quantised_model_is_counted_on_one_that_is_not(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make("decoder", "method.name=lora")
+    expected = costs(run(recipe, registry))[-1]["gmacs"]
+    quantised = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "4bit"})})
+    loaded = models.load_base(recipe)
+    monkeypatch.setattr("peftkit.runner.load_base", lambda _: loaded)  # bitsandbytes needs a GPU
+    made, devices = Ledger.__init__, []
+
+    def noted(self: Ledger, model: nn.Module, *rest: Any, **options: Any) -> None:
+        devices.append({parameter.device.type for parameter in model.parameters()})
+        made(self, model, *rest, **options)
+
+    monkeypatch.setattr(Ledger, "__init__", noted)
+    assert costs(run(quantised, registry))[-1]["gmacs"] == expected
+    assert devices == [{"meta"}]
+
+
+class Kept(Meter):
+    """Keeps every record, for all runs of a test."""
+
+    name: Literal["kept"] = "kept"
+
+    records: ClassVar[list[StepRecord]] = []
+
+    def step(self, record: StepRecord) -> None:
+        type(self).records.append(record)
+
+    def read(self) -> dict[str, float]:
+        return {"kept": float(len(type(self).records))}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(24, 40),
+    size=st.integers(1, 4),
+    passes=st.integers(1, 3),
+    steps=st.integers(1, 9),
+    streaming=st.booleans(),
+    kind=st.sampled_from(["encoder-decoder", "decoder", "encoder"]),
+)
+def test_the_ledger_is_the_sum_of_its_steps(
+    make: Make, registry: Registry, rows: int, size: int, passes: int, steps: int, streaming: bool, kind: str
+) -> None:
+    Kept.records.clear()
+    batch = size * passes
+    recipe = make(
+        kind,
+        f"task.rows={rows}",
+        f"task.streaming={str(streaming).lower()}",
+        f"train.batch_size={size}",
+        f"train.gradient_accumulation_steps={passes}",
+        f"train.budget.samples={(steps - 1) * batch + 1}",
+        "train.budget.steps=1000",
+        "evaluate.every=2 steps",
+    )
+    kept = Entry("meter", "kept", Kept, "tests", "0")
+    watched = Registry((*registry.entries, kept), registry.failures, registry.distributions)
+    path = run(recipe, watched)
+    assert path is not None
+    found, records = RunDirectory(path).summary(), Kept.records
+    # Rows that fill no batch are left out of an epoch, and a step that was begun within the budget is counted whole.
+    assert found["steps"] == len(records) == steps
+    assert found["samples"] == found["cost"]["samples"] == sum(r.samples for r in records) == steps * batch
+    assert found["tokens"] == {
+        "input": sum(r.input_tokens for r in records),
+        "target": sum(r.target_tokens for r in records),
+    }
+    assert found["cost"]["padding_tokens"] == sum(r.padding_tokens for r in records)
+    macs = [(r.forward_macs, r.backward_macs) for r in records]
+    assert found["cost"]["forward_gmacs"] == pytest.approx(sum(f for f, _ in macs) / 1e9, rel=1e-12)
+    assert found["cost"]["backward_gmacs"] == pytest.approx(sum(b for _, b in macs) / 1e9, rel=1e-12)
+    assert all(forward > 0 and backward > 0 for forward, backward in macs)
+    assert found["cost"]["train_seconds"] == pytest.approx(sum(r.seconds for r in records))
 
 
 def test_work_is_linear_in_rows() -> None:
