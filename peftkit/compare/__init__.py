@@ -1,0 +1,1 @@
+"""From run directories to what can be said of methods."""

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftkit.compare.statistics import Array, holm, judge, letters, wilson
+
+
+def planted(
+    rng: np.random.Generator, rates: list[float], seeds: int, examples: int, noise: float
+) -> dict[str, dict[int, Array]]:
+    """Runs whose rate of right answers varies by seed, on examples that are easy or hard for all."""
+    hard = rng.normal(0, 0.15, examples)
+    found: dict[str, dict[int, Array]] = {}
+    for number, rate in enumerate(rates):
+        own = [rate + rng.normal(0, noise) for _ in range(seeds)]
+        right = [(rng.random(examples) < np.clip(r + hard, 0, 1)).astype(float) for r in own]
+        found[f"m{number}"] = dict(enumerate(right))
+    return found
+
+
+@pytest.mark.parametrize(("seeds", "noise"), [(1, 0.0), (3, 0.02), (5, 0.01)])
+def test_equal_methods_are_not_told_apart_more_often_than_one_time_in_twenty(seeds: int, noise: float) -> None:
+    rng = np.random.default_rng(7)
+    apart = sum(
+        judge(planted(rng, [0.6, 0.6], seeds, 400, noise), draws=1000, seed=i).differences[0].p < 0.05
+        for i in range(200)
+    )
+    assert apart <= 10 + 2.33 * (200 * 0.05 * 0.95) ** 0.5  # what chance allows one time in a hundred
+
+
+def test_a_difference_that_is_there_is_found() -> None:
+    rng = np.random.default_rng(3)
+    found = [judge(planted(rng, [0.7, 0.6], 5, 1000, 0.005), draws=1000, seed=i) for i in range(40)]
+    assert sum(v.differences[0].p_adjusted < 0.05 for v in found) >= 36
+    assert all(v.differences[0].low <= v.differences[0].mean <= v.differences[0].high for v in found)
+    assert np.mean([v.differences[0].low < 0.1 < v.differences[0].high for v in found]) > 0.85
+    assert sum(v.letters == {"m0": "a", "m1": "b"} for v in found) >= 36
+    assert all(v.best["m0"] > 0.9 for v in found)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(5)
+    held = 0
+    for i in range(150):
+        estimate = judge(planted(rng, [0.6], 3, 300, 0.02), draws=1000, seed=i).estimates["m0"]
+        held += estimate.low <= 0.6 <= estimate.high
+    assert held / 150 > 0.91
+
+
+def test_twenty_runs_of_ten_thousand_examples_are_drawn_in_bounded_memory() -> None:
+    rng = np.random.default_rng(0)
+    scores = {f"m{i}": {s: (rng.random(10_000) < 0.6).astype(float) for s in range(2)} for i in range(10)}
+    verdict = judge(scores)
+    assert len(verdict.differences) == 45
+    assert sum(verdict.best.values()) == pytest.approx(1)
+
+
+def test_one_run_of_right_and_wrong_has_wilsons_interval() -> None:
+    scores = {"m": {0: np.array([1.0] * 8 + [0.0] * 2)}}
+    estimate = judge(scores).estimates["m"]
+    assert (estimate.low, estimate.high) == wilson(8, 10)
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+def test_runs_of_other_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match="same test examples"):
+        judge({"a": {0: np.ones(3)}, "b": {0: np.ones(4)}})
+
+
+def test_holm_is_what_the_step_down_says() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.integers(1, 7), st.data())
+def test_letters_say_exactly_which_are_apart(number: int, data: st.DataObject) -> None:
+    names = [f"m{i}" for i in range(number)]
+    pairs = [*combinations(names, 2)]
+    apart = set(data.draw(st.lists(st.sampled_from(pairs), unique=True))) if pairs else set()
+    found = letters([float(-i) for i in range(number)], names, apart)
+    for pair in pairs:
+        assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in apart)
+    assert found["m0"].startswith("a")
