@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import time
+import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -176,7 +177,42 @@ class RunDirectory:
         Raises:
             InputError: the file is missing (the run did not finish), damaged or of a newer format.
         """
-        path = self.path / "summary.json"
+        return self._document("summary.json")
+
+    def environment(self) -> dict[str, Any]:
+        """The content of ``environment.json``.
+
+        Raises:
+            InputError: the file is missing, damaged or of a newer format.
+        """
+        return self._document("environment.json")
+
+    def recipe(self) -> dict[str, Any]:
+        """The tables of ``recipe.toml``, as they are: the components they name need not be installed.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        path = self.path / "recipe.toml"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+
+    def predictions(self, split: str) -> list[dict[str, Any]]:
+        """The lines of ``predictions/<split>.jsonl``.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        path = self.path / "predictions" / f"{split}.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+
+    def _document(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -88,6 +88,19 @@ def parser() -> argparse.ArgumentParser:
     profile.add_argument("--trace", metavar="FILE", default="", help="a file for all events, for chrome://tracing")
     for table in (cost, profile):
         table.add_argument("--json", action="store_true", help="print JSON")
+    comparing = verb("compare", _compare, "Say what runs tell of their methods: scores, costs, and how sure that is.")
+    comparing.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
+    axes = ["gmacs", "seconds", "samples", "tokens", "joules", "peak_memory", "trainable_parameters"]
+    comparing.add_argument("--by", choices=axes, default="gmacs", help="the cost (gmacs)")
+    comparing.add_argument("--metric", help="what counts on test (what selects on dev)")
+    comparing.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
+    comparing.add_argument(
+        "--share", type=float, default=0.95, help="of the baseline's best score that is asked for (0.95)"
+    )
+    kinds = ["hardware", "versions", "precision", "data", "evaluation"]
+    comparing.add_argument("--pool", choices=kinds, action="append", default=[], help="compare although this differs")
+    forms = ["table", "json", "csv", "latex", "markdown"]
+    comparing.add_argument("--format", choices=forms, default="table", help="how it is printed (table)")
     listing = verb("list", _list, "List the installed methods, tasks, metrics and meters.")
     listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
     show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
@@ -201,6 +214,20 @@ def _profile(options: argparse.Namespace) -> int:
     from peftkit.cli.costing import profile_recipe
 
     return profile_recipe(options.recipe, options.overrides, options.trace, as_json=options.json)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from peftkit.cli.comparing import compare_runs
+
+    return compare_runs(
+        options.runs,
+        by=options.by,
+        metric=options.metric,
+        baseline=options.baseline,
+        share=options.share,
+        pool=options.pool,
+        form=options.format,
+    )
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -179,7 +179,8 @@ def _of_seeds(values: Array, draws: int, rng: np.random.Generator) -> Array:
     """How the mean over other seeds would differ from that over these; nothing is known of one."""
     if len(values) < 2:
         return np.zeros(draws)
-    return rng.standard_t(len(values) - 1, draws) * values.std(ddof=1) / np.sqrt(len(values))
+    drawn: Array = rng.standard_t(len(values) - 1, draws) * values.std(ddof=1) / np.sqrt(len(values))
+    return drawn
 
 
 def _interval(spread: Array) -> tuple[float, float]:

@@ -1,0 +1,188 @@
+"""What runs of one task and model say of their methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from peftkit.compare.curves import area, at, common_span, cost, curve, pareto, reached_at, score
+from peftkit.compare.gather import Run, Section
+from peftkit.compare.statistics import Array, Verdict, judge
+from peftkit.errors import InputError, did_you_mean, listed
+
+BUDGETS = 5
+TEXTS = {"accuracy": "prediction", "accuracy_norm": "prediction_norm"}
+"""Metrics that are the mean of what each example scores, and the text that it scores by."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method. Costs are of the chosen axis, and means over its seeds."""
+
+    method: str
+    seeds: tuple[int, ...]
+    score: float
+    low: float
+    high: float
+    letter: str
+    """Methods with a letter in common cannot be told apart."""
+    best: float
+    """The probability that it is the best."""
+    cost: float
+    """Of the whole run."""
+    relative_cost: float | None
+    """To the baseline's; None without one."""
+    cost_to_share: float | None
+    """To reach the share of the baseline's best score; None if any seed never did."""
+    never: int
+    """Seeds that never did."""
+    area: float | None
+    """The mean score along the logarithm of the cost, over the span that all runs have; None where there is none."""
+    trainable_parameters: float
+    checkpoint_bytes: float
+    peak_memory: float
+    pareto: bool
+    """Whether no other method scores as much for as little."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The methods of one task and model, best first."""
+
+    task: str
+    model: str
+    metric: str
+    by: str
+    baseline: str | None
+    share: float
+    lines: tuple[Line, ...]
+    verdict: Verdict
+    examples: int
+    """Test examples that were drawn anew; 0 where the metric is not of single examples, and only seeds vary."""
+    winners: tuple[tuple[float, str, float], ...]
+    """At each budget of a grid the method whose mean score is highest, and that score."""
+    pooled: Mapping[str, Sequence[str]]
+
+
+def compare(
+    section: Section, *, by: str = "gmacs", metric: str | None = None, baseline: str = "full", share: float = 0.95
+) -> Comparison:
+    """Compares the methods of a section.
+
+    Args:
+        section: the runs.
+        by: the axis of costs.
+        metric: what counts on test; None for what selects on dev.
+        baseline: the method that others are measured by, if it is there.
+        share: how much of the baseline's best score is asked for.
+
+    Raises:
+        InputError: the runs have not the metric or the cost, or are of different test examples.
+    """
+    everyone = [run for of in section.runs.values() for run in of.values()]
+    selects = str(everyone[0].summary["selects"])
+    metric = metric or selects
+    scores = {label: _mean(score(run, metric) for run in of.values()) for label, of in section.runs.items()}
+    curves = {label: {seed: curve(run, by, metric) for seed, run in of.items()} for label, of in section.runs.items()}
+    scored, examples = _scores(section, metric)
+    verdict = judge(scored)
+    base = _baseline(section, baseline)
+    level = share * max(float(np.mean([c[1].max() for c in curves[base].values()])), 0.0) if base else None
+    low, high = common_span([c for of in curves.values() for c in of.values()])
+    moves = by not in ("peak_memory", "trainable_parameters")  # these are the same from the first step to the last
+    totals = {label: _mean(cost(run.summary, by) for run in of.values()) for label, of in section.runs.items()}
+    front = dict(zip(totals, pareto([(totals[label], scores[label]) for label in totals]), strict=True))
+    lines = []
+    for label, of in section.runs.items():
+        found = [None if level is None else reached_at(*c, level) for c in curves[label].values()]
+        reached = [value for value in found if value is not None]
+        last = [run.summary["cost"] for run in of.values()]
+        estimate = verdict.estimates[label]
+        lines.append(
+            Line(
+                method=label,
+                seeds=tuple(sorted(of)),
+                score=scores[label],
+                low=estimate.low,
+                high=estimate.high,
+                letter=verdict.letters[label],
+                best=verdict.best[label],
+                cost=totals[label],
+                relative_cost=totals[label] / totals[base] if base and totals[base] else None,
+                cost_to_share=_mean(reached) if reached and len(reached) == len(found) else None,
+                never=0 if level is None else len(found) - len(reached),
+                area=_mean(area(*c, low, high) for c in curves[label].values()) if moves and high > low else None,
+                trainable_parameters=_mean(float(c["trainable_parameters"]) for c in last),
+                checkpoint_bytes=_mean(float(c["checkpoint_bytes"]) for c in last),
+                peak_memory=_mean(cost(run.summary, "peak_memory") for run in of.values()),
+                pareto=front[label],
+            )
+        )
+    return Comparison(
+        task=section.task,
+        model=section.model,
+        metric=metric,
+        by=by,
+        baseline=base,
+        share=share,
+        lines=tuple(sorted(lines, key=lambda line: -line.score)),
+        verdict=verdict,
+        examples=examples,
+        winners=_winners(curves, low, high) if moves and high > low else (),
+        pooled=section.pooled,
+    )
+
+
+def _baseline(section: Section, name: str) -> str | None:
+    return next((label for label in section.runs if label == name or label.startswith(f"{name} (")), None)
+
+
+def _scores(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]], int]:
+    """What each run scores on each test example, or on all of them where that is all there is."""
+    if metric not in TEXTS:
+        return {
+            label: {seed: np.array([score(run, metric)]) for seed, run in of.items()}
+            for label, of in section.runs.items()
+        }, 0
+    found: dict[str, dict[int, Array]] = {}
+    asked: list[tuple[int, str]] | None = None
+    for label, of in section.runs.items():
+        found[label] = {}
+        for seed, run in of.items():
+            rows = _predictions(run, TEXTS[metric])
+            own = [(int(row["index"]), str(row["target"])) for row in rows]
+            if asked is not None and own != asked:
+                raise InputError(f"{run.path}: its test examples are not those of the other runs")
+            asked = own
+            found[label][seed] = np.array([float(row[TEXTS[metric]] == row["target"]) for row in rows])
+    return found, len(asked or ())
+
+
+def _predictions(run: Run, text: str) -> list[dict[str, Any]]:
+    from peftkit.runs import RunDirectory
+
+    rows = RunDirectory(run.path).predictions("test")
+    if not rows or text not in rows[0]:
+        there = sorted(rows[0]) if rows else []
+        raise InputError(
+            f"{run.path}: its predictions have no {text!r}{did_you_mean(text, there)}; they have {listed(there)}"
+        )
+    return rows
+
+
+def _winners(
+    curves: Mapping[str, Mapping[int, tuple[Array, Array]]], low: float, high: float
+) -> tuple[tuple[float, str, float], ...]:
+    told = []
+    for budget in np.geomspace(low, high, BUDGETS):
+        means = {label: _mean(at(*c, float(budget)) or 0.0 for c in of.values()) for label, of in curves.items()}
+        best = max(means, key=means.__getitem__)
+        told.append((float(budget), best, means[best]))
+    return tuple(told)
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean([*values]))

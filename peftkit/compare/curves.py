@@ -1,0 +1,108 @@
+"""What a run had reached at which cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peftkit.compare.gather import Run
+from peftkit.errors import InputError, did_you_mean, listed
+
+Array = NDArray[np.float64]
+
+AXES = {
+    "gmacs": "gmacs",
+    "seconds": "train_seconds",
+    "samples": "samples",
+    "tokens": "tokens",
+    "joules": "joules",
+    "peak_memory": "peak_memory",
+    "trainable_parameters": "trainable_parameters",
+}
+"""What costs are compared by, and what it is called in a run's rows."""
+
+
+def cost(row: Any, by: str) -> float:
+    """The cost of a row of evaluations, or of a summary.
+
+    Raises:
+        InputError: the run has not measured it.
+    """
+    costs = row["cost"]
+    if by == "tokens":
+        return float(row["tokens"]["input"] + row["tokens"]["target"])
+    if by == "samples":
+        return float(row["samples"])
+    if by == "peak_memory":
+        return float(costs.get("peak_device_bytes") or costs["peak_host_bytes"])
+    key = AXES[by]
+    if key not in costs:
+        raise InputError(f"the runs have not measured {by!r}; they have {listed(sorted(costs))}")
+    return float(costs[key])
+
+
+def score(run: Run, metric: str) -> float:
+    """What the checkpoint that dev selects scores on test.
+
+    Raises:
+        InputError: the run has no such metric.
+    """
+    test = run.summary["selected"]["test"]
+    if metric not in test:
+        raise InputError(
+            f"{run.path}: has no metric {metric!r}{did_you_mean(metric, test)}; it has {listed(sorted(test))}"
+        )
+    return float(test[metric])
+
+
+def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
+    """The costs of the evaluations, and the test score of what dev had selected up to each; higher is better."""
+    sign = 1.0 if run.summary["higher_is_better"] else -1.0
+    best, reached, costs, scores = -math.inf, -math.inf, [], []
+    for row in run.rows:
+        dev = sign * float(row["dev"][run.summary["selects"]])
+        if dev > best:
+            best, reached = dev, float(row["test"][metric])
+        costs.append(cost(row, by))
+        scores.append(reached)
+    return np.array(costs), np.array(scores)
+
+
+def reached_at(costs: Array, scores: Array, level: float) -> float | None:
+    """The cost at which a score was first reached; None if it never was."""
+    there = np.flatnonzero(scores >= level)
+    return float(costs[there[0]]) if len(there) else None
+
+
+def at(costs: Array, scores: Array, budget: float) -> float | None:
+    """The score that had been reached within the budget; None if nothing was evaluated in it."""
+    there = np.flatnonzero(costs <= budget * (1 + 1e-9))
+    return float(scores[there[-1]]) if len(there) else None
+
+
+def area(costs: Array, scores: Array, low: float, high: float) -> float:
+    """The mean of the score over the logarithm of the cost, between two costs: a step holds until the next."""
+    if high <= low:
+        return float(at(costs, scores, high) or 0.0)
+    edges = np.concatenate([[low], costs[(costs > low) & (costs < high)], [high]])
+    values = [at(costs, scores, edge) or 0.0 for edge in edges[:-1]]
+    widths = np.diff(np.log(edges))
+    return float(np.dot(values, widths) / widths.sum())
+
+
+def common_span(curves: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
+    """The costs from where every run has learnt something to where the first one ends."""
+    low = max(float(costs[costs > 0][0]) for costs, _ in curves if (costs > 0).any())
+    return low, min(float(costs[-1]) for costs, _ in curves)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Whether no other point has as much quality (second) for as little cost (first), and more of one."""
+    return [
+        not any((c <= cost and q >= quality) and (c < cost or q > quality) for c, q in points)
+        for cost, quality in points
+    ]

@@ -1,0 +1,194 @@
+"""Run directories → runs that may be compared, by task and model, or the reasons why they may not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftkit.errors import InputError, listed
+from peftkit.runs import RunDirectory
+
+UNFAIR: Mapping[str, Callable[[Run], Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run, as its directory tells it."""
+
+    path: Path
+    summary: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    """The evaluations, in their order."""
+    recipe: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.summary["seed"])
+
+    @property
+    def section(self) -> tuple[str, str]:
+        """What is compared with what: the task and the model."""
+        return self.summary["task"], self.summary["model"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Runs of one task with one model, by the method's label and the seed."""
+
+    task: str
+    model: str
+    runs: Mapping[str, Mapping[int, Run]]
+    pooled: Mapping[str, Sequence[str]]
+    """What differs among them and was allowed to, with the values."""
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The finished runs at or below the paths, and what is wrong with the others.
+
+    Raises:
+        InputError: a path is not there, or no finished run lies at or below any.
+    """
+    runs, problems = [], []
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(f"{path}: there is no such folder")
+        own = (path / "recipe.toml").is_file()
+        folders = [path] if own else sorted(file.parent for file in path.rglob("recipe.toml"))
+        for folder in folders:
+            try:
+                runs.append(_read(folder))
+            except InputError as error:
+                problems.append(str(error))
+    if not runs:
+        raise InputError("\n".join(["there is no finished run", *problems]))
+    return runs, problems
+
+
+def sections(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[Section]:
+    """The runs by task and model, each of one kind but for its method and its seed.
+
+    Args:
+        runs: what ``find_runs`` has found.
+        pool: what may differ (see ``UNFAIR``).
+
+    Raises:
+        InputError: runs of one section differ in what was not allowed, or one method was run twice with one seed.
+    """
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.section].append(run)
+    return [_section(*key, group, pool) for key, group in sorted(groups.items())]
+
+
+def _section(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) -> Section:
+    differing = {name: _differences([dict(what(run)) for run in runs]) for name, what in UNFAIR.items()}
+    differing = {name: found for name, found in differing.items() if found}
+    refused = {name: found for name, found in differing.items() if name not in pool}
+    if refused:
+        lines = [f"{name}: {text}" for name, found in refused.items() for text in found[:5]]
+        allowed = " ".join(f"--pool {name}" for name in refused)
+        head = f"the runs of {task!r} with {model!r} are not of one kind, and would not be compared fairly"
+        raise InputError("\n".join([head, *lines, f"leave some out, or compare them all the same: {allowed}"]))
+    labels = _labels(runs)
+    found: dict[str, dict[int, Run]] = defaultdict(dict)
+    for run, label in zip(runs, labels, strict=True):
+        if run.seed in found[label]:
+            raise InputError(
+                f"{found[label][run.seed].path} and {run.path} are the same recipe with the same seed; leave one out"
+            )
+        found[label][run.seed] = run
+    return Section(task, model, dict(found), differing)
+
+
+def _differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all tables, with these."""
+    told = []
+    for key in sorted({key for table in tables for key in table}):
+        values = {json.dumps(table.get(key), sort_keys=True) for table in tables}
+        if len(values) > 1:
+            told.append(f"{key} is {' and '.join(sorted(values))}")
+    return told
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The method of each run, with the options in which it differs from others of that name."""
+    flat = [_flat({"method": run.recipe["method"], "train": run.recipe.get("train", {})}) for run in runs]
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    number = Counter(run.summary["method"] for run in runs)
+    for run, own in zip(runs, flat, strict=True):
+        for key, value in own.items():
+            values[run.summary["method"], key].add(repr(value))
+    there = Counter((run.summary["method"], key) for run, own in zip(runs, flat, strict=True) for key in own)
+    labels = []
+    for run, own in zip(runs, flat, strict=True):
+        name = run.summary["method"]
+        keys = [key for key in sorted(own) if len(values[name, key]) > 1 or there[name, key] < number[name]]
+        told = ", ".join(f"{key.split('.', 1)[1]}={own[key]}" for key in keys)
+        labels.append(f"{name} ({told})" if told else name)
+    return labels
+
+
+def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
+    return found
+
+
+def _read(path: Path) -> Run:
+    directory = RunDirectory(path)
+    summary = directory.summary()
+    if summary.get("status") != "done":
+        raise InputError(f"{path}: the run is {summary.get('status')}, not done: {summary.get('error', '')}")
+    run = Run(path, summary, directory.evaluations(), directory.recipe(), directory.environment())
+    missing = {"task", "model", "method", "seed", "selects", "selected", "cost"} - summary.keys()
+    if missing or not run.rows:
+        raise InputError(f"{path}: its summary has no {listed(sorted(missing))}" if missing else f"{path}: has no rows")
+    return run
+
+
+def _hardware(run: Run) -> Mapping[str, Any]:
+    hardware = run.environment.get("hardware", {})
+    keys = ("processor", "cores", "threads", "device", "devices", "cuda")
+    return {key: hardware.get(key) for key in keys} | {"processes": run.summary.get("processes")}
+
+
+def _versions(run: Run) -> Mapping[str, Any]:
+    return {**run.environment.get("packages", {}), "python": run.environment.get("python")}
+
+
+def _precision(run: Run) -> Mapping[str, Any]:
+    model, train = run.recipe.get("model", {}), run.recipe.get("train", {})
+    found = {f"model.{key}": model.get(key) for key in ("dtype", "quantization", "attention", "revision")}
+    return found | {"train.mixed_precision": train.get("mixed_precision")}
+
+
+def _data(run: Run) -> Mapping[str, Any]:
+    train = run.recipe.get("train", {})
+    lengths = {f"train.{key}": train.get(key) for key in ("max_source_length", "max_target_length")}
+    return _flat({"task": run.recipe.get("task", {}), "rows": run.summary.get("rows", {})}) | lengths
+
+
+def _evaluation(run: Run) -> Mapping[str, Any]:
+    keys = ("dev_examples", "test_examples", "max_new_tokens")
+    evaluate = run.recipe.get("evaluate", {})
+    return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
+        "metric": run.recipe.get("metric"),
+        "selects": run.summary["selects"],
+    }
+
+
+UNFAIR = {
+    "hardware": _hardware,
+    "versions": _versions,
+    "precision": _precision,
+    "data": _data,
+    "evaluation": _evaluation,
+}
+"""What runs of one comparison have to have in common, unless it is pooled."""

@@ -1,0 +1,91 @@
+"""Run directories as a run leaves them, with planted results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+Plant = Callable[..., Path]
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    """Writes a run: its method, its seed, and the shares of right answers at costs of 1, 2, 3 … GMACs."""
+
+    def made(
+        method: str,
+        seed: int,
+        shares: list[float],
+        *,
+        cost: float = 1.0,
+        examples: int = 200,
+        device: str = "cpu",
+        torch: str = "2.13.0",
+        options: dict[str, Any] | None = None,
+        tables: dict[str, Any] | None = None,
+        right: list[bool] | None = None,
+    ) -> Path:
+        path = tmp_path / "runs" / f"{method}-{seed}-{len(list((tmp_path / 'runs').glob('*')))}"
+        (path / "predictions").mkdir(parents=True)
+        recipe = {
+            "run": {"name": method, "seed": seed},
+            "model": {"name": "m", "dtype": "float32"},
+            "task": {"name": "t"},
+            "method": {"name": method, **(options or {})},
+            "train": {"batch_size": 8, "learning_rate": 0.1},
+            "evaluate": {"dev_examples": 50},
+            **(tables or {}),
+        }
+        (path / "recipe.toml").write_text(tomli_w.dumps(recipe))
+        rows = [
+            {
+                "format": 1,
+                "step": i,
+                "samples": 8 * i,
+                "tokens": {"input": 80 * i, "target": 8 * i},
+                "cost": {"gmacs": cost * i, "train_seconds": 2.0 * cost * i, "peak_host_bytes": 2**30 * cost},
+                "dev": {"accuracy": share},
+                "test": {"accuracy": share},
+            }
+            for i, share in enumerate(shares)
+        ]
+        (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        best = max(rows, key=lambda row: row["dev"]["accuracy"])  # type: ignore[index, call-overload, no-any-return]
+        made_right = right or [i < round(shares[rows.index(best)] * examples) for i in range(examples)]
+        best["test"]["accuracy"] = sum(made_right) / len(made_right)  # type: ignore[index, call-overload]
+        predictions = [
+            {"index": i, "target": "yes", "prediction": "yes" if each else "no"} for i, each in enumerate(made_right)
+        ]
+        (path / "predictions" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
+        environment = {
+            "format": 1,
+            "python": "3.11",
+            "packages": {"torch": torch},
+            "hardware": {"device": device, "cores": 2},
+        }
+        (path / "environment.json").write_text(json.dumps(environment))
+        summary = {
+            "format": 1,
+            "status": "done",
+            "task": "t",
+            "model": "m",
+            "method": method,
+            "seed": seed,
+            "selects": "accuracy",
+            "higher_is_better": True,
+            "selected": {"step": best["step"], "dev": best["dev"], "test": best["test"]},
+            "samples": rows[-1]["samples"],
+            "tokens": rows[-1]["tokens"],
+            "cost": rows[-1]["cost"] | {"trainable_parameters": 100.0 * cost, "checkpoint_bytes": 400.0 * cost},  # type: ignore[operator]
+            "rows": {"train": 100},
+            "processes": 1,
+        }
+        (path / "summary.json").write_text(json.dumps(summary))
+        return path
+
+    return made

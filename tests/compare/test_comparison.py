@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peftkit.cli import main
+from peftkit.compare.comparison import Comparison, compare
+from peftkit.compare.curves import area, at, pareto, reached_at
+from peftkit.compare.gather import find_runs, sections
+from peftkit.errors import InputError
+from tests.compare.conftest import Plant
+
+COSTS, SCORES = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.1, 0.3, 0.2, 0.6])
+
+
+def compared(paths: Sequence[Path], **options: object) -> Comparison:
+    [section] = sections(find_runs(paths)[0])
+    return compare(section, **options)  # type: ignore[arg-type]
+
+
+def test_what_is_reached_at_which_cost() -> None:
+    assert reached_at(COSTS, SCORES, 0.3) == 1.0
+    assert reached_at(COSTS, SCORES, 0.6) == 4.0
+    assert reached_at(COSTS, SCORES, 0.61) is None
+    assert [at(COSTS, SCORES, budget) for budget in (0.5, 1.0, 3.9, 9.0)] == [0.1, 0.3, 0.2, 0.6]
+    assert at(COSTS[1:], SCORES[1:], 0.5) is None
+
+
+def test_the_area_is_the_mean_over_the_logarithm_of_the_cost() -> None:
+    assert area(COSTS, SCORES, 1.0, 4.0) == pytest.approx((0.3 + 0.2) / 2)
+    assert area(COSTS, SCORES, 1.0, 8.0) == pytest.approx((0.3 + 0.2 + 0.6) / 3)
+    assert area(COSTS, SCORES, 2.0, 3.0) == pytest.approx(0.2)
+
+
+def test_the_front_has_what_nothing_beats() -> None:
+    assert pareto([(1, 0.5), (2, 0.7), (3, 0.6), (2, 0.7), (0.5, 0.5)]) == [False, True, False, True, True]
+
+
+def test_a_method_that_is_better_and_cheaper_wins_everywhere(plant: Plant) -> None:
+    for seed in (1, 2, 3):
+        plant("full", seed, [0.2, 0.4, 0.5, 0.6 + seed / 100], cost=2.0, examples=1000)
+        path = plant("lora", seed, [0.2, 0.7, 0.75, 0.8 + seed / 100], cost=1.5, examples=1000)
+    found = compared([path.parent])
+    first, second = found.lines
+    assert (first.method, second.method) == ("lora", "full")
+    assert first.seeds == (1, 2, 3)
+    assert first.score == pytest.approx(0.82)
+    assert first.low < 0.82 < first.high
+    assert (first.letter, second.letter) == ("a", "b")
+    assert first.best > 0.99
+    assert (first.pareto, second.pareto) == (True, False)
+    assert (first.cost, first.relative_cost, second.relative_cost) == (4.5, 0.75, 1.0)
+    assert first.cost_to_share == 1.5  # 0.7 is more than 95 % of 0.62
+    assert second.cost_to_share == 6.0
+    assert {method for _, method, _ in found.winners} == {"lora"}
+    assert first.area is not None
+    assert second.area is not None
+    assert first.area > second.area
+    assert found.examples == 1000
+
+
+def test_what_never_reaches_the_share_is_said_to(plant: Plant) -> None:
+    plant("full", 1, [0.2, 0.9])
+    found = compared([plant("lora", 1, [0.2, 0.3]).parent])
+    lora = next(line for line in found.lines if line.method == "lora")
+    assert (lora.cost_to_share, lora.never) == (None, 1)
+
+
+@pytest.mark.parametrize(("by", "expected"), [("seconds", 4.0), ("samples", 16.0), ("tokens", 176.0)])
+def test_every_axis_has_its_own_cost(by: str, expected: float, plant: Plant) -> None:
+    found = compared([plant("lora", 1, [0.1, 0.4, 0.5])], by=by)
+    assert found.lines[0].cost == expected
+
+
+def test_an_axis_that_does_not_grow_has_no_area_and_no_winners(plant: Plant) -> None:
+    found = compared([plant("lora", 1, [0.1, 0.4, 0.5])], by="peak_memory")
+    assert (found.lines[0].area, found.winners, found.lines[0].cost) == (None, (), 2.0**30)
+
+
+def test_a_cost_or_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
+    path = plant("lora", 1, [0.1, 0.5])
+    with pytest.raises(InputError, match="have not measured 'joules'"):
+        compared([path], by="joules")
+    with pytest.raises(InputError, match="did you mean 'accuracy'"):
+        compared([path], metric="acuracy")
+
+
+def test_other_test_examples_are_refused(plant: Plant) -> None:
+    plant("full", 1, [0.1, 0.5], examples=100)
+    path = plant("lora", 1, [0.1, 0.5], examples=90)
+    with pytest.raises(InputError, match="are not those of the other runs"):
+        compared([path.parent])
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex", "csv", "json"])
+def test_every_form_has_the_same_numbers(form: str, plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+    plant("full", 1, [0.2, 0.5])
+    path = plant("lora_xs", 1, [0.2, 0.75])
+    assert main(["compare", str(path.parent), "--format", form]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    if form == "csv":
+        rows = [*csv.DictReader(io.StringIO(out))]
+        assert [(row["method"], float(row["score"])) for row in rows] == [("lora_xs", 0.75), ("full", 0.5)]
+    elif form == "json":
+        [found] = json.loads(out)["comparisons"]
+        assert [(line["method"], line["score"]) for line in found["lines"]] == [("lora_xs", 0.75), ("full", 0.5)]
+        assert math.isclose(sum(found["verdict"]["best"].values()), 1)
+    else:
+        assert "0.7500" in out
+        assert "0.5000" in out
+        assert (r"lora\_xs" if form == "latex" else "lora_xs") in out
+
+
+def test_runs_that_must_not_be_pooled_end_with_the_reason(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+    plant("full", 1, [0.2, 0.5], device="cuda")
+    path = plant("lora", 1, [0.2, 0.75])
+    assert main(["compare", str(path.parent)]) == 2
+    assert "--pool hardware" in capsys.readouterr().err
+    assert main(["compare", str(path.parent), "--pool", "hardware"]) == 0
+    assert 'pooled although hardware differs: device is "cpu" and "cuda"' in capsys.readouterr().out

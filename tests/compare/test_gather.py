@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftkit.compare.gather import UNFAIR, find_runs, sections
+from peftkit.errors import InputError
+from tests.compare.conftest import Plant
+
+
+def test_runs_are_found_below_a_folder_and_sorted_by_method_and_seed(plant: Plant) -> None:
+    paths = [plant(method, seed, [0.1, 0.5]) for method in ("lora", "full") for seed in (1, 2)]
+    runs, problems = find_runs([paths[0].parent])
+    [section] = sections(runs)
+    assert problems == []
+    assert {label: sorted(of) for label, of in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
+    assert [run.path for run in find_runs([paths[0]])[0]] == [paths[0]]
+
+
+def test_what_is_broken_is_told_and_the_rest_is_read(plant: Plant) -> None:
+    whole, cut, gone, failed, odd = (plant("lora", seed, [0.1, 0.5]) for seed in range(5))
+    (cut / "summary.json").write_text((cut / "summary.json").read_text()[:50])
+    (gone / "evaluations.jsonl").unlink()
+    (failed / "summary.json").write_text(json.dumps({"format": 1, "status": "failed", "error": "out of memory"}))
+    (odd / "summary.json").write_text(json.dumps({"format": 1, "status": "done"}))
+    runs, problems = find_runs([whole.parent])
+    assert [run.path for run in runs] == [whole]
+    assert len(problems) == 4
+    assert "out of memory" in "".join(problems)
+    assert all(str(path) in "".join(problems) for path in (cut, gone, failed, odd))
+
+
+def test_no_run_and_no_folder_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no finished run"):
+        find_runs([tmp_path])
+    with pytest.raises(InputError, match="there is no such folder"):
+        find_runs([tmp_path / "x"])
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "words"),
+    [
+        ("hardware", {"device": "cuda"}, 'device is "cpu" and "cuda"'),
+        ("versions", {"torch": "2.14.0"}, 'torch is "2.13.0" and "2.14.0"'),
+        ("precision", {"tables": {"model": {"name": "m", "dtype": "bfloat16"}}}, 'model.dtype is "bfloat16"'),
+        ("data", {"tables": {"task": {"name": "t", "max_rows": 9}}}, "task.max_rows is 9 and null"),
+        ("evaluation", {"tables": {"evaluate": {"dev_examples": 9}}}, "evaluate.dev_examples is 50 and 9"),
+    ],
+)
+def test_runs_that_differ_are_pooled_only_when_told_and_then_it_is_said(
+    what: str, options: dict[str, object], words: str, plant: Plant
+) -> None:
+    runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
+    with pytest.raises(InputError, match=f"{what}: {words}(.|\n)*--pool {what}"):
+        sections(runs)
+    [section] = sections(runs, [what])
+    assert [*section.pooled] == [what]
+    assert words in section.pooled[what][0]
+    assert what in UNFAIR
+
+
+def test_options_that_differ_make_methods_of_their_own(plant: Plant) -> None:
+    for r in (4, 8):
+        plant("lora", 1, [0.1, 0.5], options={"r": r})
+    path = plant("full", 1, [0.1, 0.5])
+    [section] = sections(find_runs([path.parent])[0])
+    assert sorted(section.runs) == ["full", "lora (r=4)", "lora (r=8)"]
+
+
+def test_one_recipe_with_one_seed_is_not_counted_twice(plant: Plant) -> None:
+    path = plant("lora", 1, [0.1, 0.5])
+    plant("lora", 1, [0.1, 0.5])
+    with pytest.raises(InputError, match="the same recipe with the same seed"):
+        sections(find_runs([path.parent])[0])
