@@ -76,7 +76,7 @@ def _page(found: Comparison, write: Any) -> str:
 
 
 def _cells(found: Comparison) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for line in found.lines:
         to_share = (
             "" if found.baseline is None else "never" if line.cost_to_share is None else f"{line.cost_to_share:,.4g}"

@@ -89,7 +89,7 @@ def test_a_run_that_fails_leaves_with_its_code_on_every_rank_and_one_of_them_say
     assert peftkit("x.toml") == (code, "", "" if rank == "1" else words)
 
 
-VERBS = "run, check, cost, profile, list, show, predict, merge, export, push, new, schema, task"
+VERBS = "run, check, cost, profile, compare, list, show, predict, merge, export, push, new, schema, task"
 
 
 @pytest.mark.parametrize(
