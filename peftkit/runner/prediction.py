@@ -13,15 +13,16 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 
+from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.runner.batches import LengthBucketSampler, Stream, effective_batch
 from peftkit.runner.budget import Used, progress
-from peftkit.runner.data import prepare
+from peftkit.runner.data import Data, prepare
 from peftkit.runner.encoding import KEPT
 from peftkit.runner.forms import Form
-from peftkit.runner.ledger import Ledger, make_ledger
-from peftkit.runner.models import Base, blank_base, parameters
+from peftkit.runner.ledger import Ledger, Work, make_ledger
+from peftkit.runner.models import blank_base, load_form, parameters
 from peftkit.runner.rehearsal import applied, rehearsal
 from peftkit.runner.world import close_world, quiet_libraries
 
@@ -79,32 +80,32 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
 
     Raises:
         RunError: the config, the tokenizer or the data cannot be read, or the method cannot be applied without weights.
-        InputError: a row of the data is wrong.
+        InputError: a row of the data is wrong, or the model is too large for a method that needs weights.
     """
     quiet_libraries("warning")
-    base, accelerator = blank_base(recipe, "meta"), Accelerator(cpu=True)
+    _, form = load_form(recipe)
+    accelerator = Accelerator(cpu=True)
     try:
-        data = prepare(recipe, base.form, accelerator)
+        data = prepare(recipe, form, accelerator)
     finally:
         close_world(accelerator)
     batch = effective_batch(recipe, 1)
-    steps = [*_steps(recipe, data.train, base.form, batch)]
+    steps = [*_steps(recipe, data.train, form, batch)]
     try:
-        model, ledger = _ledger(recipe, base, data, batch)
-        works = [[ledger.work(part) for part in parts] for parts in steps]
-    except (NotImplementedError, RuntimeError):
-        number = sum(p.numel() for p in base.model.parameters())
+        model, ledger, works = _counted(recipe, data, batch, steps, "meta")
+    except (NotImplementedError, RuntimeError) as error:  # something goes by the weights' values: any will do
+        number = sum(p.numel() for p in blank_base(recipe, "meta").model.parameters())
         if number > MOST:
-            raise
-        base = blank_base(recipe, "cpu")  # the method goes by the weights' values: any will do
-        model, ledger = _ledger(recipe, base, data, batch)
-        works = [[ledger.work(part) for part in parts] for parts in steps]
+            raise InputError(
+                f"{recipe.method.name!r} cannot be counted without weights, and {number:,} are too many to make up"
+            ) from error
+        model, ledger, works = _counted(recipe, data, batch, steps, "cpu")
     macs = [sum(w.forward_macs + w.backward_macs for w in parts) for parts in works]
     widest = max((part for parts in steps for part in parts), key=lambda part: part["input_ids"].numel())
     trainable, total = parameters(model)
     per_epoch = data.steps_per_epoch(batch)
     mean = sum(macs) / len(macs)
-    planned = _planned(recipe, base.form, batch, per_epoch, steps, mean)
+    planned = _planned(recipe, form, batch, per_epoch, steps, mean)
     trained = [p for p in model.parameters() if p.requires_grad]
     told: dict[str, Any] = {}
     if trial:
@@ -137,9 +138,14 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
     )
 
 
-def _ledger(recipe: Recipe, base: Base, data: Any, batch: int) -> tuple[nn.Module, Ledger]:
+def _counted(
+    recipe: Recipe, data: Data, batch: int, steps: Steps, device: str
+) -> tuple[nn.Module, Ledger, list[list[Work]]]:
+    """A model without the recipe's weights, its ledger, and the work of each pass of the steps."""
+    base = blank_base(recipe, device)
     model = applied(recipe, base, data, batch)
-    return model, make_ledger(recipe, base.form, model)
+    ledger = make_ledger(recipe, base.form, model)
+    return model, ledger, [[ledger.work(part) for part in parts] for parts in steps]
 
 
 def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> Iterator[list[dict[str, Tensor]]]:

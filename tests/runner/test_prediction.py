@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from peftkit.components import Context
+from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.runner import run
+from peftkit.runner import prediction, run
 from peftkit.runner.ledger import Ledger
 from peftkit.runner.prediction import predict_cost
 from peftkit.runs import RunDirectory
@@ -43,6 +44,14 @@ def test_methods_that_go_by_values_are_predicted_too(make: Make, registry: Regis
     recipe = make("decoder", "method.name=loha", "train.budget.epochs=1")
     told, found = predict_cost(recipe, registry), spent(recipe, registry)
     assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+
+
+def test_weights_are_not_made_up_for_large_models(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "MOST", 1000)
+    with pytest.raises(InputError, match=r"'waveft' cannot be counted without weights, and .* too many to make up"):
+        predict_cost(make("decoder", "method.name=waveft", "method.n_frequency=4"), registry)
 
 
 def test_no_weights_are_read(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
