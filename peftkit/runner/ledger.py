@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,7 +73,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation, and counts it."""
         kwargs = kwargs or {}
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool and _valueless(args[0]):
             self.guessed = True
             return self.guess  # such as "is there no padding at all?"
         out = func(*args, **kwargs)
@@ -85,6 +85,10 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif torch.Tag.pointwise in func.tags and packet.__name__ != "clone" and isinstance(out, Tensor):
             self.rest += out.numel()
         return out
+
+
+def _valueless(tensor: Tensor) -> bool:
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
 @dataclass(frozen=True)
@@ -168,12 +172,14 @@ class Ledger:
     def kept_bytes(self, batch: dict[str, Tensor]) -> int:
         """What a pass forward keeps for the one backward, beside the weights.
 
-        Attention is as it will be computed, or, where that goes by values, as it is written down, which keeps more.
+        Attention is as it will be computed on the model's device, as far as a copy of it can tell.
         """
-        for copied in (*self._copies, Copy(self.model)):
-            for attention in (nullcontext(), _written_down(copied.model)):
-                with suppress(*UNABLE), attention:
-                    return _kept(copied, self.loss, batch)
+        for copied in (
+            *reversed(self._copies),
+            Copy(self.model),
+        ):  # what is fake has the model's device, and its kernels
+            with suppress(*UNABLE):
+                return _kept(copied, self.loss, batch)
         raise RunError("what is kept for the pass backward cannot be told without weights")
 
     def _stepped(self, make: MakeOptimizer) -> tuple[int, int]:
@@ -233,7 +239,9 @@ def _kept(copied: Copy, loss: Loss, batch: dict[str, Tensor]) -> int:
         return tensor
 
     with torch.random.fork_rng(devices=[]), copied.mode, saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss(model, copied.rows(batch))
+        rows = copied.rows(batch)
+        with Counter():  # which answers what such copies cannot
+            loss(model, rows)
     return sum(size for _, size in kept.values())
 
 

@@ -189,16 +189,13 @@ class Estimate:
         options: dict[str, Any] = {"output_methods": [], "log_level": "critical", "allow_multiple_runs": True}
         made = cls(OfflineEmissionsTracker(country_iso_code="USA", tracking_mode="machine", **options), parts)
         made.begin()
-        try:
-            made.end()
-        except AttributeError:  # it has logged that it found no hardware
-            return None
-        return made
+        # Where it finds no hardware it logs so, and has no tasks.
+        return made if made.tracker.stop_task() is not None else None
 
     def begin(self) -> None:
         self.tracker.start_task()
 
     def end(self) -> float:
-        found = self.tracker.stop_task()
+        found = self.tracker.stop_task()  # None if nothing was begun
         self.tracker._tasks.clear()  # it would keep one for each step
-        return KWH * sum(float(getattr(found, f"{part}_energy")) for part in self.parts)
+        return KWH * sum(float(getattr(found, f"{part}_energy", 0.0)) for part in self.parts)

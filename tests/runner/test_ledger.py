@@ -242,7 +242,7 @@ def test_accumulation_does_the_work_of_its_passes(make: Make, registry: Registry
             ("parts", ("train.batch_size=4", "train.gradient_accumulation_steps=2")),
         )
     )
-    assert parts == whole
+    assert parts == pytest.approx(whole, rel=1e-5)  # some models turn positions into angles once a pass
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ def test_two_processes_do_the_work_of_one(make: Make, registry: Registry) -> Non
         if path.name.startswith(name)
     ]
     assert len(found) == 2
-    assert found[0] == found[1]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_a_budget_of_work_ends_within_a_step_of_it(make: Make, registry: Registry) -> None:
