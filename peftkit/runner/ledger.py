@@ -211,8 +211,9 @@ def make_ledger(recipe: Recipe, form: Form, model: nn.Module) -> Ledger:
     """The ledger of a run of the recipe, which trains the model, or one with the same products."""
 
     def loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
-        own = recipe.method.penalty(model, rows)
-        return form.loss(model, rows) + (0 if own is None else own)
+        found = form.loss(model, rows)
+        own = recipe.method.penalty(model, rows)  # which may be of what the pass has left in the model
+        return found if own is None else found + own
 
     whole = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
     return Ledger(model, loss, partial(make_optimizer, recipe), whole=whole)

@@ -130,6 +130,13 @@ def test_what_needs_weights_to_be_counted_is_not_where_they_are_sharded() -> Non
         ledger.work(batch("t5"))
 
 
+def test_a_methods_own_loss_is_of_the_pass_before_it(make: Make, registry: Registry) -> None:
+    options = ("method.name=lora", "method.monteclora_config={}", "train.batch_size=2")
+    found = costs(run(make("encoder-decoder", *options, "evaluate.every=1 steps"), registry))
+    plain = costs(run(make("encoder-decoder", *options[::2], "evaluate.every=1 steps"), registry))
+    assert all(drawn["gmacs"] > without["gmacs"] for drawn, without in zip(found[1:], plain[1:], strict=True))
+
+
 def test_a_quantised_model_is_counted_on_one_that_is_not(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
