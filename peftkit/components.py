@@ -291,6 +291,13 @@ class Task(Component):
         """The splits ``train``, ``dev`` and ``test``."""
         raise NotImplementedError
 
+    def sampled(self, rows: int) -> tuple[Task, int | None] | None:
+        """For estimates: the task with so many rows of ``train`` and no other split, and how many there really are.
+
+        None, as here, where nothing is spared by it; a task whose rows would have to be fetched may do better.
+        """
+        return None
+
     def encode(self, row: Mapping[str, Any]) -> Example:
         """One row of a split as an example.
 

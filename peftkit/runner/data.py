@@ -66,8 +66,8 @@ class _Seen:
     first: list[Example]
 
 
-def prepare(recipe: Recipe, form: Form, accelerator: Accelerator) -> Data:
-    """Loads the task's splits and encodes them.
+def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train: bool = False) -> Data:
+    """Loads the task's splits and encodes them; with ``only_train`` those that are evaluated are left out.
 
     Raises:
         InputError: a row is wrong, or more targets than allowed would be cut.
@@ -76,7 +76,7 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator) -> Data:
     task, seed = recipe.task, recipe.run.seed
     splits: Mapping[str, Any] = task.load()
     batch = effective_batch(recipe, accelerator.num_processes)
-    for split in SPLITS:
+    for split in SPLITS[:1] if only_train else SPLITS:
         if split not in splits or (isinstance(splits[split], Dataset) and not len(splits[split])):
             raise RunError(f"the task {task.name!r} has no rows in its split {split!r}")
     train: Dataset | Stream
@@ -100,7 +100,7 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator) -> Data:
     evaluated = tuple(
         _evaluation_split(task, split, splits[split], form, limit, seed, seen)
         for split, limit in limits.items()
-        if limit != 0
+        if limit != 0 and not only_train
     )
     cut = {"train": _cut(seen.source_tokens, seen.target_tokens, form)}
     for e in evaluated[1 if limits["train"] else 0 :]:
@@ -111,7 +111,7 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator) -> Data:
     overlap = {
         e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in evaluated if e.name != "train"
     }
-    sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:]}
+    sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
     return Data(train, evaluated, sizes, cut, overlap, seen.golds)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,9 @@ SUMMING = frozenset(
 )
 """Element-wise operations and sums that torch does not mark as such."""
 
+FORMS: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
+"""Shape, stride and dtype of what operations on ``meta`` have given, by the operation and what it was given."""
+
 
 class Work(NamedTuple):
     """What one pass over a batch computes."""
@@ -76,7 +79,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool and _valueless(args[0]):
             self.guessed = True
             return self.guess  # such as "is there no padding at all?"
-        out = func(*args, **kwargs)
+        out = self._made(func, args, kwargs)
         packet = func._overloadpacket
         if formula := flop_registry.get(packet):
             self.flops += formula(*args, **kwargs, out_val=out)
@@ -85,6 +88,41 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif torch.Tag.pointwise in func.tags and packet.__name__ != "clone" and isinstance(out, Tensor):
             self.rest += out.numel()
         return out
+
+    def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What the operation gives; on ``meta`` most work is to find the form of that, which layers have in common."""
+        try:
+            key = (func, *map(_form, args), *((name, _form(value)) for name, value in kwargs.items()))
+            known = FORMS.get(key)
+        except TypeError:  # an argument is a list, or on a device
+            return func(*args, **kwargs)
+        if known is not None:
+            shape, stride, dtype = known
+            return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out.is_meta and not _shares(func):
+            FORMS[key] = (out.shape, out.stride(), out.dtype)
+        return out
+
+
+def _form(value: Any) -> Any:
+    """What the form of an operation's output depends on.
+
+    Raises:
+        TypeError: the value is a tensor that holds something.
+    """
+    if not isinstance(value, Tensor):
+        return (type(value), value)
+    if not value.is_meta or type(value) not in (Tensor, nn.Parameter):
+        raise TypeError(value.device)
+    return (value.shape, value.stride(), value.dtype)
+
+
+@cache
+def _shares(func: Any) -> bool:
+    """Whether the operation writes into what it is given, or returns a part of it."""
+    schema = func._schema
+    return schema.is_mutable or any(each.alias_info is not None for each in schema.returns)
 
 
 def _valueless(tensor: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -31,6 +31,8 @@ MOST = 1_000_000_000
 """How many weights are made up for a method that cannot be counted without any."""
 SAMPLED = 2000
 """Optimizer steps of an epoch that are looked at, for their lengths."""
+SAMPLE = 10_000
+"""Training rows that are fetched for their lengths."""
 WARM, TRIED = 2, 5
 """Steps of a trial that are made first, and those that are timed."""
 
@@ -47,7 +49,7 @@ class Prediction:
     total_parameters: int
     effective_batch: int
     steps_per_epoch: int | None
-    """None where rows are streamed."""
+    """None where rows are streamed, or how many there are is published nowhere."""
     steps: int | None
     """Of the whole run; None where its budget is of time, energy or of what is streamed."""
     gmacs_per_step: float
@@ -76,7 +78,8 @@ class Prediction:
 def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> Prediction:
     """Counts the steps of an epoch, and with ``trial`` makes a few with weights of chance to time them.
 
-    Of the data all training rows are encoded, as a run does, for their lengths; of the model the config is read.
+    Of the data the training rows are encoded, as a run does, for their lengths; of what is on the hub and was not
+    fetched yet, the first ``SAMPLE``. Of the model the config is read.
 
     Raises:
         RunError: the config, the tokenizer or the data cannot be read, or the method cannot be applied without weights.
@@ -84,11 +87,16 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
     """
     quiet_libraries("warning")
     _, form = load_form(recipe)
+    sampled = recipe.task.sampled(SAMPLE)
+    if sampled:
+        recipe = recipe.model_copy(update={"task": sampled[0]})
     accelerator = Accelerator(cpu=True)
     try:
-        data = prepare(recipe, form, accelerator)
+        data = prepare(recipe, form, accelerator, only_train=True)
     finally:
         close_world(accelerator)
+    if sampled:
+        data = replace(data, sizes={"train": sampled[1]})
     batch = effective_batch(recipe, 1)
     steps = [*_steps(recipe, data.train, form, batch)]
     try:

@@ -72,7 +72,7 @@ def rehearsal(recipe: Recipe, registry: Registry) -> Iterator[Rehearsal]:
     training: Training | None = None
     try:
         base = blank_base(recipe, accelerator.device)
-        data = prepare(recipe, base.form, accelerator)
+        data = prepare(recipe, base.form, accelerator, only_train=True)
         model = applied(recipe, base, data, effective_batch(recipe, accelerator.num_processes))
         same_weights(model)
         kept, display = Records(), Display(recipe, main=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Task
 from peftkit.errors import InputError, did_you_mean, listed
@@ -60,6 +60,8 @@ class DataTask(Task):
     prompt: str | None = None
     """What the model reads, with fields in braces; unset for the task's own."""
 
+    _sample: sources.Source | None = PrivateAttr(default=None)
+
     @field_validator("path")
     @classmethod
     def _splits_are_named(cls, path: Place) -> Place:
@@ -106,7 +108,23 @@ class DataTask(Task):
     def _config(self) -> str | None:
         return self.config
 
+    def sampled(self, rows: int) -> tuple[DataTask, int | None] | None:
+        """Of a hub data set that was not fetched yet the first training rows; they are streamed.
+
+        Raises:
+            InputError: there is no such data set, or the hub cannot be reached.
+        """
+        builder = sources.absent(self._source())
+        if builder is None:
+            return None
+        sample, number = sources.sampled(self._source(), builder, rows)
+        task = self.model_copy()
+        task._sample = sample
+        return task, number
+
     def _source(self) -> sources.Source:
+        if self._sample is not None:
+            return self._sample
         files: Any = self.path
         if isinstance(files, dict):
             files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())

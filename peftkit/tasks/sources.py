@@ -8,17 +8,19 @@ import random
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.errors import InputError, RowError, did_you_mean, listed, one_line
 from peftkit.tasks.rows import value
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetBuilder, DatasetDict
+
+T = TypeVar("T")
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -45,6 +47,8 @@ class Source:
     max_rows: int | None = None
     streaming: bool = False
     sizes: tuple[tuple[str, int], ...] = ()
+    sample: int | None = None
+    """Fetches only so many training rows, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
             splits[split], origins[split] = found[name], name
     if "train" not in splits:
         raise InputError(f"{_words(source)} has no split 'train'; it has {listed(sorted(found))}")
+    if source.sample:
+        sample = _guarded(source, lambda: _held(splits["train"].take(source.sample)))
+        return Rows(DatasetDict({"train": sample}), origins)
     train: Any = splits["train"]
     for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
         if split in splits:
@@ -97,6 +104,36 @@ def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
         if source.max_rows:
             splits[split] = _some(rows, source, split)
     return Rows(DatasetDict(splits), origins)
+
+
+def absent(source: Source) -> DatasetBuilder | None:
+    """What knows the hub's data set without its rows, if these were not fetched before.
+
+    Raises:
+        InputError: there is no such data set, or the hub cannot be reached.
+    """
+    if _files(source) or source.streaming or Path(str(source.path)).exists():
+        return None
+    from datasets import load_dataset_builder
+
+    place = _place(source)
+    builder = _guarded(source, lambda: load_dataset_builder(**place))
+    return None if Path(builder.cache_dir).is_dir() else builder
+
+
+def sampled(source: Source, builder: DatasetBuilder, rows: int) -> tuple[Source, int | None]:
+    """The source with only so many training rows, and how many it has in all, if that is published anywhere."""
+    told = {name: split.num_examples for name, split in (builder.info.splits or {}).items()} or dict(source.sizes)
+    found = replace(source, sample=rows, streaming=True, sizes=())
+    if not told:
+        return found, None
+    given = {split: _name(source, split, list(told)) for split in NAMES}
+    if given["train"] is None:
+        raise InputError(f"{_words(source)} has no split 'train'; it has {listed(sorted(told))}")
+    whole = told[given["train"]]
+    shares = (("dev", source.dev_fraction), ("test", source.test_fraction))
+    number = whole - sum(max(1, round(whole * share)) for split, share in shares if share and given[split] is None)
+    return found, min(number, source.max_rows or number)
 
 
 def where(source: Source, split: str, index: int) -> str:
@@ -128,23 +165,26 @@ def _found(source: Source) -> dict[str, Any]:
     else:
         from datasets import load_dataset
 
-        local = Path(source.path).exists()
-        if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", source.path):
-            raise InputError(f"{source.path!r} is neither a file nor a folder, nor a hub's owner/name")
-        # Of a folder on this machine the revision means nothing.
-        options: dict[str, Any] = {} if local or source.revision is None else {"revision": source.revision}
-        found = _guarded(
-            source, lambda: dict(load_dataset(source.path, source.config, streaming=source.streaming, **options))
-        )
-    if source.streaming:  # only the training rows are many; the others are held
+        place = _place(source)
+        found = _guarded(source, lambda: dict(load_dataset(**place, streaming=source.streaming)))
+    if source.streaming and not source.sample:  # only the training rows are many; the others are held
         train = _name(source, "train", list(found))
         found = {name: rows if name == train else _held(rows) for name, rows in found.items()}
     return found
 
 
-def _guarded(source: Source, load: Any) -> dict[str, Any]:
+def _place(source: Source) -> dict[str, Any]:
+    """Where ``datasets`` finds the source: a folder, or the hub's data set of that revision."""
+    path = str(source.path)
+    local = Path(path).exists()
+    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise InputError(f"{path!r} is neither a file nor a folder, nor a hub's owner/name")
+    return {"path": path, "name": source.config, "revision": None if local else source.revision}
+
+
+def _guarded(source: Source, load: Callable[[], T]) -> T:
     try:
-        loaded: dict[str, Any] = load()
+        return load()
     except Exception as error:  # what the hub's client, a builder or a parser raises
         remedy = (
             "look at its files"
@@ -152,7 +192,6 @@ def _guarded(source: Source, load: Any) -> dict[str, Any]:
             else "if there is no network, fetch it where there is one, or set path to local files in its columns"
         )
         raise InputError(f"{_words(source)} cannot be loaded ({one_line(error)}); {remedy}") from error
-    return loaded
 
 
 def _held(rows: Any) -> Dataset:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, SplitInfo, load_dataset_builder
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
@@ -15,6 +17,7 @@ from peftkit.runner import prediction, run
 from peftkit.runner.ledger import Ledger
 from peftkit.runner.prediction import predict_cost
 from peftkit.runs import RunDirectory
+from peftkit.tasks import sources
 from tests.runner.conftest import Make
 
 KINDS = ["encoder-decoder", "decoder", "encoder"]
@@ -149,3 +152,25 @@ def test_the_work_of_t5_base_is_as_its_geometry_says(
         return found.forward_macs + found.backward_macs
 
     assert work(name, options) / work("full", {}) == pytest.approx(ratio, abs=0.015)
+
+
+def test_of_data_on_the_hub_a_sample_is_read(
+    make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"{'a long story of ' * (i % 7)}tweet {i}", "label": i % 2} for i in range(60)]
+    for split in ("train", "validation", "test"):
+        Dataset.from_list(rows).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
+    task = ["task.name=text_classification", f"task.path={tmp_path / 'data'}", 'task.label_names=["no", "yes"]']
+    recipe = make("decoder", *task, "train.batch_size=4", "train.budget.epochs=2", "train.budget.steps=999")
+    found = spent(recipe, registry)["cost"]["gmacs"]
+    builder = load_dataset_builder(str(tmp_path / "data"))
+    builder.info.splits = {s: SplitInfo(s, num_examples=60) for s in ("train", "validation", "test")}
+    for split in ("validation", "test"):
+        Dataset.from_list([{"nothing": "of it"}]).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
+    monkeypatch.setattr(sources, "absent", lambda source: builder)
+    monkeypatch.setattr(prediction, "SAMPLE", 40)
+    told = predict_cost(recipe, registry, trial=True)
+    assert told.steps_per_epoch == 15
+    assert told.steps == 30
+    assert told.gmacs == pytest.approx(found, rel=0.05)  # of 40 of 60 rows
+    assert told.seconds_per_step

@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from peftkit.errors import InputError
-from peftkit.tasks.sources import ORIGIN, Source, read, where
+from peftkit.tasks.sources import ORIGIN, Source, absent, read, sampled, where
 from tests.tasks.conftest import Write, tweets
 
 SPLITS = ("train", "validation", "test")
@@ -203,3 +203,61 @@ def test_published_sizes_are_asserted(monkeypatch: pytest.MonkeyPatch) -> None:
         read(Source("owner/name", sizes=(*right[:2], ("test", 1421))))
     with pytest.raises(InputError, match="has no split 'extra', which was published with 3 rows"):
         read(Source("owner/name", sizes=(("extra", 3),)))
+
+
+def builder(path: Path, train: int | None, *others: str) -> Any:
+    """What knows a data set of the hub's form, with the number of training rows if that is published."""
+    found = datasets.load_dataset_builder(str(path))
+    splits = None if train is None else dict.fromkeys(("train", *others), datasets.SplitInfo("x", num_examples=train))
+    found.info.splits = splits
+    return found
+
+
+def test_a_sample_is_some_training_rows_and_how_many_there_are(write: Write, tmp_path: Path) -> None:
+    write("data/train.parquet", tweets(12))
+    source = Source(str(tmp_path / "data"))
+    sample, number = sampled(source, builder(tmp_path / "data", 700, "validation", "test"), 5)
+    rows = read(sample)
+    assert number == 700
+    assert {split: len(found) for split, found in rows.splits.items()} == {"train": 5}
+    assert rows.splits["train"]["text"][:] == [row["text"] for row in tweets(5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "splits", "number"),
+    [
+        ({"dev_fraction": 0.1}, ("test",), 630),
+        ({"dev_fraction": 0.1}, ("test", "validation"), 700),
+        ({"dev_fraction": 0.1, "test_fraction": 0.2}, (), 490),
+        ({"max_rows": 60}, ("test", "validation"), 60),
+    ],
+)
+def test_shares_that_a_run_takes_of_the_training_rows_are_taken_off(
+    options: dict[str, Any], splits: tuple[str, ...], number: int, write: Write, tmp_path: Path
+) -> None:
+    write("data/train.parquet", tweets(12))
+    source = Source(str(tmp_path / "data"), **options)
+    assert sampled(source, builder(tmp_path / "data", 700, *splits), 5)[1] == number
+
+
+def test_a_number_of_rows_that_is_published_nowhere_is_not_made_up(write: Write, tmp_path: Path) -> None:
+    write("data/train.parquet", tweets(12))
+    found = builder(tmp_path / "data", None)
+    assert sampled(Source(str(tmp_path / "data")), found, 5)[1] is None
+    assert sampled(Source(str(tmp_path / "data"), sizes=(("train", 80),)), found, 5)[1] == 80
+
+
+def test_only_what_would_be_fetched_is_sampled(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("data/train.parquet", tweets(12))
+    assert absent(Source(str(tmp_path / "data"))) is None
+    assert absent(Source((("train", ("a.csv",)),))) is None
+    found, cache = builder(tmp_path / "data", 700), tmp_path / "cache"
+    found._cache_dir = str(cache)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda **place: asked.append(place) or found)
+    assert absent(Source("someone/tweets", config="emotion", revision="v1")) is found
+    assert asked == [{"path": "someone/tweets", "name": "emotion", "revision": "v1"}]
+    cache.mkdir()
+    assert absent(Source("someone/tweets")) is None
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        absent(Source("tweets"))
