@@ -1,12 +1,25 @@
 """peftkit: which parameter-efficient fine-tuning method learns most for a given amount of work?"""
 
-from peftkit.components import Context, Example, Meter, Method, Metric, Refusal, Situation, StepRecord, Task
+from peftkit.components import (
+    Between,
+    Context,
+    Example,
+    Meter,
+    Method,
+    Metric,
+    Refusal,
+    Search,
+    Situation,
+    StepRecord,
+    Task,
+)
 from peftkit.errors import RowError
 from peftkit.hookspecs import hookimpl
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Between",
     "Context",
     "Example",
     "Meter",
@@ -14,6 +27,7 @@ __all__ = [
     "Metric",
     "Refusal",
     "RowError",
+    "Search",
     "Situation",
     "StepRecord",
     "Task",

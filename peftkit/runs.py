@@ -58,6 +58,14 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"the run directory cannot be made in {str(output)!r}: {error.strerror}") from error
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        try:
+            return bool(self.summary()["status"] == "done")
+        except (InputError, KeyError):
+            return False
+
     def write_text(self, name: str, text: str) -> None:
         """Writes a file whole or not at all.
 
@@ -177,7 +185,7 @@ class RunDirectory:
         Raises:
             InputError: the file is missing (the run did not finish), damaged or of a newer format.
         """
-        return self._document("summary.json")
+        return self.document("summary.json")
 
     def environment(self) -> dict[str, Any]:
         """The content of ``environment.json``.
@@ -185,7 +193,7 @@ class RunDirectory:
         Raises:
             InputError: the file is missing, damaged or of a newer format.
         """
-        return self._document("environment.json")
+        return self.document("environment.json")
 
     def recipe(self) -> dict[str, Any]:
         """The tables of ``recipe.toml``, as they are: the components they name need not be installed.
@@ -211,7 +219,12 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
 
-    def _document(self, name: str) -> dict[str, Any]:
+    def document(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file of the folder.
+
+        Raises:
+            InputError: it is missing, damaged or of a newer format.
+        """
         path = self.path / name
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -101,6 +101,23 @@ def parser() -> argparse.ArgumentParser:
     comparing.add_argument("--pool", choices=kinds, action="append", default=[], help="compare although this differs")
     forms = ["table", "json", "csv", "latex", "markdown"]
     comparing.add_argument("--format", choices=forms, default="table", help="how it is printed (table)")
+    sweep = verb("sweep", _sweep, "Run a grid of recipes, tuned alike, each once; go on where it was broken off.")
+    sweep.add_argument(
+        "what",
+        nargs="?",
+        choices=["run", "plan", "status"],
+        default="run",
+        help="run it, say what it will take, or say what is done (run)",
+    )
+    sweep.add_argument("file", metavar="SWEEP", help="a TOML file")
+    _takes_overrides(sweep, "KEY.PATH=VALUE", "override a key of the base recipe; may be given often")
+    sweep.add_argument(
+        "--only", metavar="AXIS=VALUE", action="append", default=[], help="of an axis only this; may be given often"
+    )
+    sweep.add_argument("--jobs", type=_number, help="runs at a time (one on each GPU, or one)")
+    sweep.add_argument("--executor", choices=["local", "slurm"], default="local", help="where it is run (local)")
+    sweep.add_argument("--no-trial", action="store_true", help="plan: make no steps, and predict no time")
+    sweep.add_argument("--json", action="store_true", help="plan, status: print JSON")
     listing = verb("list", _list, "List the installed methods, tasks, metrics and meters.")
     listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
     show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
@@ -227,6 +244,21 @@ def _compare(options: argparse.Namespace) -> int:
         share=options.share,
         pool=options.pool,
         form=options.format,
+    )
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from peftkit.cli.sweeping import run_sweep
+
+    return run_sweep(
+        options.file,
+        options.overrides,
+        options.only,
+        what=options.what,
+        jobs=options.jobs,
+        executor=options.executor,
+        trial=not options.no_trial,
+        as_json=options.json,
     )
 
 

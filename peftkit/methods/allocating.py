@@ -47,7 +47,7 @@ class AdaLora(PeftMethod):
         Refusal(
             lambda s: not s.steps_known,
             "it plans its ranks over the steps of the run, and the budget does not tell their number",
-            "give train.budget.steps, samples or epochs",
+            "limit train.budget by steps, samples or epochs alone",
         ),
         SHARDED,
     )

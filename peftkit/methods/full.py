@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
-from peftkit.components import Context, Method
+from peftkit.components import Between, Context, Method, Search
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ class Full(Method):
     """
 
     name: Literal["full"] = "full"
+    search: ClassVar[Search] = {"train.learning_rate": Between(1e-5, 3e-3, log=True)}
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Leaves the model as it is: all of its weights learn."""

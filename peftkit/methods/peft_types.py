@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from peftkit.methods._configs import Configuration, Expression, Option, configurations
-from peftkit.methods._peft import Part, PeftMethod, PromptMethod
+from peftkit.methods._peft import HIGH_RATES, Part, PeftMethod, PromptMethod
 from peftkit.methods.allocating import AdaLora, Adamss
 from peftkit.methods.lora import Lora
 from peftkit.methods.particular import (
@@ -84,6 +84,11 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
 }
 """Options with which a method fits a model of width 32."""
 
+SCALES = frozenset(
+    {"beft", "fourierft", "ia3", "ln_tuning", "pvera", "road", "tinylora", "unilora", "vblora", "vera", "waveft"}
+)
+"""Those whose few numbers multiply or add to much: their papers learn them at ten times the rate of matrices."""
+
 SIMPLE: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "any": Any, "none": None}
 
 
@@ -107,6 +112,8 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     made.linear_only = name in LINEAR_ONLY
     made.draws = DRAWS.get(name, "")
     made.trial = base.trial or TRIALS.get(name, {})
+    if name in SCALES:
+        made.search = HIGH_RATES
     return made
 
 

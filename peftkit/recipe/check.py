@@ -19,14 +19,13 @@ Finding = tuple[KeyPath, str]
 
 def situation(recipe: Recipe, config: Mapping[str, Any]) -> Situation:
     """What the recipe asks of its components, with the model's config as far as it is known."""
-    budget = recipe.train.budget
     return Situation(
         model_kind=model_kind(config),
         task_kind=type(recipe.task).kind,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         mixed_precision=recipe.train.mixed_precision,
         config=config,
-        steps_known=any(limit is not None for limit in (budget.steps, budget.samples, budget.epochs)),
+        steps_known=recipe.train.budget.tells_steps,
         quantization=recipe.model.quantization or "",
         sharded=recipe.train.deepspeed.used or recipe.train.fsdp,
     )

@@ -88,6 +88,12 @@ class BudgetTable(Table):
     joules: float | None = Field(default=None, gt=0)
     """Joules of training steps, where an installed meter reads them, such as that of ``peftkit-energy``."""
 
+    @property
+    def tells_steps(self) -> bool:
+        """Whether the number of steps follows from the limits beforehand."""
+        others = (self.tokens, self.seconds, self.gmacs, self.joules)
+        return any(limit is not None for limit in (self.steps, self.samples, self.epochs)) and others == (None,) * 4
+
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetTable:
         if all(limit is None for _, limit in self):

@@ -24,7 +24,7 @@ from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
 from peftkit.runner.models import apply_method, blank_base, folder_bytes, load_base, parameters
-from peftkit.runner.resume import by_main, find, finished, lock
+from peftkit.runner.resume import by_main, find, lock
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.training import Training
 from peftkit.runner.world import close_world, open_world, quiet_libraries, same_weights
@@ -60,7 +60,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     training: Training | None = None
     try:
         found = None if resume is None else by_main(accelerator, lambda: find(recipe, registry, resume))
-        if found and finished(found):
+        if found and RunDirectory(found).finished:
             display.say(f"done already: {found}")
             return found if accelerator.is_main_process else None
         set_seed(recipe.run.seed)

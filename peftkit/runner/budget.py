@@ -54,6 +54,8 @@ def progress(budget: BudgetTable, used: Used) -> float:
 def planned_steps(budget: BudgetTable, *, effective_batch: int, steps_per_epoch: int | None) -> int | None:
     """The steps that the budget allows, None if it is limited by what cannot be known beforehand."""
     limits = []
+    if not budget.tells_steps:
+        return None
     if budget.steps is not None:
         limits.append(budget.steps)
     if budget.samples is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -58,14 +57,6 @@ def find(recipe: Recipe, registry: Registry, asked: str) -> Path | None:
         except PeftkitError:  # killed before it was written, or of another time
             continue
     return None
-
-
-def finished(path: Path) -> bool:
-    """Whether the run has come to its end."""
-    try:
-        return bool(json.loads((path / "summary.json").read_text(encoding="utf-8"))["status"] == "done")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def lock(path: Path) -> FileLock:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import Field, model_validator
 
-from peftkit import Context, Refusal, Situation
+from peftkit import Between, Context, Refusal, Search, Situation
 from peftkit_adapters.family import ADAPTER, MODEL_TYPES, AdapterMethod, made
 from peftkit_adapters.reader import options
 
@@ -159,6 +159,7 @@ class PromptTuning(AdapterMethod):
 
     configuration = "PromptTuningConfig"
     place = "prompt tuning"
+    search: ClassVar[Search] = {"train.learning_rate": Between(1e-3, 3e-1, log=True)}
     contextual = True
     without = frozenset({"prompt_init", "prompt_init_text"})  # it would ask a hub
     kinds: ClassVar[Mapping[str, Any]] = {"combine": Literal["prefix", "prefix_after_bos"]}
@@ -217,6 +218,7 @@ class Lora(AdapterMethod):
 class Ia3(Lora):
     """Factors of keys, values and of what the feed-forward layers compute within."""
 
+    search: ClassVar[Search] = {"train.learning_rate": Between(1e-3, 3e-1, log=True)}
     configuration = "IA3Config"
     # It has a rank of one, and the library refuses the rest.
     without = Lora.without | {"r", "alpha", "dropout", "use_dora", "init_weights"}

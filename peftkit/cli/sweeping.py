@@ -1,0 +1,129 @@
+"""The verb ``sweep``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from peftkit.plugins import Registry, load_registry
+from peftkit.sweep.grid import Grid, expand
+from peftkit.sweep.running import Failure, Sweep, clock, final_recipes, found
+from peftkit.sweep.tables import read_sweep
+from peftkit.sweep.workers import Workers
+
+
+def run_sweep(
+    file: str,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    *,
+    what: str,
+    jobs: int | None,
+    executor: str,
+    trial: bool,
+    as_json: bool,
+) -> int:
+    """Runs, plans or looks at a sweep.
+
+    Raises:
+        PeftkitError: its file or its recipes are wrong, or it was interrupted.
+    """
+    registry = load_registry()
+    grid = expand(Path(file), read_sweep(Path(file)), registry, overrides, only)
+    if what == "plan":
+        return _plan(grid, registry, overrides, trial=trial, as_json=as_json)
+    if what == "status":
+        return _status(grid, registry, overrides, as_json=as_json)
+    _tell_refused(grid)
+    if executor == "slurm":
+        from peftkit.sweep.cluster import submit
+
+        jobs_made = submit(grid, overrides)
+        print(f"submitted {len(jobs_made)} jobs: {', '.join(job.job_id for job in jobs_made)}")
+        return 0
+    sweep = Sweep(grid, registry, Workers(jobs or grid.table.local.jobs, grid.table.local.launch), _say, overrides)
+    print(
+        f"{grid.table.name}: {sweep.progress.total} runs in {grid.folder}, {sweep.workers.jobs} at a time", flush=True
+    )
+    failures = sweep.run()
+    print(f"{sweep.progress.done} of {sweep.progress.total}: {sweep.progress.found} found, {len(failures)} failed")
+    _tell(failures)
+    return 1 if failures else 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _tell(failures: Sequence[Failure]) -> None:
+    for failure in failures:
+        print(f"failed: {failure.label}: {failure.where}", file=sys.stderr)
+        print("".join(f"    {line}\n" for line in failure.last_lines), end="", file=sys.stderr)
+
+
+def _tell_refused(grid: Grid) -> None:
+    for each in grid.refused:
+        print(f"left out: {each.label}: {each.reason}", file=sys.stderr)
+
+
+def _plan(grid: Grid, registry: Registry, overrides: Sequence[str], *, trial: bool, as_json: bool) -> int:
+    from peftkit.sweep.planning import plan
+
+    made = plan(grid, registry, overrides, trial=trial, say=lambda text: print(f"counting {text}", file=sys.stderr))
+    if as_json:
+        print(json.dumps({"format": 1, **asdict(made), "gmacs": made.gmacs, "seconds": made.seconds}, indent=2))
+        return 0
+    _tell_refused(grid)
+    heads = ("study", "seeds", "finished", "trials", "GMACs", "training here")
+    rows = [
+        (
+            each.label,
+            ", ".join(map(str, each.seeds)),
+            str(each.finished),
+            "by MACs" if each.trials is None else str(each.trials),
+            each.problem.splitlines()[0]
+            if each.problem
+            else "not known"
+            if each.gmacs is None
+            else f"{each.gmacs:,.5g}",
+            "" if each.seconds is None else clock(each.seconds),
+        )
+        for each in made.studies
+    ]
+    rows.append(
+        (f"{len(made.studies)} studies, {made.runs} runs", "", "", "", f"{made.gmacs:,.5g}", clock(made.seconds))
+    )
+    _print(heads, rows)
+    return 0
+
+
+def _gmacs(number: float | None) -> str:
+    return "not known" if number is None else f"{number:,.5g}"
+
+
+def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    for row in (heads, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _status(grid: Grid, registry: Registry, overrides: Sequence[str], *, as_json: bool) -> int:
+    told: list[tuple[str, dict[str, str]]] = []
+    for study in grid.studies:
+        finals = final_recipes(grid, study, registry, overrides)
+        states = {}
+        for seed in study.recipes:
+            run = found(finals[seed]) if seed in finals else None
+            states[str(seed)] = "missing" if run is None else "done" if run.finished else "unfinished"
+        told.append((study.label, states))
+    if as_json:
+        print(json.dumps({"format": 1, "studies": [{"label": k, "seeds": v} for k, v in told]}, indent=2))
+        return 0
+    kinds = ("done", "unfinished", "missing")
+    rows = [(label, *(str(sum(state == kind for state in of.values())) for kind in kinds)) for label, of in told]
+    sums = (str(sum(state == kind for _, of in told for state in of.values())) for kind in kinds)
+    _print(("study", *kinds), [*rows, ("all", *sums)])
+    return 0
