@@ -14,12 +14,15 @@ from peftkit.plugins import SHIPPED, Registry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.runner import run
 from peftkit.runs import RunDirectory
+from peftkit.sweep.grid import expand
+from peftkit.sweep.tables import read_sweep
 from tests.tasks.conftest import Write, examinations, questions, tweets, write
 
 __all__ = ["write"]  # the fixture
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-FILES = {file.relative_to(RECIPES).as_posix(): file for file in sorted(RECIPES.rglob("*.toml"))}
+SWEEPS = sorted(RECIPES.glob("sweeps/*.toml"))
+FILES = {file.relative_to(RECIPES).as_posix(): file for file in sorted({*RECIPES.rglob("*.toml")} - {*SWEEPS})}
 BASES = [name for name in FILES if name.startswith("bases/")]
 TASK_BASES = [name for name in BASES if name not in ("bases/pocket.toml", "bases/t5_base.toml")]
 WHOLE = [name for name in FILES if name not in BASES]
@@ -98,6 +101,22 @@ def test_the_runs_of_no_two_recipes_have_one_name(registry: Registry) -> None:
     found = [name for name in WHOLE if method_of(name) in registry.of("method")]
     names = [load_recipe(FILES[name], registry).run.name for name in found]
     assert len(set(names)) == len(names) >= 50
+
+
+def test_each_sweep_is_the_grid_that_it_says(registry: Registry) -> None:
+    sizes = {}
+    for file in SWEEPS:
+        table = read_sweep(file).model_copy(update={"skip_refused": True})
+        made = expand(file, table, registry)
+        missing = [each for each in made.refused if "no method is called" in each.reason]
+        assert all(SHIPPED["parallel_adapters"] in each.reason for each in missing)
+        sizes[file.stem] = len(made.studies) + len(missing)
+        assert {len(study.recipes) for study in made.studies} == {3}
+        assert table.tune is not None
+    assert [*sizes] == ["learning_efficiency", "pocket"]
+    assert sizes["learning_efficiency"] == 5 * (4 + 2)
+    # Of the built-in methods alone; three models and three tasks.
+    assert sizes["pocket"] >= 3 * 3 * 35
 
 
 @pytest.mark.parametrize("name", BASES)

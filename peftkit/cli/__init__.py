@@ -89,18 +89,19 @@ def parser() -> argparse.ArgumentParser:
     for table in (cost, profile):
         table.add_argument("--json", action="store_true", help="print JSON")
     comparing = verb("compare", _compare, "Say what runs tell of their methods: scores, costs, and how sure that is.")
-    comparing.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
-    axes = ["gmacs", "seconds", "samples", "tokens", "joules", "peak_memory", "trainable_parameters"]
-    comparing.add_argument("--by", choices=axes, default="gmacs", help="the cost (gmacs)")
-    comparing.add_argument("--metric", help="what counts on test (what selects on dev)")
-    comparing.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
+    _takes_runs(comparing)
     comparing.add_argument(
-        "--share", type=float, default=0.95, help="of the baseline's best score that is asked for (0.95)"
+        "--share",
+        type=_share,
+        action="append",
+        help="of the baseline's best that is asked for; may be given often (0.95)",
     )
-    kinds = ["hardware", "versions", "precision", "data", "evaluation"]
-    comparing.add_argument("--pool", choices=kinds, action="append", default=[], help="compare although this differs")
-    forms = ["table", "json", "csv", "latex", "markdown"]
-    comparing.add_argument("--format", choices=forms, default="table", help="how it is printed (table)")
+    comparing.add_argument(
+        "--budget", type=_cost_of, action="append", help="name the best method within it; may be given often (five)"
+    )
+    forms = ["table", "json", "csv", "parquet", "latex", "markdown"]
+    comparing.add_argument("--format", choices=forms, default="table", help="how it is told (table)")
+    comparing.add_argument("-o", "--output", default="", help="a file for it, instead of standard output")
     sweep = verb("sweep", _sweep, "Run a grid of recipes, tuned alike, each once; go on where it was broken off.")
     sweep.add_argument(
         "what",
@@ -166,6 +167,33 @@ def _takes_recipe(added: argparse.ArgumentParser) -> None:
 
 def _takes_overrides(added: argparse.ArgumentParser, form: str, text: str) -> None:
     added.add_argument("--set", dest="overrides", metavar=form, action="append", default=[], help=text)
+
+
+def _takes_runs(added: argparse.ArgumentParser) -> None:
+    added.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
+    axes = ["gmacs", "seconds", "samples", "tokens", "joules", "peak_memory", "trainable_parameters"]
+    added.add_argument("--by", choices=axes, default="gmacs", help="the cost (gmacs)")
+    added.add_argument("--metric", help="what counts on test (what selects on dev)")
+    added.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
+    kinds = ["hardware", "versions", "precision", "data", "evaluation", "tuning"]
+    added.add_argument("--pool", choices=kinds, action="append", default=[], help="compare although this differs")
+
+
+def _share(text: str) -> float:
+    value = _cost_of(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text!r}")
+    return value
+
+
+def _cost_of(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
 
 
 def _number(text: str) -> int:
@@ -241,9 +269,11 @@ def _compare(options: argparse.Namespace) -> int:
         by=options.by,
         metric=options.metric,
         baseline=options.baseline,
-        share=options.share,
+        shares=options.share,
+        budgets=options.budget,
         pool=options.pool,
         form=options.format,
+        output=options.output,
     )
 
 

@@ -35,9 +35,11 @@ class Line:
     """Of the whole run."""
     relative_cost: float | None
     """To the baseline's; None without one."""
-    cost_to_share: float | None
-    """To reach the share of the baseline's best score; None if any seed never did."""
-    never: int
+    cost_to_best: float
+    """To the checkpoint that dev selects."""
+    cost_to_share: Mapping[float, float | None]
+    """To reach so much of the baseline's best score; None if any seed never did."""
+    never: Mapping[float, int]
     """Seeds that never did."""
     area: float | None
     """The mean score along the logarithm of the cost, over the span that all runs have; None where there is none."""
@@ -46,6 +48,10 @@ class Line:
     peak_memory: float
     pareto: bool
     """Whether no other method scores as much for as little."""
+    trials: int | None
+    """Settings that a sweep has tried for it; None if nothing was."""
+    tuning_gmacs: float | None
+    """What these took."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Comparison:
     metric: str
     by: str
     baseline: str | None
-    share: float
+    shares: tuple[float, ...]
     lines: tuple[Line, ...]
     verdict: Verdict
     examples: int
@@ -65,10 +71,26 @@ class Comparison:
     winners: tuple[tuple[float, str, float], ...]
     """At each budget of a grid the method whose mean score is highest, and that score."""
     pooled: Mapping[str, Sequence[str]]
+    noise: float | None = None
+    """The standard deviation of the score of runs of the very same recipe; None where none was run twice."""
+    repeated: int = 0
+    """Recipes that were."""
+
+    @property
+    def detectable(self) -> float | None:
+        """The difference between two methods that would have been found four times in five: the mean over pairs."""
+        found = [difference.detectable for difference in self.verdict.differences]
+        return _mean(found) if found else None
 
 
 def compare(
-    section: Section, *, by: str = "gmacs", metric: str | None = None, baseline: str = "full", share: float = 0.95
+    section: Section,
+    *,
+    by: str = "gmacs",
+    metric: str | None = None,
+    baseline: str = "full",
+    shares: Sequence[float] = (0.95,),
+    budgets: Sequence[float] | None = None,
 ) -> Comparison:
     """Compares the methods of a section.
 
@@ -77,7 +99,8 @@ def compare(
         by: the axis of costs.
         metric: what counts on test; None for what selects on dev.
         baseline: the method that others are measured by, if it is there.
-        share: how much of the baseline's best score is asked for.
+        shares: how much of the baseline's best score is asked for.
+        budgets: those for which a winner is named; None for five that all runs span.
 
     Raises:
         InputError: the runs have not the metric or the cost, or are of different test examples.
@@ -90,15 +113,16 @@ def compare(
     scored, examples = _scores(section, metric)
     verdict = judge(scored)
     base = _baseline(section, baseline)
-    level = share * max(float(np.mean([c[1].max() for c in curves[base].values()])), 0.0) if base else None
+    best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
     low, high = common_span([c for of in curves.values() for c in of.values()])
     moves = by not in ("peak_memory", "trainable_parameters")  # these are the same from the first step to the last
     totals = {label: _mean(cost(run.summary, by) for run in of.values()) for label, of in section.runs.items()}
     front = dict(zip(totals, pareto([(totals[label], scores[label]) for label in totals]), strict=True))
     lines = []
     for label, of in section.runs.items():
-        found = [None if level is None else reached_at(*c, level) for c in curves[label].values()]
-        reached = [value for value in found if value is not None]
+        own = [*curves[label].values()]
+        reached = {share: [reached_at(*c, share * best) for c in own] for share in shares} if best is not None else {}
+        tuning = next((run.tuning for run in of.values() if run.tuning), None)
         last = [run.summary["cost"] for run in of.values()]
         estimate = verdict.estimates[label]
         lines.append(
@@ -112,13 +136,16 @@ def compare(
                 best=verdict.best[label],
                 cost=totals[label],
                 relative_cost=totals[label] / totals[base] if base and totals[base] else None,
-                cost_to_share=_mean(reached) if reached and len(reached) == len(found) else None,
-                never=0 if level is None else len(found) - len(reached),
+                cost_to_best=_mean(_cost_to_best(run, by) for run in of.values()),
+                cost_to_share={share: None if None in costs else _mean(costs) for share, costs in reached.items()},
+                never={share: costs.count(None) for share, costs in reached.items()},
                 area=_mean(area(*c, low, high) for c in curves[label].values()) if moves and high > low else None,
                 trainable_parameters=_mean(float(c["trainable_parameters"]) for c in last),
                 checkpoint_bytes=_mean(float(c["checkpoint_bytes"]) for c in last),
                 peak_memory=_mean(cost(run.summary, "peak_memory") for run in of.values()),
                 pareto=front[label],
+                trials=None if tuning is None else int(tuning["trials"]),
+                tuning_gmacs=None if tuning is None else float(tuning["gmacs"]),
             )
         )
     return Comparison(
@@ -127,13 +154,30 @@ def compare(
         metric=metric,
         by=by,
         baseline=base,
-        share=share,
+        shares=tuple(shares) if base else (),
         lines=tuple(sorted(lines, key=lambda line: -line.score)),
         verdict=verdict,
         examples=examples,
-        winners=_winners(curves, low, high) if moves and high > low else (),
+        winners=_winners(curves, low, high, budgets) if moves and (high > low or budgets) else (),
         pooled=section.pooled,
+        noise=_noise(section, metric),
+        repeated=len(section.repeats),
     )
+
+
+def _noise(section: Section, metric: str) -> float | None:
+    """The pooled standard deviation within recipes that were run more than once."""
+    groups = [[score(run, metric) for run in of] for of in section.repeats]
+    if not groups:
+        return None
+    squares = sum(float(np.var(of)) * len(of) for of in groups)
+    return float(np.sqrt(squares / sum(len(of) - 1 for of in groups)))
+
+
+def _cost_to_best(run: Run, by: str) -> float:
+    step = run.summary["selected"]["step"]
+    row = next((row for row in run.rows if row["step"] == step), run.rows[-1])
+    return cost(row, by)
 
 
 def _baseline(section: Section, name: str) -> str | None:
@@ -174,10 +218,10 @@ def _predictions(run: Run, text: str) -> list[dict[str, Any]]:
 
 
 def _winners(
-    curves: Mapping[str, Mapping[int, tuple[Array, Array]]], low: float, high: float
+    curves: Mapping[str, Mapping[int, tuple[Array, Array]]], low: float, high: float, budgets: Sequence[float] | None
 ) -> tuple[tuple[float, str, float], ...]:
     told = []
-    for budget in np.geomspace(low, high, BUDGETS):
+    for budget in np.geomspace(low, high, BUDGETS) if budgets is None else budgets:
         means = {label: _mean(at(*c, float(budget)) or 0.0 for c in of.values()) for label, of in curves.items()}
         best = max(means, key=means.__getitem__)
         told.append((float(budget), best, means[best]))

@@ -25,6 +25,13 @@ class Run:
     """The evaluations, in their order."""
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
+    tuning: Mapping[str, Any] | None = None
+    """What a sweep has tried to find the run's settings; None if nothing was."""
+
+    @property
+    def imported(self) -> str:
+        """The system whose results these are; empty for runs of peftkit."""
+        return str(self.summary.get("imported", {}).get("from", ""))
 
     @property
     def seed(self) -> int:
@@ -46,6 +53,8 @@ class Section:
     runs: Mapping[str, Mapping[int, Run]]
     pooled: Mapping[str, Sequence[str]]
     """What differs among them and was allowed to, with the values."""
+    repeats: tuple[tuple[Run, ...], ...] = ()
+    """Runs of the very same recipe: the first of each counts, all of them tell how much runs alike differ."""
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -61,6 +70,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         own = (path / "recipe.toml").is_file()
         folders = [path] if own else sorted(file.parent for file in path.rglob("recipe.toml"))
         for folder in folders:
+            if not own and _of_a_trial(folder, path):
+                continue
             try:
                 runs.append(_read(folder))
             except InputError as error:
@@ -78,7 +89,7 @@ def sections(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[Section]:
         pool: what may differ (see ``UNFAIR``).
 
     Raises:
-        InputError: runs of one section differ in what was not allowed, or one method was run twice with one seed.
+        InputError: runs of one section differ in what was not allowed, or two of one method and seed in anything.
     """
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
@@ -96,14 +107,32 @@ def _section(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) ->
         head = f"the runs of {task!r} with {model!r} are not of one kind, and would not be compared fairly"
         raise InputError("\n".join([head, *lines, f"leave some out, or compare them all the same: {allowed}"]))
     labels = _labels(runs)
-    found: dict[str, dict[int, Run]] = defaultdict(dict)
+    alike: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run, label in zip(runs, labels, strict=True):
-        if run.seed in found[label]:
+        alike[label, run.seed].append(run)
+    found: dict[str, dict[int, Run]] = defaultdict(dict)
+    for (label, seed), of in alike.items():
+        different = _differences([_what_was_run(run) for run in of])
+        if different:
             raise InputError(
-                f"{found[label][run.seed].path} and {run.path} are the same recipe with the same seed; leave one out"
+                f"{of[0].path} and {of[-1].path} are of one method and seed, and differ: {'; '.join(different[:5])}; "
+                "leave one out"
             )
-        found[label][run.seed] = run
-    return Section(task, model, dict(found), differing)
+        found[label][seed] = of[0]
+    repeats = tuple(tuple(of) for of in alike.values() if len(of) > 1)
+    return Section(task, model, dict(found), differing, repeats)
+
+
+def _of_a_trial(folder: Path, top: Path) -> bool:
+    """Whether a run was tried for a sweep's tuning: it is chosen by dev, and is no result."""
+    above = [parent for parent in folder.parents if parent == top or top in parent.parents]
+    return any(parent.name == "trials" and (parent.parent / "sweep.json").is_file() for parent in above)
+
+
+def _what_was_run(run: Run) -> dict[str, Any]:
+    """The recipe but for what says where it is written and sent."""
+    flat = _flat({key: value for key, value in run.recipe.items() if key not in ("run", "track")})
+    return {key: repr(value) for key, value in flat.items()}
 
 
 def _differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,7 +175,9 @@ def _read(path: Path) -> Run:
     summary = directory.summary()
     if summary.get("status") != "done":
         raise InputError(f"{path}: the run is {summary.get('status')}, not done: {summary.get('error', '')}")
-    run = Run(path, summary, directory.evaluations(), directory.recipe(), directory.environment())
+    tuned = (path.parent / "tuning.json").is_file()
+    tuning = RunDirectory(path.parent).document("tuning.json") if tuned else None
+    run = Run(path, summary, directory.evaluations(), directory.recipe(), directory.environment(), tuning)
     missing = {"task", "model", "method", "seed", "selects", "selected", "cost"} - summary.keys()
     if missing or not run.rows:
         raise InputError(f"{path}: its summary has no {listed(sorted(missing))}" if missing else f"{path}: has no rows")
@@ -184,11 +215,16 @@ def _evaluation(run: Run) -> Mapping[str, Any]:
     }
 
 
+def _tuning(run: Run) -> Mapping[str, Any]:
+    return _flat(run.tuning.get("limit", {})) if run.tuning else {}
+
+
 UNFAIR = {
     "hardware": _hardware,
     "versions": _versions,
     "precision": _precision,
     "data": _data,
     "evaluation": _evaluation,
+    "tuning": _tuning,
 }
 """What runs of one comparison have to have in common, unless it is pooled."""

@@ -28,10 +28,9 @@ def submit(grid: Grid, overrides: Sequence[str] = (), *, cluster: str = "slurm")
     """
     executor = executor_of(grid, cluster)
     mark(grid)
+    words = str(grid.path.resolve()), list(overrides)
     with executor.batch():
-        return [
-            executor.submit(run_study, str(grid.path.resolve()), study.label, list(overrides)) for study in grid.studies
-        ]
+        return [executor.submit(run_study, *words, study.label) for study in grid.studies]
 
 
 def executor_of(grid: Grid, cluster: str = "slurm") -> Any:

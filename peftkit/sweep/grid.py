@@ -196,7 +196,11 @@ def _axes(value: Any, path: Keys, registry: Registry) -> Iterator[tuple[str, lis
             ],
         )
         return
-    yield ".".join(path), [(_text(each), nested({".".join(path): each})) for each in given]
+    texts = [_text(each) for each in given]
+    if axis in KINDS:  # the name says it, where no other one is called so
+        names = [each["name"] for each in given]
+        texts = [name if names.count(name) == 1 else text for name, text in zip(names, texts, strict=True)]
+    yield ".".join(path), [(text, nested({".".join(path): each})) for text, each in zip(texts, given, strict=True)]
 
 
 def _chosen(only: Sequence[str], axes: Mapping[str, Sequence[tuple[str, Layer]]]) -> dict[str, list[str]]:

@@ -143,6 +143,7 @@ class Sweep:
             self._failed(study.label, str(trials), (str(error),), lost=len(study.recipes) - 1)
             return []
         told = {
+            "limit": {"trials": tune.trials} if tune.trials is not None else {"gmacs": tune.gmacs},
             "trials": len(tuned.trials),
             "gmacs": tuned.gmacs,
             "seed": tune.seed,

@@ -57,8 +57,8 @@ def test_a_method_that_is_better_and_cheaper_wins_everywhere(plant: Plant) -> No
     assert first.best > 0.99
     assert (first.pareto, second.pareto) == (True, False)
     assert (first.cost, first.relative_cost, second.relative_cost) == (4.5, 0.75, 1.0)
-    assert first.cost_to_share == 1.5  # 0.7 is more than 95 % of 0.62
-    assert second.cost_to_share == 6.0
+    assert first.cost_to_share == {0.95: 1.5}  # 0.7 is more than 95 % of 0.62
+    assert second.cost_to_share == {0.95: 6.0}
     assert {method for _, method, _ in found.winners} == {"lora"}
     assert first.area is not None
     assert second.area is not None
@@ -70,7 +70,7 @@ def test_what_never_reaches_the_share_is_said_to(plant: Plant) -> None:
     plant("full", 1, [0.2, 0.9])
     found = compared([plant("lora", 1, [0.2, 0.3]).parent])
     lora = next(line for line in found.lines if line.method == "lora")
-    assert (lora.cost_to_share, lora.never) == (None, 1)
+    assert (lora.cost_to_share, lora.never) == ({0.95: None}, {0.95: 1})
 
 
 @pytest.mark.parametrize(("by", "expected"), [("seconds", 4.0), ("samples", 16.0), ("tokens", 176.0)])

@@ -69,8 +69,36 @@ def test_options_that_differ_make_methods_of_their_own(plant: Plant) -> None:
     assert sorted(section.runs) == ["full", "lora (r=4)", "lora (r=8)"]
 
 
-def test_one_recipe_with_one_seed_is_not_counted_twice(plant: Plant) -> None:
-    path = plant("lora", 1, [0.1, 0.5])
+def test_one_recipe_with_one_seed_counts_once_and_tells_the_noise(plant: Plant) -> None:
+    first = plant("lora", 1, [0.1, 0.5])
+    second = plant("lora", 1, [0.1, 0.6])
+    [section] = sections(find_runs([first.parent])[0])
+    assert section.runs["lora"][1].path == first
+    assert [[run.path for run in of] for of in section.repeats] == [[first, second]]
+
+
+def test_runs_of_one_method_and_seed_that_differ_otherwise_are_refused(plant: Plant) -> None:
     plant("lora", 1, [0.1, 0.5])
-    with pytest.raises(InputError, match="the same recipe with the same seed"):
+    path = plant("lora", 1, [0.1, 0.5], tables={"evaluate": {"dev_examples": 50, "every": "5%"}})
+    with pytest.raises(InputError, match=r"one method and seed, and differ: evaluate.every"):
         sections(find_runs([path.parent])[0])
+
+
+def test_trials_of_a_sweep_are_no_results_and_tuning_is_known(plant: Plant, tmp_path: Path) -> None:
+    runs, trials = tmp_path / "s" / "runs" / "a1", tmp_path / "s" / "trials" / "b2" / "c3"
+    for folder, seed in ((runs, 1), (trials, 2)):
+        folder.mkdir(parents=True)
+        plant("lora", seed, [0.1, 0.5]).rename(folder / "run")
+    (tmp_path / "s" / "sweep.json").write_text("{}")
+    tuning = {"format": 1, "limit": {"trials": 4}, "trials": 4, "gmacs": 12.5, "settings": {}}
+    (runs / "tuning.json").write_text(json.dumps(tuning))
+    found, _ = find_runs([tmp_path / "s"])
+    assert [run.seed for run in found] == [1]
+    assert found[0].tuning == tuning
+    asked, _ = find_runs([trials / "run"])  # by its own name it can be looked at
+    assert [run.seed for run in asked] == [2]
+    other = plant("full", 1, [0.1, 0.5])
+    both = find_runs([tmp_path / "s", other])[0]
+    with pytest.raises(InputError, match=r"(?s)not of one kind.*tuning: trials is 4 and null"):
+        sections(both)
+    assert sections(both, ["tuning"])[0].pooled == {"tuning": ["trials is 4 and null"]}

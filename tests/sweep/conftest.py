@@ -1,0 +1,106 @@
+"""Sweeps whose runs are planted by a stand-in for the processes, so that only the sweep's own doing is tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftkit.plugins import Registry, load_registry
+from peftkit.recipe import dump_recipe, load_recipe
+from peftkit.sweep.grid import Grid, expand
+from peftkit.sweep.tables import read_sweep
+from peftkit.sweep.workers import Outcome
+
+BASE = """
+[model]
+name = "pocket-t5"
+[task]
+name = "wordnet_topic"
+[method]
+name = "lora"
+[train.budget]
+steps = 4
+[track]
+wandb = "off"
+"""
+
+Written = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return load_registry()
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Writes a sweep's file beside its base recipe."""
+
+    def made(text: str, **tables: Any) -> Path:
+        (tmp_path / "base.toml").write_text(BASE)
+        path = tmp_path / "sweep.toml"
+        head = f'name = "s"\nrecipe = "base.toml"\noutput = "{tmp_path}"\n'
+        path.write_text(head + text)
+        return path
+
+    return made
+
+
+@pytest.fixture
+def grid(written: Written, registry: Registry) -> Callable[..., Grid]:
+    def made(text: str, overrides: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Grid:
+        path = written(text)
+        return expand(path, read_sweep(path), registry, overrides, only)
+
+    return made
+
+
+class Planted:
+    """In the place of ``Workers``: leaves a run directory as a run of that recipe would, the best at a rate of 1e-3."""
+
+    jobs = 2
+
+    def __init__(self, registry: Registry, fails: Callable[[Any], bool] = lambda recipe: False) -> None:
+        self.registry, self.fails, self.stopped = registry, fails, 0
+        self.asked: list[Any] = []
+        self.resumed: list[Path | None] = []
+        self._guard = threading.Lock()
+
+    def heeding_signals(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def run(self, file: Path, resume: Path | None, log: Path) -> Outcome:
+        recipe = load_recipe(file, self.registry)
+        with self._guard:
+            self.asked.append(recipe)
+            self.resumed.append(resume)
+            number = len(self.asked)
+        folder = resume or Path(recipe.run.output) / f"{recipe.run.name}-{number:04}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.toml").write_text(dump_recipe(recipe))
+        if self.fails(recipe):
+            (folder / "summary.json").write_text(json.dumps({"format": 1, "status": "failed"}))
+            return Outcome(1, 0.1, ("first", "peftkit: error: the disk is full"))
+        score = 1 - abs(math.log10(recipe.train.learning_rate) + 3) / 10
+        summary = {
+            "format": 1,
+            "status": "done",
+            "selects": "accuracy",
+            "selected": {"step": 4, "dev": {"accuracy": score}},
+            "cost": {"gmacs": 10.0},
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return Outcome(0, 0.1, ())
+
+
+@pytest.fixture
+def planted(registry: Registry) -> Callable[..., Planted]:
+    return lambda **options: Planted(registry, **options)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from peftkit.errors import InputError, RecipeError
+from peftkit.plugins import Registry
+from peftkit.recipe import dump_recipe, load_recipe
+from peftkit.sweep.grid import Grid, address, as_overrides, nested
+
+Make = Callable[..., Grid]
+AXES = """
+[axes]
+method = ["lora", { name = "lora", r = 16 }, "full"]
+train.learning_rate = [1e-3, 1e-4]
+seed = [1, 2, 3]
+"""
+
+
+def test_every_combination_is_a_study_of_its_seeds(grid: Make) -> None:
+    made = grid(AXES)
+    assert [study.label for study in made.studies] == [
+        "lora · 0.001",
+        "lora · 0.0001",
+        "lora (r=16) · 0.001",
+        "lora (r=16) · 0.0001",
+        "full · 0.001",
+        "full · 0.0001",
+    ]
+    assert all([*study.recipes] == [1, 2, 3] for study in made.studies)
+    wide = made.studies[2].recipes[2]
+    assert (wide.method.r, wide.train.learning_rate, wide.run.seed) == (16, 1e-3, 2)  # type: ignore[attr-defined]
+    assert wide.run.name == "wordnet_topic-lora"
+    assert wide.track.tags == ("s",)
+    assert wide.run.output.endswith(f"s/runs/{address(wide)}")
+
+
+def test_no_two_runs_share_an_address(grid: Make) -> None:
+    recipes = [recipe for study in grid(AXES).studies for recipe in study.recipes.values()]
+    assert len({address(recipe) for recipe in recipes}) == len(recipes) == 18
+
+
+def test_an_address_is_of_what_is_run_and_of_nothing_else(grid: Make, registry: Registry) -> None:
+    recipe = grid("[axes]\nseed = [1]\n").studies[0].recipes[1]
+    same = recipe.model_copy(
+        update={
+            "run": recipe.run.model_copy(update={"name": "other", "output": "elsewhere"}),
+            "track": recipe.track.model_copy(update={"wandb": "offline"}),
+        }
+    )
+    assert address(same) == address(recipe)
+    other = grid("[axes]\nseed = [2]\n").studies[0]
+    assert address(other.any_recipe) != address(recipe)
+    for key in ("train.learning_rate=0.5", "task.name=wordnet_mcq", "evaluate.every=50%", "method.r=3"):
+        other = grid(f"[axes]\nseed = [1]\n[set]\n{_toml(key)}").studies[0]
+        assert address(other.any_recipe) != address(recipe), key
+
+
+def _toml(override: str) -> str:
+    key, value = override.split("=")
+    return f"{key} = {value}" if value.replace(".", "").isdigit() else f'{key} = "{value}"'
+
+
+def test_the_same_point_twice_is_run_once(grid: Make) -> None:
+    made = grid('[axes]\nmethod = ["lora", { name = "lora", r = 8 }]\nseed = [1]\n')
+    assert [study.label for study in made.studies] == ["lora"]
+
+
+def test_an_axis_of_its_own_name_sets_several_keys(grid: Make) -> None:
+    made = grid(
+        """
+[[axes.on]]
+label = "few"
+task.name = "wordnet_mcq"
+evaluate = { dev_examples = 3, test_examples = 4 }
+[[axes.on]]
+task.name = "wordnet_topic"
+"""
+    )
+    few, topic = made.studies
+    assert (few.label, topic.label) == ("few", "wordnet_topic")
+    assert (few.any_recipe.task.name, few.any_recipe.evaluate.test_examples) == ("wordnet_mcq", 4)
+    assert topic.any_recipe.evaluate.test_examples is None
+
+
+def test_all_stands_for_every_installed_one_that_is_not_named_otherwise(grid: Make, registry: Registry) -> None:
+    made = grid('skip_refused = true\n[axes]\nmethod = ["all", { name = "lora", r = 2 }]\n')
+    labels = {study.label for study in made.studies}
+    refused = {each.label for each in made.refused}
+    assert labels | refused == {*registry.of("method")}
+    assert "bitfit" in refused
+    assert [study.any_recipe.method.r for study in made.studies if study.label == "lora"] == [2]  # type: ignore[attr-defined]
+    assert "has no biases" in next(each.reason for each in made.refused if each.label == "bitfit")
+
+
+def test_what_is_refused_is_an_error_unless_it_may_be_skipped(grid: Make) -> None:
+    with pytest.raises(RecipeError, match=r"(?s)bitfit: method.name: .*has no biases.*skip_refused = true"):
+        grid('[axes]\nmethod = ["lora", "bitfit"]\n')
+
+
+def test_exclusions_take_values_and_lists(grid: Make) -> None:
+    made = grid(
+        AXES + '[[exclude]]\nmethod.name = "full"\ntrain.learning_rate = 1e-3\n[[exclude]]\nmethod.r = [16, 4]\n'
+    )
+    assert [study.label for study in made.studies] == ["lora · 0.001", "lora · 0.0001", "full · 0.0001"]
+
+
+def test_only_chooses_among_the_values(grid: Make) -> None:
+    assert [s.label for s in grid(AXES, only=("method=full", "train.learning_rate=0.001")).studies] == ["full · 0.001"]
+    with pytest.raises(InputError, match=r"method has no value 'lara'.*did you mean 'lora'"):
+        grid(AXES, only=("method=lara",))
+    with pytest.raises(InputError, match=r"there is no axis 'methods'.*did you mean 'method'"):
+        grid(AXES, only=("methods=lora",))
+
+
+def test_overrides_lie_under_the_axes(grid: Make) -> None:
+    made = grid(AXES, overrides=("train.batch_size=3", "train.learning_rate=9"))
+    assert {(s.any_recipe.train.batch_size, s.any_recipe.train.learning_rate) for s in made.studies} == {
+        (3, 1e-3),
+        (3, 1e-4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[axes]\nmethod = "lora"\n', "axes.method: must be a list of values, or 'all'"),
+        ("[axes]\nmethod = [3]\n", "axes.method: each must be a name"),
+        ("[axes]\nrun = [1]\n", "axes.run: is a table of the recipe; name a key in it"),
+        ("[axes]\nsed = [1]\n", "axes.sed: is no key of a recipe.*did you mean 'seed'"),
+        ("[axes]\ntrain.batch_size = []\n", "axes.train.batch_size: must be a list"),
+        ('[axes]\nmethod = ["lara"]\n', "(?s)lara: method.name.*did you mean 'lora'"),
+        ('[axes]\ntrain.batch_size = ["8"]\n', "train.batch_size: must be a whole number"),
+        ('[axes]\nseed = [1]\n[[exclude]]\nmethod.name = "lora"\n', "nothing is left"),
+    ],
+)
+def test_wrong_axes_are_told(grid: Make, text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        grid(text)
+
+
+def test_a_layer_is_the_same_as_overrides(registry: Registry, grid: Make) -> None:
+    layer = nested({"train.learning_rate": 0.5, "train.budget.steps": 9}) | {"method": {"name": "vera", "r": 4}}
+    assert sorted(as_overrides(layer)) == [
+        'method={"name" = "vera", "r" = 4}',
+        "train.budget.steps=9",
+        "train.learning_rate=0.5",
+    ]
+    made = grid("[axes]\nseed = [1]\n")
+    recipe = load_recipe(made.path.parent / "base.toml", registry, [*as_overrides(layer)])
+    assert (recipe.method.name, recipe.method.r, recipe.train.budget.steps) == ("vera", 4, 9)  # type: ignore[attr-defined]
+    assert "learning_rate = 0.5" in dump_recipe(recipe)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peftkit.errors import InputError
+from peftkit.sweep.tables import read_sweep
+from tests.sweep.conftest import Written
+
+
+def test_defaults(written: Written) -> None:
+    table = read_sweep(written("[axes]\nseed = [1]\n"))
+    assert (table.name, table.skip_refused, table.tune, table.local.jobs) == ("s", False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", r"sweep.toml:1: axes: missing"),
+        ("[axes]\nseed = [1]\n[tun]\n", r"sweep.toml:6: tun: unknown key; it takes .*did you mean 'tune'"),
+        ("[axes]\nseed = [1]\n[tune]\ntrial = 3\n", r"sweep.toml:7: tune.trial: .*did you mean 'trials'"),
+        ("[axes]\nseed = [1]\n[tune]\ntrials = 3\ngmacs = 5\n", r"sweep.toml:6: tune: needs either trials or gmacs"),
+        ("[axes]\nseed = [1]\n[tune]\ntrials = '3'\n", r"sweep.toml:7: tune.trials: "),
+        ("[axes]\nseed = [1]\n[local]\njobs = 0\n", r"sweep.toml:7: local.jobs: .*greater than 0"),
+        ("[axes\n", r"cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(written: Written, text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        read_sweep(written(text))
+
+
+def test_a_missing_file_names_one_that_is_near(written: Written) -> None:
+    path = written("[axes]\nseed = [1]\n")
+    with pytest.raises(InputError, match=r"no such file.*did you mean 'sweep.toml'"):
+        read_sweep(path.with_name("sweeps.toml"))
+    with pytest.raises(InputError, match="cannot be read"):
+        read_sweep(Path(path.parent))
