@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from peftkit import __version__
 from peftkit.errors import InputError, PeftkitError, did_you_mean
 
+POOLED = ("hardware", "versions", "precision", "data", "evaluation", "tuning")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -102,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
     forms = ["table", "json", "csv", "parquet", "latex", "markdown"]
     comparing.add_argument("--format", choices=forms, default="table", help="how it is told (table)")
     comparing.add_argument("-o", "--output", default="", help="a file for it, instead of standard output")
+    advising = verb("advise", _advise, "Say which method to use within a budget, and how sure that is.")
+    advising.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
+    advising.add_argument("--budget", required=True, help="what may be spent: 5e5gmacs, 2h, 1e6tokens, 3e4samples")
+    advising.add_argument("--memory", default="", help="the most that training may take at its peak: 8GiB")
+    advising.add_argument("--metric", help="what counts on test (what selects on dev)")
+    advising.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
+    advising.add_argument("--json", action="store_true", help="print JSON")
     sweep = verb("sweep", _sweep, "Run a grid of recipes, tuned alike, each once; go on where it was broken off.")
     sweep.add_argument(
         "what",
@@ -175,8 +183,7 @@ def _takes_runs(added: argparse.ArgumentParser) -> None:
     added.add_argument("--by", choices=axes, default="gmacs", help="the cost (gmacs)")
     added.add_argument("--metric", help="what counts on test (what selects on dev)")
     added.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
-    kinds = ["hardware", "versions", "precision", "data", "evaluation", "tuning"]
-    added.add_argument("--pool", choices=kinds, action="append", default=[], help="compare although this differs")
+    added.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
 
 
 def _share(text: str) -> float:
@@ -274,6 +281,19 @@ def _compare(options: argparse.Namespace) -> int:
         pool=options.pool,
         form=options.format,
         output=options.output,
+    )
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from peftkit.cli.advising import advise_method
+
+    return advise_method(
+        options.runs,
+        budget=options.budget,
+        memory=options.memory,
+        metric=options.metric,
+        pool=options.pool,
+        as_json=options.json,
     )
 
 

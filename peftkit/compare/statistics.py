@@ -82,7 +82,7 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
     estimates = {}
     for column, name in enumerate(names):
         own = np.array([values.mean() for values in scores[name].values()])
-        spread = drawn[:, column] + _of_seeds(own, draws, rng)
+        spread = drawn[:, column] + of_seeds(own, draws, rng)
         if len(own) == 1 and set(np.unique(means[column])) <= {0.0, 1.0}:
             low, high = wilson(int(means[column].sum()), means.shape[1])
         else:
@@ -92,7 +92,7 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
     adjusted = holm([d.p for d in differences])
     told = tuple(Difference(**{**vars(d), "p_adjusted": p}) for d, p in zip(differences, adjusted, strict=True))
     varied = drawn + np.stack(
-        [_of_seeds(np.array([v.mean() for v in scores[name].values()]), draws, rng) for name in names], axis=1
+        [of_seeds(np.array([v.mean() for v in scores[name].values()]), draws, rng) for name in names], axis=1
     )
     winners = np.bincount(varied.argmax(1), minlength=len(names)) / draws
     return Verdict(
@@ -151,10 +151,10 @@ def _difference(
     mean = float(np.mean([*own.values()]) - np.mean([*others.values()]))
     examples = drawn[:, pair[0]] - drawn[:, pair[1]]
     if own.keys() == others.keys():
-        seeds = _of_seeds(np.array([own[seed] - others[seed] for seed in own]), len(drawn), rng)
+        seeds = of_seeds(np.array([own[seed] - others[seed] for seed in own]), len(drawn), rng)
     else:
-        seeds = _of_seeds(np.array([*own.values()]), len(drawn), rng)
-        seeds = seeds - _of_seeds(np.array([*others.values()]), len(drawn), rng)
+        seeds = of_seeds(np.array([*own.values()]), len(drawn), rng)
+        seeds = seeds - of_seeds(np.array([*others.values()]), len(drawn), rng)
     spread = examples + seeds
     low, high = _interval(spread)
     beyond = min((spread <= 0).sum(), (spread >= 0).sum())
@@ -175,7 +175,7 @@ def _resampled(scores: Array, draws: int, rng: np.random.Generator) -> Iterator[
         yield (weights @ columns / weights.sum(1, keepdims=True)).astype(np.float64)
 
 
-def _of_seeds(values: Array, draws: int, rng: np.random.Generator) -> Array:
+def of_seeds(values: Array, draws: int, rng: np.random.Generator) -> Array:
     """How the mean over other seeds would differ from that over these; nothing is known of one."""
     if len(values) < 2:
         return np.zeros(draws)

@@ -198,11 +198,11 @@ class EvaluateTable(Table):
     batch_size: int = Field(default=32, gt=0)
     """Examples a process evaluates at a time."""
     train_examples: int = Field(default=256, ge=0)
-    """Training rows evaluated along the curve, drawn once by the seed; 0 for none."""
+    """Training rows evaluated along the curve, the same for every seed; 0 for none."""
     dev_examples: int | None = Field(default=None, gt=0)
-    """Dev rows evaluated, drawn once by the seed; unset for all."""
+    """Dev rows evaluated, a sample that is the same for every seed; unset for all."""
     test_examples: int | None = Field(default=None, gt=0)
-    """Test rows evaluated, drawn once by the seed; unset for all."""
+    """Test rows evaluated, a sample that is the same for every seed; unset for all."""
     scoring: Literal["sum", "norm"] = "sum"
     """Whether candidates are ranked by log-likelihood, or by log-likelihood per token."""
     max_new_tokens: int = Field(default=48, gt=0)

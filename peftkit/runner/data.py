@@ -98,7 +98,7 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
         "test": recipe.evaluate.test_examples,
     }
     evaluated = tuple(
-        _evaluation_split(task, split, splits[split], form, limit, seed, seen)
+        _evaluation_split(task, split, splits[split], form, limit, seen)
         for split, limit in limits.items()
         if limit != 0 and not only_train
     )
@@ -128,13 +128,12 @@ def _look(task: Task, rows: Any, form: Form) -> _Seen:
     )
 
 
-def _evaluation_split(
-    task: Task, name: str, split: Any, form: Form, limit: int | None, seed: int, seen: _Seen
-) -> EvaluationSplit:
+def _evaluation_split(task: Task, name: str, split: Any, form: Form, limit: int | None, seen: _Seen) -> EvaluationSplit:
     if isinstance(split, Dataset):
         indices = list(range(len(split)))
         if limit is not None and limit < len(indices):
-            indices = sorted(random.Random(f"{seed}/{name}").sample(indices, limit))  # noqa: S311 - a sample, no secret
+            # The same for every seed: runs are compared example by example.
+            indices = sorted(random.Random(name).sample(indices, limit))  # noqa: S311 - a sample, no secret
         examples = examples_of(task, name, split.select(indices), indices)
     else:  # of a stream the first ones: to draw among all would be to read all
         examples = seen.first[:limit]

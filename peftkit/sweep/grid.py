@@ -197,8 +197,9 @@ def _axes(value: Any, path: Keys, registry: Registry) -> Iterator[tuple[str, lis
         )
         return
     texts = [_text(each) for each in given]
+    tables = [each for each in given if isinstance(each, Mapping)]
     if axis in KINDS:  # the name says it, where no other one is called so
-        names = [each["name"] for each in given]
+        names = [str(table["name"]) for table in tables]
         texts = [name if names.count(name) == 1 else text for name, text in zip(names, texts, strict=True)]
     yield ".".join(path), [(text, nested({".".join(path): each})) for text, each in zip(texts, given, strict=True)]
 

@@ -75,3 +75,13 @@ def test_a_recipe_that_needs_a_streams_length_is_refused(make: Make, override: s
     [problem] = caught.value.problems
     assert problem.key == key
     assert "are streamed" in problem.text
+
+
+def test_runs_of_other_seeds_are_evaluated_on_the_same_rows(make: Make) -> None:
+    chosen = []
+    for seed in (1, 2):
+        recipe = make("decoder", f"run.seed={seed}", "evaluate.dev_examples=4", "evaluate.test_examples=5")
+        data = prepare(recipe, load_base(recipe).form, Accelerator(cpu=True))
+        chosen.append({split.name: list(split.indices) for split in data.evaluated if split.name != "train"})
+    assert chosen[0] == chosen[1]
+    assert {name: len(indices) for name, indices in chosen[0].items()} == {"dev": 4, "test": 5}

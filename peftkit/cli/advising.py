@@ -1,0 +1,67 @@
+"""The verb ``advise``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from peftkit.compare.advice import MOST, Advice, advise, parse_budget, parse_bytes
+from peftkit.compare.gather import find_runs, sections
+
+
+def advise_method(
+    paths: Sequence[str], *, budget: str, memory: str, metric: str | None, pool: Sequence[str], as_json: bool
+) -> int:
+    """Prints which method to use within a budget; the exit code is 1 where the evidence is too thin for all tasks.
+
+    Raises:
+        InputError: the budget cannot be read, there are no runs, or they cannot be compared.
+    """
+    axis, amount = parse_budget(budget)
+    most = parse_bytes(memory) if memory else None
+    runs, problems = find_runs(map(Path, paths))
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    found = [advise(each, axis, amount, memory=most, metric=metric) for each in sections(runs, pool)]
+    if as_json:
+        print(json.dumps({"format": 1, "advice": [asdict(each) for each in found]}, indent=2))
+    else:
+        print("\n\n".join(_page(each) for each in found))
+    return 0 if any(each.candidates for each in found) else 1
+
+
+def _page(found: Advice) -> str:
+    lines = [f"{found.task} with {found.model}, within {found.budget:,.4g} {found.axis}:"]
+    if found.too_thin:
+        lines += ["  no recommendation: the evidence is too thin", *(f"  - {reason}" for reason in found.too_thin)]
+    else:
+        first, second = found.candidates[:2]
+        lines.append(
+            f"  use {first.method}: {found.metric} {first.score:.4f} ({first.low:.4f} – {first.high:.4f}, "
+            f"{first.seeds} seeds), reached at {first.cost:,.4g} {found.axis}, {first.peak_memory / 2**30:.2f} GiB"
+        )
+        lines.append(f"  it is the best of {len(found.candidates)} with a probability of {first.best:.0%}")
+        lines.append(
+            f"  runner-up: {second.method}: {second.score:.4f} ({second.low:.4f} – {second.high:.4f}), best with "
+            f"{second.best:.0%}; {found.difference:.4f} less ({found.low:.4f} – {found.high:.4f})"
+        )
+        lines.append(f"  {_settled(found)}")
+    lines += [f"  not considered: {method}: {reason}" for method, reason in found.left_out]
+    return "\n".join(lines)
+
+
+def _settled(found: Advice) -> str:
+    first, second = (each.method for each in found.candidates[:2])
+    if found.settled:
+        return "the difference is beyond chance; more runs would not change it"
+    if found.more_seeds is not None and found.more_seeds < MOST:
+        return f"not settled: about {found.more_seeds} seeds each of {first} and {second} would tell them apart"
+    if found.more_examples:
+        return (
+            f"not settled, and seeds alone will not do: about {found.more_examples:,} test examples would tell "
+            f"{first} and {second} apart"
+        )
+    return f"not settled: {first} and {second} are as good as equal; choose by cost"
