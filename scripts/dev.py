@@ -137,6 +137,21 @@ def cpu_index_answers() -> bool:
         return False
 
 
+def chromium() -> str:
+    """The browser that the report is tested in; installed from Debian's packages where there is none and we may."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if (found and shutil.which("chromedriver")) or not (shutil.which("apt-get") and os.geteuid() == 0):
+        return found or ""
+    with timed("Chromium, for the report's test"):
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        try:
+            run("apt-get", "update", "-qq", **quiet)
+            run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "chromium-driver", **quiet)
+        except StageError as error:
+            print(f"   the report's test in a browser is left out: {error}", flush=True)
+    return shutil.which("chromium") or ""
+
+
 def run(*command: str, **variables: str) -> None:
     """Runs a command in the repository, with these environment variables besides ours."""
     status = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, stdin=subprocess.DEVNULL).returncode
@@ -166,8 +181,9 @@ def test(environments: Sequence[Environment]) -> None:
         environment.prepare()
         if sys.platform == "linux" and not environment.plugins:  # elsewhere it cannot be installed
             environment.install("-e", ".[deepspeed]")
+        variables = {"OMP_NUM_THREADS": "1", "PEFTKIT_CHROMIUM": chromium()}
         with timed(f"tests on transformers {environment.transformers}"):
-            environment.run("pytest", "-n", workers, "--dist=worksteal", *paths, OMP_NUM_THREADS="1")
+            environment.run("pytest", "-n", workers, "--dist=worksteal", *paths, **variables)
 
 
 def lint(environments: Sequence[Environment]) -> None:

@@ -110,6 +110,14 @@ def parser() -> argparse.ArgumentParser:
     advising.add_argument("--metric", help="what counts on test (what selects on dev)")
     advising.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
     advising.add_argument("--json", action="store_true", help="print JSON")
+    reporting = verb("report", _report, "Write comparisons as one page of HTML, and as figures.")
+    _takes_runs(reporting)
+    reporting.add_argument("-o", "--output", default="", help="the page (report.html, unless only --figures is given)")
+    reporting.add_argument("--title", default="What learns most for the work", help="what stands above it")
+    reporting.add_argument("--figures", metavar="DIR", default="", help="a folder for figures and LaTeX tables")
+    reporting.add_argument(
+        "--form", choices=["svg", "png", "pdf"], action="append", help="of the figures; may be given often (svg)"
+    )
     sweep = verb("sweep", _sweep, "Run a grid of recipes, tuned alike, each once; go on where it was broken off.")
     sweep.add_argument(
         "what",
@@ -294,6 +302,22 @@ def _advise(options: argparse.Namespace) -> int:
         metric=options.metric,
         pool=options.pool,
         as_json=options.json,
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from peftkit.cli.reporting import write_report
+
+    return write_report(
+        options.runs,
+        by=options.by,
+        metric=options.metric,
+        baseline=options.baseline,
+        pool=options.pool,
+        title=options.title,
+        output=options.output or ("" if options.figures else "report.html"),
+        figures=options.figures,
+        forms=options.form,
     )
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
+from peftkit.cli.comparing import gathered
 from peftkit.compare.advice import MOST, Advice, advise, parse_budget, parse_bytes
-from peftkit.compare.gather import find_runs, sections
 
 
 def advise_method(
@@ -22,10 +20,7 @@ def advise_method(
     """
     axis, amount = parse_budget(budget)
     most = parse_bytes(memory) if memory else None
-    runs, problems = find_runs(map(Path, paths))
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    found = [advise(each, axis, amount, memory=most, metric=metric) for each in sections(runs, pool)]
+    found = [advise(each, axis, amount, memory=most, metric=metric) for each in gathered(paths, pool)]
     if as_json:
         print(json.dumps({"format": 1, "advice": [asdict(each) for each in found]}, indent=2))
     else:

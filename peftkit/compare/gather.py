@@ -131,7 +131,7 @@ def _of_a_trial(folder: Path, top: Path) -> bool:
 
 def _what_was_run(run: Run) -> dict[str, Any]:
     """The recipe but for what says where it is written and sent."""
-    flat = _flat({key: value for key, value in run.recipe.items() if key not in ("run", "track")})
+    flat = flattened({key: value for key, value in run.recipe.items() if key not in ("run", "track")})
     return {key: repr(value) for key, value in flat.items()}
 
 
@@ -147,7 +147,7 @@ def _differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     """The method of each run, with the options in which it differs from others of that name."""
-    flat = [_flat({"method": run.recipe["method"], "train": run.recipe.get("train", {})}) for run in runs]
+    flat = [flattened({"method": run.recipe["method"], "train": run.recipe.get("train", {})}) for run in runs]
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     number = Counter(run.summary["method"] for run in runs)
     for run, own in zip(runs, flat, strict=True):
@@ -163,10 +163,11 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     return labels
 
 
-def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flattened(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """``{"train": {"seed": 1}}`` → ``{"train.seed": 1}``."""
     found: dict[str, Any] = {}
     for key, value in table.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
+        found |= flattened(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
     return found
 
 
@@ -203,7 +204,7 @@ def _precision(run: Run) -> Mapping[str, Any]:
 def _data(run: Run) -> Mapping[str, Any]:
     train = run.recipe.get("train", {})
     lengths = {f"train.{key}": train.get(key) for key in ("max_source_length", "max_target_length")}
-    return _flat({"task": run.recipe.get("task", {}), "rows": run.summary.get("rows", {})}) | lengths
+    return flattened({"task": run.recipe.get("task", {}), "rows": run.summary.get("rows", {})}) | lengths
 
 
 def _evaluation(run: Run) -> Mapping[str, Any]:
@@ -216,7 +217,7 @@ def _evaluation(run: Run) -> Mapping[str, Any]:
 
 
 def _tuning(run: Run) -> Mapping[str, Any]:
-    return _flat(run.tuning.get("limit", {})) if run.tuning else {}
+    return flattened(run.tuning.get("limit", {})) if run.tuning else {}
 
 
 UNFAIR = {

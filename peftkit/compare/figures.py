@@ -1,0 +1,175 @@
+"""Comparisons as figures and LaTeX tables for papers: what PEFT-by-time draws, and the Pareto front, from any runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit.compare.comparison import Comparison, compare
+from peftkit.compare.curves import AXES, cost, curve
+from peftkit.compare.gather import Run, Section
+from peftkit.compare.tables import written
+from peftkit.errors import InputError, RunError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f")  # Okabe, Ito (2008)
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "D", "^")
+SHOWN = 8
+"""Lines that can be told apart in one figure; of more methods the best are drawn, and the baseline."""
+ALONG = ("gmacs", "seconds", "samples", "tokens", "joules")
+NAMES = {"gmacs": "GMACs", "seconds": "seconds of training", "joules": "joules"}
+
+
+def draw(sections: Sequence[Section], folder: Path, forms: Sequence[str], **options: Any) -> list[Path]:
+    """Draws all figures of all sections, and writes their tables.
+
+    Args:
+        sections: the runs, by task and model.
+        folder: where the files go; it is made if need be.
+        forms: ``svg``, ``png``, ``pdf``.
+        options: those of ``compare``.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: the runs cannot be compared.
+        RunError: matplotlib is not installed, or a file cannot be written.
+    """
+    plt = _pyplot()
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            found = compare(section, **options)
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{section.task}-{Path(section.model).name}")
+            for name, figure in _figures(section, found, plt):
+                for form in forms:
+                    files.append(folder / f"{stem}-{name}.{form}")
+                    metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
+                    figure.savefig(files[-1], metadata=metadata, dpi=160)  # without dates the same runs give the same
+                plt.close(figure)
+            files.append(folder / f"{stem}.tex")
+            files[-1].write_bytes(written([found], "latex"))
+    except OSError as error:
+        raise RunError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    return files
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise RunError("figures need matplotlib: pip install 'peftkit[figures]'") from error
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "peftkit", "svg.fonttype": "none", "axes.spines.top": False})
+    plt.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9})
+    return plt
+
+
+def _figures(section: Section, found: Comparison, plt: Any) -> Iterator[tuple[str, Any]]:
+    chosen = [line.method for line in found.lines[:SHOWN]]
+    if found.baseline and found.baseline not in chosen:
+        chosen[-1] = found.baseline
+    for axis in ALONG:
+        if all(_measures(run, axis) for label in chosen for run in section.runs[label].values()):
+            yield f"curves-{axis}", _curves(section, found, chosen, axis, plt)
+    per_step = {line.method: _per_step(section, line.method, "gmacs") for line in found.lines}
+    base = per_step.get(found.baseline or "")
+    yield "gmacs-per-step", _bars(per_step, "GMACs a step", plt)
+    if base:
+        relative = {label: value / base for label, value in per_step.items()}
+        yield "gmacs-per-step-relative", _bars(relative, f"GMACs a step, {found.baseline} = 1", plt)
+    yield "speed", _speed(section, found, per_step, plt)
+    yield "memory", _bars({line.method: line.peak_memory / 2**30 for line in found.lines}, "peak memory (GiB)", plt)
+    yield "pareto", _pareto(found, plt)
+
+
+def _curves(section: Section, found: Comparison, chosen: Sequence[str], axis: str, plt: Any) -> Any:
+    """Train, dev and test along one cost: means over seeds, with bands from the lowest to the highest."""
+    runs = [run for label in chosen for run in section.runs[label].values()]
+    splits = [s for s in ("train", "dev", "test") if all(len(_line(run, axis, s, found.metric)[0]) for run in runs)]
+    size = (1.5 + 3.6 * len(splits), 3.6)
+    figure, panels = plt.subplots(1, len(splits), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for panel, split in zip(panels[0], splits, strict=True):
+        for index, label in enumerate(chosen):
+            lines = [_line(run, axis, split, found.metric) for run in section.runs[label].values()]
+            grid = np.unique(np.concatenate([costs for costs, _ in lines]))
+            grid = grid[(grid >= max(c[0] for c, _ in lines)) & (grid <= min(c[-1] for c, _ in lines))]
+            if not len(grid):
+                continue
+            values = np.stack([np.interp(grid, *line) for line in lines])
+            look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+            marker = MARKERS[index % len(MARKERS)]
+            panel.plot(grid, values.mean(0), marker=marker, markersize=3, label=label, **look)
+            if len(values) > 1:
+                panel.fill_between(grid, values.min(0), values.max(0), alpha=0.12, color=look["color"], linewidth=0)
+        panel.set(title=split, xlabel=NAMES.get(axis, axis), ylabel=found.metric)
+    handles, labels = panels[0][-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    more = f", the best {len(chosen)} of {len(found.lines)}" if len(chosen) < len(found.lines) else ""
+    figure.suptitle(f"{found.task} with {found.model}{more}", fontsize=10)
+    return figure
+
+
+def _line(run: Run, axis: str, split: str, metric: str) -> tuple[Any, Any]:
+    rows = [row for row in run.rows if (row.get(split) or {}).get(metric) is not None]
+    return np.array([cost(row, axis) for row in rows]), np.array([float(row[split][metric]) for row in rows])
+
+
+def _bars(values: dict[str, float], name: str, plt: Any) -> Any:
+    order = sorted(values, key=values.__getitem__)
+    figure, panel = plt.subplots(figsize=(6, 0.6 + 0.24 * len(order)), layout="constrained")
+    bars = panel.barh(order, [values[label] for label in order], color=COLOURS[0])
+    panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
+    panel.set(xlabel=name)
+    panel.grid(axis="y", visible=False)
+    panel.margins(x=0.12)
+    return figure
+
+
+def _speed(section: Section, found: Comparison, per_step: dict[str, float], plt: Any) -> Any:
+    """What a step takes of time against what it takes of work: as good a machine would draw one straight line."""
+    figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    for index, line in enumerate(found.lines):
+        x, y = per_step[line.method], _per_step(section, line.method, "seconds")
+        panel.scatter(x, y, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], s=22)
+        panel.annotate(line.method, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
+    panel.set(xlabel="GMACs a step", ylabel="seconds a step")
+    return figure
+
+
+def _pareto(found: Comparison, plt: Any) -> Any:
+    figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    for index, line in enumerate(found.lines):
+        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+        panel.errorbar(
+            line.cost_to_best, line.score, [[line.score - line.low], [line.high - line.score]], alpha=0.5, **look
+        )
+        panel.annotate(
+            line.method, (line.cost_to_best, line.score), xytext=(4, 2), textcoords="offset points", fontsize=6
+        )
+    panel.set(xlabel=f"{NAMES.get(found.by, found.by)} to the best checkpoint", ylabel=f"test {found.metric}")
+    return figure
+
+
+def _per_step(section: Section, label: str, axis: str) -> float:
+    runs = section.runs[label].values()
+    steps = sum(float(run.rows[-1]["step"]) for run in runs)
+    try:
+        return sum(cost(run.rows[-1], axis) for run in runs) / steps if steps else 0.0
+    except InputError:
+        return 0.0
+
+
+def _measures(run: Run, axis: str) -> bool:
+    try:
+        return bool(len(curve(run, axis, str(run.summary["selects"]))[0])) and axis in AXES
+    except (InputError, KeyError, TypeError):
+        return False

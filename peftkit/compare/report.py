@@ -1,0 +1,184 @@
+"""Comparisons as one page of HTML that needs nothing else: curves, a budget to move, tables, recipes, predictions."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import tomli_w
+
+from peftkit import __version__
+from peftkit.compare.comparison import Comparison, Line, compare
+from peftkit.compare.curves import AXES, cost
+from peftkit.compare.gather import Run, Section, flattened
+from peftkit.compare.tables import notes, rows_of
+from peftkit.errors import InputError
+from peftkit.runs import RunDirectory
+
+EXAMPLES = 5
+CURVES = ("gmacs", "seconds", "samples", "tokens", "joules")
+"""The axes along which a run moves."""
+DIGITS = 6
+
+
+def report(sections: Sequence[Section], *, title: str = "What learns most for the work", **options: Any) -> str:
+    """The page.
+
+    Args:
+        sections: the runs, by task and model.
+        title: what stands above.
+        options: those of ``compare``.
+
+    Raises:
+        InputError: the runs cannot be compared.
+    """
+    found = [compare(section, **options) for section in sections]
+    runs = [run for section in sections for of in section.runs.values() for run in of.values()]
+    environments = {_key(run.environment): run.environment for run in runs}
+    data = {
+        "format": 1,
+        "by": found[0].by,
+        "sections": [_section(section, comparison) for section, comparison in zip(sections, found, strict=True)],
+        "environments": environments,
+    }
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    room = files("peftkit") / "assets" / "report"
+    methods = len({label for section in sections for label in section.runs})
+    tasks = len({section.task for section in sections})
+    return Template((room / "page.html").read_text(encoding="utf-8")).substitute(
+        title=html.escape(title),
+        lead=f"{len(runs)} runs of {methods} methods, {tasks} {'task' if tasks == 1 else 'tasks'}. Scores are on test, "
+        "of the checkpoint that dev selects; costs are of training alone.",
+        tables="\n".join(_table(number, comparison) for number, comparison in enumerate(found)),
+        foot=html.escape(
+            f"peftkit {__version__}; {len(environments)} environments, told below Recipes and environments."
+        ),
+        style=(room / "style.css").read_text(encoding="utf-8"),
+        script=(room / "report.js").read_text(encoding="utf-8"),
+        data=text.replace("<", "\\u003c"),  # nothing in it can end the element that holds it
+    )
+
+
+def _section(section: Section, found: Comparison) -> dict[str, Any]:
+    first = next(run for of in section.runs.values() for run in of.values())
+    axes = [axis for axis in CURVES if all(_measured(run, axis) for of in section.runs.values() for run in of.values())]
+    flats = {label: _flat_recipe(next(iter(of.values()))) for label, of in section.runs.items()}
+    keys = sorted({key for each in flats.values() for key in each})
+    differing = [key for key in keys if len({each.get(key) for each in flats.values()}) > 1]
+    # Options that one method alone has say nothing beside its name.
+    differing = [key for key in differing if not key.startswith("method.") or key == "method.name"]
+    return {
+        "task": section.task,
+        "model": section.model,
+        "metric": found.metric,
+        "selects": str(first.summary["selects"]),
+        "higher": bool(first.summary["higher_is_better"]),
+        "baseline": found.baseline,
+        "axes": axes,
+        "quantities": _quantities(section),
+        "differing": differing,
+        "methods": [_method(line, section.runs[line.method], axes, flats[line.method]) for line in found.lines],
+    }
+
+
+def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe: Mapping[str, str]) -> dict[str, Any]:
+    first = next(iter(of.values()))
+    totals = {axis: _mean(of, axis) for axis in AXES}
+    totals["checkpoint_bytes"] = line.checkpoint_bytes
+    steps = [float(run.rows[-1]["step"]) for run in of.values()]
+    for axis, key in (("gmacs", "gmacs_per_step"), ("seconds", "seconds_per_step")):
+        total = totals[axis]
+        totals[key] = None if total is None or not sum(steps) else total * len(steps) / sum(steps)
+    told = [f"{line.trainable_parameters:,.0f} parameters learn."]
+    if line.trials is not None:
+        told.append(
+            f"Its settings are the best on dev of {line.trials} that were tried with {line.tuning_gmacs:,.4g} GMACs."
+        )
+    if first.imported:
+        told.append(f"Imported from {first.imported}. {first.summary['imported'].get('note', '')}")
+    return {
+        "label": line.method,
+        "score": _short(line.score),
+        "totals": {key: _short(value) for key, value in totals.items()},
+        "runs": [_curves(run, axes) for _, run in sorted(of.items())],
+        "recipe": tomli_w.dumps(first.recipe),
+        "keys": dict(flat_recipe),
+        "environment": _key(first.environment),
+        "note": " ".join(told),
+        "examples": _examples(first),
+    }
+
+
+def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
+    table: dict[str, Any] = {"seed": run.seed, "costs": {a: [_short(cost(row, a)) for row in run.rows] for a in axes}}
+    for split in ("train", "dev", "test"):
+        names = dict.fromkeys(key for row in run.rows for key in row.get(split) or {})
+        table[split] = {name: [_short((row.get(split) or {}).get(name)) for row in run.rows] for name in names}
+    return table
+
+
+def _examples(run: Run) -> list[dict[str, Any]]:
+    with suppress(InputError):
+        rows = RunDirectory(run.path).predictions("test")[:EXAMPLES]
+        keys = ("index", "source", "target", "prediction")
+        return [{key: row.get(key, "") for key in keys} for row in rows]
+    return []
+
+
+def _quantities(section: Section) -> list[str]:
+    """What all runs have of dev and test, along the curve."""
+    sets = [
+        {key for split in ("dev", "test") for key in row.get(split) or {}}
+        for of in section.runs.values()
+        for run in of.values()
+        for row in run.rows
+    ]
+    return sorted(set.intersection(*sets))
+
+
+def _table(number: int, found: Comparison) -> str:
+    heads, *rows = rows_of(found)
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    caption = html.escape(f"{found.task} with {found.model}: {found.metric} on test; cost in {found.by}")
+    told = "".join(f"<li>{html.escape(note)}</li>" for note in notes(found))
+    return (
+        f'<div data-section="{number}"><div class="scroll"><table class="sortable"><caption>{caption}</caption>'
+        f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><ul class="soft">{told}</ul></div>'
+    )
+
+
+def _measured(run: Run, axis: str) -> bool:
+    try:
+        return all(math.isfinite(cost(row, axis)) for row in run.rows)
+    except (InputError, KeyError, TypeError):
+        return False
+
+
+def _mean(of: Mapping[int, Run], axis: str) -> float | None:
+    try:
+        return sum(cost(run.summary, axis) for run in of.values()) / len(of)
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def _flat_recipe(run: Run) -> dict[str, str]:
+    tables = {key: value for key, value in run.recipe.items() if key not in ("run", "track", "metric", "format")}
+    return {key: str(value) for key, value in flattened(tables).items()}
+
+
+def _key(environment: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _short(value: Any) -> float | int | None:
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from peftkit.compare.advice import advise, parse_budget, parse_bytes
+from peftkit.compare.gather import find_runs, sections
+from peftkit.errors import InputError
+from tests.compare.conftest import Plant
+
+
+def advised(path: Any, axis: str = "gmacs", budget: float = 3.0, **options: Any) -> Any:
+    [section] = sections(find_runs([path])[0], ["data"])
+    return advise(section, axis, budget, **options)
+
+
+def test_a_method_that_is_far_better_is_recommended_and_settled(plant: Plant) -> None:
+    for seed in (1, 2, 3):
+        plant("full", seed, [0.1, 0.3, 0.4, 0.5 + seed / 200], examples=2000)
+        path = plant("lora", seed, [0.1, 0.6, 0.7, 0.8 + seed / 200], examples=2000)
+    found = advised(path.parent)
+    first, second = found.candidates
+    assert (first.method, second.method) == ("lora", "full")
+    assert first.best > 0.99
+    assert found.settled
+    assert (found.more_seeds, found.more_examples) == (None, None)
+    assert found.difference == pytest.approx(0.3)
+    assert found.low < 0.3 < found.high
+    assert first.score == pytest.approx(0.81)
+
+
+def test_the_budget_decides(plant: Plant) -> None:
+    for seed in (1, 2):
+        plant("slow", seed, [0.1, 0.2, 0.3, 0.9])
+        path = plant("quick", seed, [0.1, 0.5, 0.55, 0.6])
+    assert advised(path.parent, budget=2.0).candidates[0].method == "quick"
+    assert advised(path.parent, budget=3.0).candidates[0].method == "slow"
+    quick = advised(path.parent, budget=2.0).candidates[0]
+    assert (quick.score, quick.cost) == (0.55, 2.0)
+
+
+def test_what_does_not_fit_is_left_out_with_the_reason(plant: Plant) -> None:
+    for seed in (1, 2):
+        plant("heavy", seed, [0.1, 0.9, 0.9, 0.9], cost=4.0)
+        plant("light", seed, [0.1, 0.5, 0.6, 0.7])
+        path = plant("short", seed, [0.1, 0.5, 0.55, 0.56])
+    found = advised(path.parent, memory=2 * 2**30)
+    assert [c.method for c in found.candidates] == ["light", "short"]
+    assert dict(found.left_out) == {"heavy": "its training took 4.00 GiB"}
+    assert dict(advised(path.parent, budget=12.0).left_out) == {
+        "light": "it was trained for 3 gmacs only",
+        "short": "it was trained for 3 gmacs only",
+    }
+
+
+def test_thin_evidence_is_refused_with_reasons(plant: Plant) -> None:
+    path = plant("lora", 1, [0.1, 0.5])
+    found = advised(path.parent, budget=1.0)
+    assert found.candidates == ()
+    assert "one method only" in found.too_thin[0]
+    plant("full", 1, [0.1, 0.6])
+    assert any("one seed tells nothing" in reason for reason in advised(path.parent, budget=1.0).too_thin)
+    assert not advised(path.parent, budget=1.0).candidates
+
+
+def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant: Plant) -> None:
+    for seed, noise in ((1, 0.03), (2, -0.03), (3, 0.0)):
+        plant("full", seed, [0.1, 0.50 + noise], examples=4000)
+        path = plant("lora", seed, [0.1, 0.53 - noise], examples=4000)
+    found = advised(path.parent, budget=1.0)
+    assert not found.settled
+    assert found.more_seeds is not None
+    assert 4 <= found.more_seeds <= 60
+
+
+def test_equal_methods_are_seldom_told_apart(plant: Plant) -> None:
+    """Seeds and examples are drawn; of 40 pairs of equal methods about two are told apart."""
+    from peftkit.compare import advice
+
+    rng = random.Random(5)
+    wrong = 0
+    for number in range(40):
+        for method in (f"a{number}", f"b{number}"):
+            for seed in (1, 2, 3):
+                share = 0.6 + rng.gauss(0, 0.02)
+                right = [rng.random() < share for _ in range(300)]
+                last = plant(method, seed, [0.1, sum(right) / 300], examples=300, right=right)
+    runs = find_runs([last.parent])[0]
+    for number in range(40):
+        pair = [run for run in runs if run.summary["method"] in (f"a{number}", f"b{number}")]
+        [section] = sections(pair, ["data"])
+        wrong += advice.advise(section, "gmacs", 1.0).settled
+    assert wrong <= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "axis", "amount"),
+    [
+        ("5e5gmacs", "gmacs", 5e5),
+        ("2 h", "seconds", 7200.0),
+        ("1.5TMACs", "gmacs", 1500.0),
+        ("3e4samples", "samples", 3e4),
+    ],
+)
+def test_budgets(text: str, axis: str, amount: float) -> None:
+    assert parse_budget(text) == (axis, amount)
+
+
+@pytest.mark.parametrize("text", ["", "5", "gmacs", "-3gmacs", "0s", "5 gmac", "1e999s", "nanh", "1..2s"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="must be a number above zero with a unit"):
+        parse_budget(text)
+
+
+def test_bytes() -> None:
+    assert parse_bytes("8GiB") == 8 * 2**30
+    assert parse_bytes("500MB") == 5e8
+    with pytest.raises(InputError, match="did you mean 'gib'"):
+        parse_bytes("8gig")
