@@ -118,6 +118,10 @@ def parser() -> argparse.ArgumentParser:
     reporting.add_argument(
         "--form", choices=["svg", "png", "pdf"], action="append", help="of the figures; may be given often (svg)"
     )
+    importing = verb("import", _import, "Make run directories of other systems' results, to compare and draw them.")
+    importing.add_argument("system", choices=["peft-by-time", "peft-method-comparison"], help="whose results they are")
+    importing.add_argument("files", metavar="FILE", nargs="+", help="result files")
+    importing.add_argument("-o", "--output", default="runs/imported", help="where the folders are made (runs/imported)")
     sweep = verb("sweep", _sweep, "Run a grid of recipes, tuned alike, each once; go on where it was broken off.")
     sweep.add_argument(
         "what",
@@ -319,6 +323,12 @@ def _report(options: argparse.Namespace) -> int:
         figures=options.figures,
         forms=options.form,
     )
+
+
+def _import(options: argparse.Namespace) -> int:
+    from peftkit.cli.importing import import_results
+
+    return import_results(options.system, options.files, options.output)
 
 
 def _sweep(options: argparse.Namespace) -> int:

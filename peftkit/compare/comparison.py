@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.compare.curves import area, at, common_span, cost, curve, pareto, reached_at, score
+from peftkit.compare.curves import area, at, common_span, cost, curve, pareto, peak_memory, reached_at, score
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.statistics import Array, Verdict, judge
 from peftkit.errors import InputError, did_you_mean, listed
@@ -25,12 +25,13 @@ class Line:
     method: str
     seeds: tuple[int, ...]
     score: float
-    low: float
-    high: float
+    low: float | None
+    """None where nothing is known of how it varies: one seed, and no single examples."""
+    high: float | None
     letter: str
     """Methods with a letter in common cannot be told apart."""
-    best: float
-    """The probability that it is the best."""
+    best: float | None
+    """The probability that it is the best; None where that cannot be known."""
     cost: float
     """Of the whole run."""
     relative_cost: float | None
@@ -43,9 +44,9 @@ class Line:
     """Seeds that never did."""
     area: float | None
     """The mean score along the logarithm of the cost, over the span that all runs have; None where there is none."""
-    trainable_parameters: float
-    checkpoint_bytes: float
-    peak_memory: float
+    trainable_parameters: float | None
+    checkpoint_bytes: float | None
+    peak_memory: float | None
     pareto: bool
     """Whether no other method scores as much for as little."""
     trials: int | None
@@ -75,11 +76,13 @@ class Comparison:
     """The standard deviation of the score of runs of the very same recipe; None where none was run twice."""
     repeated: int = 0
     """Recipes that were."""
+    imported: tuple[str, ...] = ()
+    """What has to be said of results of other systems."""
 
     @property
     def detectable(self) -> float | None:
         """The difference between two methods that would have been found four times in five: the mean over pairs."""
-        found = [difference.detectable for difference in self.verdict.differences]
+        found = [each.detectable for each in self.verdict.differences if each.detectable is not None]
         return _mean(found) if found else None
 
 
@@ -140,9 +143,9 @@ def compare(
                 cost_to_share={share: None if None in costs else _mean(costs) for share, costs in reached.items()},
                 never={share: costs.count(None) for share, costs in reached.items()},
                 area=_mean(area(*c, low, high) for c in curves[label].values()) if moves and high > low else None,
-                trainable_parameters=_mean(float(c["trainable_parameters"]) for c in last),
-                checkpoint_bytes=_mean(float(c["checkpoint_bytes"]) for c in last),
-                peak_memory=_mean(cost(run.summary, "peak_memory") for run in of.values()),
+                trainable_parameters=_known(c.get("trainable_parameters") for c in last),
+                checkpoint_bytes=_known(c.get("checkpoint_bytes") for c in last),
+                peak_memory=_known(peak_memory(c) for c in last),
                 pareto=front[label],
                 trials=None if tuning is None else int(tuning["trials"]),
                 tuning_gmacs=None if tuning is None else float(tuning["gmacs"]),
@@ -162,6 +165,9 @@ def compare(
         pooled=section.pooled,
         noise=_noise(section, metric),
         repeated=len(section.repeats),
+        imported=tuple(
+            dict.fromkeys(f"{run.imported}: {run.summary['imported']['note']}" for run in everyone if run.imported)
+        ),
     )
 
 
@@ -186,7 +192,7 @@ def _baseline(section: Section, name: str) -> str | None:
 
 def _scores(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]], int]:
     """What each run scores on each test example, or on all of them where that is all there is."""
-    if metric not in TEXTS:
+    if metric not in TEXTS or any(run.imported for of in section.runs.values() for run in of.values()):
         return {
             label: {seed: np.array([score(run, metric)]) for seed, run in of.items()}
             for label, of in section.runs.items()
@@ -226,6 +232,12 @@ def _winners(
         best = max(means, key=means.__getitem__)
         told.append((float(budget), best, means[best]))
     return tuple(told)
+
+
+def _known(values: Any) -> float | None:
+    """The mean, where all are known: imported results may lack some."""
+    found = [*values]
+    return None if None in found else _mean(found)
 
 
 def _mean(values: Any) -> float:

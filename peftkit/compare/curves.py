@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,16 +33,22 @@ def cost(row: Any, by: str) -> float:
         InputError: the run has not measured it.
     """
     costs = row["cost"]
+    found: Any
     if by == "tokens":
-        return float(row["tokens"]["input"] + row["tokens"]["target"])
-    if by == "samples":
-        return float(row["samples"])
-    if by == "peak_memory":
-        return float(costs.get("peak_device_bytes") or costs["peak_host_bytes"])
-    key = AXES[by]
-    if key not in costs:
-        raise InputError(f"the runs have not measured {by!r}; they have {listed(sorted(costs))}")
-    return float(costs[key])
+        found = sum(row["tokens"].values()) if "tokens" in row else None
+    elif by == "peak_memory":
+        found = peak_memory(costs)
+    else:
+        found = row["samples"] if by == "samples" else costs.get(AXES[by])
+    if found is None:
+        raise InputError(f"not all runs have measured {by!r}; there are {listed(sorted(costs))}")
+    return float(found)
+
+
+def peak_memory(costs: Mapping[str, Any]) -> float | None:
+    """Bytes, of the device where there is one; None where that was not measured."""
+    found = costs.get("peak_device_bytes") or costs.get("peak_host_bytes")
+    return None if found is None else float(found)
 
 
 def score(run: Run, metric: str) -> float:
@@ -64,10 +70,15 @@ def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
     sign = 1.0 if run.summary["higher_is_better"] else -1.0
     best, reached, costs, scores = -math.inf, -math.inf, [], []
     for row in run.rows:
+        if metric not in (row.get("test") or {}):
+            continue  # imported results may have test at the end alone
         dev = sign * float(row["dev"][run.summary["selects"]])
         if dev > best:
             best, reached = dev, float(row["test"][metric])
-        costs.append(cost(row, by))
+        try:
+            costs.append(cost(row, by))
+        except InputError as error:
+            raise InputError(f"{run.path}: {error}; compare by one of these, or leave the run out") from error
         scores.append(reached)
     return np.array(costs), np.array(scores)
 

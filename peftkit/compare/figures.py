@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.compare.comparison import Comparison, compare
+from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import AXES, cost, curve
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.tables import written
@@ -82,12 +82,15 @@ def _figures(section: Section, found: Comparison, plt: Any) -> Iterator[tuple[st
             yield f"curves-{axis}", _curves(section, found, chosen, axis, plt)
     per_step = {line.method: _per_step(section, line.method, "gmacs") for line in found.lines}
     base = per_step.get(found.baseline or "")
-    yield "gmacs-per-step", _bars(per_step, "GMACs a step", plt)
-    if base:
+    if all(per_step.values()):  # imported results may lack them
+        yield "gmacs-per-step", _bars(per_step, "GMACs a step", plt)
+        yield "speed", _speed(section, found, per_step, plt)
+    if base and all(per_step.values()):
         relative = {label: value / base for label, value in per_step.items()}
         yield "gmacs-per-step-relative", _bars(relative, f"GMACs a step, {found.baseline} = 1", plt)
-    yield "speed", _speed(section, found, per_step, plt)
-    yield "memory", _bars({line.method: line.peak_memory / 2**30 for line in found.lines}, "peak memory (GiB)", plt)
+    memory = {line.method: line.peak_memory / 2**30 for line in found.lines if line.peak_memory is not None}
+    if memory:
+        yield "memory", _bars(memory, "peak memory (GiB)", plt)
     yield "pareto", _pareto(found, plt)
 
 
@@ -149,14 +152,18 @@ def _pareto(found: Comparison, plt: Any) -> Any:
     figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
     for index, line in enumerate(found.lines):
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        panel.errorbar(
-            line.cost_to_best, line.score, [[line.score - line.low], [line.high - line.score]], alpha=0.5, **look
-        )
+        panel.errorbar(line.cost_to_best, line.score, _arms(line), alpha=0.5, **look)
         panel.annotate(
             line.method, (line.cost_to_best, line.score), xytext=(4, 2), textcoords="offset points", fontsize=6
         )
     panel.set(xlabel=f"{NAMES.get(found.by, found.by)} to the best checkpoint", ylabel=f"test {found.metric}")
     return figure
+
+
+def _arms(line: Line) -> Any:
+    if line.low is None or line.high is None:
+        return None
+    return [[max(0.0, line.score - line.low)], [max(0.0, line.high - line.score)]]
 
 
 def _per_step(section: Section, label: str, axis: str) -> float:

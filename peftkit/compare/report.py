@@ -96,7 +96,7 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
     for axis, key in (("gmacs", "gmacs_per_step"), ("seconds", "seconds_per_step")):
         total = totals[axis]
         totals[key] = None if total is None or not sum(steps) else total * len(steps) / sum(steps)
-    told = [f"{line.trainable_parameters:,.0f} parameters learn."]
+    told = [] if line.trainable_parameters is None else [f"{line.trainable_parameters:,.0f} parameters learn."]
     if line.trials is not None:
         told.append(
             f"Its settings are the best on dev of {line.trials} that were tried with {line.tuning_gmacs:,.4g} GMACs."

@@ -24,8 +24,9 @@ class Estimate:
     """A mean score with its interval."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    """None where nothing is known of how it varies: one seed, and no single examples."""
+    high: float | None
     seeds: int
 
 
@@ -36,13 +37,13 @@ class Difference:
     first: str
     second: str
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     """Of no difference, two-sided."""
     p_adjusted: float
     """After Holm (1979), for all pairs."""
-    detectable: float
+    detectable: float | None
     """The difference that would have been found four times in five."""
 
 
@@ -54,8 +55,8 @@ class Verdict:
     differences: tuple[Difference, ...]
     letters: Mapping[str, str]
     """Methods with a letter in common cannot be told apart."""
-    best: Mapping[str, float]
-    """The probability of each that it is the best."""
+    best: Mapping[str, float | None]
+    """The probability of each that it is the best; None where nothing is known of how one of them varies."""
 
 
 def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed: int = 0) -> Verdict:
@@ -83,7 +84,11 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
     for column, name in enumerate(names):
         own = np.array([values.mean() for values in scores[name].values()])
         spread = drawn[:, column] + of_seeds(own, draws, rng)
-        if len(own) == 1 and set(np.unique(means[column])) <= {0.0, 1.0}:
+        low: float | None
+        high: float | None
+        if _unknown(scores[name]):
+            low, high = None, None
+        elif len(own) == 1 and set(np.unique(means[column])) <= {0.0, 1.0}:
             low, high = wilson(int(means[column].sum()), means.shape[1])
         else:
             low, high = _interval(spread)
@@ -94,12 +99,13 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
     varied = drawn + np.stack(
         [of_seeds(np.array([v.mean() for v in scores[name].values()]), draws, rng) for name in names], axis=1
     )
+    blind = any(map(_unknown, scores.values()))
     winners = np.bincount(varied.argmax(1), minlength=len(names)) / draws
     return Verdict(
         estimates,
         told,
         letters([estimates[n].mean for n in names], names, {(d.first, d.second) for d in told if d.p_adjusted < 0.05}),
-        dict(zip(names, winners.tolist(), strict=True)),
+        dict.fromkeys(names) if blind else dict(zip(names, winners.tolist(), strict=True)),
     )
 
 
@@ -155,6 +161,8 @@ def _difference(
     else:
         seeds = of_seeds(np.array([*own.values()]), len(drawn), rng)
         seeds = seeds - of_seeds(np.array([*others.values()]), len(drawn), rng)
+    if _unknown(first) or _unknown(second):
+        return Difference(names[pair[0]], names[pair[1]], mean, None, None, 1.0, 1.0, None)
     spread = examples + seeds
     low, high = _interval(spread)
     beyond = min((spread <= 0).sum(), (spread >= 0).sum())
@@ -162,6 +170,11 @@ def _difference(
     deviation = (high - low) / (2 * stats.norm.ppf((1 + LEVEL) / 2))
     detectable = float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(0.8)) * deviation)
     return Difference(names[pair[0]], names[pair[1]], mean, low, high, float(p), 1.0, detectable)
+
+
+def _unknown(of: Mapping[int, Array]) -> bool:
+    """Whether a method has a single number."""
+    return len(of) == 1 and all(len(values) == 1 for values in of.values())
 
 
 def _resampled(scores: Array, draws: int, rng: np.random.Generator) -> Iterator[Array]:

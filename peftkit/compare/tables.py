@@ -34,8 +34,10 @@ def _page(found: Comparison, write: Callable[[Sequence[Row]], str]) -> str:
 
 def notes(found: Comparison) -> list[str]:
     """What has to be said of a comparison beside its table."""
-    told = []
-    if found.examples:
+    told = [f"imported: {note}" for note in found.imported]
+    if found.imported:
+        told.append("intervals: seeds alone, since predictions of single examples were not imported")
+    elif found.examples:
         told.append(f"intervals: {found.examples:,} test examples drawn anew, and seeds where there are several")
     else:
         told.append(f"intervals: seeds alone, since {found.metric} is not the mean of what single examples score")
@@ -61,9 +63,9 @@ def rows_of(found: Comparison) -> list[Row]:
         "method": lambda line: line.method + (" *" if line.pareto else ""),
         "seeds": lambda line: str(len(line.seeds)),
         "score": lambda line: f"{line.score:.4f}",
-        "95 % interval": lambda line: f"{line.low:.4f} – {line.high:.4f}",
+        "95 % interval": lambda line: "unknown" if line.low is None else f"{line.low:.4f} – {line.high:.4f}",
         "group": lambda line: line.letter,
-        "best": lambda line: f"{line.best:.0%}",
+        "best": lambda line: "unknown" if line.best is None else f"{line.best:.0%}",
         "cost": lambda line: (
             f"{line.cost:,.4g}" + ("" if line.relative_cost is None else f" ({line.relative_cost:.2f})")
         ),
@@ -74,9 +76,9 @@ def rows_of(found: Comparison) -> list[Row]:
     columns |= {
         "area": lambda line: "" if line.area is None else f"{line.area:.4f}",
         "tuned": lambda line: "" if line.trials is None else f"{line.trials} trials, {line.tuning_gmacs:,.4g} GMACs",
-        "parameters": lambda line: f"{line.trainable_parameters:,.0f}",
-        "checkpoint": lambda line: _mebibytes(line.checkpoint_bytes),
-        "memory": lambda line: f"{line.peak_memory / 2**30:.2f} GiB",
+        "parameters": lambda line: _told(line.trainable_parameters, 1, ",.0f", ""),
+        "checkpoint": lambda line: _told(line.checkpoint_bytes, 2**20, ",.2f", " MiB"),
+        "memory": lambda line: _told(line.peak_memory, 2**30, ".2f", " GiB"),
     }
     cells = {head: [tell(line) for line in found.lines] for head, tell in columns.items()}
     kept = {head: told for head, told in cells.items() if any(told)}
@@ -91,8 +93,8 @@ def _reached(line: Line, share: float) -> str:
     return "never" if line.never[share] == seeds else f"never ({line.never[share]} of {seeds} seeds)"
 
 
-def _mebibytes(number: float) -> str:
-    return f"{number / 2**20:.2f} MiB"
+def _told(number: float | None, unit: int, form: str, name: str) -> str:
+    return "" if number is None else f"{number / unit:{form}}{name}"
 
 
 def _table(rows: Sequence[Row]) -> str:

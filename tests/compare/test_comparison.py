@@ -86,7 +86,7 @@ def test_an_axis_that_does_not_grow_has_no_area_and_no_winners(plant: Plant) -> 
 
 def test_a_cost_or_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.5])
-    with pytest.raises(InputError, match="have not measured 'joules'"):
+    with pytest.raises(InputError, match="have measured 'joules'"):
         compared([path], by="joules")
     with pytest.raises(InputError, match="did you mean 'accuracy'"):
         compared([path], metric="acuracy")
