@@ -14,6 +14,7 @@ from peftkit import __version__
 from peftkit.errors import InputError, PeftkitError, did_you_mean
 
 POOLED = ("hardware", "versions", "precision", "data", "evaluation", "tuning")
+AXES = ("gmacs", "seconds", "samples", "tokens", "joules")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -118,6 +119,11 @@ def parser() -> argparse.ArgumentParser:
     reporting.add_argument(
         "--form", choices=["svg", "png", "pdf"], action="append", help="of the figures; may be given often (svg)"
     )
+    watching = verb("watch", _watch, "Draw a run's curve in the terminal as it grows.")
+    watching.add_argument("run", metavar="RUN", help="a run directory")
+    watching.add_argument("--by", choices=AXES, default="gmacs", help="the cost (gmacs)")
+    watching.add_argument("--metric", help="what is drawn (accuracy, or the first there is)")
+    watching.add_argument("--once", action="store_true", help="draw it as it is, and end")
     importing = verb("import", _import, "Make run directories of other systems' results, to compare and draw them.")
     importing.add_argument("system", choices=["peft-by-time", "peft-method-comparison"], help="whose results they are")
     importing.add_argument("files", metavar="FILE", nargs="+", help="result files")
@@ -191,8 +197,9 @@ def _takes_overrides(added: argparse.ArgumentParser, form: str, text: str) -> No
 
 def _takes_runs(added: argparse.ArgumentParser) -> None:
     added.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
-    axes = ["gmacs", "seconds", "samples", "tokens", "joules", "peak_memory", "trainable_parameters"]
-    added.add_argument("--by", choices=axes, default="gmacs", help="the cost (gmacs)")
+    added.add_argument(
+        "--by", choices=[*AXES, "peak_memory", "trainable_parameters"], default="gmacs", help="the cost (gmacs)"
+    )
     added.add_argument("--metric", help="what counts on test (what selects on dev)")
     added.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
     added.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
@@ -323,6 +330,12 @@ def _report(options: argparse.Namespace) -> int:
         figures=options.figures,
         forms=options.form,
     )
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from peftkit.cli.watching import watch_run
+
+    return watch_run(options.run, by=options.by, metric=options.metric, once=options.once)
 
 
 def _import(options: argparse.Namespace) -> int:

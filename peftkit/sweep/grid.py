@@ -14,6 +14,7 @@ from typing import Any
 from peftkit.errors import InputError, Problem, RecipeError, did_you_mean, listed
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe import Recipe, load_recipe, without_none
+from peftkit.recipe.source import OVERRIDE, read
 from peftkit.sweep.tables import SweepTable
 
 KINDS: Mapping[str, Kind] = {"method": "method", "task": "task"}
@@ -80,6 +81,7 @@ def expand(
     Raises:
         InputError: an axis is none, a combination is refused and ``skip_refused`` is off, or nothing is left.
     """
+    read(path.parent / table.recipe)  # what is wrong with the file itself is wrong once, and not at every point
     axes = dict(_axes(table.axes, (), registry))
     for axis, chosen in _chosen(only, axes).items():
         axes[axis] = [value for value in axes[axis] if value[0] in chosen]
@@ -98,7 +100,7 @@ def expand(
             except RecipeError as error:
                 refused.append(Refused(label, "; ".join(f"{p.key}: {p.text}" for p in error.problems)))
                 problems += [
-                    Problem(p.file if p.line else str(path), p.line, f"{label}: {p.key}", p.text)
+                    Problem(str(path) if p.file == OVERRIDE else p.file, p.line, f"{label}: {p.key}", p.text)
                     for p in error.problems
                 ]
                 break

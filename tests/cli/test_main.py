@@ -89,7 +89,10 @@ def test_a_run_that_fails_leaves_with_its_code_on_every_rank_and_one_of_them_say
     assert peftkit("x.toml") == (code, "", "" if rank == "1" else words)
 
 
-VERBS = "run, check, cost, profile, compare, list, show, predict, merge, export, push, new, schema, task"
+VERBS = (
+    "run, check, cost, profile, compare, advise, report, watch, import, sweep, list, show, predict, merge, export, push, "
+    "new, schema, task"
+)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,10 @@ def test_help_tells_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"\n    {verb} " in out for verb in ("run", "check", "list", "show", "schema"))
+    assert all(
+        f"\n    {verb} " in out
+        for verb in ("run", "check", "compare", "advise", "report", "sweep", "list", "show", "schema")
+    )
     assert "RECIPE" in out
 
 

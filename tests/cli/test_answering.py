@@ -1,0 +1,141 @@
+"""The verbs that read run directories: compare, advise, report, import, watch; and what a sweep says of its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Peftkit
+from tests.compare.conftest import Plant, plant
+
+__all__ = ["plant"]  # the fixture
+
+
+@pytest.fixture
+def runs(plant: Plant) -> Path:
+    for seed in (1, 2, 3):
+        plant("full", seed, [0.2, 0.3, 0.5], cost=2.0, examples=500)
+        path = plant("lora", seed, [0.2, 0.6, 0.8 + seed / 100], examples=500)
+    return path.parent
+
+
+def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
+    code, out, err = peftkit("compare", str(runs), "--share", "0.5", "--share", "0.9", "--budget", "1.5")
+    assert (code, err) == (0, "")
+    assert "to 0.5 of full" in out
+    assert "to 0.9 of full" in out
+    assert "within 1.5 gmacs: lora (0.6000)" in out
+    file = tmp_path / "table.parquet"
+    assert peftkit("compare", str(runs), "--format", "parquet", "-o", str(file))[:2] == (0, "")
+    assert file.read_bytes()[:4] == b"PAR1"
+    code, _, err = peftkit("compare", str(runs), "--format", "parquet")
+    assert code == 2
+    assert "name a file with --output" in err
+    code, _, err = peftkit("compare", str(runs), "-o", str(tmp_path / "none" / "x"))
+    assert code == 1
+    assert "cannot be written" in err
+    for words, told in ((("--share", "1.5"), "at most 1"), (("--budget", "x"), "must be a number above 0")):
+        code, _, err = peftkit("compare", str(runs), *words)
+        assert code == 2
+        assert told in err
+
+
+def test_advise(peftkit: Peftkit, runs: Path) -> None:
+    code, out, _ = peftkit("advise", str(runs), "--budget", "2gmacs")
+    assert code == 0
+    assert "use lora: accuracy 0.8200" in out
+    assert "runner-up: full" in out
+    assert "beyond chance" in out
+    code, out, _ = peftkit("advise", str(runs), "--budget", "2gmacs", "--memory", "1.5GiB", "--json")
+    assert code == 1
+    [found] = json.loads(out)["advice"]
+    assert found["candidates"] == []
+    assert found["left_out"] == [["full", "its training took 2.00 GiB"]]
+    assert peftkit("advise", str(runs), "--budget", "2gmac")[0] == 2
+
+
+def test_report_writes_a_page_and_figures(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "out" / "page.html"
+    code, out, _ = peftkit("report", str(runs), "-o", str(page), "--title", "Mine")
+    assert (code, out) == (0, f"{page}\n")
+    assert "<title>Mine</title>" in page.read_text()
+    code, out, _ = peftkit("report", str(runs), "--figures", str(tmp_path / "figures"))
+    assert code == 0
+    written = {Path(line).name for line in out.splitlines()}
+    assert {"t-m-curves-gmacs.svg", "t-m-pareto.svg", "t-m.tex"} <= written
+    assert not any(name.endswith(".html") for name in written)
+
+
+def test_watch_draws_the_curve_once_where_nobody_looks(peftkit: Peftkit, runs: Path) -> None:
+    run = str(next(runs.glob("lora-1-*")))
+    code, out, _ = peftkit("watch", run)
+    assert code == 0
+    assert "lora on t with m: done" in out
+    assert "step 2: dev 0.8100, test 0.8100" in out
+    assert any(0x2800 < ord(character) < 0x2900 for character in out)
+    assert out.rstrip().splitlines()[-2].split() == ["0", "gmacs", "2"]
+    code, _, err = peftkit("watch", run, "--metric", "f2")
+    assert code == 2
+    assert "has no metric 'f2'" in err
+    assert peftkit("watch", str(runs))[0] == 2
+
+
+def test_watch_waits_for_the_first_evaluation(peftkit: Peftkit, runs: Path) -> None:
+    run = next(runs.glob("lora-1-*"))
+    (run / "evaluations.jsonl").unlink()
+    (run / "summary.json").unlink()
+    code, out, _ = peftkit("watch", str(run), "--once")
+    assert code == 0
+    assert "running" in out
+    assert "nothing is evaluated yet" in out
+
+
+def test_watch_follows_a_run_to_its_end(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from rich.console import Console
+
+    from peftkit.cli import watching
+
+    run = next(runs.glob("lora-1-*"))
+    summary = (run / "summary.json").read_text()
+    (run / "summary.json").unlink()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            (run / "summary.json").write_text(summary)
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    monkeypatch.setattr(watching, "Console", lambda: Console(force_terminal=True, width=80))
+    assert watching.watch_run(str(run), by="gmacs", metric=None, once=False) == 0
+    assert len(waited) == 3
+    assert ": done" in capsys.readouterr().out
+
+
+def test_import_prints_the_folders(peftkit: Peftkit, tmp_path: Path) -> None:
+    rows = [
+        {f"{split}_MulticlassAccuracy": 0.5 for split in ("dev", "test")}
+        | {"dev_loss": 1.0, "test_loss": 1.0, "steps_done": 8, "epochs_done": 0, "time_in_train": 1.0, "GMACs": 2.0}
+    ]
+    file = tmp_path / "FT_ag_news.json"
+    file.write_text(json.dumps(rows))
+    code, out, _ = peftkit("import", "peft-by-time", str(file), "-o", str(tmp_path / "runs"))
+    assert code == 0
+    assert (Path(out.strip()) / "summary.json").is_file()
+    code, _, err = peftkit("import", "peft-by-time", str(tmp_path / "x.json"))
+    assert code == 2
+    assert "cannot be read" in err
+
+
+def test_a_sweep_that_is_wrong_is_told_with_code_2(peftkit: Peftkit, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text('name = "x"\nrecipe = "none.toml"\n[axes]\nseed = [1]\n')
+    code, _, err = peftkit("sweep", str(file))
+    assert code == 2
+    assert "none.toml: there is no such file" in err
+    code, _, err = peftkit("sweep", "plann", str(file))
+    assert code == 2
+    assert peftkit("sweep", "status", str(tmp_path / "no.toml"))[0] == 2
