@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
 from pydantic_core import to_jsonable_python
 
-from peftkit.components import Metric, Task
+from peftkit.components import Between, Method, Metric, Task
 from peftkit.errors import InputError, did_you_mean
 from peftkit.plugins import BASES, Entry, Registry, load_registry
 
@@ -157,10 +157,19 @@ def _page(entry: Entry) -> str:
         default = "not set" if option["default"] is None else f"default {_as_text(option['default'])}"
         lines.append(f"  {keys}: {option['type']}; {'required' if option['required'] else default}")
         lines += textwrap.wrap(option["text"], 100, initial_indent="      ", subsequent_indent="      ")
+    if issubclass(entry.component, Method):
+        lines += ["", "Tuned over:" if entry.component.search else "Tuned over: nothing declared"]
+        lines += [f"  {key}: {_drawn_from(of)}" for key, of in entry.component.search.items()]
     lines += ["", "Refuses:" if described["refuses"] else "Refuses: nothing declared"]
     for text in described["refuses"]:
         lines += textwrap.wrap(text, 100, initial_indent="  - ", subsequent_indent="    ")
     return "\n".join(lines)
+
+
+def _drawn_from(of: Between | Sequence[object]) -> str:
+    if isinstance(of, Between):
+        return f"{of.low:g} to {of.high:g}{', on a log scale' if of.log else ''}"
+    return ", ".join(map(str, of))
 
 
 def _as_text(default: object) -> str:

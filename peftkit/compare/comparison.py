@@ -111,10 +111,15 @@ def compare(
     everyone = [run for of in section.runs.values() for run in of.values()]
     selects = str(everyone[0].summary["selects"])
     metric = metric or selects
-    scores = {label: _mean(score(run, metric) for run in of.values()) for label, of in section.runs.items()}
-    curves = {label: {seed: curve(run, by, metric) for seed, run in of.items()} for label, of in section.runs.items()}
+    # All below is of values of which higher ones are better; what is told has its own sign again.
+    sign = 1.0 if metric != selects or everyone[0].summary["higher_is_better"] else -1.0
+    scores = {label: sign * _mean(score(run, metric) for run in of.values()) for label, of in section.runs.items()}
+    curves = {
+        label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
+        for label, of in section.runs.items()
+    }
     scored, examples = _scores(section, metric)
-    verdict = judge(scored)
+    verdict = judge({label: {seed: sign * each for seed, each in of.items()} for label, of in scored.items()})
     base = _baseline(section, baseline)
     best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
     low, high = common_span([c for of in curves.values() for c in of.values()])
@@ -124,7 +129,8 @@ def compare(
     lines = []
     for label, of in section.runs.items():
         own = [*curves[label].values()]
-        reached = {share: [reached_at(*c, share * best) for c in own] for share in shares} if best is not None else {}
+        levels = {share: best * share if best > 0 else best / share for share in shares} if best is not None else {}
+        reached = {share: [reached_at(*c, level) for c in own] for share, level in levels.items()}
         tuning = next((run.tuning for run in of.values() if run.tuning), None)
         last = [run.summary["cost"] for run in of.values()]
         estimate = verdict.estimates[label]
@@ -132,9 +138,9 @@ def compare(
             Line(
                 method=label,
                 seeds=tuple(sorted(of)),
-                score=scores[label],
-                low=estimate.low,
-                high=estimate.high,
+                score=sign * scores[label],
+                low=estimate.low if sign > 0 or estimate.high is None else -estimate.high,
+                high=estimate.high if sign > 0 or estimate.low is None else -estimate.low,
                 letter=verdict.letters[label],
                 best=verdict.best[label],
                 cost=totals[label],
@@ -142,7 +148,7 @@ def compare(
                 cost_to_best=_mean(_cost_to_best(run, by) for run in of.values()),
                 cost_to_share={share: None if None in costs else _mean(costs) for share, costs in reached.items()},
                 never={share: costs.count(None) for share, costs in reached.items()},
-                area=_mean(area(*c, low, high) for c in curves[label].values()) if moves and high > low else None,
+                area=sign * _mean(area(*c, low, high) for c in own) if moves and high > low else None,
                 trainable_parameters=_known(c.get("trainable_parameters") for c in last),
                 checkpoint_bytes=_known(c.get("checkpoint_bytes") for c in last),
                 peak_memory=_known(peak_memory(c) for c in last),
@@ -158,10 +164,10 @@ def compare(
         by=by,
         baseline=base,
         shares=tuple(shares) if base else (),
-        lines=tuple(sorted(lines, key=lambda line: -line.score)),
+        lines=tuple(sorted(lines, key=lambda line: -sign * line.score)),
         verdict=verdict,
         examples=examples,
-        winners=_winners(curves, low, high, budgets) if moves and (high > low or budgets) else (),
+        winners=_winners(curves, low, high, budgets, sign) if moves and (high > low or budgets) else (),
         pooled=section.pooled,
         noise=_noise(section, metric),
         repeated=len(section.repeats),
@@ -224,14 +230,24 @@ def _predictions(run: Run, text: str) -> list[dict[str, Any]]:
 
 
 def _winners(
-    curves: Mapping[str, Mapping[int, tuple[Array, Array]]], low: float, high: float, budgets: Sequence[float] | None
+    curves: Mapping[str, Mapping[int, tuple[Array, Array]]],
+    low: float,
+    high: float,
+    budgets: Sequence[float] | None,
+    sign: float,
 ) -> tuple[tuple[float, str, float], ...]:
     told = []
     for budget in np.geomspace(low, high, BUDGETS) if budgets is None else budgets:
-        means = {label: _mean(at(*c, float(budget)) or 0.0 for c in of.values()) for label, of in curves.items()}
-        best = max(means, key=means.__getitem__)
-        told.append((float(budget), best, means[best]))
+        reached = {label: [at(*c, float(budget)) for c in of.values()] for label, of in curves.items()}
+        means = {label: _mean(values) for label, values in reached.items() if None not in values}
+        if means:
+            best = max(means, key=means.__getitem__)
+            told.append((float(budget), best, sign * means[best]))
     return tuple(told)
+
+
+def _signed(points: tuple[Array, Array], sign: float) -> tuple[Array, Array]:
+    return points[0], sign * points[1]
 
 
 def _known(values: Any) -> float | None:

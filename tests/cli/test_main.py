@@ -90,8 +90,8 @@ def test_a_run_that_fails_leaves_with_its_code_on_every_rank_and_one_of_them_say
 
 
 VERBS = (
-    "run, check, cost, profile, compare, advise, report, watch, import, sweep, list, show, predict, merge, export, push, "
-    "new, schema, task"
+    "run, check, cost, profile, compare, advise, report, watch, import, sweep, list, show, predict, merge, export, "
+    "push, new, schema, task"
 )
 
 

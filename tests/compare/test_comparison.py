@@ -126,3 +126,36 @@ def test_runs_that_must_not_be_pooled_end_with_the_reason(plant: Plant, capsys: 
     assert "--pool hardware" in capsys.readouterr().err
     assert main(["compare", str(path.parent), "--pool", "hardware"]) == 0
     assert 'pooled although hardware differs: device is "cpu" and "cuda"' in capsys.readouterr().out
+
+
+def test_a_metric_of_which_less_is_better_is_ranked_so(plant: Plant) -> None:
+    def lower(path: Path) -> Path:
+        summary = json.loads((path / "summary.json").read_text())
+        summary |= {"selects": "errors", "higher_is_better": False}
+        rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
+        for row in rows:
+            for split in ("dev", "test"):
+                row[split] = {"errors": 1 - row[split]["accuracy"]}
+        summary["selected"] |= {split: {"errors": rows[-1][split]["errors"]} for split in ("dev", "test")}
+        (path / "summary.json").write_text(json.dumps(summary))
+        (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    for seed in (1, 2, 3):
+        lower(plant("full", seed, [0.2, 0.5, 0.7 + seed / 1000]))
+        path = lower(plant("lora", seed, [0.2, 0.6, 0.9 + seed / 1000]))
+    found = compared([path.parent])
+    best, worst = found.lines
+    assert (best.method, worst.method) == ("lora", "full")
+    assert best.score == pytest.approx(0.098)
+    assert best.low is not None
+    assert best.high is not None
+    assert best.low < best.score < best.high
+    assert (best.letter, worst.letter) == ("a", "b")
+    assert best.best == 1.0
+    assert worst.cost_to_share == {0.95: 2.0}
+    assert best.cost_to_share == {0.95: 2.0}
+    assert best.area is not None
+    assert worst.area is not None
+    assert best.area < worst.area
+    assert found.winners[-1][1:] == ("lora", pytest.approx(0.098))

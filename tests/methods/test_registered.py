@@ -12,10 +12,11 @@ import peft
 import pytest
 from pydantic import ValidationError
 
-from peftkit import Method
+from peftkit import Between, Method
 from peftkit.methods import register_methods
 from peftkit.methods._peft import PeftMethod
 from peftkit.methods.peft_types import HIDDEN
+from peftkit.recipe.tables import TrainTable
 
 METHODS = register_methods()
 OF_PEFT = [method for method in METHODS if issubclass(method, PeftMethod)]
@@ -89,3 +90,14 @@ def test_what_it_does_not_know_is_refused(method: type[Method]) -> None:
 @pytest.mark.parametrize("method", METHODS, ids=names)
 def test_a_dump_gives_the_same_method_again(method: type[Method]) -> None:
     assert method.model_validate_json(method().model_dump_json(), strict=True) == method()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=names)
+def test_what_it_is_tuned_over_are_keys_of_a_recipe(method: type[Method]) -> None:
+    assert method.search
+    for key, of in method.search.items():
+        table, option = key.split(".")
+        fields = {"train": TrainTable, "method": method}[table].model_fields
+        assert option in fields
+        for value in (of.low, of.high) if isinstance(of, Between) else of:
+            getattr({"train": TrainTable(**{option: value})}.get(table) or method(**{option: value}), option)

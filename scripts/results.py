@@ -1,0 +1,101 @@
+"""Runs the sweep on the pocket models and makes docs/results/ of it: page, figures, tables.
+
+    .venv-adapters/bin/python scripts/results.py [--models pocket-t5,...] [--jobs 2] [--no-run]
+
+Finished runs are kept, without weights, in docs/results/runs.tar.xz: the command goes on from them, on any machine, and
+what it says can be recomputed from them (tar xf docs/results/runs.tar.xz; peftkit compare pocket).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "results"
+ARCHIVE = DOCS / "runs.tar.xz"
+SWEEP = "recipes/sweeps/pocket.toml"
+KEPT = ("recipe.toml", "environment.json", "evaluations.jsonl", "summary.json", "tuning.json", "sweep.json")
+FIGURES = ("curves-gmacs", "pareto", "gmacs-per-step-relative", "memory", "speed")
+COLUMNS = ("index", "source", "target", "prediction", "prediction_norm")
+SHOWN = 5
+"""Rows of predictions that keep their source, for the page."""
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """The finished runs below the folder; the same ones give the same archive."""
+    file = archive.with_name(f".{archive.name}.tmp")
+    with tarfile.open(file, mode="w:xz", preset=9) as tar:
+        for path in sorted(folder.rglob("*")):
+            predictions = path.parent.name == "predictions" and path.name == "test.jsonl"
+            if not (path.name in KEPT or (predictions and "trials" not in path.parts)):
+                continue
+            run = path.parent.parent if predictions else path.parent
+            if (run / "recipe.toml").is_file() and not finished(run):
+                continue
+            data = slim(path) if predictions else path.read_bytes()
+            if path.name == "environment.json":  # which build of a kernel it was is nobody's matter
+                data = json.dumps(json.loads(data) | {"platform": platform.system()}, sort_keys=True).encode()
+            entry = tarfile.TarInfo(str(path.relative_to(folder.parent)))
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    file.replace(archive)
+
+
+def finished(run: Path) -> bool:
+    """Whether a run has come to its end."""
+    try:
+        return bool(json.loads((run / "summary.json").read_text(encoding="utf-8"))["status"] == "done")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def slim(path: Path) -> bytes:
+    """Predictions without what statistics do not read."""
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        row = json.loads(line)
+        lines.append({key: row[key] for key in COLUMNS if key in row and (key != "source" or number < SHOWN)})
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in lines).encode()
+
+
+def peftkit(*words: str) -> int:
+    """A verb, in the repository."""
+    return subprocess.run([sys.executable, "-m", "peftkit", *words], cwd=ROOT).returncode
+
+
+def main() -> int:
+    """Unpacks, runs what is missing, packs, and writes the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="pocket-t5,pocket-decoder,pocket-encoder")
+    parser.add_argument("--jobs", default="2")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs lie (runs/)")
+    parser.add_argument("--no-run", action="store_true", help="make the pages of what there is")
+    options = parser.parse_args()
+    folder = options.runs / "pocket"
+    DOCS.mkdir(parents=True, exist_ok=True)
+    if ARCHIVE.is_file() and not folder.exists():
+        options.runs.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(ARCHIVE) as tar:
+            tar.extractall(options.runs, filter="data")
+    code = 0
+    if not options.no_run:
+        only = [word for model in options.models.split(",") for word in ("--only", f"model={model}")]
+        code = peftkit("sweep", SWEEP, *only, "--jobs", options.jobs)
+    pack(folder, ARCHIVE)
+    page = ("-o", str(DOCS / "pocket.html"), "--title", "Pocket models: what learns most for the work")
+    code = peftkit("report", str(folder), *page, "--figures", str(DOCS), "--form", "svg") or code
+    for file in DOCS.glob("*.svg"):  # of fifteen figures a task those that the page does not draw better
+        if not file.stem.endswith(FIGURES):
+            file.unlink()
+    return peftkit("compare", str(folder), "--format", "markdown", "-o", str(DOCS / "pocket.md")) or code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+import tarfile
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compare.conftest import Plant, plant
+
+__all__ = ["plant"]  # the fixture
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "results.py"
+
+
+@pytest.fixture
+def results() -> Any:
+    spec = spec_from_file_location("results", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results: Any, tmp_path: Path) -> None:
+    from peftkit.compare.comparison import compare
+    from peftkit.compare.gather import find_runs, sections
+
+    sweep = tmp_path / "pocket"
+    for method in ("full", "lora"):
+        for seed in (1, 2):
+            folder = sweep / "runs" / f"{method}{seed}"
+            folder.mkdir(parents=True)
+            plant(method, seed, [0.1, 0.5, 0.6 + seed / 10]).rename(folder / "run")
+            (folder / "tuning.json").write_text(json.dumps({"format": 1, "trials": 3, "gmacs": 5.0}))
+    (sweep / "runs" / "full1" / "run" / "model").mkdir()
+    (sweep / "runs" / "full1" / "run" / "model" / "weights.safetensors").write_bytes(b"0" * 1000)
+    unfinished = sweep / "runs" / "new" / "run"
+    unfinished.mkdir(parents=True)
+    (unfinished / "recipe.toml").write_text("")
+    (sweep / "sweep.json").write_text("{}")
+
+    archive = tmp_path / "runs.tar.xz"
+    results.pack(sweep, archive)
+    first = archive.read_bytes()
+    results.pack(sweep, archive)
+    assert archive.read_bytes() == first
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+        tar.extractall(tmp_path / "again", filter="data")
+    assert not [name for name in names if "model" in name or "/new/" in name]
+
+    before, after = ([compare(s) for s in sections(find_runs([top])[0])] for top in (sweep, tmp_path / "again"))
+    assert before == after
+    assert before[0].lines[0].trials == 3
