@@ -84,7 +84,8 @@ def test_its_metadata(metadata: Message) -> None:
     assert metadata["Name"] == "peftkit"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"adapters", "deepspeed", "dev", "quant", "tensorboard"}
+    extras = {"adapters", "deepspeed", "dev", "figures", "quant", "sweep", "tensorboard"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 
 def test_its_size(wheel: Path) -> None:
