@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -24,6 +25,10 @@ SWEEP = "recipes/sweeps/pocket.toml"
 KEPT = ("recipe.toml", "environment.json", "evaluations.jsonl", "summary.json", "tuning.json", "sweep.json")
 FIGURES = ("curves-gmacs", "pareto", "gmacs-per-step-relative", "memory", "speed")
 COLUMNS = ("index", "source", "target", "prediction", "prediction_norm")
+OF_LOSS = ("loss", "tokens")
+"""Columns that are kept of runs that the loss selects."""
+PLUGINS = "peftkit-adapters,peftkit-lora-xs"
+"""Those that bring methods: energy that is estimated while several runs share a machine would say nothing."""
 SHOWN = 5
 """Rows of predictions that keep their source, for the page."""
 
@@ -58,16 +63,19 @@ def finished(run: Path) -> bool:
 
 def slim(path: Path) -> bytes:
     """Predictions without what statistics do not read."""
+    selects = json.loads((path.parent.parent / "summary.json").read_text(encoding="utf-8"))["selects"]
+    columns = (*COLUMNS, *(OF_LOSS if selects == "loss" else ()))
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
-        lines.append({key: row[key] for key in COLUMNS if key in row and (key != "source" or number < SHOWN)})
+        lines.append({key: row[key] for key in columns if key in row and (key != "source" or number < SHOWN)})
     return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in lines).encode()
 
 
 def peftkit(*words: str) -> int:
     """A verb, in the repository."""
-    return subprocess.run([sys.executable, "-m", "peftkit", *words], cwd=ROOT).returncode
+    variables = {**os.environ, "PEFTKIT_PLUGINS": PLUGINS}
+    return subprocess.run([sys.executable, "-m", "peftkit", *words], cwd=ROOT, env=variables).returncode
 
 
 def main() -> int:

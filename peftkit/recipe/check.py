@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftkit.components import Component, Situation
-from peftkit.errors import PluginError, listed, one_line
+from peftkit.errors import PluginError, did_you_mean, listed, one_line
 from peftkit.plugins import Registry
 from peftkit.recipe.names import model_kind
 from peftkit.recipe.positions import KeyPath
 from peftkit.recipe.sharding import sharding_findings
-from peftkit.recipe.tables import Recipe, interval
+from peftkit.recipe.tables import LOSS, Recipe, interval
 
 Finding = tuple[KeyPath, str]
 """The path of a key and what is wrong with it."""
@@ -75,9 +75,14 @@ def _metrics(recipe: Recipe, asked: Situation) -> list[Finding]:
         if metric.reads == "teacher_forced" and asked.model_kind == "encoder":
             found.append((path, f"{metric.name!r} scores tokens that a decoder says, and the model is an encoder"))
     values = [value for metric in recipe.metric if metric.reads == "prediction" for value in metric.value_names]
-    if type(task).selects not in values:
-        text = f"{task.name!r} selects the checkpoint by {type(task).selects!r}, which no metric here gives; add it"
-        found.append((("metric",), text))
+    if recipe.selects not in [*values, LOSS]:
+        if recipe.evaluate.selects is None:
+            text = f"{task.name!r} selects the checkpoint by {recipe.selects!r}, which no metric here gives; add it"
+            found.append((("metric",), text))
+        else:
+            near = did_you_mean(recipe.selects, [*values, LOSS])
+            text = f"no metric here gives {recipe.selects!r}{near}; there are {listed([*values, LOSS])}"
+            found.append((("evaluate", "selects"), text))
     return found
 
 

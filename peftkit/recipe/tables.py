@@ -25,6 +25,8 @@ from peftkit.plugins import Kind, Registry
 from peftkit.recipe.names import model_problem, optimizer_problem
 
 FORMAT = 1
+LOSS = "loss"
+"""The value that every evaluation has, whatever the metrics."""
 """The version of the recipe's form; a reader refuses a newer one."""
 
 
@@ -203,6 +205,8 @@ class EvaluateTable(Table):
     """Dev rows evaluated, a sample that is the same for every seed; unset for all."""
     test_examples: int | None = Field(default=None, gt=0)
     """Test rows evaluated, a sample that is the same for every seed; unset for all."""
+    selects: str | None = None
+    """The value whose best dev score selects the checkpoint: `"loss"`, or what a metric gives; unset for the task's."""
     scoring: Literal["sum", "norm"] = "sum"
     """Whether candidates are ranked by log-likelihood, or by log-likelihood per token."""
     max_new_tokens: int = Field(default=48, gt=0)
@@ -297,6 +301,16 @@ class Recipe(Table):
     evaluate: EvaluateTable = EvaluateTable()
     metric: tuple[Annotated[SerializeAsAny[Metric], _component("metric")], ...] = ()
     track: TrackTable = TrackTable()
+
+    @property
+    def selects(self) -> str:
+        """The value whose best dev score selects the checkpoint."""
+        return self.evaluate.selects or type(self.task).selects
+
+    def higher_is_better(self, value: str) -> bool:
+        """Whether more of a value is better; it is one that a metric gives, or the loss."""
+        giving = (metric for metric in self.metric if value in metric.value_names)
+        return value != LOSS and all(type(metric).higher_is_better for metric in giving)
 
     @field_validator("format")
     @classmethod

@@ -163,6 +163,7 @@ def _summary(
         "seed": recipe.run.seed,
         "selects": training.selects,
         "higher_is_better": training.higher_is_better,
+        "lower_is_better": sorted(value for value in selected["dev"] if not recipe.higher_is_better(value)),
         "selected": {"step": selected["step"], **{s: selected[s] for s in splits if s in selected}},
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
         "baselines": blind,

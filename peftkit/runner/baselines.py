@@ -41,10 +41,9 @@ def refuse_what_none_has_to_read(recipe: Recipe, data: Data, scores: Scores) -> 
     Raises:
         RunError: it is in a split of ten rows or more: no score on it would say that anything was learnt.
     """
-    selects = type(recipe.task).selects
     for split in data.evaluated:
         found = scores["constant"].get(split.name, {})
-        if len(split.examples) >= FEW and found.get(selects, 0.0) >= 1.0:
+        if len(split.examples) >= FEW and found.get(type(recipe.task).selects, 0.0) >= 1.0:
             gold = _commonest(_golds(recipe, split))
             if recipe.task.kind == "multiple_choice":
                 what = f"choice {int(gold) + 1} is right"

@@ -72,7 +72,7 @@ class Display:
         cells = {"step": f"{row['step']}", "epoch": f"{row['epoch']:.2f}"}
         for split in ("train", "dev", "test"):
             values = row.get(split, {})
-            for key in ("loss", selects):
+            for key in dict.fromkeys(("loss", selects)):
                 if key in values:
                     cells[f"{split} {key}"] = f"{values[key]:.4f}"
         cells["seconds"] = f"{row['cost'].get('train_seconds', 0):.1f}"

@@ -15,6 +15,7 @@ from torch import nn
 from peftkit.components import Example
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
+from peftkit.recipe.tables import LOSS
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form, Row, Scores
 from peftkit.runner.memory import halving
@@ -149,7 +150,7 @@ def best(candidates: Sequence[str], scores: Sequence[float]) -> str:
 
 
 def _values(recipe: Recipe, form: Form, split: EvaluationSplit, predictions: Sequence[Prediction]) -> dict[str, float]:
-    values = {"loss": sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
+    values = {LOSS: sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
     references = [list(e.references or (e.target,)) for e in split.examples]
     for ending in ranking(recipe, form):
         texts = [p[f"prediction{ending}"] for p in predictions]
@@ -168,13 +169,10 @@ def direction(recipe: Recipe, values: Mapping[str, float]) -> tuple[str, bool]:
     Raises:
         RunError: no metric of the recipe gives that value.
     """
-    key = type(recipe.task).selects
-    for metric in recipe.metric:
-        if key in metric.value_names:
-            if key in values:
-                return key, metric.higher_is_better
-            break
+    key = recipe.selects
+    if key in values:
+        return key, recipe.higher_is_better(key)
     raise RunError(
-        f"the task {recipe.task.name!r} selects by {key!r}, which none of the recipe's metrics gives "
-        f"({', '.join(values)}); add the metric that does"
+        f"the checkpoint is selected by {key!r}, which none of the recipe's metrics gives "
+        f"({', '.join(values)}); add the metric that does, or set evaluate.selects"
     )

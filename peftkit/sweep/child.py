@@ -1,17 +1,24 @@
 """What a process of a sweep does: one run, with what it says written to a file.
 
-The process that all are forked from has imported this module, and with it what takes seconds to import.
+The process that all are forked from has imported this module, and with it all that takes seconds to import.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from importlib import import_module
 
 import peftkit.runner
 from peftkit.errors import PeftkitError
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
+
+for name in ("accelerate", "datasets", "evaluate", "peft", "transformers.models.auto.modeling_auto"):
+    import_module(name)
+with suppress(PeftkitError):  # which each run tells by itself
+    load_registry()
 
 
 def work(recipe: str, resume: str | None, log: str, variables: dict[str, str]) -> None:

@@ -84,7 +84,7 @@ def tune_study(study: Study, tune: TuneTable, attempt: Try) -> Tuned:
     space = space_of(study, tune)
     first = max(1, min(STARTUP, (tune.trials or 3 * STARTUP) // 3))
     sampler = optuna.samplers.TPESampler(seed=tune.seed, n_startup_trials=first)
-    higher = _higher_is_better(study.any_recipe)
+    higher = study.any_recipe.higher_is_better(study.any_recipe.selects)
     search = optuna.create_study(direction="maximize" if higher else "minimize", sampler=sampler)
     own = {key: value for key in space if _holds(space[key], value := _value(study.any_recipe, key))}
     if own.keys() == space.keys():
@@ -150,14 +150,6 @@ def _value(recipe: Recipe, key: str) -> Any:
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
     return found
-
-
-def _higher_is_better(recipe: Recipe) -> bool:
-    """As the metric has it whose value selects."""
-    for metric in recipe.metric:
-        if recipe.task.selects in metric.value_names:
-            return type(metric).higher_is_better
-    return True
 
 
 def _optuna() -> Any:

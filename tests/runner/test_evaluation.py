@@ -83,5 +83,5 @@ def test_nan_never_wins() -> None:
 
 def test_a_task_that_no_metric_selects_for_is_an_error(make: Make) -> None:
     recipe = make("decoder").model_copy(update={"metric": ()})
-    with pytest.raises(RunError, match="selects by 'accuracy'"):
+    with pytest.raises(RunError, match="selected by 'accuracy'"):
         direction(recipe, {"loss": 1.0, "f1_macro": 0.5})
