@@ -375,8 +375,11 @@ class Meter(Component):
     def begin(self) -> None:
         """Called before every optimizer step, when its batch is there."""
 
+    def end(self) -> None:
+        """Called when the step is done, before its work is counted and anything else is done."""
+
     def step(self, record: StepRecord) -> None:
-        """Called after every optimizer step, outside the timed region."""
+        """Called after ``end``, with what the step was; counting that took time, memory and energy of its own."""
 
     def read(self) -> dict[str, float]:
         """The cost so far, by name with its unit (``train_seconds``); evaluation is not part of it."""

@@ -269,7 +269,10 @@ class Training:
             self._targets += consumed.target_tokens
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds, wait = self._of_main(time.perf_counter() - self._began, self._wait)
+        seconds = time.perf_counter() - self._began
+        for meter in self.meters:
+            meter.end()
+        seconds, wait = self._of_main(seconds, self._wait)
         used, work = self.used, self._work()
         record = replace(
             consumed, seconds=seconds, wait_seconds=wait, optimizer=self.ledger.optimizer, **work._asdict()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import PrivateAttr
 
-from peftkit import Meter, StepRecord, hookimpl
+from peftkit import Meter, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ class Energy(Meter):
         for source in self._sources:
             source.begin()
 
-    def step(self, record: StepRecord) -> None:
+    def end(self) -> None:
         """Adds what the step took."""
         for source in self._sources:
             self._joules[source.name] += source.end()

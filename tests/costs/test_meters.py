@@ -12,7 +12,7 @@ from torch import nn
 
 from peftkit import Meter, StepRecord
 from peftkit.costs.clock import Clock
-from peftkit.costs.memory import PeakMemory, host_peak
+from peftkit.costs.memory import FORGET, PeakMemory, host_peak
 from peftkit.costs.size import Size
 from peftkit.costs.tokens import Tokens
 from peftkit.costs.work import Macs
@@ -33,6 +33,8 @@ def test_a_meter_reads_finite_numbers_at_any_time_and_two_do_not_share_their_sta
     one, other = component(), component()  # type: ignore[call-arg]
     before = other.read()
     one.start(nn.Linear(2, 2))
+    one.begin()
+    one.end()
     one.step(StepRecord(samples=8, input_tokens=64, target_tokens=16, seconds=0.5))
     assert all(math.isfinite(value) for value in one.read().values())
     assert before.keys() <= one.read().keys() | before.keys()
@@ -81,12 +83,44 @@ def test_readings_are_the_sums_of_the_steps_also_over_a_resume(steps: list[tuple
     assert (found["train_seconds"], found["data_wait_seconds"]) == (0.5 * len(steps), 0.25 * len(steps))
 
 
-def test_peak_memory_sees_what_is_used() -> None:
+def touched(megabytes: int) -> bytearray:
+    held = bytearray(megabytes * 2**20)
+    held[::4096] = b"x" * len(held[::4096])  # memory that is only reserved is not resident
+    return held
+
+
+def test_peak_memory_sees_what_a_step_uses() -> None:
     meter = PeakMemory()
-    meter.start(nn.Linear(2, 2))
+    meter.begin()
     before = host_peak()
-    held = bytearray(200 * 2**20)
-    held[::4096] = b"x" * len(held[::4096])  # touched: memory that is only reserved is not resident
-    meter.step(StepRecord(samples=1, input_tokens=1, target_tokens=1, seconds=0.1))
-    assert meter.read()["peak_host_bytes"] >= before
-    assert meter.read()["peak_host_bytes"] >= 200 * 2**20
+    held = touched(200)
+    meter.end()
+    assert meter.read()["peak_host_bytes"] >= before + 190 * 2**20
+    assert len(held) > 0
+
+
+@pytest.mark.skipif(not FORGET.exists(), reason="this system does not forget a peak")
+def test_peak_memory_does_not_see_what_is_between_steps() -> None:
+    meter = PeakMemory()
+    for _ in range(2):
+        meter.begin()
+        resident = host_peak()
+        meter.end()
+        touched(400)  # as an evaluation
+    assert meter.read()["peak_host_bytes"] < resident + 200 * 2**20
+
+
+def test_a_devices_peak_is_that_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [100]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: held.__setitem__(0, 100))
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: held[0])
+    meter = PeakMemory()
+    for of_step in (300, 250):
+        held[0] = 900  # of an evaluation before it
+        meter.begin()
+        held[0] = of_step
+        meter.end()
+        held[0] = 800  # of counting after it
+        meter.step(StepRecord(samples=1, input_tokens=1, target_tokens=1, seconds=0.1))
+    assert meter.read()["peak_device_bytes"] == 300

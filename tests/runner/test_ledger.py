@@ -214,6 +214,35 @@ def test_the_ledger_is_the_sum_of_its_steps(
     assert found["cost"]["train_seconds"] == pytest.approx(sum(r.seconds for r in records))
 
 
+def test_what_meters_measure_ends_before_the_step_is_counted(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Watching(Meter):
+        name: Literal["watching"] = "watching"
+
+        def begin(self) -> None:
+            seen.append("begin")
+
+        def end(self) -> None:
+            seen.append("end")
+
+        def step(self, record: StepRecord) -> None:
+            seen.append("step")
+
+        def read(self) -> dict[str, float]:
+            return {}
+
+    counted = Ledger.work
+    monkeypatch.setattr(Ledger, "work", lambda self, batch: (seen.append("count"), counted(self, batch))[1])
+    own = Entry("meter", "watching", Watching, "tests", "0")
+    run(make("encoder"), Registry((*registry.entries, own), registry.failures, registry.distributions))
+    steps = len(seen) // 4
+    assert seen == ["begin", "end", "count", "step"] * steps
+    assert steps > 1
+
+
 def test_work_is_linear_in_rows() -> None:
     ledger, rows = Ledger(applied(Full(), "t5"), own_loss), batch("t5")
     whole, half = ledger.work(rows), ledger.work({key: value[:2] for key, value in rows.items()})

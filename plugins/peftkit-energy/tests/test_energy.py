@@ -8,11 +8,8 @@ import pytest
 from torch import nn
 
 import peftkit_energy
-from peftkit import StepRecord
 from peftkit.plugins import load_registry
 from peftkit_energy import Energy, Estimate, Nvml, Rapl, rapl_domains, sources
-
-STEP = StepRecord(samples=1, input_tokens=1, target_tokens=1, seconds=0.1)
 
 
 def domain(folder: Path, key: str, name: str, energy: int, limit: int = 1_000_000_000) -> Path:
@@ -54,7 +51,7 @@ def test_steps_are_added_and_what_lies_between_them_is_not(powercap: Path) -> No
         move(powercap, "intel-rapl:0", before)
         meter.begin()
         move(powercap, "intel-rapl:0", after)
-        meter.step(STEP)
+        meter.end()
     assert meter.read() == {"joules": 2.5, "joules_rapl": 2.5}
 
 
@@ -123,7 +120,7 @@ def test_what_nothing_counts_is_estimated_and_said_to_be(tmp_path: Path, monkeyp
     for _ in range(2):
         meter.begin()
         sum(math.sqrt(i) for i in range(200_000))
-        meter.step(STEP)
+        meter.end()
     found = meter.read()
     assert found.keys() == {"joules", "joules_estimated"}
     assert 0 < found["joules"] == found["joules_estimated"] < 1000
@@ -135,10 +132,10 @@ def test_another_process_goes_on_from_what_was_read(powercap: Path) -> None:
     first.start(nn.Linear(2, 2))
     first.begin()
     move(powercap, "intel-rapl:0", 7_000_000)
-    first.step(STEP)
+    first.end()
     second.start(nn.Linear(2, 2))
     second.restore(first.state())
     second.begin()
     move(powercap, "intel-rapl:0", 8_000_000)
-    second.step(STEP)
+    second.end()
     assert second.read() == {"joules": 3.0, "joules_rapl": 3.0}
