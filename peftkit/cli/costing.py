@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def predict_costs(recipes: Sequence[str], overrides: Iterable[str], *, trial: bool, as_json: bool) -> int:
-    """Prints what each recipe will cost.
+    """Prints what each recipe will cost: a page for one, and a line each, as it is found, for several.
 
     Raises:
         PeftkitError: a recipe, its model's config or its data are wrong.
@@ -26,12 +26,18 @@ def predict_costs(recipes: Sequence[str], overrides: Iterable[str], *, trial: bo
     loaded = [load_recipe(recipe, registry, list(overrides)) for recipe in recipes]
     from peftkit.runner.prediction import predict_cost  # torch: only once the recipes are known to be right
 
-    found = [predict_cost(recipe, registry, trial=trial) for recipe in loaded]
+    found = (predict_cost(recipe, registry, trial=trial) for recipe in loaded)
     if as_json:
         told = [asdict(prediction) | {"memory_bytes": prediction.memory_bytes} for prediction in found]
         print(json.dumps({"format": 1, "recipes": told}, indent=2))
+    elif len(loaded) == 1:
+        print(*map(_cost_page, found))
     else:
-        print("\n\n".join(_cost_page(prediction) for prediction in found))
+        wide = max(6, *(len(recipe.run.name) for recipe in loaded)), max(6, *(len(r.method.name) for r in loaded))
+        titles = ("trainable", "GMACs/step", "/epoch", "/run", "steps", "memory", "checkpoint")
+        print(_line(wide, ["recipe", "method", *titles, *(("s/step", "s/run") if trial else ())]))
+        for prediction in found:
+            print(_line(wide, _cells(prediction)), flush=True)
     return 0
 
 
@@ -74,6 +80,26 @@ def _cost_page(found: Prediction) -> str:
         rows.append(("time here", told))
     head = f"{found.name}: {found.method} on {found.task} with {found.model}"
     return "\n".join([head, *(f"  {key:<11}{value}" for key, value in rows)])
+
+
+def _cells(found: Prediction) -> list[str]:
+    seconds = (found.seconds_per_step, found.seconds)
+    numbers = (found.gmacs_per_step, found.gmacs_per_epoch, found.gmacs)
+    return [
+        found.name,
+        found.method,
+        f"{found.trainable_parameters:,}",
+        *("?" if number is None else f"{number:,.5g}" for number in numbers),
+        "?" if found.steps is None else f"{found.steps:,}",
+        _bytes(found.memory_bytes),
+        _bytes(found.checkpoint_bytes),
+        *("?" if s is None else f"{s:,.3g}" for s in (seconds if found.seconds_per_step is not None else ())),
+    ]
+
+
+def _line(wide: tuple[int, int], cells: Sequence[str]) -> str:
+    name, method, trainable, *rest = cells
+    return f"{name:<{wide[0]}}  {method:<{wide[1]}}{trainable:>13}" + "".join(f"{cell:>11}" for cell in rest)
 
 
 def _amount(steps: int | None, gmacs: float | None) -> str:

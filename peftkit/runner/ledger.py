@@ -35,9 +35,8 @@ Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
 COUNTS = ("choices", "input_tokens")
-UNABLE = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
+UNABLE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 """What operations raise that cannot go without values."""
-
 
 SUMMING = frozenset(
     {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm"}

@@ -21,7 +21,7 @@ from peftkit.runner.budget import Used, progress
 from peftkit.runner.data import Data, prepare
 from peftkit.runner.encoding import KEPT
 from peftkit.runner.forms import Form
-from peftkit.runner.ledger import Ledger, Work, make_ledger
+from peftkit.runner.ledger import UNABLE, Ledger, Work, make_ledger
 from peftkit.runner.models import blank_base, load_form, parameters
 from peftkit.runner.rehearsal import applied, rehearsal
 from peftkit.runner.world import close_world, quiet_libraries
@@ -51,7 +51,7 @@ class Prediction:
     steps_per_epoch: int | None
     """None where rows are streamed, or how many there are is published nowhere."""
     steps: int | None
-    """Of the whole run; None where its budget is of time, energy or of what is streamed."""
+    """Of the whole run; None where its budget is of energy or of what is streamed, or of time that was not tried."""
     gmacs_per_step: float
     """On average."""
     gmacs_per_epoch: float | None
@@ -101,7 +101,7 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
     steps = [*_steps(recipe, data.train, form, batch)]
     try:
         model, ledger, works = _counted(recipe, data, batch, steps, "meta")
-    except (NotImplementedError, RuntimeError) as error:  # something goes by the weights' values: any will do
+    except UNABLE as error:  # something goes by the weights' values: any will do
         number = sum(p.numel() for p in blank_base(recipe, "meta").model.parameters())
         if number > MOST:
             raise InputError(
@@ -113,11 +113,11 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
     trainable, total = parameters(model)
     per_epoch = data.steps_per_epoch(batch)
     mean = sum(macs) / len(macs)
-    planned = _planned(recipe, form, batch, per_epoch, steps, mean)
+    seconds = _tried(recipe, registry, mean) if trial else None
+    planned = _planned(recipe, form, batch, per_epoch, steps, mean, seconds or 0.0)
     trained = [p for p in model.parameters() if p.requires_grad]
     told: dict[str, Any] = {}
-    if trial:
-        seconds = _tried(recipe, registry, mean)
+    if seconds is not None:
         told = {
             "seconds_per_step": seconds,
             "seconds_per_epoch": None if per_epoch is None else seconds * per_epoch,
@@ -175,11 +175,13 @@ def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> It
         yield [form.widened(part, common) for part in parts]
 
 
-def _planned(recipe: Recipe, form: Form, batch: int, per_epoch: int | None, steps: Steps, macs: float) -> int | None:
-    """The steps of the run, by the limit that is nearest, as far as it can be told."""
+def _planned(
+    recipe: Recipe, form: Form, batch: int, per_epoch: int | None, steps: Steps, macs: float, seconds: float
+) -> int | None:
+    """The steps of the run, by the limit that is nearest, as far as it can be told from what a mean step takes."""
     parts = [part for step in steps for part in step]
     tokens = sum(int(part["input_tokens"]) + int(form.targets(part)) for part in parts) / len(steps)
-    one = Used(1, batch, tokens, macs=macs, steps_per_epoch=per_epoch)  # type: ignore[arg-type]  # means
+    one = Used(1, batch, tokens, seconds=seconds, macs=macs, steps_per_epoch=per_epoch)  # type: ignore[arg-type]
     share = progress(recipe.train.budget, one)
     return math.ceil(1 / share - 1e-9) if share else None
 

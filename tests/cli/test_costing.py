@@ -24,14 +24,23 @@ def only_the_built_in(monkeypatch: pytest.MonkeyPatch, registry: object) -> None
     monkeypatch.setattr(costing, "load_registry", lambda: registry)
 
 
-def test_costs_are_printed_of_each_recipe(peftkit: Peftkit) -> None:
-    code, out, err = peftkit("cost", "x.toml", "x.toml", *SMALL)
+def test_the_costs_of_a_recipe_are_a_page(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("cost", "x.toml", *SMALL)
     assert (code, err) == (0, "")
-    first, second = out.strip().split("\n\n")
-    assert first == second
-    rows = [line.split(maxsplit=1)[0] for line in first.splitlines()[1:]]
+    rows = [line.split(maxsplit=1)[0] for line in out.splitlines()[1:]]
     assert rows == ["trainable", "a", "an", "the", "memory", "checkpoint"]
-    assert "GMACs" in first
+    assert "GMACs" in out
+
+
+@pytest.mark.parametrize("trial", [False, True])
+def test_the_costs_of_several_are_a_line_each(peftkit: Peftkit, *, trial: bool) -> None:
+    code, out, err = peftkit("cost", "x.toml", "x.toml", *SMALL, *(["--trial"] if trial else []))
+    assert (code, err) == (0, "")
+    head, first, second = out.splitlines()
+    assert head.split()[-1] == ("s/run" if trial else "checkpoint")
+    assert len(head) == len(first) == len(second)
+    assert first.split()[:8] == second.split()[:8]
+    assert "?" not in first
 
 
 def test_json_holds_the_same_and_a_trial_the_time(peftkit: Peftkit) -> None:

@@ -43,8 +43,16 @@ def test_what_is_predicted_is_what_a_run_records(kind: str, method: str, make: M
     assert told.checkpoint_bytes == found["cost"]["checkpoint_bytes"]
 
 
-def test_methods_that_go_by_values_are_predicted_too(make: Make, registry: Registry) -> None:
-    recipe = make("decoder", "method.name=loha", "train.budget.epochs=1")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["method.name=loha"],
+        ["method.name=lora", "method.init_lora_weights=eva"],  # of the first rows' activations
+        ["method.name=lora", "method.monteclora_config={}"],  # draws weights, and checks what it draws from
+    ],
+)
+def test_methods_that_go_by_values_are_predicted_too(options: list[str], make: Make, registry: Registry) -> None:
+    recipe = make("decoder", *options, "train.budget.epochs=1")
     told, found = predict_cost(recipe, registry), spent(recipe, registry)
     assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
 
@@ -88,6 +96,15 @@ def test_a_budget_of_work_is_told_in_steps(make: Make, registry: Registry) -> No
     step = predict_cost(make("decoder"), registry).gmacs_per_step
     told = predict_cost(make("decoder", f"train.budget.gmacs={2.5 * step}", "train.budget.steps=100"), registry)
     assert told.steps == 3
+
+
+def test_a_budget_of_time_is_told_in_steps_once_they_were_tried(make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.budget.seconds=7", "train.budget.steps=100000")
+    told = predict_cost(recipe, registry, trial=True)
+    assert told.steps is not None
+    assert told.seconds_per_step is not None
+    assert 7 <= told.steps * told.seconds_per_step < 7 + told.seconds_per_step
+    assert told.seconds == pytest.approx(told.steps * told.seconds_per_step)
 
 
 def test_what_is_frozen_keeps_less_for_the_optimizer(make: Make, registry: Registry) -> None:
