@@ -152,9 +152,18 @@ def chromium() -> str:
     return shutil.which("chromium") or ""
 
 
+def surroundings(**variables: str) -> dict[str, str]:
+    """Our environment variables with others besides.
+
+    Byte code is kept in our own environments, also where the caller wants none written: without, every process would
+    compile torch and transformers anew, for a dozen seconds.
+    """
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | variables
+
+
 def run(*command: str, **variables: str) -> None:
     """Runs a command in the repository, with these environment variables besides ours."""
-    status = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, stdin=subprocess.DEVNULL).returncode
+    status = subprocess.run(command, cwd=ROOT, env=surroundings(**variables), stdin=subprocess.DEVNULL).returncode
     if status:
         raise StageError(f"{Path(command[0]).name} {' '.join(command[1:])}: exit code {status}")
 
@@ -213,7 +222,7 @@ def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequen
         *(str(f.relative_to(ROOT)) for f in recipes),
         *overrides,
     )
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=ROOT, env=surroundings(OMP_NUM_THREADS="1"), stdin=subprocess.DEVNULL)
     if done.returncode:
         raise StageError(f"a recipe on transformers {environment.transformers} failed, see above")
 

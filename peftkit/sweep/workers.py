@@ -52,6 +52,9 @@ class Workers:
         self._guard = threading.Lock()
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
         os.environ.setdefault("OMP_NUM_THREADS", threads)  # before the first process: it is read when torch is loaded
+        # To ask the driver whether there is a GPU would begin CUDA in the process that is forked from, and no fork of
+        # it could use one any more; NVML can be asked without.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:

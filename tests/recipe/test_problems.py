@@ -147,6 +147,15 @@ WRONG: dict[str, Case] = {
         '[[metric]]\nname = "exact_match"',
         {"9: metric": ("selects the checkpoint by 'accuracy'",)},
     ),
+    "what selects": (
+        '[evaluate]\nselects = "acuracy"',
+        {
+            "10: evaluate.selects": (
+                "no metric here gives 'acuracy' (did you mean 'accuracy'?); there are accuracy",
+                "loss",
+            )
+        },
+    ),
     # --- several at once
     "several": (
         'rank = 1\nr = 0\n[train]\noptimizer = "adamm"\nlr = 1\nbatch_size = 0\nmixed_precision = "fp61"\n'

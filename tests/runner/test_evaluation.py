@@ -85,3 +85,22 @@ def test_a_task_that_no_metric_selects_for_is_an_error(make: Make) -> None:
     recipe = make("decoder").model_copy(update={"metric": ()})
     with pytest.raises(RunError, match="selected by 'accuracy'"):
         direction(recipe, {"loss": 1.0, "f1_macro": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("selects", "metrics", "expected"),
+    [
+        ("loss", (), ("loss", False)),
+        ("f1_macro", ("f1_macro",), ("f1_macro", True)),
+        ("answer_leakage", ("distractor_match", "answer_leakage"), ("answer_leakage", False)),
+    ],
+)
+def test_a_recipe_may_say_what_selects(
+    selects: str, metrics: tuple[str, ...], expected: tuple[str, bool], make: Make
+) -> None:
+    tasks = {"answer_leakage": "wordnet_distractors"}
+    told = ", ".join(f'{{name = "{name}"}}' for name in metrics or ("accuracy",))
+    recipe = make(
+        "decoder", f"task.name={tasks.get(selects, 'wordnet_topic')}", f"metric=[{told}]", f"evaluate.selects={selects}"
+    )
+    assert direction(recipe, {"loss": 1.0, "f1_macro": 0.5, "answer_leakage": 0.1}) == expected

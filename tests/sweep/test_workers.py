@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -93,6 +94,13 @@ def test_a_process_that_is_killed_is_a_failure_of_that_run(
     workers = Workers(1, [sys.executable, str(killer)])
     outcome = workers.run(tmp_path / "recipe.toml", None, tmp_path / "log.txt")
     assert (outcome.code, outcome.last_lines) == (-9, ("it was ended by signal 9",))
+
+
+def test_what_is_forked_from_is_told_to_begin_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    # That forks then do use a GPU is seen where there is one: scripts/check_gpu.py.
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
+    Workers(1)
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
 
 
 def test_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
