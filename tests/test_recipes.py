@@ -113,7 +113,8 @@ def test_each_sweep_is_the_grid_that_it_says(registry: Registry) -> None:
         sizes[file.stem] = len(made.studies) + len(missing)
         assert {len(study.recipes) for study in made.studies} == {3}
         assert table.tune is not None
-    assert [*sizes] == ["learning_efficiency", "pocket"]
+    assert [*sizes] == ["emotion", "learning_efficiency", "pocket"]
+    assert sizes["emotion"] == 5
     assert sizes["learning_efficiency"] == 5 * (4 + 2)
     # Of the built-in methods alone; three models and three tasks.
     assert sizes["pocket"] >= 3 * 3 * 35
