@@ -42,7 +42,7 @@ def describe(registry: Registry, accelerator: Accelerator) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "plugins": dict(registry.distributions),
-        "git_commit": git_commit(Path(__file__).parent),
+        "git_commit": git_commit(Path(__file__).parents[1]),
         "hardware": {
             "processor": _processor(),
             "cores": os.cpu_count(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +85,8 @@ def test_the_run_directory_holds_what_it_should(make: Make, registry: Registry, 
     assert all(row["cost"]["train_seconds"] >= 0 and row["cost"]["peak_host_bytes"] > 0 for row in rows)
 
     environment = json.loads((path / "environment.json").read_text())
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert (environment["git_commit"] or "").removesuffix("+changes") == head.stdout.strip()  # nothing outside of one
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["plugins"]["peftkit"]
 
