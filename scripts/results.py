@@ -29,6 +29,21 @@ OF_LOSS = ("loss", "tokens")
 """Columns that are kept of runs that the loss selects."""
 PLUGINS = "peftkit-adapters,peftkit-lora-xs"
 """Those that bring methods: energy that is estimated while several runs share a machine would say nothing."""
+PAGE = """# Every method on the built-in models
+
+Made by `python scripts/results.py` in the environment of `peftkit-adapters` (`.venv-adapters`) from
+[recipes/sweeps/pocket.toml](../../recipes/sweeps/pocket.toml): each installed method that fits a model, on the three
+built-in tasks, with three seeds and three trials of its learning rate. The runs are in `runs.tar.xz` and can be
+compared anew: `tar xf docs/results/runs.tar.xz; peftkit compare pocket`. [pocket.html](pocket.html) is the report, to
+be opened in a browser, with curves and a budget to move; the figures beside it are those of `peftkit report --figures`.
+
+{environments}
+
+Two runs at a time shared these cores, so that seconds compare methods only roughly; work, memory and scores do not
+depend on it. `wordnet_distractors` is judged by the loss: within this budget no method learns to write a right word.
+
+{tables}"""
+VERSIONS = ("torch", "transformers", "peft", "adapters")
 SHOWN = 5
 """Rows of predictions that keep their source, for the page."""
 
@@ -78,6 +93,23 @@ def peftkit(*words: str) -> int:
     return subprocess.run([sys.executable, "-m", "peftkit", *words], cwd=ROOT, env=variables).returncode
 
 
+def environments(folder: Path) -> str:
+    """What the finished runs of each model ran on."""
+    told: dict[str, set[str]] = {}
+    number: dict[str, int] = {}
+    for file in sorted(folder.glob("runs/*/*/environment.json")):
+        if not finished(file.parent):
+            continue
+        found, summary = json.loads(file.read_text()), json.loads((file.parent / "summary.json").read_text())
+        hardware, packages = found["hardware"], found["packages"]
+        device = ", ".join(hardware.get("devices", ())) or f"{hardware.get('threads')} of {hardware['cores']} cores"
+        versions = ", ".join(f"{name} {packages[name]}" for name in VERSIONS if name in packages)
+        text = f"{hardware.get('processor')} ({device}); Python {found['python']}, {versions}"
+        told.setdefault(summary["model"], set()).add(text)
+        number[summary["model"]] = number.get(summary["model"], 0) + 1
+    return "\n".join(f"* `{model}`, {number[model]} runs: {'; also '.join(sorted(of))}" for model, of in told.items())
+
+
 def main() -> int:
     """Unpacks, runs what is missing, packs, and writes the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,7 +134,12 @@ def main() -> int:
     for file in DOCS.glob("*.svg"):  # of fifteen figures a task those that the page does not draw better
         if not file.stem.endswith(FIGURES):
             file.unlink()
-    return peftkit("compare", str(folder), "--format", "markdown", "-o", str(DOCS / "pocket.md")) or code
+    tables = DOCS / "tables.md"
+    code = peftkit("compare", str(folder), "--format", "markdown", "-o", str(tables)) or code
+    text = PAGE.format(environments=environments(folder), tables=tables.read_text(encoding="utf-8"))
+    tables.unlink()
+    (DOCS / "README.md").write_text(text, encoding="utf-8")
+    return code
 
 
 if __name__ == "__main__":

@@ -56,3 +56,8 @@ def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results:
     before, after = ([compare(s) for s in sections(find_runs([top])[0])] for top in (sweep, tmp_path / "again"))
     assert before == after
     assert before[0].lines[0].trials == 3
+    told = results.environments(sweep)
+    assert told == "* `m`, 4 runs: None (None of 2 cores); Python 3.11, torch 2.13.0"
+    page = results.PAGE.format(environments=told, tables="| method |")
+    assert told in page
+    assert page.endswith("| method |")
