@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ from peftkit.runner.forms import Form
 from peftkit.runner.optimizers import make_optimizer
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Learning = tuple[bool, ...]
+"""Which of a model's parameters require a gradient."""
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -93,7 +96,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             key = (func, *map(_form, args), *((name, _form(value)) for name, value in kwargs.items()))
             known = FORMS.get(key)
-        except TypeError:  # an argument is a list, or on a device
+        except TypeError:  # an argument is on a device
             return func(*args, **kwargs)
         if known is not None:
             shape, stride, dtype = known
@@ -110,6 +113,8 @@ def _form(value: Any) -> Any:
     Raises:
         TypeError: the value is a tensor that holds something.
     """
+    if isinstance(value, list):
+        return tuple(map(_form, value))
     if not isinstance(value, Tensor):
         return (type(value), value)
     if not value.is_meta or type(value) not in (Tensor, nn.Parameter):
@@ -134,11 +139,12 @@ class Copy:
 
     model: nn.Module
     mode: Any = field(default_factory=nullcontext)
-    device: str | None = None
+    device: torch.device | None = None
+    """None for the model itself."""
 
     def rows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch as the copy takes it; what says how many of something there are keeps its values."""
-        if isinstance(self.mode, nullcontext) and self.device is None:
+        if self.device is None:
             return batch
         return {k: v if k in COUNTS else torch.empty_like(v, device=self.device) for k, v in batch.items()}
 
@@ -162,15 +168,16 @@ class Ledger:
         self.model, self.loss, self.whole = model, loss, whole
         self.optimizer = self.optimizer_bytes = 0
         """Element-wise operations of one step of the optimizer, and what it keeps from step to step."""
-        self.seconds = 0.0
-        """What counting has taken."""
-        self._known: dict[Shapes, Work] = {}
-        self._copies = [*_copies(model)]
+        started = time.perf_counter()
+        self._known: dict[tuple[Shapes, Learning], Work] = {}
+        self._places = _places(model)
+        self._copies = _copies(model)
+        self._copy = next(self._copies, None)  # before anything wraps the model
         self._indifferent = False
         if optimizer is not None:
-            started = time.perf_counter()
             self.optimizer, self.optimizer_bytes = self._stepped(optimizer)
-            self.seconds += time.perf_counter() - started
+        self.seconds = time.perf_counter() - started
+        """What counting has taken."""
 
     def work(self, batch: dict[str, Tensor]) -> Work:
         """The MACs of a pass forward and backward over the batch, which is one process's.
@@ -179,26 +186,27 @@ class Ledger:
             RunError: they can be counted with weights only, and the model has not all of its own.
         """
         shapes = tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
-        if shapes not in self._known:
+        learning = tuple(getattr(held.get(key), "requires_grad", False) for held, key in self._places)
+        if (shapes, learning) not in self._known:
             started = time.perf_counter()
-            self._known[shapes] = self._counted(batch)
+            self._known[shapes, learning] = self._counted(learning, batch)
             self.seconds += time.perf_counter() - started
-        return self._known[shapes]
+        return self._known[shapes, learning]
 
-    def _counted(self, batch: dict[str, Tensor]) -> Work:
-        while self._copies:
+    def _counted(self, learning: Learning, batch: dict[str, Tensor]) -> Work:
+        while self._copy is not None:
+            for (held, key), learns in zip(_places(self._copy.model), learning, strict=True):
+                held[key].requires_grad = learns  # type: ignore[union-attr]  # these places hold some
             try:
-                found, guessed = self._passed(self._copies[0], batch)
-            except UNABLE:  # its operations go by values, which that has not
-                del self._copies[0]
-                continue
-            if guessed and not self._indifferent:
-                with suppress(*UNABLE):
-                    self._indifferent = self._passed(self._copies[0], batch, guess=True)[0][:2] == found[:2]
-                if not self._indifferent:  # the work depends on what was guessed
-                    del self._copies[0]
-                    continue
-            return found
+                found, guessed = self._passed(self._copy, batch)
+                if not guessed or self._indifferent:
+                    return found
+                self._indifferent = self._passed(self._copy, batch, guess=True)[0][:2] == found[:2]
+                if self._indifferent:
+                    return found
+            except UNABLE:
+                pass
+            self._copy = next(self._copies, None)  # its operations go by values, which the copy has not
         if not self.whole:
             raise RunError(
                 "the multiply-accumulates of this method can only be counted with its weights, whole and of full "
@@ -211,10 +219,7 @@ class Ledger:
 
         Attention is as it will be computed on the model's device, as far as a copy of it can tell.
         """
-        for copied in (
-            *reversed(self._copies),
-            Copy(self.model),
-        ):  # what is fake has the model's device, and its kernels
+        for copied in (*reversed([*_copies(self.model)]), Copy(self.model)):  # what is fake has the device's kernels
             with suppress(*UNABLE):
                 return _kept(copied, self.loss, batch)
         raise RunError("what is kept for the pass backward cannot be told without weights")
@@ -257,11 +262,22 @@ def make_ledger(recipe: Recipe, form: Form, model: nn.Module) -> Ledger:
 
 
 def _copies(model: nn.Module) -> Iterator[Copy]:
-    """The copies that can be made of the model: what is on ``meta`` is quickest, what is fake has a device too."""
-    for mode in (None, FakeTensorMode(allow_non_fake_inputs=True)):
+    """The copies that can be made of the model: what is on ``meta`` is quickest, what is fake has a device too.
+
+    The second is made of the first, since the model may be wrapped or sharded when it is needed.
+    """
+    device = next(model.parameters()).device
+    real = torch.device("cpu") if device.type == "meta" else device
+    for mode, where in ((None, torch.device("meta")), (FakeTensorMode(allow_non_fake_inputs=True), real)):
         with suppress(*UNABLE):  # it holds what cannot be copied
-            # In training mode, or nothing would be computed once more.
-            yield Copy(_weightless(model, mode).train(), mode or nullcontext(), "meta" if mode is None else None)
+            model = _weightless(model, where, mode).train()  # in training, or nothing would be computed once more
+            yield Copy(model, mode or nullcontext(), where)
+
+
+def _places(model: nn.Module) -> list[tuple[dict[str, nn.Parameter | None], str]]:
+    """Where the model's modules hold their parameters, which what shards them replaces."""
+    found = ((module._parameters, key) for module in model.modules() for key in module._parameters)
+    return [(held, key) for held, key in found if held[key] is not None]
 
 
 def _kept(copied: Copy, loss: Loss, batch: dict[str, Tensor]) -> int:
@@ -291,23 +307,30 @@ def _steps(make: MakeOptimizer, model: nn.Module) -> tuple[int, int]:
             own = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype))
             own.grad = torch.zeros_like(own)
             like._parameters[key] = own  # names have dots here, as in the model
-    optimizer = make(like)
+    optimizer, work, size = make(like), 0, 0
     for group in optimizer.param_groups:
         group |= {key: False for key in ("fused", "foreach") if key in group}  # kernels of which nothing is seen
-    optimizer.step()
-    counter = Counter()
-    with counter:
-        optimizer.step()
-    state = [value for own in optimizer.state.values() for value in own.values() if isinstance(value, Tensor)]
-    return counter.rest, sum(value.numel() * value.element_size() for value in state)
+        alike = groupby(sorted(group["params"], key=_kind), key=_kind)  # what a tensor takes goes by its shape alone
+        for first, *others in (list(found) for _, found in alike):
+            optimizer.param_groups = [group | {"params": [first]}]
+            optimizer.step()
+            with Counter() as counter:
+                optimizer.step()
+            work += counter.rest * (1 + len(others))
+            kept = [value for value in optimizer.state[first].values() if isinstance(value, Tensor)]
+            size += sum(value.numel() * value.element_size() for value in kept) * (1 + len(others))
+    return work, size
 
 
-def _weightless(model: nn.Module, mode: FakeTensorMode | None) -> nn.Module:
-    """A copy that takes no memory: its tensors have shapes, and no values; without a mode they are on ``meta``."""
+def _kind(parameter: nn.Parameter) -> tuple[tuple[int, ...], str]:
+    return tuple(parameter.shape), str(parameter.dtype)
+
+
+def _weightless(model: nn.Module, device: torch.device, mode: FakeTensorMode | None) -> nn.Module:
+    """A copy that takes no memory: its tensors have shapes, and no values."""
     memo: dict[int, Any] = {}
     with mode or nullcontext():
         for tensor in (*model.parameters(), *model.buffers()):
-            device = tensor.device if mode and tensor.device.type != "meta" else "cpu" if mode else "meta"
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
             if isinstance(tensor, nn.Parameter):
                 empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)

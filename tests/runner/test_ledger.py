@@ -18,7 +18,7 @@ from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
 from peftkit.plugins import Entry, Registry
 from peftkit.runner import models, run
-from peftkit.runner.ledger import Ledger
+from peftkit.runner.ledger import Counter, Ledger
 from peftkit.runner.optimizers import make_optimizer
 from peftkit.runs import RunDirectory
 from peftkit.testing import applied, batch, tiny
@@ -107,7 +107,7 @@ def test_counting_leaves_no_trace_and_counts_a_shape_once() -> None:
 
 
 def _real(ledger: Ledger) -> Ledger:
-    ledger._copies = []
+    ledger._copy = None
     return ledger
 
 
@@ -122,6 +122,32 @@ def test_the_count_is_the_same_for_every_attention_and_with_weights(architecture
         return
     assert Ledger(model, own_loss).work(batch(architecture))[:2] == expected
     assert _real(Ledger(model, own_loss)).work(batch(architecture))[:2] == expected
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+def test_what_goes_by_values_is_counted_on_fake_tensors_though_the_model_is_sharded_by_then(architecture: str) -> None:
+    model = applied(Lora(), architecture)
+    ledger = Ledger(model, own_loss, whole=False)
+    expected = ledger.work(batch(architecture))
+    fake = Ledger(model, own_loss, whole=False)
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
+    fake._copy = next(fake._copies)  # as if nothing could be counted on meta
+    assert fake.work(batch(architecture))[:2] == expected[:2]
+    assert fake._copy is not None
+
+
+def test_what_learns_may_change_while_it_does() -> None:
+    ledger = Ledger(model := applied(Full(), "t5"), own_loss)
+    whole = ledger.work(batch("t5"))
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad = "decoder" in key
+    frozen = ledger.work(batch("t5"))
+    assert frozen.forward_macs == whole.forward_macs
+    assert frozen == Ledger(model, own_loss).work(batch("t5"))
+    assert frozen.backward_macs < 0.9 * whole.backward_macs
+    model.requires_grad_(True)
+    assert ledger.work(batch("t5")) is whole
 
 
 def test_what_needs_weights_to_be_counted_is_not_where_they_are_sharded() -> None:
@@ -322,3 +348,21 @@ def test_an_optimizers_step_is_counted_by_number_that_is_moved(name: str, times:
     moved = sum(p.numel() for p in model.parameters() if p.requires_grad)
     found = Ledger(model, own_loss, partial(make_optimizer, recipe)).optimizer
     assert moved <= found <= times * moved
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "adafactor", "RMSprop"])
+def test_an_optimizers_step_is_that_of_all_its_tensors(name: str, make: Make) -> None:
+    model = applied(Lora(), "llama")
+    recipe = make("decoder", f'train.optimizer="{name}"', "train.weight_decay=0.1")
+    optimizer = make_optimizer(recipe, model)
+    for group in optimizer.param_groups:
+        group |= {key: False for key in ("fused", "foreach") if key in group}
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    with Counter() as counter:
+        optimizer.step()
+    kept = [value for own in optimizer.state.values() for value in own.values() if isinstance(value, Tensor)]
+    found = Ledger(model, own_loss, partial(make_optimizer, recipe))
+    assert found.optimizer == counter.rest > 0
+    assert found.optimizer_bytes == sum(value.numel() * value.element_size() for value in kept)
