@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
 
@@ -45,10 +46,15 @@ def profile_recipe(recipe: str, overrides: Iterable[str], trace: str, *, as_json
     """Prints where the time of the recipe's steps goes, and writes their events.
 
     Raises:
-        PeftkitError: the recipe, its model's config or its data are wrong.
+        PeftkitError: the recipe, its model's config or its data are wrong, or the events cannot be written.
     """
     registry = load_registry()
     loaded = load_recipe(recipe, registry, overrides)
+    if trace:
+        try:
+            Path(trace).touch()  # before the steps, which take a while
+        except OSError as error:
+            raise InputError(f"--trace: {trace} cannot be written: {error.strerror}") from error
     from peftkit.runner.profile import profile_steps
 
     found = profile_steps(loaded, registry, Path(trace) if trace else None)

@@ -68,3 +68,10 @@ def test_a_profile_is_printed_and_its_events_are_written(peftkit: Peftkit, tmp_p
     assert "GMAC/s" in out
     assert lines[-1] == f"  events: {trace}"
     assert trace.stat().st_size > 1000
+
+
+def test_where_events_cannot_be_written_no_step_is_made(peftkit: Peftkit, tmp_path: Path) -> None:
+    code, out, err = peftkit("profile", "x.toml", "--trace", str(tmp_path / "none" / "trace.json"), *SMALL)
+    assert (code, out) == (2, "")
+    assert "--trace" in err
+    assert "No such file or directory" in err
