@@ -16,6 +16,7 @@ from peftkit import Meter, hookimpl
 if TYPE_CHECKING:
     from torch import nn
 
+log = logging.getLogger(__name__)
 POWERCAP = Path("/sys/class/powercap")
 KWH = 3.6e6  # joules
 
@@ -57,6 +58,8 @@ class Energy(Meter):
     def start(self, model: nn.Module) -> None:
         """Finds out what can be read here."""
         self._sources = sources(next(model.parameters()).device.type == "cuda")
+        if not self._sources:
+            log.warning("nothing on this machine says how much energy is used: the run records no joules")
         self._joules = {source.name: 0.0 for source in self._sources}
 
     def begin(self) -> None:
@@ -92,7 +95,8 @@ def sources(gpu: bool) -> list[Source]:
     handles = gpu_handles() if gpu else []
     if handles:
         found.append(Nvml(handles))
-    left = {key for key, there in (("cpu", domains), ("ram", domains), ("gpu", handles or not gpu)) if not there}
+    memory = any(_called(domain) == "dram" for domain in domains)
+    left = {key for key, there in (("cpu", domains), ("ram", memory), ("gpu", handles or not gpu)) if not there}
     if left and (estimate := Estimate.made(left)):
         found.append(estimate)
     return found
@@ -121,13 +125,20 @@ class Rapl:
 
 
 def rapl_domains(folder: Path) -> Iterator[Path]:
-    """The counters that can be read: packages, and memory, which is beside them; cores are part of their package."""
-    for domain in sorted(folder.glob("*-rapl*:*")):
+    """The counters that can be read: packages, and memory, which is beside them; cores are part of their package.
+
+    Some processors have them once more by another way, as ``intel-rapl-mmio``.
+    """
+    for domain in sorted(folder.glob("*-rapl:*")):
         with suppress(OSError, ValueError):
-            what = (domain / "name").read_text().strip()
+            what = _called(domain)
             if what.startswith("package") or what == "dram":
                 int((domain / "energy_uj").read_text()), int((domain / "max_energy_range_uj").read_text())
                 yield domain
+
+
+def _called(domain: Path) -> str:
+    return (domain / "name").read_text().strip()
 
 
 class Nvml:

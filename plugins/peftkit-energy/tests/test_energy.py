@@ -28,6 +28,7 @@ def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     domain(tmp_path, "intel-rapl:0:0", "core", 3_000_000)
     domain(tmp_path, "intel-rapl:0:1", "dram", 1_000_000)
     domain(tmp_path, "intel-rapl:1", "psys", 9_000_000)
+    domain(tmp_path, "intel-rapl-mmio:0", "package-0", 5_000_000)
     return tmp_path
 
 
@@ -77,6 +78,31 @@ def test_boards_are_counted_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> N
     source.begin()
     counters.update(a=3_000, b=5_500)
     assert source.end() == 2.5
+
+
+@pytest.mark.parametrize(("dram", "left"), [(True, []), (False, [{"ram"}])])
+def test_memory_that_no_counter_counts_is_estimated(
+    dram: bool, left: list[set[str]], monkeypatch: pytest.MonkeyPatch, powercap: Path
+) -> None:
+    if not dram:
+        (powercap / "intel-rapl:0:1" / "name").write_text("uncore\n")
+    asked: list[set[str]] = []
+    monkeypatch.setattr(Estimate, "made", classmethod(lambda cls, parts: asked.append(parts)))
+    assert [source.name for source in sources(gpu=False)] == ["rapl"]
+    assert asked == left
+
+
+def test_a_machine_on_which_nothing_is_measured_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(peftkit_energy, "POWERCAP", tmp_path)
+    monkeypatch.setattr(Estimate, "made", classmethod(lambda cls, parts: None))
+    meter = Energy()
+    meter.start(nn.Linear(2, 2))
+    meter.begin()
+    meter.end()
+    assert meter.read() == {}
+    assert "records no joules" in caplog.text
 
 
 @pytest.mark.parametrize("prefix", ["", "GPU-"])
