@@ -74,7 +74,7 @@ def _cost_page(found: Prediction) -> str:
     parts = ", ".join(f"{key} {_bytes(value)}" for key, value in memory.items())
     rows = [
         ("trainable", f"{found.trainable_parameters:,} of {found.total_parameters:,} parameters ({share:.2%})"),
-        ("a step", f"{found.gmacs_per_step:,.4g} GMACs, {found.effective_batch} rows"),
+        ("a step", f"{_number(found.gmacs_per_step)} GMACs, {found.effective_batch} rows"),
         ("an epoch", _amount(found.steps_per_epoch, found.gmacs_per_epoch)),
         ("the run", _amount(found.steps, found.gmacs)),
         ("memory", f"{_bytes(found.memory_bytes)} ({parts})"),
@@ -95,7 +95,7 @@ def _cells(found: Prediction) -> list[str]:
         found.name,
         found.method,
         f"{found.trainable_parameters:,}",
-        *("?" if number is None else f"{number:,.5g}" for number in numbers),
+        *("?" if number is None else _number(number) for number in numbers),
         "?" if found.steps is None else f"{found.steps:,}",
         _bytes(found.memory_bytes),
         _bytes(found.checkpoint_bytes),
@@ -111,7 +111,12 @@ def _line(wide: tuple[int, int], cells: Sequence[str]) -> str:
 def _amount(steps: int | None, gmacs: float | None) -> str:
     if steps is None or gmacs is None:
         return "not known beforehand"
-    return f"{gmacs:,.5g} GMACs, {steps:,} steps"
+    return f"{_number(gmacs)} GMACs, {steps:,} steps"
+
+
+def _number(value: float) -> str:
+    """Five digits, without an exponent for what is large."""
+    return f"{float(f'{value:.5g}'):,.15g}"
 
 
 def _profile_page(found: Profile, trace: str) -> str:

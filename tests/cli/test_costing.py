@@ -32,6 +32,10 @@ def test_the_costs_of_a_recipe_are_a_page(peftkit: Peftkit) -> None:
     assert "GMACs" in out
 
 
+def test_large_numbers_are_written_out() -> None:
+    assert [costing._number(n) for n in (172_012.4, 5.9758, 0.00012345678)] == ["172,010", "5.9758", "0.00012346"]
+
+
 @pytest.mark.parametrize("trial", [False, True])
 def test_the_costs_of_several_are_a_line_each(peftkit: Peftkit, *, trial: bool) -> None:
     code, out, err = peftkit("cost", "x.toml", "x.toml", *SMALL, *(["--trial"] if trial else []))
