@@ -9,6 +9,7 @@ operations and the optimizer's step are counted apart from them.
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -48,8 +49,8 @@ SUMMING = frozenset(
 )
 """Element-wise operations and sums that torch does not mark as such."""
 
-FORMS: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
-"""Shape, stride and dtype of what operations on ``meta`` have given, by the operation and what it was given."""
+FORMS: dict[Any, list[tuple[torch.Size, tuple[int, ...], torch.dtype] | None]] = {}
+"""Shapes, strides and dtypes of what operations on ``meta`` have given, by the operation and what it was given."""
 
 
 class Work(NamedTuple):
@@ -99,11 +100,12 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except TypeError:  # an argument is on a device
             return func(*args, **kwargs)
         if known is not None:
-            shape, stride, dtype = known
-            return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            made = [form and torch.empty_strided(*form[:2], dtype=form[2], device="meta") for form in known]
+            return made[0] if len(made) == 1 else tuple(made)
         out = func(*args, **kwargs)
-        if isinstance(out, Tensor) and out.is_meta and not _shares(func):
-            FORMS[key] = (out.shape, out.stride(), out.dtype)
+        several = out if isinstance(out, tuple) else (out,)
+        if all(each is None or (isinstance(each, Tensor) and each.is_meta) for each in several) and not _shares(func):
+            FORMS[key] = [each if each is None else (each.shape, each.stride(), each.dtype) for each in several]
         return out
 
 
@@ -236,7 +238,7 @@ class Ledger:
         """The work on that copy, and whether it rests on a guess at values."""
         counter, model = Counter(guess), copied.model
         devices = [batch["labels"].device] if batch["labels"].device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _written_down(model), _unsaid(), copied.mode:
+        with torch.random.fork_rng(devices=devices), _written_down(model), _unsaid(), _uncollected(), copied.mode:
             rows = copied.rows(batch)
             try:
                 with counter:
@@ -338,6 +340,18 @@ def _weightless(model: nn.Module, device: torch.device, mode: FakeTensorMode | N
                     empty.register_hook(hook)  # type: ignore[no-untyped-call]
             memo[id(tensor)] = empty
     return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within it Python does not look for garbage, which takes longer than a pass where many libraries are loaded."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextmanager

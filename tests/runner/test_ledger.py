@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peftkit import Meter, StepRecord
+from peftkit import Meter, Method, StepRecord
 from peftkit.errors import RunError
 from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
@@ -122,6 +122,21 @@ def test_the_count_is_the_same_for_every_attention_and_with_weights(architecture
         return
     assert Ledger(model, own_loss).work(batch(architecture))[:2] == expected
     assert _real(Ledger(model, own_loss)).work(batch(architecture))[:2] == expected
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+@pytest.mark.parametrize("method", [Full(), Lora()])
+def test_forms_that_are_known_change_no_count(
+    method: Method, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = applied(method, architecture)
+    anew = []
+    for _ in range(2):
+        monkeypatch.setattr("peftkit.runner.ledger.FORMS", {})
+        anew.append(Ledger(model, own_loss).work(batch(architecture)))
+    known = Ledger(model, own_loss).work(batch(architecture))
+    assert anew[0] == anew[1] == known
+    assert _real(Ledger(model, own_loss)).work(batch(architecture))[:2] == known[:2]
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
