@@ -114,7 +114,7 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
     per_epoch = data.steps_per_epoch(batch)
     mean = sum(macs) / len(macs)
     seconds = _tried(recipe, registry, mean) if trial else None
-    planned = _planned(recipe, form, batch, per_epoch, steps, mean, seconds or 0.0)
+    planned = _planned(recipe, form, batch, per_epoch, steps, macs, seconds or 0.0)
     trained = [p for p in model.parameters() if p.requires_grad]
     told: dict[str, Any] = {}
     if seconds is not None:
@@ -176,14 +176,23 @@ def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> It
 
 
 def _planned(
-    recipe: Recipe, form: Form, batch: int, per_epoch: int | None, steps: Steps, macs: float, seconds: float
+    recipe: Recipe, form: Form, batch: int, per_epoch: int | None, steps: Steps, macs: list[int], seconds: float
 ) -> int | None:
-    """The steps of the run, by the limit that is nearest, as far as it can be told from what a mean step takes."""
-    parts = [part for step in steps for part in step]
-    tokens = sum(int(part["input_tokens"]) + int(form.targets(part)) for part in parts) / len(steps)
-    one = Used(1, batch, tokens, seconds=seconds, macs=macs, steps_per_epoch=per_epoch)  # type: ignore[arg-type]
-    share = progress(recipe.train.budget, one)
-    return math.ceil(1 / share - 1e-9) if share else None
+    """The steps of the run, by the limit that is nearest, as far as it can be told; ``seconds`` are of a mean step."""
+    budget, mean = recipe.train.budget, sum(macs) / len(macs)
+    used = Used(steps_per_epoch=per_epoch)
+    for number, (parts, work) in enumerate(zip(steps, macs, strict=True), 1):  # in the order of the run
+        used.step = number
+        used.samples += batch
+        used.input_tokens += sum(int(part["input_tokens"]) for part in parts)
+        used.target_tokens += sum(int(form.targets(part)) for part in parts)
+        used.macs += work
+        used.seconds += seconds * work / mean
+        reached = progress(budget, used)
+        if reached >= 1:
+            return number
+    # What comes after them is as they were.
+    return math.ceil(len(steps) / reached - 1e-9) if reached else None
 
 
 def _weight_bytes(recipe: Recipe, model: nn.Module) -> int:

@@ -107,6 +107,16 @@ def test_a_budget_of_time_is_told_in_steps_once_they_were_tried(make: Make, regi
     assert told.seconds == pytest.approx(told.steps * told.seconds_per_step)
 
 
+@pytest.mark.parametrize("limit", ["gmacs", "tokens"])
+def test_a_run_ends_where_it_was_told_to(limit: str, make: Make, registry: Registry) -> None:
+    whole = predict_cost(make("decoder", "train.batch_size=2", "train.budget.epochs=1"), registry)
+    amount = 0.3 * (whole.gmacs_per_epoch or 0) if limit == "gmacs" else 150
+    recipe = make("decoder", "train.batch_size=2", f"train.budget.{limit}={amount}", "train.budget.steps=1000")
+    told, found = predict_cost(recipe, registry), spent(recipe, registry)
+    assert told.steps == found["steps"] < (whole.steps_per_epoch or 0)
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
+
+
 def test_what_is_frozen_keeps_less_for_the_optimizer(make: Make, registry: Registry) -> None:
     full, lora = (
         predict_cost(make("encoder-decoder", f"method.name={name}", "train.optimizer=AdamW"), registry)
