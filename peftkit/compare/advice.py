@@ -13,7 +13,7 @@ from scipy import stats
 from peftkit.compare.comparison import TEXTS
 from peftkit.compare.curves import at, cost, curve
 from peftkit.compare.gather import Run, Section
-from peftkit.compare.statistics import Array, of_seeds
+from peftkit.compare.seeds import Array, spreads
 from peftkit.errors import InputError, did_you_mean, listed
 
 DRAWS = 20_000
@@ -150,9 +150,10 @@ def advise(
         return Advice(**common, candidates=(), too_thin=tuple(thin), left_out=tuple(left_out))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     noise = {label: _of_examples(values, examples) for label, values in reached.items()}
+    varying = spreads([np.array(values) for values in reached.values()], len(reached))
     drawn = {
-        label: np.mean(values) + of_seeds(np.array(values), DRAWS, rng) + noise[label] * rng.standard_normal(DRAWS)
-        for label, values in reached.items()
+        label: np.mean(values) + spread.draw(DRAWS, rng) + noise[label] * rng.standard_normal(DRAWS)
+        for (label, values), spread in zip(reached.items(), varying, strict=True)
     }
     table = np.stack([sign * values for values in drawn.values()])
     shares = np.bincount(table.argmax(0), minlength=len(table)) / DRAWS

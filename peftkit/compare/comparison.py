@@ -10,7 +10,8 @@ import numpy as np
 
 from peftkit.compare.curves import area, at, common_span, cost, curve, pareto, peak_memory, reached_at, score
 from peftkit.compare.gather import Run, Section
-from peftkit.compare.statistics import Array, Verdict, judge
+from peftkit.compare.seeds import Array
+from peftkit.compare.statistics import Verdict, judge
 from peftkit.errors import InputError, did_you_mean, listed
 
 BUDGETS = 5

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Array = NDArray[np.float64]
+from peftkit.compare.seeds import Array, Spread, chance, spreads
 
 DRAWS = 10_000
 CHUNK = 500  # draws whose weights are held at once: of 10,000 examples 20 MB
 LEVEL = 0.95
+MOST_LETTERS = 9
+"""Letters of groups at the most."""
+MOST_GROUPS = 120
+"""Groups that are kept on the way there: their number can double with each pair that is apart."""
 FINE = 1 << 16
 """The steps of probability in which weights are drawn."""
 
@@ -62,9 +65,10 @@ class Verdict:
 def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed: int = 0) -> Verdict:
     """Judges methods by what each of their runs scored on each test example.
 
-    Examples are drawn anew, the same ones for all (the bootstrap of Efron, 1979, with Poisson weights as Hanley and
-    MacGibbon, 2006, have it). Of seeds there are few, and to draw among few understates how they vary: the mean over
-    seeds varies by Student's t of their standard deviation instead. With one seed only the examples vary.
+    A bootstrap of two levels. Examples are drawn anew, the same ones for all (Efron, 1979, with Poisson weights as
+    Hanley and MacGibbon, 2006, have it). Of seeds there are few, and to draw among few understates how they vary: the
+    mean over seeds varies by Student's t instead (see ``spreads``); of two methods with the same seeds that of their
+    differences, seed by seed. With one seed only the examples vary.
 
     Args:
         scores: for each method and seed the scores of the examples, higher is better, all of the same examples.
@@ -80,30 +84,31 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
     rng = np.random.default_rng(seed)
     means = np.stack([np.mean([*scores[name].values()], axis=0) for name in names])
     drawn = np.concatenate([*_resampled(means, draws, rng)])
+    own = {name: {number: float(values.mean()) for number, values in of.items()} for name, of in scores.items()}
+    alone = dict(zip(names, spreads([np.array([*of.values()]) for of in own.values()], len(names)), strict=True))
+    varied = drawn + np.stack([alone[name].draw(draws, rng) for name in names], axis=1)
     estimates = {}
     for column, name in enumerate(names):
-        own = np.array([values.mean() for values in scores[name].values()])
-        spread = drawn[:, column] + of_seeds(own, draws, rng)
         low: float | None
         high: float | None
         if _unknown(scores[name]):
             low, high = None, None
-        elif len(own) == 1 and set(np.unique(means[column])) <= {0.0, 1.0}:
+        elif len(scores[name]) == 1 and _of_ones(means[column]) and not alone[name].variance:
             low, high = wilson(int(means[column].sum()), means.shape[1])
         else:
-            low, high = _interval(spread)
-        estimates[name] = Estimate(float(own.mean()), low, high, len(own))
-    differences = [_difference(scores, drawn, names, pair, rng) for pair in combinations(range(len(names)), 2)]
-    adjusted = holm([d.p for d in differences])
-    told = tuple(Difference(**{**vars(d), "p_adjusted": p}) for d, p in zip(differences, adjusted, strict=True))
-    varied = drawn + np.stack(
-        [of_seeds(np.array([v.mean() for v in scores[name].values()]), draws, rng) for name in names], axis=1
-    )
+            low, high = _interval(varied[:, column])
+        estimates[name] = Estimate(float(np.mean([*own[name].values()])), low, high, len(scores[name]))
+    told = [
+        _difference(scores, means, drawn, names, pair, spread, rng)
+        for pair, spread in zip(combinations(range(len(names)), 2), _of_pairs(own, alone), strict=True)
+    ]
+    adjusted = holm([d.p for d in told])
+    told = [replace(d, p_adjusted=p) for d, p in zip(told, adjusted, strict=True)]
     blind = any(map(_unknown, scores.values()))
     winners = np.bincount(varied.argmax(1), minlength=len(names)) / draws
     return Verdict(
         estimates,
-        told,
+        tuple(told),
         letters([estimates[n].mean for n in names], names, {(d.first, d.second) for d in told if d.p_adjusted < 0.05}),
         dict.fromkeys(names) if blind else dict(zip(names, winners.tolist(), strict=True)),
     )
@@ -113,6 +118,13 @@ def wilson(right: int, number: int, level: float = LEVEL) -> tuple[float, float]
     """The interval of Wilson (1927) for a share of ``right`` among ``number``."""
     found = stats.binomtest(right, number).proportion_ci(level, method="wilson")
     return float(found.low), float(found.high)
+
+
+def mcnemar(first: Array, second: Array) -> float:
+    """The exact test of McNemar (1947), two-sided, of whether two are right equally often on the same examples."""
+    only_first, only_second = int((first > second).sum()), int((first < second).sum())
+    both = only_first + only_second
+    return float(stats.binomtest(only_first, both).pvalue) if both else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -127,49 +139,98 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def letters(means: Sequence[float], names: Sequence[str], apart: set[tuple[str, str]]) -> dict[str, str]:
-    """Letters such that two methods share one unless they are ``apart`` (Piepho, 2004), the best from ``a`` on."""
+    """Letters such that two methods share one unless they are ``apart`` (Piepho, 2004), the best from ``a`` on.
+
+    Of many methods, some of which vary more than others, exact letters can be more than anybody reads: of more than
+    ``MOST_LETTERS`` those are made one that so join fewest methods that are apart. Sharing none then still says apart.
+    """
     order = [names[i] for i in sorted(range(len(names)), key=lambda i: -means[i])]
-    groups = [set(order)]
-    for pair in combinations(order, 2):
-        if pair not in apart and pair[::-1] not in apart:
-            continue
-        split: list[set[str]] = []
-        for group in groups:
-            split += [group - {pair[0]}, group - {pair[1]}] if set(pair) <= group else [group]
-        groups = [g for i, g in enumerate(split) if not any(g < o or (g == o and j < i) for j, o in enumerate(split))]
-    groups.sort(key=lambda group: [order.index(name) for name in sorted(group, key=order.index)])
-    return {name: "".join(_letter(i) for i, group in enumerate(groups) if name in group) for name in order}
+    place = {name: number for number, name in enumerate(order)}
+    pairs = sorted(tuple(sorted((place[first], place[second]))) for first, second in apart)
+    differ = [0] * len(order)  # of each, the others that are apart from it, as bits
+    groups = {(1 << len(order)) - 1}
+    for first, second in pairs:
+        differ[first] |= 1 << second
+        differ[second] |= 1 << first
+        both = 1 << first | 1 << second
+        halved = [group for group in groups if group & both == both]
+        groups.difference_update(halved)
+        for part in (group & ~(1 << one) for group in halved for one in (first, second)):
+            if not any(part & group == part for group in groups):
+                groups -= {group for group in groups if group & part == group}
+                groups.add(part)
+        if len(groups) > MOST_GROUPS:
+            groups = _joined(groups, differ, MOST_GROUPS // 2)
+    kept = sorted(
+        _joined(groups, differ, MOST_LETTERS), key=lambda group: [n for n in range(len(order)) if group >> n & 1]
+    )
+    return {name: "".join(_letter(i) for i, group in enumerate(kept) if group >> place[name] & 1) for name in order}
+
+
+def _joined(groups: set[int], differ: Sequence[int], most: int) -> set[int]:
+    """So many groups at the most: those are made one that so hold fewest pairs that are apart."""
+
+    def apart(group: int) -> int:
+        return sum((mask & group).bit_count() for number, mask in enumerate(differ) if group >> number & 1)
+
+    costs = {pair: apart(pair[0] | pair[1]) for pair in combinations(groups, 2)} if len(groups) > most else {}
+    while len(groups) > most:
+        pair = min(costs, key=lambda pair: (costs[pair], pair))
+        union = pair[0] | pair[1]
+        gone = {group for group in groups if group & union == group}
+        groups = groups - gone
+        costs = {pair: cost for pair, cost in costs.items() if not gone & {*pair}}
+        costs |= {(union, group): apart(union | group) for group in groups}
+        groups.add(union)
+    return groups
 
 
 def _letter(number: int) -> str:
     return chr(ord("a") + number % 26) * (1 + number // 26)
 
 
+def _of_pairs(own: Mapping[str, Mapping[int, float]], alone: Mapping[str, Spread]) -> Iterator[Spread]:
+    """How the differences of all pairs vary with the seed, seed by seed where both have the same ones."""
+    pairs = [*combinations(own, 2)]
+    paired = [pair for pair in pairs if own[pair[0]].keys() == own[pair[1]].keys()]
+    apart = [np.array([own[first][seed] - own[second][seed] for seed in own[first]]) for first, second in paired]
+    found = dict(zip(paired, spreads(apart, len(own)), strict=True))
+    for pair in pairs:
+        if pair in found:
+            yield found[pair]
+        else:  # with the fewer degrees of freedom, which is on the safe side
+            each = [alone[name] for name in pair if alone[name].variance]
+            freedom = min((spread.freedom for spread in each), default=0.0)
+            yield Spread(sum(spread.variance for spread in each), freedom)
+
+
 def _difference(
     scores: Mapping[str, Mapping[int, Array]],
+    means: Array,
     drawn: Array,
     names: Sequence[str],
     pair: tuple[int, int],
+    of_seeds: Spread,
     rng: np.random.Generator,
 ) -> Difference:
-    first, second = (scores[names[i]] for i in pair)
-    own, others = ({seed: values.mean() for seed, values in of.items()} for of in (first, second))
-    mean = float(np.mean([*own.values()]) - np.mean([*others.values()]))
+    first, second = (names[i] for i in pair)
+    mean = float(means[pair[0]].mean() - means[pair[1]].mean())
+    if _unknown(scores[first]) or _unknown(scores[second]):
+        return Difference(first, second, mean, None, None, 1.0, 1.0, None)
     examples = drawn[:, pair[0]] - drawn[:, pair[1]]
-    if own.keys() == others.keys():
-        seeds = of_seeds(np.array([own[seed] - others[seed] for seed in own]), len(drawn), rng)
+    low, high = _interval(examples + of_seeds.draw(len(drawn), rng))
+    if not of_seeds.variance and all(_of_ones(means[i]) for i in pair):
+        p = mcnemar(means[pair[0]], means[pair[1]])
     else:
-        seeds = of_seeds(np.array([*own.values()]), len(drawn), rng)
-        seeds = seeds - of_seeds(np.array([*others.values()]), len(drawn), rng)
-    if _unknown(first) or _unknown(second):
-        return Difference(names[pair[0]], names[pair[1]], mean, None, None, 1.0, 1.0, None)
-    spread = examples + seeds
-    low, high = _interval(spread)
-    beyond = min((spread <= 0).sum(), (spread >= 0).sum())
-    p = min(1.0, 2 * (beyond + 1) / (len(spread) + 1))
+        p = chance(mean, float(examples.std()), of_seeds)
     deviation = (high - low) / (2 * stats.norm.ppf((1 + LEVEL) / 2))
     detectable = float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(0.8)) * deviation)
-    return Difference(names[pair[0]], names[pair[1]], mean, low, high, float(p), 1.0, detectable)
+    return Difference(first, second, mean, low, high, p, 1.0, detectable)
+
+
+def _of_ones(scores: Array) -> bool:
+    """Whether each example is right or wrong, and nothing between."""
+    return len(scores) > 1 and set(np.unique(scores)) <= {0.0, 1.0}
 
 
 def _unknown(of: Mapping[int, Array]) -> bool:
@@ -186,14 +247,6 @@ def _resampled(scores: Array, draws: int, rng: np.random.Generator) -> Iterator[
         weights = table[rng.integers(0, FINE, size, dtype=np.uint16)]
         weights[weights.sum(1) == 0] = 1.0  # no example at all was drawn, of a handful
         yield (weights @ columns / weights.sum(1, keepdims=True)).astype(np.float64)
-
-
-def of_seeds(values: Array, draws: int, rng: np.random.Generator) -> Array:
-    """How the mean over other seeds would differ from that over these; nothing is known of one."""
-    if len(values) < 2:
-        return np.zeros(draws)
-    drawn: Array = rng.standard_t(len(values) - 1, draws) * values.std(ddof=1) / np.sqrt(len(values))
-    return drawn
 
 
 def _interval(spread: Array) -> tuple[float, float]:

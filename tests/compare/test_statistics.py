@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import random
 from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.compare.statistics import Array, holm, judge, letters, wilson
+from peftkit.compare.seeds import Array
+from peftkit.compare.statistics import MOST_LETTERS, holm, judge, letters, mcnemar, wilson
 
 
 def planted(
@@ -77,7 +79,7 @@ def test_holm_is_what_the_step_down_says() -> None:
     assert holm([]) == []
 
 
-@given(st.integers(1, 7), st.data())
+@given(st.integers(1, 6), st.data())
 def test_letters_say_exactly_which_are_apart(number: int, data: st.DataObject) -> None:
     names = [f"m{i}" for i in range(number)]
     pairs = [*combinations(names, 2)]
@@ -86,3 +88,45 @@ def test_letters_say_exactly_which_are_apart(number: int, data: st.DataObject) -
     for pair in pairs:
         assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in apart)
     assert found["m0"].startswith("a")
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 30), st.floats(0, 1), st.randoms())
+def test_many_methods_have_letters_that_can_be_read_and_never_part_what_is_not_apart(
+    number: int, share: float, rng: random.Random
+) -> None:
+    names = [f"m{i}" for i in range(number)]
+    apart = {pair for pair in combinations(names, 2) if rng.random() < share / 4}
+    found = letters([float(-i) for i in range(number)], names, apart)
+    assert len(set("".join(found.values()))) <= MOST_LETTERS
+    assert all(set(found[a]) & set(found[b]) for a, b in combinations(names, 2) if (a, b) not in apart)
+
+
+def test_mcnemars_test_counts_what_only_one_has_right() -> None:
+    first, second = np.array([1.0] * 9 + [0.0] * 11), np.array([0.0] * 8 + [1.0] * 2 + [0.0] * 10)
+    # The first alone has 8 right, the second alone 1: twice the chance of 8 or more heads of 9.
+    assert mcnemar(first, second) == pytest.approx(2 * 10 / 512)
+    assert mcnemar(first, first) == 1.0
+    told = judge({"a": {0: first}, "b": {0: second}}).differences[0]
+    assert told.p == mcnemar(first, second)
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (10, 2), (30, 3)])
+def test_no_pair_of_equal_methods_is_told_apart_more_often_than_said(methods: int, seeds: int) -> None:
+    """The errors of a whole table: any pair of equal methods whose letters differ, where some vary more than others."""
+    rng = np.random.default_rng(methods)
+    number, wrong = 1200 // methods**2 + 20, 0
+    for i in range(number):
+        noise = float(rng.choice([0.005, 0.02, 0.05]))
+        verdict = judge(planted(rng, [0.6] * methods, seeds, 250, noise), draws=200, seed=i)
+        wrong += any(d.p_adjusted < 0.05 for d in verdict.differences)
+    assert wrong <= 0.05 * number + 2.33 * (0.05 * 0.95 * number) ** 0.5
+
+
+def test_among_many_methods_with_three_seeds_those_that_differ_are_found() -> None:
+    rng = np.random.default_rng(1)
+    rates = [0.3 + 0.5 * i / 39 for i in range(40)]
+    verdict = judge(planted(rng, rates, 3, 500, 0.01), draws=500)
+    far = [d for d in verdict.differences if abs(rates[int(d.first[1:])] - rates[int(d.second[1:])]) > 0.15]
+    assert np.mean([d.p_adjusted < 0.05 for d in far]) > 0.95
+    assert not set(verdict.letters["m0"]) & set(verdict.letters["m39"])

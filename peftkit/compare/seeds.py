@@ -1,0 +1,109 @@
+"""How much scores vary with the seed, of which there are few, and how likely a difference is by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+Array = NDArray[np.float64]
+
+FEWEST = 5
+"""Methods from which on their variances tell something of each other's."""
+SMALLEST = 1e-3
+"""The share of the median that a variance counts as at least: a logarithm of none there is not."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance of a mean over seeds, and the degrees of freedom with which it is known; 0 and 0 of one seed."""
+
+    variance: float
+    freedom: float
+
+    def draw(self, draws: int, rng: np.random.Generator) -> Array:
+        """How the mean over other seeds would differ from that over these, by Student's t."""
+        if not self.variance:
+            return np.zeros(draws)
+        drawn: Array = rng.standard_t(self.freedom, draws) * np.sqrt(self.variance)
+        return drawn
+
+
+def spreads(values: Sequence[Array], methods: int) -> list[Spread]:
+    """How the means over seeds of several things vary, each told by its own values and, a little, by the others'.
+
+    Three seeds say little of a variance, those of many methods together say more: the posterior variance of Smyth
+    (2004), whose prior is fitted to all of them. It takes methods' variances to be draws of one distribution, and an
+    unstable method among stable ones is none; so the prior never counts for more than three times as much as the own
+    values or a quarter of the methods, no variance is taken for smaller than it looks, and of fewer than five methods
+    nothing is borrowed (``scripts/benchmark_compare.py --errors`` shows how often equal methods are told apart).
+
+    Args:
+        values: of each thing its value for each seed.
+        methods: how many methods they are of, or are differences of.
+    """
+    own = [(float(each.var(ddof=1)), len(each) - 1) if len(each) > 1 else (0.0, 0) for each in values]
+    several = [(variance, freedom) for variance, freedom in own if freedom]
+    found = []
+    before, counts = _prior(several) if methods >= FEWEST and len(several) >= FEWEST else (0.0, 0.0)
+    for (variance, freedom), each in zip(own, values, strict=True):
+        weight = min(counts, methods / 4, 3.0 * max(1, freedom))
+        if weight:
+            moderated = (weight * before + freedom * variance) / (weight + freedom)
+            variance = max(variance, moderated)
+        found.append(Spread(variance / len(each), freedom + weight))
+    return found
+
+
+def chance(difference: float, of_examples: float, of_seeds: Spread) -> float:
+    """The probability, two-sided, that a difference at least so large is seen where there is none.
+
+    The sum of a normal variable and of one by Student's t is larger than it: the mean over what the variance between
+    seeds may be, which is exact far out too, where draws would not come.
+
+    Args:
+        difference: of two means.
+        of_examples: its standard error by the test examples.
+        of_seeds: how it varies with the seed.
+    """
+    if not difference or not (of_examples or of_seeds.variance):
+        return 1.0
+    if not of_seeds.variance:
+        return float(2 * stats.norm.sf(abs(difference) / of_examples))
+    scale = of_seeds.freedom / stats.chi2.ppf(_MIDDLES, of_seeds.freedom)
+    beyond = stats.norm.sf(abs(difference) / np.sqrt(of_examples**2 + of_seeds.variance * scale))
+    return float(min(1.0, 2 * (beyond * _WEIGHTS).sum()))
+
+
+# Fine where the variance between seeds is much larger than it looks, which far differences come from.
+_EDGES = np.concatenate([[0], np.logspace(-10, np.log10(0.5), 60), 1 - np.logspace(np.log10(0.5), -4, 20)[1:], [1]])
+_MIDDLES, _WEIGHTS = (_EDGES[1:] + _EDGES[:-1]) / 2, np.diff(_EDGES)
+
+
+def _prior(several: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """The prior's variance, and the degrees of freedom that it counts for, by the moments of the logarithms."""
+    variances, freedoms = (np.array(each, dtype=float) for each in zip(*several, strict=True))
+    if not np.median(variances):
+        return 0.0, 0.0
+    logs = np.log(np.maximum(variances, SMALLEST * np.median(variances)))
+    logs += np.log(freedoms / 2) - special.digamma(freedoms / 2)
+    excess = float(logs.var(ddof=1) - special.polygamma(1, freedoms / 2).mean())
+    if excess <= 0:
+        return float(np.exp(logs.mean())), np.inf
+    half = _trigamma_inverse(excess)
+    return float(np.exp(logs.mean() + special.digamma(half) - np.log(half))), 2 * half
+
+
+def _trigamma_inverse(value: float) -> float:
+    """By Newton's method, as Smyth (2004) has it."""
+    found = 0.5 + 1 / value
+    for _ in range(50):
+        here = float(special.polygamma(1, found))
+        step = here * (1 - here / value) / float(special.polygamma(2, found))
+        found += step
+        if abs(step) < 1e-10 * found:
+            break
+    return found

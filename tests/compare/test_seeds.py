@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from peftkit.compare.seeds import Spread, _prior, chance, spreads
+
+
+def test_few_methods_borrow_nothing() -> None:
+    values = [np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.5, 0.5]), np.array([0.7])]
+    assert spreads(values, 3) == [Spread(pytest.approx(0.01 / 3), 2.0), Spread(0.0, 2.0), Spread(0.0, 0.0)]
+
+
+def test_of_many_each_is_moderated_and_none_looks_smaller_than_it_is() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.normal(0.5, 0.01, 3) for _ in range(40)] + [np.full(3, 0.5), np.array([0.4])]
+    values.append(np.array([0.1, 0.5, 0.9]))  # an unstable one
+    found = spreads(values, len(values))
+    assert all(spread.variance >= each.var(ddof=1) / 3 for spread, each in zip(found[:40], values[:40], strict=True))
+    assert found[40].variance > 0  # three seeds alike are an accident among others that vary
+    assert (found[41].variance > 0, found[41].freedom > 0) == (True, True)  # one seed varies as others do
+    assert found[42].variance == pytest.approx(values[42].var(ddof=1) / 3)
+    assert all(2 < spread.freedom <= 2 + min(43 / 4, 6) for spread in found[:41])
+    assert np.median([s.variance for s in found[:40]]) == pytest.approx(1e-4 / 3, rel=0.6)
+
+
+def test_the_prior_is_that_which_variances_were_drawn_from() -> None:
+    rng = np.random.default_rng(2)
+    true = 4 * 2.5 / rng.chisquare(4, 20_000)
+    seen = true * rng.chisquare(3, 20_000) / 3
+    variance, counts = _prior([(float(each), 3) for each in seen])
+    assert variance == pytest.approx(2.5, rel=0.05)
+    assert counts == pytest.approx(4, rel=0.1)
+
+
+def test_a_chance_is_students_the_normal_or_that_of_their_sum() -> None:
+    assert chance(0.3, 0.0, Spread(0.01, 2)) == pytest.approx(2 * stats.t.sf(3.0, 2), rel=0.02)
+    assert chance(-0.3, 0.1, Spread(0.0, 0)) == pytest.approx(2 * stats.norm.sf(3.0))
+    assert (chance(0.0, 0.1, Spread(0.01, 2)), chance(0.1, 0.0, Spread(0.0, 2))) == (1.0, 1.0)
+    rng = np.random.default_rng(0)
+    drawn = 0.1 * rng.standard_normal(1_000_000) + 0.1 * rng.standard_t(4, 1_000_000)
+    for difference in (0.1, 0.3, 0.8):
+        assert chance(difference, 0.1, Spread(0.01, 4)) == pytest.approx((abs(drawn) > difference).mean(), rel=0.05)
