@@ -341,11 +341,20 @@ class Metric(Component):
     is fed the right answer token by token. The latter leaks the answer, and never selects a checkpoint."""
     values: ClassVar[tuple[str, ...]] = ()
     """The names of what ``compute`` returns; left empty by a metric whose one value has the metric's own name."""
+    per_example: ClassVar[bool] = False
+    """Whether each value is the mean of what each example scores alone: then runs are compared example by example."""
 
     @property
     def value_names(self) -> tuple[str, ...]:
         """The names of the metric's values."""
         return type(self).values or (self.name,)
+
+    def each(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> list[dict[str, float]]:
+        """What ``compute`` returns of each example alone."""
+        alone = zip(predictions, references, examples, strict=True)
+        return [self.compute([prediction], [right], [example]) for prediction, right, example in alone]
 
     def compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]

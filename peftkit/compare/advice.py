@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from peftkit.compare.comparison import TEXTS
-from peftkit.compare.curves import at, cost, curve
+from peftkit.compare.curves import at, cost, curve, lower_is_better
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array, spreads
 from peftkit.errors import InputError, did_you_mean, listed
@@ -123,7 +123,7 @@ def advise(
     """
     runs = [run for of in section.runs.values() for run in of.values()]
     metric = metric or str(runs[0].summary["selects"])
-    sign = 1.0 if runs[0].summary["higher_is_better"] or metric != runs[0].summary["selects"] else -1.0
+    sign = -1.0 if lower_is_better(runs[0], metric) else 1.0
     examples = _examples(runs[0], metric)
     left_out: list[tuple[str, str]] = []
     reached: dict[str, list[float]] = {}
@@ -144,6 +144,11 @@ def advise(
             reached[label] = [float(value) for value in within if value is not None]
             costs[label] = float(np.mean([_when(each, budget) for each in curves]))
             peaks[label] = peak
+    few = [label for label, values in reached.items() if len(values) < FEWEST_SEEDS]
+    if len(reached) - len(few) >= 2:  # the others can be told about
+        for label in few:
+            del reached[label]
+            left_out.append((label, "one seed tells nothing of how much seeds vary: run others"))
     thin = _too_thin(section, reached, examples)
     common = {"task": section.task, "model": section.model, "metric": metric, "axis": axis, "budget": budget}
     if thin:

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from peftkit.compare.curves import area, at, common_span, cost, curve, pareto, peak_memory, reached_at, score
+from peftkit.compare.curves import (
+    area,
+    at,
+    common_span,
+    cost,
+    curve,
+    lower_is_better,
+    measures,
+    pareto,
+    peak_memory,
+    reached_at,
+    score,
+)
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array
 from peftkit.compare.statistics import Verdict, judge
-from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.errors import InputError
+from peftkit.runs import RunDirectory
 
 BUDGETS = 5
 TEXTS = {"accuracy": "prediction", "accuracy_norm": "prediction_norm"}
-"""Metrics that are the mean of what each example scores, and the text that it scores by."""
+"""Metrics that are the share of examples of which a text is right, and the text."""
+ROUNDED = 1e-3
+"""How far a score may be from that of its predictions, whose numbers may have been rounded."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,8 @@ class Comparison:
     """Recipes that were."""
     imported: tuple[str, ...] = ()
     """What has to be said of results of other systems."""
+    unmeasured: tuple[str, ...] = ()
+    """Methods that are left out, since not all their runs have measured the cost."""
 
     @property
     def detectable(self) -> float | None:
@@ -109,11 +126,11 @@ def compare(
     Raises:
         InputError: the runs have not the metric or the cost, or are of different test examples.
     """
+    section, unmeasured = _measured(section, by)
     everyone = [run for of in section.runs.values() for run in of.values()]
-    selects = str(everyone[0].summary["selects"])
-    metric = metric or selects
+    metric = metric or str(everyone[0].summary["selects"])
     # All below is of values of which higher ones are better; what is told has its own sign again.
-    sign = 1.0 if metric != selects or everyone[0].summary["higher_is_better"] else -1.0
+    sign = -1.0 if lower_is_better(everyone[0], metric) else 1.0
     scores = {label: sign * _mean(score(run, metric) for run in of.values()) for label, of in section.runs.items()}
     curves = {
         label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
@@ -175,7 +192,16 @@ def compare(
         imported=tuple(
             dict.fromkeys(f"{run.imported}: {run.summary['imported']['note']}" for run in everyone if run.imported)
         ),
+        unmeasured=unmeasured,
     )
+
+
+def _measured(section: Section, by: str) -> tuple[Section, tuple[str, ...]]:
+    """The methods that have measured the cost, and the names of the others; all of them where none has."""
+    kept = {label: of for label, of in section.runs.items() if all(measures(run, by) for run in of.values())}
+    if not kept:
+        return section, ()
+    return replace(section, runs=kept), tuple(label for label in section.runs if label not in kept)
 
 
 def _noise(section: Section, metric: str) -> float | None:
@@ -199,35 +225,49 @@ def _baseline(section: Section, name: str) -> str | None:
 
 def _scores(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]], int]:
     """What each run scores on each test example, or on all of them where that is all there is."""
-    if metric not in TEXTS or any(run.imported for of in section.runs.values() for run in of.values()):
-        return {
-            label: {seed: np.array([score(run, metric)]) for seed, run in of.items()}
-            for label, of in section.runs.items()
-        }, 0
-    found: dict[str, dict[int, Array]] = {}
+    rows = {
+        (label, seed): [] if run.imported else RunDirectory(run.path).predictions("test")
+        for label, of in section.runs.items()
+        for seed, run in of.items()
+    }
+    found: dict[str, dict[int, Array]] = {label: {} for label in section.runs}
     asked: list[tuple[int, str]] | None = None
-    for label, of in section.runs.items():
-        found[label] = {}
-        for seed, run in of.items():
-            rows = _predictions(run, TEXTS[metric])
-            own = [(int(row["index"]), str(row["target"])) for row in rows]
-            if asked is not None and own != asked:
-                raise InputError(f"{run.path}: its test examples are not those of the other runs")
-            asked = own
-            found[label][seed] = np.array([float(row[TEXTS[metric]] == row["target"]) for row in rows])
+    single = all(of and _value(of[0], metric) is not None for of in rows.values())
+    for (label, seed), of in rows.items():
+        run = section.runs[label][seed]
+        if not single:
+            found[label][seed] = np.array([score(run, metric)])
+            continue
+        own = [(int(row["index"]), str(row["target"])) for row in of]
+        if asked is not None and own != asked:
+            raise InputError(f"{run.path}: its test examples are not those of the other runs")
+        asked = own
+        found[label][seed] = _of_examples(of, metric)
+        told = float(found[label][seed].mean())
+        if abs(told - score(run, metric)) > ROUNDED:
+            raise InputError(
+                f"{run.path}: its predictions give a {metric} of {told:.6g}, and not what its summary says"
+            )
     return found, len(asked or ())
 
 
-def _predictions(run: Run, text: str) -> list[dict[str, Any]]:
-    from peftkit.runs import RunDirectory
+def _of_examples(rows: Sequence[Mapping[str, Any]], metric: str) -> Array:
+    """What each example scores; the mean is the run's score."""
+    if metric != "loss":
+        return np.array([_value(row, metric) for row in rows], dtype=float)
+    # The loss is a sum over examples through the number of their tokens: what an example adds to that quotient.
+    losses, tokens = (np.array([row[key] for row in rows], dtype=float) for key in ("loss", "tokens"))
+    mean = losses.sum() / tokens.sum()
+    alone: Array = mean + (losses - mean * tokens) / tokens.mean()
+    return alone
 
-    rows = RunDirectory(run.path).predictions("test")
-    if not rows or text not in rows[0]:
-        there = sorted(rows[0]) if rows else []
-        raise InputError(
-            f"{run.path}: its predictions have no {text!r}{did_you_mean(text, there)}; they have {listed(there)}"
-        )
-    return rows
+
+def _value(row: Mapping[str, Any], metric: str) -> float | None:
+    """What an example scores by itself; None where predictions do not tell it."""
+    if metric in TEXTS:
+        return float(row[TEXTS[metric]] == row["target"]) if TEXTS[metric] in row else None
+    found = row.get(metric) if metric == "loss" and "tokens" in row else row.get("scores", {}).get(metric)
+    return None if found is None else float(found)
 
 
 def _winners(

@@ -45,6 +45,21 @@ def cost(row: Any, by: str) -> float:
     return float(found)
 
 
+def measures(run: Run, by: str) -> bool:
+    """Whether all the run's rows, and its summary, have the cost."""
+    try:
+        return all(math.isfinite(cost(row, by)) for row in (*run.rows, run.summary))
+    except (InputError, KeyError, TypeError):
+        return False
+
+
+def lower_is_better(run: Run, metric: str) -> bool:
+    """Whether less of the metric is better, as the run tells it."""
+    if metric == run.summary["selects"]:
+        return not run.summary["higher_is_better"]
+    return metric in (*run.summary.get("lower_is_better", ()), "loss")
+
+
 def peak_memory(costs: Mapping[str, Any]) -> float | None:
     """Bytes, of the device where there is one; None where that was not measured."""
     found = costs.get("peak_device_bytes") or costs.get("peak_host_bytes")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.comparison import Comparison, Line, compare
-from peftkit.compare.curves import AXES, cost, curve
+from peftkit.compare.curves import cost, measures
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.tables import written
 from peftkit.errors import InputError, RunError
@@ -78,7 +78,7 @@ def _figures(section: Section, found: Comparison, plt: Any) -> Iterator[tuple[st
     if found.baseline and found.baseline not in chosen:
         chosen[-1] = found.baseline
     for axis in ALONG:
-        if all(_measures(run, axis) for label in chosen for run in section.runs[label].values()):
+        if all(measures(run, axis) for label in chosen for run in section.runs[label].values()):
             yield f"curves-{axis}", _curves(section, found, chosen, axis, plt)
     per_step = {line.method: _per_step(section, line.method, "gmacs") for line in found.lines}
     base = per_step.get(found.baseline or "")
@@ -173,10 +173,3 @@ def _per_step(section: Section, label: str, axis: str) -> float:
         return sum(cost(run.rows[-1], axis) for run in runs) / steps if steps else 0.0
     except InputError:
         return 0.0
-
-
-def _measures(run: Run, axis: str) -> bool:
-    try:
-        return bool(len(curve(run, axis, str(run.summary["selects"]))[0])) and axis in AXES
-    except (InputError, KeyError, TypeError):
-        return False

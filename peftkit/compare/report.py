@@ -16,7 +16,7 @@ import tomli_w
 
 from peftkit import __version__
 from peftkit.compare.comparison import Comparison, Line, compare
-from peftkit.compare.curves import AXES, cost
+from peftkit.compare.curves import AXES, cost, lower_is_better, measures
 from peftkit.compare.gather import Run, Section, flattened
 from peftkit.compare.tables import notes, rows_of
 from peftkit.errors import InputError
@@ -68,7 +68,7 @@ def report(sections: Sequence[Section], *, title: str = "What learns most for th
 
 def _section(section: Section, found: Comparison) -> dict[str, Any]:
     first = next(run for of in section.runs.values() for run in of.values())
-    axes = [axis for axis in CURVES if all(_measured(run, axis) for of in section.runs.values() for run in of.values())]
+    axes = [axis for axis in CURVES if all(measures(run, axis) for of in section.runs.values() for run in of.values())]
     flats = {label: _flat_recipe(next(iter(of.values()))) for label, of in section.runs.items()}
     keys = sorted({key for each in flats.values() for key in each})
     differing = [key for key in keys if len({each.get(key) for each in flats.values()}) > 1]
@@ -80,6 +80,7 @@ def _section(section: Section, found: Comparison) -> dict[str, Any]:
         "metric": found.metric,
         "selects": str(first.summary["selects"]),
         "higher": bool(first.summary["higher_is_better"]),
+        "metric_higher": not lower_is_better(first, found.metric),
         "baseline": found.baseline,
         "axes": axes,
         "quantities": _quantities(section),
@@ -153,13 +154,6 @@ def _table(number: int, found: Comparison) -> str:
         f'<div data-section="{number}"><div class="scroll"><table class="sortable"><caption>{caption}</caption>'
         f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><ul class="soft">{told}</ul></div>'
     )
-
-
-def _measured(run: Run, axis: str) -> bool:
-    try:
-        return all(math.isfinite(cost(row, axis)) for row in run.rows)
-    except (InputError, KeyError, TypeError):
-        return False
 
 
 def _mean(of: Mapping[int, Run], axis: str) -> float | None:

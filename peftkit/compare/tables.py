@@ -42,6 +42,8 @@ def notes(found: Comparison) -> list[str]:
     else:
         told.append(f"intervals: seeds alone, since {found.metric} is not the mean of what single examples score")
     told.append("methods with a letter in common cannot be told apart (Holm, 5 %); best: the probability that it is")
+    if any(len(line.seeds) == 1 for line in found.lines):
+        told.append("one seed: how seeds vary is not known, so that runs are told apart and not methods")
     if found.detectable is not None:
         told.append(f"a difference of {found.detectable:.4f} between two would be found four times in five")
     if found.noise is not None:
@@ -52,6 +54,8 @@ def notes(found: Comparison) -> list[str]:
         told.append("* on the Pareto front")
     for budget, method, value in found.winners:
         told.append(f"within {budget:,.4g} {found.by}: {method} ({value:.4f})")
+    if found.unmeasured:
+        told.append(f"left out, since they have not measured {found.by}: {', '.join(found.unmeasured)}")
     for what, values in found.pooled.items():
         told += [f"pooled although {what} differs: {text}" for text in values]
     return told

@@ -51,6 +51,7 @@ class DistractorNovelty(_OfAnswers):
     """
 
     name: Literal["distractor_novelty"] = "distractor_novelty"
+    per_example: ClassVar[bool] = True
 
     def score(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
@@ -71,6 +72,7 @@ class AnswerLeakage(_OfAnswers):
     """
 
     name: Literal["answer_leakage"] = "answer_leakage"
+    per_example: ClassVar[bool] = True
     higher_is_better: ClassVar[bool] = False
 
     contained: bool = False
@@ -95,6 +97,7 @@ class DistractorDistinctness(_Distractors):
     """The share of the produced distractors that are distinct, where missing ones count as not distinct."""
 
     name: Literal["distractor_distinctness"] = "distractor_distinctness"
+    per_example: ClassVar[bool] = True
 
     expected: int = Field(default=3, ge=1)
     """How many distractors a text should hold; more than these are welcome."""
@@ -115,6 +118,7 @@ class DistractorMatch(_Distractors):
     """
 
     name: Literal["distractor_match"] = "distractor_match"
+    per_example: ClassVar[bool] = True
     values: ClassVar[tuple[str, ...]] = ("distractor_f1", "distractor_recall", "distractor_precision")
 
     def score(
@@ -138,6 +142,7 @@ class DistractorAssignment(_Distractors):
     """
 
     name: Literal["distractor_assignment"] = "distractor_assignment"
+    per_example: ClassVar[bool] = True
     values: ClassVar[tuple[str, ...]] = ("distractor_soft", "distractor_exact")
 
     def score(

@@ -19,6 +19,7 @@ class ExactMatch(EvaluateMetric):
     """
 
     name: Literal["exact_match"] = "exact_match"
+    per_example: ClassVar[bool] = True
 
     ignore_case: bool = False
     """Take upper and lower case for the same."""
@@ -145,6 +146,7 @@ class Rouge(EvaluateMetric):
     """
 
     name: Literal["rouge"] = "rouge"
+    per_example: ClassVar[bool] = True
     kinds: ClassVar[tuple[TaskKind, ...]] = ("generation",)
     values: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 

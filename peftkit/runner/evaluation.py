@@ -157,6 +157,10 @@ def _values(recipe: Recipe, form: Form, split: EvaluationSplit, predictions: Seq
         for metric in (m for m in recipe.metric if m.reads == "prediction"):
             for key, value in metric.compute(texts, references, split.examples).items():
                 values[key + ending] = float(value)
+            if metric.per_example:
+                for prediction, scores in zip(predictions, metric.each(texts, references, split.examples), strict=True):
+                    own = {key + ending: float(value) for key, value in scores.items()}
+                    prediction["scores"] = {**prediction.get("scores", {}), **own}
     for metric in (m for m in recipe.metric if m.reads == TEACHER_FORCED):
         texts = [p[TEACHER_FORCED] for p in predictions]
         values |= {k: float(v) for k, v in metric.compute(texts, references, split.examples).items()}

@@ -65,6 +65,16 @@ def test_thin_evidence_is_refused_with_reasons(plant: Plant) -> None:
     assert not advised(path.parent, budget=1.0).candidates
 
 
+def test_a_method_with_one_seed_does_not_keep_the_others_from_being_told(plant: Plant) -> None:
+    for seed in (1, 2, 3):
+        plant("full", seed, [0.1, 0.5])
+        path = plant("lora", seed, [0.1, 0.8])
+    plant("vera", 1, [0.1, 0.9])
+    found = advised(path.parent, budget=1.0)
+    assert [each.method for each in found.candidates] == ["lora", "full"]
+    assert dict(found.left_out) == {"vera": "one seed tells nothing of how much seeds vary: run others"}
+
+
 def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant: Plant) -> None:
     for seed, noise in ((1, 0.03), (2, -0.03), (3, 0.0)):
         plant("full", seed, [0.1, 0.50 + noise], examples=4000)

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,3 +161,72 @@ def test_a_metric_of_which_less_is_better_is_ranked_so(plant: Plant) -> None:
     assert worst.area is not None
     assert best.area < worst.area
     assert found.winners[-1][1:] == ("lora", pytest.approx(0.1 - 2 / 900))
+
+
+def with_values(path: Path, values: list[dict[str, Any]], metric: str, score: float, **more: Any) -> Path:
+    """The run with other predictions, whose metric on test is so much; the last evaluation is selected."""
+    lines = [{"index": i, "target": "yes", "prediction": "no", **each} for i, each in enumerate(values)]
+    (path / "predictions" / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((path / "summary.json").read_text())
+    rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["dev"] = row["test"] = {metric: score}
+    summary |= {"selects": metric, **more}
+    summary["selected"] |= {"dev": {metric: score}, "test": {metric: score}}
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_loss_is_compared_example_by_example_and_less_of_it_is_better(plant: Plant) -> None:
+    rng = random.Random(0)
+    hard = [rng.uniform(1, 5) for _ in range(200)]
+    tokens = [rng.randint(1, 9) for _ in range(200)]
+    for method, own in (("full", 0.0), ("lora", -0.1)):
+        losses = [count * (each + own) for each, count in zip(hard, tokens, strict=True)]
+        score = sum(losses) / sum(tokens)
+        values = [{"loss": loss, "tokens": count} for loss, count in zip(losses, tokens, strict=True)]
+        path = with_values(plant(method, 1, [0.1, 0.5]), values, "loss", score, higher_is_better=False)
+    found = compared([path.parent])
+    best, worst = found.lines
+    assert (best.method, worst.method, found.examples) == ("lora", "full", 200)
+    assert worst.score - best.score == pytest.approx(0.1)
+    [difference] = found.verdict.differences
+    assert difference.low == pytest.approx(difference.high, abs=1e-3)  # it is the same on each example
+    assert best.low < best.score < best.high
+    assert best.high - best.low == pytest.approx(worst.high - worst.low, abs=0.02)
+    assert best.high - best.low > 0.1
+    assert (best.letter, worst.letter) == ("a", "b")
+
+
+def test_scores_of_single_examples_are_drawn_where_they_were_kept(plant: Plant) -> None:
+    rng = random.Random(0)
+    for method, share in (("full", 0.4), ("lora", 0.6)):
+        for seed in (1, 2, 3):
+            values = [min(1.0, max(0.0, rng.gauss(share, 0.2))) for _ in range(300)]
+            kept = [{"scores": {"rougeL": each}} for each in values]
+            path = with_values(plant(method, seed, [0.1, 0.5]), kept, "rougeL", sum(values) / 300)
+    found = compared([path.parent])
+    assert (found.examples, [line.letter for line in found.lines]) == (300, ["a", "b"])
+    summary = json.loads((path / "summary.json").read_text())
+    summary["selected"]["test"]["rougeL"] += 0.1
+    (path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"its predictions give a rougeL of 0\.\d+, and not what its summary says"):
+        compared([path.parent])
+
+
+def test_of_another_metric_it_is_known_whether_less_is_better(plant: Plant) -> None:
+    for seed in (1, 2):
+        for method, leak in (("full", 0.3), ("lora", 0.1)):
+            path = plant(method, seed, [0.1, 0.4, 0.5])
+            summary = json.loads((path / "summary.json").read_text())
+            summary["lower_is_better"] = ["answer_leakage", "loss"]
+            summary["selected"]["test"]["answer_leakage"] = leak + seed / 100
+            rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
+            for row in rows:
+                row["test"]["answer_leakage"] = leak + seed / 100
+            (path / "summary.json").write_text(json.dumps(summary))
+            (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compared([path.parent], metric="answer_leakage")
+    assert [line.method for line in found.lines] == ["lora", "full"]
+    assert found.winners[-1][1] == "lora"

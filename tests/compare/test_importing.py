@@ -106,9 +106,12 @@ def test_work_that_was_not_counted_is_said_and_not_compared_by(tmp_path: Path) -
     for name, gmacs in (("VeRA_commonsense_noGMACs", -1.0), ("FT_commonsense", 5.0)):
         import_file("peft-by-time", by_time(tmp_path, name, [0.1, 0.2], gmacs), tmp_path / "runs")
     [section] = sections(find_runs([tmp_path / "runs"])[0])
-    with pytest.raises(InputError, match=r"VeRA_commonsense.*not all runs have measured 'gmacs'"):
-        compare(section)
+    found = compare(section)
+    assert ([line.method for line in found.lines], found.unmeasured) == (["full"], ("vera",))
+    assert "left out, since they have not measured gmacs: vera" in notes(found)
     assert len(compare(section, by="seconds").lines) == 2
+    with pytest.raises(InputError, match=r"not all runs have measured 'joules'"):
+        compare(section, by="joules")
 
 
 def test_the_size_of_the_model_and_the_batch_are_in_the_name(tmp_path: Path) -> None:

@@ -188,3 +188,18 @@ print("computed")
         folder.mkdir()
     assert run(code, HF_HUB_OFFLINE="1", **{name: str(folder) for name, folder in folders.items()}) == "computed"
     assert [path for path in tmp_path.rglob("*") if path not in folders.values()] == []
+
+
+def test_metrics_of_single_examples_are_the_mean_of_what_these_score() -> None:
+    right = [["red; green; blue"], ["a b c d", "x"], ["one two"], ["yes"]]
+    said = ["green; red; grey", "a b d", "three", "yes"]
+    examples = [Example("q", texts[0], extra={"answer": "grey"}) for texts in right]
+    found = [metric for metric in METRICS if metric.per_example]
+    assert {metric.name for metric in found} == {
+        *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
+        *("distractor_novelty", "exact_match", "rouge"),
+    }
+    for metric in found:
+        each = metric.each(said, right, examples)
+        for key, value in metric.compute(said, right, examples).items():
+            assert sum(one[key] for one in each) / len(each) == pytest.approx(value, abs=1e-9)

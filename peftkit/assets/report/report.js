@@ -34,6 +34,7 @@
   const style = (index) => ({ colour: COLOURS[index % COLOURS.length],
     dash: DASHES[Math.floor(index / COLOURS.length) % DASHES.length], shape: SHAPES[index % SHAPES.length] });
   const better = (a, b) => (section.higher ? a > b : a < b);
+  const scoresMore = (a, b) => (section.metric_higher ? a > b : a < b);
 
   // What dev had selected up to each evaluation: its values on the split.
   const bestSoFar = (run, split, quantity) => {
@@ -109,7 +110,7 @@
       const scores = method.runs.map((run) => within(run, axis, budget)).filter((value) => value !== null && value !== undefined);
       return { method, scores, whole: scores.length === method.runs.length };
     }).filter((row) => row.whole && row.scores.length).map((row) => ({ ...row, mean: mean(row.scores) }))
-      .sort((a, b) => (section.higher ? b.mean - a.mean : a.mean - b.mean));
+      .sort((a, b) => (section.metric_higher ? b.mean - a.mean : a.mean - b.mean));
   };
   const span = () => {
     const axis = at("axis").value;
@@ -123,7 +124,7 @@
     at("amount").textContent = `${told(amount)} ${NAMES[axis]}`;
     at("budget").setAttribute("aria-valuetext", at("amount").textContent);
     body.replaceChildren(...rows.map((row, i) => {
-      const share = rows[0].mean ? Math.max(0, Math.min(1, section.higher ? row.mean / rows[0].mean : rows[0].mean / row.mean)) : 0;
+      const share = rows[0].mean ? Math.max(0, Math.min(1, section.metric_higher ? row.mean / rows[0].mean : rows[0].mean / row.mean)) : 0;
       const bar = make("span", { class: "bar", style: `width:${(share * 8).toFixed(2)}rem` });
       return make("tr", i ? {} : { class: "leader" }, make("td", {}, String(i + 1)), make("td", {}, row.method.label),
         make("td", {}, told(row.mean)), make("td", {}, row.scores.length > 1 ? `${told(Math.min(...row.scores))} – ${told(Math.max(...row.scores))}` : "one seed"),
@@ -177,7 +178,7 @@
     const axis = at("pareto-axis").value, svg = at("pareto");
     const points = section.methods.map((m) => ({ m, x: value(m, axis), y: m.score })).filter((p) => p.x !== null && p.x > 0);
     if (!points.length) { svg.replaceChildren(); return; }
-    const front = points.filter((p) => !points.some((o) => (o.x <= p.x && !better(p.y, o.y)) && (o.x < p.x || better(o.y, p.y)))).sort((a, b) => a.x - b.x);
+    const front = points.filter((p) => !points.some((o) => (o.x <= p.x && !scoresMore(p.y, o.y)) && (o.x < p.x || scoresMore(o.y, p.y)))).sort((a, b) => a.x - b.x);
     const xs = points.map((p) => p.x), log = Math.max(...xs) / Math.min(...xs) > 8;
     const { fx, fy, width } = frame(svg, 560, 380, xs, points.map((p) => p.y), log, NAMES[axis], `test ${section.metric}`);
     draw(svg, "polyline", { points: front.map((p) => `${fx(p.x)},${fy(p.y)}`).join(" "), fill: "none", stroke: "var(--soft)", "stroke-dasharray": "4 3" });
