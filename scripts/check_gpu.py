@@ -118,6 +118,10 @@ def same_work(folder: Path) -> str:
 
 def energy(folder: Path) -> str:
     """Joules come from NVML, a budget of them ends training, and evaluation is none of them."""
+    from peftkit.plugins import load_registry
+
+    if "energy" not in load_registry().of("meter"):
+        return "left out: peftkit-energy is not installed"
     files = [
         recipe(folder, "joules", "train.budget.steps = 60"),
         recipe(
