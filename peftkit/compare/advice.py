@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.comparison import TEXTS
 from peftkit.compare.curves import at, cost, curve, lower_is_better
+from peftkit.compare.examples import TEXTS
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array, spreads
 from peftkit.errors import InputError, did_you_mean, listed

@@ -21,17 +21,12 @@ from peftkit.compare.curves import (
     reached_at,
     score,
 )
+from peftkit.compare.examples import scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array
 from peftkit.compare.statistics import Verdict, judge
-from peftkit.errors import InputError
-from peftkit.runs import RunDirectory
 
 BUDGETS = 5
-TEXTS = {"accuracy": "prediction", "accuracy_norm": "prediction_norm"}
-"""Metrics that are the share of examples of which a text is right, and the text."""
-ROUNDED = 1e-3
-"""How far a score may be from that of its predictions, whose numbers may have been rounded."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,7 @@ def compare(
         label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
         for label, of in section.runs.items()
     }
-    scored, examples = _scores(section, metric)
+    scored, examples = scores_of(section, metric)
     verdict = judge({label: {seed: sign * each for seed, each in of.items()} for label, of in scored.items()})
     base = _baseline(section, baseline)
     best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
@@ -221,53 +216,6 @@ def _cost_to_best(run: Run, by: str) -> float:
 
 def _baseline(section: Section, name: str) -> str | None:
     return next((label for label in section.runs if label == name or label.startswith(f"{name} (")), None)
-
-
-def _scores(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]], int]:
-    """What each run scores on each test example, or on all of them where that is all there is."""
-    rows = {
-        (label, seed): [] if run.imported else RunDirectory(run.path).predictions("test")
-        for label, of in section.runs.items()
-        for seed, run in of.items()
-    }
-    found: dict[str, dict[int, Array]] = {label: {} for label in section.runs}
-    asked: list[tuple[int, str]] | None = None
-    single = all(of and _value(of[0], metric) is not None for of in rows.values())
-    for (label, seed), of in rows.items():
-        run = section.runs[label][seed]
-        if not single:
-            found[label][seed] = np.array([score(run, metric)])
-            continue
-        own = [(int(row["index"]), str(row["target"])) for row in of]
-        if asked is not None and own != asked:
-            raise InputError(f"{run.path}: its test examples are not those of the other runs")
-        asked = own
-        found[label][seed] = _of_examples(of, metric)
-        told = float(found[label][seed].mean())
-        if abs(told - score(run, metric)) > ROUNDED:
-            raise InputError(
-                f"{run.path}: its predictions give a {metric} of {told:.6g}, and not what its summary says"
-            )
-    return found, len(asked or ())
-
-
-def _of_examples(rows: Sequence[Mapping[str, Any]], metric: str) -> Array:
-    """What each example scores; the mean is the run's score."""
-    if metric != "loss":
-        return np.array([_value(row, metric) for row in rows], dtype=float)
-    # The loss is a sum over examples through the number of their tokens: what an example adds to that quotient.
-    losses, tokens = (np.array([row[key] for row in rows], dtype=float) for key in ("loss", "tokens"))
-    mean = losses.sum() / tokens.sum()
-    alone: Array = mean + (losses - mean * tokens) / tokens.mean()
-    return alone
-
-
-def _value(row: Mapping[str, Any], metric: str) -> float | None:
-    """What an example scores by itself; None where predictions do not tell it."""
-    if metric in TEXTS:
-        return float(row[TEXTS[metric]] == row["target"]) if TEXTS[metric] in row else None
-    found = row.get(metric) if metric == "loss" and "tokens" in row else row.get("scores", {}).get(metric)
-    return None if found is None else float(found)
 
 
 def _winners(

@@ -44,13 +44,6 @@ class EvaluateMetric(Metric):
         )
         return scores
 
-    def each(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
-    ) -> list[dict[str, float]]:
-        """What ``score`` returns of each example alone; by way of ``evaluate`` it would take far longer."""
-        alone = zip(predictions, references, examples, strict=True)
-        return [self.score([prediction], [right], [example]) for prediction, right, example in alone]
-
 
 def mean(values: Sequence[float]) -> float:
     """The arithmetic mean of at least one value."""

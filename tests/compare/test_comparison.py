@@ -211,8 +211,32 @@ def test_scores_of_single_examples_are_drawn_where_they_were_kept(plant: Plant) 
     summary = json.loads((path / "summary.json").read_text())
     summary["selected"]["test"]["rougeL"] += 0.1
     (path / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(InputError, match=r"its predictions give a rougeL of 0\.\d+, and not what its summary says"):
+    with pytest.raises(InputError, match=r"its predictions give a rougeL of 0\.\d+, unlike its summary"):
         compared([path.parent])
+
+
+def test_macro_f1_varies_by_example_as_drawing_anew_says(plant: Plant) -> None:
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    labels = ["a", "b", "c"]
+    right = rng.choice(labels, 400, p=[0.6, 0.3, 0.1])
+    for method, share in (("full", 0.6), ("lora", 0.8)):
+        said = np.where(rng.random(400) < share, right, rng.choice(labels, 400))
+        score = float(f1_score(right, said, average="macro"))
+        values = [
+            {"target": str(r), "prediction": str(p), "candidates": labels} for r, p in zip(right, said, strict=True)
+        ]
+        run = plant(method, 1, [0.1, 0.5], tables={"metric": [{"name": "f1_macro"}]})
+        path = with_values(run, values, "f1_macro", score)
+    found = compared([path.parent])
+    best, worst = found.lines
+    assert (best.method, worst.method, found.examples) == ("lora", "full", 400)
+    assert (best.score, best.letter, worst.letter) == (pytest.approx(score), "a", "b")
+    drawn = [
+        f1_score(right[rows], said[rows], average="macro") for rows in (rng.integers(0, 400, 400) for _ in range(500))
+    ]
+    assert best.high - best.low == pytest.approx(4 * np.std(drawn), rel=0.15)
 
 
 def test_of_another_metric_it_is_known_whether_less_is_better(plant: Plant) -> None:
