@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.curves import at, cost, curve, lower_is_better
+from peftkit.compare.curves import at, cost, curve, lower_is_better, of_a_step
 from peftkit.compare.examples import TEXTS
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array, spreads
@@ -132,17 +132,18 @@ def advise(
     for label, of in section.runs.items():
         peak = max(cost(run.summary, "peak_memory") for run in of.values())
         curves = [curve(run, axis, metric) for run in of.values()]
-        within = [at(*each, budget) for each in curves]
+        limits = [budget + of_a_step(run, axis) for run in of.values()]
+        within = [at(*each, limit) for each, limit in zip(curves, limits, strict=True)]
         trained = min(float(each[0][-1]) for each in curves)
         if memory is not None and peak > memory:
             left_out.append((label, f"its training took {peak / 2**30:.2f} GiB"))
-        elif any(value is None or each[0][0] > budget for value, each in zip(within, curves, strict=True)):
+        elif None in within:
             left_out.append((label, "nothing of it was evaluated within the budget"))
         elif trained < SHORT * budget:
             left_out.append((label, f"it was trained for {trained:,.4g} {axis} only"))
         else:
             reached[label] = [float(value) for value in within if value is not None]
-            costs[label] = float(np.mean([_when(each, budget) for each in curves]))
+            costs[label] = float(np.mean([_when(each, limit) for each, limit in zip(curves, limits, strict=True)]))
             peaks[label] = peak
     few = [label for label, values in reached.items() if len(values) < FEWEST_SEEDS]
     if len(reached) - len(few) >= 2:  # the others can be told about

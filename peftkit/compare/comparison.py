@@ -16,6 +16,7 @@ from peftkit.compare.curves import (
     curve,
     lower_is_better,
     measures,
+    of_a_step,
     pareto,
     peak_memory,
     reached_at,
@@ -180,7 +181,7 @@ def compare(
         lines=tuple(sorted(lines, key=lambda line: -sign * line.score)),
         verdict=verdict,
         examples=examples,
-        winners=_winners(curves, low, high, budgets, sign) if moves and (high > low or budgets) else (),
+        winners=_winners(section, by, curves, low, high, budgets, sign) if moves and (high > low or budgets) else (),
         pooled=section.pooled,
         noise=_noise(section, metric),
         repeated=len(section.repeats),
@@ -219,6 +220,8 @@ def _baseline(section: Section, name: str) -> str | None:
 
 
 def _winners(
+    section: Section,
+    by: str,
     curves: Mapping[str, Mapping[int, tuple[Array, Array]]],
     low: float,
     high: float,
@@ -227,7 +230,10 @@ def _winners(
 ) -> tuple[tuple[float, str, float], ...]:
     told = []
     for budget in np.geomspace(low, high, BUDGETS) if budgets is None else budgets:
-        reached = {label: [at(*c, float(budget)) for c in of.values()] for label, of in curves.items()}
+        reached = {
+            label: [at(*c, float(budget) + of_a_step(section.runs[label][seed], by)) for seed, c in of.items()]
+            for label, of in curves.items()
+        }
         means = {label: _mean(values) for label, values in reached.items() if None not in values}
         if means:
             best = max(means, key=means.__getitem__)

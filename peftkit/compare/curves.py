@@ -110,6 +110,12 @@ def at(costs: Array, scores: Array, budget: float) -> float | None:
     return float(scores[there[-1]]) if len(there) else None
 
 
+def of_a_step(run: Run, by: str) -> float:
+    """The cost of one step, by less than which a run ends beyond its budget: what was reached there is within it."""
+    steps = float(run.rows[-1]["step"])
+    return cost(run.rows[-1], by) / steps * (1 - 1e-6) if steps else 0.0
+
+
 def area(costs: Array, scores: Array, low: float, high: float) -> float:
     """The mean of the score over the logarithm of the cost, between two costs: a step holds until the next."""
     if high <= low:

@@ -118,7 +118,11 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
 
 
 def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
-    table: dict[str, Any] = {"seed": run.seed, "costs": {a: [_short(cost(row, a)) for row in run.rows] for a in axes}}
+    table: dict[str, Any] = {
+        "seed": run.seed,
+        "steps": run.rows[-1]["step"],
+        "costs": {a: [_short(cost(row, a)) for row in run.rows] for a in axes},
+    }
     for split in ("train", "dev", "test"):
         names = dict.fromkeys(key for row in run.rows for key in row.get(split) or {})
         table[split] = {name: [_short((row.get(split) or {}).get(name)) for row in run.rows] for name in names}

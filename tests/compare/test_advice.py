@@ -39,6 +39,8 @@ def test_the_budget_decides(plant: Plant) -> None:
     assert advised(path.parent, budget=3.0).candidates[0].method == "slow"
     quick = advised(path.parent, budget=2.0).candidates[0]
     assert (quick.score, quick.cost) == (0.55, 2.0)
+    # A run ends with the step that reaches its budget, and so up to one step beyond.
+    assert advised(path.parent, budget=2.1).candidates[0].method == "slow"
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason(plant: Plant) -> None:
