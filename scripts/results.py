@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "results"
@@ -38,7 +39,7 @@ compared anew: `tar xf docs/results/runs.tar.xz; peftkit compare pocket`. [pocke
 be opened in a browser, with curves and a budget to move; the figures beside it are those of `peftkit report --figures`.
 
 {environments}
-
+{progress}
 Two runs at a time shared these cores, so that seconds compare methods only roughly; work, memory and scores do not
 depend on it. `wordnet_distractors` is judged by the loss: within this budget no method learns to write a right word.
 
@@ -87,10 +88,20 @@ def slim(path: Path) -> bytes:
     return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in lines).encode()
 
 
-def peftkit(*words: str) -> int:
+def peftkit(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """A verb, in the repository."""
     variables = {**os.environ, "PEFTKIT_PLUGINS": PLUGINS}
-    return subprocess.run([sys.executable, "-m", "peftkit", *words], cwd=ROOT, env=variables).returncode
+    return subprocess.run([sys.executable, "-m", "peftkit", *words], cwd=ROOT, env=variables, text=True, **options)
+
+
+def progress() -> str:
+    """How much of the sweep is missing, if anything is."""
+    told = peftkit("sweep", "status", SWEEP, "--json", stdout=subprocess.PIPE, check=True).stdout
+    states = [state for study in json.loads(told)["studies"] for state in study["seeds"].values()]
+    done = states.count("done")
+    if done == len(states):
+        return ""
+    return f"\n**{done:,} of {len(states):,} runs are done so far**; the same command runs the others.\n"
 
 
 def environments(folder: Path) -> str:
@@ -127,16 +138,17 @@ def main() -> int:
     code = 0
     if not options.no_run:
         only = [word for model in options.models.split(",") for word in ("--only", f"model={model}")]
-        code = peftkit("sweep", SWEEP, *only, "--jobs", options.jobs)
+        code = peftkit("sweep", SWEEP, *only, "--jobs", options.jobs).returncode
     pack(folder, ARCHIVE)
     page = ("-o", str(DOCS / "pocket.html"), "--title", "Pocket models: what learns most for the work")
-    code = peftkit("report", str(folder), *page, "--figures", str(DOCS), "--form", "svg") or code
+    code = peftkit("report", str(folder), *page, "--figures", str(DOCS), "--form", "svg").returncode or code
     for file in DOCS.glob("*.svg"):  # of fifteen figures a task those that the page does not draw better
         if not file.stem.endswith(FIGURES):
             file.unlink()
     tables = DOCS / "tables.md"
-    code = peftkit("compare", str(folder), "--format", "markdown", "-o", str(tables)) or code
-    text = PAGE.format(environments=environments(folder), tables=tables.read_text(encoding="utf-8"))
+    code = peftkit("compare", str(folder), "--format", "markdown", "-o", str(tables)).returncode or code
+    told = tables.read_text(encoding="utf-8")
+    text = PAGE.format(environments=environments(folder), progress=progress(), tables=told)
     tables.unlink()
     (DOCS / "README.md").write_text(text, encoding="utf-8")
     return code

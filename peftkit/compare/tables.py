@@ -23,13 +23,16 @@ def written(found: Sequence[Comparison], form: str) -> bytes:
         return (json.dumps({"format": 1, "comparisons": [_plain(c) for c in found]}, indent=2) + "\n").encode()
     if form == "csv":
         return _csv(found).encode()
-    write = {"table": _table, "markdown": _markdown, "latex": _latex}[form]
-    return ("\n\n".join(_page(comparison, write) for comparison in found) + "\n").encode()
+    write = {"table": _page, "markdown": _markdown, "latex": _latex}[form]
+    return ("\n\n".join(map(write, found)) + "\n").encode()
 
 
-def _page(found: Comparison, write: Callable[[Sequence[Row]], str]) -> str:
-    head = f"{found.task} with {found.model}: {found.metric} on test, of what dev selects; cost in {found.by}"
-    return "\n".join([head, write(rows_of(found)), *notes(found)])
+def _head(found: Comparison) -> str:
+    return f"{found.task} with {found.model}: {found.metric} on test, of what dev selects; cost in {found.by}"
+
+
+def _page(found: Comparison) -> str:
+    return "\n".join([_head(found), _table(rows_of(found)), *notes(found)])
 
 
 def notes(found: Comparison) -> list[str]:
@@ -106,15 +109,21 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _markdown(rows: Sequence[Row]) -> str:
-    lines = [rows[0], tuple("---" for _ in rows[0]), *rows[1:]]
-    return "\n".join([*(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines), ""])
+def _markdown(found: Comparison) -> str:
+    heads, *rows = rows_of(found)
+    lines = (heads, tuple("---" for _ in heads), *rows)
+    table = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines]
+    return "\n".join([f"### {_head(found)}", "", *table, "", *(f"* {note}" for note in notes(found))])
 
 
-def _latex(rows: Sequence[Row]) -> str:
-    told = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in rows]
-    lines = [r"\begin{tabular}{" + "l" * len(rows[0]) + "}", r"\toprule", told[0], r"\midrule", *told[1:]]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+def _latex(found: Comparison) -> str:
+    """What is not the table is comments, so that the file can be read in as it is."""
+    rows = rows_of(found)
+    heads, *lines = (" & ".join(map(_escaped, row)) + r" \\" for row in rows)
+    begin = r"\begin{tabular}{" + "l" * len(rows[0]) + "}"
+    told = (f"% {note}" for note in notes(found))
+    end = (r"\bottomrule", r"\end{tabular}")
+    return "\n".join([f"% {_head(found)}", begin, r"\toprule", heads, r"\midrule", *lines, *end, *told])
 
 
 def _escaped(text: str) -> str:

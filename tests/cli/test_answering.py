@@ -27,7 +27,7 @@ def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path)
     assert (code, err) == (0, "")
     assert "to 0.5 of full" in out
     assert "to 0.9 of full" in out
-    assert "within 1.5 gmacs: lora (0.6000)" in out
+    assert "within 1.5 gmacs: lora (0.8200)" in out
     file = tmp_path / "table.parquet"
     assert peftkit("compare", str(runs), "--format", "parquet", "-o", str(file))[:2] == (0, "")
     assert file.read_bytes()[:4] == b"PAR1"

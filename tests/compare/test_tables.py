@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -54,5 +55,11 @@ def test_papers_and_pages_get_what_they_can_read(found: Comparison) -> None:
     latex = written([found], "latex").decode()
     assert r"lora\_a" in latex
     assert latex.count(r"\\") == 3
+    table = latex[latex.index(r"\begin") : latex.index(r"\end{tabular}")]
+    outside = latex.replace(table, "").replace(r"\end{tabular}", "")
+    assert all(line.startswith("% ") for line in outside.splitlines() if line)  # so that papers read it in as it is
+    assert not re.search(r"(?<!\\)[%_#$]", table)
     markdown = written([found], "markdown").decode()
-    assert markdown.splitlines()[1].startswith("| method | seeds | score |")
+    assert markdown.splitlines()[0] == "### t with m: accuracy on test, of what dev selects; cost in gmacs"
+    assert markdown.splitlines()[2].startswith("| method | seeds | score |")
+    assert "\n\n* intervals: " in markdown

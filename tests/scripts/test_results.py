@@ -58,6 +58,6 @@ def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results:
     assert before[0].lines[0].trials == 3
     told = results.environments(sweep)
     assert told == "* `m`, 4 runs: None (None of 2 cores); Python 3.11, torch 2.13.0"
-    page = results.PAGE.format(environments=told, tables="| method |")
+    page = results.PAGE.format(environments=told, progress="", tables="| method |")
     assert told in page
     assert page.endswith("| method |")
