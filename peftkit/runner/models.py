@@ -70,7 +70,7 @@ def load_base(recipe: Recipe) -> Base:
         loaded = getattr(transformers, form.auto_class).from_pretrained(
             path, config=form.config, use_safetensors=True, **options
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise RunError(_unloadable(recipe, error)) from error
     if recipe.model.quantization:
         from peft import prepare_model_for_kbit_training
@@ -154,6 +154,9 @@ def _unloadable(recipe: Recipe, error: Exception) -> str:
     name = recipe.model.name
     if "connect" in first:  # neither on the hub, since there is none, nor in the cache
         remedy = f"fetch it where there is a network (hf download {name}), or set model.name to a local folder"
+    elif "mismatched_sizes" in first:
+        first = "weights are of other shapes than its config and the task ask for"
+        remedy = "a head for another number of labels is no part of what is learnt: save the model without it"
     else:
         remedy = "weights must be safetensors"
     return f"the model {name!r} cannot be loaded: {first.rstrip('.')}; {remedy}"
