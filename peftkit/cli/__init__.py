@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from peftkit import __version__
+from peftkit.cli import actions
 from peftkit.errors import InputError, PeftkitError, did_you_mean
 
 POOLED = ("hardware", "versions", "precision", "data", "evaluation", "tuning")
@@ -59,38 +60,34 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"peftkit {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    def verb(name: str, action: Callable[[argparse.Namespace], int], text: str, among: Any = verbs) -> Any:
-        added = among.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def verb(name: str, action: Callable[[argparse.Namespace], int], among: Any = verbs) -> Any:
+        added = among.add_parser(name, help=action.__doc__, description=action.__doc__, allow_abbrev=False)
         added.set_defaults(action=action)
         added.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="how much is told on stderr")
         return added
 
-    for name, action, text in (
-        ("run", _run, "Train and evaluate what a recipe says."),
-        ("check", _check, "Validate a recipe without loading anything heavy."),
-    ):
-        added = verb(name, action, text)
-        _takes_recipe(added)
-        if name == "run":
-            added.add_argument(
-                "--resume",
-                metavar="RUN",
-                nargs="?",
-                const="",
-                help="go on in a run directory, or without one in the latest of this recipe",
-            )
-    cost = verb("cost", _cost, "Predict what recipes will cost: work, memory, time; loads no weights.")
+    running = verb("run", actions.run)
+    _takes_recipe(running)
+    running.add_argument(
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const="",
+        help="go on in a run directory, or without one in the latest of this recipe",
+    )
+    _takes_recipe(verb("check", actions.check))
+    cost = verb("cost", actions.cost)
     cost.add_argument("recipes", metavar="RECIPE", nargs="+", help="TOML files")
     _takes_overrides(cost, "KEY.PATH=VALUE", "override a key in all of them; may be given often")
     cost.add_argument(
         "--trial", action="store_true", help="make a few steps on this machine, and say how long all take"
     )
-    profile = verb("profile", _profile, "Make 20 steps of a recipe and print where their time goes.")
+    profile = verb("profile", actions.profile)
     _takes_recipe(profile)
     profile.add_argument("--trace", metavar="FILE", default="", help="a file for all events, for chrome://tracing")
     for table in (cost, profile):
         table.add_argument("--json", action="store_true", help="print JSON")
-    comparing = verb("compare", _compare, "Say what runs tell of their methods: scores, costs, and how sure that is.")
+    comparing = verb("compare", actions.compare)
     _takes_runs(comparing)
     comparing.add_argument(
         "--share",
@@ -104,14 +101,14 @@ def parser() -> argparse.ArgumentParser:
     forms = ["table", "json", "csv", "parquet", "latex", "markdown"]
     comparing.add_argument("--format", choices=forms, default="table", help="how it is told (table)")
     comparing.add_argument("-o", "--output", default="", help="a file for it, instead of standard output")
-    advising = verb("advise", _advise, "Say which method to use within a budget, and how sure that is.")
+    advising = verb("advise", actions.advise)
     advising.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
     advising.add_argument("--budget", required=True, help="what may be spent: 5e5gmacs, 2h, 1e6tokens, 3e4samples")
     advising.add_argument("--memory", default="", help="the most that training may take at its peak: 8GiB")
     advising.add_argument("--metric", help="what counts on test (what selects on dev)")
     advising.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
     advising.add_argument("--json", action="store_true", help="print JSON")
-    reporting = verb("report", _report, "Write comparisons as one page of HTML, and as figures.")
+    reporting = verb("report", actions.report)
     _takes_runs(reporting)
     reporting.add_argument("-o", "--output", default="", help="the page (report.html, unless only --figures is given)")
     reporting.add_argument("--title", default="What learns most for the work", help="what stands above it")
@@ -119,16 +116,16 @@ def parser() -> argparse.ArgumentParser:
     reporting.add_argument(
         "--form", choices=["svg", "png", "pdf"], action="append", help="of the figures; may be given often (svg)"
     )
-    watching = verb("watch", _watch, "Draw a run's curve in the terminal as it grows.")
+    watching = verb("watch", actions.watch)
     watching.add_argument("run", metavar="RUN", help="a run directory")
     watching.add_argument("--by", choices=AXES, default="gmacs", help="the cost (gmacs)")
     watching.add_argument("--metric", help="what is drawn (accuracy, or the first there is)")
     watching.add_argument("--once", action="store_true", help="draw it as it is, and end")
-    importing = verb("import", _import, "Make run directories of other systems' results, to compare and draw them.")
+    importing = verb("import", actions.import_)
     importing.add_argument("system", choices=["peft-by-time", "peft-method-comparison"], help="whose results they are")
     importing.add_argument("files", metavar="FILE", nargs="+", help="result files")
     importing.add_argument("-o", "--output", default="runs/imported", help="where the folders are made (runs/imported)")
-    sweep = verb("sweep", _sweep, "Run a grid of recipes, tuned alike, each once; go on where it was broken off.")
+    sweep = verb("sweep", actions.sweep)
     sweep.add_argument(
         "what",
         nargs="?",
@@ -145,40 +142,37 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--executor", choices=["local", "slurm"], default="local", help="where it is run (local)")
     sweep.add_argument("--no-trial", action="store_true", help="plan: make no steps, and predict no time")
     sweep.add_argument("--json", action="store_true", help="plan, status: print JSON")
-    listing = verb("list", _list, "List the installed methods, tasks, metrics and meters.")
+    listing = verb("list", actions.list_)
     listing.add_argument("kind", nargs="?", choices=["methods", "tasks", "metrics", "meters"], help="only these")
-    show = verb("show", _show, "Show one component: its text, its options, what it refuses.")
+    show = verb("show", actions.show)
     show.add_argument("name", metavar="NAME", help="a component's name")
     show.add_argument("--model", metavar="MODEL", help="which modules of it a method touches; reads no weights")
     _takes_overrides(show, "KEY=VALUE", "an option of the method, such as r=16; with --model")
     for table in (listing, show):
         table.add_argument("--json", action="store_true", help="print JSON")
-    predict = verb("predict", _predict, "Predict with a finished run: lines of text in, JSON lines out.")
+    predict = verb("predict", actions.predict)
     predict.add_argument("run", metavar="RUN", help="a run directory")
     predict.add_argument("--text", help="one text, instead of lines from standard input")
     predict.add_argument("--file", help="a file of lines: texts, or JSON objects with source and candidates")
     predict.add_argument("-o", "--output", help="a file for the predictions, instead of standard output")
     predict.add_argument("--batch", type=_number, default=32, help="lines that go through the model together (32)")
-    for name, action, text in (
-        ("merge", _merge, "Write a finished run's model with what was learnt folded into its weights."),
-        ("export", _export, "Copy a finished run's checkpoint, as its library has it, with a model card."),
-    ):
-        added = verb(name, action, text)
+    for name, action in (("merge", actions.merge), ("export", actions.export)):
+        added = verb(name, action)
         added.add_argument("run", metavar="RUN", help="a run directory")
         added.add_argument("out", metavar="OUT", help="a folder that is to be made")
-    push = verb("push", _push, "Put a finished run's checkpoint, with a model card, on the Hugging Face hub.")
+    push = verb("push", actions.push)
     push.add_argument("run", metavar="RUN", help="a run directory")
     push.add_argument("repository", metavar="OWNER/NAME", help="a repository, which is made where there is none")
     push.add_argument("--private", action="store_true", help="make it a private one")
-    new = verb("new", _new, "Write a distribution with a method, task or metric, which passes its tests as written.")
+    new = verb("new", actions.new)
     new.add_argument("kind", choices=["method", "task", "metric"], help="what it is to hold")
     new.add_argument("name", metavar="NAME", help="the component's name")
     new.add_argument("--in", dest="parent", metavar="FOLDER", default=".", help="where its folder is to be made (.)")
-    verb("schema", _schema, "Print the JSON Schema of a recipe with every installed component.")
+    verb("schema", actions.schema)
     text = "Look at a task's data."
     task = verbs.add_parser("task", help=text, description=text, allow_abbrev=False)
     views = task.add_subparsers(dest="view", metavar="VIEW", required=True)
-    preview = verb("preview", _preview, "Show rows of a recipe's task as they are encoded; loads no weights.", views)
+    preview = verb("preview", actions.preview, views)
     _takes_recipe(preview)
     preview.add_argument("-n", "--number", type=_number, default=5, help="rows to show (5)")
     preview.add_argument("--split", choices=["train", "dev", "test"], default="train", help="whose rows (train)")
@@ -251,171 +245,3 @@ def _complain(text: str) -> None:
     """One voice for an error that every process of a launch meets."""
     if os.environ.get("RANK", "0") == "0":
         print(f"peftkit: error: {text}" if "\n" not in text else f"peftkit: errors:\n{text}", file=sys.stderr)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from peftkit.plugins import load_registry
-    from peftkit.recipe import load_recipe
-
-    registry = load_registry()
-    recipe = load_recipe(options.recipe, registry, options.overrides)
-    from peftkit.runner import run  # torch, transformers and accelerate: only once the recipe is known to be right
-
-    run(recipe, registry, log_level=options.log_level, resume=options.resume)
-    return 0
-
-
-def _check(options: argparse.Namespace) -> int:
-    from peftkit.plugins import load_registry
-    from peftkit.recipe import load_recipe
-
-    recipe = load_recipe(options.recipe, load_registry(), options.overrides)
-    print(f"{options.recipe}: right ({recipe.method.name} on {recipe.task.name}, {recipe.model.name})")
-    return 0
-
-
-def _cost(options: argparse.Namespace) -> int:
-    from peftkit.cli.costing import predict_costs
-
-    return predict_costs(options.recipes, options.overrides, trial=options.trial, as_json=options.json)
-
-
-def _profile(options: argparse.Namespace) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it says on stderr when it begins
-    from peftkit.cli.costing import profile_recipe
-
-    return profile_recipe(options.recipe, options.overrides, options.trace, as_json=options.json)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from peftkit.cli.comparing import compare_runs
-
-    return compare_runs(
-        options.runs,
-        by=options.by,
-        metric=options.metric,
-        baseline=options.baseline,
-        shares=options.share,
-        budgets=options.budget,
-        pool=options.pool,
-        form=options.format,
-        output=options.output,
-    )
-
-
-def _advise(options: argparse.Namespace) -> int:
-    from peftkit.cli.advising import advise_method
-
-    return advise_method(
-        options.runs,
-        budget=options.budget,
-        memory=options.memory,
-        metric=options.metric,
-        pool=options.pool,
-        as_json=options.json,
-    )
-
-
-def _report(options: argparse.Namespace) -> int:
-    from peftkit.cli.reporting import write_report
-
-    return write_report(
-        options.runs,
-        by=options.by,
-        metric=options.metric,
-        baseline=options.baseline,
-        pool=options.pool,
-        title=options.title,
-        output=options.output or ("" if options.figures else "report.html"),
-        figures=options.figures,
-        forms=options.form,
-    )
-
-
-def _watch(options: argparse.Namespace) -> int:
-    from peftkit.cli.watching import watch_run
-
-    return watch_run(options.run, by=options.by, metric=options.metric, once=options.once)
-
-
-def _import(options: argparse.Namespace) -> int:
-    from peftkit.cli.importing import import_results
-
-    return import_results(options.system, options.files, options.output)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from peftkit.cli.sweeping import run_sweep
-
-    return run_sweep(
-        options.file,
-        options.overrides,
-        options.only,
-        what=options.what,
-        jobs=options.jobs,
-        executor=options.executor,
-        trial=not options.no_trial,
-        as_json=options.json,
-    )
-
-
-def _list(options: argparse.Namespace) -> int:
-    from peftkit.cli.listing import list_components
-
-    return list_components(options.kind, as_json=options.json)
-
-
-def _show(options: argparse.Namespace) -> int:
-    from peftkit.cli.listing import show_component, show_touched
-
-    if options.model:
-        return show_touched(options.name, options.model, options.overrides, as_json=options.json)
-    if options.overrides:
-        raise InputError("--set says a method's options for --model; name one")
-    return show_component(options.name, as_json=options.json)
-
-
-def _preview(options: argparse.Namespace) -> int:
-    from peftkit.cli.preview import preview_task
-
-    return preview_task(options.recipe, options.overrides, options.split, options.number, as_json=options.json)
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from peftkit.cli.finished import predict_lines
-
-    return predict_lines(options.run, options.text, options.file, options.output, options.batch)
-
-
-def _merge(options: argparse.Namespace) -> int:
-    from peftkit.cli.finished import merge_run
-
-    return merge_run(options.run, options.out)
-
-
-def _export(options: argparse.Namespace) -> int:
-    from peftkit.cli.finished import export_run
-
-    return export_run(options.run, options.out)
-
-
-def _push(options: argparse.Namespace) -> int:
-    from peftkit.cli.finished import push_run
-
-    return push_run(options.run, options.repository, private=options.private)
-
-
-def _new(options: argparse.Namespace) -> int:
-    from peftkit.cli.scaffold import write_distribution
-
-    return write_distribution(options.kind, options.name, options.parent)
-
-
-def _schema(options: argparse.Namespace) -> int:
-    import json
-
-    from peftkit.plugins import load_registry
-    from peftkit.recipe.schema import recipe_schema
-
-    print(json.dumps(recipe_schema(load_registry()), indent=2))
-    return 0
