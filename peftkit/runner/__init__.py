@@ -183,6 +183,6 @@ def _summary(
         "resumed_after_steps": training.resumed,
         "steps_skipped": training.skipped,
         "effective_batch": training.batch,
-        "rows_a_pass": training.rows_a_pass,
+        "rows_a_pass": training.passes.rows,
         "processes": training.accelerator.num_processes,
     }

@@ -93,7 +93,7 @@ def profile_steps(recipe: Recipe, registry: Registry, trace: Path | None = None)
             spent[name] += time.perf_counter() - began
 
         rehearsed.steps(WARM)
-        training.region = region
+        training.passes.region = region
         ledger, later = training.ledger, Later()
         training.ledger = cast(Ledger, later)
         with profile(activities=_activities(device)) as profiler:

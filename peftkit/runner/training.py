@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -30,8 +29,8 @@ from peftkit.runner.engines import make_engine
 from peftkit.runner.evaluation import Result, direction, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.ledger import Work, make_ledger
-from peftkit.runner.memory import halving, ran_out
 from peftkit.runner.optimizers import RATE
+from peftkit.runner.passes import Passes
 from peftkit.runner.resume import by_main
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
@@ -64,6 +63,7 @@ class Training:
         self.ledger = make_ledger(recipe, form, counted or model)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
+        self.passes = Passes(recipe, model, form, self.engine, accelerator)
         self.batch = effective_batch(recipe, accelerator.num_processes)
         self.used = Used(steps_per_epoch=data.steps_per_epoch(self.batch))
         self.marks = Marks(recipe.evaluate.every, recipe.train.budget)
@@ -77,10 +77,6 @@ class Training:
         self.evaluation_seconds = 0.0
         self.resumed: list[int] = []
         self.skipped = 0
-        self.rows_a_pass = recipe.train.batch_size
-        self.region: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()
-        """What is entered around ``forward``, ``backward`` and ``optimizer``, for a profile."""
-        self._parts: list[dict[str, Tensor]] = []
         self._losses: list[Tensor] = []
         self._targets = 0
         self._began = self._wait = 0.0
@@ -154,7 +150,7 @@ class Training:
         if stop:  # on any process: all leave at the same step
             raise Stop(self.signals.received or signal.SIGTERM, evaluated=True)
         targets = consumed.target_tokens
-        loss = accelerator.reduce(self._gradients(micro_batches, targets), "sum")
+        loss = accelerator.reduce(self.passes.gradients(micro_batches, targets, step), "sum")
         mean = loss.item() / targets
         if not math.isfinite(mean):
             self._not_a_number(mean, micro_batches)
@@ -163,62 +159,13 @@ class Training:
             return
         if step == 2:  # at the first step one side of a low-rank update is zero, and with it the other's gradient
             self.engine.something_learns()
-        with self.region("optimizer"):
+        with self.passes.region("optimizer"):
             self.recipe.method.after_backward(self.module, step)
             self.engine.clip()
             self.engine.step()
             self.recipe.method.after_step(self.module, step)
             self.engine.zero_grad()
         self._account(loss, mean, consumed, rate)
-
-    def _gradients(self, micro_batches: list[dict[str, Tensor]], targets: int) -> Tensor:
-        """Adds up the gradients of a step, in smaller passes from where memory runs out; returns the summed loss.
-
-        Raises:
-            RunError: memory runs out with a single row, or where other processes wait for this one.
-        """
-        train = self.recipe.train
-        if self.accelerator.num_processes > 1 or train.deepspeed.used:
-            try:
-                return self._passes(micro_batches, targets)
-            except RuntimeError as error:
-                if not ran_out(error):
-                    raise
-                raise RunError(
-                    f"out of memory at step {self.used.step + 1} with train.batch_size = {train.batch_size}; with "
-                    f"{max(1, train.batch_size // 2)}, and train.gradient_accumulation_steps = "
-                    f"{2 * train.gradient_accumulation_steps}, a step is of the same rows"
-                ) from error
-
-        def attempt(rows: int) -> Tensor:
-            if rows < self.rows_a_pass:
-                self.engine.zero_grad()
-                self.rows_a_pass = rows
-            return self._passes(micro_batches, targets)
-
-        return halving(attempt, self.rows_a_pass)
-
-    def _passes(self, micro_batches: list[dict[str, Tensor]], targets: int) -> Tensor:
-        accelerator, seed = self.accelerator, self.recipe.run.seed
-        # Dropout of a step depends on nothing that went before, so that a resumed run can repeat it.
-        torch.manual_seed((seed * 1_000_003 + self.used.step + 1) * 4099 + accelerator.process_index)
-        loss = torch.zeros((), device=accelerator.device)
-        parts = [part for batch in micro_batches for part in self.form.parts(batch, self.rows_a_pass)]
-        self._parts = parts
-        for number, batch in enumerate(parts, 1):
-            last = number == len(parts)
-            with self.engine.passing(last=last):
-                with self.region("forward"):
-                    summed = self.form.loss(self.engine.model, batch)
-                    # Processes' gradients are averaged: times their number over the global count is the mean of all.
-                    trained = summed * accelerator.num_processes / targets
-                    own = self.recipe.method.penalty(self.module, batch)
-                    if own is not None:  # a mean as a rule: passes weigh in it as they do in the loss
-                        trained = trained + own * (self.form.targets(batch) * accelerator.num_processes / targets)
-                with self.region("backward"):
-                    self.engine.backward(trained, last=last)
-            loss += summed.detach()
-        return loss
 
     def _not_a_number(self, mean: float, micro_batches: list[dict[str, Tensor]]) -> None:
         """Saves the batch, and ends the run unless the recipe says to go on; the weights are as before it.
@@ -292,7 +239,7 @@ class Training:
 
     def _work(self) -> Work:
         """What all processes have computed in the step; it is counted after the clock was read."""
-        each = [self.ledger.work(part) for part in self._parts]
+        each = [self.ledger.work(part) for part in self.passes.parts]
         own = torch.tensor([sum(values) for values in zip(*each, strict=True)], device=self.accelerator.device)
         return Work(*self.accelerator.reduce(own, "sum").tolist())
 
@@ -367,7 +314,7 @@ class Training:
             "scaler": None if scaler is None else scaler.state_dict(),
             "resumed": self.resumed,
             "skipped": self.skipped,
-            "rows_a_pass": self.rows_a_pass,
+            "rows_a_pass": self.passes.rows,
         }
         folder, keep = self.run.path / "checkpoints", self.recipe.train.checkpoint.keep
         checkpoint.write(folder, self.used.step, weights, tensors, own, state, keep)
@@ -399,7 +346,7 @@ class Training:
             self.selected = self.rows[state["selected"]]
             self.selects, self.higher_is_better = direction(self.recipe, self.selected["dev"])
         self.resumed, self.skipped = [*state["resumed"], self.used.step], state["skipped"]
-        self.rows_a_pass = state["rows_a_pass"]
+        self.passes.rows = state["rows_a_pass"]
         return bool(state["evaluated"])
 
     def _step_loss(self) -> float | None:
