@@ -1,0 +1,317 @@
+"""The kinds of methods: which of the library's options each has, and what peftkit knows of it beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+
+from pydantic import Field, model_validator
+
+from peftkit import Between, Refusal, Search, Situation
+from peftkit_adapters.family import ADAPTER, MODEL_TYPES, AdapterMethod
+from peftkit_adapters.reader import options
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PHM = frozenset(name for name in options("BnConfig") if "phm" in name.lower()) | {"hypercomplex_nonlinearity"}
+INVERTIBLE = frozenset({"inv_adapter", "inv_adapter_reduction_factor"})
+GATED = frozenset({"use_gating", "shared_gating"})
+HOOKED = ("gemma2", "gemma3_text", "qwen2", "qwen3")
+"""The models of which the library changes no code, but listens to their layers; not all can be done so."""
+PROMPTED = ("albert", "bert", "bert-generation", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta")
+"""The models before whose texts the library puts prompts."""
+NARROW: Mapping[str, Any] = {"reduction_factor": 2.0}
+"""With which a bottleneck fits a model of width 32."""
+
+
+class Bottleneck(AdapterMethod):
+    """Layers that narrow and widen, put behind or beside those of the model."""
+
+    configuration = "BnConfig"
+    without = PHM | INVERTIBLE | GATED | {"is_parallel", "stochastic_depth"}
+    trial: ClassVar[Mapping[str, Any]] = NARROW
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.value("output_adapter") is not None and not self.places():
+            raise ValueError("mh_adapter and output_adapter are both false, so that nothing would be trained")
+        return self
+
+    def places(self) -> Sequence[str]:
+        """Where the layers are put."""
+        where = {
+            "mh_adapter": "a bottleneck at the attention",
+            "output_adapter": "a bottleneck at the feed-forward layer",
+            "cross_adapter": "a bottleneck at the cross-attention",
+        }
+        return [text for option, text in where.items() if self.value(option)]
+
+    def refuses(self, situation: Situation) -> list[str]:
+        """The reasons, with remedies, why the method cannot be used so."""
+        reasons = super().refuses(situation)
+        if self.value("cross_adapter") and situation.model_kind not in (None, "encoder-decoder"):
+            reasons.append("only an encoder-decoder has cross-attention; leave out cross_adapter")
+        if situation.model_type in HOOKED:
+            if situation.gradient_checkpointing:
+                reasons.append(
+                    f"in {situation.model_type!r} the library's bottlenecks have other gradients when a block is "
+                    "computed once more; set train.gradient_checkpointing = false"
+                )
+            if self.value("original_ln_after") is False:
+                reasons.append(
+                    f"the library cannot put bottlenecks before the last normalisation of {situation.model_type!r}; "
+                    "set original_ln_after = true, or use bottleneck"
+                )
+        return reasons
+
+
+class Parallel(Bottleneck):
+    """Beside the layers: no residual connection and no layer normalisation of the model's is around it."""
+
+    configuration = "ParBnConfig"
+    without = Bottleneck.without | {
+        *("original_ln_before", "original_ln_after", "residual_before_ln", "adapter_residual_before_ln"),
+    }
+
+
+class Sequential(Bottleneck):
+    """Behind the layers, in one of two forms."""
+
+    configuration = "SeqBnConfig"
+    variants: ClassVar[Mapping[str, str]] = {"pfeiffer": "SeqBnConfig", "houlsby": "DoubleSeqBnConfig"}
+
+    variant: Literal["pfeiffer", "houlsby"] = Field(
+        default="pfeiffer",
+        description="pfeiffer: one behind each feed-forward layer (Pfeiffer et al., 2020); houlsby: one behind the "
+        "attention too (Houlsby et al., 2019). Other options, left unset, are as the variant has them.",
+    )
+
+    def configured(self) -> str:
+        """The library's name of the variant's configuration."""
+        return self.variants[self.variant]
+
+    def options(self) -> dict[str, Any]:
+        """What the configuration is made with."""
+        return {key: value for key, value in super().options().items() if key != "variant"}
+
+
+class Invertible(Sequential):
+    """With an invertible layer behind the embeddings."""
+
+    configuration = "SeqBnInvConfig"
+    variants: ClassVar[Mapping[str, str]] = {"pfeiffer": "SeqBnInvConfig", "houlsby": "DoubleSeqBnInvConfig"}
+    # The library's other sort, glow, fails in the first pass.
+    without = Sequential.without - {"inv_adapter_reduction_factor"}
+
+
+class Compacter(Bottleneck):
+    """With weights that are sums of Kronecker products."""
+
+    configuration = "CompacterConfig"
+    contextual = True  # the rule that its layers share
+    without = (Bottleneck.without - PHM) | {"phm_layer"}
+
+
+class CompacterPlusPlus(Compacter):
+    """Behind the feed-forward layers only."""
+
+    configuration = "CompacterPlusPlusConfig"
+
+
+class Plus(Bottleneck):
+    """With a scale for each channel."""
+
+    configuration = "AdapterPlusConfig"
+    without = Bottleneck.without - {"stochastic_depth"}
+
+    def refuses(self, situation: Situation) -> list[str]:
+        """The reasons, with remedies, why the method cannot be used so."""
+        reasons = super().refuses(situation)
+        if self.value("stochastic_depth") and find_spec("torchvision") is None:
+            reasons.append("stochastic_depth needs the package torchvision, which is not there; install it, or set 0")
+        return reasons
+
+
+class PrefixTuning(AdapterMethod):
+    """Learnt keys and values before those of the text."""
+
+    configuration = "PrefixTuningConfig"
+    place = "prefix tuning"
+    without = GATED
+    eager = True
+    contextual = True
+    trial: ClassVar[Mapping[str, Any]] = {"bottleneck_size": 16}
+
+    refusals = (
+        *AdapterMethod.refusals,
+        Refusal(
+            lambda s: s.model_type in HOOKED,
+            "the adapters library has no prefixes for this kind of model",
+            f"use one of {', '.join(sorted(set(MODEL_TYPES) - set(HOOKED)))}, or peft's prefix_tuning",
+        ),
+    )
+
+
+class PromptTuning(AdapterMethod):
+    """Learnt vectors before those of the text."""
+
+    configuration = "PromptTuningConfig"
+    place = "prompt tuning"
+    search: ClassVar[Search] = {"train.learning_rate": Between(1e-3, 3e-1, log=True)}
+    contextual = True
+    without = frozenset({"prompt_init", "prompt_init_text"})  # it would ask a hub
+    kinds: ClassVar[Mapping[str, Any]] = {"combine": Literal["prefix", "prefix_after_bos"]}
+
+    refusals = (
+        *AdapterMethod.refusals,
+        Refusal(
+            lambda s: s.model_type in set(MODEL_TYPES) - set(PROMPTED),
+            "the adapters library has no prompts for this kind of model",
+            f"use one of {', '.join(PROMPTED)}, or peft's prompt_tuning",
+        ),
+    )
+
+
+class Lora(AdapterMethod):
+    """Updates of low rank, which can be folded into the weights."""
+
+    configuration = "LoRAConfig"
+    place = "factors of the weights"
+    without = GATED | {"composition_mode", "vera_d", "vera_b"}
+    kinds: ClassVar[Mapping[str, Any]] = {"init_weights": Literal["lora", "bert"]}
+    merge_tolerance = 1e-4
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if all(self.value(place) is False for place in ("selfattn_lora", "intermediate_lora", "output_lora")):
+            raise ValueError("selfattn_lora, intermediate_lora and output_lora are all false: nothing would be trained")
+        return self
+
+    def refuses(self, situation: Situation) -> list[str]:
+        """The reasons, with remedies, why the method cannot be used so."""
+        reasons = super().refuses(situation)
+        if self.value("use_dora") and situation.model_type == "gpt2":
+            reasons.append(
+                "the library's DoRA does not know the transposed layers of 'gpt2'; leave out use_dora, or use lora"
+            )
+        return reasons
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Folds the update into the weights, and those into a model of the class that it was applied to."""
+        merged = cast(Any, model)
+        for module in merged.modules():
+            if ADAPTER in getattr(module, "loras", {}):
+                self.merge_bias(module, module.loras[ADAPTER])
+        merged.merge_adapter(ADAPTER)
+        kind, config = merged.peftkit_plain
+        plain: nn.Module = kind(config).to(merged.dtype)
+        state = model.state_dict()
+        plain.load_state_dict({key: state[key] for key in plain.state_dict()})
+        return plain.to(merged.device).train(model.training)
+
+    def merge_bias(self, layer: Any, factors: Any) -> None:
+        """What the library's merging forgets; of updates that are added, nothing."""
+
+
+class Ia3(Lora):
+    """Factors of keys, values and of what the feed-forward layers compute within."""
+
+    search: ClassVar[Search] = {"train.learning_rate": Between(1e-3, 3e-1, log=True)}
+    configuration = "IA3Config"
+    # It has a rank of one, and the library refuses the rest.
+    without = Lora.without | {"r", "alpha", "dropout", "use_dora", "init_weights"}
+
+    def merge_bias(self, layer: Any, factors: Any) -> None:
+        """The factors apply to the whole output of a layer, its bias too."""
+        if layer.bias is not None:
+            factor = factors.lora_B.detach().reshape(1, -1)
+            factor = layer.pad(factor, factors) if hasattr(layer, "pad") else factor
+            layer.bias.data *= factor.reshape(-1) * factors.scaling
+
+
+class Reft(AdapterMethod):
+    """Changes of what the blocks give, at the first and last positions only."""
+
+    place = "changes of what blocks give"
+    trial: ClassVar[Mapping[str, Any]] = {"dropout": 0.0}
+    cached = False  # with a cache every new token is taken for the first
+    contextual = True
+    without = frozenset({"orthogonality", "output_reft"})
+    kinds: ClassVar[Mapping[str, Any]] = {"layers": Literal["all"] | tuple[int, ...]}
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.value("prefix_positions") == self.value("suffix_positions") == 0:
+            raise ValueError("prefix_positions and suffix_positions are both 0, so that nothing would be trained")
+        return self
+
+    def refuses(self, situation: Situation) -> list[str]:
+        """The reasons, with remedies, why the method cannot be used so."""
+        reasons = super().refuses(situation)
+        if self.value("suffix_positions") and situation.model_kind in ("decoder", "encoder-decoder"):
+            reasons.append(
+                "the library counts the suffix from the end of what is being said, so that a model would learn "
+                "otherwise than it generates; set suffix_positions = 0, or use a model with a classification head"
+            )
+        return reasons
+
+    def settle(self, model: nn.Module) -> None:
+        """Freezes what belongs to positions of which there are none, and which the library would count as learning.
+
+        Positions that were looked up for texts of one length are not kept for those of another, such as a decoder's
+        after an encoder's, which the library gets wrong.
+        """
+        for name, module in model.named_modules():
+            if name.endswith(f".refts.{ADAPTER}"):
+                module.register_forward_pre_hook(_positions_of_these)
+            for unit, positions in enumerate(("prefix_positions", "suffix_positions")):
+                unused = not self.value(positions) and not self.value("tied_weights")
+                if unused and name.endswith(f".refts.{ADAPTER}.units.{unit}"):
+                    module.requires_grad_(False)
+
+
+class LoReft(Reft):
+    """In a subspace whose axes are orthogonal."""
+
+    configuration = "LoReftConfig"
+
+    def settle(self, model: nn.Module) -> None:
+        """Lays the matrices out as saving would, in the midst of a run: another order rounds otherwise."""
+        super().settle(model)
+        cast(Any, model).apply_to_adapter_layers(lambda number, layer: layer.pre_save_adapters())
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Puts right the signs that PyTorch keeps beside an orthogonal matrix's parameters, as numbers of theirs.
+
+        It reads them as whole numbers: weight decay makes 0.99 of 1, which is 0 and the end of the whole matrix.
+        """
+        for name, parameter in model.named_parameters():
+            if name.endswith("projection.parametrizations.weight.original"):
+                signs = parameter.data.diagonal()
+                signs.copy_(signs.sign())
+
+
+class NoReft(Reft):
+    """Without the constraint of orthogonality."""
+
+    configuration = "NoReftConfig"
+
+
+class DiReft(Reft):
+    """Without it, and without what is subtracted."""
+
+    configuration = "DiReftConfig"
+
+
+def _positions_of_these(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Has the library look positions up anew where it has kept those of texts of another shape."""
+    from adapters.context import ForwardContext
+
+    context = ForwardContext.get_context()
+    if getattr(context, "peftkit_shape", inputs[0].shape) != inputs[0].shape:
+        for kept in ("pref_idx", "suff_idx"):
+            if hasattr(context, kept):
+                delattr(context, kept)
+    context.peftkit_shape = inputs[0].shape
