@@ -155,6 +155,7 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     assert browser.execute_script(paper) != light
     phone = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.execute_script("document.querySelectorAll('option').forEach(o => { o.textContent = 'long_'.repeat(20); })")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     letters = "return document.querySelector('#curves text').getBoundingClientRect().height"
     assert browser.execute_script(letters) > 10
