@@ -150,11 +150,12 @@ def _source(recipe: Recipe) -> tuple[str, dict[str, Any]]:
 
 
 def _unloadable(recipe: Recipe, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    told = str(error).strip() or type(error).__name__
+    first = told.splitlines()[0]
     name = recipe.model.name
     if "connect" in first:  # neither on the hub, since there is none, nor in the cache
         remedy = f"fetch it where there is a network (hf download {name}), or set model.name to a local folder"
-    elif "mismatched_sizes" in first:
+    elif "mismatched_sizes" in told or "size mismatch" in told:  # transformers 5's word, and torch's in 4.57
         first = "weights are of other shapes than its config and the task ask for"
         remedy = "a head for another number of labels is no part of what is learnt: save the model without it"
     else:
