@@ -40,7 +40,7 @@ def cost(options: argparse.Namespace) -> int:
 
 def profile(options: argparse.Namespace) -> int:
     """Make 20 steps of a recipe and print where their time goes."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it says on stderr when it begins
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it says on stderr when it begins and ends
     from peftkit.cli.costing import profile_recipe
 
     return profile_recipe(options.recipe, options.overrides, options.trace, as_json=options.json)

@@ -130,12 +130,13 @@ def _profile_page(found: Profile, trace: str) -> str:
     peak = _rate(found.peak_macs_per_second)
     lines.append(f"  {_rate(found.macs_per_second)}, {share:.0%} of the {peak} that large products reach here")
     lines.append("  longest operations:")
-    lines += [f"  {_time(key, seconds, whole)}, {calls} calls" for key, seconds, calls in found.operations]
+    for key, seconds, calls in found.operations:  # the names of a GPU's kernels are longer than a line
+        lines.append(f"{_time('', seconds, whole, 4)}  {calls:>7,}×  {key if len(key) <= 70 else f'{key[:69]}…'}")
     return "\n".join([*lines, f"  events: {trace}"] if trace else lines)
 
 
-def _time(what: str, seconds: float, whole: float) -> str:
-    return f"  {what:<34}{1000 * seconds:>10,.2f} ms {seconds / whole:>5.0%}"
+def _time(what: str, seconds: float, whole: float, width: int = 34) -> str:
+    return f"  {what:<{width}}{1000 * seconds:>10,.2f} ms {seconds / whole:>5.0%}"
 
 
 def _rate(macs: float) -> str:
