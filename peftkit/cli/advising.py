@@ -36,7 +36,8 @@ def _page(found: Advice) -> str:
         first, second = found.candidates[:2]
         lines.append(
             f"  use {first.method}: {found.metric} {first.score:.4f} ({first.low:.4f} – {first.high:.4f}, "
-            f"{first.seeds} seeds), reached at {first.cost:,.4g} {found.axis}, {first.peak_memory / 2**30:.2f} GiB"
+            f"{first.seeds} seeds), reached at {first.cost:,.4g} {found.axis}"
+            + ("" if first.peak_memory is None else f", {first.peak_memory / 2**30:.2f} GiB")
         )
         lines.append(f"  it is the best of {len(found.candidates)} with a probability of {first.best:.0%}")
         lines.append(
@@ -53,10 +54,11 @@ def _settled(found: Advice) -> str:
     if found.settled:
         return "the difference is beyond chance; more runs would not change it"
     if found.more_seeds is not None and found.more_seeds < MOST:
-        return f"not settled: about {found.more_seeds} seeds each of {first} and {second} would tell them apart"
-    if found.more_examples:
-        return (
-            f"not settled, and seeds alone will not do: about {found.more_examples:,} test examples would tell "
-            f"{first} and {second} apart"
-        )
+        seeds = f"about {found.more_seeds} seeds each of {first} and {second}"
+        if found.more_examples:
+            return (
+                f"not settled, and seeds alone will not do: {seeds} on about {found.more_examples:,} test examples "
+                "would tell them apart"
+            )
+        return f"not settled: {seeds} would tell them apart"
     return f"not settled: {first} and {second} are as good as equal; choose by cost"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.curves import at, cost, curve, lower_is_better, of_a_step
-from peftkit.compare.examples import TEXTS
-from peftkit.compare.gather import Run, Section
+from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory, within
+from peftkit.compare.examples import TEXTS, scores_of
+from peftkit.compare.gather import Section
 from peftkit.compare.seeds import Array, spreads
 from peftkit.errors import InputError, did_you_mean, listed
 
@@ -55,7 +55,8 @@ class Candidate:
     """The probability that it is the best of those that fit."""
     cost: float
     """At which it had reached the score, mean over seeds."""
-    peak_memory: float
+    peak_memory: float | None
+    """Bytes, the most of its seeds; None where that was not measured."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Advice:
     more_seeds: int | None = None
     """Seeds of each of the two that would show it four times in five; None if no number would, or it is settled."""
     more_examples: int | None = None
-    """Test examples that it would take, where those there are do not suffice for any number of seeds."""
+    """Test examples that it would take besides, where those there are do not suffice for any number of seeds."""
 
 
 def parse_budget(text: str) -> tuple[str, float]:
@@ -109,7 +110,8 @@ def advise(
     """Ranks the methods of a section by what they had reached within a budget.
 
     A score varies with the seed by Student's t of the standard deviation between seeds, and with the test examples as
-    a share of so many does; of the second no more is known than that, so that methods are taken as independent.
+    a share of so many does, or, of another metric, the mean of what single examples score with the selected checkpoint.
+    What other checkpoints make of each example is not kept, so that methods are taken as independent.
 
     Args:
         section: the runs.
@@ -121,29 +123,33 @@ def advise(
     Raises:
         InputError: the runs have not measured the axis or the metric.
     """
+    section, unmeasured = measured(section, axis)
     runs = [run for of in section.runs.values() for run in of.values()]
     metric = metric or str(runs[0].summary["selects"])
     sign = -1.0 if lower_is_better(runs[0], metric) else 1.0
-    examples = _examples(runs[0], metric)
-    left_out: list[tuple[str, str]] = []
+    scored, examples = scores_of(section, metric)
+    left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
     reached: dict[str, list[float]] = {}
     costs: dict[str, float] = {}
-    peaks: dict[str, float] = {}
+    peaks: dict[str, float | None] = {}
     for label, of in section.runs.items():
-        peak = max(cost(run.summary, "peak_memory") for run in of.values())
+        known = [peak_memory(run.summary["cost"]) for run in of.values()]
+        peak = None if None in known else max(each for each in known if each is not None)
         curves = [curve(run, axis, metric) for run in of.values()]
-        limits = [budget + of_a_step(run, axis) for run in of.values()]
-        within = [at(*each, limit) for each, limit in zip(curves, limits, strict=True)]
+        found = [within(run, axis, each, budget) for run, each in zip(of.values(), curves, strict=True)]
+        inside = [each for each in found if each is not None]
         trained = min(float(each[0][-1]) for each in curves)
-        if memory is not None and peak > memory:
+        if memory is not None and peak is None:
+            left_out.append((label, "not all its runs have measured their memory"))
+        elif memory is not None and peak is not None and peak > memory:
             left_out.append((label, f"its training took {peak / 2**30:.2f} GiB"))
-        elif None in within:
+        elif len(inside) < len(of):
             left_out.append((label, "nothing of it was evaluated within the budget"))
         elif trained < SHORT * budget:
             left_out.append((label, f"it was trained for {trained:,.4g} {axis} only"))
         else:
-            reached[label] = [float(value) for value in within if value is not None]
-            costs[label] = float(np.mean([_when(each, limit) for each, limit in zip(curves, limits, strict=True)]))
+            costs[label] = float(np.mean([spent for spent, _ in inside]))
+            reached[label] = [value for _, value in inside]
             peaks[label] = peak
     few = [label for label, values in reached.items() if len(values) < FEWEST_SEEDS]
     if len(reached) - len(few) >= 2:  # the others can be told about
@@ -155,7 +161,7 @@ def advise(
     if thin:
         return Advice(**common, candidates=(), too_thin=tuple(thin), left_out=tuple(left_out))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    noise = {label: _of_examples(values, examples) for label, values in reached.items()}
+    noise = {label: _of_examples(values, [*scored[label].values()], metric) for label, values in reached.items()}
     varying = spreads([np.array(values) for values in reached.values()], len(reached))
     drawn = {
         label: np.mean(values) + spread.draw(DRAWS, rng) + noise[label] * rng.standard_normal(DRAWS)
@@ -199,7 +205,7 @@ def advise(
     )
 
 
-def _too_thin(section: Section, reached: Mapping[str, Sequence[float]], examples: int | None) -> list[str]:
+def _too_thin(section: Section, reached: Mapping[str, Sequence[float]], examples: int) -> list[str]:
     told = []
     if len(section.runs) < 2:
         told.append(f"there is one method only, {listed([*section.runs])}: run others on the same task and model")
@@ -208,7 +214,7 @@ def _too_thin(section: Section, reached: Mapping[str, Sequence[float]], examples
     few = [label for label, values in reached.items() if len(values) < FEWEST_SEEDS]
     if few:
         told.append(f"one seed tells nothing of how much seeds vary: run others of {listed(few[:5])}")
-    if examples is not None and examples < FEWEST_EXAMPLES:
+    if 0 < examples < FEWEST_EXAMPLES:
         told.append(
             f"{examples} test examples are too few to tell methods apart: evaluate on {FEWEST_EXAMPLES} or more"
         )
@@ -220,40 +226,38 @@ def _settling(
     second: Sequence[float],
     difference: float,
     noise: Sequence[float],
-    examples: int | None,
+    examples: int,
 ) -> tuple[int | None, int | None]:
-    """The seeds of each that would show the difference, or else the test examples."""
+    """The seeds of each that would show the difference, and the test examples if those there are do not suffice."""
     if difference <= 0:
         return None, None
     wanted = (difference / (stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))) ** 2
-    fixed = sum(each**2 for each in noise)
+    fixed, more = sum(each**2 for each in noise), None
+    there = min(len(first), len(second))
     if fixed >= wanted / 2:
-        needed = math.ceil((examples or 0) * fixed / (wanted / 2))
-        return None, needed if needed <= MOST_EXAMPLES else None
-    seeds = (np.var(first, ddof=1) + np.var(second, ddof=1)) / (wanted - fixed)
-    return min(MOST, max(len(first), len(second)) + 1 if seeds <= len(first) else math.ceil(seeds)), None
+        more = math.ceil(examples * fixed / (wanted / 2))
+        if more > MOST_EXAMPLES:
+            return None, None
+        fixed, there = wanted / 2, there - 1  # the seeds there are may do, on more examples
+    seeds = math.ceil((np.var(first, ddof=1) + np.var(second, ddof=1)) / (wanted - fixed))
+    return min(MOST, max(there + 1, seeds)), more
 
 
-def _examples(run: Run, metric: str) -> int | None:
-    """How many examples a share is of; None where the metric is none."""
-    rows = run.summary.get("rows", {})
-    number = run.recipe.get("evaluate", {}).get("test_examples") or rows.get("test")
-    return int(number) if metric in TEXTS and number else None
+def _of_examples(values: Sequence[float], scored: Sequence[Array], metric: str) -> float:
+    """The standard error of a mean over seeds by the test examples, which are the same for all of them.
 
-
-def _of_examples(values: Sequence[float], examples: int | None) -> float:
-    """The standard error of a share of so many examples; that of seeds stands for other metrics."""
-    if examples is None:
+    Args:
+        values: what was reached within the budget.
+        scored: what the selected checkpoints score on each example, or on all of them where no more is known.
+        metric: of these.
+    """
+    means = np.mean(scored, axis=0)
+    if len(means) < 2:
         return 0.0
-    share = min(1.0, max(0.0, float(np.mean(values))))
-    return math.sqrt((share * (1 - share) + 0.25 / examples) / examples)
-
-
-def _when(points: tuple[Array, Array], budget: float) -> float:
-    """The cost at which the score within the budget was reached."""
-    costs, scores = points
-    inside = int(np.flatnonzero(costs <= budget * (1 + 1e-9))[-1])
-    return float(costs[np.flatnonzero(scores[: inside + 1] == scores[inside])[0]])
+    if metric in TEXTS:  # a share, which may be another one within the budget
+        share = min(1.0, max(0.0, float(np.mean(values))))
+        return math.sqrt((share * (1 - share) + 0.25 / len(means)) / len(means))
+    return float(means.std(ddof=1)) / math.sqrt(len(means))
 
 
 def _interval(values: Array) -> tuple[float, float]:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from peftkit.compare.curves import (
     area,
-    at,
     common_span,
     cost,
     curve,
     lower_is_better,
-    measures,
-    of_a_step,
+    measured,
     pareto,
     peak_memory,
     reached_at,
     score,
+    within,
 )
 from peftkit.compare.examples import scores_of
 from peftkit.compare.gather import Run, Section
@@ -82,7 +81,7 @@ class Comparison:
     examples: int
     """Test examples that were drawn anew; 0 where the metric is not of single examples, and only seeds vary."""
     winners: tuple[tuple[float, str, float], ...]
-    """At each budget of a grid the method whose mean score is highest, and that score."""
+    """At each budget of a grid the method whose mean score is highest, of equals that at less cost, and that score."""
     pooled: Mapping[str, Sequence[str]]
     noise: float | None = None
     """The standard deviation of the score of runs of the very same recipe; None where none was run twice."""
@@ -122,7 +121,7 @@ def compare(
     Raises:
         InputError: the runs have not the metric or the cost, or are of different test examples.
     """
-    section, unmeasured = _measured(section, by)
+    section, unmeasured = measured(section, by)
     everyone = [run for of in section.runs.values() for run in of.values()]
     metric = metric or str(everyone[0].summary["selects"])
     # All below is of values of which higher ones are better; what is told has its own sign again.
@@ -192,14 +191,6 @@ def compare(
     )
 
 
-def _measured(section: Section, by: str) -> tuple[Section, tuple[str, ...]]:
-    """The methods that have measured the cost, and the names of the others; all of them where none has."""
-    kept = {label: of for label, of in section.runs.items() if all(measures(run, by) for run in of.values())}
-    if not kept:
-        return section, ()
-    return replace(section, runs=kept), tuple(label for label in section.runs if label not in kept)
-
-
 def _noise(section: Section, metric: str) -> float | None:
     """The pooled standard deviation within recipes that were run more than once."""
     groups = [[score(run, metric) for run in of] for of in section.repeats]
@@ -230,14 +221,15 @@ def _winners(
 ) -> tuple[tuple[float, str, float], ...]:
     told = []
     for budget in np.geomspace(low, high, BUDGETS) if budgets is None else budgets:
-        reached = {
-            label: [at(*c, float(budget) + of_a_step(section.runs[label][seed], by)) for seed, c in of.items()]
-            for label, of in curves.items()
-        }
-        means = {label: _mean(values) for label, values in reached.items() if None not in values}
-        if means:
-            best = max(means, key=means.__getitem__)
-            told.append((float(budget), best, sign * means[best]))
+        ranked = []
+        for label, of in curves.items():
+            reached = [within(section.runs[label][seed], by, points, float(budget)) for seed, points in of.items()]
+            if None not in reached:
+                costs, scores = zip(*(each for each in reached if each is not None), strict=True)
+                ranked.append((_mean(scores), -_mean(costs), label))
+        if ranked:
+            best, _, label = max(ranked)
+            told.append((float(budget), label, sign * best))
     return tuple(told)
 
 

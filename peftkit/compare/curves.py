@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peftkit.compare.gather import Run
+from peftkit.compare.gather import Run, Section
 from peftkit.errors import InputError, did_you_mean, listed
 
 Array = NDArray[np.float64]
@@ -41,8 +42,15 @@ def cost(row: Any, by: str) -> float:
     else:
         found = row["samples"] if by == "samples" else costs.get(AXES[by])
     if found is None:
-        raise InputError(f"not all runs have measured {by!r}; there are {listed(sorted(costs))}")
+        raise InputError(f"not all runs have measured {by!r}; there are {listed(_axes(row))}")
     return float(found)
+
+
+def _axes(row: Any) -> list[str]:
+    """What a row tells the cost of."""
+    of_rows = {axis for axis in ("samples", "tokens") if axis in row}
+    memory = {"peak_memory"} if peak_memory(row["cost"]) is not None else set()
+    return [axis for axis, key in AXES.items() if axis in of_rows | memory or row["cost"].get(key) is not None]
 
 
 def measures(run: Run, by: str) -> bool:
@@ -51,6 +59,14 @@ def measures(run: Run, by: str) -> bool:
         return all(math.isfinite(cost(row, by)) for row in (*run.rows, run.summary))
     except (InputError, KeyError, TypeError):
         return False
+
+
+def measured(section: Section, by: str) -> tuple[Section, tuple[str, ...]]:
+    """The methods that have measured the cost, and the names of the others; all of them where none has."""
+    kept = {label: of for label, of in section.runs.items() if all(measures(run, by) for run in of.values())}
+    if not kept:
+        return section, ()
+    return replace(section, runs=kept), tuple(label for label in section.runs if label not in kept)
 
 
 def lower_is_better(run: Run, metric: str) -> bool:
@@ -95,6 +111,8 @@ def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
         except InputError as error:
             raise InputError(f"{run.path}: {error}; compare by one of these, or leave the run out") from error
         scores.append(reached)
+    if not costs:
+        raise InputError(f"{run.path}: no evaluation tells {metric!r} on test")
     return np.array(costs), np.array(scores)
 
 
@@ -110,10 +128,25 @@ def at(costs: Array, scores: Array, budget: float) -> float | None:
     return float(scores[there[-1]]) if len(there) else None
 
 
-def of_a_step(run: Run, by: str) -> float:
-    """The cost of one step, by less than which a run ends beyond its budget: what was reached there is within it."""
+def within(run: Run, by: str, points: tuple[Array, Array], budget: float) -> tuple[float, float] | None:
+    """The score that a run had reached within a budget, and at which cost; None if nothing was evaluated in it.
+
+    A run ends with the step that reaches its budget: what its end has reached is within it, up to one step beyond.
+
+    Args:
+        run: the run.
+        by: the axis of costs.
+        points: the run's ``curve`` along it.
+        budget: what may be spent.
+    """
+    costs, scores = points
     steps = float(run.rows[-1]["step"])
-    return cost(run.rows[-1], by) / steps * (1 - 1e-6) if steps else 0.0
+    of_a_step = cost(run.rows[-1], by) / steps * (1 - 1e-6) if steps else 0.0
+    there = np.flatnonzero(costs <= budget * (1 + 1e-9))
+    last = len(costs) - 1 if costs[-1] <= budget + of_a_step else int(there[-1]) if len(there) else None
+    if last is None:
+        return None
+    return float(costs[np.flatnonzero(scores[: last + 1] == scores[last])[0]]), float(scores[last])
 
 
 def area(costs: Array, scores: Array, low: float, high: float) -> float:

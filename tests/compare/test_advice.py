@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,8 +41,9 @@ def test_the_budget_decides(plant: Plant) -> None:
     assert advised(path.parent, budget=3.0).candidates[0].method == "slow"
     quick = advised(path.parent, budget=2.0).candidates[0]
     assert (quick.score, quick.cost) == (0.55, 2.0)
-    # A run ends with the step that reaches its budget, and so up to one step beyond.
+    # A run ends with the step that reaches its budget, and so up to one step beyond; nothing else may.
     assert advised(path.parent, budget=2.1).candidates[0].method == "slow"
+    assert advised(path.parent, budget=1.9).candidates[0].score == 0.5
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason(plant: Plant) -> None:
@@ -85,6 +88,83 @@ def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant:
     assert not found.settled
     assert found.more_seeds is not None
     assert 4 <= found.more_seeds <= 60
+
+
+def test_more_examples_need_their_seeds_too(plant: Plant) -> None:
+    for seed, noise in ((1, 0.03), (2, -0.03), (3, 0.0)):
+        plant("full", seed, [0.1, 0.50 + noise], examples=200)
+        path = plant("lora", seed, [0.1, 0.53 - noise], examples=200)
+    found = advised(path.parent, budget=1.0)
+    assert not found.settled
+    # Half of the variance that is allowed is the examples', half the seeds': (0.03 / 2.8) ** 2 / 2 of each.
+    allowed = (0.03 / (1.96 + 0.8416)) ** 2 / 2
+    assert found.more_examples == pytest.approx(2 * 0.25 / allowed, rel=0.02)
+    assert found.more_seeds == pytest.approx(2 * 0.03**2 / allowed, abs=1)
+
+
+def of_losses(path: Path, losses: list[float]) -> Path:
+    """The run with one token and these losses on test, which select."""
+    lines = [
+        json.dumps({"index": i, "target": "x", "prediction": "", "loss": loss, "tokens": 1})
+        for i, loss in enumerate(losses)
+    ]
+    (path / "predictions" / "test.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    mean = sum(losses) / len(losses)
+    summary = json.loads((path / "summary.json").read_text()) | {"selects": "loss", "higher_is_better": False}
+    rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
+    for row in rows:
+        value = mean if row is rows[-1] else 9.0
+        row |= {"dev": {"loss": value}, "test": {"loss": value}}
+    summary["selected"] |= {split: {"loss": mean} for split in ("dev", "test")}
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_loss_varies_by_example_too_and_of_few_examples_nothing_is_said(plant: Plant) -> None:
+    rng = random.Random(1)
+    losses = [rng.gauss(3, 1) for _ in range(100)]
+    for seed in (1, 2, 3):
+        of_losses(plant("full", seed, [0.1, 0.2, 0.3]), [each + 0.02 + seed / 1e4 for each in losses])
+        path = of_losses(plant("lora", seed, [0.1, 0.2, 0.3]), [each + seed / 1e4 for each in losses])
+    found = advised(path.parent, budget=2.0)
+    assert found.candidates[0].method == "lora"
+    assert not found.settled
+    # Seeds are all but equal: the interval is that of a mean of 100 with a standard deviation of one.
+    assert found.candidates[0].high - found.candidates[0].low == pytest.approx(2 * 1.96 / 10, rel=0.15)
+    for folder in path.parent.iterdir():
+        of_losses(folder, losses[:5])
+    assert advised(path.parent, budget=2.0).too_thin == (
+        "5 test examples are too few to tell methods apart: evaluate on 30 or more",
+    )
+
+
+def test_what_was_not_measured_leaves_a_method_out_and_not_all(plant: Plant) -> None:
+    for seed in (1, 2):
+        plant("full", seed, [0.1, 0.5])
+        plant("lora", seed, [0.1, 0.6])
+        path = plant("vera", seed, [0.1, 0.7])
+        rows = (path / "evaluations.jsonl").read_text()
+        (path / "evaluations.jsonl").write_text(rows.replace('"gmacs"', '"other"'))
+    found = advised(path.parent, budget=1.0)
+    assert [each.method for each in found.candidates] == ["lora", "full"]
+    assert found.left_out == (("vera", "not all its runs have measured gmacs"),)
+    # Memory is asked for only where it is limited.
+    for folder in path.parent.iterdir():
+        summary = (folder / "summary.json").read_text()
+        (folder / "summary.json").write_text(summary.replace('"peak_host_bytes"', '"other"'))
+    assert advised(path.parent, budget=1.0).candidates[0].peak_memory is None
+    limited = advised(path.parent, budget=1.0, memory=2**30)
+    assert dict(limited.left_out)["lora"] == "not all its runs have measured their memory"
+    with pytest.raises(InputError, match="have measured 'joules'; there are gmacs, seconds, samples, tokens"):
+        advised(path.parent, "joules", 1.0)
+
+
+def test_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
+    plant("full", 1, [0.1, 0.5])
+    path = plant("lora", 1, [0.1, 0.6])
+    with pytest.raises(InputError, match=r"has no metric 'acuracy' \(did you mean 'accuracy'\?\)"):
+        advised(path.parent, budget=1.0, metric="acuracy")
 
 
 def test_equal_methods_are_seldom_told_apart(plant: Plant) -> None:

@@ -35,6 +35,22 @@ def test_what_is_reached_at_which_cost() -> None:
     assert at(COSTS[1:], SCORES[1:], 0.5) is None
 
 
+def test_only_what_the_end_has_reached_may_lie_a_step_beyond_the_budget(plant: Plant) -> None:
+    for seed in (1, 2):
+        plant("late", seed, [0.1, 0.2, 0.9, 0.91], cost=1.04)
+        path = plant("early", seed, [0.1, 0.6, 0.7, 0.8])
+    found = compared([path.parent], budgets=[2.0, 2.08, 3.0])
+    # At 2.08 GMACs the second step of the one was made: that it ends within a step of 2 is nothing, since it went on.
+    assert [method for _, method, _ in found.winners] == ["early", "late", "late"]
+
+
+def test_of_equal_methods_that_wins_which_was_there_at_less_cost(plant: Plant) -> None:
+    plant("a", 1, [0.1, 0.2, 1.0, 1.0])
+    path = plant("b", 1, [0.1, 1.0, 1.0, 1.0])
+    plant("c", 1, [0.1, 0.2, 1.0, 1.0])
+    assert compared([path.parent], budgets=[3.0]).winners == ((3.0, "b", 1.0),)
+
+
 def test_the_area_is_the_mean_over_the_logarithm_of_the_cost() -> None:
     assert area(COSTS, SCORES, 1.0, 4.0) == pytest.approx((0.3 + 0.2) / 2)
     assert area(COSTS, SCORES, 1.0, 8.0) == pytest.approx((0.3 + 0.2 + 0.6) / 3)

@@ -46,9 +46,10 @@
   };
   const within = (run, axis, budget) => {
     const costs = run.costs[axis], scores = bestSoFar(run, "test", section.metric);
-    const limit = budget + (1 - 1e-6) * costs[costs.length - 1] / (run.steps || Infinity);  // a run ends with a whole step
+    const last = costs.length - 1, step = (1 - 1e-6) * costs[last] / (run.steps || Infinity);
     let found = null;
-    costs.forEach((cost, i) => { if (cost <= limit * (1 + 1e-9)) found = scores[i]; });
+    // A run ends with a whole step, up to one beyond its budget.
+    costs.forEach((cost, i) => { if (cost <= budget * (1 + 1e-9) || (i === last && cost <= budget + step)) found = scores[i]; });
     return found;
   };
   // Values of a run on given costs: a step holds until the next, or the line between two evaluations.
