@@ -40,7 +40,7 @@ class Line:
     """None where nothing is known of how it varies: one seed, and no single examples."""
     high: float | None
     letter: str
-    """Methods with a letter in common cannot be told apart."""
+    """Methods that cannot be told apart have a letter in common (see ``Verdict``)."""
     best: float | None
     """The probability that it is the best; None where that cannot be known."""
     cost: float
@@ -94,9 +94,9 @@ class Comparison:
 
     @property
     def detectable(self) -> float | None:
-        """The difference between two methods that would have been found four times in five: the mean over pairs."""
+        """The difference between two methods that would have been found four times in five: the median of pairs."""
         found = [each.detectable for each in self.verdict.differences if each.detectable is not None]
-        return _mean(found) if found else None
+        return float(np.median(found)) if found else None
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
+POWER = 0.8
 FEWEST = 5
 """Methods from which on their variances tell something of each other's."""
 SMALLEST = 1e-3
@@ -73,14 +75,67 @@ def chance(difference: float, of_examples: float, of_seeds: Spread) -> float:
         return 1.0
     if not of_seeds.variance:
         return float(2 * stats.norm.sf(abs(difference) / of_examples))
-    scale = of_seeds.freedom / stats.chi2.ppf(_MIDDLES, of_seeds.freedom)
-    beyond = stats.norm.sf(abs(difference) / np.sqrt(of_examples**2 + of_seeds.variance * scale))
+    deviations = np.sqrt(of_examples**2 + of_seeds.variance * _scales(of_seeds.freedom))
+    beyond = stats.norm.sf(abs(difference) / deviations)
     return float(min(1.0, 2 * (beyond * _WEIGHTS).sum()))
+
+
+def detectable(of_examples: Array, of_seeds: Sequence[Spread], level: float) -> Array:
+    """The differences of which ``chance`` would be no more than ``level`` about four times in five, in other runs.
+
+    Of the variance between seeds it is known only how it looks here, and in other runs it would look otherwise.
+
+    Args:
+        of_examples: of each difference its standard error by the test examples.
+        of_seeds: how each varies with the seed.
+        level: the chance from which on a difference counts.
+    """
+    of = {freedom: (_looks(freedom), _scales(freedom)) for freedom in {spread.freedom for spread in of_seeds}}
+    looks, scales = (np.stack([of[spread.freedom][part] for spread in of_seeds])[:, None] for part in (0, 1))
+    # By difference, by what the variance may be, and by how that would look.
+    true = np.array([spread.variance for spread in of_seeds])[:, None, None] / looks.swapaxes(1, 2)
+    variances = of_examples[:, None, None] ** 2 + true
+    deviations = np.sqrt(of_examples[:, None, None, None] ** 2 + (true * looks)[..., None] * scales[:, None])
+
+    def counts(differences: Array) -> Bools:
+        chances: Array = 2 * (special.ndtr(-differences[..., None] / deviations) * _WEIGHTS).sum(3)
+        return chances <= level
+
+    def found(differences: Array) -> Bools:
+        chances: Array = special.ndtr((differences - needed) / np.sqrt(variances)).mean((1, 2), keepdims=True)
+        return chances >= POWER
+
+    with np.errstate(invalid="ignore"):  # of what does not vary at all, anything counts
+        needed = _first(counts, 1e3 * deviations.max(3))
+        return _first(found, (needed + 9 * np.sqrt(variances)).max((1, 2), keepdims=True))[:, 0, 0]
+
+
+def _first(holds: Callable[[Array], Bools], high: Array) -> Array:
+    """The least values, between 0 and ``high``, from which on something holds: by halves."""
+    low = np.zeros_like(high)
+    for _ in range(32):
+        middle = (low + high) / 2
+        there = holds(middle)
+        low, high = np.where(there, low, middle), np.where(there, middle, high)
+    return high
+
+
+def _looks(freedom: float) -> Array:
+    """What a variance of one may look like with other seeds, in steps of equal probability."""
+    found: Array = stats.chi2.ppf(_LOOKS, freedom) / freedom if freedom else np.ones_like(_LOOKS)
+    return found
+
+
+def _scales(freedom: float) -> Array:
+    """By how much a variance may be larger than it looks, in the steps of ``_WEIGHTS``; of none, not at all."""
+    found: Array = freedom / stats.chi2.ppf(_MIDDLES, freedom) if freedom else np.ones_like(_MIDDLES)
+    return found
 
 
 # Fine where the variance between seeds is much larger than it looks, which far differences come from.
 _EDGES = np.concatenate([[0], np.logspace(-10, np.log10(0.5), 60), 1 - np.logspace(np.log10(0.5), -4, 20)[1:], [1]])
 _MIDDLES, _WEIGHTS = (_EDGES[1:] + _EDGES[:-1]) / 2, np.diff(_EDGES)
+_LOOKS = (np.arange(3) + 0.5) / 3
 
 
 def _prior(several: Sequence[tuple[float, int]]) -> tuple[float, float]:

@@ -9,11 +9,13 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.seeds import Array, Spread, chance, spreads
+from peftkit.compare.seeds import Array, Spread, chance, detectable, spreads
 
 DRAWS = 10_000
 CHUNK = 500  # draws whose weights are held at once: of 10,000 examples 20 MB
 LEVEL = 0.95
+ERROR = 0.05
+"""The chance, of all pairs together, from below which on two are apart."""
 MOST_LETTERS = 9
 """Letters of groups at the most."""
 MOST_GROUPS = 120
@@ -47,7 +49,7 @@ class Difference:
     p_adjusted: float
     """After Holm (1979), for all pairs."""
     detectable: float | None
-    """The difference that would have been found four times in five."""
+    """The difference that would have been found four times in five, with all other pairs as they are."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class Verdict:
     estimates: Mapping[str, Estimate]
     differences: tuple[Difference, ...]
     letters: Mapping[str, str]
-    """Methods with a letter in common cannot be told apart."""
+    """Methods that cannot be told apart have a letter in common, and others none unless these would be too many."""
+    joined: int
+    """Pairs that are apart and have a letter in common all the same."""
     best: Mapping[str, float | None]
     """The probability of each that it is the best; None where nothing is known of how one of them varies."""
 
@@ -98,18 +102,25 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
         else:
             low, high = _interval(varied[:, column])
         estimates[name] = Estimate(float(np.mean([*own[name].values()])), low, high, len(scores[name]))
+    pairs, varying = [*combinations(range(len(names)), 2)], [*_of_pairs(own, alone)]
     told = [
-        _difference(scores, means, drawn, names, pair, spread, rng)
-        for pair, spread in zip(combinations(range(len(names)), 2), _of_pairs(own, alone), strict=True)
+        _difference(scores, means, drawn, names, pair, spread, rng) for pair, spread in zip(pairs, varying, strict=True)
     ]
     adjusted = holm([d.p for d in told])
     told = [replace(d, p_adjusted=p) for d, p in zip(told, adjusted, strict=True)]
+    apart = {(d.first, d.second) for d in told if d.p_adjusted < ERROR}
+    if told:
+        errors = np.array([(drawn[:, first] - drawn[:, second]).std() for first, second in pairs])
+        shown = detectable(errors, varying, ERROR / max(1, len(told) - len(apart)))
+        told = [d if d.low is None else replace(d, detectable=float(x)) for d, x in zip(told, shown, strict=True)]
+    shared = letters([estimates[name].mean for name in names], names, apart)
     blind = any(map(_unknown, scores.values()))
     winners = np.bincount(varied.argmax(1), minlength=len(names)) / draws
     return Verdict(
         estimates,
         tuple(told),
-        letters([estimates[n].mean for n in names], names, {(d.first, d.second) for d in told if d.p_adjusted < 0.05}),
+        shared,
+        sum(bool({*shared[first]} & {*shared[second]}) for first, second in apart),
         dict.fromkeys(names) if blind else dict(zip(names, winners.tolist(), strict=True)),
     )
 
@@ -223,9 +234,7 @@ def _difference(
         p = mcnemar(means[pair[0]], means[pair[1]])
     else:
         p = chance(mean, float(examples.std()), of_seeds)
-    deviation = (high - low) / (2 * stats.norm.ppf((1 + LEVEL) / 2))
-    detectable = float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(0.8)) * deviation)
-    return Difference(first, second, mean, low, high, p, 1.0, detectable)
+    return Difference(first, second, mean, low, high, p, 1.0, None)
 
 
 def _of_ones(scores: Array) -> bool:

@@ -44,11 +44,18 @@ def notes(found: Comparison) -> list[str]:
         told.append(f"intervals: {found.examples:,} test examples drawn anew, and seeds where there are several")
     else:
         told.append(f"intervals: seeds alone, since {found.metric} is not the mean of what single examples score")
-    told.append("methods with a letter in common cannot be told apart (Holm, 5 %); best: the probability that it is")
+    joined = found.verdict.joined
+    told.append(
+        "methods with a letter in common cannot be told apart (Holm, 5 %)"
+        if not joined
+        else "methods without a letter in common are told apart (Holm, 5 %), "
+        f"and so are {joined:,} pairs with one, for want of letters (json has each)"
+    )
+    told.append("best: the probability that it is")
     if any(len(line.seeds) == 1 for line in found.lines):
         told.append("one seed: how seeds vary is not known, so that runs are told apart and not methods")
     if found.detectable is not None:
-        told.append(f"a difference of {found.detectable:.4f} between two would be found four times in five")
+        told.append(f"a difference of {found.detectable:.4f} between two would be found about four times in five")
     if found.noise is not None:
         told.append(f"re-run noise: {found.noise:.4f} is the standard deviation of {found.repeated} recipes run again")
     if found.baseline:

@@ -102,6 +102,13 @@ def test_many_methods_have_letters_that_can_be_read_and_never_part_what_is_not_a
     assert all(set(found[a]) & set(found[b]) for a, b in combinations(names, 2) if (a, b) not in apart)
 
 
+def test_pairs_that_are_apart_and_share_a_letter_are_counted() -> None:
+    rng = np.random.default_rng(4)
+    verdict = judge(planted(rng, [0.3 + 0.01 * i for i in range(45)], 3, 500, 0.005), draws=200)
+    shared = [d for d in verdict.differences if {*verdict.letters[d.first]} & {*verdict.letters[d.second]}]
+    assert verdict.joined == sum(d.p_adjusted < 0.05 for d in shared) > 0
+
+
 def test_mcnemars_test_counts_what_only_one_has_right() -> None:
     first, second = np.array([1.0] * 9 + [0.0] * 11), np.array([0.0] * 8 + [1.0] * 2 + [0.0] * 10)
     # The first alone has 8 right, the second alone 1: twice the chance of 8 or more heads of 9.
@@ -121,6 +128,18 @@ def test_no_pair_of_equal_methods_is_told_apart_more_often_than_said(methods: in
         verdict = judge(planted(rng, [0.6] * methods, seeds, 250, noise), draws=200, seed=i)
         wrong += any(d.p_adjusted < 0.05 for d in verdict.differences)
     assert wrong <= 0.05 * number + 2.33 * (0.05 * 0.95 * number) ** 0.5
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(2, 1), (2, 3), (10, 3)])
+def test_a_difference_is_found_as_often_as_is_said(methods: int, seeds: int) -> None:
+    rng = np.random.default_rng(methods + seeds)
+    tables = [judge(planted(rng, [0.5] * methods, seeds, 250, 0.02), draws=200) for _ in range(20)]
+    told = float(np.median([d.detectable for verdict in tables for d in verdict.differences]))
+    found = []
+    for _ in range(60):
+        verdict = judge(planted(rng, [0.5] * (methods - 1) + [0.5 + told], seeds, 250, 0.02), draws=200)
+        found += [d.p_adjusted < 0.05 for d in verdict.differences if d.second == f"m{methods - 1}"]
+    assert 0.65 < np.mean(found) < 0.97
 
 
 def test_among_many_methods_with_three_seeds_those_that_differ_are_found() -> None:
