@@ -215,9 +215,12 @@ class RunDirectory:
         """
         path = self.path / "predictions" / f"{split}.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
+        if not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{path}: does not hold JSON objects")
+        return rows
 
     def document(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of the folder.

@@ -12,6 +12,7 @@ from peftkit.plugins import Registry, load_registry
 from peftkit.sweep.grid import Grid, expand
 from peftkit.sweep.running import Failure, Sweep, clock, final_recipes, found
 from peftkit.sweep.tables import read_sweep
+from peftkit.sweep.tuning import check_tuning
 from peftkit.sweep.workers import Workers
 
 
@@ -33,6 +34,7 @@ def run_sweep(
     """
     registry = load_registry()
     grid = expand(Path(file), read_sweep(Path(file)), registry, overrides, only)
+    check_tuning(grid, registry, overrides)
     if what == "plan":
         return _plan(grid, registry, overrides, trial=trial, as_json=as_json)
     if what == "status":
@@ -73,9 +75,10 @@ def _plan(grid: Grid, registry: Registry, overrides: Sequence[str], *, trial: bo
     from peftkit.sweep.planning import plan
 
     made = plan(grid, registry, overrides, trial=trial, say=lambda text: print(f"counting {text}", file=sys.stderr))
+    code = 1 if any(each.problem for each in made.studies) else 0
     if as_json:
         print(json.dumps({"format": 1, **asdict(made), "gmacs": made.gmacs, "seconds": made.seconds}, indent=2))
-        return 0
+        return code
     _tell_refused(grid)
     heads = ("study", "seeds", "finished", "trials", "GMACs", "training here")
     rows = [
@@ -84,20 +87,28 @@ def _plan(grid: Grid, registry: Registry, overrides: Sequence[str], *, trial: bo
             ", ".join(map(str, each.seeds)),
             str(each.finished),
             "by MACs" if each.trials is None else str(each.trials),
-            each.problem.splitlines()[0]
-            if each.problem
-            else "not known"
-            if each.gmacs is None
-            else f"{each.gmacs:,.5g}",
+            each.problem.splitlines()[0] if each.problem else _gmacs(each.gmacs),
             "" if each.seconds is None else clock(each.seconds),
         )
         for each in made.studies
     ]
     rows.append(
-        (f"{len(made.studies)} studies, {made.runs} runs", "", "", "", f"{made.gmacs:,.5g}", clock(made.seconds))
+        (
+            f"{len(made.studies)} studies, {made.runs} runs",
+            "",
+            "",
+            "",
+            _gmacs(made.gmacs) + _and_more([each.gmacs for each in made.studies]),
+            "" if made.seconds is None else clock(made.seconds) + _and_more([each.seconds for each in made.studies]),
+        )
     )
     _print(heads, rows)
-    return 0
+    return code
+
+
+def _and_more(of: Sequence[float | None]) -> str:
+    """What stands after a sum of numbers some of which are not known."""
+    return " and more" if None in of and any(each is not None for each in of) else ""
 
 
 def _gmacs(number: float | None) -> str:

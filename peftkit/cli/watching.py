@@ -49,13 +49,16 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
     with suppress(InputError):  # before the first evaluation, or while a line is written
         rows = run.evaluations()
     recipe = run.recipe()
-    head = f"{recipe['method']['name']} on {recipe['task']['name']} with {recipe['model']['name']}: {_status(run)}"
+    method, task, model = (recipe.get(table, {}).get("name", "?") for table in ("method", "task", "model"))
+    head = f"{method} on {task} with {model}: {_status(run)}"
     if not rows:
         return Group(Text(head), Text("nothing is evaluated yet"))
     known = sorted({key for row in rows for key in row.get("dev") or {}})
     metric = metric or ("accuracy" if "accuracy" in known else next((key for key in known if key != "loss"), "loss"))
     lines = {
-        split: [(cost(row, by), float(row[split][metric])) for row in rows if metric in (row.get(split) or {})]
+        split: [
+            (cost(row, by), float(row[split][metric])) for row in rows if (row.get(split) or {}).get(metric) is not None
+        ]
         for split in COLOURS
     }
     lines = {split: points for split, points in lines.items() if points}

@@ -127,7 +127,7 @@ def advise(
     runs = [run for of in section.runs.values() for run in of.values()]
     metric = metric or str(runs[0].summary["selects"])
     sign = -1.0 if lower_is_better(runs[0], metric) else 1.0
-    scored, examples = scores_of(section, metric)
+    scored, examples, _ = scores_of(section, metric)
     left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
     reached: dict[str, list[float]] = {}
     costs: dict[str, float] = {}

@@ -79,7 +79,9 @@ class Comparison:
     lines: tuple[Line, ...]
     verdict: Verdict
     examples: int
-    """Test examples that were drawn anew; 0 where the metric is not of single examples, and only seeds vary."""
+    """Test examples that were drawn anew; 0 where only seeds vary."""
+    seeds_alone: str
+    """Why only these do; empty where examples do too."""
     winners: tuple[tuple[float, str, float], ...]
     """At each budget of a grid the method whose mean score is highest, of equals that at less cost, and that score."""
     pooled: Mapping[str, Sequence[str]]
@@ -131,7 +133,7 @@ def compare(
         label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
         for label, of in section.runs.items()
     }
-    scored, examples = scores_of(section, metric)
+    scored, examples, seeds_alone = scores_of(section, metric)
     verdict = judge({label: {seed: sign * each for seed, each in of.items()} for label, of in scored.items()})
     base = _baseline(section, baseline)
     best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
@@ -180,6 +182,7 @@ def compare(
         lines=tuple(sorted(lines, key=lambda line: -sign * line.score)),
         verdict=verdict,
         examples=examples,
+        seeds_alone=seeds_alone,
         winners=_winners(section, by, curves, low, high, budgets, sign) if moves and (high > low or budgets) else (),
         pooled=section.pooled,
         noise=_noise(section, metric),

@@ -33,14 +33,14 @@ def cost(row: Any, by: str) -> float:
     Raises:
         InputError: the run has not measured it.
     """
-    costs = row["cost"]
+    costs = row.get("cost") or {}
     found: Any
     if by == "tokens":
         found = sum(row["tokens"].values()) if "tokens" in row else None
     elif by == "peak_memory":
         found = peak_memory(costs)
     else:
-        found = row["samples"] if by == "samples" else costs.get(AXES[by])
+        found = row.get("samples") if by == "samples" else costs.get(AXES[by])
     if found is None:
         raise InputError(f"not all runs have measured {by!r}; there are {listed(_axes(row))}")
     return float(found)
@@ -49,8 +49,9 @@ def cost(row: Any, by: str) -> float:
 def _axes(row: Any) -> list[str]:
     """What a row tells the cost of."""
     of_rows = {axis for axis in ("samples", "tokens") if axis in row}
-    memory = {"peak_memory"} if peak_memory(row["cost"]) is not None else set()
-    return [axis for axis, key in AXES.items() if axis in of_rows | memory or row["cost"].get(key) is not None]
+    costs = row.get("cost") or {}
+    memory = {"peak_memory"} if peak_memory(costs) is not None else set()
+    return [axis for axis, key in AXES.items() if axis in of_rows | memory or costs.get(key) is not None]
 
 
 def measures(run: Run, by: str) -> bool:
@@ -89,7 +90,7 @@ def score(run: Run, metric: str) -> float:
         InputError: the run has no such metric.
     """
     test = run.summary["selected"]["test"]
-    if metric not in test:
+    if test.get(metric) is None:
         raise InputError(
             f"{run.path}: has no metric {metric!r}{did_you_mean(metric, test)}; it has {listed(sorted(test))}"
         )
@@ -101,11 +102,11 @@ def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
     sign = 1.0 if run.summary["higher_is_better"] else -1.0
     best, reached, costs, scores = -math.inf, -math.inf, [], []
     for row in run.rows:
-        if metric not in (row.get("test") or {}):
+        test, dev = (row.get("test") or {}).get(metric), row["dev"].get(run.summary["selects"])
+        if test is None:
             continue  # imported results may have test at the end alone
-        dev = sign * float(row["dev"][run.summary["selects"]])
-        if dev > best:
-            best, reached = dev, float(row["test"][metric])
+        if dev is not None and sign * dev > best:  # None is what was no number
+            best, reached = sign * dev, float(test)
         try:
             costs.append(cost(row, by))
         except InputError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,11 +28,11 @@ MOST_PAIRS = 400
 """Of right and predicted labels, up to which a metric of labels is computed without one of each."""
 
 
-def scores_of(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]], int]:
+def scores_of(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]], int, str]:
     """What each run scores on each test example, or on all of them where that is all there is.
 
     Returns:
-        By method and seed, and the number of examples; 0 where a run is a single number.
+        By method and seed, and the number of examples; 0 where each run is a single number, and why they are.
 
     Raises:
         InputError: runs are of different test examples, or a score is not that of its predictions.
@@ -48,7 +48,7 @@ def scores_of(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]
     if len(known) < len(rows):
         for label, seed in rows:
             found[label][seed] = np.array([score(section.runs[label][seed], metric)])
-        return found, 0
+        return found, 0, _why_not(section, metric, {key for key, of in rows.items() if not of})
     asked: list[tuple[int, str]] | None = None
     for (label, seed), values in known.items():
         run = section.runs[label][seed]
@@ -59,7 +59,16 @@ def scores_of(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]
         if abs(told - score(run, metric)) > ROUNDED:
             raise InputError(f"{run.path}: its predictions give a {metric} of {told:.6g}, unlike its summary")
         found[label][seed] = values
-    return found, len(asked or ())
+    return found, len(asked or ()), ""
+
+
+def _why_not(section: Section, metric: str, without: Collection[tuple[str, int]]) -> str:
+    lacking = [section.runs[label][seed] for label, seed in without]
+    if any(run.imported for run in lacking):
+        return "predictions of single examples were not imported"
+    if lacking:
+        return f"{min(str(run.path) for run in lacking)} has no predictions of single examples"
+    return f"{metric} is not the mean of what single examples score"
 
 
 def _alone(run: Run, rows: Sequence[Row], metric: str) -> Array | None:

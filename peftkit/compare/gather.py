@@ -7,9 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from peftkit.errors import InputError, listed
+from pydantic import BaseModel, Field, ValidationError
+
+from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
 UNFAIR: Mapping[str, Callable[[Run], Mapping[str, Any]]]
@@ -58,12 +60,13 @@ class Section:
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """The finished runs at or below the paths, and what is wrong with the others.
+    """The finished runs at or below the paths, each once, and what is wrong with the others.
 
     Raises:
         InputError: a path is not there, or no finished run lies at or below any.
     """
-    runs, problems = [], []
+    runs: dict[Path, Run] = {}
+    problems = []
     for path in paths:
         if not path.is_dir():
             raise InputError(f"{path}: there is no such folder")
@@ -73,12 +76,12 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             if not own and _of_a_trial(folder, path):
                 continue
             try:
-                runs.append(_read(folder))
+                runs.setdefault(folder.resolve(), _read(folder))
             except InputError as error:
                 problems.append(str(error))
     if not runs:
         raise InputError("\n".join(["there is no finished run", *problems]))
-    return runs, problems
+    return [*runs.values()], problems
 
 
 def sections(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[Section]:
@@ -171,6 +174,43 @@ def flattened(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
+class _Selected(BaseModel):
+    step: float
+    test: dict[str, float | None]
+
+
+class _Summary(BaseModel):
+    task: str
+    model: str
+    method: str
+    seed: int
+    selects: str
+    higher_is_better: bool
+    selected: _Selected
+    cost: dict[str, Any]
+
+
+class _Row(BaseModel):
+    step: float
+    cost: dict[str, Any]
+    dev: dict[str, float | None]
+    test: dict[str, float | None] | None = None
+
+
+class _Tuning(BaseModel):
+    trials: int
+    gmacs: float
+
+
+class _Document(BaseModel):
+    """What comparisons read of a run directory; anything else may be there too."""
+
+    summary: _Summary
+    evaluations: list[_Row] = Field(min_length=1)
+    recipe: dict[Literal["method"], dict[str, Any]] = Field(min_length=1)
+    tuning: _Tuning | None
+
+
 def _read(path: Path) -> Run:
     directory = RunDirectory(path)
     summary = directory.summary()
@@ -179,9 +219,15 @@ def _read(path: Path) -> Run:
     tuned = (path.parent / "tuning.json").is_file()
     tuning = RunDirectory(path.parent).document("tuning.json") if tuned else None
     run = Run(path, summary, directory.evaluations(), directory.recipe(), directory.environment(), tuning)
-    missing = {"task", "model", "method", "seed", "selects", "selected", "cost"} - summary.keys()
-    if missing or not run.rows:
-        raise InputError(f"{path}: its summary has no {listed(sorted(missing))}" if missing else f"{path}: has no rows")
+    method = {key: value for key, value in run.recipe.items() if key == "method"}
+    try:
+        _Document.model_validate({"summary": summary, "evaluations": run.rows, "recipe": method, "tuning": tuning})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {place}: {first['msg']}") from error
+    if summary["selected"]["test"].get(summary["selects"], 0.0) is None:
+        raise InputError(f"{path}: its {summary['selects']} on test is no number")
     return run
 
 

@@ -192,6 +192,7 @@ def _run(
         "seed": recipe["run"]["seed"],
         "selects": selects,
         "higher_is_better": True,
+        "lower_is_better": ["forgetting", "loss"],
         "selected": {"step": selected["step"], **{split: selected[split] for split in ("train", "dev", "test")}},
         "final": {"step": last["step"], **{split: last[split] for split in ("train", "dev", "test")}},
         "steps": last["step"],

@@ -38,12 +38,10 @@ def _page(found: Comparison) -> str:
 def notes(found: Comparison) -> list[str]:
     """What has to be said of a comparison beside its table."""
     told = [f"imported: {note}" for note in found.imported]
-    if found.imported:
-        told.append("intervals: seeds alone, since predictions of single examples were not imported")
-    elif found.examples:
+    if found.examples:
         told.append(f"intervals: {found.examples:,} test examples drawn anew, and seeds where there are several")
     else:
-        told.append(f"intervals: seeds alone, since {found.metric} is not the mean of what single examples score")
+        told.append(f"intervals: seeds alone, since {found.seeds_alone}")
     joined = found.verdict.joined
     told.append(
         "methods with a letter in common cannot be told apart (Holm, 5 %)"

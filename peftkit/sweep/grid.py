@@ -89,6 +89,7 @@ def expand(
     studies: dict[str, Study] = {}
     refused: list[Refused] = []
     problems: list[Problem] = []
+    known: Recipe | None = None
     for point in itertools.product(*axes.values()):
         values = {axis: text for axis, (text, _) in zip(axes, point, strict=True)}
         label = " · ".join(values.values()) or table.name
@@ -104,6 +105,7 @@ def expand(
                     for p in error.problems
                 ]
                 break
+            known = known or recipe
             if _excluded(recipe, table.exclude):
                 break
             recipes[recipe.run.seed] = recipe
@@ -112,6 +114,8 @@ def expand(
     if problems and not table.skip_refused:
         text = "leave them out with [[exclude]], or set skip_refused = true to leave out all that is refused"
         raise RecipeError([*dict.fromkeys(problems), Problem(str(path), None, "", text)])
+    if known:
+        _refuse_unknown(path, table.exclude, known, registry)
     if not studies:
         reasons = [f"{each.label}: {each.reason}" for each in refused]
         raise InputError("\n".join([f"{path}: nothing is left to be run", *reasons]))
@@ -239,6 +243,31 @@ def _components(kind: str, given: Sequence[Any], registry: Registry) -> list[dic
 def _excluded(recipe: Recipe, conditions: Sequence[Layer]) -> bool:
     data = recipe.model_dump(mode="json")
     return any(_matches(data, condition) for condition in conditions)
+
+
+def _refuse_unknown(path: Path, conditions: Sequence[Layer], recipe: Recipe, registry: Registry) -> None:
+    """Refuses conditions on keys that no recipe has: they would exclude nothing, and nobody would be told."""
+    data = recipe.model_dump(mode="json")
+    for axis, kind in KINDS.items():
+        data[axis] = {key: None for entry in registry.of(kind).values() for key in entry.component.model_fields}
+    for condition in conditions:
+        for keys in _leaves(condition):
+            table: Any = data
+            for number, key in enumerate(keys):
+                if not isinstance(table, Mapping):
+                    break
+                if key not in table:
+                    near = did_you_mean(key, [*table])
+                    raise InputError(f"{path}: exclude: no recipe has a key {'.'.join(keys[: number + 1])}{near}")
+                table = table[key]
+
+
+def _leaves(layer: Layer, above: Keys = ()) -> Iterator[Keys]:
+    for key, value in layer.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*above, key))
+        else:
+            yield *above, key
 
 
 def _matches(value: Any, condition: Any) -> bool:

@@ -47,14 +47,16 @@ class Plan:
         return sum(len(study.seeds) for study in self.studies)
 
     @property
-    def gmacs(self) -> float:
-        """Of all whose work is known."""
-        return sum(study.gmacs or 0.0 for study in self.studies)
+    def gmacs(self) -> float | None:
+        """Of all whose work is known; None if it is of none."""
+        known = [study.gmacs for study in self.studies if study.gmacs is not None]
+        return sum(known) if known else None
 
     @property
-    def seconds(self) -> float:
-        """Of all that were timed."""
-        return sum(study.seconds or 0.0 for study in self.studies)
+    def seconds(self) -> float | None:
+        """Of all that were timed; None if none was."""
+        known = [study.seconds for study in self.studies if study.seconds is not None]
+        return sum(known) if known else None
 
 
 def plan(

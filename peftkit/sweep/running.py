@@ -20,7 +20,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.runs import RunDirectory
 from peftkit.sweep.grid import Grid, Study, address, make
-from peftkit.sweep.tuning import layer_of, refuse_unknown_methods, space_of, tune_study
+from peftkit.sweep.tuning import layer_of, tune_study
 from peftkit.sweep.workers import Outcome, Workers
 
 Say = Callable[[str], None]
@@ -77,13 +77,9 @@ class Sweep:
         """Runs all that is not finished, and returns what failed.
 
         Raises:
-            InputError: the tuning is wrong, or another process runs this sweep.
+            InputError: another process runs this sweep.
             Interrupted: a signal came; what was finished is kept, the rest goes on with the same command.
         """
-        if self.grid.table.tune:
-            refuse_unknown_methods(self.grid)
-            for study in self.grid.studies:
-                space_of(study, self.grid.table.tune)
         with alone(self.grid), self.workers.heeding_signals():
             ready: deque[Callable[[], Steps]] = deque(partial(self._study, study) for study in self.grid.studies)
             with ThreadPoolExecutor(self.workers.jobs) as pool:

@@ -6,15 +6,16 @@ own trials again: nothing is kept but their run directories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from peftkit.components import Between, Search
 from peftkit.errors import InputError, RunError, did_you_mean
+from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.runs import RunDirectory
-from peftkit.sweep.grid import Grid, Study, as_overrides, nested
+from peftkit.sweep.grid import Grid, Study, as_overrides, make, nested
 from peftkit.sweep.tables import TuneTable, search_of
 
 STARTUP = 5
@@ -53,17 +54,31 @@ def space_of(study: Study, tune: TuneTable) -> Search:
     return space
 
 
-def refuse_unknown_methods(grid: Grid) -> None:
-    """Refuses spaces of methods that the sweep has not.
+def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> None:
+    """Refuses tuning that would go wrong in the middle of the sweep.
+
+    Args:
+        grid: the sweep.
+        registry: the installed components.
+        overrides: those that the grid was expanded with.
 
     Raises:
-        InputError: there is one.
+        InputError: a space is of no method, a range of it is empty, or what trials change is no key of a recipe, is
+            of a value that it cannot have, or is an axis.
     """
-    methods = {study.any_recipe.method.name for study in grid.studies}
-    for name in grid.table.tune.space if grid.table.tune else ():
+    tune, methods = grid.table.tune, registry.of("method")
+    if not tune:
+        return
+    for name in tune.space:
         if name not in methods:
-            near = did_you_mean(name, methods)
-            raise InputError(f"{grid.path}: tune.space.{name}: the sweep has no such method{near}")
+            raise InputError(f"{grid.path}: tune.space.{name}: there is no such method{did_you_mean(name, methods)}")
+    tried = set()
+    for study in grid.studies:
+        space, method = space_of(study, tune), study.any_recipe.method.name
+        if method not in tried:
+            tried.add(method)
+            first = {key: each.low if isinstance(each, Between) else each[0] for key, each in space.items()}
+            make(grid.path, grid.table, registry, (*study.layers, tune.set, layer_of(first)), overrides)
 
 
 def tune_study(study: Study, tune: TuneTable, attempt: Try) -> Tuned:

@@ -83,6 +83,19 @@ def test_watch_draws_the_curve_once_where_nobody_looks(peftkit: Peftkit, runs: P
     assert peftkit("watch", str(runs))[0] == 2
 
 
+def test_watch_passes_over_what_is_no_number(peftkit: Peftkit, runs: Path) -> None:
+    run = next(runs.glob("lora-1-*"))
+    text = (run / "evaluations.jsonl").read_text().replace('"dev": {"accuracy": 0.1}', '"dev": {"accuracy": null}')
+    (run / "evaluations.jsonl").write_text(text)
+    (run / "recipe.toml").write_text("")
+    code, out, _ = peftkit("watch", str(run))
+    assert code == 0
+    assert "? on ? with ?: done" in out
+    (run / "evaluations.jsonl").write_text(text.replace('"cost"', '"other"'))
+    code, _, err = peftkit("watch", str(run))
+    assert (code, "have measured 'gmacs'" in err) == (2, True)
+
+
 def test_watch_waits_for_the_first_evaluation(peftkit: Peftkit, runs: Path) -> None:
     run = next(runs.glob("lora-1-*"))
     (run / "evaluations.jsonl").unlink()

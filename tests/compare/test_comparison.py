@@ -102,6 +102,23 @@ def test_an_axis_that_does_not_grow_has_no_area_and_no_winners(plant: Plant) -> 
     assert (found.lines[0].area, found.winners, found.lines[0].cost) == (None, (), 2.0**30)
 
 
+def test_an_evaluation_that_was_no_number_is_passed_over(plant: Plant) -> None:
+    path = plant("lora", 1, [0.1, 0.4, 0.5, 0.45])
+    text = (path / "evaluations.jsonl").read_text()
+    (path / "evaluations.jsonl").write_text(text.replace('"accuracy": 0.4}', '"accuracy": null}'))
+    assert compared([path], budgets=[1.0, 2.0]).winners == ((1.0, "lora", 0.1), (2.0, "lora", 0.5))
+
+
+def test_why_seeds_alone_vary_is_told(plant: Plant) -> None:
+    path = plant("lora", 1, [0.1, 0.4])
+    plant("full", 1, [0.1, 0.5])
+    (path / "predictions" / "test.jsonl").write_text("")
+    assert compared([path.parent]).seeds_alone == f"{path} has no predictions of single examples"
+    (path / "predictions" / "test.jsonl").write_text("[1]\n")
+    with pytest.raises(InputError, match="does not hold JSON objects"):
+        compared([path.parent])
+
+
 def test_a_cost_or_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.5])
     with pytest.raises(InputError, match="have measured 'joules'"):

@@ -32,6 +32,37 @@ def test_what_is_broken_is_told_and_the_rest_is_read(plant: Plant) -> None:
     assert all(str(path) in "".join(problems) for path in (cut, gone, failed, odd))
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("summary.json", '"seed": 2', '"seed": "x"', "summary.seed: Input should be a valid integer"),
+        ("summary.json", '"higher_is_better": true, ', "", "summary.higher_is_better: Field required"),
+        ("summary.json", '"test": {"accuracy": 0.5}', '"test": {"accuracy": null}', "accuracy on test is no number"),
+        ("evaluations.jsonl", '"step": 1', '"stop": 1', "evaluations.1.step: Field required"),
+        ("evaluations.jsonl", '"dev"', '"dove"', "evaluations.0.dev: Field required"),
+        ("evaluations.jsonl", '"cost": {', '"cast": {', "evaluations.0.cost: Field required"),
+        ("recipe.toml", "[method]", "[mothed]", "recipe: Dictionary should have at least 1 item"),
+    ],
+)
+def test_a_run_that_lacks_what_is_read_is_told_and_left_out(
+    name: str, old: str, new: str, words: str, plant: Plant
+) -> None:
+    whole, odd = plant("lora", 1, [0.1, 0.5]), plant("lora", 2, [0.1, 0.5])
+    text = (odd / name).read_text()
+    assert old in text
+    (odd / name).write_text(text.replace(old, new))
+    runs, [problem] = find_runs([whole.parent])
+    assert [run.path for run in runs] == [whole]
+    assert str(odd) in problem
+    assert words in problem
+
+
+def test_a_run_that_is_named_twice_is_one(plant: Plant) -> None:
+    path = plant("lora", 1, [0.1, 0.5])
+    [section] = sections(find_runs([path, path.parent, path.parent / ".." / "runs"])[0])
+    assert section.repeats == ()
+
+
 def test_no_run_and_no_folder_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no finished run"):
         find_runs([tmp_path])

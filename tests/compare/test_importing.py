@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from peftkit.compare.comparison import compare
+from peftkit.compare.curves import lower_is_better
 from peftkit.compare.figures import draw
 from peftkit.compare.gather import find_runs, sections
 from peftkit.compare.importing import import_file
@@ -138,6 +139,7 @@ def test_results_of_pefts_comparison(tmp_path: Path) -> None:
     assert (full.seeds, full.cost, full.peak_memory, full.checkpoint_bytes) == ((3,), 40.0, 2**30, 400.0)
     assert compare(section, by="tokens").lines[0].cost == 4000.0
     assert compare(section, metric="forgetting", by="samples").lines[0].score == 0.05
+    assert lower_is_better(next(iter(section.runs["full"].values())), "forgetting")
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,11 @@ def test_overrides_lie_under_the_axes(grid: Make) -> None:
         ('[axes]\nmethod = ["lara"]\n', "(?s)lara: method.name.*did you mean 'lora'"),
         ('[axes]\ntrain.batch_size = ["8"]\n', "train.batch_size: must be a whole number"),
         ('[axes]\nseed = [1]\n[[exclude]]\nmethod.name = "lora"\n', "nothing is left"),
+        ('[axes]\nseed = [1]\n[[exclude]]\nmethod.nme = "full"\n', r"exclude: .* method.nme \(did you mean 'name'"),
+        (
+            "[axes]\nseed = [1]\n[[exclude]]\ntrain.budgit.steps = 4\n",
+            r"exclude: .* train.budgit \(did you mean 'budget'",
+        ),
     ],
 )
 def test_wrong_axes_are_told(grid: Make, text: str, told: str) -> None:

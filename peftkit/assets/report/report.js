@@ -40,7 +40,7 @@
   const bestSoFar = (run, split, quantity) => {
     let best = null, reached = null;
     return run.dev[section.selects].map((dev, i) => {
-      if (best === null || better(dev, best)) { best = dev; reached = (run[split][quantity] || [])[i]; }
+      if (dev !== null && (best === null || better(dev, best))) { best = dev; reached = (run[split][quantity] || [])[i]; }
       return reached;
     });
   };
