@@ -232,13 +232,30 @@ def _read(path: Path) -> Run:
 
 
 def _hardware(run: Run) -> Mapping[str, Any]:
-    hardware = run.environment.get("hardware", {})
     keys = ("processor", "cores", "threads", "device", "devices", "cuda")
-    return {key: hardware.get(key) for key in keys} | {"processes": run.summary.get("processes")}
+    found = _everywhere(run, lambda environment: {key: environment.get("hardware", {}).get(key) for key in keys})
+    return {**found, "processes": run.summary.get("processes")}
 
 
 def _versions(run: Run) -> Mapping[str, Any]:
-    return {**run.environment.get("packages", {}), "python": run.environment.get("python")}
+    return _everywhere(
+        run,
+        lambda environment: {
+            **environment.get("packages", {}),
+            **environment.get("plugins", {}),
+            "python": environment.get("python"),
+        },
+    )
+
+
+def _everywhere(run: Run, what: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Something of the environment, and of those that the run went on in: each value, or a list of those there were."""
+    tables = [what(each) for each in (run.environment, *run.environment.get("resumed", ()))]
+    found = {}
+    for key in {key for table in tables for key in table}:
+        values = [table.get(key) for table in tables]
+        found[key] = values[0] if all(value == values[0] for value in values) else values
+    return found
 
 
 def _precision(run: Run) -> Mapping[str, Any]:
@@ -250,11 +267,12 @@ def _precision(run: Run) -> Mapping[str, Any]:
 def _data(run: Run) -> Mapping[str, Any]:
     train = run.recipe.get("train", {})
     lengths = {f"train.{key}": train.get(key) for key in ("max_source_length", "max_target_length")}
-    return flattened({"task": run.recipe.get("task", {}), "rows": run.summary.get("rows", {})}) | lengths
+    rows = {key: run.summary.get(key, {}) for key in ("rows", "rows_digests")}
+    return flattened({"task": run.recipe.get("task", {}), **rows}) | lengths
 
 
 def _evaluation(run: Run) -> Mapping[str, Any]:
-    keys = ("dev_examples", "test_examples", "max_new_tokens")
+    keys = ("dev_examples", "test_examples", "scoring", "max_new_tokens", "num_beams")
     evaluate = run.recipe.get("evaluate", {})
     return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
         "metric": run.recipe.get("metric"),

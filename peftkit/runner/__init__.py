@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -136,9 +138,19 @@ def _directory(
         directory.write_json("environment.json", describe(registry, accelerator))
     else:
         directory, held = RunDirectory(found), lock(found)
+        _note_environment(directory, describe(registry, accelerator))
         if newest(found / "checkpoints") is None:
             directory.write_text("evaluations.jsonl", "")
     return directory, held
+
+
+def _note_environment(directory: RunDirectory, now: Mapping[str, Any]) -> None:
+    """Adds where a run goes on to where it has begun, unless they are alike: comparisons ask for both."""
+    first = directory.environment()
+    others = first.pop("resumed", [])
+    del first["format"]
+    if all(json.dumps(each, sort_keys=True) != json.dumps(now, sort_keys=True) for each in (first, *others)):
+        directory.write_json("environment.json", {**first, "resumed": [*others, now]})
 
 
 def _meter(component: Any) -> Meter:
@@ -177,6 +189,7 @@ def _summary(
         "counting_seconds": training.ledger.seconds,
         "model_bytes": folder_bytes(folder / "model"),
         "rows": dict(data.sizes),
+        "rows_digests": dict(data.digests),
         "rows_left_out_per_epoch": None if rows is None else rows % training.batch,
         "rows_cut": {split: dict(counts) for split, counts in data.cut.items()},
         "rows_also_in_train": dict(data.overlap),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -48,6 +49,8 @@ class Data:
     """How many evaluated rows of each split have a source that, normalised, is one of the training rows' too."""
     golds: Mapping[str, int]
     """How often each answer is right in the training rows (see ``encoding.answer``)."""
+    digests: Mapping[str, str]
+    """Of the sources and answers of each split, as far as they are read beforehand: other rows have others."""
 
     def steps_per_epoch(self, batch: int) -> int | None:
         """Optimizer steps that make an epoch, None for a stream."""
@@ -83,10 +86,13 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
     if isinstance(splits["train"], Dataset):
         with accelerator.main_process_first():  # the others find the cache that the first one writes
             train = encoded(task, splits["train"], form)
-        seen = _Seen(train["source_tokens"][:], train["target_tokens"][:], {*train["key"]}, Counter(train["gold"]), [])
+        keys, golds = train["key"][:], train["gold"][:]
+        seen = _Seen(train["source_tokens"][:], train["target_tokens"][:], {*keys}, Counter(golds), [])
+        digests = {"train": _digest(zip(keys, golds, strict=True))}
         size: int | None = len(train)
     else:
         train, seen, size = Stream(splits["train"], task, form, batch, seed), _look(task, splits["train"], form), None
+        digests = {"train": _digest((source_key(e.source), answer(e, task)) for e in seen.first)}
     if len(seen.source_tokens) < batch:
         raise RunError(
             f"one optimizer step takes {batch} rows (batch_size × gradient_accumulation_steps × processes), "
@@ -112,7 +118,16 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
         e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in evaluated if e.name != "train"
     }
     sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
-    return Data(train, evaluated, sizes, cut, overlap, seen.golds)
+    for e in evaluated[1 if limits["train"] else 0 :]:
+        digests[e.name] = _digest((source_key(x.source), answer(x, task)) for x in e.examples)
+    return Data(train, evaluated, sizes, cut, overlap, seen.golds, digests)
+
+
+def _digest(rows: Iterable[tuple[int, str]]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for key, gold in rows:
+        digest.update(f"{key} {len(gold)} {gold}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _look(task: Task, rows: Any, form: Form) -> _Seen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from statistics import median
 from typing import Any
 
@@ -20,17 +20,17 @@ from peftkit.runner.batches import LengthBucketSampler, Stream, effective_batch
 from peftkit.runner.budget import Used, progress
 from peftkit.runner.data import Data, prepare
 from peftkit.runner.encoding import KEPT
-from peftkit.runner.forms import Form
-from peftkit.runner.ledger import UNABLE, Ledger, Work, make_ledger
+from peftkit.runner.forms import Form, Row
+from peftkit.runner.ledger import UNABLE, Ledger, make_ledger
 from peftkit.runner.models import blank_base, load_form, parameters
 from peftkit.runner.rehearsal import applied, rehearsal
 from peftkit.runner.world import close_world, quiet_libraries
 
-Steps = list[list[dict[str, Tensor]]]
+Passes = list[dict[str, Tensor]]
 MOST = 1_000_000_000
 """How many weights are made up for a method that cannot be counted without any."""
-SAMPLED = 2000
-"""Optimizer steps of an epoch that are looked at, for their lengths."""
+FEWEST_STEPS, MOST_STEPS = 2000, 10_000
+"""Optimizer steps that are looked at, for their lengths: so many of an epoch, and of a longer run so many."""
 SAMPLE = 10_000
 """Training rows that are fetched for their lengths."""
 WARM, TRIED = 2, 5
@@ -51,7 +51,7 @@ class Prediction:
     steps_per_epoch: int | None
     """None where rows are streamed, or how many there are is published nowhere."""
     steps: int | None
-    """Of the whole run; None where its budget is of energy or of what is streamed, or of time that was not tried."""
+    """Of the whole run; None where energy or time that was not tried may end it, or an end of what is streamed."""
     gmacs_per_step: float
     """On average."""
     gmacs_per_epoch: float | None
@@ -75,8 +75,21 @@ class Prediction:
         return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
 
 
+@dataclass(frozen=True)
+class Walked:
+    """A model without the recipe's weights, and what each step of a run would take, in the order of the run."""
+
+    model: nn.Module
+    ledger: Ledger
+    used: list[Used]
+    """After each step, without time and energy."""
+    macs: list[int]
+    widest: dict[str, Tensor]
+    """The batch of most tokens."""
+
+
 def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> Prediction:
-    """Counts the steps of an epoch, and with ``trial`` makes a few with weights of chance to time them.
+    """Counts the steps of the run, and with ``trial`` makes a few with weights of chance to time them.
 
     Of the data the training rows are encoded, as a run does, for their lengths; of what is on the hub and was not
     fetched yet, the first ``SAMPLE``. Of the model the config is read.
@@ -98,23 +111,21 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
     if sampled:
         data = replace(data, sizes={"train": sampled[1]})
     batch = effective_batch(recipe, 1)
-    steps = [*_steps(recipe, data.train, form, batch)]
     try:
-        model, ledger, works = _counted(recipe, data, batch, steps, "meta")
+        walked = _walked(recipe, data, batch, "meta")
     except UNABLE as error:  # something goes by the weights' values: any will do
         number = sum(p.numel() for p in blank_base(recipe, "meta").model.parameters())
         if number > MOST:
             raise InputError(
                 f"{recipe.method.name!r} cannot be counted without weights, and {number:,} are too many to make up"
             ) from error
-        model, ledger, works = _counted(recipe, data, batch, steps, "cpu")
-    macs = [sum(w.forward_macs + w.backward_macs for w in parts) for parts in works]
-    widest = max((part for parts in steps for part in parts), key=lambda part: part["input_ids"].numel())
+        walked = _walked(recipe, data, batch, "cpu")
+    model, ledger, macs = walked.model, walked.ledger, walked.macs
     trainable, total = parameters(model)
     per_epoch = data.steps_per_epoch(batch)
     mean = sum(macs) / len(macs)
     seconds = _tried(recipe, registry, mean) if trial else None
-    planned = _planned(recipe, form, batch, per_epoch, steps, macs, seconds or 0.0)
+    planned = _planned(recipe, walked, seconds)
     trained = [p for p in model.parameters() if p.requires_grad]
     told: dict[str, Any] = {}
     if seconds is not None:
@@ -134,65 +145,104 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
         steps_per_epoch=per_epoch,
         steps=planned,
         gmacs_per_step=mean / 1e9,
-        gmacs_per_epoch=None if per_epoch is None else mean / 1e9 * per_epoch,
-        gmacs=None if planned is None else (sum(macs[:planned]) + mean * max(0, planned - len(macs))) / 1e9,
+        gmacs_per_epoch=None if per_epoch is None else _sum(macs, per_epoch) / 1e9,
+        gmacs=None if planned is None else _sum(macs, planned) / 1e9,
         optimizer_gops_per_step=ledger.optimizer / 1e9,
         weight_bytes=_weight_bytes(recipe, model),
         gradient_bytes=sum(p.numel() * p.element_size() for p in trained),
         optimizer_bytes=ledger.optimizer_bytes,
-        activation_bytes=ledger.kept_bytes(widest),
+        activation_bytes=ledger.kept_bytes(walked.widest),
         checkpoint_bytes=sum(p.numel() * p.element_size() for p in trained),
         **told,
     )
 
 
-def _counted(
-    recipe: Recipe, data: Data, batch: int, steps: Steps, device: str
-) -> tuple[nn.Module, Ledger, list[list[Work]]]:
-    """A model without the recipe's weights, its ledger, and the work of each pass of the steps."""
+def _walked(recipe: Recipe, data: Data, batch: int, device: str) -> Walked:
+    """Counts the steps until the budget is used up, as far as that is not of time or energy."""
     base = blank_base(recipe, device)
     model = applied(recipe, base, data, batch)
-    ledger = make_ledger(recipe, base.form, model)
-    return model, ledger, [[ledger.work(part) for part in parts] for parts in steps]
-
-
-def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> Iterator[list[dict[str, Tensor]]]:
-    """The passes of the first steps of a run: batches come in an order of chance, so that they stand for all."""
-    if isinstance(rows, Dataset):
-        order = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
-        kept = rows.select_columns(list(KEPT))
-        found: Iterator[Any] = (kept[index] for index in order)
-    else:
-        found = iter(rows)
-    size = recipe.train.batch_size
-    for _ in range(SAMPLED):
-        taken = [*islice(found, batch)]
-        if len(taken) < batch:
-            return
-        parts = [form.batch(taken[start : start + size]) for start in range(0, batch, size)]
-        widths = [form.widths(part) for part in parts]
-        common = {key: max(width[key] for width in widths) for key in widths[0]}
-        yield [form.widened(part, common) for part in parts]
-
-
-def _planned(
-    recipe: Recipe, form: Form, batch: int, per_epoch: int | None, steps: Steps, macs: list[int], seconds: float
-) -> int | None:
-    """The steps of the run, by the limit that is nearest, as far as it can be told; ``seconds`` are of a mean step."""
-    budget, mean = recipe.train.budget, sum(macs) / len(macs)
+    walked = Walked(model, make_ledger(recipe, base.form, model), [], [], {})
+    budget = recipe.train.budget.model_copy(update={"seconds": None, "joules": None})
+    per_epoch = data.steps_per_epoch(batch)
     used = Used(steps_per_epoch=per_epoch)
-    for number, (parts, work) in enumerate(zip(steps, macs, strict=True), 1):  # in the order of the run
-        used.step = number
-        used.samples += batch
-        used.input_tokens += sum(int(part["input_tokens"]) for part in parts)
-        used.target_tokens += sum(int(form.targets(part)) for part in parts)
-        used.macs += work
-        used.seconds += seconds * work / mean
-        reached = progress(budget, used)
+    tokens = 0
+    fewest = min(FEWEST_STEPS, per_epoch or FEWEST_STEPS)
+    limited = any(limit is not None for _, limit in budget)
+    most = MOST_STEPS if limited else fewest
+    for passes, parts in islice(_steps(recipe, data.train, base.form, batch), most):
+        works = [walked.ledger.work(part) for part in parts]
+        walked.macs.append(sum(work.forward_macs + work.backward_macs for work in works))
+        used = replace(
+            used,
+            step=used.step + 1,
+            samples=used.samples + batch,
+            input_tokens=used.input_tokens + sum(int(part["input_tokens"]) for part in parts),
+            target_tokens=used.target_tokens + sum(int(base.form.targets(part)) for part in parts),
+            macs=used.macs + walked.macs[-1],
+            passes=passes,
+        )
+        walked.used.append(used)
+        for part in parts:
+            if part["input_ids"].numel() > tokens:
+                tokens = part["input_ids"].numel()
+                walked.widest.update(part)
+        if used.step >= fewest and (not limited or progress(budget, used) >= 1):
+            break
+    return walked
+
+
+def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> Iterator[tuple[int, Passes]]:
+    """The passes of each step of a run, epoch after epoch, with the number of epochs before it."""
+    size = recipe.train.batch_size
+    for epoch in count():
+        batches = _in_memory(rows, recipe, batch, epoch) if isinstance(rows, Dataset) else _streamed(rows, batch, epoch)
+        taken: list[Row] | None = None
+        for taken in batches:
+            parts = [form.batch(taken[start : start + size]) for start in range(0, batch, size)]
+            widths = [form.widths(part) for part in parts]
+            common = {key: max(width[key] for width in widths) for key in widths[0]}
+            yield epoch, [form.widened(part, common) for part in parts]
+        if taken is None:  # there is not one whole batch
+            return
+
+
+def _in_memory(rows: Dataset, recipe: Recipe, batch: int, epoch: int) -> Iterator[list[Row]]:
+    order = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
+    order.set_epoch(epoch)
+    kept, indices = rows.select_columns(list(KEPT)), iter(order)
+    for chosen in iter(lambda: [*islice(indices, batch)], []):
+        columns = kept[chosen]
+        yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]  # type: ignore[misc]
+
+
+def _streamed(rows: Stream, batch: int, epoch: int) -> Iterator[list[Row]]:
+    rows.set_epoch(epoch)
+    found = iter(rows)
+    for taken in iter(lambda: [*islice(found, batch)], []):
+        if len(taken) == batch:
+            yield taken
+
+
+def _planned(recipe: Recipe, walked: Walked, seconds: float | None) -> int | None:
+    """The steps of the run, by the limit that is nearest; ``seconds`` are of a mean step.
+
+    None where the run may end by what is not known.
+    """
+    budget, mean = recipe.train.budget, sum(walked.macs) / len(walked.macs)
+    if budget.joules is not None or (budget.seconds is not None and seconds is None):
+        return None
+    reached = 0.0
+    for used in walked.used:
+        reached = progress(budget, replace(used, seconds=(seconds or 0.0) * used.macs / mean))
         if reached >= 1:
-            return number
+            return used.step
     # What comes after them is as they were.
-    return math.ceil(len(steps) / reached - 1e-9) if reached else None
+    return math.ceil(len(walked.used) / reached - 1e-9) if reached else None
+
+
+def _sum(macs: list[int], steps: int) -> float:
+    """Of so many steps, those that were not looked at taken for such as were."""
+    return sum(macs[:steps]) + sum(macs) / len(macs) * max(0, steps - len(macs))
 
 
 def _weight_bytes(recipe: Recipe, model: nn.Module) -> int:

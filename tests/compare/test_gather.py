@@ -78,6 +78,11 @@ def test_no_run_and_no_folder_are_told(tmp_path: Path) -> None:
         ("precision", {"tables": {"model": {"name": "m", "dtype": "bfloat16"}}}, 'model.dtype is "bfloat16"'),
         ("data", {"tables": {"task": {"name": "t", "max_rows": 9}}}, "task.max_rows is 9 and null"),
         ("evaluation", {"tables": {"evaluate": {"dev_examples": 9}}}, "evaluate.dev_examples is 50 and 9"),
+        (
+            "evaluation",
+            {"tables": {"evaluate": {"dev_examples": 50, "scoring": "norm"}}},
+            'evaluate.scoring is "norm" and null',
+        ),
     ],
 )
 def test_runs_that_differ_are_pooled_only_when_told_and_then_it_is_said(
@@ -90,6 +95,34 @@ def test_runs_that_differ_are_pooled_only_when_told_and_then_it_is_said(
     assert [*section.pooled] == [what]
     assert words in section.pooled[what][0]
     assert what in UNFAIR
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "old", "new", "words"),
+    [
+        ("data", "summary.json", '"rows": ', '"rows_digests": {"train": "ab"}, "rows": ', 'rows_digests.train is "ab"'),
+        ("versions", "environment.json", '"packages"', '"plugins": {"mine": "2"}, "packages"', 'mine is "2" and null'),
+        (
+            "hardware",
+            "environment.json",
+            '"packages"',
+            '"resumed": [{"python": "3.11", "packages": {"torch": "2.13.0"}, '
+            '"hardware": {"device": "cuda", "cores": 2}}], "packages"',
+            r'device is "cpu" and \["cpu", "cuda"\]',
+        ),
+    ],
+)
+def test_what_a_run_was_made_of_and_where_it_went_on_counts_too(
+    what: str, name: str, old: str, new: str, words: str, plant: Plant
+) -> None:
+    paths = [plant(method, 1, [0.1, 0.5]) for method in ("lora", "full")]
+    text = (paths[0] / name).read_text()
+    (paths[0] / name).write_text(text.replace(old, new, 1))
+    runs = find_runs(paths)[0]
+    with pytest.raises(InputError, match=words):
+        sections(runs)
+    [section] = sections(runs, [what])
+    assert [*section.pooled] == [what]
 
 
 def test_options_that_differ_make_methods_of_their_own(plant: Plant) -> None:

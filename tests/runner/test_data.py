@@ -85,3 +85,15 @@ def test_runs_of_other_seeds_are_evaluated_on_the_same_rows(make: Make) -> None:
         chosen.append({split.name: list(split.indices) for split in data.evaluated if split.name != "train"})
     assert chosen[0] == chosen[1]
     assert {name: len(indices) for name, indices in chosen[0].items()} == {"dev": 4, "test": 5}
+
+
+def test_rows_are_known_by_their_digest(make: Make) -> None:
+    def digests(*options: str) -> dict[str, str]:
+        recipe = make("decoder", *options)
+        return dict(prepare(recipe, load_base(recipe).form, Accelerator(cpu=True)).digests)
+
+    whole = digests()
+    assert whole.keys() == {"train", "dev", "test"}
+    assert digests("run.seed=5", "train.batch_size=2", "task.streaming=true") == whole
+    fewer = digests("task.rows=24", "evaluate.test_examples=5")
+    assert [key for key in whole if fewer[key] == whole[key]] == ["dev"]

@@ -99,12 +99,53 @@ def test_a_budget_of_work_is_told_in_steps(make: Make, registry: Registry) -> No
 
 
 def test_a_budget_of_time_is_told_in_steps_once_they_were_tried(make: Make, registry: Registry) -> None:
-    recipe = make("decoder", "train.budget.seconds=7", "train.budget.steps=100000")
+    recipe = make("decoder", "train.budget.seconds=1", "train.budget.steps=3000")
+    unknown = predict_cost(recipe, registry)
+    assert (unknown.steps, unknown.gmacs) == (None, None)  # time may end it before
     told = predict_cost(recipe, registry, trial=True)
     assert told.steps is not None
     assert told.seconds_per_step is not None
-    assert 7 <= told.steps * told.seconds_per_step < 7 + told.seconds_per_step
+    # Of steps that differ in length, the last one passes the limit.
+    assert told.steps * told.seconds_per_step == pytest.approx(1, rel=0.2)
     assert told.seconds == pytest.approx(told.steps * told.seconds_per_step)
+
+
+def test_energy_may_end_a_run_at_any_step(make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.budget.steps=5")
+    budget = recipe.train.budget.model_copy(update={"joules": 20.0})  # the check asks for a meter that reads them
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": budget})})
+    told = predict_cost(recipe, registry)
+    assert (told.steps, told.gmacs) == (None, None)
+    assert told.gmacs_per_step > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["train.budget.epochs=2.3", "train.batch_size=2", "train.gradient_accumulation_steps=3", "run.seed=2"],
+        ["train.budget.epochs=1.2", "train.batch_size=4"],
+        ["task.streaming=true", "train.budget.tokens=900", "train.budget.steps=1000", "train.batch_size=5"],
+    ],
+)
+def test_the_order_of_later_epochs_is_reckoned_with(options: list[str], make: Make, registry: Registry) -> None:
+    recipe = make("encoder", "train.budget.steps=999", *options)
+    told, found = predict_cost(recipe, registry), spent(recipe, registry)
+    assert told.steps == found["steps"]
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
+    assert found["epoch"] > 1
+
+
+def test_of_long_runs_the_first_steps_stand_for_the_others(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make("decoder", "train.batch_size=2", "train.budget.epochs=3", "train.budget.steps=999")
+    whole = predict_cost(recipe, registry)
+    monkeypatch.setattr(prediction, "FEWEST_STEPS", 8)
+    monkeypatch.setattr(prediction, "MOST_STEPS", 16)
+    told = predict_cost(recipe, registry)
+    assert told.steps == whole.steps
+    assert told.gmacs != whole.gmacs
+    assert told.gmacs == pytest.approx(whole.gmacs, rel=0.2)
 
 
 @pytest.mark.parametrize("limit", ["gmacs", "tokens"])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from peftkit.errors import InputError, Interrupted, PeftkitError, RunError
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
-from peftkit.runner import run
+from peftkit.runner import environment, run
 from peftkit.runner.checkpoint import digest
 from peftkit.runner.resume import lock
 from peftkit.runs import RunDirectory
@@ -174,6 +174,19 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(
     run(recipe, registry, resume="")
     assert "step-00000012 is damaged" in caplog.text
     assert RunDirectory(path).summary()["resumed_after_steps"] == [10]
+
+
+def test_where_a_run_goes_on_is_noted_if_it_is_elsewhere(
+    stopped: tuple[Recipe, Path], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = stopped
+    first = RunDirectory(path).environment()
+    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    run(recipe, registry, resume="")
+    found = RunDirectory(path).environment()
+    [other] = found.pop("resumed")
+    assert found == first
+    assert other["hardware"] == first["hardware"] | {"processor": "another one"}
 
 
 def test_a_run_that_is_done_is_not_run_again(make: Make, registry: Registry) -> None:
