@@ -263,6 +263,14 @@ class Method(Component):
         tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
         save_file(tensors, folder / "trainable.safetensors", metadata={"format": "pt"})
 
+    def saved_bytes(self, model: nn.Module) -> int:
+        """What the tensors that ``save`` writes take, for ``peftkit cost``: by default those that are trained.
+
+        Args:
+            model: the model that the method was applied to; its tensors may be on ``meta``.
+        """
+        return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
     def load(self, model: nn.Module, folder: Path) -> None:
         """Reads what ``save`` wrote into a model that ``apply`` has prepared.
 

@@ -165,7 +165,7 @@ def compare(
                 never={share: costs.count(None) for share, costs in reached.items()},
                 area=sign * _mean(area(*c, low, high) for c in own) if moves and high > low else None,
                 trainable_parameters=_known(c.get("trainable_parameters") for c in last),
-                checkpoint_bytes=_known(c.get("checkpoint_bytes") for c in last),
+                checkpoint_bytes=_known(_checkpoint_bytes(run) for run in of.values()),
                 peak_memory=_known(peak_memory(c) for c in last),
                 pareto=front[label],
                 trials=None if tuning is None else int(tuning["trials"]),
@@ -234,6 +234,12 @@ def _winners(
             best, _, label = max(ranked)
             told.append((float(budget), label, sign * best))
     return tuple(told)
+
+
+def _checkpoint_bytes(run: Run) -> float | None:
+    """What the checkpoint takes on the disk, or else, of imported results, what its weights take."""
+    found = run.summary.get("model_bytes") or run.summary["cost"].get("checkpoint_bytes")
+    return None if found is None else float(found)
 
 
 def _signed(points: tuple[Array, Array], sign: float) -> tuple[Array, Array]:

@@ -152,6 +152,13 @@ class PeftMethod(Method):
         # Never the embeddings: "auto" would ask the hub whether the vocabulary has grown, and peftkit grows none.
         cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
 
+    def saved_bytes(self, model: nn.Module) -> int:
+        """With what peft saves beside it, such as VeRA's projections."""
+        from peft import get_peft_model_state_dict
+
+        tensors = get_peft_model_state_dict(cast("PeftModel", model), save_embedding_layers=False)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
     def load(self, model: nn.Module, folder: Path) -> None:
         """Reads peft's own form into a model that ``apply`` has prepared.
 
@@ -187,6 +194,14 @@ class PromptMethod(PeftMethod):
     def made_by_network(self) -> bool:
         """Whether a network makes the vectors while training: peft saves what it makes, and not the network."""
         return False
+
+    def saved_bytes(self, model: nn.Module) -> int:
+        """The vectors, and the network that makes them if there is one; on ``meta`` without what it makes."""
+        trained = Method.saved_bytes(self, model)
+        try:
+            return super().saved_bytes(model) + (trained if self.made_by_network() else 0)
+        except NotImplementedError:  # peft looks at the values
+            return trained
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes peft's own form, and beside it the network that makes the vectors, which peft leaves out."""

@@ -92,7 +92,7 @@ def _stream(recipe: Recipe) -> list[Finding]:
     text = f"the training rows of {recipe.task.name!r} are streamed"
     found: list[Finding] = []
     if recipe.train.budget.epochs is not None:
-        remedy = "limit steps, samples, tokens or seconds"
+        remedy = "limit steps, samples, tokens, gmacs or seconds"
         found.append((("train", "budget", "epochs"), f"{text}, and how many make an epoch is not known; {remedy}"))
     places: list[tuple[KeyPath, str]] = [(("evaluate", "every"), recipe.evaluate.every)]
     places.append((("train", "checkpoint", "every"), recipe.train.checkpoint.every))

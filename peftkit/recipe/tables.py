@@ -72,6 +72,10 @@ class ModelTable(Table):
         return _refused(model_problem(value), value)
 
 
+SMALLEST = 1e-6
+"""The least share, or amount, that a budget or an interval may be of."""
+
+
 class BudgetTable(Table):
     """When training ends: the first limit reached."""
 
@@ -81,13 +85,13 @@ class BudgetTable(Table):
     """Training rows, each pass over a row counted."""
     tokens: int | None = Field(default=None, gt=0)
     """Input and target tokens together, padding not counted."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, ge=SMALLEST)
     """Passes over the training rows."""
-    seconds: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, ge=SMALLEST)
     """Seconds of training steps; evaluation and the wait for data are not counted."""
-    gmacs: float | None = Field(default=None, gt=0)
+    gmacs: float | None = Field(default=None, ge=SMALLEST)
     """Billions of multiply-accumulates of training's passes, forward and backward."""
-    joules: float | None = Field(default=None, gt=0)
+    joules: float | None = Field(default=None, ge=SMALLEST)
     """Joules of training steps, where an installed meter reads them, such as that of ``peftkit-energy``."""
 
     @property
@@ -240,7 +244,7 @@ def interval(text: str) -> tuple[float, str]:
     number, unit = (float(found[1]), found[2]) if found else (0.0, "")
     unit = unit if unit in ("%", "log") else unit.rstrip("s") + "s"
     broken = unit in ("steps", "log") and number != int(number)
-    if not number or broken or (unit == "%" and number > 100) or (unit == "log" and number < 2):
+    if number < SMALLEST or broken or (unit == "%" and number > 100) or (unit == "log" and number < 2):
         form = "must be written as '100 steps', '0.5 epochs', '10%' (of the budget) or '20 log', above zero, not {text}"
         raise PydanticCustomError("interval", form, {"text": repr(text)})
     return number, unit

@@ -61,7 +61,7 @@ def planned_steps(budget: BudgetTable, *, effective_batch: int, steps_per_epoch:
     if budget.samples is not None:
         limits.append(math.ceil(budget.samples / effective_batch))
     if budget.epochs is not None and steps_per_epoch is not None:
-        limits.append(math.ceil(budget.epochs * steps_per_epoch))
+        limits.append(math.ceil(budget.epochs * steps_per_epoch - 1e-9))
     return min(limits, default=None)
 
 
@@ -79,7 +79,7 @@ def schedule(recipe: Recipe) -> Callable[[float], float]:
         num_training_steps=TICKS,
     )
     factor: Callable[[float], float] = scheduler.lr_lambdas[0]
-    # A step's rate is that of its end: its share then is above zero, as is the rate of a warm-up's first step.
+    # A step's rate is that of its beginning, as in transformers: the first one of a warm-up changes nothing.
     return lambda share: factor(min(share, 1.0) * TICKS)
 
 

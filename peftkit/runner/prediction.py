@@ -152,7 +152,7 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
         gradient_bytes=sum(p.numel() * p.element_size() for p in trained),
         optimizer_bytes=ledger.optimizer_bytes,
         activation_bytes=ledger.kept_bytes(walked.widest),
-        checkpoint_bytes=sum(p.numel() * p.element_size() for p in trained),
+        checkpoint_bytes=recipe.method.saved_bytes(model),
         **told,
     )
 

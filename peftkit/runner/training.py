@@ -221,9 +221,8 @@ class Training:
             meter.end()
         seconds, wait = self._of_main(seconds, self._wait)
         used, work = self.used, self._work()
-        record = replace(
-            consumed, seconds=seconds, wait_seconds=wait, optimizer=self.ledger.optimizer, **work._asdict()
-        )
+        optimizer = 0 if loss is None else self.ledger.optimizer  # a step whose loss is no number is not made
+        record = replace(consumed, seconds=seconds, wait_seconds=wait, optimizer=optimizer, **work._asdict())
         used.step += 1
         used.steps_of_pass += 1
         used.samples += record.samples

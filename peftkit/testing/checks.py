@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
@@ -62,6 +63,10 @@ def reloads(method: Method, architecture: str, folder: Path, reopen: Reopen | No
     method.save(model, folder)
     weights = {f.suffix for f in folder.iterdir() if f.suffix not in (".json", ".md")}
     assert weights == {".safetensors"}, f"files of these kinds were saved: {sorted(weights)}"
+    stored = [load_file(file) for file in folder.glob("*.safetensors")]
+    written = sum(tensor.numel() * tensor.element_size() for tensors in stored for tensor in tensors.values())
+    foretold = method.saved_bytes(model)
+    assert foretold == written, f"saved_bytes says {foretold:,}, and save writes {written:,}"
     learnt = logits(model, architecture)
     fresh = applied(method, architecture)
     kept = trained(fresh)

@@ -82,6 +82,10 @@ class LoraXs(Method):
 
         save_file({k: v.detach().cpu().contiguous() for k, v in _kept(model)}, folder / FILE, metadata={"format": "pt"})
 
+    def saved_bytes(self, model: nn.Module) -> int:
+        """With the directions."""
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in _kept(model))
+
     def load(self, model: nn.Module, folder: Path) -> None:
         """Reads what ``save`` wrote into a model that ``apply`` has prepared.
 

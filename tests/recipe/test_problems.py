@@ -112,6 +112,8 @@ WRONG: dict[str, Case] = {
         '[evaluate]\nevery = "10 foos"',
         {"10: evaluate.every": ("'100 steps', '0.5 epochs', '10%' (of the budget) or '20 log'", "foos")},
     ),
+    "interval too short": ('[evaluate]\nevery = "0.0000001%"', {"10: evaluate.every": ("above zero",)}),
+    "budget too small": ("[train.budget]\nepochs = 1e-320", {"10: train.budget.epochs": ("at least 1e-06",)}),
     "interval of nothing": ('[evaluate]\nevery = "0 steps"', {"10: evaluate.every": ("above zero",)}),
     "interval beyond": ('[evaluate]\nevery = "101%"', {"10: evaluate.every": ("'101%'",)}),
     "interval as number": ("[evaluate]\nevery = 10", {"10: evaluate.every": ("must be a text in quotes, not 10",)}),

@@ -72,6 +72,11 @@ def test_such_a_loss_is_skipped_and_counted_if_the_recipe_says_so(
     assert path is not None
     summary = RunDirectory(path).summary()
     assert (summary["status"], summary["steps"], summary["steps_skipped"]) == ("done", 6, 2)
+    monkeypatch.undo()
+    whole = run(make("encoder-decoder", "train.budget.steps=2"), registry)
+    assert whole is not None
+    of_two = RunDirectory(whole).summary()["cost"]["optimizer_gops"]
+    assert summary["cost"]["optimizer_gops"] == pytest.approx(2 * of_two)  # of the four that were made
     assert all(t.isfinite().all() for t in load_file(path / "model/model.safetensors").values())
 
 

@@ -36,6 +36,7 @@ def test_planned_steps_are_the_fewest_that_a_limit_allows() -> None:
     budget = BudgetTable(steps=50, samples=100, epochs=3)
     assert planned_steps(budget, effective_batch=8, steps_per_epoch=10) == 13
     assert planned_steps(BudgetTable(seconds=3.0), effective_batch=8, steps_per_epoch=10) is None
+    assert planned_steps(BudgetTable(epochs=1.1), effective_batch=8, steps_per_epoch=50) == 55
 
 
 @given(st.integers(1, 200), st.integers(1, 100), st.integers(1, 40))

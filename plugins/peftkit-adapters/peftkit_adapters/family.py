@@ -205,6 +205,11 @@ class AdapterMethod(Method):
         if _learns(model) - added:
             PredictionHeadLoader(adapted, error_on_missing=False, use_safetensors=True).save(str(folder), ADAPTER)
 
+    def saved_bytes(self, model: nn.Module) -> int:
+        """With what the library keeps beside what learns."""
+        state = model.state_dict()
+        return sum(state[name].numel() * state[name].element_size() for name in _learns(model) | _added(model))
+
     def load(self, model: nn.Module, folder: Path) -> None:
         """Reads the library's own form into a model that ``apply`` has prepared, whatever the adapter is called there.
 
