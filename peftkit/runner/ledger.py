@@ -12,6 +12,7 @@ import copy
 import gc
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import flop_registry
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
 from peftkit.runner.forms import Form
+from peftkit.runner.interpolation import Interpolation, Lengths
 from peftkit.runner.optimizers import make_optimizer
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -59,6 +61,34 @@ class Work(NamedTuple):
     forward_macs: int
     backward_macs: int
     elementwise: int
+
+    def plus(self, other: Work) -> Work:
+        """Of both."""
+        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+@dataclass
+class Told:
+    """What was told of a batch without counting it, and in how many passes that was made use of."""
+
+    batch: dict[str, Tensor]
+    work: Work
+    passes: int = 0
+
+
+@dataclass
+class Pattern:
+    """Batches that differ in their lengths alone."""
+
+    lengths: Interpolation = field(default_factory=Interpolation)
+    told: dict[Lengths, Told] = field(default_factory=dict)
+    trusted: int = 4
+    """Of so many it may be told before another one is counted."""
+
+    def tell(self, lengths: Lengths) -> Work:
+        """The work of a batch that was told of, in one more pass."""
+        self.told[lengths].passes += 1
+        return self.told[lengths].work
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -172,6 +202,7 @@ class Ledger:
         """Element-wise operations of one step of the optimizer, and what it keeps from step to step."""
         started = time.perf_counter()
         self._known: dict[tuple[Shapes, Learning], Work] = {}
+        self._patterns: dict[tuple[Shapes, Learning], Pattern] = defaultdict(Pattern)
         self._places = _places(model)
         self._copies = _copies(model)
         self._copy = next(self._copies, None)  # before anything wraps the model
@@ -184,16 +215,44 @@ class Ledger:
     def work(self, batch: dict[str, Tensor]) -> Work:
         """The MACs of a pass forward and backward over the batch, which is one process's.
 
+        Batches that differ in their lengths alone are counted until these follow a polynomial, which tells of those
+        between them; each time that it has told of twice as many one more is counted. Should that come out otherwise,
+        all of them are counted after all, and what is missing of their passes is added to this one's.
+
         Raises:
             RunError: they can be counted with weights only, and the model has not all of its own.
         """
         shapes = tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
         learning = tuple(getattr(held.get(key), "requires_grad", False) for held, key in self._places)
-        if (shapes, learning) not in self._known:
-            started = time.perf_counter()
-            self._known[shapes, learning] = self._counted(learning, batch)
+        if (known := self._known.get((shapes, learning))) is not None:
+            return known
+        lengths = tuple(shape[1] for _, shape in shapes if len(shape) == 2)
+        pattern = self._patterns[tuple((key, shape[:1]) for key, shape in shapes), learning]
+        if lengths in pattern.told:
+            return pattern.tell(lengths)
+        started = time.perf_counter()
+        try:
+            expected = pattern.lengths.at(lengths)
+            if expected is not None and len(pattern.told) < pattern.trusted:
+                pattern.told[lengths] = Told(batch, Work(*expected))
+                return pattern.tell(lengths)
+            if expected is not None:
+                pattern.trusted *= 2
+            found = self._known[shapes, learning] = self._counted(learning, batch)
+            pattern.lengths.add(lengths, found)
+            return found if pattern.lengths.regular else found.plus(self._missing(learning, pattern))
+        finally:
             self.seconds += time.perf_counter() - started
-        return self._known[shapes, learning]
+
+    def _missing(self, learning: Learning, pattern: Pattern) -> Work:
+        """What passes lack of which too little, or too much, was told; from now on their shapes are known."""
+        missing = Work(0, 0, 0)
+        for told in pattern.told.values():
+            shapes = tuple(sorted((key, tuple(value.shape)) for key, value in told.batch.items()))
+            found = self._known[shapes, learning] = self._counted(learning, told.batch)
+            missing = missing.plus(Work(*(told.passes * (a - b) for a, b in zip(found, told.work, strict=True))))
+        pattern.told.clear()
+        return missing
 
     def _counted(self, learning: Learning, batch: dict[str, Tensor]) -> Work:
         while self._copy is not None:

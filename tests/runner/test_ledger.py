@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -18,7 +21,7 @@ from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
 from peftkit.plugins import Entry, Registry
 from peftkit.runner import models, run
-from peftkit.runner.ledger import Counter, Ledger
+from peftkit.runner.ledger import Counter, Ledger, Work
 from peftkit.runner.optimizers import make_optimizer
 from peftkit.runs import RunDirectory
 from peftkit.testing import applied, batch, tiny
@@ -282,6 +285,80 @@ def test_what_meters_measure_ends_before_the_step_is_counted(
     steps = len(seen) // 4
     assert seen == ["begin", "end", "count", "step"] * steps
     assert steps > 1
+
+
+def widths(rows: dict[str, Tensor], source: int, target: int) -> dict[str, Tensor]:
+    """Rows of other lengths."""
+    size = {
+        key: target if "decoder_input_ids" in rows and key in ("labels", "decoder_input_ids") else source
+        for key in rows
+    }
+    return {k: torch.ones(len(v), size[k], dtype=v.dtype) if v.ndim == 2 else v for k, v in rows.items()}
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
+@pytest.mark.parametrize("method", [Full(), Lora()])
+def test_what_is_told_of_other_lengths_is_what_is_counted(architecture: str, method: Method) -> None:
+    ledger, rng = Ledger(applied(method, architecture), own_loss), random.Random(3)
+    shapes = [(8 * rng.randint(1, 7), 8 * rng.randint(1, 7)) for _ in range(60)]
+    rows = [widths(batch(architecture), *shape) for shape in shapes]
+    found = [ledger.work(each) for each in rows]
+    [pattern] = ledger._patterns.values()
+    assert pattern.told
+    assert pattern.lengths.regular
+    counted = Ledger(applied(method, architecture), own_loss)
+    for each, work in zip(rows, found, strict=True):
+        counted._patterns.clear()  # nothing is told of what it has not seen
+        assert work == counted.work(each)
+
+
+class Uneven(nn.Module):
+    """Makes so many products of a text, by its length."""
+
+    def __init__(self, products: Callable[[int], int]) -> None:
+        super().__init__()
+        self.weight, self.products = nn.Parameter(torch.ones(4, 4)), products
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Any:
+        found = input_ids.to(self.weight.dtype)[..., None].expand(*input_ids.shape, 4)
+        for _ in range(self.products(input_ids.shape[1])):
+            found = found @ self.weight
+        return SimpleNamespace(loss=found.sum())
+
+
+@pytest.mark.parametrize(
+    "products",
+    [lambda length: 1 + (length > 100), lambda length: -(-length // 64), lambda length: 1 + length % 16 // 8],
+)
+def test_what_was_told_wrongly_is_made_up_for(products: Callable[[int], int]) -> None:
+    ledger, rng, total, right = Ledger(Uneven(products), own_loss), random.Random(2), Work(0, 0, 0), Work(0, 0, 0)
+    lengths = [104, 88, 96, 96, *(8 * rng.randint(1, 30) for _ in range(200))]
+    for length in lengths:
+        rows = {"input_ids": torch.ones(2, length, dtype=torch.long), "labels": torch.zeros(2)}
+        total = total.plus(ledger.work(rows))
+        right = right.plus(Ledger(Uneven(products), own_loss).work(rows))
+    [pattern] = ledger._patterns.values()
+    assert not pattern.lengths.regular
+    assert not pattern.told
+    assert total == right
+
+
+def test_what_was_told_before_a_longer_text_is_counted_after_it() -> None:
+    def model() -> nn.Module:
+        return Uneven(lambda length: 1 + (length > 200))
+
+    def work(ledger: Ledger, length: int) -> Work:
+        return ledger.work({"input_ids": torch.ones(2, length, dtype=torch.long), "labels": torch.zeros(2)})
+
+    ledger = Ledger(model(), own_loss)
+    for length in (8, 80, 40, 24, 64, 32, 48, 56, 32):
+        work(ledger, length)
+    [pattern] = ledger._patterns.values()
+    assert {lengths: told.passes for lengths, told in pattern.told.items()} == {(32,): 2, (48,): 1, (56,): 1}
+    for told in pattern.told.values():  # as if it had been something else
+        told.work = told.work.plus(Work(7, 5, 3))
+    assert work(ledger, 208) == work(Ledger(model(), own_loss), 208).plus(Work(-4 * 7, -4 * 5, -4 * 3))
+    assert work(ledger, 32) == work(Ledger(model(), own_loss), 32)
 
 
 def test_work_is_linear_in_rows() -> None:
