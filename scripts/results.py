@@ -42,6 +42,10 @@ be opened in a browser, with curves and a budget to move; the figures beside it 
 {progress}
 Two runs at a time shared these cores, so that seconds compare methods only roughly; work, memory and scores do not
 depend on it. `wordnet_distractors` is judged by the loss: within this budget no method learns to write a right word.
+C3A, VB-LoRA and both Compacters are left out where their defaults do not divide the width of 192; what else has no run,
+the recipe check refuses:
+
+{refused}
 
 {tables}"""
 VERSIONS = ("torch", "transformers", "peft", "adapters")
@@ -94,10 +98,28 @@ def peftkit(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "peftkit", *words], cwd=ROOT, env=variables, text=True, **options)
 
 
-def progress() -> str:
+def status() -> dict[str, Any]:
+    """What the sweep's verb says of it."""
+    told: dict[str, Any] = json.loads(
+        peftkit("sweep", "status", SWEEP, "--json", stdout=subprocess.PIPE, check=True).stdout
+    )
+    return told
+
+
+def refused(told: dict[str, Any]) -> str:
+    """The methods that do not fit, why, and on which models."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for each in told["refused"]:
+        model, _, method = each["label"].split(" · ")
+        key, _, why = each["reason"].partition("; task.name: ")[0].partition(": ")
+        if key.startswith("method."):  # and not since an encoder does not write
+            found.setdefault((method, why.removeprefix(f"{method!r} cannot be used so: ")), {})[model] = None
+    return "\n".join(f"* `{method}` ({', '.join(models)}): {why}" for (method, why), models in sorted(found.items()))
+
+
+def progress(told: dict[str, Any]) -> str:
     """How much of the sweep is missing, if anything is."""
-    told = peftkit("sweep", "status", SWEEP, "--json", stdout=subprocess.PIPE, check=True).stdout
-    states = [state for study in json.loads(told)["studies"] for state in study["seeds"].values()]
+    states = [state for study in told["studies"] for state in study["seeds"].values()]
     done = states.count("done")
     if done == len(states):
         return ""
@@ -148,7 +170,8 @@ def main() -> int:
     tables = DOCS / "tables.md"
     code = peftkit("compare", str(folder), "--format", "markdown", "-o", str(tables)).returncode or code
     told = tables.read_text(encoding="utf-8")
-    text = PAGE.format(environments=environments(folder), progress=progress(), tables=told)
+    known = status()
+    text = PAGE.format(environments=environments(folder), progress=progress(known), refused=refused(known), tables=told)
     tables.unlink()
     (DOCS / "README.md").write_text(text, encoding="utf-8")
     return code

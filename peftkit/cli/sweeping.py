@@ -131,7 +131,10 @@ def _status(grid: Grid, registry: Registry, overrides: Sequence[str], *, as_json
             states[str(seed)] = "missing" if run is None else "done" if run.finished else "unfinished"
         told.append((study.label, states))
     if as_json:
-        print(json.dumps({"format": 1, "studies": [{"label": k, "seeds": v} for k, v in told]}, indent=2))
+        studies = [{"label": label, "seeds": of} for label, of in told]
+        print(
+            json.dumps({"format": 1, "studies": studies, "refused": [asdict(each) for each in grid.refused]}, indent=2)
+        )
         return 0
     kinds = ("done", "unfinished", "missing")
     rows = [(label, *(str(sum(state == kind for state in of.values())) for kind in kinds)) for label, of in told]

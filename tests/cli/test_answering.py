@@ -152,3 +152,26 @@ def test_a_sweep_that_is_wrong_is_told_with_code_2(peftkit: Peftkit, tmp_path: P
     code, _, err = peftkit("sweep", "plann", str(file))
     assert code == 2
     assert peftkit("sweep", "status", str(tmp_path / "no.toml"))[0] == 2
+
+
+def test_a_plan_says_what_is_wrong_and_what_is_not_known(peftkit: Peftkit, tmp_path: Path) -> None:
+    base = tmp_path / "base.toml"
+    base.write_text(
+        '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_topic"\n[method]\nname = "lora"\n'
+        "[train.budget]\nsteps = 2\n"
+    )
+    file, head = tmp_path / "sweep.toml", f'name = "x"\nrecipe = "base.toml"\noutput = "{tmp_path}"\n[axes]\n'
+    file.write_text(f'{head}seed = [1, 2]\n[tune]\ntrials = 1\n[tune.space.lora]\n"train.learning_rte" = [0.1]\n')
+    for verb in ("plan", "status", "run"):
+        code, out, err = peftkit("sweep", verb, str(file))
+        assert (code, out) == (2, "")
+        assert "did you mean 'learning_rate'" in err
+    file.write_text(f'{head}seed = [1]\nmodel = ["pocket-t5", "someone/away"]\n')
+    code, out, _ = peftkit("sweep", "plan", str(file), "--no-trial")
+    lines = out.splitlines()
+    assert code == 1
+    assert "someone/away" in lines[2]
+    assert "cannot be loaded" in lines[2]
+    assert lines[-1].startswith("2 studies, 2 runs")
+    assert lines[-1].endswith(" and more")
+    assert json.loads(peftkit("sweep", "plan", str(file), "--no-trial", "--json")[1])["seconds"] is None

@@ -128,7 +128,9 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     browser.find_element(By.ID, "log").click()
     assert browser.find_element(By.CSS_SELECTOR, "#curves polyline").get_attribute("points") != before
     Select(browser.find_element(By.ID, "shape")).select_by_value("raw")
-    Select(browser.find_element(By.ID, "split")).select_by_value("dev")
+    splits = Select(browser.find_element(By.ID, "split"))
+    assert [option.text for option in splits.options] == ["test", "dev"]  # train was not evaluated
+    splits.select_by_value("dev")
     assert drawn("polyline") == 2
 
     # Costs, absolute and relative to the baseline; the Pareto front; sorting; predictions; recipes.

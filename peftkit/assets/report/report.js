@@ -242,6 +242,9 @@
     fill("pareto-axis", totals, undefined, at("axis").value);
     fill("bar-axis", totals, undefined, at("axis").value);
     fill("quantity", section.quantities, undefined, section.metric);
+    const known = (split) => section.methods.some((m) => m.runs.some((run) =>
+      section.quantities.some((name) => (run[split][name] || []).some((each) => each !== null))));
+    fill("split", ["test", "dev", "train"].filter(known), undefined, at("split").value);
     fill("whose", section.methods.map((m) => m.label));
     document.querySelectorAll("[data-section]").forEach((node) => { node.hidden = node.dataset.section !== at("section").value; });
     at("relative").disabled = !section.baseline;
