@@ -89,3 +89,18 @@ def plant(tmp_path: Path) -> Plant:
         return path
 
     return made
+
+
+def with_values(path: Path, values: list[dict[str, Any]], metric: str, score: float, **more: Any) -> Path:
+    """The run with other predictions, whose metric on test is so much; the last evaluation is selected."""
+    lines = [{"index": i, "target": "yes", "prediction": "no", **each} for i, each in enumerate(values)]
+    (path / "predictions" / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((path / "summary.json").read_text())
+    rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["dev"] = row["test"] = {metric: score}
+    summary |= {"selects": metric, **more}
+    summary["selected"] |= {"dev": {metric: score}, "test": {metric: score}}
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

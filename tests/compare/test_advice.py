@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from peftkit.compare.advice import advise, parse_budget, parse_bytes
 from peftkit.compare.gather import find_runs, sections
 from peftkit.errors import InputError
-from tests.compare.conftest import Plant
+from tests.compare.conftest import Plant, with_values
 
 
 def advised(path: Any, axis: str = "gmacs", budget: float = 3.0, **options: Any) -> Any:
@@ -103,22 +102,9 @@ def test_more_examples_need_their_seeds_too(plant: Plant) -> None:
 
 
 def of_losses(path: Path, losses: list[float]) -> Path:
-    """The run with one token and these losses on test, which select."""
-    lines = [
-        json.dumps({"index": i, "target": "x", "prediction": "", "loss": loss, "tokens": 1})
-        for i, loss in enumerate(losses)
-    ]
-    (path / "predictions" / "test.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    mean = sum(losses) / len(losses)
-    summary = json.loads((path / "summary.json").read_text()) | {"selects": "loss", "higher_is_better": False}
-    rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
-    for row in rows:
-        value = mean if row is rows[-1] else 9.0
-        row |= {"dev": {"loss": value}, "test": {"loss": value}}
-    summary["selected"] |= {split: {"loss": mean} for split in ("dev", "test")}
-    (path / "summary.json").write_text(json.dumps(summary))
-    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    """The run with these losses on test, of a token each, which select."""
+    values = [{"loss": loss, "tokens": 1} for loss in losses]
+    return with_values(path, values, "loss", sum(losses) / len(losses), higher_is_better=False)
 
 
 def test_a_loss_varies_by_example_too_and_of_few_examples_nothing_is_said(plant: Plant) -> None:

@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.curves import area, at, pareto, reached_at
 from peftkit.compare.gather import find_runs, sections
 from peftkit.errors import InputError
-from tests.compare.conftest import Plant
+from tests.compare.conftest import Plant, with_values
 
 COSTS, SCORES = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.1, 0.3, 0.2, 0.6])
 
@@ -194,21 +193,6 @@ def test_a_metric_of_which_less_is_better_is_ranked_so(plant: Plant) -> None:
     assert worst.area is not None
     assert best.area < worst.area
     assert found.winners[-1][1:] == ("lora", pytest.approx(0.1 - 2 / 900))
-
-
-def with_values(path: Path, values: list[dict[str, Any]], metric: str, score: float, **more: Any) -> Path:
-    """The run with other predictions, whose metric on test is so much; the last evaluation is selected."""
-    lines = [{"index": i, "target": "yes", "prediction": "no", **each} for i, each in enumerate(values)]
-    (path / "predictions" / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    summary = json.loads((path / "summary.json").read_text())
-    rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
-    for row in rows:
-        row["dev"] = row["test"] = {metric: score}
-    summary |= {"selects": metric, **more}
-    summary["selected"] |= {"dev": {metric: score}, "test": {metric: score}}
-    (path / "summary.json").write_text(json.dumps(summary))
-    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def test_the_loss_is_compared_example_by_example_and_less_of_it_is_better(plant: Plant) -> None:
