@@ -12,7 +12,7 @@ from scipy import stats
 
 from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory, within
 from peftkit.compare.examples import TEXTS, scores_of
-from peftkit.compare.gather import Section
+from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array, spreads
 from peftkit.errors import InputError, did_you_mean, listed
 
@@ -121,13 +121,14 @@ def advise(
         metric: what counts on test; None for what selects on dev.
 
     Raises:
-        InputError: the runs have not measured the axis or the metric.
+        InputError: the runs have not measured the axis or the metric, or are of different test examples.
     """
     section, unmeasured = measured(section, axis)
     runs = [run for of in section.runs.values() for run in of.values()]
     metric = metric or str(runs[0].summary["selects"])
     sign = -1.0 if lower_is_better(runs[0], metric) else 1.0
     scored, examples, _ = scores_of(section, metric)
+    examples = examples or _told_examples(runs[0], metric)
     left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
     reached: dict[str, list[float]] = {}
     costs: dict[str, float] = {}
@@ -161,7 +162,10 @@ def advise(
     if thin:
         return Advice(**common, candidates=(), too_thin=tuple(thin), left_out=tuple(left_out))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    noise = {label: _of_examples(values, [*scored[label].values()], metric) for label, values in reached.items()}
+    noise = {
+        label: _share_noise(values, examples) if metric in TEXTS else _noise([*scored[label].values()])
+        for label, values in reached.items()
+    }
     varying = spreads([np.array(values) for values in reached.values()], len(reached))
     drawn = {
         label: np.mean(values) + spread.draw(DRAWS, rng) + noise[label] * rng.standard_normal(DRAWS)
@@ -243,21 +247,24 @@ def _settling(
     return min(MOST, max(there + 1, seeds)), more
 
 
-def _of_examples(values: Sequence[float], scored: Sequence[Array], metric: str) -> float:
-    """The standard error of a mean over seeds by the test examples, which are the same for all of them.
+def _told_examples(run: Run, metric: str) -> int:
+    """Of how many examples a share is, by what the run says, where their predictions are gone; else 0."""
+    number = run.recipe.get("evaluate", {}).get("test_examples") or run.summary.get("rows", {}).get("test")
+    return int(number) if metric in TEXTS and number else 0
 
-    Args:
-        values: what was reached within the budget.
-        scored: what the selected checkpoints score on each example, or on all of them where no more is known.
-        metric: of these.
-    """
-    means = np.mean(scored, axis=0)
-    if len(means) < 2:
+
+def _share_noise(values: Sequence[float], examples: int) -> float:
+    """The standard error of a share of so many examples, which within the budget may be another than in the end."""
+    if not examples:
         return 0.0
-    if metric in TEXTS:  # a share, which may be another one within the budget
-        share = min(1.0, max(0.0, float(np.mean(values))))
-        return math.sqrt((share * (1 - share) + 0.25 / len(means)) / len(means))
-    return float(means.std(ddof=1)) / math.sqrt(len(means))
+    share = min(1.0, max(0.0, float(np.mean(values))))
+    return math.sqrt((share * (1 - share) + 0.25 / examples) / examples)
+
+
+def _noise(scored: Sequence[Array]) -> float:
+    """The standard error of a mean over examples, which are the same for all seeds; 0 where no more is known."""
+    means = np.mean(scored, axis=0)
+    return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else 0.0
 
 
 def _interval(values: Array) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def cost(row: Any, by: str) -> float:
     costs = row.get("cost") or {}
     found: Any
     if by == "tokens":
-        found = sum(row["tokens"].values()) if "tokens" in row else None
+        found = sum(row["tokens"].values()) if row.get("tokens") is not None else None
     elif by == "peak_memory":
         found = peak_memory(costs)
     else:
@@ -48,7 +48,7 @@ def cost(row: Any, by: str) -> float:
 
 def _axes(row: Any) -> list[str]:
     """What a row tells the cost of."""
-    of_rows = {axis for axis in ("samples", "tokens") if axis in row}
+    of_rows = {axis for axis in ("samples", "tokens") if row.get(axis) is not None}
     costs = row.get("cost") or {}
     memory = {"peak_memory"} if peak_memory(costs) is not None else set()
     return [axis for axis, key in AXES.items() if axis in of_rows | memory or costs.get(key) is not None]
@@ -90,7 +90,7 @@ def score(run: Run, metric: str) -> float:
         InputError: the run has no such metric.
     """
     test = run.summary["selected"]["test"]
-    if test.get(metric) is None:
+    if not _is_number(test.get(metric)):
         raise InputError(
             f"{run.path}: has no metric {metric!r}{did_you_mean(metric, test)}; it has {listed(sorted(test))}"
         )
@@ -103,10 +103,12 @@ def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
     best, reached, costs, scores = -math.inf, -math.inf, [], []
     for row in run.rows:
         test, dev = (row.get("test") or {}).get(metric), row["dev"].get(run.summary["selects"])
-        if test is None:
+        if not _is_number(test):
             continue  # imported results may have test at the end alone
-        if dev is not None and sign * dev > best:  # None is what was no number
+        if _is_number(dev) and sign * dev > best:
             best, reached = sign * dev, float(test)
+        if best == -math.inf:
+            continue  # dev has selected nothing yet
         try:
             costs.append(cost(row, by))
         except InputError as error:
@@ -115,6 +117,11 @@ def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
     if not costs:
         raise InputError(f"{run.path}: no evaluation tells {metric!r} on test")
     return np.array(costs), np.array(scores)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """What was infinite, or none at all, is null in the files."""
+    return isinstance(value, int | float)
 
 
 def reached_at(costs: Array, scores: Array, level: float) -> float | None:

@@ -37,11 +37,7 @@ def scores_of(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]
     Raises:
         InputError: runs are of different test examples, or a score is not that of its predictions.
     """
-    rows = {
-        (label, seed): [] if run.imported else RunDirectory(run.path).predictions("test")
-        for label, of in section.runs.items()
-        for seed, run in of.items()
-    }
+    rows = {(label, seed): _predictions(run) for label, of in section.runs.items() for seed, run in of.items()}
     alone = {key: _alone(section.runs[key[0]][key[1]], of, metric) for key, of in rows.items()}
     found: dict[str, dict[int, Array]] = {label: {} for label in section.runs}
     known = {key: values for key, values in alone.items() if values is not None}
@@ -60,6 +56,11 @@ def scores_of(section: Section, metric: str) -> tuple[dict[str, dict[int, Array]
             raise InputError(f"{run.path}: its predictions give a {metric} of {told:.6g}, unlike its summary")
         found[label][seed] = values
     return found, len(asked or ()), ""
+
+
+def _predictions(run: Run) -> list[dict[str, Any]]:
+    there = (run.path / "predictions" / "test.jsonl").is_file()
+    return RunDirectory(run.path).predictions("test") if there else []
 
 
 def _why_not(section: Section, metric: str, without: Collection[tuple[str, int]]) -> str:

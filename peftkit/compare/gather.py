@@ -17,6 +17,10 @@ from peftkit.runs import RunDirectory
 UNFAIR: Mapping[str, Callable[[Run], Mapping[str, Any]]]
 
 
+WHERE_TOLD = ("rows_digests.", "plugins.")
+"""Keys that are compared among the runs that have them: older ones tell of no rows, and no run uses every plugin."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run, as its directory tells it."""
@@ -142,7 +146,10 @@ def _differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose values are not the same in all tables, with these."""
     told = []
     for key in sorted({key for table in tables for key in table}):
-        values = {json.dumps(table.get(key), sort_keys=True) for table in tables}
+        found = [table.get(key) for table in tables]
+        if key.startswith(WHERE_TOLD):
+            found = [value for value in found if value is not None]
+        values = {json.dumps(value, sort_keys=True) for value in found}
         if len(values) > 1:
             told.append(f"{key} is {' and '.join(sorted(values))}")
     return told
@@ -176,7 +183,7 @@ def flattened(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 class _Selected(BaseModel):
     step: float
-    test: dict[str, float | None]
+    test: dict[str, Any]
 
 
 class _Summary(BaseModel):
@@ -193,13 +200,24 @@ class _Summary(BaseModel):
 class _Row(BaseModel):
     step: float
     cost: dict[str, Any]
-    dev: dict[str, float | None]
-    test: dict[str, float | None] | None = None
+    dev: dict[str, Any]
+    test: dict[str, Any] | None = None
+    tokens: dict[str, float] = {}
 
 
 class _Tuning(BaseModel):
     trials: int
     gmacs: float
+
+
+class _Environment(BaseModel):
+    packages: dict[str, Any] = {}
+    plugins: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+
+
+class _Environments(_Environment):
+    resumed: list[_Environment] = []
 
 
 class _Document(BaseModel):
@@ -209,6 +227,7 @@ class _Document(BaseModel):
     evaluations: list[_Row] = Field(min_length=1)
     recipe: dict[Literal["method"], dict[str, Any]] = Field(min_length=1)
     tuning: _Tuning | None
+    environment: _Environments
 
 
 def _read(path: Path) -> Run:
@@ -221,7 +240,15 @@ def _read(path: Path) -> Run:
     run = Run(path, summary, directory.evaluations(), directory.recipe(), directory.environment(), tuning)
     method = {key: value for key, value in run.recipe.items() if key == "method"}
     try:
-        _Document.model_validate({"summary": summary, "evaluations": run.rows, "recipe": method, "tuning": tuning})
+        _Document.model_validate(
+            {
+                "summary": summary,
+                "evaluations": run.rows,
+                "recipe": method,
+                "tuning": tuning,
+                "environment": run.environment,
+            }
+        )
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -242,7 +269,7 @@ def _versions(run: Run) -> Mapping[str, Any]:
         run,
         lambda environment: {
             **environment.get("packages", {}),
-            **environment.get("plugins", {}),
+            **flattened({"plugins": environment.get("plugins", {})}),
             "python": environment.get("python"),
         },
     )

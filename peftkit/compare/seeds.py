@@ -80,15 +80,18 @@ def chance(difference: float, of_examples: float, of_seeds: Spread) -> float:
     return float(min(1.0, 2 * (beyond * _WEIGHTS).sum()))
 
 
-def detectable(of_examples: Array, of_seeds: Sequence[Spread], level: float) -> Array:
-    """The differences of which ``chance`` would be no more than ``level`` about four times in five, in other runs.
+def detectable(of_examples: Array, of_seeds: Sequence[Spread], levels: Array) -> Array:
+    """The differences of which ``chance`` would be no more than their level about four times in five, in other runs.
 
     Of the variance between seeds it is known only how it looks here, and in other runs it would look otherwise.
 
     Args:
         of_examples: of each difference its standard error by the test examples.
         of_seeds: how each varies with the seed.
-        level: the chance from which on a difference counts.
+        levels: of each the chance from which on it counts.
+
+    Returns:
+        NaN for a difference that does not vary at all.
     """
     of = {freedom: (_looks(freedom), _scales(freedom)) for freedom in {spread.freedom for spread in of_seeds}}
     looks, scales = (np.stack([of[spread.freedom][part] for spread in of_seeds])[:, None] for part in (0, 1))
@@ -99,22 +102,23 @@ def detectable(of_examples: Array, of_seeds: Sequence[Spread], level: float) -> 
 
     def counts(differences: Array) -> Bools:
         chances: Array = 2 * (special.ndtr(-differences[..., None] / deviations) * _WEIGHTS).sum(3)
-        return chances <= level
+        return chances <= levels[:, None, None]
 
     def found(differences: Array) -> Bools:
         chances: Array = special.ndtr((differences - needed) / np.sqrt(variances)).mean((1, 2), keepdims=True)
         return chances >= POWER
 
-    with np.errstate(invalid="ignore"):  # of what does not vary at all, anything counts
-        needed = _first(counts, 1e3 * deviations.max(3))
-        return _first(found, (needed + 9 * np.sqrt(variances)).max((1, 2), keepdims=True))[:, 0, 0]
+    with np.errstate(invalid="ignore"):
+        needed = _first(counts, 1e-3 * deviations.min(3), 1e3 * deviations.max(3))
+        high = (needed + 9 * np.sqrt(variances)).max((1, 2), keepdims=True)
+        told = _first(found, 1e-4 * high, high)[:, 0, 0]
+    return np.where(variances.any((1, 2)), told, np.nan)
 
 
-def _first(holds: Callable[[Array], Bools], high: Array) -> Array:
-    """The least values, between 0 and ``high``, from which on something holds: by halves."""
-    low = np.zeros_like(high)
-    for _ in range(32):
-        middle = (low + high) / 2
+def _first(holds: Callable[[Array], Bools], low: Array, high: Array) -> Array:
+    """The least values from which on something holds, by halves of the logarithm: a few seeds reach far."""
+    for _ in range(26):
+        middle = np.sqrt(low * high)
         there = holds(middle)
         low, high = np.where(there, low, middle), np.where(there, middle, high)
     return high

@@ -111,8 +111,13 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
     apart = {(d.first, d.second) for d in told if d.p_adjusted < ERROR}
     if told:
         errors = np.array([(drawn[:, first] - drawn[:, second]).std() for first, second in pairs])
-        shown = detectable(errors, varying, ERROR / max(1, len(told) - len(apart)))
-        told = [d if d.low is None else replace(d, detectable=float(x)) for d, x in zip(told, shown, strict=True)]
+        # Of the pairs, those that are apart are out of Holm's way for the others, and not for themselves.
+        remaining = len(told) - len(apart) + np.array([(d.first, d.second) in apart for d in told])
+        shown = detectable(errors, varying, ERROR / remaining)
+        told = [
+            d if d.low is None or np.isnan(x) else replace(d, detectable=float(x))
+            for d, x in zip(told, shown, strict=True)
+        ]
     shared = letters([estimates[name].mean for name in names], names, apart)
     blind = any(map(_unknown, scores.values()))
     winners = np.bincount(varied.argmax(1), minlength=len(names)) / draws

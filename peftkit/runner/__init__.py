@@ -138,9 +138,11 @@ def _directory(
         directory.write_json("environment.json", describe(registry, accelerator))
     else:
         directory, held = RunDirectory(found), lock(found)
-        _note_environment(directory, describe(registry, accelerator))
-        if newest(found / "checkpoints") is None:
+        if newest(found / "checkpoints") is None:  # it begins anew
             directory.write_text("evaluations.jsonl", "")
+            directory.write_json("environment.json", describe(registry, accelerator))
+        else:
+            _note_environment(directory, describe(registry, accelerator))
     return directory, held
 
 

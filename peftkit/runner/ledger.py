@@ -72,6 +72,7 @@ class Told:
     """What was told of a batch without counting it, and in how many passes that was made use of."""
 
     batch: dict[str, Tensor]
+    """Its shapes: held for the whole run, it takes no memory of the device's."""
     work: Work
     passes: int = 0
 
@@ -177,7 +178,8 @@ class Copy:
     def rows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch as the copy takes it; what says how many of something there are keeps its values."""
         if self.device is None:
-            return batch
+            where = next(self.model.parameters()).device
+            return {k: torch.ones_like(v, device=where) if v.is_meta else v for k, v in batch.items()}
         return {k: v if k in COUNTS else torch.empty_like(v, device=self.device) for k, v in batch.items()}
 
 
@@ -234,7 +236,8 @@ class Ledger:
         try:
             expected = pattern.lengths.at(lengths)
             if expected is not None and len(pattern.told) < pattern.trusted:
-                pattern.told[lengths] = Told(batch, Work(*expected))
+                hollow = {k: v if k in COUNTS else torch.empty_like(v, device="meta") for k, v in batch.items()}
+                pattern.told[lengths] = Told(hollow, Work(*expected))
                 return pattern.tell(lengths)
             if expected is not None:
                 pattern.trusted *= 2

@@ -31,6 +31,8 @@ MOST = 1_000_000_000
 """How many weights are made up for a method that cannot be counted without any."""
 FEWEST_STEPS, MOST_STEPS = 2000, 10_000
 """Optimizer steps that are looked at, for their lengths: so many of an epoch, and of a longer run so many."""
+WHOLE = 3
+"""Epochs that are looked at, where these are not too many steps; others are like them."""
 SAMPLE = 10_000
 """Training rows that are fetched for their lengths."""
 WARM, TRIED = 2, 5
@@ -162,13 +164,15 @@ def _walked(recipe: Recipe, data: Data, batch: int, device: str) -> Walked:
     base = blank_base(recipe, device)
     model = applied(recipe, base, data, batch)
     walked = Walked(model, make_ledger(recipe, base.form, model), [], [], {})
-    budget = recipe.train.budget.model_copy(update={"seconds": None, "joules": None})
     per_epoch = data.steps_per_epoch(batch)
+    unknown = ("seconds", "joules") if per_epoch else ("seconds", "joules", "epochs")
+    budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
     used = Used(steps_per_epoch=per_epoch)
     tokens = 0
     fewest = min(FEWEST_STEPS, per_epoch or FEWEST_STEPS)
     limited = any(limit is not None for _, limit in budget)
-    most = MOST_STEPS if limited else fewest
+    enough = MOST_STEPS if per_epoch is None else min(MOST_STEPS, max(FEWEST_STEPS, WHOLE * per_epoch))
+    most = enough if limited else fewest
     for passes, parts in islice(_steps(recipe, data.train, base.form, batch), most):
         works = [walked.ledger.work(part) for part in parts]
         walked.macs.append(sum(work.forward_macs + work.backward_macs for work in works))
@@ -230,6 +234,8 @@ def _planned(recipe: Recipe, walked: Walked, seconds: float | None) -> int | Non
     """
     budget, mean = recipe.train.budget, sum(walked.macs) / len(walked.macs)
     if budget.joules is not None or (budget.seconds is not None and seconds is None):
+        return None
+    if budget.epochs is not None and walked.used[0].steps_per_epoch is None:
         return None
     reached = 0.0
     for used in walked.used:

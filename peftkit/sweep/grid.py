@@ -89,7 +89,7 @@ def expand(
     studies: dict[str, Study] = {}
     refused: list[Refused] = []
     problems: list[Problem] = []
-    known: Recipe | None = None
+    known: dict[str, Any] = {}
     for point in itertools.product(*axes.values()):
         values = {axis: text for axis, (text, _) in zip(axes, point, strict=True)}
         label = " · ".join(values.values()) or table.name
@@ -105,8 +105,9 @@ def expand(
                     for p in error.problems
                 ]
                 break
-            known = known or recipe
-            if _excluded(recipe, table.exclude):
+            data = recipe.model_dump(mode="json")
+            known = _merged(known, data)
+            if any(_matches(data, condition) for condition in table.exclude):
                 break
             recipes[recipe.run.seed] = recipe
         else:
@@ -240,14 +241,18 @@ def _components(kind: str, given: Sequence[Any], registry: Registry) -> list[dic
     return found
 
 
-def _excluded(recipe: Recipe, conditions: Sequence[Layer]) -> bool:
-    data = recipe.model_dump(mode="json")
-    return any(_matches(data, condition) for condition in conditions)
+def _merged(one: Layer, other: Layer) -> dict[str, Any]:
+    """The keys of both."""
+    found = {**one, **other}
+    for key, value in one.items():
+        if isinstance(value, Mapping) and isinstance(other.get(key), Mapping | None):
+            found[key] = _merged(value, other.get(key) or {})
+    return found
 
 
-def _refuse_unknown(path: Path, conditions: Sequence[Layer], recipe: Recipe, registry: Registry) -> None:
+def _refuse_unknown(path: Path, conditions: Sequence[Layer], known: Layer, registry: Registry) -> None:
     """Refuses conditions on keys that no recipe has: they would exclude nothing, and nobody would be told."""
-    data = recipe.model_dump(mode="json")
+    data = dict(known)
     for axis, kind in KINDS.items():
         data[axis] = {key: None for entry in registry.of(kind).values() for key in entry.component.model_fields}
     for condition in conditions:

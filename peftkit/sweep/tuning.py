@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftkit.components import Between, Search
-from peftkit.errors import InputError, RunError, did_you_mean
+from peftkit.errors import InputError, Problem, RecipeError, RunError, did_you_mean
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
+from peftkit.recipe.source import OVERRIDE
 from peftkit.runs import RunDirectory
 from peftkit.sweep.grid import Grid, Study, as_overrides, make, nested
 from peftkit.sweep.tables import TuneTable, search_of
@@ -78,7 +79,15 @@ def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) 
         if method not in tried:
             tried.add(method)
             first = {key: each.low if isinstance(each, Between) else each[0] for key, each in space.items()}
-            make(grid.path, grid.table, registry, (*study.layers, tune.set, layer_of(first)), overrides)
+            try:
+                make(grid.path, grid.table, registry, (*study.layers, tune.set, layer_of(first)), overrides)
+            except RecipeError as error:
+                own, label = str(grid.path), f"{study.label}, tuned"
+                told = [
+                    Problem(own if p.file == OVERRIDE else p.file, p.line, f"{label}: {p.key}", p.text)
+                    for p in error.problems
+                ]
+                raise RecipeError(told) from error
 
 
 def tune_study(study: Study, tune: TuneTable, attempt: Try) -> Tuned:

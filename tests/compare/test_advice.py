@@ -146,6 +146,28 @@ def test_what_was_not_measured_leaves_a_method_out_and_not_all(plant: Plant) -> 
         advised(path.parent, "joules", 1.0)
 
 
+def test_predictions_that_are_gone_leave_what_the_run_says_of_their_number(plant: Plant) -> None:
+    for seed in (1, 2, 3):
+        plant("full", seed, [0.1, 0.50 + seed / 1000], tables={"evaluate": {"test_examples": 200}})
+        path = plant("lora", seed, [0.1, 0.52 + seed / 1000], tables={"evaluate": {"test_examples": 200}})
+    before = advised(path.parent, budget=1.0)
+    for folder in path.parent.iterdir():
+        (folder / "predictions" / "test.jsonl").unlink()
+    after = advised(path.parent, budget=1.0)
+    assert not after.settled
+    assert (after.candidates[0].low, after.more_examples) == (before.candidates[0].low, before.more_examples)
+
+
+def test_what_dev_has_not_selected_is_not_reached(plant: Plant) -> None:
+    for seed in (1, 2):
+        plant("full", seed, [0.1, 0.5, 0.5])
+        path = plant("lora", seed, [0.1, 0.6, 0.6])
+        text = (path / "evaluations.jsonl").read_text()
+        (path / "evaluations.jsonl").write_text(text.replace('"dev": {"accuracy": 0.1}', '"dev": {"accuracy": null}'))
+    assert dict(advised(path.parent, budget=0.5).left_out) == {"lora": "nothing of it was evaluated within the budget"}
+    assert [each.method for each in advised(path.parent, budget=1.0).candidates] == ["lora", "full"]
+
+
 def test_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
     plant("full", 1, [0.1, 0.5])
     path = plant("lora", 1, [0.1, 0.6])

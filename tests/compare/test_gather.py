@@ -100,14 +100,26 @@ def test_runs_that_differ_are_pooled_only_when_told_and_then_it_is_said(
 @pytest.mark.parametrize(
     ("what", "name", "old", "new", "words"),
     [
-        ("data", "summary.json", '"rows": ', '"rows_digests": {"train": "ab"}, "rows": ', 'rows_digests.train is "ab"'),
-        ("versions", "environment.json", '"packages"', '"plugins": {"mine": "2"}, "packages"', 'mine is "2" and null'),
+        (
+            "data",
+            "summary.json",
+            '"rows": ',
+            '"rows_digests": {"train": "NEW"}, "rows": ',
+            'rows_digests.train is "cpu" and "cuda"',
+        ),
+        (
+            "versions",
+            "environment.json",
+            '"packages"',
+            '"plugins": {"mine": "NEW"}, "packages"',
+            'plugins.mine is "cpu" and "cuda"',
+        ),
         (
             "hardware",
             "environment.json",
             '"packages"',
             '"resumed": [{"python": "3.11", "packages": {"torch": "2.13.0"}, '
-            '"hardware": {"device": "cuda", "cores": 2}}], "packages"',
+            '"hardware": {"device": "NEW", "cores": 2}}], "packages"',
             r'device is "cpu" and \["cpu", "cuda"\]',
         ),
     ],
@@ -115,9 +127,12 @@ def test_runs_that_differ_are_pooled_only_when_told_and_then_it_is_said(
 def test_what_a_run_was_made_of_and_where_it_went_on_counts_too(
     what: str, name: str, old: str, new: str, words: str, plant: Plant
 ) -> None:
-    paths = [plant(method, 1, [0.1, 0.5]) for method in ("lora", "full")]
-    text = (paths[0] / name).read_text()
-    (paths[0] / name).write_text(text.replace(old, new, 1))
+    paths = [plant(method, 1, [0.1, 0.5]) for method in ("lora", "full", "vera")]
+    text = [(path / name).read_text() for path in paths]
+    for path, own, value in zip(paths, text, ("cpu", "cuda"), strict=False):
+        (path / name).write_text(own.replace(old, new.replace("NEW", value), 1))
+    if what != "hardware":  # what one of them says nothing of is no difference
+        assert sections(find_runs([paths[0], paths[2]])[0])
     runs = find_runs(paths)[0]
     with pytest.raises(InputError, match=words):
         sections(runs)

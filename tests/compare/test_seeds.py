@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peftkit.compare.seeds import Spread, _prior, chance, spreads
+from peftkit.compare.seeds import Spread, _prior, chance, detectable, spreads
 
 
 def test_few_methods_borrow_nothing() -> None:
@@ -42,3 +42,23 @@ def test_a_chance_is_students_the_normal_or_that_of_their_sum() -> None:
     drawn = 0.1 * rng.standard_normal(1_000_000) + 0.1 * rng.standard_t(4, 1_000_000)
     for difference in (0.1, 0.3, 0.8):
         assert chance(difference, 0.1, Spread(0.01, 4)) == pytest.approx((abs(drawn) > difference).mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("freedom", [1.0, 2.0, 10.0])
+def test_what_would_be_found_is_just_that(freedom: float) -> None:
+    """Of other runs of two such methods about four in five tell them apart."""
+    rng = np.random.default_rng(1)
+    errors, variance, level = 0.02, 1e-4, 0.05
+    [told] = detectable(np.array([errors]), [Spread(variance, freedom)], np.array([level]))
+    found = []
+    for _ in range(400):
+        true = variance * freedom / rng.chisquare(freedom)
+        looks = Spread(true * rng.chisquare(freedom) / freedom, freedom)
+        found.append(chance(told + rng.normal(0, np.sqrt(errors**2 + true)), errors, looks) < level)
+    assert 0.7 < np.mean(found) < 0.9
+
+
+def test_what_does_not_vary_has_no_difference_that_would_be_found() -> None:
+    told = detectable(np.array([0.0, 0.02]), [Spread(0, 0), Spread(0, 0)], np.array([0.05, 0.05]))
+    assert np.isnan(told[0])
+    assert told[1] == pytest.approx((1.96 + 0.8416) * 0.02, rel=1e-3)

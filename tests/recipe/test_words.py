@@ -124,7 +124,7 @@ def test_fields_are_found_by_their_paths(registry: Registry) -> None:
         return field and allowed(field)
 
     assert words("run", "seed") == "a whole number, at least 0, below 4294967296"
-    assert words("train", "budget", "epochs") == "a number, above 0"
+    assert words("train", "budget", "epochs") == "a number, at least 1e-06"
     assert words("train", "optimizer_options", "x", 0) == "a number"
     assert words("method", "alpha") == "a whole number, above 0"
     assert words("method", "target_modules", 3) == "a text in quotes"

@@ -355,6 +355,7 @@ def test_what_was_told_before_a_longer_text_is_counted_after_it() -> None:
         work(ledger, length)
     [pattern] = ledger._patterns.values()
     assert {lengths: told.passes for lengths, told in pattern.told.items()} == {(32,): 2, (48,): 1, (56,): 1}
+    assert all(value.is_meta for told in pattern.told.values() for value in told.batch.values())
     for told in pattern.told.values():  # as if it had been something else
         told.work = told.work.plus(Work(7, 5, 3))
     assert work(ledger, 208) == work(Ledger(model(), own_loss), 208).plus(Work(-4 * 7, -4 * 5, -4 * 3))

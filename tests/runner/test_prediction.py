@@ -242,3 +242,6 @@ def test_of_data_on_the_hub_a_sample_is_read(
     assert told.steps == 30
     assert told.gmacs == pytest.approx(found, rel=0.05)  # of 40 of 60 rows
     assert told.seconds_per_step
+    builder.info.splits = None  # how many rows there are is published nowhere
+    told = predict_cost(recipe, registry)
+    assert (told.steps_per_epoch, told.steps, told.gmacs) == (None, None, None)

@@ -189,6 +189,19 @@ def test_where_a_run_goes_on_is_noted_if_it_is_elsewhere(
     assert other["hardware"] == first["hardware"] | {"processor": "another one"}
 
 
+def test_a_run_that_begins_anew_elsewhere_was_nowhere_else(
+    stopped: tuple[Recipe, Path], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = stopped
+    shutil.rmtree(path / "checkpoints")
+    (path / "environment.json").unlink()  # or it was killed before there was one
+    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    run(recipe, registry, resume="")
+    found = RunDirectory(path).environment()
+    assert "resumed" not in found
+    assert found["hardware"]["processor"] == "another one"
+
+
 def test_a_run_that_is_done_is_not_run_again(make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.budget.steps=2")
     path = run(recipe, registry)

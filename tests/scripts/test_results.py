@@ -58,6 +58,16 @@ def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results:
     assert before[0].lines[0].trials == 3
     told = results.environments(sweep)
     assert told == "* `m`, 4 runs: None (None of 2 cores); Python 3.11, torch 2.13.0"
-    page = results.PAGE.format(environments=told, progress="", tables="| method |")
+    known = [
+        {"label": f"{model} · t · {method}", "reason": reason}
+        for model, method, reason in (
+            ("m", "cpt", "method.name: 'cpt' cannot be used so: of decoders; task.name: no encoder writes"),
+            ("n", "cpt", "method.name: 'cpt' cannot be used so: of decoders"),
+            ("n", "lora", "task.name: no encoder writes"),
+        )
+    ]
+    refused = results.refused({"refused": known})
+    assert refused == "* `cpt` (m, n): of decoders"
+    page = results.PAGE.format(environments=told, progress="", refused=refused, tables="| method |")
     assert told in page
     assert page.endswith("| method |")

@@ -106,6 +106,13 @@ def test_exclusions_take_values_and_lists(grid: Make) -> None:
     assert [study.label for study in made.studies] == ["lora · 0.001", "lora · 0.0001", "full · 0.0001"]
 
 
+def test_exclusions_take_keys_that_some_recipes_have(grid: Make) -> None:
+    axes = '[axes]\nmethod = ["lora"]\ntrain.optimizer_options = [{}, { eps = 1e-6 }]\n'
+    made = grid(axes + "[[exclude]]\ntrain.optimizer_options.eps = 1e-6\n")
+    assert len(made.studies) == 1
+    assert made.studies[0].any_recipe.train.optimizer_options == {}
+
+
 def test_only_chooses_among_the_values(grid: Make) -> None:
     assert [s.label for s in grid(AXES, only=("method=full", "train.learning_rate=0.001")).studies] == ["full · 0.001"]
     with pytest.raises(InputError, match=r"method has no value 'lara'.*did you mean 'lora'"):
