@@ -29,10 +29,10 @@ from peftkit.runner.world import close_world, quiet_libraries
 Passes = list[dict[str, Tensor]]
 MOST = 1_000_000_000
 """How many weights are made up for a method that cannot be counted without any."""
-FEWEST_STEPS, MOST_STEPS = 2000, 10_000
-"""Optimizer steps that are looked at, for their lengths: so many of an epoch, and of a longer run so many."""
 WHOLE = 3
-"""Epochs that are looked at, where these are not too many steps; others are like them."""
+"""Epochs whose batches are looked at, for their lengths; those of others are like them."""
+FEWEST_STEPS, MOST_STEPS = 2000, 10_000
+"""Optimizer steps that they are at the least, and at the most."""
 SAMPLE = 10_000
 """Training rows that are fetched for their lengths."""
 WARM, TRIED = 2, 5
