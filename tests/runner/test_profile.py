@@ -22,10 +22,14 @@ def test_the_parts_of_a_step_add_up_and_the_trace_has_them(
     assert all(found.seconds_per_step[part] > 0 for part in ("data", "forward", "backward", "optimizer"))
     assert 0 < found.macs_per_second < found.peak_macs_per_second
     assert found.collective_seconds_per_step == 0
-    assert {"aten::mm", "aten::addmm"} & {key for key, _, _ in found.operations}
+    # Which operations take longest of a tiny model is a matter of chance.
+    assert len(found.operations) == 10
+    assert [seconds for _, seconds, _ in found.operations] == sorted((s for _, s, _ in found.operations), reverse=True)
+    assert any(key.startswith("aten::") for key, _, _ in found.operations)
     whole = sum(seconds for part, seconds in found.seconds_per_step.items() if part != "data")
     assert sum(seconds for _, seconds, _ in found.operations) < 1.5 * whole
     events = json.loads(trace.read_text())["traceEvents"]
+    assert {"aten::mm", "aten::addmm"} & {event.get("name") for event in events if event.get("cat") == "cpu_op"}
     names = [event.get("name") for event in events if event.get("cat") == "user_annotation"]
     assert names.count("forward") == names.count("backward") == names.count("optimizer") == STEPS
 
