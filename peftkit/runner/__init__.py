@@ -131,18 +131,19 @@ def _directory(
     recipe: Recipe, registry: Registry, accelerator: Accelerator, found: Path | None
 ) -> tuple[RunDirectory, FileLock]:
     """The run directory, new or found, which no other process may write to."""
+    here = describe(registry, accelerator)
     if found is None:
         directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
         held = lock(directory.path)
         directory.write_text("recipe.toml", dump_recipe(recipe))
-        directory.write_json("environment.json", describe(registry, accelerator))
+        directory.write_json("environment.json", here)
     else:
         directory, held = RunDirectory(found), lock(found)
         if newest(found / "checkpoints") is None:  # it begins anew
             directory.write_text("evaluations.jsonl", "")
-            directory.write_json("environment.json", describe(registry, accelerator))
+            directory.write_json("environment.json", here)
         else:
-            _note_environment(directory, describe(registry, accelerator))
+            _note_environment(directory, here)
     return directory, held
 
 

@@ -110,6 +110,7 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
     )
     cut = {"train": _cut(seen.source_tokens, seen.target_tokens, form)}
     for e in evaluated[1 if limits["train"] else 0 :]:
+        digests[e.name] = _digest((source_key(x.source), answer(x, task)) for x in e.examples)
         cut[e.name] = _cut([r["source_tokens"] for r in e.rows], [r["target_tokens"] for r in e.rows], form)
     totals = {"train": len(seen.source_tokens)} | {e.name: len(e.rows) for e in evaluated if e.name != "train"}
     longest = max([max(seen.target_tokens), *(r["target_tokens"] for e in evaluated for r in e.rows)])
@@ -118,8 +119,6 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
         e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in evaluated if e.name != "train"
     }
     sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
-    for e in evaluated[1 if limits["train"] else 0 :]:
-        digests[e.name] = _digest((source_key(x.source), answer(x, task)) for x in e.examples)
     return Data(train, evaluated, sizes, cut, overlap, seen.golds, digests)
 
 

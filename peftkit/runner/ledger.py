@@ -16,20 +16,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
+from peftkit.runner.counter import Counter
 from peftkit.runner.forms import Form
 from peftkit.runner.interpolation import Interpolation, Lengths
 from peftkit.runner.optimizers import make_optimizer
@@ -43,16 +42,6 @@ MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 COUNTS = ("choices", "input_tokens")
 UNABLE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 """What operations raise that cannot go without values."""
-
-SUMMING = frozenset(
-    {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm"}
-    | {"native_layer_norm_backward", "native_group_norm", "native_group_norm_backward", "native_dropout"}
-    | {"_fused_rms_norm", "_fused_rms_norm_backward", "native_dropout_backward", "nll_loss_forward", "var_mean"}
-)
-"""Element-wise operations and sums that torch does not mark as such."""
-
-FORMS: dict[Any, list[tuple[torch.Size, tuple[int, ...], torch.dtype] | None]] = {}
-"""Shapes, strides and dtypes of what operations on ``meta`` have given, by the operation and what it was given."""
 
 
 class Work(NamedTuple):
@@ -92,80 +81,6 @@ class Pattern:
         return self.told[lengths].work
 
 
-class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what is computed within it: FLOPs as torch's registry of formulas says, and the numbers of the rest.
-
-    torch's own ``FlopCounterMode`` gives the same FLOPs, and takes half as long again, since it notes modules.
-    """
-
-    def __init__(self, guess: bool = False) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.guess = guess
-        """What is answered where the model asks for a truth that a tensor without values has not."""
-        self.flops: int = 0
-        self.rest: int = 0
-        self.guessed = False
-        """Whether it was asked."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation, and counts it."""
-        kwargs = kwargs or {}
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool and _valueless(args[0]):
-            self.guessed = True
-            return self.guess  # such as "is there no padding at all?"
-        out = self._made(func, args, kwargs)
-        packet = func._overloadpacket
-        if formula := flop_registry.get(packet):
-            self.flops += formula(*args, **kwargs, out_val=out)
-        elif torch.Tag.reduction in func.tags or packet.__name__ in SUMMING:
-            self.rest += args[0].numel()
-        elif torch.Tag.pointwise in func.tags and packet.__name__ != "clone" and isinstance(out, Tensor):
-            self.rest += out.numel()
-        return out
-
-    def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What the operation gives; on ``meta`` most work is to find the form of that, which layers have in common."""
-        try:
-            key = (func, *map(_form, args), *((name, _form(value)) for name, value in kwargs.items()))
-            known = FORMS.get(key)
-        except TypeError:  # an argument is on a device
-            return func(*args, **kwargs)
-        if known is not None:
-            made = [form and torch.empty_strided(*form[:2], dtype=form[2], device="meta") for form in known]
-            return made[0] if len(made) == 1 else tuple(made)
-        out = func(*args, **kwargs)
-        several = out if isinstance(out, tuple) else (out,)
-        if all(each is None or (isinstance(each, Tensor) and each.is_meta) for each in several) and not _shares(func):
-            FORMS[key] = [each if each is None else (each.shape, each.stride(), each.dtype) for each in several]
-        return out
-
-
-def _form(value: Any) -> Any:
-    """What the form of an operation's output depends on.
-
-    Raises:
-        TypeError: the value is a tensor that holds something.
-    """
-    if isinstance(value, list):
-        return tuple(map(_form, value))
-    if not isinstance(value, Tensor):
-        return (type(value), value)
-    if not value.is_meta or type(value) not in (Tensor, nn.Parameter):
-        raise TypeError(value.device)
-    return (value.shape, value.stride(), value.dtype)
-
-
-@cache
-def _shares(func: Any) -> bool:
-    """Whether the operation writes into what it is given, or returns a part of it."""
-    schema = func._schema
-    return schema.is_mutable or any(each.alias_info is not None for each in schema.returns)
-
-
-def _valueless(tensor: Tensor) -> bool:
-    return tensor.is_meta or isinstance(tensor, FakeTensor)
-
-
 @dataclass(frozen=True)
 class Copy:
     """A model to count on, and how a batch comes to it."""
@@ -180,7 +95,16 @@ class Copy:
         if self.device is None:
             where = next(self.model.parameters()).device
             return {k: torch.ones_like(v, device=where) if v.is_meta else v for k, v in batch.items()}
-        return {k: v if k in COUNTS else torch.empty_like(v, device=self.device) for k, v in batch.items()}
+        return _without_values(batch, self.device)
+
+
+def _shapes(batch: dict[str, Tensor]) -> Shapes:
+    return tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
+
+
+def _without_values(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch's shapes on the device, and the values of what says how many of something there are."""
+    return {k: v if k in COUNTS else torch.empty_like(v, device=device) for k, v in batch.items()}
 
 
 class Ledger:
@@ -224,7 +148,7 @@ class Ledger:
         Raises:
             RunError: they can be counted with weights only, and the model has not all of its own.
         """
-        shapes = tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
+        shapes = _shapes(batch)
         learning = tuple(getattr(held.get(key), "requires_grad", False) for held, key in self._places)
         if (known := self._known.get((shapes, learning))) is not None:
             return known
@@ -236,8 +160,7 @@ class Ledger:
         try:
             expected = pattern.lengths.at(lengths)
             if expected is not None and len(pattern.told) < pattern.trusted:
-                hollow = {k: v if k in COUNTS else torch.empty_like(v, device="meta") for k, v in batch.items()}
-                pattern.told[lengths] = Told(hollow, Work(*expected))
+                pattern.told[lengths] = Told(_without_values(batch, torch.device("meta")), Work(*expected))
                 return pattern.tell(lengths)
             if expected is not None:
                 pattern.trusted *= 2
@@ -251,8 +174,7 @@ class Ledger:
         """What passes lack of which too little, or too much, was told; from now on their shapes are known."""
         missing = Work(0, 0, 0)
         for told in pattern.told.values():
-            shapes = tuple(sorted((key, tuple(value.shape)) for key, value in told.batch.items()))
-            found = self._known[shapes, learning] = self._counted(learning, told.batch)
+            found = self._known[_shapes(told.batch), learning] = self._counted(learning, told.batch)
             missing = missing.plus(Work(*(told.passes * (a - b) for a, b in zip(found, told.work, strict=True))))
         pattern.told.clear()
         return missing

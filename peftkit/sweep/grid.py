@@ -100,10 +100,7 @@ def expand(
                 recipe = make(path, table, registry, (*layers, seed), overrides)
             except RecipeError as error:
                 refused.append(Refused(label, "; ".join(f"{p.key}: {p.text}" for p in error.problems)))
-                problems += [
-                    Problem(str(path) if p.file == OVERRIDE else p.file, p.line, f"{label}: {p.key}", p.text)
-                    for p in error.problems
-                ]
+                problems += problems_at(path, label, error)
                 break
             data = recipe.model_dump(mode="json")
             known = _merged(known, data)
@@ -121,6 +118,14 @@ def expand(
         reasons = [f"{each.label}: {each.reason}" for each in refused]
         raise InputError("\n".join([f"{path}: nothing is left to be run", *reasons]))
     return Grid(path, table, tuple(studies.values()), tuple(refused))
+
+
+def problems_at(path: Path, label: str, error: RecipeError) -> list[Problem]:
+    """What is wrong with a recipe of the sweep: what the sweep itself sets lies in its own file."""
+    return [
+        Problem(str(path) if p.file == OVERRIDE else p.file, p.line, f"{label}: {p.key}", p.text)
+        for p in error.problems
+    ]
 
 
 def make(

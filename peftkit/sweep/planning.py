@@ -49,14 +49,17 @@ class Plan:
     @property
     def gmacs(self) -> float | None:
         """Of all whose work is known; None if it is of none."""
-        known = [study.gmacs for study in self.studies if study.gmacs is not None]
-        return sum(known) if known else None
+        return _sum_of_known([study.gmacs for study in self.studies])
 
     @property
     def seconds(self) -> float | None:
         """Of all that were timed; None if none was."""
-        known = [study.seconds for study in self.studies if study.seconds is not None]
-        return sum(known) if known else None
+        return _sum_of_known([study.seconds for study in self.studies])
+
+
+def _sum_of_known(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def plan(

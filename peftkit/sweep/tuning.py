@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftkit.components import Between, Search
-from peftkit.errors import InputError, Problem, RecipeError, RunError, did_you_mean
+from peftkit.errors import InputError, RecipeError, RunError, did_you_mean
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.source import OVERRIDE
 from peftkit.runs import RunDirectory
-from peftkit.sweep.grid import Grid, Study, as_overrides, make, nested
+from peftkit.sweep.grid import Grid, Study, as_overrides, make, nested, problems_at
 from peftkit.sweep.tables import TuneTable, search_of
 
 STARTUP = 5
@@ -82,12 +81,7 @@ def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) 
             try:
                 make(grid.path, grid.table, registry, (*study.layers, tune.set, layer_of(first)), overrides)
             except RecipeError as error:
-                own, label = str(grid.path), f"{study.label}, tuned"
-                told = [
-                    Problem(own if p.file == OVERRIDE else p.file, p.line, f"{label}: {p.key}", p.text)
-                    for p in error.problems
-                ]
-                raise RecipeError(told) from error
+                raise RecipeError(problems_at(grid.path, f"{study.label}, tuned", error)) from error
 
 
 def tune_study(study: Study, tune: TuneTable, attempt: Try) -> Tuned:

@@ -79,22 +79,24 @@ def test_a_method_with_one_seed_does_not_keep_the_others_from_being_told(plant: 
     assert dict(found.left_out) == {"vera": "one seed tells nothing of how much seeds vary: run others"}
 
 
-def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant: Plant) -> None:
+def advised_of_close_ones(plant: Plant, examples: int) -> Any:
+    """Two methods whose difference, of 0.03, is within chance."""
     for seed, noise in ((1, 0.03), (2, -0.03), (3, 0.0)):
-        plant("full", seed, [0.1, 0.50 + noise], examples=4000)
-        path = plant("lora", seed, [0.1, 0.53 - noise], examples=4000)
+        plant("full", seed, [0.1, 0.50 + noise], examples=examples)
+        path = plant("lora", seed, [0.1, 0.53 - noise], examples=examples)
     found = advised(path.parent, budget=1.0)
     assert not found.settled
+    return found
+
+
+def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant: Plant) -> None:
+    found = advised_of_close_ones(plant, 4000)
     assert found.more_seeds is not None
     assert 4 <= found.more_seeds <= 60
 
 
 def test_more_examples_need_their_seeds_too(plant: Plant) -> None:
-    for seed, noise in ((1, 0.03), (2, -0.03), (3, 0.0)):
-        plant("full", seed, [0.1, 0.50 + noise], examples=200)
-        path = plant("lora", seed, [0.1, 0.53 - noise], examples=200)
-    found = advised(path.parent, budget=1.0)
-    assert not found.settled
+    found = advised_of_close_ones(plant, 200)
     # Half of the variance that is allowed is the examples', half the seeds': (0.03 / 2.8) ** 2 / 2 of each.
     allowed = (0.03 / (1.96 + 0.8416)) ** 2 / 2
     assert found.more_examples == pytest.approx(2 * 0.25 / allowed, rel=0.02)

@@ -21,7 +21,8 @@ from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
 from peftkit.plugins import Entry, Registry
 from peftkit.runner import models, run
-from peftkit.runner.ledger import Counter, Ledger, Work
+from peftkit.runner.counter import Counter
+from peftkit.runner.ledger import Ledger, Work
 from peftkit.runner.optimizers import make_optimizer
 from peftkit.runs import RunDirectory
 from peftkit.testing import applied, batch, tiny
@@ -135,7 +136,7 @@ def test_forms_that_are_known_change_no_count(
     model = applied(method, architecture)
     anew = []
     for _ in range(2):
-        monkeypatch.setattr("peftkit.runner.ledger.FORMS", {})
+        monkeypatch.setattr("peftkit.runner.counter.FORMS", {})
         anew.append(Ledger(model, own_loss).work(batch(architecture)))
     known = Ledger(model, own_loss).work(batch(architecture))
     assert anew[0] == anew[1] == known
