@@ -13,7 +13,7 @@ from scipy import stats
 from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory, within
 from peftkit.compare.examples import TEXTS, scores_of
 from peftkit.compare.gather import Run, Section
-from peftkit.compare.seeds import Array, spreads
+from peftkit.compare.seeds import POWER, Array, spreads
 from peftkit.errors import InputError, did_you_mean, listed
 
 DRAWS = 20_000
@@ -21,7 +21,7 @@ FEWEST_SEEDS, FEWEST_EXAMPLES = 2, 30
 """Less than so much is no evidence."""
 SHORT = 0.9
 """The share of a budget that a method's runs must have been trained for."""
-POWER, LEVEL = 0.8, 0.95
+LEVEL = 0.95
 MOST, MOST_EXAMPLES = 1000, 100_000
 """Seeds and test examples beyond which it is said that they will not do."""
 UNITS: Mapping[str, tuple[str, float]] = {

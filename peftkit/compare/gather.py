@@ -79,8 +79,10 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         for folder in folders:
             if not own and _of_a_trial(folder, path):
                 continue
+            if folder.resolve() in runs:
+                continue
             try:
-                runs.setdefault(folder.resolve(), _read(folder))
+                runs[folder.resolve()] = _read(folder)
             except InputError as error:
                 problems.append(str(error))
     if not runs:

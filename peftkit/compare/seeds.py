@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 POWER = 0.8
+"""How often a difference is found that is called one that would be."""
 FEWEST = 5
 """Methods from which on their variances tell something of each other's."""
 SMALLEST = 1e-3

@@ -103,14 +103,15 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
             low, high = _interval(varied[:, column])
         estimates[name] = Estimate(float(np.mean([*own[name].values()])), low, high, len(scores[name]))
     pairs, varying = [*combinations(range(len(names)), 2)], [*_of_pairs(own, alone)]
-    told = [
-        _difference(scores, means, drawn, names, pair, spread, rng) for pair, spread in zip(pairs, varying, strict=True)
-    ]
+    told, errors = [], np.zeros(len(pairs))
+    for number, (pair, spread) in enumerate(zip(pairs, varying, strict=True)):
+        examples = drawn[:, pair[0]] - drawn[:, pair[1]]
+        errors[number] = examples.std()
+        told.append(_difference(scores, means, examples, float(errors[number]), names, pair, spread, rng))
     adjusted = holm([d.p for d in told])
     told = [replace(d, p_adjusted=p) for d, p in zip(told, adjusted, strict=True)]
     apart = {(d.first, d.second) for d in told if d.p_adjusted < ERROR}
     if told:
-        errors = np.array([(drawn[:, first] - drawn[:, second]).std() for first, second in pairs])
         # Of the pairs, those that are apart are out of Holm's way for the others, and not for themselves.
         remaining = len(told) - len(apart) + np.array([(d.first, d.second) in apart for d in told])
         shown = detectable(errors, varying, ERROR / remaining)
@@ -223,7 +224,8 @@ def _of_pairs(own: Mapping[str, Mapping[int, float]], alone: Mapping[str, Spread
 def _difference(
     scores: Mapping[str, Mapping[int, Array]],
     means: Array,
-    drawn: Array,
+    examples: Array,
+    error: float,
     names: Sequence[str],
     pair: tuple[int, int],
     of_seeds: Spread,
@@ -233,12 +235,11 @@ def _difference(
     mean = float(means[pair[0]].mean() - means[pair[1]].mean())
     if _unknown(scores[first]) or _unknown(scores[second]):
         return Difference(first, second, mean, None, None, 1.0, 1.0, None)
-    examples = drawn[:, pair[0]] - drawn[:, pair[1]]
-    low, high = _interval(examples + of_seeds.draw(len(drawn), rng))
+    low, high = _interval(examples + of_seeds.draw(len(examples), rng))
     if not of_seeds.variance and all(_of_ones(means[i]) for i in pair):
         p = mcnemar(means[pair[0]], means[pair[1]])
     else:
-        p = chance(mean, float(examples.std()), of_seeds)
+        p = chance(mean, error, of_seeds)
     return Difference(first, second, mean, low, high, p, 1.0, None)
 
 
