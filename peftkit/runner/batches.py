@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 from datasets import IterableDataset as StreamedRows
@@ -108,6 +109,18 @@ def first_batches(
     held = list(chosen)
     groups = (held[start : start + batch] for start in range(0, len(held), batch))
     return [{key: value for key, value in form.batch(group).items() if key in TAKEN} for group in groups]
+
+
+def extreme_batches(recipe: Recipe, rows: Dataset | Stream, form: Form) -> list[dict[str, Tensor]]:
+    """A process's batches of the shortest and of the longest training rows; none of a stream, which nobody knows."""
+    if not isinstance(rows, Dataset):
+        return []
+    least = int(np.argmin(rows["length"][:]))
+    most = {int(np.argmax(rows[key][:])) for key in ("length", "source_tokens", "target_tokens")}
+    kept, size = rows.select_columns(list(KEPT)), recipe.train.batch_size
+    shortest, *longest = (form.batch([kept[row]] * size) for row in (least, *most))  # type: ignore[list-item]
+    widths = [form.widths(batch) for batch in longest]
+    return [shortest, form.widened(longest[0], {key: max(width[key] for width in widths) for key in widths[0]})]
 
 
 def by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:

@@ -21,6 +21,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
@@ -28,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
+from peftkit.runner.batches import Stream, extreme_batches
 from peftkit.runner.counter import Counter
 from peftkit.runner.forms import Form
 from peftkit.runner.interpolation import Interpolation, Lengths
@@ -94,7 +96,7 @@ class Copy:
         """The batch as the copy takes it; what says how many of something there are keeps its values."""
         if self.device is None:
             where = next(self.model.parameters()).device
-            return {k: torch.ones_like(v, device=where) if v.is_meta else v for k, v in batch.items()}
+            return {k: torch.ones_like(v, device=where) if v.is_meta else v.to(where) for k, v in batch.items()}
         return _without_values(batch, self.device)
 
 
@@ -221,7 +223,7 @@ class Ledger:
     def _passed(self, copied: Copy, batch: dict[str, Tensor], *, guess: bool = False) -> tuple[Work, bool]:
         """The work on that copy, and whether it rests on a guess at values."""
         counter, model = Counter(guess), copied.model
-        devices = [batch["labels"].device] if batch["labels"].device.type == "cuda" else []
+        devices = [d for d in (next(self.model.parameters()).device,) if d.type == "cuda"]
         with torch.random.fork_rng(devices=devices), _written_down(model), _unsaid(), _uncollected(), copied.mode:
             rows = copied.rows(batch)
             try:
@@ -235,8 +237,11 @@ class Ledger:
         return Work(forward // 2, (counter.flops - forward) // 2, counter.rest), counter.guessed
 
 
-def make_ledger(recipe: Recipe, form: Form, model: nn.Module) -> Ledger:
-    """The ledger of a run of the recipe, which trains the model, or one with the same products."""
+def make_ledger(recipe: Recipe, form: Form, model: nn.Module, rows: Dataset | Stream) -> Ledger:
+    """The ledger of a run of the recipe, which trains the model, or one with the same products, on those rows.
+
+    The shortest and the longest batch are counted at once, since what lies between two counts need not be counted.
+    """
 
     def loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
         found = form.loss(model, rows)
@@ -244,7 +249,10 @@ def make_ledger(recipe: Recipe, form: Form, model: nn.Module) -> Ledger:
         return found if own is None else found + own
 
     whole = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
-    return Ledger(model, loss, partial(make_optimizer, recipe), whole=whole)
+    ledger = Ledger(model, loss, partial(make_optimizer, recipe), whole=whole)
+    for batch in extreme_batches(recipe, rows, form):
+        ledger.work(batch)
+    return ledger
 
 
 def _copies(model: nn.Module) -> Iterator[Copy]:

@@ -163,7 +163,7 @@ def _walked(recipe: Recipe, data: Data, batch: int, device: str) -> Walked:
     """Counts the steps until the budget is used up, as far as that is not of time or energy."""
     base = blank_base(recipe, device)
     model = applied(recipe, base, data, batch)
-    walked = Walked(model, make_ledger(recipe, base.form, model), [], [], {})
+    walked = Walked(model, make_ledger(recipe, base.form, model, data.train), [], [], {})
     per_epoch = data.steps_per_epoch(batch)
     unknown = ("seconds", "joules") if per_epoch else ("seconds", "joules", "epochs")
     budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))

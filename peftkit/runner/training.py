@@ -60,7 +60,7 @@ class Training:
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
-        self.ledger = make_ledger(recipe, form, counted or model)
+        self.ledger = make_ledger(recipe, form, counted or model, data.train)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
         self.passes = Passes(recipe, model, form, self.engine, accelerator)
@@ -334,7 +334,7 @@ class Training:
         self.marks.passed, self.saves.passed = state["marks"], state["saves"]
         self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in state["losses"]]
         self._targets, self.evaluation_seconds = state["targets"], state["evaluation_seconds"]
-        self.ledger.seconds = state["counting_seconds"]
+        self.ledger.seconds += state["counting_seconds"]
         for meter in self.meters:
             meter.restore(state["meters"].get(meter.name, {}))
         if self.accelerator.scaler is not None and state["scaler"]:

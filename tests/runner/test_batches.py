@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit.recipe.names import model_path
-from peftkit.runner.batches import LengthBucketSampler, Stream
+from peftkit.runner.batches import LengthBucketSampler, Stream, extreme_batches
 from peftkit.runner.forms import EncoderDecoder
-from tests.runner.conftest import Colours
+from tests.runner.conftest import Colours, Make
 
 
 @given(st.lists(st.integers(1, 50), max_size=300), st.integers(1, 16), st.integers(0, 3))
@@ -85,3 +85,24 @@ def test_a_streams_batches_hold_like_lengths_and_epochs_and_seeds_differ(form: E
     lengths = list(map(len, first))
     assert sum(max(b) - min(b) for b in _batches(lengths, 8)) < len(lengths) / 8
     assert lengths != sorted(lengths)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_shortest_and_the_longest_batch_hold_all_others(size: int, form: EncoderDecoder, make: Make) -> None:
+    recipe = make("encoder-decoder", f"train.batch_size={size}")
+    tokens = [(20, 9), (30, 30), (3, 4), (61, 2), (17, 12)]
+    kept = [
+        {"source": [5] * s, "candidates": [[6] * t], "answer": 0, "source_tokens": s, "target_tokens": t}
+        for s, t in tokens
+    ]
+    rows = Dataset.from_list([{**row, "length": s + t} for row, (s, t) in zip(kept, tokens, strict=True)])
+    shortest, longest = extreme_batches(recipe, rows, form)
+    assert shortest["input_ids"].shape == shortest["attention_mask"].shape == (size, 8)
+    assert shortest["labels"].shape == shortest["decoder_input_ids"].shape == (size, 8)
+    assert longest["input_ids"].shape == longest["attention_mask"].shape == (size, 64)
+    assert longest["labels"].shape == longest["decoder_input_ids"].shape == (size, 32)
+    assert {*shortest} == {*longest} == {*form.batch(kept[:1])}  # type: ignore[arg-type]
+
+
+def test_how_long_a_streams_batches_are_is_not_known(form: EncoderDecoder, make: Make) -> None:
+    assert extreme_batches(make("encoder-decoder"), _stream(form, 53, 8), form) == []

@@ -283,8 +283,9 @@ def test_what_meters_measure_ends_before_the_step_is_counted(
     monkeypatch.setattr(Ledger, "work", lambda self, batch: (seen.append("count"), counted(self, batch))[1])
     own = Entry("meter", "watching", Watching, "tests", "0")
     run(make("encoder"), Registry((*registry.entries, own), registry.failures, registry.distributions))
+    assert seen[:2] == ["count", "count"]  # the shortest and the longest batch, before all
     steps = len(seen) // 4
-    assert seen == ["begin", "end", "count", "step"] * steps
+    assert seen[2:] == ["begin", "end", "count", "step"] * steps
     assert steps > 1
 
 
@@ -388,6 +389,32 @@ def test_a_run_records_its_work(kind: str, make: Make, registry: Registry) -> No
     assert last["backward_gmacs"] > last["forward_gmacs"]
     assert path is not None
     assert RunDirectory(path).summary()["counting_seconds"] > 0
+
+
+def test_a_run_counts_its_shortest_and_its_longest_batch_and_few_between(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    counted: list[int] = []
+    work, count = Ledger.work, Ledger._counted
+
+    def noted(self: Ledger, rows: dict[str, Tensor]) -> Work:
+        asked.append(rows["input_ids"].shape[1])
+        return work(self, rows)
+
+    def noted_too(self: Ledger, learning: tuple[bool, ...], rows: dict[str, Tensor]) -> Work:
+        counted.append(rows["input_ids"].shape[1])
+        return count(self, learning, rows)
+
+    monkeypatch.setattr(Ledger, "work", noted)
+    monkeypatch.setattr(Ledger, "_counted", noted_too)
+    sizes = [f"evaluate.{split}_examples=8" for split in ("train", "dev", "test")]
+    options = ("task.name=wordnet_mcq", "train.batch_size=2", "train.budget.steps=300", *sizes)
+    run(make("encoder-decoder", *options), registry)
+    assert counted[:2] == asked[:2]
+    assert counted[0] <= min(asked)
+    assert counted[1] >= max(asked)
+    assert len(counted) <= 7 < len({*asked})
 
 
 def test_accumulation_does_the_work_of_its_passes(make: Make, registry: Registry) -> None:

@@ -21,6 +21,7 @@ from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
 from peftkit.runner import environment, run
 from peftkit.runner.checkpoint import digest
+from peftkit.runner.ledger import Ledger, make_ledger
 from peftkit.runner.resume import lock
 from peftkit.runs import RunDirectory
 from peftkit.testing.children import together
@@ -174,6 +175,25 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(
     run(recipe, registry, resume="")
     assert "step-00000012 is damaged" in caplog.text
     assert RunDirectory(path).summary()["resumed_after_steps"] == [10]
+
+
+def test_counting_anew_is_told_with_what_was_counted_before(
+    stopped: tuple[Recipe, Path], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = stopped
+    state = json.loads((path / "checkpoints" / "step-00000012" / "state.json").read_text())["state"]
+    began: list[float] = []
+
+    def noted(*arguments: Any) -> Ledger:
+        ledger = make_ledger(*arguments)
+        began.append(ledger.seconds)
+        return ledger
+
+    monkeypatch.setattr("peftkit.runner.training.make_ledger", noted)
+    run(recipe, registry, resume="")
+    found = RunDirectory(path).summary()
+    assert found["resumed_after_steps"] == [12]
+    assert found["counting_seconds"] >= state["counting_seconds"] + began[0] > began[0] > 0
 
 
 def test_where_a_run_goes_on_is_noted_if_it_is_elsewhere(
