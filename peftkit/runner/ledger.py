@@ -33,6 +33,7 @@ from peftkit.runner.batches import Stream, extreme_batches
 from peftkit.runner.counter import Counter
 from peftkit.runner.forms import Form
 from peftkit.runner.interpolation import Interpolation, Lengths
+from peftkit.runner.memory import ran_out
 from peftkit.runner.optimizers import make_optimizer
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -251,7 +252,11 @@ def make_ledger(recipe: Recipe, form: Form, model: nn.Module, rows: Dataset | St
     whole = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
     ledger = Ledger(model, loss, partial(make_optimizer, recipe), whole=whole)
     for batch in extreme_batches(recipe, rows, form):
-        ledger.work(batch)
+        try:
+            ledger.work(batch)
+        except RuntimeError as error:
+            if not ran_out(error):  # on the model itself; its steps will be of smaller passes, which are counted then
+                raise
     return ledger
 
 

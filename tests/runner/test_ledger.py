@@ -417,6 +417,24 @@ def test_a_run_counts_its_shortest_and_its_longest_batch_and_few_between(
     assert len(counted) <= 7 < len({*asked})
 
 
+def test_what_cannot_be_counted_before_training_for_want_of_memory_is_counted_in_it(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = costs(run(make("decoder", "run.name=one"), registry))
+    counted, lengths = Ledger._counted, []
+
+    def without_memory(self: Ledger, learning: tuple[bool, ...], rows: dict[str, Tensor]) -> Work:
+        lengths.append(rows["input_ids"].shape[1])
+        if len(lengths) <= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return counted(self, learning, rows)
+
+    monkeypatch.setattr(Ledger, "_counted", without_memory)
+    found = costs(run(make("decoder", "run.name=two"), registry))
+    assert len(lengths) > 2
+    assert [row["gmacs"] for row in found] == [row["gmacs"] for row in expected]
+
+
 def test_accumulation_does_the_work_of_its_passes(make: Make, registry: Registry) -> None:
     whole, parts = (
         costs(run(make("decoder", *options, f"run.name={name}"), registry))[-1]["gmacs"]
