@@ -115,12 +115,11 @@ def extreme_batches(recipe: Recipe, rows: Dataset | Stream, form: Form) -> list[
     """A process's batches of the shortest and of the longest training rows; none of a stream, which nobody knows."""
     if not isinstance(rows, Dataset):
         return []
-    least = int(np.argmin(rows["length"][:]))
-    most = {int(np.argmax(rows[key][:])) for key in ("length", "source_tokens", "target_tokens")}
-    kept, size = rows.select_columns(list(KEPT)), recipe.train.batch_size
-    shortest, *longest = (form.batch([kept[row]] * size) for row in (least, *most))  # type: ignore[list-item]
-    widths = [form.widths(batch) for batch in longest]
-    return [shortest, form.widened(longest[0], {key: max(width[key] for width in widths) for key in widths[0]})]
+    columns = [np.asarray(rows[key][:]) for key in ("length", "source_tokens", "target_tokens")]
+    kept = rows.select_columns(list(KEPT))
+    shortest = form.batch([kept[int(columns[0].argmin())]] * recipe.train.batch_size)  # type: ignore[list-item]
+    longest = form.batch([kept[int(column.argmax())] for column in columns])  # type: ignore[misc]
+    return [shortest, form.widened(shortest, form.widths([longest]))]
 
 
 def by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:

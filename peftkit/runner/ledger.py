@@ -223,8 +223,8 @@ class Ledger:
 
     def _passed(self, copied: Copy, batch: dict[str, Tensor], *, guess: bool = False) -> tuple[Work, bool]:
         """The work on that copy, and whether it rests on a guess at values."""
-        counter, model = Counter(guess), copied.model
-        devices = [d for d in (next(self.model.parameters()).device,) if d.type == "cuda"]
+        counter, model, device = Counter(guess), copied.model, next(self.model.parameters()).device
+        devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), _written_down(model), _unsaid(), _uncollected(), copied.mode:
             rows = copied.rows(batch)
             try:

@@ -203,8 +203,7 @@ def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> It
         taken: list[Row] | None = None
         for taken in batches:
             parts = [form.batch(taken[start : start + size]) for start in range(0, batch, size)]
-            widths = [form.widths(part) for part in parts]
-            common = {key: max(width[key] for width in widths) for key in widths[0]}
+            common = form.widths(parts)
             yield epoch, [form.widened(part, common) for part in parts]
         if taken is None:  # there is not one whole batch
             return

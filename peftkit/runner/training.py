@@ -194,7 +194,7 @@ class Training:
             The batches, what the step takes in, and whether any process got a signal to stop.
         """
         form, device, none = self.form, self.accelerator.device, torch.tensor(0, device=self.accelerator.device)
-        widths = [form.widths(batch) for batch in micro_batches]
+        widths = form.widths(micro_batches)
         sums = [
             sum((form.targets(batch) for batch in micro_batches), none),
             sum((batch["input_tokens"] for batch in micro_batches), none),
@@ -202,10 +202,10 @@ class Training:
             torch.tensor(sum(len(batch["input_ids"]) for batch in micro_batches), device=device),
             torch.tensor(int(bool(self.signals.received)), device=device),
         ]
-        own = [torch.tensor(max(each[key] for each in widths), device=device) for key in widths[0]]
+        own = [torch.tensor(width, device=device) for width in widths.values()]
         everyone = self.accelerator.gather(torch.stack([*sums, *own])[None])
         targets, inputs, read, texts, stop = everyone[:, : len(sums)].sum(0).tolist()
-        common = dict(zip(widths[0], everyone[:, len(sums) :].amax(0).tolist(), strict=True))
+        common = dict(zip(widths, everyone[:, len(sums) :].amax(0).tolist(), strict=True))
         places = texts * (common["input_ids"] + common.get("decoder_input_ids", 0))
         consumed = StepRecord(self.batch, inputs, targets, seconds=0.0, padding_tokens=places - read)
         return [form.widened(batch, common) for batch in micro_batches], consumed, bool(stop)

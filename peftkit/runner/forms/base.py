@@ -73,9 +73,10 @@ class Form:
         """The padded tensors of a training batch; ``labels`` marks the targets, ``input_tokens`` counts inputs."""
         raise NotImplementedError
 
-    def widths(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
-        """The lengths that the batch's texts are filled up to, by the key of the tensor."""
-        return {key: value.shape[1] for key, value in sorted(batch.items()) if value.ndim == 2}
+    def widths(self, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
+        """The greatest lengths that the batches' texts are filled up to, by the key of the tensor."""
+        keys = sorted(key for key, value in batches[0].items() if value.ndim == 2)
+        return {key: max(batch[key].shape[1] for batch in batches) for key in keys}
 
     def widened(self, batch: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, Tensor]:
         """The batch with its texts filled up further, to those lengths."""
