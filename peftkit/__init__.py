@@ -1,20 +1,19 @@
 """peftkit: which parameter-efficient fine-tuning method learns most for a given amount of work?"""
 
 from peftkit.components import (
-    Between,
     Context,
     Example,
     Meter,
     Method,
     Metric,
     Refusal,
-    Search,
     Situation,
     StepRecord,
     Task,
 )
 from peftkit.errors import RowError
 from peftkit.hookspecs import hookimpl
+from peftkit.search_space import Between, PublishedRate, Search
 
 __version__ = "0.1.0"
 
@@ -25,6 +24,7 @@ __all__ = [
     "Meter",
     "Method",
     "Metric",
+    "PublishedRate",
     "Refusal",
     "RowError",
     "Search",

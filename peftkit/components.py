@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from peftkit.search_space import MATRICES
+from peftkit.search_space import Between as Between  # what a class of methods declares comes from one module
+from peftkit.search_space import PublishedRate as PublishedRate
+from peftkit.search_space import Search as Search
+
 if TYPE_CHECKING:
     from datasets import DatasetDict
     from torch import Tensor, nn
@@ -124,23 +129,6 @@ class StepRecord:
     optimizer: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Between:
-    """A range that tuning draws from, both ends in it: whole numbers where both ends are, evenly or on a log scale."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"a range needs low < high, and above zero on a log scale, not {self.low} to {self.high}")
-
-
-Search = Mapping[str, Between | Sequence[str | int | float | bool]]
-"""What tuning may set: a recipe's key, such as ``train.learning_rate`` or ``method.r``, and what it draws from."""
-
-
 class Component(BaseModel):
     """A named part of a recipe. Fields are options: typed, strict, documented by the string below each."""
 
@@ -174,8 +162,10 @@ class Method(Component):
     """How far logits of a merged model may be from those before, in float32."""
     draws: ClassVar[str] = ""
     """What its passes draw at random beside dropout, so that no two divisions of a batch agree; mostly nothing."""
-    search: ClassVar[Search] = {"train.learning_rate": Between(1e-4, 1e-2, log=True)}
-    """What ``[tune]`` of a sweep draws from, where the sweep does not say otherwise."""
+    search: ClassVar[Search] = MATRICES
+    """What ``[tune]`` of a sweep draws from, where the sweep does not say otherwise; see ``peftkit.search_space``."""
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = ()
+    """The learning rates it was published with, which the range in ``search`` has to contain."""
     trial: ClassVar[Mapping[str, Any]] = {}
     """Options with which it fits a model of width 32, where the defaults do not: tests use them."""
 

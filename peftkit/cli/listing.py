@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pydantic_core import to_jsonable_python
 
-from peftkit.components import Between, Method, Metric, Task
+from peftkit.components import Between, Method, Metric, PublishedRate, Task
 from peftkit.errors import InputError, did_you_mean
 from peftkit.plugins import BASES, Entry, Registry, load_registry
 
@@ -132,6 +132,9 @@ def _described(entry: Entry) -> dict[str, Any]:
     if issubclass(component, Task):
         described |= {"task_kind": component.kind, "metrics": component.metrics, "selects": component.selects}
         described |= {"source": component.source, "licence": component.licence}
+    if issubclass(component, Method):
+        search = {key: asdict(of) if isinstance(of, Between) else list(of) for key, of in component.search.items()}
+        described |= {"search": search, "published_rates": [asdict(each) for each in component.published_rates]}
     if issubclass(component, Metric):
         described |= {"task_kinds": component.kinds, "higher_is_better": component.higher_is_better}
     return described
@@ -160,6 +163,10 @@ def _page(entry: Entry) -> str:
     if issubclass(entry.component, Method):
         lines += ["", "Tuned over:" if entry.component.search else "Tuned over: nothing declared"]
         lines += [f"  {key}: {_drawn_from(of)}" for key, of in entry.component.search.items()]
+        published = entry.component.published_rates
+        lines += ["", f"Published learning rates:{'' if published else ' none declared'}"]
+        for text in map(_published, published):  # whose paths stay whole
+            lines += textwrap.wrap(text, 100, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
     lines += ["", "Refuses:" if described["refuses"] else "Refuses: nothing declared"]
     for text in described["refuses"]:
         lines += textwrap.wrap(text, 100, initial_indent="  - ", subsequent_indent="    ")
@@ -170,6 +177,11 @@ def _drawn_from(of: Between | Sequence[object]) -> str:
     if isinstance(of, Between):
         return f"{of.low:g} to {of.high:g}{', on a log scale' if of.log else ''}"
     return ", ".join(map(str, of))
+
+
+def _published(published: PublishedRate) -> str:
+    rates = ", ".join(f"{rate:g}" for rate in published.rates)
+    return f"{rates}{published.optimizer and f' with {published.optimizer}'}; {published.source}"
 
 
 def _as_text(default: object) -> str:

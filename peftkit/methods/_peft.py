@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from peftkit.components import Between, Context, Method, ModelKind, Search, Situation
+from peftkit.components import Context, Method, ModelKind, Situation
 from peftkit.errors import InputError, listed, one_line
 from peftkit.methods._configs import constants
 
@@ -23,8 +23,6 @@ TASK_TYPES: Mapping[ModelKind, str] = {
     "decoder": "CAUSAL_LM",
     "encoder": "SEQ_CLS",
 }
-HIGH_RATES: Search = {"train.learning_rate": Between(1e-3, 3e-1, log=True)}
-"""What vectors that are learnt from chance, or that scale, are tuned over."""
 CONV1D = ("gpt2", "openai-gpt")
 """The models whose linear layers hold their weights transposed."""
 HEADS = ("classifier", "score")
@@ -186,7 +184,6 @@ class PromptMethod(PeftMethod):
     without: ClassVar[frozenset[str]] = frozenset(
         {"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
     )
-    search: ClassVar[Search] = HIGH_RATES
 
     num_virtual_tokens: int = Field(default=20, gt=0)
     """How many vectors are learnt."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
-from peftkit.components import Between, Context, Method, Search
+from peftkit.components import Context, Method, PublishedRate, Search
+from peftkit.methods.published import compared
+from peftkit.search_space import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +21,17 @@ class Full(Method):
     """
 
     name: Literal["full"] = "full"
-    search: ClassVar[Search] = {"train.learning_rate": Between(1e-5, 3e-3, log=True)}
+    search: ClassVar[Search] = WEIGHTS
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((2e-5, 3e-5, 5e-5), "Devlin et al. (2019): appendix A.3", "Adam"),
+        PublishedRate(
+            (1e-3,),
+            "Raffel et al. (2020): t5/models/gin/learning_rate_schedules/constant_0_001.gin in "
+            "google-research/text-to-text-transfer-transformer",
+            "Adafactor",
+        ),
+        compared("full-finetuning/llama-3.2-3B-lr_0.00001", 1e-5),
+    )
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Leaves the model as it is: all of its weights learn."""

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.components import Context, Method, Situation
+from peftkit.components import Context, Method, PublishedRate, Search, Situation
 from peftkit.errors import InputError
+from peftkit.methods.published import LAYER_NORM, LAYER_NORM_BY_PEFT
+from peftkit.search_space import VECTORS, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +23,11 @@ class BitFit(Method):
     """Train the biases only (Ben Zaken et al., 2022)."""
 
     gives_way: ClassVar[bool] = True
+    search: ClassVar[Search] = VECTORS
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((1e-3,), "Ben Zaken et al. (2022): README.md in benzakenelad/BitFit"),
+        PublishedRate((3e-4,), "Liu et al. (2022): configs/bitfit.json in r-three/t-few", "Adafactor"),
+    )
 
     name: Literal["bitfit"] = "bitfit"
 
@@ -44,6 +51,9 @@ class BitFit(Method):
 class LayerNorm(Method):
     """Train the normalisation layers only (Qi et al., 2022)."""
 
+    search: ClassVar[Search] = VECTORS
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (LAYER_NORM, LAYER_NORM_BY_PEFT)
+
     name: Literal["layer_norm"] = "layer_norm"
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
@@ -62,6 +72,10 @@ class HeadOnly(Method):
     Of an encoder it is the new classification head; of other models it is what gives the vocabulary's logits, where it
     is not the input embedding at the same time.
     """
+
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((1e-3,), "Ben Zaken et al. (2022), their frozen encoder: README.md in benzakenelad/BitFit"),
+    )
 
     name: Literal["head_only"] = "head_only"
 
@@ -96,6 +110,14 @@ SHARED = "the output layer is the input embedding too, and training it would cha
 
 class TopLayers(Method):
     """Train the last layers only, those of the decoder where there are two stacks (Howard and Ruder, 2018)."""
+
+    search: ClassVar[Search] = WEIGHTS
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate(
+            (5e-5,),
+            "Li and Liang (2021), default of their mode finetune-top: gpt2/train_e2e.py in XiangLi1999/PrefixTuning",
+        ),
+    )
 
     name: Literal["top_layers"] = "top_layers"
     number: int = Field(default=2, gt=0)

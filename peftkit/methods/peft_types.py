@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from peftkit.methods._configs import Configuration, Expression, Option, configurations
-from peftkit.methods._peft import HIGH_RATES, Part, PeftMethod, PromptMethod
+from peftkit.methods._peft import Part, PeftMethod, PromptMethod
 from peftkit.methods.allocating import AdaLora, Adamss
 from peftkit.methods.lora import Lora
 from peftkit.methods.particular import (
@@ -29,6 +29,7 @@ from peftkit.methods.particular import (
     XLora,
 )
 from peftkit.methods.prefix_tuning import PrefixTuning
+from peftkit.methods.published import PEFT
 from peftkit.methods.vera import Vera
 
 M = TypeVar("M", bound=BaseModel)
@@ -84,11 +85,6 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
 }
 """Options with which a method fits a model of width 32."""
 
-SCALES = frozenset(
-    {"beft", "fourierft", "ia3", "ln_tuning", "pvera", "road", "tinylora", "unilora", "vblora", "vera", "waveft"}
-)
-"""Those whose few numbers multiply or add to much: their papers learn them at ten times the rate of matrices."""
-
 SIMPLE: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "any": Any, "none": None}
 
 
@@ -112,8 +108,8 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     made.linear_only = name in LINEAR_ONLY
     made.draws = DRAWS.get(name, "")
     made.trial = base.trial or TRIALS.get(name, {})
-    if name in SCALES:
-        made.search = HIGH_RATES
+    if name in PEFT:  # a later release of peft may have others, which keep the default
+        made.search, made.published_rates = PEFT[name]
     return made
 
 

@@ -11,7 +11,7 @@ from peftkit.testing.checks import (
     logits,
     trained,
 )
-from peftkit.testing.components import check_metric, check_task, round_trip
+from peftkit.testing.components import check_metric, check_task, round_trip, searches_published_rates
 from peftkit.testing.suite import conformance
 from peftkit.testing.tiny import batch, context, kind_of, saved, situation, tiny
 
@@ -32,6 +32,7 @@ __all__ = [
     "logits",
     "round_trip",
     "saved",
+    "searches_published_rates",
     "situation",
     "tiny",
     "trained",

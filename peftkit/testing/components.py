@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 
-from peftkit.components import Component, Example, Metric, Task
+from peftkit.components import Between, Component, Example, Method, Metric, Task
 from peftkit.plugins import load_registry
 
 LOOKED_AT = 200
+LEARNING_RATE = "train.learning_rate"
 
 
 def round_trip(component: Component) -> None:
@@ -20,6 +21,25 @@ def round_trip(component: Component) -> None:
     undescribed = [key for key, field in kind.model_fields.items() if key != "name" and not field.description]
     assert not undescribed, f"options without a description: {undescribed}"
     assert kind.model_config.get("extra") == "forbid", "unknown options have to be refused"
+
+
+def searches_published_rates(method: Method | type[Method]) -> None:
+    """The range of the learning rate contains each published one, at least a factor of 2 away from its ends.
+
+    Args:
+        method: a method or its class; one that declares no published rates passes.
+
+    Raises:
+        AssertionError: a published rate is outside, or the learning rate is not tuned over a range.
+    """
+    of = method.search.get(LEARNING_RATE)
+    for published in method.published_rates:
+        assert isinstance(of, Between), f"it declares published rates, and no range of {LEARNING_RATE} in search"
+        outside = [rate for rate in published.rates if not 2 * of.low <= rate <= of.high / 2]
+        assert not outside, (
+            f"published with a learning rate of {outside[0]:g} ({published.source}), which is outside "
+            f"{of.low:g} to {of.high:g}, or less than a factor of 2 from an end; widen {LEARNING_RATE} in search"
+        )
 
 
 def check_task(task: Task) -> None:

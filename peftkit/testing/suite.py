@@ -7,7 +7,7 @@ from typing import Any
 
 from peftkit.components import Method
 from peftkit.testing.checks import CHECKS, RefusedError
-from peftkit.testing.components import round_trip
+from peftkit.testing.components import round_trip, searches_published_rates
 from peftkit.testing.runs import RUN_CHECKS
 
 ARCHITECTURES = ("t5", "llama", "bert")
@@ -37,6 +37,7 @@ def conformance(
         @pytest.mark.parametrize("method", made, ids=lambda m: m.name)
         def test_options(self, method: Method) -> None:
             round_trip(method)
+            searches_published_rates(method)
 
         @pytest.mark.parametrize("check", checks)
         @pytest.mark.parametrize("architecture", architectures)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from peftkit import Context, Method, hookimpl
+from peftkit import Context, Method, PublishedRate, hookimpl
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +26,15 @@ FILE = "lora_xs.safetensors"
 
 class LoraXs(Method):
     """Learns a small square matrix between fixed singular directions of each layer (LoRA-XS, Bałazy et al., 2024)."""
+
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate(
+            (1e-4, 5e-4, 1e-3),
+            "Bałazy et al. (2024): scripts/run_glue.py in MohammadrezaBanaei/LoRA-XS",
+        ),
+        PublishedRate((2e-3,), "Bałazy et al. (2024): scripts/run_commonsense_tuning.sh in MohammadrezaBanaei/LoRA-XS"),
+        PublishedRate((4e-3,), "Bałazy et al. (2024): scripts/run_math_tuning.sh in MohammadrezaBanaei/LoRA-XS"),
+    )
 
     name: Literal["lora_xs"] = "lora_xs"
     r: int = Field(default=16, gt=0)

@@ -107,6 +107,28 @@ def test_a_method_s_page(peftkit: Peftkit) -> None:
     assert "\n  lora_alpha or alpha: a whole number, above 0; default 8\n" in peftkit("show", "lora")[1]
 
 
+def test_a_method_s_page_has_its_range_and_its_published_learning_rates(peftkit: Peftkit) -> None:
+    out = peftkit("show", "ia3")[1]
+    assert "\nTuned over:\n  train.learning_rate: 0.0001 to 1, on a log scale\n" in out
+    published = "0.003 with Adafactor; Liu et al. (2022): configs/ia3.json in r-three/t-few"
+    assert f"\nPublished learning rates:\n  - {published}\n" in out
+    [found] = json.loads(peftkit("show", "ia3", "--json")[1])["components"]
+    assert found["search"] == {"train.learning_rate": {"low": 1e-4, "high": 1.0, "log": True}}
+    assert found["published_rates"][0] == {
+        "rates": [0.003],
+        "source": "Liu et al. (2022): configs/ia3.json in r-three/t-few",
+        "optimizer": "Adafactor",
+    }
+    assert "; Ponti et al. (2023): " in peftkit("show", "poly")[1]
+    assert "search" not in json.loads(peftkit("show", "accuracy", "--json")[1])["components"][0]
+
+
+@pytest.mark.usefixtures("rich")
+def test_a_method_without_published_rates_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    show_component("rich", as_json=False)
+    assert "\nPublished learning rates: none declared\n" in capsys.readouterr().out
+
+
 def test_a_task_s_and_a_metric_s_page(peftkit: Peftkit) -> None:
     out = peftkit("show", "wordnet_mcq")[1]
     for line in (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+import re
 import subprocess
 import sys
 from typing import Any
@@ -16,7 +18,9 @@ from peftkit import Between, Method
 from peftkit.methods import register_methods
 from peftkit.methods._peft import PeftMethod
 from peftkit.methods.peft_types import HIDDEN
+from peftkit.methods.published import PEFT
 from peftkit.recipe.tables import TrainTable
+from peftkit.testing import searches_published_rates
 
 METHODS = register_methods()
 OF_PEFT = [method for method in METHODS if issubclass(method, PeftMethod)]
@@ -101,3 +105,59 @@ def test_what_it_is_tuned_over_are_keys_of_a_recipe(method: type[Method]) -> Non
         assert option in fields
         for value in (of.low, of.high) if isinstance(of, Between) else of:
             getattr({"train": TrainTable(**{option: value})}.get(table) or method(**{option: value}), option)
+
+
+SOURCE = r"\S.* \((19|20)\d\d\b[^)]*\).*: \S.*"
+"""Authors or library, the year in parentheses, and the place."""
+BY_NAME = {names(method): method for method in METHODS}
+FULL = ("full", "top_layers", "osf")
+VECTORS = ("bitfit", "layer_norm", "ln_tuning", "beft", "ia3", "vera", "pvera", "road", "fourierft", "vblora")
+PROMPTS = ("prompt_tuning", "trainable_tokens")
+
+
+def learning_rates(method: type[Method]) -> Between:
+    of = method.search["train.learning_rate"]
+    assert isinstance(of, Between)
+    return of
+
+
+def middle(name: str) -> float:
+    """The decimal logarithm of the middle of a method's range."""
+    of = learning_rates(BY_NAME[name])
+    return (math.log10(of.low) + math.log10(of.high)) / 2
+
+
+@pytest.mark.parametrize("method", METHODS, ids=names)
+def test_it_is_tuned_over_decades_that_hold_its_published_learning_rates(method: type[Method]) -> None:
+    of = learning_rates(method)
+    assert of.log
+    assert of.high / of.low >= 100
+    assert method.published_rates
+    searches_published_rates(method)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=names)
+def test_every_published_rate_has_a_source_with_its_year_and_place(method: type[Method]) -> None:
+    for published in method.published_rates:
+        assert re.fullmatch(SOURCE, published.source)
+        assert published.optimizer in ("AdamW", "Adam", "Adafactor", "")
+
+
+def test_equally_many_trials_have_the_same_resolution_for_every_method() -> None:
+    assert {round(math.log10(learning_rates(m).high / learning_rates(m).low), 9) for m in METHODS} == {4}
+
+
+@pytest.mark.parametrize("vectors", [*VECTORS, *PROMPTS])
+@pytest.mark.parametrize("full", FULL)
+def test_whole_weights_are_tuned_at_least_a_decade_below_vectors_and_prompts(full: str, vectors: str) -> None:
+    assert middle(full) + 1 <= middle(vectors)
+    assert learning_rates(BY_NAME[full]).high < learning_rates(BY_NAME[vectors]).high
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
+def test_low_rank_updates_are_tuned_between_whole_weights_and_prompts(prompts: str) -> None:
+    assert middle("full") < middle("lora") < middle(prompts)
+
+
+def test_the_published_rates_are_of_types_that_peft_has() -> None:
+    assert PEFT.keys() == {names(method) for method in OF_PEFT}

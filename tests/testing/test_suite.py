@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 
-from peftkit import Method, Refusal
+from peftkit import Between, Method, PublishedRate, Refusal
 from peftkit.methods.parts import LayerNorm
-from peftkit.testing import CHECKS, RefusedError, conformance, round_trip
+from peftkit.testing import CHECKS, RefusedError, conformance, round_trip, searches_published_rates
 from peftkit.testing.runs import RUN_CHECKS
 
 TestRight = conformance(LayerNorm, architectures=("t5", "bert"))
@@ -130,3 +130,32 @@ def test_an_option_without_a_description() -> None:
 
     with pytest.raises(AssertionError, match=r"options without a description: \['option'\]"):
         round_trip(Bare())
+
+
+@pytest.mark.parametrize(
+    ("search", "rate", "words"),
+    [
+        ({"train.learning_rate": Between(1e-4, 1e-2, log=True)}, 3e-2, "0.03.*outside 0.0001 to 0.01"),
+        ({"train.learning_rate": Between(1e-4, 1e-2, log=True)}, 1e-5, "1e-05.*outside 0.0001 to 0.01"),
+        ({"train.learning_rate": Between(1e-4, 1e-2, log=True)}, 6e-3, "less than a factor of 2 from an end"),
+        ({"train.learning_rate": [1e-4, 1e-3]}, 1e-4, "no range of train.learning_rate"),
+        ({}, 1e-4, "no range of train.learning_rate"),
+        ({"train.learning_rate": Between(1e-4, 1e-2, log=True)}, 5e-3, None),
+    ],
+)
+def test_a_range_without_the_published_rate_is_found(search: Any, rate: float, words: str | None) -> None:
+    class Published(Wrong):
+        published_rates = (PublishedRate((rate,), "Somebody (2020): table 1"),)
+
+    Published.search = search
+    if words is None:
+        searches_published_rates(Published())
+        return
+    with pytest.raises(AssertionError, match=words):
+        searches_published_rates(Published())
+    with pytest.raises(AssertionError, match=words):
+        conformance(Published, runs=False)().test_options(Published())  # type: ignore[attr-defined]
+
+
+def test_a_method_without_published_rates_passes() -> None:
+    searches_published_rates(Wrong())

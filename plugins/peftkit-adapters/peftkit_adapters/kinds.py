@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from peftkit import Between, Refusal, Search, Situation
+from peftkit import PublishedRate, Refusal, Situation
+from peftkit.methods.published import PEFT
 from peftkit_adapters.family import ADAPTER, MODEL_TYPES, AdapterMethod
 from peftkit_adapters.reader import options
 
@@ -22,6 +23,10 @@ HOOKED = ("gemma2", "gemma3_text", "qwen2", "qwen3")
 """The models of which the library changes no code, but listens to their layers; not all can be done so."""
 PROMPTED = ("albert", "bert", "bert-generation", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta")
 """The models before whose texts the library puts prompts."""
+HE = "jxhe/unify-parameter-efficient-tuning"
+LIBRARY = "adapter-hub/adapters (2026)"
+BY_DEFAULT = PublishedRate((1e-4,), f"{LIBRARY}: docs/training.md, for adapters of any kind")
+"""The learning rate that the library's documentation recommends."""
 NARROW: Mapping[str, Any] = {"reduction_factor": 2.0}
 """With which a bottleneck fits a model of width 32."""
 
@@ -71,6 +76,10 @@ class Parallel(Bottleneck):
     """Beside the layers: no residual connection and no layer normalisation of the model's is around it."""
 
     configuration = "ParBnConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((5e-5,), f"He et al. (2022): exps/run_xsum.sh in {HE}"),
+        PublishedRate((1e-4,), f"He et al. (2022): exps/run_glue.sh in {HE}"),
+    )
     without = Bottleneck.without | {
         *("original_ln_before", "original_ln_after", "residual_before_ln", "adapter_residual_before_ln"),
     }
@@ -80,6 +89,11 @@ class Sequential(Bottleneck):
     """Behind the layers, in one of two forms."""
 
     configuration = "SeqBnConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((3e-5, 3e-4, 3e-3), "Houlsby et al. (2019): section 3.2", "Adam"),
+        PublishedRate((3e-4,), "Houlsby et al. (2019): README.md in google-research/adapter-bert"),
+        BY_DEFAULT,
+    )
     variants: ClassVar[Mapping[str, str]] = {"pfeiffer": "SeqBnConfig", "houlsby": "DoubleSeqBnConfig"}
 
     variant: Literal["pfeiffer", "houlsby"] = Field(
@@ -101,6 +115,9 @@ class Invertible(Sequential):
     """With an invertible layer behind the embeddings."""
 
     configuration = "SeqBnInvConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((1e-4,), f"{LIBRARY}: docs/training.md, for language adapters"),
+    )
     variants: ClassVar[Mapping[str, str]] = {"pfeiffer": "SeqBnInvConfig", "houlsby": "DoubleSeqBnInvConfig"}
     # The library's other sort, glow, fails in the first pass.
     without = Sequential.without - {"inv_adapter_reduction_factor"}
@@ -110,6 +127,9 @@ class Compacter(Bottleneck):
     """With weights that are sums of Kronecker products."""
 
     configuration = "CompacterConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((3e-3,), "Karimi Mahabadi et al. (2021): seq2seq/configs/compacter.json in rabeehk/compacter"),
+    )
     contextual = True  # the rule that its layers share
     without = (Bottleneck.without - PHM) | {"phm_layer"}
 
@@ -118,12 +138,19 @@ class CompacterPlusPlus(Compacter):
     """Behind the feed-forward layers only."""
 
     configuration = "CompacterPlusPlusConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((3e-3,), "Karimi Mahabadi et al. (2021): seq2seq/configs/compacter++.json in rabeehk/compacter"),
+    )
 
 
 class Plus(Bottleneck):
     """With a scale for each channel."""
 
     configuration = "AdapterPlusConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((1e-3,), "Steitz and Roth (2024): conf/train/optimizer/adamw.yaml in visinf/adapter_plus"),
+        PublishedRate((1e-2,), f"{LIBRARY}: notebooks/ViT_AdapterPlus_FineTuning.ipynb"),
+    )
     without = Bottleneck.without - {"stochastic_depth"}
 
     def refuses(self, situation: Situation) -> list[str]:
@@ -138,6 +165,7 @@ class PrefixTuning(AdapterMethod):
     """Learnt keys and values before those of the text."""
 
     configuration = "PrefixTuningConfig"
+    search, published_rates = PEFT["prefix_tuning"]
     place = "prefix tuning"
     without = GATED
     eager = True
@@ -159,7 +187,7 @@ class PromptTuning(AdapterMethod):
 
     configuration = "PromptTuningConfig"
     place = "prompt tuning"
-    search: ClassVar[Search] = {"train.learning_rate": Between(1e-3, 3e-1, log=True)}
+    search, published_rates = PEFT["prompt_tuning"]
     contextual = True
     without = frozenset({"prompt_init", "prompt_init_text"})  # it would ask a hub
     kinds: ClassVar[Mapping[str, Any]] = {"combine": Literal["prefix", "prefix_after_bos"]}
@@ -178,6 +206,7 @@ class Lora(AdapterMethod):
     """Updates of low rank, which can be folded into the weights."""
 
     configuration = "LoRAConfig"
+    search, published_rates = PEFT["lora"]
     place = "factors of the weights"
     without = GATED | {"composition_mode", "vera_d", "vera_b"}
     kinds: ClassVar[Mapping[str, Any]] = {"init_weights": Literal["lora", "bert"]}
@@ -218,8 +247,8 @@ class Lora(AdapterMethod):
 class Ia3(Lora):
     """Factors of keys, values and of what the feed-forward layers compute within."""
 
-    search: ClassVar[Search] = {"train.learning_rate": Between(1e-3, 3e-1, log=True)}
     configuration = "IA3Config"
+    search, published_rates = PEFT["ia3"]
     # It has a rank of one, and the library refuses the rest.
     without = Lora.without | {"r", "alpha", "dropout", "use_dora", "init_weights"}
 
@@ -276,6 +305,10 @@ class LoReft(Reft):
     """In a subspace whose axes are orthogonal."""
 
     configuration = "LoReftConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((6e-4, 9e-4), "Wu et al. (2024): examples/loreft/README.md in stanfordnlp/pyreft"),
+        PublishedRate((4e-3,), "Wu et al. (2024): README.md in stanfordnlp/pyreft"),
+    )
 
     def settle(self, model: nn.Module) -> None:
         """Lays the matrices out as saving would, in the midst of a run: another order rounds otherwise."""
@@ -297,12 +330,18 @@ class NoReft(Reft):
     """Without the constraint of orthogonality."""
 
     configuration = "NoReftConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((5e-3,), "Wu et al. (2024): default of examples/loreft/train.py in stanfordnlp/pyreft"),
+    )
 
 
 class DiReft(Reft):
     """Without it, and without what is subtracted."""
 
     configuration = "DiReftConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((9e-4,), "Wu et al. (2024): examples/loreft/README.md in stanfordnlp/pyreft"),
+    )
 
 
 def _positions_of_these(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import model_validator
 
-from peftkit import Context, Situation
+from peftkit import Context, PublishedRate, Situation
 from peftkit_adapters.family import ADAPTER, AdapterMethod
-from peftkit_adapters.kinds import NARROW
+from peftkit_adapters.kinds import BY_DEFAULT, HE, NARROW
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +44,10 @@ class MixAndMatch(Together):
     """Two."""
 
     configuration = "MAMConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((5e-5,), f"He et al. (2022): exps/run_xsum.sh and exps/run_en_ro.sh in {HE}"),
+        PublishedRate((1e-4,), f"He et al. (2022): exps/run_glue.sh in {HE}"),
+    )
     trial: ClassVar[Mapping[str, Any]] = {"prefix_tuning": {"bottleneck_size": 16}}
 
 
@@ -51,6 +55,9 @@ class Unified(Together):
     """Three, each behind a gate."""
 
     configuration = "UniPELTConfig"
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
+        PublishedRate((5e-4,), "Mao et al. (2022): experimental setup of the paper", ""),
+    )
     trial: ClassVar[Mapping[str, Any]] = {"adapter": NARROW, "prefix_tuning": {"bottleneck_size": 16}}
 
     def refuses(self, situation: Situation) -> list[str]:
@@ -78,6 +85,8 @@ class Unified(Together):
 
 class AnyUnion(Together):
     """Any of the library's methods in one model."""
+
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (BY_DEFAULT,)
 
     trial: ClassVar[Mapping[str, Any]] = {
         "methods": (

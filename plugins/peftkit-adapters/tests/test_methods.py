@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,21 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
+from peftkit import Between, Method
 from peftkit.errors import InputError
-from peftkit.plugins import SHIPPED
-from peftkit.testing import applied, batch, conformance, kind_of, learn, logits, situation, tiny, trained
+from peftkit.plugins import SHIPPED, load_registry
+from peftkit.testing import (
+    applied,
+    batch,
+    conformance,
+    kind_of,
+    learn,
+    logits,
+    searches_published_rates,
+    situation,
+    tiny,
+    trained,
+)
 from peftkit.testing.checks import reloads, tensors
 from peftkit_adapters import ADAPTER, METHODS, AdapterMethod, family
 from peftkit_adapters.reader import options
@@ -84,6 +98,34 @@ def test_what_the_library_saved_under_another_name_is_opened(architecture: str, 
 
 def test_a_recipe_that_names_a_method_is_told_where_it_is_to_be_had() -> None:
     assert {name for name, distribution in SHIPPED.items() if distribution == "peftkit-adapters"} == set(BY_NAME)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_it_is_tuned_over_decades_that_hold_its_published_learning_rates(name: str) -> None:
+    of = BY_NAME[name].search["train.learning_rate"]
+    assert isinstance(of, Between)
+    assert of.log
+    assert math.log10(of.high / of.low) == pytest.approx(4)
+    assert BY_NAME[name].published_rates
+    searches_published_rates(BY_NAME[name])
+    for published in BY_NAME[name].published_rates:
+        assert re.fullmatch(r"\S.* \((19|20)\d\d\b[^)]*\).*: \S.*", published.source)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("adapters_lora", "lora"),
+        ("adapters_ia3", "ia3"),
+        ("adapters_prefix_tuning", "prefix_tuning"),
+        ("adapters_prompt_tuning", "prompt_tuning"),
+    ],
+)
+def test_a_method_that_peft_has_too_is_tuned_alike(name: str, theirs: str) -> None:
+    other = load_registry().of("method")[theirs].component
+    assert issubclass(other, Method)
+    own = BY_NAME[name]
+    assert (own.search, own.published_rates) == (other.search, other.published_rates)
 
 
 @pytest.mark.parametrize("name", BY_NAME)

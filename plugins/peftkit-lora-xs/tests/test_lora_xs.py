@@ -7,7 +7,7 @@ import torch
 
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
-from peftkit.testing import applied, conformance, logits, tiny, trained
+from peftkit.testing import applied, conformance, logits, searches_published_rates, tiny, trained
 from peftkit_lora_xs import LoraXs
 
 TestLoraXs = conformance(
@@ -22,6 +22,11 @@ TestRuns = conformance(LoraXs(r=4), architectures=("t5", "bert"))
 def test_it_is_registered() -> None:
     entry = load_registry().of("method")["lora_xs"]
     assert (entry.component, entry.distribution) == (LoraXs, "peftkit-lora-xs")
+
+
+def test_it_declares_the_learning_rates_of_its_paper() -> None:
+    assert {rate for published in LoraXs.published_rates for rate in published.rates} == {1e-4, 5e-4, 1e-3, 2e-3, 4e-3}
+    searches_published_rates(LoraXs)
 
 
 @pytest.mark.parametrize(("architecture", "layers"), [("t5", 2 * 2 * 3), ("llama", 4), ("gpt2", 2), ("bert", 4)])

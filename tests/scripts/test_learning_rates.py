@@ -1,0 +1,52 @@
+"""The page on learning rates says what the methods declare, those of the plugins in this repository too."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from peftkit.plugins import load_registry
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "learning_rates.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    before = list(sys.path)
+    spec = importlib.util.spec_from_file_location("learning_rates_script", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.tables()  # while the plugins can be imported
+    sys.path[:] = before
+    return module
+
+
+def test_the_page_is_what_the_script_writes(script: ModuleType) -> None:
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.filled(page) == page, "run python scripts/learning_rates.py"
+
+
+def test_every_method_of_the_registry_has_its_row(script: ModuleType) -> None:
+    rows = [line.split("|")[1].strip(" `") for line in "\n".join(script.tables().values()).splitlines()]
+    ours = {"peftkit", *script.PLUGINS}
+    there = {name for name, e in load_registry().of("method").items() if e.distribution in ours}
+    assert there
+    assert there <= set(rows)
+
+
+def test_every_method_has_one_of_the_named_ranges(script: ModuleType) -> None:
+    of_families = script.families()
+    for distribution in script.MODULES:
+        for method in script.methods(distribution):
+            assert of_families.count(f"`{script.name_of(method)}`") == 1
+
+
+def test_a_page_without_a_place_for_a_table_is_told(script: ModuleType) -> None:
+    with pytest.raises(AssertionError, match="no place for the table 'ranges'"):
+        script.filled("# Learning rates\n")
