@@ -19,6 +19,7 @@ class Full(Method):
     """
 
     name: Literal["full"] = "full"
+    loaded_by: ClassVar[Literal["transformers"]] = "transformers"
     search: ClassVar[Search] = {"train.learning_rate": Between(1e-5, 3e-3, log=True)}
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
