@@ -51,7 +51,8 @@ def open_run(path: Path, registry: Registry) -> Opened:
     quiet_libraries("warning")
     recipe = recipe_of(path, registry)
     base = load_base(recipe)
-    steps = RunDirectory(path).summary()["steps"]
+    summary = RunDirectory(path).summary()
+    steps = summary["steps"]
     context = Context(
         base.kind, base.form.task_kind, recipe.run.seed, max(1, steps), head_parameters=base.head.parameters
     )
@@ -60,7 +61,11 @@ def open_run(path: Path, registry: Registry) -> Opened:
     try:
         model = recipe.method.open(base.model, path / "model", context)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path / 'model'} cannot be opened: {error}") from error
+        older = base.head.parameters and "new_head" not in summary["parameters"]
+        reason = (
+            "an older peftkit has not saved all of its classification head; run the recipe again" if older else error
+        )
+        raise InputError(f"{path / 'model'} cannot be opened: {reason}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Opened(path, recipe, base.form, model.to(device).eval(), device, names)
 
