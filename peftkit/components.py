@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from peftkit.head import train_head
 from peftkit.search_space import MATRICES
 from peftkit.search_space import Between as Between  # what a class of methods declares comes from one module
 from peftkit.search_space import PublishedRate as PublishedRate
@@ -70,6 +71,9 @@ class Context:
     ``steps`` is the number of optimizer steps the budget allows, None where that is not known beforehand.
     ``batches`` gives so many batches of training rows, the same on every process, as the arguments that the model
     takes with ``labels`` among them; it is None where there are no data.
+    ``head_parameters`` are the names of the parameters of an encoder's classification head in the base model: those
+    that the checkpoint does not hold, or a kept head's. The runner makes them trainable after ``apply``; ``save`` must
+    write them.
     """
 
     model_kind: ModelKind
@@ -78,6 +82,7 @@ class Context:
     steps: int | None
     gradient_checkpointing: bool = False
     batches: Callable[[int], Sequence[Mapping[str, Tensor]]] | None = None
+    head_parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,8 @@ class Method(Component):
     """The learning rates it was published with, which the range in ``search`` has to contain."""
     trial: ClassVar[Mapping[str, Any]] = {}
     """Options with which it fits a model of width 32, where the defaults do not: tests use them."""
+    loaded_by: ClassVar[Literal["transformers", "peft", "adapters", "peftkit"]] = "peftkit"
+    """The library whose own loader gives the trained model back from what ``save`` writes."""
 
     def refuses(self, situation: Situation) -> list[str]:
         """The reasons, with remedies, why this method cannot be used so."""
@@ -181,6 +188,8 @@ class Method(Component):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Changes the model so that exactly the parameters that should learn have ``requires_grad``.
+
+        The classification head (``context.head_parameters``) is made trainable afterwards, whatever this leaves.
 
         Args:
             model: the loaded model, all of whose parameters require gradients.
@@ -224,6 +233,7 @@ class Method(Component):
             ValueError: the files are not those of the method.
         """
         opened = self.apply(model, context)
+        train_head(opened, context.head_parameters)
         self.load(opened, folder)
         return opened
 

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peftkit.components import Context, Method, ModelKind, Situation
 from peftkit.errors import InputError, listed, one_line
+from peftkit.head import covering_modules
 from peftkit.methods._configs import constants
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ TASK_TYPES: Mapping[ModelKind, str] = {
 }
 CONV1D = ("gpt2", "openai-gpt")
 """The models whose linear layers hold their weights transposed."""
-HEADS = ("classifier", "score")
-"""The classification heads that peft trains and saves by itself."""
 
 
 class Part(BaseModel):
@@ -46,6 +45,7 @@ class Part(BaseModel):
 class PeftMethod(Method):
     """A method of the peft library: its options are the fields of peft's configuration, by the same names."""
 
+    loaded_by: ClassVar[Literal["peft", "peftkit"]] = "peft"
     merge_tolerance: ClassVar[float] = 1e-4
     peft_type: ClassVar[str]
     """peft's name of the method, a member of ``peft.PeftType``."""
@@ -101,8 +101,7 @@ class PeftMethod(Method):
             kind = str(getattr(model.config, "model_type", ""))
             if kind not in default_targets(self.peft_type) and kind in self.own_targets:
                 options["target_modules"] = list(self.own_targets[kind])
-        takes = "modules_to_save" in type(self).model_fields
-        if takes and context.model_kind == "encoder" and (heads := head_modules(model)):
+        if "modules_to_save" in type(self).model_fields and (heads := covering_modules(model, context.head_parameters)):
             options["modules_to_save"] = [*options.get("modules_to_save", ()), *heads]
         return options
 
@@ -184,9 +183,21 @@ class PromptMethod(PeftMethod):
     without: ClassVar[frozenset[str]] = frozenset(
         {"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
     )
+    before_embeddings: ClassVar[bool] = True
+    """Whether the vectors are put before the text's embeddings, and not into the cache of each layer."""
 
     num_virtual_tokens: int = Field(default=20, gt=0)
     """How many vectors are learnt."""
+
+    def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """peft's options, with the width of the embeddings that the vectors are put before."""
+        options = super().options(model, context)
+        if self.before_embeddings:
+            # peft takes the width of the layers, which differs in ALBERT and ELECTRA, and finds neither in DistilBERT.
+            loaded = cast(Any, model)
+            options["token_dim"] = loaded.get_input_embeddings().weight.shape[1]
+            options["num_attention_heads"] = getattr(loaded.config, "num_attention_heads", 1)
+        return options
 
     def made_by_network(self) -> bool:
         """Whether a network makes the vectors while training: peft saves what it makes, and not the network."""
@@ -234,13 +245,6 @@ def rows_of(arguments: Mapping[str, Any]) -> Tensor:
         if arguments.get(key) is not None:
             return cast("Tensor", arguments[key])
     raise ValueError("a forward pass without rows")
-
-
-def head_modules(model: nn.Module) -> list[str]:
-    """The modules beside an encoder's backbone that hold new weights, but for those that peft trains anyway."""
-    backbone = getattr(model, "base_model_prefix", "")
-    children = {name for name, child in model.named_children() if any(True for _ in child.parameters())}
-    return sorted(children - {backbone, *HEADS})
 
 
 def leaves(model: nn.Module) -> list[str]:

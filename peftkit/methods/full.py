@@ -21,6 +21,7 @@ class Full(Method):
     """
 
     name: Literal["full"] = "full"
+    loaded_by: ClassVar[Literal["transformers"]] = "transformers"
     search: ClassVar[Search] = WEIGHTS
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate((2e-5, 3e-5, 5e-5), "Devlin et al. (2019): appendix A.3", "Adam"),

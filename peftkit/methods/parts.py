@@ -69,8 +69,8 @@ class LayerNorm(Method):
 class HeadOnly(Method):
     """Train the output layer only: the linear probe.
 
-    Of an encoder it is the new classification head; of other models it is what gives the vocabulary's logits, where it
-    is not the input embedding at the same time.
+    Of an encoder it is the classification head, with all of its layers that the checkpoint lacks. Of other models it is
+    what gives the vocabulary's logits, where it is not the input embedding at the same time.
     """
 
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
@@ -95,7 +95,9 @@ class HeadOnly(Method):
         """
         if context.model_kind == "encoder":
             backbone = f"{getattr(model, 'base_model_prefix', '')}."
-            return only(model, lambda key: not key.startswith(backbone), f"{type(model).__name__} has no head")
+            own = {key for key, _ in model.named_parameters() if not key.startswith(backbone)}
+            head = frozenset(context.head_parameters) or own
+            return only(model, head.__contains__, f"{type(model).__name__} has no head")
         either: Any = model
         head = either.get_output_embeddings()
         if head.weight is either.get_input_embeddings().weight:

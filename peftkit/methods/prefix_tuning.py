@@ -34,6 +34,7 @@ class LearntCache(PromptMethod):
     from the text. Generation uses the cache, which carries them.
     """
 
+    before_embeddings: ClassVar[bool] = False
     refusals: ClassVar[tuple[Refusal, ...]] = (
         Refusal(
             lambda s: s.gradient_checkpointing,

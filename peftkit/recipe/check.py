@@ -39,6 +39,7 @@ def findings(recipe: Recipe, config: Mapping[str, Any]) -> list[Finding]:
     """
     asked = situation(recipe, config)
     found = [*_metrics(recipe, asked), *_precision(recipe), *_stream(recipe), *sharding_findings(recipe)]
+    found += _head(recipe, asked)
     components: list[tuple[str, Component]] = [("task", recipe.task), ("method", recipe.method)]
     for key, component in components:
         found += [((key, "name"), f"{component.name!r} cannot be used so: {t}") for t in _refusals(component, asked)]
@@ -103,6 +104,15 @@ def _stream(recipe: Recipe) -> list[Finding]:
     if recipe.train.workers:
         found.append((("train", "workers"), f"{text}, in order and so by one process; set it to 0"))
     return found
+
+
+def _head(recipe: Recipe, asked: Situation) -> list[Finding]:
+    keys: list[tuple[KeyPath, bool]] = [
+        (("train", "head_learning_rate"), recipe.train.head_learning_rate is not None),
+        (("model", "keep_head"), recipe.model.keep_head),
+    ]
+    text = f"only an encoder has a classification head, and this model is of kind {asked.model_kind!r}; leave it out"
+    return [(path, text) for path, used in keys if used and asked.model_kind in ("decoder", "encoder-decoder")]
 
 
 def _precision(recipe: Recipe) -> list[Finding]:

@@ -65,6 +65,9 @@ class ModelTable(Table):
     bitsandbytes; needs a GPU and a method that learns beside them."""
     trust_remote_code: bool = False
     """Whether code that comes with a hub model may be run."""
+    keep_head: bool = False
+    """Whether an encoder keeps the classification head of its checkpoint, matched to the task's labels by name, instead
+    of a new one."""
 
     @field_validator("name")
     @classmethod
@@ -72,6 +75,8 @@ class ModelTable(Table):
         return _refused(model_problem(value), value)
 
 
+HEAD_LEARNING_RATE = 1e-3
+"""The learning rate of classification heads for which the recipe names none."""
 SMALLEST = 1e-6
 """The least share, or amount, that a budget or an interval may be of."""
 
@@ -151,6 +156,9 @@ class TrainTable(Table):
     """Batches that make one optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """The peak learning rate."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    """The peak learning rate of an encoder's classification head, the same for every method of a comparison; unset for
+    1e-3."""
     optimizer: str = "adafactor"
     """adafactor (fixed rate, no relative step, no parameter scaling), adamw, or any name in torch.optim."""
     optimizer_options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)
@@ -186,6 +194,11 @@ class TrainTable(Table):
 
     fsdp: bool = False
     """FSDP2, which shards weights, gradients and the optimizer's state among GPUs; needs a launcher."""
+
+    @property
+    def head_rate(self) -> float:
+        """The peak learning rate of a classification head."""
+        return HEAD_LEARNING_RATE if self.head_learning_rate is None else self.head_learning_rate
 
     @field_validator("optimizer")
     @classmethod

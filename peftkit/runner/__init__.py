@@ -25,6 +25,7 @@ from peftkit.runner.checkpoint import newest
 from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
+from peftkit.runner.heads import Head, check_head_is_saved
 from peftkit.runner.models import apply_method, blank_base, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, lock
 from peftkit.runner.signals import Signals, Stop
@@ -78,6 +79,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             apply_method(recipe, blank_base(recipe, "meta"), steps, batches) if recipe.model.quantization else None
         )
         same_weights(model)
+        by_main(accelerator, lambda: check_head_is_saved(recipe.method, model, base.head))
         trainable, total = parameters(model)
         meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())
 
@@ -89,6 +91,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
 
         by_main(accelerator, begin)
         if directory is not None:
+            if base.head.notice:
+                display.say(base.head.notice)
             display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         resumed = newest(found / "checkpoints") if found else None
         if found:
@@ -101,7 +105,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             )
             training.train(resumed)
         if directory is not None:
-            outcome = _summary(recipe, training, directory.path, blind, trainable, total)
+            outcome = _summary(recipe, training, directory.path, blind, trainable, total, base.head)
             directory.write_json("summary.json", outcome)
             display.summary(outcome, directory.path)
         return directory.path if directory else None
@@ -163,7 +167,7 @@ def _meter(component: Any) -> Meter:
 
 
 def _summary(
-    recipe: Recipe, training: Training, folder: Path, blind: Scores, trainable: int, total: int
+    recipe: Recipe, training: Training, folder: Path, blind: Scores, trainable: int, total: int, head: Head
 ) -> dict[str, Any]:
     selected, last, used, data = training.selected or {}, training.rows[-1], training.used, training.data
     rows = data.sizes["train"]
@@ -182,7 +186,8 @@ def _summary(
         "selected": {"step": selected["step"], **{s: selected[s] for s in splits if s in selected}},
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
         "baselines": blind,
-        "parameters": {"trainable": trainable, "total": total},
+        "parameters": {"trainable": trainable, "total": total, "new_head": head.new},
+        "kept_head": head.kept,
         "steps": used.step,
         "samples": used.samples,
         "epoch": used.epoch,

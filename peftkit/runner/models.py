@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrain
 
 from peftkit.components import Context, ModelKind
 from peftkit.errors import Problem, RecipeError, RunError
+from peftkit.head import train_head
 from peftkit.recipe import Recipe
 from peftkit.recipe.check import findings
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
+from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
 """Heads, which are new or tied to embeddings."""
@@ -34,6 +37,7 @@ class Base:
     model: nn.Module
     form: Form
     kind: ModelKind
+    head: Head = field(default_factory=Head)
 
 
 def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
@@ -60,24 +64,33 @@ def load_base(recipe: Recipe) -> Base:
         RunError: the model or its tokenizer cannot be loaded.
         RecipeError: the model's config, known only now, shows a combination that is refused.
     """
-    kind, form = _labelled(recipe)
+    kind, form = load_form(recipe)
     path, options = _source(recipe)
     if recipe.model.quantization:
         options |= _quantized(recipe)
-    options |= _made(recipe)
-    torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
-    try:
-        loaded = getattr(transformers, form.auto_class).from_pretrained(
-            path, config=form.config, use_safetensors=True, **options
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise RunError(_unloadable(recipe, error)) from error
+    options |= {**_made(recipe), "use_safetensors": True, "output_loading_info": True}
+    auto_class = getattr(transformers, form.auto_class)
+
+    def load(config: Any, **further: Any) -> tuple[nn.Module, Mapping[str, Any]]:
+        try:
+            loaded: tuple[nn.Module, Mapping[str, Any]] = auto_class.from_pretrained(
+                path, config=config, **options, **further
+            )
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise RunError(_unloadable(recipe, error)) from error
+        return loaded
+
+    torch.manual_seed(recipe.run.seed)
+    if kind == "encoder":
+        loaded, head = load_with_head(recipe, form.config, _outputs(recipe, form), load)
+    else:
+        loaded, head = load(form.config)[0], Head()
     if recipe.model.quantization:
         from peft import prepare_model_for_kbit_training
 
         # Norms in float32; recomputed activations are turned on below, for quantised models as for others.
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
-    return Base(loaded, form, kind)
+    return Base(loaded, form, kind, head)
 
 
 def blank_base(recipe: Recipe, device: torch.device | str) -> Base:
@@ -89,24 +102,21 @@ def blank_base(recipe: Recipe, device: torch.device | str) -> Base:
         RunError: the config or the tokenizer cannot be loaded.
         RecipeError: the model's config, known only now, shows a combination that is refused.
     """
-    kind, form = _labelled(recipe)
+    kind, form = load_form(recipe)
+    saved = copy.deepcopy(form.config)
+    if kind == "encoder":
+        set_labels(form.config, recipe.task.labels, _outputs(recipe, form))
     torch.manual_seed(recipe.run.seed)
     trusted = {"trust_remote_code": recipe.model.trust_remote_code}
     with torch.device(device):
         made = getattr(transformers, form.auto_class).from_config(form.config, **trusted, **_made(recipe))
-    return Base(made, form, kind)
+    head = estimate_head(recipe, made, saved, _source(recipe)[0]) if kind == "encoder" else Head()
+    return Base(made, form, kind, head)
 
 
-def _labelled(recipe: Recipe) -> tuple[ModelKind, Form]:
-    """What ``load_form`` gives, with the task's labels in an encoder's config."""
-    kind, form = load_form(recipe)
-    config, labels = form.config, recipe.task.labels
-    if kind == "encoder":
-        config.num_labels = len(labels) if form.task_kind == "classification" else 1
-        if labels:
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: number for number, label in enumerate(labels)}
-    return kind, form
+def _outputs(recipe: Recipe, form: Form) -> int:
+    """How many numbers a classification head gives for a text."""
+    return len(recipe.task.labels) if form.task_kind == "classification" else 1
 
 
 def _made(recipe: Recipe) -> dict[str, Any]:
@@ -156,8 +166,7 @@ def _unloadable(recipe: Recipe, error: Exception) -> str:
     if "connect" in first:  # neither on the hub, since there is none, nor in the cache
         remedy = f"fetch it where there is a network (hf download {name}), or set model.name to a local folder"
     elif "mismatched_sizes" in told or "size mismatch" in told:  # transformers 5's word, and torch's in 4.57
-        first = "weights are of other shapes than its config and the task ask for"
-        remedy = "a head for another number of labels is no part of what is learnt: save the model without it"
+        first, remedy = "its weights have other shapes than its config says", "check its config.json"
     else:
         remedy = "weights must be safetensors"
     return f"the model {name!r} cannot be loaded: {first.rstrip('.')}; {remedy}"
@@ -211,25 +220,18 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
         steps=steps,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         batches=batches,
+        head_parameters=base.head.parameters,
     )
     if recipe.train.gradient_checkpointing:
         options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
     torch.manual_seed(recipe.run.seed)
     model = recipe.method.apply(base.model, context)
-    if base.kind == "encoder":
-        train_new_head(model)
+    train_head(model, base.head.parameters)
     trainable, total = parameters(model)
     if not trainable:
         raise RunError(f"the method {recipe.method.name!r} trains none of the model's {total:,} parameters")
     return model
-
-
-def train_new_head(model: nn.Module) -> None:
-    """A classification head is new and random: frozen, it would measure nothing that the recipe says."""
-    for key, parameter in model.named_parameters():
-        if {"classifier", "score"} & set(key.split(".")) and "original_module" not in key:
-            parameter.requires_grad = True
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from peftkit.recipe.names import HUB_ID
 from peftkit.runner.encoding import rows_of
 from peftkit.runner.evaluation import best
 from peftkit.runner.forms import Form
-from peftkit.runner.models import load_base, train_new_head
+from peftkit.runner.models import load_base
 from peftkit.runner.world import quiet_libraries
 from peftkit.runs import RunDirectory
 
@@ -51,16 +51,21 @@ def open_run(path: Path, registry: Registry) -> Opened:
     quiet_libraries("warning")
     recipe = recipe_of(path, registry)
     base = load_base(recipe)
-    steps = RunDirectory(path).summary()["steps"]
-    context = Context(base.kind, base.form.task_kind, recipe.run.seed, steps=max(1, steps))
+    summary = RunDirectory(path).summary()
+    steps = summary["steps"]
+    context = Context(
+        base.kind, base.form.task_kind, recipe.run.seed, max(1, steps), head_parameters=base.head.parameters
+    )
     names = frozenset(base.model.state_dict())
     torch.manual_seed(recipe.run.seed)
     try:
         model = recipe.method.open(base.model, path / "model", context)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path / 'model'} cannot be opened: {error}") from error
-    if base.kind == "encoder":
-        train_new_head(model)
+        older = base.head.parameters and "new_head" not in summary["parameters"]
+        reason = (
+            "an older peftkit has not saved all of its classification head; run the recipe again" if older else error
+        )
+        raise InputError(f"{path / 'model'} cannot be opened: {reason}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Opened(path, recipe, base.form, model.to(device).eval(), device, names)
 

@@ -9,6 +9,7 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from peftkit.errors import InputError
+from peftkit.head import is_head
 from peftkit.recipe import Recipe
 from peftkit.recipe.names import torch_optimizers
 
@@ -29,7 +30,8 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = train.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((recipe.method.rate(key), decay), []).append(parameter)
+            rate = train.head_rate / train.learning_rate if is_head(parameter) else recipe.method.rate(key)
+            groups.setdefault((rate, decay), []).append(parameter)
     name = train.optimizer.lower()
     if name == "adafactor":
         kind: Any = Adafactor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from transformers import AutoConfig
 
 from peftkit.components import Context, Method, ModelKind, Situation
 from peftkit.errors import InputError, RunError, one_line
+from peftkit.head import train_head
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.runner.forms import FORMS
+from peftkit.runner.heads import new_parameters
 from peftkit.runner.models import parameters
 from peftkit.runner.world import quiet_libraries
 
@@ -51,7 +53,8 @@ def outline(method: Method, name: str) -> Outline:
 
     Args:
         method: a method with its options.
-        name: a hub id, a local folder, or a built-in model; only its config is read.
+        name: a hub id, a local folder, or a built-in model; its config is read, and the names of its weights if they
+            are on this machine.
 
     Raises:
         RunError: the config cannot be read, or names no architecture.
@@ -77,9 +80,12 @@ def outline(method: Method, name: str) -> Outline:
         with torch.device(device):
             base: nn.Module = auto_class.from_config(config)
             own = {key for key, _ in base.named_modules() if key}
+            head = tuple(new_parameters(base, config, path)) if kind == "encoder" else ()
             if device != "meta" and (number := sum(p.numel() for p in base.parameters())) > MOST:
                 raise InputError(f"{method.name!r} needs weights to begin with, and {number:,} are too many to make up")
-            return own, method.apply(base, context)
+            model = method.apply(base, replace(context, head_parameters=head))
+            train_head(model, head)
+            return own, model
 
     try:
         own, model = made("meta")

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peftkit.components import Method
 from peftkit.errors import InputError
+from peftkit.head import head_tensors, train_head
 from peftkit.runner.ledger import Ledger, Work
-from peftkit.runner.models import train_new_head
-from peftkit.testing.tiny import STEPS, batch, context, kind_of, situation, tiny
+from peftkit.testing.tiny import STEPS, batch, context, head_parameters, kind_of, situation, tiny
 
 Check = Callable[[Method, str, Path], None]
 """Takes a method with its options, the name of an architecture, and an empty folder."""
@@ -77,6 +77,35 @@ def reloads(method: Method, architecture: str, folder: Path, reopen: Reopen | No
     assert all(kept[name] is parameter for name, parameter in trained(fresh).items()), "load made new parameters"
     if reopen is not None:
         opened = reopen(tiny(architecture), folder)
+        torch.testing.assert_close(logits(opened, architecture), learnt, atol=1e-6, rtol=1e-6)
+
+
+def new_head(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
+    """What an encoder's checkpoint does not hold is trained and saved: on a base with another head it gives the same.
+
+    Args:
+        method: the method.
+        architecture: the model.
+        folder: where to save.
+        reopen: what the method's own library does to put the folder onto a fresh model.
+    """
+    names = head_parameters(architecture)
+    if not names:
+        raise RefusedError("only an encoder has a new classification head")
+    refused(method.refuses(situation(architecture)))
+    model = applied(method, architecture)
+    head = {name: (p, p.detach().clone()) for name, p in head_tensors(model, names).items()}
+    frozen = [name for name, (parameter, _) in head.items() if not parameter.requires_grad]
+    assert not frozen, f"parameters of the new head are frozen: {frozen}"
+    learn(model, architecture, method=method)
+    still = [name for name, (parameter, before) in head.items() if torch.equal(parameter, before)]
+    assert not still, f"parameters of the new head do not move: {still}"
+    learnt = logits(model, architecture)
+    folder.mkdir(exist_ok=True)
+    method.save(model, folder)
+    for seed in (1, 2):
+        fresh = tiny(architecture, head_seed=seed)
+        opened = method.open(fresh, folder, context(architecture)) if reopen is None else reopen(fresh, folder)
         torch.testing.assert_close(logits(opened, architecture), learnt, atol=1e-6, rtol=1e-6)
 
 
@@ -182,8 +211,7 @@ def applied(method: Method, architecture: str, seed: int = 7, **changes: Any) ->
     """The method on a tiny model, whose description may be changed."""
     torch.manual_seed(seed)
     model = method.apply(tiny(architecture, **changes), context(architecture, seed))
-    if kind_of(architecture) == "encoder":
-        train_new_head(model)
+    train_head(model, head_parameters(architecture))
     return model
 
 
@@ -299,6 +327,7 @@ def check_method(method: Method, architecture: str, folder: Path, reopen: Reopen
 
 
 CHECKS: Mapping[str, Check] = {
-    check.__name__: check for check in (trains, reloads, generates, merges, checkpointing, mixed_precision, counts)
+    check.__name__: check
+    for check in (trains, reloads, new_head, generates, merges, checkpointing, mixed_precision, counts)
 }
 """The checks of one process, by name."""

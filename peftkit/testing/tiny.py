@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,25 @@ _DISTILBERT = _SPECIAL | {
     "max_position_embeddings": 64,
     "num_labels": 3,
 }
+_ALBERT = _BERT | {"embedding_size": 16, "num_hidden_groups": 1, "classifier_dropout_prob": 0.0}
+_MODERNBERT = _SPECIAL | {
+    **{key: _BERT[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")},
+    **{"max_position_embeddings": 64, "num_labels": 3, "cls_token_id": 2, "sep_token_id": 1},
+    **{"global_attn_every_n_layers": 2, "local_attention": 16, "classifier_dropout": 0.0, "mlp_dropout": 0.0},
+}
 FAMILIES: dict[ModelKind, dict[str, dict[str, Any]]] = {
     "encoder-decoder": {"t5": _T5, "mt5": _T5, "bart": _BART},
     "decoder": {"gpt2": _GPT2, **dict.fromkeys(("llama", "qwen2", "gemma2", "phi"), _LLAMA)},
     "encoder": {
+        "albert": _ALBERT,
         "distilbert": _DISTILBERT,
+        "modernbert": _MODERNBERT,
         **dict.fromkeys(("bert", "deberta", "deberta-v2", "electra", "ernie", "roberta", "xlm-roberta"), _BERT),
     },
 }
 _AUTO = {
     "encoder-decoder": tf.AutoModelForSeq2SeqLM,
     "decoder": tf.AutoModelForCausalLM,
-    "encoder": tf.AutoModelForSequenceClassification,
 }
 
 
@@ -96,7 +104,10 @@ STEPS = 10
 
 WHOLE: dict[str, dict[str, Any]] = {
     "gpt2": {"n_positions": 256},
-    **{key: {"max_position_embeddings": 256} for key in ("bart", "bert", "roberta")},
+    **{
+        key: {"max_position_embeddings": 256}
+        for key in ("bart", "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta")
+    },
 }
 """Where a tiny model needs room for texts."""
 
@@ -106,13 +117,37 @@ def kind_of(architecture: str) -> ModelKind:
     return next(kind for kind, family in FAMILIES.items() if architecture in family)
 
 
-def tiny(architecture: str, **changes: Any) -> tf.PreTrainedModel:
-    """A random model of width 32, in training mode, without dropout; two of one description have the same weights."""
-    kind = kind_of(architecture)
-    config = tf.AutoConfig.for_model(architecture, **(FAMILIES[kind][architecture] | changes))
+def tiny(architecture: str, *, head_seed: int = 0, **changes: Any) -> tf.PreTrainedModel:
+    """A random model of width 32, in training mode, without dropout; two of one description have the same weights.
+
+    An encoder is what ``AutoModelForSequenceClassification`` makes of a checkpoint of a masked language model.
+
+    Args:
+        architecture: a key of ``FAMILIES``.
+        head_seed: seeds the parameters that such a checkpoint does not hold.
+        changes: what differs from the family's config.
+    """
+    if kind_of(architecture) != "encoder":
+        return _random(architecture, _AUTO[kind_of(architecture)], 0, changes)
+    model = _random(architecture, tf.AutoModelForSequenceClassification, 1 + head_seed, changes)
+    model.load_state_dict(_random(architecture, tf.AutoModelForMaskedLM, 0, changes).state_dict(), strict=False)
+    return model
+
+
+@cache
+def head_parameters(architecture: str) -> tuple[str, ...]:
+    """The parameters of the tiny encoder's classification head, none of other models."""
+    if kind_of(architecture) != "encoder":
+        return ()
+    held = _random(architecture, tf.AutoModelForMaskedLM, 0, {}).state_dict()
+    return tuple(name for name, _ in tiny(architecture).named_parameters() if name not in held)
+
+
+def _random(architecture: str, auto: Any, seed: int, changes: dict[str, Any]) -> tf.PreTrainedModel:
+    config = tf.AutoConfig.for_model(architecture, **(FAMILIES[kind_of(architecture)][architecture] | changes))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: tf.PreTrainedModel = _AUTO[kind].from_config(config).train()
+        torch.manual_seed(seed)
+        model: tf.PreTrainedModel = auto.from_config(config).train()
         with torch.no_grad():
             for parameter in model.parameters():  # biases begin as zeros, at which some methods would do nothing
                 if parameter.ndim == 1:
@@ -121,12 +156,17 @@ def tiny(architecture: str, **changes: Any) -> tf.PreTrainedModel:
 
 
 def saved(architecture: str, folder: Path) -> Path:
-    """A tiny model with the tokenizer of the built-in one of its kind, as a hub's folder has them."""
+    """A tiny model with the tokenizer of the built-in one of its kind, as a hub's folder has them.
+
+    An encoder is saved as a masked language model.
+    """
     kind = kind_of(architecture)
     built_in = next(name for name in BUILT_IN_MODELS if model_kind(model_config(name)) == kind)
     tokenizer = AutoTokenizer.from_pretrained(model_path(built_in))
     tf.utils.logging.disable_progress_bar()
-    tiny(architecture, vocab_size=len(tokenizer), **WHOLE.get(architecture, {})).save_pretrained(folder)
+    auto = tf.AutoModelForMaskedLM if kind == "encoder" else _AUTO[kind]
+    changes = {"vocab_size": len(tokenizer), **WHOLE.get(architecture, {})}
+    _random(architecture, auto, 0, changes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -139,6 +179,7 @@ def context(architecture: str, seed: int = 7, *, gradient_checkpointing: bool = 
         seed=seed,
         steps=STEPS,
         gradient_checkpointing=gradient_checkpointing,
+        head_parameters=head_parameters(architecture),
     )
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 QUERY_AND_VALUE = (
     *("q", "v", "q_proj", "v_proj", "q_lin", "v_lin", "query", "value", "query_proj", "value_proj"),
-    "c_attn",
+    *("c_attn", "Wqkv"),
 )
-"""What the projections are called in the architectures of transformers; GPT-2 has them in one."""
-HEADS = frozenset({"lm_head", "classifier", "score"})
+"""What the projections are called in the architectures of transformers; GPT-2 and ModernBERT have them in one."""
+OUTPUTS = frozenset({"lm_head"})
 FILE = "lora_xs.safetensors"
 
 
@@ -54,7 +54,8 @@ class LoraXs(Method):
         from peftkit_lora_xs_layers import XsLinear
 
         model.requires_grad_(False)
-        chosen = [key for key, module in linear_layers(model) if self._wants(key)]
+        head = {parameter.rpartition(".")[0] for parameter in context.head_parameters}
+        chosen = [key for key, module in linear_layers(model) if key not in head and self._wants(key)]
         if not chosen:
             leaves = sorted({key.rsplit(".", 1)[-1] for key, _ in linear_layers(model)})
             raise InputError(f"{self.name!r} finds no layer for {self.target_modules!r}; there are {', '.join(leaves)}")
@@ -70,7 +71,7 @@ class LoraXs(Method):
     def _wants(self, key: str) -> bool:
         wanted = QUERY_AND_VALUE if self.target_modules is None else self.target_modules
         if wanted == "all-linear":
-            return HEADS.isdisjoint(key.split("."))
+            return OUTPUTS.isdisjoint(key.split("."))
         if isinstance(wanted, str):
             return re.fullmatch(wanted, key) is not None
         return any(key == name or key.endswith(f".{name}") for name in wanted)

@@ -5,14 +5,14 @@ import pytest
 from peftkit.errors import InputError
 from peftkit.methods.parts import BitFit, HeadOnly, LayerNorm, TopLayers
 from peftkit.testing import applied, context, situation, tiny, trained
+from peftkit.testing.tiny import head_parameters
 
 
 @pytest.mark.parametrize("architecture", ["bert", "bart", "gpt2", "qwen2"])
 def test_bitfit_trains_all_biases_and_nothing_else(architecture: str) -> None:
     names = {name for name, _ in tiny(architecture).named_parameters() if name.endswith("bias")}
-    head = {name for name in trained(applied(BitFit(), architecture)) if name.startswith("classifier")}
     assert names
-    assert set(trained(applied(BitFit(), architecture))) == names | head
+    assert set(trained(applied(BitFit(), architecture))) == names | set(head_parameters(architecture))
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama"])
@@ -30,7 +30,8 @@ def test_layer_norm_trains_the_normalisation_layers(architecture: str, number: i
 
 
 def test_head_only_is_a_linear_probe() -> None:
-    assert set(trained(applied(HeadOnly(), "bert"))) == {"classifier.weight", "classifier.bias"}
+    layers = ("bert.pooler.dense", "classifier")  # a masked language model has no pooler
+    assert set(trained(applied(HeadOnly(), "bert"))) == {f"{layer}.{n}" for layer in layers for n in ("weight", "bias")}
     assert set(trained(applied(HeadOnly(), "llama"))) == {"lm_head.weight"}
 
 

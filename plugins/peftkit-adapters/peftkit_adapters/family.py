@@ -88,6 +88,7 @@ class AdapterMethod(Method):
             f"use one of {', '.join(MODEL_TYPES)}, or another method",
         ),
     )
+    loaded_by: ClassVar[Literal["adapters", "peftkit"]] = "adapters"
     configuration: ClassVar[str]
     """The library's name of the configuration."""
     without: ClassVar[frozenset[str]] = frozenset()
@@ -194,15 +195,17 @@ class AdapterMethod(Method):
         from adapters.loading import AdapterLoader, PredictionHeadLoader
 
         adapted, added = cast(Any, model), _added(model)
-        state = model.state_dict()
-        tensors = {name: state[name].detach().cpu().contiguous().clone() for name in added}
+        state, backbone = model.state_dict(), f"{adapted.base_model_prefix}."
+        # The library's file of the head holds what lies beside the backbone; BERT's pooler lies in it.
+        inside = {name for name in _learns(model) - added if name.startswith(backbone)}
+        tensors = {name: state[name].detach().cpu().contiguous().clone() for name in added | inside}
         loader = AdapterLoader(adapted, use_safetensors=True)
         # By itself it forgets tensors that lie in no block, and fails on those that several blocks share.
         loader.weights_helper.state_dict = lambda filter_func: tensors
         loader.save(str(folder), ADAPTER)
         if interface := getattr(adapted.base_model, "adapter_interface", None):
             interface._save(str(folder), adapted.config)
-        if _learns(model) - added:
+        if _learns(model) - added - inside:
             PredictionHeadLoader(adapted, error_on_missing=False, use_safetensors=True).save(str(folder), ADAPTER)
 
     def saved_bytes(self, model: nn.Module) -> int:

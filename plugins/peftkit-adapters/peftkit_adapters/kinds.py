@@ -179,6 +179,11 @@ class PrefixTuning(AdapterMethod):
             "the adapters library has no prefixes for this kind of model",
             f"use one of {', '.join(sorted(set(MODEL_TYPES) - set(HOOKED)))}, or peft's prefix_tuning",
         ),
+        Refusal(
+            lambda s: s.model_type == "distilbert",
+            "DistilBERT's attention does not take the prefix's mask of the adapters library",
+            "use a BERT or RoBERTa model, or another method",
+        ),
     )
 
 
@@ -338,6 +343,7 @@ class NoReft(Reft):
 class DiReft(Reft):
     """Without it, and without what is subtracted."""
 
+    loaded_by: ClassVar[Literal["peftkit"]] = "peftkit"  # the library would open it as NoReFT
     configuration = "DiReftConfig"
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate((9e-4,), "Wu et al. (2024): examples/loreft/README.md in stanfordnlp/pyreft"),

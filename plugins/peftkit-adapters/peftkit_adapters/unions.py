@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import model_validator
 
@@ -58,6 +58,7 @@ class Unified(Together):
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate((5e-4,), "Mao et al. (2022): experimental setup of the paper", ""),
     )
+    loaded_by: ClassVar[Literal["peftkit"]] = "peftkit"  # the library's gates count padding as text
     trial: ClassVar[Mapping[str, Any]] = {"adapter": NARROW, "prefix_tuning": {"bottleneck_size": 16}}
 
     def refuses(self, situation: Situation) -> list[str]:

@@ -31,7 +31,7 @@ from peftkit.testing import (
     tiny,
     trained,
 )
-from peftkit.testing.checks import reloads, tensors
+from peftkit.testing.checks import new_head, reloads, tensors
 from peftkit_adapters import ADAPTER, METHODS, AdapterMethod, family
 from peftkit_adapters.reader import options
 
@@ -79,6 +79,22 @@ def test_the_library_itself_opens_what_was_saved(name: str, architecture: str, t
         reloads(method(name), architecture, tmp_path / "saved", reopen_direft if name == "direft" else reopen)
     else:
         assert name == "adapters_prompt_tuning"
+
+
+ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert")
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_new_head_is_trained_and_given_back(name: str, architecture: str, tmp_path: Path) -> None:
+    if able(name, architecture):
+        new_head(method(name), architecture, tmp_path / "own")
+        library = method(name).loaded_by == "adapters"
+        assert library == (name not in ("direft", "unipelt"))
+        if library:
+            new_head(method(name), architecture, tmp_path / "library", reopen)
+    else:
+        assert architecture == "distilbert"
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bert"])

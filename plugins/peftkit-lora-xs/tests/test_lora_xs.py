@@ -10,10 +10,11 @@ from peftkit.plugins import load_registry
 from peftkit.testing import applied, conformance, logits, searches_published_rates, tiny, trained
 from peftkit_lora_xs import LoraXs
 
+ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "modernbert")
 TestLoraXs = conformance(
     LoraXs(r=4),
     LoraXs(r=4, target_modules="all-linear"),
-    architectures=("t5", "bart", "llama", "qwen2", "gpt2", "bert", "roberta"),
+    architectures=("t5", "bart", "llama", "qwen2", "gpt2", *ENCODERS),
     runs=False,
 )
 TestRuns = conformance(LoraXs(r=4), architectures=("t5", "bert"))

@@ -1,0 +1,282 @@
+"""An encoder's classification head: which parameters are new, and whether the checkpoint's own head is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from peftkit.components import Method
+from peftkit.errors import InputError, RunError, did_you_mean, listed
+from peftkit.head import head_tensors
+from peftkit.recipe import Recipe
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
+"""Names of layer norms' parameters in old checkpoints."""
+BODY = re.compile(r"(^|\.)(\d+|\w*embeddings?)\.")
+"""Numbered layers and embeddings: no part of a head."""
+Load = Callable[..., tuple[nn.Module, Mapping[str, Any]]]
+"""Loads the model with a config and further options; returns it with transformers' loading report."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The classification head of a loaded model.
+
+    Attributes:
+        parameters: names of all its parameters: every method trains and saves them.
+        new: how many numbers of them the checkpoint does not hold.
+        kept: whether it is the checkpoint's own head.
+        notice: what a user should know about it; may be empty.
+    """
+
+    parameters: tuple[str, ...] = ()
+    new: int = 0
+    kept: bool = False
+    notice: str = ""
+
+
+def set_labels(config: Any, labels: Collection[str], outputs: int) -> None:
+    """Writes the task's labels into a model's config."""
+    config.num_labels = outputs
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+
+
+def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tuple[nn.Module, Head]:
+    """Loads an encoder with the head that the recipe asks for.
+
+    Args:
+        recipe: what to run.
+        config: the checkpoint's config; afterwards it has the task's labels.
+        outputs: how many numbers the head gives for a text.
+        load: loads the model.
+
+    Returns:
+        The model and its head.
+
+    Raises:
+        RunError: ``model.keep_head`` asks for a head that the checkpoint does not hold, or weights of the layers are
+            missing.
+    """
+    labels, old = recipe.task.labels, _labels(config)
+    if recipe.model.keep_head:
+        rows = _rows_to_keep(recipe, config, outputs)
+        model, report = load(config)
+        _refuse_missing(recipe, _missing(model, report) or ())
+        _select_outputs(model, rows)
+        set_labels(config, labels, outputs)
+        set_labels(model.config, labels, outputs)
+        kept = tuple(_beside_backbone(model))
+        notice = f"the classification head of {recipe.model.name} is kept; its labels are {listed(old)}"
+        return model, Head(kept, kept=True, notice=notice)
+    replaced = holds_head(config)
+    set_labels(config, labels, outputs)
+    torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
+    model, report = load(config, ignore_mismatched_sizes=replaced)
+    missing = _missing(model, report)
+    notice = ""
+    if replaced:
+        _refuse_mismatched(recipe, model, report)
+        torch.manual_seed(recipe.run.seed)
+        _draw_anew(model)
+        missing |= set(_beside_backbone(model))
+        known = {_normalized(label) for label in old}
+        fits = len(old) == 1 if not labels else all(_normalized(label) in known for label in labels)
+        remedy = "model.keep_head = true keeps it" if fits else "they are not the task's"
+        notice = (
+            f"the classification head of {recipe.model.name} is replaced by a new one; its labels are {listed(old)}"
+        )
+        notice += f"; {remedy}"
+    _refuse_missing(recipe, missing)
+    return model, _new(model, missing, notice)
+
+
+def estimate_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> Head:
+    """Tells the head's parameters from the names in the checkpoint's files, without loading weights.
+
+    Args:
+        recipe: what to run.
+        model: the model made from its config; its tensors may be on ``meta``.
+        config: the checkpoint's config, before the task's labels were written into it.
+        path: a local folder, or the name of a model on the hub.
+
+    Returns:
+        The head. Of a hub model that has not been fetched it is taken to be what lies beside the backbone, and poolers.
+    """
+    if recipe.model.keep_head:
+        return Head(tuple(_beside_backbone(model)), kept=True)
+    return _new(model, new_parameters(model, config, path), "")
+
+
+def new_parameters(model: nn.Module, config: Any, path: str) -> set[str]:
+    """Names of the parameters that a checkpoint's files do not hold; see ``estimate_head``."""
+    names = [name for name, _ in model.named_parameters()]
+    beside = set(_beside_backbone(model))
+    held = _checkpoint_keys(path)
+    if held is None:
+        return beside if holds_head(config) else beside | {name for name in names if ".pooler." in f".{name}"}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    stripped = {_modern(key).removeprefix(prefix) for key in held}
+    missing = {name for name in names if name.removeprefix(prefix) not in stripped}
+    return missing | beside if holds_head(config) else missing
+
+
+def holds_head(config: Any) -> bool:
+    """Whether a checkpoint was saved with a classification head, by its config."""
+    return any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def check_head_is_saved(method: Method, model: nn.Module, head: Head) -> None:
+    """Refuses a method whose ``save`` loses the classification head.
+
+    Raises:
+        InputError: the head's weights are in none of the files that it writes.
+    """
+    if not head.parameters:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        method.save(model, Path(folder))
+        tensors = [
+            (key, value) for file in Path(folder).glob("*.safetensors") for key, value in load_file(file).items()
+        ]
+    for name, parameter in head_tensors(model, head.parameters).items():
+        value, last = parameter.detach().cpu(), name.rpartition(".")[2]
+        if not any(key.rpartition(".")[2] == last and value.equal(tensor) for key, tensor in tensors):
+            raise InputError(
+                f"{method.name!r} does not save {name!r}, a parameter of the classification head, so that the trained "
+                "model would be lost; use another method, or an encoder-decoder or decoder"
+            )
+
+
+def _new(model: nn.Module, names: Iterable[str], notice: str) -> Head:
+    wanted = set(names)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name in wanted}
+    return Head(tuple(sizes), sum(sizes.values()), notice=notice)
+
+
+def _labels(config: Any) -> list[str]:
+    return [str(config.id2label[number]) for number in sorted(config.id2label)]
+
+
+def _rows_to_keep(recipe: Recipe, config: Any, outputs: int) -> list[int]:
+    """The checkpoint's output for each of the task's."""
+    if not holds_head(config):
+        raise RunError(
+            f"model.keep_head: the checkpoint {recipe.model.name!r} holds no classification head (it is a "
+            f"{listed(config.architectures or ['model without an architecture'])}); leave model.keep_head out"
+        )
+    wanted, there = recipe.task.labels, _labels(config)
+    if not wanted and len(there) == outputs:
+        return [0]
+    places = {_normalized(label): number for number, label in enumerate(there)}
+    lacking = [label for label in wanted if _normalized(label) not in places]
+    if lacking or not wanted:
+        what = (
+            f"has no label {lacking[0]!r}{did_you_mean(lacking[0], there)}" if lacking else f"has {len(there)} outputs"
+        )
+        raise RunError(
+            f"model.keep_head: the head of {recipe.model.name!r} {what}, and the task {recipe.task.name!r} needs "
+            f"{listed(wanted) if wanted else 'one output'}; the head's labels are {listed(there)}; leave "
+            "model.keep_head out for a new head"
+        )
+    return [places[_normalized(label)] for label in wanted]
+
+
+def _normalized(label: str) -> str:
+    return " ".join(label.casefold().split())
+
+
+def _select_outputs(model: Any, rows: list[int]) -> None:
+    """Puts the head's outputs into the order of the task's labels, and drops the others."""
+    if rows == list(range(model.config.num_labels)):
+        return
+    beside = {name.rpartition(".")[0] for name in _beside_backbone(model)}
+    layers = [m for key, m in model.named_modules() if key in beside and isinstance(m, nn.Linear)]
+    last = [layer for layer in layers if layer.out_features == model.config.num_labels][-1]
+    with torch.no_grad():
+        last.weight = nn.Parameter(last.weight[rows].clone())
+        if last.bias is not None:
+            last.bias = nn.Parameter(last.bias[rows].clone())
+    last.out_features = model.num_labels = len(rows)
+
+
+def _draw_anew(model: Any) -> None:
+    """Draws the weights beside the backbone as transformers does for a model without a checkpoint."""
+    beside = {name.rpartition(".")[0] for name in _beside_backbone(model)}
+    for key, module in model.named_modules():
+        if key in beside:
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # or transformers 5 would keep what was loaded
+            module._is_hf_initialized = False
+            model._init_weights(module)
+
+
+def _beside_backbone(model: nn.Module) -> list[str]:
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+
+
+def _missing(model: nn.Module, report: Mapping[str, Any]) -> set[str]:
+    """Parameters that the loading report says the checkpoint does not hold."""
+    names = {name for name, _ in model.named_parameters()}
+    return names & {str(key) for key in report["missing_keys"]}
+
+
+def _refuse_missing(recipe: Recipe, missing: Iterable[str]) -> None:
+    body = sorted(name for name in missing if BODY.search(name))
+    if body:
+        raise RunError(
+            f"the checkpoint {recipe.model.name!r} lacks {len(body)} weights of the model's layers, such as "
+            f"{body[0]!r}; check that it was saved by save_pretrained from this architecture"
+        )
+
+
+def _refuse_mismatched(recipe: Recipe, model: nn.Module, report: Mapping[str, Any]) -> None:
+    beside = set(_beside_backbone(model))
+    different = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
+    if body := sorted(key for key in different if key not in beside):
+        raise RunError(
+            f"the model {recipe.model.name!r} cannot be loaded: its weights have other shapes than its config "
+            f"says, such as {body[0]!r}; check its config.json"
+        )
+
+
+def _checkpoint_keys(path: str) -> set[str] | None:
+    """Names of the tensors in a checkpoint's files, None where it is not on this machine."""
+    file = _local(path, INDEX)
+    if file is not None:
+        return set(json.loads(file.read_text(encoding="utf-8"))["weight_map"])
+    file = _local(path, WEIGHTS)
+    if file is None:
+        return None
+    with safe_open(file, "pt") as tensors:
+        return set(tensors.keys())
+
+
+def _local(path: str, name: str) -> Path | None:
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return file if file.is_file() else None
+    found = try_to_load_from_cache(path, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _modern(key: str) -> str:
+    for old, new in LEGACY:
+        if key.endswith(old):
+            return key.removesuffix(old) + new
+    return key

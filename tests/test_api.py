@@ -1,0 +1,68 @@
+"""The functions of the package itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import peftkit
+from peftkit.errors import InputError
+from peftkit.plugins import load_registry
+from peftkit.recipe import load_recipe
+from peftkit.runner import run
+
+ENCODER = """
+[run]
+name = "api"
+[model]
+name = "pocket-encoder"
+[task]
+name = "wordnet_topic"
+[method]
+name = "bitfit"
+[train]
+batch_size = 8
+[train.budget]
+steps = 3
+[evaluate]
+every = "100%"
+train_examples = 0
+dev_examples = 8
+test_examples = 8
+[track]
+wandb = "off"
+"""
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, peftkit; peftkit.__all__; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'load_models'"):
+        peftkit.load_models  # noqa: B018
+
+
+def test_a_run_that_only_peftkit_reads_is_loaded_with_its_head(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(ENCODER)
+    registry = load_registry()
+    path = run(load_recipe(file, registry, [f"run.output={tmp_path / 'runs'}"]), registry)
+    assert path is not None
+    model, tokenizer = peftkit.load_model(path)
+    rows = [json.loads(line) for line in (path / "predictions" / "test.jsonl").read_text().splitlines()]
+    for row in rows:
+        with torch.no_grad():
+            found = model(**tokenizer(row["source"], return_tensors="pt").to(model.device)).logits.log_softmax(-1)[0]
+        assert found.tolist() == pytest.approx(row["log_likelihoods"], abs=1e-5)
+
+
+def test_a_folder_that_is_no_run_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no run directory: it has no recipe\.toml"):
+        peftkit.load_model(tmp_path)
