@@ -89,10 +89,10 @@ def new_head(method: Method, architecture: str, folder: Path, reopen: Reopen | N
         folder: where to save.
         reopen: what the method's own library does to put the folder onto a fresh model.
     """
+    refused(method.refuses(situation(architecture)))
     names = head_parameters(architecture)
     if not names:
         raise RefusedError("only an encoder has a new classification head")
-    refused(method.refuses(situation(architecture)))
     model = applied(method, architecture)
     head = {name: (p, p.detach().clone()) for name, p in head_tensors(model, names).items()}
     frozen = [name for name, (parameter, _) in head.items() if not parameter.requires_grad]
