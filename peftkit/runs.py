@@ -66,6 +66,14 @@ class RunDirectory:
         except (InputError, KeyError):
             return False
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the run has ended because its loss was no number."""
+        try:
+            return bool(self.summary()["status"] == "diverged")
+        except (InputError, KeyError):
+            return False
+
     def write_text(self, name: str, text: str) -> None:
         """Writes a file whole or not at all.
 

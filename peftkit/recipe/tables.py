@@ -151,6 +151,8 @@ class TrainTable(Table):
     """Batches that make one optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """The peak learning rate."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    """The peak learning rate of a new head, the same for every method of a comparison; unset for 1e-3."""
     optimizer: str = "adafactor"
     """adafactor (fixed rate, no relative step, no parameter scaling), adamw, or any name in torch.optim."""
     optimizer_options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)

@@ -24,10 +24,12 @@ trials = 3
     ("axes", "tune", "words"),
     [
         ("train.learning_rate = [0.1]", "", "train.learning_rate is an axis and tuned, too"),
-        ("", '[tune.space.lara]\n"method.r" = [2, 4]', r"tune.space.lara: there is no such method.*mean 'lora'"),
+        ("", '[tune.space.lara]\n"method.r" = [2, 4]', r"tune.space.lara: there is no method 'lara'.*mean 'lora'"),
         ("", '[tune.space.lora]\n"train.learning_rate" = { low = 1, high = 0.1 }', "tune.space.lora"),
         ("", '[tune.space.lora]\n"train.learning_rte" = [0.1, 0.2]', "learning_rte.*learning_rate"),
         ("", '[tune.space.lora]\n"method.r" = [0, 2]', "method.r"),
+        ("", '[tune.space.lora]\n"method.r" = []', r"tune.space.lora: method.r needs at least one value"),
+        ("", '[tune.head]\nmethod = "hed_only"', r"tune.head.method: there is no method 'hed_only'.*mean 'head_only'"),
         ("", "[tune.set]\ntrain.budgit.steps = 2", "budgit.*budget"),
     ],
 )
