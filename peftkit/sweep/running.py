@@ -110,7 +110,8 @@ class Sweep:
 
     def do(self, study: Study) -> list[Failure]:
         """Runs one study by itself, as a job of a cluster does."""
-        mark(self.grid)
+        if not (self.grid.folder / MARK).is_file():  # submitting has written it; jobs beside each other would collide
+            mark(self.grid)
         head = self.heads.get(study.label)
         record = self._tuned_head(head) if head else None
         if head is None or record is not None:

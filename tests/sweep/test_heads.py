@@ -16,7 +16,7 @@ from peftkit.plugins import Registry
 from peftkit.sweep.grid import Grid, address
 from peftkit.sweep.heads import heads_of
 from peftkit.sweep.planning import plan
-from peftkit.sweep.running import Sweep, final_recipes, recorded
+from peftkit.sweep.running import Sweep, final_recipes, mark, recorded
 from tests.sweep.conftest import best_at
 
 Make = Callable[..., Grid]
@@ -110,6 +110,7 @@ def test_jobs_of_a_cluster_tune_the_head_once(grid: Make, planted: Any, registry
     """Each job is a process of its own, which knows of the others by the sweep's folder alone."""
     workers = planted(score=head_score, jobs=1)
     made = grid(TUNED, (ENCODER,))
+    mark(made)
     jobs = [sweep(made, registry, workers, overrides=(ENCODER,))[0] for _ in made.studies]
     with ThreadPoolExecutor(len(jobs)) as pool:
         assert [*pool.map(lambda job, study: job.do(study), jobs, made.studies)] == [[], []]
