@@ -134,18 +134,18 @@
   const budget = () => { const [low, high] = span(); return low * (high / low) ** (at("budget").value / 200); };
   const showRanking = () => {
     const axis = at("axis").value, amount = budget(), rows = ranked(amount), body = at("ranking").tBodies[0];
+    const isReadOff = (row) => row.method.runs.some((run) => readOff(run, axis, amount));
     at("amount").textContent = `${told(amount)} ${NAMES[axis]}`;
     at("budget").setAttribute("aria-valuetext", at("amount").textContent);
     body.replaceChildren(...rows.map((row, i) => {
       const share = rows[0].mean ? Math.max(0, Math.min(1, section.metric_higher ? row.mean / rows[0].mean : rows[0].mean / row.mean)) : 0;
       const bar = make("span", { class: "bar", style: `width:${(share * 8).toFixed(2)}rem` });
-      const longer = (row.method.runs.some((run) => readOff(run, axis, amount)) ? " (read off longer runs)" : "") + edge(row.method);
-      return make("tr", i ? {} : { class: "leader" }, make("td", {}, String(i + 1)), make("td", {}, row.method.label + longer),
-        make("td", {}, told(row.mean)), make("td", {}, row.scores.length > 1 ? `${told(Math.min(...row.scores))} – ${told(Math.max(...row.scores))}` : "one seed"),
+      const notes = (isReadOff(row) ? " (read off longer runs)" : "") + edge(row.method);
+      return make("tr", i ? {} : { class: "leader" }, make("td", {}, String(i + 1)), make("td", {}, row.method.label),
+        make("td", {}, told(row.mean)), make("td", {}, row.scores.length > 1 ? `${told(Math.min(...row.scores))} – ${told(Math.max(...row.scores))}` : "one seed", notes),
         make("td", {}, bar));
     }));
-    const longer = rows.some((row) => row.method.runs.some((run) => readOff(run, axis, amount)));
-    const off = longer ? " Read off longer runs, whose learning rate had not decayed yet at this budget." : "";
+    const off = rows.some(isReadOff) ? " Read off longer runs, whose learning rate had not decayed yet at this budget." : "";
     at("leader").textContent = rows.length ? `Within ${told(amount)} ${NAMES[axis]}: ${rows[0].method.label}${edge(rows[0].method)}, ${section.metric} ${told(rows[0].mean)}.${off}`
       : "No method was evaluated within this budget.";
   };
