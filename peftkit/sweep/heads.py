@@ -14,7 +14,7 @@ from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.names import model_config, model_kind
-from peftkit.sweep.grid import Grid, Layer, Study, address, make, nested, problems_at
+from peftkit.sweep.grid import Grid, Layer, Study, address, final_seeds, make, nested, problems_at
 from peftkit.sweep.tables import TuneTable
 from peftkit.sweep.tuning import Subject, space_of
 
@@ -76,7 +76,8 @@ def _head(grid: Grid, study: Study, tune: TuneTable, registry: Registry, overrid
     except RecipeError as error:
         raise RecipeError(problems_at(grid.path, label, error)) from error
     search = {KEY: Between(tune.head.low, tune.head.high, log=True)}
-    return Subject(label, layers, own, search, tune.head.trials, f"head-{address(trial)}")
+    seeds = final_seeds(grid.table, study)
+    return Subject(label, layers, own, search, tune.head.trials, f"head-{address(trial)}", seeds)
 
 
 def _kind(recipe: Recipe) -> ModelKind | None:

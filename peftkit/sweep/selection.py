@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from peftkit.components import Example, Metric
+from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
 Stage = Literal["design", "model", "extension", "bisection", "repeat", "transfer"]
@@ -75,13 +77,15 @@ def measured(run: RunDirectory) -> Measured:
     if run.diverged:
         return Measured(None, None, float(summary["cost"]["gmacs"]), run.path.name)
     dev = summary["selected"]["dev"]
-    there = (run.path / "predictions" / "dev.jsonl").is_file()
+    predictions: Sequence[Row] = ()
+    with suppress(InputError):  # without them the scores alone decide
+        predictions = run.predictions("dev")
     return Measured(
         score=_number(dev.get(summary["selects"])),
         loss=_number(dev.get("loss")),
         gmacs=float(summary["cost"]["gmacs"]),
         run=run.path.name,
-        predictions=run.predictions("dev") if there else (),
+        predictions=predictions,
     )
 
 

@@ -66,7 +66,7 @@ class TuneTable(Table):
     """How many settings each method starts with, evenly spaced over its range; two follow-ups and two repeats come
     after them. From 16 on, a model proposes all but the first third."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """The seed of the trials and of the design; repeats have the seeds after it."""
+    """The seed of the design and of the trials; repeats have the next ones. Those of the final runs are passed over."""
     set: dict[str, Any] = Field(default_factory=dict)
     """What trials change of the recipe, such as how often they are evaluated. Where it changes `train.budget`, the
     leading two settings are run at the final budget, too."""

@@ -13,7 +13,7 @@ from peftkit.errors import InputError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, without_none
 from peftkit.runs import RunDirectory
-from peftkit.sweep.grid import Grid, Layer, Study, address, make, nested
+from peftkit.sweep.grid import Grid, Layer, Study, address, final_seeds, make, nested
 from peftkit.sweep.heads import KEY, head_layer
 from peftkit.sweep.selection import Measured, Stage, measured
 from peftkit.sweep.tables import TuneTable
@@ -46,7 +46,8 @@ class Tuner:
         """
         layers = (*study.layers, head_layer(head))
         search = space_of(study, self.table)
-        return Subject(study.label, layers, study.any_recipe, search, self.table.trials, address(study.any_recipe))
+        recipe, seeds = study.any_recipe, final_seeds(self.grid.table, study)
+        return Subject(study.label, layers, recipe, search, self.table.trials, address(recipe), seeds)
 
     def design(self, subject: Subject) -> Design:
         """How many trials the subject is tuned with."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from peftkit.components import Between, Search
@@ -70,6 +71,8 @@ class Subject:
     trials: int
     folder: str
     """Where its trials run, below the sweep's folder ``trials``."""
+    final_seeds: frozenset[int] = frozenset()
+    """Seeds that trials do not have: what is chosen by a seed's dev would be too good on its test."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,8 @@ class _Tuning:
     ) -> None:
         recipe = subject.recipe
         self.subject, self.seed, self.design, self.attempt = subject, table.seed, design, attempt
+        free = (seed for seed in count(table.seed) if seed not in subject.final_seeds)
+        self.seeds = [next(free) for _ in range(design.total)]
         self.space = Space.of(subject.search, valid)
         self.selector = Selector(recipe.selects, recipe.higher_is_better(recipe.selects), recipe.metric)
         self.step = 1 / (design.even - 1)
@@ -226,14 +231,14 @@ class _Tuning:
     def _try(self, point: Point, stage: Stage) -> Trial:
         """Runs a trial, with the next seed where its settings were tried already, so that no trial is another one."""
         settings = self.space.settings(point)
-        seed = self.seed + sum(trial.settings == settings for trial in self.trials)
+        seed = self.seeds[sum(trial.settings == settings for trial in self.trials)]
         self.trials.append(Trial(settings, seed, stage, self.attempt(settings, seed, stage)))
         self.points.append(point)
         return self.trials[-1]
 
     def _transfer(self, group: Sequence[Trial]) -> Trial:
         settings, point = group[0].settings, self._point(group)
-        seed = self.seed + sum(trial.settings == settings and trial.stage == "transfer" for trial in self.trials)
+        seed = self.seeds[sum(trial.settings == settings and trial.stage == "transfer" for trial in self.trials)]
         self.trials.append(Trial(settings, seed, "transfer", self.attempt(settings, seed, "transfer")))
         self.points.append(point)
         return self.trials[-1]
