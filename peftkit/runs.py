@@ -245,6 +245,17 @@ class RunDirectory:
         return document
 
 
+def tuning_edges(tuning: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Where a tuning stopped at the edge of its range, from the ``tuning.json`` beside a run; a new head's included.
+
+    Returns:
+        A text for each key, with the end and the value; nothing where the best settings lie between others.
+    """
+    record = tuning or {}
+    found = [*record.get("at_edge", ()), *(record.get("head") or {}).get("at_edge", ())]
+    return tuple(f"{each['key']} at its {each['end']} end ({each['value']:g})" for each in found)
+
+
 @contextmanager
 def _told(target: Path, temporary: Path | None = None) -> Iterator[None]:
     """Says in words what could not be written, such as for a full disk, and leaves nothing half written behind."""

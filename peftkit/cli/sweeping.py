@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peftkit.plugins import Registry, load_registry
+from peftkit.runs import tuning_edges
 from peftkit.sweep.grid import Grid, expand
 from peftkit.sweep.running import Failure, Sweep, clock, final_recipes, found, recorded
 from peftkit.sweep.tables import read_sweep
-from peftkit.sweep.trials import edges
 from peftkit.sweep.tuning import check_tuning
 from peftkit.sweep.workers import Workers
 
@@ -133,7 +133,7 @@ def _status(grid: Grid, registry: Registry, overrides: Sequence[str], *, as_json
             run = found(finals[seed]) if seed in finals else None
             states[str(seed)] = "missing" if run is None else "done" if run.finished else "unfinished"
         record = recorded(grid, study) if grid.table.tune else None
-        where = ", ".join(edges(record))
+        where = ", ".join(tuning_edges(record))
         told.append((study.label, states, f"stopped at the edge of its range: {where}" if where else ""))
     if as_json:
         studies = [{"label": label, "seeds": of, "tuning": note} for label, of, note in told]

@@ -14,8 +14,9 @@ from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory
 from peftkit.compare.examples import TEXTS, scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import POWER, Array, spreads
-from peftkit.compare.tuned import edges, transfer, tuning_of
+from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.runs import tuning_edges
 
 DRAWS = 20_000
 FEWEST_SEEDS, FEWEST_EXAMPLES = 2, 30
@@ -191,7 +192,7 @@ def advise(
             cost=costs[label],
             peak_memory=peaks[label],
             read_off=any(read_off(run, axis, budget) for run in section.runs[label].values()),
-            at_edge=edges(tuning_of(section.runs[label])),
+            at_edge=tuning_edges(tuning_of(section.runs[label])),
             transfer=transfer(tuning_of(section.runs[label])),
         )
         for (label, values), share in zip(reached.items(), shares, strict=True)

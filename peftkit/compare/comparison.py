@@ -26,7 +26,8 @@ from peftkit.compare.examples import scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array
 from peftkit.compare.statistics import Verdict, judge
-from peftkit.compare.tuned import edges, transfer, tuning_of
+from peftkit.compare.tuned import transfer, tuning_of
+from peftkit.runs import tuning_edges
 
 BUDGETS = 5
 
@@ -192,7 +193,7 @@ def compare(
                 pareto=front[label],
                 trials=None if tuning is None else int(tuning["trials"]),
                 tuning_gmacs=None if tuning is None else float(tuning["gmacs"]),
-                at_edge=edges(tuning),
+                at_edge=tuning_edges(tuning),
                 transfer=transfer(tuning),
                 read_off=any(winner.method == label and winner.read_off for winner in winners),
                 wins_within=tuple(winner.budget for winner in winners if winner.method == label),

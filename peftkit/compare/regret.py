@@ -8,8 +8,9 @@ from typing import Any
 
 from peftkit.compare.gather import Section
 from peftkit.compare.tables import Page, Row, rendered, tuning_notes
-from peftkit.compare.tuned import edges, transfer, tuning_of
+from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.errors import InputError
+from peftkit.runs import tuning_edges
 
 RATE = "train.learning_rate"
 OTHER_BUDGET = "transfer"
@@ -66,7 +67,7 @@ def regret(section: Section) -> Regret | None:
     if not tried:
         return None
     notes = tuning_notes(
-        {label: edges(tuning) for label, tuning in tunings.items()},
+        {label: tuning_edges(tuning) for label, tuning in tunings.items()},
         {label: transfer(tuning) for label, tuning in tunings.items()},
     )
     untuned = [label for label, tuning in tunings.items() if not tuning]

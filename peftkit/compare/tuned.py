@@ -15,25 +15,18 @@ def tuning_of(runs: Mapping[int, Run]) -> Mapping[str, Any] | None:
     return next((run.tuning for run in runs.values() if run.tuning), None)
 
 
-def edges(tuning: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The keys at whose end the best setting is, those of a new head among them, in words."""
-    if not tuning:
-        return ()
-    found = [*tuning.get("at_edge", ()), *(tuning.get("head") or {}).get("at_edge", ())]
-    return tuple(f"{each['key']} at its {each['end']} end ({each['value']:g})" for each in found)
-
-
 def transfer(tuning: Mapping[str, Any] | None) -> str:
-    """How trials at another budget than the runs' have carried over, in words; empty where they have the same."""
-    told = (tuning or {}).get("transfer")
-    if not told:
+    """How the order at the trials' budget compares with that at the final one; empty where both are the same budget."""
+    record = (tuning or {}).get("transfer")
+    if not record:
         return ""
     budgets = [
-        ", ".join(f"{key}={value:g}" for key, value in told[f"{which}_budget"].items()) for which in ("trials", "final")
+        ", ".join(f"{key}={value:g}" for key, value in record[f"{which}_budget"].items())
+        for which in ("trials", "final")
     ]
     holds = {
         True: "the order of the leading two settings holds at the final budget",
         False: "the order of the leading two settings does not hold at the final budget",
         None: "the order of the leading two settings at the final budget is not known",
     }
-    return f"tuned at a budget of {budgets[0]} for runs of {budgets[1]}: {holds[told['order_holds']]}"
+    return f"tuned at a budget of {budgets[0]} for runs of {budgets[1]}: {holds[record['order_holds']]}"

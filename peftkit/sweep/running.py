@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 from peftkit.errors import InputError, Interrupted, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
-from peftkit.runs import RunDirectory
+from peftkit.runs import RunDirectory, tuning_edges
 from peftkit.sweep.grid import Grid, Study, address, make, nested
 from peftkit.sweep.heads import head_layer, heads_of
-from peftkit.sweep.trials import TUNING, Record, Tuner, edges
+from peftkit.sweep.trials import TUNING, Record, Tuner
 from peftkit.sweep.tuning import Subject
 from peftkit.sweep.workers import Outcome, Workers
 
@@ -77,7 +77,7 @@ class Sweep:
         self.grid, self.registry, self.workers, self.overrides = grid, registry, workers, overrides
         self.tuner = Tuner(grid, registry, overrides) if grid.table.tune else None
         self.heads = heads_of(grid, registry, overrides)
-        self.at_edge: dict[str, list[str]] = {}
+        self.at_edge: dict[str, tuple[str, ...]] = {}
         """By the label of what was tuned, where its tuning stopped at the edge of its range."""
         total = sum(len(study.recipes) for study in grid.studies)
         if self.tuner:
@@ -143,7 +143,7 @@ class Sweep:
         return record
 
     def _note_edges(self, label: str, record: Record | None) -> None:
-        if found := edges(record):
+        if found := tuning_edges(record):
             self.at_edge[label] = found
 
     def _study(self, study: Study, head: Record | None = None) -> Steps:

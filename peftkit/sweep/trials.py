@@ -85,7 +85,7 @@ class Tuner:
         Args:
             subject: what is tuned.
             once: makes a trial's run.
-            failed: is told of failures.
+            failed: called with each failure.
             finals: runs that cannot follow if every trial fails.
 
         Returns:
@@ -145,8 +145,8 @@ class Tuner:
         Args:
             subject: the head.
             once: makes a trial's run.
-            failed: is told of failures.
-            found: is told how many trials need not be run.
+            failed: called with each failure.
+            found: called with the number of trials that need not be run.
 
         Returns:
             What the ``tuning.json`` of its studies is to hold; None where every trial failed.
@@ -176,12 +176,6 @@ class Tuner:
         record = RunDirectory(folder).document(TUNING)
         same = (self.design(subject).record(), _plain(subject.search), self.table.seed)
         return record if (record.get("design"), record.get("space"), record.get("seed")) == same else None
-
-
-def edges(record: Record | None) -> list[str]:
-    """The axes at whose end tuning stopped, in words, those of the head among them."""
-    of = [*record.get("at_edge", ()), *(record.get("head") or {}).get("at_edge", ())] if record else []
-    return [f"{each['key']} at its {each['end']} end ({each['value']:g})" for each in of]
 
 
 def _plain(search: Search) -> dict[str, Any]:

@@ -183,7 +183,9 @@ def test_a_head_at_the_edge_of_its_range_is_said(grid: Make, planted: Any, regis
     made = grid(TUNED, (ENCODER,))
     one, _ = sweep(made, registry, workers, overrides=(ENCODER,))
     one.run()
-    assert one.at_edge["head of pocket-encoder · wordnet_topic"] == ["train.head_learning_rate at its high end (3.162)"]
+    assert one.at_edge["head of pocket-encoder · wordnet_topic"] == (
+        "train.head_learning_rate at its high end (3.162)",
+    )
     record: Mapping[str, Any] = json.loads(
         next((made.folder / "trials").glob("head-*/tuning.json")).read_text(encoding="utf-8")
     )
