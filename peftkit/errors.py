@@ -17,6 +17,10 @@ class RunError(PeftkitError):
     """The input was right, yet the run could not be carried through."""
 
 
+class DivergedError(RunError):
+    """The loss of training is NaN or infinite; a trial of a sweep that diverges counts as the worst, not as failed."""
+
+
 class Interrupted(PeftkitError):  # noqa: N818 - no error
     """A signal ended the run, and what was done is saved; the exit code is that of the signal."""
 

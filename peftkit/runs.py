@@ -66,6 +66,14 @@ class RunDirectory:
         except (InputError, KeyError):
             return False
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the run has ended because its loss was no number."""
+        try:
+            return bool(self.summary()["status"] == "diverged")
+        except (InputError, KeyError):
+            return False
+
     def write_text(self, name: str, text: str) -> None:
         """Writes a file whole or not at all.
 
@@ -235,6 +243,17 @@ class RunDirectory:
             raise InputError(f"{path}: cannot be read: {error}") from error
         _known(path, document)
         return document
+
+
+def tuning_edges(tuning: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Where a tuning stopped at the edge of its range, from the ``tuning.json`` beside a run; a new head's included.
+
+    Returns:
+        A text for each key, with the end and the value; nothing where the best settings lie between others.
+    """
+    record = tuning or {}
+    found = [*record.get("at_edge", ()), *(record.get("head") or {}).get("at_edge", ())]
+    return tuple(f"{each['key']} at its {each['end']} end ({each['value']:g})" for each in found)
 
 
 @contextmanager

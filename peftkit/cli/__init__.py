@@ -98,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--budget", type=_cost_of, action="append", help="name the best method within it; may be given often (five)"
     )
+    comparing.add_argument(
+        "--regret", action="store_true", help="print what tuning tried, with scores and losses on dev"
+    )
     forms = ["table", "json", "csv", "parquet", "latex", "markdown"]
     comparing.add_argument("--format", choices=forms, default="table", help="how it is told (table)")
     comparing.add_argument("-o", "--output", default="", help="a file for it, instead of standard output")
@@ -192,7 +195,10 @@ def _takes_overrides(added: argparse.ArgumentParser, form: str, text: str) -> No
 def _takes_runs(added: argparse.ArgumentParser) -> None:
     added.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
     added.add_argument(
-        "--by", choices=[*AXES, "peak_memory", "trainable_parameters"], default="gmacs", help="the cost (gmacs)"
+        "--by",
+        choices=[*AXES, "gmacs_with_tuning", "peak_memory", "trainable_parameters"],
+        default="gmacs",
+        help="the cost (gmacs)",
     )
     added.add_argument("--metric", help="what counts on test (what selects on dev)")
     added.add_argument("--baseline", default="full", help="the method that others are measured by (full)")

@@ -58,6 +58,7 @@ def compare(options: argparse.Namespace) -> int:
         shares=options.share,
         budgets=options.budget,
         pool=options.pool,
+        regret=options.regret,
         form=options.format,
         output=options.output,
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from peftkit.cli.comparing import gathered
 from peftkit.compare.advice import MOST, Advice, advise, parse_budget, parse_bytes
+from peftkit.compare.tables import READ_OFF, tuning_notes
 
 
 def advise_method(
@@ -45,6 +46,16 @@ def _page(found: Advice) -> str:
             f"{second.best:.0%}; {found.difference:.4f} less ({found.low:.4f} – {found.high:.4f})"
         )
         lines.append(f"  {_settled(found)}")
+        longer = [each.method for each in found.candidates if each.read_off]
+        if longer:
+            lines.append(
+                f"  {READ_OFF}, whose learning rate had not decayed yet: {', '.join(longer)}; "
+                "to be sure, run them with this budget"
+            )
+        at_edge = {each.method: each.at_edge for each in found.candidates}
+        lines += [
+            f"  {note}" for note in tuning_notes(at_edge, {each.method: each.transfer for each in found.candidates})
+        ]
     lines += [f"  not considered: {method}: {reason}" for method, reason in found.left_out]
     return "\n".join(lines)
 

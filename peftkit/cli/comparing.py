@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peftkit.compare.comparison import compare
 from peftkit.compare.gather import Section, find_runs, sections
+from peftkit.compare.regret import written as written_regrets
 from peftkit.compare.tables import written
 from peftkit.errors import InputError, RunError
 
@@ -21,10 +23,11 @@ def compare_runs(
     shares: Sequence[float],
     budgets: Sequence[float] | None,
     pool: Sequence[str],
+    regret: bool,
     form: str,
     output: str,
 ) -> int:
-    """Prints what the runs say of their methods, or writes it to a file.
+    """Prints what the runs say of their methods, or what tuning tried, or writes it to a file.
 
     Raises:
         InputError: there are no runs, they cannot be compared, or a form that is no text is to be printed.
@@ -32,8 +35,10 @@ def compare_runs(
     """
     if form == "parquet" and not output:
         raise InputError("--format parquet is no text: name a file with --output")
-    options = {"by": by, "metric": metric, "baseline": baseline, "shares": shares or (0.95,), "budgets": budgets}
-    told = written([compare(each, **options) for each in gathered(paths, pool)], form)  # type: ignore[arg-type]
+    options: Any = {"by": by, "metric": metric, "baseline": baseline, "shares": shares or (0.95,), "budgets": budgets}
+    found = gathered(paths, pool)
+    write = written_regrets if regret else lambda found, form: written([compare(s, **options) for s in found], form)
+    told = write(found, form)
     if not output:
         print(told.decode(), end="")
         return 0

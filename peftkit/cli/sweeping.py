@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peftkit.plugins import Registry, load_registry
+from peftkit.runs import tuning_edges
 from peftkit.sweep.grid import Grid, expand
-from peftkit.sweep.running import Failure, Sweep, clock, final_recipes, found
+from peftkit.sweep.running import Failure, Sweep, clock, final_recipes, found, recorded
 from peftkit.sweep.tables import read_sweep
 from peftkit.sweep.tuning import check_tuning
 from peftkit.sweep.workers import Workers
@@ -53,6 +54,8 @@ def run_sweep(
     failures = sweep.run()
     print(f"{sweep.progress.done} of {sweep.progress.total}: {sweep.progress.found} found, {len(failures)} failed")
     _tell(failures)
+    for label, where in sweep.at_edge.items():
+        print(f"tuning stopped at the edge of its range: {label}: {', '.join(where)}")
     return 1 if failures else 0
 
 
@@ -86,7 +89,7 @@ def _plan(grid: Grid, registry: Registry, overrides: Sequence[str], *, trial: bo
             each.label,
             ", ".join(map(str, each.seeds)),
             str(each.finished),
-            "by MACs" if each.trials is None else str(each.trials),
+            str(each.trials),
             each.problem.splitlines()[0] if each.problem else _gmacs(each.gmacs),
             "" if each.seconds is None else clock(each.seconds),
         )
@@ -94,10 +97,10 @@ def _plan(grid: Grid, registry: Registry, overrides: Sequence[str], *, trial: bo
     ]
     rows.append(
         (
-            f"{len(made.studies)} studies, {made.runs} runs",
+            f"{sum(bool(each.seeds) for each in made.studies)} studies, {made.runs} runs",
             "",
             "",
-            "",
+            str(sum(each.trials for each in made.studies)),
             _gmacs(made.gmacs) + _and_more([each.gmacs for each in made.studies]),
             "" if made.seconds is None else clock(made.seconds) + _and_more([each.seconds for each in made.studies]),
         )
@@ -122,22 +125,26 @@ def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _status(grid: Grid, registry: Registry, overrides: Sequence[str], *, as_json: bool) -> int:
-    told: list[tuple[str, dict[str, str]]] = []
+    told: list[tuple[str, dict[str, str], str]] = []
     for study in grid.studies:
         finals = final_recipes(grid, study, registry, overrides)
         states = {}
         for seed in study.recipes:
             run = found(finals[seed]) if seed in finals else None
             states[str(seed)] = "missing" if run is None else "done" if run.finished else "unfinished"
-        told.append((study.label, states))
+        record = recorded(grid, study) if grid.table.tune else None
+        where = ", ".join(tuning_edges(record))
+        told.append((study.label, states, f"stopped at the edge of its range: {where}" if where else ""))
     if as_json:
-        studies = [{"label": label, "seeds": of} for label, of in told]
+        studies = [{"label": label, "seeds": of, "tuning": note} for label, of, note in told]
         print(
             json.dumps({"format": 1, "studies": studies, "refused": [asdict(each) for each in grid.refused]}, indent=2)
         )
         return 0
     kinds = ("done", "unfinished", "missing")
-    rows = [(label, *(str(sum(state == kind for state in of.values())) for kind in kinds)) for label, of in told]
-    sums = (str(sum(state == kind for _, of in told for state in of.values())) for kind in kinds)
-    _print(("study", *kinds), [*rows, ("all", *sums)])
+    rows = [
+        (label, *(str(sum(state == kind for state in of.values())) for kind in kinds), note) for label, of, note in told
+    ]
+    sums = (str(sum(state == kind for _, of, _ in told for state in of.values())) for kind in kinds)
+    _print(("study", *kinds, "tuning" if any(note for _, _, note in told) else ""), [*rows, ("all", *sums, "")])
     return 0

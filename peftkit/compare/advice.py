@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory, within
+from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory, read_off, within
 from peftkit.compare.examples import TEXTS, scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import POWER, Array, spreads
+from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.runs import tuning_edges
 
 DRAWS = 20_000
 FEWEST_SEEDS, FEWEST_EXAMPLES = 2, 30
@@ -57,6 +59,12 @@ class Candidate:
     """At which it had reached the score, mean over seeds."""
     peak_memory: float | None
     """Bytes, the most of its seeds; None where that was not measured."""
+    read_off: bool = False
+    """Whether its score is read off longer runs, whose learning rate had not decayed yet at the budget."""
+    at_edge: tuple[str, ...] = ()
+    """Where its tuning stopped at the edge of its range."""
+    transfer: str = ""
+    """How trials at another budget have carried over to that of the runs; empty where it is the same."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,9 @@ def advise(
             best=float(share),
             cost=costs[label],
             peak_memory=peaks[label],
+            read_off=any(read_off(run, axis, budget) for run in section.runs[label].values()),
+            at_edge=tuning_edges(tuning_of(section.runs[label])),
+            transfer=transfer(tuning_of(section.runs[label])),
         )
         for (label, values), share in zip(reached.items(), shares, strict=True)
     ]

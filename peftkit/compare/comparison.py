@@ -18,6 +18,7 @@ from peftkit.compare.curves import (
     pareto,
     peak_memory,
     reached_at,
+    read_off,
     score,
     within,
 )
@@ -25,6 +26,8 @@ from peftkit.compare.examples import scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import Array
 from peftkit.compare.statistics import Verdict, judge
+from peftkit.compare.tuned import transfer, tuning_of
+from peftkit.runs import tuning_edges
 
 BUDGETS = 5
 
@@ -63,7 +66,26 @@ class Line:
     trials: int | None
     """Settings that a sweep has tried for it; None if nothing was."""
     tuning_gmacs: float | None
-    """What these took."""
+    """What these took, those of a new head not among them."""
+    at_edge: tuple[str, ...] = ()
+    """Where tuning stopped at the edge of its range; empty where the best settings lie between others."""
+    transfer: str = ""
+    """How trials at another budget have carried over to that of the runs; empty where it is the same."""
+    read_off: bool = False
+    """Whether a budget is won by a score that is read off longer runs (see ``Winner``)."""
+    wins_within: tuple[float, ...] = ()
+    """Budgets of which it is the winner."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The method with the highest mean score within a budget; of equal ones the one that was there at less cost."""
+
+    budget: float
+    method: str
+    score: float
+    read_off: bool
+    """Whether scores of this ranking are read off longer runs, whose learning rate had not decayed yet."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +104,8 @@ class Comparison:
     """Test examples that were drawn anew; 0 where only seeds vary."""
     seeds_alone: str
     """Why only these do; empty where examples do too."""
-    winners: tuple[tuple[float, str, float], ...]
-    """At each budget of a grid the method whose mean score is highest, of equals that at less cost, and that score."""
+    winners: tuple[Winner, ...]
+    """For each budget of a grid."""
     pooled: Mapping[str, Sequence[str]]
     noise: float | None = None
     """The standard deviation of the score of runs of the very same recipe; None where none was run twice."""
@@ -141,12 +163,13 @@ def compare(
     moves = by not in ("peak_memory", "trainable_parameters")  # these are the same from the first step to the last
     totals = {label: _mean(cost(run.summary, by) for run in of.values()) for label, of in section.runs.items()}
     front = dict(zip(totals, pareto([(totals[label], scores[label]) for label in totals]), strict=True))
+    winners = _winners(section, by, curves, low, high, budgets, sign) if moves and (high > low or budgets) else ()
     lines = []
     for label, of in section.runs.items():
         own = [*curves[label].values()]
         levels = {share: best * share if best > 0 else best / share for share in shares} if best is not None else {}
         reached = {share: [reached_at(*c, level) for c in own] for share, level in levels.items()}
-        tuning = next((run.tuning for run in of.values() if run.tuning), None)
+        tuning = tuning_of(of)
         last = [run.summary["cost"] for run in of.values()]
         estimate = verdict.estimates[label]
         lines.append(
@@ -170,6 +193,10 @@ def compare(
                 pareto=front[label],
                 trials=None if tuning is None else int(tuning["trials"]),
                 tuning_gmacs=None if tuning is None else float(tuning["gmacs"]),
+                at_edge=tuning_edges(tuning),
+                transfer=transfer(tuning),
+                read_off=any(winner.method == label and winner.read_off for winner in winners),
+                wins_within=tuple(winner.budget for winner in winners if winner.method == label),
             )
         )
     return Comparison(
@@ -183,7 +210,7 @@ def compare(
         verdict=verdict,
         examples=examples,
         seeds_alone=seeds_alone,
-        winners=_winners(section, by, curves, low, high, budgets, sign) if moves and (high > low or budgets) else (),
+        winners=winners,
         pooled=section.pooled,
         noise=_noise(section, metric),
         repeated=len(section.repeats),
@@ -221,7 +248,7 @@ def _winners(
     high: float,
     budgets: Sequence[float] | None,
     sign: float,
-) -> tuple[tuple[float, str, float], ...]:
+) -> tuple[Winner, ...]:
     told = []
     for budget in np.geomspace(low, high, BUDGETS) if budgets is None else budgets:
         ranked = []
@@ -232,7 +259,9 @@ def _winners(
                 ranked.append((_mean(scores), -_mean(costs), label))
         if ranked:
             best, _, label = max(ranked)
-            told.append((float(budget), label, sign * best))
+            compared = [run for *_, name in ranked for run in section.runs[name].values()]
+            longer = any(read_off(run, by, float(budget)) for run in compared)
+            told.append(Winner(float(budget), label, sign * best, longer))
     return tuple(told)
 
 

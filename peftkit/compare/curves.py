@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 
 AXES = {
     "gmacs": "gmacs",
+    "gmacs_with_tuning": "gmacs_with_tuning",
     "seconds": "train_seconds",
     "samples": "samples",
     "tokens": "tokens",
@@ -148,13 +149,34 @@ def within(run: Run, by: str, points: tuple[Array, Array], budget: float) -> tup
         budget: what may be spent.
     """
     costs, scores = points
-    steps = float(run.rows[-1]["step"])
-    of_a_step = cost(run.rows[-1], by) / steps * (1 - 1e-6) if steps else 0.0
     there = np.flatnonzero(costs <= budget * (1 + 1e-9))
-    last = len(costs) - 1 if costs[-1] <= budget + of_a_step else int(there[-1]) if len(there) else None
+    ends = costs[-1] <= budget + _cost_of_a_step(run, by)
+    last = len(costs) - 1 if ends else int(there[-1]) if len(there) else None
     if last is None:
         return None
     return float(costs[np.flatnonzero(scores[: last + 1] == scores[last])[0]]), float(scores[last])
+
+
+def read_off(run: Run, by: str, budget: float) -> bool:
+    """Whether what a run had reached within a budget is read off a longer run whose learning rate had not decayed.
+
+    A run that ended with the budget is none, nor is one whose learning rate is constant.
+
+    Args:
+        run: the run.
+        by: the axis of costs.
+        budget: what may be spent.
+    """
+    if run.recipe.get("train", {}).get("schedule") == "constant":
+        return False
+    return cost(run.rows[-1], by) > budget * (1 + 1e-9) + _cost_of_a_step(run, by)
+
+
+def _cost_of_a_step(run: Run, by: str) -> float:
+    """A hair less than a step takes, without what was spent before the first one."""
+    axis = "gmacs" if by == "gmacs_with_tuning" else by
+    steps = float(run.rows[-1]["step"])
+    return cost(run.rows[-1], axis) / steps * (1 - 1e-6) if steps else 0.0
 
 
 def area(costs: Array, scores: Array, low: float, high: float) -> float:

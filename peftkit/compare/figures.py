@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import cost, measures
 from peftkit.compare.gather import Run, Section
+from peftkit.compare.regret import Regret, regret
 from peftkit.compare.tables import written
 from peftkit.errors import InputError, RunError
 
@@ -20,8 +22,13 @@ DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "D", "^")
 SHOWN = 8
 """Lines that can be told apart in one figure; of more methods the best are drawn, and the baseline."""
-ALONG = ("gmacs", "seconds", "samples", "tokens", "joules")
-NAMES = {"gmacs": "GMACs", "seconds": "seconds of training", "joules": "joules"}
+ALONG = ("gmacs", "gmacs_with_tuning", "seconds", "samples", "tokens", "joules")
+NAMES = {
+    "gmacs": "GMACs",
+    "gmacs_with_tuning": "GMACs with tuning",
+    "seconds": "seconds of training",
+    "joules": "joules",
+}
 
 
 def draw(sections: Sequence[Section], folder: Path, forms: Sequence[str], **options: Any) -> list[Path]:
@@ -92,6 +99,37 @@ def _figures(section: Section, found: Comparison, plt: Any) -> Iterator[tuple[st
     if memory:
         yield "memory", _bars(memory, "peak memory (GiB)", plt)
     yield "pareto", _pareto(found, plt)
+    tried = regret(section)
+    if tried and any(trial.learning_rate for trial in tried.tried):
+        yield "regret", _regret(tried, [label for label in chosen if label in tried.methods], plt)
+
+
+def _regret(found: Regret, chosen: Sequence[str], plt: Any) -> Any:
+    """Score and loss on dev against the learning rate: means over what was tried with it, the chosen one larger."""
+    values = (("score", f"dev {found.metric}"), ("loss", "dev loss"))
+    figure, panels = plt.subplots(1, len(values), figsize=(8.7, 3.6), sharex=True, layout="constrained")
+    for panel, (value, name) in zip(panels, values, strict=True):
+        for index, label in enumerate(chosen):
+            points: dict[float, list[float]] = defaultdict(list)
+            best: set[float] = set()
+            for trial in found.tried:
+                number = getattr(trial, value)
+                if trial.method == label and trial.regret is not None and trial.learning_rate and number is not None:
+                    points[trial.learning_rate].append(number)
+                    best |= {trial.learning_rate} if trial.chosen else set()
+            look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+            marker = MARKERS[index % len(MARKERS)]
+            rates = sorted(points)
+            panel.plot(rates, [np.mean(points[x]) for x in rates], marker=marker, markersize=3, label=label, **look)
+            chosen_rates = [x for x in rates if x in best]
+            panel.scatter(
+                chosen_rates, [np.mean(points[x]) for x in chosen_rates], color=look["color"], marker=marker, s=50
+            )
+        panel.set(xscale="log", xlabel="learning rate", ylabel=name)
+    handles, labels = panels[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    figure.suptitle(f"{found.task} with {found.model}: what tuning tried", fontsize=10)
+    return figure
 
 
 def _curves(section: Section, found: Comparison, chosen: Sequence[str], axis: str, plt: Any) -> Any:

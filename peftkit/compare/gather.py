@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -257,7 +257,20 @@ def _read(path: Path) -> Run:
         raise InputError(f"{path}: {place}: {first['msg']}") from error
     if summary["selected"]["test"].get(summary["selects"], 0.0) is None:
         raise InputError(f"{path}: its {summary['selects']} on test is no number")
-    return run
+    return _with_tuning_cost(run)
+
+
+def _with_tuning_cost(run: Run) -> Run:
+    """The run with ``gmacs_with_tuning``: every point of its curve carries all that tuning took, the head's too."""
+    if run.tuning is None:
+        return run
+    spent = float(run.tuning["gmacs"]) + float((run.tuning.get("head") or {}).get("gmacs", 0.0))
+
+    def with_tuning(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        gmacs = row["cost"].get("gmacs")
+        return row if gmacs is None else {**row, "cost": {**row["cost"], "gmacs_with_tuning": gmacs + spent}}
+
+    return replace(run, summary=with_tuning(run.summary), rows=[with_tuning(row) for row in run.rows])
 
 
 def _hardware(run: Run) -> Mapping[str, Any]:
@@ -310,7 +323,11 @@ def _evaluation(run: Run) -> Mapping[str, Any]:
 
 
 def _tuning(run: Run) -> Mapping[str, Any]:
-    return flattened(run.tuning.get("limit", {})) if run.tuning else {}
+    """The design of the tuning, and of that of a new head; older files have a limit instead."""
+    if not run.tuning:
+        return {}
+    head = (run.tuning.get("head") or {}).get("design", {})
+    return flattened({**run.tuning.get("limit", {}), **run.tuning.get("design", {}), "head": head})
 
 
 UNFAIR = {

@@ -18,12 +18,15 @@ from peftkit import __version__
 from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import AXES, cost, lower_is_better, measures
 from peftkit.compare.gather import Run, Section, flattened
-from peftkit.compare.tables import notes, rows_of
+from peftkit.compare.regret import regret
+from peftkit.compare.regret import rows_of as regret_rows
+from peftkit.compare.regret import title as regret_title
+from peftkit.compare.tables import Row, notes, rows_of, tuning_notes
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
 EXAMPLES = 5
-CURVES = ("gmacs", "seconds", "samples", "tokens", "joules")
+CURVES = ("gmacs", "gmacs_with_tuning", "seconds", "samples", "tokens", "joules")
 """The axes along which a run moves."""
 DIGITS = 6
 
@@ -56,7 +59,10 @@ def report(sections: Sequence[Section], *, title: str = "What learns most for th
         title=html.escape(title),
         lead=f"{len(runs)} runs of {methods} methods, {tasks} {'task' if tasks == 1 else 'tasks'}. Scores are on test, "
         "of the checkpoint that dev selects; costs are of training alone.",
-        tables="\n".join(_table(number, comparison) for number, comparison in enumerate(found)),
+        tables="\n".join(
+            _tables(number, section, comparison)
+            for number, (section, comparison) in enumerate(zip(sections, found, strict=True))
+        ),
         foot=html.escape(
             f"peftkit {__version__}; {len(environments)} environments, told below Recipes and environments."
         ),
@@ -100,8 +106,9 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
     told = [] if line.trainable_parameters is None else [f"{line.trainable_parameters:,.0f} parameters learn."]
     if line.trials is not None:
         told.append(
-            f"Its settings are the best on dev of {line.trials} that were tried with {line.tuning_gmacs:,.4g} GMACs."
+            f"Its settings are the best on dev of {line.trials} trials, which took {line.tuning_gmacs:,.4g} GMACs."
         )
+    told += [f"{note}." for note in tuning_notes({line.method: line.at_edge}, {line.method: line.transfer})]
     if first.imported:
         told.append(f"Imported from {first.imported}. {first.summary['imported'].get('note', '')}")
     return {
@@ -113,6 +120,7 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
         "keys": dict(flat_recipe),
         "environment": _key(first.environment),
         "note": " ".join(told),
+        "at_edge": bool(line.at_edge),
         "examples": _examples(first),
     }
 
@@ -121,6 +129,7 @@ def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
     table: dict[str, Any] = {
         "seed": run.seed,
         "steps": run.rows[-1]["step"],
+        "constant": run.recipe.get("train", {}).get("schedule") == "constant",
         "costs": {a: [_short(cost(row, a)) for row in run.rows] for a in axes},
     }
     for split in ("train", "dev", "test"):
@@ -148,15 +157,24 @@ def _quantities(section: Section) -> list[str]:
     return sorted(set.intersection(*sets))
 
 
-def _table(number: int, found: Comparison) -> str:
-    heads, *rows = rows_of(found)
+def _tables(number: int, section: Section, found: Comparison) -> str:
+    """The comparison of a section, and what tuning tried."""
+    caption = f"{found.task} with {found.model}: {found.metric} on test; cost in {found.by}"
+    made = _table(caption, rows_of(found), notes(found))
+    curves = regret(section)
+    if curves:
+        made += f"<h3>Tuning</h3>{_table(regret_title(curves), regret_rows(curves), curves.notes)}"
+    return f'<div data-section="{number}">{made}</div>'
+
+
+def _table(caption: str, rows: Sequence[Row], told: Sequence[str]) -> str:
+    heads, *lines = rows
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    caption = html.escape(f"{found.task} with {found.model}: {found.metric} on test; cost in {found.by}")
-    told = "".join(f"<li>{html.escape(note)}</li>" for note in notes(found))
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in lines)
+    below = "".join(f"<li>{html.escape(note)}</li>" for note in told)
     return (
-        f'<div data-section="{number}"><div class="scroll"><table class="sortable"><caption>{caption}</caption>'
-        f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><ul class="soft">{told}</ul></div>'
+        f'<div class="scroll"><table class="sortable"><caption>{html.escape(caption)}</caption>'
+        f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><ul class="soft">{below}</ul>'
     )
 
 

@@ -6,33 +6,68 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from peftkit.compare.comparison import Comparison, Line
+from peftkit.compare.comparison import Comparison, Line, Winner
+from peftkit.compare.tuned import AT_EDGE
 
 Row = tuple[str, ...]
+READ_OFF = "read off longer runs"
 FORMS = ("table", "json", "csv", "parquet", "latex", "markdown")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A table with its title and its notes, and the same as records."""
+
+    title: str
+    rows: Sequence[Row]
+    """The heads first."""
+    notes: Sequence[str]
+    document: Mapping[str, Any]
+    """As JSON has it."""
+    records: Sequence[Mapping[str, Any]]
+    """As CSV and Parquet have them, with the same keys in all."""
 
 
 def written(found: Sequence[Comparison], form: str) -> bytes:
     """The comparisons in one of ``FORMS``; all but ``parquet`` are text in UTF-8."""
+    flat = _flat(found)
+    pages = [
+        Page(
+            _head(c), rows_of(c), notes(c), _plain(c), [r for r in flat if (r["task"], r["model"]) == (c.task, c.model)]
+        )
+        for c in found
+    ]
+    return rendered(pages, form, "comparisons")
+
+
+def rendered(pages: Sequence[Page], form: str, name: str) -> bytes:
+    """Pages in one of ``FORMS``; all but ``parquet`` are text in UTF-8.
+
+    Args:
+        pages: the tables.
+        form: how they are written.
+        name: the key of the JSON document that holds them.
+    """
+    records = [record for page in pages for record in page.records]
     if form == "parquet":
-        return _parquet(found)
+        return _parquet(records)
     if form == "json":
-        return (json.dumps({"format": 1, "comparisons": [_plain(c) for c in found]}, indent=2) + "\n").encode()
+        return (json.dumps({"format": 1, name: [page.document for page in pages]}, indent=2) + "\n").encode()
     if form == "csv":
-        return _csv(found).encode()
-    write = {"table": _page, "markdown": _markdown, "latex": _latex}[form]
-    return ("\n\n".join(map(write, found)) + "\n").encode()
+        return _csv(records).encode()
+    write = {"table": _text, "markdown": _markdown, "latex": _latex}[form]
+    return ("\n\n".join(map(write, pages)) + "\n").encode()
 
 
 def _head(found: Comparison) -> str:
     return f"{found.task} with {found.model}: {found.metric} on test, of what dev selects; cost in {found.by}"
 
 
-def _page(found: Comparison) -> str:
-    return "\n".join([_head(found), _table(rows_of(found)), *notes(found)])
+def _text(page: Page) -> str:
+    return "\n".join([page.title, _table(page.rows), *page.notes])
 
 
 def notes(found: Comparison) -> list[str]:
@@ -60,13 +95,36 @@ def notes(found: Comparison) -> list[str]:
         told.append(f"to a share: the cost of so much of what {found.baseline} reaches; * on the Pareto front")
     else:
         told.append("* on the Pareto front")
-    for budget, method, value in found.winners:
-        told.append(f"within {budget:,.4g} {found.by}: {method} ({value:.4f})")
+    told += [
+        f"within {winner.budget:,.4g} {found.by}: {winner.method} ({winner.score:.4f}){read_off(winner)}"
+        for winner in found.winners
+    ]
+    told += tuning_notes(
+        {line.method: line.at_edge for line in found.lines}, {x.method: x.transfer for x in found.lines}
+    )
+    if found.by == "gmacs_with_tuning":
+        told.append("gmacs_with_tuning: a run's GMACs, and those of all trials of its method and of its new head")
     if found.unmeasured:
         told.append(f"left out, since they have not measured {found.by}: {', '.join(found.unmeasured)}")
     for what, values in found.pooled.items():
         told += [f"pooled although {what} differs: {text}" for text in values]
     return told
+
+
+def read_off(winner: Winner) -> str:
+    """What has to be said of a winner within a budget that its runs did not end at."""
+    return f", {READ_OFF}" if winner.read_off else ""
+
+
+def tuning_notes(at_edge: Mapping[str, Sequence[str]], transfers: Mapping[str, str]) -> list[str]:
+    """What has to be said of how methods were tuned.
+
+    Args:
+        at_edge: by method, where its tuning stopped at the edge of its range.
+        transfers: by method, how trials at another budget have carried over.
+    """
+    told = [f"{AT_EDGE}: {method}: {', '.join(where)}" for method, where in at_edge.items() if where]
+    return told + [f"{method}: {text}" for method, text in transfers.items() if text]
 
 
 def rows_of(found: Comparison) -> list[Row]:
@@ -87,7 +145,7 @@ def rows_of(found: Comparison) -> list[Row]:
         columns[f"to {share:.4g} of {found.baseline}"] = lambda line, share=share: _reached(line, share)  # type: ignore[misc]
     columns |= {
         "area": lambda line: "" if line.area is None else f"{line.area:.4f}",
-        "tuned": lambda line: "" if line.trials is None else f"{line.trials} trials, {line.tuning_gmacs:,.4g} GMACs",
+        "tuned": _tuned,
         "parameters": lambda line: _told(line.trainable_parameters, 1, ",.0f", ""),
         "checkpoint": lambda line: _told(line.checkpoint_bytes, 2**20, ",.2f", " MiB"),
         "memory": lambda line: _told(line.peak_memory, 2**30, ".2f", " GiB"),
@@ -95,6 +153,13 @@ def rows_of(found: Comparison) -> list[Row]:
     cells = {head: [tell(line) for line in found.lines] for head, tell in columns.items()}
     kept = {head: told for head, told in cells.items() if any(told)}
     return [tuple(kept), *zip(*kept.values(), strict=True)]
+
+
+def _tuned(line: Line) -> str:
+    if line.trials is None:
+        return ""
+    stopped = "; stopped at the edge of its range" if line.at_edge else ""
+    return f"{line.trials} trials, {line.tuning_gmacs:,.4g} GMACs{stopped}"
 
 
 def _reached(line: Line, share: float) -> str:
@@ -114,21 +179,20 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _markdown(found: Comparison) -> str:
-    heads, *rows = rows_of(found)
+def _markdown(page: Page) -> str:
+    heads, *rows = page.rows
     lines = (heads, tuple("---" for _ in heads), *rows)
     table = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines]
-    return "\n".join([f"### {_head(found)}", "", *table, "", *(f"* {note}" for note in notes(found))])
+    return "\n".join([f"### {page.title}", "", *table, "", *(f"* {note}" for note in page.notes)])
 
 
-def _latex(found: Comparison) -> str:
+def _latex(page: Page) -> str:
     """What is not the table is comments, so that the file can be read in as it is."""
-    rows = rows_of(found)
-    heads, *lines = (" & ".join(map(_escaped, row)) + r" \\" for row in rows)
-    begin = r"\begin{tabular}{" + "l" * len(rows[0]) + "}"
-    told = (f"% {note}" for note in notes(found))
+    heads, *lines = (" & ".join(map(_escaped, row)) + r" \\" for row in page.rows)
+    begin = r"\begin{tabular}{" + "l" * len(page.rows[0]) + "}"
+    told = (f"% {note}" for note in page.notes)
     end = (r"\bottomrule", r"\end{tabular}")
-    return "\n".join([f"% {_head(found)}", begin, r"\toprule", heads, r"\midrule", *lines, *end, *told])
+    return "\n".join([f"% {page.title}", begin, r"\toprule", heads, r"\midrule", *lines, *end, *told])
 
 
 def _escaped(text: str) -> str:
@@ -148,6 +212,9 @@ def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         for line in c.lines:
             told: dict[str, Any] = {"task": c.task, "model": c.model, "metric": c.metric, "by": c.by, **asdict(line)}
             told["seeds"] = len(line.seeds)
+            told["at_edge"] = "; ".join(line.at_edge)
+            told["wins_within"] = "; ".join(f"{budget:g}" for budget in line.wins_within)
+            told["read_off"] = READ_OFF if line.read_off else ""
             for key in ("cost_to_share", "never"):
                 of: Mapping[float, Any] = told.pop(key)
                 told |= {f"{key}_{share:g}": value for share, value in of.items()}
@@ -156,19 +223,18 @@ def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:
     return [{key: row.get(key) for key in keys} for row in rows]
 
 
-def _csv(found: Sequence[Comparison]) -> str:
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     file = io.StringIO()
-    rows = _flat(found)
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(file, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(records)
     return file.getvalue()
 
 
-def _parquet(found: Sequence[Comparison]) -> bytes:
+def _parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(_flat(found)), file)
+    pq.write_table(pa.Table.from_pylist([*records]), file)
     return file.getvalue()

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 
 from peftkit.components import Meter
-from peftkit.errors import Interrupted, RunError
+from peftkit.errors import DivergedError, Interrupted, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.runner.baselines import Scores, baselines, refuse_what_none_has_to_read
@@ -116,6 +116,11 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         if directory is not None:
             directory.write_json("summary.json", {"status": "interrupted", "error": text})
         raise Interrupted(text, stop.number) from stop
+    except DivergedError as error:
+        if directory is not None and training is not None:
+            spent = {"gmacs": training.used.macs / 1e9}
+            directory.write_json("summary.json", {"status": "diverged", "error": str(error), "cost": spent})
+        raise
     except BaseException as error:
         if directory is not None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -17,7 +17,7 @@ from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 
 from peftkit.components import Meter, StepRecord
-from peftkit.errors import RunError
+from peftkit.errors import DivergedError, RunError
 from peftkit.recipe import Recipe
 from peftkit.runner import checkpoint
 from peftkit.runner.batches import effective_batch, training_batches
@@ -88,7 +88,7 @@ class Training:
             resumed: where an earlier process of the same run stood; None to begin.
 
         Raises:
-            RunError: the loss is no longer a number.
+            DivergedError: the loss is no longer a number.
             Interrupted: a signal came; what was done is saved.
         """
         budget = self.recipe.train.budget
@@ -171,7 +171,7 @@ class Training:
         """Saves the batch, and ends the run unless the recipe says to go on; the weights are as before it.
 
         Raises:
-            RunError: the recipe says to stop.
+            DivergedError: the recipe says to stop.
         """
         self.skipped += 1
         file = f"nan_at_step_{self.used.step + 1}.safetensors"
@@ -182,7 +182,7 @@ class Training:
             if self.run is not None:
                 self.run.write_tensors(file, {name: t for tensors in everyone for name, t in tensors.items()})
         if self.recipe.train.on_nan == "stop":
-            raise RunError(
+            raise DivergedError(
                 f"the loss is {mean} at step {self.used.step + 1}, and its batch is in {file} of the run; lower "
                 'train.learning_rate, train in float32 without mixed precision, or set train.on_nan = "skip"'
             )

@@ -120,6 +120,13 @@ def expand(
     return Grid(path, table, tuple(studies.values()), tuple(refused))
 
 
+def final_seeds(table: SweepTable, study: Study) -> frozenset[int]:
+    """The seeds of a study's final runs, also of those that ``only`` leaves out."""
+    run = table.axes.get("run")
+    axes = (table.axes.get("seed"), run.get("seed") if isinstance(run, Mapping) else None)
+    return frozenset(seed for axis in axes if isinstance(axis, list) for seed in axis) | frozenset(study.recipes)
+
+
 def problems_at(path: Path, label: str, error: RecipeError) -> list[Problem]:
     """What is wrong with a recipe of the sweep: what the sweep itself sets lies in its own file."""
     return [

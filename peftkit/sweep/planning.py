@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from peftkit.errors import PeftkitError
+from peftkit.errors import PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.runs import RunDirectory
-from peftkit.sweep.grid import Grid, Refused, Study, address, make
+from peftkit.sweep.grid import Grid, Refused, address
+from peftkit.sweep.heads import heads_of
 from peftkit.sweep.running import final_recipes, found
+from peftkit.sweep.trials import Tuner
+from peftkit.sweep.tuning import Subject
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One study of a plan; its numbers are of all its runs together, tuning among them."""
+    """One study of a plan, or a head that is tuned before some; its numbers are of all its runs together."""
 
     label: str
     seeds: tuple[int, ...]
     finished: int
     """Of its final runs."""
-    trials: int | None
-    """None where MACs limit them."""
+    trials: int
+    """Runs of its tuning, whatever they find."""
     gmacs: float | None
     """None where the budget does not tell beforehand."""
     seconds: float | None
@@ -82,63 +85,79 @@ def plan(
         trial: whether to make these steps.
         say: is told of each study that is predicted.
     """
-    speeds: dict[tuple[str, str], float | None] = {}
-    told = tuple(_planned(grid, study, registry, overrides, trial, speeds, say) for study in grid.studies)
-    return Plan(told, grid.refused)
+    predictor = _Predictor(grid, registry, trial)
+    tuner = Tuner(grid, registry, overrides) if grid.table.tune else None
+    planned = []
+    if tuner:
+        try:
+            heads = {head.folder: head for head in heads_of(grid, registry, overrides).values()}
+            planned = [predictor.planned(head.label, (), 0, {}, tuner, head, say) for head in heads.values()]
+        except RunError as error:  # a hub that is away; studies of other models are predicted all the same
+            planned = [Planned("new heads", (), 0, 0, None, None, str(error))]
+    for study in grid.studies:
+        done = sum(1 for each in final_recipes(grid, study, registry, overrides).values() if _finished(each))
+        subject = tuner.subject(study) if tuner else None
+        planned.append(predictor.planned(study.label, tuple(study.recipes), done, study.recipes, tuner, subject, say))
+    return Plan(tuple(planned), grid.refused)
 
 
-def _planned(
-    grid: Grid,
-    study: Study,
-    registry: Registry,
-    overrides: Sequence[str],
-    trial: bool,
-    speeds: dict[tuple[str, str], float | None],
-    say: Callable[[str], None],
-) -> Planned:
-    recipe = study.any_recipe
-    tune = grid.table.tune
-    done = sum(1 for each in final_recipes(grid, study, registry, overrides).values() if _finished(each))
-    trials = tune.trials if tune else 0
-    try:
-        say(study.label)
-        runs = _predicted(grid, recipe, registry, trial, speeds)
-        gmacs = None if runs[0] is None else runs[0] * len(study.recipes)
-        seconds = None if runs[1] is None else runs[1] * len(study.recipes)
-        if tune:
-            layers = (*study.layers, tune.set, {"run": {"seed": tune.seed}})
-            one = _predicted(grid, make(grid.path, grid.table, registry, layers, overrides), registry, trial, speeds)
-            number = tune.trials or (tune.gmacs or 0.0) / (one[0] or 1.0)
-            gmacs = None if gmacs is None or one[0] is None else gmacs + one[0] * number
-            seconds = None if seconds is None or one[1] is None else seconds + one[1] * number
-    except PeftkitError as error:
-        return Planned(study.label, tuple(study.recipes), done, trials, None, None, str(error))
-    return Planned(study.label, tuple(study.recipes), done, trials, gmacs, seconds)
+class _Predictor:
+    """Predicts runs, and keeps what it predicts."""
+
+    def __init__(self, grid: Grid, registry: Registry, trial: bool) -> None:
+        self.grid, self.registry, self.trial = grid, registry, trial
+        self.speeds: dict[tuple[str, str], float | None] = {}
+
+    def planned(
+        self,
+        label: str,
+        seeds: tuple[int, ...],
+        finished: int,
+        finals: Mapping[int, Recipe],
+        tuner: Tuner | None,
+        subject: Subject | None,
+        say: Callable[[str], None],
+    ) -> Planned:
+        """All runs of a study, or of a head, which has no final ones."""
+        design = tuner.design(subject) if tuner and subject else None
+        trials = design.total if design else 0
+        try:
+            say(label)
+            costs = [(self._of_one(next(iter(finals.values()))), len(finals))] if finals else []
+            if tuner and subject and design:
+                costs.append((self._of_one(tuner.recipe(subject)), design.total - design.transfer))
+                if design.transfer:
+                    at_final = tuner.recipe(subject, stage="transfer")
+                    costs.append((self._of_one(at_final), design.transfer))
+        except PeftkitError as error:
+            return Planned(label, seeds, finished, trials, None, None, str(error))
+        gmacs, seconds = (
+            None if any(each[i] is None for each, _ in costs) else sum((each[i] or 0.0) * n for each, n in costs)
+            for i in (0, 1)
+        )
+        return Planned(label, seeds, finished, trials, gmacs, seconds)
+
+    def _of_one(self, recipe: Recipe) -> tuple[float | None, float | None]:
+        """GMACs and seconds of one run."""
+        file = self.grid.folder / "costs" / f"{address(recipe)}.json"
+        known: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            known = json.loads(file.read_text(encoding="utf-8"))
+        kind = recipe.model.name, json.dumps(recipe.method.model_dump(mode="json"), sort_keys=True)
+        timed = known.get("seconds_per_step") is not None
+        if not known or (self.trial and not timed and kind not in self.speeds):
+            from peftkit.runner.prediction import predict_cost  # torch
+
+            known = asdict(predict_cost(recipe, self.registry, trial=self.trial and kind not in self.speeds))
+            RunDirectory(file.parent).write_json(file.name, known)
+            timed = known["seconds_per_step"] is not None
+        if timed:
+            self.speeds.setdefault(kind, known["gmacs_per_step"] / known["seconds_per_step"])
+        gmacs = known["gmacs"] if known["gmacs"] is not None else recipe.train.budget.gmacs
+        speed = self.speeds.get(kind)
+        return gmacs, None if gmacs is None or speed is None else gmacs / speed
 
 
 def _finished(recipe: Recipe) -> bool:
     run = found(recipe)
     return run is not None and run.finished
-
-
-def _predicted(
-    grid: Grid, recipe: Recipe, registry: Registry, trial: bool, speeds: dict[tuple[str, str], float | None]
-) -> tuple[float | None, float | None]:
-    """GMACs and seconds of one run."""
-    file = grid.folder / "costs" / f"{address(recipe)}.json"
-    known: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
-    kind = recipe.model.name, json.dumps(recipe.method.model_dump(mode="json"), sort_keys=True)
-    timed = known.get("seconds_per_step") is not None
-    if not known or (trial and not timed and kind not in speeds):
-        from peftkit.runner.prediction import predict_cost  # torch
-
-        known = asdict(predict_cost(recipe, registry, trial=trial and kind not in speeds))
-        RunDirectory(file.parent).write_json(file.name, known)
-        timed = known["seconds_per_step"] is not None
-    if timed:
-        speeds.setdefault(kind, known["gmacs_per_step"] / known["seconds_per_step"])
-    gmacs = known["gmacs"] if known["gmacs"] is not None else recipe.train.budget.gmacs
-    speed = speeds.get(kind)
-    return gmacs, None if gmacs is None or speed is None else gmacs / speed

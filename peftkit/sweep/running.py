@@ -18,16 +18,17 @@ from filelock import FileLock, Timeout
 from peftkit.errors import InputError, Interrupted, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
-from peftkit.runs import RunDirectory
-from peftkit.sweep.grid import Grid, Study, address, make
-from peftkit.sweep.tuning import layer_of, tune_study
+from peftkit.runs import RunDirectory, tuning_edges
+from peftkit.sweep.grid import Grid, Study, address, make, nested
+from peftkit.sweep.heads import head_layer, heads_of
+from peftkit.sweep.trials import TUNING, Record, Tuner
+from peftkit.sweep.tuning import Subject
 from peftkit.sweep.workers import Outcome, Workers
 
 Say = Callable[[str], None]
 Steps = list[Callable[[], "Steps"]]
 """What can be done now, each of which may give more."""
 MARK = "sweep.json"
-TUNING = "tuning.json"
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,26 @@ class Progress:
             if ran:
                 self.say(f"[{self.done}/{self.total}] {label}: {text}{rest}")
 
+    def skipped(self, number: int) -> None:
+        """Counts runs that need not be made."""
+        with self._guard:
+            self.done += number
+            self.found += number
+
 
 class Sweep:
     """A grid under way."""
 
     def __init__(self, grid: Grid, registry: Registry, workers: Workers, say: Say, overrides: Sequence[str] = ()):
         self.grid, self.registry, self.workers, self.overrides = grid, registry, workers, overrides
-        tune = grid.table.tune
-        of_each = (tune.trials or 0) if tune else 0
-        total = sum(of_each + len(study.recipes) for study in grid.studies)
+        self.tuner = Tuner(grid, registry, overrides) if grid.table.tune else None
+        self.heads = heads_of(grid, registry, overrides)
+        self.at_edge: dict[str, tuple[str, ...]] = {}
+        """By the label of what was tuned, where its tuning stopped at the edge of its range."""
+        total = sum(len(study.recipes) for study in grid.studies)
+        if self.tuner:
+            subjects = [*map(self.tuner.subject, grid.studies), *self._different_heads()]
+            total += sum(self.tuner.design(subject).total for subject in subjects)
         self.progress = Progress(total, say)
 
     def run(self) -> list[Failure]:
@@ -81,7 +93,9 @@ class Sweep:
             Interrupted: a signal came; what was finished is kept, the rest goes on with the same command.
         """
         with alone(self.grid), self.workers.heeding_signals():
-            ready: deque[Callable[[], Steps]] = deque(partial(self._study, study) for study in self.grid.studies)
+            # Studies follow from the step that tunes their head, so that no thread of the pool waits for another one.
+            ready: deque[Callable[[], Steps]] = deque(partial(self._head, head) for head in self._different_heads())
+            ready.extend(partial(self._study, study) for study in self.grid.studies if study.label not in self.heads)
             with ThreadPoolExecutor(self.workers.jobs) as pool:
                 pending: set[Future[Steps]] = set()
                 while pending or (ready and not self.workers.stopped):
@@ -96,14 +110,45 @@ class Sweep:
 
     def do(self, study: Study) -> list[Failure]:
         """Runs one study by itself, as a job of a cluster does."""
-        mark(self.grid)
-        for final in self._finals(study):
-            self._once(final.label, final.recipe)
+        if not (self.grid.folder / MARK).is_file():  # submitting has written it; jobs beside each other would collide
+            mark(self.grid)
+        head = self.heads.get(study.label)
+        record = self._tuned_head(head) if head else None
+        if head is None or record is not None:
+            for final in self._finals(study, record):
+                self._once(final.label, final.recipe)
         return self.progress.failures
 
-    def _study(self, study: Study) -> Steps:
+    def _different_heads(self) -> list[Subject]:
+        return [*{head.folder: head for head in self.heads.values()}.values()]
+
+    def _head(self, head: Subject) -> Steps:
+        """Tunes a head; its studies can be run then."""
         with suppress(Interrupted):
-            return [partial(self._final, each) for each in self._finals(study)]
+            record = self._tuned_head(head)
+            studies = [each for each in self.grid.studies if each.label in self.heads]
+            studies = [each for each in studies if self.heads[each.label].folder == head.folder]
+            if record is not None:
+                return [partial(self._study, study, record) for study in studies]
+            for study in studies:
+                assert self.tuner is not None  # there are no heads without  # noqa: S101
+                lost = self.tuner.design(self.tuner.subject(study)).total + len(study.recipes) - 1
+                self._failed(study.label, "", (f"{head.label} could not be tuned",), lost)
+        return []
+
+    def _tuned_head(self, head: Subject) -> Record | None:
+        assert self.tuner is not None  # there are no heads without  # noqa: S101
+        record = self.tuner.head(head, self._trial, self._failed, self.progress.skipped)
+        self._note_edges(head.label, record)
+        return record
+
+    def _note_edges(self, label: str, record: Record | None) -> None:
+        if found := tuning_edges(record):
+            self.at_edge[label] = found
+
+    def _study(self, study: Study, head: Record | None = None) -> Steps:
+        with suppress(Interrupted):
+            return [partial(self._final, each) for each in self._finals(study, head)]
         return []
 
     def _final(self, final: Final) -> Steps:
@@ -111,52 +156,34 @@ class Sweep:
             self._once(final.label, final.recipe)
         return []
 
-    def _finals(self, study: Study) -> list[Final]:
+    def _finals(self, study: Study, head: Record | None = None) -> list[Final]:
         """What is to be run for each seed, tuned first."""
-        tune = self.grid.table.tune
-        if tune is None:
-            return [Final(f"{study.label} · seed {seed}", recipe) for seed, recipe in study.recipes.items()]
-        trials = self.grid.folder / "trials" / address(study.any_recipe)
-        number = 0
-
-        def attempt(settings: Mapping[str, Any]) -> RunDirectory | None:
-            nonlocal number
-            number += 1
-            layers = (*study.layers, tune.set, layer_of(settings), {"run": {"seed": tune.seed}})
-            told = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in settings.items())
-            label = f"{study.label} · trial {number} ({told})"
-            try:
-                recipe = make(self.grid.path, self.grid.table, self.registry, layers, self.overrides)
-            except InputError as error:
-                self._failed(label, "", tuple(str(error).splitlines()))
-                return None
-            run = recipe.run.model_copy(update={"output": str(trials / address(recipe))})
-            return self._once(label, recipe.model_copy(update={"run": run}))
-
-        try:
-            tuned = tune_study(study, tune, attempt)
-        except RunError as error:
-            self._failed(study.label, str(trials), (str(error),), lost=len(study.recipes) - 1)
-            return []
-        told = {
-            "limit": {"trials": tune.trials} if tune.trials is not None else {"gmacs": tune.gmacs},
-            "trials": len(tuned.trials),
-            "gmacs": tuned.gmacs,
-            "seed": tune.seed,
-            "space": tuned.space,
-            "settings": tuned.settings,
-            "tried": tuned.trials,
-        }
-        RunDirectory(trials).write_json(TUNING, told)
-        finals = final_recipes(self.grid, study, self.registry, self.overrides)
-        for recipe in finals.values():
-            RunDirectory(Path(recipe.run.output)).write_json(TUNING, told)
+        finals: Mapping[int, Recipe] = study.recipes
+        if self.tuner:
+            subject = self.tuner.subject(study, head)
+            record = self.tuner.tuned(subject, self._trial, self._failed, finals=len(study.recipes))
+            if record is None:
+                return []
+            self._note_edges(study.label, record)
+            record = {**record, "head": head}
+            RunDirectory(self.tuner.folder(subject)).write_json(TUNING, record)
+            finals = final_recipes(self.grid, study, self.registry, self.overrides)
+            for recipe in finals.values():
+                RunDirectory(Path(recipe.run.output)).write_json(TUNING, record)
         return [Final(f"{study.label} · seed {seed}", recipe) for seed, recipe in finals.items()]
 
-    def _once(self, label: str, recipe: Recipe) -> RunDirectory | None:
+    def _trial(self, label: str, recipe: Recipe) -> RunDirectory | None:
+        """The run of a trial: one that diverged is the worst, and no failure, since it would diverge again."""
+        return self._once(label, recipe, may_diverge=True)
+
+    def _once(self, label: str, recipe: Recipe, *, may_diverge: bool = False) -> RunDirectory | None:
         """The finished run of a recipe: found, gone on with, or made; None where it fails."""
+
+        def over(run: RunDirectory | None) -> bool:
+            return run is not None and (run.finished or (may_diverge and run.diverged))
+
         there = found(recipe)
-        if there is not None and there.finished:
+        if there is not None and over(there):
             self.progress.ended(label, "found", ran=False)
             return there
         folder = Path(recipe.run.output)
@@ -167,12 +194,10 @@ class Sweep:
         except RunError as error:
             outcome = Outcome(1, 0.0, (str(error),))
         there = found(recipe)
-        if outcome.code or there is None or not there.finished:
+        if there is None or not over(there) or (outcome.code and not there.diverged):
             self._failed(label, str(log), outcome.last_lines)
             return None
-        summary = there.summary()
-        score = summary["selected"]["dev"][summary["selects"]]
-        self.progress.ended(label, f"dev {summary['selects']} {score:.4g} ({clock(outcome.seconds)})", ran=True)
+        self.progress.ended(label, f"{_score(there)} ({clock(outcome.seconds)})", ran=True)
         return there
 
     def _failed(self, label: str, where: str, lines: tuple[str, ...], lost: int = 0) -> None:
@@ -196,14 +221,32 @@ def final_recipes(grid: Grid, study: Study, registry: Registry, overrides: Seque
     """
     if grid.table.tune is None:
         return study.recipes
-    folder = grid.folder / "trials" / address(study.any_recipe)
-    if not (folder / TUNING).is_file():
+    record = recorded(grid, study)
+    if record is None:
         return {}
-    settings = layer_of(RunDirectory(folder).document(TUNING)["settings"])
+    layers = (*study.layers, head_layer(record.get("head")), nested(record["settings"]))
     return {
-        seed: make(grid.path, grid.table, registry, (*study.layers, settings, {"run": {"seed": seed}}), overrides)
+        seed: make(grid.path, grid.table, registry, (*layers, {"run": {"seed": seed}}), overrides)
         for seed in study.recipes
     }
+
+
+def recorded(grid: Grid, study: Study) -> Record | None:
+    """The record of a study's tuning; None as long as it is not tuned.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    folder = grid.folder / "trials" / address(study.any_recipe)
+    return RunDirectory(folder).document(TUNING) if (folder / TUNING).is_file() else None
+
+
+def _score(run: RunDirectory) -> str:
+    summary = run.summary()
+    if run.diverged:
+        return "diverged"
+    score = summary["selected"]["dev"][summary["selects"]]
+    return f"dev {summary['selects']} {'no number' if score is None else format(score, '.4g')}"
 
 
 def found(recipe: Recipe) -> RunDirectory | None:

@@ -17,38 +17,63 @@ from peftkit.recipe.source import dotted
 from peftkit.recipe.tables import Table
 
 FORMAT = 1
+REMOVED: Mapping[tuple[str | int, ...], str] = {
+    ("tune", "gmacs"): "is no key any more, since every study runs the same number of trials; set tune.trials instead",
+}
+"""Keys of older files, and what to use instead."""
 
 
 class BetweenTable(Table):
     """A range."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False
 
 
 Space = Mapping[str, BetweenTable | tuple[str | int | float | bool, ...]]
 
 
-class TuneTable(Table):
-    """Equal tuning: every method gets the same, on dev only."""
+FEWEST = 3
+"""Trials below which the best cannot lie between two others."""
+MODEL_BASED = 16
+"""Trials from which on a model proposes some of them."""
 
-    trials: int | None = Field(default=None, gt=0)
-    """How many settings are tried for each method."""
-    gmacs: float | None = Field(default=None, gt=0)
-    """The GMACs that each method's trials may take together."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """The seed of the trials, and of what is drawn for them."""
-    set: dict[str, Any] = Field(default_factory=dict)
-    """What trials change of the recipe, such as a smaller `train.budget`."""
-    space: dict[str, Space] = Field(default_factory=dict)
-    """By the name of a method, what to draw from instead of what it declares."""
+
+class HeadTable(Table):
+    """How the learning rate of new heads is tuned: once for each model and task, for all methods alike."""
+
+    method: str = "head_only"
+    """The method that it is tuned with."""
+    trials: int = Field(default=5, ge=FEWEST)
+    """How many learning rates are tried before the best is followed up; as `tune.trials`."""
+    low: float = Field(default=1e-4, gt=0)
+    """The lowest learning rate."""
+    high: float = Field(default=1e-1, gt=0)
+    """The highest one."""
 
     @model_validator(mode="after")
-    def _one_limit(self) -> TuneTable:
-        if (self.trials is None) == (self.gmacs is None):
-            raise ValueError("needs either trials or gmacs, so that all methods get the same")
+    def _range(self) -> HeadTable:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, not {self.low:g} and {self.high:g}")
         return self
+
+
+class TuneTable(Table):
+    """Equal tuning: every method gets the same number of trials by the same design, judged on dev only."""
+
+    trials: int = Field(default=5, ge=FEWEST)
+    """How many settings each method starts with, evenly spaced over its range; two follow-ups and two repeats come
+    after them. From 16 on, a model proposes all but the first third."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """The seed of the design and of the trials; repeats have the next ones. Those of the final runs are passed over."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """What trials change of the recipe, such as how often they are evaluated. Where it changes `train.budget`, the
+    leading two settings are run at the final budget, too."""
+    space: dict[str, Space] = Field(default_factory=dict)
+    """By the name of a method, the ranges and lists to search instead of those that it declares."""
+    head: HeadTable = HeadTable()
+    """How the learning rate of new heads is tuned, unless the sweep sets `train.head_learning_rate`."""
 
 
 class LocalTable(Table):
@@ -118,8 +143,11 @@ def search_of(space: Space) -> Search:
     """A space of the file as a method declares one.
 
     Raises:
-        ValueError: a range is empty.
+        ValueError: a range or a list is empty.
     """
+    empty = next((key for key, value in space.items() if value == ()), None)
+    if empty is not None:
+        raise ValueError(f"{empty} needs at least one value")
     return {
         key: Between(value.low, value.high, value.log) if isinstance(value, BetweenTable) else value
         for key, value in space.items()
@@ -135,7 +163,9 @@ def _problem(path: Path, lines: Mapping[KeyPath, int], details: Mapping[str, Any
     line = next((lines[tuple(where[:n])] for n in range(len(where), 0, -1) if tuple(where[:n]) in lines), 1)
     text = str(details["msg"]).removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
-    if details["type"] == "extra_forbidden":
+    if tuple(details["loc"]) in REMOVED:
+        text = REMOVED[tuple(details["loc"])]
+    elif details["type"] == "extra_forbidden":
         known = _keys(details["loc"][:-1])
         text = f"unknown key; it takes {listed(known)}{did_you_mean(str(details['loc'][-1]), known)}"
     elif details["type"] == "missing":
@@ -144,5 +174,10 @@ def _problem(path: Path, lines: Mapping[KeyPath, int], details: Mapping[str, Any
 
 
 def _keys(path: Sequence[str | int]) -> list[str]:
-    tables: Mapping[tuple[str | int, ...], type[Table]] = {(): SweepTable, ("tune",): TuneTable, ("local",): LocalTable}
+    tables: Mapping[tuple[str | int, ...], type[Table]] = {
+        (): SweepTable,
+        ("tune",): TuneTable,
+        ("tune", "head"): HeadTable,
+        ("local",): LocalTable,
+    }
     return [*tables.get(tuple(path), BetweenTable).model_fields]

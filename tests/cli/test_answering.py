@@ -161,7 +161,7 @@ def test_a_plan_says_what_is_wrong_and_what_is_not_known(peftkit: Peftkit, tmp_p
         "[train.budget]\nsteps = 2\n"
     )
     file, head = tmp_path / "sweep.toml", f'name = "x"\nrecipe = "base.toml"\noutput = "{tmp_path}"\n[axes]\n'
-    file.write_text(f'{head}seed = [1, 2]\n[tune]\ntrials = 1\n[tune.space.lora]\n"train.learning_rte" = [0.1]\n')
+    file.write_text(f'{head}seed = [1, 2]\n[tune]\ntrials = 3\n[tune.space.lora]\n"train.learning_rte" = [0.1]\n')
     for verb in ("plan", "status", "run"):
         code, out, err = peftkit("sweep", verb, str(file))
         assert (code, out) == (2, "")

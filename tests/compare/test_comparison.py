@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from peftkit.cli import main
-from peftkit.compare.comparison import Comparison, compare
+from peftkit.compare.comparison import Comparison, Winner, compare
 from peftkit.compare.curves import area, at, pareto, reached_at
 from peftkit.compare.gather import find_runs, sections
 from peftkit.errors import InputError
@@ -40,14 +40,14 @@ def test_only_what_the_end_has_reached_may_lie_a_step_beyond_the_budget(plant: P
         path = plant("early", seed, [0.1, 0.6, 0.7, 0.8])
     found = compared([path.parent], budgets=[2.0, 2.08, 3.0])
     # At 2.08 GMACs the second step of the one was made: that it ends within a step of 2 is nothing, since it went on.
-    assert [method for _, method, _ in found.winners] == ["early", "late", "late"]
+    assert [winner.method for winner in found.winners] == ["early", "late", "late"]
 
 
 def test_of_equal_methods_that_wins_which_was_there_at_less_cost(plant: Plant) -> None:
     plant("a", 1, [0.1, 0.2, 1.0, 1.0])
     path = plant("b", 1, [0.1, 1.0, 1.0, 1.0])
     plant("c", 1, [0.1, 0.2, 1.0, 1.0])
-    assert compared([path.parent], budgets=[3.0]).winners == ((3.0, "b", 1.0),)
+    assert compared([path.parent], budgets=[3.0]).winners == (Winner(3.0, "b", 1.0, read_off=False),)
 
 
 def test_the_area_is_the_mean_over_the_logarithm_of_the_cost() -> None:
@@ -76,7 +76,7 @@ def test_a_method_that_is_better_and_cheaper_wins_everywhere(plant: Plant) -> No
     assert (first.cost, first.relative_cost, second.relative_cost) == (4.5, 0.75, 1.0)
     assert first.cost_to_share == {0.95: 1.5}  # 0.7 is more than 95 % of 0.62
     assert second.cost_to_share == {0.95: 6.0}
-    assert {method for _, method, _ in found.winners} == {"lora"}
+    assert {winner.method for winner in found.winners} == {"lora"}
     assert first.area is not None
     assert second.area is not None
     assert first.area > second.area
@@ -105,7 +105,11 @@ def test_an_evaluation_that_was_no_number_is_passed_over(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.4, 0.5, 0.45])
     text = (path / "evaluations.jsonl").read_text()
     (path / "evaluations.jsonl").write_text(text.replace('"accuracy": 0.4}', '"accuracy": null}'))
-    assert compared([path], budgets=[1.0, 2.0]).winners == ((1.0, "lora", 0.1), (2.0, "lora", 0.5))
+    winners = compared([path], budgets=[1.0, 2.0]).winners
+    assert [(winner.budget, winner.method, winner.score) for winner in winners] == [
+        (1.0, "lora", 0.1),
+        (2.0, "lora", 0.5),
+    ]
 
 
 def test_why_seeds_alone_vary_is_told(plant: Plant) -> None:
@@ -192,7 +196,7 @@ def test_a_metric_of_which_less_is_better_is_ranked_so(plant: Plant) -> None:
     assert best.area is not None
     assert worst.area is not None
     assert best.area < worst.area
-    assert found.winners[-1][1:] == ("lora", pytest.approx(0.1 - 2 / 900))
+    assert (found.winners[-1].method, found.winners[-1].score) == ("lora", pytest.approx(0.1 - 2 / 900))
 
 
 def test_the_loss_is_compared_example_by_example_and_less_of_it_is_better(plant: Plant) -> None:
@@ -270,4 +274,4 @@ def test_of_another_metric_it_is_known_whether_less_is_better(plant: Plant) -> N
             (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = compared([path.parent], metric="answer_leakage")
     assert [line.method for line in found.lines] == ["lora", "full"]
-    assert found.winners[-1][1] == "lora"
+    assert found.winners[-1].method == "lora"

@@ -106,6 +106,8 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     slider.send_keys(Keys.HOME)
     assert [row[1] for row in rows(browser, "ranking")] == ["lora", "full"]
     assert browser.find_element(By.ID, "amount").text == "1 GMACs"
+    assert all("read off longer runs" in row[3] for row in rows(browser, "ranking"))
+    assert "Read off longer runs" in browser.find_element(By.ID, "leader").text
     for _ in range(150):
         slider.send_keys(Keys.ARROW_RIGHT)
     assert rows(browser, "ranking")[0][1] == "lora"

@@ -61,13 +61,27 @@ def grid(written: Written, registry: Registry) -> Callable[..., Grid]:
     return made
 
 
+def best_at(rate: float, key: str = "learning_rate") -> Callable[[Any], float]:
+    """A score that falls with the distance of a learning rate from the best one, on the log scale."""
+    return lambda recipe: 1 - abs(math.log10(getattr(recipe.train, key) / rate)) / 10
+
+
+BEST = best_at(1e-3)
+
+
 class Planted:
     """In the place of ``Workers``: leaves a run directory as a run of that recipe would, the best at a rate of 1e-3."""
 
-    jobs = 2
-
-    def __init__(self, registry: Registry, fails: Callable[[Any], bool] = lambda recipe: False) -> None:
-        self.registry, self.fails, self.stopped = registry, fails, 0
+    def __init__(
+        self,
+        registry: Registry,
+        fails: Callable[[Any], bool] = lambda recipe: False,
+        diverges: Callable[[Any], bool] = lambda recipe: False,
+        score: Callable[[Any], float] = BEST,
+        jobs: int = 2,
+    ) -> None:
+        self.registry, self.fails, self.diverges, self.score, self.jobs = registry, fails, diverges, score, jobs
+        self.stopped = 0
         self.asked: list[Any] = []
         self.resumed: list[Path | None] = []
         self._guard = threading.Lock()
@@ -89,16 +103,30 @@ class Planted:
         if self.fails(recipe):
             (folder / "summary.json").write_text(json.dumps({"format": 1, "status": "failed"}))
             return Outcome(1, 0.1, ("first", "peftkit: error: the disk is full"))
-        score = 1 - abs(math.log10(recipe.train.learning_rate) + 3) / 10
+        if self.diverges(recipe):
+            summary: dict[str, Any] = {"format": 1, "status": "diverged", "error": "nan", "cost": {"gmacs": 5.0}}
+            (folder / "summary.json").write_text(json.dumps(summary))
+            return Outcome(1, 0.1, ("the loss is nan",))
+        score = self.score(recipe)
         summary = {
             "format": 1,
             "status": "done",
             "selects": "accuracy",
-            "selected": {"step": 4, "dev": {"accuracy": score}},
+            "selected": {"step": 4, "dev": {"accuracy": score, "loss": 2 - score}},
             "cost": {"gmacs": 10.0},
         }
         (folder / "summary.json").write_text(json.dumps(summary))
         return Outcome(0, 0.1, ())
+
+
+def trials_of(workers: Planted, method: str) -> list[Any]:
+    """The recipes that a method's trials were run with, heads not among them."""
+    found = [recipe for recipe in workers.asked if "trials" in Path(recipe.run.output).parts]
+    return [
+        recipe
+        for recipe in found
+        if recipe.method.name == method and not any(p.startswith("head-") for p in Path(recipe.run.output).parts)
+    ]
 
 
 @pytest.fixture

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peftkit import Between
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
+from peftkit.recipe import load_recipe
 from peftkit.sweep.grid import Grid, address
-from peftkit.sweep.running import Sweep, alone, final_recipes, found
+from peftkit.sweep.running import Sweep, alone, final_recipes, found, recorded
+from tests.sweep.conftest import best_at, trials_of
 
 Make = Callable[..., Grid]
 AXES = '[axes]\nmethod = ["lora", "full"]\nseed = [1, 2]\n'
-TUNED = AXES + "[tune]\ntrials = 4\n[tune.set]\ntrain.budget.steps = 2\n"
+TUNED = AXES + "[tune]\ntrials = 4\n"
 
 
 def sweep(grid: Grid, registry: Registry, workers: Any) -> tuple[Sweep, list[str]]:
@@ -60,29 +62,50 @@ def test_tuning_gives_every_method_as_much_and_finds_the_best(grid: Make, plante
     made = grid(TUNED)
     one, _ = sweep(made, registry, workers)
     assert one.run() == []
-    assert len(workers.asked) == 2 * (4 + 2)
+    assert len(workers.asked) == one.progress.total == one.progress.done == 2 * (4 + 2 + 2 + 2)
     for study in made.studies:
         finals = final_recipes(made, study, registry)
         for seed, recipe in finals.items():
             told = json.loads((Path(recipe.run.output) / "tuning.json").read_text())
-            assert told["trials"] == 4
-            assert told["gmacs"] == 40.0
-            assert told["limit"] == {"trials": 4}
+            assert told["trials"] == len(told["tried"]) == 8
+            assert told["gmacs"] == 80.0
+            assert told["design"] == {"trials": 4, "model_based": 0, "follow_ups": 2, "repeats": 2, "transfer": 0}
+            assert (told["transfer"], told["head"]) == (None, None)
             best = max(told["tried"], key=lambda each: each["score"])
             assert recipe.train.learning_rate == best["settings"]["train.learning_rate"]
             assert (recipe.run.seed, recipe.train.budget.steps) == (seed, 4)
             run = found(recipe)
             assert run is not None
             assert run.finished
-    trials = [r for r in workers.asked if "trials" in Path(r.run.output).parts]
-    assert {r.run.seed for r in trials} == {0}
-    assert {r.train.budget.steps for r in trials} == {2}
-    of_lora = [r.train.learning_rate for r in trials if r.method.name == "lora"]
-    assert of_lora[0] == 1e-3, "the recipe's own rate is tried first"
-    declared = next(r.method for r in trials if r.method.name == "lora").search["train.learning_rate"]
-    assert isinstance(declared, Between)
-    assert all(declared.low <= rate <= declared.high for rate in of_lora)
-    assert len(set(of_lora)) == 4
+    for method in ("lora", "full"):
+        trials = trials_of(workers, method)
+        assert [r.run.seed for r in trials] == [0] * 6 + [3] * 2, "no seed of the final runs"
+        assert {r.train.budget.steps for r in trials} == {4}, "trials have the budget of the final runs"
+        assert len({address(r) for r in trials}) == 8
+
+
+def test_trials_at_another_budget_are_checked_at_the_final_one(grid: Make, planted: Any, registry: Registry) -> None:
+    """The best rate is lower at the final budget."""
+
+    def score(recipe: Any) -> float:
+        return best_at(7e-3 if recipe.train.budget.steps == 2 else 1e-3)(recipe)
+
+    workers = planted(score=score)
+    space = '[tune.space.lora]\n"train.learning_rate" = { low = 1e-4, high = 1e-2, log = true }\n'
+    made = grid(TUNED + f"[tune.set]\ntrain.budget.steps = 2\n{space}")
+    one, _ = sweep(made, registry, workers)
+    assert one.run() == []
+    assert len(workers.asked) == one.progress.total == 2 * (4 + 2 + 2 + 2 + 2)
+    record = recorded(made, made.studies[0])
+    assert record is not None
+    assert record["design"]["transfer"] == 2
+    assert record["transfer"] == {"trials_budget": {"steps": 2}, "final_budget": {"steps": 4}, "order_holds": False}
+    first, second = (each for each in record["tried"] if each["stage"] == "transfer")
+    assert first["settings"]["train.learning_rate"] == 1e-2, "what trials found the best is run first"
+    assert second["settings"] == record["settings"], "what dev finds better at the final budget wins"
+    assert second["score"] > first["score"]
+    budgets = [r.train.budget.steps for r in trials_of(workers, "lora")]
+    assert budgets == [2] * 8 + [4] * 2
 
 
 def test_a_tuned_sweep_that_was_broken_off_goes_on_with_the_same_trials(
@@ -91,8 +114,6 @@ def test_a_tuned_sweep_that_was_broken_off_goes_on_with_the_same_trials(
     whole = planted()
     sweep(grid(TUNED), registry, whole)[0].run()
     expected = {address(recipe) for recipe in whole.asked}
-    import shutil
-
     shutil.rmtree(tmp_path / "s")
     broken = planted()
     one, _ = sweep(grid(TUNED), registry, broken)
@@ -113,12 +134,52 @@ def test_a_tuned_sweep_that_was_broken_off_goes_on_with_the_same_trials(
     assert not {address(r) for r in broken.asked} & {address(r) for r in again.asked}
 
 
-def test_macs_limit_trials_too(grid: Make, planted: Any, registry: Registry) -> None:
-    workers = planted()
-    made = grid(AXES + "[tune]\ngmacs = 35\n")
+def test_a_trial_that_diverges_is_the_worst_and_neither_failed_nor_made_again(
+    grid: Make, planted: Any, registry: Registry
+) -> None:
+    workers = planted(diverges=lambda recipe: recipe.train.learning_rate > 1e-3)
+    made = grid(TUNED)
+    one, said = sweep(made, registry, workers)
+    assert one.run() == []
+    assert any("diverged" in line for line in said)
+    record = recorded(made, made.studies[0])
+    assert record is not None
+    assert record["trials"] == len(record["tried"]) == 8
+    diverged = [each for each in record["tried"] if each["score"] is None]
+    assert diverged
+    assert all(each["settings"]["train.learning_rate"] > 1e-3 and each["gmacs"] == 5.0 for each in diverged)
+    assert record["gmacs"] == sum(each["gmacs"] for each in record["tried"])
+    number = len(workers.asked)
     assert sweep(made, registry, workers)[0].run() == []
-    trials = [r for r in workers.asked if "trials" in Path(r.run.output).parts]
-    assert len(trials) == 2 * 3  # of 10 GMACs each
+    assert len(workers.asked) == number
+
+
+def test_tuning_reads_nothing_of_test(grid: Make, planted: Any, registry: Registry, tmp_path: Path) -> None:
+    """Absurd values of test in the trials' directories change nothing."""
+    chosen = []
+    for absurd in (False, True):
+        workers = planted()
+        run = workers.run
+
+        def spoilt(file: Path, resume: Path | None, log: Path, run: Any = run, absurd: bool = absurd) -> Any:
+            outcome = run(file, resume, log)
+            for folder in file.parent.glob("*/"):
+                summary = json.loads((folder / "summary.json").read_text())
+                if absurd:
+                    rate = load_recipe(file, registry).train.learning_rate
+                    summary["selected"]["test"] = {"accuracy": 1e6 * rate, "loss": -1e9 * rate}
+                    (folder / "predictions").mkdir(exist_ok=True)
+                    (folder / "predictions" / "test.jsonl").write_text("absurd")
+                    (folder / "evaluations.jsonl").write_text('{"test": {"accuracy": 1e9}}')
+                (folder / "summary.json").write_text(json.dumps(summary))
+            return outcome
+
+        workers.run = spoilt
+        made = grid(TUNED)
+        assert sweep(made, registry, workers)[0].run() == []
+        chosen.append([recorded(made, study)["settings"] for study in made.studies])  # type: ignore[index]
+        shutil.rmtree(tmp_path / "s")
+    assert chosen[0] == chosen[1]
 
 
 def test_a_study_whose_trials_all_fail_is_told_and_the_others_go_on(
@@ -129,8 +190,8 @@ def test_a_study_whose_trials_all_fail_is_told_and_the_others_go_on(
     failures = one.run()
     assert [f.label for f in failures][-1] == "full · wordnet_topic" or failures[-1].label.startswith("full")
     assert failures[-1].last_lines == ("full: every trial failed",)
-    assert one.progress.done == one.progress.total == 12
-    assert sum(r.method.name == "lora" for r in workers.asked) == 6
+    assert one.progress.done == one.progress.total == 2 * (8 + 2)
+    assert sum(r.method.name == "lora" for r in workers.asked) == 8 + 2
 
 
 def test_a_space_of_the_file_goes_before_the_methods_own(grid: Make, planted: Any, registry: Registry) -> None:
@@ -139,7 +200,8 @@ def test_a_space_of_the_file_goes_before_the_methods_own(grid: Make, planted: An
     assert sweep(made, registry, workers)[0].run() == []
     trials = [r for r in workers.asked if "trials" in Path(r.run.output).parts and r.method.name == "lora"]
     assert {r.method.r for r in trials} <= {2, 4}
-    assert all(0.1 <= r.train.weight_decay <= 0.2 for r in trials)
+    assert all(0.1 <= r.train.weight_decay <= 0.2 for r in trials[:4]), "beyond it lies only an extension"
+    assert len(trials) == 8
 
 
 def test_one_sweep_is_run_by_one_process(grid: Make, planted: Any, registry: Registry) -> None:

@@ -5,7 +5,7 @@
   const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f"];
   const DASHES = ["", "7 4", "2 3", "9 3 2 3"];
   const SHAPES = ["circle", "square", "diamond", "triangle"];
-  const NAMES = { gmacs: "GMACs", seconds: "seconds of training", samples: "samples", tokens: "tokens", joules: "joules",
+  const NAMES = { gmacs: "GMACs", gmacs_with_tuning: "GMACs with tuning", seconds: "seconds of training", samples: "samples", tokens: "tokens", joules: "joules",
     peak_memory: "peak memory (GiB)", trainable_parameters: "trainable parameters", checkpoint_bytes: "checkpoint (MiB)",
     gmacs_per_step: "GMACs a step", seconds_per_step: "seconds a step" };
   const SCALE = { peak_memory: 2 ** 30, checkpoint_bytes: 2 ** 20 };
@@ -44,9 +44,20 @@
       return reached;
     });
   };
+  // A hair less than a step takes; what tuning took was spent before the first one.
+  const stepOf = (run, axis) => {
+    const costs = run.costs[axis === "gmacs_with_tuning" ? "gmacs" : axis];
+    return (1 - 1e-6) * costs[costs.length - 1] / (run.steps || Infinity);
+  };
+  // A score within a budget that the run went beyond comes from a learning rate that had not decayed, unless it is constant.
+  const readOff = (run, axis, budget) => {
+    const costs = run.costs[axis];
+    return !run.constant && costs[costs.length - 1] > budget * (1 + 1e-9) + stepOf(run, axis);
+  };
+  const edge = (method) => (method.at_edge ? " (tuning stopped at the edge of its range)" : "");
   const within = (run, axis, budget) => {
     const costs = run.costs[axis], scores = bestSoFar(run, "test", section.metric);
-    const last = costs.length - 1, step = (1 - 1e-6) * costs[last] / (run.steps || Infinity);
+    const last = costs.length - 1, step = stepOf(run, axis);
     let found = null;
     // A run ends with a whole step, up to one beyond its budget.
     costs.forEach((cost, i) => { if (cost <= budget * (1 + 1e-9) || (i === last && cost <= budget + step)) found = scores[i]; });
@@ -123,16 +134,19 @@
   const budget = () => { const [low, high] = span(); return low * (high / low) ** (at("budget").value / 200); };
   const showRanking = () => {
     const axis = at("axis").value, amount = budget(), rows = ranked(amount), body = at("ranking").tBodies[0];
+    const isReadOff = (row) => row.method.runs.some((run) => readOff(run, axis, amount));
     at("amount").textContent = `${told(amount)} ${NAMES[axis]}`;
     at("budget").setAttribute("aria-valuetext", at("amount").textContent);
     body.replaceChildren(...rows.map((row, i) => {
       const share = rows[0].mean ? Math.max(0, Math.min(1, section.metric_higher ? row.mean / rows[0].mean : rows[0].mean / row.mean)) : 0;
       const bar = make("span", { class: "bar", style: `width:${(share * 8).toFixed(2)}rem` });
+      const notes = (isReadOff(row) ? " (read off longer runs)" : "") + edge(row.method);
       return make("tr", i ? {} : { class: "leader" }, make("td", {}, String(i + 1)), make("td", {}, row.method.label),
-        make("td", {}, told(row.mean)), make("td", {}, row.scores.length > 1 ? `${told(Math.min(...row.scores))} – ${told(Math.max(...row.scores))}` : "one seed"),
+        make("td", {}, told(row.mean)), make("td", {}, row.scores.length > 1 ? `${told(Math.min(...row.scores))} – ${told(Math.max(...row.scores))}` : "one seed", notes),
         make("td", {}, bar));
     }));
-    at("leader").textContent = rows.length ? `Within ${told(amount)} ${NAMES[axis]}: ${rows[0].method.label}, ${section.metric} ${told(rows[0].mean)}.`
+    const off = rows.some(isReadOff) ? " Read off longer runs, whose learning rate had not decayed yet at this budget." : "";
+    at("leader").textContent = rows.length ? `Within ${told(amount)} ${NAMES[axis]}: ${rows[0].method.label}${edge(rows[0].method)}, ${section.metric} ${told(rows[0].mean)}.${off}`
       : "No method was evaluated within this budget.";
   };
 
