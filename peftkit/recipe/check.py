@@ -38,7 +38,13 @@ def findings(recipe: Recipe, config: Mapping[str, Any]) -> list[Finding]:
         PluginError: a component fails when it is asked what it refuses.
     """
     asked = situation(recipe, config)
-    found = [*_metrics(recipe, asked), *_precision(recipe), *_stream(recipe), *sharding_findings(recipe)]
+    found = [
+        *_metrics(recipe, asked),
+        *_precision(recipe),
+        *_stream(recipe),
+        *_sample(recipe),
+        *sharding_findings(recipe),
+    ]
     components: list[tuple[str, Component]] = [("task", recipe.task), ("method", recipe.method)]
     for key, component in components:
         found += [((key, "name"), f"{component.name!r} cannot be used so: {t}") for t in _refusals(component, asked)]
@@ -102,7 +108,16 @@ def _stream(recipe: Recipe) -> list[Finding]:
             found.append((path, f"{text}, and how many make an epoch is not known; {remedy}"))
     if recipe.train.workers:
         found.append((("train", "workers"), f"{text}, in order and so by one process; set it to 0"))
+    if recipe.run.resample_train is not None:
+        found.append((("run", "resample_train"), f"{text}, and none can be drawn anew; leave it out"))
     return found
+
+
+def _sample(recipe: Recipe) -> list[Finding]:
+    if recipe.run.subset_fraction is None or recipe.run.resample_train == "subset":
+        return []
+    text = 'is the share that a subset draws; set run.resample_train = "subset", or leave it out'
+    return [(("run", "subset_fraction"), text)]
 
 
 def _precision(recipe: Recipe) -> list[Finding]:

@@ -176,6 +176,8 @@ def _summary(
         "task": recipe.task.name,
         "method": recipe.method.name,
         "seed": recipe.run.seed,
+        "init_seed": recipe.run.effective_init_seed,
+        "order_seed": recipe.run.effective_order_seed,
         "selects": training.selects,
         "higher_is_better": training.higher_is_better,
         "lower_is_better": sorted(value for value in selected["dev"] if not recipe.higher_is_better(value)),

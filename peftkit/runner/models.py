@@ -65,7 +65,7 @@ def load_base(recipe: Recipe) -> Base:
     if recipe.model.quantization:
         options |= _quantized(recipe)
     options |= _made(recipe)
-    torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
+    torch.manual_seed(recipe.run.effective_init_seed)  # a new head's weights are drawn here
     try:
         loaded = getattr(transformers, form.auto_class).from_pretrained(
             path, config=form.config, use_safetensors=True, **options
@@ -90,7 +90,7 @@ def blank_base(recipe: Recipe, device: torch.device | str) -> Base:
         RecipeError: the model's config, known only now, shows a combination that is refused.
     """
     kind, form = _labelled(recipe)
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.run.effective_init_seed)
     trusted = {"trust_remote_code": recipe.model.trust_remote_code}
     with torch.device(device):
         made = getattr(transformers, form.auto_class).from_config(form.config, **trusted, **_made(recipe))
@@ -207,7 +207,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
     context = Context(
         model_kind=base.kind,
         task_kind=base.form.task_kind,
-        seed=recipe.run.seed,
+        seed=recipe.run.effective_init_seed,
         steps=steps,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         batches=batches,
@@ -215,7 +215,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
     if recipe.train.gradient_checkpointing:
         options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.run.effective_init_seed)
     model = recipe.method.apply(base.model, context)
     if base.kind == "encoder":
         train_new_head(model)

@@ -52,9 +52,9 @@ def open_run(path: Path, registry: Registry) -> Opened:
     recipe = recipe_of(path, registry)
     base = load_base(recipe)
     steps = RunDirectory(path).summary()["steps"]
-    context = Context(base.kind, base.form.task_kind, recipe.run.seed, steps=max(1, steps))
+    context = Context(base.kind, base.form.task_kind, recipe.run.effective_init_seed, steps=max(1, steps))
     names = frozenset(base.model.state_dict())
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.run.effective_init_seed)
     try:
         model = recipe.method.open(base.model, path / "model", context)
     except (OSError, ValueError, RuntimeError) as error:
