@@ -14,7 +14,7 @@ from peftkit import __version__
 from peftkit.cli import actions
 from peftkit.errors import InputError, PeftkitError, did_you_mean
 
-POOLED = ("hardware", "versions", "precision", "data", "evaluation", "tuning")
+POOLED = ("hardware", "versions", "precision", "data", "evaluation", "cadence", "budget", "training", "tuning")
 AXES = ("gmacs", "seconds", "samples", "tokens", "joules")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -45,6 +45,7 @@ def _page(found: Advice) -> str:
             f"{second.best:.0%}; {found.difference:.4f} less ({found.low:.4f} – {found.high:.4f})"
         )
         lines.append(f"  {_settled(found)}")
+    lines += [f"  {remark}" for remark in found.remarks]
     lines += [f"  not considered: {method}: {reason}" for method, reason in found.left_out]
     return "\n".join(lines)
 

@@ -84,6 +84,8 @@ class Advice:
     """Seeds of each of the two that would show it four times in five; None if no number would, or it is settled."""
     more_examples: int | None = None
     """Test examples that it would take besides, where those there are do not suffice for any number of seeds."""
+    remarks: tuple[str, ...] = ()
+    """What every conclusion has to say (see ``Section``)."""
 
 
 def parse_budget(text: str) -> tuple[str, float]:
@@ -159,6 +161,7 @@ def advise(
             left_out.append((label, "one seed tells nothing of how much seeds vary: run others"))
     thin = _too_thin(section, reached, examples)
     common = {"task": section.task, "model": section.model, "metric": metric, "axis": axis, "budget": budget}
+    common |= {"remarks": section.remarks}
     if thin:
         return Advice(**common, candidates=(), too_thin=tuple(thin), left_out=tuple(left_out))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)

@@ -93,6 +93,10 @@ class Comparison:
     """What has to be said of results of other systems."""
     unmeasured: tuple[str, ...] = ()
     """Methods that are left out, since not all their runs have measured the cost."""
+    training_sample: str = "fixed"
+    """How the training rows vary with the seed."""
+    remarks: tuple[str, ...] = ()
+    """What every conclusion has to say (see ``Section``)."""
 
     @property
     def detectable(self) -> float | None:
@@ -191,6 +195,8 @@ def compare(
             dict.fromkeys(f"{run.imported}: {run.summary['imported']['note']}" for run in everyone if run.imported)
         ),
         unmeasured=unmeasured,
+        training_sample=section.training_sample,
+        remarks=section.remarks,
     )
 
 

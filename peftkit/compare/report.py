@@ -17,7 +17,8 @@ import tomli_w
 from peftkit import __version__
 from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import AXES, cost, lower_is_better, measures
-from peftkit.compare.gather import Run, Section, flattened
+from peftkit.compare.fairness import flattened
+from peftkit.compare.gather import Run, Section
 from peftkit.compare.tables import notes, rows_of
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
@@ -108,7 +109,7 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
         "label": line.method,
         "score": _short(line.score),
         "totals": {key: _short(value) for key, value in totals.items()},
-        "runs": [_curves(run, axes) for _, run in sorted(of.items())],
+        "runs": [{"seed": seed, **_curves(run, axes)} for seed, run in sorted(of.items())],
         "recipe": tomli_w.dumps(first.recipe),
         "keys": dict(flat_recipe),
         "environment": _key(first.environment),
@@ -119,7 +120,6 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
 
 def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
     table: dict[str, Any] = {
-        "seed": run.seed,
         "steps": run.rows[-1]["step"],
         "costs": {a: [_short(cost(row, a)) for row in run.rows] for a in axes},
     }

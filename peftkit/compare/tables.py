@@ -42,6 +42,7 @@ def notes(found: Comparison) -> list[str]:
         told.append(f"intervals: {found.examples:,} test examples drawn anew, and seeds where there are several")
     else:
         told.append(f"intervals: seeds alone, since {found.seeds_alone}")
+    told += found.remarks
     joined = found.verdict.joined
     told.append(
         "methods with a letter in common cannot be told apart (Holm, 5 %)"
@@ -148,6 +149,7 @@ def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         for line in c.lines:
             told: dict[str, Any] = {"task": c.task, "model": c.model, "metric": c.metric, "by": c.by, **asdict(line)}
             told["seeds"] = len(line.seeds)
+            told["training_sample"] = c.training_sample
             for key in ("cost_to_share", "never"):
                 of: Mapping[float, Any] = told.pop(key)
                 told |= {f"{key}_{share:g}": value for share, value in of.items()}
