@@ -22,7 +22,7 @@ from peftkit.compare.curves import (
     within,
 )
 from peftkit.compare.examples import scores_of
-from peftkit.compare.gather import Run, Section
+from peftkit.compare.gather import Run, Section, imported_notes
 from peftkit.compare.seeds import Array
 from peftkit.compare.statistics import Verdict, judge
 
@@ -191,9 +191,7 @@ def compare(
         pooled=section.pooled,
         noise=_noise(section, metric),
         repeated=len(section.repeats),
-        imported=tuple(
-            dict.fromkeys(f"{run.imported}: {run.summary['imported']['note']}" for run in everyone if run.imported)
-        ),
+        imported=imported_notes(section),
         unmeasured=unmeasured,
         training_sample=section.training_sample,
         remarks=section.remarks,

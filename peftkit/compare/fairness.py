@@ -15,16 +15,10 @@ COMPARED_WHERE_RECORDED = ("rows_digests.", "plugins.", "revisions.")
 """Keys that are compared among the runs that have them: older runs recorded less, and no run uses every plugin."""
 NOT_COMPARED = object()
 """The value of a key that a run is not compared by."""
-PROTOCOL = (
-    "schedule",
-    "warmup_ratio",
-    "max_grad_norm",
-    "weight_decay",
-    "optimizer",
-    "head_learning_rate",
-    "gradient_checkpointing",
-)
+PROTOCOL = ("schedule", "warmup_ratio", "max_grad_norm", "head_learning_rate", "gradient_checkpointing")
 """Keys of ``[train]`` that are the same for all methods. The learning rate is each method's own."""
+OPTIMIZER = ("optimizer", "optimizer_options", "weight_decay")
+"""Keys of ``[train]`` that may be a method's own, as LoRA-FA's optimizer is, so that differences are only noted."""
 
 
 def differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -130,9 +124,7 @@ def _budget(run: Run) -> Mapping[str, Any]:
 
 def _training(run: Run) -> Mapping[str, Any]:
     train = run.recipe.get("train", {})
-    found = {f"train.{key}": train.get(key) for key in PROTOCOL}
-    found |= flattened(train.get("optimizer_options", {}), "train.optimizer_options.")
-    found |= {
+    found = {f"train.{key}": train.get(key) for key in PROTOCOL} | {
         # What fills an optimizer step is a matter of memory; how many rows are in it is not.
         "effective_batch": run.summary.get("effective_batch"),
         "model.keep_head": run.recipe.get("model", {}).get("keep_head") or None,
@@ -141,6 +133,12 @@ def _training(run: Run) -> Mapping[str, Any]:
     if {"train.batch_size", "train.gradient_accumulation_steps"} & tuned.keys():
         found["effective_batch"] = NOT_COMPARED
     return found | {key: NOT_COMPARED for key in found if key in tuned}
+
+
+def optimizers(run: Run) -> Mapping[str, Any]:
+    """The optimizer and its options, which may be a method's own."""
+    train = run.recipe.get("train", {})
+    return flattened({"train": {key: train.get(key) for key in OPTIMIZER}})
 
 
 def _tuning(run: Run) -> Mapping[str, Any]:

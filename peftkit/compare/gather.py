@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from peftkit.compare.fairness import FAIRNESS_CHECKS, FIXED, differences, flattened
+from peftkit.compare.fairness import FAIRNESS_CHECKS, FIXED, differences, flattened, optimizers
 from peftkit.errors import InputError, listed
 from peftkit.runs import RunDirectory
 
@@ -141,7 +141,7 @@ def _section(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) ->
         found[label][seed] = of[0]
     repeats = tuple(tuple(of) for of in alike.values() if len(of) > 1)
     sample = listed(sorted({run.training_sample for run in runs}))
-    return Section(task, model, dict(found), differing, repeats, sample, _remarks(sample, numbers))
+    return Section(task, model, dict(found), differing, repeats, sample, tuple(_remarks(runs, sample, numbers)))
 
 
 Seeds = tuple[int, int, int]
@@ -154,18 +154,31 @@ def _numbered(seeds: Iterable[Seeds]) -> dict[Seeds, int]:
     return {each: each[0] if alone else number for number, each in enumerate(known, 1)}
 
 
-def _remarks(sample: str, numbers: Mapping[Seeds, int]) -> tuple[str, ...]:
+def _remarks(runs: Sequence[Run], sample: str, numbers: Mapping[Seeds, int]) -> Iterator[str]:
     if sample == FIXED:
-        found = ["training sample: held fixed; intervals hold for this training sample (see run.resample_train)"]
+        yield "training sample: held fixed; intervals hold for this training sample (see run.resample_train)"
     else:
-        found = [f"training sample: varies with the seed ({sample})"]
+        yield f"training sample: varies with the seed ({sample})"
+    if different := differences([optimizers(run) for run in runs]):
+        yield f"methods do not share an optimizer: {'; '.join(different)}"
     if any(number != seed for (seed, _, _), number in numbers.items()):
         several = ", ".join(
             f"{number} (seed {seed}, init_seed {init}, order_seed {order})"
             for (seed, init, order), number in numbers.items()
         )
-        found.append(f"seeds are numbered: {several}")
-    return tuple(found)
+        yield f"seeds are numbered: {several}"
+
+
+def imported_notes(section: Section) -> tuple[str, ...]:
+    """What has to be said of results of other systems, and of what their seconds are the sum."""
+    runs = [(label, run) for label, of in section.runs.items() for run in of.values() if run.imported]
+    found = dict.fromkeys(f"{run.imported}: {run.summary['imported'].get('note', '')}" for _, run in runs)
+    times = [
+        f"{label} {seconds['steps']:,.1f} s of {seconds['train_time']:,.1f} s"
+        for label, run in runs
+        if (seconds := run.summary["imported"].get("seconds"))
+    ]
+    return (*found, *([f"times of steps and the files' train_time: {'; '.join(times)}"] if times else []))
 
 
 def _of_a_trial(folder: Path, top: Path) -> bool:

@@ -49,9 +49,6 @@ PROTOCOL = [
     ("training", train(warmup_ratio=0.1), "train.warmup_ratio is 0.1 and null"),
     ("training", train(head_learning_rate=0.01), "train.head_learning_rate is 0.01 and null"),
     ("training", train(max_grad_norm=0.5), "train.max_grad_norm is 0.5 and null"),
-    ("training", train(weight_decay=0.1), "train.weight_decay is 0.1 and null"),
-    ("training", train(optimizer="adamw"), 'train.optimizer is "adamw" and null'),
-    ("training", train(optimizer_options={"betas": [0.9, 0.99]}), "train.optimizer_options.betas"),
     ("training", train(gradient_checkpointing=True), "train.gradient_checkpointing is null and true"),
     (
         "training",
@@ -81,18 +78,29 @@ def test_every_check_can_be_pooled_on_the_command_line() -> None:
 def test_a_learning_rate_and_whatever_was_tuned_are_a_methods_own(plant: Plant) -> None:
     one, other = plant("full", 1, [0.1, 0.5], **train(learning_rate=0.3)), plant("lora", 1, [0.1, 0.5])
     assert sections(find_runs([one, other])[0])
-    for path, decay in ((one, 0.1), (other, 0.01)):
+    for path, batch in ((one, 8), (other, 16)):
         tuning = {"format": 1, "limit": {"trials": 4}, "trials": 4, "gmacs": 1.0}
-        settings = {"train.weight_decay": decay, "train.batch_size": 8 if decay == 0.1 else 16}
+        settings = {"train.max_grad_norm": 1 / batch, "train.batch_size": batch}
         home = path.parent.parent / path.name
         home.mkdir()
         (home / "tuning.json").write_text(json.dumps(tuning | {"settings": settings}))
-        text = (path / "recipe.toml").read_text().replace("[train]", f"[train]\nweight_decay = {decay}")
+        text = (path / "recipe.toml").read_text().replace("[train]", f"[train]\nmax_grad_norm = {1 / batch}")
         (path / "recipe.toml").write_text(text)
-        changed(path, "summary.json", effective_batch=settings["train.batch_size"])
+        changed(path, "summary.json", effective_batch=batch)
         path.rename(home / "run")
     [section] = sections(find_runs([one.parent.parent])[0])
     assert sorted(section.runs) == ["full", "lora"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "lora-fa"}, {"optimizer_options": {"betas": [0.9, 0.99]}}, {"weight_decay": 0.1}]
+)
+def test_an_optimizer_may_be_a_methods_own_and_is_noted(options: dict[str, Any], plant: Plant) -> None:
+    path = plant("lora_fa", 1, [0.1, 0.5], **train(**options))
+    [section] = sections(find_runs([path, plant("lora", 1, [0.1, 0.5])])[0])
+    [note] = [each for each in section.remarks if each.startswith("methods do not share an optimizer: train.")]
+    assert next(iter(options)) in note
+    assert note in written([compare(section)], "table").decode()
 
 
 def test_ranks_and_batch_sizes_can_be_swept(plant: Plant) -> None:
