@@ -58,6 +58,7 @@ def compare(options: argparse.Namespace) -> int:
         shares=options.share,
         budgets=options.budget,
         pool=options.pool,
+        match=options.match,
         form=options.format,
         output=options.output,
     )
@@ -73,6 +74,7 @@ def advise(options: argparse.Namespace) -> int:
         memory=options.memory,
         metric=options.metric,
         pool=options.pool,
+        match=options.match,
         as_json=options.json,
     )
 
@@ -87,6 +89,7 @@ def report(options: argparse.Namespace) -> int:
         metric=options.metric,
         baseline=options.baseline,
         pool=options.pool,
+        match=options.match,
         title=options.title,
         output=options.output or ("" if options.figures else "report.html"),
         figures=options.figures,

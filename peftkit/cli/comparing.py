@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peftkit.compare.comparison import compare
 from peftkit.compare.gather import Section, find_runs, sections
+from peftkit.compare.matching import matched, parse_match
 from peftkit.compare.tables import written
 from peftkit.errors import InputError, RunError
 
@@ -21,6 +22,7 @@ def compare_runs(
     shares: Sequence[float],
     budgets: Sequence[float] | None,
     pool: Sequence[str],
+    match: str,
     form: str,
     output: str,
 ) -> int:
@@ -33,7 +35,7 @@ def compare_runs(
     if form == "parquet" and not output:
         raise InputError("--format parquet is no text: name a file with --output")
     options = {"by": by, "metric": metric, "baseline": baseline, "shares": shares or (0.95,), "budgets": budgets}
-    told = written([compare(each, **options) for each in gathered(paths, pool)], form)  # type: ignore[arg-type]
+    told = written([compare(each, **options) for each in gathered(paths, pool, match)], form)  # type: ignore[arg-type]
     if not output:
         print(told.decode(), end="")
         return 0
@@ -44,13 +46,28 @@ def compare_runs(
     return 0
 
 
-def gathered(paths: Sequence[str], pool: Sequence[str]) -> list[Section]:
+def gathered(paths: Sequence[str], pool: Sequence[str], match: str = "") -> list[Section]:
     """The runs below the paths by task and model; what is left out is named on stderr.
 
+    Args:
+        paths: run directories, or folders of them.
+        pool: what may differ.
+        match: the parameters or memory at which methods are compared; empty to compare all that there is.
+
     Raises:
-        InputError: there are no runs, or they cannot be compared.
+        InputError: there are no runs, or they cannot be compared, or none is within the match.
     """
+    wanted = parse_match(match) if match else None
     runs, problems = find_runs(map(Path, paths))
-    for problem in problems:
+    kept: list[Section] = []
+    unmatched: list[str] = []
+    for section in sections(runs, pool):
+        try:
+            kept.append(matched(section, wanted) if wanted else section)
+        except InputError as error:
+            unmatched.append(str(error))
+    if not kept:
+        raise InputError("\n".join(unmatched))
+    for problem in (*problems, *unmatched):
         print(f"left out: {problem}", file=sys.stderr)
-    return sections(runs, pool)
+    return kept

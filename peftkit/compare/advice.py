@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory
 from peftkit.compare.examples import TEXTS, scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import POWER, Array, spreads
-from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.errors import listed
 
 DRAWS = 20_000
 FEWEST_SEEDS, FEWEST_EXAMPLES = 2, 30
@@ -24,22 +23,6 @@ SHORT = 0.9
 LEVEL = 0.95
 MOST, MOST_EXAMPLES = 1000, 100_000
 """Seeds and test examples beyond which it is said that they will not do."""
-UNITS: Mapping[str, tuple[str, float]] = {
-    "gmacs": ("gmacs", 1.0),
-    "tmacs": ("gmacs", 1e3),
-    "pmacs": ("gmacs", 1e6),
-    "s": ("seconds", 1.0),
-    "seconds": ("seconds", 1.0),
-    "min": ("seconds", 60.0),
-    "h": ("seconds", 3600.0),
-    "samples": ("samples", 1.0),
-    "tokens": ("tokens", 1.0),
-    "joules": ("joules", 1.0),
-    "kwh": ("joules", 3.6e6),
-}
-BYTES: Mapping[str, float] = {
-    "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,24 +69,6 @@ class Advice:
     """Test examples that it would take besides, where those there are do not suffice for any number of seeds."""
     remarks: tuple[str, ...] = ()
     """What every conclusion has to say (see ``Section``)."""
-
-
-def parse_budget(text: str) -> tuple[str, float]:
-    """``5e5gmacs`` → (``gmacs``, 500000.0).
-
-    Raises:
-        InputError: it is no number with a known unit.
-    """
-    return _quantity(text, UNITS, "5e5gmacs, 2h, 1e6tokens")
-
-
-def parse_bytes(text: str) -> float:
-    """``8GiB`` → bytes.
-
-    Raises:
-        InputError: it is no number with a known unit.
-    """
-    return _quantity(text, {unit: ("bytes", factor) for unit, factor in BYTES.items()}, "8GiB, 500MB")[1]
 
 
 def advise(
@@ -273,19 +238,3 @@ def _noise(scored: Sequence[Array]) -> float:
 def _interval(values: Array) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _quantity(text: str, units: Mapping[str, tuple[str, float]], example: str) -> tuple[str, float]:
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]+)\s*", text)
-    try:
-        number = float(found[1]) if found else 0.0
-    except ValueError:
-        number = 0.0
-    unit = found[2].lower() if found else ""
-    if not 0 < number < math.inf or unit not in units:
-        near = did_you_mean(unit, units) if unit and unit not in units else ""
-        raise InputError(
-            f"{text!r} must be a number above zero with a unit{near}: {listed([*units])}; such as {example}"
-        )
-    name, factor = units[unit]
-    return name, number * factor

@@ -93,8 +93,6 @@ class Comparison:
     """What has to be said of results of other systems."""
     unmeasured: tuple[str, ...] = ()
     """Methods that are left out, since not all their runs have measured the cost."""
-    training_sample: str = "fixed"
-    """How the training rows vary with the seed."""
     remarks: tuple[str, ...] = ()
     """What every conclusion has to say (see ``Section``)."""
 
@@ -193,7 +191,6 @@ def compare(
         repeated=len(section.repeats),
         imported=imported_notes(section),
         unmeasured=unmeasured,
-        training_sample=section.training_sample,
         remarks=section.remarks,
     )
 

@@ -67,8 +67,6 @@ class Section:
     """What differs among them and was allowed to, with the values."""
     repeats: tuple[tuple[Run, ...], ...] = ()
     """Runs of the very same recipe: the first of each counts, all of them tell how much runs alike differ."""
-    training_sample: str = FIXED
-    """How the training rows vary with the seed (see ``Run.training_sample``)."""
     remarks: tuple[str, ...] = ()
     """What every conclusion from these runs has to say, such as what was held fixed."""
 
@@ -140,8 +138,7 @@ def _section(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) ->
             )
         found[label][seed] = of[0]
     repeats = tuple(tuple(of) for of in alike.values() if len(of) > 1)
-    sample = listed(sorted({run.training_sample for run in runs}))
-    return Section(task, model, dict(found), differing, repeats, sample, tuple(_remarks(runs, sample, numbers)))
+    return Section(task, model, dict(found), differing, repeats, tuple(_remarks(runs, numbers)))
 
 
 Seeds = tuple[int, int, int]
@@ -154,7 +151,8 @@ def _numbered(seeds: Iterable[Seeds]) -> dict[Seeds, int]:
     return {each: each[0] if alone else number for number, each in enumerate(known, 1)}
 
 
-def _remarks(runs: Sequence[Run], sample: str, numbers: Mapping[Seeds, int]) -> Iterator[str]:
+def _remarks(runs: Sequence[Run], numbers: Mapping[Seeds, int]) -> Iterator[str]:
+    sample = listed(sorted({run.training_sample for run in runs}))
     if sample == FIXED:
         yield "training sample: held fixed; intervals hold for this training sample (see run.resample_train)"
     else:

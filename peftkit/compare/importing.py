@@ -23,8 +23,8 @@ LEAK = (
 )
 SECONDS_BY_TIME = "Seconds are the file's time_in_train, added up since the beginning of training."
 SECONDS_OF_COMPARISON = (
-    "Seconds are the sum of the times of training steps ('train time' of each evaluation); the file's own train_time is "
-    "longer, since it is not of steps alone."
+    "Seconds are the sum of the times of training steps ('train time' of each evaluation); the file's own train_time "
+    "is longer, since it is not of steps alone."
 )
 METHODS = {"FT": "full", "LoRA": "lora", "VeRA": "vera", "adapters": "parallel_adapters", "prefix": "prefix_tuning"}
 TASKS = {"ag_news": "ag_news", "commonsense": "commonsense_qa", "race": "race_distractors", "tweet_eval": "tweet_eval"}

@@ -149,7 +149,7 @@ def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         for line in c.lines:
             told: dict[str, Any] = {"task": c.task, "model": c.model, "metric": c.metric, "by": c.by, **asdict(line)}
             told["seeds"] = len(line.seeds)
-            told["training_sample"] = c.training_sample
+            told["remarks"] = "; ".join(c.remarks)
             for key in ("cost_to_share", "never"):
                 of: Mapping[float, Any] = told.pop(key)
                 told |= {f"{key}_{share:g}": value for share, value in of.items()}
