@@ -44,7 +44,7 @@ class Match:
 
     def allows(self, value: float) -> bool:
         """Whether a run with that much is inside."""
-        return abs(value - self.target) <= self.tolerance * self.target * (1 + 1e-9)
+        return abs(value - self.target) <= (self.tolerance + 1e-9) * self.target
 
     def __str__(self) -> str:
         write = QUANTITIES[self.name].write

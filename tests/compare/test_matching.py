@@ -110,7 +110,7 @@ def test_of_each_method_the_nearest_variant_within_the_tolerance_is_kept(
 
 
 @given(st.floats(1, 1e5), st.floats(0, 1))
-def test_what_is_kept_is_within_and_nothing_nearer_was_left(target: float, tolerance: float) -> None:
+def test_the_tolerance_is_a_share_of_the_target_and_its_ends_are_inside(target: float, tolerance: float) -> None:
     match = Match("parameters", target, tolerance)
     low, high = target * (1 - tolerance), target * (1 + tolerance)
     for value in (low, target, high):
