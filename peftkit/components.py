@@ -318,6 +318,14 @@ class Task(Component):
         """The splits ``train``, ``dev`` and ``test``."""
         raise NotImplementedError
 
+    def resolve_revision(self) -> str | None:
+        """The commit of the hub data set that ``load`` would read now; None where it reads none, or none is known."""
+        return None
+
+    def at_revision(self, commit: str) -> Task:
+        """The same task, which reads that commit of its hub data set."""
+        return self
+
     def sampled(self, rows: int) -> tuple[Task, int | None] | None:
         """For estimates: the task with so many rows of ``train`` and no other split, and how many there really are.
 
