@@ -62,6 +62,7 @@ class Refusal:
 class Context:
     """What a method is told of the run that it is applied in.
 
+    ``seed`` is the seed of new weights (``run.init_seed``).
     ``steps`` is the number of optimizer steps the budget allows, None where that is not known beforehand.
     ``batches`` gives so many batches of training rows, the same on every process, as the arguments that the model
     takes with ``labels`` among them; it is None where there are no data.
