@@ -68,6 +68,7 @@ class Refusal:
 class Context:
     """What a method is told of the run that it is applied in.
 
+    ``seed`` is the seed of new weights (``run.init_seed``).
     ``steps`` is the number of optimizer steps the budget allows, None where that is not known beforehand.
     ``batches`` gives so many batches of training rows, the same on every process, as the arguments that the model
     takes with ``labels`` among them; it is None where there are no data.
@@ -317,6 +318,14 @@ class Task(Component):
     def load(self) -> DatasetDict:
         """The splits ``train``, ``dev`` and ``test``."""
         raise NotImplementedError
+
+    def resolve_revision(self) -> str | None:
+        """The commit of the hub data set that ``load`` would read now; None where it reads none, or none is known."""
+        return None
+
+    def at_revision(self, commit: str) -> Task:
+        """The same task, which reads that commit of its hub data set."""
+        return self
 
     def sampled(self, rows: int) -> tuple[Task, int | None] | None:
         """For estimates: the task with so many rows of ``train`` and no other split, and how many there really are.

@@ -19,7 +19,7 @@ import shutil
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -254,6 +254,19 @@ def tuning_edges(tuning: Mapping[str, Any] | None) -> tuple[str, ...]:
     record = tuning or {}
     found = [*record.get("at_edge", ()), *(record.get("head") or {}).get("at_edge", ())]
     return tuple(f"{each['key']} at its {each['end']} end ({each['value']:g})" for each in found)
+
+
+def device_name(device: str, devices: Sequence[str] = ()) -> str:
+    """The name of a device by which machines are compared: ``cpu:0`` and ``CPU`` are ``cpu``.
+
+    The index of a GPU counts only on a machine whose GPUs differ.
+
+    Args:
+        device: as torch writes it.
+        devices: the names of all GPUs of that machine.
+    """
+    kind, _, index = device.strip().lower().partition(":")
+    return f"{kind}:{index or 0}" if kind != "cpu" and len(set(devices)) > 1 else kind
 
 
 @contextmanager

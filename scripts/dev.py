@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -212,6 +213,21 @@ def matrix(environments: Sequence[Environment]) -> None:
         with tempfile.TemporaryDirectory() as output, ThreadPoolExecutor(workers) as pool:
             overrides = [word for key in (f"run.output={output}", *SHORT) for word in ("--set", key)]
             list(pool.map(partial(_recipes, environment, overrides), (chosen[i::workers] for i in range(workers))))
+            if environment.plugins:
+                with timed("recipes/cqa_adapters.toml on a local folder in the hub's form"):
+                    launch_on_fixture(environment, Path(output))
+
+
+def launch_on_fixture(environment: Environment, output: Path) -> None:
+    """Runs a recipe of the hub's CommonsenseQA by the README's launch, on invented rows in the hub's columns."""
+    rows, runs = output / "commonsense_qa", output / "cqa_adapters"
+    environment.run("python", "scripts/commonsense_fixture.py", str(rows))
+    keys = (f"run.output={runs}", "model.name=pocket-t5", f"task.path={rows}", "track.wandb=off", *SHORT)
+    overrides = [word for key in keys for word in ("--set", key)]
+    environment.run("accelerate", "launch", "-m", "peftkit", "recipes/cqa_adapters.toml", *overrides)
+    [summary] = [json.loads(file.read_text(encoding="utf-8")) for file in runs.glob("*/summary.json")]
+    if (summary["status"], summary["steps"]) != ("done", 4):
+        raise StageError(f"recipes/cqa_adapters.toml is {summary['status']} after {summary['steps']} steps")
 
 
 def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequence[Path]) -> None:

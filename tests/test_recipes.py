@@ -113,11 +113,25 @@ def test_each_sweep_is_the_grid_that_it_says(registry: Registry) -> None:
         sizes[file.stem] = len(made.studies) + len(missing)
         assert {len(study.recipes) for study in made.studies} == {3}
         assert table.tune is not None
-    assert [*sizes] == ["emotion", "learning_efficiency", "pocket"]
+    assert [*sizes] == ["emotion", "learning_efficiency", "pocket", "ranks"]
     assert sizes["emotion"] == 5
     assert sizes["learning_efficiency"] == 5 * (4 + 2)
     # Of the built-in methods alone; three models and three tasks.
     assert sizes["pocket"] >= 3 * 3 * 35
+    assert sizes["ranks"] == 2 * 20
+
+
+def test_the_rank_sweep_has_each_method_at_three_sizes_or_more_with_labels_of_their_own(registry: Registry) -> None:
+    file = RECIPES / "sweeps" / "ranks.toml"
+    grid = expand(file, read_sweep(file), registry)
+    sizes: dict[str, set[str]] = {}
+    for study in grid.studies:
+        method = study.any_recipe.method
+        sizes.setdefault(method.name, set()).add(method.model_dump_json())
+        assert study.label.endswith(method.name) == (method.name == "full")
+    assert sizes.pop("full")
+    assert {"lora", "loha", "vera", "prefix_tuning"} <= sizes.keys()
+    assert all(len(variants) >= 3 for variants in sizes.values())
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -14,7 +14,7 @@ from peftkit import __version__
 from peftkit.cli import actions
 from peftkit.errors import InputError, PeftkitError, did_you_mean
 
-POOLED = ("hardware", "versions", "precision", "data", "evaluation", "tuning")
+POOLED = ("hardware", "versions", "precision", "data", "evaluation", "cadence", "budget", "training", "tuning")
 AXES = ("gmacs", "seconds", "samples", "tokens", "joules")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     advising.add_argument("--budget", required=True, help="what may be spent: 5e5gmacs, 2h, 1e6tokens, 3e4samples")
     advising.add_argument("--memory", default="", help="the most that training may take at its peak: 8GiB")
     advising.add_argument("--metric", help="what counts on test (what selects on dev)")
-    advising.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
+    _takes_fairness(advising)
     advising.add_argument("--json", action="store_true", help="print JSON")
     reporting = verb("report", actions.report)
     _takes_runs(reporting)
@@ -202,7 +202,14 @@ def _takes_runs(added: argparse.ArgumentParser) -> None:
     )
     added.add_argument("--metric", help="what counts on test (what selects on dev)")
     added.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
+    _takes_fairness(added)
+
+
+def _takes_fairness(added: argparse.ArgumentParser) -> None:
     added.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
+    added.add_argument(
+        "--match", default="", help="compare each method's nearest variant: parameters=1e5±20%%, memory=2GiB±10%%"
+    )
 
 
 def _share(text: str) -> float:

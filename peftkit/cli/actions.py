@@ -59,6 +59,7 @@ def compare(options: argparse.Namespace) -> int:
         budgets=options.budget,
         pool=options.pool,
         regret=options.regret,
+        match=options.match,
         form=options.format,
         output=options.output,
     )
@@ -74,6 +75,7 @@ def advise(options: argparse.Namespace) -> int:
         memory=options.memory,
         metric=options.metric,
         pool=options.pool,
+        match=options.match,
         as_json=options.json,
     )
 
@@ -88,6 +90,7 @@ def report(options: argparse.Namespace) -> int:
         metric=options.metric,
         baseline=options.baseline,
         pool=options.pool,
+        match=options.match,
         title=options.title,
         output=options.output or ("" if options.figures else "report.html"),
         figures=options.figures,

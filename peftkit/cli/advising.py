@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from peftkit.cli.comparing import gathered
-from peftkit.compare.advice import MOST, Advice, advise, parse_budget, parse_bytes
+from peftkit.compare.advice import MOST, Advice, advise
+from peftkit.compare.quantities import parse_budget, parse_bytes
 from peftkit.compare.tables import READ_OFF, tuning_notes
 
 
 def advise_method(
-    paths: Sequence[str], *, budget: str, memory: str, metric: str | None, pool: Sequence[str], as_json: bool
+    paths: Sequence[str],
+    *,
+    budget: str,
+    memory: str,
+    metric: str | None,
+    pool: Sequence[str],
+    match: str,
+    as_json: bool,
 ) -> int:
     """Prints which method to use within a budget; the exit code is 1 where the evidence is too thin for all tasks.
 
@@ -21,7 +29,7 @@ def advise_method(
     """
     axis, amount = parse_budget(budget)
     most = parse_bytes(memory) if memory else None
-    found = [advise(each, axis, amount, memory=most, metric=metric) for each in gathered(paths, pool)]
+    found = [advise(each, axis, amount, memory=most, metric=metric) for each in gathered(paths, pool, match)]
     if as_json:
         print(json.dumps({"format": 1, "advice": [asdict(each) for each in found]}, indent=2))
     else:
@@ -56,6 +64,7 @@ def _page(found: Advice) -> str:
         lines += [
             f"  {note}" for note in tuning_notes(at_edge, {each.method: each.transfer for each in found.candidates})
         ]
+    lines += [f"  {remark}" for remark in found.remarks]
     lines += [f"  not considered: {method}: {reason}" for method, reason in found.left_out]
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from peftkit.compare.comparison import compare
 from peftkit.compare.gather import Section, find_runs, sections
+from peftkit.compare.matching import matched, parse_match
 from peftkit.compare.regret import written as written_regrets
 from peftkit.compare.tables import written
 from peftkit.errors import InputError, RunError
@@ -24,6 +25,7 @@ def compare_runs(
     budgets: Sequence[float] | None,
     pool: Sequence[str],
     regret: bool,
+    match: str,
     form: str,
     output: str,
 ) -> int:
@@ -36,7 +38,7 @@ def compare_runs(
     if form == "parquet" and not output:
         raise InputError("--format parquet is no text: name a file with --output")
     options: Any = {"by": by, "metric": metric, "baseline": baseline, "shares": shares or (0.95,), "budgets": budgets}
-    found = gathered(paths, pool)
+    found = gathered(paths, pool, match)
     write = written_regrets if regret else lambda found, form: written([compare(s, **options) for s in found], form)
     told = write(found, form)
     if not output:
@@ -49,13 +51,28 @@ def compare_runs(
     return 0
 
 
-def gathered(paths: Sequence[str], pool: Sequence[str]) -> list[Section]:
+def gathered(paths: Sequence[str], pool: Sequence[str], match: str = "") -> list[Section]:
     """The runs below the paths by task and model; what is left out is named on stderr.
 
+    Args:
+        paths: run directories, or folders of them.
+        pool: what may differ.
+        match: the parameters or memory at which methods are compared; empty to compare all that there is.
+
     Raises:
-        InputError: there are no runs, or they cannot be compared.
+        InputError: there are no runs, or they cannot be compared, or none is within the match.
     """
+    wanted = parse_match(match) if match else None
     runs, problems = find_runs(map(Path, paths))
-    for problem in problems:
+    kept: list[Section] = []
+    unmatched: list[str] = []
+    for section in sections(runs, pool):
+        try:
+            kept.append(matched(section, wanted) if wanted else section)
+        except InputError as error:
+            unmatched.append(str(error))
+    if not kept:
+        raise InputError("\n".join(unmatched))
+    for problem in (*problems, *unmatched):
         print(f"left out: {problem}", file=sys.stderr)
-    return sections(runs, pool)
+    return kept

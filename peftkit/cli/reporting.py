@@ -16,6 +16,7 @@ def write_report(
     metric: str | None,
     baseline: str,
     pool: Sequence[str],
+    match: str,
     title: str,
     output: str,
     figures: str,
@@ -27,7 +28,7 @@ def write_report(
         InputError: there are no runs, or they cannot be compared.
         RunError: a file cannot be written, or matplotlib is not installed.
     """
-    found = gathered(paths, pool)
+    found = gathered(paths, pool, match)
     options = {"by": by, "metric": metric, "baseline": baseline}
     if output:
         from peftkit.compare.report import report

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from peftkit.compare.examples import TEXTS, scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import POWER, Array, spreads
 from peftkit.compare.tuned import transfer, tuning_of
-from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.errors import listed
 from peftkit.runs import tuning_edges
 
 DRAWS = 20_000
@@ -26,22 +25,6 @@ SHORT = 0.9
 LEVEL = 0.95
 MOST, MOST_EXAMPLES = 1000, 100_000
 """Seeds and test examples beyond which it is said that they will not do."""
-UNITS: Mapping[str, tuple[str, float]] = {
-    "gmacs": ("gmacs", 1.0),
-    "tmacs": ("gmacs", 1e3),
-    "pmacs": ("gmacs", 1e6),
-    "s": ("seconds", 1.0),
-    "seconds": ("seconds", 1.0),
-    "min": ("seconds", 60.0),
-    "h": ("seconds", 3600.0),
-    "samples": ("samples", 1.0),
-    "tokens": ("tokens", 1.0),
-    "joules": ("joules", 1.0),
-    "kwh": ("joules", 3.6e6),
-}
-BYTES: Mapping[str, float] = {
-    "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,24 +75,8 @@ class Advice:
     """Seeds of each of the two that would show it four times in five; None if no number would, or it is settled."""
     more_examples: int | None = None
     """Test examples that it would take besides, where those there are do not suffice for any number of seeds."""
-
-
-def parse_budget(text: str) -> tuple[str, float]:
-    """``5e5gmacs`` → (``gmacs``, 500000.0).
-
-    Raises:
-        InputError: it is no number with a known unit.
-    """
-    return _quantity(text, UNITS, "5e5gmacs, 2h, 1e6tokens")
-
-
-def parse_bytes(text: str) -> float:
-    """``8GiB`` → bytes.
-
-    Raises:
-        InputError: it is no number with a known unit.
-    """
-    return _quantity(text, {unit: ("bytes", factor) for unit, factor in BYTES.items()}, "8GiB, 500MB")[1]
+    remarks: tuple[str, ...] = ()
+    """What every conclusion has to say (see ``Section``)."""
 
 
 def advise(
@@ -167,6 +134,7 @@ def advise(
             left_out.append((label, "one seed tells nothing of how much seeds vary: run others"))
     thin = _too_thin(section, reached, examples)
     common = {"task": section.task, "model": section.model, "metric": metric, "axis": axis, "budget": budget}
+    common |= {"remarks": section.remarks}
     if thin:
         return Advice(**common, candidates=(), too_thin=tuple(thin), left_out=tuple(left_out))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
@@ -281,19 +249,3 @@ def _noise(scored: Sequence[Array]) -> float:
 def _interval(values: Array) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _quantity(text: str, units: Mapping[str, tuple[str, float]], example: str) -> tuple[str, float]:
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]+)\s*", text)
-    try:
-        number = float(found[1]) if found else 0.0
-    except ValueError:
-        number = 0.0
-    unit = found[2].lower() if found else ""
-    if not 0 < number < math.inf or unit not in units:
-        near = did_you_mean(unit, units) if unit and unit not in units else ""
-        raise InputError(
-            f"{text!r} must be a number above zero with a unit{near}: {listed([*units])}; such as {example}"
-        )
-    name, factor = units[unit]
-    return name, number * factor

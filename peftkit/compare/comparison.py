@@ -23,7 +23,7 @@ from peftkit.compare.curves import (
     within,
 )
 from peftkit.compare.examples import scores_of
-from peftkit.compare.gather import Run, Section
+from peftkit.compare.gather import Run, Section, imported_notes
 from peftkit.compare.seeds import Array
 from peftkit.compare.statistics import Verdict, judge
 from peftkit.compare.tuned import transfer, tuning_of
@@ -115,6 +115,8 @@ class Comparison:
     """What has to be said of results of other systems."""
     unmeasured: tuple[str, ...] = ()
     """Methods that are left out, since not all their runs have measured the cost."""
+    remarks: tuple[str, ...] = ()
+    """What every conclusion has to say (see ``Section``)."""
 
     @property
     def detectable(self) -> float | None:
@@ -214,10 +216,9 @@ def compare(
         pooled=section.pooled,
         noise=_noise(section, metric),
         repeated=len(section.repeats),
-        imported=tuple(
-            dict.fromkeys(f"{run.imported}: {run.summary['imported']['note']}" for run in everyone if run.imported)
-        ),
+        imported=imported_notes(section),
         unmeasured=unmeasured,
+        remarks=section.remarks,
     )
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from peftkit.errors import InputError
+from peftkit.compare.fairness import FAIRNESS_CHECKS, FIXED, differences, flattened, optimizers
+from peftkit.errors import InputError, listed
 from peftkit.runs import RunDirectory
-
-UNFAIR: Mapping[str, Callable[[Run], Mapping[str, Any]]]
-
-
-WHERE_TOLD = ("rows_digests.", "plugins.")
-"""Keys that are compared among the runs that have them: older ones tell of no rows, and no run uses every plugin."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,17 @@ class Run:
         return int(self.summary["seed"])
 
     @property
+    def seeds(self) -> tuple[int, int, int]:
+        """Its seeds of dropout and the training sample, of new weights and of the order of the rows."""
+        own = self.recipe.get("run", {})
+        return self.seed, int(own.get("init_seed", self.seed)), int(own.get("order_seed", self.seed))
+
+    @property
+    def training_sample(self) -> str:
+        """How the training rows vary with the seed: ``bootstrap``, ``subset``, or not at all (``fixed``)."""
+        return str(self.recipe.get("run", {}).get("resample_train") or FIXED)
+
+    @property
     def section(self) -> tuple[str, str]:
         """What is compared with what: the task and the model."""
         return self.summary["task"], self.summary["model"]
@@ -52,15 +57,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Section:
-    """Runs of one task with one model, by the method's label and the seed."""
+    """Runs of one task with one model."""
 
     task: str
     model: str
     runs: Mapping[str, Mapping[int, Run]]
+    """By the method's label and the seed; where one seed has several of initialisation or order, by a number."""
     pooled: Mapping[str, Sequence[str]]
     """What differs among them and was allowed to, with the values."""
     repeats: tuple[tuple[Run, ...], ...] = ()
     """Runs of the very same recipe: the first of each counts, all of them tell how much runs alike differ."""
+    remarks: tuple[str, ...] = ()
+    """What every conclusion from these runs has to say, such as what was held fixed."""
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -95,7 +103,7 @@ def sections(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[Section]:
 
     Args:
         runs: what ``find_runs`` has found.
-        pool: what may differ (see ``UNFAIR``).
+        pool: what may differ (see ``FAIRNESS_CHECKS``).
 
     Raises:
         InputError: runs of one section differ in what was not allowed, or two of one method and seed in anything.
@@ -107,7 +115,7 @@ def sections(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[Section]:
 
 
 def _section(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) -> Section:
-    differing = {name: _differences([dict(what(run)) for run in runs]) for name, what in UNFAIR.items()}
+    differing = {name: differences([dict(what(run)) for run in runs]) for name, what in FAIRNESS_CHECKS.items()}
     differing = {name: found for name, found in differing.items() if found}
     refused = {name: found for name, found in differing.items() if name not in pool}
     if refused:
@@ -116,12 +124,13 @@ def _section(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) ->
         head = f"the runs of {task!r} with {model!r} are not of one kind, and would not be compared fairly"
         raise InputError("\n".join([head, *lines, f"leave some out, or compare them all the same: {allowed}"]))
     labels = _labels(runs)
+    numbers = _numbered({run.seeds for run in runs})
     alike: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run, label in zip(runs, labels, strict=True):
-        alike[label, run.seed].append(run)
+        alike[label, numbers[run.seeds]].append(run)
     found: dict[str, dict[int, Run]] = defaultdict(dict)
     for (label, seed), of in alike.items():
-        different = _differences([_what_was_run(run) for run in of])
+        different = differences([_what_was_run(run) for run in of])
         if different:
             raise InputError(
                 f"{of[0].path} and {of[-1].path} are of one method and seed, and differ: {'; '.join(different[:5])}; "
@@ -129,7 +138,45 @@ def _section(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) ->
             )
         found[label][seed] = of[0]
     repeats = tuple(tuple(of) for of in alike.values() if len(of) > 1)
-    return Section(task, model, dict(found), differing, repeats)
+    return Section(task, model, dict(found), differing, repeats, tuple(_remarks(runs, numbers)))
+
+
+Seeds = tuple[int, int, int]
+
+
+def _numbered(seeds: Iterable[Seeds]) -> dict[Seeds, int]:
+    """A number for each combination of seeds: the seed itself, where each has one of initialisation and of order."""
+    known = sorted(seeds)
+    alone = len({seed for seed, _, _ in known}) == len(known)
+    return {each: each[0] if alone else number for number, each in enumerate(known, 1)}
+
+
+def _remarks(runs: Sequence[Run], numbers: Mapping[Seeds, int]) -> Iterator[str]:
+    sample = listed(sorted({run.training_sample for run in runs}))
+    if sample == FIXED:
+        yield "training sample: held fixed; intervals hold for this training sample (see run.resample_train)"
+    else:
+        yield f"training sample: varies with the seed ({sample})"
+    if different := differences([optimizers(run) for run in runs]):
+        yield f"methods do not share an optimizer: {'; '.join(different)}"
+    if any(number != seed for (seed, _, _), number in numbers.items()):
+        several = ", ".join(
+            f"{number} (seed {seed}, init_seed {init}, order_seed {order})"
+            for (seed, init, order), number in numbers.items()
+        )
+        yield f"seeds are numbered: {several}"
+
+
+def imported_notes(section: Section) -> tuple[str, ...]:
+    """What has to be said of results of other systems, and of what their seconds are the sum."""
+    runs = [(label, run) for label, of in section.runs.items() for run in of.values() if run.imported]
+    found = dict.fromkeys(f"{run.imported}: {run.summary['imported'].get('note', '')}" for _, run in runs)
+    times = [
+        f"{label} {seconds['steps']:,.1f} s of {seconds['train_time']:,.1f} s"
+        for label, run in runs
+        if (seconds := run.summary["imported"].get("seconds"))
+    ]
+    return (*found, *([f"times of steps and the files' train_time: {'; '.join(times)}"] if times else []))
 
 
 def _of_a_trial(folder: Path, top: Path) -> bool:
@@ -139,22 +186,11 @@ def _of_a_trial(folder: Path, top: Path) -> bool:
 
 
 def _what_was_run(run: Run) -> dict[str, Any]:
-    """The recipe but for what says where it is written and sent."""
+    """The recipe but for what says where it is written and sent, and its seeds."""
     flat = flattened({key: value for key, value in run.recipe.items() if key not in ("run", "track")})
+    own = run.recipe.get("run", {})
+    flat |= {f"run.{key}": own[key] for key in ("resample_train", "subset_fraction") if key in own}
     return {key: repr(value) for key, value in flat.items()}
-
-
-def _differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in all tables, with these."""
-    told = []
-    for key in sorted({key for table in tables for key in table}):
-        found = [table.get(key) for table in tables]
-        if key.startswith(WHERE_TOLD):
-            found = [value for value in found if value is not None]
-        values = {json.dumps(value, sort_keys=True) for value in found}
-        if len(values) > 1:
-            told.append(f"{key} is {' and '.join(sorted(values))}")
-    return told
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -173,14 +209,6 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         told = ", ".join(f"{key.split('.', 1)[1]}={own[key]}" for key in keys)
         labels.append(f"{name} ({told})" if told else name)
     return labels
-
-
-def flattened(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """``{"train": {"seed": 1}}`` → ``{"train.seed": 1}``."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        found |= flattened(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
-    return found
 
 
 class _Selected(BaseModel):
@@ -271,71 +299,3 @@ def _with_tuning_cost(run: Run) -> Run:
         return row if gmacs is None else {**row, "cost": {**row["cost"], "gmacs_with_tuning": gmacs + spent}}
 
     return replace(run, summary=with_tuning(run.summary), rows=[with_tuning(row) for row in run.rows])
-
-
-def _hardware(run: Run) -> Mapping[str, Any]:
-    keys = ("processor", "cores", "threads", "device", "devices", "cuda")
-    found = _everywhere(run, lambda environment: {key: environment.get("hardware", {}).get(key) for key in keys})
-    return {**found, "processes": run.summary.get("processes")}
-
-
-def _versions(run: Run) -> Mapping[str, Any]:
-    return _everywhere(
-        run,
-        lambda environment: {
-            **environment.get("packages", {}),
-            **flattened({"plugins": environment.get("plugins", {})}),
-            "python": environment.get("python"),
-        },
-    )
-
-
-def _everywhere(run: Run, what: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Something of the environment, and of those that the run went on in: each value, or a list of those there were."""
-    tables = [what(each) for each in (run.environment, *run.environment.get("resumed", ()))]
-    found = {}
-    for key in {key for table in tables for key in table}:
-        values = [table.get(key) for table in tables]
-        found[key] = values[0] if all(value == values[0] for value in values) else values
-    return found
-
-
-def _precision(run: Run) -> Mapping[str, Any]:
-    model, train = run.recipe.get("model", {}), run.recipe.get("train", {})
-    found = {f"model.{key}": model.get(key) for key in ("dtype", "quantization", "attention", "revision")}
-    return found | {"train.mixed_precision": train.get("mixed_precision")}
-
-
-def _data(run: Run) -> Mapping[str, Any]:
-    train = run.recipe.get("train", {})
-    lengths = {f"train.{key}": train.get(key) for key in ("max_source_length", "max_target_length")}
-    rows = {key: run.summary.get(key, {}) for key in ("rows", "rows_digests")}
-    return flattened({"task": run.recipe.get("task", {}), **rows}) | lengths
-
-
-def _evaluation(run: Run) -> Mapping[str, Any]:
-    keys = ("dev_examples", "test_examples", "scoring", "max_new_tokens", "num_beams")
-    evaluate = run.recipe.get("evaluate", {})
-    return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
-        "metric": run.recipe.get("metric"),
-        "selects": run.summary["selects"],
-    }
-
-
-def _tuning(run: Run) -> Mapping[str, Any]:
-    """The design of the tuning, and of that of a new head; older files have a limit instead."""
-    if not run.tuning:
-        return {}
-    head = (run.tuning.get("head") or {}).get("design", {})
-    return flattened({**run.tuning.get("limit", {}), **run.tuning.get("design", {}), "head": head})
-
-
-UNFAIR = {
-    "hardware": _hardware,
-    "versions": _versions,
-    "precision": _precision,
-    "data": _data,
-    "evaluation": _evaluation,
-    "tuning": _tuning,
-}
-"""What runs of one comparison have to have in common, unless it is pooled."""

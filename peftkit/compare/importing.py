@@ -21,6 +21,11 @@ LEAK = (
     "Its scores were taken while the model was fed the right answer, token by token (teacher forcing): they leak it, "
     "and are no scores of what the model says by itself."
 )
+SECONDS_BY_TIME = "Seconds are the file's time_in_train, added up since the beginning of training."
+SECONDS_OF_COMPARISON = (
+    "Seconds are the sum of the times of training steps ('train time' of each evaluation); the file's own train_time "
+    "is longer, since it is not of steps alone."
+)
 METHODS = {"FT": "full", "LoRA": "lora", "VeRA": "vera", "adapters": "parallel_adapters", "prefix": "prefix_tuning"}
 TASKS = {"ag_news": "ag_news", "commonsense": "commonsense_qa", "race": "race_distractors", "tweet_eval": "tweet_eval"}
 SELECTS = ("multiclass_accuracy", "binary_accuracy", "rouge_l_fmeasure")
@@ -93,8 +98,9 @@ def peft_by_time(file: Path, rows: Any) -> Imported:
         "method": options,
         "train": {"batch_size": batch},
     }
-    note = LEAK if counted else f"{LEAK} Its multiply-accumulates were not counted."
-    return _run(recipe, {"hardware": {}, "packages": {}}, told, f"teacher_forced_{selects}", note, best=True)
+    note = " ".join([LEAK, SECONDS_BY_TIME, *([] if counted else ["Its multiply-accumulates were not counted."])])
+    environment: dict[str, Any] = {"hardware": {}, "packages": {}}
+    return _run(recipe, environment, told, f"teacher_forced_{selects}", {"note": note}, best=True)
 
 
 def peft_method_comparison(file: Path, data: Any) -> Imported:
@@ -149,8 +155,13 @@ def peft_method_comparison(file: Path, data: Any) -> Imported:
         "packages": packages,
         "hardware": {"device": system["accelerator"], "processor": system["processor"]},
     }
-    note = "Test is of the last step, whatever dev says; multiply-accumulates were not counted."
-    return _run(recipe, environment, told, "accuracy", note, best=False)
+    note = (
+        f"Test is of the last step, whatever dev says; multiply-accumulates were not counted. {SECONDS_OF_COMPARISON}"
+    )
+    imported: dict[str, Any] = {"note": note}
+    if "train_time" in train:
+        imported["seconds"] = {"steps": seconds, "train_time": float(train["train_time"])}
+    return _run(recipe, environment, told, "accuracy", imported, best=False)
 
 
 SYSTEMS: Mapping[str, Callable[[Path, Any], Imported]] = {
@@ -177,7 +188,7 @@ def _run(
     environment: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     selects: str,
-    note: str,
+    imported: Mapping[str, Any],
     *,
     best: bool,
 ) -> Imported:
@@ -198,7 +209,7 @@ def _run(
         "steps": last["step"],
         "samples": last["samples"],
         "cost": last["cost"],
-        "imported": {"note": note},
+        "imported": imported,
     }
     if "tokens" in last:
         summary["tokens"] = last["tokens"]

@@ -17,7 +17,8 @@ import tomli_w
 from peftkit import __version__
 from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import AXES, cost, lower_is_better, measures
-from peftkit.compare.gather import Run, Section, flattened
+from peftkit.compare.fairness import flattened
+from peftkit.compare.gather import Run, Section
 from peftkit.compare.regret import regret
 from peftkit.compare.regret import rows_of as regret_rows
 from peftkit.compare.regret import title as regret_title
@@ -115,7 +116,7 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
         "label": line.method,
         "score": _short(line.score),
         "totals": {key: _short(value) for key, value in totals.items()},
-        "runs": [_curves(run, axes) for _, run in sorted(of.items())],
+        "runs": [{"seed": seed, **_curves(run, axes)} for seed, run in sorted(of.items())],
         "recipe": tomli_w.dumps(first.recipe),
         "keys": dict(flat_recipe),
         "environment": _key(first.environment),
@@ -127,7 +128,6 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
 
 def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
     table: dict[str, Any] = {
-        "seed": run.seed,
         "steps": run.rows[-1]["step"],
         "constant": run.recipe.get("train", {}).get("schedule") == "constant",
         "costs": {a: [_short(cost(row, a)) for row in run.rows] for a in axes},

@@ -77,6 +77,7 @@ def notes(found: Comparison) -> list[str]:
         told.append(f"intervals: {found.examples:,} test examples drawn anew, and seeds where there are several")
     else:
         told.append(f"intervals: seeds alone, since {found.seeds_alone}")
+    told += found.remarks
     joined = found.verdict.joined
     told.append(
         "methods with a letter in common cannot be told apart (Holm, 5 %)"
@@ -215,6 +216,7 @@ def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:
             told["at_edge"] = "; ".join(line.at_edge)
             told["wins_within"] = "; ".join(f"{budget:g}" for budget in line.wins_within)
             told["read_off"] = READ_OFF if line.read_off else ""
+            told["remarks"] = "; ".join(c.remarks)
             for key in ("cost_to_share", "never"):
                 of: Mapping[float, Any] = told.pop(key)
                 told |= {f"{key}_{share:g}": value for share, value in of.items()}

@@ -38,8 +38,14 @@ def findings(recipe: Recipe, config: Mapping[str, Any]) -> list[Finding]:
         PluginError: a component fails when it is asked what it refuses.
     """
     asked = situation(recipe, config)
-    found = [*_metrics(recipe, asked), *_precision(recipe), *_stream(recipe), *sharding_findings(recipe)]
-    found += _head(recipe, asked)
+    found = [
+        *_metrics(recipe, asked),
+        *_precision(recipe),
+        *_stream(recipe),
+        *_sample(recipe),
+        *_head(recipe, asked),
+        *sharding_findings(recipe),
+    ]
     components: list[tuple[str, Component]] = [("task", recipe.task), ("method", recipe.method)]
     for key, component in components:
         found += [((key, "name"), f"{component.name!r} cannot be used so: {t}") for t in _refusals(component, asked)]
@@ -103,6 +109,8 @@ def _stream(recipe: Recipe) -> list[Finding]:
             found.append((path, f"{text}, and how many make an epoch is not known; {remedy}"))
     if recipe.train.workers:
         found.append((("train", "workers"), f"{text}, in order and so by one process; set it to 0"))
+    if recipe.run.resample_train is not None:
+        found.append((("run", "resample_train"), f"{text}, and none can be drawn anew; leave it out"))
     return found
 
 
@@ -113,6 +121,13 @@ def _head(recipe: Recipe, asked: Situation) -> list[Finding]:
     ]
     text = f"only an encoder has a classification head, and this model is of kind {asked.model_kind!r}; leave it out"
     return [(path, text) for path, used in keys if used and asked.model_kind in ("decoder", "encoder-decoder")]
+
+
+def _sample(recipe: Recipe) -> list[Finding]:
+    if recipe.run.subset_fraction is None or recipe.run.resample_train == "subset":
+        return []
+    text = 'is the share that a subset draws; set run.resample_train = "subset", or leave it out'
+    return [(("run", "subset_fraction"), text)]
 
 
 def _precision(recipe: Recipe) -> list[Finding]:

@@ -44,9 +44,28 @@ class RunTable(Table):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Begins the run directory's name."""
     seed: int = Field(default=42, ge=0, lt=2**32)
-    """Seeds the initial weights, the order of the data and dropout."""
+    """Seeds dropout and the training sample, and the two below where they are unset."""
+    init_seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """Seeds the weights that are new: the method's and a head's; unset for `seed`."""
+    order_seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """Seeds the order of the training rows; unset for `seed`."""
+    resample_train: Literal["bootstrap", "subset"] | None = None
+    """Draws the training rows by `seed`, the same for every method: as many as there are, with replacement, or a share
+    of them without; unset trains on all rows with every seed."""
+    subset_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """The share of the training rows that `resample_train = "subset"` draws; unset for half."""
     output: str = Field(default="runs", min_length=1)
     """The folder that holds the run directories."""
+
+    @property
+    def effective_init_seed(self) -> int:
+        """The seed of new weights."""
+        return self.seed if self.init_seed is None else self.init_seed
+
+    @property
+    def effective_order_seed(self) -> int:
+        """The seed of the training rows' order."""
+        return self.seed if self.order_seed is None else self.order_seed
 
 
 class ModelTable(Table):
@@ -217,7 +236,8 @@ class EvaluateTable(Table):
     batch_size: int = Field(default=32, gt=0)
     """Examples a process evaluates at a time."""
     train_examples: int = Field(default=256, ge=0)
-    """Training rows evaluated along the curve, the same for every seed; 0 for none."""
+    """Training rows evaluated along the curve, the same for every seed unless `run.resample_train` draws others; 0 for
+    none."""
     dev_examples: int | None = Field(default=None, gt=0)
     """Dev rows evaluated, a sample that is the same for every seed; unset for all."""
     test_examples: int | None = Field(default=None, gt=0)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from filelock import FileLock
 
@@ -28,6 +27,7 @@ from peftkit.runner.environment import describe
 from peftkit.runner.heads import Head, check_head_is_saved
 from peftkit.runner.models import apply_method, blank_base, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, lock
+from peftkit.runner.revisions import pinned, resolve_revisions
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.training import Training
 from peftkit.runner.world import close_world, open_world, quiet_libraries, same_weights
@@ -66,6 +66,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         if found and RunDirectory(found).finished:
             display.say(f"done already: {found}")
             return found if accelerator.is_main_process else None
+        asked, revisions = recipe, by_main(accelerator, lambda: resolve_revisions(recipe, found))
+        recipe = pinned(asked, revisions)
         set_seed(recipe.run.seed)
         base = load_base(recipe)
         data = prepare(recipe, base.form, accelerator)
@@ -87,7 +89,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             nonlocal blind, directory, held
             blind = baselines(recipe, data)
             refuse_what_none_has_to_read(recipe, data, blind)
-            directory, held = _directory(recipe, registry, accelerator, found)
+            here = {**describe(registry, accelerator), "revisions": dict(revisions)}
+            directory, held = _directory(asked, here, found)
 
         by_main(accelerator, begin)
         if directory is not None:
@@ -106,6 +109,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             training.train(resumed)
         if directory is not None:
             outcome = _summary(recipe, training, directory.path, blind, trainable, total, base.head)
+            outcome["revisions"] = dict(revisions)
             directory.write_json("summary.json", outcome)
             display.summary(outcome, directory.path)
         return directory.path if directory else None
@@ -136,11 +140,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         close_world(accelerator)
 
 
-def _directory(
-    recipe: Recipe, registry: Registry, accelerator: Accelerator, found: Path | None
-) -> tuple[RunDirectory, FileLock]:
-    """The run directory, new or found, which no other process may write to."""
-    here = describe(registry, accelerator)
+def _directory(recipe: Recipe, here: Mapping[str, Any], found: Path | None) -> tuple[RunDirectory, FileLock]:
+    """The run directory, new or found, which no other process may write to; ``here`` is what it runs on."""
     if found is None:
         directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
         held = lock(directory.path)
@@ -185,6 +186,8 @@ def _summary(
         "task": recipe.task.name,
         "method": recipe.method.name,
         "seed": recipe.run.seed,
+        "init_seed": recipe.run.effective_init_seed,
+        "order_seed": recipe.run.effective_order_seed,
         "selects": training.selects,
         "higher_is_better": training.higher_is_better,
         "lower_is_better": sorted(value for value in selected["dev"] if not recipe.higher_is_better(value)),

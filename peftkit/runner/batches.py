@@ -102,7 +102,7 @@ def first_batches(
 ) -> list[dict[str, Tensor]]:
     """The first effective batches of the training rows, whole and the same on every process, as a model takes them."""
     if isinstance(rows, Dataset):
-        order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.seed), number * batch)
+        order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed), number * batch)
         chosen: Iterable[Row] = [{key: row[key] for key in KEPT} for row in map(rows.__getitem__, order)]  # type: ignore[misc]
     else:
         chosen = islice(iter(rows), number * batch)
@@ -138,7 +138,9 @@ def training_batches(
     batch = effective_batch(recipe, accelerator.num_processes)
     options: dict[str, Any] = {}
     if isinstance(rows, Dataset):
-        order: LengthBucketSampler | Stream = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
+        order: LengthBucketSampler | Stream = LengthBucketSampler(
+            rows["length"][:], batch, recipe.run.effective_order_seed
+        )
         options["sampler"] = order
         rows = rows.select_columns(list(KEPT))
     else:

@@ -20,6 +20,7 @@ from peftkit.recipe import Recipe
 from peftkit.runner.batches import Stream, effective_batch
 from peftkit.runner.encoding import answer, encoded, examples_of, rows_of, source_key
 from peftkit.runner.forms import Form, Row
+from peftkit.runner.resampling import sampled_rows
 
 SPLITS = ("train", "dev", "test")
 LOOKED_AT = 10_000  # rows of a stream that are judged before training; of other data it is all
@@ -76,22 +77,27 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
         InputError: a row is wrong, or more targets than allowed would be cut.
         RunError: a split is missing or empty, or has fewer rows than one optimizer step takes.
     """
-    task, seed = recipe.task, recipe.run.seed
+    task = recipe.task
     splits: Mapping[str, Any] = task.load()
     batch = effective_batch(recipe, accelerator.num_processes)
     for split in SPLITS[:1] if only_train else SPLITS:
         if split not in splits or (isinstance(splits[split], Dataset) and not len(splits[split])):
             raise RunError(f"the task {task.name!r} has no rows in its split {split!r}")
     train: Dataset | Stream
+    drawn: list[int] | None = None
     if isinstance(splits["train"], Dataset):
         with accelerator.main_process_first():  # the others find the cache that the first one writes
             train = encoded(task, splits["train"], form)
+        drawn = sampled_rows(recipe.run, len(train))
+        if drawn is not None:
+            train = train.select(drawn)
         keys, golds = train["key"][:], train["gold"][:]
         seen = _Seen(train["source_tokens"][:], train["target_tokens"][:], {*keys}, Counter(golds), [])
         digests = {"train": _digest(zip(keys, golds, strict=True))}
         size: int | None = len(train)
     else:
-        train, seen, size = Stream(splits["train"], task, form, batch, seed), _look(task, splits["train"], form), None
+        train = Stream(splits["train"], task, form, batch, recipe.run.effective_order_seed)
+        seen, size = _look(task, splits["train"], form), None
         digests = {"train": _digest((source_key(e.source), answer(e, task)) for e in seen.first)}
     if len(seen.source_tokens) < batch:
         raise RunError(
@@ -104,7 +110,7 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
         "test": recipe.evaluate.test_examples,
     }
     evaluated = tuple(
-        _evaluation_split(task, split, splits[split], form, limit, seen)
+        _evaluation_split(task, split, splits[split], form, limit, seen, drawn if split == "train" else None)
         for split, limit in limits.items()
         if limit != 0 and not only_train
     )
@@ -142,9 +148,11 @@ def _look(task: Task, rows: Any, form: Form) -> _Seen:
     )
 
 
-def _evaluation_split(task: Task, name: str, split: Any, form: Form, limit: int | None, seen: _Seen) -> EvaluationSplit:
+def _evaluation_split(
+    task: Task, name: str, split: Any, form: Form, limit: int | None, seen: _Seen, drawn: list[int] | None
+) -> EvaluationSplit:
     if isinstance(split, Dataset):
-        indices = list(range(len(split)))
+        indices = list(range(len(split))) if drawn is None else sorted({*drawn})
         if limit is not None and limit < len(indices):
             # The same for every seed: runs are compared example by example.
             indices = sorted(random.Random(name).sample(indices, limit))  # noqa: S311 - a sample, no secret

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.plugins import Registry
+from peftkit.runs import device_name
 
 PACKAGES = (
     "peftkit",
@@ -37,6 +38,7 @@ PACKAGES = (
 
 def describe(registry: Registry, accelerator: Accelerator) -> dict[str, Any]:
     """The content of ``environment.json``."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -48,8 +50,8 @@ def describe(registry: Registry, accelerator: Accelerator) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "memory_bytes": _memory(),
-            "device": str(accelerator.device),
-            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "device": device_name(str(accelerator.device), devices),
+            "devices": devices,
             "cuda": torch.version.cuda,
         },
         "processes": accelerator.num_processes,

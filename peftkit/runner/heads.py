@@ -85,13 +85,13 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
         return model, Head(kept, kept=True, notice=notice)
     replaced = holds_head(config)
     set_labels(config, labels, outputs)
-    torch.manual_seed(recipe.run.seed)  # a new head's weights are drawn here
+    torch.manual_seed(recipe.run.effective_init_seed)  # a new head's weights are drawn here
     model, report = load(config, ignore_mismatched_sizes=replaced)
     missing = _missing(model, report)
     notice = ""
     if replaced:
         _refuse_mismatched(recipe, model, report)
-        torch.manual_seed(recipe.run.seed)
+        torch.manual_seed(recipe.run.effective_init_seed)
         _draw_anew(model)
         missing |= set(_beside_backbone(model))
         known = {_normalized(label) for label in old}
@@ -119,14 +119,14 @@ def estimate_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> H
     """
     if recipe.model.keep_head:
         return Head(tuple(_beside_backbone(model)), kept=True)
-    return _new(model, new_parameters(model, config, path), "")
+    return _new(model, new_parameters(model, config, path, recipe.model.revision), "")
 
 
-def new_parameters(model: nn.Module, config: Any, path: str) -> set[str]:
+def new_parameters(model: nn.Module, config: Any, path: str, revision: str | None = None) -> set[str]:
     """Names of the parameters that a checkpoint's files do not hold; see ``estimate_head``."""
     names = [name for name, _ in model.named_parameters()]
     beside = set(_beside_backbone(model))
-    held = _checkpoint_keys(path)
+    held = _checkpoint_keys(path, revision)
     if held is None:
         return beside if holds_head(config) else beside | {name for name in names if ".pooler." in f".{name}"}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -255,23 +255,23 @@ def _refuse_mismatched(recipe: Recipe, model: nn.Module, report: Mapping[str, An
         )
 
 
-def _checkpoint_keys(path: str) -> set[str] | None:
+def _checkpoint_keys(path: str, revision: str | None) -> set[str] | None:
     """Names of the tensors in a checkpoint's files, None where it is not on this machine."""
-    file = _local(path, INDEX)
+    file = _local(path, revision, INDEX)
     if file is not None:
         return set(json.loads(file.read_text(encoding="utf-8"))["weight_map"])
-    file = _local(path, WEIGHTS)
+    file = _local(path, revision, WEIGHTS)
     if file is None:
         return None
     with safe_open(file, "pt") as tensors:
         return set(tensors.keys())
 
 
-def _local(path: str, name: str) -> Path | None:
+def _local(path: str, revision: str | None, name: str) -> Path | None:
     if Path(path).is_dir():
         file = Path(path) / name
         return file if file.is_file() else None
-    found = try_to_load_from_cache(path, name)
+    found = try_to_load_from_cache(path, name, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 

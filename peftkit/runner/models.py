@@ -80,7 +80,7 @@ def load_base(recipe: Recipe) -> Base:
             raise RunError(_unloadable(recipe, error)) from error
         return loaded
 
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.run.effective_init_seed)
     if kind == "encoder":
         loaded, head = load_with_head(recipe, form.config, _outputs(recipe, form), load)
     else:
@@ -106,7 +106,7 @@ def blank_base(recipe: Recipe, device: torch.device | str) -> Base:
     saved = copy.deepcopy(form.config)
     if kind == "encoder":
         set_labels(form.config, recipe.task.labels, _outputs(recipe, form))
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.run.effective_init_seed)
     trusted = {"trust_remote_code": recipe.model.trust_remote_code}
     with torch.device(device):
         made = getattr(transformers, form.auto_class).from_config(form.config, **trusted, **_made(recipe))
@@ -216,7 +216,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
     context = Context(
         model_kind=base.kind,
         task_kind=base.form.task_kind,
-        seed=recipe.run.seed,
+        seed=recipe.run.effective_init_seed,
         steps=steps,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         batches=batches,
@@ -225,7 +225,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
     if recipe.train.gradient_checkpointing:
         options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.run.effective_init_seed)
     model = recipe.method.apply(base.model, context)
     train_head(model, base.head.parameters)
     trainable, total = parameters(model)

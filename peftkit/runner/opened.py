@@ -24,6 +24,7 @@ from peftkit.runner.encoding import rows_of
 from peftkit.runner.evaluation import best
 from peftkit.runner.forms import Form
 from peftkit.runner.models import load_base
+from peftkit.runner.revisions import pinned, recorded_revisions
 from peftkit.runner.world import quiet_libraries
 from peftkit.runs import RunDirectory
 
@@ -54,10 +55,14 @@ def open_run(path: Path, registry: Registry) -> Opened:
     summary = RunDirectory(path).summary()
     steps = summary["steps"]
     context = Context(
-        base.kind, base.form.task_kind, recipe.run.seed, max(1, steps), head_parameters=base.head.parameters
+        base.kind,
+        base.form.task_kind,
+        recipe.run.effective_init_seed,
+        max(1, steps),
+        head_parameters=base.head.parameters,
     )
     names = frozenset(base.model.state_dict())
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.run.effective_init_seed)
     try:
         model = recipe.method.open(base.model, path / "model", context)
     except (OSError, ValueError, RuntimeError) as error:
@@ -71,7 +76,7 @@ def open_run(path: Path, registry: Registry) -> Opened:
 
 
 def recipe_of(path: Path, registry: Registry) -> Recipe:
-    """The recipe of a finished run.
+    """The recipe of a finished run, with the commits that it used of the hub's model and data set.
 
     Raises:
         InputError: the folder is none, or the run has not come to its end.
@@ -81,7 +86,7 @@ def recipe_of(path: Path, registry: Registry) -> Recipe:
     status = RunDirectory(path).summary().get("status")
     if status != "done":
         raise InputError(f"{str(path)!r} is {status}; finish it with: peftkit run RECIPE --resume {path}")
-    return load_recipe(path / "recipe.toml", registry)
+    return pinned(load_recipe(path / "recipe.toml", registry), recorded_revisions(path) or {})
 
 
 def predict(opened: Opened, lines: Iterable[str], batch: int) -> Iterator[dict[str, Any]]:

@@ -210,7 +210,7 @@ def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> It
 
 
 def _in_memory(rows: Dataset, recipe: Recipe, batch: int, epoch: int) -> Iterator[list[Row]]:
-    order = LengthBucketSampler(rows["length"][:], batch, recipe.run.seed)
+    order = LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed)
     order.set_epoch(epoch)
     kept, indices = rows.select_columns(list(KEPT)), iter(order)
     for chosen in iter(lambda: [*islice(indices, batch)], []):

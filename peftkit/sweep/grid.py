@@ -154,7 +154,7 @@ def make(
 def address(recipe: Recipe) -> str:
     """What the recipe asks for, as 16 digits, whatever it is called and wherever it lies."""
     data = without_none(recipe.model_dump(mode="json"))
-    data["run"] = {"seed": data["run"]["seed"]}
+    data["run"] = {key: value for key, value in data["run"].items() if key not in ("name", "output")}
     del data["track"]
     return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -108,6 +108,14 @@ class DataTask(Task):
     def _config(self) -> str | None:
         return self.config
 
+    def resolve_revision(self) -> str | None:
+        """The commit of the hub data set that is read now; None for local rows, or where none is known."""
+        return sources.resolve_revision(self._source())
+
+    def at_revision(self, commit: str) -> DataTask:
+        """The same task, which reads that commit of its hub data set."""
+        return self.model_copy(update={"revision": commit})
+
     def sampled(self, rows: int) -> tuple[DataTask, int | None] | None:
         """Of a hub data set that was not fetched yet the first training rows; they are streamed.
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import random
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from peftkit.commits import COMMIT, resolve_commit, snapshot
 from peftkit.errors import InputError, RowError, did_you_mean, listed, one_line
+from peftkit.tasks.files import builder_of, load_files
 from peftkit.tasks.rows import value
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """What the splits are called where the recipe does not say."""
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 ORIGIN = "__row__"
 """The column that holds where a row stood, from 0, before splits were cut and rows chosen."""
 
@@ -144,7 +143,7 @@ def where(source: Source, split: str, index: int) -> str:
     if ORIGIN in (taken.column_names or ()):
         number = taken[index][ORIGIN]
     for file in dict(_files(source)).get(name, ()):
-        length = len(_load({name: (file,)})[name])
+        length = len(load_files({name: (file,)})[name])
         if number < length:
             return f"{file}, row {number + 1}"
         number -= length
@@ -155,7 +154,7 @@ def _found(source: Source) -> dict[str, Any]:
     """Every split there is, under the name that it has there."""
     files = dict(_files(source))
     if files:
-        found = _load(files, streaming=source.streaming)
+        found = load_files(files, streaming=source.streaming)
     elif not isinstance(source.path, str):
         raise InputError("path names no files")
     elif (Path(source.path) / "dataset_dict.json").is_file():
@@ -163,21 +162,67 @@ def _found(source: Source) -> dict[str, Any]:
 
         found = _guarded(source, lambda: dict(load_from_disk(source.path)))
     else:
-        from datasets import load_dataset
-
-        place = _place(source)
-        found = _guarded(source, lambda: dict(load_dataset(**place, streaming=source.streaming)))
+        found = _guarded(source, lambda: _of_hub(source))
     if source.streaming and not source.sample:  # only the training rows are many; the others are held
         train = _name(source, "train", list(found))
         found = {name: rows if name == train else _held(rows) for name, rows in found.items()}
     return found
 
 
+def resolve_revision(source: Source) -> str | None:
+    """The commit of the hub data set that is read now; None where rows are local, or no commit is known."""
+    if not isinstance(source.path, str) or Path(source.path).exists() or not HUB_NAME.fullmatch(source.path):
+        return None
+    return resolve_commit("dataset", source.path, source.revision)
+
+
+def _of_hub(source: Source) -> dict[str, Any]:
+    """The hub data set as ``datasets`` loads it, or else as its files lie in the hub's cache.
+
+    Raises:
+        ValueError: ``datasets`` found another commit in its cache than the one that is asked for.
+    """
+    from datasets import load_dataset
+
+    place = _place(source)
+    try:
+        found: dict[str, Any] = dict(load_dataset(**place, streaming=source.streaming))
+        asked = source.revision or ""
+        if COMMIT.fullmatch(asked) and (other := _commits(found) - {asked}):
+            # Without a network datasets takes what was cached last, whatever commit it is of.
+            raise ValueError(f"the cache has it at commit {other.pop()}, and commit {asked} is asked for")
+        return found
+    except Exception:
+        files = dict(_fetched(source))
+        if not files:
+            raise
+        return load_files(files, streaming=source.streaming)
+
+
+def _commits(splits: Mapping[str, Any]) -> set[str]:
+    """The commits that cached rows are of, as their folders are called."""
+    files = (Path(file["filename"]) for rows in splits.values() for file in getattr(rows, "cache_files", ()))
+    return {file.parent.name for file in files if COMMIT.fullmatch(file.parent.name)}
+
+
+def _fetched(source: Source) -> Files:
+    """The files of a commit of a hub data set in the hub's cache, if all are there that their names speak of."""
+    if not COMMIT.fullmatch(source.revision or ""):
+        return ()
+    folder = snapshot("dataset", str(source.path), str(source.revision))
+    files = _files(replace(source, path=str(folder))) if folder else ()
+    for _, names in files:
+        parts = [found for name in names if (found := re.search(r"-of-(\d{5})\.", name))]
+        if parts and len(parts) != int(parts[0][1]):
+            return ()
+    return files
+
+
 def _place(source: Source) -> dict[str, Any]:
     """Where ``datasets`` finds the source: a folder, or the hub's data set of that revision."""
     path = str(source.path)
     local = Path(path).exists()
-    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+    if not local and not HUB_NAME.fullmatch(path):
         raise InputError(f"{path!r} is neither a file nor a folder, nor a hub's owner/name")
     return {"path": path, "name": source.config, "revision": None if local else source.revision}
 
@@ -214,68 +259,11 @@ def _files(source: Source) -> Files:
         splits: dict[str, list[str]] = defaultdict(list)
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             name = re.split(r"[-_.]", file.name)[0]
-            if _builder(file) and file.is_file():
+            if builder_of(file) and file.is_file():
                 splits[name].append(str(file))
         if any(name in names for names in NAMES.values() for name in splits):
             return tuple((name, tuple(files)) for name, files in splits.items())
     return ()
-
-
-def _builder(file: Path) -> str | None:
-    """What of ``datasets`` reads the file, by its ending; compressed ones are told by the one before."""
-    endings = [s.lower() for s in file.suffixes if s.lower() != ".gz"]
-    return BUILDERS.get(endings[-1]) if endings else None
-
-
-def _load(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -> dict[str, Any]:
-    from datasets import load_dataset
-
-    loaded = {}
-    for split, names in files.items():
-        builders = {_builder(Path(name)) for name in names}
-        for name in names:
-            if not Path(name).is_file():
-                near = did_you_mean(Path(name).name, sorted(p.name for p in Path(name).parent.glob("*")))
-                raise InputError(f"path: there is no file {name!r}{near}")
-            if _builder(Path(name)) is None:
-                raise InputError(f"path: {name!r} is of no form that can be read; allowed: {listed(list(BUILDERS))}")
-        if len(builders) > 1:
-            raise InputError(f"path: the files of split {split!r} have several forms; write them in one")
-        [builder] = builders
-        options: dict[str, Any] = {}
-        if builder == "csv":  # "NA", "None" and the like are texts
-            # Without index_col a first row of too many fields would make the first column an index.
-            separator = "\t" if ".tsv" in names[0].lower() else ","
-            options = {"keep_default_na": False, "sep": separator, "index_col": False}
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Length of header or names does not match")  # fields are lost
-                loaded[split] = load_dataset(
-                    builder, data_files=list(names), split="train", streaming=streaming, **options
-                )
-        except Exception as error:  # what a parser raises
-            if builder == "csv":
-                _refuse_surplus(names, options["sep"])
-            if "corresponds to no data" in str(error):
-                raise InputError(f"{', '.join(names)}: has no rows") from error
-            cause = error.__cause__ or error
-            raise InputError(f"{', '.join(names)}: cannot be read as {builder}: {one_line(cause)}") from error
-    return loaded
-
-
-def _refuse_surplus(names: Sequence[str], separator: str) -> None:
-    """Names the row that has more fields than the header, if that is what is wrong."""
-    for name in names:
-        opened = gzip.open if name.endswith(".gz") else open
-        with opened(name, "rt", encoding="utf-8", errors="replace", newline="") as file:
-            rows = csv.reader(file, delimiter=separator)
-            header = len(next(rows, []))
-            for number, row in enumerate(rows, 1):
-                if len(row) > header:
-                    raise InputError(
-                        f"{name}, row {number}: has {len(row)} fields, and the header {header}; a text with "
-                        f"{separator!r} in it stands in quotes"
-                    )
 
 
 def _name(source: Source, split: str, there: Sequence[str]) -> str | None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from peftkit.compare.advice import advise, parse_budget, parse_bytes
+from peftkit.compare.advice import advise
 from peftkit.compare.gather import find_runs, sections
+from peftkit.compare.quantities import parse_budget, parse_bytes
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant, with_values
 

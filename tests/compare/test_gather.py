@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.compare.gather import UNFAIR, find_runs, sections
+from peftkit.compare.fairness import FAIRNESS_CHECKS
+from peftkit.compare.gather import find_runs, sections
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant
 
@@ -94,7 +95,7 @@ def test_runs_that_differ_are_pooled_only_when_told_and_then_it_is_said(
     [section] = sections(runs, [what])
     assert [*section.pooled] == [what]
     assert words in section.pooled[what][0]
-    assert what in UNFAIR
+    assert what in FAIRNESS_CHECKS
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_runs_of_one_method_and_seed_that_differ_otherwise_are_refused(plant: Pl
     plant("lora", 1, [0.1, 0.5])
     path = plant("lora", 1, [0.1, 0.5], tables={"evaluate": {"dev_examples": 50, "every": "5%"}})
     with pytest.raises(InputError, match=r"one method and seed, and differ: evaluate.every"):
-        sections(find_runs([path.parent])[0])
+        sections(find_runs([path.parent])[0], ["cadence"])
 
 
 def test_trials_of_a_sweep_are_no_results_and_tuning_is_known(plant: Plant, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def comparison(name: str, accuracy: float, *, peft: dict[str, Any] | None) -> di
             "status": "success",
             "accelerator_memory_max": 2**30,
             "num_trainable_params": 10,
+            "train_time": 72.5,
             "file_size": 400,
             "metrics": [*along, last],
         },
@@ -164,3 +165,22 @@ def test_other_files_are_refused(tmp_path: Path, system: str, name: str, content
     with pytest.raises(InputError, match="cannot be read"):
         import_file(system, tmp_path / "none.json", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_imported_times_say_what_they_are_the_sum_of(tmp_path: Path) -> None:
+    for name, accuracy in (("full-finetuning/a", 0.5), ("lora/b", 0.4)):
+        file = tmp_path / f"{name.replace('/', '-')}.json"
+        file.write_text(json.dumps(comparison(name, accuracy, peft={"peft_type": "LORA"} if "lora" in name else None)))
+        import_file("peft-method-comparison", file, tmp_path / "runs")
+    found = sections(find_runs([tmp_path / "runs"])[0])
+    run = found[0].runs["lora"][3]
+    assert run.summary["imported"]["seconds"] == {"steps": 40.0, "train_time": 72.5}
+    assert run.summary["cost"]["train_seconds"] == 40.0
+    told = notes(compare(found[0], by="seconds"))
+    assert any("Seconds are the sum of the times of training steps" in note for note in told)
+    assert any("lora 40.0 s of 72.5 s" in note and "full 40.0 s of 72.5 s" in note for note in told)
+    assert "40.0 s of 72.5 s" in report(found, by="seconds")
+
+    folder = import_file("peft-by-time", by_time(tmp_path, "FT_ag_news", [0.2, 0.7]), tmp_path / "by-time")
+    note = json.loads((folder / "summary.json").read_text())["imported"]["note"]
+    assert "Seconds are the file's time_in_train" in note

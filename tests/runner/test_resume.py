@@ -66,6 +66,7 @@ VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
     "lora": (1, "encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
     "prefix_tuning": (1, "decoder", "method.name=prefix_tuning", "train.workers=1"),
     "vera": (1, "encoder", "method.name=vera", "train.schedule=cosine"),
+    "bootstrap": (2, "decoder", "method.name=lora", "train.batch_size=4", "run.resample_train=bootstrap"),
     "stream": (1, "decoder", "method.name=lora", "task.streaming=true"),
     "adalora": (1, "decoder", "method.name=adalora", "method.init_r=6", "method.target_r=2", "method.tinit=4"),
     "two processes": (2, "encoder-decoder", "method.name=lora", "train.batch_size=4"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import tarfile
 from importlib.util import module_from_spec, spec_from_file_location
@@ -68,6 +69,51 @@ def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results:
     ]
     refused = results.refused({"refused": known})
     assert refused == "* `cpt` (m, n): of decoders"
-    page = results.PAGE.format(environments=told, progress="", refused=refused, tables="| method |")
+    page = results.PAGE.format(
+        notice=results.NOTICE, environments=told, progress="", refused=refused, tables="| method |"
+    )
     assert told in page
     assert page.endswith("| method |")
+
+
+def test_runs_of_excluded_models_are_neither_packed_nor_told_of(plant: Plant, results: Any, tmp_path: Path) -> None:
+    sweep = tmp_path / "pocket"
+    for model in ("m", "pocket-encoder"):
+        folder = sweep / "runs" / model
+        folder.mkdir(parents=True)
+        plant("lora", 1, [0.1, 0.5], tables={"model": {"name": model}}).rename(folder / "run")
+        (folder / "tuning.json").write_text(json.dumps({"format": 1, "trials": 3, "gmacs": 5.0}))
+    archive = tmp_path / "runs.tar.xz"
+    results.pack(sweep, archive)
+    with tarfile.open(archive) as tar:
+        assert {name.split("/")[2] for name in tar.getnames()} == {"m"}
+    reason = "method.name: 'cpt' cannot be used so: of decoders"
+    assert results.refused({"refused": [{"label": "pocket-encoder · t · cpt", "reason": reason}]}) == ""
+    studies = [
+        {"label": f"{model} · t · lora", "seeds": {"1": state}}
+        for model, state in (("pocket-encoder", "open"), ("m", "done"))
+    ]
+    assert results.progress({"studies": studies}) == ""
+
+
+def test_the_notice_stands_at_the_top_of_every_page_and_the_encoder_in_none(results: Any) -> None:
+    readme = (results.DOCS / "README.md").read_text(encoding="utf-8")
+    page = (results.DOCS / "pocket.html").read_text(encoding="utf-8")
+    assert readme.splitlines()[2] == f"> **Notice.** {results.NOTICE}"
+    shown = page.partition("</h1>")[2].lstrip()
+    assert shown.startswith(f'<p role="alert"><strong>{html.escape(results.NOTICE)}</strong></p>')
+    for word in ("do not cite", "by three trials", "frozen"):
+        assert word in results.NOTICE
+    assert "pocket-encoder" not in readme
+    assert "pocket-encoder" not in page
+    assert not [*results.DOCS.glob("*pocket-encoder*")]
+
+
+def test_the_archive_has_no_run_of_an_excluded_model(results: Any) -> None:
+    models = set()
+    with tarfile.open(results.ARCHIVE) as tar:
+        for entry in tar:
+            file = tar.extractfile(entry) if entry.name.endswith("/summary.json") else None
+            if file is not None:
+                models.add(json.load(file)["model"])
+    assert models == {"pocket-t5", "pocket-decoder"}

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 
 import pytest
 
 from peftkit.errors import InputError, RecipeError
 from peftkit.plugins import Registry
-from peftkit.recipe import dump_recipe, load_recipe
+from peftkit.recipe import dump_recipe, load_recipe, without_none
 from peftkit.sweep.grid import Grid, address, as_overrides, nested
 
 Make = Callable[..., Grid]
@@ -52,9 +54,19 @@ def test_an_address_is_of_what_is_run_and_of_nothing_else(grid: Make, registry: 
     assert address(same) == address(recipe)
     other = grid("[axes]\nseed = [2]\n").studies[0]
     assert address(other.any_recipe) != address(recipe)
-    for key in ("train.learning_rate=0.5", "task.name=wordnet_mcq", "evaluate.every=50%", "method.r=3"):
+    seeds = ("run.init_seed=1", "run.order_seed=1", "run.resample_train=bootstrap")
+    for key in ("train.learning_rate=0.5", "task.name=wordnet_mcq", "evaluate.every=50%", "method.r=3", *seeds):
         other = grid(f"[axes]\nseed = [1]\n[set]\n{_toml(key)}").studies[0]
         assert address(other.any_recipe) != address(recipe), key
+
+
+def test_a_recipe_that_sets_no_key_that_came_later_keeps_its_address(grid: Make) -> None:
+    recipe = grid("[axes]\nseed = [1]\n").studies[0].recipes[1]
+    data = without_none(recipe.model_dump(mode="json"))
+    assert data.pop("run").keys() == {"name", "seed", "output"}
+    del data["track"]
+    text = json.dumps({**data, "run": {"seed": 1}}, sort_keys=True)
+    assert address(recipe) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _toml(override: str) -> str:

@@ -1,0 +1,256 @@
+"""What is compared fairly: protocol, devices, commits, training samples and seeds."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from peftkit.cli import POOLED
+from peftkit.compare.advice import advise
+from peftkit.compare.comparison import compare
+from peftkit.compare.fairness import FAIRNESS_CHECKS
+from peftkit.compare.figures import draw
+from peftkit.compare.gather import Section, find_runs, sections
+from peftkit.compare.report import report
+from peftkit.compare.tables import FORMS, written
+from peftkit.errors import InputError
+from peftkit.recipe.tables import BudgetTable
+from peftkit.runs import device_name
+from tests.compare.conftest import Plant
+
+
+def changed(path: Path, name: str, **values: Any) -> Path:
+    """The run with other values in one of its JSON files."""
+    document = json.loads((path / name).read_text())
+    (path / name).write_text(json.dumps(document | values))
+    return path
+
+
+def train(**values: Any) -> dict[str, Any]:
+    return {"tables": {"train": {"batch_size": 8, "learning_rate": 0.1, **values}}}
+
+
+def evaluated(**values: Any) -> dict[str, Any]:
+    return {"tables": {"evaluate": {"dev_examples": 50, **values}}}
+
+
+PROTOCOL = [
+    *(
+        ("budget", train(budget={limit: 5}), f"train.budget.{limit} is 5 and null")
+        for limit in BudgetTable.model_fields
+    ),
+    ("cadence", evaluated(every="5%"), 'evaluate.every is "5%" and null'),
+    ("cadence", evaluated(at_start=False), "evaluate.at_start is false and null"),
+    ("cadence", evaluated(train_examples=0), "evaluate.train_examples is 0 and null"),
+    ("training", train(schedule="cosine"), 'train.schedule is "cosine" and null'),
+    ("training", train(warmup_ratio=0.1), "train.warmup_ratio is 0.1 and null"),
+    ("training", train(head_learning_rate=0.01), "train.head_learning_rate is 0.01 and null"),
+    ("training", train(max_grad_norm=0.5), "train.max_grad_norm is 0.5 and null"),
+    ("training", train(gradient_checkpointing=True), "train.gradient_checkpointing is null and true"),
+    (
+        "training",
+        {"tables": {"model": {"name": "m", "dtype": "float32", "keep_head": True}}},
+        "model.keep_head is null and true",
+    ),
+    ("data", {"tables": {"run": {"name": "x", "seed": 1, "resample_train": "subset"}}}, "run.resample_train is"),
+]
+
+
+@pytest.mark.parametrize(("what", "options", "words"), PROTOCOL)
+def test_methods_that_were_trained_by_another_protocol_are_pooled_only_when_asked(
+    what: str, options: dict[str, Any], words: str, plant: Plant
+) -> None:
+    runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
+    with pytest.raises(InputError, match=f"{what}: {words}(.|\n)*--pool {what}"):
+        sections(runs)
+    [section] = sections(runs, [what])
+    assert [*section.pooled] == [what]
+    assert sorted(section.runs) == ["full", "lora"]
+
+
+def test_every_check_can_be_pooled_on_the_command_line() -> None:
+    assert tuple(POOLED) == tuple(FAIRNESS_CHECKS)
+
+
+def test_a_learning_rate_and_whatever_was_tuned_are_a_methods_own(plant: Plant) -> None:
+    one, other = plant("full", 1, [0.1, 0.5], **train(learning_rate=0.3)), plant("lora", 1, [0.1, 0.5])
+    assert sections(find_runs([one, other])[0])
+    for path, batch in ((one, 8), (other, 16)):
+        tuning = {"format": 1, "limit": {"trials": 4}, "trials": 4, "gmacs": 1.0}
+        settings = {"train.max_grad_norm": 1 / batch, "train.batch_size": batch}
+        home = path.parent.parent / path.name
+        home.mkdir()
+        (home / "tuning.json").write_text(json.dumps(tuning | {"settings": settings}))
+        text = (path / "recipe.toml").read_text().replace("[train]", f"[train]\nmax_grad_norm = {1 / batch}")
+        (path / "recipe.toml").write_text(text)
+        changed(path, "summary.json", effective_batch=batch)
+        path.rename(home / "run")
+    [section] = sections(find_runs([one.parent.parent])[0])
+    assert sorted(section.runs) == ["full", "lora"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "lora-fa"}, {"optimizer_options": {"betas": [0.9, 0.99]}}, {"weight_decay": 0.1}]
+)
+def test_an_optimizer_may_be_a_methods_own_and_is_noted(options: dict[str, Any], plant: Plant) -> None:
+    path = plant("lora_fa", 1, [0.1, 0.5], **train(**options))
+    [section] = sections(find_runs([path, plant("lora", 1, [0.1, 0.5])])[0])
+    [note] = [each for each in section.remarks if each.startswith("methods do not share an optimizer: train.")]
+    assert next(iter(options)) in note
+    assert note in written([compare(section)], "table").decode()
+
+
+def test_ranks_and_batch_sizes_can_be_swept(plant: Plant) -> None:
+    for r in (1, 4):
+        plant("lora", 1, [0.1, 0.5], options={"r": r})
+    path = plant("full", 1, [0.1, 0.5])
+    assert len(sections(find_runs([path.parent])[0])[0].runs) == 3
+    for batch in (8, 16):
+        changed(plant("vera", 1, [0.1, 0.5], **train(batch_size=batch)), "summary.json", effective_batch=batch)
+    with pytest.raises(InputError, match=r"training: effective_batch is 16 and 8 and null(.|\n)*--pool training"):
+        sections(find_runs([path.parent])[0])
+    [section] = sections(find_runs([path.parent])[0], ["training"])
+    assert {"vera (batch_size=8)", "vera (batch_size=16)"} <= section.runs.keys()
+
+
+GPUS = ("A100", "A100")
+DEVICES: list[tuple[str, tuple[str, ...], str]] = [
+    ("cpu", (), "cpu"),
+    ("cpu:0", (), "cpu"),
+    ("CPU", (), "cpu"),
+    ("cpu:0", GPUS, "cpu"),
+    ("cuda", ("A100",), "cuda"),
+    ("cuda:0", ("A100",), "cuda"),
+    ("CUDA:0", ("A100",), "cuda"),
+    ("cuda:1", GPUS, "cuda"),
+    ("cuda", ("A100", "T4"), "cuda:0"),
+    ("cuda:1", ("A100", "T4"), "cuda:1"),
+    ("mps", (), "mps"),
+    ("mps:0", (), "mps"),
+]
+
+
+@pytest.mark.parametrize(("device", "devices", "name"), DEVICES)
+def test_a_device_has_one_name(device: str, devices: tuple[str, ...], name: str) -> None:
+    assert device_name(device, devices) == name
+    assert device_name(name, devices) == name, "and keeps it"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "devices", "alike"),
+    [
+        ("cpu", "cpu:0", [], True),
+        ("cpu", "CPU", [], True),
+        ("cuda", "cuda:0", ["A100"], True),
+        ("cuda:0", "cuda:1", ["A100", "T4"], False),
+        ("cpu", "cuda:0", ["A100"], False),
+    ],
+)
+def test_runs_on_one_device_are_compared_however_it_was_written(
+    one: str, other: str, devices: list[str], alike: bool, plant: Plant
+) -> None:
+    paths = [plant(method, 1, [0.1, 0.5]) for method in ("full", "lora")]
+    for path, device in zip(paths, (one, other), strict=True):
+        changed(path, "environment.json", hardware={"device": device, "devices": devices, "cores": 2})
+    runs = find_runs(paths)[0]
+    if alike:
+        assert sections(runs)[0].pooled == {}
+    else:
+        with pytest.raises(InputError, match="hardware: device is"):
+            sections(runs)
+
+
+@pytest.mark.parametrize(("of", "table"), [("model", {"name": "m", "dtype": "float32"}), ("data", {"name": "t"})])
+def test_commits_are_compared_where_they_were_recorded_and_else_what_was_asked_for(
+    of: str, table: dict[str, Any], plant: Plant
+) -> None:
+    key = "model" if of == "model" else "task"
+    paths = [
+        plant(method, 1, [0.1, 0.5], tables={key: table | {"revision": revision}})
+        for method, revision in (("full", "main"), ("lora", "v1"))
+    ]
+    with pytest.raises(InputError, match=f'{key}.revision is "main" and "v1"'):
+        sections(find_runs(paths)[0])
+    for path in paths:
+        changed(path, "summary.json", revisions={of: "a" * 40})
+    assert sections(find_runs(paths)[0])[0].pooled == {}
+    changed(paths[1], "summary.json", revisions={of: "b" * 40})
+    with pytest.raises(InputError, match=f"revisions.{of} is"):
+        sections(find_runs(paths)[0])
+
+
+def resampled(plant: Plant, how: str | None) -> Section:
+    """Two methods with three seeds, each of which has other training rows where these are drawn."""
+    for method, gain in (("full", 0.0), ("lora", 0.1)):
+        for seed in (1, 2, 3):
+            run = {"name": method, "seed": seed, **({"resample_train": how} if how else {})}
+            path = plant(method, seed, [0.1, 0.5 + gain + seed / 100], tables={"run": run})
+            changed(path, "summary.json", rows_digests={"train": f"rows {seed if how else 0}", "test": "t"})
+    [section] = sections(find_runs([path.parent])[0])
+    return section
+
+
+@pytest.mark.parametrize("how", ["bootstrap", "subset"])
+def test_samples_of_training_rows_are_compared_seed_by_seed(how: str, plant: Plant) -> None:
+    section = resampled(plant, how)
+    assert {run.training_sample for of in section.runs.values() for run in of.values()} == {how}
+    odd = section.runs["lora"][2].path
+    changed(odd, "summary.json", rows_digests={"train": "rows 1", "test": "t"})
+    with pytest.raises(InputError, match=r"data: rows_digests.train of seed 2 is"):
+        sections(find_runs([odd.parent])[0])
+
+
+def told(section: Section, tmp_path: Path) -> dict[str, str]:
+    """All forms in which conclusions are written, as text."""
+    found = compare(section)
+    forms = {form: written([found], form) for form in FORMS if form != "parquet"}
+    [remarks] = {row["remarks"] for row in pq.read_table(BytesIO(written([found], "parquet"))).to_pylist()}
+    [table] = [file for file in draw([section], tmp_path / "figures", ["svg"]) if file.suffix == ".tex"]
+    return {
+        **{form: data.decode() for form, data in forms.items()},
+        "parquet": remarks,
+        "report": report([section]),
+        "figures": table.read_text(),
+        "advice": " ".join(advise(section, "gmacs", 2.0).remarks),
+    }
+
+
+@pytest.mark.parametrize("how", [None, "bootstrap", "subset"])
+def test_every_form_says_whether_the_training_sample_is_held_fixed(
+    how: str | None, plant: Plant, tmp_path: Path
+) -> None:
+    for form, text in told(resampled(plant, how), tmp_path).items():
+        assert ("hold for this training sample" in text) == (how is None), form
+        assert (f"varies with the seed ({how})" in text) == (how is not None), form
+
+
+def test_the_seed_is_all_three_seeds(plant: Plant) -> None:
+    def planted(method: str, seed: int, init: int, share: float) -> Path:
+        run = {"name": method, "seed": seed, "init_seed": init}
+        return plant(method, seed, [0.1, share], tables={"run": run})
+
+    for method in ("full", "lora"):
+        for init in (1, 2):
+            path = planted(method, 42, init, 0.5 + init / 10)
+    [section] = sections(find_runs([path.parent])[0])
+    assert {label: sorted(of) for label, of in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
+    assert section.repeats == ()
+    assert "1 (seed 42, init_seed 1, order_seed 42), 2 (seed 42, init_seed 2, order_seed 42)" in section.remarks[-1]
+    assert section.remarks[-1] in written([compare(section)], "table").decode()
+
+    again = planted("lora", 42, 2, 0.6)
+    [section] = sections(find_runs([path.parent])[0])
+    assert [len(of) for of in section.repeats] == [2], "runs of all the same seeds are repeats"
+    assert again in [run.path for of in section.repeats for run in of]
+
+
+def test_seeds_that_are_followed_are_called_by_themselves(plant: Plant) -> None:
+    paths = [plant("lora", seed, [0.1, 0.5]) for seed in (7, 9)]
+    [section] = sections(find_runs(paths)[0])
+    assert sorted(section.runs["lora"]) == [7, 9]
+    assert [each for each in section.remarks if "numbered" in each] == []
