@@ -13,7 +13,7 @@ from peftkit.components import (
     StepRecord,
     Task,
 )
-from peftkit.errors import RowError
+from peftkit.errors import MissingFieldsError, RowError
 from peftkit.hookspecs import hookimpl
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __all__ = [
     "Meter",
     "Method",
     "Metric",
+    "MissingFieldsError",
     "Refusal",
     "RowError",
     "Search",

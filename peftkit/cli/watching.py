@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from peftkit.compare.curves import cost
+from peftkit.compare.curves import cost, is_number
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
@@ -57,7 +57,7 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
     metric = metric or ("accuracy" if "accuracy" in known else next((key for key in known if key != "loss"), "loss"))
     lines = {
         split: [
-            (cost(row, by), float(row[split][metric])) for row in rows if (row.get(split) or {}).get(metric) is not None
+            (cost(row, by), float(row[split][metric])) for row in rows if is_number((row.get(split) or {}).get(metric))
         ]
         for split in COLOURS
     }

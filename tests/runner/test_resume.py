@@ -44,6 +44,7 @@ def outcome(path: Path) -> dict[str, Any]:
     summary = RunDirectory(path).summary()
     kept = ("status", "selected", "final", "steps", "samples", "tokens", "epoch")
     files = sorted(f for folder in ("model", "predictions") for f in (path / folder).rglob("*") if f.is_file())
+    files.append(path / "examples.parquet")
     weights = {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     return {"rows": rows, "weights": weights, **{key: summary[key] for key in kept}}
 
@@ -276,6 +277,8 @@ FILES = (
     "model",
     "predictions/dev.jsonl",
     "checkpoints",
+    "examples",
+    "selected",
     ".lock",
 )
 
