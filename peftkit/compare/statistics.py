@@ -294,10 +294,10 @@ def _resampled(
 ) -> Iterator[Array]:
     """Means of groups of examples drawn with replacement: draws × rows of ``scores``, the same groups for all rows."""
     table = np.searchsorted(stats.poisson.cdf(np.arange(20), 1.0), (np.arange(FINE) + 0.5) / FINE).astype(np.float32)
-    sums, numbers = scores, np.ones((1, scores.shape[1]))
+    rows: list[Array] = [np.ones(scores.shape[1]), *scores]
     if members is not None:
-        sums, numbers = (np.stack([np.bincount(members, row) for row in rows]) for rows in (scores, numbers))
-    columns, sizes = sums.T.astype(np.float32), numbers[0].astype(np.float32)
+        rows = [np.bincount(members, row).astype(np.float64) for row in rows]
+    sizes, columns = rows[0].astype(np.float32), np.stack(rows[1:], axis=1).astype(np.float32)
     for start in range(0, draws, CHUNK):
         size = (min(CHUNK, draws - start), len(columns))
         weights = table[rng.integers(0, FINE, size, dtype=np.uint16)]

@@ -140,10 +140,10 @@ def _predicted(
     for turn, i in enumerate(which):
         example, row = split.examples[i], rows[turn]
         prediction: Prediction = {"index": split.indices[i], "source": example.source}
-        if example.group:
-            prediction["group"] = identifier(example.group)
         if answered and scores:
             answer = row["answer"]
+            if example.group:
+                prediction["group"] = identifier(example.group)
             prediction |= {
                 "target": example.target,
                 "loss": -scores.sums[turn][answer],

@@ -170,3 +170,13 @@ def test_a_run_that_dies_in_its_last_evaluation_goes_on_there(
     assert one.summary()["selected"] == other.summary()["selected"]
     for name in ("examples.parquet", "predictions/dev.jsonl", "predictions/test.jsonl"):
         assert (path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_selection_never_looks_at_test(make: Make, registry: Registry, spoil: Spoil) -> None:
+    steps = set()
+    for best in range(3):  # whichever evaluation is the best on test
+        spoil(lambda turn, split, best=best: [0.2, 0.9, 0.4][turn] if split == "dev" else float(turn == best))  # type: ignore[misc]
+        path = run(make("decoder", "method.name=lora"), registry)
+        assert path is not None
+        steps.add(RunDirectory(path).summary()["selected"]["step"])
+    assert steps == {3}
