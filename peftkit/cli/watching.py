@@ -62,6 +62,8 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
         for split in COLOURS
     }
     lines = {split: points for split, points in lines.items() if points}
+    if not lines and metric in known:
+        return Group(Text(head), Text(f"no evaluation has given a number for {metric} yet"))
     if not lines:
         raise InputError(f"{run.path}: has no metric {metric!r}; it has {', '.join(known)}")
     names = Text(f"{metric}  ").append_text(Text("  ").join(Text(s, style=COLOURS[s]) for s in lines))

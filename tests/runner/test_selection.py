@@ -20,6 +20,7 @@ from peftkit.runner.data import stratified
 from peftkit.runner.evaluation import evaluate
 from peftkit.runner.selection import is_better
 from peftkit.runs import RunDirectory
+from peftkit.testing.children import together
 from tests.runner.conftest import Make
 
 VALUES = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.none())
@@ -180,3 +181,27 @@ def test_selection_never_looks_at_test(make: Make, registry: Registry, spoil: Sp
         assert path is not None
         steps.add(RunDirectory(path).summary()["selected"]["step"])
     assert steps == {3}
+
+
+def test_two_processes_report_what_one_does(make: Make, registry: Registry, tmp_path: Path) -> None:
+    """The selected weights are put back on every process, also by one that resumes at the end."""
+    parts = [option for option in PARTS if option != "method.name=lora"] + ["method.name=quiet"]
+    options = (*parts, "train.optimizer=SGD", "train.learning_rate=5", "train.checkpoint.every=50%")
+    one = make("encoder-decoder", *options, f"run.output={tmp_path / 'one'}")
+    two = make("encoder-decoder", *options, "train.batch_size=4", f"run.output={tmp_path / 'two'}")
+    together(one, registry)
+    together(two, registry, 2)
+    (first,), (second,) = (tmp_path / "one").iterdir(), (tmp_path / "two").iterdir()
+    (second / "summary.json").unlink()
+    together(two, registry, 2, resume=str(second))
+    summaries = [RunDirectory(path).summary() for path in (first, second)]
+    assert summaries[1]["processes"] == 2
+    assert summaries[1]["resumed_after_steps"] == [6]
+    assert summaries[0]["selected"]["step"] == summaries[1]["selected"]["step"]
+    for split in ("dev", "test"):
+        expected, found = (summary["selected"][split] for summary in summaries)
+        assert found == pytest.approx(expected, abs=1e-4)
+        lines = [RunDirectory(path).predictions(split) for path in (first, second)]
+        assert [line["index"] for line in lines[1]] == [line["index"] for line in lines[0]] == list(range(12))
+        pairs = zip(*lines, strict=True)
+        assert all(other["loss"] == pytest.approx(line["loss"], abs=1e-3) for line, other in pairs)
