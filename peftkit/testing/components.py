@@ -51,7 +51,7 @@ def check_task(task: Task) -> None:
 
 def _check_prompts(task: Task, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """A row's prompt is that of its example, also once the fields are gone that the prompt does not need."""
-    needless = [field for field in rows[0] if not _needs(task, split, rows[0], field)]
+    needless = [field for field in rows[0] if not _needs(task, split, rows, field)]
     for row in rows:
         example = task.encode(row)
         for given in (row, {field: value for field, value in row.items() if field not in needless}):
@@ -64,19 +64,24 @@ def _check_prompts(task: Task, split: str, rows: Sequence[Mapping[str, Any]]) ->
             assert prompt.target == next(iter(prompt.candidates), ""), f"{split}: to_prompt knows the answer"
 
 
-def _needs(task: Task, split: str, row: Mapping[str, Any], field: str) -> bool:
-    """Whether a prediction needs the field, which the prompt or a candidate then has to show."""
+def _needs(task: Task, split: str, rows: Sequence[Mapping[str, Any]], field: str) -> bool:
+    """Whether a prediction needs the field, which the prompt or the candidates then have to show."""
     try:
-        task.to_prompt({key: value for key, value in row.items() if key != field})
+        task.to_prompt({key: value for key, value in rows[0].items() if key != field})
     except MissingFieldsError as error:
-        reason = error
+        missing = error
+    except Exception as error:
+        raise AssertionError(f"{split}: without {field!r} to_prompt raises no MissingFieldsError: {error!r}") from error
     else:
         return False
-    example = task.encode(row)
-    shown = str(row[field]) in "".join([example.source, *example.candidates])
-    failed = reason.__cause__ is not None  # encode did, without the field
-    assert shown or not failed, f"{split}: a row without {field!r} cannot be predicted: {reason}"
+    if missing.__cause__ is not None:  # encode failed without the field
+        shown = all(_shows(task.encode(row), row[field]) for row in rows)
+        assert shown, f"{split}: a row without {field!r} cannot be predicted: {missing}"
     return True
+
+
+def _shows(example: Example, value: object) -> bool:
+    return str(value) in "".join([example.source, *example.candidates])
 
 
 def _check_examples(task: Task, split: str, examples: Sequence[Example]) -> None:
