@@ -10,6 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from peftkit.compare.examples import example_scores
+from peftkit.compare.gather import find_runs
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.runner import run
@@ -141,3 +143,21 @@ def test_what_is_no_finished_run(make: Make, registry: Registry, tmp_path: Path)
     (path / "summary.json").write_text('{"format": 1, "status": "failed"}')
     with pytest.raises(InputError, match=r"is failed; finish it with: peftkit run RECIPE --resume"):
         open_run(path, registry)
+
+
+def test_a_run_of_format_1_predicts_and_is_compared(make: Make, registry: Registry) -> None:
+    path = finished(make, registry, "decoder", "method.name=lora")
+    now = list(predict(open_run(path, registry), ["sky", "grass"]))
+    for name in ("summary.json", "environment.json", "evaluations.jsonl"):
+        text = (path / name).read_text()
+        assert '"format": 2' in text
+        (path / name).write_text(text.replace('"format": 2', '"format": 1'))
+    recipe = (path / "recipe.toml").read_text()
+    assert "whole = true\n" in recipe
+    (path / "recipe.toml").write_text(recipe.replace("whole = true\n", ""))
+    (path / "examples.parquet").unlink()
+    assert list(predict(open_run(path, registry), ["sky", "grass"])) == now
+    [run] = find_runs([path])[0]
+    scores = example_scores(run, "accuracy")
+    assert scores is not None
+    assert scores.values.mean() == pytest.approx(RunDirectory(path).summary()["selected"]["test"]["accuracy"])

@@ -248,6 +248,14 @@ def test_another_recipes_run_is_refused_with_the_difference(
         run(other, registry, resume="nowhere")
 
 
+def test_a_run_without_its_results_per_example_is_not_resumed(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    """As are those that an older peftkit began."""
+    recipe, path = stopped
+    shutil.rmtree(path / "examples")
+    with pytest.raises(InputError, match="no results per example of the evaluation at step 0; bring"):
+        run(recipe, registry, resume=str(path))
+
+
 def test_two_never_write_into_one_directory(stopped: tuple[Recipe, Path], registry: Registry) -> None:
     recipe, path = stopped
     held = lock(path)
