@@ -13,7 +13,7 @@ from peftkit.components import (
     StepRecord,
     Task,
 )
-from peftkit.errors import RowError
+from peftkit.errors import MissingFieldsError, RowError
 from peftkit.hookspecs import hookimpl
 from peftkit.search_space import Between, PublishedRate, Search
 
@@ -29,6 +29,7 @@ __all__ = [
     "Meter",
     "Method",
     "Metric",
+    "MissingFieldsError",
     "PublishedRate",
     "Refusal",
     "RowError",

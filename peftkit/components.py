@@ -17,6 +17,7 @@ from peftkit.search_space import MATRICES
 from peftkit.search_space import Between as Between  # what a class of methods declares comes from one module
 from peftkit.search_space import PublishedRate as PublishedRate
 from peftkit.search_space import Search as Search
+from peftkit.unanswered import without_answer
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -95,6 +96,8 @@ class Example:
     ``context`` is where in the source, from and to which character, stands what may be shortened at its end where the
     source is too long; nothing else of the source is ever cut. Without it the source may be cut at its end, or, for a
     decoder, which goes on from there, at its beginning.
+    ``group`` names what rows share that makes their scores depend on each other, such as a passage with several
+    questions: comparisons resample whole groups. A row without one is a group of its own.
     """
 
     source: str
@@ -103,6 +106,7 @@ class Example:
     references: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
     context: tuple[int, int] | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +345,21 @@ class Task(Component):
             RowError: the row cannot be one; the runner adds where it stands.
         """
         raise NotImplementedError
+
+    def to_prompt(self, row: Mapping[str, Any]) -> Example:
+        """A row as an example for prediction: source and candidates as from ``encode``, without the answer.
+
+        The default calls ``encode`` with placeholders for the fields that the row lacks. That suits tasks which take
+        the answer as it stands; a task that looks it up, as in ``names[row["label"]]``, has to override this.
+
+        Args:
+            row: a row, which needs only the fields that the prompt shows and the candidates come from.
+
+        Raises:
+            MissingFieldsError: the row lacks such fields; it names all of them, also for an empty row.
+            RowError: a field is wrong.
+        """
+        return without_answer(self.encode, row)
 
     def where(self, split: str, index: int) -> str:
         """Where a user finds the row of a split, counted from 0; asked only when something is wrong with it."""

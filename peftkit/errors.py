@@ -43,6 +43,14 @@ class RowError(InputError):
         super().__init__(f"{field}: {text}")
 
 
+class MissingFieldsError(RowError):
+    """A row lacks fields that a task's prompt shows; ``fields`` are their names."""
+
+    def __init__(self, fields: Sequence[str], reason: str = "") -> None:
+        self.fields = tuple(fields)
+        super().__init__(", ".join(self.fields), "; ".join(filter(None, ["missing", reason])))
+
+
 class PluginError(InputError):
     """An installed plugin breaks the rules: a duplicate name, a wrong class, an error inside a hook."""
 

@@ -4,6 +4,8 @@
 ``recipe.toml``        the recipe with every key resolved; loads as an equal recipe
 ``environment.json``   versions, hardware, git commit, plugins
 ``evaluations.jsonl``  one line per evaluation, appended
+``examples.parquet``   dev's and test's loss, score and group per example, of every evaluation (``example_tables``);
+                       until the run ends a file for each evaluation in ``examples/``
 ``predictions/``       ``dev.jsonl`` and ``test.jsonl`` of the selected checkpoint, one line per example
 ``model/``             what the method trained, at the selected checkpoint, in its library's own format
 ``summary.json``       the outcome, written last
@@ -26,11 +28,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import InputError, RunError
+from peftkit.example_tables import (
+    along_the_curve,
+    evaluations_of,
+    example_table,
+    part_name,
+    read_table,
+    write_table,
+)
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+"""The version of the files: from 2 on there are scores of single examples for every evaluation."""
+READABLE = (1, 2)
 
 
 class RunDirectory:
@@ -80,13 +93,16 @@ class RunDirectory:
         Raises:
             RunError: it cannot be written; what was there before is untouched.
         """
+        self._write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> None:
+        """Has ``write`` fill a temporary file, which takes the name once it is on the disk."""
         target = self.path / name
         temporary = target.with_name(f".{target.name}.tmp")
         with _told(target, temporary):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
+            write(temporary)
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(target)
 
@@ -98,11 +114,8 @@ class RunDirectory:
         """
         from safetensors.torch import save_file
 
-        target = self.path / name
-        temporary = target.with_name(f".{target.name}.tmp")
-        with _told(target, temporary):
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-            temporary.replace(target)
+        whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        self._write(name, lambda path: save_file(whole, path))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON object with its ``format``; numbers that JSON cannot hold become null."""
@@ -132,6 +145,84 @@ class RunDirectory:
             except OSError:
                 os.truncate(path, size)
                 raise
+
+    def add_examples(self, step: int, predictions: Mapping[str, Sequence[Mapping[str, Any]]], *, whole: bool) -> None:
+        """Stores an evaluation's results per example.
+
+        Args:
+            step: optimizer steps before the evaluation.
+            predictions: by split.
+            whole: whether it is the evaluation of whole splits at the end, of which there is one.
+
+        Raises:
+            RunError: they cannot be written.
+        """
+        tables = [example_table(step, split, each, whole=whole) for split, each in predictions.items()]
+        self._write(f"examples/{part_name(step, whole=whole)}", lambda path: write_table(tables, path))
+
+    def merge_examples(self) -> None:
+        """Makes one file of the results per example: at the end of a run.
+
+        Raises:
+            RunError: it cannot be written; nothing is lost.
+        """
+        tables = self._example_tables()
+        if tables:
+            self._write("examples.parquet", lambda path: write_table(tables, path))
+            shutil.rmtree(self.path / "examples", ignore_errors=True)
+
+    def keep_examples(self, steps: Sequence[int]) -> None:
+        """Drops the results per example of all evaluations along the curve but these, and of the one at the end.
+
+        Raises:
+            InputError: there are none of one of these evaluations.
+            RunError: what is kept cannot be written.
+        """
+        tables = [along_the_curve(table, steps) for table in self._example_tables()]
+        there = set[str]().union(*map(evaluations_of, tables))
+        missing = [step for step in steps if part_name(step, whole=False) not in there]
+        if missing:
+            raise InputError(
+                f"{self.path}: there are no results per example of the evaluation at step {missing[0]}; bring "
+                "examples.parquet or examples/ back, or run the recipe anew without --resume"
+            )
+        if steps:
+            self._write("examples.parquet", lambda path: write_table(tables, path))
+        else:
+            (self.path / "examples.parquet").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "examples", ignore_errors=True)
+
+    def examples(self) -> pa.Table | None:
+        """The results per example of all evaluations, as ``example_tables`` describes them.
+
+        Returns:
+            The table; None where the run has none, since it is of format 1 or was imported.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        import pyarrow as pa
+
+        tables = self._example_tables()
+        return pa.concat_tables(tables) if tables else None
+
+    def _example_tables(self) -> list[pa.Table]:
+        """The merged file's table, and those of evaluations that are not in it."""
+        tables: list[pa.Table] = []
+        merged: set[str] = set()
+        for path in (self.path / "examples.parquet", *sorted((self.path / "examples").glob("[0-9]*.parquet"))):
+            if path.name in merged or not path.exists():
+                continue
+            try:
+                table = read_table(path)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path}: cannot be read: {error}") from error
+            if tables and not table.schema.equals(tables[0].schema):
+                raise InputError(f"{path}: has other columns than the evaluations before it")
+            tables.append(table)
+            if len(tables) == 1 and path.parent == self.path:
+                merged = evaluations_of(tables[0])
+        return tables
 
     def replace_folder(self, name: str, write: Callable[[Path], None]) -> None:
         """Has ``write`` fill a new folder, which then takes the place of the old one of that name.
@@ -289,8 +380,8 @@ def _known(path: Path, document: object) -> None:
     if not isinstance(document, dict):
         raise InputError(f"{path}: does not hold JSON objects")
     version = document.get("format")
-    if version != FORMAT:
-        raise InputError(f"{path}: has format {version!r}, and this peftkit reads {FORMAT}; upgrade peftkit")
+    if version not in READABLE or isinstance(version, bool):
+        raise InputError(f"{path}: has format {version!r}, and this peftkit reads up to {FORMAT}; upgrade peftkit")
 
 
 def _finite(value: Any) -> Any:

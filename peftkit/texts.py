@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import string
 import unicodedata
 
@@ -15,3 +16,15 @@ def normalised(text: str, *, ignore_case: bool = True, ignore_punctuation: bool 
     if ignore_case:
         text = unicodedata.normalize("NFC", text.casefold())  # folding may decompose what was composed
     return " ".join(text.split())
+
+
+def identifier(text: str, longest: int = 40) -> str:
+    """The text itself where it is short, and otherwise a hash of it: equal texts have equal identifiers.
+
+    Args:
+        text: any text, such as a passage.
+        longest: characters up to which the text is its own identifier.
+    """
+    if len(text) <= longest:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

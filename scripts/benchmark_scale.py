@@ -36,6 +36,7 @@ at_start = false
 train_examples = 8
 dev_examples = 8
 test_examples = 8
+whole = false
 [track]
 wandb = "off"
 """

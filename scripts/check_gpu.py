@@ -54,6 +54,7 @@ def recipe(folder: Path, name: str, *lines: str, model: str = "pocket-t5", metho
         "evaluate.train_examples": "0",
         "evaluate.dev_examples": "16",
         "evaluate.test_examples": "16",
+        "evaluate.whole": "false",
         "track.wandb": '"off"',
     }
     keys |= dict(line.split(" = ", 1) for line in lines if line)

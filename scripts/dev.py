@@ -116,6 +116,7 @@ SHORT = (
     "evaluate.train_examples=8",
     "evaluate.dev_examples=16",
     "evaluate.test_examples=16",
+    "evaluate.whole=false",
     "evaluate.max_new_tokens=8",
 )
 """What makes any recipe one of seconds."""

@@ -28,7 +28,7 @@ ARCHIVE = DOCS / "runs.tar.xz"
 SWEEP = "recipes/sweeps/pocket.toml"
 KEPT = ("recipe.toml", "environment.json", "evaluations.jsonl", "summary.json", "tuning.json", "sweep.json")
 FIGURES = ("curves-gmacs", "pareto", "gmacs-per-step-relative", "memory", "speed")
-COLUMNS = ("index", "source", "target", "prediction", "prediction_norm")
+COLUMNS = ("index", "group", "source", "target", "prediction", "prediction_norm")
 OF_LOSS = ("loss", "tokens")
 """Columns that are kept of runs that the loss selects."""
 PLUGINS = "peftkit-adapters,peftkit-lora-xs"

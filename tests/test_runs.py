@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_an_output_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 
 def test_numbers_that_json_lacks_become_null(run: RunDirectory) -> None:
     run.write_json("summary.json", {"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}})
-    assert run.summary() == {"format": 1, "a": None, "b": [None, 1.5], "c": {"d": None}}
+    assert run.summary() == {"format": 2, "a": None, "b": [None, 1.5], "c": {"d": None}}
 
 
 def test_evaluations_are_appended_and_read_back(run: RunDirectory) -> None:
@@ -62,7 +63,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("name", ["summary.json", "evaluations.jsonl"])
-@pytest.mark.parametrize("text", ["", '{"format": 1, "a', '{"format": 2}', "[]", "\x00"])
+@pytest.mark.parametrize("text", ["", '{"format": 1, "a', '{"format": 3}', "[]", "\x00"])
 def test_damaged_missing_and_newer_files_are_told_by_name(run: RunDirectory, name: str, text: str) -> None:
     read = run.summary if name == "summary.json" else run.evaluations
     with pytest.raises(InputError, match=name):
@@ -79,3 +80,95 @@ def test_text_is_utf_8_whatever_the_locale(run: RunDirectory) -> None:
     run.write_lines("predictions/test.jsonl", [{"source": "naïve → 字"}])
     raw = (run.path / "predictions/test.jsonl").read_bytes()
     assert json.loads(raw.decode("utf-8")) == {"source": "naïve → 字"}
+
+
+def lines(step: int, number: int = 3) -> dict[str, list[dict[str, Any]]]:
+    made = [
+        {"index": i, "loss": step + i / 8, "tokens": 2, "scores": {"rougeL": i / 4}, "group": "a" if i else ""}
+        for i in range(number)
+    ]
+    return {"dev": made[:2], "test": made}
+
+
+def stored(run: RunDirectory) -> list[dict[str, Any]]:
+    table = run.examples()
+    rows = [] if table is None else table.to_pylist()
+    return sorted(rows, key=lambda row: (row["whole"], row["step"], row["split"], row["index"]))
+
+
+def test_examples_of_every_evaluation_are_in_one_file_at_the_end(run: RunDirectory) -> None:
+    assert run.examples() is None
+    for step in (0, 5, 10):
+        run.add_examples(step, lines(step), whole=False)
+    run.add_examples(5, lines(5, 6), whole=True)
+    before = stored(run)
+    assert [row["step"] for row in before] == [0] * 5 + [5] * 5 + [10] * 5 + [5] * 8
+    run.merge_examples()
+    assert stored(run) == before
+    assert not (run.path / "examples").exists()
+    assert before[1] == {
+        "step": 0,
+        "split": "dev",
+        "whole": False,
+        "index": 1,
+        "group": "a",
+        "loss": 0.125,
+        "tokens": 2,
+        "scores": {"rougeL": 0.25},
+    }
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_resumed_run_keeps_the_examples_of_the_evaluations_that_it_keeps(run: RunDirectory, merged: bool) -> None:
+    whole = RunDirectory.create(run.path.parent, "whole")
+    for each in (run, whole):
+        for step in (0, 5, 10):
+            each.add_examples(step, lines(step), whole=False)
+    run.add_examples(5, lines(5, 6), whole=True)
+    if merged:
+        run.merge_examples()
+    run.keep_examples([0, 5])
+    assert {(row["step"], row["whole"]) for row in stored(run)} == {(0, False), (5, False)}
+    run.add_examples(10, lines(10), whole=False)
+    run.merge_examples()
+    whole.merge_examples()
+    assert (run.path / "examples.parquet").read_bytes() == (whole.path / "examples.parquet").read_bytes()
+    with pytest.raises(InputError, match="no results per example of the evaluation at step 15"):
+        run.keep_examples([0, 15])
+    run.keep_examples([])
+    assert run.examples() is None
+
+
+def test_a_full_disk_loses_no_example(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.add_examples(0, lines(0), whole=False)
+    run.add_examples(5, lines(5), whole=False)
+    before = stored(run)
+
+    def full(tables: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("peftkit.runs.write_table", full)
+    for do in (lambda: run.add_examples(10, lines(10), whole=False), run.merge_examples):
+        with pytest.raises(RunError, match="cannot be written: No space left"):
+            do()
+    assert stored(run) == before
+    assert not [path for path in run.path.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_a_kill_between_merging_and_cleaning_up_counts_nothing_twice(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.add_examples(0, lines(0), whole=False)
+    run.add_examples(0, lines(0, 6), whole=True)
+    before = stored(run)
+    monkeypatch.setattr("peftkit.runs.shutil.rmtree", lambda *a, **k: None)
+    run.merge_examples()
+    assert (run.path / "examples").exists()
+    assert stored(run) == before
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_files_of_older_formats_are_read(run: RunDirectory, number: int) -> None:
+    (run.path / "summary.json").write_text(json.dumps({"format": number, "status": "done"}))
+    assert run.finished

@@ -157,7 +157,7 @@ def predict(options: argparse.Namespace) -> int:
     """Predict with a finished run: lines of text in, JSON lines out."""
     from peftkit.cli.finished import predict_lines
 
-    return predict_lines(options.run, options.text, options.file, options.output, options.batch)
+    return predict_lines(options.run, options.text, options.file, options.output, options.batch, stream=options.stream)
 
 
 def merge(options: argparse.Namespace) -> int:

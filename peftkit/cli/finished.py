@@ -11,7 +11,9 @@ from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 
 
-def predict_lines(run: str, text: str | None, file: str | None, output: str | None, batch: int) -> int:
+def predict_lines(
+    run: str, text: str | None, file: str | None, output: str | None, batch: int | None, *, stream: bool
+) -> int:
     """Prints a JSON line for each line of text.
 
     Raises:
@@ -28,7 +30,7 @@ def predict_lines(run: str, text: str | None, file: str | None, output: str | No
             out = files.enter_context(Path(output).open("w", encoding="utf-8")) if output else sys.stdout
         except OSError as error:
             raise InputError(f"{error.filename!r}: {error.strerror}") from error
-        for prediction in predict(opened, lines if text is None else [text], batch):
+        for prediction in predict(opened, lines if text is None else [text], batch, stream=stream):
             print(json.dumps(prediction, ensure_ascii=False), file=out, flush=True)
     return 0
 

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from peftkit.compare.curves import cost
+from peftkit.compare.curves import cost, is_number
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
@@ -57,11 +57,13 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
     metric = metric or ("accuracy" if "accuracy" in known else next((key for key in known if key != "loss"), "loss"))
     lines = {
         split: [
-            (cost(row, by), float(row[split][metric])) for row in rows if (row.get(split) or {}).get(metric) is not None
+            (cost(row, by), float(row[split][metric])) for row in rows if is_number((row.get(split) or {}).get(metric))
         ]
         for split in COLOURS
     }
     lines = {split: points for split, points in lines.items() if points}
+    if not lines and metric in known:
+        return Group(Text(head), Text(f"no evaluation has given a number for {metric} yet"))
     if not lines:
         raise InputError(f"{run.path}: has no metric {metric!r}; it has {', '.join(known)}")
     names = Text(f"{metric}  ").append_text(Text("  ").join(Text(s, style=COLOURS[s]) for s in lines))

@@ -13,6 +13,7 @@ from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory
 from peftkit.compare.examples import TEXTS, scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.seeds import POWER, Array, spreads
+from peftkit.compare.statistics import standard_error
 from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.errors import listed
 from peftkit.runs import tuning_edges
@@ -102,8 +103,8 @@ def advise(
     runs = [run for of in section.runs.values() for run in of.values()]
     metric = metric or str(runs[0].summary["selects"])
     sign = -1.0 if lower_is_better(runs[0], metric) else 1.0
-    scored, examples, _ = scores_of(section, metric)
-    examples = examples or _told_examples(runs[0], metric)
+    scored = scores_of(section, metric)
+    examples = scored.examples or _told_examples(runs[0], metric)
     left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
     reached: dict[str, list[float]] = {}
     costs: dict[str, float] = {}
@@ -139,7 +140,7 @@ def advise(
         return Advice(**common, candidates=(), too_thin=tuple(thin), left_out=tuple(left_out))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     noise = {
-        label: _share_noise(values, examples) if metric in TEXTS else _noise([*scored[label].values()])
+        label: _noise(values, [*scored.runs[label].values()], scored.groups, examples if metric in TEXTS else 0)
         for label, values in reached.items()
     }
     varying = spreads([np.array(values) for values in reached.values()], len(reached))
@@ -228,7 +229,9 @@ def _settling(
 
 def _told_examples(run: Run, metric: str) -> int:
     """Of how many examples a share is, by what the run says, where their predictions are gone; else 0."""
-    number = run.recipe.get("evaluate", {}).get("test_examples") or run.summary.get("rows", {}).get("test")
+    evaluated = run.summary.get("rows_evaluated", {}).get("selected", {}).get("test")
+    limit = run.recipe.get("evaluate", {}).get("test_examples")  # what runs of format 1 are reported on
+    number = evaluated or limit or run.summary.get("rows", {}).get("test")
     return int(number) if metric in TEXTS and number else 0
 
 
@@ -240,10 +243,20 @@ def _share_noise(values: Sequence[float], examples: int) -> float:
     return math.sqrt((share * (1 - share) + 0.25 / examples) / examples)
 
 
-def _noise(scored: Sequence[Array]) -> float:
-    """The standard error of a mean over examples, which are the same for all seeds; 0 where no more is known."""
+def _noise(reached: Sequence[float], scored: Sequence[Array], groups: Sequence[str] | None, share_of: int) -> float:
+    """The standard error of a mean over examples, which are the same for all seeds; 0 where no more is known.
+
+    Args:
+        reached: what each seed had reached within the budget.
+        scored: what each seed scores on each example in the end.
+        groups: the examples' groups (see ``judge``).
+        share_of: of how many examples the score is a share; 0 where it is no share.
+    """
     means = np.mean(scored, axis=0)
-    return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else 0.0
+    if not share_of:
+        return standard_error(means, groups)
+    alone = standard_error(means, None)
+    return _share_noise(reached, share_of) * (standard_error(means, groups) / alone if alone else 1.0)
 
 
 def _interval(values: Array) -> tuple[float, float]:

@@ -157,8 +157,9 @@ def compare(
         label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
         for label, of in section.runs.items()
     }
-    scored, examples, seeds_alone = scores_of(section, metric)
-    verdict = judge({label: {seed: sign * each for seed, each in of.items()} for label, of in scored.items()})
+    scored = scores_of(section, metric)
+    signed = {label: {seed: sign * each for seed, each in of.items()} for label, of in scored.runs.items()}
+    verdict = judge(signed, groups=scored.groups)
     base = _baseline(section, baseline)
     best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
     low, high = common_span([c for of in curves.values() for c in of.values()])
@@ -210,8 +211,8 @@ def compare(
         shares=tuple(shares) if base else (),
         lines=tuple(sorted(lines, key=lambda line: -sign * line.score)),
         verdict=verdict,
-        examples=examples,
-        seeds_alone=seeds_alone,
+        examples=scored.examples,
+        seeds_alone=scored.why_not,
         winners=winners,
         pooled=section.pooled,
         noise=_noise(section, metric),

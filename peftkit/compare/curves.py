@@ -91,7 +91,7 @@ def score(run: Run, metric: str) -> float:
         InputError: the run has no such metric.
     """
     test = run.summary["selected"]["test"]
-    if not _is_number(test.get(metric)):
+    if not is_number(test.get(metric)):
         raise InputError(
             f"{run.path}: has no metric {metric!r}{did_you_mean(metric, test)}; it has {listed(sorted(test))}"
         )
@@ -104,9 +104,9 @@ def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
     best, reached, costs, scores = -math.inf, -math.inf, [], []
     for row in run.rows:
         test, dev = (row.get("test") or {}).get(metric), row["dev"].get(run.summary["selects"])
-        if not _is_number(test):
+        if not is_number(test):
             continue  # imported results may have test at the end alone
-        if _is_number(dev) and sign * dev > best:
+        if is_number(dev) and sign * dev > best:
             best, reached = sign * dev, float(test)
         if best == -math.inf:
             continue  # dev has selected nothing yet
@@ -120,9 +120,9 @@ def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
     return np.array(costs), np.array(scores)
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    """What was infinite, or none at all, is null in the files."""
-    return isinstance(value, int | float)
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value can be compared: what was infinite, or not a number, is null in the files."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def reached_at(costs: Array, scores: Array, level: float) -> float | None:

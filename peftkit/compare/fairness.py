@@ -108,9 +108,18 @@ def _evaluation(run: Run) -> Mapping[str, Any]:
     keys = ("dev_examples", "test_examples", "scoring", "max_new_tokens", "num_beams")
     evaluate = run.recipe.get("evaluate", {})
     return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
+        "evaluate.whole": _reported_on_whole_splits(run),
         "metric": run.recipe.get("metric"),
         "selects": run.summary["selects"],
     }
+
+
+def _reported_on_whole_splits(run: Run) -> bool:
+    """Whether the selected scores are of all of dev and test: in format 1 they were of what the curve is of."""
+    evaluate = run.recipe.get("evaluate", {})
+    if "rows_evaluated" in run.summary:
+        return bool(evaluate.get("whole", True))
+    return not (evaluate.get("dev_examples") or evaluate.get("test_examples"))
 
 
 def _cadence(run: Run) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from peftkit.compare.seeds import Array, Spread, chance, detectable, spreads
@@ -66,7 +67,13 @@ class Verdict:
     """The probability of each that it is the best; None where nothing is known of how one of them varies."""
 
 
-def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed: int = 0) -> Verdict:
+def judge(
+    scores: Mapping[str, Mapping[int, Array]],
+    *,
+    groups: Sequence[str] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Verdict:
     """Judges methods by what each of their runs scored on each test example.
 
     A bootstrap of two levels. Examples are drawn anew, the same ones for all (Efron, 1979, with Poisson weights as
@@ -76,6 +83,8 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
 
     Args:
         scores: for each method and seed the scores of the examples, higher is better, all of the same examples.
+        groups: the group of each example: whole groups are drawn. An empty one is a group of its own; None where all
+            examples are.
         draws: how often.
         seed: makes the draws repeatable.
 
@@ -87,7 +96,9 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
         raise ValueError("runs of one comparison must be of the same test examples")
     rng = np.random.default_rng(seed)
     means = np.stack([np.mean([*scores[name].values()], axis=0) for name in names])
-    drawn = np.concatenate([*_resampled(means, draws, rng)])
+    members = _members(groups, means.shape[1])
+    independent = members is None
+    drawn = np.concatenate([*_resampled(means, members, draws, rng)])
     own = {name: {number: float(values.mean()) for number, values in of.items()} for name, of in scores.items()}
     alone = dict(zip(names, spreads([np.array([*of.values()]) for of in own.values()], len(names)), strict=True))
     varied = drawn + np.stack([alone[name].draw(draws, rng) for name in names], axis=1)
@@ -97,7 +108,7 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
         high: float | None
         if _unknown(scores[name]):
             low, high = None, None
-        elif len(scores[name]) == 1 and _of_ones(means[column]) and not alone[name].variance:
+        elif independent and len(scores[name]) == 1 and _of_ones(means[column]) and not alone[name].variance:
             low, high = wilson(int(means[column].sum()), means.shape[1])
         else:
             low, high = _interval(varied[:, column])
@@ -107,7 +118,8 @@ def judge(scores: Mapping[str, Mapping[int, Array]], *, draws: int = DRAWS, seed
     for number, (pair, spread) in enumerate(zip(pairs, varying, strict=True)):
         examples = drawn[:, pair[0]] - drawn[:, pair[1]]
         errors[number] = examples.std()
-        told.append(_difference(scores, means, examples, float(errors[number]), names, pair, spread, rng))
+        exact = independent and not spread.variance and all(_of_ones(means[i]) for i in pair)
+        told.append(_difference(scores, means, examples, float(errors[number]), names, pair, spread, rng, exact=exact))
     adjusted = holm([d.p for d in told])
     told = [replace(d, p_adjusted=p) for d, p in zip(told, adjusted, strict=True)]
     apart = {(d.first, d.second) for d in told if d.p_adjusted < ERROR}
@@ -230,16 +242,16 @@ def _difference(
     pair: tuple[int, int],
     of_seeds: Spread,
     rng: np.random.Generator,
+    *,
+    exact: bool,
 ) -> Difference:
+    """The difference of a pair; ``exact`` is whether McNemar's test holds for it."""
     first, second = (names[i] for i in pair)
     mean = float(means[pair[0]].mean() - means[pair[1]].mean())
     if _unknown(scores[first]) or _unknown(scores[second]):
         return Difference(first, second, mean, None, None, 1.0, 1.0, None)
     low, high = _interval(examples + of_seeds.draw(len(examples), rng))
-    if not of_seeds.variance and all(_of_ones(means[i]) for i in pair):
-        p = mcnemar(means[pair[0]], means[pair[1]])
-    else:
-        p = chance(mean, error, of_seeds)
+    p = mcnemar(means[pair[0]], means[pair[1]]) if exact else chance(mean, error, of_seeds)
     return Difference(first, second, mean, low, high, p, 1.0, None)
 
 
@@ -253,15 +265,44 @@ def _unknown(of: Mapping[int, Array]) -> bool:
     return len(of) == 1 and all(len(values) == 1 for values in of.values())
 
 
-def _resampled(scores: Array, draws: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Means of examples drawn with replacement: draws × rows of ``scores``, the same examples for all rows."""
+def standard_error(scores: Array, groups: Sequence[str] | None) -> float:
+    """The standard error of a mean over examples, whose groups vary independently; 0 for a single example.
+
+    Args:
+        scores: of each example.
+        groups: as for ``judge``.
+    """
+    members = _members(groups, len(scores))
+    deviations = scores - scores.mean()
+    sums = deviations if members is None else np.bincount(members, deviations)
+    if len(sums) < 2:
+        return 0.0
+    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1))) / len(scores)
+
+
+def _members(groups: Sequence[str] | None, examples: int) -> NDArray[np.int64] | None:
+    """The number of each example's group, from 0; None where every example is alone."""
+    if groups is None:
+        return None
+    names = [group or number for number, group in enumerate(groups)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], np.int64) if len(numbers) < examples else None
+
+
+def _resampled(
+    scores: Array, members: NDArray[np.int64] | None, draws: int, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Means of groups of examples drawn with replacement: draws × rows of ``scores``, the same groups for all rows."""
     table = np.searchsorted(stats.poisson.cdf(np.arange(20), 1.0), (np.arange(FINE) + 0.5) / FINE).astype(np.float32)
-    columns = scores.T.astype(np.float32)
+    rows: list[Array] = [np.ones(scores.shape[1]), *scores]
+    if members is not None:
+        rows = [np.bincount(members, row).astype(np.float64) for row in rows]
+    sizes, columns = rows[0].astype(np.float32), np.stack(rows[1:], axis=1).astype(np.float32)
     for start in range(0, draws, CHUNK):
         size = (min(CHUNK, draws - start), len(columns))
         weights = table[rng.integers(0, FINE, size, dtype=np.uint16)]
-        weights[weights.sum(1) == 0] = 1.0  # no example at all was drawn, of a handful
-        yield (weights @ columns / weights.sum(1, keepdims=True)).astype(np.float64)
+        weights[weights.sum(1) == 0] = 1.0  # no group at all was drawn, of a handful
+        yield (weights @ columns / (weights @ sizes)[:, None]).astype(np.float64)
 
 
 def _interval(spread: Array) -> tuple[float, float]:

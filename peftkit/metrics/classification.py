@@ -17,6 +17,13 @@ class Accuracy(EvaluateMetric):
 
     name: Literal["accuracy"] = "accuracy"
     kinds: ClassVar[tuple[TaskKind, ...]] = ("classification", "multiple_choice")
+    per_example: ClassVar[bool] = True
+
+    def each(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> list[dict[str, float]]:
+        # scikit-learn takes longer to check a single pair than to score a thousand.
+        return [{self.name: float(p in r)} for p, r in zip(predictions, references, strict=True)]
 
     def score(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]

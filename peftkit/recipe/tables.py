@@ -239,9 +239,13 @@ class EvaluateTable(Table):
     """Training rows evaluated along the curve, the same for every seed unless `run.resample_train` draws others; 0 for
     none."""
     dev_examples: int | None = Field(default=None, gt=0)
-    """Dev rows evaluated, a sample that is the same for every seed; unset for all."""
+    """Dev rows evaluated along the curve, by which the checkpoint is selected: a sample that keeps the proportions of
+    the answers and is the same for every seed; unset for all."""
     test_examples: int | None = Field(default=None, gt=0)
-    """Test rows evaluated, a sample that is the same for every seed; unset for all."""
+    """Test rows evaluated along the curve, drawn likewise; unset for all."""
+    whole: bool = True
+    """Whether the selected checkpoint is evaluated once on all of dev and test, where the curve is of samples; false
+    reports it on the samples, which saves time and is less certain."""
     selects: str | None = None
     """The value whose best dev score selects the checkpoint: `"loss"`, or what a metric gives; unset for the task's."""
     scoring: Literal["sum", "norm"] = "sum"

@@ -151,6 +151,7 @@ def _directory(recipe: Recipe, here: Mapping[str, Any], found: Path | None) -> t
         directory, held = RunDirectory(found), lock(found)
         if newest(found / "checkpoints") is None:  # it begins anew
             directory.write_text("evaluations.jsonl", "")
+            directory.keep_examples([])
             directory.write_json("environment.json", here)
         else:
             _note_environment(directory, here)
@@ -175,7 +176,8 @@ def _meter(component: Any) -> Meter:
 def _summary(
     recipe: Recipe, training: Training, folder: Path, blind: Scores, trainable: int, total: int, head: Head
 ) -> dict[str, Any]:
-    selected, last, used, data = training.selected or {}, training.rows[-1], training.used, training.data
+    selection, last, used, data = training.selection, training.rows[-1], training.used, training.data
+    selected = selection.row or {}
     rows = data.sizes["train"]
     splits = ("train", "dev", "test")
     return {
@@ -188,10 +190,15 @@ def _summary(
         "seed": recipe.run.seed,
         "init_seed": recipe.run.effective_init_seed,
         "order_seed": recipe.run.effective_order_seed,
-        "selects": training.selects,
-        "higher_is_better": training.higher_is_better,
+        "selects": selection.value,
+        "higher_is_better": selection.higher_is_better,
         "lower_is_better": sorted(value for value in selected["dev"] if not recipe.higher_is_better(value)),
-        "selected": {"step": selected["step"], **{s: selected[s] for s in splits if s in selected}},
+        "selected": {
+            "step": selected["step"],
+            "train": selected["train"],
+            **selection.reported,
+            "curve": {split: selected[split] for split in selection.reported},
+        },
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
         "baselines": blind,
         "parameters": {"trainable": trainable, "total": total, "new_head": head.new},
@@ -206,6 +213,7 @@ def _summary(
         "model_bytes": folder_bytes(folder / "model"),
         "rows": dict(data.sizes),
         "rows_digests": dict(data.digests),
+        "rows_evaluated": data.evaluated_rows,
         "rows_left_out_per_epoch": None if rows is None else rows % training.batch,
         "rows_cut": {split: dict(counts) for split, counts in data.cut.items()},
         "rows_also_in_train": dict(data.overlap),

@@ -27,7 +27,7 @@ def baselines(recipe: Recipe, data: Data) -> Scores:
     labels or choices, or among the training rows' answers where text is generated. The answer of a multiple-choice
     task is the number of a choice. Seeded by the recipe.
     """
-    splits = [split for split in data.evaluated if split.name != "train"]
+    splits = data.selected
     return {
         "constant": {s.name: _scored(recipe, s, _always(recipe, _commonest(_golds(recipe, s)))) for s in splits},
         "majority": {s.name: _scored(recipe, s, _always(recipe, _commonest(data.golds))) for s in splits},
@@ -41,7 +41,7 @@ def refuse_what_none_has_to_read(recipe: Recipe, data: Data, scores: Scores) -> 
     Raises:
         RunError: it is in a split of ten rows or more: no score on it would say that anything was learnt.
     """
-    for split in data.evaluated:
+    for split in data.selected:
         found = scores["constant"].get(split.name, {})
         if len(split.examples) >= FEW and found.get(type(recipe.task).selects, 0.0) >= 1.0:
             gold = _commonest(_golds(recipe, split))

@@ -9,7 +9,8 @@ A checkpoint is a folder ``checkpoints/step-00000120`` of a run with
 ``state.json``             everything else, and the SHA-256 of it and of the other files
 =========================  =====================================================================
 
-Nothing in it is pickled.
+Where the selected checkpoint is to be evaluated again at the end of the run, the weights of the evaluation that dev
+selects so far lie in ``selected/``, in the same form. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from torch import Tensor, nn
 from peftkit.errors import RunError
 
 FORMAT = 1
+CHECKPOINTS, SELECTED = "checkpoints", "selected"
+"""Folders of a run."""
 TENSORS = ("trainable.safetensors", "optimizer.safetensors", "method.safetensors")
 
 log = logging.getLogger(__name__)
@@ -62,14 +65,63 @@ def write(
     Raises:
         RunError: it cannot be written; what was there before is untouched.
     """
-    name = f"step-{step:08}"
+    _write(folder, step, (trainable, optimizer, method), state)
+    for old in _names(folder)[:-keep]:
+        shutil.rmtree(folder / old, ignore_errors=True)
+
+
+def write_selected(run: Path, step: int, trainable: Mapping[str, Tensor], method: Mapping[str, Tensor]) -> None:
+    """Adds the weights of the evaluation that dev selects so far, and removes those that no checkpoint goes back to.
+
+    Args:
+        run: the run directory.
+        step: that of the evaluation.
+        trainable: the weights that learn, and buffers.
+        method: what the method keeps beside them.
+
+    Raises:
+        RunError: they cannot be written; what was there before is untouched.
+    """
+    folder = run / SELECTED
+    _write(folder, step, (trainable, {}, method), {})
+    steps = _steps(folder)
+    ends = [step, *_steps(run / CHECKPOINTS)]
+    needed = {max((each for each in steps if each <= end), default=None) for end in ends}
+    for each in steps:
+        if each not in needed:
+            shutil.rmtree(folder / _name(each), ignore_errors=True)
+
+
+def read_selected(run: Path, step: int) -> Checkpoint:
+    """What ``write_selected`` has written of that step.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    path = run / SELECTED / _name(step)
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RunError(f"the selected weights in {path} cannot be read: {error}; run the recipe anew") from error
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08}"
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(name.removeprefix("step-")) for name in _names(folder)]
+
+
+def _write(folder: Path, step: int, tensors: Sequence[Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    name = _name(step)
     temporary = folder / f".{name}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         digests = {}
-        for file, tensors in zip(TENSORS, (trainable, optimizer, method), strict=True):
-            whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        for file, named in zip(TENSORS, tensors, strict=True):
+            whole = {key: value.detach().cpu().contiguous().clone() for key, value in named.items()}
             save_file(whole, temporary / file, metadata={"format": "pt"})
             digests[file] = _sync_and_hash(temporary / file)
         document = {"format": FORMAT, "sha256": {**digests, "state": digest(state)}, "state": state}
@@ -82,8 +134,6 @@ def write(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"the checkpoint of step {step} cannot be written to {folder}: {error}") from error
-    for old in _names(folder)[:-keep]:
-        shutil.rmtree(folder / old, ignore_errors=True)
 
 
 def newest(folder: Path) -> Checkpoint | None:

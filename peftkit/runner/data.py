@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -42,6 +42,9 @@ class Data:
 
     train: Dataset | Stream
     evaluated: tuple[EvaluationSplit, ...]
+    """What every evaluation along the curve is of: a part of the training rows, and dev and test or parts of them."""
+    selected: tuple[EvaluationSplit, ...]
+    """Dev and test as the selected checkpoint is evaluated on them: whole, unless the recipe says otherwise."""
     sizes: Mapping[str, int | None]
     """Rows of each split; None where they are streamed and so not counted."""
     cut: Mapping[str, Mapping[str, int]]
@@ -52,6 +55,18 @@ class Data:
     """How often each answer is right in the training rows (see ``encoding.answer``)."""
     digests: Mapping[str, str]
     """Of the sources and answers of each split, as far as they are read beforehand: other rows have others."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether evaluations along the curve leave out rows that the selected checkpoint is evaluated on."""
+        parts = {split.name: len(split.rows) for split in self.evaluated}
+        return any(parts[split.name] < len(split.rows) for split in self.selected)
+
+    @property
+    def evaluated_rows(self) -> dict[str, dict[str, int]]:
+        """How many rows of each split are evaluated along the curve, and on the selected checkpoint."""
+        splits = {"curve": self.evaluated, "selected": self.selected}
+        return {name: {split.name: len(split.rows) for split in each} for name, each in splits.items()}
 
     def steps_per_epoch(self, batch: int) -> int | None:
         """Optimizer steps that make an epoch, None for a stream."""
@@ -104,28 +119,55 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
             f"one optimizer step takes {batch} rows (batch_size × gradient_accumulation_steps × processes), "
             f"and the train split has {len(seen.source_tokens)}; lower train.batch_size"
         )
-    limits = {
-        "train": recipe.evaluate.train_examples,
-        "dev": recipe.evaluate.dev_examples,
-        "test": recipe.evaluate.test_examples,
-    }
-    evaluated = tuple(
-        _evaluation_split(task, split, splits[split], form, limit, seen, drawn if split == "train" else None)
-        for split, limit in limits.items()
-        if limit != 0 and not only_train
-    )
+    evaluated: list[EvaluationSplit] = []
+    selected: list[EvaluationSplit] = []
+    if recipe.evaluate.train_examples and not only_train:
+        evaluated.append(_of_train(task, splits["train"], form, recipe.evaluate.train_examples, seen, drawn))
+    limits = {"dev": recipe.evaluate.dev_examples, "test": recipe.evaluate.test_examples}
+    for split, limit in () if only_train else limits.items():
+        examples = examples_of(task, split, splits[split], range(len(splits[split])))
+        which = stratified([_stratum(e, task) for e in examples], limit, split)
+        all_rows = range(len(examples))
+        whole = _encoded(task, split, examples, all_rows if recipe.evaluate.whole else which, form)
+        evaluated.append(_part(whole, which))
+        selected.append(whole)
     cut = {"train": _cut(seen.source_tokens, seen.target_tokens, form)}
-    for e in evaluated[1 if limits["train"] else 0 :]:
+    for e in selected:
         digests[e.name] = _digest((source_key(x.source), answer(x, task)) for x in e.examples)
         cut[e.name] = _cut([r["source_tokens"] for r in e.rows], [r["target_tokens"] for r in e.rows], form)
-    totals = {"train": len(seen.source_tokens)} | {e.name: len(e.rows) for e in evaluated if e.name != "train"}
-    longest = max([max(seen.target_tokens), *(r["target_tokens"] for e in evaluated for r in e.rows)])
+    totals = {"train": len(seen.source_tokens)} | {e.name: len(e.rows) for e in selected}
+    longest = max([max(seen.target_tokens), *(r["target_tokens"] for e in selected for r in e.rows)])
     _refuse_cut_targets(recipe, cut, totals, longest)
-    overlap = {
-        e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in evaluated if e.name != "train"
-    }
+    overlap = {e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in selected}
     sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
-    return Data(train, evaluated, sizes, cut, overlap, seen.golds, digests)
+    return Data(train, tuple(evaluated), tuple(selected), sizes, cut, overlap, seen.golds, digests)
+
+
+def stratified(strata: Sequence[Any], limit: int | None, name: str) -> list[int]:
+    """A sample of rows in which every stratum has its share, to within one row.
+
+    It depends on nothing but the rows and the name: runs are compared, and selected, on the same rows whatever their
+    seeds. Rows are sorted by stratum, at random within each, and taken at even distances.
+
+    Args:
+        strata: what each row counts as; values that can be sorted.
+        limit: how many rows to take; None for all.
+        name: seeds the order within strata.
+
+    Returns:
+        The places of the rows, in ascending order.
+    """
+    number = len(strata)
+    if limit is None or limit >= number:
+        return list(range(number))
+    rng = random.Random(name)  # noqa: S311 - a sample, no secret
+    order = sorted(range(number), key=[(stratum, rng.random()) for stratum in strata].__getitem__)
+    return sorted(order[(2 * turn + 1) * number // (2 * limit)] for turn in range(limit))
+
+
+def _stratum(example: Example, task: Task) -> Any:
+    """What a sample keeps in proportion: the label, the number of the right choice, or the length of the source."""
+    return len(example.source) if task.kind == "generation" else answer(example, task)
 
 
 def _digest(rows: Iterable[tuple[int, str]]) -> str:
@@ -148,20 +190,36 @@ def _look(task: Task, rows: Any, form: Form) -> _Seen:
     )
 
 
-def _evaluation_split(
-    task: Task, name: str, split: Any, form: Form, limit: int | None, seen: _Seen, drawn: list[int] | None
-) -> EvaluationSplit:
+def _of_train(task: Task, split: Any, form: Form, limit: int, seen: _Seen, drawn: list[int] | None) -> EvaluationSplit:
+    """Training rows that are evaluated along the curve, drawn without encoding the others."""
     if isinstance(split, Dataset):
         indices = list(range(len(split))) if drawn is None else sorted({*drawn})
-        if limit is not None and limit < len(indices):
-            # The same for every seed: runs are compared example by example.
-            indices = sorted(random.Random(name).sample(indices, limit))  # noqa: S311 - a sample, no secret
-        examples = examples_of(task, name, split.select(indices), indices)
+        if limit < len(indices):
+            indices = sorted(random.Random("train").sample(indices, limit))  # noqa: S311 - a sample, no secret
+        examples = examples_of(task, "train", split.select(indices), indices)
     else:  # of a stream the first ones: to draw among all would be to read all
         examples = seen.first[:limit]
         indices = list(range(len(examples)))
-    rows = rows_of(form, task, name, examples, indices, ranked=task.kind != "generation")
-    return EvaluationSplit(name, indices, examples, rows)
+    rows = rows_of(form, task, "train", examples, indices, ranked=task.kind != "generation")
+    return EvaluationSplit("train", indices, examples, rows)
+
+
+def _encoded(task: Task, name: str, examples: Sequence[Example], indices: Sequence[int], form: Form) -> EvaluationSplit:
+    """The examples at these places of the split."""
+    chosen = [examples[i] for i in indices]
+    rows = rows_of(form, task, name, chosen, indices, ranked=task.kind != "generation")
+    return EvaluationSplit(name, list(indices), chosen, rows)
+
+
+def _part(split: EvaluationSplit, indices: Sequence[int]) -> EvaluationSplit:
+    """The examples of the split that have these indices."""
+    if len(indices) == len(split.indices):
+        return split
+    place = {index: turn for turn, index in enumerate(split.indices)}
+    turns = [place[index] for index in indices]
+    return EvaluationSplit(
+        split.name, list(indices), [split.examples[i] for i in turns], [split.rows[i] for i in turns]
+    )
 
 
 def _cut(source_tokens: Any, target_tokens: Any, form: Form) -> dict[str, int]:

@@ -78,13 +78,18 @@ class Engine:
         """The weights that learn; all processes ask together."""
         return checkpoint.trained_tensors(self.module)
 
+    def load(self, trainable: Mapping[str, Tensor]) -> None:
+        """Puts back what ``weights`` gave; all processes do so together."""
+        with self.whole():
+            checkpoint.restore_trained(self.module, trainable)
+
     def state(self) -> State:
         """The optimizer's state of all processes, on the main one."""
         return checkpoint.optimizer_state(self.optimizer)
 
     def restore(self, trainable: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         """Puts back the weights that learn and what ``state`` gave."""
-        checkpoint.restore_trained(self.module, trainable)
+        self.load(trainable)
         checkpoint.restore_optimizer(self.optimizer, tensors, rest)
 
 
@@ -155,8 +160,7 @@ class DeepSpeed(Engine):
         )
 
     def restore(self, trainable: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-        with self.whole():
-            checkpoint.restore_trained(self.module, trainable)
+        self.load(trainable)
         pieces = self._pieces()
         if not pieces:
             checkpoint.restore_optimizer(self.model.basic_optimizer, tensors, rest)
@@ -194,13 +198,16 @@ class Fsdp(Engine):
             found = checkpoint.trained_tensors(self.module)
             return {name: value.detach().cpu().clone() for name, value in found.items()}
 
+    def load(self, trainable: Mapping[str, Tensor]) -> None:
+        own = checkpoint.trained_tensors(self.module)
+        checkpoint.restore_trained(self.module, {name: _like(value, own[name]) for name, value in trainable.items()})
+
     def state(self) -> State:
         tensors, rest = checkpoint.optimizer_state(self.optimizer)
         return {name: _full(value) for name, value in tensors.items()}, rest
 
     def restore(self, trainable: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-        own = checkpoint.trained_tensors(self.module)
-        checkpoint.restore_trained(self.module, {name: _like(value, own[name]) for name, value in trainable.items()})
+        self.load(trainable)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         sharded = {
             name: _like(value, parameters[int(name.split(".")[0])]) if value.ndim else value

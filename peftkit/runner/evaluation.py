@@ -19,6 +19,7 @@ from peftkit.recipe.tables import LOSS
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form, Row, Scores
 from peftkit.runner.memory import halving
+from peftkit.texts import identifier
 
 Prediction = dict[str, Any]
 """One line of a predictions file."""
@@ -54,10 +55,47 @@ def evaluate(
 ) -> Result:
     """Evaluates one split, each process a share of it; every process gets the values, the main one the predictions.
 
-    In ``lockstep``, for models of which each process holds a part, all processes evaluate all of it.
-
-    Dropout is off and nothing is learnt. The loss is the mean cross-entropy of the targets' tokens (of the right
+    Dropout is off and no weight changes. The loss is the mean cross-entropy of the targets' tokens (of the right
     choice, where an encoder scores choices).
+
+    Args:
+        model: the model as it is trained.
+        split: the examples.
+        recipe: what is run.
+        form: the form of the model.
+        accelerator: the processes.
+        lockstep: whether all processes evaluate all examples, as models need of which each process holds a part.
+    """
+    predictions = predict(model, split, recipe, form, accelerator, lockstep=lockstep)
+    # Metrics are computed once, so that no library's order of summation can set the processes apart.
+    shared: list[Any] = [_values(recipe, form, split, predictions) if accelerator.is_main_process else None]
+    broadcast_object_list(shared)
+    return Result(shared[0], predictions)
+
+
+def predict(
+    model: nn.Module,
+    split: EvaluationSplit,
+    recipe: Recipe,
+    form: Form,
+    accelerator: Accelerator,
+    *,
+    answered: bool = True,
+    lockstep: bool = False,
+) -> list[Prediction]:
+    """Predicts one split, each process a share of it; every process gets all predictions, in the split's order.
+
+    Examples go through the model sorted by length, ``evaluate.batch_size`` at a time: the same examples give the same
+    predictions to the last bit.
+
+    Args:
+        model: the model.
+        split: the examples.
+        recipe: what is run.
+        form: the form of the model.
+        accelerator: the processes.
+        answered: whether the examples' targets are their answers and no placeholders: then losses are computed too.
+        lockstep: as for ``evaluate``.
     """
     training = model.training
     model.eval()
@@ -65,24 +103,21 @@ def evaluate(
     mine = order if lockstep else order[accelerator.process_index :: accelerator.num_processes]
     rank = form.ranker(model)
 
-    def predict(rows: int) -> list[Prediction]:
+    def in_batches(size: int) -> list[Prediction]:
         found: list[Prediction] = []
-        for start in range(0, len(mine), rows):
-            found += _predict(model, rank, split, mine[start : start + rows], recipe, form, accelerator.device)
+        for start in range(0, len(mine), size):
+            which = mine[start : start + size]
+            found += _predicted(model, rank, split, which, recipe, form, accelerator.device, answered=answered)
         return found
 
     # Weights that are gathered for a pass cannot be inference tensors.
     with torch.no_grad() if lockstep else torch.inference_mode(), accelerator.autocast():
-        found = halving(predict, recipe.evaluate.batch_size)
+        found = halving(in_batches, recipe.evaluate.batch_size)
     model.train(training)
-    gathered = sorted(found if lockstep else gather_object(found), key=lambda p: p["index"])
-    # Metrics are computed once, so that no library's order of summation can set the processes apart.
-    shared: list[Any] = [_values(recipe, form, split, gathered) if accelerator.is_main_process else None]
-    broadcast_object_list(shared)
-    return Result(shared[0], gathered)
+    return sorted(found if lockstep else gather_object(found), key=lambda p: p["index"])
 
 
-def _predict(
+def _predicted(
     model: nn.Module,
     rank: Callable[[Sequence[Row], torch.device], Scores],
     split: EvaluationSplit,
@@ -90,38 +125,34 @@ def _predict(
     recipe: Recipe,
     form: Form,
     device: torch.device,
+    *,
+    answered: bool,
 ) -> list[Prediction]:
+    """The predictions of one batch."""
     rows = [split.rows[i] for i in which]
-    scores = rank(rows, device)
+    ranked = type(recipe.task).kind != "generation"
+    scores = rank(rows, device) if ranked or answered else None
+    options = {"max_new_tokens": recipe.evaluate.max_new_tokens, "num_beams": recipe.evaluate.num_beams}
+    texts = [] if ranked else form.generate(model, rows, device, **options)
+    leaks = answered and any(m.reads == TEACHER_FORCED for m in recipe.metric)
+    forced = form.teacher_forced(model, rows, device) if leaks else []
     made: list[Prediction] = []
-    generates = type(recipe.task).kind == "generation"
-    texts = (
-        form.generate(
-            model,
-            rows,
-            device,
-            max_new_tokens=recipe.evaluate.max_new_tokens,
-            num_beams=recipe.evaluate.num_beams,
-        )
-        if generates
-        else []
-    )
-    forced = form.teacher_forced(model, rows, device) if any(m.reads == TEACHER_FORCED for m in recipe.metric) else []
     for turn, i in enumerate(which):
         example, row = split.examples[i], rows[turn]
-        sums, tokens = scores.sums[turn], scores.tokens[turn]
-        prediction: Prediction = {
-            "index": split.indices[i],
-            "source": example.source,
-            "target": example.target,
-            "loss": -sums[row["answer"]],
-            "tokens": tokens[row["answer"]],
-        }
+        prediction: Prediction = {"index": split.indices[i], "source": example.source}
+        if answered and scores:
+            answer = row["answer"]
+            if example.group:
+                prediction["group"] = identifier(example.group)
+            prediction |= {
+                "target": example.target,
+                "loss": -scores.sums[turn][answer],
+                "tokens": scores.tokens[turn][answer],
+            }
         if forced:
             prediction[TEACHER_FORCED] = _as_text(forced[turn], example, row, form)
-        if generates:
-            prediction["prediction"] = texts[turn]
-        else:
+        if ranked and scores:
+            sums, tokens = scores.sums[turn], scores.tokens[turn]
             norms = [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
             first, second = (sums, norms) if recipe.evaluate.scoring == "sum" else (norms, sums)
             prediction |= {
@@ -131,6 +162,8 @@ def _predict(
                 "log_likelihoods": sums,
                 "candidate_tokens": tokens,
             }
+        else:
+            prediction["prediction"] = texts[turn]
         made.append(prediction)
     return made
 

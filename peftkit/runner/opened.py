@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
 from scipy.stats import binomtest
 from torch import nn
 
-from peftkit.components import Context, Example
-from peftkit.errors import InputError, RowError, RunError
+from peftkit.components import Context, Example, Task
+from peftkit.errors import InputError, MissingFieldsError, RowError, RunError, listed, one_line
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.names import HUB_ID
-from peftkit.runner.encoding import rows_of
-from peftkit.runner.evaluation import best
+from peftkit.runner import evaluation
+from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form
 from peftkit.runner.models import load_base
 from peftkit.runner.revisions import pinned, recorded_revisions
-from peftkit.runner.world import quiet_libraries
+from peftkit.runner.world import close_world, quiet_libraries
 from peftkit.runs import RunDirectory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,46 +94,126 @@ def recipe_of(path: Path, registry: Registry) -> Recipe:
     return pinned(load_recipe(path / "recipe.toml", registry), recorded_revisions(path) or {})
 
 
-def predict(opened: Opened, lines: Iterable[str], batch: int) -> Iterator[dict[str, Any]]:
-    """Predictions for lines of text, in their order, as soon as a batch of them is there.
+def predict(
+    opened: Opened, lines: Iterable[str], batch: int | None = None, *, stream: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Predictions for lines of text, in their order, by the code that evaluates a run.
+
+    The rows of a split, without their answers, give exactly the predictions that the run has stored of them: they are
+    sorted and batched alike. With ``stream`` each batch of lines is predicted as it comes, so that other texts pad it,
+    and numbers can differ in their last bits.
 
     Args:
         opened: the run.
-        lines: each a source as the model reads it, or a JSON object: with ``source`` and, for a choice, ``candidates``,
-            or else a row as the task's data has it. Empty lines are passed over.
-        batch: how many go through the model together.
+        lines: each a text for the one field that the task's prompt needs, or a JSON object: a row with the fields that
+            the prompt needs, or else a ready-made ``source`` with ``candidates`` where each row has its own. Empty
+            lines are left out.
+        batch: examples that go through the model together; None for the recipe's ``evaluate.batch_size``.
+        stream: whether to predict batch by batch instead of reading all lines first.
 
     Yields:
-        ``source`` and ``prediction``; where there are candidates, also their ``probabilities``, which add up to one,
-        and ``log_likelihoods``.
+        What the run's ``predictions/`` hold of an example, but for ``index`` and what needs the answer: ``source`` and
+        ``prediction``; where there are candidates, also ``prediction_norm``, ``candidates``, ``log_likelihoods``,
+        ``candidate_tokens``, and their ``probabilities``, which add up to one.
 
     Raises:
         InputError: a line is wrong, with its number.
     """
+    recipe = opened.recipe
+    if batch is not None:
+        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": batch})})
     numbered = ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
-    while group := list(islice(numbered, batch)):
-        examples = [_example(opened.recipe, number, line) for number, line in group]
-        yield from _predicted(opened, examples, [number for number, _ in group])
+    with _as_trained(opened) as accelerator:
+        while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
+            split = _split(opened, group)
+            found = evaluation.predict(opened.model, split, recipe, opened.form, accelerator, answered=False)
+            for prediction, example in zip(found, split.examples, strict=True):
+                del prediction["index"]
+                yield prediction | _probabilities(prediction, example, recipe.evaluate.scoring)
 
 
-def _example(recipe: Recipe, number: int, line: str) -> Example:
-    task = recipe.task
-    given: Any = {"source": line}
+@contextmanager
+def _as_trained(opened: Opened) -> Iterator[Accelerator]:
+    """The surroundings in which the run was evaluated: its device and mixed precision, in one process."""
+    precision = opened.recipe.train.mixed_precision
+    if precision == "fp16" and opened.device.type == "cpu":
+        log.warning("the run was evaluated in fp16, which needs a GPU: predicting in %s", opened.recipe.model.dtype)
+        precision = "no"
+    accelerator = Accelerator(mixed_precision=precision, cpu=opened.device.type == "cpu")
+    if precision != "no":
+        accelerator.prepare_model(opened.model, evaluation_mode=True)
+    try:
+        yield accelerator
+    finally:
+        accelerator.unwrap_model(opened.model, keep_fp32_wrapper=False)
+        close_world(accelerator)
+
+
+def _split(opened: Opened, lines: Sequence[tuple[int, str]]) -> EvaluationSplit:
+    """Numbered lines as examples, and these as token ids."""
+    form, ranked = opened.form, opened.recipe.task.kind != "generation"
+    examples = [_example(opened.recipe.task, number, line) for number, line in lines]
+    try:
+        rows = form.encode(examples, ranked=ranked)
+    except RowError:
+        for (number, _), example in zip(lines, examples, strict=True):
+            try:
+                form.encode([example], ranked=ranked)
+            except RowError as error:
+                raise InputError(f"line {number}: {error}") from error
+        raise
+    return EvaluationSplit("predict", list(range(len(rows))), examples, rows)
+
+
+def _example(task: Task, number: int, line: str) -> Example:
+    """The example of a line, without an answer.
+
+    Raises:
+        InputError: the line is wrong.
+    """
+    given: Any = None
     if line.startswith("{"):
         try:
             given = json.loads(line)
         except ValueError as error:
-            raise InputError(f"line {number}: is no JSON object: {error}") from error
-    if "source" not in given:
-        try:
-            return task.encode(given)
-        except RowError as error:
-            raise InputError(f"line {number}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            needed = '"source", and "candidates" for a choice'
-            raise InputError(
-                f"line {number}: is neither a row of {task.name!r} nor has it {needed}: {error}"
-            ) from error
+            raise InputError(f"line {number}: is not a JSON object: {error}") from error
+    try:
+        return task.to_prompt({_input_field(task): line} if given is None else given)
+    except MissingFieldsError as error:
+        if given is not None and "source" in given:
+            return _ready_made(task, number, given)
+        ready = '"source" and "candidates"' if task.kind == "multiple_choice" else '"source"'
+        needed = f"{task.name!r} needs a JSON object with {listed(_input_fields(task))}"
+        raise InputError(f"line {number}: {error}; {needed}, or one with a ready-made {ready}") from error
+    except RowError as error:
+        raise InputError(f"line {number}: {error}") from error
+    except Exception as error:  # a plugin's task
+        raise InputError(f"line {number}: the task {task.name!r} fails on it: {one_line(error)}") from error
+
+
+def _input_fields(task: Task) -> tuple[str, ...]:
+    """The fields that a row needs for a prediction."""
+    try:
+        task.to_prompt({})
+    except MissingFieldsError as error:
+        return error.fields
+    return ()
+
+
+def _input_field(task: Task) -> str:
+    """The field that a plain line of text stands for.
+
+    Raises:
+        MissingFieldsError: the prompt needs several fields.
+    """
+    fields = _input_fields(task)
+    if len(fields) != 1:
+        raise MissingFieldsError(fields, "a line of text can stand for one field only")
+    return fields[0]
+
+
+def _ready_made(task: Task, number: int, given: Mapping[str, Any]) -> Example:
+    """An example whose source is given as the model reads it."""
     source, candidates = given["source"], given.get("candidates") or list(task.labels)
     if not isinstance(source, str) or not all(isinstance(c, str) for c in candidates):
         raise InputError(f"line {number}: source must be a text, and candidates a list of texts")
@@ -139,28 +224,15 @@ def _example(recipe: Recipe, number: int, line: str) -> Example:
     return Example(source, candidates[0], tuple(candidates))
 
 
-def _predicted(opened: Opened, examples: list[Example], numbers: list[int]) -> Iterator[dict[str, Any]]:
-    form, model, recipe = opened.form, opened.model, opened.recipe
-    ranked = recipe.task.kind != "generation"
-    rows = rows_of(form, recipe.task, "predict", examples, numbers, ranked=ranked)
-    with torch.inference_mode():
-        if not ranked:
-            settings = {"max_new_tokens": recipe.evaluate.max_new_tokens, "num_beams": recipe.evaluate.num_beams}
-            for example, text in zip(examples, form.generate(model, rows, opened.device, **settings), strict=True):
-                yield {"source": example.source, "prediction": text}
-            return
-        scores = form.ranker(model)(rows, opened.device)
-    for example, sums, tokens in zip(examples, scores.sums, scores.tokens, strict=True):
-        by_token = [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
-        chosen = sums if recipe.evaluate.scoring == "sum" else by_token
-        highest = max(chosen)
-        weights = [math.exp(score - highest) for score in chosen]
-        yield {
-            "source": example.source,
-            "prediction": best(example.candidates, chosen),
-            "probabilities": dict(zip(example.candidates, (w / sum(weights) for w in weights), strict=True)),
-            "log_likelihoods": dict(zip(example.candidates, sums, strict=True)),
-        }
+def _probabilities(prediction: Mapping[str, Any], example: Example, scoring: str) -> dict[str, Any]:
+    """How likely each candidate is among the candidates, by the score that ranks them."""
+    if not example.candidates:
+        return {}
+    sums, tokens = prediction["log_likelihoods"], prediction["candidate_tokens"]
+    chosen = sums if scoring == "sum" else [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
+    highest = max(chosen)
+    weights = [math.exp(score - highest) for score in chosen]
+    return {"probabilities": dict(zip(example.candidates, (w / sum(weights) for w in weights), strict=True))}
 
 
 def merge(opened: Opened, out: Path) -> float:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,19 +23,19 @@ from peftkit.runner.batches import effective_batch, training_batches
 from peftkit.runner.budget import Marks, Used, progress, schedule
 from peftkit.runner.checkpoint import Checkpoint
 from peftkit.runner.console import Display
-from peftkit.runner.data import Data
+from peftkit.runner.data import Data, EvaluationSplit
 from peftkit.runner.engines import make_engine
-from peftkit.runner.evaluation import Result, direction, evaluate
+from peftkit.runner.evaluation import Result, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.ledger import Work, make_ledger
 from peftkit.runner.optimizers import RATE
 from peftkit.runner.passes import Passes
 from peftkit.runner.resume import by_main
+from peftkit.runner.selection import Row, Selection, of_dev_and_test
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
 from peftkit.runs import RunDirectory
 
-Row = dict[str, Any]
 NANS_KEPT = 3  # batches that are saved, of those whose loss was no number
 
 
@@ -63,6 +62,7 @@ class Training:
         self.ledger = make_ledger(recipe, form, counted or model, data.train)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
+        self.selection = Selection(recipe, model, self.engine, accelerator, data, run)
         self.passes = Passes(recipe, model, form, self.engine, accelerator)
         self.batch = effective_batch(recipe, accelerator.num_processes)
         self.used = Used(steps_per_epoch=data.steps_per_epoch(self.batch))
@@ -72,8 +72,6 @@ class Training:
         self.tracking = Tracking(accelerator, recipe, run.path if run else Path())
         self.signals = signals
         self.rows: list[Row] = []
-        self.selected: Row | None = None
-        self.selects, self.higher_is_better = "", True
         self.evaluation_seconds = 0.0
         self.resumed: list[int] = []
         self.skipped = 0
@@ -112,6 +110,12 @@ class Training:
                 self._began = time.perf_counter()
                 if share >= 1:
                     break
+            self.selection.finish(
+                self.used.step,
+                lambda splits: self._evaluated(splits)[0],
+                resumed=bool(self.resumed),
+                evaluations=len(self.rows),
+            )
         except Stop as stop:
             self._save(evaluated=stop.evaluated)
             raise
@@ -255,17 +259,9 @@ class Training:
         return main
 
     def _evaluate(self) -> None:
-        started = time.perf_counter()
         used = self.used
-        results = {
-            split.name: evaluate(
-                self.module, split, self.recipe, self.form, self.accelerator, lockstep=self.engine.lockstep
-            )
-            for split in self.data.evaluated
-        }
+        results, seconds = self._evaluated(self.data.evaluated)
         cost = self._cost()
-        seconds = time.perf_counter() - started
-        self.evaluation_seconds += seconds
         row: Row = {
             "step": used.step,
             "samples": used.samples,
@@ -278,14 +274,25 @@ class Training:
         for name, result in results.items():
             row[name] = {**row.get(name, {}), **result.values}
         self.rows.append(row)
-        better = self._is_better(row)
         if self.run is not None:
+            self.run.add_examples(used.step, of_dev_and_test(results), whole=False)
             self.run.append_evaluation(row)
-        if better:
-            self.selected = row
-            self._keep(results)
+        better = self.selection.offer(row, results)
         self.tracking.log(row)
-        self.display.evaluation(row, self.selects, selected=better)
+        self.display.evaluation(row, self.selection.value, selected=better)
+
+    def _evaluated(self, splits: Sequence[EvaluationSplit]) -> tuple[dict[str, Result], float]:
+        """The results of splits by name, and the seconds that they took."""
+        started = time.perf_counter()
+        results = {
+            split.name: evaluate(
+                self.module, split, self.recipe, self.form, self.accelerator, lockstep=self.engine.lockstep
+            )
+            for split in splits
+        }
+        seconds = time.perf_counter() - started
+        self.evaluation_seconds += seconds
+        return results, seconds
 
     def _save(self, *, evaluated: bool) -> None:
         """Writes a checkpoint; ``evaluated`` is whether an evaluation that is due here has been made."""
@@ -305,7 +312,7 @@ class Training:
             "targets": self._targets,
             "evaluations": len(self.rows),
             "evaluations_digest": self.run.evaluations_digest(len(self.rows)),
-            "selected": None if self.selected is None else self.rows.index(self.selected),
+            "selected": None if self.selection.row is None else self.rows.index(self.selection.row),
             "evaluation_seconds": self.evaluation_seconds,
             "counting_seconds": self.ledger.seconds,
             "meters": {meter.name: meter.state() for meter in self.meters},
@@ -341,9 +348,10 @@ class Training:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         kept = (state["evaluations"], state["evaluations_digest"])
         self.rows = by_main(self.accelerator, lambda: self.run.keep_evaluations(*kept))  # type: ignore[union-attr]
+        steps = [row["step"] for row in self.rows]
+        by_main(self.accelerator, lambda: self.run.keep_examples(steps))  # type: ignore[union-attr]
         if state["selected"] is not None:
-            self.selected = self.rows[state["selected"]]
-            self.selects, self.higher_is_better = direction(self.recipe, self.selected["dev"])
+            self.selection.resume(self.rows[state["selected"]])
         self.resumed, self.skipped = [*state["resumed"], self.used.step], state["skipped"]
         self.passes.rows = state["rows_a_pass"]
         return bool(state["evaluated"])
@@ -353,21 +361,3 @@ class Training:
         mean = torch.stack(self._losses).sum().item() / self._targets if self._losses else None
         self._losses, self._targets = [], 0
         return mean
-
-    def _is_better(self, row: Row) -> bool:
-        if not self.selects:
-            self.selects, self.higher_is_better = direction(self.recipe, row["dev"])
-        if self.selected is None:
-            return True
-        new, old = row["dev"][self.selects], self.selected["dev"][self.selects]
-        return bool(new > old if self.higher_is_better else new < old)
-
-    def _keep(self, results: dict[str, Result]) -> None:
-        """Writes the checkpoint that dev selects so far, and its predictions."""
-        with self.engine.whole():
-            if self.run is not None:
-                self.run.replace_folder("model", lambda folder: self.recipe.method.save(self.module, folder))
-        if self.run is None:
-            return
-        for name in ("dev", "test"):
-            self.run.write_lines(f"predictions/{name}.jsonl", results[name].predictions)

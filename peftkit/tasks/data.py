@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from peftkit.components import Task
-from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.components import Example, Task
+from peftkit.errors import InputError, MissingFieldsError, did_you_mean, listed
 from peftkit.tasks import sources, templates
-from peftkit.tasks.rows import text
+from peftkit.tasks.rows import has, text
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -59,6 +59,9 @@ class DataTask(Task):
     """Reads the training rows as they are needed, for data that do not fit on the disk or are many."""
     prompt: str | None = None
     """What the model reads, with fields in braces; unset for the task's own."""
+    group_column: str | None = None
+    """The column that names what rows share, such as a passage's id: comparisons resample whole groups. Unset for the
+    task's context, where it has one."""
 
     _sample: sources.Source | None = PrivateAttr(default=None)
 
@@ -103,7 +106,36 @@ class DataTask(Task):
 
     def _columns(self) -> Iterator[tuple[str, str]]:
         """The options that name columns, and the columns."""
+        if self.group_column:
+            yield "group_column", self.group_column
+
+    def _fields(self) -> Mapping[str, str]:
+        """The fields of the prompt that have names of their own, and the column each one shows."""
         raise NotImplementedError
+
+    def _question(self, row: Mapping[str, Any]) -> Example:
+        """The row as an example without its answer, whose target is a placeholder (see ``unanswered``)."""
+        raise NotImplementedError
+
+    def _needed(self, row: Mapping[str, Any]) -> list[str]:
+        """The columns that ``_question`` reads of the row: those that the prompt shows, and what a task adds."""
+        named = self._fields()
+        return list(dict.fromkeys(named.get(field, field) for field in templates.fields(self._prompt())))
+
+    def _group(self, row: Mapping[str, Any]) -> str:
+        return text(row, self.group_column) if self.group_column else ""
+
+    def to_prompt(self, row: Mapping[str, Any]) -> Example:
+        """The example without its answer; the row needs no column that the prompt does not show.
+
+        Raises:
+            MissingFieldsError: the row lacks columns that are needed; it names all of them.
+            RowError: a field is empty or wrong.
+        """
+        missing = [column for column in self._needed(row) if not has(row, column)]
+        if missing:
+            raise MissingFieldsError(missing)
+        return self._question(row)
 
     def _config(self) -> str | None:
         return self.config
@@ -176,14 +208,19 @@ class DataTask(Task):
         """The file and row, or the data set, split and row, counted from 1."""
         return sources.where(self._source(), split, index)
 
-    def _rendered(self, row: Mapping[str, Any], known: Mapping[str, str]) -> tuple[str, tuple[int, int] | None]:
-        """The prompt, and where in it stands what may be shortened; fields that are not known are columns.
+    def _rendered(self, row: Mapping[str, Any], **known: str) -> tuple[str, tuple[int, int] | None]:
+        """The prompt, and where in it stands what may be shortened.
+
+        Args:
+            row: the row.
+            known: the values of fields that are no column's.
 
         Raises:
             RowError: a field is neither known nor a column.
         """
+        named = self._fields()
 
         def value(field: str) -> str:
-            return known[field] if field in known else text(row, field)
+            return known[field] if field in known else text(row, named.get(field, field))
 
         return templates.render(self._prompt(), value, self.span)

@@ -3,140 +3,24 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from peftkit.components import Example, TaskKind
-from peftkit.errors import InputError, RowError, did_you_mean, listed
-from peftkit.tasks import sources
+from peftkit.errors import RowError
+from peftkit.tasks import templates
+from peftkit.tasks.classification import TextClassification
 from peftkit.tasks.data import DataTask
-from peftkit.tasks.rows import LETTERS, AnswerForm, refuse_duplicates, right_choice, text, texts, value
+from peftkit.tasks.rows import LETTERS, AnswerForm, has, refuse_duplicates, right_choice, text, texts, value
 
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
+__all__ = ["DistractorGeneration", "MultipleChoice", "TextClassification", "TextGeneration"]
 
 NOWHERE = (0, 0)
 """As the context of a source of which nothing may be cut."""
-
-
-class TextClassification(DataTask):
-    """Text → one of fixed labels, on your own data.
-
-    Labels are told by name. Where the column holds numbers, they are the places of ``label_names``, or of the names
-    that the data set has for them. Prompt fields: ``{text}``, ``{text_pair}`` and any column.
-    """
-
-    name: Literal["text_classification"] = "text_classification"
-
-    text_column: str = "text"
-    """The column of the text; dots go into tables."""
-    text_pair_column: str | None = None
-    """The column of a second text, for pairs."""
-    label_column: str = "label"
-    """The column of the label."""
-    label_names: tuple[str, ...] = ()
-    """The labels' names in the order of their numbers; unset for those that the training rows have."""
-    verbalisers: dict[str, str] = Field(default_factory=dict)
-    """What stands for a label when it is ranked, by its name; unset for the name."""
-
-    kind: ClassVar[TaskKind] = "classification"
-    metrics: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "balanced_accuracy",
-        "precision_macro",
-        "recall_macro",
-        "f1_macro",
-        "matthews_correlation",
-    )
-    selects: ClassVar[str] = "accuracy"
-    stratified: ClassVar[str] = "label_column"
-    span: ClassVar[str] = "text"
-    secret: ClassVar[tuple[str, ...]] = ("label_column",)
-
-    @model_validator(mode="after")
-    def _labels_can_be_told_apart(self) -> TextClassification:
-        names = list(self._names_told())
-        unknown = [name for name in self.verbalisers if names and name not in names]
-        if unknown:
-            raise ValueError(f"verbalisers: there is no label {unknown[0]!r}{did_you_mean(unknown[0], names)}")
-        told = [self._verbaliser(name) for name in names]
-        if len(set(told)) < len(told):
-            raise ValueError("two labels have one text")
-        if self.streaming and not names:
-            raise ValueError("label_names: streamed rows must not be read to find them; name them")
-        return self
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What is ranked for each label, in the order of their numbers."""
-        return tuple(map(self._verbaliser, self._names()))
-
-    def _verbaliser(self, name: str) -> str:
-        return self.verbalisers.get(name, name)
-
-    def _names_told(self) -> Sequence[str]:
-        return self.label_names
-
-    def _names(self) -> Sequence[str]:
-        return self._names_told() or _label_names(self._source(), self.label_column)[0]
-
-    def load(self) -> DatasetDict:
-        _label_names.cache_clear()  # files may have changed since
-        return super().load()
-
-    def _prompt(self) -> str:
-        return self.prompt or ("classify: {text}" + (" {text_pair}" if self.text_pair_column else ""))
-
-    def _columns(self) -> Iterator[tuple[str, str]]:
-        yield "text_column", self.text_column
-        yield "label_column", self.label_column
-        if self.text_pair_column:
-            yield "text_pair_column", self.text_pair_column
-
-    def encode(self, row: Mapping[str, Any]) -> Example:
-        """The prompt → the label's text, among those of all labels.
-
-        Raises:
-            RowError: a field is missing or empty, or the label is unknown.
-        """
-        known = {"text": text(row, self.text_column)}
-        if self.text_pair_column:
-            known["text_pair"] = text(row, self.text_pair_column)
-        source, context = self._rendered(row, known)
-        return Example(source, self._verbaliser(self._label(row)), self.labels, context=context)
-
-    def _label(self, row: Mapping[str, Any]) -> str:
-        given, names = value(row, self.label_column), self._names()
-        numbered = bool(self._names_told()) or _label_names(self._source(), self.label_column)[1]
-        if numbered and isinstance(given, int) and not isinstance(given, bool):
-            if 0 <= given < len(names):
-                return names[given]
-            raise RowError(self.label_column, f"the label {given} is no number of {len(names)} labels, from 0")
-        if str(given) not in names:
-            near = did_you_mean(str(given), names)
-            raise RowError(self.label_column, f"unknown label {given!r}{near}; labels: {listed(list(names))}")
-        return str(given)
-
-
-@lru_cache(maxsize=8)
-def _label_names(source: sources.Source, column: str) -> tuple[tuple[str, ...], bool]:
-    """The names that the data have for the labels, or else the values of the training rows, sorted.
-
-    Also whether the column holds the names' numbers.
-    """
-    train: Any = sources.read(source).splits["train"]
-    feature = (train.features or {}).get(column)
-    names = getattr(feature, "names", None)
-    if names:
-        return tuple(names), True
-    if column not in train.column_names:
-        raise InputError(f"there is no column {column!r}; the training rows have {listed(train.column_names)}")
-    found = {each for each in train.unique(column) if each is not None}
-    return tuple(map(str, sorted(found, key=lambda each: (str(type(each)), each)))), False
 
 
 class _WithChoices(DataTask):
@@ -153,17 +37,20 @@ class _WithChoices(DataTask):
     """Whether choices may stand twice, as in some published data: then they are right together, or wrong together."""
     span: ClassVar[str] = "context"
 
-    def _known(self, row: Mapping[str, Any], **more: str) -> dict[str, str]:
-        known = {"question": text(row, self.question_column), **more}
-        if self.context_column:
-            known["context"] = text(row, self.context_column)
-        return known
+    def _fields(self) -> Mapping[str, str]:
+        context = {"context": self.context_column} if self.context_column else {}
+        return {"question": self.question_column, **context}
+
+    def _group(self, row: Mapping[str, Any]) -> str:
+        column = self.group_column or self.context_column
+        return text(row, column) if column else ""
 
     def _columns(self) -> Iterator[tuple[str, str]]:
         yield "question_column", self.question_column
         yield "answer_column", self.answer_column
         if self.context_column:
             yield "context_column", self.context_column
+        yield from super()._columns()
 
 
 class MultipleChoice(_WithChoices):
@@ -216,33 +103,49 @@ class MultipleChoice(_WithChoices):
         if self.choice_labels_column:
             yield "choice_labels_column", self.choice_labels_column
 
+    def _needed(self, row: Mapping[str, Any]) -> list[str]:
+        columns = [column for column in super()._needed(row) if column != "choices"]
+        columns += self._choice_columns()
+        if self.shuffle_choices:
+            columns.append(self.question_column)
+        if self.choice_labels_column and "choices" in templates.fields(self._prompt()):
+            columns.append(self.choice_labels_column)
+        return list(dict.fromkeys(columns))
+
+    def _question(self, row: Mapping[str, Any]) -> Example:
+        choices = self._choices(row)
+        labels = self._choice_labels(row, len(choices)) if "choices" in templates.fields(self._prompt()) else []
+        shown = " ".join(f"{label} - {choice}" for label, choice in zip(labels, choices, strict=False))
+        source, context = self._rendered(row, choices=shown)
+        return Example(source, choices[0], tuple(dict.fromkeys(choices)), context=context or NOWHERE)
+
     def encode(self, row: Mapping[str, Any]) -> Example:
         """The prompt → the right choice's text, among those of all its choices.
 
         Raises:
             RowError: a field is missing or empty, a choice stands twice, or the answer is none of them.
         """
-        choices, right = self._choices(row)
+        asked, choices = self._question(row), texts(row, self._choice_columns())
         labels = self._choice_labels(row, len(choices))
-        shown = " ".join(f"{label} - {choice}" for label, choice in zip(labels, choices, strict=True))
-        source, context = self._rendered(row, self._known(row, choices=shown))
-        return Example(source, choices[right], tuple(dict.fromkeys(choices)), context=context or NOWHERE)
+        given = value(row, self.answer_column)
+        right = right_choice(given, choices, labels, self.answer_is, self.answer_column)
+        return replace(asked, target=choices[right], group=self._group(row))
 
-    def _choices(self, row: Mapping[str, Any]) -> tuple[list[str], int]:
-        columns = self.choices_columns or (self.choices_column,)
+    def _choice_columns(self) -> tuple[str, ...]:
+        return self.choices_columns or (self.choices_column,)
+
+    def _choices(self, row: Mapping[str, Any]) -> list[str]:
+        """The row's choices, in the order in which they are shown."""
+        columns = self._choice_columns()
         choices = texts(row, columns)
         if len(choices) < 2:
             raise RowError(columns[0], f"has {len(choices)} choices, and two are needed")
         if not self.duplicates:
             refuse_duplicates(choices, columns[0])
-        labels = self._choice_labels(row, len(choices))
-        given = value(row, self.answer_column)
-        right = right_choice(given, choices, labels, self.answer_is, self.answer_column)
-        if self.shuffle_choices:
-            seed = "\n".join([str(self.split_seed), text(row, self.question_column), *sorted(choices)])
-            order = random.Random(seed).sample(range(len(choices)), len(choices))  # noqa: S311 - no secret
-            choices, right = [choices[i] for i in order], order.index(right)
-        return choices, right
+        if not self.shuffle_choices:
+            return choices
+        seed = "\n".join([str(self.split_seed), text(row, self.question_column), *sorted(choices)])
+        return random.Random(seed).sample(choices, len(choices))  # noqa: S311 - no secret
 
     def _choice_labels(self, row: Mapping[str, Any], number: int) -> list[str]:
         if not self.choice_labels_column:
@@ -276,9 +179,17 @@ class TextGeneration(DataTask):
         return self.prompt or "{source}"
 
     def _columns(self) -> Iterator[tuple[str, str]]:
-        if "source" in self._prompt():
+        if "source" in templates.fields(self._prompt()):
             yield "source_column", self.source_column
         yield "target_column", self.target_column
+        yield from super()._columns()
+
+    def _fields(self) -> Mapping[str, str]:
+        return {"source": self.source_column}
+
+    def _question(self, row: Mapping[str, Any]) -> Example:
+        source, context = self._rendered(row)
+        return Example(source, "", context=context)
 
     def encode(self, row: Mapping[str, Any]) -> Example:
         """The prompt → the target.
@@ -286,13 +197,12 @@ class TextGeneration(DataTask):
         Raises:
             RowError: a field is missing or empty.
         """
-        known = {"source": text(row, self.source_column)} if "{source}" in self._prompt() else {}
-        source, context = self._rendered(row, known)
-        found = value(row, self.target_column)
+        asked, found = self._question(row), value(row, self.target_column)
         right = [text(row, self.target_column)] if not isinstance(found, list) else texts(row, [self.target_column])
         if not right or not right[0].strip():
             raise RowError(self.target_column, "is empty")
-        return Example(source, right[0], references=tuple(right) if len(right) > 1 else (), context=context)
+        references = tuple(right) if len(right) > 1 else ()
+        return replace(asked, target=right[0], references=references, group=self._group(row))
 
 
 class DistractorGeneration(_WithChoices):
@@ -345,27 +255,47 @@ class DistractorGeneration(_WithChoices):
     def _listed(self) -> tuple[str, ...]:
         return (self.choices_column,) if self.choices_column else self.distractors_columns or (self.distractors_column,)
 
+    def _needed(self, row: Mapping[str, Any]) -> list[str]:
+        columns = [column for column in super()._needed(row) if column != "answer"]
+        if self.choices_column and not self._answer_is_written_out(row):
+            columns.append(self.choices_column)
+        return list(dict.fromkeys([*columns, self.answer_column]))
+
+    def _answer_is_written_out(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row's answer is a text and not the label or the number of a choice."""
+        if not has(row, self.answer_column) or (self.choices_column and has(row, self.choices_column)):
+            return False
+        word = str(value(row, self.answer_column)).strip()
+        return self.answer_is == "text" or not (word in LETTERS or re.fullmatch(r"-?\d+", word))
+
+    def _answer(self, row: Mapping[str, Any]) -> str:
+        if not self.choices_column or self._answer_is_written_out(row):
+            return text(row, self.answer_column)
+        found = texts(row, self._listed())
+        return found[self._right(row, found)]
+
+    def _right(self, row: Mapping[str, Any], choices: Sequence[str]) -> int:
+        given, labels = value(row, self.answer_column), LETTERS[: len(choices)]
+        return right_choice(given, choices, labels, self.answer_is, self.answer_column)
+
+    def _question(self, row: Mapping[str, Any]) -> Example:
+        source, context = self._rendered(row, answer=self._answer(row))
+        return Example(source, "", context=context or NOWHERE)
+
     def encode(self, row: Mapping[str, Any]) -> Example:
         """The prompt → ``a; b; c``; a semicolon within one of them becomes a comma.
 
         Raises:
             RowError: a field is missing or empty, or a wrong answer is the right one.
         """
-        answer, distractors, column = self._parts(row)
+        distractors, column = texts(row, self._listed()), self._listed()[0]
+        if self.choices_column:
+            del distractors[self._right(row, distractors)]
+        answer = self._answer(row)
         if not distractors:
             raise RowError(column, "holds no wrong answers")
         if not self.duplicates and answer.strip() in map(str.strip, distractors):
             raise RowError(column, f"holds the right answer, {answer!r}")
-        source, context = self._rendered(row, self._known(row, answer=answer))
         target = "; ".join(each.replace(";", ",").strip() for each in distractors)
-        return Example(source, target, extra={"answer": answer.replace(";", ",")}, context=context or NOWHERE)
-
-    def _parts(self, row: Mapping[str, Any]) -> tuple[str, list[str], str]:
-        """The right answer, the wrong ones, and the column of these."""
-        columns = self._listed()
-        found = texts(row, columns)
-        if not self.choices_column:
-            return text(row, self.answer_column), found, columns[0]
-        given, labels = value(row, self.answer_column), LETTERS[: len(found)]
-        right = right_choice(given, found, labels, self.answer_is, self.answer_column)
-        return found[right], found[:right] + found[right + 1 :], columns[0]
+        extra = {"answer": answer.replace(";", ",")}
+        return replace(self._question(row), target=target, extra=extra, group=self._group(row))

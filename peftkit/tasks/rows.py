@@ -9,6 +9,8 @@ from typing import Any, Literal
 from peftkit.errors import RowError, did_you_mean
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+EMPTY = "is empty"
+"""What is wrong with a column in which nothing stands."""
 AnswerForm = Literal["auto", "label", "index", "number", "text"]
 
 
@@ -30,8 +32,17 @@ def value(row: Mapping[str, Any], column: str) -> Any:
             else:
                 raise RowError(column, f"there is no such field{did_you_mean(part, list(row))}")
     if found is None:
-        raise RowError(column, "is empty")
+        raise RowError(column, EMPTY)
     return found
+
+
+def has(row: Mapping[str, Any], column: str) -> bool:
+    """Whether there is such a column, empty or not; dots go into tables."""
+    try:
+        value(row, column)
+    except RowError as error:
+        return error.text == EMPTY
+    return True
 
 
 def text(row: Mapping[str, Any], column: str) -> str:

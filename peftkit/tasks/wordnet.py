@@ -96,8 +96,9 @@ class WordNetMcq(WordNetTask):
         return DATA / f"mcq_{self.distractors}"
 
     def encode(self, row: Mapping[str, Any]) -> Example:
-        """``choose: <definition>`` → the word, among five."""
-        return Example(f"choose: {row['gloss']}", row["answer"], tuple(row["choices"]))
+        """``choose: <definition>`` → the word, among five; the rows that share these five are a group."""
+        choices = tuple(row["choices"])
+        return Example(f"choose: {row['gloss']}", row["answer"], choices, group=", ".join(sorted(choices)))
 
 
 class WordNetDistractors(WordNetTask):

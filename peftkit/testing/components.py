@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from peftkit.components import Between, Component, Example, Method, Metric, Task
+from peftkit.errors import MissingFieldsError
 from peftkit.plugins import load_registry
 
 LOOKED_AT = 200
@@ -43,7 +45,7 @@ def searches_published_rates(method: Method | type[Method]) -> None:
 
 
 def check_task(task: Task) -> None:
-    """A task has its three splits, and its rows are examples that can be told apart without a look at the answer.
+    """A task has its three splits, its rows are examples, and each row has the same prompt without its answer.
 
     Raises:
         AssertionError: what is wrong.
@@ -64,6 +66,42 @@ def check_task(task: Task) -> None:
         rows = list(islice(splits[split], LOOKED_AT))
         assert rows, f"the split {split!r} is empty"
         _check_examples(task, split, [task.encode(row) for row in rows])
+        _check_prompts(task, split, rows)
+
+
+def _check_prompts(task: Task, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row's prompt is that of its example, also once the fields are gone that the prompt does not need."""
+    needless = [field for field in rows[0] if not _needs(task, split, rows, field)]
+    for row in rows:
+        example = task.encode(row)
+        for given in (row, {field: value for field, value in row.items() if field not in needless}):
+            prompt = task.to_prompt(given)
+            for part in ("source", "candidates", "context"):
+                expected, found = getattr(example, part), getattr(prompt, part)
+                assert found == expected, (
+                    f"{split}: to_prompt gives the {part} {found!r} where encode gives {expected!r}"
+                )
+            assert prompt.target == next(iter(prompt.candidates), ""), f"{split}: to_prompt knows the answer"
+
+
+def _needs(task: Task, split: str, rows: Sequence[Mapping[str, Any]], field: str) -> bool:
+    """Whether a prediction needs the field, which the prompt or the candidates then have to show."""
+    try:
+        task.to_prompt({key: value for key, value in rows[0].items() if key != field})
+    except MissingFieldsError as error:
+        missing = error
+    except Exception as error:
+        raise AssertionError(f"{split}: without {field!r} to_prompt raises no MissingFieldsError: {error!r}") from error
+    else:
+        return False
+    if missing.__cause__ is not None:  # encode failed without the field
+        shown = all(_shows(task.encode(row), row[field]) for row in rows)
+        assert shown, f"{split}: a row without {field!r} cannot be predicted: {missing}"
+    return True
+
+
+def _shows(example: Example, value: object) -> bool:
+    return str(value) in "".join([example.source, *example.candidates])
 
 
 def _check_examples(task: Task, split: str, examples: Sequence[Example]) -> None:

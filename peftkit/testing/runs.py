@@ -144,7 +144,8 @@ def _outcome(path: Path) -> dict[str, Any]:
         del row["evaluation_seconds"]
         row["cost"] = {key: value for key, value in row["cost"].items() if key.endswith(("gmacs", "gflops"))}
     last = max((path / "checkpoints").iterdir())
-    files = [*(path / "model").rglob("*"), last / "trainable.safetensors"]
+    files = [*(path / "model").rglob("*"), *(path / "predictions").iterdir(), path / "examples.parquet"]
+    files.append(last / "trainable.safetensors")
     return {"evaluations": rows, **{f.name: f.read_bytes() for f in files if f.is_file()}}
 
 

@@ -25,6 +25,7 @@ budget.steps = 1
 at_start = false
 dev_examples = 4
 test_examples = 4
+whole = false
 [track]
 wandb = "off"
 """
@@ -39,16 +40,19 @@ def test_the_verbs_of_a_finished_run(
     [run] = [str(path) for path in Path("runs").iterdir()]
     capsys.readouterr()
 
-    assert main(["predict", run, "--text", "topic: a bird"]) == 0
+    assert main(["predict", run, "--text", "a bird"]) == 0
     [line] = capsys.readouterr().out.splitlines()
     prediction = json.loads(line)
     assert prediction["prediction"] in prediction["probabilities"]
+    assert prediction["source"] == "topic: a bird"
+    assert main(["predict", run, "--text", '{"gloss": "a bird"}', "--stream", "--batch", "1"]) == 0
+    assert json.loads(capsys.readouterr().out) == prediction
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("topic: a bird\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("a bird\n"))
     assert main(["predict", run]) == 0
     assert json.loads(capsys.readouterr().out) == prediction
 
-    Path("lines").write_text("topic: a bird\ntopic: a stone\n", encoding="utf-8")
+    Path("lines").write_text("a bird\na stone\n", encoding="utf-8")
     assert main(["predict", run, "--file", "lines", "-o", "out.jsonl"]) == 0
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.compare.seeds import Array
-from peftkit.compare.statistics import MOST_LETTERS, holm, judge, letters, mcnemar, wilson
+from peftkit.compare.statistics import MOST_LETTERS, holm, judge, letters, mcnemar, standard_error, wilson
 
 
 def planted(
@@ -149,3 +150,47 @@ def test_among_many_methods_with_three_seeds_those_that_differ_are_found() -> No
     far = [d for d in verdict.differences if abs(rates[int(d.first[1:])] - rates[int(d.second[1:])]) > 0.15]
     assert np.mean([d.p_adjusted < 0.05 for d in far]) > 0.95
     assert not set(verdict.letters["m0"]) & set(verdict.letters["m39"])
+
+
+def grouped(rng: np.random.Generator, groups: int, size: int, rates: list[float]) -> tuple[Any, list[str]]:
+    """Methods whose groups of examples are right or wrong as a whole, and the examples' groups."""
+    found = {f"m{i}": {0: np.repeat((rng.random(groups) < r).astype(float), size)} for i, r in enumerate(rates)}
+    return found, [f"g{i // size}" for i in range(groups * size)]
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_intervals_of_examples_that_vary_together_are_wider_by_the_root_of_their_number(size: int) -> None:
+    rng = np.random.default_rng(0)
+    ratios, covered, rounds = [], 0, 60
+    for i in range(rounds):
+        scores, groups = grouped(rng, 100, size, [0.6])
+        together, alone = (judge(scores, groups=g, draws=1000, seed=i).estimates["m0"] for g in (groups, None))
+        ratios.append((together.high - together.low) / (alone.high - alone.low))  # type: ignore[operator]
+        covered += together.low <= 0.6 <= together.high  # type: ignore[operator]
+    assert np.mean(ratios) == pytest.approx(np.sqrt(size), rel=0.05)
+    assert covered / rounds >= 0.87  # 95 %, less three standard errors of 60 rounds
+
+
+def test_pairs_are_told_apart_by_groups_and_not_by_their_examples() -> None:
+    rng = np.random.default_rng(1)
+    rounds, found = 60, 0
+    for i in range(rounds):
+        scores, groups = grouped(rng, 60, 10, [0.6, 0.6])
+        found += judge(scores, groups=groups, draws=500, seed=i).differences[0].p < 0.05
+    assert found / rounds <= 0.15
+    scores, groups = grouped(rng, 400, 10, [0.8, 0.5])
+    assert judge(scores, groups=groups, draws=500).differences[0].p < 0.05
+
+
+@pytest.mark.parametrize("groups", [[""] * 200, [f"{i}" for i in range(200)]])
+def test_groups_of_one_change_nothing(groups: list[str]) -> None:
+    scores = planted(np.random.default_rng(2), [0.6, 0.5], 1, 200, 0.0)
+    assert judge(scores, groups=groups, draws=500) == judge(scores, draws=500)
+
+
+def test_the_standard_error_over_groups_is_that_of_their_means() -> None:
+    scores, groups = grouped(np.random.default_rng(3), 50, 4, [0.5])
+    values = scores["m0"][0]
+    assert standard_error(values, groups) == pytest.approx(values[::4].std(ddof=1) / np.sqrt(50))
+    assert standard_error(values, None) == pytest.approx(values.std(ddof=1) / np.sqrt(200))
+    assert standard_error(np.ones(1), None) == 0.0

@@ -197,7 +197,7 @@ def test_metrics_of_single_examples_are_the_mean_of_what_these_score() -> None:
     found = [metric for metric in METRICS if metric.per_example]
     assert {metric.name for metric in found} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
-        *("distractor_novelty", "exact_match", "rouge"),
+        *("distractor_novelty", "exact_match", "rouge", "accuracy"),
     }
     for metric in found:
         each = metric.each(said, right, examples)

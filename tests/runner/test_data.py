@@ -95,5 +95,6 @@ def test_rows_are_known_by_their_digest(make: Make) -> None:
     whole = digests()
     assert whole.keys() == {"train", "dev", "test"}
     assert digests("run.seed=5", "train.batch_size=2", "task.streaming=true") == whole
-    fewer = digests("task.rows=24", "evaluate.test_examples=5")
+    assert digests("evaluate.dev_examples=4", "evaluate.test_examples=5") == whole
+    fewer = digests("task.rows=24", "evaluate.test_examples=5", "evaluate.whole=false")
     assert [key for key in whole if fewer[key] == whole[key]] == ["dev"]

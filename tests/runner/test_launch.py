@@ -36,6 +36,7 @@ SHORT = (
     "evaluate.every=1 steps",
     "evaluate.dev_examples=9",
     "evaluate.test_examples=10",
+    "evaluate.whole=false",
 )
 
 

@@ -10,6 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from peftkit.compare.examples import example_scores
+from peftkit.compare.gather import find_runs
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.runner import run
@@ -47,31 +49,45 @@ def test_it_predicts_what_the_run_did(kind: str, options: tuple[str, ...], make:
     path = finished(make, registry, kind, *options)
     rows = stored(path)
     lines = [json.dumps({"source": row["source"], "candidates": row["candidates"]}) for row in rows]
-    found = list(predict(open_run(path, registry), lines, 5))
+    found = list(predict(open_run(path, registry), lines))
     for row, one in zip(rows, found, strict=True):
-        assert (one["source"], one["prediction"]) == (row["source"], row["prediction"])
-        assert list(one["log_likelihoods"].values()) == pytest.approx(row["log_likelihoods"], abs=1e-4)
+        probabilities = one.pop("probabilities")
+        assert one.items() <= row.items()
+        assert {"source", "prediction", "prediction_norm", "candidates", "log_likelihoods", "candidate_tokens"} == {
+            *one
+        }
+        one["probabilities"] = probabilities
+        assert list(probabilities) == row["candidates"]
         assert sum(one["probabilities"].values()) == pytest.approx(1)
+    streamed = list(predict(open_run(path, registry), lines, 5, stream=True))
+    for row, one in zip(rows, streamed, strict=True):
+        assert (one["source"], one["prediction"]) == (row["source"], row["prediction"])
+        assert one["log_likelihoods"] == pytest.approx(row["log_likelihoods"], abs=1e-4)
         assert max(one["probabilities"], key=one["probabilities"].get) == one["prediction"]
 
 
 def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> None:
     path = finished(make, registry, "encoder-decoder")
     opened = open_run(path, registry)
-    lines = ["(colour) sky", "", '{"thing": "sky", "colour": "blue"}']
-    plain, row = predict(opened, lines, 1)
-    assert plain == row
+    answered = '{"thing": "sky", "colour": "blue"}'
+    lines = ["sky", "", answered, '{"thing": "sky"}', '{"source": "(colour) sky"}', '{"thing": "sky", "x": 1}']
+    plain, *others = predict(opened, lines, 1)
+    assert others == [plain] * 4
+    assert plain["source"] == "(colour) sky"
     assert list(plain["probabilities"]) == ["red", "green", "blue"]
     text = finished(make, registry, "decoder", "task.name=colour_text")
-    (one,) = predict(open_run(text, registry), ["(colour) sky"], 4)
+    (one,) = predict(open_run(text, registry), ["sky"], 4)
     assert one.keys() == {"source", "prediction"}
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "line 2: is no JSON object"),
-        ('{"thin": "sky"}', "line 2: is neither a row of 'colours' nor has it \"source\""),
+        ("{", "line 2: is not a JSON object"),
+        (
+            '{"thin": "sky"}',
+            "line 2: thing: missing; 'colours' needs a JSON object with thing, or one with a ready-made \"source\"",
+        ),
         ('{"source": 1}', "line 2: source must be a text"),
         ('{"source": "x", "candidates": ["a"]}', 'line 2: a choice needs "candidates", at least two'),
     ],
@@ -79,7 +95,7 @@ def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> 
 def test_a_line_that_is_wrong_is_told_with_its_number(line: str, words: str, make: Make, registry: Registry) -> None:
     opened = open_run(finished(make, registry, "decoder", "method.name=lora"), registry)
     with pytest.raises(InputError, match=words):
-        list(predict(opened, ["(colour) sky", line], 1))
+        list(predict(opened, ["sky", line], 1))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "ia3"])
@@ -127,3 +143,21 @@ def test_what_is_no_finished_run(make: Make, registry: Registry, tmp_path: Path)
     (path / "summary.json").write_text('{"format": 1, "status": "failed"}')
     with pytest.raises(InputError, match=r"is failed; finish it with: peftkit run RECIPE --resume"):
         open_run(path, registry)
+
+
+def test_a_run_of_format_1_predicts_and_is_compared(make: Make, registry: Registry) -> None:
+    path = finished(make, registry, "decoder", "method.name=lora")
+    now = list(predict(open_run(path, registry), ["sky", "grass"]))
+    for name in ("summary.json", "environment.json", "evaluations.jsonl"):
+        text = (path / name).read_text()
+        assert '"format": 2' in text
+        (path / name).write_text(text.replace('"format": 2', '"format": 1'))
+    recipe = (path / "recipe.toml").read_text()
+    assert "whole = true\n" in recipe
+    (path / "recipe.toml").write_text(recipe.replace("whole = true\n", ""))
+    (path / "examples.parquet").unlink()
+    assert list(predict(open_run(path, registry), ["sky", "grass"])) == now
+    [run] = find_runs([path])[0]
+    scores = example_scores(run, "accuracy")
+    assert scores is not None
+    assert scores.values.mean() == pytest.approx(RunDirectory(path).summary()["selected"]["test"]["accuracy"])

@@ -44,6 +44,7 @@ def outcome(path: Path) -> dict[str, Any]:
     summary = RunDirectory(path).summary()
     kept = ("status", "selected", "final", "steps", "samples", "tokens", "epoch")
     files = sorted(f for folder in ("model", "predictions") for f in (path / folder).rglob("*") if f.is_file())
+    files.append(path / "examples.parquet")
     weights = {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     return {"rows": rows, "weights": weights, **{key: summary[key] for key in kept}}
 
@@ -248,6 +249,14 @@ def test_another_recipes_run_is_refused_with_the_difference(
         run(other, registry, resume="nowhere")
 
 
+def test_a_run_without_its_results_per_example_is_not_resumed(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    """As are those that an older peftkit began."""
+    recipe, path = stopped
+    shutil.rmtree(path / "examples")
+    with pytest.raises(InputError, match="no results per example of the evaluation at step 0; bring"):
+        run(recipe, registry, resume=str(path))
+
+
 def test_two_never_write_into_one_directory(stopped: tuple[Recipe, Path], registry: Registry) -> None:
     recipe, path = stopped
     held = lock(path)
@@ -277,6 +286,8 @@ FILES = (
     "model",
     "predictions/dev.jsonl",
     "checkpoints",
+    "examples",
+    "selected",
     ".lock",
 )
 

@@ -25,7 +25,7 @@ from tests.sweep.conftest import Written
 SHORT = """
 [set]
 train = { batch_size = 4, max_source_length = 32, budget = { steps = 2 } }
-evaluate = { every = "100%", at_start = false, train_examples = 0, dev_examples = 4, test_examples = 4 }
+evaluate = { every = "100%", at_start = false, train_examples = 0, dev_examples = 4, test_examples = 4, whole = false }
 """
 AXES = "[axes]\ntrain.learning_rate = [1e-3, 1e30]\nseed = [1]\n"
 

@@ -161,7 +161,11 @@ def test_distractors(write: Write) -> None:
     task = DistractorGeneration(path=three(write, rows), context_column="story")
     assert told(task) == [
         Example(
-            "answer: right; yes question: q context: long", "a,b; c", extra={"answer": "right, yes"}, context=(40, 44)
+            "answer: right; yes question: q context: long",
+            "a,b; c",
+            extra={"answer": "right, yes"},
+            context=(40, 44),
+            group="long",
         )
     ]
     rows = [{"question": "q", "answer": "x", "d1": "a", "d2": "b"}]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.components import Task
+from peftkit.errors import InputError, MissingFieldsError
 from peftkit.plugins import Entry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.encoding import examples_of
 from peftkit.runner.evaluation import evaluate
+from peftkit.testing import check_task
 from tests.runner.test_evaluation import Deaf
 from tests.tasks.conftest import Write, examinations, questions, tweets
 
@@ -96,3 +100,94 @@ def test_every_task_says_its_kind_metrics_and_options(entry: Entry) -> None:
         assert component.source
         assert component.licence
         assert "Prompt: " in (component.__doc__ or "")
+
+
+@pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
+def test_the_kit_passes_every_task(entry: Entry, write: Write, tmp_path: Path) -> None:
+    check_task(recipe_for(entry, write, tmp_path).task)
+
+
+ANSWERS = {
+    "wordnet_topic": ["category"],
+    "wordnet_mcq": ["answer"],
+    "wordnet_distractors": ["distractors"],
+    "tweet_eval": ["label"],
+    "ag_news": ["label"],
+    "commonsense_qa": ["answerKey"],
+    "race": ["answer"],
+    "text_classification": ["label"],
+    "multiple_choice": ["answer"],
+    "text_generation": ["target"],
+    "distractor_generation": ["distractors"],
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_prompt_needs_no_answer_and_names_what_it_needs(name: str, write: Write, tmp_path: Path) -> None:
+    task = recipe_for(load_registry().of("task")[name], write, tmp_path).task
+    for row in list(task.load()["test"])[:20]:
+        example, bare = task.encode(row), {key: row[key] for key in row if key not in ANSWERS[name]}
+        prompt = task.to_prompt(bare)
+        assert (prompt.source, prompt.candidates, prompt.context) == (
+            example.source,
+            example.candidates,
+            example.context,
+        )
+    with pytest.raises(MissingFieldsError) as found:
+        task.to_prompt({})
+    assert found.value.fields
+    assert not {*found.value.fields} & {*ANSWERS[name]}
+    only = {field: value_of(row, field) for field in found.value.fields}
+    assert task.to_prompt(only).source == example.source
+
+
+def value_of(row: Any, field: str) -> Any:
+    for part in field.split("."):
+        row = row[part]
+    return row
+
+
+def test_race_distractors_takes_the_answer_as_a_label_or_written_out(write: Write, tmp_path: Path) -> None:
+    task = recipe_for(load_registry().of("task")["race_distractors"], write, tmp_path).task
+    row = next(iter(task.load()["test"]))
+    right = row["options"]["ABCD".index(row["answer"])]
+    source = task.encode(row).source
+    assert task.to_prompt(row).source == source
+    written = {"article": row["article"], "question": row["question"], "answer": right}
+    assert task.to_prompt(written).source == source
+    with pytest.raises(MissingFieldsError, match="options: missing"):
+        task.to_prompt({**written, "answer": row["answer"]})
+
+
+GROUPED = {"race", "race_distractors", "wordnet_mcq"}
+
+
+@pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
+def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_path: Path) -> None:
+    task = recipe_for(entry, write, tmp_path).task
+    rows = list(task.load()["test"])[:50]
+    groups = [task.encode(row).group for row in rows]
+    if entry.name not in GROUPED:
+        assert set(groups) == {""}
+    elif entry.name == "wordnet_mcq":
+        shared = Counter(groups)
+        assert all(shared[group] in (1, 2, 3, 4, 5) for group in groups)
+        assert all(group == ", ".join(sorted(row["choices"])) for group, row in zip(groups, rows, strict=True))
+    else:
+        assert groups == [row["article"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["text_classification", "multiple_choice", "text_generation", "distractor_generation"])
+def test_own_data_name_their_groups(name: str, write: Write, tmp_path: Path) -> None:
+    file = tmp_path / "y.toml"
+    file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")
+    options = options_for(name, write)
+    folder = tmp_path / "data"
+    for path in folder.iterdir():
+        rows = [json.loads(line) | {"shop": i // 3} for i, line in enumerate(path.read_text().splitlines())]
+        write(f"data/{path.name}", rows)
+    task = load_recipe(file, load_registry(), [f"task.name={name}", *options, "task.group_column=shop"]).task
+    assert [task.encode(row).group for row in list(task.load()["test"])[:7]] == ["0", "0", "0", "1", "1", "1", "2"]
+    wrong = load_recipe(file, load_registry(), [f"task.name={name}", *options, "task.group_column=shot"]).task
+    with pytest.raises(InputError, match=r"group_column: there is no column 'shot' \(did you mean 'shop'\?\)"):
+        wrong.load()

@@ -1,0 +1,136 @@
+"""Predicting a run's test rows without their answers gives its stored predictions, to the last bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftkit.errors import InputError
+from peftkit.plugins import Registry
+from peftkit.runner import run
+from peftkit.runner.opened import open_run, predict
+from peftkit.runs import RunDirectory
+from tests.runner.conftest import Make
+
+THINGS = ["blood", "grass leaf", "the deep blue sky", "fire and roses", "a frog", "ink", "sea"]
+
+
+def own_rows(number: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": f"{THINGS[i % 7]} {i}",
+            "shop": f"shop {i % 3}",
+            "label": ["red", "green", "blue"][i % 3],
+            "question": f"which colour has {THINGS[i % 7]} {i}?",
+            "choices": ["red", "a darker green", "blue"][i % 2 :],
+            "answer": "blue" if i % 3 else "a darker green",
+            "source": f"paint {THINGS[i % 7]} {i}",
+            "target": ["red", "green", "blue"][i % 3],
+            "distractors": [["red", "green"], ["black", "white"], ["yellow", "brown"]][i % 3],
+        }
+        for i in range(number)
+    ]
+
+
+OWN = {
+    "text_classification": ('task.prompt="{shop}: {text} Which?"', ["label"], ["text", "shop"]),
+    "multiple_choice": ("task.shuffle_choices=true", ["answer"], ["question", "choices"]),
+    "text_generation": ('task.prompt="Say {source} now"', ["target"], ["source"]),
+    "distractor_generation": ("task.split_seed=1", ["distractors"], ["question", "answer"]),
+}
+WORDNET = {
+    "wordnet_topic": ["category"],
+    "wordnet_mcq": ["answer"],
+    "wordnet_distractors": ["distractors"],
+}
+QUICK = (
+    "train.budget.steps=2",
+    "evaluate.every=100%",
+    "evaluate.at_start=false",
+    "evaluate.train_examples=0",
+    "evaluate.batch_size=7",
+    "evaluate.max_new_tokens=6",
+    "train.learning_rate=1e-3",
+)
+CASES = [
+    (task, kind)
+    for task in (*OWN, *WORDNET)
+    for kind in ("encoder-decoder", "decoder", "encoder")
+    if not (kind == "encoder" and ("generation" in task or task == "wordnet_distractors"))
+]
+
+
+@pytest.mark.parametrize(("task", "kind"), CASES)
+def test_test_rows_without_answers_give_the_stored_predictions(
+    task: str, kind: str, make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    options = ["evaluate.dev_examples=8", "evaluate.test_examples=24", "evaluate.whole=false"]
+    if task in OWN:
+        for split in ("train", "dev", "test"):
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own_rows(24)))
+        files = ", ".join(f'{split}="{tmp_path / split}.jsonl"' for split in ("train", "dev", "test"))
+        options += [f"task.path={{{files}}}", OWN[task][0]]
+    path = run(make(kind, *QUICK, f"task.name={task}", *options), registry)
+    assert path is not None
+    opened = open_run(path, registry)
+    stored, rows = RunDirectory(path).predictions("test"), opened.recipe.task.load()["test"]
+    answers = OWN[task][1] if task in OWN else WORDNET[task]
+    bare = [{k: v for k, v in rows[line["index"]].items() if k not in answers and k[0] != "_"} for line in stored]
+    found = [*predict(opened, [json.dumps(row) for row in bare])]
+    assert len(found) == 24
+    for one, line in zip(found, stored, strict=True):
+        known = {key: value for key, value in one.items() if key != "probabilities"}
+        assert known.items() <= line.items()
+        assert {"source", "prediction"} <= known.keys()
+        assert ("log_likelihoods" in known) == ("log_likelihoods" in line)
+    if task in OWN:
+        fields = OWN[task][2]
+        only = [json.dumps({field: row[field] for field in fields}) for row in bare]
+        assert [*predict(opened, only)] == found
+        if len(fields) > 1:
+            with pytest.raises(
+                InputError, match=r"line 1: .* missing; a line of text can stand for one field only"
+            ) as caught:
+                [*predict(opened, ["some text"])]
+            assert all(field in str(caught.value) for field in fields)
+        else:
+            assert [*predict(opened, [row[fields[0]] for row in bare])] == found
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
+def test_mixed_precision_and_scoring_are_those_of_the_run(kind: str, make: Make, registry: Registry) -> None:
+    options = ("train.mixed_precision=bf16", "evaluate.scoring=norm", "model.attention=eager", "method.name=lora")
+    path = run(make(kind, *QUICK, *options, "evaluate.test_examples=5"), registry)
+    assert path is not None
+    opened = open_run(path, registry)
+    things = [json.dumps({"thing": row["thing"]}) for row in opened.recipe.task.load()["test"]]
+    for _ in range(2):  # the model is left as it was
+        found = [*predict(opened, things)]
+        for one, line in zip(found, RunDirectory(path).predictions("test"), strict=True):
+            assert {key: value for key, value in one.items() if key != "probabilities"}.items() <= line.items()
+
+
+def test_what_a_line_can_be_is_said(make: Make, registry: Registry) -> None:
+    path = run(
+        make(
+            "decoder",
+            *QUICK,
+            "task.name=wordnet_mcq",
+            "evaluate.whole=false",
+            "evaluate.dev_examples=4",
+            "evaluate.test_examples=4",
+        ),
+        registry,
+    )
+    assert path is not None
+    opened = open_run(path, registry)
+    told = 'line 2: choices, gloss: missing; a line of text.* a JSON object with choices, gloss, or one .* "source" and'
+    lines = ['{"gloss": "a bird", "choices": ["hawk", "owl"]}', "a bird"]
+    with pytest.raises(InputError, match=told):
+        [*predict(opened, lines)]
+    ready = json.dumps({"source": "choose: a bird", "candidates": ["hawk", "owl"]})
+    one, other = predict(opened, [lines[0], ready])
+    assert one == other
