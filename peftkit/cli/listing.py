@@ -134,6 +134,7 @@ def _described(entry: Entry) -> dict[str, Any]:
         described |= {"source": component.source, "licence": component.licence}
     if issubclass(component, Method):
         search = {key: asdict(of) if isinstance(of, Between) else list(of) for key, of in component.search.items()}
+        described |= {"loaded_by": component.loaded_by}
         described |= {"search": search, "published_rates": [asdict(each) for each in component.published_rates]}
     if issubclass(component, Metric):
         described |= {"task_kinds": component.kinds, "higher_is_better": component.higher_is_better}
@@ -150,6 +151,7 @@ def _page(entry: Entry) -> str:
         ("selects", "Selects by"),
         ("source", "Source"),
         ("licence", "Licence"),
+        ("loaded_by", "Loaded by"),
     ):
         value = described.get(key)
         if value:

@@ -24,8 +24,8 @@ from peftkit.runner.checkpoint import newest
 from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
-from peftkit.runner.heads import Head, check_head_is_saved
-from peftkit.runner.models import apply_method, blank_base, folder_bytes, load_base, parameters
+from peftkit.runner.heads import check_head_is_saved
+from peftkit.runner.models import Base, apply_method, blank_base, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, lock
 from peftkit.runner.revisions import pinned, resolve_revisions
 from peftkit.runner.signals import Signals, Stop
@@ -108,7 +108,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             )
             training.train(resumed)
         if directory is not None:
-            outcome = _summary(recipe, training, directory.path, blind, trainable, total, base.head)
+            outcome = _summary(recipe, training, directory.path, blind, trainable, total, base)
             outcome["revisions"] = dict(revisions)
             directory.write_json("summary.json", outcome)
             display.summary(outcome, directory.path)
@@ -174,7 +174,7 @@ def _meter(component: Any) -> Meter:
 
 
 def _summary(
-    recipe: Recipe, training: Training, folder: Path, blind: Scores, trainable: int, total: int, head: Head
+    recipe: Recipe, training: Training, folder: Path, blind: Scores, trainable: int, total: int, base: Base
 ) -> dict[str, Any]:
     selection, last, used, data = training.selection, training.rows[-1], training.used, training.data
     selected = selection.row or {}
@@ -185,6 +185,7 @@ def _summary(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "name": recipe.run.name,
         "model": recipe.model.name,
+        "model_kind": base.kind,
         "task": recipe.task.name,
         "method": recipe.method.name,
         "seed": recipe.run.seed,
@@ -201,8 +202,8 @@ def _summary(
         },
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
         "baselines": blind,
-        "parameters": {"trainable": trainable, "total": total, "new_head": head.new},
-        "kept_head": head.kept,
+        "parameters": {"trainable": trainable, "total": total, "new_head": base.head.new},
+        "kept_head": base.head.kept,
         "steps": used.step,
         "samples": used.samples,
         "epoch": used.epoch,

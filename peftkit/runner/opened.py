@@ -15,15 +15,14 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from scipy.stats import binomtest
 from torch import nn
 
 from peftkit.components import Context, Example, Task
 from peftkit.errors import InputError, MissingFieldsError, RowError, RunError, listed, one_line
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.names import HUB_ID
 from peftkit.runner import evaluation
+from peftkit.runner.card import model_card
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form
 from peftkit.runner.models import load_base
@@ -67,15 +66,16 @@ def open_run(path: Path, registry: Registry) -> Opened:
         head_parameters=base.head.parameters,
     )
     names = frozenset(base.model.state_dict())
+    weights = path / "model" if (path / "model").is_dir() else path  # an exported run
     torch.manual_seed(recipe.run.effective_init_seed)
     try:
-        model = recipe.method.open(base.model, path / "model", context)
+        model = recipe.method.open(base.model, weights, context)
     except (OSError, ValueError, RuntimeError) as error:
         older = base.head.parameters and "new_head" not in summary["parameters"]
         reason = (
             "an older peftkit has not saved all of its classification head; run the recipe again" if older else error
         )
-        raise InputError(f"{path / 'model'} cannot be opened: {reason}") from error
+        raise InputError(f"{weights} cannot be opened: {reason}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Opened(path, recipe, base.form, model.to(device).eval(), device, names)
 
@@ -259,7 +259,7 @@ def merge(opened: Opened, out: Path) -> float:
         raise RunError(f"merged, the model says something else: logits differ by {difference:.1e}")
     cast(Any, merged).save_pretrained(out)
     opened.form.tokenizer.save_pretrained(out)
-    (out / "README.md").write_text(card(opened.path, opened.recipe, merged=True), encoding="utf-8")
+    (out / "README.md").write_text(model_card(opened.path, opened.recipe, merged=True), encoding="utf-8")
     return difference
 
 
@@ -277,56 +277,9 @@ def export(path: Path, registry: Registry, out: Path) -> None:
         described = json.loads(config.read_text(encoding="utf-8"))
         described["base_model_name_or_path"] = recipe.model.name
         config.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(card(path, recipe), encoding="utf-8")
-    shutil.copyfile(path / "recipe.toml", out / "recipe.toml")
-
-
-def card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
-    """A model card: base model, task, method, scores with their intervals, cost, and the recipe."""
-    summary = RunDirectory(path).summary()
-    environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
-    selected, cost = summary["selected"], summary["cost"]
-    header = ["---", "tags: [peftkit]"]
-    if HUB_ID.fullmatch(recipe.model.name):  # a folder of this machine is nothing to a hub
-        header.insert(1, f"base_model: {json.dumps(recipe.model.name)}")
-    if recipe.method.name != "full" and not merged and (path / "model" / "adapter_config.json").is_file():
-        header.append("library_name: peft")
-    lines = [*header, "---", f"# {recipe.run.name}", ""]
-    how = "with the update folded into its weights" if merged else "the selected checkpoint"
-    lines += [
-        f"`{recipe.model.name}` trained on `{recipe.task.name}` with `{recipe.method.name}` by peftkit; {how}, step "
-        f"{selected['step']} of {summary['steps']}, chosen by {summary['selects']} on dev.",
-        "",
-        "| test | value | 95 % interval |",
-        "|---|---|---|",
-    ]
-    with (path / "predictions" / "test.jsonl").open(encoding="utf-8") as lines_of_test:
-        examples = sum(1 for _ in lines_of_test)
-    for key, value in selected.get("test", {}).items():
-        lines.append(f"| {key} | {value:.4f} | {_interval(key, value, examples)} |")
-    trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]
-    lines += [
-        "",
-        f"{examples} test examples, seed {summary['seed']}. Trainable parameters: {trained:,} of {total:,}. Cost: "
-        + ", ".join(f"{key} {value:,.6g}" for key, value in cost.items())
-        + f"; {summary['samples']:,} samples.",
-        "",
-        "Versions: " + ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v) + ".",
-        "",
-        "```toml",
-        (path / "recipe.toml").read_text(encoding="utf-8").rstrip(),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _interval(key: str, value: float, examples: int) -> str:
-    """Wilson's interval where the value is a share of the examples."""
-    if key not in ("accuracy", "accuracy_norm", "exact_match") or not examples:
-        return ""
-    interval = binomtest(round(value * examples), examples).proportion_ci(method="wilson")
-    return f"{interval.low:.4f} to {interval.high:.4f}"
+    (out / "README.md").write_text(model_card(path, recipe), encoding="utf-8")
+    for name in ("recipe.toml", "summary.json"):  # with these, peftkit.load_model opens the folder like the run
+        shutil.copyfile(path / name, out / name)
 
 
 def _empty(out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,40 @@ def test_an_export_opens_with_the_library_and_has_a_card(make: Make, registry: R
     assert f"| accuracy | {value:.4f} | 0." in text
     for part in ("library_name: peft", "`colours` with `lora`", "12 test examples, seed 42", "torch 2", "[method]"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "words"),
+    [
+        ("encoder-decoder", "full", 'model = AutoModelForSeq2SeqLM.from_pretrained("FOLDER")'),
+        ("encoder", "lora", 'model = PeftModel.from_pretrained(base, "FOLDER")'),
+        ("encoder", "bitfit", 'model, tokenizer = peftkit.load_model("FOLDER")'),
+        ("decoder", "layer_norm", 'model, tokenizer = peftkit.load_model("FOLDER")'),
+    ],
+)
+def test_the_card_s_code_loads_the_trained_model(
+    kind: str,
+    method: str,
+    words: str,
+    make: Make,
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peftkit.plugins.load_registry", lambda: registry)  # with the tests' task
+    path = finished(make, registry, kind, f"method.name={method}")
+    export(path, registry, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    [code] = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    assert words in code
+    found: dict[str, Any] = {}
+    exec(code.replace("FOLDER", str(tmp_path / "out")), found)  # noqa: S102 - what a reader would run
+    ids = torch.arange(5, 13)[None]
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if kind == "encoder-decoder" else {})
+    with torch.no_grad():
+        expected = open_run(path, registry).model(**inputs).logits
+        torch.testing.assert_close(found["model"].eval()(**inputs).logits, expected, atol=1e-6, rtol=0)
+    assert ("classification head was new" in text) == (kind == "encoder")
 
 
 def test_what_is_no_finished_run(make: Make, registry: Registry, tmp_path: Path) -> None:
