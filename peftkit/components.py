@@ -191,6 +191,13 @@ class Method(Component):
             )
         return reasons
 
+    def search_for(self, model_kind: ModelKind | None) -> Search:
+        """What ``[tune]`` draws from with a model of that kind: by default ``search``, whatever the kind.
+
+        Nothing where the method trains an encoder's classification head alone: the head's learning rate is tuned apart.
+        """
+        return type(self).search
+
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Changes the model so that exactly the parameters that should learn have ``requires_grad``.
 

@@ -208,9 +208,7 @@ def _takes_runs(added: argparse.ArgumentParser) -> None:
 
 def _takes_fairness(added: argparse.ArgumentParser) -> None:
     added.add_argument("--pool", choices=POOLED, action="append", default=[], help="compare although this differs")
-    added.add_argument(
-        "--match", default="", help="compare each method's nearest variant: parameters=1e5±20%%, memory=2GiB±10%%"
-    )
+    added.add_argument("--match", help="compare each method's nearest variant: parameters=1e5±20%%, memory=2GiB±10%%")
 
 
 def _share(text: str) -> float:

@@ -19,7 +19,7 @@ def advise_method(
     memory: str,
     metric: str | None,
     pool: Sequence[str],
-    match: str,
+    match: str | None,
     as_json: bool,
 ) -> int:
     """Prints which method to use within a budget; the exit code is 1 where the evidence is too thin for all tasks.

@@ -25,7 +25,7 @@ def compare_runs(
     budgets: Sequence[float] | None,
     pool: Sequence[str],
     regret: bool,
-    match: str,
+    match: str | None,
     form: str,
     output: str,
 ) -> int:
@@ -51,18 +51,18 @@ def compare_runs(
     return 0
 
 
-def gathered(paths: Sequence[str], pool: Sequence[str], match: str = "") -> list[Section]:
+def gathered(paths: Sequence[str], pool: Sequence[str], match: str | None = None) -> list[Section]:
     """The runs below the paths by task and model; what is left out is named on stderr.
 
     Args:
         paths: run directories, or folders of them.
         pool: what may differ.
-        match: the parameters or memory at which methods are compared; empty to compare all that there is.
+        match: the parameters or memory at which methods are compared; None to compare all that there is.
 
     Raises:
         InputError: there are no runs, or they cannot be compared, or none is within the match.
     """
-    wanted = parse_match(match) if match else None
+    wanted = None if match is None else parse_match(match)
     runs, problems = find_runs(map(Path, paths))
     kept: list[Section] = []
     unmatched: list[str] = []

@@ -16,7 +16,7 @@ def write_report(
     metric: str | None,
     baseline: str,
     pool: Sequence[str],
-    match: str,
+    match: str | None,
     title: str,
     output: str,
     figures: str,

@@ -140,7 +140,7 @@ def at(costs: Array, scores: Array, budget: float) -> float | None:
 def within(run: Run, by: str, points: tuple[Array, Array], budget: float) -> tuple[float, float] | None:
     """The score that a run had reached within a budget, and at which cost; None if nothing was evaluated in it.
 
-    A run ends with the step that reaches its budget: what its end has reached is within it, up to one step beyond.
+    A run ends with the step that reaches its budget: what its end has reached is within it, however large that step is.
 
     Args:
         run: the run.
@@ -150,8 +150,7 @@ def within(run: Run, by: str, points: tuple[Array, Array], budget: float) -> tup
     """
     costs, scores = points
     there = np.flatnonzero(costs <= budget * (1 + 1e-9))
-    ends = costs[-1] <= budget + _cost_of_a_step(run, by)
-    last = len(costs) - 1 if ends else int(there[-1]) if len(there) else None
+    last = len(costs) - 1 if _ended(run, by, budget) else int(there[-1]) if len(there) else None
     if last is None:
         return None
     return float(costs[np.flatnonzero(scores[: last + 1] == scores[last])[0]]), float(scores[last])
@@ -169,14 +168,19 @@ def read_off(run: Run, by: str, budget: float) -> bool:
     """
     if run.recipe.get("train", {}).get("schedule") == "constant":
         return False
-    return cost(run.rows[-1], by) > budget * (1 + 1e-9) + _cost_of_a_step(run, by)
+    return not _ended(run, by, budget)
 
 
-def _cost_of_a_step(run: Run, by: str) -> float:
-    """A hair less than a step takes, without what was spent before the first one."""
+def _ended(run: Run, by: str, budget: float) -> bool:
+    """Whether a run ended within a budget: by its own limit on that axis, or by what it took, up to one step more."""
+    limit = run.recipe.get("train", {}).get("budget", {}).get(by)
+    if limit is not None and limit <= budget * (1 + 1e-9):
+        return True
     axis = "gmacs" if by == "gmacs_with_tuning" else by
     steps = float(run.rows[-1]["step"])
-    return cost(run.rows[-1], axis) / steps * (1 - 1e-6) if steps else 0.0
+    # A hair less than a step takes, without what was spent before the first one.
+    of_a_step = cost(run.rows[-1], axis) / steps * (1 - 1e-6) if steps else 0.0
+    return cost(run.rows[-1], by) <= budget * (1 + 1e-9) + of_a_step
 
 
 def area(costs: Array, scores: Array, low: float, high: float) -> float:

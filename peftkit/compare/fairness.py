@@ -141,7 +141,8 @@ def _training(run: Run) -> Mapping[str, Any]:
     tuned = (run.tuning or {}).get("settings", {})
     if {"train.batch_size", "train.gradient_accumulation_steps"} & tuned.keys():
         found["effective_batch"] = NOT_COMPARED
-    return found | {key: NOT_COMPARED for key in found if key in tuned}
+    # A head's learning rate is one for all methods, however it was found.
+    return found | {key: NOT_COMPARED for key in found if key in tuned and key != "train.head_learning_rate"}
 
 
 def optimizers(run: Run) -> Mapping[str, Any]:

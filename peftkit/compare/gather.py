@@ -152,11 +152,15 @@ def _numbered(seeds: Iterable[Seeds]) -> dict[Seeds, int]:
 
 
 def _remarks(runs: Sequence[Run], numbers: Mapping[Seeds, int]) -> Iterator[str]:
-    sample = listed(sorted({run.training_sample for run in runs}))
-    if sample == FIXED:
+    drawn = sorted({run.training_sample for run in runs} - {FIXED})
+    all_drawn = all(run.training_sample != FIXED for run in runs)
+    if not drawn or len({run.seed for run in runs}) == 1:
         yield "training sample: held fixed; intervals hold for this training sample (see run.resample_train)"
+    elif all_drawn:
+        yield f"training sample: varies with the seed ({listed(drawn)})"
     else:
-        yield f"training sample: varies with the seed ({sample})"
+        fixed = listed(sorted({run.summary["method"] for run in runs if run.training_sample == FIXED}))
+        yield f"training sample: varies with the seed ({listed(drawn)}), but is held fixed for {fixed}"
     if different := differences([optimizers(run) for run in runs]):
         yield f"methods do not share an optimizer: {'; '.join(different)}"
     if any(number != seed for (seed, _, _), number in numbers.items()):
@@ -267,6 +271,8 @@ def _read(path: Path) -> Run:
         raise InputError(f"{path}: the run is {summary.get('status')}, not done: {summary.get('error', '')}")
     tuned = (path.parent / "tuning.json").is_file()
     tuning = RunDirectory(path.parent).document("tuning.json") if tuned else None
+    if tuning and tuning.get("superseded"):
+        raise InputError(f"{path}: its settings were replaced by a later tuning of its sweep")
     run = Run(path, summary, directory.evaluations(), directory.recipe(), directory.environment(), tuning)
     method = {key: value for key, value in run.recipe.items() if key == "method"}
     try:

@@ -25,7 +25,7 @@ class Quantity:
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "parameters": Quantity("trainable_parameters", parse_parameters, lambda value: f"{value:,.0f} parameters"),
+    "parameters": Quantity("trainable_parameters", parse_parameters, lambda value: f"{value:,.6g} parameters"),
     "memory": Quantity("peak_memory", parse_bytes, lambda value: f"{value / 2**30:,.3g} GiB"),
 }
 FORM = "write it as parameters=1e5±20% or memory=2GiB+-10%"
@@ -58,12 +58,18 @@ def parse_match(text: str) -> Match:
         InputError: it names nothing that methods can be matched by, or its numbers cannot be read.
     """
     name, equals, rest = (part.strip() for part in text.partition("="))
+    if not name:
+        raise InputError(f"--match {text!r}: it names nothing to match by; {FORM}")
     if name not in QUANTITIES:
         known = f"{did_you_mean(name, QUANTITIES)}; there are {listed([*QUANTITIES])}"
         raise InputError(f"--match {text!r}: cannot match by {name!r}{known}; {FORM}")
     value, *tolerance = re.split(r"±|\+/?-", rest) if equals else [""]
     # An exponent's sign is no tolerance: 1e+5, and 1e+-5 is no number.
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*%\s*", tolerance[0]) if len(tolerance) == 1 else None
+    found = (
+        re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*%\s*", tolerance[0])
+        if len(tolerance) == 1
+        else None
+    )
     if found is None or not 0 <= float(found[1]) <= 100:
         raise InputError(f"--match {text!r}: it needs a target and a tolerance from 0 to 100 %; {FORM}")
     try:

@@ -37,6 +37,10 @@ class Tried:
     chosen: bool
     """Whether the method's final runs have these settings."""
     gmacs: float | None
+    at_edge: str
+    """Where the method's tuning stopped at the edge of its range; empty if it did not."""
+    transfer: str
+    """What is to be said of trials at another budget than the final one; empty if there are none."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def rows_of(found: Regret) -> list[Row]:
             _told(trial.score, ".4f", "no number"),
             _told(trial.loss, ".4f"),
             _told(trial.regret, ".4f"),
-            "yes" if trial.chosen else "",
+            "yes" + ("; stopped at the edge of its range" if trial.at_edge else "") if trial.chosen else "",
         )
         for trial in found.tried
     ]
@@ -152,6 +156,8 @@ def _of_method(label: str, tuning: Any, sign: float) -> list[Tried]:
                 regret=best - sign * score if there else None,
                 chosen=each["settings"] == tuning.get("settings"),
                 gmacs=each.get("gmacs"),
+                at_edge="; ".join(tuning_edges(tuning)),
+                transfer=transfer(tuning) or "",
             )
         )
     return sorted(found, key=lambda trial: (trial.learning_rate or 0.0, trial.settings, trial.seed or 0))

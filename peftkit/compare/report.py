@@ -127,9 +127,11 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
 
 
 def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
+    limits = run.recipe.get("train", {}).get("budget", {})
     table: dict[str, Any] = {
         "steps": run.rows[-1]["step"],
         "constant": run.recipe.get("train", {}).get("schedule") == "constant",
+        "limits": {a: limits[a] for a in axes if a in limits},
         "costs": {a: [_short(cost(row, a)) for row in run.rows] for a in axes},
     }
     for split in ("train", "dev", "test"):

@@ -188,10 +188,10 @@ def _markdown(page: Page) -> str:
 
 
 def _latex(page: Page) -> str:
-    """What is not the table is comments, so that the file can be read in as it is."""
+    """The table, and below it the notes in small print: a paper that reads the file in shows them."""
     heads, *lines = (" & ".join(map(_escaped, row)) + r" \\" for row in page.rows)
     begin = r"\begin{tabular}{" + "l" * len(page.rows[0]) + "}"
-    told = (f"% {note}" for note in page.notes)
+    told = (rf"\par\noindent{{\footnotesize {_escaped(note)}\par}}" for note in page.notes)
     end = (r"\bottomrule", r"\end{tabular}")
     return "\n".join([f"% {page.title}", begin, r"\toprule", heads, r"\midrule", *lines, *end, *told])
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.components import Context, Method, PublishedRate, Search, Situation
+from peftkit.components import Context, Method, ModelKind, PublishedRate, Search, Situation
 from peftkit.errors import InputError
 from peftkit.methods.published import LAYER_NORM, LAYER_NORM_BY_PEFT
 from peftkit.search_space import VECTORS, WEIGHTS
@@ -86,6 +86,10 @@ class HeadOnly(Method):
         if situation.model_kind in ("decoder", "encoder-decoder") and tied:
             reasons.append(SHARED)
         return reasons
+
+    def search_for(self, model_kind: ModelKind | None) -> Search:
+        """Nothing for an encoder, all of whose trained parameters have the head's learning rate."""
+        return {} if model_kind == "encoder" else super().search_for(model_kind)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Leaves the output layer to learn.

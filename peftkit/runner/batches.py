@@ -22,7 +22,7 @@ from peftkit.runner.forms import Form, Row
 BUCKET = 50  # effective batches that are sorted by length together
 SHUFFLED = 10_000  # rows of a stream among which the next one is drawn
 TAKEN = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
-INDEX = "__index__"
+INDEX = "\x1fpeftkit/index"
 
 
 def effective_batch(recipe: Recipe, processes: int) -> int:

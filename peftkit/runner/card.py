@@ -10,7 +10,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from peftkit.recipe import Recipe
-from peftkit.recipe.names import HUB_ID
+from peftkit.recipe.names import BUILT_IN_MODELS, HUB_ID
 from peftkit.runner.forms import FORMS
 from peftkit.runs import RunDirectory
 
@@ -60,21 +60,28 @@ def _how_to_load(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) ->
     """The lines of Python that load the trained model, by the library whose format it has."""
     kind = summary.get("model_kind")
     auto_class = FORMS[kind].auto_class if kind else "AutoModel"
-    labels = f", num_labels={len(recipe.task.labels) or 1}" if kind == "encoder" else ""
-    base = f"base = {auto_class}.from_pretrained({recipe.model.name!r}{labels})"
+    name, dtype = recipe.model.name, f"dtype=torch.{recipe.model.dtype}"
+    # A head for other labels gives way to the one in the files.
+    head = f", num_labels={len(recipe.task.labels) or 1}, ignore_mismatched_sizes=True" if kind == "encoder" else ""
+    base = f"base = {auto_class}.from_pretrained({name!r}, {dtype}{head})"
+    imports = ["import torch", f"from transformers import {auto_class}"]
+    if name in BUILT_IN_MODELS:
+        imports, base = (
+            ["from peftkit.recipe.names import model_path", *imports],
+            base.replace(repr(name), f"model_path({name!r})"),
+        )
     library = "transformers" if merged else recipe.method.loaded_by
     code = {
         "transformers": [
-            f"from transformers import {auto_class}",
-            "",
-            f'model = {auto_class}.from_pretrained("FOLDER")',
+            *("import torch", f"from transformers import {auto_class}", ""),
+            f'model = {auto_class}.from_pretrained("FOLDER", {dtype})',
         ],
         "peft": [
-            *("from peft import PeftModel", f"from transformers import {auto_class}", ""),
+            *("from peft import PeftModel", *imports, ""),
             *(base, 'model = PeftModel.from_pretrained(base, "FOLDER")'),
         ],
         "adapters": [
-            *("import adapters", f"from transformers import {auto_class}", ""),
+            *("import adapters", *imports, ""),
             *(base, "adapters.init(base)", 'base.load_adapter("FOLDER", set_active=True, use_safetensors=True)'),
         ],
         "peftkit": ["import peftkit", "", 'model, tokenizer = peftkit.load_model("FOLDER")'],

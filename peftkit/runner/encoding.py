@@ -19,6 +19,8 @@ from peftkit.errors import InputError, RowError, RunError, one_line
 from peftkit.runner.forms import Form, Row
 from peftkit.texts import normalised
 
+OURS = "\x1fpeftkit/"
+"""Begins the names of encoded columns while they stand beside those of the data: no file can have such a column."""
 KEPT: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens")
 
 
@@ -107,9 +109,10 @@ def encoded(task: Task, split: Dataset, form: Form) -> Dataset:
     folder.mkdir(parents=True, exist_ok=True)
 
     def encode(columns: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        return encode_columns(task, form, columns, indices)
+        # Under their own names datasets would cast them to the types of the data's columns of these names.
+        return {f"{OURS}{key}": values for key, values in encode_columns(task, form, columns, indices).items()}
 
-    return split.map(
+    found = split.map(
         encode,
         batched=True,
         with_indices=True,
@@ -118,6 +121,7 @@ def encoded(task: Task, split: Dataset, form: Form) -> Dataset:
         new_fingerprint=key,
         desc=None,
     )
+    return found.rename_columns({name: name.removeprefix(OURS) for name in found.column_names})
 
 
 def fingerprint(task: Task, split: Dataset, form: Form) -> str:
@@ -130,7 +134,7 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
         "form": [type(form).__name__, _code(type(form))],
         "kind": form.task_kind,
         "lengths": [form.source_length, form.target_length],
-        "columns": [*KEPT, "length", "key", "gold"],
+        "columns": [OURS, *KEPT, "length", "key", "gold"],
         "tokenizer": _tokenizer_state(form),
     }
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())

@@ -23,6 +23,11 @@ from peftkit.recipe import Recipe
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+PRETRAINED = ("Model", "ForMaskedLM", "ForPreTraining", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the architectures of checkpoints end that have no head of a task. What lies beside the backbone of these, such
+as ModernBERT's prediction head, is pre-trained."""
+SCORES = ("ForSequenceClassification", "ForMultipleChoice")
+"""How those end whose head can be kept: one that gives scores of a whole text."""
 LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
 """Names of layer norms' parameters in old checkpoints."""
 BODY = re.compile(r"(^|\.)(\d+|\w*embeddings?)\.")
@@ -72,9 +77,10 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
         RunError: ``model.keep_head`` asks for a head that the checkpoint does not hold, or weights of the layers are
             missing.
     """
-    labels, old = recipe.task.labels, _labels(config)
+    labels, old, architecture = recipe.task.labels, _labels(config), _architecture(config)
     if recipe.model.keep_head:
         rows = _rows_to_keep(recipe, config, outputs)
+        set_labels(config, (), len(old))
         model, report = load(config)
         _refuse_missing(recipe, _missing(model, report) or ())
         _select_outputs(model, rows)
@@ -94,13 +100,7 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
         torch.manual_seed(recipe.run.effective_init_seed)
         _draw_anew(model)
         missing |= set(_beside_backbone(model))
-        known = {_normalized(label) for label in old}
-        fits = len(old) == 1 if not labels else all(_normalized(label) in known for label in labels)
-        remedy = "model.keep_head = true keeps it" if fits else "they are not the task's"
-        notice = (
-            f"the classification head of {recipe.model.name} is replaced by a new one; its labels are {listed(old)}"
-        )
-        notice += f"; {remedy}"
+        notice = _replaced(recipe, architecture, old)
     _refuse_missing(recipe, missing)
     return model, _new(model, missing, notice)
 
@@ -136,8 +136,8 @@ def new_parameters(model: nn.Module, config: Any, path: str, revision: str | Non
 
 
 def holds_head(config: Any) -> bool:
-    """Whether a checkpoint was saved with a classification head, by its config."""
-    return any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+    """Whether a checkpoint was saved with the head of a task, such as classification or tagging, by its config."""
+    return any(not str(name).endswith(PRETRAINED) for name in config.architectures or ())
 
 
 def check_head_is_saved(method: Method, model: nn.Module, head: Head) -> None:
@@ -168,16 +168,23 @@ def _new(model: nn.Module, names: Iterable[str], notice: str) -> Head:
     return Head(tuple(sizes), sum(sizes.values()), notice=notice)
 
 
+def _architecture(config: Any) -> str:
+    return str((config.architectures or ["no architecture"])[0])
+
+
 def _labels(config: Any) -> list[str]:
+    """The names of a head's outputs."""
+    if _architecture(config).endswith("ForMultipleChoice"):
+        return ["score"]  # one number for each pair, whatever the config says
     return [str(config.id2label[number]) for number in sorted(config.id2label)]
 
 
 def _rows_to_keep(recipe: Recipe, config: Any, outputs: int) -> list[int]:
     """The checkpoint's output for each of the task's."""
-    if not holds_head(config):
+    if not _architecture(config).endswith(SCORES):
         raise RunError(
             f"model.keep_head: the checkpoint {recipe.model.name!r} holds no classification head (it is a "
-            f"{listed(config.architectures or ['model without an architecture'])}); leave model.keep_head out"
+            f"{_architecture(config)}); leave model.keep_head out"
         )
     wanted, there = recipe.task.labels, _labels(config)
     if not wanted and len(there) == outputs:
@@ -194,6 +201,17 @@ def _rows_to_keep(recipe: Recipe, config: Any, outputs: int) -> list[int]:
             "model.keep_head out for a new head"
         )
     return [places[_normalized(label)] for label in wanted]
+
+
+def _replaced(recipe: Recipe, architecture: str, old: list[str]) -> str:
+    """The notice of a head that is replaced."""
+    notice = f"the head of {recipe.model.name} ({architecture}) is replaced by a new one"
+    if not architecture.endswith(SCORES):
+        return notice
+    known, labels = {_normalized(label) for label in old}, recipe.task.labels
+    fits = all(_normalized(label) in known for label in labels) if labels else len(old) == 1
+    remedy = "model.keep_head = true keeps it" if fits else "they are not the task's"
+    return f"{notice}; its labels are {listed(old)}; {remedy}"
 
 
 def _normalized(label: str) -> str:

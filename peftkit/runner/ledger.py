@@ -365,7 +365,10 @@ def _unsaid() -> Iterator[None]:
 @contextmanager
 def _written_down(model: nn.Module) -> Iterator[None]:
     """Within it attention is made of matrix products, which are counted alike on every device."""
-    found = (getattr(module, "config", None) for module in model.modules())
+    # transformers 4 chooses the layers of some models when they are made, and masks for what the config says: of these
+    # the config stays.
+    chosen = any("SdpaAttention" in type(module).__name__ for module in model.modules())
+    found = (None if chosen else getattr(module, "config", None) for module in model.modules())
     configs: dict[int, Any] = {id(config): config for config in found if hasattr(config, "_attn_implementation")}
     before = [(config, config._attn_implementation) for config in configs.values()]
     try:

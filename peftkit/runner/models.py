@@ -167,6 +167,8 @@ def _unloadable(recipe: Recipe, error: Exception) -> str:
         remedy = f"fetch it where there is a network (hf download {name}), or set model.name to a local folder"
     elif "mismatched_sizes" in told or "size mismatch" in told:  # transformers 5's word, and torch's in 4.57
         first, remedy = "its weights have other shapes than its config says", "check its config.json"
+    elif "okenizer" in first:
+        remedy = "check its tokenizer files, or save them with the installed transformers"
     else:
         remedy = "weights must be safetensors"
     return f"the model {name!r} cannot be loaded: {first.rstrip('.')}; {remedy}"
@@ -189,7 +191,7 @@ def _kind(recipe: Recipe, config: Any) -> ModelKind:
 def _form(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> Form:
     room = getattr(config, "max_position_embeddings", None)  # none where positions are relative, as in T5
     source, target = recipe.train.max_source_length, recipe.train.max_target_length
-    if room is not None:
+    if room is not None and room > 0:  # XLNet says -1 for none
         # RoBERTa counts positions from its padding id on, which only its tokenizer's limit knows.
         room = min(room, tokenizer.model_max_length)
         source = min(source, room - target if kind == "decoder" else room)

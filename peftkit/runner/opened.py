@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ from peftkit.runner.revisions import pinned, recorded_revisions
 from peftkit.runner.world import close_world, quiet_libraries
 from peftkit.runs import RunDirectory
 
+JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
+"""How a line begins that is a JSON object; others are texts, also if they begin with a brace."""
+READY_MADE = {"source", "candidates"}
+"""The keys of an object that gives a source as the model reads it."""
 log = logging.getLogger(__name__)
 
 
@@ -122,7 +127,7 @@ def predict(
     recipe = opened.recipe
     if batch is not None:
         recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": batch})})
-    numbered = ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+    numbered = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())
     with _as_trained(opened) as accelerator:
         while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
             split = _split(opened, group)
@@ -172,7 +177,7 @@ def _example(task: Task, number: int, line: str) -> Example:
         InputError: the line is wrong.
     """
     given: Any = None
-    if line.startswith("{"):
+    if JSON_OBJECT.match(line):
         try:
             given = json.loads(line)
         except ValueError as error:
@@ -180,7 +185,7 @@ def _example(task: Task, number: int, line: str) -> Example:
     try:
         return task.to_prompt({_input_field(task): line} if given is None else given)
     except MissingFieldsError as error:
-        if given is not None and "source" in given:
+        if given is not None and given.keys() <= READY_MADE and "source" in given.keys() - {*_input_fields(task)}:
             return _ready_made(task, number, given)
         ready = '"source" and "candidates"' if task.kind == "multiple_choice" else '"source"'
         needed = f"{task.name!r} needs a JSON object with {listed(_input_fields(task))}"

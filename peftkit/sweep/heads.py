@@ -12,13 +12,9 @@ from typing import Any
 from peftkit.components import Between, ModelKind
 from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
-from peftkit.recipe import Recipe
-from peftkit.recipe.names import model_config, model_kind
 from peftkit.sweep.grid import Grid, Layer, Study, address, final_seeds, make, nested, problems_at
 from peftkit.sweep.tables import TuneTable
-from peftkit.sweep.tuning import Subject, space_of
-
-KEY = "train.head_learning_rate"
+from peftkit.sweep.tuning import HEAD_RATE, Subject, kind_of
 
 
 def heads_of(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> dict[str, Subject]:
@@ -42,11 +38,11 @@ def heads_of(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> d
     found = {}
     for study in grid.studies:
         recipe = study.any_recipe
-        if recipe.train.head_learning_rate is not None or KEY in space_of(study, tune):
+        if recipe.train.head_learning_rate is not None:
             continue
         model = recipe.model.name, recipe.model.revision
         if model not in kinds:
-            kinds[model] = _kind(recipe)
+            kinds[model] = kind_of(recipe)
         if kinds[model] == "encoder":
             found[study.label] = _head(grid, study, tune, registry, overrides)
     return found
@@ -54,7 +50,7 @@ def heads_of(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> d
 
 def head_layer(head: Mapping[str, Any] | None) -> Layer:
     """What a tuned head sets in a recipe, from its record in ``tuning.json``."""
-    return nested({KEY: head["learning_rate"]}) if head else {}
+    return nested({HEAD_RATE: head["learning_rate"]}) if head else {}
 
 
 def _head(grid: Grid, study: Study, tune: TuneTable, registry: Registry, overrides: Sequence[str]) -> Subject:
@@ -75,15 +71,6 @@ def _head(grid: Grid, study: Study, tune: TuneTable, registry: Registry, overrid
         trial = make(grid.path, grid.table, registry, (*layers, tune.set), overrides)
     except RecipeError as error:
         raise RecipeError(problems_at(grid.path, label, error)) from error
-    search = {KEY: Between(tune.head.low, tune.head.high, log=True)}
+    search = {HEAD_RATE: Between(tune.head.low, tune.head.high, log=True)}
     seeds = final_seeds(grid.table, study)
     return Subject(label, layers, own, search, tune.head.trials, f"head-{address(trial)}", seeds)
-
-
-def _kind(recipe: Recipe) -> ModelKind | None:
-    kind = model_kind(model_config(recipe.model.name))
-    if kind is None:  # on a hub, which alone knows
-        from peftkit.runner.models import load_form  # torch
-
-        kind, _ = load_form(recipe)
-    return kind

@@ -165,12 +165,20 @@ class Sweep:
             if record is None:
                 return []
             self._note_edges(study.label, record)
-            record = {**record, "head": head}
+            record = {**record, "head": head, "study": address(study.any_recipe)}
             RunDirectory(self.tuner.folder(subject)).write_json(TUNING, record)
             finals = final_recipes(self.grid, study, self.registry, self.overrides)
             for recipe in finals.values():
                 RunDirectory(Path(recipe.run.output)).write_json(TUNING, record)
+            self._supersede(record)
         return [Final(f"{study.label} · seed {seed}", recipe) for seed, recipe in finals.items()]
+
+    def _supersede(self, record: Record) -> None:
+        """Marks final runs of the study that have the settings of an earlier tuning: comparisons leave them out."""
+        for file in (self.grid.folder / "runs").glob(f"*/{TUNING}"):
+            old = RunDirectory(file.parent).document(TUNING)
+            if old.get("study") == record["study"] and _chosen(old) != _chosen(record):
+                RunDirectory(file.parent).write_json(TUNING, {**old, "superseded": True})
 
     def _trial(self, label: str, recipe: Recipe) -> RunDirectory | None:
         """The run of a trial: one that diverged is the worst, and no failure, since it would diverge again."""
@@ -239,6 +247,11 @@ def recorded(grid: Grid, study: Study) -> Record | None:
     """
     folder = grid.folder / "trials" / address(study.any_recipe)
     return RunDirectory(folder).document(TUNING) if (folder / TUNING).is_file() else None
+
+
+def _chosen(record: Record) -> tuple[Any, Any]:
+    """What a tuning sets in the final runs."""
+    return record["settings"], (record.get("head") or {}).get("learning_rate")
 
 
 def _score(run: RunDirectory) -> str:

@@ -14,10 +14,10 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, without_none
 from peftkit.runs import RunDirectory
 from peftkit.sweep.grid import Grid, Layer, Study, address, final_seeds, make, nested
-from peftkit.sweep.heads import KEY, head_layer
+from peftkit.sweep.heads import head_layer
 from peftkit.sweep.selection import Measured, Stage, measured
 from peftkit.sweep.tables import TuneTable
-from peftkit.sweep.tuning import Design, Subject, space_of, tune
+from peftkit.sweep.tuning import HEAD_RATE, Design, Subject, Tuned, space_of, tune
 
 TUNING = "tuning.json"
 Record = Mapping[str, Any]
@@ -52,7 +52,7 @@ class Tuner:
     def design(self, subject: Subject) -> Design:
         """How many trials the subject is tuned with."""
         same = self.recipe(subject).train.budget == subject.recipe.train.budget
-        return Design(subject.trials, transfer=0 if same else 2)
+        return Design(subject.trials, transfer=0 if same else 2, searches=bool(subject.search))
 
     def recipe(
         self,
@@ -115,7 +115,8 @@ class Tuner:
 
         design = self.design(subject)
         try:
-            found = tune(subject, self.table, design, attempt, valid)
+            nothing = Tuned({}, (), (), None)
+            found = tune(subject, self.table, design, attempt, valid) if design.searches else nothing
         except RunError as error:
             failed(subject.label, str(self.folder(subject)), (str(error),), finals + design.total - attempted - 1)
             return None
@@ -134,7 +135,7 @@ class Tuner:
                 **{f"{which}_budget": without_none(of.model_dump(mode="json")) for which, of in budgets.items()},
                 "order_holds": found.order_holds,
             }
-            if design.transfer
+            if design.transfer and design.searches
             else None,
             "tried": [trial.record() for trial in found.trials],
         }
@@ -163,7 +164,7 @@ class Tuner:
             else:
                 found(self.design(subject).total)
         return {
-            "learning_rate": record["settings"][KEY],
+            "learning_rate": record["settings"][HEAD_RATE],
             "method": subject.recipe.method.name,
             **{key: record[key] for key in ("design", "trials", "gmacs", "space", "at_edge", "transfer", "tried")},
         }

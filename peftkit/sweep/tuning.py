@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from peftkit.components import Between, Search
+from peftkit.components import Between, ModelKind, Search
 from peftkit.errors import InputError, RecipeError, RunError, did_you_mean
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.sweep.design import FOLLOW_UPS, Point, Space, end_of
+from peftkit.recipe.names import model_config, model_kind
+from peftkit.sweep.design import FOLLOW_UPS, NEAR, Point, Space, end_of
 from peftkit.sweep.grid import Grid, Layer, Study, as_overrides, make, nested, problems_at
 from peftkit.sweep.selection import Measured, Selector, Stage, Trial
 from peftkit.sweep.tables import MODEL_BASED, TuneTable, search_of
 
+HEAD_RATE = "train.head_learning_rate"
 LEADING = 2
 """Settings that are repeated with a second seed, and run at the final budget where trials had another one."""
 EVEN = 5
@@ -36,6 +38,8 @@ class Design:
     """Before the follow-ups, model-based ones among them."""
     transfer: int = 0
     """Runs at the final budget, where trials have another one."""
+    searches: bool = True
+    """Whether there is anything to search: a method that trains an encoder's head alone is tuned with the head."""
 
     @property
     def even(self) -> int:
@@ -45,7 +49,7 @@ class Design:
     @property
     def total(self) -> int:
         """All runs of a study's tuning."""
-        return self.trials + FOLLOW_UPS + LEADING + self.transfer
+        return self.trials + FOLLOW_UPS + LEADING + self.transfer if self.searches else 0
 
     def record(self) -> dict[str, int]:
         """The design as ``tuning.json`` has it; methods are tuned equally where these are the same."""
@@ -94,23 +98,47 @@ class Tuned:
 
 
 def space_of(study: Study, tune: TuneTable) -> Search:
-    """What the study's trials search.
+    """What the study's trials search; nothing where the method trains the classification head alone.
 
     Raises:
-        InputError: an axis sets one of these keys already, or a range is empty.
+        InputError: an axis sets one of these keys already, a range is empty, or a key has a tuning of its own.
     """
     method = study.any_recipe.method
     try:
-        space = search_of(tune.space[method.name]) if method.name in tune.space else method.search
+        given = tune.space.get(method.name)
+        space = method.search_for(kind_of(study.any_recipe)) if given is None else search_of(given)
     except ValueError as error:
         raise InputError(f"tune.space.{method.name}: {error}") from error
-    if not space:
+    if HEAD_RATE in space:
+        raise InputError(
+            f"tune.space.{method.name}: {HEAD_RATE} is tuned once for all methods, in [tune.head]; leave it out here"
+        )
+    if not space and not method.search:
         raise InputError(f"{method.name!r} declares nothing to tune; give [tune.space.{method.name}]")
     taken = {text.split("=", 1)[0] for layer in study.layers for text in as_overrides(layer)}
+    if seeds := sorted({"run.init_seed", "run.order_seed"} & taken):
+        raise InputError(
+            f"{study.label}: as an axis, {seeds[0]} would tune each of its values apart; use the axis seed, which it "
+            "follows"
+        )
     twice = sorted(space.keys() & taken)
     if twice:
         raise InputError(f"{study.label}: {twice[0]} is an axis and tuned, too; leave one out")
     return space
+
+
+def kind_of(recipe: Recipe) -> ModelKind | None:
+    """The kind of a recipe's model, by its config; that of a model on a hub is loaded from there.
+
+    Raises:
+        RunError: it cannot be loaded.
+    """
+    kind = model_kind(model_config(recipe.model.name))
+    if kind is None:  # on a hub, which alone knows
+        from peftkit.runner.models import load_form  # torch
+
+        kind, _ = load_form(recipe)
+    return kind
 
 
 def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> None:
@@ -244,11 +272,13 @@ class _Tuning:
         return self.trials[-1]
 
     def _edges(self, best: Sequence[Trial]) -> tuple[dict[str, Any], ...]:
-        ways = self.space.edges(self.points, self._point(best), self.step)
+        """Where the best settings are the outermost that were tried, at an end of the declared range or beyond it."""
+        point = self._point(best)
+        ways = self.space.edges(self.points, point, self.step)
         return tuple(
             {"key": axis.key, "end": end_of(way), "value": best[0].settings[axis.key]}
-            for axis, way in zip(self.space.axes, ways, strict=True)
-            if way
+            for axis, way, at in zip(self.space.axes, ways, point, strict=True)
+            if (way > 0 and at >= 1 - NEAR) or (way < 0 and at <= NEAR)
         )
 
     def _model_based(self) -> None:

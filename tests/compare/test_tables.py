@@ -57,8 +57,12 @@ def test_papers_and_pages_get_what_they_can_read(found: Comparison) -> None:
     assert latex.count(r"\\") == 3
     table = latex[latex.index(r"\begin") : latex.index(r"\end{tabular}")]
     outside = latex.replace(table, "").replace(r"\end{tabular}", "")
-    assert all(line.startswith("% ") for line in outside.splitlines() if line)  # so that papers read it in as it is
-    assert not re.search(r"(?<!\\)[%_#$]", table)
+    title, *notes = [line for line in outside.splitlines() if line]
+    assert title.startswith("% ")
+    # A paper that reads the file in shows the notes.
+    assert all(re.fullmatch(r"\\par\\noindent\{\\footnotesize .+\\par\}", note) for note in notes)
+    assert any("intervals: " in note for note in notes)
+    assert not any(re.search(r"(?<!\\)[%_#$]", text) for text in (table, *notes))
     markdown = written([found], "markdown").decode()
     assert markdown.splitlines()[0] == "### t with m: accuracy on test, of what dev selects; cost in gmacs"
     assert markdown.splitlines()[2].startswith("| method | seeds | score |")

@@ -13,10 +13,11 @@ import pytest
 
 from peftkit.cli import main
 from peftkit.compare.advice import advise
-from peftkit.compare.comparison import Comparison, compare
+from peftkit.compare.comparison import Comparison, Winner, compare
 from peftkit.compare.figures import draw
 from peftkit.compare.gather import Section, find_runs, sections
 from peftkit.compare.regret import regret
+from peftkit.compare.regret import written as written_regrets
 from peftkit.compare.report import report
 from peftkit.compare.tables import FORMS, written
 from peftkit.errors import InputError
@@ -255,3 +256,60 @@ def test_rates_that_tuning_chose_differ_by_method_and_not_within_one(plant: Plan
             tuned(plant(method, seed, [0.2, 0.4], tables=table), settings={"train.learning_rate": rate})
     found: Comparison = compare(section_of(tmp_path))
     assert sorted(line.method for line in found.lines) == ["full", "lora"]
+
+
+def test_what_ends_at_its_own_budget_is_within_it_however_large_its_last_step(plant: Plant, tmp_path: Path) -> None:
+    # The last evaluation lies more than a mean step beyond the budget of 2 GMACs, which the recipe names.
+    for seed in (1, 2):
+        plant("full", seed, [0.2, 0.3, 0.3, 0.6], cost=1.3, tables=limited(2.0))
+        plant("lora", seed, [0.2, 0.4, 0.5, 0.7], cost=1.5, tables=limited(2.0))
+    section = section_of(tmp_path)
+    (winner,) = compare(section, budgets=(2.0,)).winners
+    assert winner == Winner(2.0, "lora", 0.7, read_off=False)
+    assert {(each.method, each.score, each.read_off) for each in advise(section, "gmacs", 2.0).candidates} == {
+        ("full", 0.6, False),
+        ("lora", 0.7, False),
+    }
+    assert '"limits":{"gmacs":2.0}' in report([section])
+
+
+def limited(gmacs: float) -> dict[str, Any]:
+    return {"train": {"schedule": "linear", "learning_rate": 0.1, "budget": {"gmacs": gmacs}}}
+
+
+def test_a_method_whose_settings_a_later_tuning_replaced_is_left_out_with_a_notice(
+    plant: Plant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate, superseded in ((1e-3, True), (1e-2, False)):
+        for seed in (1, 2):
+            tables = {"train": {"learning_rate": rate}}
+            path = plant("lora", seed, [0.2, 0.5], tables=tables)
+            nested = tmp_path / "sweep" / f"{rate}-{seed}"
+            nested.mkdir(parents=True)
+            path.rename(nested / "run")
+            record = {"format": 1, "trials": 9, "gmacs": 1.0, "settings": {}, "design": {"trials": 5}}
+            (nested / "tuning.json").write_text(json.dumps(record | ({"superseded": True} if superseded else {})))
+    main(["compare", str(tmp_path / "sweep")])
+    printed = capsys.readouterr()
+    assert printed.out.count("\nlora") == 1
+    assert printed.err.count("its settings were replaced by a later tuning of its sweep") == 2
+
+
+def test_regret_says_in_every_form_where_tuning_stopped(plant: Plant, tmp_path: Path) -> None:
+    edge = [{"key": "train.learning_rate", "end": "high", "value": 0.1}]
+    tried = [{"settings": {"train.learning_rate": 0.1}, "seed": 0, "stage": "design", "score": 0.5, "loss": 1.0}]
+    record = {"format": 1, "trials": 1, "gmacs": 1.0, "settings": tried[0]["settings"], "tried": tried, "at_edge": edge}
+    path = plant("lora", 1, [0.2, 0.5])
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    path.rename(folder / "run")
+    (folder / "tuning.json").write_text(json.dumps(record))
+    section = sections(find_runs([folder])[0])
+    for form in FORMS:
+        told = written_regrets(section, form)
+        if form == "parquet":
+            [row] = pq.read_table(io.BytesIO(told)).to_pylist()
+            assert row["at_edge"] == "train.learning_rate at its high end (0.1)"
+        else:
+            lines = [line for line in told.decode().splitlines() if not line.startswith("%")]
+            assert any("stopped at the edge" in line or "its high end (0.1)" in line for line in lines), form

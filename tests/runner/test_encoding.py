@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from peftkit import Example, RowError
 from peftkit.errors import InputError, RunError
 from peftkit.recipe.names import model_path
+from peftkit.runner.batches import Stream
 from peftkit.runner.encoding import answer, encoded, examples_of, fingerprint, rows_of, source_key
 from peftkit.runner.forms import EncoderDecoder
 from tests.runner.conftest import ColourChoice, Colours
@@ -34,6 +35,25 @@ def test_the_same_rows_are_encoded_once(form: EncoderDecoder, tmp_path: Path, mo
         again = encoded(task, task.load()["train"], form)
     assert first.to_list() == again.to_list()
     assert first[0]["source"] == form.tokenizer("(colour) blood")["input_ids"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("value", ["text", 7, 0.5, True, ["a"], {"b": 1}, None], ids=repr)
+def test_a_column_of_the_users_may_have_any_name(
+    value: Any, streamed: bool, form: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    task = Colours()
+    rows = task.load()["train"]
+    plain = encoded(task, rows, form)
+    names = {*plain.column_names, "index", "label", "labels", "input_ids", "__index__", "group", "scores"}
+    assert {"source", "candidates", "answer", "length", "key", "gold", "source_tokens", "target_tokens"} <= names
+    wide = Dataset.from_list([{**row, **dict.fromkeys(names, value)} for row in rows])
+    if not streamed:
+        assert encoded(task, wide, form).to_list() == plain.to_list()
+        return
+    own, other = (list(Stream(data.to_iterable_dataset(), task, form, batch=8, seed=1)) for data in (rows, wide))
+    assert own == other != []
 
 
 def test_the_key_follows_the_content(form: EncoderDecoder) -> None:

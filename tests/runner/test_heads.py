@@ -10,7 +10,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+)
 
 from peftkit import Method
 from peftkit.errors import InputError, RecipeError, RunError
@@ -178,6 +186,47 @@ def test_a_method_that_does_not_save_the_head_is_refused_on_encoders(
 # ---- a checkpoint that has a head
 
 
+@pytest.mark.parametrize("task", ["colours", "colour_choice"])
+@pytest.mark.parametrize("outputs", [1, 3, 5])
+@pytest.mark.parametrize(
+    "auto",
+    [AutoModelForTokenClassification, AutoModelForMultipleChoice, AutoModelForQuestionAnswering],
+    ids=lambda auto: auto.__name__.removeprefix("AutoModelFor"),
+)
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "roberta", "electra"])
+def test_a_head_of_another_kind_of_task_is_replaced_and_trained_whole(
+    architecture: str, auto: Any, outputs: int, task: str, make: Make, tmp_path: Path
+) -> None:
+    folder = saved(architecture, tmp_path / "mlm")
+    config = AutoConfig.from_pretrained(folder)
+    config.num_labels = 2 if auto is AutoModelForQuestionAnswering else outputs
+    auto.from_config(config).save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "other")
+    masked = load_base(make("encoder", f"model.name={folder}", f"task.name={task}"))
+    recipe = make("encoder", f"model.name={tmp_path / 'other'}", f"task.name={task}", "method.name=layer_norm")
+    base = load_base(recipe)
+    backbone = f"{base.model.base_model_prefix}."
+    of_head = {name for name, _ in base.model.named_parameters() if not name.startswith(backbone)}
+    assert of_head <= set(base.head.parameters)
+    assert of_head == {name for name in masked.head.parameters if not name.startswith(backbone)}
+    assert blank_base(recipe, "meta").head.parameters == base.head.parameters
+    model = apply_method(recipe, base, 6)
+    assert all(parameter.requires_grad for parameter in head_tensors(model, base.head.parameters).values())
+    assert "is replaced by a new one" in base.head.notice
+
+
+def test_a_head_for_multiple_choice_is_kept_for_a_choice(make: Make, tmp_path: Path) -> None:
+    folder = saved("bert", tmp_path / "mlm")
+    chooser = AutoModelForMultipleChoice.from_config(AutoConfig.from_pretrained(folder))
+    chooser.save_pretrained(tmp_path / "chooser")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "chooser")
+    options = (f"model.name={tmp_path / 'chooser'}", "model.keep_head=true")
+    base = load_base(make("encoder", "task.name=colour_choice", *options))
+    torch.testing.assert_close(base.model.classifier.weight, chooser.classifier.weight)  # type: ignore[union-attr]
+    with pytest.raises(RunError, match="has no label 'red'"):
+        load_base(make("encoder", *options))
+
+
 @pytest.mark.parametrize("labels", [("one", "two"), ("one", "two", "three"), COLOURS])
 def test_the_head_of_another_task_is_replaced_with_a_notice(
     labels: tuple[str, ...], classifier: Any, make: Make, registry: Registry, capsys: pytest.CaptureFixture[str]
@@ -200,9 +249,10 @@ def test_the_head_of_another_task_is_replaced_with_a_notice(
     assert torch.equal(again.classifier.weight, model.classifier.weight)
     assert run(recipe, registry) is not None
     printed = " ".join(capsys.readouterr().out.split())
-    assert "is replaced by a new one; its labels are one, two" in printed or labels == COLOURS
+    assert f"(BertForSequenceClassification) is replaced by a new one; its labels are {labels[0]}" in base.head.notice
+    assert "replaced" in printed
     remedy = "model.keep_head = true keeps it" if labels == COLOURS else "they are not the task's"
-    assert remedy in printed
+    assert base.head.notice.endswith(remedy)
 
 
 def test_a_head_is_kept_and_its_outputs_follow_the_labels_names(

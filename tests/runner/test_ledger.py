@@ -26,7 +26,9 @@ from peftkit.runner.ledger import Ledger, Work
 from peftkit.runner.optimizers import make_optimizer
 from peftkit.runs import RunDirectory
 from peftkit.testing import applied, batch, tiny
+from peftkit.testing.checks import counts
 from peftkit.testing.children import together
+from peftkit.testing.tiny import FAMILIES
 from tests.runner.conftest import Make
 
 ROWS, WIDTH, DEEP, LAYERS = 4, 32, 64, 2
@@ -52,6 +54,13 @@ def test_a_decoders_full_fine_tuning_is_what_its_matrices_say() -> None:
     found = Ledger(applied(Full(), "llama"), own_loss).work(batch("llama"))
     assert found.forward_macs == pytest.approx(forward, rel=1e-3)
     assert found.backward_macs == pytest.approx(2 * forward, rel=1e-3)
+
+
+@pytest.mark.parametrize("architecture", [name for family in FAMILIES.values() for name in family])
+def test_every_architecture_is_counted_with_the_attention_that_transformers_chooses(
+    architecture: str, tmp_path: Path
+) -> None:
+    counts(Full(), architecture, tmp_path)
 
 
 def test_an_encoder_decoders_full_fine_tuning_is_what_its_matrices_say() -> None:

@@ -11,8 +11,9 @@ import pytest
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.runner import run
-from peftkit.runner.opened import open_run, predict
+from peftkit.runner.opened import Opened, open_run, predict
 from peftkit.runs import RunDirectory
+from peftkit.testing.runs import COLOURS
 from tests.runner.conftest import Make
 
 THINGS = ["blood", "grass leaf", "the deep blue sky", "fire and roses", "a frog", "ink", "sea"]
@@ -134,3 +135,39 @@ def test_what_a_line_can_be_is_said(make: Make, registry: Registry) -> None:
     ready = json.dumps({"source": "choose: a bird", "candidates": ["hawk", "owl"]})
     one, other = predict(opened, [lines[0], ready])
     assert one == other
+
+
+def opened_run(make: Make, registry: Registry, *options: str) -> Opened:
+    short = ("evaluate.whole=false", "evaluate.dev_examples=4", "evaluate.test_examples=4")
+    path = run(make("decoder", *QUICK, *short, *options), registry)
+    assert path is not None
+    return open_run(path, registry)
+
+
+def test_an_object_without_all_fields_is_no_ready_made_source_where_the_task_reads_that_column(
+    make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    rows = [{"source": f"{COLOURS[i % 3]} {i}", "num": str(i), "label": COLOURS[i % 3]} for i in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = (
+        *("task={name='text_classification'}", f"task.path={tmp_path / 'rows.jsonl'}", "task.text_column=source"),
+        *(
+            "task.label_column=label",
+            'task.prompt="{num}: {source}"',
+            "task.dev_fraction=0.25",
+            "task.test_fraction=0.25",
+        ),
+    )
+    opened = opened_run(make, registry, *keys)
+    with pytest.raises(InputError, match="line 1: num: missing"):
+        list(predict(opened, ['{"source": "red 1"}']))
+    (one,) = predict(opened, ['{"source": "red 1", "num": "7"}'])
+    assert one["source"] == "7: red 1"
+
+
+def test_texts_may_begin_with_a_brace_and_keep_their_blanks(make: Make, registry: Registry) -> None:
+    opened = opened_run(make, registry)
+    found = list(predict(opened, ["{hello} sky ", "  [sky]", '{"thing": "sky"}']))
+    assert [each["source"] for each in found] == ["(colour) {hello} sky ", "(colour)   [sky]", "(colour) sky"]
+    with pytest.raises(InputError, match="line 1: is not a JSON object"):
+        list(predict(opened, ['{"thing": ']))

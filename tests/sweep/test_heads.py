@@ -17,6 +17,7 @@ from peftkit.sweep.grid import Grid, address
 from peftkit.sweep.heads import heads_of
 from peftkit.sweep.planning import plan
 from peftkit.sweep.running import Sweep, final_recipes, mark, recorded
+from peftkit.sweep.tuning import space_of
 from tests.sweep.conftest import best_at
 
 Make = Callable[..., Grid]
@@ -135,7 +136,6 @@ def test_a_part_of_a_sweep_has_the_head_of_the_whole(grid: Make, registry: Regis
         (TUNED, (ENCODER,), 2),
         (TUNED, (ENCODER, "train.head_learning_rate=0.02"), 0),
         (AXES, (ENCODER,), 0),
-        (TUNED + '[tune.space.lora]\n"train.head_learning_rate" = [0.1, 0.2]\n', (ENCODER,), 1),
     ],
 )
 def test_heads_are_tuned_where_there_are_new_ones_of_no_given_rate(
@@ -190,3 +190,32 @@ def test_a_head_at_the_edge_of_its_range_is_said(grid: Make, planted: Any, regis
         next((made.folder / "trials").glob("head-*/tuning.json")).read_text(encoding="utf-8")
     )
     assert record["at_edge"] == [{"key": "train.head_learning_rate", "end": "high", "value": 3.162}]
+
+
+def test_a_method_that_trains_the_head_alone_is_tuned_with_the_head(
+    grid: Make, planted: Any, registry: Registry
+) -> None:
+    text = '[axes]\nmethod = ["lora", "head_only"]\nseed = [1, 2]\n[tune]\ntrials = 3\n'
+    workers = planted(score=head_score)
+    made = grid(text, (ENCODER,))
+    one, _ = sweep(made, registry, workers, overrides=(ENCODER,))
+    assert one.run() == []
+    assert len(workers.asked) == one.progress.total == one.progress.done == OF_HEAD + OF_EACH + 2 + 2
+    lora, head_only = (recorded(made, study) for study in made.studies)
+    assert lora is not None
+    assert head_only is not None
+    assert (head_only["trials"], head_only["gmacs"], head_only["settings"], head_only["tried"]) == (0, 0.0, {}, [])
+    assert head_only["design"] == lora["design"], "they are compared as tuned alike"
+    assert head_only["head"] == lora["head"]
+
+
+def test_the_heads_rate_is_no_methods_own(written: Any, registry: Registry, grid: Make) -> None:
+    space = '[tune.space.lora]\n"train.head_learning_rate" = { low = 1e-4, high = 1e-2, log = true }\n'
+    with pytest.raises(InputError, match=r"tune\.space\.lora: train\.head_learning_rate is tuned once for all methods"):
+        heads_and_spaces(grid(TUNED + space, (ENCODER,)))
+
+
+def heads_and_spaces(made: Grid) -> None:
+    assert made.table.tune is not None
+    for study in made.studies:
+        space_of(study, made.table.tune)

@@ -208,3 +208,33 @@ def test_one_sweep_is_run_by_one_process(grid: Make, planted: Any, registry: Reg
     made = grid(AXES)
     with alone(made), pytest.raises(InputError, match="being run by another process"):
         sweep(made, registry, planted())[0].run()
+
+
+def test_final_runs_of_an_earlier_tuning_are_marked_as_superseded(grid: Make, planted: Any, registry: Registry) -> None:
+    for low, high in ((1e-5, 1e-4), (1e-3, 1e-2), (1e-5, 1e-4)):
+        space = f'[tune.space.lora]\n"train.learning_rate" = {{ low = {low}, high = {high}, log = true }}\n'
+        made = grid(TUNED + space)
+        one, _ = sweep(made, registry, planted())
+        assert one.run() == []
+        records = [json.loads(f.read_text()) for f in (made.folder / "runs").glob("*/tuning.json")]
+        chosen = recorded(made, next(s for s in made.studies if s.any_recipe.method.name == "lora"))
+        assert chosen is not None
+        of_lora = [each for each in records if each["study"] == chosen["study"]]
+        assert [each["settings"] == chosen["settings"] for each in of_lora] == [
+            not each.get("superseded") for each in of_lora
+        ]
+        assert sum(not each.get("superseded") for each in of_lora) == 2, "one for each seed"
+    assert len(of_lora) == 4
+
+
+@pytest.mark.parametrize("key", ["init_seed", "order_seed"])
+def test_seeds_beside_the_seed_are_no_axes_of_a_tuned_sweep(
+    key: str, grid: Make, planted: Any, registry: Registry
+) -> None:
+    axes = f'[axes]\nmethod = ["lora"]\nrun.{key} = [1, 2]\n'
+    with pytest.raises(
+        InputError, match=rf"as an axis, run\.{key} would tune each of its values apart; use the axis seed"
+    ):
+        sweep(grid(axes + "[tune]\ntrials = 3\n"), registry, planted())
+    one, _ = sweep(grid(axes), registry, planted())
+    assert one.run() == []

@@ -49,18 +49,19 @@
     const costs = run.costs[axis === "gmacs_with_tuning" ? "gmacs" : axis];
     return (1 - 1e-6) * costs[costs.length - 1] / (run.steps || Infinity);
   };
-  // A score within a budget that the run went beyond comes from a learning rate that had not decayed, unless it is constant.
-  const readOff = (run, axis, budget) => {
-    const costs = run.costs[axis];
-    return !run.constant && costs[costs.length - 1] > budget * (1 + 1e-9) + stepOf(run, axis);
+  // A run ends with the step that reaches its own limit, or a whole step beyond the budget.
+  const ended = (run, axis, budget) => {
+    const costs = run.costs[axis], room = budget * (1 + 1e-9);
+    return (run.limits[axis] !== undefined && run.limits[axis] <= room) || costs[costs.length - 1] <= room + stepOf(run, axis);
   };
+  // A score within a budget that the run went beyond comes from a learning rate that had not decayed, unless it is constant.
+  const readOff = (run, axis, budget) => !run.constant && !ended(run, axis, budget);
   const edge = (method) => (method.at_edge ? " (tuning stopped at the edge of its range)" : "");
   const within = (run, axis, budget) => {
     const costs = run.costs[axis], scores = bestSoFar(run, "test", section.metric);
-    const last = costs.length - 1, step = stepOf(run, axis);
+    if (ended(run, axis, budget)) return scores[costs.length - 1];
     let found = null;
-    // A run ends with a whole step, up to one beyond its budget.
-    costs.forEach((cost, i) => { if (cost <= budget * (1 + 1e-9) || (i === last && cost <= budget + step)) found = scores[i]; });
+    costs.forEach((cost, i) => { if (cost <= budget * (1 + 1e-9)) found = scores[i]; });
     return found;
   };
   // Values of a run on given costs: a step holds until the next, or the line between two evaluations.
