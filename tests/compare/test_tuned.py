@@ -103,7 +103,7 @@ def test_every_form_says_where_tuning_stopped_at_the_edge(form: str, edged: Sect
             "train.learning_rate at its high end (0.1)"
         ]
     else:
-        text = told.decode()
+        text = told.decode().replace("\\_", "_")  # as LaTeX prints it
         [row] = [line for line in text.splitlines() if "lora" in line and "7 trials" in line]
         assert "stopped at the edge of its range" in row, "in the table itself, and not beside it alone"
         [row] = [line for line in text.splitlines() if "full" in line and "7 trials" in line]
