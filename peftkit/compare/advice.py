@@ -12,8 +12,8 @@ from scipy import stats
 from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory, read_off, within
 from peftkit.compare.examples import TEXTS, scores_of
 from peftkit.compare.gather import Run, Section
-from peftkit.compare.seeds import POWER, Array, spreads
-from peftkit.compare.statistics import standard_error
+from peftkit.compare.statistics.seeds import POWER, Array, spreads
+from peftkit.compare.statistics.pairwise import standard_error
 from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.errors import listed
 from peftkit.runs import tuning_edges

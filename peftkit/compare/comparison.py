@@ -24,8 +24,8 @@ from peftkit.compare.curves import (
 )
 from peftkit.compare.examples import scores_of
 from peftkit.compare.gather import Run, Section, imported_notes
-from peftkit.compare.seeds import Array
-from peftkit.compare.statistics import Verdict, judge
+from peftkit.compare.statistics.seeds import Array
+from peftkit.compare.statistics.pairwise import Verdict, judge
 from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.runs import tuning_edges
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from peftkit.compare.seeds import Array, Spread, chance, detectable, spreads
+from peftkit.compare.statistics.seeds import Array, Spread, chance, detectable, spreads
 
 DRAWS = 10_000
 CHUNK = 500  # draws whose weights are held at once: of 10,000 examples 20 MB
