@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.compare.statistics.seeds import Array
 from peftkit.compare.statistics.pairwise import MOST_LETTERS, holm, judge, letters, mcnemar, standard_error, wilson
+from peftkit.compare.statistics.seeds import Array
 
 
 def planted(

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from peftkit.compare.statistics.hierarchy import Effort, sample
-from peftkit.compare.statistics.observations import Array, Scale, observe
+from peftkit.compare.statistics.observations import Array, observe
 from peftkit.compare.statistics.tuning import Tuning, choice
 
 LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,23 @@ class Posterior:
 
     def difference(self, first: str, second: str) -> PairDifference:
         """By how much the first method is better than the second (above zero: better, losses too)."""
-        gap = self._gap(first, second)
-        low, high = _interval(gap)
-        return PairDifference(first, second, float(gap.mean()), low, high, float((gap > 0).mean()))
+        [found] = self._differences([(first, second)])
+        return found
 
     def differences(self) -> tuple[PairDifference, ...]:
         """Of all pairs."""
-        return tuple(self.difference(*pair) for pair in combinations(self.names, 2))
+        return tuple(self._differences([*combinations(self.names, 2)]))
+
+    def _differences(self, pairs: Sequence[tuple[str, str]]) -> list[PairDifference]:
+        if not pairs:
+            return []
+        places = {name: place for place, name in enumerate(self.names)}
+        first, second = ([places[pair[side]] for pair in pairs] for side in (0, 1))
+        gaps = self._sign * (self.draws[:, first] - self.draws[:, second])
+        numbers = [gaps.mean(0), *np.quantile(gaps, TAILS, axis=0), (gaps > 0).mean(0)]
+        return [
+            PairDifference(*pair, *(float(number[place]) for number in numbers)) for place, pair in enumerate(pairs)
+        ]
 
     def equivalent(self, first: str, second: str, margin: float) -> float:
         """The probability that two methods differ by less than the margin."""
@@ -121,19 +134,25 @@ def fit(
     """
     if len({len(values) for of in scores.values() for values in of.values()}) > 1:
         raise ValueError("runs of one comparison must be of the same test examples")
-    scale = Scale(share, higher_is_better)
+    options: dict[str, Any] = {
+        "share": share,
+        "higher_is_better": higher_is_better,
+        "groups": groups,
+        "means": means,
+        "rows": rows,
+    }
     estimates: dict[str, MethodEstimate] = {}
     several = {name: of for name, of in scores.items() if len(of) > 1}
     for name, of in scores.items():
         if name not in several:
-            estimates[name] = _of_one_run(name, of, scale, groups, means, rows)
+            estimates[name] = _of_one_run(name, of, options)
     if not several:
         return Posterior(estimates, (), np.zeros((0, 0)), higher_is_better)
     rng = np.random.default_rng(seed)
-    observed = observe(several, scale, groups=groups, means=means, rows=rows)
-    values = sample(observed, choice(observed, tunings or {}, rng), rng, effort or _effort(len(several)))
+    observed = observe(several, **options)
+    values = sample(observed, choice(observed, tunings or {}, rng), rng, effort or Effort())
     winners = np.bincount(values.argmax(1), minlength=len(several)) / len(values)
-    draws = scale.score(values)
+    draws = observed.scale.score(values)
     for column, name in enumerate(observed.names):
         low, high = _interval(draws[:, column])
         mean, best = float(draws[:, column].mean()), float(winners[column])
@@ -141,30 +160,17 @@ def fit(
     return Posterior(estimates, observed.names, draws, higher_is_better)
 
 
-def _effort(methods: int) -> Effort:
-    return Effort() if methods <= 20 else Effort(chains=20, kept=40, each=6)
-
-
-def _of_one_run(
-    name: str,
-    of: Mapping[int, Array],
-    scale: Scale,
-    groups: Sequence[str] | None,
-    means: Mapping[str, Mapping[int, float]] | None,
-    rows: int,
-) -> MethodEstimate:
+def _of_one_run(name: str, of: Mapping[int, Array], options: Mapping[str, Any]) -> MethodEstimate:
     """The score of a run with the interval that its test examples give it."""
-    [(seed, values)] = of.items()
-    observed = observe({name: of}, scale, groups=groups, means=means, rows=rows)
-    score = float(values.mean()) if means is None else means[name][seed]
-    deviation = float(np.sqrt(observed.examples[0, 0]))
+    observed = observe({name: of}, **options)
+    score, deviation = float(observed.raw[0]), float(np.sqrt(observed.common + observed.interaction))
     if not deviation:
         return MethodEstimate(score, None, None, None, 1)
-    ends = observed.means[0] + 1.959964 * deviation * np.array([-1.0, 1.0])
-    low, high = sorted(scale.score(ends).tolist())
+    ends = observed.means[0] + stats.norm.ppf(TAILS[1]) * deviation * np.array([-1.0, 1.0])
+    low, high = sorted(observed.scale.score(ends).tolist())
     return MethodEstimate(score, min(low, score), max(high, score), None, 1)
 
 
 def _interval(draws: Array) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(draws, TAILS)
     return float(low), float(high)

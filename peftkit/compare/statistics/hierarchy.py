@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peftkit.compare.statistics.observations import TYPICAL_SEEDS, Array, Observations
 
@@ -12,7 +13,6 @@ FREEDOM = 4.0
 """Degrees of freedom of Student's t that methods vary by: one that is far off does not decide how much all vary."""
 SPREADS = np.concatenate([[0.001], np.geomspace(0.006, 1.0, 40)])
 """Standard deviations between methods in those of example scores: next to nothing, or from a quarter of a point on."""
-KAPPA = 1.0
 EQUAL = 0.02
 """The probability, before anything is seen, that it is next to nothing; the others are equally likely."""
 DEVIATIONS = np.geomspace(0.0005, 2.0, 56)
@@ -65,77 +65,59 @@ def sample(observed: Observations, choice: Choice, rng: np.random.Generator, eff
     means = (observed.means + choice.shift) / unit
     centre = means.mean()
     means = means - centre
-    seeds, squares = observed.seeds, observed.squares / unit**2
-    alone = observed.run_variance / unit**2
-    # What all methods have in common is no evidence of where they are, however much each is said to have of it.
-    projection = np.eye(number) - 1 / number
-    common_error = float(np.sqrt(observed.examples.mean())) / unit
-    gain = choice.gain
-    examples = projection @ observed.examples @ projection / unit**2 + np.diag(choice.variance / unit**2)
-    roots, vectors = np.linalg.eigh(examples)
-    half = vectors * np.sqrt(np.maximum(roots, 0.0))
+    seeds, squares, gain = observed.seeds, observed.squares / unit**2, choice.gain
+    totals = (DEVIATIONS**2 + observed.run_variance / unit**2)[None, None]
+    own_error = choice.variance / unit**2
     logs = np.log(DEVIATIONS)
-    totals = DEVIATIONS**2 + alone[:, None]  # methods × deviations
+    places, widths = (each.ravel() for each in np.meshgrid(CENTRES, WIDTHS, indexing="ij"))
+    prior = -0.5 * ((places - np.log(TYPICAL_SEEDS)) / CENTRE_DEVIATION) ** 2 - number * np.log(widths)
     before = np.log(np.where(np.arange(len(SPREADS)) == 0, EQUAL, (1 - EQUAL) / (len(SPREADS) - 1)))
-    hyper = (CENTRES[:, None], WIDTHS[None, :])
-    prior = np.broadcast_to(-0.5 * ((hyper[0] - np.log(TYPICAL_SEEDS)) / CENTRE_DEVIATION) ** 2, (21, 7)).ravel()
-    places, widths = (np.broadcast_to(each, (21, 7)).ravel() for each in hyper)
     errors = np.zeros((chains, number))
     weights = np.ones((chains, number))
     pick = rng.integers(0, len(places), chains)
-    drawn = []
+    rows, drawn = np.arange(chains), []
     for step in range(effort.warm_up + effort.kept):
         # How much seeds vary, of each method and of all of them.
-        sums = squares + seeds * errors**2
-        chances = -0.5 * (seeds[:, None] * np.log(totals) + sums[:, :, None] / totals)
-        place, width = places[pick][:, None, None], widths[pick][:, None, None]
-        chances = chances - 0.5 * ((logs - place) / width) ** 2
-        chosen = _choose(chances, rng)
-        own = logs[chosen]
-        of_all = prior - number * np.log(widths) - 0.5 * _squares(own, places) / widths**2
-        pick = _choose(of_all, rng)
-        seed_variance = np.take_along_axis(totals[None], chosen[:, :, None], 2)[:, :, 0] / seeds
-        # Where methods are, and how much they vary.
-        root = np.sqrt(weights)
+        sums = (squares + seeds * errors**2)[:, :, None]
+        chances = -0.5 * (seeds[:, None] * np.log(totals) + sums / totals)
+        chosen = _choose(chances - 0.5 * ((logs - places[pick][:, None, None]) / widths[pick][:, None, None]) ** 2, rng)
+        pick = _choose(prior - 0.5 * _squares(logs[chosen], places) / widths**2, rng)
+        by_seeds = totals[0, 0, chosen] / seeds
         # How methods vary over examples is known from these examples alone: no more than their number allows.
-        scale = np.exp(KAPPA * rng.standard_normal(chains) / np.sqrt(observed.groups)) if observed.groups else np.ones(chains)
-        noise = scale[:, None, None] * examples + np.eye(number) * (gain**2 * seed_variance)[:, None, :]
-        values, basis = np.linalg.eigh(noise * root[:, :, None] * root[:, None, :])
-        values = np.maximum(values, 1e-12)
-        y = np.einsum("cji,cj->ci", basis, root * means)
-        ones = np.einsum("cji,cj->ci", basis, root)
-        inverse = 1 / (values[:, None, :] + SPREADS[None, :, None] ** 2)
-        precision = (ones[:, None] ** 2 * inverse).sum(2)
-        middle = (ones[:, None] * y[:, None] * inverse).sum(2) / precision
-        residual = ((y[:, None] - ones[:, None] * middle[:, :, None]) ** 2 * inverse).sum(2)
-        spread_at = _choose(before + 0.5 * (np.log(inverse).sum(2) - np.log(precision) - residual), rng)
-        rows = np.arange(chains)
-        spread = SPREADS[spread_at][:, None]
-        last = step >= effort.warm_up
-        for _ in range(effort.each if last else 1):
-            common = middle[rows, spread_at] + rng.standard_normal(chains) / np.sqrt(precision[rows, spread_at])
-            true = common[:, None] + spread / root * rng.standard_normal((chains, number))
-            by_seeds = np.sqrt(seed_variance) * rng.standard_normal((chains, number))
-            by_examples = np.sqrt(scale)[:, None] * (rng.standard_normal((chains, number)) @ half.T)
-            off = root * (means - true - by_examples - gain * by_seeds)
-            solved = np.einsum("cji,cj->ci", basis, off) * inverse[rows, spread_at]
-            solved = root * np.einsum("cij,cj->ci", basis, solved)
-            theta = true + spread**2 / weights * solved
-            if last:
-                drawn.append(theta)
-        errors = by_seeds + gain * seed_variance * solved
-        distance = (theta - common[:, None]) ** 2 / spread**2
+        sure = 1 / np.sqrt(max(1, observed.groups))
+        interaction = observed.interaction / unit**2 * np.exp(sure * rng.standard_normal((chains, 1)))
+        # Where methods are, and how much they vary.
+        noise = gain**2 * by_seeds + interaction + own_error
+        inverse = 1 / (noise[:, None] + SPREADS[:, None] ** 2 / weights[:, None])
+        precision = inverse.sum(2)
+        middle = (means * inverse).sum(2) / precision
+        residual = ((means - middle[:, :, None]) ** 2 * inverse).sum(2)
+        found = _choose(before + 0.5 * (np.log(inverse).sum(2) - np.log(precision) - residual), rng)
+        spread = SPREADS[found, None] ** 2 / weights
+        kept = effort.each if step >= effort.warm_up else 1
+        shape = (kept, chains, number)
+        common = middle[rows, found] + rng.standard_normal(shape[:2]) / np.sqrt(precision[rows, found])
+        expected = (common[:, :, None] * noise + means * spread) / (noise + spread)
+        theta = expected + np.sqrt(noise * spread / (noise + spread)) * rng.standard_normal(shape)
+        if step >= effort.warm_up:
+            drawn.append(theta.reshape(-1, number))
+        # Of what is left of a mean, seeds have their share.
+        share = gain * by_seeds / noise
+        left = np.maximum(by_seeds - gain * by_seeds * share, 0.0)
+        errors = share * (means - theta[-1]) + np.sqrt(left) * rng.standard_normal((chains, number))
+        distance = (theta[-1] - common[-1][:, None]) ** 2 / SPREADS[found, None] ** 2
         weights = rng.gamma((FREEDOM + 1) / 2, 2 / (FREEDOM + distance))
-    means_drawn = np.concatenate(drawn)
-    shifts = common_error * rng.standard_normal((len(means_drawn), 1))
-    found: Array = (means_drawn + shifts + centre) * unit
-    return found
+    values = np.concatenate(drawn)
+    shifts = np.sqrt(observed.common) / unit * rng.standard_normal((len(values), 1))
+    result: Array = (values + shifts + centre) * unit
+    return result
 
 
-def _choose(logs: Array, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def _choose(logs: Array, rng: np.random.Generator) -> NDArray[np.int64]:
     """The number of one of the last axis' chances, which are logarithms."""
     chances = np.exp(logs - logs.max(-1, keepdims=True)).cumsum(-1)
-    return (chances < rng.random((*chances.shape[:-1], 1)) * chances[..., -1:]).sum(-1)
+    chosen: NDArray[np.int64] = (chances < rng.random((*chances.shape[:-1], 1)) * chances[..., -1:]).sum(-1)
+    return chosen
 
 
 def _squares(own: Array, places: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,43 +13,39 @@ Array = NDArray[np.float64]
 
 ANSCOMBE = 3 / 8
 PSEUDO = 2.0
-"""Wrong answers that a method's variance over examples borrows from the others: of a perfect score there are none."""
-RATIO = 10.0
-"""And how many where only the ratio to the variance of independent answers is borrowed."""
+"""Wrong answers of each method that stand beside the measured ones: of perfect scores there are none."""
 SHARED = 0.7
-"""The correlation between methods over examples, where there are too few wrong answers to know it."""
+"""The correlation between methods over those."""
 TYPICAL_SEEDS = 0.025
 """The standard deviation between seeds that is expected, in standard deviations of example scores: about one point."""
 SHARE_UNIT = 0.5
 """The standard deviation of one answer on the arcsine scale, whatever its probability."""
+INSIDE = 0.005
+"""How far shares are from 0 and 1 at least, where nobody knows of how many examples they are."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale on which scores are modelled: the arcsine of the square root for shares, else their own.
+    """The scale on which scores are modelled, on which higher is better and the variance does not depend on the score.
 
-    On the arcsine scale the variance of a share does not depend on it (Anscombe, 1948), and no share leaves [0, 1].
+    Shares are modelled as the arcsine of their square root (Anscombe, 1948) and never leave [0, 1]; losses as their
+    logarithm; other scores as they are.
     """
 
-    share: bool
-    higher_is_better: bool = True
-
-    @property
-    def sign(self) -> float:
-        return 1.0 if self.higher_is_better else -1.0
+    kind: Literal["share", "loss", "plain"]
+    sign: float
 
     def score(self, values: Array) -> Array:
-        """Scores of values of the model, in which higher is better."""
+        """Scores of values of the model."""
         values = self.sign * values
-        if not self.share:
-            return values
-        squared: Array = np.sin(np.clip(values, 0.0, np.pi / 2)) ** 2
-        return squared
+        if self.kind == "share":
+            return np.asarray(np.sin(np.clip(values, 0.0, np.pi / 2)) ** 2)
+        return np.exp(values) if self.kind == "loss" else values
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Means of methods on the model's scale, in which higher is better, and how they vary."""
+    """Means of methods on the model's scale, and how they vary."""
 
     names: tuple[str, ...]
     scale: Scale
@@ -60,134 +57,128 @@ class Observations:
     """How many."""
     squares: Array
     """The sum of squared deviations of its seeds' means from its own."""
-    run_variance: Array
+    run_variance: float
     """The variance of a run's mean by what that run alone makes of examples: a lower bound of that between seeds."""
-    examples: Array
-    """The covariance between methods of their means over test examples."""
+    common: float
+    """The variance over groups of examples of what all methods have in common."""
+    interaction: float
+    """And of what each method has of its own."""
     slope: Array
     """Of the model's scale by the score, at each method's mean."""
     unit: float
     """The standard deviation of one example's score on the model's scale."""
     groups: int
-    """Of test examples, which vary independently; 0 where examples are not known."""
+    """Of test examples, which vary independently; 0 where they are not known."""
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Variances of means over examples, as scores, averaged over methods."""
+
+    whole: float
+    """Of a method's expected mean over seeds."""
+    shared: float
+    """The covariance of two methods' means."""
+    runs: float
+    """Of a run's mean by what that run alone makes of examples."""
+    groups: int
 
 
 def observe(
     scores: Mapping[str, Mapping[int, Array]],
-    scale: Scale,
     *,
+    share: bool,
+    higher_is_better: bool = True,
     groups: Sequence[str] | None = None,
     means: Mapping[str, Mapping[int, float]] | None = None,
     rows: int = 0,
 ) -> Observations:
-    """Reduces scores to their means, and covariances over groups of examples.
+    """Reduces scores to their means, and their variances over seeds and groups of examples.
 
     Args:
         scores: by method and seed the score of each example, or a single score where that is all there is.
-        scale: on which they are modelled.
+        share: whether scores are shares in [0, 1].
+        higher_is_better: whether more of the metric is better.
         groups: the group of each example, empty where it is alone; None where all are.
         means: the runs' scores, where they are others than the means of examples (those of an earlier checkpoint).
         rows: the number of test examples, where there are single scores of shares alone.
     """
     names = tuple(sorted(scores))
     values = [np.stack([scores[name][seed] for seed in sorted(scores[name])]) for name in names]
-    counts = np.array([len(each) for each in values], dtype=float)
-    known = values[0].shape[1] > 1
-    if means is None:
-        own = [each.mean(1) for each in values]
-    else:
+    own = [each.mean(1) for each in values]
+    if means is not None:
         own = [np.array([means[name][seed] for seed in sorted(scores[name])]) for name in names]
-    raw = np.array([each.mean() for each in own])
+    raw, counts = np.array([each.mean() for each in own]), np.array([len(each) for each in own], dtype=float)
     squares = np.array([((each - each.mean()) ** 2).sum() for each in own])
-    number = values[0].shape[1] if known else rows
-    covariance, runs, independent = _over_examples(values, groups) if known else (None, np.zeros(len(raw)), number)
-    if scale.share:
-        return _of_shares(names, scale, raw, counts, squares, covariance, runs, number, independent)
-    if covariance is None:
-        covariance = np.zeros((len(raw), len(raw)))
-    else:
-        deviations = np.sqrt(np.diag(covariance))
-        covariance = _correlation(covariance, independent) * np.outer(deviations, deviations)
-    unit = float(np.sqrt(number * (np.diag(covariance) + runs / counts).mean())) if number else 0.0
+    number = values[0].shape[1] if values[0].shape[1] > 1 else rows
+    over = _over_examples(values, groups) if values[0].shape[1] > 1 else None
+    sign = 1.0 if higher_is_better else -1.0
+    if share:
+        return _of_shares(names, sign, raw, counts, squares, over, number)
+    loss = bool(not higher_is_better and (raw > 0).all())
+    scale = Scale("loss" if loss else "plain", sign)
+    slope = sign / raw if loss else np.full(len(raw), sign)
+    over = over or _Examples(0.0, 0.0, 0.0, 0)
+    squares = slope**2 * squares
+    factor = float((slope**2).mean())
+    unit = float(np.sqrt(number * factor * (over.whole + over.runs)))
     if not unit:
         free = (counts - 1).sum()
         unit = float(np.sqrt(squares.sum() / free)) / TYPICAL_SEEDS if free and squares.any() else 1e-9
-    slope = np.full(len(raw), scale.sign)
-    return Observations(names, scale, scale.sign * raw, raw, counts, squares, runs, covariance, slope, unit, independent)
+    return Observations(
+        names,
+        scale,
+        sign * np.log(raw) if loss else sign * raw,
+        raw,
+        counts,
+        squares,
+        factor * over.runs,
+        factor * over.shared,
+        factor * (over.whole - over.shared),
+        slope,
+        unit,
+        over.groups,
+    )
 
 
 def _of_shares(
     names: tuple[str, ...],
-    scale: Scale,
+    sign: float,
     raw: Array,
     counts: Array,
     squares: Array,
-    covariance: Array | None,
-    runs: Array,
+    over: _Examples | None,
     number: int,
-    independent: int,
 ) -> Observations:
-    """Shares on the arcsine scale: variances are those of so many answers, times a ratio that is measured."""
-    spread = raw * (1 - raw)
-    if not number:  # shares of nobody knows how many
-        effective, inside = np.inf, np.clip(raw, 0.005, 0.995)
-        ratio = flips = np.zeros(len(raw))
-        correlation = np.eye(len(raw))
-    else:
-        ones = np.diag(covariance) if covariance is not None else spread / number
-        ratio = _ratio(number**2 * ones, number * spread, number / max(1, independent))
-        flips = _ratio(number**2 * runs, number * spread, 0.0)
-        effective = number / (ratio + flips / counts)
+    """Shares on the arcsine scale: variances are those of so many answers, times ratios that are measured."""
+    ratio, runs, correlation, groups = 1.0, 0.0, 0.0, number
+    inside = np.clip(raw, INSIDE, 1 - INSIDE)
+    if over is not None:
+        # In wrong answers: those of a method, and how many independent ones its variances are worth.
+        answers = number * float((raw * (1 - raw)).mean()) + PSEUDO
+        design = number / over.groups
+        whole = number**2 * over.whole + PSEUDO * design
+        ratio, runs, groups = whole / answers, number**2 * over.runs / answers, over.groups
+        correlation = (number**2 * over.shared + PSEUDO * design * SHARED) / whole
+    if number:
+        effective = number / (ratio + runs / counts)
         inside = (effective * raw + ANSCOMBE) / (effective + 2 * ANSCOMBE)
-        correlation = np.eye(len(raw))
-        if covariance is not None:
-            # Where there are few wrong answers, methods are taken to have most of them in common.
-            prior = PSEUDO * (SHARED + (1 - SHARED) * np.eye(len(raw)))
-            correlation = _correlation(number**2 * covariance + prior, independent)
-    number = max(1, number)
-    deviations = np.sqrt(ratio / (4 * number))
-    slope = scale.sign / (2 * np.sqrt(inside * (1 - inside)))
+    variance = 1 / (4 * number) if number else 0.0
+    slope = sign / (2 * np.sqrt(inside * (1 - inside)))
     return Observations(
         names,
-        scale,
-        scale.sign * np.arcsin(np.sqrt(inside)),
+        Scale("share", sign),
+        sign * np.arcsin(np.sqrt(inside)),
         raw,
         counts,
         slope**2 * squares,
-        flips / (4 * number),
-        correlation * np.outer(deviations, deviations),
+        runs * variance,
+        correlation * ratio * variance,
+        (1 - correlation) * ratio * variance,
         slope,
         SHARE_UNIT,
-        independent,
+        groups,
     )
-
-
-def _ratio(measured: Array, binomial: Array, otherwise: float) -> Array:
-    """Of each method's variance to that of so many independent answers, which few wrong ones borrow from all."""
-    pooled = (measured.sum() + PSEUDO * otherwise) / (binomial.sum() + PSEUDO)
-    found: Array = (measured + RATIO * pooled) / (binomial + RATIO)
-    return found
-
-
-def _correlation(covariance: Array, groups: int) -> Array:
-    """Between methods' means over so many groups, drawn to that which all pairs have on average.
-
-    Of fifty methods and a hundred examples the directions in which methods vary least are chance: weights by them
-    would be too sure. By how much is estimated (Schäfer and Strimmer, 2005).
-    """
-    deviations = np.sqrt(np.diag(covariance))
-    found: Array = covariance / np.outer(deviations, deviations)
-    if len(found) < 2:
-        return found
-    others = ~np.eye(len(found), dtype=bool)
-    values = found[others]
-    mean, errors = values.mean(), ((1 - values**2) ** 2).sum() / max(1, groups - 1)
-    distance = ((values - mean) ** 2).sum()
-    share = min(1.0, errors / distance) if distance else 1.0
-    found[others] = share * mean + (1 - share) * values
-    roots, vectors = np.linalg.eigh(found)
-    found = (vectors * np.maximum(roots, 0.0)) @ vectors.T
-    return found
 
 
 def members_of(groups: Sequence[str] | None, examples: int) -> NDArray[np.int64]:
@@ -199,27 +190,33 @@ def members_of(groups: Sequence[str] | None, examples: int) -> NDArray[np.int64]
     return np.array([numbers[name] for name in names], np.int64)
 
 
-def _over_examples(values: Sequence[Array], groups: Sequence[str] | None) -> tuple[Array, Array, int]:
-    """The covariance of methods' means over groups, the variance by runs alone, and the number of groups.
+def _over_examples(values: Sequence[Array], groups: Sequence[str] | None) -> _Examples:
+    """Variances over groups, from the covariance of all methods' means.
 
-    Whatever a run alone makes of an example varies between seeds too: it is taken out of the covariance.
+    What a run alone makes of an example varies between seeds too, and is taken out. Variances are averaged over
+    methods: which method varies more, or more like another, is seen in the very scores that are to be compared, and
+    would take part of a difference for noise.
     """
     number = values[0].shape[1]
     members = members_of(groups, number)
     sizes = np.bincount(members)
-    several = len(sizes) / max(1, len(sizes) - 1)
-    means, runs = [], []
+    several = len(sizes) / max(1, len(sizes) - 1) / number**2
+    table, runs = [], []
     for each in values:
         deviations = each - each.mean(1, keepdims=True)
         if len(sizes) < number:
             deviations = np.stack([np.bincount(members, row, len(sizes)) for row in deviations])
         mean = deviations.mean(0)
-        means.append(mean)
-        own = ((deviations - mean) ** 2).sum() / (len(each) - 1) if len(each) > 1 else 0.0
-        runs.append(own * several / number**2)
-    table, alone = np.stack(means), np.array(runs)
-    covariance: Array = table @ table.T * several / number**2
-    whole = np.diag(covariance)
-    left = np.maximum(whole - alone / [len(each) for each in values], 0.05 * whole)
-    covariance[np.diag_indices_from(covariance)] = left
-    return covariance, alone, len(sizes)
+        table.append(mean)
+        if len(each) > 1:
+            runs.append(((deviations - mean) ** 2).sum() / (len(each) - 1))
+    means = np.stack(table)
+    alone = float(np.mean(runs)) * several if runs else 0.0
+    total = float((means**2).sum(1).mean()) * several
+    whole = total - alone * float(np.mean([1 / len(each) for each in values if len(each) > 1] or [0.0]))
+    whole = max(whole, 0.05 * total)
+    shared = whole
+    if len(values) > 1:
+        square = float((means.sum(0) ** 2).sum() - (means**2).sum()) * several
+        shared = min(max(0.0, square / (len(values) * (len(values) - 1))), whole)
+    return _Examples(whole, shared, alone, len(sizes))

@@ -65,7 +65,7 @@ def choice(observed: Observations, tunings: Mapping[str, Tuning], rng: np.random
         values, errors, selection, comparable = found
         chosen, known = tuning.chosen, 1 / errors
         if comparable:  # the final runs, from where on scores count, are of the chosen setting too
-            final = observed.seeds[place] / (seeds + observed.run_variance[place])
+            final = observed.seeds[place] / (seeds + observed.run_variance)
             values[chosen] *= known[chosen] / (known[chosen] + final)
             known[chosen] += final
         spread = _spread(values, 1 / known, observed.unit, rng)[:, None]
@@ -78,15 +78,20 @@ def choice(observed: Observations, tunings: Mapping[str, Tuning], rng: np.random
         expected = np.take_along_axis(drawn, picked, 1).mean(1)
         difference, own = expected - drawn[:, chosen], drawn[:, chosen]
         slope_of = float(np.clip(np.cov(difference, own)[0, 1] / max(own.var(ddof=1), 1e-30), -1.0, 0.0))
-        rest = difference - (slope_of * own if comparable else 0.0)
-        shift[place], gain[place], variance[place] = rest.mean(), 1 + (slope_of if comparable else 0.0), rest.var(ddof=1)
+        slope_of = slope_of if comparable else 0.0
+        rest = difference - slope_of * own
+        shift[place], gain[place], variance[place] = (
+            rest.mean(),
+            1 + slope_of,
+            rest.var(ddof=1),
+        )
     return Choice(shift, gain, variance)
 
 
 def _seed_variances(observed: Observations) -> Array:
     """Of each method's runs, moderated by those of all and by what is usual; without what runs make of examples."""
     free = observed.seeds - 1
-    usual = (TYPICAL_SEEDS * observed.unit) ** 2 + observed.run_variance.mean()
+    usual = (TYPICAL_SEEDS * observed.unit) ** 2 + observed.run_variance
     pooled = (observed.squares.sum() + BORROWED * usual) / (free.sum() + BORROWED)
     own = (observed.squares + BORROWED * pooled) / (free + BORROWED)
     found: Array = np.maximum(own - observed.run_variance, 0.1 * own)
