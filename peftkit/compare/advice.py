@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from peftkit.compare.curves import cost, lower_is_better, measured, peak_memory, read_off, score_within
-from peftkit.compare.examples import TEXTS, scores_of
+from peftkit.compare.examples import scores_of
 from peftkit.compare.gather import Section
 from peftkit.compare.posterior import posterior_of, recorded_examples
 from peftkit.compare.statistics.observations import Array
@@ -162,13 +162,13 @@ def advise(
     settled = gap.low > 0
     seeds, more = None, None
     if not settled:
-        values = [[*reached[method].values()] for method in (first, second)]
-        share_of = examples if metric in TEXTS else 0
-        noise = [
-            _noise(each, [*scored.runs[method].values()], scored.groups, share_of)
-            for method, each in zip((first, second), values, strict=True)
-        ]
-        seeds, more = _settling(values[0], values[1], gap.mean, noise, examples)
+        values = [np.array([*reached[method].values()]) for method in (first, second)]
+        rows = [np.mean([*scored.runs[method].values()], axis=0) for method in (first, second)]
+        if scored.examples:
+            error = standard_error(rows[0] - rows[1], scored.groups)
+        else:
+            error = math.sqrt(sum(_share_variance(each.mean(), examples) for each in values))
+        seeds, more = _settling(values[0], values[1], sign * (values[0].mean() - values[1].mean()), error, examples)
     return Advice(
         **common,  # type: ignore[arg-type]
         candidates=tuple(candidates),
@@ -200,17 +200,13 @@ def _too_thin(section: Section, reached: Mapping[str, Mapping[int, float]], exam
 
 
 def _settling(
-    first: Sequence[float],
-    second: Sequence[float],
-    difference: float,
-    noise: Sequence[float],
-    examples: int,
+    first: Array, second: Array, difference: float, error: float, examples: int
 ) -> tuple[int | None, int | None]:
     """The seeds of each that would show the difference, and the test examples if those there are do not suffice."""
     if difference <= 0:
         return None, None
     wanted = (difference / (stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))) ** 2
-    fixed, more = sum(each**2 for each in noise), None
+    fixed, more = error**2, None
     there = min(len(first), len(second))
     if fixed >= wanted / 2:
         more = math.ceil(examples * fixed / (wanted / 2))
@@ -221,25 +217,6 @@ def _settling(
     return min(MOST, max(there + 1, seeds)), more
 
 
-def _share_noise(values: Sequence[float], examples: int) -> float:
-    """The standard error of a share of so many examples, which within the budget may be another than in the end."""
-    if not examples:
-        return 0.0
-    share = min(1.0, max(0.0, float(np.mean(values))))
-    return math.sqrt((share * (1 - share) + 0.25 / examples) / examples)
-
-
-def _noise(reached: Sequence[float], scored: Sequence[Array], groups: Sequence[str] | None, share_of: int) -> float:
-    """The standard error of a mean over examples, which are the same for all seeds; 0 where no more is known.
-
-    Args:
-        reached: what each seed had reached within the budget.
-        scored: what each seed scores on each example in the end.
-        groups: the examples' groups (see ``judge``).
-        share_of: of how many examples the score is a share; 0 where it is no share.
-    """
-    means = np.mean(scored, axis=0)
-    if not share_of:
-        return standard_error(means, groups)
-    alone = standard_error(means, None)
-    return _share_noise(reached, share_of) * (standard_error(means, groups) / alone if alone else 1.0)
+def _share_variance(share: float, examples: int) -> float:
+    """The variance of a share of so many examples; 0 where that is not known."""
+    return (share * (1 - share) + 0.25 / examples) / examples if examples else 0.0

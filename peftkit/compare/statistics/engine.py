@@ -86,6 +86,8 @@ class Posterior:
 
     def within_margin_of_best(self, margin: float) -> Mapping[str, float]:
         """The probability of each method that it is no more than the margin worse than the best."""
+        if not self.names:
+            return {}
         better = self._sign * self.draws
         close = better >= better.max(1, keepdims=True) - margin
         return dict(zip(self.names, close.mean(0).tolist(), strict=True))

@@ -80,6 +80,8 @@ def judge(
     names = list(scores)
     if len({len(values) for of in scores.values() for values in of.values()}) > 1:
         raise ValueError("runs of one comparison must be of the same test examples")
+    if not names:
+        return Verdict((), {}, 0)
     rng = np.random.default_rng(seed)
     means = np.stack([np.mean([*scores[name].values()], axis=0) for name in names])
     members = _members(groups, means.shape[1])
