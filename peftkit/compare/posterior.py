@@ -99,13 +99,10 @@ def _tuning(runs: Mapping[int, Run], metric: str) -> Tuning | None:
             settings.append(each["settings"])
     if record.get("settings") not in settings:
         return None
-    folder = _folder_of_trials(first.path, [each["run"] for each in tried])
     numbers = [settings.index(each["settings"]) for each in tried]
     chosen = settings.index(record["settings"])
-    splits: dict[str, list[Array] | None] = {
-        split: _trial_scores(folder, [each["run"] for each in tried], metric, split) if folder else None
-        for split in ("dev", "test")
-    }
+    folders = _folders_of_trials(first.path, [each["run"] for each in tried])
+    splits = {split: _trial_scores(folders, metric, split) for split in ("dev", "test")}
     dev = splits["dev"] or [np.array([float(each["score"])]) for each in tried]
     # Scores at another budget are no evidence of what the final runs' settings score.
     test = None if record.get("transfer") else splits["test"]
@@ -114,19 +111,19 @@ def _tuning(runs: Mapping[int, Run], metric: str) -> Tuning | None:
     return Tuning(trials, chosen)
 
 
-def _folder_of_trials(path: Path, names: Sequence[str]) -> Path | None:
-    """Where the trials lie that a sweep has run for the study of a run."""
+def _folders_of_trials(path: Path, names: Sequence[str]) -> list[Path]:
+    """Where the trials lie that a sweep has run for the study of a run; empty unless all are there."""
     sweep = next((each for each in path.resolve().parents if (each / "sweep.json").is_file()), None)
-    folders = sorted((sweep / "trials").glob("*/")) if sweep else []
-    return next((folder for folder in folders if names and all((folder / name).is_dir() for name in names)), None)
+    known = {folder.name: folder for folder in sweep.glob("trials/*/*/*")} if sweep else {}
+    return [known[name] for name in names] if known.keys() >= {*names} else []
 
 
-def _trial_scores(folder: Path, names: Sequence[str], metric: str, split: str) -> list[Array] | None:
+def _trial_scores(folders: Sequence[Path], metric: str, split: str) -> list[Array] | None:
     """What each trial scores on each example; None unless all have that, of the same examples."""
     try:
-        found = [example_scores(read_run(folder / name), metric, split) for name in names]
+        found = [example_scores(read_run(folder), metric, split) for folder in folders]
     except InputError:
         return None
     known = [each for each in found if each is not None]
-    same = len(known) == len(names) and len({each.index for each in known}) == 1
+    same = bool(folders) and len(known) == len(folders) and len({each.index for each in known}) == 1
     return [each.values for each in known] if same else None

@@ -98,8 +98,8 @@ def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant:
 
 def test_the_seeds_that_settle_it_are_those_that_examples_leave(plant: Plant) -> None:
     found = advised_of_close_ones(plant, 200)
-    # Of the runs 94, 106, 100 and 112, 100, 106 examples are right, from the first one on: by example the methods' means
-    # differ by a third on 18 of 200.
+    # Of the runs 94, 106, 100 and 112, 100, 106 examples are right, from the first one on: by example the means of the
+    # two differ by a third on 18 of 200.
     fixed = (18 / 9 / 200 - 0.03**2) / 199
     wanted = (0.03 / (1.96 + 0.8416)) ** 2
     assert found.more_examples is None
