@@ -117,13 +117,16 @@ def simulate(world: World, rng: np.random.Generator) -> Drawn:
     number = world.examples // world.group
     hard = np.repeat(rng.standard_normal(number) * HARD, world.group)
     drawn = Drawn({}, {}, groups=None if world.group == 1 else [str(i // world.group) for i in range(len(hard))])
+    centres = rng.uniform(*CHOSEN_CENTRE, len(means))
+    steeps = points * np.exp(0.5 * rng.standard_normal(len(means)))
+    if world.spread == 0:  # equal methods lose equally much by their tuning
+        centres[:], steeps[:] = centres[0], steeps[0]
     for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
         name = f"m{place}"
         of_method = hard + np.repeat(rng.standard_normal(number) * OWN, world.group)
         settings, chosen = np.zeros(1), 0
         if world.curve:
-            best, steep = rng.uniform(*CHOSEN_CENTRE), points * float(np.exp(0.5 * rng.standard_normal()))
-            settings = -sign * steep * (np.arange(SETTINGS) - best) ** 2
+            settings = -sign * steeps[place] * (np.arange(SETTINGS) - centres[place]) ** 2
             dev_of_method = (HARD**2 + OWN**2) ** 0.5 * rng.standard_normal(DEV)
             errors = _seeds(world, rng, (SETTINGS,), deviation)
             dev = _answers(world, mean + settings + errors, dev_of_method, rng)

@@ -211,7 +211,9 @@ def _escaped(text: str) -> str:
 
 
 def _plain(found: Comparison) -> dict[str, Any]:
-    return {**asdict(found), "detectable": found.detectable}
+    told = asdict(found)
+    told["verdict"]["note"] = "pairwise tests with Holm's correction, which can differ from the probabilities"
+    return {**told, "detectable": found.detectable}
 
 
 def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:

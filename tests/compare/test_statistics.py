@@ -217,3 +217,16 @@ def _width(found: Posterior, name: str) -> float:
     assert low is not None
     assert high is not None
     return high - low
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_scores_of_an_earlier_checkpoint_vary_over_examples_as_much(share: bool) -> None:
+    rng = np.random.default_rng(10)
+    early, late = (planted(rng, [rate, rate + 0.02], 3, 500) for rate in (0.5, 0.8))
+    if not share:
+        early, late = ({n: {s: 2 - v for s, v in of.items()} for n, of in each.items()} for each in (early, late))
+    means = {name: {seed: float(values.mean()) for seed, values in of.items()} for name, of in early.items()}
+    own = fit(early, share=share, higher_is_better=share)
+    borrowed = fit(late, means=means, share=share, higher_is_better=share)
+    assert borrowed.estimates["m0"].score == pytest.approx(own.estimates["m0"].score, abs=0.01)
+    assert _width(borrowed, "m0") == pytest.approx(_width(own, "m0"), rel=0.35)

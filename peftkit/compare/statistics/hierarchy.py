@@ -11,8 +11,8 @@ from peftkit.compare.statistics.observations import TYPICAL_SEEDS, Array, Observ
 
 FREEDOM = 4.0
 """Degrees of freedom of Student's t that methods vary by: one that is far off does not decide how much all vary."""
-SPREADS = np.concatenate([[0.001], np.geomspace(0.006, 1.0, 40)])
-"""Standard deviations between methods in those of example scores: next to nothing, or from a quarter of a point on."""
+SPREADS = np.concatenate([[0.001], np.geomspace(0.01, 1.0, 40)])
+"""Standard deviations between methods in those of example scores: next to nothing, or from about half a point on."""
 EQUAL = 0.02
 """The probability, before anything is seen, that it is next to nothing; the others are equally likely."""
 DEVIATIONS = np.geomspace(0.0005, 2.0, 56)

@@ -110,17 +110,21 @@ def observe(
         own = [np.array([means[name][seed] for seed in sorted(scores[name])]) for name in names]
     raw, counts = np.array([each.mean() for each in own]), np.array([len(each) for each in own], dtype=float)
     squares = np.array([((each - each.mean()) ** 2).sum() for each in own])
+    # Variances over examples belong to the scores that these examples have, whatever the runs' scores are.
+    of_examples = np.array([each.mean() for each in values])
     number = values[0].shape[1] if values[0].shape[1] > 1 else rows
     over = _over_examples(values, groups) if values[0].shape[1] > 1 else None
     sign = 1.0 if higher_is_better else -1.0
     if share:
-        return _of_shares(names, sign, raw, counts, squares, over, number)
+        return _of_shares(
+            names, sign, raw, counts, squares, over, number, float((of_examples * (1 - of_examples)).mean())
+        )
     loss = bool(not higher_is_better and (raw > 0).all())
     scale = Scale("loss" if loss else "plain", sign)
     slope = sign / raw if loss else np.full(len(raw), sign)
     over = over or _Examples(0.0, 0.0, 0.0, 0)
     squares = slope**2 * squares
-    factor = float((slope**2).mean())
+    factor = float((of_examples**-2).mean()) if loss and (of_examples > 0).all() else float((slope**2).mean())
     unit = float(np.sqrt(number * factor * (over.whole + over.runs)))
     if not unit:
         free = (counts - 1).sum()
@@ -149,13 +153,14 @@ def _of_shares(
     squares: Array,
     over: _Examples | None,
     number: int,
+    spread: float,
 ) -> Observations:
     """Shares on the arcsine scale: variances are those of so many answers, times ratios that are measured."""
     ratio, runs, correlation, groups = 1.0, 0.0, 0.0, number
     inside = np.clip(raw, INSIDE, 1 - INSIDE)
     if over is not None:
         # In wrong answers: those of a method, and how many independent ones its variances are worth.
-        answers = number * float((raw * (1 - raw)).mean()) + PSEUDO
+        answers = number * max(0.0, spread) + PSEUDO
         design = number / over.groups
         whole = number**2 * over.whole + PSEUDO * design
         ratio, runs, groups = whole / answers, number**2 * over.runs / answers, over.groups
