@@ -179,7 +179,8 @@ def compare(
         margin = default_margin(is_share(everyone[0], metric, by_seed), [*observed.values()])
     near = posterior.within_margin_of_best(margin)
     signed = {label: {seed: sign * each for seed, each in of.items()} for label, of in scored.runs.items()}
-    verdict = judge({label: signed[label] for label in posterior.names}, groups=scored.groups)
+    several = {label: signed[label] for label in posterior.names}
+    verdict = judge(several, groups=scored.groups, choices=posterior.choices)
     base = _baseline(section, baseline)
     best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
     low, high = common_span([c for of in curves.values() for c in of.values()])

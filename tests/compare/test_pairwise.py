@@ -161,3 +161,13 @@ def test_the_standard_error_over_groups_is_that_of_their_means() -> None:
     assert standard_error(values, groups) == pytest.approx(values[::4].std(ddof=1) / np.sqrt(50))
     assert standard_error(values, None) == pytest.approx(values.std(ddof=1) / np.sqrt(200))
     assert standard_error(np.ones(1), None) == 0.0
+
+
+def test_what_tuning_might_have_chosen_counts_in_the_tests() -> None:
+    scores = planted(np.random.default_rng(11), [0.6, 0.65], 5, 2000, 0.002)
+    [plain] = judge(scores).differences
+    [doubtful] = judge(scores, choices={"m0": (0.0, 0.03**2)}).differences
+    [shifted] = judge(scores, choices={"m1": (-0.05, 0.0)}).differences
+    assert plain.p < 0.05 < doubtful.p
+    assert shifted.mean == pytest.approx(plain.mean + 0.05)
+    assert shifted.p > 0.05

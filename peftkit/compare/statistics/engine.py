@@ -54,6 +54,9 @@ class Posterior:
     """Methods with two seeds or more."""
     draws: Array
     """Of their expected scores, draws × methods, in the metric's own unit."""
+    choices: Mapping[str, tuple[float, float]]
+    """By how much better each method's score is expected to be over what its tuning might have chosen than with what it
+    chose, and the variance of that."""
     higher_is_better: bool = True
 
     def difference(self, first: str, second: str) -> PairDifference:
@@ -149,17 +152,21 @@ def fit(
         if name not in several:
             estimates[name] = _of_one_run(name, of, options)
     if not several:
-        return Posterior(estimates, (), np.zeros((0, 0)), higher_is_better)
+        return Posterior(estimates, (), np.zeros((0, 0)), {}, higher_is_better)
     rng = np.random.default_rng(seed)
     observed = observe(several, **options)
-    values = sample(observed, choice(observed, tunings or {}, rng), rng, effort or Effort())
+    tuned = choice(observed, tunings or {}, rng)
+    values = sample(observed, tuned, rng, effort or Effort())
     winners = np.bincount(values.argmax(1), minlength=len(several)) / len(values)
     draws = observed.scale.score(values)
     for column, name in enumerate(observed.names):
         low, high = _interval(draws[:, column])
         mean, best = float(draws[:, column].mean()), float(winners[column])
         estimates[name] = MethodEstimate(mean, low, high, best, len(several[name]))
-    return Posterior(estimates, observed.names, draws, higher_is_better)
+    steep = np.abs(observed.slope)
+    numbers = zip((tuned.shift / steep).tolist(), (tuned.variance / steep**2).tolist(), strict=True)
+    choices = dict(zip(observed.names, numbers, strict=True))
+    return Posterior(estimates, observed.names, draws, choices, higher_is_better)
 
 
 def _of_one_run(name: str, of: Mapping[int, Array], options: Mapping[str, Any]) -> MethodEstimate:

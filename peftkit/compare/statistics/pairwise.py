@@ -57,6 +57,7 @@ def judge(
     scores: Mapping[str, Mapping[int, Array]],
     *,
     groups: Sequence[str] | None = None,
+    choices: Mapping[str, tuple[float, float]] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Verdict:
@@ -71,6 +72,8 @@ def judge(
         scores: for each method and seed the scores of the examples, higher is better, all of the same examples.
         groups: the group of each example: whole groups are drawn. An empty one is a group of its own; None where all
             examples are.
+        choices: for each method by how much its tuning might have chosen better settings, and the variance of that
+            (``Posterior.choices``); None where nothing was chosen.
         draws: how often.
         seed: makes the draws repeatable.
 
@@ -93,9 +96,11 @@ def judge(
     told, errors = [], np.zeros(len(pairs))
     for number, (pair, spread) in enumerate(zip(pairs, varying, strict=True)):
         examples = drawn[:, pair[0]] - drawn[:, pair[1]]
-        errors[number] = examples.std()
+        chosen = [(choices or {}).get(names[i], (0.0, 0.0)) for i in pair]
+        errors[number] = np.sqrt(examples.var() + chosen[0][1] + chosen[1][1])
+        shift = chosen[0][0] - chosen[1][0]
         exact = independent and not spread.variance and all(_of_ones(means[i]) for i in pair)
-        told.append(_difference(scores, means, float(errors[number]), names, pair, spread, exact=exact))
+        told.append(_difference(scores, means, float(errors[number]), names, pair, spread, shift, exact=exact))
     adjusted = holm([d.p for d in told])
     told = [replace(d, p_adjusted=p) for d, p in zip(told, adjusted, strict=True)]
     apart = {(d.first, d.second) for d in told if d.p_adjusted < ERROR}
@@ -208,12 +213,13 @@ def _difference(
     names: Sequence[str],
     pair: tuple[int, int],
     of_seeds: Spread,
+    shift: float,
     *,
     exact: bool,
 ) -> Difference:
     """The difference of a pair; ``exact`` is whether McNemar's test holds for it."""
     first, second = (names[i] for i in pair)
-    mean = float(means[pair[0]].mean() - means[pair[1]].mean())
+    mean = float(means[pair[0]].mean() - means[pair[1]].mean()) + shift
     if _unknown(scores[first]) or _unknown(scores[second]):
         return Difference(first, second, mean, 1.0, 1.0, None)
     p = mcnemar(means[pair[0]], means[pair[1]]) if exact else chance(mean, error, of_seeds)
