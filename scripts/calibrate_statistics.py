@@ -211,7 +211,7 @@ def assess(world: World, rng: np.random.Generator, effort: Effort | None = EFFOR
     signed = {name: {s: sign * v for s, v in of.items()} for name, of in drawn.scores.items()}
     holm = None
     if world.spread == 0:
-        verdict = judge(signed, groups=drawn.groups, choices=found.choices, draws=300)
+        verdict = judge(signed, groups=drawn.groups, choices=found.choices, power=False, draws=300)
         holm = any(each.p_adjusted < 0.05 for each in verdict.differences)
     return {
         **asdict(world),
