@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from peftkit.compare.statistics import judge
+from peftkit.compare.statistics.pairwise import judge
 
 Scores = dict[str, dict[int, np.ndarray]]
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.curves import curve, lower_is_better, measured, peak_memory, read_off, within
-from peftkit.compare.examples import TEXTS, scores_of
-from peftkit.compare.gather import Run, Section
-from peftkit.compare.seeds import POWER, Array, spreads
-from peftkit.compare.statistics import standard_error
+from peftkit.compare.curves import cost, lower_is_better, measured, peak_memory, read_off, score_within
+from peftkit.compare.examples import scores_of
+from peftkit.compare.gather import Section
+from peftkit.compare.posterior import posterior_of, recorded_examples
+from peftkit.compare.statistics.observations import Array
+from peftkit.compare.statistics.pairwise import standard_error
+from peftkit.compare.statistics.seeds import POWER
 from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.errors import listed
 from peftkit.runs import tuning_edges
 
-DRAWS = 20_000
 FEWEST_SEEDS, FEWEST_EXAMPLES = 2, 30
 """Less than so much is no evidence."""
 SHORT = 0.9
@@ -35,9 +36,9 @@ class Candidate:
     method: str
     seeds: int
     score: float
-    low: float
-    high: float
-    best: float
+    low: float | None
+    high: float | None
+    best: float | None
     """The probability that it is the best of those that fit."""
     cost: float
     """At which it had reached the score, mean over seeds."""
@@ -85,9 +86,8 @@ def advise(
 ) -> Advice:
     """Ranks the methods of a section by what they had reached within a budget.
 
-    A score varies with the seed by Student's t of the standard deviation between seeds, and with the test examples as
-    a share of so many does, or, of another metric, the mean of what single examples score with the selected checkpoint.
-    What other checkpoints make of each example is not kept, so that methods are taken as independent.
+    Scores, intervals and probabilities are those of ``compare``, from the same posterior, of the methods that fit. Of a
+    budget that ends before a run's selected checkpoint, how examples vary is taken from that checkpoint.
 
     Args:
         section: the runs.
@@ -104,18 +104,17 @@ def advise(
     metric = metric or str(runs[0].summary["selects"])
     sign = -1.0 if lower_is_better(runs[0], metric) else 1.0
     scored = scores_of(section, metric)
-    examples = scored.examples or _told_examples(runs[0], metric)
+    examples = scored.examples or recorded_examples(runs[0], metric)
     left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
-    reached: dict[str, list[float]] = {}
+    reached: dict[str, dict[int, float]] = {}
     costs: dict[str, float] = {}
     peaks: dict[str, float | None] = {}
     for label, of in section.runs.items():
         known = [peak_memory(run.summary["cost"]) for run in of.values()]
         peak = None if None in known else max(each for each in known if each is not None)
-        curves = [curve(run, axis, metric) for run in of.values()]
-        found = [within(run, axis, each, budget) for run, each in zip(of.values(), curves, strict=True)]
+        found = [score_within(run, axis, metric, budget) for run in of.values()]
         inside = [each for each in found if each is not None]
-        trained = min(float(each[0][-1]) for each in curves)
+        trained = min(cost(run.rows[-1], axis) for run in of.values())
         if memory is not None and peak is None:
             left_out.append((label, "not all its runs have measured their memory"))
         elif memory is not None and peak is not None and peak > memory:
@@ -126,7 +125,7 @@ def advise(
             left_out.append((label, f"it was trained for {trained:,.4g} {axis} only"))
         else:
             costs[label] = float(np.mean([spent for spent, _ in inside]))
-            reached[label] = [value for _, value in inside]
+            reached[label] = {seed: value for seed, (_, value) in zip(of, inside, strict=True)}
             peaks[label] = peak
     few = [label for label, values in reached.items() if len(values) < FEWEST_SEEDS]
     if len(reached) - len(few) >= 2:  # the others can be told about
@@ -138,58 +137,53 @@ def advise(
     common |= {"remarks": section.remarks}
     if thin:
         return Advice(**common, candidates=(), too_thin=tuple(thin), left_out=tuple(left_out))  # type: ignore[arg-type]
-    rng = np.random.default_rng(0)
-    noise = {
-        label: _noise(values, [*scored.runs[label].values()], scored.groups, examples if metric in TEXTS else 0)
-        for label, values in reached.items()
-    }
-    varying = spreads([np.array(values) for values in reached.values()], len(reached))
-    drawn = {
-        label: np.mean(values) + spread.draw(DRAWS, rng) + noise[label] * rng.standard_normal(DRAWS)
-        for (label, values), spread in zip(reached.items(), varying, strict=True)
-    }
-    table = np.stack([sign * values for values in drawn.values()])
-    shares = np.bincount(table.argmax(0), minlength=len(table)) / DRAWS
+    fitting = replace(section, runs={label: section.runs[label] for label in reached})
+    scored = replace(scored, runs={label: scored.runs[label] for label in reached})
+    posterior = posterior_of(fitting, metric, scored, reached)
     candidates = [
         Candidate(
             method=label,
-            seeds=len(values),
-            score=float(np.mean(values)),
-            low=_interval(drawn[label])[0],
-            high=_interval(drawn[label])[1],
-            best=float(share),
+            seeds=estimate.seeds,
+            score=estimate.score,
+            low=estimate.low,
+            high=estimate.high,
+            best=estimate.best,
             cost=costs[label],
             peak_memory=peaks[label],
             read_off=any(read_off(run, axis, budget) for run in section.runs[label].values()),
             at_edge=tuning_edges(tuning_of(section.runs[label])),
             transfer=transfer(tuning_of(section.runs[label])),
         )
-        for (label, values), share in zip(reached.items(), shares, strict=True)
+        for label, estimate in posterior.estimates.items()
     ]
     candidates.sort(key=lambda each: (-sign * each.score, each.cost))
     first, second = candidates[0].method, candidates[1].method
-    difference = sign * (candidates[0].score - candidates[1].score)
-    low, high = _interval(sign * (drawn[first] - drawn[second]))
-    settled = low > 0
+    gap = posterior.difference(first, second)
+    settled = gap.low > 0
     seeds, more = None, None
     if not settled:
-        both = noise[first], noise[second]
-        seeds, more = _settling(reached[first], reached[second], difference, both, examples)
+        values = [np.array([*reached[method].values()]) for method in (first, second)]
+        rows = [np.mean([*scored.runs[method].values()], axis=0) for method in (first, second)]
+        if scored.examples:
+            error = standard_error(rows[0] - rows[1], scored.groups)
+        else:
+            error = math.sqrt(sum(_share_variance(each.mean(), examples) for each in values))
+        seeds, more = _settling(values[0], values[1], sign * (values[0].mean() - values[1].mean()), error, examples)
     return Advice(
         **common,  # type: ignore[arg-type]
         candidates=tuple(candidates),
         too_thin=(),
         left_out=tuple(left_out),
-        difference=difference,
-        low=low,
-        high=high,
+        difference=gap.mean,
+        low=gap.low,
+        high=gap.high,
         settled=settled,
         more_seeds=seeds,
         more_examples=more,
     )
 
 
-def _too_thin(section: Section, reached: Mapping[str, Sequence[float]], examples: int) -> list[str]:
+def _too_thin(section: Section, reached: Mapping[str, Mapping[int, float]], examples: int) -> list[str]:
     told = []
     if len(section.runs) < 2:
         told.append(f"there is one method only, {listed([*section.runs])}: run others on the same task and model")
@@ -206,17 +200,13 @@ def _too_thin(section: Section, reached: Mapping[str, Sequence[float]], examples
 
 
 def _settling(
-    first: Sequence[float],
-    second: Sequence[float],
-    difference: float,
-    noise: Sequence[float],
-    examples: int,
+    first: Array, second: Array, difference: float, error: float, examples: int
 ) -> tuple[int | None, int | None]:
     """The seeds of each that would show the difference, and the test examples if those there are do not suffice."""
     if difference <= 0:
         return None, None
     wanted = (difference / (stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))) ** 2
-    fixed, more = sum(each**2 for each in noise), None
+    fixed, more = error**2, None
     there = min(len(first), len(second))
     if fixed >= wanted / 2:
         more = math.ceil(examples * fixed / (wanted / 2))
@@ -227,38 +217,6 @@ def _settling(
     return min(MOST, max(there + 1, seeds)), more
 
 
-def _told_examples(run: Run, metric: str) -> int:
-    """Of how many examples a share is, by what the run says, where their predictions are gone; else 0."""
-    evaluated = run.summary.get("rows_evaluated", {}).get("selected", {}).get("test")
-    limit = run.recipe.get("evaluate", {}).get("test_examples")  # what runs of format 1 are reported on
-    number = evaluated or limit or run.summary.get("rows", {}).get("test")
-    return int(number) if metric in TEXTS and number else 0
-
-
-def _share_noise(values: Sequence[float], examples: int) -> float:
-    """The standard error of a share of so many examples, which within the budget may be another than in the end."""
-    if not examples:
-        return 0.0
-    share = min(1.0, max(0.0, float(np.mean(values))))
-    return math.sqrt((share * (1 - share) + 0.25 / examples) / examples)
-
-
-def _noise(reached: Sequence[float], scored: Sequence[Array], groups: Sequence[str] | None, share_of: int) -> float:
-    """The standard error of a mean over examples, which are the same for all seeds; 0 where no more is known.
-
-    Args:
-        reached: what each seed had reached within the budget.
-        scored: what each seed scores on each example in the end.
-        groups: the examples' groups (see ``judge``).
-        share_of: of how many examples the score is a share; 0 where it is no share.
-    """
-    means = np.mean(scored, axis=0)
-    if not share_of:
-        return standard_error(means, groups)
-    alone = standard_error(means, None)
-    return _share_noise(reached, share_of) * (standard_error(means, groups) / alone if alone else 1.0)
-
-
-def _interval(values: Array) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def _share_variance(share: float, examples: int) -> float:
+    """The variance of a share of so many examples; 0 where that is not known."""
+    return (share * (1 - share) + 0.25 / examples) / examples if examples else 0.0

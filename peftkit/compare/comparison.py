@@ -20,12 +20,14 @@ from peftkit.compare.curves import (
     reached_at,
     read_off,
     score,
-    within,
+    score_within,
 )
 from peftkit.compare.examples import scores_of
 from peftkit.compare.gather import Run, Section, imported_notes
-from peftkit.compare.seeds import Array
-from peftkit.compare.statistics import Verdict, judge
+from peftkit.compare.posterior import default_margin, is_share, posterior_of, scores_by_seed
+from peftkit.compare.statistics import PairDifference
+from peftkit.compare.statistics.observations import Array
+from peftkit.compare.statistics.pairwise import Verdict, judge
 from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.runs import tuning_edges
 
@@ -39,13 +41,18 @@ class Line:
     method: str
     seeds: tuple[int, ...]
     score: float
+    """The expected score (see ``fit``); of one seed, the run's."""
+    observed: float
+    """The mean score of its runs."""
     low: float | None
     """None where nothing is known of how it varies: one seed, and no single examples."""
     high: float | None
     letter: str
-    """Methods that cannot be told apart have a letter in common (see ``Verdict``)."""
+    """Methods that pairwise tests do not tell apart have a letter in common (see ``Verdict``); empty of one seed."""
     best: float | None
-    """The probability that it is the best; None where that cannot be known."""
+    """The probability that it is the best; None of one seed."""
+    near_best: float | None
+    """The probability that it is no more than ``Comparison.margin`` worse than the best; None of one seed."""
     cost: float
     """Of the whole run."""
     relative_cost: float | None
@@ -99,7 +106,12 @@ class Comparison:
     baseline: str | None
     shares: tuple[float, ...]
     lines: tuple[Line, ...]
+    differences: tuple[PairDifference, ...]
+    """Of all pairs of methods with two seeds or more, from the same posterior as the lines."""
+    margin: float
+    """The difference in score within which a method is near the best."""
     verdict: Verdict
+    """Of pairwise tests with Holm's correction, which can differ from the probabilities."""
     examples: int
     """Test examples that were drawn anew; 0 where only seeds vary."""
     seeds_alone: str
@@ -133,6 +145,7 @@ def compare(
     baseline: str = "full",
     shares: Sequence[float] = (0.95,),
     budgets: Sequence[float] | None = None,
+    margin: float | None = None,
 ) -> Comparison:
     """Compares the methods of a section.
 
@@ -143,6 +156,7 @@ def compare(
         baseline: the method that others are measured by, if it is there.
         shares: how much of the baseline's best score is asked for.
         budgets: those for which a winner is named; None for five that all runs span.
+        margin: the difference in score that is small enough to be none; None for a point of a share, 1 % of others.
 
     Raises:
         InputError: the runs have not the metric or the cost, or are of different test examples.
@@ -152,21 +166,29 @@ def compare(
     metric = metric or str(everyone[0].summary["selects"])
     # All below is of values of which higher ones are better; what is told has its own sign again.
     sign = -1.0 if lower_is_better(everyone[0], metric) else 1.0
-    scores = {label: sign * _mean(score(run, metric) for run in of.values()) for label, of in section.runs.items()}
+    by_seed = scores_by_seed(section, metric)
+    observed = {label: _mean(of.values()) for label, of in by_seed.items()}
+    scores = {label: sign * value for label, value in observed.items()}
     curves = {
         label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
         for label, of in section.runs.items()
     }
     scored = scores_of(section, metric)
+    posterior = posterior_of(section, metric, scored, by_seed)
+    if margin is None:
+        margin = default_margin(is_share(everyone[0], metric, by_seed), [*observed.values()])
+    near = posterior.within_margin_of_best(margin)
     signed = {label: {seed: sign * each for seed, each in of.items()} for label, of in scored.runs.items()}
-    verdict = judge(signed, groups=scored.groups)
+    several = {label: signed[label] for label in posterior.names}
+    verdict = judge(several, groups=scored.groups, choices=posterior.choices)
     base = _baseline(section, baseline)
     best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
     low, high = common_span([c for of in curves.values() for c in of.values()])
     moves = by not in ("peak_memory", "trainable_parameters")  # these are the same from the first step to the last
     totals = {label: _mean(cost(run.summary, by) for run in of.values()) for label, of in section.runs.items()}
     front = dict(zip(totals, pareto([(totals[label], scores[label]) for label in totals]), strict=True))
-    winners = _winners(section, by, curves, low, high, budgets, sign) if moves and (high > low or budgets) else ()
+    ranked = moves and bool(posterior.names) and (high > low or bool(budgets))
+    winners = _winners(section, by, metric, low, high, budgets, sign) if ranked else ()
     lines = []
     for label, of in section.runs.items():
         own = [*curves[label].values()]
@@ -174,16 +196,18 @@ def compare(
         reached = {share: [reached_at(*c, level) for c in own] for share, level in levels.items()}
         tuning = tuning_of(of)
         last = [run.summary["cost"] for run in of.values()]
-        estimate = verdict.estimates[label]
+        estimate = posterior.estimates[label]
         lines.append(
             Line(
                 method=label,
                 seeds=tuple(sorted(of)),
-                score=sign * scores[label],
-                low=estimate.low if sign > 0 or estimate.high is None else -estimate.high,
-                high=estimate.high if sign > 0 or estimate.low is None else -estimate.low,
-                letter=verdict.letters[label],
-                best=verdict.best[label],
+                score=estimate.score,
+                observed=observed[label],
+                low=estimate.low,
+                high=estimate.high,
+                letter=verdict.letters.get(label, ""),
+                best=estimate.best,
+                near_best=near.get(label),
                 cost=totals[label],
                 relative_cost=totals[label] / totals[base] if base and totals[base] else None,
                 cost_to_best=_mean(_cost_to_best(run, by) for run in of.values()),
@@ -209,7 +233,9 @@ def compare(
         by=by,
         baseline=base,
         shares=tuple(shares) if base else (),
-        lines=tuple(sorted(lines, key=lambda line: -sign * line.score)),
+        lines=tuple(sorted(lines, key=lambda line: (line.best is None, -sign * line.score))),
+        differences=posterior.differences(),
+        margin=margin,
         verdict=verdict,
         examples=scored.examples,
         seeds_alone=scored.why_not,
@@ -245,7 +271,7 @@ def _baseline(section: Section, name: str) -> str | None:
 def _winners(
     section: Section,
     by: str,
-    curves: Mapping[str, Mapping[int, tuple[Array, Array]]],
+    metric: str,
     low: float,
     high: float,
     budgets: Sequence[float] | None,
@@ -254,11 +280,11 @@ def _winners(
     told = []
     for budget in np.geomspace(low, high, BUDGETS) if budgets is None else budgets:
         ranked = []
-        for label, of in curves.items():
-            reached = [within(section.runs[label][seed], by, points, float(budget)) for seed, points in of.items()]
+        for label, of in section.runs.items():
+            reached = [score_within(run, by, metric, float(budget)) for run in of.values()]
             if None not in reached:
                 costs, scores = zip(*(each for each in reached if each is not None), strict=True)
-                ranked.append((_mean(scores), -_mean(costs), label))
+                ranked.append((sign * _mean(scores), -_mean(costs), label))
         if ranked:
             best, _, label = max(ranked)
             compared = [run for *_, name in ranked for run in section.runs[name].values()]

@@ -156,6 +156,26 @@ def within(run: Run, by: str, points: tuple[Array, Array], budget: float) -> tup
     return float(costs[np.flatnonzero(scores[: last + 1] == scores[last])[0]]), float(scores[last])
 
 
+def score_within(run: Run, by: str, metric: str, budget: float) -> tuple[float, float] | None:
+    """As ``within``; the selected checkpoint's score is that of the whole of test, of which the curve may be a part.
+
+    Args:
+        run: the run.
+        by: the axis of costs.
+        metric: what counts on test.
+        budget: what may be spent.
+
+    Raises:
+        InputError: the run has no such metric, or has not measured the cost.
+    """
+    found = within(run, by, curve(run, by, metric), budget)
+    selected = next((row for row in run.rows if row["step"] == run.summary["selected"]["step"]), None)
+    if found is None or selected is None:
+        return found
+    spent = min(cost(selected, by), cost(run.rows[-1], by) - _cost_of_a_step(run, by))
+    return (found[0], score(run, metric)) if spent <= budget * (1 + 1e-9) else found
+
+
 def read_off(run: Run, by: str, budget: float) -> bool:
     """Whether what a run had reached within a budget is read off a longer run whose learning rate had not decayed.
 

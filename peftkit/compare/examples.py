@@ -11,7 +11,7 @@ import numpy as np
 
 from peftkit.compare.curves import score
 from peftkit.compare.gather import Run, Section
-from peftkit.compare.seeds import Array
+from peftkit.compare.statistics.observations import Array
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError, listed
 from peftkit.example_tables import prediction_rows

@@ -90,7 +90,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             if folder.resolve() in runs:
                 continue
             try:
-                runs[folder.resolve()] = _read(folder)
+                runs[folder.resolve()] = read_run(folder)
             except InputError as error:
                 problems.append(str(error))
     if not runs:
@@ -264,7 +264,12 @@ class _Document(BaseModel):
     environment: _Environments
 
 
-def _read(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """The finished run in a folder.
+
+    Raises:
+        InputError: the run is not finished, or lacks what comparisons read.
+    """
     directory = RunDirectory(path)
     summary = directory.summary()
     if summary.get("status") != "done":

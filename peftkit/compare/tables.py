@@ -74,20 +74,28 @@ def notes(found: Comparison) -> list[str]:
     """What has to be said of a comparison beside its table."""
     told = [f"imported: {note}" for note in found.imported]
     if found.examples:
-        told.append(f"intervals: {found.examples:,} test examples drawn anew, and seeds where there are several")
+        told.append(
+            f"intervals: of the expected score over {found.examples:,} test examples, and seeds where there are several"
+        )
     else:
-        told.append(f"intervals: seeds alone, since {found.seeds_alone}")
+        told.append(f"intervals: by seeds alone, since {found.seeds_alone}")
     told += found.remarks
-    joined = found.verdict.joined
-    told.append(
-        "methods with a letter in common cannot be told apart (Holm, 5 %)"
-        if not joined
-        else "methods without a letter in common are told apart (Holm, 5 %), "
-        f"and so are {joined:,} pairs with one, for want of letters (json has each)"
-    )
-    told.append("best: the probability that it is")
-    if any(len(line.seeds) == 1 for line in found.lines):
-        told.append("one seed: how seeds vary is not known, so that runs are told apart and not methods")
+    several = [line for line in found.lines if len(line.seeds) > 1]
+    if several:
+        joined = found.verdict.joined
+        told.append(
+            "group: pairwise tests (Holm, 5 %), which can differ from the probabilities; methods that share a letter "
+            + (f"are not told apart, {joined:,} pairs excepted (JSON has each)" if joined else "are not told apart")
+        )
+        told.append(
+            "score and best: the expected score, drawn to that of all methods, and the probability of the highest"
+        )
+    one = [line for line in found.lines if len(line.seeds) == 1]
+    if one:
+        told.append(
+            f"one seed: score and interval are of this run, and say nothing of the method; another seed of "
+            f"{'each' if len(one) > 1 else one[0].method} costs {sum(line.cost for line in one):,.4g} {found.by}"
+        )
     if found.detectable is not None:
         told.append(f"a difference of {found.detectable:.4f} between two would be found about four times in five")
     if found.noise is not None:
@@ -136,7 +144,7 @@ def rows_of(found: Comparison) -> list[Row]:
         "score": lambda line: f"{line.score:.4f}",
         "95 % interval": lambda line: "unknown" if line.low is None else f"{line.low:.4f} – {line.high:.4f}",
         "group": lambda line: line.letter,
-        "best": lambda line: "unknown" if line.best is None else f"{line.best:.0%}",
+        "best": lambda line: "" if line.best is None else f"{line.best:.0%}",
         "cost": lambda line: (
             f"{line.cost:,.4g}" + ("" if line.relative_cost is None else f" ({line.relative_cost:.2f})")
         ),
@@ -203,7 +211,9 @@ def _escaped(text: str) -> str:
 
 
 def _plain(found: Comparison) -> dict[str, Any]:
-    return {**asdict(found), "detectable": found.detectable}
+    told = asdict(found)
+    told["verdict"]["note"] = "pairwise tests with Holm's correction, which can differ from the probabilities"
+    return {**told, "detectable": found.detectable}
 
 
 def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:

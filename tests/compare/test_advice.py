@@ -28,9 +28,9 @@ def test_a_method_that_is_far_better_is_recommended_and_settled(plant: Plant) ->
     assert first.best > 0.99
     assert found.settled
     assert (found.more_seeds, found.more_examples) == (None, None)
-    assert found.difference == pytest.approx(0.3)
+    assert found.difference == pytest.approx(0.3, abs=0.01)
     assert found.low < 0.3 < found.high
-    assert first.score == pytest.approx(0.81)
+    assert first.score == pytest.approx(0.81, abs=0.01)
 
 
 def test_the_budget_decides(plant: Plant) -> None:
@@ -40,10 +40,10 @@ def test_the_budget_decides(plant: Plant) -> None:
     assert advised(path.parent, budget=2.0).candidates[0].method == "quick"
     assert advised(path.parent, budget=3.0).candidates[0].method == "slow"
     quick = advised(path.parent, budget=2.0).candidates[0]
-    assert (quick.score, quick.cost) == (0.55, 2.0)
+    assert (quick.score, quick.cost) == (pytest.approx(0.55, abs=0.01), 2.0)
     # A run ends with the step that reaches its budget, and so up to one step beyond; nothing else may.
     assert advised(path.parent, budget=2.1).candidates[0].method == "slow"
-    assert advised(path.parent, budget=1.9).candidates[0].score == 0.5
+    assert advised(path.parent, budget=1.9).candidates[0].score == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason(plant: Plant) -> None:
@@ -96,12 +96,14 @@ def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant:
     assert 4 <= found.more_seeds <= 60
 
 
-def test_more_examples_need_their_seeds_too(plant: Plant) -> None:
+def test_the_seeds_that_settle_it_are_those_that_examples_leave(plant: Plant) -> None:
     found = advised_of_close_ones(plant, 200)
-    # Half of the variance that is allowed is the examples', half the seeds': (0.03 / 2.8) ** 2 / 2 of each.
-    allowed = (0.03 / (1.96 + 0.8416)) ** 2 / 2
-    assert found.more_examples == pytest.approx(2 * 0.25 / allowed, rel=0.02)
-    assert found.more_seeds == pytest.approx(2 * 0.03**2 / allowed, abs=1)
+    # Of the runs 94, 106, 100 and 112, 100, 106 examples are right, from the first one on: by example the means of the
+    # two differ by a third on 18 of 200.
+    fixed = (18 / 9 / 200 - 0.03**2) / 199
+    wanted = (0.03 / (1.96 + 0.8416)) ** 2
+    assert found.more_examples is None
+    assert found.more_seeds == pytest.approx(2 * 0.03**2 / (wanted - fixed), abs=1)
 
 
 def of_losses(path: Path, losses: list[float]) -> Path:
@@ -118,7 +120,7 @@ def test_a_loss_varies_by_example_too_and_of_few_examples_nothing_is_said(plant:
         path = of_losses(plant("lora", seed, [0.1, 0.2, 0.3]), [each + seed / 1e4 for each in losses])
     found = advised(path.parent, budget=2.0)
     assert found.candidates[0].method == "lora"
-    assert not found.settled
+    assert found.settled, "it is the same on each example"
     # Seeds are all but equal: the interval is that of a mean of 100 with a standard deviation of one.
     assert found.candidates[0].high - found.candidates[0].low == pytest.approx(2 * 1.96 / 10, rel=0.15)
     for folder in path.parent.iterdir():
@@ -149,16 +151,18 @@ def test_what_was_not_measured_leaves_a_method_out_and_not_all(plant: Plant) -> 
         advised(path.parent, "joules", 1.0)
 
 
-def test_predictions_that_are_gone_leave_what_the_run_says_of_their_number(plant: Plant) -> None:
+def test_predictions_that_are_gone_leave_what_the_run_records_of_their_number(plant: Plant) -> None:
     for seed in (1, 2, 3):
         plant("full", seed, [0.1, 0.50 + seed / 1000], tables={"evaluate": {"test_examples": 200}})
         path = plant("lora", seed, [0.1, 0.52 + seed / 1000], tables={"evaluate": {"test_examples": 200}})
-    before = advised(path.parent, budget=1.0)
     for folder in path.parent.iterdir():
         (folder / "predictions" / "test.jsonl").unlink()
-    after = advised(path.parent, budget=1.0)
-    assert not after.settled
-    assert (after.candidates[0].low, after.more_examples) == (before.candidates[0].low, before.more_examples)
+    found = advised(path.parent, budget=1.0)
+    assert not found.settled
+    allowed = (0.02 / (1.96 + 0.8416)) ** 2 / 2  # half of the variance that is allowed is the examples'
+    assert found.more_examples == pytest.approx(2 * 0.25 / allowed, rel=0.02)
+    width = found.candidates[0].high - found.candidates[0].low
+    assert width == pytest.approx(2 * 1.96 * (0.25 / 200) ** 0.5, rel=0.35)
 
 
 def test_what_dev_has_not_selected_is_not_reached(plant: Plant) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peftkit.compare.seeds import Spread, _prior, chance, detectable, spreads
+from peftkit.compare.statistics.seeds import Spread, _prior, chance, detectable, spreads
 
 
 def test_few_methods_borrow_nothing() -> None:

@@ -1,7 +1,8 @@
+"""The posterior of methods' scores, on planted truths."""
+
 from __future__ import annotations
 
-import random
-from itertools import combinations
+import time
 from typing import Any
 
 import numpy as np
@@ -9,188 +10,223 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.compare.seeds import Array
-from peftkit.compare.statistics import MOST_LETTERS, holm, judge, letters, mcnemar, standard_error, wilson
+from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
+from peftkit.compare.statistics.observations import Array
+
+Scores = dict[str, dict[int, Array]]
 
 
 def planted(
-    rng: np.random.Generator, rates: list[float], seeds: int, examples: int, noise: float
-) -> dict[str, dict[int, Array]]:
-    """Runs whose rate of right answers varies by seed, on examples that are easy or hard for all."""
-    hard = rng.normal(0, 0.15, examples)
-    found: dict[str, dict[int, Array]] = {}
+    rng: np.random.Generator, rates: list[float], seeds: int, examples: int, noise: float = 0.01, group: int = 1
+) -> Scores:
+    """Runs whose rate of right answers varies by seed; examples of a group are right or wrong together."""
+    hard = rng.random(examples // group)
+    found: Scores = {}
     for number, rate in enumerate(rates):
-        own = [rate + rng.normal(0, noise) for _ in range(seeds)]
-        right = [(rng.random(examples) < np.clip(r + hard, 0, 1)).astype(float) for r in own]
+        own = [(hard + 0.1 * rng.standard_normal(len(hard))) % 1 for _ in range(seeds)]
+        right = [np.repeat((each < rate + rng.normal(0, noise)).astype(float), group) for each in own]
         found[f"m{number}"] = dict(enumerate(right))
     return found
 
 
-@pytest.mark.parametrize(("seeds", "noise"), [(1, 0.0), (3, 0.02), (5, 0.01)])
-def test_equal_methods_are_not_told_apart_more_often_than_one_time_in_twenty(seeds: int, noise: float) -> None:
-    rng = np.random.default_rng(7)
-    apart = sum(
-        judge(planted(rng, [0.6, 0.6], seeds, 400, noise), draws=1000, seed=i).differences[0].p < 0.05
-        for i in range(200)
-    )
-    assert apart <= 10 + 2.33 * (200 * 0.05 * 0.95) ** 0.5  # what chance allows one time in a hundred
+def test_probabilities_and_intervals_are_of_the_same_draws() -> None:
+    found = fit(planted(np.random.default_rng(0), [0.6, 0.62, 0.7], 3, 500), share=True)
+    assert sum(each.best for each in found.estimates.values() if each.best is not None) == pytest.approx(1)
+    assert found.estimates["m2"].best == pytest.approx((found.draws.argmax(1) == 2).mean(), abs=1e-9)
+    gap = found.difference("m2", "m0")
+    assert gap.mean == pytest.approx(found.estimates["m2"].score - found.estimates["m0"].score)
+    assert gap.better == pytest.approx(1 - found.difference("m0", "m2").better)
+    assert len(found.differences()) == 3
 
 
-def test_a_difference_that_is_there_is_found() -> None:
-    rng = np.random.default_rng(3)
-    found = [judge(planted(rng, [0.7, 0.6], 5, 1000, 0.005), draws=1000, seed=i) for i in range(40)]
-    assert sum(v.differences[0].p_adjusted < 0.05 for v in found) >= 36
-    assert all(v.differences[0].low <= v.differences[0].mean <= v.differences[0].high for v in found)
-    assert np.mean([v.differences[0].low < 0.1 < v.differences[0].high for v in found]) > 0.85
-    assert sum(v.letters == {"m0": "a", "m1": "b"} for v in found) >= 36
-    assert all(v.best["m0"] > 0.9 for v in found)
-
-
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    rng = np.random.default_rng(5)
-    held = 0
-    for i in range(150):
-        estimate = judge(planted(rng, [0.6], 3, 300, 0.02), draws=1000, seed=i).estimates["m0"]
-        held += estimate.low <= 0.6 <= estimate.high
-    assert held / 150 > 0.91
-
-
-def test_twenty_runs_of_ten_thousand_examples_are_drawn_in_bounded_memory() -> None:
-    rng = np.random.default_rng(0)
-    scores = {f"m{i}": {s: (rng.random(10_000) < 0.6).astype(float) for s in range(2)} for i in range(10)}
-    verdict = judge(scores)
-    assert len(verdict.differences) == 45
-    assert sum(verdict.best.values()) == pytest.approx(1)
-
-
-def test_one_run_of_right_and_wrong_has_wilsons_interval() -> None:
-    scores = {"m": {0: np.array([1.0] * 8 + [0.0] * 2)}}
-    estimate = judge(scores).estimates["m"]
-    assert (estimate.low, estimate.high) == wilson(8, 10)
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-
-
-def test_runs_of_other_examples_are_refused() -> None:
-    with pytest.raises(ValueError, match="same test examples"):
-        judge({"a": {0: np.ones(3)}, "b": {0: np.ones(4)}})
-
-
-def test_holm_is_what_the_step_down_says() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-
-
-@given(st.integers(1, 6), st.data())
-def test_letters_say_exactly_which_are_apart(number: int, data: st.DataObject) -> None:
-    names = [f"m{i}" for i in range(number)]
-    pairs = [*combinations(names, 2)]
-    apart = set(data.draw(st.lists(st.sampled_from(pairs), unique=True))) if pairs else set()
-    found = letters([float(-i) for i in range(number)], names, apart)
-    for pair in pairs:
-        assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in apart)
-    assert found["m0"].startswith("a")
-
-
-@settings(max_examples=20)
-@given(st.integers(2, 30), st.floats(0, 1), st.randoms())
-def test_many_methods_have_letters_that_can_be_read_and_never_part_what_is_not_apart(
-    number: int, share: float, rng: random.Random
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 6), st.integers(2, 4), st.integers(0, 10_000), st.booleans())
+def test_the_answer_is_repeatable_and_the_order_of_methods_does_not_matter(
+    methods: int, seeds: int, seed: int, share: bool
 ) -> None:
-    names = [f"m{i}" for i in range(number)]
-    apart = {pair for pair in combinations(names, 2) if rng.random() < share / 4}
-    found = letters([float(-i) for i in range(number)], names, apart)
-    assert len(set("".join(found.values()))) <= MOST_LETTERS
-    assert all(set(found[a]) & set(found[b]) for a, b in combinations(names, 2) if (a, b) not in apart)
+    rng = np.random.default_rng(seed)
+    scores = planted(rng, rng.uniform(0.2, 0.95, methods).tolist(), seeds, 60, 0.03)
+    turned = {name: scores[name] for name in reversed(scores)}
+    one, other = fit(scores, share=share), fit(turned, share=share)
+    assert one.estimates == other.estimates
+    for each in one.estimates.values():
+        assert each.low is not None
+        assert each.high is not None
+        assert each.low < each.score < each.high
+        if share:
+            assert 0 <= each.low <= each.high <= 1
 
 
-def test_pairs_that_are_apart_and_share_a_letter_are_counted() -> None:
-    rng = np.random.default_rng(4)
-    verdict = judge(planted(rng, [0.3 + 0.01 * i for i in range(45)], 3, 500, 0.005), draws=200)
-    shared = [d for d in verdict.differences if {*verdict.letters[d.first]} & {*verdict.letters[d.second]}]
-    assert verdict.joined == sum(d.p_adjusted < 0.05 for d in shared) > 0
-
-
-def test_mcnemars_test_counts_what_only_one_has_right() -> None:
-    first, second = np.array([1.0] * 9 + [0.0] * 11), np.array([0.0] * 8 + [1.0] * 2 + [0.0] * 10)
-    # The first alone has 8 right, the second alone 1: twice the chance of 8 or more heads of 9.
-    assert mcnemar(first, second) == pytest.approx(2 * 10 / 512)
-    assert mcnemar(first, first) == 1.0
-    told = judge({"a": {0: first}, "b": {0: second}}).differences[0]
-    assert told.p == mcnemar(first, second)
-
-
-@pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (10, 2), (30, 3)])
-def test_no_pair_of_equal_methods_is_told_apart_more_often_than_said(methods: int, seeds: int) -> None:
-    """The errors of a whole table: any pair of equal methods whose letters differ, where some vary more than others."""
-    rng = np.random.default_rng(methods)
-    number, wrong = 1200 // methods**2 + 20, 0
-    for i in range(number):
-        noise = float(rng.choice([0.005, 0.02, 0.05]))
-        verdict = judge(planted(rng, [0.6] * methods, seeds, 250, noise), draws=200, seed=i)
-        wrong += any(d.p_adjusted < 0.05 for d in verdict.differences)
-    assert wrong <= 0.05 * number + 2.33 * (0.05 * 0.95 * number) ** 0.5
-
-
-@pytest.mark.parametrize(("methods", "seeds"), [(2, 1), (2, 3), (10, 3)])
-def test_a_difference_is_found_as_often_as_is_said(methods: int, seeds: int) -> None:
-    rng = np.random.default_rng(methods + seeds)
-    tables = [judge(planted(rng, [0.5] * methods, seeds, 250, 0.02), draws=200) for _ in range(20)]
-    told = float(np.median([d.detectable for verdict in tables for d in verdict.differences]))
-    found = []
-    for _ in range(60):
-        verdict = judge(planted(rng, [0.5] * (methods - 1) + [0.5 + told], seeds, 250, 0.02), draws=200)
-        found += [d.p_adjusted < 0.05 for d in verdict.differences if d.second == f"m{methods - 1}"]
-    assert 0.65 < np.mean(found) < 0.97
-
-
-def test_among_many_methods_with_three_seeds_those_that_differ_are_found() -> None:
+def test_the_highest_of_many_equal_methods_is_drawn_to_the_others() -> None:
     rng = np.random.default_rng(1)
-    rates = [0.3 + 0.5 * i / 39 for i in range(40)]
-    verdict = judge(planted(rng, rates, 3, 500, 0.01), draws=500)
-    far = [d for d in verdict.differences if abs(rates[int(d.first[1:])] - rates[int(d.second[1:])]) > 0.15]
-    assert np.mean([d.p_adjusted < 0.05 for d in far]) > 0.95
-    assert not set(verdict.letters["m0"]) & set(verdict.letters["m39"])
+    gaps, observed = [], []
+    for _ in range(20):
+        scores = planted(rng, [0.6] * 30, 2, 200, 0.02)
+        found = fit(scores, share=True)
+        gaps.append(max(each.score for each in found.estimates.values()) - 0.6)
+        observed.append(max(np.mean([*of.values()]) for of in scores.values()) - 0.6)
+    assert np.mean(observed) > 0.03
+    assert np.mean(gaps) < 0.4 * np.mean(observed)
 
 
-def grouped(rng: np.random.Generator, groups: int, size: int, rates: list[float]) -> tuple[Any, list[str]]:
-    """Methods whose groups of examples are right or wrong as a whole, and the examples' groups."""
-    found = {f"m{i}": {0: np.repeat((rng.random(groups) < r).astype(float), size)} for i, r in enumerate(rates)}
-    return found, [f"g{i // size}" for i in range(groups * size)]
+def test_a_method_that_is_far_better_is_the_best_and_equal_ones_share_the_probability() -> None:
+    rng = np.random.default_rng(2)
+    far = fit(planted(rng, [0.6, 0.75], 3, 1000), share=True)
+    assert far.estimates["m1"].best is not None
+    assert far.estimates["m1"].best > 0.99
+    claims = [
+        max(e.best or 0 for e in fit(planted(rng, [0.6] * 2, 3, 500), share=True).estimates.values()) for _ in range(40)
+    ]
+    assert np.mean(np.array(claims) >= 0.95) <= 0.05
+
+
+@pytest.mark.parametrize("truth", [0.98, 0.995, 1.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_scores_near_one_have_intervals_of_honest_width(truth: float, seeds: int) -> None:
+    rng = np.random.default_rng(int(1000 * truth) + seeds)
+    rounds, covered = 150, 0
+    for _ in range(rounds):
+        right = (rng.random(200) < truth).astype(float)  # all seeds learn the same answers
+        scores = {name: dict.fromkeys(range(seeds), right) for name in ("a", "b")}
+        each = fit(scores, share=True).estimates["a"]
+        assert each.low is not None
+        assert each.high is not None
+        assert each.low < each.high <= 1
+        covered += each.low <= truth <= each.high
+    assert covered / rounds >= 0.95 - 3 * (0.95 * 0.05 / rounds) ** 0.5
+
+
+def test_losses_are_positive_and_less_is_better() -> None:
+    rng = np.random.default_rng(3)
+    scores = {
+        name: {s: (level + 0.01 * rng.standard_normal()) * rng.lognormal(-0.125, 0.5, 400) for s in range(3)}
+        for name, level in (("low", 1.0), ("high", 1.6))
+    }
+    found = fit(scores, share=False, higher_is_better=False)
+    low = found.estimates["low"]
+    assert low.best is not None
+    assert low.low is not None
+    assert low.best > 0.99
+    assert 0 < low.low < 1.0 < (low.high or 0)
+    assert found.difference("low", "high").mean == pytest.approx(0.6, abs=0.15)
+    assert found.not_inferior("low", "high", 0.01) > 0.99
+    assert found.not_inferior("high", "low", 0.01) < 0.01
+
+
+def test_equivalence_needs_evidence() -> None:
+    rng = np.random.default_rng(4)
+    few = fit(planted(rng, [0.6, 0.6], 2, 100), share=True)
+    many = fit(planted(rng, [0.6, 0.6], 10, 20_000, 0.001), share=True)
+    assert few.equivalent("m0", "m1", 0.01) < 0.9
+    assert many.equivalent("m0", "m1", 0.01) > 0.95
+    assert few.not_inferior("m0", "m1", 0.01) + few.not_inferior("m1", "m0", 0.01) >= 1
+    assert many.within_margin_of_best(0.02) == pytest.approx({"m0": 1.0, "m1": 1.0}, abs=0.01)
+
+
+def test_of_one_seed_each_nothing_is_said_of_methods() -> None:
+    found = fit(planted(np.random.default_rng(5), [0.5, 0.9], 1, 100), share=True)
+    assert found.names == ()
+    assert found.differences() == ()
+    assert found.within_margin_of_best(0.01) == {}
+    assert all(each.best is None for each in found.estimates.values())
+    low, high = found.estimates["m0"].low, found.estimates["m0"].high
+    assert low is not None
+    assert high is not None
+    assert high - low == pytest.approx(2 * 1.96 * 0.05, rel=0.1)
+
+
+def test_a_method_with_one_seed_is_not_ranked_among_others() -> None:
+    scores = planted(np.random.default_rng(6), [0.5, 0.6, 0.9], 3, 200)
+    scores["m2"] = {0: scores["m2"][0]}
+    found = fit(scores, share=True)
+    assert found.estimates["m2"].best is None
+    assert found.names == ("m0", "m1")
+    assert found.estimates["m0"] == fit({name: scores[name] for name in ("m0", "m1")}, share=True).estimates["m0"]
+
+
+def test_single_scores_have_intervals_by_seeds_and_by_the_number_of_rows() -> None:
+    scores = {
+        name: {s: np.array([v]) for s, v in enumerate(of)} for name, of in {"a": (0.5, 0.52), "b": (0.6, 0.61)}.items()
+    }
+    alone, counted = fit(scores, share=True), fit(scores, share=True, rows=100)
+    widths = [_width(found, "a") for found in (alone, counted)]
+    assert widths[0] > 0
+    assert widths[1] > max(0.15, widths[0])
+    whole = fit({n: {s: v * 100 for s, v in of.items()} for n, of in scores.items()}, share=False)
+    assert _width(whole, "a") > 1
 
 
 @pytest.mark.parametrize("size", [4, 9])
 def test_intervals_of_examples_that_vary_together_are_wider_by_the_root_of_their_number(size: int) -> None:
     rng = np.random.default_rng(0)
-    ratios, covered, rounds = [], 0, 60
-    for i in range(rounds):
-        scores, groups = grouped(rng, 100, size, [0.6])
-        together, alone = (judge(scores, groups=g, draws=1000, seed=i).estimates["m0"] for g in (groups, None))
-        ratios.append((together.high - together.low) / (alone.high - alone.low))  # type: ignore[operator]
-        covered += together.low <= 0.6 <= together.high  # type: ignore[operator]
-    assert np.mean(ratios) == pytest.approx(np.sqrt(size), rel=0.05)
-    assert covered / rounds >= 0.87  # 95 %, less three standard errors of 60 rounds
+    ratios = []
+    for _ in range(20):
+        scores = planted(rng, [0.6], 1, 100 * size, group=size)
+        groups = [str(i // size) for i in range(100 * size)]
+        ratios.append(_width(fit(scores, share=True, groups=groups), "m0") / _width(fit(scores, share=True), "m0"))
+    assert np.mean(ratios) == pytest.approx(np.sqrt(size), rel=0.07)
 
 
-def test_pairs_are_told_apart_by_groups_and_not_by_their_examples() -> None:
-    rng = np.random.default_rng(1)
-    rounds, found = 60, 0
-    for i in range(rounds):
-        scores, groups = grouped(rng, 60, 10, [0.6, 0.6])
-        found += judge(scores, groups=groups, draws=500, seed=i).differences[0].p < 0.05
-    assert found / rounds <= 0.15
-    scores, groups = grouped(rng, 400, 10, [0.8, 0.5])
-    assert judge(scores, groups=groups, draws=500).differences[0].p < 0.05
+def tuning(rng: np.random.Generator, rates: list[float], chosen: int, noise: float = 0.0) -> Tuning:
+    def answers(rate: float) -> Array:
+        return (np.linspace(0, 1, 400) < rate + noise * rng.standard_normal()).astype(float)
+
+    return Tuning([Trial(k, answers(rate), answers(rate)) for k, rate in enumerate(rates)], chosen)
 
 
-@pytest.mark.parametrize("groups", [[""] * 200, [f"{i}" for i in range(200)]])
-def test_groups_of_one_change_nothing(groups: list[str]) -> None:
-    scores = planted(np.random.default_rng(2), [0.6, 0.5], 1, 200, 0.0)
-    assert judge(scores, groups=groups, draws=500) == judge(scores, draws=500)
+def test_a_choice_that_would_come_out_otherwise_widens_the_interval_and_lowers_the_score() -> None:
+    rng = np.random.default_rng(7)
+    scores = planted(rng, [0.6, 0.6], 5, 2000, 0.005)
+    alone = fit(scores, share=True)
+    clear = fit(scores, share=True, tunings={"m0": tuning(rng, [0.2, 0.6, 0.3], 1)})
+    doubtful = fit(scores, share=True, tunings={"m0": tuning(rng, [0.58, 0.6, 0.58], 1)})
+    assert clear.estimates["m0"].score == pytest.approx(alone.estimates["m0"].score, abs=0.004)
+    assert _width(clear, "m0") == pytest.approx(_width(alone, "m0"), rel=0.2)
+    assert doubtful.estimates["m0"].score < alone.estimates["m0"].score
+    assert doubtful.estimates["m0"].score > 0.58
 
 
-def test_the_standard_error_over_groups_is_that_of_their_means() -> None:
-    scores, groups = grouped(np.random.default_rng(3), 50, 4, [0.5])
-    values = scores["m0"][0]
-    assert standard_error(values, groups) == pytest.approx(values[::4].std(ddof=1) / np.sqrt(50))
-    assert standard_error(values, None) == pytest.approx(values.std(ddof=1) / np.sqrt(200))
-    assert standard_error(np.ones(1), None) == 0.0
+@pytest.mark.parametrize("trials", [[], [Trial(0, np.ones(3))], [Trial(2, np.ones(3)), Trial(0, np.ones(3))]])
+def test_too_few_trials_change_nothing(trials: list[Trial]) -> None:
+    scores = planted(np.random.default_rng(8), [0.6, 0.7], 3, 200)
+    assert fit(scores, share=True, tunings={"m0": Tuning(trials, 0)}).estimates == fit(scores, share=True).estimates
+
+
+def test_runs_of_other_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match="same test examples"):
+        fit({"a": {0: np.ones(3)}, "b": {0: np.ones(4)}}, share=True)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_scores_that_do_not_vary_at_all_are_no_error(value: float) -> None:
+    same: Any = {name: {s: np.full(50, value) for s in range(2)} for name in ("a", "b")}
+    for share in (True, False):
+        found = fit(same, share=share, higher_is_better=share)
+        assert all(np.isfinite([e.score, e.low, e.high]).all() for e in found.estimates.values())
+
+
+def test_fifty_methods_take_less_than_five_seconds() -> None:
+    scores = planted(np.random.default_rng(9), [0.6] * 50, 5, 2000)
+    started = time.process_time()
+    fit(scores, share=True).differences()
+    assert time.process_time() - started < 5
+
+
+def _width(found: Posterior, name: str) -> float:
+    low, high = found.estimates[name].low, found.estimates[name].high
+    assert low is not None
+    assert high is not None
+    return high - low
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_scores_of_an_earlier_checkpoint_vary_over_examples_as_much(share: bool) -> None:
+    rng = np.random.default_rng(10)
+    early, late = (planted(rng, [rate, rate + 0.02], 3, 500) for rate in (0.5, 0.8))
+    if not share:
+        early, late = ({n: {s: 2 - v for s, v in of.items()} for n, of in each.items()} for each in (early, late))
+    means = {name: {seed: float(values.mean()) for seed, values in of.items()} for name, of in early.items()}
+    own = fit(early, share=share, higher_is_better=share)
+    borrowed = fit(late, means=means, share=share, higher_is_better=share)
+    assert borrowed.estimates["m0"].score == pytest.approx(own.estimates["m0"].score, abs=0.01)
+    assert _width(borrowed, "m0") == pytest.approx(_width(own, "m0"), rel=0.35)

@@ -175,8 +175,9 @@ def test_advice_says_what_is_read_off_longer_runs(
 
 def test_cost_with_tuning_is_the_runs_and_that_of_all_trials_and_the_heads(plant: Plant, tmp_path: Path) -> None:
     head = {"learning_rate": 0.1, "gmacs": 30.0, "design": {"trials": 5}, "at_edge": []}
-    tuned(plant("full", 1, [0.2, 0.4, 0.6]), head=head)
-    tuned(plant("lora", 1, [0.2, 0.5, 0.7]), gmacs=7.0, head=head)
+    for seed in (1, 2):
+        tuned(plant("full", seed, [0.2, 0.4, 0.6]), head=head)
+        tuned(plant("lora", seed, [0.2, 0.5, 0.7]), gmacs=7.0, head=head)
     section = section_of(tmp_path)
     found = compare(section, by="gmacs_with_tuning", budgets=(50.0, 102.0))
     assert {line.method: line.cost for line in found.lines} == {"full": 2 + 70 + 30, "lora": 2 + 7 + 30}

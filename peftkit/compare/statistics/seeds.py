@@ -27,13 +27,6 @@ class Spread:
     variance: float
     freedom: float
 
-    def draw(self, draws: int, rng: np.random.Generator) -> Array:
-        """How the mean over other seeds would differ from that over these, by Student's t."""
-        if not self.variance:
-            return np.zeros(draws)
-        drawn: Array = rng.standard_t(self.freedom, draws) * np.sqrt(self.variance)
-        return drawn
-
 
 def spreads(values: Sequence[Array], methods: int) -> list[Spread]:
     """How the means over seeds of several things vary, each told by its own values and, a little, by the others'.

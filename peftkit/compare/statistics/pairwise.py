@@ -1,4 +1,7 @@
-"""How sure a comparison is: intervals, differences that are paired, and which methods cannot be told apart."""
+"""Pairwise tests with Holm's correction, and letters of methods that they cannot tell apart.
+
+They ask another question than the posterior of ``fit``, of each pair alone and without pooling, and can differ from it.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from peftkit.compare.seeds import Array, Spread, chance, detectable, spreads
+from peftkit.compare.statistics.seeds import Array, Spread, chance, detectable, spreads
 
 DRAWS = 10_000
 CHUNK = 500  # draws whose weights are held at once: of 10,000 examples 20 MB
-LEVEL = 0.95
 ERROR = 0.05
 """The chance, of all pairs together, from below which on two are apart."""
 MOST_LETTERS = 9
@@ -26,25 +28,12 @@ FINE = 1 << 16
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean score with its interval."""
-
-    mean: float
-    low: float | None
-    """None where nothing is known of how it varies: one seed, and no single examples."""
-    high: float | None
-    seeds: int
-
-
-@dataclass(frozen=True)
 class Difference:
     """How much better one method is than another, paired by example, and by seed where both have the same."""
 
     first: str
     second: str
     mean: float
-    low: float | None
-    high: float | None
     p: float
     """Of no difference, two-sided."""
     p_adjusted: float
@@ -55,22 +44,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of several methods on one task."""
+    """What the tests say of several methods on one task."""
 
-    estimates: Mapping[str, Estimate]
     differences: tuple[Difference, ...]
     letters: Mapping[str, str]
     """Methods that cannot be told apart have a letter in common, and others none unless these would be too many."""
     joined: int
     """Pairs that are apart and have a letter in common all the same."""
-    best: Mapping[str, float | None]
-    """The probability of each that it is the best; None where nothing is known of how one of them varies."""
 
 
 def judge(
     scores: Mapping[str, Mapping[int, Array]],
     *,
     groups: Sequence[str] | None = None,
+    choices: Mapping[str, tuple[float, float]] | None = None,
+    power: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Verdict:
@@ -85,6 +73,9 @@ def judge(
         scores: for each method and seed the scores of the examples, higher is better, all of the same examples.
         groups: the group of each example: whole groups are drawn. An empty one is a group of its own; None where all
             examples are.
+        choices: for each method by how much its tuning might have chosen better settings, and the variance of that
+            (``Posterior.choices``); None where nothing was chosen.
+        power: whether to compute which differences would be found, which takes longest.
         draws: how often.
         seed: makes the draws repeatable.
 
@@ -94,6 +85,8 @@ def judge(
     names = list(scores)
     if len({len(values) for of in scores.values() for values in of.values()}) > 1:
         raise ValueError("runs of one comparison must be of the same test examples")
+    if not names:
+        return Verdict((), {}, 0)
     rng = np.random.default_rng(seed)
     means = np.stack([np.mean([*scores[name].values()], axis=0) for name in names])
     members = _members(groups, means.shape[1])
@@ -101,52 +94,34 @@ def judge(
     drawn = np.concatenate([*_resampled(means, members, draws, rng)])
     own = {name: {number: float(values.mean()) for number, values in of.items()} for name, of in scores.items()}
     alone = dict(zip(names, spreads([np.array([*of.values()]) for of in own.values()], len(names)), strict=True))
-    varied = drawn + np.stack([alone[name].draw(draws, rng) for name in names], axis=1)
-    estimates = {}
-    for column, name in enumerate(names):
-        low: float | None
-        high: float | None
-        if _unknown(scores[name]):
-            low, high = None, None
-        elif independent and len(scores[name]) == 1 and _of_ones(means[column]) and not alone[name].variance:
-            low, high = wilson(int(means[column].sum()), means.shape[1])
-        else:
-            low, high = _interval(varied[:, column])
-        estimates[name] = Estimate(float(np.mean([*own[name].values()])), low, high, len(scores[name]))
     pairs, varying = [*combinations(range(len(names)), 2)], [*_of_pairs(own, alone)]
     told, errors = [], np.zeros(len(pairs))
     for number, (pair, spread) in enumerate(zip(pairs, varying, strict=True)):
         examples = drawn[:, pair[0]] - drawn[:, pair[1]]
-        errors[number] = examples.std()
+        chosen = [(choices or {}).get(names[i], (0.0, 0.0)) for i in pair]
+        errors[number] = np.sqrt(examples.var() + chosen[0][1] + chosen[1][1])
+        shift = chosen[0][0] - chosen[1][0]
         exact = independent and not spread.variance and all(_of_ones(means[i]) for i in pair)
-        told.append(_difference(scores, means, examples, float(errors[number]), names, pair, spread, rng, exact=exact))
+        told.append(_difference(scores, means, float(errors[number]), names, pair, spread, shift, exact=exact))
     adjusted = holm([d.p for d in told])
     told = [replace(d, p_adjusted=p) for d, p in zip(told, adjusted, strict=True)]
     apart = {(d.first, d.second) for d in told if d.p_adjusted < ERROR}
-    if told:
+    if told and power:
         # Of the pairs, those that are apart are out of Holm's way for the others, and not for themselves.
         remaining = len(told) - len(apart) + np.array([(d.first, d.second) in apart for d in told])
         shown = detectable(errors, varying, ERROR / remaining)
         told = [
-            d if d.low is None or np.isnan(x) else replace(d, detectable=float(x))
+            d
+            if np.isnan(x) or any(_unknown(scores[name]) for name in (d.first, d.second))
+            else replace(d, detectable=float(x))
             for d, x in zip(told, shown, strict=True)
         ]
-    shared = letters([estimates[name].mean for name in names], names, apart)
-    blind = any(map(_unknown, scores.values()))
-    winners = np.bincount(varied.argmax(1), minlength=len(names)) / draws
+    shared = letters([float(np.mean([*own[name].values()])) for name in names], names, apart)
     return Verdict(
-        estimates,
         tuple(told),
         shared,
         sum(bool({*shared[first]} & {*shared[second]}) for first, second in apart),
-        dict.fromkeys(names) if blind else dict(zip(names, winners.tolist(), strict=True)),
     )
-
-
-def wilson(right: int, number: int, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of Wilson (1927) for a share of ``right`` among ``number``."""
-    found = stats.binomtest(right, number).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def mcnemar(first: Array, second: Array) -> float:
@@ -236,23 +211,21 @@ def _of_pairs(own: Mapping[str, Mapping[int, float]], alone: Mapping[str, Spread
 def _difference(
     scores: Mapping[str, Mapping[int, Array]],
     means: Array,
-    examples: Array,
     error: float,
     names: Sequence[str],
     pair: tuple[int, int],
     of_seeds: Spread,
-    rng: np.random.Generator,
+    shift: float,
     *,
     exact: bool,
 ) -> Difference:
     """The difference of a pair; ``exact`` is whether McNemar's test holds for it."""
     first, second = (names[i] for i in pair)
-    mean = float(means[pair[0]].mean() - means[pair[1]].mean())
+    mean = float(means[pair[0]].mean() - means[pair[1]].mean()) + shift
     if _unknown(scores[first]) or _unknown(scores[second]):
-        return Difference(first, second, mean, None, None, 1.0, 1.0, None)
-    low, high = _interval(examples + of_seeds.draw(len(examples), rng))
+        return Difference(first, second, mean, 1.0, 1.0, None)
     p = mcnemar(means[pair[0]], means[pair[1]]) if exact else chance(mean, error, of_seeds)
-    return Difference(first, second, mean, low, high, p, 1.0, None)
+    return Difference(first, second, mean, p, 1.0, None)
 
 
 def _of_ones(scores: Array) -> bool:
@@ -303,8 +276,3 @@ def _resampled(
         weights = table[rng.integers(0, FINE, size, dtype=np.uint16)]
         weights[weights.sum(1) == 0] = 1.0  # no group at all was drawn, of a handful
         yield (weights @ columns / (weights @ sizes)[:, None]).astype(np.float64)
-
-
-def _interval(spread: Array) -> tuple[float, float]:
-    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)

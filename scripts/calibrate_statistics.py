@@ -1,0 +1,359 @@
+"""How often the statistics of ``compare`` are right, on simulated worlds whose truth is known.
+
+python scripts/calibrate_statistics.py [--worlds 4000] [--null 2000] [--seed 0] [--shifted] [--folder FOLDER]
+
+Worlds are drawn from the distribution ``PI``: one level of each factor, independently. Results are written to the
+folder in chunks, and chunks that are there are not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is there
+
+import numpy as np
+from scipy import stats
+
+from peftkit.compare.statistics import Trial, Tuning, fit
+from peftkit.compare.statistics.hierarchy import Effort
+from peftkit.compare.statistics.pairwise import judge
+
+VERSION = 1
+PI: dict[str, tuple[Any, ...]] = {
+    "methods": (2, 5, 10, 50),
+    "seeds": (2, 3, 5, 10),
+    "examples": (100, 500, 2000),
+    "spread": (0.5, 2.0, 5.0),
+    "variances": ("equal", "log-normal"),
+    "tails": ("normal", "t5"),
+    "curve": (False, True),
+    "level": (0.4, 0.6, 0.8, 0.9, 0.97, "loss"),
+}
+"""The factors of a world. The spread between methods is in points: the standard deviation of their expected accuracy,
+linearised at the level, or per cent of the loss; 0 in null worlds."""
+SHIFTED: dict[str, dict[str, Any]] = {
+    "groups of five examples": {"group": 5},
+    "seeds vary by three points": {"seed_points": 3.0},
+    "seeds vary by a quarter of a point": {"seed_points": 0.25},
+    "Student's t with 2.5 degrees of freedom": {"tails": "t2.5"},
+    "one method 20 points worse": {"outlier": 20.0},
+    "methods spread by 15 points": {"spread": 15.0},
+    "skewed losses": {"level": "loss", "skew": 1.2},
+}
+"""Worlds from around the distribution, of which no more is asked than that one looks."""
+HARD, OWN, ALONE = 1.0, 0.4, 0.5
+"""Deviations of what makes an example hard for all, for one method and for one run, beside a threshold."""
+SETTINGS, CHOSEN_CENTRE, DEV, REPEATS = 5, (1.0, 3.0), 100, 200
+"""Learning rates that are tried, where the best of them lies, dev examples, and how often tuning is repeated to know
+what it would have chosen."""
+HIGHEST = 0.99
+"""The highest accuracy of a method: normal draws above it are drawn again."""
+CHUNK = 50
+EFFORT = Effort(chains=16, warm_up=15, kept=25, each=6)
+"""Fewer draws than ``compare`` takes: of thousands of worlds the errors of drawing cancel."""
+LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class World:
+    """The factors of one world."""
+
+    methods: int
+    seeds: int
+    examples: int
+    spread: float
+    variances: str
+    tails: str
+    curve: bool
+    level: float | str
+    seed_points: float = 1.0
+    group: int = 1
+    outlier: float = 0.0
+    skew: float = 0.6
+
+    @property
+    def loss(self) -> bool:
+        return self.level == "loss"
+
+
+@dataclass
+class Drawn:
+    """What a world shows, and its truth."""
+
+    scores: dict[str, dict[int, np.ndarray]]
+    truth: dict[str, float]
+    tunings: dict[str, Tuning] = field(default_factory=dict)
+    groups: list[str] | None = None
+
+
+def draw_world(rng: np.random.Generator, *, null: bool = False, **changed: Any) -> World:
+    found = {name: levels[rng.integers(len(levels))] for name, levels in PI.items()}
+    if null:
+        found["spread"] = 0.0
+    return World(**{**found, **changed})
+
+
+def simulate(world: World, rng: np.random.Generator) -> Drawn:
+    """Runs of a world."""
+    points = 0.01 / _slope(world)
+    centre = 0.0 if world.loss else float(stats.norm.ppf(world.level) * _total())
+    sign = -1.0 if world.loss else 1.0
+    means = centre + sign * world.spread * points * rng.standard_normal(world.methods)
+    while not world.loss and (means > _highest()).any():
+        means = np.where(means > _highest(), centre + world.spread * points * rng.standard_normal(len(means)), means)
+    means[0] -= sign * world.outlier * points
+    deviations = np.full(world.methods, world.seed_points * points)
+    if world.variances == "log-normal":
+        deviations = deviations * np.exp(0.5 * rng.standard_normal(world.methods))
+    number = world.examples // world.group
+    hard = np.repeat(rng.standard_normal(number) * HARD, world.group)
+    drawn = Drawn({}, {}, groups=None if world.group == 1 else [str(i // world.group) for i in range(len(hard))])
+    centres = rng.uniform(*CHOSEN_CENTRE, len(means))
+    steeps = points * np.exp(0.5 * rng.standard_normal(len(means)))
+    if world.spread == 0:  # equal methods lose equally much by their tuning
+        centres[:], steeps[:] = centres[0], steeps[0]
+    for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+        name = f"m{place}"
+        of_method = hard + np.repeat(rng.standard_normal(number) * OWN, world.group)
+        settings, chosen = np.zeros(1), 0
+        if world.curve:
+            settings = -sign * steeps[place] * (np.arange(SETTINGS) - centres[place]) ** 2
+            dev_of_method = (HARD**2 + OWN**2) ** 0.5 * rng.standard_normal(DEV)
+            errors = _seeds(world, rng, (SETTINGS,), deviation)
+            dev = _answers(world, mean + settings + errors, dev_of_method, rng)
+            test = _answers(world, mean + settings + errors, of_method, rng)
+            chosen = int(np.argmax(sign * dev.mean(1)))
+            drawn.tunings[name] = Tuning([Trial(k, dev[k], test[k]) for k in range(SETTINGS)], chosen)
+        runs = _answers(world, mean + settings[chosen] + _seeds(world, rng, (world.seeds,), deviation), of_method, rng)
+        drawn.scores[name] = dict(enumerate(runs))
+        expected = _expected(world, mean + settings, deviation)
+        drawn.truth[name] = float(_choices(world, mean + settings, deviation, rng) @ expected)
+    return drawn
+
+
+def _total() -> float:
+    return (HARD**2 + OWN**2 + ALONE**2) ** 0.5
+
+
+def _highest() -> float:
+    return float(stats.norm.ppf(HIGHEST) * _total())
+
+
+def _slope(world: World) -> float:
+    """Of the expected score by what is varied."""
+    return 1.0 if world.loss else float(stats.norm.pdf(stats.norm.ppf(world.level)) / _total())
+
+
+def _seeds(world: World, rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+    if world.tails == "normal":
+        return deviation * rng.standard_normal(shape)
+    freedom = float(world.tails[1:])
+    return deviation * rng.standard_t(freedom, shape) * np.sqrt((freedom - 2) / freedom)
+
+
+def _answers(world: World, ability: np.ndarray, examples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of runs, the score of each example: right or wrong, or a loss."""
+    latent = examples + ALONE * rng.standard_normal((*ability.shape, examples.shape[-1]), dtype=np.float32)
+    if world.loss:
+        return (1 + ability[..., None]) * np.exp(world.skew * latent / _total() - world.skew**2 / 2)
+    return (latent + ability[..., None] > 0).astype(float)
+
+
+def _expected(world: World, ability: np.ndarray, deviation: float) -> np.ndarray:
+    """The expected score over seeds and examples."""
+    if world.loss:
+        return 1 + ability
+    levels = (np.arange(400) + 0.5) / 400
+    freedom = np.inf if world.tails == "normal" else float(world.tails[1:])
+    values = stats.t.ppf(levels, freedom) * (1.0 if np.isinf(freedom) else np.sqrt((freedom - 2) / freedom))
+    return stats.norm.cdf((ability[:, None] + deviation * values) / _total()).mean(1)
+
+
+def _choices(world: World, ability: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """How often each setting is chosen, with new seeds and dev examples."""
+    if len(ability) == 1:
+        return np.ones(1)
+    sign = -1.0 if world.loss else 1.0
+    seeds = ability + _seeds(world, rng, (REPEATS, len(ability)), deviation)
+    examples = (HARD**2 + OWN**2) ** 0.5 * rng.standard_normal((REPEATS, 1, DEV), dtype=np.float32)
+    picked = (sign * _answers(world, seeds, examples, rng).mean(2)).argmax(1)
+    return np.bincount(picked, minlength=len(ability)) / REPEATS
+
+
+def assess(world: World, rng: np.random.Generator, effort: Effort | None = EFFORT) -> dict[str, Any]:
+    """What the engine says of one world, and whether it is right."""
+    drawn = simulate(world, rng)
+    started = time.perf_counter()
+    found = fit(
+        drawn.scores,
+        share=not world.loss,
+        higher_is_better=not world.loss,
+        groups=drawn.groups,
+        tunings=drawn.tunings,
+        effort=effort,
+    )
+    took = time.perf_counter() - started
+    sign = -1.0 if world.loss else 1.0
+    best = max(drawn.truth, key=lambda name: sign * drawn.truth[name])
+    covered = [found.estimates[name].low <= truth <= found.estimates[name].high for name, truth in drawn.truth.items()]
+    gaps = found.differences()
+    held = [d.low <= sign * (drawn.truth[d.first] - drawn.truth[d.second]) <= d.high for d in gaps]
+    top = max(found.estimates, key=lambda name: sign * found.estimates[name].score)
+    signed = {name: {s: sign * v for s, v in of.items()} for name, of in drawn.scores.items()}
+    holm = None
+    if world.spread == 0:
+        verdict = judge(signed, groups=drawn.groups, choices=found.choices, power=False, draws=300)
+        holm = any(each.p_adjusted < 0.05 for each in verdict.differences)
+    return {
+        **asdict(world),
+        "coverage": float(np.mean(covered)),
+        "pairs": float(np.mean(held)),
+        "inside": all(world.loss or 0 <= e.low <= e.high <= 1 for e in found.estimates.values()),
+        "width": min(e.high - e.low for e in found.estimates.values()),
+        "best": [[float(e.best), name == best] for name, e in found.estimates.items()],
+        "claim": float(max(e.best for e in found.estimates.values())),
+        "claim_right": max(found.estimates, key=lambda name: found.estimates[name].best) == best,
+        "bias_of_top": sign * (found.estimates[top].score - drawn.truth[top]),
+        "holm": holm,
+        "seconds": took,
+    }
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(values: Sequence[float]) -> str:
+    mean = float(np.mean(values))
+    return f"{mean:.3f} ± {np.std(values) / max(1, len(values)) ** 0.5:.3f}"
+
+
+def report(results: Sequence[dict[str, Any]]) -> str:
+    """The whole table of calibration."""
+    null = [r for r in results if r["spread"] == 0]
+    others = [r for r in results if r["spread"] > 0]
+    pages = [
+        f"{len(others)} worlds and {len(null)} null ones of π, version {VERSION}.",
+        f"Coverage of 95 % intervals over π: scores {_share([r['coverage'] for r in results])}, differences "
+        f"{_share([r['pairs'] for r in results])}; all shares in [0, 1]: {all(r['inside'] for r in results)}; "
+        f"narrowest interval: {min(r['width'] for r in results):.2g}.",
+    ]
+    rows = []
+    for name in PI:
+        for level in sorted({r[name] for r in results}, key=str):
+            of = [r for r in results if r[name] == level]
+            rows.append([name, level, len(of), _share([r["coverage"] for r in of]), _share([r["pairs"] for r in of])])
+    pages.append(table(["factor", "level", "worlds", "coverage of scores", "of differences"], rows))
+    cells = []
+    for m in PI["methods"]:
+        for s in PI["seeds"]:
+            row: list[Any] = [m, s]
+            for n in PI["examples"]:
+                of = [r["coverage"] for r in results if (r["methods"], r["seeds"], r["examples"]) == (m, s, n)]
+                row.append(f"{np.mean(of):.3f} ({len(of)})" if of else "")
+            cells.append(row)
+    pages.append(table(["methods", "seeds", *(f"{n} examples" for n in PI["examples"])], cells))
+    stated = [(p, right) for r in others for p, right in r["best"]]
+    deciles = []
+    for low in LEVELS:
+        of_decile = [(p, right) for p, right in stated if low <= p < low + 0.1 or (low == 0.9 and p == 1.0)]
+        if of_decile:
+            said, right = (float(np.mean(each)) for each in zip(*of_decile, strict=True))
+            deciles.append([f"{low:.1f}–{low + 0.1:.1f}", len(of_decile), f"{said:.3f}", f"{right:.3f}"])
+    pages.append(table(["P(best)", "statements", "said", "right"], deciles))
+    claims = [r["claim_right"] for r in others if r["claim"] >= 0.95]
+    wrong = [r["claim"] >= 0.95 for r in null]
+    holm = [r for r in null if r["holm"] is not None]
+    pages.append(f"Claims of 95 % and more: {len(claims)}, right {np.mean(claims) if claims else float('nan'):.3f}.")
+    if null:
+        pages.append(f"Null worlds with such a claim: {np.mean(wrong):.3f}.")
+        worst = [
+            (float(np.mean(of)), m, s, len(of))
+            for m in PI["methods"]
+            for s in PI["seeds"]
+            if (of := [r["holm"] for r in holm if (r["methods"], r["seeds"]) == (m, s)])
+        ]
+        pages.append(
+            f"Holm's family-wise error over {len(holm)} null worlds: "
+            f"{np.mean([r['holm'] for r in holm]):.3f}; by methods and seeds: "
+            + ", ".join(f"{m}×{s}: {error:.3f} ({number})" for error, m, s, number in worst)
+        )
+        by = [(name, level) for name in PI for level in sorted({r[name] for r in null}, key=str)]
+        pages.append(
+            "Null worlds with a claim, by factor: "
+            + ", ".join(f"{n}={v}: {np.mean([r['claim'] >= 0.95 for r in null if r[n] == v]):.3f}" for n, v in by)
+        )
+    if claims:
+        by = [(name, level) for name in PI for level in sorted({r[name] for r in others}, key=str)]
+        parts = []
+        for n, v in by:
+            of = [r["claim_right"] for r in others if r["claim"] >= 0.95 and r[n] == v]
+            parts.append(f"{n}={v}: {np.mean(of):.3f} ({len(of)})" if of else f"{n}={v}: none")
+        pages.append("Claims that are right, by factor: " + ", ".join(parts))
+    loss = [r["bias_of_top"] for r in results]
+    pages.append(f"The highest score less its truth, mean: {np.mean(loss):+.4f}.")
+    pages.append(
+        f"Seconds a world: {np.mean([r['seconds'] for r in results]):.2f}, at most "
+        f"{max(r['seconds'] for r in results):.2f}."
+    )
+    return "\n\n".join(pages)
+
+
+def run(number: int, seed: int, folder: Path, name: str, draw: Callable[[np.random.Generator], World]) -> list[Any]:
+    """The results of so many worlds, in chunks that are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[Any] = []
+    for chunk in range(-(-number // CHUNK)):
+        path = folder / f"{name}-{VERSION}-{seed}-{chunk}.json"
+        if not path.is_file():
+            rng = np.random.default_rng([VERSION, seed, chunk, *name.encode()])
+            results = [assess(draw(rng), rng) for _ in range(CHUNK)]
+            temporary = path.with_suffix(".part")
+            temporary.write_text(json.dumps(results))
+            temporary.replace(path)
+        found += json.loads(path.read_text())
+        print(f"{name}: {len(found)} worlds", file=sys.stderr, flush=True)
+    return found[:number]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=4000)
+    parser.add_argument("--null", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shifted", type=int, default=0, help="worlds of each kind around the distribution")
+    parser.add_argument("--folder", type=Path, default=Path("runs/calibration"))
+    options = parser.parse_args()
+    results = run(options.worlds, options.seed, options.folder, "worlds", draw_world)
+    results += run(options.null, options.seed, options.folder, "null", lambda rng: draw_world(rng, null=True))
+    if results:
+        print(report(results))
+    rows = []
+    for number, (name, changed) in enumerate(SHIFTED.items()) if options.shifted else ():
+        of = run(
+            options.shifted,
+            options.seed,
+            options.folder,
+            f"shifted{number}",
+            lambda rng, changed=changed: replace(draw_world(rng), **changed),
+        )
+        claims = [r["claim_right"] for r in of if r["claim"] >= 0.95]
+        shares = _share([r["coverage"] for r in of]), _share([r["pairs"] for r in of])
+        rows.append([name, len(of), *shares, f"{np.mean(claims):.3f} ({len(claims)})" if claims else "none"])
+    if rows:
+        heads = ["shifted worlds", "worlds", "coverage of scores", "of differences", "claims of 95 % right"]
+        print("\n" + table(heads, rows))
+
+
+if __name__ == "__main__":
+    main()
