@@ -172,8 +172,8 @@ def score_within(run: Run, by: str, metric: str, budget: float) -> tuple[float, 
     selected = next((row for row in run.rows if row["step"] == run.summary["selected"]["step"]), None)
     if found is None or selected is None:
         return found
-    spent = min(cost(selected, by), cost(run.rows[-1], by) - _cost_of_a_step(run, by))
-    return (found[0], score(run, metric)) if spent <= budget * (1 + 1e-9) else found
+    inside = _ended(run, by, budget) or cost(selected, by) <= budget * (1 + 1e-9)
+    return (found[0], score(run, metric)) if inside else found
 
 
 def read_off(run: Run, by: str, budget: float) -> bool:

@@ -267,10 +267,9 @@ def test_what_ends_at_its_own_budget_is_within_it_however_large_its_last_step(pl
     section = section_of(tmp_path)
     (winner,) = compare(section, budgets=(2.0,)).winners
     assert winner == Winner(2.0, "lora", 0.7, read_off=False)
-    assert {(each.method, each.score, each.read_off) for each in advise(section, "gmacs", 2.0).candidates} == {
-        ("full", 0.6, False),
-        ("lora", 0.7, False),
-    }
+    reached = {each.method: (each.score, each.read_off) for each in advise(section, "gmacs", 2.0).candidates}
+    # Expected scores, drawn a little towards each other; the curve before the end has 0.3 and 0.5.
+    assert reached == {"full": (pytest.approx(0.6, abs=0.01), False), "lora": (pytest.approx(0.7, abs=0.01), False)}
     assert '"limits":{"gmacs":2.0}' in report([section])
 
 
