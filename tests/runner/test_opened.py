@@ -84,7 +84,7 @@ def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "line 2: is not a JSON object"),
+        ('{"', "line 2: is not a JSON object"),
         (
             '{"thin": "sky"}',
             "line 2: thing: missing; 'colours' needs a JSON object with thing, or one with a ready-made \"source\"",
@@ -140,7 +140,7 @@ def test_an_export_opens_with_the_library_and_has_a_card(make: Make, registry: R
 @pytest.mark.parametrize(
     ("kind", "method", "words"),
     [
-        ("encoder-decoder", "full", 'model = AutoModelForSeq2SeqLM.from_pretrained("FOLDER")'),
+        ("encoder-decoder", "full", 'model = AutoModelForSeq2SeqLM.from_pretrained("FOLDER", dtype=torch.float32)'),
         ("encoder", "lora", 'model = PeftModel.from_pretrained(base, "FOLDER")'),
         ("encoder", "bitfit", 'model, tokenizer = peftkit.load_model("FOLDER")'),
         ("decoder", "layer_norm", 'model, tokenizer = peftkit.load_model("FOLDER")'),

@@ -46,12 +46,18 @@ def test_tuning_never_looks_at_test(
             found["selected"] = Sealed(found["selected"], test={"accuracy": 1.0})
         return found
 
+    predictions = RunDirectory.predictions
+
+    def of_dev(self: RunDirectory, split: str) -> list[dict[str, Any]]:
+        assert split == "dev", "tuning reads what test examples score"
+        return predictions(self, split)
+
     def forbidden(*arguments: Any) -> Any:
-        raise AssertionError("a sweep reads what single examples score")
+        raise AssertionError("tuning reads the table of dev's and test's examples")
 
     monkeypatch.setattr(RunDirectory, "summary", sealed)
-    for name in ("examples", "predictions"):
-        monkeypatch.setattr(RunDirectory, name, forbidden)
+    monkeypatch.setattr(RunDirectory, "predictions", of_dev)
+    monkeypatch.setattr(RunDirectory, "examples", forbidden)
     workers = planted()
     assert Sweep(grid(TUNED), registry, workers, lambda line: None).run() == []
     assert len(workers.asked) >= 2 * 4 + 2
