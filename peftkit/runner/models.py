@@ -213,7 +213,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
         batches: gives so many batches of training rows to a method that begins with some.
 
     Raises:
-        RunError: the method left nothing to train.
+        RunError: the method left nothing to train, or the model cannot recompute its activations.
     """
     context = Context(
         model_kind=base.kind,
@@ -225,6 +225,11 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
         head_parameters=base.head.parameters,
     )
     if recipe.train.gradient_checkpointing:
+        if not getattr(base.model, "supports_gradient_checkpointing", True):
+            raise RunError(
+                f"train.gradient_checkpointing: {type(base.model).__name__} does not support it in the installed "
+                "transformers; leave it out"
+            )
         options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
     torch.manual_seed(recipe.run.effective_init_seed)

@@ -246,7 +246,12 @@ class Lora(AdapterMethod):
         return plain.to(merged.device).train(model.training)
 
     def merge_bias(self, layer: Any, factors: Any) -> None:
-        """What the library's merging forgets; of updates that are added, nothing."""
+        """What the library's merging forgets: DoRA scales the whole output of a layer, its bias too."""
+        if getattr(factors, "use_dora", False) and layer.bias is not None:
+            from adapters.methods.lora import compute_dora_norm
+
+            norm = compute_dora_norm(layer.weight, factors.delta_w).reshape(-1)
+            layer.bias.data *= (factors.m.weight.reshape(-1) / norm).detach()
 
 
 class Ia3(Lora):

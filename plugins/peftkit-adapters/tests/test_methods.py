@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from peftkit.testing import (
     applied,
     batch,
     conformance,
+    context,
     kind_of,
     learn,
     logits,
@@ -107,7 +109,8 @@ def test_what_the_library_saved_under_another_name_is_opened(architecture: str, 
         for parameter in (p for p in own.parameters() if p.requires_grad):
             parameter.normal_()
     own.save_adapter(str(tmp_path), "theirs", use_safetensors=True)
-    opened = applied(method("adapters_lora", r=4), architecture)
+    # The library trains and saves no pooler.
+    opened = method("adapters_lora", r=4).apply(tiny(architecture), replace(context(architecture), head_parameters=()))
     method("adapters_lora", r=4).load(opened, tmp_path)
     torch.testing.assert_close(logits(opened, architecture), logits(own, architecture), atol=1e-6, rtol=0)
 
@@ -228,7 +231,7 @@ def test_lora_is_merged_into_a_model_without_anything_of_the_library(
     merged = own.merge(model)
     assert type(merged) is type(tiny(architecture))
     assert tensors(merged).keys() == tensors(tiny(architecture)).keys()
-    torch.testing.assert_close(logits(merged.eval(), architecture), before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(merged.eval(), architecture), before, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])

@@ -33,6 +33,7 @@ from peftkit.testing import (
     tiny,
     trained,
 )
+from peftkit.testing.tiny import head_parameters
 from peftkit_adapters import ALTERED, METHODS, MODEL_TYPES, ParallelAdapters, family
 
 ROOT = Path(__file__).parents[1]
@@ -96,10 +97,8 @@ def test_it_generates_what_it_scores_highest(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert", "distilbert"])
 def test_exactly_the_adapter_is_trained_and_an_encoders_head(architecture: str) -> None:
     model = applied(ParallelAdapters(), architecture)
-    backbone = model.base_model_prefix
-    head = {n for n, _ in tiny(architecture).named_parameters() if not n.startswith(f"{backbone}.")}
     others = {name for name in trained(model) if f".adapters.{peftkit_adapters.ADAPTER}." not in name}
-    assert others == (head if kind_of(architecture) == "encoder" else set())
+    assert others == set(head_parameters(architecture))
     ours = sum(p.numel() for n, p in trained(model).items() if n not in others)
     layers = 4 if kind_of(architecture) == "encoder-decoder" else 2
     assert ours == layers * (32 * 4 + 4 + 4 * 32 + 32)  # width 32, reduced by 8

@@ -8,6 +8,7 @@ import torch
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 from peftkit.testing import applied, conformance, logits, searches_published_rates, tiny, trained
+from peftkit.testing.tiny import head_parameters
 from peftkit_lora_xs import LoraXs
 
 ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "modernbert")
@@ -32,7 +33,8 @@ def test_it_declares_the_learning_rates_of_its_paper() -> None:
 
 @pytest.mark.parametrize(("architecture", "layers"), [("t5", 2 * 2 * 3), ("llama", 4), ("gpt2", 2), ("bert", 4)])
 def test_only_square_matrices_learn_and_their_size_is_the_ranks(architecture: str, layers: int) -> None:
-    names = {name: p for name, p in trained(applied(LoraXs(r=4), architecture)).items() if "classifier" not in name}
+    head = head_parameters(architecture)
+    names = {name: p for name, p in trained(applied(LoraXs(r=4), architecture)).items() if name not in head}
     assert {p.shape for p in names.values()} == {(4, 4)}
     assert len(names) == layers
 
