@@ -46,7 +46,7 @@ def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path)
 def test_advise(peftkit: Peftkit, runs: Path) -> None:
     code, out, _ = peftkit("advise", str(runs), "--budget", "2gmacs")
     assert code == 0
-    assert "use lora: accuracy 0.8200" in out
+    assert "use lora: accuracy 0.8185" in out  # the expected score, a little below the mean of 0.82
     assert "runner-up: full" in out
     assert "beyond chance" in out
     code, out, _ = peftkit("advise", str(runs), "--budget", "2gmacs", "--memory", "1.5GiB", "--json")

@@ -155,7 +155,8 @@ def test_a_run_is_pushed_as_it_is_exported(hub: Hub, finished: Path) -> None:
     [made] = hub.made
     assert made["name"] == "colours"
     assert made.get("private") or made["visibility"] == "private"  # by the client's version
-    assert set(hub.files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "recipe.toml"}
+    of_peft = {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(hub.files) == {"README.md", "recipe.toml", "summary.json", *of_peft}
     assert hub.files["adapter_model.safetensors"] == (finished / "model/adapter_model.safetensors").read_bytes()
     assert {hashlib.sha256(value).hexdigest() for value in hub.stored.values()} == set(hub.stored)
     assert b"`colours` with `lora`" in hub.files["README.md"]
