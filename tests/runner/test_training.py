@@ -266,7 +266,7 @@ def test_a_loss_that_is_no_number_ends_the_run(make: Make, registry: Registry, t
     with pytest.raises(RunError, match=r"the loss is (nan|inf|-inf) at step"):
         run(make("encoder-decoder", *options), registry)
     (failed,) = (tmp_path / "runs").iterdir()
-    assert RunDirectory(failed).summary()["status"] == "failed"
+    assert RunDirectory(failed).summary()["status"] == "diverged"
     assert rows_of(failed)[0]["step"] == 0
 
 
