@@ -25,7 +25,7 @@ class Tried:
     learning_rate: float | None
     """None where a trial had none of its own."""
     settings: str
-    """What else was tuned, in words."""
+    """What else was tuned, as `key=value` pairs."""
     stage: str
     seed: int | None
     score: float | None

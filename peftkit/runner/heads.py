@@ -106,7 +106,7 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
 
 
 def estimate_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> Head:
-    """Tells the head's parameters from the names in the checkpoint's files, without loading weights.
+    """Finds the head's parameters by the names in the checkpoint's files, without loading weights.
 
     Args:
         recipe: what to run.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class TextClassification(DataTask):
     """Text → one of fixed labels, on your own data.
 
-    Labels are told by name. Where the column holds numbers, they are the places of ``label_names``, or of the names
+    Labels are matched by name. Where the column holds numbers, they are the places of ``label_names``, or of the names
     that the data set has for them. Prompt fields: ``{text}``, ``{text_pair}`` and any column.
     """
 
