@@ -41,8 +41,9 @@ def test_the_verbs_of_a_finished_run(
     capsys.readouterr()
 
     assert main(["predict", run, "--text", "a bird"]) == 0
-    [line] = capsys.readouterr().out.splitlines()
-    prediction = json.loads(line)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1, printed
+    prediction = json.loads(printed)
     assert prediction["prediction"] in prediction["probabilities"]
     assert prediction["source"] == "topic: a bird"
     assert main(["predict", run, "--text", '{"gloss": "a bird"}', "--stream", "--batch", "1"]) == 0
