@@ -102,13 +102,14 @@ def parser() -> argparse.ArgumentParser:
         "--regret", action="store_true", help="print what tuning tried, with scores and losses on dev"
     )
     forms = ["table", "json", "csv", "parquet", "latex", "markdown"]
+    comparing.add_argument("--wide", action="store_true", help="show all columns, and notes on pairwise tests")
     comparing.add_argument("--format", choices=forms, default="table", help="how it is told (table)")
     comparing.add_argument("-o", "--output", default="", help="a file for it, instead of standard output")
     advising = verb("advise", actions.advise)
     advising.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
     advising.add_argument("--budget", required=True, help="what may be spent: 5e5gmacs, 2h, 1e6tokens, 3e4samples")
     advising.add_argument("--memory", default="", help="the most that training may take at its peak: 8GiB")
-    advising.add_argument("--metric", help="what counts on test (what selects on dev)")
+    _takes_metric(advising)
     _takes_fairness(advising)
     advising.add_argument("--json", action="store_true", help="print JSON")
     reporting = verb("report", actions.report)
@@ -201,9 +202,18 @@ def _takes_runs(added: argparse.ArgumentParser) -> None:
         default="gmacs",
         help="the cost (gmacs)",
     )
-    added.add_argument("--metric", help="what counts on test (what selects on dev)")
-    added.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
+    _takes_metric(added)
     _takes_fairness(added)
+
+
+def _takes_metric(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--metric", help="the metric on test (the one that selects on dev)")
+    added.add_argument("--baseline", default="full", help="the method that others are measured by (full)")
+    added.add_argument(
+        "--margin",
+        type=_cost_of,
+        help="a difference in score that does not matter (0.01 of a share, 1%% of other scores)",
+    )
 
 
 def _takes_fairness(added: argparse.ArgumentParser) -> None:

@@ -23,10 +23,12 @@ def compare_runs(
     baseline: str,
     shares: Sequence[float],
     budgets: Sequence[float] | None,
+    margin: float | None,
     pool: Sequence[str],
     regret: bool,
     match: str | None,
     form: str,
+    wide: bool,
     output: str,
 ) -> int:
     """Prints what the runs say of their methods, or what tuning tried, or writes it to a file.
@@ -37,15 +39,17 @@ def compare_runs(
     """
     if form == "parquet" and not output:
         raise InputError("--format parquet is no text: name a file with --output")
-    options: Any = {"by": by, "metric": metric, "baseline": baseline, "shares": shares or (0.95,), "budgets": budgets}
     found = gathered(paths, pool, match)
-    write = written_regrets if regret else lambda found, form: written([compare(s, **options) for s in found], form)
-    told = write(found, form)
+    if regret:
+        text = written_regrets(found, form)
+    else:
+        options: Any = {"by": by, "metric": metric, "baseline": baseline, "budgets": budgets, "margin": margin}
+        text = written([compare(each, shares=shares or (0.95,), **options) for each in found], form, wide=wide)
     if not output:
-        print(told.decode(), end="")
+        print(text.decode(), end="")
         return 0
     try:
-        Path(output).write_bytes(told)
+        Path(output).write_bytes(text)
     except OSError as error:
         raise RunError(f"{output} cannot be written: {error.strerror}") from error
     return 0

@@ -15,6 +15,7 @@ def write_report(
     by: str,
     metric: str | None,
     baseline: str,
+    margin: float | None,
     pool: Sequence[str],
     match: str | None,
     title: str,
@@ -29,7 +30,7 @@ def write_report(
         RunError: a file cannot be written, or matplotlib is not installed.
     """
     found = gathered(paths, pool, match)
-    options = {"by": by, "metric": metric, "baseline": baseline}
+    options = {"by": by, "metric": metric, "baseline": baseline, "margin": margin}
     if output:
         from peftkit.compare.report import report
 

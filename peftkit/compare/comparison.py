@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,20 @@ import numpy as np
 from peftkit.compare.curves import (
     area,
     common_span,
-    cost,
     curve,
-    lower_is_better,
-    measured,
     pareto,
     peak_memory,
     reached_at,
-    read_off,
     score,
-    score_within,
 )
-from peftkit.compare.examples import scores_of
+from peftkit.compare.evidence import Evidence, evidence_of
 from peftkit.compare.gather import Run, Section, imported_notes
-from peftkit.compare.posterior import default_margin, is_share, posterior_of, scores_by_seed
+from peftkit.compare.notes import notes_of
 from peftkit.compare.statistics import PairDifference
 from peftkit.compare.statistics.observations import Array
-from peftkit.compare.statistics.pairwise import Verdict, judge
-from peftkit.compare.tuned import transfer, tuning_of
+from peftkit.compare.statistics.pairwise import PairwiseTests, judge
+from peftkit.compare.tuned import tuning_of
+from peftkit.compare.verdict import Verdict, decide
 from peftkit.runs import tuning_edges
 
 BUDGETS = 5
@@ -48,7 +44,7 @@ class Line:
     """None where nothing is known of how it varies: one seed, and no single examples."""
     high: float | None
     letter: str
-    """Methods that pairwise tests do not tell apart have a letter in common (see ``Verdict``); empty of one seed."""
+    """Methods that pairwise tests do not separate share a letter (see ``PairwiseTests``); empty of one seed."""
     best: float | None
     """The probability that it is the best; None of one seed."""
     near_best: float | None
@@ -74,23 +70,26 @@ class Line:
     """Settings that a sweep has tried for it; None if nothing was."""
     tuning_gmacs: float | None
     """What these took, those of a new head not among them."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What has to be said of it, each by one word (see ``notes_of``)."""
     at_edge: tuple[str, ...] = ()
     """Where tuning stopped at the edge of its range; empty where the best settings lie between others."""
-    transfer: str = ""
-    """How trials at another budget have carried over to that of the runs; empty where it is the same."""
-    read_off: bool = False
-    """Whether a budget is won by a score that is read off longer runs (see ``Winner``)."""
     wins_within: tuple[float, ...] = ()
     """Budgets of which it is the winner."""
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The method with the highest mean score within a budget; of equal ones the one that was there at less cost."""
+    """The method with the highest expected score within a budget, by the verdict that ``advise`` makes of it."""
 
     budget: float
     method: str
     score: float
+    low: float
+    high: float
+    """The 95 % interval of the score."""
+    best: float
+    """The probability that it has the highest expected score of all within the budget."""
     read_off: bool
     """Whether scores of this ranking are read off longer runs, whose learning rate had not decayed yet."""
 
@@ -102,6 +101,7 @@ class Comparison:
     task: str
     model: str
     metric: str
+    higher_is_better: bool
     by: str
     baseline: str | None
     shares: tuple[float, ...]
@@ -111,7 +111,11 @@ class Comparison:
     margin: float
     """The difference in score within which a method is near the best."""
     verdict: Verdict
-    """Of pairwise tests with Holm's correction, which can differ from the probabilities."""
+    """What to use, and how sure that is."""
+    pairwise: PairwiseTests
+    """Tests with Holm's correction, which can differ from the probabilities."""
+    baselines: Mapping[str, float]
+    """What models score that read nothing (``constant``, ``majority``, ``random``), as far as runs record it."""
     examples: int
     """Test examples that were drawn anew; 0 where only seeds vary."""
     seeds_alone: str
@@ -131,9 +135,14 @@ class Comparison:
     """What every conclusion has to say (see ``Section``)."""
 
     @property
+    def sign(self) -> float:
+        """1 where more of the metric is better, else -1."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    @property
     def detectable(self) -> float | None:
         """The difference between two methods that would have been found four times in five: the median of pairs."""
-        found = [each.detectable for each in self.verdict.differences if each.detectable is not None]
+        found = [each.detectable for each in self.pairwise.differences if each.detectable is not None]
         return float(np.median(found)) if found else None
 
 
@@ -161,34 +170,27 @@ def compare(
     Raises:
         InputError: the runs have not the metric or the cost, or are of different test examples.
     """
-    section, unmeasured = measured(section, by)
-    everyone = [run for of in section.runs.values() for run in of.values()]
-    metric = metric or str(everyone[0].summary["selects"])
-    # All below is of values of which higher ones are better; what is told has its own sign again.
-    sign = -1.0 if lower_is_better(everyone[0], metric) else 1.0
-    by_seed = scores_by_seed(section, metric)
-    observed = {label: _mean(of.values()) for label, of in by_seed.items()}
+    evidence = evidence_of(section, by, metric=metric, margin=margin)
+    section, metric, scored, posterior = evidence.section, evidence.metric, evidence.scored, evidence.posterior
+    sign, margin = evidence.sign, evidence.margin  # below, higher values are better; lines have their own sign again
+    observed = {label: _mean(of.values()) for label, of in evidence.reached.items()}
     scores = {label: sign * value for label, value in observed.items()}
     curves = {
         label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
         for label, of in section.runs.items()
     }
-    scored = scores_of(section, metric)
-    posterior = posterior_of(section, metric, scored, by_seed)
-    if margin is None:
-        margin = default_margin(is_share(everyone[0], metric, by_seed), [*observed.values()])
     near = posterior.within_margin_of_best(margin)
-    signed = {label: {seed: sign * each for seed, each in of.items()} for label, of in scored.runs.items()}
-    several = {label: signed[label] for label in posterior.names}
-    verdict = judge(several, groups=scored.groups, choices=posterior.choices)
+    several = {label: {seed: sign * each for seed, each in scored.runs[label].items()} for label in posterior.names}
+    pairwise = judge(several, groups=scored.groups, choices=posterior.choices)
     base = _baseline(section, baseline)
     best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
     low, high = common_span([c for of in curves.values() for c in of.values()])
     moves = by not in ("peak_memory", "trainable_parameters")  # these are the same from the first step to the last
-    totals = {label: _mean(cost(run.summary, by) for run in of.values()) for label, of in section.runs.items()}
+    totals = evidence.spent
     front = dict(zip(totals, pareto([(totals[label], scores[label]) for label in totals]), strict=True))
     ranked = moves and bool(posterior.names) and (high > low or bool(budgets))
-    winners = _winners(section, by, metric, low, high, budgets, sign) if ranked else ()
+    asked = budgets if budgets is not None else np.geomspace(low, high, BUDGETS).tolist() if ranked else ()
+    winners = tuple(_winners(evidence, asked, baseline)) if ranked else ()
     lines = []
     for label, of in section.runs.items():
         own = [*curves[label].values()]
@@ -205,12 +207,12 @@ def compare(
                 observed=observed[label],
                 low=estimate.low,
                 high=estimate.high,
-                letter=verdict.letters.get(label, ""),
+                letter=pairwise.letters.get(label, ""),
                 best=estimate.best,
                 near_best=near.get(label),
                 cost=totals[label],
                 relative_cost=totals[label] / totals[base] if base and totals[base] else None,
-                cost_to_best=_mean(_cost_to_best(run, by) for run in of.values()),
+                cost_to_best=evidence.reached_at[label],
                 cost_to_share={share: None if None in costs else _mean(costs) for share, costs in reached.items()},
                 never={share: costs.count(None) for share, costs in reached.items()},
                 area=sign * _mean(area(*c, low, high) for c in own) if moves and high > low else None,
@@ -220,9 +222,8 @@ def compare(
                 pareto=front[label],
                 trials=None if tuning is None else int(tuning["trials"]),
                 tuning_gmacs=None if tuning is None else float(tuning["gmacs"]),
+                notes=notes_of(section, label, metric, off=any(w.method == label and w.read_off for w in winners)),
                 at_edge=tuning_edges(tuning),
-                transfer=transfer(tuning),
-                read_off=any(winner.method == label and winner.read_off for winner in winners),
                 wins_within=tuple(winner.budget for winner in winners if winner.method == label),
             )
         )
@@ -230,13 +231,16 @@ def compare(
         task=section.task,
         model=section.model,
         metric=metric,
+        higher_is_better=evidence.higher_is_better,
         by=by,
         baseline=base,
         shares=tuple(shares) if base else (),
         lines=tuple(sorted(lines, key=lambda line: (line.best is None, -sign * line.score))),
         differences=posterior.differences(),
         margin=margin,
-        verdict=verdict,
+        verdict=decide(evidence, baseline),
+        pairwise=pairwise,
+        baselines=evidence.baselines,
         examples=scored.examples,
         seeds_alone=scored.why_not,
         winners=winners,
@@ -244,7 +248,7 @@ def compare(
         noise=_noise(section, metric),
         repeated=len(section.repeats),
         imported=imported_notes(section),
-        unmeasured=unmeasured,
+        unmeasured=tuple(label for label, _ in evidence.left_out),
         remarks=section.remarks,
     )
 
@@ -258,39 +262,24 @@ def _noise(section: Section, metric: str) -> float | None:
     return float(np.sqrt(squares / sum(len(of) - 1 for of in groups)))
 
 
-def _cost_to_best(run: Run, by: str) -> float:
-    step = run.summary["selected"]["step"]
-    row = next((row for row in run.rows if row["step"] == step), run.rows[-1])
-    return cost(row, by)
-
-
 def _baseline(section: Section, name: str) -> str | None:
     return next((label for label in section.runs if label == name or label.startswith(f"{name} (")), None)
 
 
-def _winners(
-    section: Section,
-    by: str,
-    metric: str,
-    low: float,
-    high: float,
-    budgets: Sequence[float] | None,
-    sign: float,
-) -> tuple[Winner, ...]:
-    told = []
-    for budget in np.geomspace(low, high, BUDGETS) if budgets is None else budgets:
-        ranked = []
-        for label, of in section.runs.items():
-            reached = [score_within(run, by, metric, float(budget)) for run in of.values()]
-            if None not in reached:
-                costs, scores = zip(*(each for each in reached if each is not None), strict=True)
-                ranked.append((sign * _mean(scores), -_mean(costs), label))
-        if ranked:
-            best, _, label = max(ranked)
-            compared = [run for *_, name in ranked for run in section.runs[name].values()]
-            longer = any(read_off(run, by, float(budget)) for run in compared)
-            told.append(Winner(float(budget), label, sign * best, longer))
-    return tuple(told)
+def _winners(evidence: Evidence, budgets: Sequence[float], baseline: str) -> Iterator[Winner]:
+    """The verdict of each budget that makes a recommendation."""
+    for budget in budgets:
+        within = evidence_of(
+            evidence.section,
+            evidence.axis,
+            metric=evidence.metric,
+            budget=budget,
+            margin=evidence.margin,
+            scored=evidence.scored,
+        )
+        use = decide(within, baseline).use
+        if use is not None:
+            yield Winner(budget, use.method, use.score, use.low, use.high, use.best, bool(within.read_off))
 
 
 def _checkpoint_bytes(run: Run) -> float | None:

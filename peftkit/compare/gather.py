@@ -14,6 +14,9 @@ from peftkit.compare.fairness import FAIRNESS_CHECKS, FIXED, differences, flatte
 from peftkit.errors import InputError, listed
 from peftkit.runs import RunDirectory
 
+VARIANT = "method.variant"
+"""The option that names a preset of a method, such as `houlsby`."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -198,8 +201,27 @@ def _what_was_run(run: Run) -> dict[str, Any]:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """The method of each run, with the options in which it differs from others of that name."""
+    """The method of each run, with the options in which it differs from others of that name.
+
+    What a sweep has tuned is named only where nothing else tells two kinds of runs apart; a named variant goes by its
+    name.
+    """
     flat = [flattened({"method": run.recipe["method"], "train": run.recipe.get("train", {})}) for run in runs]
+    untuned = [
+        {key: value for key, value in own.items() if key not in (run.tuning or {}).get("settings", {})}
+        for run, own in zip(runs, flat, strict=True)
+    ]
+    labels = _labelled(runs, untuned)
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for label, own in zip(labels, flat, strict=True):
+        kinds[label].add(repr(sorted(own.items(), key=str)))
+    if all(len(each) == 1 for each in kinds.values()):
+        return labels
+    return _labelled(runs, flat)
+
+
+def _labelled(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Labels that name the keys in which runs of one method differ."""
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     number = Counter(run.summary["method"] for run in runs)
     for run, own in zip(runs, flat, strict=True):
@@ -210,8 +232,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     for run, own in zip(runs, flat, strict=True):
         name = run.summary["method"]
         keys = [key for key in sorted(own) if len(values[name, key]) > 1 or there[name, key] < number[name]]
-        told = ", ".join(f"{key.split('.', 1)[1]}={own[key]}" for key in keys)
-        labels.append(f"{name} ({told})" if told else name)
+        options = ", ".join(own[key] if key == VARIANT else f"{key.split('.', 1)[1]}={own[key]}" for key in keys)
+        labels.append(f"{name} ({options})" if options else name)
     return labels
 
 

@@ -84,3 +84,20 @@ def quantity(text: str, units: Units, example: str) -> tuple[str, float]:
         raise InputError(f"{text!r} must be a number above zero {unit_or_none}{near}: {known}; such as {example}")
     name, factor = units[unit]
     return name, number * factor
+
+
+def write_cost(amount: float, axis: str) -> str:
+    """An amount of an axis for people: ``1,200 GMACs``, ``14 min``, ``1.25 GiB``.
+
+    Args:
+        amount: in the axis' own unit, such as seconds or bytes.
+        axis: what it is of.
+    """
+    if axis == "seconds":
+        scale, unit = (3600, "h") if amount >= 3600 else (60, "min") if amount >= 60 else (1, "s")
+        return f"{amount / scale:,.3g} {unit}"
+    if axis == "peak_memory":
+        return f"{amount / 2**30:,.3g} GiB"
+    names = {"gmacs": "GMACs", "gmacs_with_tuning": "GMACs with tuning", "joules": "J"}
+    number = f"{amount:,.0f}" if amount >= 1000 else f"{amount:.4g}"
+    return f"{number} {names.get(axis, axis.replace('_', ' '))}"

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from peftkit.compare.gather import Section
-from peftkit.compare.tables import Page, Row, rendered, tuning_notes
+from peftkit.compare.notes import tuning_notes
+from peftkit.compare.tables import Page, Row, rendered
 from peftkit.compare.tuned import transfer, tuning_of
 from peftkit.errors import InputError
 from peftkit.runs import tuning_edges

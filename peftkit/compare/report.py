@@ -22,7 +22,7 @@ from peftkit.compare.gather import Run, Section
 from peftkit.compare.regret import regret
 from peftkit.compare.regret import rows_of as regret_rows
 from peftkit.compare.regret import title as regret_title
-from peftkit.compare.tables import Row, notes, rows_of, tuning_notes
+from peftkit.compare.tables import Row, notes, rows_of
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
@@ -109,7 +109,7 @@ def _method(line: Line, of: Mapping[int, Run], axes: Sequence[str], flat_recipe:
         told.append(
             f"Its settings are the best on dev of {line.trials} trials, which took {line.tuning_gmacs:,.4g} GMACs."
         )
-    told += [f"{note}." for note in tuning_notes({line.method: line.at_edge}, {line.method: line.transfer})]
+    told += [f"{text[0].upper()}{text[1:]}." for word, text in line.notes.items() if word not in ("imported", "pooled")]
     if first.imported:
         told.append(f"Imported from {first.imported}. {first.summary['imported'].get('note', '')}")
     return {
@@ -162,7 +162,8 @@ def _quantities(section: Section) -> list[str]:
 def _tables(number: int, section: Section, found: Comparison) -> str:
     """The comparison of a section, and what tuning tried."""
     caption = f"{found.task} with {found.model}: {found.metric} on test; cost in {found.by}"
-    made = _table(caption, rows_of(found), notes(found))
+    verdict = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found.verdict.sentences)
+    made = f'<ul class="verdict">{verdict}</ul>' + _table(caption, rows_of(found, wide=True), notes(found, wide=True))
     curves = regret(section)
     if curves:
         made += f"<h3>Tuning</h3>{_table(regret_title(curves), regret_rows(curves), curves.notes)}"

@@ -23,11 +23,15 @@ def runs(plant: Plant) -> Path:
 
 
 def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
-    code, out, err = peftkit("compare", str(runs), "--share", "0.5", "--share", "0.9", "--budget", "1.5")
+    code, out, err = peftkit("compare", str(runs), "--share", "0.5", "--share", "0.9", "--budget", "1.5", "--wide")
     assert (code, err) == (0, "")
     assert "to 0.5 of full" in out
     assert "to 0.9 of full" in out
-    assert "within 1.5 gmacs: lora (0.8200)" in out
+    assert "within 1.5 GMACs: lora (0.8" in out
+    assert out.splitlines()[2].startswith("Use lora: accuracy 0.8"), "the verdict comes first"
+    narrow = peftkit("compare", str(runs))[1]
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "at most 0.5 worse" in peftkit("compare", str(runs), "--margin", "0.5")[1]
     file = tmp_path / "table.parquet"
     assert peftkit("compare", str(runs), "--format", "parquet", "-o", str(file))[:2] == (0, "")
     assert file.read_bytes()[:4] == b"PAR1"
@@ -46,13 +50,16 @@ def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path)
 def test_advise(peftkit: Peftkit, runs: Path) -> None:
     code, out, _ = peftkit("advise", str(runs), "--budget", "2gmacs")
     assert code == 0
-    assert "use lora: accuracy 0.8185" in out  # the expected score, a little below the mean of 0.82
-    assert "runner-up: full" in out
-    assert "beyond chance" in out
+    assert "Use lora within 2 GMACs: accuracy 0.8185" in out  # the expected score, a little below the mean of 0.82
+    assert "It is the best of 2 methods: P > 99 %." in out
+    assert "Full fine-tuning is expected to be worse by 0.51" in out
     code, out, _ = peftkit("advise", str(runs), "--budget", "2gmacs", "--memory", "1.5GiB", "--json")
     assert code == 1
-    [found] = json.loads(out)["advice"]
-    assert found["candidates"] == []
+    document = json.loads(out)
+    assert document["format"] == 2
+    [found] = document["advice"]
+    assert found["verdict"]["use"] is None
+    assert [each["method"] for each in found["candidates"]] == ["lora"]
     assert found["left_out"] == [["full", "its training took 2.00 GiB"]]
     assert peftkit("advise", str(runs), "--budget", "2gmac")[0] == 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,19 @@ def test_compare_and_advise_name_the_same_method_with_the_same_probability(seed:
     compared, advised = compare(section), advise(section, "gmacs", 2.0)
     ranked = [line for line in compared.lines if line.best is not None]
     assert len(ranked) >= 2
-    assert [(line.method, line.score, line.low, line.high, line.best) for line in ranked] == [
+    assert [(line.method, line.score, line.low, line.high, line.best) for line in compared.lines] == [
         (each.method, each.score, each.low, each.high, each.best) for each in advised.candidates
     ]
-    pair = {advised.candidates[0].method, advised.candidates[1].method}
+    assert advised.verdict == replace(compared.verdict, budget=2.0, sentences=advised.verdict.sentences)
+    use = compared.verdict.use
+    assert use is not None
+    assert (use.method, use.score, use.best) == (ranked[0].method, ranked[0].score, ranked[0].best)
+    assert compared.winners[-1].method == use.method
+    assert compared.winners[-1].best == use.best
+    pair = {use.method, ranked[1].method}
     [gap] = [each for each in compared.differences if {each.first, each.second} == pair]
-    assert advised.difference == pytest.approx(abs(gap.mean), abs=1e-12)
+    assert compared.verdict.runner_up is not None
+    assert abs(compared.verdict.runner_up.difference) == pytest.approx(abs(gap.mean), abs=1e-12)
     assert all(0 <= line.best <= (line.near_best or 0) <= 1 for line in ranked if line.best is not None)
 
 
@@ -71,16 +79,17 @@ def test_of_one_seed_each_no_form_ranks_methods(form: str, plant: Plant) -> None
     found = one_seed(plant)
     assert {(line.best, line.near_best, line.letter) for line in found.lines} == {(None, None, "")}
     assert found.winners == ()
-    assert found.differences == found.verdict.differences == ()
+    assert found.differences == found.pairwise.differences == ()
+    assert found.verdict.use is None
     assert written([found], form)
 
 
 def test_of_one_seed_each_the_table_says_what_further_ones_cost(plant: Plant) -> None:
     found = one_seed(plant)
-    assert {"best", "group"}.isdisjoint(rows_of(found)[0])
-    [told] = [note for note in notes(found) if note.startswith("one seed")]
-    assert "are of this run" in told
-    assert told.endswith("costs 4 gmacs"), "a seed of each costs 3 and 1"
+    assert {"P(best)", "group"}.isdisjoint(rows_of(found, wide=True)[0])
+    [note] = [note for note in notes(found) if note.startswith("one seed")]
+    assert "are of this run" in note
+    assert note.endswith("costs 4 GMACs"), "a seed of each costs 3 and 1"
 
 
 def test_a_method_with_one_seed_comes_after_those_that_are_ranked(plant: Plant) -> None:

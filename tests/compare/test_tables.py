@@ -3,12 +3,13 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.gather import find_runs, sections
-from peftkit.compare.tables import written
+from peftkit.compare.tables import rows_of, written
 from tests.compare.conftest import Plant
 
 
@@ -23,14 +24,14 @@ def found(plant: Plant) -> Comparison:
 
 
 def test_the_table_says_all_that_was_asked(found: Comparison) -> None:
-    text = written([found], "table").decode()
+    text = written([found], "table", wide=True).decode()
     assert "to 0.5 of full" in text
     assert "to 0.99 of full" in text
     assert "never" in text
-    assert "within 1.5 gmacs: lora_a (0.5500)" in text
-    assert "within 4 gmacs: full (0.6000)" in text
-    assert "re-run noise: 0.0707 is the standard deviation of 1 recipes run again" in text
-    assert "would be found about four times in five" in text
+    assert re.search(r"within 1\.5 GMACs: lora_a \(0\.\d{4}, P\(best\) [=<>] \d+ %\)", text)
+    assert re.search(r"within 4 GMACs: full \(0\.\d{4}, P\(best\) [=<>] \d+ %\)", text)
+    assert "re-run noise: 0.0707, the standard deviation of 1 recipes run again" in text
+    assert "would be found about four times in" in text
     assert "tuned" not in text, "nothing was"
 
 
@@ -59,11 +60,51 @@ def test_papers_and_pages_get_what_they_can_read(found: Comparison) -> None:
     outside = latex.replace(table, "").replace(r"\end{tabular}", "")
     title, *notes = [line for line in outside.splitlines() if line]
     assert title.startswith("% ")
+    assert "Use " in notes[0], "the verdict comes first"
     # A paper that reads the file in shows the notes.
     assert all(re.fullmatch(r"\\par\\noindent\{\\footnotesize .+\\par\}", note) for note in notes)
-    assert any("intervals: " in note for note in notes)
+    assert any("interval: over 200 test examples" in note for note in notes)
     assert not any(re.search(r"(?<!\\)[%_#$]", text) for text in (table, *notes))
     markdown = written([found], "markdown").decode()
-    assert markdown.splitlines()[0] == "### t with m: accuracy on test, of what dev selects; cost in gmacs"
-    assert markdown.splitlines()[2].startswith("| method | seeds | score |")
-    assert "\n\n* intervals: " in markdown
+    assert markdown.splitlines()[0] == "### t with m: accuracy on test of the checkpoint that dev selects"
+    assert markdown.splitlines()[2] == found.verdict.sentences[0]
+    assert "\n| method | score | 95 % interval | P(best) | cost (gmacs) |" in markdown
+    assert "\n* 95 % interval: over 200 test examples" in markdown
+
+
+def test_the_table_fits_80_columns_with_long_names_and_all_notes(plant: Plant) -> None:
+    for seed in (1, 2):
+        for number, alpha in enumerate((8, 16, 32)):
+            options = {"alpha": alpha, "target_modules": "q_proj,k_proj,v_proj", "dropout": 0.1 * number}
+            plant("a_method_with_a_long_name", seed, [0.2, 0.4, 0.5 + number / 10], cost=12345.0, options=options)
+        path = plant("full", seed, [0.2, 0.5, 0.55])
+    plant("single", 1, [0.2, 0.5, 0.55])
+    plant("full", 3, [0.2, 0.5, 0.55], device="cuda")
+    [section] = sections(find_runs([path.parent])[0], ["hardware"])
+    found = replace(compare(section), baselines={"constant": 0.52, "majority": 0.3})
+    text = written([found], "table").decode()
+    assert max(map(len, text.splitlines())) <= 80
+    heads, *rows = rows_of(found)
+    assert heads == ("method", "score", "95 % interval", "P(best)", "cost (gmacs)", "note")
+    assert [row[0] for row in rows if row[-1] == "baseline"] == ["constant", "majority"]
+    scores = [float(row[1]) for row in rows[:-1]]
+    assert scores == sorted(scores, reverse=True), "baselines are ranked among methods; one seed comes last"
+    assert rows[-1][0].startswith("single")
+    assert rows[-1][-1] == "one seed, pooled"
+    assert len(rows_of(found, wide=True)[0]) > len(heads)
+
+
+def test_notes_are_in_every_form(plant: Plant) -> None:
+    for seed in (1, 2):
+        plant("full", seed, [0.2, 0.5, 0.55], device="cuda")
+        path = plant("lora", seed, [0.2, 0.4, 0.6])
+    [section] = sections(find_runs([path.parent])[0], ["hardware"])
+    found = compare(section)
+    for form in ("table", "json", "csv", "markdown", "latex"):
+        assert "pooled" in written([found], form).decode(), form
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(io.BytesIO(written([found], "parquet"))).to_pylist()
+    assert all("pooled: " in row["notes"] for row in rows)
+    assert all(row["verdict"] == " ".join(found.verdict.sentences) for row in rows)
+    assert [row["recommended"] for row in rows] == [row["method"] == "lora" for row in rows]

@@ -43,7 +43,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PairwiseTests:
     """What the tests say of several methods on one task."""
 
     differences: tuple[Difference, ...]
@@ -61,7 +61,7 @@ def judge(
     power: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
-) -> Verdict:
+) -> PairwiseTests:
     """Judges methods by what each of their runs scored on each test example.
 
     A bootstrap of two levels. Examples are drawn anew, the same ones for all (Efron, 1979, with Poisson weights as
@@ -86,7 +86,7 @@ def judge(
     if len({len(values) for of in scores.values() for values in of.values()}) > 1:
         raise ValueError("runs of one comparison must be of the same test examples")
     if not names:
-        return Verdict((), {}, 0)
+        return PairwiseTests((), {}, 0)
     rng = np.random.default_rng(seed)
     means = np.stack([np.mean([*scores[name].values()], axis=0) for name in names])
     members = _members(groups, means.shape[1])
@@ -117,7 +117,7 @@ def judge(
             for d, x in zip(told, shown, strict=True)
         ]
     shared = letters([float(np.mean([*own[name].values()])) for name in names], names, apart)
-    return Verdict(
+    return PairwiseTests(
         tuple(told),
         shared,
         sum(bool({*shared[first]} & {*shared[second]}) for first, second in apart),

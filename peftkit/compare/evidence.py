@@ -1,0 +1,200 @@
+"""What the methods of a section reached, in whole runs or within a budget, with the posterior of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from peftkit.compare.curves import cost, lower_is_better, measured, peak_memory, read_off, score_within
+from peftkit.compare.examples import Scored, scores_of
+from peftkit.compare.gather import Run, Section
+from peftkit.compare.posterior import (
+    Scores,
+    default_margin,
+    is_share,
+    posterior_of,
+    recorded_examples,
+    scores_by_seed,
+)
+from peftkit.compare.statistics import Posterior
+from peftkit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The scores and costs from which a verdict is made."""
+
+    section: Section
+    """The methods that take part."""
+    metric: str
+    higher_is_better: bool
+    axis: str
+    budget: float | None
+    """None for whole runs."""
+    margin: float
+    """The difference in score that is small enough not to matter."""
+    scored: Scored
+    examples: int
+    """Test examples; 0 where that is not known."""
+    reached: Scores
+    """The score of each run, by method and seed."""
+    posterior: Posterior
+    spent: Mapping[str, float]
+    """By method what its runs took of the axis, up to the budget: the mean over seeds."""
+    reached_at: Mapping[str, float]
+    """By method the cost at which its score was reached: the mean over seeds."""
+    read_off: frozenset[str]
+    """Methods whose score is read off runs that went on beyond the budget (see ``read_off``)."""
+    baselines: Mapping[str, float]
+    """The test scores of models that read nothing (``constant``, ``majority``, ``random``), as far as recorded."""
+    left_out: tuple[tuple[str, str], ...] = field(default=())
+    """Methods that do not take part, each with the reason."""
+
+    @property
+    def sign(self) -> float:
+        """1 where more of the metric is better, else -1."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    def step_cost(self, method: str) -> float:
+        """What one step of a method takes of the axis; 0 where the axis does not grow with steps."""
+        return step_cost([*self.section.runs[method].values()], self.axis)
+
+
+def evidence_of(
+    section: Section,
+    axis: str,
+    *,
+    metric: str | None = None,
+    budget: float | None = None,
+    memory: float | None = None,
+    margin: float | None = None,
+    scored: Scored | None = None,
+) -> Evidence:
+    """Reads what the methods of a section reached.
+
+    Of a budget that ends before a run's selected checkpoint, how examples vary is taken from that checkpoint.
+
+    Args:
+        section: the runs.
+        axis: the axis of costs.
+        metric: the metric on test; None for the one that selects on dev.
+        budget: how much may be spent of the axis; None for whole runs.
+        memory: the most bytes that training may have taken at its peak; None for any.
+        margin: the difference in score that does not matter; None for a point of a share, 1 % of other scores.
+        scored: the scores of single examples; None to read them.
+
+    Raises:
+        InputError: the runs have not measured the axis or the metric, or are of different test examples.
+    """
+    section, unmeasured = measured(section, axis)
+    first = next(run for of in section.runs.values() for run in of.values())
+    metric = metric or str(first.summary["selects"])
+    scored = scored or scores_of(section, metric)
+    left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
+    reached: dict[str, Mapping[int, float]] = {}
+    spent: dict[str, float] = {}
+    reached_at: dict[str, float] = {}
+    whole = scores_by_seed(section, metric)
+    for label, of in section.runs.items():
+        reason = _too_large(of, memory)
+        if budget is None:
+            found: dict[int, tuple[float, float] | None] = {
+                seed: (_cost_to_selected(run, axis), whole[label][seed]) for seed, run in of.items()
+            }
+        else:
+            found = {seed: score_within(run, axis, metric, budget) for seed, run in of.items()}
+        inside = {seed: each for seed, each in found.items() if each is not None}
+        if not reason and len(inside) < len(of):
+            reason = "nothing of it was evaluated within the budget"
+        if reason:
+            left_out.append((label, reason))
+            continue
+        reached[label] = {seed: score for seed, (_, score) in inside.items()}
+        reached_at[label] = _mean([at for at, _ in inside.values()])
+        total = _mean([cost(run.summary, axis) for run in of.values()])
+        spent[label] = total if budget is None else min(total, budget)
+    taking_part = replace(section, runs={label: section.runs[label] for label in reached})
+    # Without its own runs, a method that does not fit has no say in how much methods vary.
+    scored = replace(scored, runs={label: scored.runs[label] for label in reached})
+    share = is_share(first, metric, reached)
+    scores = [value for of in reached.values() for value in of.values()]
+    return Evidence(
+        section=taking_part,
+        metric=metric,
+        higher_is_better=not lower_is_better(first, metric),
+        axis=axis,
+        budget=budget,
+        margin=default_margin(share, scores or [0.0]) if margin is None else margin,
+        scored=scored,
+        examples=scored.examples or recorded_examples(first, metric),
+        reached=reached,
+        posterior=posterior_of(taking_part, metric, scored, reached)
+        if reached
+        else Posterior({}, (), np.zeros((0, 0)), {}),
+        spent=spent,
+        reached_at=reached_at,
+        read_off=frozenset(
+            label
+            for label in reached
+            if budget is not None and any(read_off(run, axis, budget) for run in section.runs[label].values())
+        ),
+        baselines=baseline_scores([run for of in section.runs.values() for run in of.values()], metric),
+        left_out=tuple(left_out),
+    )
+
+
+def baseline_scores(runs: Sequence[Run], metric: str, split: str = "test") -> Mapping[str, float]:
+    """The scores of models that read nothing, as the runs record them: means over the runs that do.
+
+    Args:
+        runs: of one task.
+        metric: the metric.
+        split: ``dev`` or ``test``.
+    """
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for name, splits in (run.summary.get("baselines") or {}).items():
+            value = (splits.get(split) or {}).get(metric)
+            if isinstance(value, int | float):
+                found.setdefault(name, []).append(float(value))
+    return {name: _mean(values) for name, values in found.items()}
+
+
+def step_cost(runs: Sequence[Run], axis: str) -> float:
+    """What one step takes of an axis: the mean over runs; 0 where the axis does not grow with steps.
+
+    Args:
+        runs: of one method.
+        axis: the axis of costs.
+    """
+    axis = "gmacs" if axis == "gmacs_with_tuning" else axis
+    if axis in ("peak_memory", "trainable_parameters"):
+        return 0.0
+    steps = sum(float(run.rows[-1]["step"]) for run in runs)
+    try:
+        return sum(cost(run.rows[-1], axis) for run in runs) / steps if steps else 0.0
+    except InputError:
+        return 0.0
+
+
+def _too_large(of: Mapping[int, Run], memory: float | None) -> str:
+    """Why a method does not fit the memory; empty if it does."""
+    if memory is None:
+        return ""
+    known = [peak_memory(run.summary["cost"]) for run in of.values()]
+    if None in known:
+        return "not all its runs have measured their memory"
+    peak = max(each for each in known if each is not None)
+    return f"its training took {peak / 2**30:.2f} GiB" if peak > memory else ""
+
+
+def _cost_to_selected(run: Run, axis: str) -> float:
+    step = run.summary["selected"]["step"]
+    row = next((row for row in run.rows if row["step"] == step), run.rows[-1])
+    return cost(row, axis)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean([*values]))
