@@ -59,6 +59,7 @@ def compare(options: argparse.Namespace) -> int:
         budgets=options.budget,
         pool=options.pool,
         regret=options.regret,
+        across=options.across,
         match=options.match,
         form=options.format,
         output=options.output,
