@@ -34,6 +34,7 @@ from peftkit.compare.across import (
 from peftkit.compare.figures import draw
 from peftkit.compare.gather import Section, find_runs, sections
 from peftkit.compare.posterior import posterior_of
+from peftkit.compare.statistics import fit
 from peftkit.compare.tables import FORMS
 from tests.compare.conftest import Plant, with_values
 
@@ -207,6 +208,40 @@ def test_normalised_scores_do_not_depend_on_the_unit_of_a_metric(
         assert [line.score.mean, line.score.low, line.rank.mean, line.best] == pytest.approx(
             [same.score.mean, same.score.low, same.rank.mean, same.best], abs=1e-6
         )
+
+
+def world(rng: np.random.Generator, spread: float) -> tuple[list[Part], str]:
+    """What is known of four tasks that methods of a known expected score were run on, and which method is best."""
+    overall = rng.normal(0, spread, 4)
+    parts, truth = [], []
+    for task in range(4):
+        expected = rng.uniform(0.65, 0.9) + overall + rng.normal(0, spread / 2, 4)
+        constant = float(expected.max()) - 0.2
+        right = {
+            name: {seed: (rng.random(500) < level + rng.normal(0, 0.01)).astype(float) for seed in range(3)}
+            for name, level in zip("abcd", expected, strict=True)
+        }
+        known = fit(right, share=True)
+        parts.append(Part(f"t{task}", "m", "accuracy", known.names, known.draws, constant))
+        truth.append((expected - constant) / 0.2)
+    return parts, "abcd"[int(np.mean(truth, 0).argmax())]
+
+
+@pytest.mark.slow
+def test_a_verdict_is_right_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    verdicts = [(aggregated(parts, "abcd"), best) for parts, best in (world(rng, 0.03) for _ in range(60))]
+    right = [found.lines[0].method == best for found, best in verdicts if found.settled]
+    assert len(right) > 15, "many can be told"
+    assert sum(right) >= 0.95 * len(right)
+    said, true = sum(found.lines[0].best for found, _ in verdicts), sum(f.lines[0].method == b for f, b in verdicts)
+    assert said == pytest.approx(true, abs=0.12 * len(verdicts))
+
+
+@pytest.mark.slow
+def test_of_methods_that_are_equal_on_all_tasks_one_is_rarely_named() -> None:
+    rng = np.random.default_rng(6)
+    assert sum(aggregated(world(rng, 0.0)[0], "abcd").settled for _ in range(40)) <= 2
 
 
 def test_the_verdict_names_method_tasks_and_models(plant: Plant) -> None:
