@@ -98,8 +98,10 @@ def parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--budget", type=_cost_of, action="append", help="name the best method within it; may be given often (five)"
     )
-    comparing.add_argument(
-        "--regret", action="store_true", help="print what tuning tried, with scores and losses on dev"
+    instead = comparing.add_mutually_exclusive_group()
+    instead.add_argument("--regret", action="store_true", help="print what tuning tried, with scores and losses on dev")
+    instead.add_argument(
+        "--across", action="store_true", help="put tasks and models together, and say which method is best overall"
     )
     forms = ["table", "json", "csv", "parquet", "latex", "markdown"]
     comparing.add_argument("--wide", action="store_true", help="show all columns, and notes on pairwise tests")

@@ -60,6 +60,7 @@ def compare(options: argparse.Namespace) -> int:
         margin=options.margin,
         pool=options.pool,
         regret=options.regret,
+        across=options.across,
         match=options.match,
         form=options.format,
         wide=options.wide,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from peftkit.compare.across import across as put_together
+from peftkit.compare.across import written as written_across
 from peftkit.compare.comparison import compare
 from peftkit.compare.gather import Section, find_runs, sections
 from peftkit.compare.matching import matched, parse_match
@@ -26,22 +28,28 @@ def compare_runs(
     margin: float | None,
     pool: Sequence[str],
     regret: bool,
+    across: bool,
     match: str | None,
     form: str,
     wide: bool,
     output: str,
 ) -> int:
-    """Prints what the runs say of their methods, or what tuning tried, or writes it to a file.
+    """Prints what the runs say of their methods, there or over all tasks, or what tuning tried; or writes it to a file.
 
     Raises:
-        InputError: there are no runs, they cannot be compared, or a form that is no text is to be printed.
+        InputError: there are no runs, they cannot be compared, a form that is no text is to be printed, or shares or
+            budgets are asked for over all tasks.
         RunError: the file cannot be written.
     """
     if form == "parquet" and not output:
         raise InputError("--format parquet is no text: name a file with --output")
+    if across and (shares or budgets):
+        raise InputError("--across takes no --share and no --budget: costs to a score are of one task and model")
     found = gathered(paths, pool, match)
     if regret:
         text = written_regrets(found, form)
+    elif across:
+        text = written_across(put_together(found, by=by, metric=metric, baseline=baseline), form)
     else:
         options: Any = {"by": by, "metric": metric, "baseline": baseline, "budgets": budgets, "margin": margin}
         text = written([compare(each, shares=shares or (0.95,), **options) for each in found], form, wide=wide)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from peftkit.compare.across import SCORE, Across, across, places_of
+from peftkit.compare.across import written as written_across
 from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import cost, measures
 from peftkit.compare.gather import Run, Section
@@ -32,7 +34,7 @@ NAMES = {
 
 
 def draw(sections: Sequence[Section], folder: Path, forms: Sequence[str], **options: Any) -> list[Path]:
-    """Draws all figures of all sections, and writes their tables.
+    """Draws all figures of all sections, and of several together, and writes their tables.
 
     Args:
         sections: the runs, by task and model.
@@ -55,16 +57,39 @@ def draw(sections: Sequence[Section], folder: Path, forms: Sequence[str], **opti
             found = compare(section, **options)
             stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{section.task}-{Path(section.model).name}")
             for name, figure in _figures(section, found, plt):
-                for form in forms:
-                    files.append(folder / f"{stem}-{name}.{form}")
-                    metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
-                    figure.savefig(files[-1], metadata=metadata, dpi=160)  # without dates the same runs give the same
+                files += _saved(figure, folder / f"{stem}-{name}", forms)
                 plt.close(figure)
             files.append(folder / f"{stem}.tex")
             files[-1].write_bytes(written([found], "latex"))
+        together = _together(sections, options)
+        if together:
+            if together.decided_by == SCORE:
+                figure = _profiles(together, plt)
+                files += _saved(figure, folder / "across-profile", forms)
+                plt.close(figure)
+            files.append(folder / "across.tex")
+            files[-1].write_bytes(written_across(together, "latex"))
     except OSError as error:
         raise RunError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
     return files
+
+
+def _saved(figure: Any, path: Path, forms: Sequence[str]) -> list[Path]:
+    """The files that a figure is written to; without dates, so that the same runs give the same."""
+    files = []
+    for form in forms:
+        files.append(path.with_name(f"{path.name}.{form}"))
+        metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
+        figure.savefig(files[-1], metadata=metadata, dpi=160)
+    return files
+
+
+def _together(sections: Sequence[Section], options: Mapping[str, Any]) -> Across | None:
+    """The methods over all tasks and models; None where there are too few of them in common."""
+    try:
+        return across(sections, **{key: options[key] for key in ("by", "metric", "baseline") if key in options})
+    except InputError:
+        return None
 
 
 def _pyplot() -> Any:
@@ -195,6 +220,21 @@ def _pareto(found: Comparison, plt: Any) -> Any:
             line.method, (line.cost_to_best, line.score), xytext=(4, 2), textcoords="offset points", fontsize=6
         )
     panel.set(xlabel=f"{NAMES.get(found.by, found.by)} to the best checkpoint", ylabel=f"test {found.metric}")
+    return figure
+
+
+def _profiles(found: Across, plt: Any) -> Any:
+    """The share of tasks and models in which a method reaches each normalised score, with 95 % bands."""
+    figure, panel = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for index, line in enumerate(found.lines[:SHOWN]):
+        look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+        panel.plot(found.thresholds, [each.mean for each in line.profile], label=line.method, **look)
+        ends = [each.low for each in line.profile], [each.high for each in line.profile]
+        panel.fill_between(found.thresholds, *ends, alpha=0.12, color=look["color"], linewidth=0)
+    panel.set(xlabel="normalised score", ylabel="share of tasks and models that reach it", ylim=(-0.02, 1.02))
+    figure.legend(loc="outside right center", fontsize=8)
+    more = f", the best {SHOWN} of {len(found.lines)}" if len(found.lines) > SHOWN else ""
+    figure.suptitle(f"{places_of(found.deciding)}{more}", fontsize=10)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -365,10 +366,10 @@ def _scope(evidence: Evidence, use: str | None) -> Iterator[str]:
 
 
 def percent(probability: float) -> str:
-    """A probability in per cent, never rounded to certainty: ``97 %``, ``> 99 %``, ``< 1 %``."""
-    if probability >= 0.995:
+    """A probability in per cent, rounded down and never to certainty: ``97 %``, ``> 99 %``, ``< 1 %``."""
+    if probability > 0.99:
         return "> 99 %"
-    return "< 1 %" if probability < 0.005 else f"{probability:.0%}".replace("%", " %")
+    return "< 1 %" if probability < 0.01 else f"{math.floor(100 * probability + 1e-9)} %"
 
 
 def write_probability(probability: float, name: str = "P") -> str:

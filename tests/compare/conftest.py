@@ -29,13 +29,16 @@ def plant(tmp_path: Path) -> Plant:
         options: dict[str, Any] | None = None,
         tables: dict[str, Any] | None = None,
         right: list[bool] | None = None,
+        task: str = "t",
+        model: str = "m",
+        constant: float | None = None,
     ) -> Path:
         path = tmp_path / "runs" / f"{method}-{seed}-{len(list((tmp_path / 'runs').glob('*')))}"
         (path / "predictions").mkdir(parents=True)
         recipe = {
             "run": {"name": method, "seed": seed},
-            "model": {"name": "m", "dtype": "float32"},
-            "task": {"name": "t"},
+            "model": {"name": model, "dtype": "float32"},
+            "task": {"name": task},
             "method": {"name": method, **(options or {})},
             "train": {"batch_size": 8, "learning_rate": 0.1},
             "evaluate": {"dev_examples": 50},
@@ -72,8 +75,8 @@ def plant(tmp_path: Path) -> Plant:
         summary = {
             "format": 1,
             "status": "done",
-            "task": "t",
-            "model": "m",
+            "task": task,
+            "model": model,
             "method": method,
             "seed": seed,
             "selects": "accuracy",
@@ -85,6 +88,8 @@ def plant(tmp_path: Path) -> Plant:
             "rows": {"train": 100},
             "processes": 1,
         }
+        if constant is not None:
+            summary["baselines"] = {"constant": {"test": {"accuracy": constant}}}
         (path / "summary.json").write_text(json.dumps(summary))
         return path
 
