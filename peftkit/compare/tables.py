@@ -227,7 +227,10 @@ def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:
             told["wins_within"] = "; ".join(f"{budget:g}" for budget in line.wins_within)
             told["read_off"] = READ_OFF if line.read_off else ""
             told["remarks"] = "; ".join(c.remarks)
-            for key in ("cost_to_share", "never"):
+            ends: Mapping[float, tuple[float, float] | None] = told.pop("cost_to_share_interval")
+            for place, end in enumerate(("low", "high")):
+                told[f"cost_to_share_{end}"] = {share: each and each[place] for share, each in ends.items()}
+            for key in ("cost_to_share", "cost_to_share_low", "cost_to_share_high", "never", "reach_probability"):
                 of: Mapping[float, Any] = told.pop(key)
                 told |= {f"{key}_{share:g}": value for share, value in of.items()}
             rows.append(told)
