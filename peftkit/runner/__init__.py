@@ -91,6 +91,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             blind = baselines(recipe, data)
             here = {**describe(registry, accelerator), "revisions": dict(revisions)}
             directory, held = _directory(asked, here, found)
+            directory.write_json("baselines.json", {"baselines": blind})
 
         by_main(accelerator, begin)
         if directory is not None:

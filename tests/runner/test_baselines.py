@@ -55,6 +55,8 @@ def test_every_run_stores_them_with_what_its_data_share(make: Make, registry: Re
     summary = RunDirectory(path).summary()
     assert summary["baselines"].keys() == {"constant", "majority", "random"}
     assert summary["baselines"]["majority"]["test"]["accuracy"] == pytest.approx(1 / 3)
+    (path / "summary.json").unlink()
+    assert RunDirectory(path).baselines() == summary["baselines"], "there from the start"
     assert summary["rows_also_in_train"].keys() == {"dev", "test"}
     assert summary["rows_cut"]["test"] == {"sources": 0, "targets": 0}
 
