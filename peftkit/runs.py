@@ -3,6 +3,7 @@
 =====================  ==============================================================================
 ``recipe.toml``        the recipe with every key resolved; loads as an equal recipe
 ``environment.json``   versions, hardware, git commit, plugins
+``baselines.json``     the scores of the baselines, written before training; the summary has them too
 ``evaluations.jsonl``  one line per evaluation, appended
 ``examples.parquet``   dev's and test's loss, score and group per example, of every evaluation (``example_tables``);
                        until the run ends a file for each evaluation in ``examples/``
@@ -22,7 +23,7 @@ import time
 import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,6 +286,14 @@ class RunDirectory:
             InputError: the file is missing (the run did not finish), damaged or of a newer format.
         """
         return self.document("summary.json")
+
+    def baselines(self) -> dict[str, Any]:
+        """The scores of the baselines by name and split, also while the run goes on; empty where there are none."""
+        for name in ("baselines.json", "summary.json"):
+            with suppress(InputError):
+                if found := self.document(name).get("baselines"):
+                    return dict(found)
+        return {}
 
     def environment(self) -> dict[str, Any]:
         """The content of ``environment.json``.

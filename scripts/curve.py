@@ -17,11 +17,12 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
+from peftkit.compare.baselines import mean_scores
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
+STYLES = {"constant": (0, (1, 1)), "majority": (0, (4, 2)), "random": (0, (1, 4))}
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito (2008)
-CHANCE = {"wordnet_topic": 0.1, "wordnet_mcq": 0.2}
 
 
 def read(paths: list[Path]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -51,8 +52,9 @@ def draw(runs: list[tuple[dict[str, Any], list[dict[str, Any]]]], axis: str, out
             x = [row["cost"]["train_seconds"] if axis == "seconds" else row[axis] for row in rows]
             y = [row["test"][summary["selects"]] for row in rows]
             panel.plot(x, y, marker="o", markersize=3, color=colour[summary["method"]], label=summary["method"])
-        if task in CHANCE:
-            panel.axhline(CHANCE[task], color="grey", linestyle=":", label="chance")
+        baselines = mean_scores((summary for summary, _ in members), members[0][0]["selects"], "test")
+        for name, value in baselines.items():
+            panel.axhline(value, color="grey", linestyle=STYLES.get(name, ":"), linewidth=0.8, label=name)
         panel.set(title=f"{task} ({members[0][0]['model']})", xlabel=f"training {axis}")
         panel.set_ylabel(f"test {members[0][0]['selects']}")
         panel.grid(alpha=0.3)

@@ -172,3 +172,15 @@ def test_a_kill_between_merging_and_cleaning_up_counts_nothing_twice(
 def test_files_of_older_formats_are_read(run: RunDirectory, number: int) -> None:
     (run.path / "summary.json").write_text(json.dumps({"format": number, "status": "done"}))
     assert run.finished
+
+
+def test_baselines_are_there_before_the_summary_and_in_old_runs_after_it(run: RunDirectory) -> None:
+    assert run.baselines() == {}
+    scores = {"constant": {"test": {"accuracy": 0.5}}}
+    run.write_json("summary.json", {"status": "done", "baselines": scores})
+    assert run.baselines() == scores
+    (run.path / "summary.json").unlink()
+    run.write_json("baselines.json", {"baselines": scores})
+    assert run.baselines() == scores
+    (run.path / "baselines.json").write_text("{")
+    assert run.baselines() == {}

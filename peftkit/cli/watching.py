@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from peftkit.compare.baselines import recorded
 from peftkit.compare.curves import cost, is_number
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
@@ -66,19 +67,52 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
         return Group(Text(head), Text(f"no evaluation has given a number for {metric} yet"))
     if not lines:
         raise InputError(f"{run.path}: has no metric {metric!r}; it has {', '.join(known)}")
+    split = "test" if "test" in lines else "dev"
+    levels = recorded(run.baselines(), metric, split)
     names = Text(f"{metric}  ").append_text(Text("  ").join(Text(s, style=COLOURS[s]) for s in lines))
     last = rows[-1]
     told = ", ".join(f"{split} {points[-1][1]:.4f}" for split, points in lines.items())
-    return Group(Text(head), names, plot(lines, width, by), Text(f"step {last['step']}: {told}"))
+    below = [Text(f"step {last['step']}: {told}")]
+    if levels:
+        without = ", ".join(f"{name} {value:.4f}" for name, value in levels.items())
+        below.append(Text(f"baselines on {split} (dotted): {without}"))
+    return Group(Text(head), names, plot(lines, width, by, levels=levels), *below)
 
 
-def plot(lines: Mapping[str, Points], width: int, name: str, height: int = HEIGHT) -> Text:
-    """Lines as braille dots, two by four to a character, with their lowest and highest values at the sides."""
+def plot(
+    lines: Mapping[str, Points],
+    width: int,
+    name: str,
+    height: int = HEIGHT,
+    levels: Mapping[str, float] | None = None,
+) -> Text:
+    """Lines as braille dots, two by four to a character, with their lowest and highest values at the sides.
+
+    Args:
+        lines: costs and values, by name.
+        width: columns of the terminal.
+        name: what the costs are called.
+        height: rows of the plot.
+        levels: values of dotted horizontal lines, by the labels at their right; labels are left out where it is narrow.
+    """
     every = [point for points in lines.values() for point in points]
     (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*every, strict=True))
+    levels = levels or {}
+    y0, y1 = min((y0, *levels.values())), max((y1, *levels.values()))
     left = max(len(f"{y:.4g}") for y in (y0, y1)) + 1
-    columns = max(20, min(width, 100) - left - 1)
+    heights = {label: _dots([(x0, y)], (x0, x1), (y0, y1), 1, 4 * height)[0][1] for label, y in levels.items()}
+    labels: dict[int, str] = {}
+    for label, row in heights.items():
+        labels[row // 4] = f"{labels[row // 4]}, {label}" if row // 4 in labels else label
+    right = max((len(label) + 1 for label in labels.values()), default=0)
+    if min(width, 100) - left - 1 - right < 20:
+        labels, right = {}, 0
+    columns = max(20, min(width, 100) - left - 1 - right)
     dots: dict[tuple[int, int], tuple[int, str]] = {}
+    for row in heights.values():
+        for column in range(0, columns, 2):
+            bits = dots.get((column, row // 4), (0, ""))[0]
+            dots[column, row // 4] = bits | BRAILLE[0][row % 4], "dim"
     for split, points in lines.items():
         for column, row in _dots(points, (x0, x1 or 1.0), (y0, y1), 2 * columns, 4 * height):
             bits = dots.get((column // 2, row // 4), (0, ""))[0]
@@ -90,7 +124,7 @@ def plot(lines: Mapping[str, Points], width: int, name: str, height: int = HEIGH
         for column in range(columns):
             bits, style = dots.get((column, row), (0, ""))
             text.append(chr(0x2800 + bits) if bits else " ", style=style)
-        text.append("\n")
+        text.append(f" {labels[row]}\n" if row in labels else "\n", style="dim")
     ends = f"{x0:.4g}", f"{name} {x1:.4g}"
     text.append(" " * left + ends[0] + ends[1].rjust(columns - len(ends[0])))
     return text

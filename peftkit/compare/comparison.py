@@ -9,22 +9,28 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.curves import (
+    AXES,
+    FIXED,
     area,
     common_span,
+    cost,
     curve,
-    pareto,
     peak_memory,
     reached_at,
     score,
+    step_cost,
 )
 from peftkit.compare.evidence import Evidence, evidence_of
 from peftkit.compare.gather import Run, Section, imported_notes
 from peftkit.compare.notes import notes_of
-from peftkit.compare.statistics import PairDifference
+from peftkit.compare.posterior import posterior_of
+from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.observations import Array
 from peftkit.compare.statistics.pairwise import PairwiseTests, judge
 from peftkit.compare.tuned import tuning_of
+from peftkit.compare.uncertainty import cost_interval, front, front_probabilities, reach_probability
 from peftkit.compare.verdict import Verdict, decide
+from peftkit.errors import InputError
 from peftkit.runs import tuning_edges
 
 BUDGETS = 5
@@ -56,16 +62,18 @@ class Line:
     cost_to_best: float
     """To the checkpoint that dev selects."""
     cost_to_share: Mapping[float, float | None]
-    """To reach so much of the baseline's best score; None if any seed never did."""
+    """To reach so much of what dev selects of the baseline; None if any seed never did."""
     never: Mapping[float, int]
     """Seeds that never did."""
     area: float | None
-    """The mean score along the logarithm of the cost, over the span that all runs have; None where there is none."""
+    """The mean score along the logarithm of the cost, over the span that all runs have; None where there is none.
+    Expected, as ``score`` is; of one seed, the run's."""
     trainable_parameters: float | None
     checkpoint_bytes: float | None
     peak_memory: float | None
     pareto: bool
-    """Whether no other method scores as much for as little."""
+    """Whether no other method scores as much for as little, with a probability of a half or more. Of one seed, no,
+    unless all methods have one: then by the scores of their runs."""
     trials: int | None
     """Settings that a sweep has tried for it; None if nothing was."""
     tuning_gmacs: float | None
@@ -76,6 +84,15 @@ class Line:
     """Where tuning stopped at the edge of its range; empty where the best settings lie between others."""
     wins_within: tuple[float, ...] = ()
     """Budgets of which it is the winner."""
+    pareto_probability: float | None = None
+    """That no other method with several seeds scores as much for as little; None of one seed."""
+    area_low: float | None = None
+    """Of the 95 % interval of the area; None of one seed."""
+    area_high: float | None = None
+    cost_to_share_interval: Mapping[float, tuple[float, float] | None] = field(default_factory=dict)
+    """The 95 % interval of each ``cost_to_share``; None of one seed, and if any seed never reached it."""
+    reach_probability: Mapping[float, float | None] = field(default_factory=dict)
+    """The probability that a run with another seed reaches the share; None of one seed."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,8 @@ class Comparison:
     """Methods that are left out, since not all their runs have measured the cost."""
     remarks: tuple[str, ...] = ()
     """What every conclusion has to say (see ``Section``)."""
+    fronts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The methods on the Pareto front, by each cost that all runs have measured."""
 
     @property
     def sign(self) -> float:
@@ -163,7 +182,7 @@ def compare(
         by: the axis of costs.
         metric: what counts on test; None for what selects on dev.
         baseline: the method that others are measured by, if it is there.
-        shares: how much of the baseline's best score is asked for.
+        shares: how much of what dev selects of the baseline is asked for.
         budgets: those for which a winner is named; None for five that all runs span.
         margin: the difference in score that is small enough to be none; None for a point of a share, 1 % of others.
 
@@ -180,22 +199,30 @@ def compare(
         for label, of in section.runs.items()
     }
     near = posterior.within_margin_of_best(margin)
-    several = {label: {seed: sign * each for seed, each in scored.runs[label].items()} for label in posterior.names}
-    pairwise = judge(several, groups=scored.groups, choices=posterior.choices)
+    judged = {label: {seed: sign * each for seed, each in scored.runs[label].items()} for label in posterior.names}
+    pairwise = judge(judged, groups=scored.groups, choices=posterior.choices)
     base = _baseline(section, baseline)
-    best = float(np.mean([c[1].max() for c in curves[base].values()])) if base else None
+    # The level is what dev selects, as the curves are: their highest test score may be high by chance.
+    final = float(np.mean([c[1][-1] for c in curves[base].values()])) if base else None
     low, high = common_span([c for of in curves.values() for c in of.values()])
-    moves = by not in ("peak_memory", "trainable_parameters")  # these are the same from the first step to the last
+    moves = by not in FIXED
     totals = evidence.spent
-    front = dict(zip(totals, pareto([(totals[label], scores[label]) for label in totals]), strict=True))
+    fronts = _fronts(section, posterior, scores)
+    on_front = front_probabilities(posterior, totals, _steps(section, by))
     ranked = moves and bool(posterior.names) and (high > low or bool(budgets))
     asked = budgets if budgets is not None else np.geomspace(low, high, BUDGETS).tolist() if ranked else ()
     winners = tuple(_winners(evidence, asked, baseline)) if ranked else ()
+    areas: dict[str, dict[int, float]] = {}
+    if moves and high > low:
+        areas = {label: {seed: sign * area(*c, low, high) for seed, c in of.items()} for label, of in curves.items()}
+    expected_areas = posterior_of(section, metric, scored, areas).estimates if areas else {}
+    levels = {share: final * share if final > 0 else final / share for share in shares} if final is not None else {}
     lines = []
     for label, of in section.runs.items():
-        own = [*curves[label].values()]
-        levels = {share: best * share if best > 0 else best / share for share in shares} if best is not None else {}
-        reached = {share: [reached_at(*c, level) for c in own] for share, level in levels.items()}
+        reached = {share: [reached_at(*c, level) for c in curves[label].values()] for share, level in levels.items()}
+        start = min(_first_step(run, by) for run in of.values())
+        own_area = expected_areas.get(label)
+        several = len(of) > 1
         tuning = tuning_of(of)
         last = [run.summary["cost"] for run in of.values()]
         estimate = posterior.estimates[label]
@@ -213,18 +240,25 @@ def compare(
                 cost=totals[label],
                 relative_cost=totals[label] / totals[base] if base and totals[base] else None,
                 cost_to_best=evidence.reached_at[label],
-                cost_to_share={share: None if None in costs else _mean(costs) for share, costs in reached.items()},
+                cost_to_share={share: _known(c and c[1] for c in costs) for share, costs in reached.items()},
                 never={share: costs.count(None) for share, costs in reached.items()},
-                area=sign * _mean(area(*c, low, high) for c in own) if moves and high > low else None,
+                area=own_area.score if own_area else None,
                 trainable_parameters=_known(c.get("trainable_parameters") for c in last),
                 checkpoint_bytes=_known(_checkpoint_bytes(run) for run in of.values()),
                 peak_memory=_known(peak_memory(c) for c in last),
-                pareto=front[label],
+                pareto=label in fronts.get(by, ()),
                 trials=None if tuning is None else int(tuning["trials"]),
                 tuning_gmacs=None if tuning is None else float(tuning["gmacs"]),
                 notes=notes_of(section, label, metric, off=any(w.method == label and w.read_off for w in winners)),
                 at_edge=tuning_edges(tuning),
                 wins_within=tuple(winner.budget for winner in winners if winner.method == label),
+                pareto_probability=on_front.get(label),
+                area_low=own_area.low if own_area and several else None,
+                area_high=own_area.high if own_area and several else None,
+                cost_to_share_interval={
+                    share: cost_interval(costs, start) if moves else None for share, costs in reached.items()
+                },
+                reach_probability={share: reach_probability(costs) for share, costs in reached.items()},
             )
         )
     return Comparison(
@@ -250,7 +284,41 @@ def compare(
         imported=imported_notes(section),
         unmeasured=tuple(label for label, _ in evidence.left_out),
         remarks=section.remarks,
+        fronts=fronts,
     )
+
+
+def _totals(section: Section, by: str) -> dict[str, float]:
+    """The mean cost of each method's runs."""
+    return {label: _mean(cost(run.summary, by) for run in of.values()) for label, of in section.runs.items()}
+
+
+def _steps(section: Section, by: str) -> dict[str, float]:
+    """What one training step of each method costs."""
+    return {label: _mean(step_cost(run, by) for run in of.values()) for label, of in section.runs.items()}
+
+
+def _first_step(run: Run, by: str) -> float:
+    """The cost after the first training step, with what was spent before it."""
+    return cost(run.rows[-1], by) - step_cost(run, by) * max(0.0, float(run.rows[-1]["step"]) - 1)
+
+
+def _fronts(section: Section, posterior: Posterior, scores: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    """The methods on the Pareto front by every cost that all runs have measured, and by what a step takes."""
+    found = {}
+    for axis in AXES:
+        try:
+            totals, steps = _totals(section, axis), _steps(section, axis)
+        except (InputError, KeyError, TypeError):
+            continue
+        found[axis] = front(posterior, scores, totals, steps)
+        if axis in ("gmacs", "seconds"):
+            found[f"{axis}_per_step"] = front(posterior, scores, steps, dict.fromkeys(steps, 0.0))
+    sizes = {label: _known(_checkpoint_bytes(run) for run in of.values()) for label, of in section.runs.items()}
+    known = {label: size for label, size in sizes.items() if size is not None}
+    if len(known) == len(sizes):
+        found["checkpoint_bytes"] = front(posterior, scores, known, dict.fromkeys(known, 0.0))
+    return found
 
 
 def _noise(section: Section, metric: str) -> float | None:

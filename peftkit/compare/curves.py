@@ -26,6 +26,8 @@ AXES = {
     "trainable_parameters": "trainable_parameters",
 }
 """What costs are compared by, and what it is called in a run's rows."""
+FIXED = ("peak_memory", "trainable_parameters")
+"""Costs that are the same from the first step to the last."""
 
 
 def cost(row: Any, by: str) -> float:
@@ -125,10 +127,17 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def reached_at(costs: Array, scores: Array, level: float) -> float | None:
-    """The cost at which a score was first reached; None if it never was."""
+def reached_at(costs: Array, scores: Array, level: float) -> tuple[float, float] | None:
+    """The costs of the evaluation that first reached a score and of the one before it, 0 if there is none.
+
+    Returns:
+        The cost before and the cost at which it was reached; None if it never was.
+    """
     there = np.flatnonzero(scores >= level)
-    return float(costs[there[0]]) if len(there) else None
+    if not len(there):
+        return None
+    first = int(there[0])
+    return float(costs[first - 1]) if first else 0.0, float(costs[first])
 
 
 def at(costs: Array, scores: Array, budget: float) -> float | None:
@@ -196,11 +205,16 @@ def _ended(run: Run, by: str, budget: float) -> bool:
     limit = run.recipe.get("train", {}).get("budget", {}).get(by)
     if limit is not None and limit <= budget * (1 + 1e-9):
         return True
-    axis = "gmacs" if by == "gmacs_with_tuning" else by
-    steps = float(run.rows[-1]["step"])
     # A hair less than a step takes, without what was spent before the first one.
-    of_a_step = cost(run.rows[-1], axis) / steps * (1 - 1e-6) if steps else 0.0
-    return cost(run.rows[-1], by) <= budget * (1 + 1e-9) + of_a_step
+    return cost(run.rows[-1], by) <= budget * (1 + 1e-9) + step_cost(run, by) * (1 - 1e-6)
+
+
+def step_cost(run: Run, by: str) -> float:
+    """The mean cost of one training step; 0 where costs do not grow with steps, or no step was made."""
+    steps = float(run.rows[-1]["step"])
+    if by in FIXED or not steps:
+        return 0.0
+    return cost(run.rows[-1], "gmacs" if by == "gmacs_with_tuning" else by) / steps
 
 
 def area(costs: Array, scores: Array, low: float, high: float) -> float:
@@ -217,11 +231,3 @@ def common_span(curves: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
     """The costs from where every run has learnt something to where the first one ends."""
     low = max(float(costs[costs > 0][0]) for costs, _ in curves if (costs > 0).any())
     return low, min(float(costs[-1]) for costs, _ in curves)
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether no other point has as much quality (second) for as little cost (first), and more of one."""
-    return [
-        not any((c <= cost and q >= quality) and (c < cost or q > quality) for c, q in points)
-        for cost, quality in points
-    ]

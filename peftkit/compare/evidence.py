@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from peftkit.compare.curves import cost, lower_is_better, measured, peak_memory, read_off, score_within
+from peftkit.compare.baselines import mean_scores
+from peftkit.compare.curves import cost, lower_is_better, measured, peak_memory, read_off, score_within, step_cost
 from peftkit.compare.examples import Scored, scores_of
 from peftkit.compare.gather import Run, Section
 from peftkit.compare.posterior import (
@@ -19,7 +20,6 @@ from peftkit.compare.posterior import (
     scores_by_seed,
 )
 from peftkit.compare.statistics import Posterior
-from peftkit.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Evidence:
         return 1.0 if self.higher_is_better else -1.0
 
     def step_cost(self, method: str) -> float:
-        """What one step of a method takes of the axis; 0 where the axis does not grow with steps."""
-        return step_cost([*self.section.runs[method].values()], self.axis)
+        """What one step of a method takes of the axis, mean over seeds; 0 where the axis does not grow with steps."""
+        return _mean([step_cost(run, self.axis) for run in self.section.runs[method].values()])
 
 
 def evidence_of(
@@ -140,43 +140,9 @@ def evidence_of(
             for label in reached
             if budget is not None and any(read_off(run, axis, budget) for run in section.runs[label].values())
         ),
-        baselines=baseline_scores([run for of in section.runs.values() for run in of.values()], metric),
+        baselines=mean_scores((run.summary for of in section.runs.values() for run in of.values()), metric, "test"),
         left_out=tuple(left_out),
     )
-
-
-def baseline_scores(runs: Sequence[Run], metric: str, split: str = "test") -> Mapping[str, float]:
-    """The scores of models that read nothing, as the runs record them: means over the runs that do.
-
-    Args:
-        runs: of one task.
-        metric: the metric.
-        split: ``dev`` or ``test``.
-    """
-    found: dict[str, list[float]] = {}
-    for run in runs:
-        for name, splits in (run.summary.get("baselines") or {}).items():
-            value = (splits.get(split) or {}).get(metric)
-            if isinstance(value, int | float):
-                found.setdefault(name, []).append(float(value))
-    return {name: _mean(values) for name, values in found.items()}
-
-
-def step_cost(runs: Sequence[Run], axis: str) -> float:
-    """What one step takes of an axis: the mean over runs; 0 where the axis does not grow with steps.
-
-    Args:
-        runs: of one method.
-        axis: the axis of costs.
-    """
-    axis = "gmacs" if axis == "gmacs_with_tuning" else axis
-    if axis in ("peak_memory", "trainable_parameters"):
-        return 0.0
-    steps = sum(float(run.rows[-1]["step"]) for run in runs)
-    try:
-        return sum(cost(run.rows[-1], axis) for run in runs) / steps if steps else 0.0
-    except InputError:
-        return 0.0
 
 
 def _too_large(of: Mapping[int, Run], memory: float | None) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from peftkit.compare.across import SCORE, Across, across, places_of
 from peftkit.compare.across import written as written_across
+from peftkit.compare.baselines import labelled, mean_scores
 from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import cost, measures
 from peftkit.compare.gather import Run, Section
@@ -22,6 +23,9 @@ from peftkit.errors import InputError, RunError
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f")  # Okabe, Ito (2008)
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "D", "^")
+DOTTED = {"color": "#555555", "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 0}
+CLOSE = 0.04
+"""Baselines that are closer than this share of a panel's height share a label."""
 SHOWN = 8
 """Lines that can be told apart in one figure; of more methods the best are drawn, and the baseline."""
 ALONG = ("gmacs", "gmacs_with_tuning", "seconds", "samples", "tokens", "joules")
@@ -123,13 +127,13 @@ def _figures(section: Section, found: Comparison, plt: Any) -> Iterator[tuple[st
     memory = {line.method: line.peak_memory / 2**30 for line in found.lines if line.peak_memory is not None}
     if memory:
         yield "memory", _bars(memory, "peak memory (GiB)", plt)
-    yield "pareto", _pareto(found, plt)
+    yield "pareto", _pareto(section, found, plt)
     tried = regret(section)
     if tried and any(trial.learning_rate for trial in tried.tried):
-        yield "regret", _regret(tried, [label for label in chosen if label in tried.methods], plt)
+        yield "regret", _regret(section, tried, [label for label in chosen if label in tried.methods], plt)
 
 
-def _regret(found: Regret, chosen: Sequence[str], plt: Any) -> Any:
+def _regret(section: Section, found: Regret, chosen: Sequence[str], plt: Any) -> Any:
     """Score and loss on dev against the learning rate: means over what was tried with it, the chosen one larger."""
     values = (("score", f"dev {found.metric}"), ("loss", "dev loss"))
     figure, panels = plt.subplots(1, len(values), figsize=(8.7, 3.6), sharex=True, layout="constrained")
@@ -151,6 +155,8 @@ def _regret(found: Regret, chosen: Sequence[str], plt: Any) -> Any:
                 chosen_rates, [np.mean(points[x]) for x in chosen_rates], color=look["color"], marker=marker, s=50
             )
         panel.set(xscale="log", xlabel="learning rate", ylabel=name)
+        if value == "score":
+            _draw_baselines(panel, section, found.metric, "dev")
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
     figure.suptitle(f"{found.task} with {found.model}: what tuning tried", fontsize=10)
@@ -177,6 +183,7 @@ def _curves(section: Section, found: Comparison, chosen: Sequence[str], axis: st
             if len(values) > 1:
                 panel.fill_between(grid, values.min(0), values.max(0), alpha=0.12, color=look["color"], linewidth=0)
         panel.set(title=split, xlabel=NAMES.get(axis, axis), ylabel=found.metric)
+        _draw_baselines(panel, section, found.metric, split)
     handles, labels = panels[0][-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
     more = f", the best {len(chosen)} of {len(found.lines)}" if len(chosen) < len(found.lines) else ""
@@ -211,7 +218,26 @@ def _speed(section: Section, found: Comparison, per_step: dict[str, float], plt:
     return figure
 
 
-def _pareto(found: Comparison, plt: Any) -> Any:
+def _draw_baselines(panel: Any, section: Section, metric: str, split: str) -> None:
+    """Dotted lines, with labels, at what the baselines score that the runs record."""
+    scores = mean_scores((run.summary for of in section.runs.values() for run in of.values()), metric, split)
+    for value in scores.values():
+        panel.axhline(value, **DOTTED)
+    low, high = panel.get_ylim()
+    for names, value in labelled(scores, CLOSE * (high - low)):
+        panel.annotate(
+            names,
+            (1, value),
+            xycoords=panel.get_yaxis_transform(),
+            xytext=(-2, 1),
+            textcoords="offset points",
+            horizontalalignment="right",
+            fontsize=6,
+            color=DOTTED["color"],
+        )
+
+
+def _pareto(section: Section, found: Comparison, plt: Any) -> Any:
     figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
     for index, line in enumerate(found.lines):
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
@@ -220,6 +246,7 @@ def _pareto(found: Comparison, plt: Any) -> Any:
             line.method, (line.cost_to_best, line.score), xytext=(4, 2), textcoords="offset points", fontsize=6
         )
     panel.set(xlabel=f"{NAMES.get(found.by, found.by)} to the best checkpoint", ylabel=f"test {found.metric}")
+    _draw_baselines(panel, section, found.metric, "test")
     return figure
 
 

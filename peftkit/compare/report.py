@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 
 from peftkit import __version__
+from peftkit.compare.baselines import mean_scores
 from peftkit.compare.comparison import Comparison, Line, compare
 from peftkit.compare.curves import AXES, cost, lower_is_better, measures
 from peftkit.compare.fairness import flattened
@@ -91,6 +92,8 @@ def _section(section: Section, found: Comparison) -> dict[str, Any]:
         "baseline": found.baseline,
         "axes": axes,
         "quantities": _quantities(section),
+        "baselines": _baselines(section),
+        "fronts": found.fronts,
         "differing": differing,
         "methods": [_method(line, section.runs[line.method], axes, flats[line.method]) for line in found.lines],
     }
@@ -157,6 +160,17 @@ def _quantities(section: Section) -> list[str]:
         for row in run.rows
     ]
     return sorted(set.intersection(*sets))
+
+
+def _baselines(section: Section) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """By split and quantity, what the baselines score."""
+    summaries = [run.summary for of in section.runs.values() for run in of.values()]
+    found: dict[str, dict[str, dict[str, float | int | None]]] = {"dev": {}, "test": {}}
+    for split, of in found.items():
+        for name in _quantities(section):
+            if scores := mean_scores(summaries, name, split):
+                of[name] = {baseline: _short(value) for baseline, value in scores.items()}
+    return found
 
 
 def _tables(number: int, section: Section, found: Comparison) -> str:

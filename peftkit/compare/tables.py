@@ -313,7 +313,10 @@ def _flat(found: Sequence[Comparison]) -> list[dict[str, Any]]:
             row["notes"] = "; ".join(f"{word}: {text}" for word, text in line.notes.items())
             row["remarks"] = "; ".join(c.remarks)
             row["verdict"] = " ".join(c.verdict.sentences)
-            for key in ("cost_to_share", "never"):
+            ends: Mapping[float, tuple[float, float] | None] = row.pop("cost_to_share_interval")
+            for place, end in enumerate(("low", "high")):
+                row[f"cost_to_share_{end}"] = {share: each and each[place] for share, each in ends.items()}
+            for key in ("cost_to_share", "cost_to_share_low", "cost_to_share_high", "never", "reach_probability"):
                 of: Mapping[float, Any] = row.pop(key)
                 row |= {f"{key}_{share:g}": value for share, value in of.items()}
             rows.append(row)

@@ -87,10 +87,11 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
 
         def begin() -> None:
             nonlocal blind, directory, held
+            refuse_what_none_has_to_read(recipe, data)
             blind = baselines(recipe, data)
-            refuse_what_none_has_to_read(recipe, data, blind)
             here = {**describe(registry, accelerator), "revisions": dict(revisions)}
             directory, held = _directory(asked, here, found)
+            directory.write_json("baselines.json", {"baselines": blind})
 
         by_main(accelerator, begin)
         if directory is not None:

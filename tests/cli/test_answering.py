@@ -90,6 +90,25 @@ def test_watch_draws_the_curve_once_where_nobody_looks(peftkit: Peftkit, runs: P
     assert peftkit("watch", str(runs))[0] == 2
 
 
+def test_watch_shows_what_the_baselines_score(peftkit: Peftkit, runs: Path) -> None:
+    run = next(runs.glob("lora-1-*"))
+    code, plain, _ = peftkit("watch", str(run))
+    assert "dotted" not in plain
+    scores = {"constant": 0.9, "majority": 0.4, "random": 0.4}
+    baselines = {name: {"test": {"accuracy": score}, "dev": {}} for name, score in scores.items()}
+    (run / "baselines.json").write_text(json.dumps({"format": 2, "baselines": baselines}))
+    code, out, _ = peftkit("watch", str(run))
+    assert code == 0
+    assert "baselines on test (dotted): constant 0.9000, majority 0.4000, random 0.4000" in out
+    lines = out.splitlines()
+    assert lines[2].startswith("0.9│⠁ ⠁ ⠁ ⠁")
+    assert lines[2].endswith(" constant")
+    [shared] = [line for line in lines if line.endswith(" majority, random")]
+    assert sum(0x2800 < ord(character) < 0x2900 for character in shared) > 10
+    assert all(len(line) <= 100 for line in lines)
+    assert "dotted" not in peftkit("watch", str(run), "--metric", "loss")[1]
+
+
 def test_watch_passes_over_what_is_no_number(peftkit: Peftkit, runs: Path) -> None:
     run = next(runs.glob("lora-1-*"))
     text = (run / "evaluations.jsonl").read_text().replace('"dev": {"accuracy": 0.1}', '"dev": {"accuracy": null}')

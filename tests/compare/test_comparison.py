@@ -12,7 +12,7 @@ import pytest
 
 from peftkit.cli import main
 from peftkit.compare.comparison import Comparison, compare
-from peftkit.compare.curves import area, at, pareto, reached_at
+from peftkit.compare.curves import area, at, reached_at
 from peftkit.compare.gather import find_runs, sections
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant, with_values
@@ -26,8 +26,9 @@ def compared(paths: Sequence[Path], **options: object) -> Comparison:
 
 
 def test_what_is_reached_at_which_cost() -> None:
-    assert reached_at(COSTS, SCORES, 0.3) == 1.0
-    assert reached_at(COSTS, SCORES, 0.6) == 4.0
+    assert reached_at(COSTS, SCORES, 0.3) == (0.0, 1.0)
+    assert reached_at(COSTS, SCORES, 0.6) == (2.0, 4.0)
+    assert reached_at(COSTS[1:], SCORES[1:], 0.1) == (0.0, 1.0)
     assert reached_at(COSTS, SCORES, 0.61) is None
     assert [at(COSTS, SCORES, budget) for budget in (0.5, 1.0, 3.9, 9.0)] == [0.1, 0.3, 0.2, 0.6]
     assert at(COSTS[1:], SCORES[1:], 0.5) is None
@@ -46,10 +47,6 @@ def test_the_area_is_the_mean_over_the_logarithm_of_the_cost() -> None:
     assert area(COSTS, SCORES, 1.0, 4.0) == pytest.approx((0.3 + 0.2) / 2)
     assert area(COSTS, SCORES, 1.0, 8.0) == pytest.approx((0.3 + 0.2 + 0.6) / 3)
     assert area(COSTS, SCORES, 2.0, 3.0) == pytest.approx(0.2)
-
-
-def test_the_front_has_what_nothing_beats() -> None:
-    assert pareto([(1, 0.5), (2, 0.7), (3, 0.6), (2, 0.7), (0.5, 0.5)]) == [False, True, False, True, True]
 
 
 def test_a_method_that_is_better_and_cheaper_wins_everywhere(plant: Plant) -> None:
@@ -81,6 +78,74 @@ def test_what_never_reaches_the_share_is_said_to(plant: Plant) -> None:
     found = compared([plant("lora", 1, [0.2, 0.3]).parent])
     lora = next(line for line in found.lines if line.method == "lora")
     assert (lora.cost_to_share, lora.never) == ({0.95: None}, {0.95: 1})
+    assert (lora.cost_to_share_interval, lora.reach_probability) == ({0.95: None}, {0.95: None})
+
+
+def with_curve(path: Path, points: Sequence[tuple[float, float]], *, loss: bool = False) -> Path:
+    """The run with other values of dev and test at its evaluations; dev selects."""
+    metric, best = ("loss", min) if loss else ("accuracy", max)
+    rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
+    for row, (dev, test) in zip(rows, points, strict=True):
+        row["dev"], row["test"] = {metric: dev}, {metric: test}
+    selected = rows[best(range(len(points)), key=lambda i: points[i][0])]
+    summary = json.loads((path / "summary.json").read_text())
+    summary |= {"selects": metric, "higher_is_better": not loss}
+    summary["selected"] = {key: selected[key] for key in ("step", "dev", "test")}
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "predictions" / "test.jsonl").unlink()
+    return path
+
+
+@pytest.mark.parametrize("loss", [False, True])
+def test_the_level_of_a_share_is_what_dev_selects_and_not_the_best_on_test(loss: bool, plant: Plant) -> None:
+    """Of ``full`` the first evaluation is the best on test by chance, and dev selects another."""
+
+    def values(*points: tuple[float, float]) -> list[tuple[float, float]]:
+        return [(1 - dev, 1 - test) if loss else (dev, test) for dev, test in points]
+
+    for seed in (1, 2, 3):
+        noise = seed / 1000
+        chance = values((0.3, 0.9), (0.5, 0.7), (0.55, 0.62), (0.6, 0.60 + noise))
+        with_curve(plant("full", seed, [0.1] * 4, cost=2.0), chance, loss=loss)
+        rising = values((0.3, 0.3), (0.5, 0.5), (0.55, 0.57), (0.6, 0.62 + noise))
+        path = with_curve(plant("lora", seed, [0.1] * 4), rising, loss=loss)
+    found = {line.method: line for line in compared([path.parent], shares=(0.95, 1.0)).lines}
+    # 95 % of 0.602 are 0.572, and a loss of 0.398 makes 0.419: the fourth evaluation of lora is the first beyond.
+    assert found["lora"].never == {0.95: 0, 1.0: 0}
+    assert found["lora"].cost_to_share == {0.95: 3.0, 1.0: 3.0}
+    assert found["lora"].cost_to_share_interval[0.95] == (pytest.approx(2.0), pytest.approx(3.0))
+    assert found["full"].cost_to_share[0.95] == 0.0, "by chance it was there before the first step"
+    assert found["full"].cost_to_share_interval[0.95] is None
+    assert found["lora"].reach_probability == {0.95: 3.5 / 4, 1.0: 3.5 / 4}
+
+
+def test_areas_and_the_front_have_an_uncertainty_where_there_are_several_seeds(plant: Plant) -> None:
+    rng = random.Random(3)
+    for seed in (1, 2, 3):
+        for method, ends in (("full", 0.6), ("lora", 0.8)):
+            path = plant(method, seed, [0.1, 0.4, 0.5, ends + rng.gauss(0, 0.01)], examples=500)
+    plant("ia3", 1, [0.1, 0.2, 0.3, 0.95], examples=500)
+    found = compared([path.parent])
+    by_name = {line.method: line for line in found.lines}
+    for line in (by_name["full"], by_name["lora"]):
+        assert 0 <= line.area_low < line.area < line.area_high <= 1
+        assert line.area == pytest.approx(0.44, abs=0.03)
+    assert (by_name["lora"].pareto, by_name["full"].pareto) == (True, False)
+    assert by_name["lora"].pareto_probability > 0.99
+    one = by_name["ia3"]
+    assert (one.pareto, one.pareto_probability, one.area_low, one.area_high) == (False, None, None, None)
+    assert one.area == pytest.approx(0.2 + 0.1 * (np.log(3 / 2) / np.log(3)))
+
+
+def test_of_one_seed_each_the_front_is_of_the_runs(plant: Plant) -> None:
+    plant("full", 1, [0.1, 0.5, 0.7], cost=2.0)
+    path = plant("lora", 1, [0.1, 0.5, 0.6])
+    found = compared([path.parent])
+    assert [(line.method, line.pareto, line.pareto_probability) for line in found.lines] == [
+        ("full", True, None),
+        ("lora", True, None),
+    ]
 
 
 @pytest.mark.parametrize(("by", "expected"), [("seconds", 4.0), ("samples", 16.0), ("tokens", 176.0)])

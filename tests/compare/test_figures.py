@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,28 @@ def test_all_figures_and_the_table_are_written_and_alike_each_time(plant: Plant,
     assert r"\toprule" in (tmp_path / "figures" / "t-m.tex").read_text()
     again = draw(found, tmp_path / "again", ["svg"])
     assert all((tmp_path / "figures" / file.name).read_bytes() == file.read_bytes() for file in again)
+
+
+@pytest.mark.slow
+def test_baselines_are_dotted_lines_where_runs_record_them(plant: Plant, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        plant("full", seed, [0.2, 0.4, 0.6], cost=2.0)
+        path = plant("lora", seed, [0.2, 0.5, 0.7])
+    draw(sections(find_runs([path.parent])[0]), tmp_path / "without", ["svg"])
+    for folder in path.parent.iterdir():
+        summary = json.loads((folder / "summary.json").read_text())
+        random = 0.3 + summary["seed"] / 100
+        scores = {"constant": 0.45, "majority": 0.31, "random": random}
+        summary["baselines"] = {name: {"test": {"accuracy": score}} for name, score in scores.items()}
+        summary["baselines"]["constant"]["dev"] = {"accuracy": 0.41}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    draw(sections(find_runs([path.parent])[0]), tmp_path / "with", ["svg"])
+
+    def words(folder: str, figure: str) -> list[str]:
+        return re.findall(r">([a-z, ]+)</text>", (tmp_path / folder / f"t-m-{figure}.svg").read_text())
+
+    for figure, labels in (("curves-gmacs", 3), ("pareto", 2)):
+        assert not {"constant", "majority, random"} & {*words("without", figure)}
+        found = [word for word in words("with", figure) if word in ("constant", "majority, random")]
+        assert len(found) == labels, "dev's and test's"
+    assert words("with", "memory") == words("without", "memory")

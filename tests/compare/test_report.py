@@ -28,6 +28,11 @@ def page(plant: Plant, tmp_path: Path) -> Path:
     for seed in (1, 2, 3):
         plant("full", seed, [0.2, 0.3, 0.4, 0.9 + seed / 100], cost=2.0, options={"note": "</script><b>"})
         path = plant("lora", seed, [0.2, 0.6, 0.7, 0.75 + seed / 100])
+    for folder in path.parent.iterdir():
+        summary = json.loads((folder / "summary.json").read_text())
+        of = {"constant": 0.45, "majority": 0.3, "random": 0.28 + summary["seed"] / 100}
+        summary["baselines"] = {name: {"test": {"accuracy": score}} for name, score in of.items()}
+        (folder / "summary.json").write_text(json.dumps(summary))
     found = sections(find_runs([path.parent])[0])
     file = tmp_path / "report.html"
     file.write_text(report(found, title="Which <one>?"), encoding="utf-8")
@@ -62,6 +67,9 @@ def test_everything_is_in_the_page(page: Path) -> None:
     assert section["differing"] == ["method.name"]
     assert len(lora["examples"]) == 5
     assert "<td>full *</td>" in text
+    assert section["fronts"]["gmacs"] == ["full", "lora"]
+    scores = {"constant": 0.45, "majority": 0.3, "random": 0.3}
+    assert section["baselines"] == {"dev": {}, "test": {"accuracy": scores}}
 
 
 @pytest.fixture
@@ -118,6 +126,10 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
         return len(browser.find_elements(By.CSS_SELECTOR, f"#curves {kind}"))
 
     assert (drawn("polyline"), drawn("polygon")) == (2, 2)
+    assert drawn("line.baseline") == 3
+    labels = [label.text for label in browser.find_elements(By.CSS_SELECTOR, "#curves .of-baseline")]
+    assert labels == ["majority, random", "constant"]
+    assert "Dotted: majority 0.3, random 0.3, constant 0.45." in browser.find_element(By.ID, "c-curves").text
     browser.find_element(By.ID, "none").send_keys(Keys.ENTER)
     assert drawn("polyline") == 0
     browser.find_element(By.CSS_SELECTOR, "#methods input").send_keys(Keys.SPACE)
@@ -133,7 +145,7 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     splits = Select(browser.find_element(By.ID, "split"))
     assert [option.text for option in splits.options] == ["test", "dev"]  # train was not evaluated
     splits.select_by_value("dev")
-    assert drawn("polyline") == 2
+    assert (drawn("polyline"), drawn("line.baseline")) == (2, 0), "none was recorded for dev"
 
     # Costs, absolute and relative to the baseline; the Pareto front; sorting; predictions; recipes.
     assert {row[0]: row[1] for row in rows(browser, "bars")} == {"lora": "3", "full": "6"}
@@ -141,6 +153,7 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     assert {row[0]: row[1] for row in rows(browser, "bars")} == {"lora": "0.5", "full": "1"}
     assert "lora, full" in browser.find_element(By.ID, "c-pareto").text
     assert len(browser.find_elements(By.CSS_SELECTOR, "#pareto path")) == 2
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#pareto line.baseline")) == 3
     heads = browser.find_elements(By.CSS_SELECTOR, "table.sortable th button")
     order = "return [...document.querySelectorAll('table.sortable tbody tr')].map(r => r.cells[0].textContent)"
     assert browser.execute_script(order) == ["full *", "lora *"]

@@ -47,6 +47,12 @@ def test_parquet_csv_and_json_hold_the_same_numbers(found: Comparison) -> None:
         assert one["method"] == two["method"] == three["method"]
         assert one["score"] == float(two["score"]) == three["score"]
         assert one["cost_to_share_0.99"] == three["cost_to_share"]["0.99"]
+        assert one["pareto_probability"] == float(two["pareto_probability"]) == three["pareto_probability"]
+        assert (one["area_low"], one["area_high"]) == (three["area_low"], three["area_high"])
+        ends = (one["cost_to_share_low_0.5"], one["cost_to_share_high_0.5"])
+        assert [*ends] == three["cost_to_share_interval"]["0.5"]
+        assert float(two["cost_to_share_high_0.5"]) == ends[1]
+        assert one["reach_probability_0.99"] == three["reach_probability"]["0.99"]
         assert (two["never_0.99"], one["never_0.99"]) == (str(three["never"]["0.99"]), three["never"]["0.99"])
     assert told["noise"] == pytest.approx(0.1 / 2**0.5)
     assert told["detectable"] > 0

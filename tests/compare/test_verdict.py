@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peftkit.compare.comparison import Comparison, compare
-from peftkit.compare.evidence import baseline_scores, evidence_of
+from peftkit.compare.evidence import evidence_of
 from peftkit.compare.gather import find_runs, sections
 from peftkit.compare.verdict import Verdict, beats_baselines, percent
 from tests.compare.conftest import Plant
@@ -141,15 +141,6 @@ def test_a_baseline_on_few_examples_varies_too(plant: Plant) -> None:
             with_baselines(path, constant=0.5)
     [section] = sections(find_runs([path.parent])[0])
     assert max(beats_baselines(evidence_of(section, "gmacs")).values()) < 0.95
-
-
-def test_baselines_are_means_over_the_runs_that_record_them(plant: Plant) -> None:
-    with_baselines(plant("full", 1, [0.1, 0.5]), random=0.2, constant=0.3)
-    with_baselines(plant("full", 2, [0.1, 0.5]), random=0.3, constant=0.3)
-    path = plant("lora", 1, [0.1, 0.5])
-    runs, _ = find_runs([path.parent])
-    assert baseline_scores(runs, "accuracy") == {"random": pytest.approx(0.25), "constant": pytest.approx(0.3)}
-    assert baseline_scores(runs, "loss") == {}
 
 
 def test_scores_that_leak_the_answer_recommend_nothing(plant: Plant) -> None:

@@ -118,6 +118,19 @@
     draw(node, "title", {}, label);
   };
 
+  // What is scored without reading, as dotted lines; those that are close share a label.
+  const baselines = (split, quantity) => Object.entries((section.baselines[split] || {})[quantity] || {}).sort((a, b) => a[1] - b[1]);
+  const drawBaselines = (svg, found, { fy, width }) => {
+    const groups = [];
+    for (const [name, y] of found) {
+      const last = groups[groups.length - 1];
+      draw(svg, "line", { class: "baseline", x1: 62, x2: width - 14, y1: fy(y), y2: fy(y) });
+      if (last && fy(last.y) - fy(y) < 12) { last.names.push(name); last.y = y; } else groups.push({ names: [name], y });
+    }
+    for (const { names, y } of groups) draw(svg, "text", { class: "of-baseline", x: width - 18, y: fy(y) - 3, "text-anchor": "end" }, names.join(", "));
+  };
+  const dotted = (found) => (found.length ? ` Dotted: ${found.map(([name, y]) => `${name} ${told(y)}`).join(", ")}.` : "");
+
   const ranked = (budget) => {
     const axis = at("axis").value;
     return section.methods.map((method) => {
@@ -170,7 +183,9 @@
     const caption = at("c-curves");
     if (!lines.length) { svg.replaceChildren(); caption.textContent = "Nothing to be shown: choose methods, or other rows."; return; }
     const xs = lines.flatMap((line) => line.points.map(([x]) => x)), ys = lines.flatMap((line) => line.points.flatMap(([, values]) => values));
-    const { fx, fy } = frame(svg, 760, 400, xs, ys, log, NAMES[axis], `${split} ${quantity}`);
+    const blind = baselines(split, quantity);
+    const drawn = frame(svg, 760, 400, xs, ys.concat(blind.map(([, y]) => y)), log, NAMES[axis], `${split} ${quantity}`), { fx, fy } = drawn;
+    drawBaselines(svg, blind, drawn);
     for (const { method, points } of lines) {
       const { colour, dash, shape } = style(method.index);
       const stepped = (pick) => points.flatMap(([x, values], i) => {
@@ -184,7 +199,7 @@
       const every = Math.max(1, Math.floor(points.length / 8));
       points.forEach(([x, values], i) => { if (i % every === 0) marker(svg, shape, fx(x), fy(mean(values)), colour, `${method.label}: ${told(mean(values))} at ${told(x)}`); });
     }
-    caption.textContent = `${split} ${quantity}${steps ? " of what dev had selected" : ""} against ${NAMES[axis]}: ${lines.map((l) => l.method.label).join(", ")}. Lines are means over seeds, bands reach from the lowest to the highest.`;
+    caption.textContent = `${split} ${quantity}${steps ? " of what dev had selected" : ""} against ${NAMES[axis]}: ${lines.map((l) => l.method.label).join(", ")}. Lines are means over seeds, bands reach from the lowest to the highest.${dotted(blind)}`;
   };
 
   const value = (method, axis) => {
@@ -195,16 +210,19 @@
     const axis = at("pareto-axis").value, svg = at("pareto");
     const points = section.methods.map((m) => ({ m, x: value(m, axis), y: m.score })).filter((p) => p.x !== null && p.x > 0);
     if (!points.length) { svg.replaceChildren(); return; }
-    const front = points.filter((p) => !points.some((o) => (o.x <= p.x && !scoresMore(p.y, o.y)) && (o.x < p.x || scoresMore(o.y, p.y)))).sort((a, b) => a.x - b.x);
+    const front = points.filter((p) => (section.fronts[axis] || []).includes(p.m.label)).sort((a, b) => a.x - b.x);
     const xs = points.map((p) => p.x), log = Math.max(...xs) / Math.min(...xs) > 8;
-    const { fx, fy, width } = frame(svg, 560, 380, xs, points.map((p) => p.y), log, NAMES[axis], `test ${section.metric}`);
+    const blind = baselines("test", section.metric);
+    const drawn = frame(svg, 560, 380, xs, points.map((p) => p.y).concat(blind.map(([, y]) => y)), log, NAMES[axis], `test ${section.metric}`);
+    const { fx, fy, width } = drawn;
+    drawBaselines(svg, blind, drawn);
     draw(svg, "polyline", { points: front.map((p) => `${fx(p.x)},${fy(p.y)}`).join(" "), fill: "none", stroke: "var(--soft)", "stroke-dasharray": "4 3" });
     for (const { m, x, y } of points) {
       const { colour, shape } = style(m.index);
       marker(svg, shape, fx(x), fy(y), colour, `${m.label}: ${told(y)} at ${told(x)} ${NAMES[axis]}`);
     }
     for (const { m, x, y } of front) draw(svg, "text", { x: fx(x) + (fx(x) > width * 0.6 ? -7 : 7), y: fy(y) - 6, "text-anchor": fx(x) > width * 0.6 ? "end" : "start" }, m.label);
-    at("c-pareto").textContent = `On the Pareto front: ${front.map((p) => p.m.label).join(", ")}.`;
+    at("c-pareto").textContent = `On the Pareto front: ${front.map((p) => p.m.label).join(", ") || "none with a probability of a half"}.${dotted(blind)}`;
   };
   const showBars = () => {
     const axis = at("bar-axis").value, base = section.methods.find((m) => m.label === section.baseline);
