@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from peftkit.compare.comparison import compare
+from peftkit.compare.gather import find_runs, sections
+from peftkit.compare.tables import wrapped
+from peftkit.errors import InputError
 from peftkit.plugins import Registry, load_registry
 from peftkit.runs import tuning_edges
 from peftkit.sweep.grid import Grid, expand
@@ -56,7 +60,21 @@ def run_sweep(
     _tell(failures)
     for label, where in sweep.at_edge.items():
         print(f"tuning stopped at the edge of its range: {label}: {', '.join(where)}")
+    _print_verdicts(grid)
     return 1 if failures else 0
+
+
+def _print_verdicts(grid: Grid) -> None:
+    """Prints what the sweep's runs recommend, for each task and model."""
+    try:
+        runs, _ = find_runs([grid.folder])
+        for section in sections(runs):
+            verdict = compare(section).verdict
+            print(f"\n{verdict.task} with {verdict.model}:")
+            print("\n".join(wrapped(verdict.sentences)))
+        print(f"\nThe whole comparison: peftkit compare {grid.folder}")
+    except InputError as error:  # such as runs that may not be pooled: the sweep itself has done its work
+        print(f"\nno verdict: {error}")
 
 
 def _say(text: str) -> None:

@@ -61,6 +61,7 @@ def report(sections: Sequence[Section], *, title: str = "What learns most for th
         title=html.escape(title),
         lead=f"{len(runs)} runs of {methods} methods, {tasks} {'task' if tasks == 1 else 'tasks'}. Scores are on test, "
         "of the checkpoint that dev selects; costs are of training alone.",
+        verdicts="\n".join(_verdict(number, comparison) for number, comparison in enumerate(found)),
         tables="\n".join(
             _tables(number, section, comparison)
             for number, (section, comparison) in enumerate(zip(sections, found, strict=True))
@@ -173,11 +174,16 @@ def _baselines(section: Section) -> dict[str, dict[str, dict[str, float | int | 
     return found
 
 
+def _verdict(number: int, found: Comparison) -> str:
+    first, *others = (html.escape(sentence) for sentence in found.verdict.sentences)
+    below = "".join(f"<li>{sentence}</li>" for sentence in others)
+    return f'<div data-section="{number}"><p class="verdict">{first}</p><ul>{below}</ul></div>'
+
+
 def _tables(number: int, section: Section, found: Comparison) -> str:
     """The comparison of a section, and what tuning tried."""
     caption = f"{found.task} with {found.model}: {found.metric} on test; cost in {found.by}"
-    verdict = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found.verdict.sentences)
-    made = f'<ul class="verdict">{verdict}</ul>' + _table(caption, rows_of(found, wide=True), notes(found, wide=True))
+    made = _table(caption, rows_of(found, wide=True), notes(found, wide=True))
     curves = regret(section)
     if curves:
         made += f"<h3>Tuning</h3>{_table(regret_title(curves), regret_rows(curves), curves.notes)}"

@@ -235,14 +235,15 @@ def _text(page: Page) -> str:
     return "\n".join(
         [
             *textwrap.wrap(page.title, WIDTH),
-            *(["", *_wrapped(page.lead), ""] if page.lead else []),
+            *(["", *wrapped(page.lead), ""] if page.lead else []),
             table,
-            *(["", *_wrapped(page.notes)] if page.notes else []),
+            *(["", *wrapped(page.notes)] if page.notes else []),
         ]
     )
 
 
-def _wrapped(lines: Sequence[str]) -> list[str]:
+def wrapped(lines: Sequence[str]) -> list[str]:
+    """Lines of at most ``WIDTH`` characters."""
     return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
 
 

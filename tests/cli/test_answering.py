@@ -31,7 +31,8 @@ def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path)
     assert out.splitlines()[2].startswith("Use lora: accuracy 0.8"), "the verdict comes first"
     narrow = peftkit("compare", str(runs))[1]
     assert max(map(len, narrow.splitlines())) <= 80
-    assert "at most 0.5 worse" in peftkit("compare", str(runs), "--margin", "0.5")[1]
+    [found] = json.loads(peftkit("compare", str(runs), "--margin", "0.5", "--format", "json")[1])["comparisons"]
+    assert (found["margin"], found["verdict"]["margin"]) == (0.5, 0.5)
     file = tmp_path / "table.parquet"
     assert peftkit("compare", str(runs), "--format", "parquet", "-o", str(file))[:2] == (0, "")
     assert file.read_bytes()[:4] == b"PAR1"

@@ -182,3 +182,18 @@ def test_trials_of_a_sweep_are_no_results_and_tuning_is_known(plant: Plant, tmp_
     with pytest.raises(InputError, match=r"(?s)not of one kind.*tuning: trials is 4 and null"):
         sections(both)
     assert sections(both, ["tuning"])[0].pooled == {"tuning": ["trials is 4 and null"]}
+
+
+def test_a_variant_goes_by_its_name_and_tuned_settings_are_named_where_nothing_else_differs(plant: Plant) -> None:
+    for variant, rate in (("houlsby", 0.1), ("pfeiffer", 0.3)):
+        path = plant("bottleneck", 1, [0.5], options={"variant": variant}, tables={"train": {"learning_rate": rate}})
+        record = {"format": 1, "trials": 3, "gmacs": 1.0, "settings": {"train.learning_rate": rate}}
+        (path.parent / variant).mkdir()
+        path.rename(path.parent / variant / path.name)
+        (path.parent / variant / "tuning.json").write_text(json.dumps(record))
+    [section] = sections(find_runs([path.parent])[0])
+    assert sorted(section.runs) == ["bottleneck (houlsby)", "bottleneck (pfeiffer)"]
+    for rate in (0.1, 0.3):
+        again = plant("lora", 1, [0.5], tables={"train": {"learning_rate": rate}})
+    [section] = sections(find_runs([again.parent])[0], ["tuning"])
+    assert {"lora (learning_rate=0.1)", "lora (learning_rate=0.3)"} < {*section.runs}

@@ -52,6 +52,8 @@ def test_everything_is_in_the_page(page: Path) -> None:
     assert not re.findall(r'(?:src|href)="(?!data:)', text), "it asks for nothing else"
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
     assert "</script><b>" not in text
+    verdict, ranking = text.index('class="verdict">Use full: accuracy '), text.index('id="ranking"')
+    assert verdict < ranking, "the verdict comes first"
     [section] = data_of(page)["sections"]
     assert (section["metric"], section["baseline"], section["axes"]) == (
         "accuracy",
@@ -156,9 +158,9 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     assert len(browser.find_elements(By.CSS_SELECTOR, "#pareto line.baseline")) == 3
     heads = browser.find_elements(By.CSS_SELECTOR, "table.sortable th button")
     order = "return [...document.querySelectorAll('table.sortable tbody tr')].map(r => r.cells[0].textContent)"
-    assert browser.execute_script(order) == ["full *", "lora *"]
-    heads[2].send_keys(Keys.ENTER)
-    assert browser.execute_script(order) == ["lora *", "full *"]
+    assert browser.execute_script(order) == ["full *", "lora *", "constant", "majority", "random"]
+    heads[1].send_keys(Keys.ENTER)
+    assert browser.execute_script(order) == ["lora *", "full *", "constant", "majority", "random"]
     Select(browser.find_element(By.ID, "whose")).select_by_value("lora")
     assert rows(browser, "examples")[0][2:] == ["yes", "✓ yes"]
     browser.find_element(By.CSS_SELECTOR, "#runs summary").click()

@@ -160,7 +160,7 @@
         make("td", {}, bar));
     }));
     const off = rows.some(isReadOff) ? " Read off longer runs, whose learning rate had not decayed yet at this budget." : "";
-    at("leader").textContent = rows.length ? `Within ${told(amount)} ${NAMES[axis]}: ${rows[0].method.label}${edge(rows[0].method)}, ${section.metric} ${told(rows[0].mean)}.${off}`
+    at("leader").textContent = rows.length ? `Highest mean of runs within ${told(amount)} ${NAMES[axis]}: ${rows[0].method.label}${edge(rows[0].method)}, ${section.metric} ${told(rows[0].mean)}. The verdict above says how sure a ranking is.${off}`
       : "No method was evaluated within this budget.";
   };
 
