@@ -18,7 +18,7 @@ DRAWS = 5  # of random answers, whose scores are averaged; one where text is gen
 FEW = 10  # rows that may be of one answer by chance
 MOST = 200
 """Answers that are tried as the constant one; of more, the most frequent."""
-PAIRS = 20_000
+PAIRS = 6_000
 """About how many answers times rows are scored in one round of the search for the best constant text."""
 LAST = 4
 """So few texts are scored on all rows."""
@@ -35,21 +35,26 @@ def baselines(recipe: Recipe, data: Data) -> Scores:
     training rows' answers where text is generated. The answer of a multiple-choice task is the number of a choice.
     Seeded by the recipe.
     """
-    splits = data.selected
+    splits, majority = data.selected, _commonest(data.golds)
     return {
-        "constant": {s.name: _scored(recipe, s, _always(recipe, best_answer(recipe, s))) for s in splits},
-        "majority": {s.name: _scored(recipe, s, _always(recipe, _commonest(data.golds))) for s in splits},
+        "constant": {s.name: _scored(recipe, s, _always(recipe, best_answer(recipe, s, majority))) for s in splits},
+        "majority": {s.name: _scored(recipe, s, _always(recipe, majority)) for s in splits},
         "random": {s.name: _drawn(recipe, s, sorted(data.golds)) for s in splits},
     }
 
 
-def best_answer(recipe: Recipe, split: EvaluationSplit) -> str:
+def best_answer(recipe: Recipe, split: EvaluationSplit, majority: str | None = None) -> str:
     """The answer that scores best when every example gets it, by the value that selects the checkpoint.
 
     All labels or choices are tried, or the texts that are right in the split; of more than ``MOST`` the most frequent.
     Of equally good answers it is the most frequent. Where there are many texts and rows, texts are first scored on some
     of the rows; the best quarter and the most frequent text are then scored on more, and the last few on all. Where the
     loss selects, the task's own value decides; where no metric gives that either, it is the most frequent answer.
+
+    Args:
+        recipe: the run's.
+        split: what is answered.
+        majority: the most frequent answer of the training rows, which is tried too: none scores more than ``constant``.
     """
     golds = _golds(recipe, split)
     metric, value = _deciding(recipe)
@@ -57,6 +62,8 @@ def best_answer(recipe: Recipe, split: EvaluationSplit) -> str:
         return _commonest(golds)
     sign = 1.0 if type(metric).higher_is_better else -1.0
     left = _answers(recipe, split, golds)
+    always = {left[0], majority}
+    left += [majority] if majority is not None and majority not in left else []
     while True:
         generated = recipe.task.kind == "generation" and len(left) > LAST
         step = max(1, len(left) * len(split.examples) // PAIRS) if generated else 1
@@ -70,7 +77,7 @@ def best_answer(recipe: Recipe, split: EvaluationSplit) -> str:
         ranked = sorted(left, key=rank.__getitem__)  # equal ones stay in their order
         if step == 1:
             return ranked[0]
-        kept = {left[0], *ranked[: len(left) // 4]}
+        kept = {*always, *ranked[: len(left) // 4]}
         left = [each for each in left if each in kept]
 
 
