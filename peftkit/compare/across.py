@@ -356,6 +356,8 @@ def rows_of(found: Across) -> list[Row]:
         )
         for line in found.lines
     ]
+    if found.decided_by == SCORE:
+        rows.append(("constant", "0.000", "", "", "", "", ""))  # by the definition of the scale
     kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     return [tuple(row[i] for i in kept) for row in (heads, *rows)]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from peftkit.compare.baselines import mean_scores
 from peftkit.compare.gather import Section
 from peftkit.compare.notes import tuning_notes
 from peftkit.compare.tables import Page, Row, rendered
@@ -53,6 +54,8 @@ class Regret:
     metric: str
     tried: tuple[Tried, ...]
     notes: tuple[str, ...]
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """The scores on dev of models that read nothing, as far as runs record them."""
 
     @property
     def methods(self) -> list[str]:
@@ -78,7 +81,11 @@ def regret(section: Section) -> Regret | None:
     untuned = [label for label, tuning in tunings.items() if not tuning]
     if untuned:
         notes.append(f"left out, since they were not tuned: {', '.join(untuned)}")
-    return Regret(section.task, section.model, str(first.summary["selects"]), tuple(tried), tuple(notes))
+    metric = str(first.summary["selects"])
+    summaries = (run.summary for runs in section.runs.values() for run in runs.values())
+    return Regret(
+        section.task, section.model, metric, tuple(tried), tuple(notes), mean_scores(summaries, metric, "dev")
+    )
 
 
 def written(sections: Sequence[Section], form: str) -> bytes:
@@ -120,6 +127,7 @@ def rows_of(found: Regret) -> list[Row]:
         )
         for trial in found.tried
     ]
+    rows += [(name, "", "", "", "", f"{score:.4f}", "", "", "") for name, score in found.baselines.items()]
     kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     return [tuple(row[i] for i in kept) for row in (heads, *rows)]
 
