@@ -24,7 +24,7 @@ import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +241,15 @@ class RunDirectory:
                 target.rename(old)
             temporary.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+    def file_digests(self) -> dict[str, str]:
+        """The SHA-256 of the recipe and of each file of the model, by their paths in the run directory."""
+        found = {}
+        for path in (self.path / "recipe.toml", *sorted((self.path / "model").rglob("*"))):
+            if path.is_file():
+                with path.open("rb") as file:
+                    found[path.relative_to(self.path).as_posix()] = file_digest(file, "sha256").hexdigest()
+        return found
 
     def evaluations_digest(self, number: int) -> str:
         """The SHA-256 of the first lines of ``evaluations.jsonl``."""

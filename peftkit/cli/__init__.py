@@ -122,6 +122,11 @@ def parser() -> argparse.ArgumentParser:
     reporting.add_argument(
         "--form", choices=["svg", "png", "pdf"], action="append", help="of the figures; may be given often (svg)"
     )
+    reporting.add_argument("--verified", action="store_true", help="verify the runs, and show what came of it")
+    verifying = verb("verify", actions.verify)
+    verifying.add_argument("runs", metavar="RUNS", nargs="+", help="run directories, or folders of them")
+    verifying.add_argument("--no-model", action="store_true", help="load no weights: leave the saved model unchecked")
+    verifying.add_argument("--json", action="store_true", help="print JSON")
     watching = verb("watch", actions.watch)
     watching.add_argument("run", metavar="RUN", help="a run directory")
     watching.add_argument("--by", choices=AXES, default="gmacs", help="the cost (gmacs)")

@@ -101,7 +101,15 @@ def report(options: argparse.Namespace) -> int:
         output=options.output or ("" if options.figures else "report.html"),
         figures=options.figures,
         forms=options.form,
+        verify=options.verified,
     )
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Recompute what runs say of themselves: scores, losses, curves, work, digests."""
+    from peftkit.cli.verifying import verify_runs
+
+    return verify_runs(options.runs, load_model=not options.no_model, as_json=options.json)
 
 
 def watch(options: argparse.Namespace) -> int:

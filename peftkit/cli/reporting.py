@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftkit.cli.comparing import gathered
-from peftkit.errors import RunError
+from peftkit.cli.verifying import verifications
+from peftkit.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from peftkit.runner.verification import Verification
 
 
 def write_report(
@@ -22,19 +28,29 @@ def write_report(
     output: str,
     figures: str,
     forms: Sequence[str],
+    verify: bool,
 ) -> int:
     """Writes the page, and figures where a folder for them is named; prints what was written.
 
+    Returns:
+        1 where the runs were verified and a value differs, else 0.
+
     Raises:
-        InputError: there are no runs, or they cannot be compared.
+        InputError: there are no runs, they cannot be compared, or they are verified without a page that says so.
         RunError: a file cannot be written, or matplotlib is not installed.
     """
+    if verify and not output:
+        raise InputError("--verified is for the page; name one with --output")
     found = gathered(paths, pool, match)
     options = {"by": by, "metric": metric, "baseline": baseline, "margin": margin}
+    verified: dict[Path, Verification] | None = None
     if output:
         from peftkit.compare.report import report
 
-        page = report(found, title=title, **options)
+        if verify:
+            folders = [run.path for section in found for of in section.runs.values() for run in of.values()]
+            verified = {each.path: each for each in verifications(folders)}
+        page = report(found, title=title, verified=verified, **options)
         try:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
             Path(output).write_text(page, encoding="utf-8")
@@ -46,4 +62,7 @@ def write_report(
 
         for file in draw(found, Path(figures), forms or ("svg",), **options):  # type: ignore[arg-type]
             print(file)
-    return 0
+    differing = [each for each in (verified or {}).values() if each.of("differs")]
+    for each in differing:
+        print(f"{each.path}: {each.verdict}", file=sys.stderr)
+    return 1 if differing else 0

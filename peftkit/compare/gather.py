@@ -80,25 +80,33 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     Raises:
         InputError: a path is not there, or no finished run lies at or below any.
     """
-    runs: dict[Path, Run] = {}
+    runs: list[Run] = []
     problems = []
+    for folder in run_folders(paths):
+        try:
+            runs.append(read_run(folder))
+        except InputError as error:
+            problems.append(str(error))
+    if not runs:
+        raise InputError("\n".join(["there is no finished run", *problems]))
+    return runs, problems
+
+
+def run_folders(paths: Iterable[Path]) -> list[Path]:
+    """The run directories at or below the paths, each once; a sweep's trials only where they are named.
+
+    Raises:
+        InputError: a path is not there.
+    """
+    folders: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
             raise InputError(f"{path}: there is no such folder")
         own = (path / "recipe.toml").is_file()
-        folders = [path] if own else sorted(file.parent for file in path.rglob("recipe.toml"))
-        for folder in folders:
-            if not own and _of_a_trial(folder, path):
-                continue
-            if folder.resolve() in runs:
-                continue
-            try:
-                runs[folder.resolve()] = read_run(folder)
-            except InputError as error:
-                problems.append(str(error))
-    if not runs:
-        raise InputError("\n".join(["there is no finished run", *problems]))
-    return [*runs.values()], problems
+        below = sorted(file.parent for file in path.rglob("recipe.toml"))
+        for folder in [path] if own else [each for each in below if not _of_a_trial(each, path)]:
+            folders.setdefault(folder.resolve(), folder)
+    return [*folders.values()]
 
 
 def sections(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[Section]:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
@@ -27,18 +28,28 @@ from peftkit.compare.tables import Row, notes, rows_of
 from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
+if TYPE_CHECKING:
+    from peftkit.runner.verification import Verification
+
 EXAMPLES = 5
 CURVES = ("gmacs", "gmacs_with_tuning", "seconds", "samples", "tokens", "joules")
 """The axes along which a run moves."""
 DIGITS = 6
 
 
-def report(sections: Sequence[Section], *, title: str = "What learns most for the work", **options: Any) -> str:
+def report(
+    sections: Sequence[Section],
+    *,
+    title: str = "What learns most for the work",
+    verified: Mapping[Path, Verification] | None = None,
+    **options: Any,
+) -> str:
     """The page.
 
     Args:
         sections: the runs, by task and model.
         title: what stands above.
+        verified: what recomputing each run gave, by its folder; None to say nothing of that.
         options: those of ``compare``.
 
     Raises:
@@ -62,6 +73,7 @@ def report(sections: Sequence[Section], *, title: str = "What learns most for th
         lead=f"{len(runs)} runs of {methods} methods, {tasks} {'task' if tasks == 1 else 'tasks'}. Scores are on test, "
         "of the checkpoint that dev selects; costs are of training alone.",
         verdicts="\n".join(_verdict(number, comparison) for number, comparison in enumerate(found)),
+        verified="" if verified is None else _verified(sections, verified),
         tables="\n".join(
             _tables(number, section, comparison)
             for number, (section, comparison) in enumerate(zip(sections, found, strict=True))
@@ -188,6 +200,25 @@ def _tables(number: int, section: Section, found: Comparison) -> str:
     if curves:
         made += f"<h3>Tuning</h3>{_table(regret_title(curves), regret_rows(curves), curves.notes)}"
     return f'<div data-section="{number}">{made}</div>'
+
+
+def _verified(sections: Sequence[Section], verified: Mapping[Path, Verification]) -> str:
+    """What recomputing each run gave, and above it a warning where that was something else."""
+    rows: list[Row] = [("method", "seed", "run", "verified", "not recomputable")]
+    for section in sections:
+        for label, of in section.runs.items():
+            for seed, run in of.items():
+                found = verified[run.path]
+                rows.append((label, str(seed), run.path.name, found.verdict, ". ".join(found.missing)))
+    differing = sum(bool(found.of("differs")) for found in verified.values())
+    warning = (
+        f'<p role="alert" class="alert"><strong>Not verified:</strong> of {differing} of {len(verified)} runs, values '
+        "differ from those that were recomputed; see Verification.</p>"
+    )
+    told = list(dict.fromkeys(note for found in verified.values() for note in found.notes))
+    table = _table("Scores, losses, curves, work and data of each run, recomputed", rows, told)
+    head = '<h2 id="h-verified">Verification</h2>'
+    return f'{warning if differing else ""}<section aria-labelledby="h-verified">{head}{table}</section>'
 
 
 def _table(caption: str, rows: Sequence[Row], told: Sequence[str]) -> str:

@@ -76,6 +76,14 @@ class AdaLora(PeftMethod):
             raise InputError(f"{self.name!r} plans over the steps of the run, and their number is not known")
         return {**super().options(model, context), "total_step": context.steps}
 
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        """Wraps the model; the number of ranks does not learn, wherever the weights are: peft says so on a CPU only."""
+        made = super().apply(model, context)
+        for key, parameter in made.named_parameters():
+            if ".ranknum." in key:
+                parameter.requires_grad = False
+        return made
+
     def penalty(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
         """The mean distance of the two sides from orthogonal ones, weighed."""
         import torch

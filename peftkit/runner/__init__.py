@@ -213,6 +213,7 @@ def _summary(
         "evaluation_seconds": training.evaluation_seconds,
         "counting_seconds": training.ledger.seconds,
         "model_bytes": folder_bytes(folder / "model"),
+        "file_digests": RunDirectory(folder).file_digests(),
         "rows": dict(data.sizes),
         "rows_digests": dict(data.digests),
         "rows_evaluated": data.evaluated_rows,

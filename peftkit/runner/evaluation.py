@@ -37,7 +37,7 @@ class Result:
     predictions: list[Prediction]
 
 
-def ranking(recipe: Recipe, form: Form) -> list[str]:
+def ranking(recipe: Recipe, form: type[Form]) -> list[str]:
     """The rankings that are scored, by what their values' names end with; the recipe's own has no ending."""
     if type(recipe.task).kind == "generation":
         return [""]
@@ -68,7 +68,8 @@ def evaluate(
     """
     predictions = predict(model, split, recipe, form, accelerator, lockstep=lockstep)
     # Metrics are computed once, so that no library's order of summation can set the processes apart.
-    shared: list[Any] = [_values(recipe, form, split, predictions) if accelerator.is_main_process else None]
+    main = accelerator.is_main_process
+    shared: list[Any] = [values_of(recipe, type(form), split.examples, predictions) if main else None]
     broadcast_object_list(shared)
     return Result(shared[0], predictions)
 
@@ -182,21 +183,31 @@ def best(candidates: Sequence[str], scores: Sequence[float]) -> str:
     return min(text for text, score in zip(candidates, known, strict=True) if score == highest)
 
 
-def _values(recipe: Recipe, form: Form, split: EvaluationSplit, predictions: Sequence[Prediction]) -> dict[str, float]:
+def values_of(
+    recipe: Recipe, form: type[Form], examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> dict[str, float]:
+    """The loss and the metrics' values of predictions, which also get the scores that each has alone.
+
+    Args:
+        recipe: whose metrics.
+        form: the form of the model.
+        examples: what was predicted, in the order of the predictions.
+        predictions: as ``predict`` makes them.
+    """
     values = {LOSS: sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
-    references = [list(e.references or (e.target,)) for e in split.examples]
+    references = [list(e.references or (e.target,)) for e in examples]
     for ending in ranking(recipe, form):
         texts = [p[f"prediction{ending}"] for p in predictions]
         for metric in (m for m in recipe.metric if m.reads == "prediction"):
-            for key, value in metric.compute(texts, references, split.examples).items():
+            for key, value in metric.compute(texts, references, examples).items():
                 values[key + ending] = float(value)
             if metric.per_example:
-                for prediction, scores in zip(predictions, metric.each(texts, references, split.examples), strict=True):
+                for prediction, scores in zip(predictions, metric.each(texts, references, examples), strict=True):
                     own = {key + ending: float(value) for key, value in scores.items()}
                     prediction["scores"] = {**prediction.get("scores", {}), **own}
     for metric in (m for m in recipe.metric if m.reads == TEACHER_FORCED):
         texts = [p[TEACHER_FORCED] for p in predictions]
-        values |= {k: float(v) for k, v in metric.compute(texts, references, split.examples).items()}
+        values |= {k: float(v) for k, v in metric.compute(texts, references, examples).items()}
     return values
 
 

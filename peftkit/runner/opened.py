@@ -128,7 +128,7 @@ def predict(
     if batch is not None:
         recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": batch})})
     numbered = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())
-    with _as_trained(opened) as accelerator:
+    with as_trained(opened) as accelerator:
         while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
             split = _split(opened, group)
             found = evaluation.predict(opened.model, split, recipe, opened.form, accelerator, answered=False)
@@ -138,7 +138,7 @@ def predict(
 
 
 @contextmanager
-def _as_trained(opened: Opened) -> Iterator[Accelerator]:
+def as_trained(opened: Opened) -> Iterator[Accelerator]:
     """The surroundings in which the run was evaluated: its device and mixed precision, in one process."""
     precision = opened.recipe.train.mixed_precision
     if precision == "fp16" and opened.device.type == "cpu":

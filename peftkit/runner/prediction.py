@@ -21,7 +21,7 @@ from peftkit.runner.budget import Used, progress
 from peftkit.runner.data import Data, prepare
 from peftkit.runner.encoding import KEPT
 from peftkit.runner.forms import Form, Row
-from peftkit.runner.ledger import UNABLE, Ledger, make_ledger
+from peftkit.runner.ledger import UNABLE, Ledger, Work, make_ledger
 from peftkit.runner.models import blank_base, load_form, parameters
 from peftkit.runner.rehearsal import applied, rehearsal
 from peftkit.runner.world import close_world, quiet_libraries
@@ -88,6 +88,16 @@ class Walked:
     macs: list[int]
     widest: dict[str, Tensor]
     """The batch of most tokens."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A step of a run that is counted without being made."""
+
+    used: Used
+    """After it, without time and energy."""
+    work: Work
+    parts: Passes
 
 
 def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> Prediction:
@@ -167,32 +177,47 @@ def _walked(recipe: Recipe, data: Data, batch: int, device: str) -> Walked:
     per_epoch = data.steps_per_epoch(batch)
     unknown = ("seconds", "joules") if per_epoch else ("seconds", "joules", "epochs")
     budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
-    used = Used(steps_per_epoch=per_epoch)
     tokens = 0
     fewest = min(FEWEST_STEPS, per_epoch or FEWEST_STEPS)
     limited = any(limit is not None for _, limit in budget)
     enough = MOST_STEPS if per_epoch is None else min(MOST_STEPS, max(FEWEST_STEPS, WHOLE * per_epoch))
     most = enough if limited else fewest
-    for passes, parts in islice(_steps(recipe, data.train, base.form, batch), most):
-        works = [walked.ledger.work(part) for part in parts]
-        walked.macs.append(sum(work.forward_macs + work.backward_macs for work in works))
-        used = replace(
-            used,
-            step=used.step + 1,
-            samples=used.samples + batch,
-            input_tokens=used.input_tokens + sum(int(part["input_tokens"]) for part in parts),
-            target_tokens=used.target_tokens + sum(int(base.form.targets(part)) for part in parts),
-            macs=used.macs + walked.macs[-1],
-            passes=passes,
-        )
+    for counted in islice(counted_steps(recipe, data, base.form, walked.ledger, batch), most):
+        used = counted.used
+        walked.macs.append(counted.work.forward_macs + counted.work.backward_macs)
         walked.used.append(used)
-        for part in parts:
+        for part in counted.parts:
             if part["input_ids"].numel() > tokens:
                 tokens = part["input_ids"].numel()
                 walked.widest.update(part)
         if used.step >= fewest and (not limited or progress(budget, used) >= 1):
             break
     return walked
+
+
+def counted_steps(recipe: Recipe, data: Data, form: Form, ledger: Ledger, batch: int) -> Iterator[Counted]:
+    """The steps of a run, one after the other, without their loss.
+
+    Args:
+        recipe: what is run.
+        data: its training rows.
+        form: the form of the model.
+        ledger: counts the passes of the model as the method leaves it.
+        batch: rows of a step.
+    """
+    used = Used(steps_per_epoch=data.steps_per_epoch(batch))
+    for passes, parts in _steps(recipe, data.train, form, batch):
+        work = Work(*(sum(each) for each in zip(*map(ledger.work, parts), strict=True)))
+        used = replace(
+            used,
+            step=used.step + 1,
+            samples=used.samples + batch,
+            input_tokens=used.input_tokens + sum(int(part["input_tokens"]) for part in parts),
+            target_tokens=used.target_tokens + sum(int(form.targets(part)) for part in parts),
+            macs=used.macs + work.forward_macs + work.backward_macs,
+            passes=passes,
+        )
+        yield Counted(used, work, parts)
 
 
 def _steps(recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int) -> Iterator[tuple[int, Passes]]:

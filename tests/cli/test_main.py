@@ -90,8 +90,8 @@ def test_a_run_that_fails_leaves_with_its_code_on_every_rank_and_one_of_them_say
 
 
 VERBS = (
-    "run, check, cost, profile, compare, advise, report, watch, import, sweep, list, show, predict, merge, export, "
-    "push, new, schema, task"
+    "run, check, cost, profile, compare, advise, report, verify, watch, import, sweep, list, show, predict, merge, "
+    "export, push, new, schema, task"
 )
 
 
@@ -171,7 +171,7 @@ def test_help_tells_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert all(
         f"\n    {verb} " in out
-        for verb in ("run", "check", "compare", "advise", "report", "sweep", "list", "show", "schema")
+        for verb in ("run", "check", "compare", "advise", "report", "verify", "sweep", "list", "show", "schema")
     )
     assert "RECIPE" in out
 
