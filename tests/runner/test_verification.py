@@ -387,6 +387,17 @@ def test_elsewhere_tolerances_are_wider_and_it_is_said(copied: Path, registry: R
     assert work["elementwise_gops"].reason == "other versions of the libraries call other operations"
 
 
+def test_the_constant_of_an_older_run_is_no_difference(copied: Path, registry: Registry) -> None:
+    def older(summary: Any) -> None:
+        del summary["file_digests"]
+        summary["baselines"]["constant"]["test"]["accuracy"] = 0.1
+
+    in_json("summary.json", older)(copied)
+    found = verify_run(copied, registry, load_model=False)
+    assert found.of("differs") == []
+    assert ("baselines", "constant") in [(check.what, check.name) for check in found.of("not recomputable")]
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
