@@ -1,9 +1,9 @@
 """How often the statistics of ``compare`` are right, on simulated worlds whose truth is known.
 
-python scripts/calibrate_statistics.py [--worlds 4000] [--null 2000] [--seed 0] [--shifted] [--folder FOLDER]
+python scripts/calibrate_statistics.py [--worlds 4000] [--null 2000] [--shifted 0] [--seed 0] [--processes 1]
 
-Worlds are drawn from the distribution ``PI``: one level of each factor, independently. Results are written to the
-folder in chunks, and chunks that are there are not computed again.
+Worlds are drawn from the distribution ``PI``: one level of each factor, independently. Results are written to a folder
+in chunks, and chunks that are there are not computed again; they do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +98,8 @@ class Drawn:
     groups: list[str] | None = None
 
 
-def draw_world(rng: np.random.Generator, *, null: bool = False, **changed: Any) -> World:
+def draw_world(rng: np.random.Generator, **changed: Any) -> World:
     found = {name: levels[rng.integers(len(levels))] for name, levels in PI.items()}
-    if null:
-        found["spread"] = 0.0
     return World(**{**found, **changed})
 
 
@@ -309,21 +310,29 @@ def report(results: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(pages)
 
 
-def run(number: int, seed: int, folder: Path, name: str, draw: Callable[[np.random.Generator], World]) -> list[Any]:
-    """The results of so many worlds, in chunks that are kept."""
+def run(number: int, seed: int, folder: Path, name: str, processes: int = 1, **changed: Any) -> list[Any]:
+    """The results of so many worlds of π with the factors that are changed, in chunks that are kept."""
     folder.mkdir(parents=True, exist_ok=True)
+    compute = partial(_chunk, seed=seed, folder=folder, name=name, changed=changed)
+    chunks = range(-(-number // CHUNK))
     found: list[Any] = []
-    for chunk in range(-(-number // CHUNK)):
-        path = folder / f"{name}-{VERSION}-{seed}-{chunk}.json"
-        if not path.is_file():
-            rng = np.random.default_rng([VERSION, seed, chunk, *name.encode()])
-            results = [assess(draw(rng), rng) for _ in range(CHUNK)]
-            temporary = path.with_suffix(".part")
-            temporary.write_text(json.dumps(results))
-            temporary.replace(path)
-        found += json.loads(path.read_text())
-        print(f"{name}: {len(found)} worlds", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(processes) if processes > 1 else nullcontext() as pool:
+        for results in pool.map(compute, chunks) if pool else map(compute, chunks):
+            found += results
+            print(f"{name}: {len(found)} worlds", file=sys.stderr, flush=True)
     return found[:number]
+
+
+def _chunk(chunk: int, *, seed: int, folder: Path, name: str, changed: dict[str, Any]) -> list[Any]:
+    path = folder / f"{name}-{VERSION}-{seed}-{chunk}.json"
+    if not path.is_file():
+        rng = np.random.default_rng([VERSION, seed, chunk, *name.encode()])
+        results = [assess(draw_world(rng, **changed), rng) for _ in range(CHUNK)]
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(results))
+        temporary.replace(path)
+    found: list[Any] = json.loads(path.read_text())
+    return found
 
 
 def main() -> None:
@@ -333,20 +342,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shifted", type=int, default=0, help="worlds of each kind around the distribution")
     parser.add_argument("--folder", type=Path, default=Path("runs/calibration"))
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    results = run(options.worlds, options.seed, options.folder, "worlds", draw_world)
-    results += run(options.null, options.seed, options.folder, "null", lambda rng: draw_world(rng, null=True))
+    where: Any = {"seed": options.seed, "folder": options.folder, "processes": options.processes}
+    results = run(options.worlds, name="worlds", **where)
+    results += run(options.null, name="null", spread=0.0, **where)
     if results:
         print(report(results))
     rows = []
     for number, (name, changed) in enumerate(SHIFTED.items()) if options.shifted else ():
-        of = run(
-            options.shifted,
-            options.seed,
-            options.folder,
-            f"shifted{number}",
-            lambda rng, changed=changed: replace(draw_world(rng), **changed),
-        )
+        of = run(options.shifted, name=f"shifted{number}", **where, **changed)
         claims = [r["claim_right"] for r in of if r["claim"] >= 0.95]
         shares = _share([r["coverage"] for r in of]), _share([r["pairs"] for r in of])
         rows.append([name, len(of), *shares, f"{np.mean(claims):.3f} ({len(claims)})" if claims else "none"])

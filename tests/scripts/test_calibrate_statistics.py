@@ -27,8 +27,8 @@ def script() -> Any:
 @pytest.fixture(scope="module")
 def results(script: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("calibration")
-    found = script.run(150, 1, folder, "worlds", script.draw_world)
-    return found + script.run(50, 1, folder, "null", lambda rng: script.draw_world(rng, null=True))
+    found = script.run(150, 1, folder, "worlds")
+    return found + script.run(50, 1, folder, "null", spread=0.0)
 
 
 def error(values: Any) -> float:
@@ -65,9 +65,9 @@ def test_the_whole_table_is_printed_and_chunks_are_kept(
     for words in ("Coverage of 95 % intervals over π", "| factor |", "| P(best) |", "family-wise error", "null worlds"):
         assert words.lower() in text.lower()
     monkeypatch.setattr(script, "CHUNK", 2)
-    first = script.run(3, 1, tmp_path, "worlds", script.draw_world)
+    first = script.run(3, 1, tmp_path, "worlds")
     monkeypatch.setattr(script, "assess", None)
-    assert script.run(3, 1, tmp_path, "worlds", script.draw_world) == first
+    assert script.run(3, 1, tmp_path, "worlds") == first
 
 
 @pytest.mark.parametrize("level", [0.4, 0.97, "loss"])
