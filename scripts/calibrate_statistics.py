@@ -64,7 +64,6 @@ HIGHEST = 0.99
 CHUNK = 50
 EFFORT = Effort(chains=16, warm_up=15, kept=25, each=6)
 """Fewer draws than ``compare`` takes: of thousands of worlds the errors of drawing cancel."""
-LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -247,6 +246,88 @@ def _share(values: Sequence[float]) -> str:
     return f"{mean:.3f} ± {np.std(values) / max(1, len(values)) ** 0.5:.3f}"
 
 
+def criteria(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool | None]]:
+    """What is asked of the statistics, what was found, and whether that is met; None where no world says."""
+    null = [r for r in results if r["spread"] == 0]
+    others = [r for r in results if r["spread"] > 0]
+    margins = {
+        (name, level): float(np.mean([r["coverage"] for r in results if r[name] == level]))
+        for name in PI
+        for level in {r[name] for r in results}
+    }
+    low, high = min(margins, key=margins.__getitem__), max(margins, key=margins.__getitem__)
+    too_high = [each for each, share in margins.items() if share > 0.97 and each != ("seeds", 2)]
+    over = float(np.mean([r["coverage"] for r in results]))
+    cells = _cells(results, "coverage")
+    worst = min(cells, key=cells.__getitem__)
+    inside = all(r["inside"] and r["width"] > 0 for r in results)
+    gaps = {decile: right - said for decile, number, said, right in _deciles(others) if number >= 300}
+    furthest = max(gaps, key=lambda decile: abs(gaps[decile]), default=None)
+    claims = [r["claim_right"] for r in others if r["claim"] >= 0.95]
+    wrong = [r["claim"] >= 0.95 for r in null]
+    errors = _cells([r for r in null if r["holm"] is not None], "holm")
+    highest = max(errors, key=errors.__getitem__, default=None)
+    family = float(np.mean([r["holm"] for r in null])) if null else 0.0
+
+    def said(share: float, where: tuple[Any, ...]) -> str:
+        return f"{share:.3f} ({' × '.join(map(str, where))})"
+
+    return [
+        ("95 % intervals of scores hold 94–96 % over π", f"{over:.3f}", 0.94 <= over <= 0.96),
+        (
+            "and 93–97 % at each level of a factor, of two seeds more",
+            f"{said(margins[low], low)} to {said(margins[high], high)}",
+            margins[low] >= 0.93 and not too_high,
+        ),
+        ("and at least 90 % in each cell", said(cells[worst], worst), cells[worst] >= 0.9),
+        ("shares stay in [0, 1], and all intervals have width", "yes" if inside else "no", inside),
+        (
+            "each decile of P(best) with 300 statements is right within 5 points",
+            "none" if furthest is None else f"{gaps[furthest]:+.3f} ({furthest})",
+            None if furthest is None else abs(gaps[furthest]) <= 0.05,
+        ),
+        (
+            "claims of 95 % and more are right at least 93 %",
+            f"{np.mean(claims):.3f}" if claims else "none",
+            bool(np.mean(claims) >= 0.93) if claims else None,
+        ),
+        (
+            "at most 5 % of null worlds have such a claim",
+            f"{np.mean(wrong):.3f}" if null else "none",
+            bool(np.mean(wrong) <= 0.05) if null else None,
+        ),
+        (
+            "Holm's family-wise error is at most 6 % over null worlds",
+            f"{family:.3f}" if null else "none",
+            family <= 0.06 if null else None,
+        ),
+        (
+            "and at most 8 % in each cell",
+            "none" if highest is None else said(errors[highest], highest),
+            None if highest is None else errors[highest] <= 0.08,
+        ),
+    ]
+
+
+def _cells(results: Sequence[dict[str, Any]], what: str) -> dict[tuple[int, int, int], float]:
+    """The mean in each cell of methods, seeds and examples that has worlds."""
+    found: dict[tuple[int, int, int], list[float]] = {}
+    for each in results:
+        found.setdefault((each["methods"], each["seeds"], each["examples"]), []).append(each[what])
+    return {cell: float(np.mean(values)) for cell, values in sorted(found.items())}
+
+
+def _deciles(results: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float]]:
+    """Of each decile of P(best) its number of statements, what they say on average and how often they are right."""
+    stated = np.array([each for r in results for each in r["best"]], dtype=float).reshape(-1, 2)
+    number = np.minimum((stated[:, 0] * 10).astype(int), 9)
+    found = []
+    for decile in np.unique(number):
+        of = stated[number == decile]
+        found.append((f"{decile / 10:.1f}–{(decile + 1) / 10:.1f}", len(of), *of.mean(0).tolist()))
+    return found
+
+
 def report(results: Sequence[dict[str, Any]]) -> str:
     """The whole table of calibration."""
     null = [r for r in results if r["spread"] == 0]
@@ -256,6 +337,13 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         f"Coverage of 95 % intervals over π: scores {_share([r['coverage'] for r in results])}, differences "
         f"{_share([r['pairs'] for r in results])}; all shares in [0, 1]: {all(r['inside'] for r in results)}; "
         f"narrowest interval: {min(r['width'] for r in results):.2g}.",
+        table(
+            ["asked", "found", "met"],
+            (
+                [asked, found, {True: "yes", False: "no", None: "unknown"}[met]]
+                for asked, found, met in criteria(results)
+            ),
+        ),
     ]
     rows = []
     for name in PI:
@@ -272,13 +360,7 @@ def report(results: Sequence[dict[str, Any]]) -> str:
                 row.append(f"{np.mean(of):.3f} ({len(of)})" if of else "")
             cells.append(row)
     pages.append(table(["methods", "seeds", *(f"{n} examples" for n in PI["examples"])], cells))
-    stated = [(p, right) for r in others for p, right in r["best"]]
-    deciles = []
-    for low in LEVELS:
-        of_decile = [(p, right) for p, right in stated if low <= p < low + 0.1 or (low == 0.9 and p == 1.0)]
-        if of_decile:
-            said, right = (float(np.mean(each)) for each in zip(*of_decile, strict=True))
-            deciles.append([f"{low:.1f}–{low + 0.1:.1f}", len(of_decile), f"{said:.3f}", f"{right:.3f}"])
+    deciles = [[decile, count, f"{said:.3f}", f"{right:.3f}"] for decile, count, said, right in _deciles(others)]
     pages.append(table(["P(best)", "statements", "said", "right"], deciles))
     claims = [r["claim_right"] for r in others if r["claim"] >= 0.95]
     wrong = [r["claim"] >= 0.95 for r in null]
