@@ -272,6 +272,9 @@ def criteria(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool | N
     def said(share: float, where: tuple[Any, ...]) -> str:
         return f"{share:.3f} ({' × '.join(map(str, where))})"
 
+    def of_cell(cell: tuple[int, int, int], found: Mapping[tuple[int, int, int], tuple[float, int]]) -> str:
+        return f"{found[cell][0]:.3f} ({' × '.join(map(str, cell))}, {found[cell][1]} worlds)"
+
     return [
         ("95 % intervals of scores hold 94–96 % over π", f"{over:.3f}", 0.94 <= over <= 0.96),
         (
@@ -279,7 +282,7 @@ def criteria(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool | N
             f"{said(margins[low], low)} to {said(margins[high], high)}",
             margins[low] >= 0.93 and not too_high,
         ),
-        ("and at least 90 % in each cell", said(cells[worst], worst), cells[worst] >= 0.9),
+        ("and at least 90 % in each cell", of_cell(worst, cells), cells[worst][0] >= 0.9),
         ("shares stay in [0, 1], and all intervals have width", "yes" if inside else "no", inside),
         (
             "each decile of P(best) with 300 statements is right within 5 points",
@@ -303,18 +306,18 @@ def criteria(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool | N
         ),
         (
             "and at most 8 % in each cell",
-            "none" if highest is None else said(errors[highest], highest),
-            None if highest is None else errors[highest] <= 0.08,
+            "none" if highest is None else of_cell(highest, errors),
+            None if highest is None else errors[highest][0] <= 0.08,
         ),
     ]
 
 
-def _cells(results: Sequence[dict[str, Any]], what: str) -> dict[tuple[int, int, int], float]:
-    """The mean in each cell of methods, seeds and examples that has worlds."""
+def _cells(results: Sequence[dict[str, Any]], what: str) -> dict[tuple[int, int, int], tuple[float, int]]:
+    """The mean in each cell of methods, seeds and examples that has worlds, and how many."""
     found: dict[tuple[int, int, int], list[float]] = {}
     for each in results:
         found.setdefault((each["methods"], each["seeds"], each["examples"]), []).append(each[what])
-    return {cell: float(np.mean(values)) for cell, values in sorted(found.items())}
+    return {cell: (float(np.mean(values)), len(values)) for cell, values in sorted(found.items())}
 
 
 def _deciles(results: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float]]:
