@@ -1,9 +1,9 @@
 """How often the statistics of ``compare`` are right, on simulated worlds whose truth is known.
 
-python scripts/calibrate_statistics.py [--worlds 4000] [--null 2000] [--seed 0] [--shifted] [--folder FOLDER]
+python scripts/calibrate_statistics.py [--worlds 4000] [--null 2000] [--shifted 0] [--seed 0] [--processes 1]
 
-Worlds are drawn from the distribution ``PI``: one level of each factor, independently. Results are written to the
-folder in chunks, and chunks that are there are not computed again.
+Worlds are drawn from the distribution ``PI``: one level of each factor, independently. Results are written to a folder
+in chunks, and chunks that are there are not computed again; they do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is there
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.statistics import Trial, Tuning, fit
+from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
+from peftkit.compare.statistics.engine import TAILS
 from peftkit.compare.statistics.hierarchy import Effort
 from peftkit.compare.statistics.pairwise import judge
 
@@ -60,7 +64,6 @@ HIGHEST = 0.99
 CHUNK = 50
 EFFORT = Effort(chains=16, warm_up=15, kept=25, each=6)
 """Fewer draws than ``compare`` takes: of thousands of worlds the errors of drawing cancel."""
-LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,8 @@ class Drawn:
     groups: list[str] | None = None
 
 
-def draw_world(rng: np.random.Generator, *, null: bool = False, **changed: Any) -> World:
+def draw_world(rng: np.random.Generator, **changed: Any) -> World:
     found = {name: levels[rng.integers(len(levels))] for name, levels in PI.items()}
-    if null:
-        found["spread"] = 0.0
     return World(**{**found, **changed})
 
 
@@ -205,8 +206,7 @@ def assess(world: World, rng: np.random.Generator, effort: Effort | None = EFFOR
     sign = -1.0 if world.loss else 1.0
     best = max(drawn.truth, key=lambda name: sign * drawn.truth[name])
     covered = [found.estimates[name].low <= truth <= found.estimates[name].high for name, truth in drawn.truth.items()]
-    gaps = found.differences()
-    held = [d.low <= sign * (drawn.truth[d.first] - drawn.truth[d.second]) <= d.high for d in gaps]
+    held = _differences_held(found, drawn.truth)
     top = max(found.estimates, key=lambda name: sign * found.estimates[name].score)
     signed = {name: {s: sign * v for s, v in of.items()} for name, of in drawn.scores.items()}
     holm = None
@@ -216,7 +216,7 @@ def assess(world: World, rng: np.random.Generator, effort: Effort | None = EFFOR
     return {
         **asdict(world),
         "coverage": float(np.mean(covered)),
-        "pairs": float(np.mean(held)),
+        "pairs": held,
         "inside": all(world.loss or 0 <= e.low <= e.high <= 1 for e in found.estimates.values()),
         "width": min(e.high - e.low for e in found.estimates.values()),
         "best": [[float(e.best), name == best] for name, e in found.estimates.items()],
@@ -226,6 +226,14 @@ def assess(world: World, rng: np.random.Generator, effort: Effort | None = EFFOR
         "holm": holm,
         "seconds": took,
     }
+
+
+def _differences_held(found: Posterior, truth: Mapping[str, float]) -> float:
+    """The share of pairs whose difference is in its interval: in the middle of the draws, which needs no quantiles."""
+    first, second = np.triu_indices(len(found.names), 1)
+    actual = np.array([truth[name] for name in found.names])
+    below = found.draws[:, first] - found.draws[:, second] < actual[first] - actual[second]
+    return float(((below.mean(0) >= TAILS[0]) & (below.mean(0) <= TAILS[1])).mean())
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -238,6 +246,91 @@ def _share(values: Sequence[float]) -> str:
     return f"{mean:.3f} ± {np.std(values) / max(1, len(values)) ** 0.5:.3f}"
 
 
+def criteria(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool | None]]:
+    """What is asked of the statistics, what was found, and whether that is met; None where no world says."""
+    null = [r for r in results if r["spread"] == 0]
+    others = [r for r in results if r["spread"] > 0]
+    margins = {
+        (name, level): float(np.mean([r["coverage"] for r in results if r[name] == level]))
+        for name in PI
+        for level in {r[name] for r in results}
+    }
+    low, high = min(margins, key=margins.__getitem__), max(margins, key=margins.__getitem__)
+    too_high = [each for each, share in margins.items() if share > 0.97 and each != ("seeds", 2)]
+    over = float(np.mean([r["coverage"] for r in results]))
+    cells = _cells(results, "coverage")
+    worst = min(cells, key=cells.__getitem__)
+    inside = all(r["inside"] and r["width"] > 0 for r in results)
+    gaps = {decile: right - said for decile, number, said, right in _deciles(others) if number >= 300}
+    furthest = max(gaps, key=lambda decile: abs(gaps[decile]), default=None)
+    claims = [r["claim_right"] for r in others if r["claim"] >= 0.95]
+    wrong = [r["claim"] >= 0.95 for r in null]
+    errors = _cells([r for r in null if r["holm"] is not None], "holm")
+    highest = max(errors, key=errors.__getitem__, default=None)
+    family = float(np.mean([r["holm"] for r in null])) if null else 0.0
+
+    def said(share: float, where: tuple[Any, ...]) -> str:
+        return f"{share:.3f} ({' × '.join(map(str, where))})"
+
+    def of_cell(cell: tuple[int, int, int], found: Mapping[tuple[int, int, int], tuple[float, int]]) -> str:
+        return f"{found[cell][0]:.3f} ({' × '.join(map(str, cell))}, {found[cell][1]} worlds)"
+
+    return [
+        ("95 % intervals of scores hold 94–96 % over π", f"{over:.3f}", 0.94 <= over <= 0.96),
+        (
+            "and 93–97 % at each level of a factor, of two seeds more",
+            f"{said(margins[low], low)} to {said(margins[high], high)}",
+            margins[low] >= 0.93 and not too_high,
+        ),
+        ("and at least 90 % in each cell", of_cell(worst, cells), cells[worst][0] >= 0.9),
+        ("shares stay in [0, 1], and all intervals have width", "yes" if inside else "no", inside),
+        (
+            "each decile of P(best) with 300 statements is right within 5 points",
+            "none" if furthest is None else f"{gaps[furthest]:+.3f} ({furthest})",
+            None if furthest is None else abs(gaps[furthest]) <= 0.05,
+        ),
+        (
+            "claims of 95 % and more are right at least 93 %",
+            f"{np.mean(claims):.3f}" if claims else "none",
+            bool(np.mean(claims) >= 0.93) if claims else None,
+        ),
+        (
+            "at most 5 % of null worlds have such a claim",
+            f"{np.mean(wrong):.3f}" if null else "none",
+            bool(np.mean(wrong) <= 0.05) if null else None,
+        ),
+        (
+            "Holm's family-wise error is at most 6 % over null worlds",
+            f"{family:.3f}" if null else "none",
+            family <= 0.06 if null else None,
+        ),
+        (
+            "and at most 8 % in each cell",
+            "none" if highest is None else of_cell(highest, errors),
+            None if highest is None else errors[highest][0] <= 0.08,
+        ),
+    ]
+
+
+def _cells(results: Sequence[dict[str, Any]], what: str) -> dict[tuple[int, int, int], tuple[float, int]]:
+    """The mean in each cell of methods, seeds and examples that has worlds, and how many."""
+    found: dict[tuple[int, int, int], list[float]] = {}
+    for each in results:
+        found.setdefault((each["methods"], each["seeds"], each["examples"]), []).append(each[what])
+    return {cell: (float(np.mean(values)), len(values)) for cell, values in sorted(found.items())}
+
+
+def _deciles(results: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float]]:
+    """Of each decile of P(best) its number of statements, what they say on average and how often they are right."""
+    stated = np.array([each for r in results for each in r["best"]], dtype=float).reshape(-1, 2)
+    number = np.minimum((stated[:, 0] * 10).astype(int), 9)
+    found = []
+    for decile in np.unique(number):
+        of = stated[number == decile]
+        found.append((f"{decile / 10:.1f}–{(decile + 1) / 10:.1f}", len(of), *of.mean(0).tolist()))
+    return found
+
+
 def report(results: Sequence[dict[str, Any]]) -> str:
     """The whole table of calibration."""
     null = [r for r in results if r["spread"] == 0]
@@ -247,6 +340,13 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         f"Coverage of 95 % intervals over π: scores {_share([r['coverage'] for r in results])}, differences "
         f"{_share([r['pairs'] for r in results])}; all shares in [0, 1]: {all(r['inside'] for r in results)}; "
         f"narrowest interval: {min(r['width'] for r in results):.2g}.",
+        table(
+            ["asked", "found", "met"],
+            (
+                [asked, found, {True: "yes", False: "no", None: "unknown"}[met]]
+                for asked, found, met in criteria(results)
+            ),
+        ),
     ]
     rows = []
     for name in PI:
@@ -263,13 +363,7 @@ def report(results: Sequence[dict[str, Any]]) -> str:
                 row.append(f"{np.mean(of):.3f} ({len(of)})" if of else "")
             cells.append(row)
     pages.append(table(["methods", "seeds", *(f"{n} examples" for n in PI["examples"])], cells))
-    stated = [(p, right) for r in others for p, right in r["best"]]
-    deciles = []
-    for low in LEVELS:
-        of_decile = [(p, right) for p, right in stated if low <= p < low + 0.1 or (low == 0.9 and p == 1.0)]
-        if of_decile:
-            said, right = (float(np.mean(each)) for each in zip(*of_decile, strict=True))
-            deciles.append([f"{low:.1f}–{low + 0.1:.1f}", len(of_decile), f"{said:.3f}", f"{right:.3f}"])
+    deciles = [[decile, count, f"{said:.3f}", f"{right:.3f}"] for decile, count, said, right in _deciles(others)]
     pages.append(table(["P(best)", "statements", "said", "right"], deciles))
     claims = [r["claim_right"] for r in others if r["claim"] >= 0.95]
     wrong = [r["claim"] >= 0.95 for r in null]
@@ -309,21 +403,29 @@ def report(results: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(pages)
 
 
-def run(number: int, seed: int, folder: Path, name: str, draw: Callable[[np.random.Generator], World]) -> list[Any]:
-    """The results of so many worlds, in chunks that are kept."""
+def run(number: int, seed: int, folder: Path, name: str, processes: int = 1, **changed: Any) -> list[Any]:
+    """The results of so many worlds of π with the factors that are changed, in chunks that are kept."""
     folder.mkdir(parents=True, exist_ok=True)
+    compute = partial(_chunk, seed=seed, folder=folder, name=name, changed=changed)
+    chunks = range(-(-number // CHUNK))
     found: list[Any] = []
-    for chunk in range(-(-number // CHUNK)):
-        path = folder / f"{name}-{VERSION}-{seed}-{chunk}.json"
-        if not path.is_file():
-            rng = np.random.default_rng([VERSION, seed, chunk, *name.encode()])
-            results = [assess(draw(rng), rng) for _ in range(CHUNK)]
-            temporary = path.with_suffix(".part")
-            temporary.write_text(json.dumps(results))
-            temporary.replace(path)
-        found += json.loads(path.read_text())
-        print(f"{name}: {len(found)} worlds", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(processes) if processes > 1 else nullcontext() as pool:
+        for results in pool.map(compute, chunks) if pool else map(compute, chunks):
+            found += results
+            print(f"{name}: {len(found)} worlds", file=sys.stderr, flush=True)
     return found[:number]
+
+
+def _chunk(chunk: int, *, seed: int, folder: Path, name: str, changed: dict[str, Any]) -> list[Any]:
+    path = folder / f"{name}-{VERSION}-{seed}-{chunk}.json"
+    if not path.is_file():
+        rng = np.random.default_rng([VERSION, seed, chunk, *name.encode()])
+        results = [assess(draw_world(rng, **changed), rng) for _ in range(CHUNK)]
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(results))
+        temporary.replace(path)
+    found: list[Any] = json.loads(path.read_text())
+    return found
 
 
 def main() -> None:
@@ -333,20 +435,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shifted", type=int, default=0, help="worlds of each kind around the distribution")
     parser.add_argument("--folder", type=Path, default=Path("runs/calibration"))
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    results = run(options.worlds, options.seed, options.folder, "worlds", draw_world)
-    results += run(options.null, options.seed, options.folder, "null", lambda rng: draw_world(rng, null=True))
+    where: Any = {"seed": options.seed, "folder": options.folder, "processes": options.processes}
+    results = run(options.worlds, name="worlds", **where)
+    results += run(options.null, name="null", spread=0.0, **where)
     if results:
         print(report(results))
     rows = []
     for number, (name, changed) in enumerate(SHIFTED.items()) if options.shifted else ():
-        of = run(
-            options.shifted,
-            options.seed,
-            options.folder,
-            f"shifted{number}",
-            lambda rng, changed=changed: replace(draw_world(rng), **changed),
-        )
+        of = run(options.shifted, name=f"shifted{number}", **where, **changed)
         claims = [r["claim_right"] for r in of if r["claim"] >= 0.95]
         shares = _share([r["coverage"] for r in of]), _share([r["pairs"] for r in of])
         rows.append([name, len(of), *shares, f"{np.mean(claims):.3f} ({len(claims)})" if claims else "none"])

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
-from peftkit.compare.statistics.observations import Array
+from peftkit.compare.statistics.observations import Array, Observations, Scale, observe
+from peftkit.compare.statistics.tuning import choice
 
 Scores = dict[str, dict[int, Array]]
 
@@ -184,6 +185,67 @@ def test_a_choice_that_would_come_out_otherwise_widens_the_interval_and_lowers_t
     assert _width(clear, "m0") == pytest.approx(_width(alone, "m0"), rel=0.2)
     assert doubtful.estimates["m0"].score < alone.estimates["m0"].score
     assert doubtful.estimates["m0"].score > 0.58
+
+
+def on_a_plain_scale(means: Array, squares: Array, seeds: int, run: float = 0.0) -> Observations:
+    """Methods whose scores are in points, of which seeds vary by about one."""
+    number = len(means)
+    names = tuple(f"m{place:02d}" for place in range(number))
+    counts, slopes = np.full(number, float(seeds)), np.ones(number)
+    return Observations(names, Scale("plain", 1.0), means, means, counts, squares, run, 0.0, 0.0, 1.0, slopes, 40.0, 1)
+
+
+def test_what_is_not_known_of_the_choice_is_as_much_as_it_is_wrong_on_average() -> None:
+    """Settings are on a curve, each is tried once, and the truth is the expected score over choices."""
+    rng = np.random.default_rng(11)
+    methods, settings, seeds, noise = 400, 5, 10, 1.0
+    curves = (
+        -np.exp(0.5 * rng.standard_normal((methods, 1))) * (np.arange(settings) - rng.uniform(1, 3, (methods, 1))) ** 2
+    )
+    test = curves + rng.standard_normal(curves.shape)
+    dev = test + noise * rng.standard_normal(curves.shape)
+    chosen = dev.argmax(1)
+    runs = curves[np.arange(methods), chosen][:, None] + rng.standard_normal((methods, seeds))
+    again = curves[:, None] + np.sqrt(1 + noise**2) * rng.standard_normal((methods, 2000, settings))
+    truth = np.take_along_axis(curves, again.argmax(2), 1).mean(1)
+    squares = ((runs - runs.mean(1, keepdims=True)) ** 2).sum(1)
+    observed = on_a_plain_scale(runs.mean(1), squares, seeds)
+    # Dev examples of two kinds, whose difference between trials is the noise that is left in a mean over them.
+    spots = np.sqrt(2) * noise * rng.standard_normal((2, methods, settings))
+    tunings = {
+        name: Tuning(
+            [Trial(k, dev[m, k] + 0.7 * np.array([1, -1]) * spots[0, m, k], test[m, [k]]) for k in range(settings)],
+            int(chosen[m]),
+        )
+        for m, name in enumerate(observed.names)
+    }
+    found = choice(observed, tunings, rng)
+    wrong = observed.means + found.shift - truth
+    said = found.variance + found.gain**2 * squares / (seeds - 1) / seeds
+    assert wrong.mean() == pytest.approx(0, abs=0.1)
+    assert (wrong**2).mean() == pytest.approx(said.mean(), rel=0.3)
+    unaware = observed.means - truth
+    assert (wrong**2).mean() < 0.7 * (unaware**2).mean()
+
+
+def test_a_dev_score_without_its_examples_is_not_taken_to_be_exact() -> None:
+    means, squares = np.array([60.0, 60.0]), np.array([2.0, 2.0])
+    tuning = Tuning([Trial(0, np.array([54.0])), Trial(1, np.array([60.0]))], 1)
+    exact, noisy = (
+        choice(on_a_plain_scale(means, squares, 3, run), {"m00": tuning}, np.random.default_rng(12))
+        for run in (0.0, 4.0)
+    )
+    assert exact.shift[0] == pytest.approx(0, abs=0.05)
+    assert noisy.shift[0] < -0.1
+    assert noisy.variance[0] > 10 * exact.variance[0]
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.6, 0.95])
+def test_seeds_are_expected_to_vary_by_a_point_whatever_the_score(rate: float) -> None:
+    observed = observe(planted(np.random.default_rng(13), [rate] * 3, 3, 1000), share=True)
+    assert observed.typical / np.median(observed.slope) == pytest.approx(0.01, rel=0.02)
+    losses = {"a": {0: np.array([2.0, 3.0]), 1: np.array([2.5, 2.5])}}
+    assert observe(losses, share=False, higher_is_better=False).typical == 0.01
 
 
 @pytest.mark.parametrize("trials", [[], [Trial(0, np.ones(3))], [Trial(2, np.ones(3)), Trial(0, np.ones(3))]])

@@ -27,8 +27,8 @@ def script() -> Any:
 @pytest.fixture(scope="module")
 def results(script: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("calibration")
-    found = script.run(150, 1, folder, "worlds", script.draw_world)
-    return found + script.run(50, 1, folder, "null", lambda rng: script.draw_world(rng, null=True))
+    found = script.run(150, 1, folder, "worlds")
+    return found + script.run(50, 1, folder, "null", spread=0.0)
 
 
 def error(values: Any) -> float:
@@ -62,12 +62,67 @@ def test_the_whole_table_is_printed_and_chunks_are_kept(
     script: Any, results: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = script.report(results)
-    for words in ("Coverage of 95 % intervals over π", "| factor |", "| P(best) |", "family-wise error", "null worlds"):
+    assert sum(line.endswith(("| yes |", "| no |")) for line in text.splitlines()) == len(script.criteria(results))
+    for words in (
+        "Coverage of 95 % intervals over π",
+        "| asked | found | met |",
+        "| factor |",
+        "| P(best) |",
+        "family-wise error",
+        "null worlds",
+    ):
         assert words.lower() in text.lower()
     monkeypatch.setattr(script, "CHUNK", 2)
-    first = script.run(3, 1, tmp_path, "worlds", script.draw_world)
+    first = script.run(3, 1, tmp_path, "worlds")
     monkeypatch.setattr(script, "assess", None)
-    assert script.run(3, 1, tmp_path, "worlds", script.draw_world) == first
+    assert script.run(3, 1, tmp_path, "worlds") == first
+
+
+def test_processes_change_nothing(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "CHUNK", 1)
+    alone, both = (
+        script.run(3, 2, tmp_path / str(number), "worlds", number, methods=2, examples=100) for number in (1, 2)
+    )
+    assert [{**each, "seconds": 0} for each in alone] == [{**each, "seconds": 0} for each in both]
+
+
+def planted(
+    script: Any, *, coverage: float = 0.95, said: float = 0.97, right: bool = True, **changed: Any
+) -> list[Any]:
+    """Results of as many worlds as make the criteria strict, all alike."""
+    found = []
+    for number in range(400):
+        world = {**vars(script.World(2, 3, 100, 2.0 if number % 2 else 0.0, "equal", "normal", False, 0.6)), **changed}
+        null = not world["spread"]
+        statement = {"best": [[0.5, number % 4 == 1]] if null else [[said, right]], "claim": 0.5 if null else said}
+        judged = {"claim_right": right, "holm": False if null else None, "coverage": coverage, "inside": True}
+        found.append({**world, **statement, **judged, "width": 0.1, "pairs": 0.95})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({}, set()),
+        ({"coverage": 0.965}, {0}),
+        ({"coverage": 0.935}, {0}),
+        ({"coverage": 0.92}, {0, 1}),
+        ({"coverage": 0.89}, {0, 1, 2}),
+        ({"width": 0.0}, {3}),
+        ({"inside": False}, {3}),
+        ({"said": 0.99, "right": False}, {4, 5}),
+    ],
+)
+def test_each_criterion_can_be_missed(script: Any, changed: dict[str, Any], missed: set[int]) -> None:
+    results = planted(script, **{key: changed[key] for key in changed if key in ("coverage", "said", "right")})
+    results = [{**each, **{key: changed[key] for key in changed if key in ("width", "inside")}} for each in results]
+    results += [{**each} for each in results]  # 400 statements of worlds that are not null
+    assert {place for place, (*_, met) in enumerate(script.criteria(results)) if met is False} == missed
+
+
+def test_claims_and_tests_of_equal_methods_are_criteria(script: Any) -> None:
+    results = [{**each, "claim": 0.96, "holm": True if not each["spread"] else None} for each in planted(script)]
+    assert [met for *_, met in script.criteria(results)][6:] == [False, False, False]
 
 
 @pytest.mark.parametrize("level", [0.4, 0.97, "loss"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peftkit.compare.statistics.observations import TYPICAL_SEEDS, Array, Observations
+from peftkit.compare.statistics.observations import Array, Observations
 
 FREEDOM = 4.0
 """Degrees of freedom of Student's t that methods vary by: one that is far off does not decide how much all vary."""
@@ -17,8 +17,8 @@ EQUAL = 0.02
 """The probability, before anything is seen, that it is next to nothing; the others are equally likely."""
 DEVIATIONS = np.geomspace(0.0005, 2.0, 56)
 """Standard deviations between seeds, likewise."""
-CENTRES = np.log(TYPICAL_SEEDS) + np.linspace(-2.5, 2.5, 21)
-"""Of the logarithm of standard deviations between seeds, its mean over methods: about one point, give or take."""
+CENTRES = np.linspace(-2.5, 2.5, 21)
+"""Of the logarithm of standard deviations between seeds, its mean over methods less that of the typical one."""
 CENTRE_DEVIATION = 1.0
 WIDTHS = np.array([0.05, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2])
 """And its standard deviation over methods, equally likely."""
@@ -69,8 +69,9 @@ def sample(observed: Observations, choice: Choice, rng: np.random.Generator, eff
     totals = (DEVIATIONS**2 + observed.run_variance / unit**2)[None, None]
     own_error = choice.variance / unit**2
     logs = np.log(DEVIATIONS)
-    places, widths = (each.ravel() for each in np.meshgrid(CENTRES, WIDTHS, indexing="ij"))
-    prior = -0.5 * ((places - np.log(TYPICAL_SEEDS)) / CENTRE_DEVIATION) ** 2 - number * np.log(widths)
+    typical = np.log(observed.typical / unit)
+    places, widths = (each.ravel() for each in np.meshgrid(typical + CENTRES, WIDTHS, indexing="ij"))
+    prior = -0.5 * ((places - typical) / CENTRE_DEVIATION) ** 2 - number * np.log(widths)
     before = np.log(np.where(np.arange(len(SPREADS)) == 0, EQUAL, (1 - EQUAL) / (len(SPREADS) - 1)))
     errors = np.zeros((chains, number))
     weights = np.ones((chains, number))

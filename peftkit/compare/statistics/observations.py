@@ -15,9 +15,13 @@ ANSCOMBE = 3 / 8
 PSEUDO = 2.0
 """Wrong answers of each method that stand beside the measured ones: of perfect scores there are none."""
 SHARED = 0.7
-"""The correlation between methods over those."""
+"""The correlation between two methods over those; what each has of its own is known the better, the more there are."""
+POINT = 0.01
+"""The standard deviation between seeds that is expected of shares, and of losses relative to them."""
 TYPICAL_SEEDS = 0.025
-"""The standard deviation between seeds that is expected, in standard deviations of example scores: about one point."""
+"""The same of other scores, in standard deviations of example scores."""
+STEEPEST = 0.97
+"""The share from which on that is no longer a point, but less: the scale on which shares are modelled grows steep."""
 SHARE_UNIT = 0.5
 """The standard deviation of one answer on the arcsine scale, whatever its probability."""
 INSIDE = 0.005
@@ -63,6 +67,8 @@ class Observations:
     """The variance over groups of examples of what all methods have in common."""
     interaction: float
     """And of what each method has of its own."""
+    typical: float
+    """The standard deviation between seeds that is expected before any run is seen."""
     slope: Array
     """Of the model's scale by the score, at each method's mean."""
     unit: float
@@ -139,6 +145,7 @@ def observe(
         factor * over.runs,
         factor * over.shared,
         factor * (over.whole - over.shared),
+        POINT if loss else TYPICAL_SEEDS * unit,
         slope,
         unit,
         over.groups,
@@ -160,9 +167,10 @@ def _of_shares(
     inside = np.clip(raw, INSIDE, 1 - INSIDE)
     if over is not None:
         # In wrong answers: those of a method, and how many independent ones its variances are worth.
-        answers = number * max(0.0, spread) + PSEUDO
+        pseudo = PSEUDO * (SHARED + (1 - SHARED) * min(1.0, 2 / len(raw)))
+        answers = number * max(0.0, spread) + pseudo
         design = number / over.groups
-        whole = number**2 * over.whole + PSEUDO * design
+        whole = number**2 * over.whole + pseudo * design
         ratio, runs, groups = whole / answers, number**2 * over.runs / answers, over.groups
         correlation = (number**2 * over.shared + PSEUDO * design * SHARED) / whole
     if number:
@@ -170,6 +178,7 @@ def _of_shares(
         inside = (effective * raw + ANSCOMBE) / (effective + 2 * ANSCOMBE)
     variance = 1 / (4 * number) if number else 0.0
     slope = sign / (2 * np.sqrt(inside * (1 - inside)))
+    level = float(np.clip(np.median(inside), 1 - STEEPEST, STEEPEST))
     return Observations(
         names,
         Scale("share", sign),
@@ -180,6 +189,7 @@ def _of_shares(
         runs * variance,
         correlation * ratio * variance,
         (1 - correlation) * ratio * variance,
+        POINT / (2 * np.sqrt(level * (1 - level))),
         slope,
         SHARE_UNIT,
         groups,

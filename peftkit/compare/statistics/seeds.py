@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def chance(difference: float, of_examples: float, of_seeds: Spread) -> float:
     if not of_seeds.variance:
         return float(2 * stats.norm.sf(abs(difference) / of_examples))
     deviations = np.sqrt(of_examples**2 + of_seeds.variance * _scales(of_seeds.freedom))
-    beyond = stats.norm.sf(abs(difference) / deviations)
+    beyond = special.ndtr(-abs(difference) / deviations)
     return float(min(1.0, 2 * (beyond * _WEIGHTS).sum()))
 
 
@@ -124,6 +125,7 @@ def _looks(freedom: float) -> Array:
     return found
 
 
+@cache
 def _scales(freedom: float) -> Array:
     """By how much a variance may be larger than it looks, in the steps of ``_WEIGHTS``; of none, not at all."""
     found: Array = freedom / stats.chi2.ppf(_MIDDLES, freedom) if freedom else np.ones_like(_MIDDLES)
