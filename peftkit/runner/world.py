@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import time
 import warnings
 from hashlib import sha256
@@ -212,6 +213,8 @@ def quiet_libraries(level: str) -> None:
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    deepspeed = logging.getLogger("DeepSpeed")  # which sets its own level and handler whenever something imports it
+    deepspeed.addFilter(_off_stdout)
     if level in ("warning", "error"):
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
@@ -219,3 +222,16 @@ def quiet_libraries(level: str) -> None:
         warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
         for name in ("accelerate", "peft", "datasets", "torch"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        deepspeed.addFilter(_is_error)
+
+
+def _off_stdout(record: logging.LogRecord) -> bool:
+    """Moves a logger's messages to standard error: standard output has results, which other programs read."""
+    for handler in logging.getLogger(record.name).handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setStream(sys.stderr)
+    return True
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
