@@ -69,6 +69,7 @@ class Verdict:
     task: str
     model: str
     metric: str
+    higher_is_better: bool
     axis: str
     budget: float | None
     """None for whole runs."""
@@ -84,12 +85,16 @@ class Verdict:
     """Whether the recommended method is the best with 95 % or more."""
     not_separable: tuple[str, ...]
     """Methods that are worse with a probability below 95 %."""
+    equivalent: tuple[Rival, ...]
+    """Those of them that differ from it by less than the margin with 95 % or more."""
     cheaper: tuple[Rival, ...]
     """Cheaper methods that are as good: no more than the margin worse with 95 % or more. The cheapest first."""
     perhaps: tuple[Rival, ...]
     """Cheaper methods of which that is not settled, and which may be as good with 5 % or more."""
+    baseline_name: str
+    """The method that others are measured by."""
     baseline: Rival | None
-    """Full fine-tuning, or what else was named as the baseline."""
+    """That method; None where it is recommended itself, or is not among those compared."""
     runner_up: Rival | None
     """The method with the next highest score."""
     sentences: tuple[str, ...]
@@ -108,20 +113,23 @@ def decide(evidence: Evidence, baseline: str = "full") -> Verdict:
     why_not = tuple(_insufficient(evidence, ranked))
     use = ranked[0] if ranked and not why_not else None
     if use is None:
-        return _verdict(evidence, ranked, None, why_not)
+        return _verdict(evidence, ranked, None, why_not, baseline)
     rivals = {name: _rival(evidence, use, name) for name in ranked[1:]}
+    not_separable = tuple(name for name in rivals if posterior.difference(use, name).better < SURE)
     less = [name for name in rivals if _is_cheaper(evidence, name, use)]
     less.sort(key=lambda name: evidence.spent[name])
-    base = next((name for name in ranked if name == baseline or name.startswith(f"{baseline} (")), None)
+    base = next((name for name in ranked if name == baseline or name.startswith(f"{baseline} (")), baseline)
     return _verdict(
         evidence,
         ranked,
         use,
         (),
-        not_separable=tuple(name for name in rivals if posterior.difference(use, name).better < SURE),
+        base,
+        not_separable=not_separable,
+        equivalent=tuple(rivals[name] for name in not_separable if rivals[name].equivalent >= SURE),
         cheaper=tuple(rivals[name] for name in less if rivals[name].not_inferior >= SURE),
         perhaps=tuple(rivals[name] for name in less if 1 - SURE <= rivals[name].not_inferior < SURE),
-        baseline=rivals.get(base or ""),
+        baseline_rival=rivals.get(base),
         runner_up=rivals[ranked[1]],
     )
 
@@ -239,11 +247,13 @@ def _verdict(
     ranked: Sequence[str],
     use: str | None,
     why_not: tuple[str, ...],
+    baseline: str,
     *,
     not_separable: tuple[str, ...] = (),
+    equivalent: tuple[Rival, ...] = (),
     cheaper: tuple[Rival, ...] = (),
     perhaps: tuple[Rival, ...] = (),
-    baseline: Rival | None = None,
+    baseline_rival: Rival | None = None,
     runner_up: Rival | None = None,
 ) -> Verdict:
     recommended = _recommendation(evidence, use) if use else None
@@ -251,6 +261,7 @@ def _verdict(
         task=evidence.section.task,
         model=evidence.section.model,
         metric=evidence.metric,
+        higher_is_better=evidence.higher_is_better,
         axis=evidence.axis,
         budget=evidence.budget,
         methods=len(ranked),
@@ -259,9 +270,11 @@ def _verdict(
         margin=evidence.margin,
         settled=recommended is not None and recommended.best >= SURE,
         not_separable=not_separable,
+        equivalent=equivalent,
         cheaper=cheaper,
         perhaps=perhaps,
-        baseline=baseline,
+        baseline_name=baseline,
+        baseline=baseline_rival,
         runner_up=runner_up,
         sentences=(),
     )
@@ -292,11 +305,17 @@ def _sentences(found: Verdict) -> Iterator[str]:
         yield f"Whether it is the best of {found.methods} methods is not settled: {write_probability(use.best)}."
     if found.not_separable:
         yield f"Not separable from it: {_few(found.not_separable)}."
+    if found.equivalent:
+        close = [f"{each.method} ({write_probability(each.equivalent)})" for each in found.equivalent]
+        yield f"Equivalent to it, less than {found.margin:.4g} apart: {_few(close)}."
     yield from _of_cheaper_ones(found)
-    if found.baseline:
-        yield _of_the_baseline(found.baseline)
-    if not found.settled and found.runner_up.method in found.not_separable:
-        yield _of_the_runner_up(found, use.method, found.runner_up)
+    yield from _of_the_baseline(found, use.method)
+    rival = found.runner_up
+    if rival not in found.equivalent:
+        cost = "" if rival.relative_cost is None else f", at {rival.relative_cost:.2f} of the cost"
+        behind = f"{-rival.difference:.4f} behind ({-rival.high:.4f} – {-rival.low:.4f})"
+        more = f" {_needed(rival.plan)}" if rival.method in found.not_separable else ""
+        yield f"The runner-up, {rival.method}, is {behind}{cost}.{more}"
 
 
 def _of_cheaper_ones(found: Verdict) -> Iterator[str]:
@@ -318,23 +337,15 @@ def _of_cheaper_ones(found: Verdict) -> Iterator[str]:
         )
 
 
-def _of_the_baseline(base: Rival) -> str:
-    name = "Full fine-tuning" if base.method.split(" ")[0] == "full" else base.method
-    worse = base.difference < 0
-    size, ends = abs(base.difference), sorted((-base.low, -base.high) if worse else (base.low, base.high))
-    cost = "" if base.relative_cost is None else f" and costs {base.relative_cost:.2f} times as much"
-    verb = "is expected to be worse by" if worse else "would add"
-    return f"{name} {verb} {size:.4f} ({ends[0]:.4f} – {ends[1]:.4f}){cost}."
-
-
-def _of_the_runner_up(found: Verdict, use: str, rival: Rival) -> str:
-    if rival.equivalent >= SURE:
-        return (
-            f"{use} and {rival.method} are equivalent: they differ by less than {found.margin:.4g} with "
-            f"{write_probability(rival.equivalent)}."
-        )
-    behind = f"The runner-up, {rival.method}, is {-rival.difference:.4f} behind ({-rival.high:.4f} – {-rival.low:.4f})."
-    return f"{behind} {_needed(rival.plan)}"
+def _of_the_baseline(found: Verdict, use: str) -> Iterator[str]:
+    name = "Full fine-tuning" if found.baseline_name.split(" ")[0] == "full" else found.baseline_name
+    base = found.baseline
+    if base is not None:
+        verb = "add" if found.higher_is_better else "lower the score by"
+        cost = "" if base.relative_cost is None else f" and cost {base.relative_cost:.2f} times as much"
+        yield f"{name} would {verb} {base.difference:+.4f} ({base.low:+.4f} – {base.high:+.4f}){cost}."
+    elif use != found.baseline_name:
+        yield f"{name} is not among them: what it would add is not known."
 
 
 def _needed(needed: Plan | None) -> str:

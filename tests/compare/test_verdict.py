@@ -49,7 +49,10 @@ def test_equivalence_is_shown_and_not_assumed(plant: Plant) -> None:
     assert rival.low > -0.01
     assert rival.high < 0.01
     assert rival.plan is None, "it is settled"
-    assert any("are equivalent: they differ by less than 0.01 with P" in each for each in found.sentences)
+    assert found.equivalent == (rival,)
+    assert any(
+        each.startswith(f"Equivalent to it, less than 0.01 apart: {rival.method} (P ") for each in found.sentences
+    )
 
 
 def test_without_a_test_of_equivalence_it_is_not_settled(plant: Plant) -> None:
@@ -99,8 +102,21 @@ def test_what_full_fine_tuning_would_add(plant: Plant) -> None:
         plant("full", seed, [0.1, 0.5], cost=2.5)
         path = plant("lora", seed, [0.1, 0.8])
     [sentence] = [each for each in compared(path.parent).verdict.sentences if each.startswith("Full fine-tuning")]
-    assert sentence.startswith("Full fine-tuning is expected to be worse by 0.")
-    assert sentence.endswith("and costs 2.50 times as much.")
+    assert sentence.startswith("Full fine-tuning would add -0.")
+    assert sentence.endswith("and cost 2.50 times as much.")
+
+
+def test_a_baseline_that_was_not_run_is_named(plant: Plant) -> None:
+    for seed in (1, 2, 3):
+        plant("vera", seed, [0.1, 0.5])
+        path = plant("lora", seed, [0.1, 0.8], cost=2.0)
+    sentences = compared(path.parent).verdict.sentences
+    assert "Full fine-tuning is not among them: what it would add is not known." in sentences
+    [runner_up] = [each for each in sentences if each.startswith("The runner-up, vera, is 0.")]
+    assert runner_up.endswith(", at 0.50 of the cost.")
+    of_vera = compared(path.parent, baseline="lora").verdict
+    assert (of_vera.baseline_name, of_vera.baseline) == ("lora", None)
+    assert not any("not among them" in each for each in of_vera.sentences)
 
 
 def test_nothing_was_learnt_below_the_constant_answer(plant: Plant) -> None:
