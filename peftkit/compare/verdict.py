@@ -140,7 +140,7 @@ def beats_baselines(evidence: Evidence) -> dict[str, float]:
     What a baseline scores on the test examples varies with them as well: for shares that is counted, as if it were
     right on examples of its own.
     """
-    if not evidence.baselines:
+    if not evidence.baselines or not evidence.posterior.names:
         return {}
     sign = evidence.sign
     level = max(sign * value for value in evidence.baselines.values())
@@ -372,6 +372,9 @@ def _scope(evidence: Evidence, use: str | None) -> Iterator[str]:
     fixed = " and this training sample" if any("held fixed" in remark for remark in section.remarks) else ""
     if use is not None:
         yield f"This holds for {section.task} with {section.model}{fixed}."
+    edges = [label for label, of in section.runs.items() if tuning_edges(tuning_of(of))]
+    if edges and use is not None:
+        yield f"{AT_EDGE[0].upper()}{AT_EDGE[1:]}: {_few(edges)}. Another range may give another score."
     if section.model in BUILT_IN_MODELS:
         yield f"{section.model} is a pocket model for trying things out: this says nothing about larger models."
 

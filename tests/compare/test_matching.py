@@ -160,7 +160,7 @@ def test_advise_and_report_match_too(plant: Plant, capsys: pytest.CaptureFixture
     folder, page = str(ranks(plant)), tmp_path / "page.html"
     assert main(["advise", folder, "--budget", "3gmacs", "--match", "parameters=400±30%"]) == 0
     out = capsys.readouterr().out
-    assert "use bottleneck (size=3)" in out
+    assert "Use bottleneck (size=3) within 3 GMACs" in out
     assert "full (nearest: 10,000 parameters)" in out
     assert main(["report", folder, "--match", "parameters=400±30%", "-o", str(page)]) == 0
     text = page.read_text()
