@@ -22,7 +22,7 @@ from peftkit.compare.statistics.engine import LEVEL, TAILS
 from peftkit.compare.statistics.observations import Array
 from peftkit.compare.tables import Page, Row, rendered
 from peftkit.compare.tuned import transfer, tuning_of
-from peftkit.compare.verdict import percent, write_probability
+from peftkit.compare.verdict import LEARNT, percent, write_probability
 from peftkit.errors import InputError, listed
 from peftkit.recipe.names import BUILT_IN_MODELS
 from peftkit.runs import tuning_edges
@@ -176,7 +176,7 @@ def across(
     """Puts the methods of several tasks and models together.
 
     Methods count that have two seeds or more everywhere. Pocket models are left out beside others, and so is a task
-    and model where the best method is not above the constant answer with a probability of 95 %.
+    and model where the best method is not above the constant answer with a probability of 97.5 %.
 
     Args:
         sections: the runs, by task and model.
@@ -423,7 +423,7 @@ def _learnt(part: Part, names: Sequence[str]) -> bool:
     if part.constant is None or not names:
         return True
     draws = part.draws[:, [part.names.index(name) for name in names]]
-    return bool((draws[:, draws.mean(0).argmax()] > part.constant).mean() >= LEVEL)
+    return bool((draws[:, draws.mean(0).argmax()] > part.constant).mean() >= LEARNT)
 
 
 def _independent(part: Part, names: Sequence[str]) -> Array:
