@@ -181,7 +181,8 @@ def rows_of(found: Comparison, *, wide: bool = False) -> list[Row]:
         for share in found.shares:
             columns[f"to {share:.4g} of {found.baseline}"] = lambda line, share=share: _reached(line, share)  # type: ignore[misc]
         columns |= {
-            "area": lambda line: "" if line.area is None else f"{line.area:.4f}",
+            "P(front)": lambda line: "" if line.pareto_probability is None else percent(line.pareto_probability),
+            "area": _area,
             "tuned": _tuned,
             "parameters": lambda line: _written(line.trainable_parameters, 1, ",.0f", ""),
             "checkpoint": lambda line: _written(line.checkpoint_bytes, 2**20, ",.2f", " MiB"),
@@ -218,10 +219,17 @@ def _tuned(line: Line) -> str:
     return f"{line.trials} trials, {line.tuning_gmacs:,.4g} GMACs{stopped}"
 
 
+def _area(line: Line) -> str:
+    if line.area is None:
+        return ""
+    interval = line.area_low is not None and line.area_high is not None
+    return f"{line.area:.4f}" + (f" ({line.area_low:.4f} – {line.area_high:.4f})" if interval else "")
+
+
 def _reached(line: Line, share: float) -> str:
-    value = line.cost_to_share[share]
+    value, ends = line.cost_to_share[share], line.cost_to_share_interval.get(share)
     if value is not None:
-        return f"{value:,.4g}"
+        return f"{value:,.4g}" + (f" ({ends[0]:,.4g} – {ends[1]:,.4g})" if ends else "")
     seeds = len(line.seeds)
     return "never" if line.never[share] == seeds else f"never ({line.never[share]} of {seeds} seeds)"
 

@@ -35,6 +35,18 @@ def test_the_table_says_all_that_was_asked(found: Comparison) -> None:
     assert "tuned" not in text, "nothing was"
 
 
+def test_the_wide_table_says_how_sure_areas_costs_and_the_front_are(plant: Plant) -> None:
+    for seed in (1, 2, 3):
+        plant("full", seed, [0.2, 0.3, 0.4, 0.5 + seed / 100])
+        path = plant("lora", seed, [0.2, 0.4, 0.55, 0.6 + seed / 100])
+    [section] = sections(find_runs([path.parent])[0])
+    heads, *rows = rows_of(compare(section), wide=True)
+    cells = dict(zip(heads, rows[0], strict=True))
+    assert re.fullmatch(r"0\.\d{4} \(0\.\d{4} – 0\.\d{4}\)", cells["area"])
+    assert re.fullmatch(r"[<>]? ?\d+ %", cells["P(front)"])
+    assert re.fullmatch(r"[\d.]+ \([\d.]+ – [\d.]+\)", cells["to 0.95 of full"])
+
+
 def test_parquet_csv_and_json_hold_the_same_numbers(found: Comparison) -> None:
     import csv
 
