@@ -30,7 +30,7 @@ class Situation:
     mixed_precision: str
     config: Mapping[str, Any] = field(default_factory=dict)
     steps_known: bool = True
-    """Whether the budget tells the number of steps beforehand."""
+    """Whether the number of steps follows from the budget."""
     quantization: str = ""
     """``4bit`` or ``8bit`` where the model's own weights are so."""
     sharded: bool = False
@@ -56,7 +56,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a method is told of the run that it is applied in.
+    """What a method knows about the run that it is applied in.
 
     ``seed`` is the seed of new weights (``run.init_seed``).
     ``steps`` is the number of optimizer steps the budget allows, None where that is not known beforehand.
@@ -84,7 +84,7 @@ class Example:
     the right outputs; without them the target is the only one. ``extra`` is whatever a metric of the task needs.
     ``context`` is where in the source, from and to which character, stands what may be shortened at its end where the
     source is too long; nothing else of the source is ever cut. Without it the source may be cut at its end, or, for a
-    decoder, which goes on from there, at its beginning.
+    decoder, which continues from there, at its beginning.
     ``group`` names what rows share that makes their scores depend on each other, such as a passage with several
     questions: comparisons resample whole groups. A row without one is a group of its own.
     """
@@ -105,7 +105,7 @@ class StepRecord:
     Attributes:
         samples: rows.
         input_tokens: tokens of the sources, without padding.
-        target_tokens: tokens that are learnt.
+        target_tokens: tokens that are trained on.
         seconds: seconds of the step, from where its batch was there to where the device had done it.
         padding_tokens: tokens that fill texts up to one length.
         wait_seconds: seconds for which the step waited for its batch.

@@ -22,9 +22,8 @@ def predict_lines(
     if text is not None and file is not None:
         raise InputError("--text and --file are both given; keep one")
     from peftkit.runner.opened import open_run, predict  # torch: only for this verb
-    from peftkit.runner.world import quiet_libraries
 
-    quiet_libraries("warning")
+    _quiet_libraries()
     opened = open_run(Path(run), load_registry())
     with ExitStack() as files:
         try:
@@ -44,9 +43,8 @@ def merge_run(run: str, out: str) -> int:
         PeftkitError: the run cannot be opened or merged.
     """
     from peftkit.runner.opened import merge, open_run
-    from peftkit.runner.world import quiet_libraries
 
-    quiet_libraries("warning")
+    _quiet_libraries()
     difference = merge(open_run(Path(run), load_registry()), Path(out))
     print(f"merged into {out}: logits within {difference:.1e} of those before")
     return 0
@@ -59,9 +57,8 @@ def push_run(run: str, repository: str, *, private: bool) -> int:
         PeftkitError: there is no token, the run cannot be read, or the hub refuses.
     """
     from peftkit.runner.publishing import push
-    from peftkit.runner.world import quiet_libraries
 
-    quiet_libraries("warning")
+    _quiet_libraries()
     print(f"pushed: {push(Path(run), load_registry(), repository, private=private)}")
     return 0
 
@@ -73,9 +70,14 @@ def export_run(run: str, out: str) -> int:
         PeftkitError: the run cannot be read, or the folder is not empty.
     """
     from peftkit.runner.opened import export
-    from peftkit.runner.world import quiet_libraries
 
-    quiet_libraries("warning")
+    _quiet_libraries()
     export(Path(run), load_registry(), Path(out))
     print(f"exported to {out}")
     return 0
+
+
+def _quiet_libraries() -> None:
+    from peftkit.runner.world import quiet_libraries
+
+    quiet_libraries("warning")

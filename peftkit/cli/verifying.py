@@ -68,11 +68,11 @@ def _page(found: Verification) -> Iterator[str]:
 
 
 def _values(check: Check) -> str:
-    told = f": {check.reason}" if check.reason else ""
+    reason = f": {check.reason}" if check.reason else ""
     if check.stored is None and check.found is None:
-        return told
+        return reason
     within = f" (tolerance {check.tolerance:.1g})" if check.tolerance else ""
-    return f": stored {check.stored}, recomputed {check.found}{within}{told}"
+    return f": stored {check.stored}, recomputed {check.found}{within}{reason}"
 
 
 def _as_json(found: Verification) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
     levels = recorded(run.baselines(), metric, split)
     names = Text(f"{metric}  ").append_text(Text("  ").join(Text(s, style=COLOURS[s]) for s in lines))
     last = rows[-1]
-    told = ", ".join(f"{split} {points[-1][1]:.4f}" for split, points in lines.items())
-    below = [Text(f"step {last['step']}: {told}")]
+    scores = ", ".join(f"{split} {points[-1][1]:.4f}" for split, points in lines.items())
+    below = [Text(f"step {last['step']}: {scores}")]
     if levels:
         without = ", ".join(f"{name} {value:.4f}" for name, value in levels.items())
         below.append(Text(f"baselines on {split} (dotted): {without}"))

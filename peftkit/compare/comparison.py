@@ -215,7 +215,7 @@ def compare(
     areas: dict[str, dict[int, float]] = {}
     if moves and high > low:
         areas = {label: {seed: sign * area(*c, low, high) for seed, c in of.items()} for label, of in curves.items()}
-    expected_areas = posterior_of(section, metric, scored, areas).estimates if areas else {}
+    expected_areas = posterior_of(section, metric, scored, areas, evidence.tunings).estimates if areas else {}
     levels = {share: final * share if final > 0 else final / share for share in shares} if final is not None else {}
     lines = []
     for label, of in section.runs.items():
@@ -344,6 +344,7 @@ def _winners(evidence: Evidence, budgets: Sequence[float], baseline: str) -> Ite
             budget=budget,
             margin=evidence.margin,
             scored=evidence.scored,
+            tunings=evidence.tunings,
         )
         use = decide(within, baseline).use
         if use is not None:

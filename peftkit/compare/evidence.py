@@ -18,8 +18,9 @@ from peftkit.compare.posterior import (
     posterior_of,
     recorded_examples,
     scores_by_seed,
+    tunings_of,
 )
-from peftkit.compare.statistics import Posterior
+from peftkit.compare.statistics import Posterior, Tuning
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Evidence:
     margin: float
     """The difference in score that is small enough not to matter."""
     scored: Scored
+    tunings: Mapping[str, Tuning]
+    """What tuning tried, by method."""
     examples: int
     """Test examples; 0 where that is not known."""
     reached: Scores
@@ -71,6 +74,7 @@ def evidence_of(
     memory: float | None = None,
     margin: float | None = None,
     scored: Scored | None = None,
+    tunings: Mapping[str, Tuning] | None = None,
 ) -> Evidence:
     """Reads what the methods of a section reached.
 
@@ -84,6 +88,7 @@ def evidence_of(
         memory: the most bytes that training may have taken at its peak; None for any.
         margin: the difference in score that does not matter; None for a point of a share, 1 % of other scores.
         scored: the scores of single examples; None to read them.
+        tunings: what tuning tried; None to read it.
 
     Raises:
         InputError: the runs have not measured the axis or the metric, or are of different test examples.
@@ -92,6 +97,7 @@ def evidence_of(
     first = next(run for of in section.runs.values() for run in of.values())
     metric = metric or str(first.summary["selects"])
     scored = scored or scores_of(section, metric)
+    tunings = tunings_of(section, metric) if tunings is None else tunings
     left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
     reached: dict[str, Mapping[int, float]] = {}
     spent: dict[str, float] = {}
@@ -128,9 +134,10 @@ def evidence_of(
         budget=budget,
         margin=default_margin(share, scores or [0.0]) if margin is None else margin,
         scored=scored,
+        tunings=tunings,
         examples=scored.examples or recorded_examples(first, metric),
         reached=reached,
-        posterior=posterior_of(taking_part, metric, scored, reached)
+        posterior=posterior_of(taking_part, metric, scored, reached, tunings)
         if reached
         else Posterior({}, (), np.zeros((0, 0)), {}),
         spent=spent,

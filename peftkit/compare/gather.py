@@ -211,7 +211,7 @@ def _what_was_run(run: Run) -> dict[str, Any]:
 def _labels(runs: Sequence[Run]) -> list[str]:
     """The method of each run, with the options in which it differs from others of that name.
 
-    What a sweep has tuned is named only where nothing else tells two kinds of runs apart; a named variant goes by its
+    What a sweep has tuned is named only where two kinds of runs do not differ otherwise; a named variant goes by its
     name.
     """
     flat = [flattened({"method": run.recipe["method"], "train": run.recipe.get("train", {})}) for run in runs]

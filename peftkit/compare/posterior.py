@@ -34,7 +34,11 @@ def scores_by_seed(section: Section, metric: str) -> Scores:
 
 
 def posterior_of(
-    section: Section, metric: str, scored: Scored | None = None, reached: Scores | None = None
+    section: Section,
+    metric: str,
+    scored: Scored | None = None,
+    reached: Scores | None = None,
+    tunings: Mapping[str, Tuning] | None = None,
 ) -> Posterior:
     """The posterior of the methods of a section.
 
@@ -43,6 +47,7 @@ def posterior_of(
         metric: what they are compared by, on test.
         scored: what they score on each test example; None to read it.
         reached: the score of each run by label and seed; None for those of the selected checkpoints.
+        tunings: what tuning tried; None to read it.
 
     Raises:
         InputError: a run has no such metric, or runs are of different test examples.
@@ -57,7 +62,7 @@ def posterior_of(
         groups=scored.groups,
         means=reached,
         rows=0 if scored.examples else recorded_examples(first, metric),
-        tunings=tunings_of(section, metric),
+        tunings=tunings_of(section, metric) if tunings is None else tunings,
     )
 
 

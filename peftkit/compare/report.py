@@ -215,8 +215,8 @@ def _verified(sections: Sequence[Section], verified: Mapping[Path, Verification]
         f'<p role="alert" class="alert"><strong>Not verified:</strong> of {differing} of {len(verified)} runs, values '
         "differ from those that were recomputed; see Verification.</p>"
     )
-    told = list(dict.fromkeys(note for found in verified.values() for note in found.notes))
-    table = _table("Scores, losses, curves, work and data of each run, recomputed", rows, told)
+    remarks = list(dict.fromkeys(note for found in verified.values() for note in found.notes))
+    table = _table("Scores, losses, curves, work and data of each run, recomputed", rows, remarks)
     head = '<h2 id="h-verified">Verification</h2>'
     return f'{warning if differing else ""}<section aria-labelledby="h-verified">{head}{table}</section>'
 

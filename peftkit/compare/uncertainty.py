@@ -85,7 +85,7 @@ def cost_interval(reached: Sequence[tuple[float, float] | None], lowest: float) 
 
     Args:
         reached: of each seed, the cost before the level was reached and the cost at which it was (see ``reached_at``).
-        lowest: the cost of the first training step, before which nothing is learnt.
+        lowest: the cost of the first training step, before which nothing is trained.
 
     Returns:
         The two ends; None of one seed, where a seed never reached the level, and where it took no training.

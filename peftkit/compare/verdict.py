@@ -20,9 +20,9 @@ from peftkit.runs import tuning_edges
 
 FEWEST_EXAMPLES = 30
 """Test examples below which methods are not compared."""
-LEARNT = 0.975
+BEATS_BASELINES = 0.975
 """The probability from which on a method beats the baselines: these lie below its 95 % interval. Of many methods that
-have learnt nothing, one reaches 95 % by chance more often than in 5 of 100 comparisons."""
+are no better, one reaches 95 % by chance more often than in 5 of 100 comparisons."""
 FALLING = 0.99
 """The share of its earlier value to which a loss on dev must have fallen to count as still falling."""
 NAMED = 6
@@ -178,7 +178,7 @@ def _insufficient(evidence: Evidence, ranked: Sequence[str]) -> Iterator[str]:
     if evidence.metric.startswith(LEAKS):
         yield "the scores leak the answer: they were taken while the model was given it"
     above = beats_baselines(evidence)
-    if above and max(above.values()) < LEARNT:
+    if above and max(above.values()) < BEATS_BASELINES:
         name = max(evidence.baselines, key=lambda each: evidence.sign * evidence.baselines[each])
         leader = ranked[0]
         yield (
@@ -189,7 +189,7 @@ def _insufficient(evidence: Evidence, ranked: Sequence[str]) -> Iterator[str]:
 
 
 def _causes(evidence: Evidence) -> Iterator[str]:
-    """Why nothing may have been learnt, what the runs give reason for first."""
+    """Likely causes, those that the runs give reason for first."""
     runs = [run for of in evidence.section.runs.values() for run in of.values()]
     edges = [label for label, of in evidence.section.runs.items() if tuning_edges(tuning_of(of))]
     if edges:

@@ -48,7 +48,7 @@ class PairwiseTests:
 
     differences: tuple[Difference, ...]
     letters: Mapping[str, str]
-    """Methods that cannot be told apart have a letter in common, and others none unless these would be too many."""
+    """Methods that are not separated have a letter in common, and others none unless these would be too many."""
     joined: int
     """Pairs that are apart and have a letter in common all the same."""
 
@@ -95,30 +95,30 @@ def judge(
     own = {name: {number: float(values.mean()) for number, values in of.items()} for name, of in scores.items()}
     alone = dict(zip(names, spreads([np.array([*of.values()]) for of in own.values()], len(names)), strict=True))
     pairs, varying = [*combinations(range(len(names)), 2)], [*_of_pairs(own, alone)]
-    told, errors = [], np.zeros(len(pairs))
+    found, errors = [], np.zeros(len(pairs))
     for number, (pair, spread) in enumerate(zip(pairs, varying, strict=True)):
         examples = drawn[:, pair[0]] - drawn[:, pair[1]]
         chosen = [(choices or {}).get(names[i], (0.0, 0.0)) for i in pair]
         errors[number] = np.sqrt(examples.var() + chosen[0][1] + chosen[1][1])
         shift = chosen[0][0] - chosen[1][0]
         exact = independent and not spread.variance and all(_of_ones(means[i]) for i in pair)
-        told.append(_difference(scores, means, float(errors[number]), names, pair, spread, shift, exact=exact))
-    adjusted = holm([d.p for d in told])
-    told = [replace(d, p_adjusted=p) for d, p in zip(told, adjusted, strict=True)]
-    apart = {(d.first, d.second) for d in told if d.p_adjusted < ERROR}
-    if told and power:
+        found.append(_difference(scores, means, float(errors[number]), names, pair, spread, shift, exact=exact))
+    adjusted = holm([d.p for d in found])
+    found = [replace(d, p_adjusted=p) for d, p in zip(found, adjusted, strict=True)]
+    apart = {(d.first, d.second) for d in found if d.p_adjusted < ERROR}
+    if found and power:
         # Of the pairs, those that are apart are out of Holm's way for the others, and not for themselves.
-        remaining = len(told) - len(apart) + np.array([(d.first, d.second) in apart for d in told])
+        remaining = len(found) - len(apart) + np.array([(d.first, d.second) in apart for d in found])
         shown = detectable(errors, varying, ERROR / remaining)
-        told = [
+        found = [
             d
             if np.isnan(x) or any(_unknown(scores[name]) for name in (d.first, d.second))
             else replace(d, detectable=float(x))
-            for d, x in zip(told, shown, strict=True)
+            for d, x in zip(found, shown, strict=True)
         ]
     shared = letters([float(np.mean([*own[name].values()])) for name in names], names, apart)
     return PairwiseTests(
-        tuple(told),
+        tuple(found),
         shared,
         sum(bool({*shared[first]} & {*shared[second]}) for first, second in apart),
     )

@@ -319,9 +319,9 @@ def _is_sound(row: Row, scoring: str) -> bool:
     norms = [s / max(n, 1) for s, n in zip(sums, row["candidate_tokens"], strict=True)]
     first, second = (sums, norms) if scoring == "sum" else (norms, sums)
     answer = candidates.index(row["target"])
-    told = (row["prediction"], row[f"prediction{NORM}"], row["tokens"])
+    stored = (row["prediction"], row[f"prediction{NORM}"], row["tokens"])
     follows = (best(candidates, first), best(candidates, second), row["candidate_tokens"][answer])
-    return told == follows and not _far({LOSS: row[LOSS]}, {LOSS: -sums[answer]})
+    return stored == follows and not _far({LOSS: row[LOSS]}, {LOSS: -sums[answer]})
 
 
 def _unlike(rows: Sequence[Row], predicted: Sequence[Row]) -> int:
