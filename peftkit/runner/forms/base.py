@@ -122,7 +122,7 @@ class Form:
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """The summed cross-entropy of the batch's targets."""
         logits, labels = self.logits(model, batch)
-        return cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return cross_entropy(precise(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How many targets the batch's loss is the sum over."""
@@ -162,9 +162,14 @@ class Form:
         return [[i for i, row in enumerate(rows) if len(row["candidates"]) > turn] for turn in range(most)]
 
 
+def precise(logits: Tensor) -> Tensor:
+    """The logits in float32, or in float64 if that is what they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def sums(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]]:
     """The log-likelihood of each row's labels, and how many there are."""
-    losses = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = cross_entropy(precise(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
     return (-losses.view(labels.shape).sum(1)).tolist(), (labels != IGNORED).sum(1).tolist()
 
 

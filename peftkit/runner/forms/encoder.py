@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
-from peftkit.runner.forms.base import Form, Row, Scores
+from peftkit.runner.forms.base import Form, Row, Scores, precise
 from peftkit.runner.forms.shortening import shortened
 
 
@@ -78,12 +78,12 @@ class Encoder(Form):
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         choices = batch["choices"].tolist()
         if any(choices):  # one score a pair: lay the scores of each row's pairs side by side
-            scores = output.float()[:, 0].split(choices)
+            scores = torch.split(precise(output)[:, 0], choices)
             output = nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=-torch.inf)
         return output, batch["labels"]
 
     def score(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
         logits, _ = self.logits(model, {k: v.to(device) for k, v in self.batch(rows).items()})
-        likelihoods = logits.float().log_softmax(-1).tolist()
+        likelihoods = precise(logits).log_softmax(-1).tolist()
         counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
         return Scores([values[:n] for values, n in zip(likelihoods, counts, strict=True)], [[1] * n for n in counts])
