@@ -45,16 +45,17 @@ def _read(file: str, separator: str, quoting: int) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a document may be one cell
     with open_text(file) as text:
         reader = csv.reader(_checked(text, file), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
-        rows = _rows(reader, file)
-        columns = _header(next(rows, []), file)
+        lines = _parsed(reader, file)
+        columns = _header(next(lines, []), file)
+        rows = (cells for cells in lines if len(cells) > 1 or len(columns) == 1 or cells[0].strip())
         for number, cells in enumerate(rows, 1):
             if len(cells) != len(columns):
                 raise _ragged(file, number, reader.line_num, cells, columns, separator)
             yield {column: cell or None for column, cell in zip(columns, cells, strict=True) if column}
 
 
-def _rows(reader: Any, file: str) -> Iterator[list[str]]:
-    """The parsed lines without blank ones."""
+def _parsed(reader: Any, file: str) -> Iterator[list[str]]:
+    """The cells of each line that is not empty; of quoted cells, of several lines."""
     while True:
         start = reader.line_num + 1
         try:
@@ -63,12 +64,12 @@ def _rows(reader: Any, file: str) -> Iterator[list[str]]:
             raise InputError(f"{file}, line {start}: {_reason(str(error), reader.line_num)}") from error
         if cells is None:
             return
-        if len(cells) > 1 or (cells and cells[0].strip()):
+        if cells:
             yield cells
 
 
 def _checked(text: IO[str], file: str) -> Iterator[str]:
-    """The lines; the last one's end, or none of it, makes no difference."""
+    """The lines, none of which holds a null character."""
     for number, line in enumerate(text, 1):
         if "\0" in line:
             raise null_character(file, number)

@@ -124,16 +124,17 @@ def _array(rows: Sequence[Any], file: str) -> Iterator[dict[str, Any]]:
 
 def _of_object(held: Mapping[str, Any], file: str) -> Iterator[dict[str, Any]]:
     """Rows of a file that holds one object."""
-    if columns := _columns(held):
-        yield from _transposed(columns)
-        return
     if split := _split_orient(held):
         yield from split
+        return
+    if columns := _columns(held):
+        yield from _transposed(columns)
         return
     if held and all(key.isdecimal() and isinstance(row, dict) for key, row in held.items()):
         yield from held.values()  # pandas' orient="index"
         return
-    tables = list(_tables(held, ()))
+    described = {"data": held["data"]} if held.keys() == {"schema", "data"} else held  # pandas' orient="table"
+    tables = list(_tables(described, ()))
     if len(tables) > 1:
         places = listed([repr(".".join(path)) for path, _ in tables])
         raise InputError(f"{file}: has rows below several keys, {places}; write each to a file of its own")
@@ -162,8 +163,8 @@ def _columns(held: Mapping[str, Any]) -> Mapping[str, Sequence[Any]] | None:
         return None
     if not values or not all(isinstance(each, list) for each in values):
         return None
-    if len(values) == 1 and all(isinstance(each, dict) for each in values[0]):
-        return None  # rows below a key
+    if all(isinstance(value, dict) for each in values for value in each):
+        return None  # rows below keys
     return held if len({len(each) for each in values}) == 1 and values[0] else None
 
 
