@@ -164,7 +164,10 @@ def parser() -> argparse.ArgumentParser:
     predict = verb("predict", actions.predict)
     predict.add_argument("run", metavar="RUN", help="a run directory")
     predict.add_argument("--text", help="one text, instead of lines from standard input")
-    predict.add_argument("--file", help="a file of lines: texts, or JSON objects with the fields of the prompt")
+    predict.add_argument(
+        "--file",
+        help="a CSV, TSV, JSON, JSONL or Parquet file of rows, or any other file of lines: texts or JSON objects",
+    )
     predict.add_argument("-o", "--output", help="a file for the predictions, instead of standard output")
     predict.add_argument("--batch", type=_number, help="lines that go through the model together (the run's)")
     predict.add_argument("--stream", action="store_true", help="predict batch by batch, instead of reading all first")

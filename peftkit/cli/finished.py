@@ -7,6 +7,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from peftkit.data_files import read_inputs
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 
@@ -14,7 +15,7 @@ from peftkit.plugins import load_registry
 def predict_lines(
     run: str, text: str | None, file: str | None, output: str | None, batch: int | None, *, stream: bool
 ) -> int:
-    """Prints a JSON line for each line of text.
+    """Prints a JSON line for each line of text or row of a file.
 
     Raises:
         PeftkitError: the run cannot be opened, or a line is wrong.
@@ -27,11 +28,11 @@ def predict_lines(
     opened = open_run(Path(run), load_registry())
     with ExitStack() as files:
         try:
-            lines = files.enter_context(Path(file).open(encoding="utf-8")) if file else sys.stdin
             out = files.enter_context(Path(output).open("w", encoding="utf-8")) if output else sys.stdout
         except OSError as error:
             raise InputError(f"{error.filename!r}: {error.strerror}") from error
-        for prediction in predict(opened, lines if text is None else [text], batch, stream=stream):
+        inputs = read_inputs(file) if text is None else [text]
+        for prediction in predict(opened, inputs, batch, stream=stream, name=file or ""):
             print(json.dumps(prediction, ensure_ascii=False), file=out, flush=True)
     return 0
 

@@ -6,7 +6,9 @@ import hashlib
 import inspect
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -39,6 +41,8 @@ def examples_of(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indic
                 raise RowError("target", f"{example.target!r} is none of the choices {list(example.candidates)}")
         except RowError as error:
             raise InputError(f"{_place(task, split, index, row)}: {error}") from error
+        except InputError:  # of the data as a whole
+            raise
         except Exception as error:  # a plugin's task
             place = _place(task, split, index, row)
             raise RunError(f"{place}: the task fails on it: {one_line(error)}") from error
@@ -136,6 +140,8 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
         "lengths": [form.source_length, form.target_length],
         "columns": [OURS, *KEPT, "length", "key", "gold"],
         "tokenizer": _tokenizer_state(form),
+        "config": _config(form),
+        "features": repr(split.features),  # the names of labels, and how columns are decoded
     }
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     for table in split.with_format("arrow").iter(batch_size=1000):
@@ -154,6 +160,18 @@ def _code(component: type) -> dict[str, str]:
 
 
 def _tokenizer_state(form: Form) -> str:
-    backend = getattr(form.tokenizer, "backend_tokenizer", None)
-    state = backend.to_str() if backend is not None else json.dumps(form.tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(state.encode()).hexdigest()
+    """A hash of all files that the tokenizer would be saved as: vocabulary, rules, special tokens and templates."""
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        form.tokenizer.save_pretrained(folder)
+        for file in sorted(Path(folder).rglob("*")):
+            if file.is_file():
+                digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _config(form: Form) -> dict[str, Any]:
+    """The model's configuration without where it lies and who wrote it."""
+    described: dict[str, Any] = form.config.to_dict()
+    return {key: value for key, value in described.items() if key not in ("_name_or_path", "transformers_version")}

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from peftkit.components import Context, Example, Task
+from peftkit.data_files import parse_json
 from peftkit.errors import InputError, MissingFieldsError, RowError, RunError, listed, one_line
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
@@ -33,6 +34,8 @@ from peftkit.runs import RunDirectory
 
 JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
 """How a line begins that is a JSON object; others are texts, also if they begin with a brace."""
+JSON_ARRAY = re.compile(r"\s*\[\s*(\{.*)?$", re.DOTALL)
+"""How a file begins that is one JSON array of rows."""
 READY_MADE = {"source", "candidates"}
 """The keys of an object that gives a source as the model reads it."""
 log = logging.getLogger(__name__)
@@ -100,9 +103,14 @@ def recipe_of(path: Path, registry: Registry) -> Recipe:
 
 
 def predict(
-    opened: Opened, lines: Iterable[str], batch: int | None = None, *, stream: bool = False
+    opened: Opened,
+    inputs: Iterable[str | Mapping[str, Any]],
+    batch: int | None = None,
+    *,
+    stream: bool = False,
+    name: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """Predictions for lines of text, in their order, by the code that evaluates a run.
+    """Predictions for lines of text or rows, in their order, by the code that evaluates a run.
 
     The rows of a split, without their answers, give exactly the predictions that the run has stored of them: they are
     sorted and batched alike. With ``stream`` each batch of lines is predicted as it comes, so that other texts pad it,
@@ -110,11 +118,12 @@ def predict(
 
     Args:
         opened: the run.
-        lines: each a text for the one field that the task's prompt needs, or a JSON object: a row with the fields that
-            the prompt needs, or else a ready-made ``source`` with ``candidates`` where each row has its own. Empty
-            lines are left out.
+        inputs: each a text for the one field that the task's prompt needs, or a row as a mapping or a JSON object: with
+            the fields that the prompt needs, or else a ready-made ``source`` with ``candidates`` where each row has its
+            own. Empty lines are left out.
         batch: examples that go through the model together; None for the recipe's ``evaluate.batch_size``.
         stream: whether to predict batch by batch instead of reading all lines first.
+        name: the file that messages name.
 
     Yields:
         What the run's ``predictions/`` hold of an example, but for ``index`` and what needs the answer: ``source`` and
@@ -127,7 +136,7 @@ def predict(
     recipe = opened.recipe
     if batch is not None:
         recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": batch})})
-    numbered = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())
+    numbered = _numbered(inputs, name)
     with as_trained(opened) as accelerator:
         while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
             split = _split(opened, group)
@@ -154,46 +163,58 @@ def as_trained(opened: Opened) -> Iterator[Accelerator]:
         close_world(accelerator)
 
 
-def _split(opened: Opened, lines: Sequence[tuple[int, str]]) -> EvaluationSplit:
-    """Numbered lines as examples, and these as token ids."""
+def _numbered(inputs: Iterable[str | Mapping[str, Any]], name: str) -> Iterator[tuple[str, str | Mapping[str, Any]]]:
+    """Each line that is not empty, and each row, with its place."""
+    file = f"{name}, " if name else ""
+    for number, given in enumerate(inputs, 1):
+        if not isinstance(given, str):
+            yield f"{file}row {number}", given
+        elif given.strip():
+            if number == 1 and JSON_ARRAY.match(given):
+                raise InputError(f"{file}line 1: begins a JSON array; write one object a line, or name the file .json")
+            yield f"{file}line {number}", given.rstrip("\r\n")
+
+
+def _split(opened: Opened, inputs: Sequence[tuple[str, str | Mapping[str, Any]]]) -> EvaluationSplit:
+    """Lines and rows with their places as examples, and these as token ids."""
     form, ranked = opened.form, opened.recipe.task.kind != "generation"
-    examples = [_example(opened.recipe.task, number, line) for number, line in lines]
+    examples = [_example(opened.recipe.task, place, given) for place, given in inputs]
     try:
         rows = form.encode(examples, ranked=ranked)
     except RowError:
-        for (number, _), example in zip(lines, examples, strict=True):
+        for (place, _), example in zip(inputs, examples, strict=True):
             try:
                 form.encode([example], ranked=ranked)
             except RowError as error:
-                raise InputError(f"line {number}: {error}") from error
+                raise InputError(f"{place}: {error}") from error
         raise
     return EvaluationSplit("predict", list(range(len(rows))), examples, rows)
 
 
-def _example(task: Task, number: int, line: str) -> Example:
-    """The example of a line, without an answer.
+def _example(task: Task, place: str, given: str | Mapping[str, Any]) -> Example:
+    """The example of a line or row, without an answer.
 
     Raises:
-        InputError: the line is wrong.
+        InputError: the line or row is wrong.
     """
-    given: Any = None
-    if JSON_OBJECT.match(line):
+    if isinstance(given, str) and JSON_OBJECT.match(given):
         try:
-            given = json.loads(line)
+            given = cast("Mapping[str, Any]", parse_json(given))
         except ValueError as error:
-            raise InputError(f"line {number}: is not a JSON object: {error}") from error
+            raise InputError(f"{place}: is not a JSON object: {error}") from error
+    row = None if isinstance(given, str) else given
     try:
-        return task.to_prompt({_input_field(task): line} if given is None else given)
+        return task.to_prompt({_input_field(task): given} if row is None else row)
     except MissingFieldsError as error:
-        if given is not None and given.keys() <= READY_MADE and "source" in given.keys() - {*_input_fields(task)}:
-            return _ready_made(task, number, given)
+        if row is not None and row.keys() <= READY_MADE and "source" in row.keys() - {*_input_fields(task)}:
+            return _ready_made(task, place, row)
         ready = '"source" and "candidates"' if task.kind == "multiple_choice" else '"source"'
         needed = f"{task.name!r} needs a JSON object with {listed(_input_fields(task))}"
-        raise InputError(f"line {number}: {error}; {needed}, or one with a ready-made {ready}") from error
+        raise InputError(f"{place}: {error}; {needed}, or one with a ready-made {ready}") from error
     except RowError as error:
-        raise InputError(f"line {number}: {error}") from error
+        raise InputError(f"{place}: {error}") from error
     except Exception as error:  # a plugin's task
-        raise InputError(f"line {number}: the task {task.name!r} fails on it: {one_line(error)}") from error
+        raise InputError(f"{place}: the task {task.name!r} fails on it: {one_line(error)}") from error
 
 
 def _input_fields(task: Task) -> tuple[str, ...]:
@@ -217,15 +238,15 @@ def _input_field(task: Task) -> str:
     return fields[0]
 
 
-def _ready_made(task: Task, number: int, given: Mapping[str, Any]) -> Example:
+def _ready_made(task: Task, place: str, given: Mapping[str, Any]) -> Example:
     """An example whose source is given as the model reads it."""
     source, candidates = given["source"], given.get("candidates") or list(task.labels)
     if not isinstance(source, str) or not all(isinstance(c, str) for c in candidates):
-        raise InputError(f"line {number}: source must be a text, and candidates a list of texts")
+        raise InputError(f"{place}: source must be a text, and candidates a list of texts")
     if task.kind == "generation":
         return Example(source, "")
     if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
-        raise InputError(f'line {number}: a choice needs "candidates", at least two and all different')
+        raise InputError(f'{place}: a choice needs "candidates", at least two and all different')
     return Example(source, candidates[0], tuple(candidates))
 
 

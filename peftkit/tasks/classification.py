@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from peftkit.components import Example, TaskKind
-from peftkit.errors import InputError, RowError, did_you_mean, listed
-from peftkit.tasks import sources
+from peftkit.errors import InputError, did_you_mean, listed
 from peftkit.tasks.data import DataTask
-from peftkit.tasks.rows import value
+from peftkit.tasks.labels import find_label_names, match_label, read_label, refuse_other_names, refuse_similar
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -51,20 +49,35 @@ class TextClassification(DataTask):
     selects: ClassVar[str] = "accuracy"
     stratified: ClassVar[str] = "label_column"
     span: ClassVar[str] = "text"
+    main: ClassVar[tuple[str, ...]] = ("text",)
     secret: ClassVar[tuple[str, ...]] = ("label_column",)
 
     @model_validator(mode="after")
     def _labels_can_be_told_apart(self) -> TextClassification:
         names = list(self._names_told())
-        unknown = [name for name in self.verbalisers if names and name not in names]
-        if unknown:
-            raise ValueError(f"verbalisers: there is no label {unknown[0]!r}{did_you_mean(unknown[0], names)}")
-        told = [self._verbaliser(name) for name in names]
-        if len(set(told)) < len(told):
-            raise ValueError("two labels have one text")
+        if names and (reason := self._verbaliser_error(names)):
+            raise ValueError(reason)
         if self.streaming and not names:
             raise ValueError("label_names: streamed rows must not be read to find them; name them")
         return self
+
+    def _verbaliser_error(self, names: Sequence[str]) -> str | None:
+        """Why the verbalisers do not go with the labels of these names; None where they do."""
+        for name in self.verbalisers:
+            if name not in names:
+                near = did_you_mean(name, names) or f"; labels: {listed(list(names))}"
+                return f"verbalisers: there is no label {name!r}{near}"
+        texts: dict[str, str] = {}
+        for name in names:
+            if not self._verbaliser(name).strip():
+                return f"verbalisers: the text of the label {name!r} is empty"
+            other = texts.setdefault(self._verbaliser(name), name)
+            if other != name:
+                return f"two labels have one text, {self._verbaliser(name)!r}: {other!r} and {name!r}"
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if list(names).count(name) > 1)
+            return f"label_names: two labels have one text, {twice!r}"
+        return None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -78,11 +91,17 @@ class TextClassification(DataTask):
         return self.label_names
 
     def _names(self) -> Sequence[str]:
-        return self._names_told() or _label_names(self._source(), self.label_column)[0]
+        return self._names_told() or find_label_names(self._source(), self.label_column)[0]
 
     def load(self) -> DatasetDict:
-        _label_names.cache_clear()  # files may have changed since
-        return super().load()
+        find_label_names.cache_clear()  # files may have changed since
+        splits = super().load()
+        names, option = self._names(), "label_names" if self._names_told() else "the training split"
+        refuse_other_names(splits, self.label_column, names, option)
+        refuse_similar(names, self.label_column)
+        if reason := self._verbaliser_error(names):
+            raise InputError(reason)
+        return splits
 
     def _prompt(self) -> str:
         return self.prompt or ("classify: {text}" + (" {text_pair}" if self.text_pair_column else ""))
@@ -112,30 +131,5 @@ class TextClassification(DataTask):
         return replace(asked, target=self._verbaliser(self._label(row)), group=self._group(row))
 
     def _label(self, row: Mapping[str, Any]) -> str:
-        given, names = value(row, self.label_column), self._names()
-        numbered = bool(self._names_told()) or _label_names(self._source(), self.label_column)[1]
-        if numbered and isinstance(given, int) and not isinstance(given, bool):
-            if 0 <= given < len(names):
-                return names[given]
-            raise RowError(self.label_column, f"the label {given} is no number of {len(names)} labels, from 0")
-        if str(given) not in names:
-            near = did_you_mean(str(given), names)
-            raise RowError(self.label_column, f"unknown label {given!r}{near}; labels: {listed(list(names))}")
-        return str(given)
-
-
-@lru_cache(maxsize=8)
-def _label_names(source: sources.Source, column: str) -> tuple[tuple[str, ...], bool]:
-    """The names that the data have for the labels, or else the values of the training rows, sorted.
-
-    Also whether the column holds the names' numbers.
-    """
-    train: Any = sources.read(source).splits["train"]
-    feature = (train.features or {}).get(column)
-    names = getattr(feature, "names", None)
-    if names:
-        return tuple(names), True
-    if column not in train.column_names:
-        raise InputError(f"there is no column {column!r}; the training rows have {listed(train.column_names)}")
-    found = {each for each in train.unique(column) if each is not None}
-    return tuple(map(str, sorted(found, key=lambda each: (str(type(each)), each)))), False
+        numbered = bool(self._names_told()) or find_label_names(self._source(), self.label_column)[1]
+        return match_label(read_label(row, self.label_column), self._names(), self.label_column, numbered=numbered)

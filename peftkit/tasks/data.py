@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from peftkit.components import Example, Task
 from peftkit.errors import InputError, MissingFieldsError, did_you_mean, listed
 from peftkit.tasks import sources, templates
-from peftkit.tasks.rows import has, text
+from peftkit.tasks.rows import INTERNAL, filled, has, text
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -31,6 +31,8 @@ class DataTask(Task):
     """The option that names the column whose values a share of the training rows keeps in proportion."""
     span: ClassVar[str] = ""
     """The field of the prompt that may be shortened."""
+    main: ClassVar[tuple[str, ...]] = ()
+    """The fields of the prompt that are empty in no row."""
     secret: ClassVar[tuple[str, ...]] = ()
     """The options that name columns of which a prompt would tell the answer."""
 
@@ -196,7 +198,7 @@ class DataTask(Task):
             there = rows.column_names or ()
             for option, column in self._columns():
                 if there and column not in there and column.split(".")[0] not in there:
-                    known = sorted(name for name in there if name != sources.ORIGIN)
+                    known = sorted(name for name in there if not name.startswith(INTERNAL))
                     place = self.where(split, 0).rsplit(", row", 1)[0]
                     raise InputError(
                         f"{place}: {option}: there is no column {column!r}{did_you_mean(column, known)}; "
@@ -221,6 +223,8 @@ class DataTask(Task):
         named = self._fields()
 
         def value(field: str) -> str:
-            return known[field] if field in known else text(row, named.get(field, field))
+            if field in known:
+                return known[field]
+            return (filled if field in self.main else text)(row, named.get(field, field))
 
         return templates.render(self._prompt(), value, self.span)

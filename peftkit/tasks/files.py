@@ -1,80 +1,136 @@
-"""Rows of files: CSV, TSV, JSON, JSONL or Parquet, compressed or not."""
+"""Rows of files as data sets: CSV, TSV, JSON, JSON Lines or Parquet, compressed or not."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import warnings
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import InputError, did_you_mean, listed, one_line
+from peftkit.data_files import FORMATS, file_format, read_parquet_table, read_rows
+from peftkit.errors import InputError, did_you_mean, listed
 
-BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def load_files(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -> dict[str, Any]:
-    """The rows of each split.
+    """Reads the rows of each split.
 
     Args:
-        files: the files of each split, which are all of one form.
+        files: the files of each split, which are all of one form; or one folder that ``save_to_disk`` wrote.
         streaming: whether they are read as they are needed.
 
+    Returns:
+        A data set for each split.
+
     Raises:
-        InputError: a file is not there, is of no form that can be read, or cannot be parsed.
+        InputError: a file is missing, is of no form that can be read, or cannot be parsed.
     """
-    from datasets import load_dataset
-
-    loaded = {}
-    for split, names in files.items():
-        builders = {builder_of(Path(name)) for name in names}
-        for name in names:
-            if not Path(name).is_file():
-                near = did_you_mean(Path(name).name, sorted(p.name for p in Path(name).parent.glob("*")))
-                raise InputError(f"path: there is no file {name!r}{near}")
-            if builder_of(Path(name)) is None:
-                raise InputError(f"path: {name!r} is of no form that can be read; allowed: {listed(list(BUILDERS))}")
-        if len(builders) > 1:
-            raise InputError(f"path: the files of split {split!r} have several forms; write them in one")
-        [builder] = builders
-        options: dict[str, Any] = {}
-        if builder == "csv":  # "NA", "None" and the like are texts
-            # Without index_col a first row of too many fields would make the first column an index.
-            separator = "\t" if ".tsv" in names[0].lower() else ","
-            options = {"keep_default_na": False, "sep": separator, "index_col": False}
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Length of header or names does not match")  # fields are lost
-                loaded[split] = load_dataset(
-                    builder, data_files=list(names), split="train", streaming=streaming, **options
-                )
-        except Exception as error:  # what a parser raises
-            if builder == "csv":
-                _refuse_surplus(names, options["sep"])
-            if "corresponds to no data" in str(error):
-                raise InputError(f"{', '.join(names)}: has no rows") from error
-            cause = error.__cause__ or error
-            raise InputError(f"{', '.join(names)}: cannot be read as {builder}: {one_line(cause)}") from error
-    return loaded
+    return {split: _load(split, list(names), streaming=streaming) for split, names in files.items()}
 
 
-def builder_of(file: Path) -> str | None:
-    """Which of ``datasets``' builders reads the file, by its ending; of ``.gz`` by the one before."""
-    endings = [s.lower() for s in file.suffixes if s.lower() != ".gz"]
-    return BUILDERS.get(endings[-1]) if endings else None
+def is_saved(folder: Path) -> bool:
+    """Whether ``Dataset.save_to_disk`` wrote the folder: the rows of one split."""
+    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
-def _refuse_surplus(names: Sequence[str], separator: str) -> None:
-    """Names the row that has more fields than the header, if that is what is wrong."""
+@lru_cache(maxsize=64)
+def count_rows(file: str, stamp: tuple[Any, ...]) -> int:
+    """Counts the rows of a file.
+
+    Args:
+        file: its path.
+        stamp: what changes when the file does.
+    """
+    return sum(1 for _ in read_rows(file))
+
+
+def digest(files: Sequence[str]) -> str:
+    """A hash of the content of files, in their order."""
+    combined = hashlib.sha256()
+    for name in files:
+        with open(name, "rb") as file:
+            combined.update(hashlib.file_digest(file, "sha256").digest())
+        combined.update(str(file_format(Path(name))).encode())
+    return combined.hexdigest()
+
+
+def _load(split: str, names: list[str], *, streaming: bool) -> Any:
+    if any(is_saved(Path(name)) for name in names):
+        return _saved(split, names, streaming=streaming)
     for name in names:
-        opened = gzip.open if name.endswith(".gz") else open
-        with opened(name, "rt", encoding="utf-8", errors="replace", newline="") as file:
-            rows = csv.reader(file, delimiter=separator)
-            header = len(next(rows, []))
-            for number, row in enumerate(rows, 1):
-                if len(row) > header:
-                    raise InputError(
-                        f"{name}, row {number}: has {len(row)} fields, and the header {header}; a text with "
-                        f"{separator!r} in it stands in quotes"
-                    )
+        _refuse_unreadable(name)
+    formats = {file_format(Path(name)) for name in names}
+    if len(formats) > 1:
+        raise InputError(f"path: the files of split {split!r} have several forms; write them in one")
+    if streaming:
+        from datasets import IterableDataset
+
+        return IterableDataset.from_generator(_stream, gen_kwargs={"files": names})
+    rows = _parquet(names) if formats == {"parquet"} else _read_all(names)
+    if not len(rows):
+        raise InputError(f"{', '.join(names)}: has no rows")
+    return rows
+
+
+def _read_all(names: Sequence[str]) -> Dataset:
+    from peftkit.tasks.columns import make_dataset
+
+    return make_dataset(_stream(names), fingerprint=digest(names)[:32])
+
+
+def _stream(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for name in files:
+        yield from read_rows(name)
+
+
+def _saved(split: str, names: Sequence[str], *, streaming: bool) -> Any:
+    from datasets import load_from_disk
+
+    if len(names) > 1:
+        raise InputError(f"path: split {split!r} has a folder that save_to_disk wrote beside others; name one folder")
+    try:
+        rows = load_from_disk(names[0])
+    except Exception as error:  # what its readers raise
+        raise InputError(f"{names[0]}: cannot be read as save_to_disk writes it: {error}") from error
+    return rows.to_iterable_dataset() if streaming else rows
+
+
+def _refuse_unreadable(name: str) -> None:
+    path = Path(name)
+    if path.is_dir():
+        raise InputError(f"path: {name!r} is a folder, and not one that Dataset.save_to_disk wrote; name its files")
+    if not path.is_file():
+        siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise InputError(f"path: there is no file {name!r}{did_you_mean(path.name, siblings)}")
+    if file_format(path) is None:
+        raise InputError(f"path: {name!r} is of no form that can be read; allowed: {listed(list(FORMATS))}")
+
+
+def _parquet(names: Sequence[str]) -> Dataset:
+    """The rows of Parquet files, whose columns must have the same types and the same names for their labels."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    tables = [(name, read_parquet_table(name)) for name in names]
+    known: dict[str, tuple[str, Any]] = {}
+    for name, table in tables:
+        features = Dataset(table.slice(0, 0)).features
+        for column, feature in features.items():
+            first, other = known.setdefault(column, (name, feature))
+            if getattr(other, "names", None) != getattr(feature, "names", None):
+                raise InputError(
+                    f"{name}: the column {column!r} has other label names ({_names(feature)}) than in {first} "
+                    f"({_names(other)}); write both with the same"
+                )
+    try:
+        whole = pa.concat_tables([table for _, table in tables], promote_options="default")
+    except pa.ArrowException as error:
+        raise InputError(f"{', '.join(names)}: their columns differ in type: {error}") from error
+    return Dataset(whole, fingerprint=digest(names)[:32])
+
+
+def _names(feature: Any) -> str:
+    return listed(list(getattr(feature, "names", None) or ["no names"]))

@@ -15,7 +15,7 @@ from peftkit.errors import RowError
 from peftkit.tasks import templates
 from peftkit.tasks.classification import TextClassification
 from peftkit.tasks.data import DataTask
-from peftkit.tasks.rows import LETTERS, AnswerForm, has, refuse_duplicates, right_choice, text, texts, value
+from peftkit.tasks.rows import LETTERS, AnswerForm, filled, has, refuse_duplicates, right_choice, text, texts, value
 
 __all__ = ["DistractorGeneration", "MultipleChoice", "TextClassification", "TextGeneration"]
 
@@ -36,6 +36,7 @@ class _WithChoices(DataTask):
     duplicates: ClassVar[bool] = False
     """Whether choices may stand twice, as in some published data: then they are right together, or wrong together."""
     span: ClassVar[str] = "context"
+    main: ClassVar[tuple[str, ...]] = ("question",)
 
     def _fields(self) -> Mapping[str, str]:
         context = {"context": self.context_column} if self.context_column else {}
@@ -173,6 +174,7 @@ class TextGeneration(DataTask):
     metrics: ClassVar[tuple[str, ...]] = ("rouge", "bleu", "chrf", "exact_match")
     selects: ClassVar[str] = "rougeL"
     span: ClassVar[str] = "source"
+    main: ClassVar[tuple[str, ...]] = ("source",)
     secret: ClassVar[tuple[str, ...]] = ("target_column",)
 
     def _prompt(self) -> str:
@@ -199,7 +201,7 @@ class TextGeneration(DataTask):
         """
         asked, found = self._question(row), value(row, self.target_column)
         right = [text(row, self.target_column)] if not isinstance(found, list) else texts(row, [self.target_column])
-        if not right or not right[0].strip():
+        if not right or not all(map(str.strip, right)):
             raise RowError(self.target_column, "is empty")
         references = tuple(right) if len(right) > 1 else ()
         return replace(asked, target=right[0], references=references, group=self._group(row))
@@ -270,7 +272,7 @@ class DistractorGeneration(_WithChoices):
 
     def _answer(self, row: Mapping[str, Any]) -> str:
         if not self.choices_column or self._answer_is_written_out(row):
-            return text(row, self.answer_column)
+            return filled(row, self.answer_column)
         found = texts(row, self._listed())
         return found[self._right(row, found)]
 
@@ -294,6 +296,8 @@ class DistractorGeneration(_WithChoices):
         answer = self._answer(row)
         if not distractors:
             raise RowError(column, "holds no wrong answers")
+        if not self.duplicates and not all(map(str.strip, distractors)):
+            raise RowError(column, "holds an empty text")
         if not self.duplicates and answer.strip() in map(str.strip, distractors):
             raise RowError(column, f"holds the right answer, {answer!r}")
         target = "; ".join(each.replace(";", ",").strip() for each in distractors)

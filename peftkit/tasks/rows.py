@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 from peftkit.errors import RowError, did_you_mean
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+INTERNAL = "\x1fpeftkit/"
+"""Begins the names of columns that are not the user's; no file has such a name, and no message shows one."""
 EMPTY = "is empty"
 """What is wrong with a column in which nothing stands."""
 AnswerForm = Literal["auto", "label", "index", "number", "text"]
@@ -30,10 +33,14 @@ def value(row: Mapping[str, Any], column: str) -> Any:
             elif isinstance(found, Mapping) and part in found:
                 found = found[part]
             else:
-                raise RowError(column, f"there is no such field{did_you_mean(part, list(row))}")
+                raise RowError(column, f"there is no such field{did_you_mean(part, _names(row))}")
     if found is None:
         raise RowError(column, EMPTY)
     return found
+
+
+def _names(row: Mapping[str, Any]) -> list[str]:
+    return [name for name in row if not name.startswith(INTERNAL)]
 
 
 def has(row: Mapping[str, Any], column: str) -> bool:
@@ -54,9 +61,21 @@ def text(row: Mapping[str, Any], column: str) -> str:
     found = value(row, column)
     if isinstance(found, str):
         return _whole(found, column)
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise RowError(column, f"must be a text, not {_short(found)}")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise RowError(column, f"must be a text, not {describe(found)}")
     return str(found)
+
+
+def filled(row: Mapping[str, Any], column: str) -> str:
+    """A column as text that is more than blanks.
+
+    Raises:
+        RowError: it is missing or empty, or holds neither a text nor a number.
+    """
+    found = text(row, column)
+    if not found.strip():
+        raise RowError(column, EMPTY)
+    return found
 
 
 def texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
@@ -69,10 +88,14 @@ def texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
         return [text(row, column) for column in columns]
     found = value(row, columns[0])
     if isinstance(found, str) or not isinstance(found, Sequence):
-        raise RowError(columns[0], f"must be a list of texts, not {_short(found)}")
+        raise RowError(columns[0], f"must be a list of texts, not {describe(found)}")
     for each in found:
-        if isinstance(each, bool) or not isinstance(each, str | int | float):
-            raise RowError(columns[0], f"must be a list of texts, and holds {_short(each)}")
+        if (
+            isinstance(each, bool)
+            or not isinstance(each, str | int | float)
+            or (isinstance(each, float) and not math.isfinite(each))
+        ):
+            raise RowError(columns[0], f"must be a list of texts, and holds {describe(each)}")
     return [_whole(str(each), columns[0]) for each in found]
 
 
@@ -87,13 +110,18 @@ def right_choice(given: Any, choices: Sequence[str], labels: Sequence[str], form
     if form in ("auto", "label") and isinstance(given, str) and word in labels:
         meant["label"] = list(labels).index(word)
     stripped = [choice.strip() for choice in choices]
-    if form in ("auto", "text") and isinstance(given, str) and word in stripped:
-        meant["text"] = stripped.index(word)
+    is_text = isinstance(given, str) or (form == "text" and isinstance(given, int | float))
+    if form in ("auto", "text") and is_text and _spelling(given, stripped) is not None:
+        meant["text"] = stripped.index(_spelling(given, stripped) or "")
     if form in ("index", "number") and re.fullmatch(r"-?\d+", word) and not isinstance(given, bool):
         first = 0 if form == "index" else 1
         if not 0 <= int(word) - first < len(choices):
             raise RowError(column, f"{word} is no number of one of {len(choices)} choices, counted from {first}")
         meant[form] = int(word) - first
+    if form == "auto" and "text" in meant and re.fullmatch("[0-9]+", word):  # 2 may be the second or the third as well
+        places = {int(word) - first for first in (0, 1)} & {*range(len(choices))}
+        if others := places - {meant["text"]}:
+            meant["number"] = min(others)
     if not meant:
         shown = f"labels {', '.join(labels)}; choices {', '.join(map(repr, choices))}"
         hint = (
@@ -101,21 +129,29 @@ def right_choice(given: Any, choices: Sequence[str], labels: Sequence[str], form
             if form == "auto" and word.isdigit()
             else ""
         )
-        raise RowError(column, f"the answer {_short(given)} is not among the choices ({shown}){hint}")
+        raise RowError(column, f"the answer {describe(given)} is not among the choices ({shown}){hint}")
     if len(set(meant.values())) > 1:
         ways = " or ".join(sorted(meant))
-        raise RowError(column, f"the answer {_short(given)} may be a {ways}; say which with answer_is")
+        raise RowError(column, f"the answer {describe(given)} may be a {ways}; say which with answer_is")
     return next(iter(meant.values()))
 
 
+def _spelling(given: Any, choices: Sequence[str]) -> str | None:
+    """How the answer is written among the choices; None if it is not."""
+    spellings = [str(given).lower(), str(given)] if isinstance(given, bool) else [str(given).strip()]
+    return next((spelling for spelling in spellings if spelling in choices), None)
+
+
 def refuse_duplicates(choices: Sequence[str], column: str) -> None:
-    """No choice may stand twice, blanks at its ends aside.
+    """No choice may stand twice, blanks at its ends aside, or be empty.
 
     Raises:
-        RowError: one does.
+        RowError: one does, or is.
     """
     seen: set[str] = set()
     for choice in map(str.strip, choices):
+        if not choice:
+            raise RowError(column, "holds an empty choice")
         if choice in seen:
             raise RowError(column, f"holds the choice {choice!r} twice")
         seen.add(choice)
@@ -134,6 +170,7 @@ def _whole(found: str, column: str) -> str:
     return found
 
 
-def _short(found: object) -> str:
+def describe(found: object) -> str:
+    """A value as messages show it, shortened."""
     shown = repr(found)
     return shown if len(shown) <= 60 else shown[:59] + "…"

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.commits import COMMIT, resolve_commit, snapshot
 from peftkit.errors import InputError, RowError, did_you_mean, listed, one_line
-from peftkit.tasks.files import builder_of, load_files
-from peftkit.tasks.rows import value
+from peftkit.tasks import folders
+from peftkit.tasks.columns import make_dataset
+from peftkit.tasks.files import count_rows, is_saved, load_files
+from peftkit.tasks.rows import INTERNAL, value
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, DatasetDict
@@ -24,18 +26,15 @@ T = TypeVar("T")
 NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """What the splits are called where the recipe does not say."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-ORIGIN = "__row__"
+ORIGIN = f"{INTERNAL}row"
 """The column that holds where a row stood, from 0, before splits were cut and rows chosen."""
-
-Files = tuple[tuple[str, tuple[str, ...]], ...]
-"""The files of each split."""
 
 
 @dataclass(frozen=True)
 class Source:
     """What is to be read, and how it is cut into splits; equal sources give equal rows."""
 
-    path: str | Files
+    path: str | folders.Files
     config: str | None = None
     revision: str | None = None
     names: tuple[str | None, ...] = (None, None, None)
@@ -95,6 +94,7 @@ def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
             )
         if not isinstance(train, Dataset):
             raise InputError(f"{_words(source)} is streamed, so that no share of it can be taken for {split}")
+        _refuse_too_few(train, source)
         splits["train"], splits[split] = _cut(splits["train"], round(len(train) * fraction), source)
         origins[split] = origins["train"]
     for split, rows in splits.items():
@@ -143,7 +143,9 @@ def where(source: Source, split: str, index: int) -> str:
     if ORIGIN in (taken.column_names or ()):
         number = taken[index][ORIGIN]
     for file in dict(_files(source)).get(name, ()):
-        length = len(load_files({name: (file,)})[name])
+        if is_saved(Path(file)):
+            return f"{file}, row {number + 1}"
+        length = count_rows(file, _stamp(replace(source, path=file)))
         if number < length:
             return f"{file}, row {number + 1}"
         number -= length
@@ -153,17 +155,22 @@ def where(source: Source, split: str, index: int) -> str:
 def _found(source: Source) -> dict[str, Any]:
     """Every split there is, under the name that it has there."""
     files = dict(_files(source))
+    if files and source.streaming:  # only the training rows are many; the others are held
+        train = _name(source, "train", list(files))
+        many = {name: names for name, names in files.items() if name == train}
+        found = load_files(many, streaming=True) | load_files({k: v for k, v in files.items() if k not in many})
+        return {name: found[name] for name in files}
     if files:
-        found = load_files(files, streaming=source.streaming)
-    elif not isinstance(source.path, str):
+        return load_files(files)
+    if not isinstance(source.path, str):
         raise InputError("path names no files")
-    elif (Path(source.path) / "dataset_dict.json").is_file():
+    if (Path(source.path) / "dataset_dict.json").is_file():
         from datasets import load_from_disk
 
         found = _guarded(source, lambda: dict(load_from_disk(source.path)))
     else:
         found = _guarded(source, lambda: _of_hub(source))
-    if source.streaming and not source.sample:  # only the training rows are many; the others are held
+    if source.streaming and not source.sample:
         train = _name(source, "train", list(found))
         found = {name: rows if name == train else _held(rows) for name, rows in found.items()}
     return found
@@ -185,6 +192,8 @@ def _of_hub(source: Source) -> dict[str, Any]:
     from datasets import load_dataset
 
     place = _place(source)
+    if Path(str(source.path)).is_dir() and (local := folders.load_folder(str(source.path), source.config)):
+        return local
     try:
         found: dict[str, Any] = dict(load_dataset(**place, streaming=source.streaming))
         asked = source.revision or ""
@@ -205,7 +214,7 @@ def _commits(splits: Mapping[str, Any]) -> set[str]:
     return {file.parent.name for file in files if COMMIT.fullmatch(file.parent.name)}
 
 
-def _fetched(source: Source) -> Files:
+def _fetched(source: Source) -> folders.Files:
     """The files of a commit of a hub data set in the hub's cache, if all are there that their names speak of."""
     if not COMMIT.fullmatch(source.revision or ""):
         return ()
@@ -230,6 +239,8 @@ def _place(source: Source) -> dict[str, Any]:
 def _guarded(source: Source, load: Callable[[], T]) -> T:
     try:
         return load()
+    except InputError:
+        raise
     except Exception as error:  # what the hub's client, a builder or a parser raises
         remedy = (
             "look at its files"
@@ -242,28 +253,18 @@ def _guarded(source: Source, load: Callable[[], T]) -> T:
 def _held(rows: Any) -> Dataset:
     from datasets import Dataset
 
-    return rows if isinstance(rows, Dataset) else Dataset.from_list(list(rows), features=rows.features)
+    if isinstance(rows, Dataset):
+        return rows
+    return Dataset.from_list(list(rows), features=rows.features) if rows.features else make_dataset(rows)
 
 
-def _files(source: Source) -> Files:
+def _files(source: Source) -> folders.Files:
     """The files of each split, where there are files."""
     if not isinstance(source.path, str):
         return source.path
-    path = Path(source.path)
-    if path.is_file():
-        return (("train", (source.path,)),)
-    if not path.is_dir() or (path / "dataset_dict.json").is_file():
-        return ()
-    folders = [path / source.config, path / "data" / source.config] if source.config else []
-    for folder in (*folders, path, path / "data"):
-        splits: dict[str, list[str]] = defaultdict(list)
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            name = re.split(r"[-_.]", file.name)[0]
-            if builder_of(file) and file.is_file():
-                splits[name].append(str(file))
-        if any(name in names for names in NAMES.values() for name in splits):
-            return tuple((name, tuple(files)) for name, files in splits.items())
-    return ()
+    return folders.files_by_split(
+        Path(source.path), source.config, {name for names in NAMES.values() for name in names}
+    )
 
 
 def _name(source: Source, split: str, there: Sequence[str]) -> str | None:
@@ -275,6 +276,17 @@ def _name(source: Source, split: str, there: Sequence[str]) -> str | None:
         known = f"{did_you_mean(asked, there)}; it has {listed(sorted(there))}"
         raise InputError(f"{split}_split: {_words(source)} has no split {asked!r}{known}")
     return asked
+
+
+def _refuse_too_few(rows: Dataset, source: Source) -> None:
+    """Shares are taken of rows; a file that was read as one row most likely holds its rows deeper."""
+    shares = 1 + (source.dev_fraction is not None) + (source.test_fraction is not None)
+    if len(rows) < shares:
+        columns = [name for name in rows.column_names if not name.startswith(INTERNAL)]
+        raise InputError(
+            f"{_words(source)} has {len(rows)} row{'s' if len(rows) != 1 else ''}, with the columns {listed(columns)}: "
+            f"too few to take shares of it for dev and test"
+        )
 
 
 def _cut(rows: Dataset, wanted: int, source: Source) -> tuple[Dataset, Dataset]:
@@ -347,10 +359,15 @@ def _words(source: Source) -> str:
 
 
 def _stamp(source: Source) -> tuple[Any, ...]:
-    """When the source's files were changed last: what was read of older ones is out of date."""
+    """When the source's files were changed last: what was read of older ones is out of date.
+
+    The times of a change of the file itself are among it, which no copy that keeps modification times can set.
+    """
     if isinstance(source.path, str):
         path = Path(source.path)
         files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
     else:
-        files = [Path(name) for _, names in source.path for name in names]
-    return tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file())
+        named = [Path(name) for _, names in source.path for name in names]
+        files = [file for path in named for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    found = ((str(file), file.stat()) for file in files if file.is_file())
+    return tuple((name, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_size) for name, s in found)

@@ -1,0 +1,14 @@
+"""Reads files of rows as they are written: CSV, TSV, JSON, JSON Lines and Parquet, compressed or not.
+
+Nothing is inferred: a cell of CSV or TSV is a text, an empty one None, and a value of JSON is that value. Training and
+prediction read with the same functions.
+"""
+
+from __future__ import annotations
+
+from peftkit.data_files.inputs import read_inputs
+from peftkit.data_files.json_rows import parse_json
+from peftkit.data_files.parquet import read_parquet_table
+from peftkit.data_files.readers import FORMATS, file_format, read_rows
+
+__all__ = ["FORMATS", "file_format", "parse_json", "read_inputs", "read_parquet_table", "read_rows"]
