@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ModelKind = Literal["encoder-decoder", "decoder", "encoder"]
+Side = Literal["encoder", "decoder"]
 TaskKind = Literal["classification", "multiple_choice", "generation"]
 
 

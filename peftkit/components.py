@@ -16,6 +16,7 @@ from peftkit.component_inputs import Context as Context
 from peftkit.component_inputs import Example as Example
 from peftkit.component_inputs import ModelKind as ModelKind
 from peftkit.component_inputs import Refusal as Refusal
+from peftkit.component_inputs import Side as Side
 from peftkit.component_inputs import Situation as Situation
 from peftkit.component_inputs import StepRecord as StepRecord
 from peftkit.component_inputs import TaskKind as TaskKind
@@ -89,6 +90,16 @@ class Method(Component):
         Nothing where the method trains an encoder's classification head alone: the head's learning rate is tuned apart.
         """
         return type(self).search
+
+    def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
+        """How many of the model's positions the method takes for vectors of its own, on each side: by default none.
+
+        Texts are fitted into the positions that are left.
+
+        Args:
+            model_kind: an encoder has the side ``encoder``, a decoder ``decoder``, an encoder-decoder both.
+        """
+        return {}
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Changes the model so that exactly the parameters that should learn have ``requires_grad``.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from peftkit.components import Context, Method, ModelKind, Situation
+from peftkit.components import Context, Method, ModelKind, Side, Situation
 from peftkit.errors import InputError, listed, one_line
 from peftkit.head import covering_modules
 from peftkit.methods._configs import constants
@@ -198,6 +198,13 @@ class PromptMethod(PeftMethod):
             options["token_dim"] = loaded.get_input_embeddings().weight.shape[1]
             options["num_attention_heads"] = getattr(loaded.config, "num_attention_heads", 1)
         return options
+
+    def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
+        """The vectors before the text: before an encoder-decoder's source, or in the cache of its decoder."""
+        side: Side = "encoder" if model_kind == "encoder" else "decoder"
+        if model_kind == "encoder-decoder" and self.before_embeddings:
+            side = "encoder"
+        return {side: self.num_virtual_tokens}
 
     def made_by_network(self) -> bool:
         """Whether a network makes the vectors while training: peft saves what it makes, and not the network."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from peftkit.components import Context, Refusal, Situation
+from peftkit.components import Context, ModelKind, Refusal, Side, Situation
 from peftkit.methods._peft import PeftMethod, PromptMethod, rows_of
 from peftkit.methods.prefix_tuning import LearntCache
 
@@ -65,6 +65,10 @@ class Cpt(PeftMethod):
         """The reasons, with remedies, why the method cannot be used so."""
         missing = [] if self.cpt_token_ids else ["it learns around the tokens of a context; set cpt_token_ids"]
         return [*super().refuses(situation), *missing]
+
+    def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
+        """The tokens of the context, which stand before the text."""
+        return {"decoder": len(self.cpt_token_ids)}
 
 
 class Lily(PeftMethod):

@@ -137,7 +137,7 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
         cut[e.name] = _cut([r["source_tokens"] for r in e.rows], [r["target_tokens"] for r in e.rows], form)
     totals = {"train": len(seen.source_tokens)} | {e.name: len(e.rows) for e in selected}
     longest = max([max(seen.target_tokens), *(r["target_tokens"] for e in selected for r in e.rows)])
-    _refuse_cut_targets(recipe, cut, totals, longest)
+    _refuse_cut_targets(recipe, form, cut, totals, longest)
     overlap = {e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in selected}
     sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
     return Data(train, tuple(evaluated), tuple(selected), sizes, cut, overlap, seen.golds, digests)
@@ -230,15 +230,19 @@ def _cut(source_tokens: Any, target_tokens: Any, form: Form) -> dict[str, int]:
 
 
 def _refuse_cut_targets(
-    recipe: Recipe, cut: Mapping[str, Mapping[str, int]], totals: Mapping[str, int], longest: int
+    recipe: Recipe, form: Form, cut: Mapping[str, Mapping[str, int]], totals: Mapping[str, int], longest: int
 ) -> None:
     """A model that never sees the end of its targets is not measured on the task that the recipe names."""
-    allowed, limit = recipe.train.cut_targets, recipe.train.max_target_length
+    allowed, limit = recipe.train.cut_targets, f"train.max_target_length = {form.target_length} tokens"
+    remedy = f"raise it (the longest has {longest})"
+    if form.target_length < recipe.train.max_target_length:
+        limit = f"the {form.target_length} tokens that the model's decoder has positions for"
+        remedy = f"use a model with more (the longest has {longest})"
     for split, counts in cut.items():
         share = counts["targets"] / totals[split]
         if share > allowed:
             raise InputError(
                 f"{counts['targets']:,} of {totals[split]:,} targets of {recipe.task.name!r} in its split {split!r} "
-                f"({share:.1%}) are longer than train.max_target_length = {limit} tokens, and would be cut; raise it "
-                f"(the longest has {longest}), or allow it with train.cut_targets = {min(1.0, share + 0.005):.2f}"
+                f"({share:.1%}) are longer than {limit}, and would be cut; {remedy}, or allow it with "
+                f"train.cut_targets = {min(1.0, share + 0.005):.2f}"
             )

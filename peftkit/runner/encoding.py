@@ -23,7 +23,7 @@ from peftkit.texts import normalised
 
 OURS = "\x1fpeftkit/"
 """Begins the names of encoded columns while they stand beside those of the data: no file can have such a column."""
-KEPT: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens")
+KEPT: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens", "segments")
 
 
 def examples_of(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indices: Iterable[int]) -> list[Example]:

@@ -24,6 +24,7 @@ from peftkit.recipe.names import model_kind, model_path
 from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
 from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
+from peftkit.runner.positions import count_positions, fit_lengths
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
 """Heads, which are new or tied to embeddings."""
@@ -189,18 +190,24 @@ def _kind(recipe: Recipe, config: Any) -> ModelKind:
 
 
 def _form(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> Form:
-    room = getattr(config, "max_position_embeddings", None)  # none where positions are relative, as in T5
-    source, target = recipe.train.max_source_length, recipe.train.max_target_length
-    if room is not None and room > 0:  # XLNet says -1 for none
-        # RoBERTa counts positions from its padding id on, which only its tokenizer's limit knows.
-        room = min(room, tokenizer.model_max_length)
-        source = min(source, room - target if kind == "decoder" else room)
-        if source < 1:
-            raise RunError(f"train.max_target_length = {target} leaves no room for a source in {room} positions")
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
         True  # cut and counted here
     )
-    return FORMS[kind](tokenizer, config, type(recipe.task).kind, source, target)
+    options = {"trust_remote_code": recipe.model.trust_remote_code}
+    form = FORMS[kind]
+    lengths = fit_lengths(recipe, kind, count_positions(config, kind, form.auto_class, **options))
+    made = form(
+        tokenizer,
+        config,
+        type(recipe.task).kind,
+        lengths.source,
+        lengths.target,
+        lengths.widest.encoder,
+        lengths.widest.decoder,
+    )
+    if problems := made.token_problems():
+        raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)
+    return made
 
 
 def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches | None = None) -> nn.Module:

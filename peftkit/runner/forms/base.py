@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, TypedDict
+from functools import cached_property, partial
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.components import Example, TaskKind
+from peftkit.components import Example, Side, TaskKind
+from peftkit.errors import InputError, RowError
 from peftkit.runner.forms.shortening import shortened
+from peftkit.runner.forms.tokens import Template, embedded_tokens, end_token, read, template, token_ids, unembedded
 
 IGNORED = -100
 PAD_TO = 8  # widths that are multiples of 8 suit tensor cores, and make for few distinct shapes
@@ -24,7 +26,8 @@ class Row(TypedDict):
 
     ``candidates`` holds the target alone where nothing is ranked. For an encoder a candidate is the whole input,
     source and choice together, and a fixed label has none. ``source_tokens`` and ``target_tokens`` are the lengths
-    of the source and of the longest candidate before anything was cut.
+    of the source and of the longest candidate before anything was cut. ``segments`` says of each token of an encoder's
+    pair which of the two texts it belongs to, where the tokenizer numbers them.
     """
 
     source: list[int]
@@ -32,6 +35,7 @@ class Row(TypedDict):
     answer: int
     source_tokens: int
     target_tokens: int
+    segments: NotRequired[list[list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class Scores:
 class Form:
     """Turns examples into tensors for one kind of model.
 
-    ``source_length`` and ``target_length`` are the tokens kept at the most.
+    ``source_length`` and ``target_length`` are the tokens kept at the most, ``encoder_width`` and ``decoder_width``
+    what batches are filled up to at the most; None where positions have no end.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -54,16 +59,60 @@ class Form:
     task_kind: TaskKind
     source_length: int
     target_length: int
+    encoder_width: int | None = None
+    decoder_width: int | None = None
 
     auto_class: ClassVar[str]
     """The transformers class that loads the model."""
     generates: ClassVar[bool] = True
 
-    @property
+    @cached_property
+    def template(self) -> Template:
+        """The special tokens that the tokenizer puts around a source."""
+        return template(self.tokenizer)
+
+    @cached_property
+    def end(self) -> int:
+        """The id that targets end with and that ends generation.
+
+        Raises:
+            InputError: neither the tokenizer nor the config names one.
+        """
+        return end_token(self.tokenizer, self.config)
+
+    @cached_property
     def pad(self) -> int:
-        """The id that fills up; a tokenizer without one pads with its end of text, which is masked anyway."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
+        """The id that fills up: the one that the model knows as padding, or else any that it has an embedding for.
+
+        RoBERTa counts positions by the config's. What is filled up is masked, so it may be the end of text.
+        """
+        sizes = [size for side in ("encoder", "decoder") if (size := embedded_tokens(self.config, side))]
+        known = (getattr(self.config, "pad_token_id", None), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((i for i in known if isinstance(i, int) and 0 <= i < min(sizes, default=i + 1)), 0)
+
+    def token_problems(self) -> list[str]:
+        """What is wrong with the special tokens that every row needs: missing ones, or those without an embedding."""
+        return self._problems_of("encoder", lambda: [*self.template.before, *self.template.after])
+
+    def _problems_of(self, side: Side, *needed: Callable[[], Sequence[int]]) -> list[str]:
+        """What is wrong with the ids that one side needs, or with looking for them."""
+        problems = []
+        for ids in needed:
+            try:
+                problems.append(unembedded(ids(), embedded_tokens(self.config, side), self.tokenizer))
+            except InputError as error:
+                problems.append(str(error))
+        return [*dict.fromkeys(filter(None, problems))]
+
+    def _checked(self, ids: list[int], field: str, side: Side) -> list[int]:
+        """The ids of a row's text.
+
+        Raises:
+            RowError: the model has no embedding for one of them.
+        """
+        if problem := unembedded(ids, embedded_tokens(self.config, side), self.tokenizer):
+            raise RowError(field, problem)
+        return ids
 
     def encode(self, examples: Sequence[Example], *, ranked: bool) -> list[Row]:
         """Token ids of the examples, with all their candidates if they are to be ranked."""
@@ -80,7 +129,7 @@ class Form:
 
     def widened(self, batch: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, Tensor]:
         """The batch with its texts filled up further, to those lengths."""
-        fill = {"attention_mask": 0, "labels": IGNORED}
+        fill = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORED}
         new = {
             key: pad(batch[key], (0, width - batch[key].shape[1]), value=fill.get(key, self.pad))
             for key, width in widths.items()
@@ -129,26 +178,75 @@ class Form:
         return (batch["labels"] != IGNORED).sum()
 
     def _padded(
-        self, rows: Sequence[Sequence[int]], fill: int, *, left: bool = False, multiple: int = PAD_TO
+        self,
+        rows: Sequence[Sequence[int]],
+        fill: int,
+        *,
+        left: bool = False,
+        multiple: int = PAD_TO,
+        widest: int | None = None,
     ) -> Tensor:
-        width = -(-max(map(len, rows)) // multiple) * multiple
+        longest = max(map(len, rows))
+        width = -(-longest // multiple) * multiple
+        if widest is not None:  # no padding beyond the last position
+            width = max(longest, min(width, widest))
         blanks = [[fill] * (width - len(row)) for row in rows]
         return torch.tensor([b + list(r) if left else list(r) + b for r, b in zip(rows, blanks, strict=True)])
 
-    def _mask(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
-        return self._padded([[1] * len(row) for row in rows], 0, left=left)
+    def _mask(self, rows: Sequence[Sequence[int]], *, left: bool = False, widest: int | None = None) -> Tensor:
+        return self._padded([[1] * len(row) for row in rows], 0, left=left, widest=widest)
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(ids) for ids in self.tokenizer(list(texts))["input_ids"]] if texts else []
+    def _sources(self, examples: Sequence[Example]) -> tuple[list[str], list[list[int]], list[int]]:
+        """The sources with contexts shortened where that is needed.
 
-    def _sources(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
-        """The ids of the sources, first with contexts shortened where that is needed, then whole."""
-        whole = self._ids([e.source for e in examples])
-        fitted = list(whole)
+        Returns:
+            Their texts, their ids with the template's, and how many ids each had before.
+        """
+        texts = [e.source for e in examples]
+        ids = [self._framed(each) for each in token_ids(self.tokenizer, texts, special=False)]
+        lengths = [len(each) for each in ids]
         for i, example in enumerate(examples):
-            if len(whole[i]) > self.source_length and example.context:
-                fitted[i] = list(self.tokenizer(shortened(example, self.source_length, self.tokenizer))["input_ids"])
-        return fitted, whole
+            if lengths[i] > self._source_room and example.context:
+                texts[i] = shortened(example, self._source_room, self.tokenizer)
+                ids[i] = self._framed(token_ids(self.tokenizer, [texts[i]], special=False)[0])
+        return texts, ids, lengths
+
+    @property
+    def _source_room(self) -> int:
+        """The tokens that a source may have, the template's among them."""
+        return self.source_length
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        """The ids of a source with those that the template adds."""
+        return self.template.around(ids)
+
+    def _cut_source(self, ids: list[int]) -> list[int]:
+        """A source's ids without the last ones that are too many; the template's stay.
+
+        Raises:
+            RowError: there are none, or the template alone is too long.
+        """
+        after = len(self.template.after)
+        if not ids or self.source_length <= len(self.template.before) + after < len(ids):
+            raise RowError("source", f"no token of it is left in the {self.source_length} there is room for")
+        if len(ids) > self.source_length:
+            ids = [*ids[: self.source_length - after], *ids[len(ids) - after :]]
+        return self._checked(ids, "source", "encoder")
+
+    def _written(self, generated: Tensor) -> list[str]:
+        """The texts of generated ids, each up to its end; what only controls the model is left out."""
+        tokenizer = self.tokenizer
+        control = {
+            *self.template.before,
+            *self.template.after,
+            *(tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
+            *(tokenizer.unk_token_id, self.pad),
+        }
+        texts = []
+        for ids in generated.tolist():
+            kept = [i for i in ids[: ids.index(self.end) if self.end in ids else None] if i not in control]
+            texts.append(read(tokenizer, kept).strip())
+        return texts
 
     def _wanted(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
         """The candidates to encode and which of them is the target."""
@@ -171,15 +269,3 @@ def sums(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]]:
     """The log-likelihood of each row's labels, and how many there are."""
     losses = cross_entropy(precise(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
     return (-losses.view(labels.shape).sum(1)).tolist(), (labels != IGNORED).sum(1).tolist()
-
-
-def ended(ids: list[int], longest: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """At most ``longest`` ids, of which the last stays the end of text."""
-    if len(ids) <= longest:
-        return ids
-    return [*ids[: longest - 1], ids[-1] if ids[-1] == tokenizer.eos_token_id else ids[longest - 1]]
-
-
-def unended(ids: list[int], end: int | None) -> list[int]:
-    """The ids without the end of text."""
-    return ids[:-1] if ids and ids[-1] == end else ids

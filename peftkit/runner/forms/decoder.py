@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from peftkit.components import Example
-from peftkit.runner.forms.base import IGNORED, PAD_TO, Row, Scores, ended, sums, unended
+from peftkit.errors import RowError
+from peftkit.runner.forms.base import IGNORED, PAD_TO, Row, Scores, sums
 from peftkit.runner.forms.ranking import (
     Continuing,
     Likelihoods,
@@ -25,6 +26,7 @@ from peftkit.runner.forms.ranking import (
     row_bytes,
     takes,
 )
+from peftkit.runner.forms.tokens import continuation, cut, ended, refuse_equal, token_ids
 
 
 class Decoder(Continuing):
@@ -32,28 +34,72 @@ class Decoder(Continuing):
 
     auto_class = "AutoModelForCausalLM"
 
+    @property
+    def _source_room(self) -> int:
+        return self.source_length + len(self.template.after)  # which a prompt goes without
+
+    def token_problems(self) -> list[str]:
+        return self._problems_of("decoder", lambda: self.template.before, lambda: [self.end])
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        """A prompt goes on with its target, so nothing of the template ends it; it has one token at the least."""
+        prompt = [*self.template.before, *self.template.bare(ids)]
+        begin = self.tokenizer.bos_token_id
+        return prompt or [self.end if begin is None else begin]
+
+    def _cut_source(self, ids: list[int]) -> list[int]:
+        """A prompt's ids without the first ones that are too many; the template's stay."""
+        if len(ids) > self.source_length:
+            before = len(self.template.before)
+            if self.source_length <= before:
+                raise RowError("source", f"no token of it is left in the {self.source_length} there is room for")
+            ids = [*ids[:before], *ids[len(ids) - self.source_length + before :]]
+        return self._checked(ids, "source", "decoder")
+
     def encode(self, examples: Sequence[Example], *, ranked: bool) -> list[Row]:
-        end = self.tokenizer.eos_token_id
-        sources, uncut = self._sources(examples)
-        starts = [unended(ids, end) for ids in uncut]
+        texts, prompts, lengths = self._sources(examples)
         wanted = [self._wanted(e, ranked=ranked) for e in examples]
         # Continuations are cut out of the whole text, since many vocabularies join a word to its blank.
+        bare = token_ids(self.tokenizer, texts, special=False)
         whole = iter(
-            self._ids([f"{e.source} {t}" for e, (texts, _) in zip(examples, wanted, strict=True) for t in texts])
+            token_ids(
+                self.tokenizer,
+                [f"{text} {t}" for text, (targets, _) in zip(texts, wanted, strict=True) for t in targets],
+                special=False,
+            )
         )
         rows: list[Row] = []
-        for source, start, (texts, answer) in zip(sources, starts, wanted, strict=True):
-            targets = [[*unended(next(whole), end)[len(start) :], end] for _ in texts]
+        for text, ids, prompt, length, (targets, answer) in zip(texts, bare, prompts, lengths, wanted, strict=True):
+            candidates = [self._target(next(whole), ids, text, target) for target in targets]
+            kept = [cut(c, self.target_length) for c in candidates]
+            if len(targets) > 1:
+                refuse_equal(targets, candidates)
+                refuse_equal(targets, kept, self.target_length)
             rows.append(
                 {
-                    "source": unended(source, end)[-self.source_length :],
-                    "candidates": [ended(t, self.target_length, self.tokenizer) for t in targets],
+                    "source": self._cut_source(prompt),
+                    "candidates": kept,
                     "answer": answer,
-                    "source_tokens": len(start),
-                    "target_tokens": max(map(len, targets)),
+                    "source_tokens": length,
+                    "target_tokens": max(map(len, candidates)),
+                    "segments": [],
                 }
             )
         return rows
+
+    def _target(self, whole: list[int], prompt: list[int], source: str, target: str) -> list[int]:
+        """The ids of a target that continues the prompt, with the end of text.
+
+        Raises:
+            RowError: there are none that read as the target does.
+        """
+        if not target:
+            return [self.end]
+        if whole[: len(prompt)] == prompt:
+            ids = whole[len(prompt) :]
+        else:
+            ids = continuation(self.tokenizer, prompt, source, target)
+        return self._checked(ended(ids, self.end, target, self.tokenizer), "target", "decoder")
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         chosen = [row["candidates"][row["answer"]] for row in rows]
@@ -63,10 +109,11 @@ class Decoder(Continuing):
     def _joined(self, sources: Sequence[list[int]], targets: Sequence[list[int]]) -> dict[str, Tensor]:
         texts = [s + t for s, t in zip(sources, targets, strict=True)]
         labels = [[IGNORED] * len(s) + t for s, t in zip(sources, targets, strict=True)]
+        widest = self.decoder_width
         return {
-            "input_ids": self._padded(texts, self.pad),
-            "attention_mask": self._mask(texts),
-            "labels": self._padded(labels, IGNORED),
+            "input_ids": self._padded(texts, self.pad, widest=widest),
+            "attention_mask": self._mask(texts, widest=widest),
+            "labels": self._padded(labels, IGNORED, widest=widest),
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -139,7 +186,9 @@ class Decoder(Continuing):
             which = torch.tensor([c.row for c in group], device=device)
             ids = self._padded([c.rest for c in group], self.pad, multiple=1).to(device)
             places = torch.tensor([begins[c.row] for c in group], device=device)[:, None]
-            places = places + torch.arange(ids.shape[1], device=device)
+            # What fills a rest up stands where its last token does: there may be no position after that.
+            last = torch.tensor([len(c.rest) - 1 for c in group], device=device)[:, None]
+            places = places + torch.arange(ids.shape[1], device=device).minimum(last)
             logits = continued(model)(
                 input_ids=ids,
                 attention_mask=torch.cat([mask[which], torch.ones_like(ids)], 1),
@@ -162,8 +211,10 @@ class Decoder(Continuing):
             raise NotShared("nothing stands before the candidates of a row")
         texts = [row["source"] + row["candidates"][0][:n] for row, n in zip(rows, found.shared, strict=True)]
         multiple = 1 if found.device.type == "cpu" else PAD_TO
-        ids = self._padded(texts, self.pad, multiple=multiple).to(found.device)
-        mask = self._padded([[1] * len(text) for text in texts], 0, multiple=multiple).to(found.device)
+        widest = self.decoder_width
+        ids = self._padded(texts, self.pad, multiple=multiple, widest=widest).to(found.device)
+        ones = [[1] * len(text) for text in texts]
+        mask = self._padded(ones, 0, multiple=multiple, widest=widest).to(found.device)
         last = [len(row["source"]) - 1 for row in rows]
         wanted = sorted({at + read for at, n in zip(last, found.shared, strict=True) for read in range(n + 1)})
         # Counted from the end, since prompt methods put positions of their own in front.
@@ -183,10 +234,16 @@ class Decoder(Continuing):
 
     def generate(self, model: nn.Module, rows: Sequence[Row], device: torch.device, **options: Any) -> list[str]:
         sources = [row["source"] for row in rows]
-        ids = self._padded(sources, self.pad, left=True).to(device)
-        mask = self._mask(sources, left=True).to(device)
+        # As many positions as sources may have are left beside those of what is generated.
+        widest = None if self.decoder_width is None else self.source_length
+        ids = self._padded(sources, self.pad, left=True, widest=widest).to(device)
+        mask = self._mask(sources, left=True, widest=widest).to(device)
         generated = model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, do_sample=False, pad_token_id=self.pad, **options
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            pad_token_id=self.pad,
+            eos_token_id=self.end,
+            **options,
         )
-        texts = self.tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self._written(generated[:, ids.shape[1] :])

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
+from peftkit.errors import RowError
 from peftkit.runner.forms.base import Form, Row, Scores, precise
+from peftkit.runner.forms.ranking import takes
 from peftkit.runner.forms.shortening import shortened
+from peftkit.runner.forms.tokens import refuse_equal
+
+PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
+"""The tensors that have a line for each text, and not for each row."""
 
 
 class Encoder(Form):
@@ -19,47 +26,66 @@ class Encoder(Form):
     generates = False
 
     def encode(self, examples: Sequence[Example], *, ranked: bool) -> list[Row]:
-        sources, whole = self._sources(examples)
+        _, sources, lengths = self._sources(examples)
         if self.task_kind != "classification":
-            return [self._paired(e, len(uncut)) for e, uncut in zip(examples, whole, strict=True)]
-        longest = self.source_length
-        for i, source in enumerate(sources):
-            if len(source) > longest:
-                sources[i] = list(self.tokenizer(examples[i].source, truncation=True, max_length=longest)["input_ids"])
+            return [self._paired(e, length) for e, length in zip(examples, lengths, strict=True)]
         return [
             {
-                "source": source,
+                "source": self._cut_source(source),
                 "candidates": [],
                 "answer": e.candidates.index(e.target),
-                "source_tokens": len(uncut),
+                "source_tokens": length,
                 "target_tokens": 0,
+                "segments": [],
             }
-            for e, source, uncut in zip(examples, sources, whole, strict=True)
+            for e, source, length in zip(examples, sources, lengths, strict=True)
         ]
 
     def _paired(self, example: Example, length: int) -> Row:
-        """Each choice after the source; where a pair is too long, the source gives way."""
+        """Each choice after the source; where a pair is too long, the source gives way.
+
+        Raises:
+            RowError: a choice leaves no room for the source, or two choices have the same ids.
+        """
         choices, source = list(example.candidates), example.source
-        pairs = self.tokenizer([source] * len(choices), choices)["input_ids"]
-        longest = max(map(len, pairs))
+        pairs = self.tokenizer([source] * len(choices), choices)
+        longest = max(map(len, pairs["input_ids"]))
         if longest > self.source_length and example.context:
             source = shortened(example, self.source_length - (longest - length), self.tokenizer)
         if longest > self.source_length:
-            options = {"truncation": "only_first", "max_length": self.source_length}
-            pairs = self.tokenizer([source] * len(choices), choices, **options)["input_ids"]
+            pairs = self._truncated(source, choices)
+        texts = [self._checked(list(pair), "source", "encoder") for pair in pairs["input_ids"]]
+        refuse_equal(choices, texts)
         return {
             "source": [],
-            "candidates": [list(pair) for pair in pairs],
+            "candidates": texts,
             "answer": choices.index(example.target),
             "source_tokens": longest,
             "target_tokens": 0,
+            "segments": [list(each) for each in pairs.get("token_type_ids", ())],
         }
+
+    def _truncated(self, source: str, choices: list[str]) -> Any:
+        """The pairs with sources that are cut at their end."""
+        most = max(len(pair) for pair in self.tokenizer([""] * len(choices), choices)["input_ids"])
+        if most >= self.source_length:
+            raise RowError(
+                "candidates",
+                f"one of them has {most} tokens, which leaves the source none of the {self.source_length} there is "
+                "room for; raise train.max_source_length",
+            )
+        self.tokenizer.truncation_side = "right"
+        options: dict[str, Any] = {"truncation": "only_first", "max_length": self.source_length}
+        return self.tokenizer([source] * len(choices), choices, **options)
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]
+        segments = [segment for row in rows for segment in row.get("segments", ())]
+        widest = self.encoder_width
         return {
-            "input_ids": self._padded(texts, self.pad),
-            "attention_mask": self._mask(texts),
+            "input_ids": self._padded(texts, self.pad, widest=widest),
+            "attention_mask": self._mask(texts, widest=widest),
+            **({"token_type_ids": self._padded(segments, 0, widest=widest)} if segments else {}),
             "labels": torch.tensor([row["answer"] for row in rows]),
             "choices": torch.tensor([len(row["candidates"]) for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, texts))),
@@ -70,17 +96,22 @@ class Encoder(Form):
         first = 0
         for start in range(0, len(inputs), size):
             number = sum(inputs[start : start + size])
-            which = {key: slice(first, first + number) for key in ("input_ids", "attention_mask")}
+            which = {key: slice(first, first + number) for key in PER_TEXT}
             yield {k: v[which.get(k, slice(start, start + size))] if v.ndim else v for k, v in batch.items()}
             first += number
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        segments = {key: batch[key] for key in ("token_type_ids",) if key in batch and self._numbers_segments(model)}
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **segments).logits
         choices = batch["choices"].tolist()
         if any(choices):  # one score a pair: lay the scores of each row's pairs side by side
             scores = torch.split(precise(output)[:, 0], choices)
             output = nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=-torch.inf)
         return output, batch["labels"]
+
+    def _numbers_segments(self, model: nn.Module) -> bool:
+        """Whether the model knows two texts from each other: RoBERTa has one segment, DistilBERT none."""
+        return takes(model, "token_type_ids") and getattr(self.config, "type_vocab_size", 2) > 1
 
     def score(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
         logits, _ = self.logits(model, {k: v.to(device) for k, v in self.batch(rows).items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from peftkit.components import Example
-from peftkit.runner.forms.base import IGNORED, PAD_TO, Row, Scores, ended, sums
+from peftkit.runner.forms.base import IGNORED, PAD_TO, Row, Scores, sums
 from peftkit.runner.forms.ranking import Continuing, Likelihoods, Way, continued, groups, limits, part, row_bytes
+from peftkit.runner.forms.tokens import Template, cut, ended, refuse_equal, start_token, template, token_ids
 
 
 class EncoderDecoder(Continuing):
@@ -21,39 +23,72 @@ class EncoderDecoder(Continuing):
 
     auto_class = "AutoModelForSeq2SeqLM"
 
+    @cached_property
+    def start(self) -> int:
+        """The id that the decoder begins with.
+
+        Raises:
+            InputError: the config has none.
+        """
+        return start_token(self.config)
+
+    @cached_property
+    def target_template(self) -> Template:
+        """The special tokens that the tokenizer puts around a target."""
+        return template(self.tokenizer, target=True)
+
+    def token_problems(self) -> list[str]:
+        needed = (lambda: [self.start], lambda: [self.end], lambda: self.target_template.before)
+        return [*super().token_problems(), *self._problems_of("decoder", *needed)]
+
     def encode(self, examples: Sequence[Example], *, ranked: bool) -> list[Row]:
-        sources, whole = self._sources(examples)
+        _, sources, lengths = self._sources(examples)
         rows: list[Row] = []
         wanted = [self._wanted(e, ranked=ranked) for e in examples]
-        targets = iter(self._ids([text for texts, _ in wanted for text in texts]))
-        for source, uncut, (texts, answer) in zip(sources, whole, wanted, strict=True):
-            candidates = [next(targets) for _ in texts]
+        encoded = iter(token_ids(self.tokenizer, [t for texts, _ in wanted for t in texts], target=True, special=False))
+        for source, length, (texts, answer) in zip(sources, lengths, wanted, strict=True):
+            candidates = [self._target(next(encoded), text) for text in texts]
+            kept = [cut(c, self.target_length) for c in candidates]
+            if len(texts) > 1:
+                refuse_equal(texts, candidates)
+                refuse_equal(texts, kept, self.target_length)
             rows.append(
                 {
-                    "source": ended(source, self.source_length, self.tokenizer),
-                    "candidates": [ended(c, self.target_length, self.tokenizer) for c in candidates],
+                    "source": self._cut_source(source),
+                    "candidates": kept,
                     "answer": answer,
-                    "source_tokens": len(uncut),
+                    "source_tokens": length,
                     "target_tokens": max(map(len, candidates)),
+                    "segments": [],
                 }
             )
         return rows
 
+    def _target(self, ids: list[int], text: str) -> list[int]:
+        """The ids of a target as the decoder says it: what the template puts before it, the text, the end of text.
+
+        Raises:
+            RowError: the text has no such ids.
+        """
+        before = self.target_template
+        target = [*before.before, *ended(before.bare(ids), self.end, text, self.tokenizer)]
+        return self._checked(target, "target", "decoder")
+
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         sources = [row["source"] for row in rows]
         return {
-            "input_ids": self._padded(sources, self.pad),
-            "attention_mask": self._mask(sources),
+            "input_ids": self._padded(sources, self.pad, widest=self.encoder_width),
+            "attention_mask": self._mask(sources, widest=self.encoder_width),
             **self._decoder_side([row["candidates"][row["answer"]] for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, sources))),
         }
 
     def _decoder_side(self, targets: Sequence[list[int]], multiple: int = PAD_TO) -> dict[str, Tensor]:
         # Shifted here and not by the model: wrappers differ in whether they do it.
-        start = self.config.decoder_start_token_id
+        options: dict[str, Any] = {"multiple": multiple, "widest": self.decoder_width}
         return {
-            "decoder_input_ids": self._padded([[start, *t[:-1]] for t in targets], self.pad, multiple=multiple),
-            "labels": self._padded(targets, IGNORED, multiple=multiple),
+            "decoder_input_ids": self._padded([[self.start, *t[:-1]] for t in targets], self.pad, **options),
+            "labels": self._padded(targets, IGNORED, **options),
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -100,8 +135,8 @@ class EncoderDecoder(Continuing):
         That cache has the cross-attention's keys and values too: they are computed once for each row.
         """
         ids, mask = self._encoder_side(rows, device)
-        found, start = Likelihoods(rows, device), self.config.decoder_start_token_id
-        begun = [[start, *row["candidates"][0][:n]] for row, n in zip(rows, found.shared, strict=True)]
+        found = Likelihoods(rows, device)
+        begun = [[self.start, *row["candidates"][0][:n]] for row, n in zip(rows, found.shared, strict=True)]
         head = self._padded(begun, self.pad, multiple=1).to(device)
         # The adapters library gives tuples back, unless it is given a cache.
         empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -129,11 +164,20 @@ class EncoderDecoder(Continuing):
     def _encoder_side(self, rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor]:
         sources = [row["source"] for row in rows]
         multiple = 1 if device.type == "cpu" else PAD_TO
-        ids = self._padded(sources, self.pad, multiple=multiple)
-        mask = self._padded([[1] * len(source) for source in sources], 0, multiple=multiple)
+        options: dict[str, Any] = {"multiple": multiple, "widest": self.encoder_width}
+        ids = self._padded(sources, self.pad, **options)
+        mask = self._padded([[1] * len(source) for source in sources], 0, **options)
         return ids.to(device), mask.to(device)
 
     def generate(self, model: nn.Module, rows: Sequence[Row], device: torch.device, **options: Any) -> list[str]:
         ids, mask = self._encoder_side(rows, device)
-        generated = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, **options)  # type: ignore[operator]
-        return [t.strip() for t in self.tokenizer.batch_decode(generated, skip_special_tokens=True)]
+        generated = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            decoder_start_token_id=self.start,
+            pad_token_id=self.pad,
+            eos_token_id=self.end,
+            **options,
+        )
+        return self._written(generated[:, 1:])
