@@ -25,11 +25,13 @@ from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
 from peftkit.runner.heads import check_head_is_saved
+from peftkit.runner.launch import read_launch
 from peftkit.runner.models import Base, apply_method, blank_base, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, lock
 from peftkit.runner.revisions import pinned, resolve_revisions
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.training import Training
+from peftkit.runner.variables import variables_notice
 from peftkit.runner.world import close_world, open_world, quiet_libraries, same_weights
 from peftkit.runs import RunDirectory
 
@@ -95,8 +97,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
 
         by_main(accelerator, begin)
         if directory is not None:
-            if base.head.notice:
-                display.say(base.head.notice)
+            for notice in filter(None, (base.head.notice, variables_notice(), read_launch().notice)):
+                display.say(notice)
             display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         resumed = newest(found / "checkpoints") if found else None
         if found:

@@ -28,7 +28,7 @@ from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form
 from peftkit.runner.models import load_base
 from peftkit.runner.revisions import pinned, recorded_revisions
-from peftkit.runner.world import close_world, quiet_libraries
+from peftkit.runner.world import close_world, make_accelerator, quiet_libraries
 from peftkit.runs import RunDirectory
 
 JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
@@ -144,7 +144,7 @@ def as_trained(opened: Opened) -> Iterator[Accelerator]:
     if precision == "fp16" and opened.device.type == "cpu":
         log.warning("the run was evaluated in fp16, which needs a GPU: predicting in %s", opened.recipe.model.dtype)
         precision = "no"
-    accelerator = Accelerator(mixed_precision=precision, cpu=opened.device.type == "cpu")
+    accelerator = make_accelerator(mixed_precision=precision, cpu=opened.device.type == "cpu")
     if precision != "no":
         accelerator.prepare_model(opened.model, evaluation_mode=True)
     try:
