@@ -26,6 +26,7 @@ from peftkit.runner import evaluation
 from peftkit.runner.card import model_card
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form
+from peftkit.runner.inputs import check_model_files
 from peftkit.runner.models import load_base
 from peftkit.runner.revisions import pinned, recorded_revisions
 from peftkit.runner.world import close_world, make_accelerator, quiet_libraries
@@ -55,12 +56,13 @@ def open_run(path: Path, registry: Registry) -> Opened:
     """Loads the base model and puts on it what the run has saved.
 
     Raises:
-        InputError: the folder is no finished run, or what it saved does not fit.
+        InputError: the folder is no finished run, what it saved does not fit, or the base model has changed since.
         RunError: the base model cannot be loaded.
     """
     quiet_libraries("warning")
     recipe = recipe_of(path, registry)
     base = load_base(recipe)
+    check_model_files(path, base.form, recipe.model.name)
     summary = RunDirectory(path).summary()
     steps = summary["steps"]
     context = Context(
