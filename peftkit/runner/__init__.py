@@ -25,11 +25,14 @@ from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
 from peftkit.runner.heads import check_head_is_saved
+from peftkit.runner.inputs import changed_versions, check_inputs, input_digests
+from peftkit.runner.launch import read_launch
 from peftkit.runner.models import Base, apply_method, blank_base, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, lock
 from peftkit.runner.revisions import pinned, resolve_revisions
 from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.training import Training
+from peftkit.runner.variables import variables_notice
 from peftkit.runner.world import close_world, open_world, quiet_libraries, same_weights
 from peftkit.runs import RunDirectory
 
@@ -51,7 +54,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     Raises:
         RunError: the recipe was right, yet the run could not be carried through.
         RecipeError: the model, known only once it is loaded, does not allow what the recipe says.
-        InputError: the run to resume is none, or one of another recipe; a row of the data is wrong.
+        InputError: the run to resume is none, or one of another recipe or with other inputs; a row of the
+            data is wrong.
         Interrupted: a signal came; what was done is saved.
     """
     quiet_libraries(log_level)
@@ -85,27 +89,36 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         trainable, total = parameters(model)
         meters = tuple(_meter(entry.component) for entry in registry.of("meter").values())
 
+        resumed = newest(found / "checkpoints") if found else None
+        inputs = by_main(accelerator, lambda: input_digests(recipe, registry, base.form, data))
+
         def begin() -> None:
             nonlocal blind, directory, held
+            if found and resumed and (began := resumed.state.get("inputs")) is not None:
+                check_inputs(found, began, inputs)
             refuse_what_none_has_to_read(recipe, data)
             blind = baselines(recipe, data)
-            here = {**describe(registry, accelerator), "revisions": dict(revisions)}
+            here = {**describe(registry, accelerator), "revisions": dict(revisions), "inputs": inputs}
             directory, held = _directory(asked, here, found)
             directory.write_json("baselines.json", {"baselines": blind})
 
         by_main(accelerator, begin)
         if directory is not None:
-            if base.head.notice:
-                display.say(base.head.notice)
+            for notice in filter(None, (base.head.notice, variables_notice(), read_launch().notice)):
+                display.say(notice)
             display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
-        resumed = newest(found / "checkpoints") if found else None
         if found:
             display.say(
                 f"goes on after step {resumed.state['used']['step']}" if resumed else "begins anew: no checkpoint"
             )
+        if resumed and directory is not None:
+            if "inputs" not in resumed.state:
+                display.say("an older peftkit started the run: whether data and model are still the same is unknown")
+            if versions := changed_versions(directory.environment()["packages"]):
+                display.say(f"other versions than at the start: {', '.join(versions)}")
         with Signals() as signals:
             training = Training(
-                recipe, model, base.form, data, meters, accelerator, directory, display, signals, counted
+                recipe, model, base.form, data, meters, accelerator, directory, display, signals, counted, inputs
             )
             training.train(resumed)
         if directory is not None:

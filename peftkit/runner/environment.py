@@ -1,4 +1,7 @@
-"""What a run ran on: versions, hardware, git commit, plugins. No variable of the environment is written down."""
+"""What a run ran on: versions, hardware, git commit, plugins, and the variables and configuration that act on it.
+
+Of the environment only those variables are written down that ``runner.variables`` names: no account, no secret.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.plugins import Registry
+from peftkit.runner.launch import read_launch
+from peftkit.runner.variables import recorded_variables, variables_set_aside
 from peftkit.runs import device_name
 
 PACKAGES = (
@@ -57,6 +62,9 @@ def describe(registry: Registry, accelerator: Accelerator) -> dict[str, Any]:
         "processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
         "mixed_precision": accelerator.mixed_precision,
+        "variables": recorded_variables(),
+        "variables_without_effect": variables_set_aside(),
+        "accelerate_configuration": dict(read_launch().configuration),
     }
 
 

@@ -27,9 +27,10 @@ from peftkit.runner import evaluation
 from peftkit.runner.card import model_card
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form
+from peftkit.runner.inputs import check_model_files
 from peftkit.runner.models import keep_float64, load_base
 from peftkit.runner.revisions import pinned, recorded_revisions
-from peftkit.runner.world import close_world, quiet_libraries
+from peftkit.runner.world import close_world, make_accelerator, quiet_libraries
 from peftkit.runs import RunDirectory
 
 JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
@@ -58,12 +59,13 @@ def open_run(path: Path, registry: Registry) -> Opened:
     """Loads the base model and puts on it what the run has saved.
 
     Raises:
-        InputError: the folder is no finished run, or what it saved does not fit.
+        InputError: the folder is no finished run, what it saved does not fit, or the base model has changed since.
         RunError: the base model cannot be loaded.
     """
     quiet_libraries("warning")
     recipe = recipe_of(path, registry)
     base = load_base(recipe)
+    check_model_files(path, base.form, recipe.model.name)
     summary = RunDirectory(path).summary()
     steps = summary["steps"]
     context = Context(
@@ -153,7 +155,7 @@ def as_trained(opened: Opened) -> Iterator[Accelerator]:
     if precision == "fp16" and opened.device.type == "cpu":
         log.warning("the run was evaluated in fp16, which needs a GPU: predicting in %s", opened.recipe.model.dtype)
         precision = "no"
-    accelerator = Accelerator(mixed_precision=precision, cpu=opened.device.type == "cpu")
+    accelerator = make_accelerator(mixed_precision=precision, cpu=opened.device.type == "cpu")
     if precision != "no":
         accelerator.prepare_model(opened.model, evaluation_mode=True)
     try:

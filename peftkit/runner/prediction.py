@@ -9,7 +9,6 @@ from itertools import count, islice
 from statistics import median
 from typing import Any
 
-from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from peftkit.runner.forms import Form, Row
 from peftkit.runner.ledger import UNABLE, Ledger, Work, make_ledger
 from peftkit.runner.models import blank_base, load_form, parameters
 from peftkit.runner.rehearsal import applied, rehearsal
-from peftkit.runner.world import close_world, quiet_libraries
+from peftkit.runner.world import close_world, make_accelerator, quiet_libraries
 
 Passes = list[dict[str, Tensor]]
 MOST = 1_000_000_000
@@ -115,7 +114,7 @@ def predict_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> 
     sampled = recipe.task.sampled(SAMPLE)
     if sampled:
         recipe = recipe.model_copy(update={"task": sampled[0]})
-    accelerator = Accelerator(cpu=True)
+    accelerator = make_accelerator(cpu=True)
     try:
         data = prepare(recipe, form, accelerator, only_train=True)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -54,8 +54,13 @@ class Training:
         display: Display,
         signals: Signals,
         counted: nn.Module | None = None,
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
-        """``counted`` is what the work is counted on, where the model's own products are not torch's."""
+        """``counted`` is what the work is counted on, where the model's own products are not torch's.
+
+        ``inputs`` are the digests of what the run reads, which its checkpoints keep.
+        """
+        self.inputs = dict(inputs or {})
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
@@ -304,6 +309,7 @@ class Training:
         scaler = self.accelerator.scaler
         state = {
             "evaluated": evaluated,
+            "inputs": self.inputs,
             "processes": self.accelerator.num_processes,
             "used": used,
             "marks": self.marks.passed,

@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.state import AcceleratorState, GradientState
@@ -31,7 +30,9 @@ from peftkit.errors import RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.recipe.sharding import deepspeed_config
+from peftkit.runner.launch import read_launch
 from peftkit.runner.tracking import finish, trackers
+from peftkit.runner.variables import restore_variables, set_variables_aside
 
 LAUNCH_CPU = (
     "ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 accelerate launch --multi_gpu --num_processes {n} --num_machines 1 "
@@ -49,7 +50,34 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
     Raises:
         RunError: processes were launched that do not know of each other, or that disagree on the recipe or the
             plugins, or the precision cannot be had on this device.
+        InputError: an environment variable is set that changes numbers.
     """
+    set_variables_aside()
+    try:
+        return _open_world(recipe, registry)
+    except BaseException:
+        restore_variables()
+        raise
+
+
+def make_accelerator(**options: Any) -> Accelerator:
+    """An Accelerator of this process alone, on which no variable acts; ``close_world`` ends it.
+
+    Args:
+        options: what ``Accelerator`` takes.
+
+    Raises:
+        InputError: an environment variable is set that changes numbers.
+    """
+    set_variables_aside()
+    try:
+        return Accelerator(**options)
+    except BaseException:
+        restore_variables()
+        raise
+
+
+def _open_world(recipe: Recipe, registry: Registry) -> Accelerator:
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.train.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise RunError('train.mixed_precision = "fp16" needs a GPU; on a CPU use "bf16" or "no"')
@@ -68,11 +96,12 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
             f"{asked} processes were launched, but each trains alone; on a CPU launch with: "
             f"{LAUNCH_CPU.format(n=asked)}"
         )
-    wanted = _processes_of_the_launch()
-    if wanted > accelerator.num_processes:
+    launch = read_launch()
+    if launch.processes > accelerator.num_processes:
+        where = f" by {launch.file}" if "num_processes" in launch.configuration else ""
         raise RunError(
-            f"`accelerate launch` was asked for {wanted} processes and started one; on a CPU launch with: "
-            f"{LAUNCH_CPU.format(n=wanted)}"
+            f"`accelerate launch` was asked for {launch.processes} processes{where} and started one; on a CPU launch "
+            f"with: {LAUNCH_CPU.format(n=launch.processes)}"
         )
     for name in SHARDED:
         if _true(f"ACCELERATE_USE_{name}") and accelerator.distributed_type != name:
@@ -96,6 +125,7 @@ def close_world(accelerator: Accelerator) -> None:
     accelerator.end_training()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    restore_variables()
 
 
 def same_weights(model: nn.Module) -> None:
@@ -188,23 +218,8 @@ def _launch(processes: int, *, gpu: bool) -> str:
 
 
 def _true(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() == "true"
-
-
-def _processes_of_the_launch() -> int:
-    """What ``accelerate launch`` was told by ``--num_processes``: with ``--cpu`` it starts one and says nothing."""
-    try:
-        words = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
-    except (psutil.Error, AttributeError):
-        return 1
-    if not all(any(part in word for word in words) for part in ("accelerate", "launch")):
-        return 1
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, _, value = word.partition("=")
-        if name in ("--num_processes", "--num-processes"):
-            number = value or following
-            return int(number) if number.isdigit() else 1
-    return 1
+    """Whether a variable is on, by any of the words that one of the libraries takes for it."""
+    return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "y", "t", "on")
 
 
 def quiet_libraries(level: str) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from peftkit.errors import PeftkitError, listed, one_line
 from peftkit.plugins import Registry
 from peftkit.runner.data import prepare
@@ -29,7 +27,7 @@ from peftkit.runner.verification.stored import (
     row_checks,
     selection_checks,
 )
-from peftkit.runner.world import close_world, quiet_libraries
+from peftkit.runner.world import close_world, make_accelerator, quiet_libraries
 from peftkit.runs import RunDirectory
 
 NAMED = 5
@@ -139,7 +137,7 @@ def _with_data(run: Recorded, registry: Registry) -> tuple[Recorded, list[Check]
         _, form = load_form(run.recipe)
     except Exception as error:  # of the hub, of a file that is gone, of a plugin's task
         return replace(run, unread=one_line(error)), []
-    accelerator = Accelerator(cpu=True)
+    accelerator = make_accelerator(cpu=True)
     try:
         data = prepare(run.recipe, form, accelerator)
         changed, versions = changed_splits(run.summary, data), other_versions(run, describe(registry, accelerator))
