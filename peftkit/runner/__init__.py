@@ -92,11 +92,12 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             here = {**describe(registry, accelerator), "revisions": dict(revisions)}
             directory, held = _directory(asked, here, found)
             directory.write_json("baselines.json", {"baselines": blind})
+            directory.write_json("loading.json", base.loading.record())
 
         by_main(accelerator, begin)
         if directory is not None:
-            if base.head.notice:
-                display.say(base.head.notice)
+            for notice in filter(None, (base.head.notice, base.loading.notice(recipe.model.name))):
+                display.say(notice)
             display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         resumed = newest(found / "checkpoints") if found else None
         if found:
