@@ -51,6 +51,10 @@ class MissingFieldsError(RowError):
         super().__init__(", ".join(self.fields), "; ".join(filter(None, ["missing", reason])))
 
 
+class ModelError(InputError):
+    """The model that a recipe names cannot be used: a file of it is missing, broken, or not what its config says."""
+
+
 class PluginError(InputError):
     """An installed plugin breaks the rules: a duplicate name, a wrong class, an error inside a hook."""
 

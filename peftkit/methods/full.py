@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from peftkit.components import Context, Method, PublishedRate, Search
 from peftkit.methods.published import compared
@@ -47,8 +47,13 @@ class Full(Method):
 
         Raises:
             RuntimeError: the folder holds another architecture.
+            ValueError: it does not hold all of the weights.
         """
         target = cast("PreTrainedModel", model)
         # transformers reads its own files: shards, tied weights and layouts that differ between its versions.
-        saved = type(target).from_pretrained(folder, dtype=target.dtype)
+        loaded: Any = type(target).from_pretrained(folder, dtype=target.dtype, output_loading_info=True)
+        saved, report = loaded
+        weights = {name for name, _ in saved.named_parameters()}
+        if missing := sorted(weights & {str(key) for key in report["missing_keys"]}):
+            raise ValueError(f"{folder}: {len(missing)} weights of the model are not there, such as {missing[0]}")
         target.load_state_dict(saved.state_dict())

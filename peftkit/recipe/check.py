@@ -8,7 +8,7 @@ from typing import Any
 from peftkit.components import Component, Situation
 from peftkit.errors import PluginError, did_you_mean, listed, one_line
 from peftkit.plugins import Registry
-from peftkit.recipe.names import model_kind
+from peftkit.recipe.names import model_kind, text_config
 from peftkit.recipe.positions import KeyPath
 from peftkit.recipe.sharding import sharding_findings
 from peftkit.recipe.tables import LOSS, Recipe, interval
@@ -24,7 +24,7 @@ def situation(recipe: Recipe, config: Mapping[str, Any]) -> Situation:
         task_kind=type(recipe.task).kind,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         mixed_precision=recipe.train.mixed_precision,
-        config=config,
+        config=text_config(config),
         steps_known=recipe.train.budget.tells_steps,
         quantization=recipe.model.quantization or "",
         sharded=recipe.train.deepspeed.used or recipe.train.fsdp,

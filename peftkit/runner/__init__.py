@@ -101,10 +101,12 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             here = {**describe(registry, accelerator), "revisions": dict(revisions), "inputs": inputs}
             directory, held = _directory(asked, here, found)
             directory.write_json("baselines.json", {"baselines": blind})
+            directory.write_json("loading.json", base.loading.record())
 
         by_main(accelerator, begin)
         if directory is not None:
-            for notice in filter(None, (base.head.notice, variables_notice(), read_launch().notice)):
+            loading = base.loading.notice(recipe.model.name)
+            for notice in filter(None, (base.head.notice, loading, variables_notice(), read_launch().notice)):
                 display.say(notice)
             display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         if found:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,9 +16,9 @@ from peftkit.components import Method
 from peftkit.errors import InputError, RunError, did_you_mean, listed
 from peftkit.head import head_tensors
 from peftkit.recipe import Recipe
+from peftkit.runner.loading_report import Loading, check_loading, read_report
+from peftkit.runner.model_files import checkpoint_keys
 
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "model.safetensors"
 PRETRAINED = ("Model", "ForMaskedLM", "ForPreTraining", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the architectures of checkpoints end that have no head of a task. What lies beside the backbone of these, such
 as ModernBERT's prediction head, is pre-trained."""
@@ -30,8 +26,6 @@ SCORES = ("ForSequenceClassification", "ForMultipleChoice")
 """How those end whose head can be kept: one that gives scores of a whole text."""
 LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
 """Names of layer norms' parameters in old checkpoints."""
-BODY = re.compile(r"(^|\.)(\d+|\w*embeddings?)\.")
-"""Numbered layers and embeddings: no part of a head."""
 Load = Callable[..., tuple[nn.Module, Mapping[str, Any]]]
 """Loads the model with a config and further options; returns it with transformers' loading report."""
 
@@ -61,7 +55,7 @@ def set_labels(config: Any, labels: Collection[str], outputs: int) -> None:
         config.label2id = {label: number for number, label in enumerate(labels)}
 
 
-def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tuple[nn.Module, Head]:
+def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tuple[nn.Module, Head, Loading]:
     """Loads an encoder with the head that the recipe asks for.
 
     Args:
@@ -71,38 +65,39 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
         load: loads the model.
 
     Returns:
-        The model and its head.
+        The model, its head, and what the loading report says.
 
     Raises:
-        RunError: ``model.keep_head`` asks for a head that the checkpoint does not hold, or weights of the layers are
-            missing.
+        RunError: ``model.keep_head`` asks for a head that the checkpoint does not hold.
+        ModelError: weights are missing that are no part of a new head.
     """
     labels, old, architecture = recipe.task.labels, _labels(config), _architecture(config)
     if recipe.model.keep_head:
         rows = _rows_to_keep(recipe, config, outputs)
         set_labels(config, (), len(old))
         model, report = load(config)
-        _refuse_missing(recipe, _missing(model, report) or ())
+        loading = read_report(model, report)
+        check_loading(recipe.model.name, model, loading, report)
         _select_outputs(model, rows)
         set_labels(config, labels, outputs)
         set_labels(model.config, labels, outputs)
         kept = tuple(_beside_backbone(model))
         notice = f"the classification head of {recipe.model.name} is kept; its labels are {listed(old)}"
-        return model, Head(kept, kept=True, notice=notice)
+        return model, Head(kept, kept=True, notice=notice), loading
     replaced = holds_head(config)
     set_labels(config, labels, outputs)
     torch.manual_seed(recipe.run.effective_init_seed)  # a new head's weights are drawn here
-    model, report = load(config, ignore_mismatched_sizes=replaced)
-    missing = _missing(model, report)
-    notice = ""
+    model, report = load(config)
+    loading = read_report(model, report)
+    beside, notice = _beside_backbone(model), ""
+    check_loading(recipe.model.name, model, loading, report, {*beside, *_poolers(model)})
+    missing = {*loading.missing, *loading.mismatched}
     if replaced:
-        _refuse_mismatched(recipe, model, report)
         torch.manual_seed(recipe.run.effective_init_seed)
         _draw_anew(model)
-        missing |= set(_beside_backbone(model))
+        missing |= set(beside)
         notice = _replaced(recipe, architecture, old)
-    _refuse_missing(recipe, missing)
-    return model, _new(model, missing, notice)
+    return model, _new(model, missing, notice), loading
 
 
 def estimate_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> Head:
@@ -126,9 +121,9 @@ def new_parameters(model: nn.Module, config: Any, path: str, revision: str | Non
     """Names of the parameters that a checkpoint's files do not hold; see ``estimate_head``."""
     names = [name for name, _ in model.named_parameters()]
     beside = set(_beside_backbone(model))
-    held = _checkpoint_keys(path, revision)
+    held = checkpoint_keys(path, revision)
     if held is None:
-        return beside if holds_head(config) else beside | {name for name in names if ".pooler." in f".{name}"}
+        return beside if holds_head(config) else beside | set(_poolers(model))
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     stripped = {_modern(key).removeprefix(prefix) for key in held}
     missing = {name for name in names if name.removeprefix(prefix) not in stripped}
@@ -248,49 +243,9 @@ def _beside_backbone(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
 
 
-def _missing(model: nn.Module, report: Mapping[str, Any]) -> set[str]:
-    """Parameters that the loading report says the checkpoint does not hold."""
-    names = {name for name, _ in model.named_parameters()}
-    return names & {str(key) for key in report["missing_keys"]}
-
-
-def _refuse_missing(recipe: Recipe, missing: Iterable[str]) -> None:
-    body = sorted(name for name in missing if BODY.search(name))
-    if body:
-        raise RunError(
-            f"the checkpoint {recipe.model.name!r} lacks {len(body)} weights of the model's layers, such as "
-            f"{body[0]!r}; check that it was saved by save_pretrained from this architecture"
-        )
-
-
-def _refuse_mismatched(recipe: Recipe, model: nn.Module, report: Mapping[str, Any]) -> None:
-    beside = set(_beside_backbone(model))
-    different = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
-    if body := sorted(key for key in different if key not in beside):
-        raise RunError(
-            f"the model {recipe.model.name!r} cannot be loaded: its weights have other shapes than its config "
-            f"says, such as {body[0]!r}; check its config.json"
-        )
-
-
-def _checkpoint_keys(path: str, revision: str | None) -> set[str] | None:
-    """Names of the tensors in a checkpoint's files, None where it is not on this machine."""
-    file = _local(path, revision, INDEX)
-    if file is not None:
-        return set(json.loads(file.read_text(encoding="utf-8"))["weight_map"])
-    file = _local(path, revision, WEIGHTS)
-    if file is None:
-        return None
-    with safe_open(file, "pt") as tensors:
-        return set(tensors.keys())
-
-
-def _local(path: str, revision: str | None, name: str) -> Path | None:
-    if Path(path).is_dir():
-        file = Path(path) / name
-        return file if file.is_file() else None
-    found = try_to_load_from_cache(path, name, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+def _poolers(model: nn.Module) -> list[str]:
+    """Parameters in the backbone that only a head reads."""
+    return [name for name, _ in model.named_parameters() if ".pooler." in f".{name}"]
 
 
 def _modern(key: str) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import Context, ModelKind
-from peftkit.errors import Problem, RecipeError, RunError
+from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.head import train_head
 from peftkit.recipe import Recipe
 from peftkit.recipe.check import findings
@@ -24,7 +24,11 @@ from peftkit.recipe.names import model_kind, model_path
 from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
 from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
+from peftkit.runner.loading_report import Loading, check_loading, read_report
+from peftkit.runner.model_files import check_files, in_words
 from peftkit.runner.positions import count_positions, fit_lengths
+from peftkit.runner.text_models import is_part, load_text_part, text_part
+from peftkit.runner.versions import load_tokenizer, restore_positions
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
 """Heads, which are new or tied to embeddings."""
@@ -39,22 +43,29 @@ class Base:
     form: Form
     kind: ModelKind
     head: Head = field(default_factory=Head)
+    loading: Loading = field(default_factory=Loading)
+    """What the checkpoint lacks, and what of it was left out."""
 
 
 def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
     """Loads the config and the tokenizer and leaves the weights where they are.
 
     Raises:
-        RunError: the config or the tokenizer cannot be loaded.
+        RunError: the hub cannot be reached.
+        ModelError: the config or the tokenizer cannot be loaded.
         RecipeError: the model's config, known only now, shows a combination that is refused.
     """
     path, options = _source(recipe)
-    try:
+    name, revision = recipe.model.name, recipe.model.revision
+    check_files(name, path, revision)
+    with in_words(name, path, revision):
         config = AutoConfig.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(_unloadable(recipe, error)) from error
     kind = _kind(recipe, config)
+    config = text_part(name, kind, config, path, revision)
+    restore_positions(name, config)
+    _refuse_quantized(recipe, config)
+    with in_words(name, path, revision):
+        tokenizer = load_tokenizer(path, options)
     return kind, _form(recipe, kind, config, tokenizer)
 
 
@@ -62,36 +73,39 @@ def load_base(recipe: Recipe) -> Base:
     """Loads model and tokenizer as the recipe says, the dtype always explicit.
 
     Raises:
-        RunError: the model or its tokenizer cannot be loaded.
+        RunError: the hub cannot be reached, or quantised weights cannot be computed with here.
+        ModelError: the model or its tokenizer cannot be loaded, or is not what the checkpoint holds.
         RecipeError: the model's config, known only now, shows a combination that is refused.
     """
     kind, form = load_form(recipe)
     path, options = _source(recipe)
     if recipe.model.quantization:
         options |= _quantized(recipe)
-    options |= {**_made(recipe), "use_safetensors": True, "output_loading_info": True}
+    options |= {**_made(recipe), "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     auto_class = getattr(transformers, form.auto_class)
 
-    def load(config: Any, **further: Any) -> tuple[nn.Module, Mapping[str, Any]]:
-        try:
-            loaded: tuple[nn.Module, Mapping[str, Any]] = auto_class.from_pretrained(
-                path, config=config, **options, **further
-            )
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
-            raise RunError(_unloadable(recipe, error)) from error
+    def load(config: Any) -> tuple[nn.Module, Mapping[str, Any]]:
+        loaded: tuple[nn.Module, Mapping[str, Any]]
+        with in_words(recipe.model.name, path, recipe.model.revision):
+            if is_part(config):
+                loaded = load_text_part(path, config, options)
+            else:
+                loaded = auto_class.from_pretrained(path, config=config, **options)
         return loaded
 
     torch.manual_seed(recipe.run.effective_init_seed)
     if kind == "encoder":
-        loaded, head = load_with_head(recipe, form.config, _outputs(recipe, form), load)
+        loaded, head, loading = load_with_head(recipe, form.config, _outputs(recipe, form), load)
     else:
-        loaded, head = load(form.config)[0], Head()
+        loaded, report = load(form.config)
+        head, loading = Head(), read_report(loaded, report)
+        check_loading(recipe.model.name, loaded, loading, report)
     if recipe.model.quantization:
         from peft import prepare_model_for_kbit_training
 
         # Norms in float32; recomputed activations are turned on below, for quantised models as for others.
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
-    return Base(loaded, form, kind, head)
+    return Base(loaded, form, kind, head, loading)
 
 
 def blank_base(recipe: Recipe, device: torch.device | str) -> Base:
@@ -160,26 +174,28 @@ def _source(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     return str(model_path(recipe.model.name)), options
 
 
-def _unloadable(recipe: Recipe, error: Exception) -> str:
-    told = str(error).strip() or type(error).__name__
-    first = told.splitlines()[0]
-    name = recipe.model.name
-    if "connect" in first:  # neither on the hub, since there is none, nor in the cache
-        remedy = f"fetch it where there is a network (hf download {name}), or set model.name to a local folder"
-    elif "mismatched_sizes" in told or "size mismatch" in told:  # transformers 5's word, and torch's in 4.57
-        first, remedy = "its weights have other shapes than its config says", "check its config.json"
-    elif "okenizer" in first:
-        remedy = "check its tokenizer files, or save them with the installed transformers"
-    else:
-        remedy = "weights must be safetensors"
-    return f"the model {name!r} cannot be loaded: {first.rstrip('.')}; {remedy}"
+def _refuse_quantized(recipe: Recipe, config: Any) -> None:
+    """Refuses weights that were saved with few bits, unless the recipe asks for the same."""
+    given = getattr(config, "quantization_config", None)
+    if not given:
+        return
+    described: Mapping[str, Any] = given if isinstance(given, dict) else given.to_dict()
+    way = str(described.get("quant_method", "")).rpartition(".")[2].lower() or "an unknown way"
+    bits = "4bit" if described.get("load_in_4bit") else "8bit" if described.get("load_in_8bit") else ""
+    if way in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit") and bits == recipe.model.quantization:
+        return
+    same = f', or set model.quantization = "{bits}", as they were saved' if bits else ""
+    raise ModelError(
+        f"the weights of {recipe.model.name!r} were saved quantised (by {way}), and the recipe wants "
+        f"{recipe.model.quantization or recipe.model.dtype}; name the checkpoint that they were made from{same}"
+    )
 
 
 def _kind(recipe: Recipe, config: Any) -> ModelKind:
     described = config.to_dict()
     kind = model_kind(described)
     if kind is None:
-        raise RunError(
+        raise ModelError(
             f"the config of {recipe.model.name!r} names no architecture, so it cannot be told whether it is an "
             'encoder or a decoder; add "architectures" to its config.json'
         )

@@ -30,6 +30,7 @@ from peftkit.runner.forms import Form
 from peftkit.runner.inputs import check_model_files
 from peftkit.runner.models import keep_float64, load_base
 from peftkit.runner.revisions import pinned, recorded_revisions
+from peftkit.runner.versions import write_for_both
 from peftkit.runner.world import close_world, make_accelerator, quiet_libraries
 from peftkit.runs import RunDirectory
 
@@ -287,6 +288,7 @@ def merge(opened: Opened, out: Path) -> float:
         raise RunError(f"merged, the model says something else: logits differ by {difference:.1e}")
     cast(Any, merged).save_pretrained(out)
     opened.form.tokenizer.save_pretrained(out)
+    write_for_both(out)
     (out / "README.md").write_text(model_card(opened.path, opened.recipe, merged=True), encoding="utf-8")
     return difference
 

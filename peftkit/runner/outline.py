@@ -14,12 +14,14 @@ from torch import nn
 from transformers import AutoConfig
 
 from peftkit.components import Context, Method, ModelKind, Situation
-from peftkit.errors import InputError, RunError, one_line
+from peftkit.errors import InputError, ModelError
 from peftkit.head import train_head
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.runner.forms import FORMS
 from peftkit.runner.heads import new_parameters
+from peftkit.runner.model_files import in_words
 from peftkit.runner.models import parameters
+from peftkit.runner.text_models import text_part
 from peftkit.runner.world import quiet_libraries
 
 STEPS = 100
@@ -57,19 +59,19 @@ def outline(method: Method, name: str) -> Outline:
             are on this machine.
 
     Raises:
-        RunError: the config cannot be read, or names no architecture.
+        RunError: the hub cannot be reached.
+        ModelError: the config cannot be read, or names no architecture.
         InputError: the method refuses this model or cannot be applied to it, or draws on the weights of a large one.
     """
     quiet_libraries("warning")
     path = model_path(name)
-    try:
+    with in_words(name, path):
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"the config of {name!r} cannot be read: {one_line(error)}") from error
-    described: Mapping[str, Any] = config.to_dict()
-    kind = model_kind(described)
+    kind = model_kind(config.to_dict())
     if kind is None:
-        raise RunError(f'the config of {name!r} names no architecture; add "architectures" to its config.json')
+        raise ModelError(f'the config of {name!r} names no architecture; add "architectures" to its config.json')
+    config = text_part(name, kind, config, path)
+    described: Mapping[str, Any] = config.to_dict()
     refused = method.refuses(Situation(kind, "classification", False, "no", described))
     if refused:
         raise InputError(f"{method.name!r} cannot be used so: {'; '.join(refused)}")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from peftkit.errors import PeftkitError, RunError
+from peftkit.errors import ModelError, PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.runs import RunDirectory
@@ -92,7 +92,10 @@ def plan(
         try:
             heads = {head.folder: head for head in heads_of(grid, registry, overrides).values()}
             planned = [predictor.planned(head.label, (), 0, {}, tuner, head, say) for head in heads.values()]
-        except RunError as error:  # a hub that is away; studies of other models are predicted all the same
+        except (
+            RunError,
+            ModelError,
+        ) as error:  # a hub that is away; studies of other models are predicted all the same
             planned = [Planned("new heads", (), 0, 0, None, None, str(error))]
     for study in grid.studies:
         done = sum(1 for each in final_recipes(grid, study, registry, overrides).values() if _finished(each))

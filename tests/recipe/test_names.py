@@ -48,7 +48,7 @@ def test_the_kind_of_a_model(config: dict[str, Any], expected: str | None) -> No
 def test_a_config_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     assert model_config(str(tmp_path)) == {}
-    assert model_problem(str(tmp_path)) == f"{str(tmp_path)!r} is a folder without a readable config.json"
+    assert model_problem(str(tmp_path)).startswith(f"the config.json of {str(tmp_path)!r} ")
 
 
 @pytest.mark.parametrize("name", [*BUILT_IN_MODELS, "gpt2", "google-t5/t5-base", "EleutherAI/pythia-70m", "a_b/c.d"])

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from peftkit import Method
-from peftkit.errors import RecipeError, RunError
+from peftkit.errors import ModelError, RecipeError, RunError
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 from peftkit.runner.models import apply_method, load_base, parameters
@@ -49,7 +49,7 @@ def test_weights_that_are_pickled_are_refused(make: Make, models: dict[str, Path
     shutil.copytree(models["decoder"], folder)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(RunError, match=r"cannot be loaded.*safetensors"):
+    with pytest.raises(ModelError, match=r"cannot be loaded.*safetensors"):
         load_base(make("decoder", f"model.name={folder}"))
 
 
@@ -77,7 +77,7 @@ def test_a_config_without_an_architecture_is_refused(make: Make, models: dict[st
     config = json.loads((folder / "config.json").read_text())
     del config["architectures"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="names no architecture"):
+    with pytest.raises(ModelError, match="names no architecture"):
         load_base(make("decoder", f"model.name={folder}"))
 
 
@@ -141,7 +141,7 @@ def test_it_is_loaded_as_the_recipe_says(bits: str, key: str, make: Make, monkey
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "1.0" if name == "bitsandbytes" else installed(name)
     )
-    with pytest.raises(RunError, match="far enough"):
+    with pytest.raises(ModelError, match="far enough"):
         load_base(recipe)
     assert getattr(asked["quantization_config"], key)
     assert asked["device_map"] == {"": 0}

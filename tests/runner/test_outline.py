@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peftkit import Situation
-from peftkit.errors import InputError, RunError
+from peftkit.errors import InputError, ModelError
 from peftkit.plugins import Registry, load_registry
 from peftkit.runner.models import apply_method, load_base, parameters
 from peftkit.runner.outline import BESIDE, outline
@@ -69,5 +69,5 @@ def test_what_cannot_be_applied_is_told_with_what_there_is(models: dict[str, Pat
     lora: Any = load_registry().of("method")["lora"].component
     with pytest.raises(InputError, match=r"'query'.* not found in the base model.*; its modules are .*k_proj.*q_proj"):
         outline(lora(target_modules=("query",)), str(models["decoder"]))
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         outline(lora(), str(tmp_path))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from peftkit.errors import RecipeError, RunError, listed, one_line
+from peftkit.errors import ModelError, RecipeError, RunError, listed, one_line
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import LOSS
@@ -45,7 +45,7 @@ def reloaded_checks(run: Recorded, registry: Registry, notes: list[str]) -> Iter
     data = run.require_rows()
     try:
         opened = open_run(run.path, registry)
-    except (RunError, RecipeError, RuntimeError, OSError) as error:
+    except (RunError, ModelError, RecipeError, RuntimeError, OSError) as error:
         raise NotRecomputable(f"the model cannot be loaded here: {one_line(error)}") from error
     with as_trained(opened) as accelerator:
         different = [*run.versions, *other_hardware(run, describe(registry, accelerator))]

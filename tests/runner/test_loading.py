@@ -1,0 +1,308 @@
+"""What was loaded is what the checkpoint holds, and what keeps it from being loaded is said in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from peftkit.errors import InputError, ModelError, RecipeError
+from peftkit.runner.loading_report import wrapper_prefix
+from peftkit.runner.models import load_base
+from peftkit.testing.tiny import FAMILIES, kind_of, saved
+from tests.runner.conftest import Make
+
+Tensors = dict[str, torch.Tensor]
+ARCHITECTURES = [name for family in FAMILIES.values() for name in family]
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "model.", "transformer.", "_fsdp_wrapped_module.")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an intact tiny checkpoint of an architecture."""
+    folders: dict[str, Path] = {}
+
+    def of(architecture: str) -> Path:
+        if architecture not in folders:
+            folders[architecture] = saved(architecture, tmp_path_factory.mktemp("checkpoints") / architecture)
+        return folders[architecture]
+
+    return of
+
+
+def damaged(source: Path, folder: Path, change: Callable[[Tensors], Tensors]) -> Path:
+    """A copy of a checkpoint with other tensors."""
+    shutil.copytree(source, folder)
+    tensors = load_file(source / "model.safetensors")
+    changed = {key: value.clone() for key, value in change(dict(tensors)).items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def loaded(make: Make, folder: Path, *overrides: str) -> Any:
+    return load_base(make("decoder", f"model.name={folder.as_posix()}", *overrides))
+
+
+def a_layer(tensors: Tensors) -> str:
+    """A matrix in a numbered block, of an attention or a feed-forward layer."""
+    return next(k for k, v in sorted(tensors.items()) if v.ndim == 2 and any(p.isdigit() for p in k.split(".")))
+
+
+def is_held(tensors: Tensors) -> Any:
+    """Whether a parameter has the values that the checkpoint holds."""
+    sums = {(tuple(value.shape), value.double().sum().item()) for value in tensors.values()}
+    return lambda p: (tuple(p.shape), p.detach().double().sum().item()) in sums
+
+
+# ---- every architecture
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_weight_is_the_checkpoints_or_the_new_heads(
+    architecture: str, checkpoints: Callable[[str], Path], make: Make
+) -> None:
+    folder = checkpoints(architecture)
+    base = loaded(make, folder)
+    held = is_held(load_file(folder / "model.safetensors"))
+    assert base.kind == kind_of(architecture)
+    others = {name for name, p in base.model.named_parameters() if not held(p)}
+    assert others <= {*base.head.parameters}
+    assert {*base.loading.missing} == {*base.head.parameters}
+    if base.kind != "encoder":
+        assert base.loading.unexpected == ()
+        assert base.loading.notice("x") == ""
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_weight_that_is_not_there_is_named(
+    architecture: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    tensors = load_file(checkpoints(architecture) / "model.safetensors")
+    lost = a_layer(tensors)
+    folder = damaged(
+        checkpoints(architecture), tmp_path / "lacking", lambda t: {k: v for k, v in t.items() if k != lost}
+    )
+    with pytest.raises(ModelError, match=rf"lacks 1 of \d+ weights of the model, such as '{lost}'; "):
+        loaded(make, folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "base_model.model._orig_mod."])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_prefix_of_a_wrapper_is_recognised(
+    architecture: str, prefix: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    folder = damaged(
+        checkpoints(architecture), tmp_path / "wrapped", lambda t: {f"{prefix}{k}": v for k, v in t.items()}
+    )
+    with pytest.raises(ModelError, match=rf"its names have '{prefix}' too much") as error:
+        loaded(make, folder)
+    assert f'k.replace("{prefix}", "", 1)' in str(error.value)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_weight_of_another_shape_is_named(
+    architecture: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    name = a_layer(load_file(checkpoints(architecture) / "model.safetensors"))
+    folder = damaged(checkpoints(architecture), tmp_path / "wider", lambda t: {**t, name: t[name].repeat(2, 1)})
+    with pytest.raises(ModelError, match=rf"1 of its weights have other shapes than its config says, such as '{name}'"):
+        loaded(make, folder)
+
+
+# ---- wrappers
+
+
+@pytest.mark.parametrize("outer", WRAPPERS)
+@pytest.mark.parametrize("inner", ["", *WRAPPERS])
+def test_combined_wrappers_are_one_prefix(outer: str, inner: str) -> None:
+    names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"]
+    assert wrapper_prefix(names, [f"{outer}{inner}{name}" for name in names]) == f"{outer}{inner}"
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_wrappers_of_single_blocks_are_recognised(wrapper: str) -> None:
+    names = [f"model.layers.{number}.mlp.up_proj.weight" for number in range(3)]
+    inside = [name.replace(".mlp", f".{wrapper}.mlp") for name in names]
+    assert wrapper_prefix(names, inside) == f"{wrapper}."
+    assert wrapper_prefix(names, ["cls.predictions.bias", "vision.layers.0.weight"]) is None
+
+
+def test_an_adapter_inside_a_checkpoint_is_told(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
+    def adapted(tensors: Tensors) -> Tensors:
+        layers = {key.replace("q_proj.weight", "q_proj.base_layer.weight"): value for key, value in tensors.items()}
+        return layers | {"model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(4, 32)}
+
+    folder = damaged(checkpoints("llama"), tmp_path / "adapted", adapted)
+    with pytest.raises(ModelError, match=r"it holds an adapter beside its layers.*merge_and_unload"):
+        loaded(make, folder)
+
+
+def test_saved_again_as_the_message_says_it_loads(
+    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    folder = damaged(checkpoints("llama"), tmp_path / "ddp", lambda t: {f"module.{k}": v for k, v in t.items()})
+    file = folder / "model.safetensors"
+    save_file({k.replace("module.", "", 1): v for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    assert loaded(make, folder).loading.missing == ()
+
+
+# ---- what is left out
+
+
+def test_tensors_without_a_place_are_listed(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
+    more = {f"value_head.{number}.weight": torch.zeros(2) for number in range(3)}
+    base = loaded(make, damaged(checkpoints("llama"), tmp_path / "more", lambda t: t | more))
+    assert base.loading.record() == {"missing": [], "unexpected": sorted(more), "mismatched": []}
+    assert base.loading.notice("x") == ("of x, 3 tensors are not part of this model and are left out: value_head (3)")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(
+    value: float, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    def spoil(tensors: Tensors) -> Tensors:
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+        return tensors
+
+    with pytest.raises(ModelError, match=r"no numbers \(NaN or infinite\) in float32, in 'model.layers.1.mlp.up_proj"):
+        loaded(make, damaged(checkpoints("llama"), tmp_path / "spoilt", spoil))
+
+
+def test_weights_too_large_for_the_recipes_type_are_refused(
+    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    folder = damaged(checkpoints("llama"), tmp_path / "large", lambda t: {k: v * 1e6 for k, v in t.items()})
+    with pytest.raises(ModelError, match=r"NaN or infinite\) in float16.*model\.dtype"):
+        loaded(make, folder, "model.dtype=float16")
+    assert loaded(make, folder, "model.dtype=bfloat16").loading.missing == ()
+
+
+# ---- files
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:20_000])
+
+
+def sharded(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    names = load_file(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
+    index["weight_map"]["lm_head.weight"] = "model-00002-of-00002.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def renamed(name: str, other: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).rename(folder / other)
+
+    return change
+
+
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return change
+
+
+def configured(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def without_tokenizer(folder: Path) -> None:
+    for file in [*folder.glob("tokenizer*"), *folder.glob("special_tokens*")]:
+        file.unlink()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+HEADER = (50).to_bytes(8, "little") + b"{not json".ljust(50)
+NO_WEIGHTS = renamed("model.safetensors", "notes.txt")
+FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut short": (cut, r"model\.safetensors has 20,000 bytes and its header says [\d,]+; fetch model\.safetensors"),
+    "in its header": (written("model.safetensors", (9000).to_bytes(8, "little") + b"{"), "is cut short"),
+    "empty": (written("model.safetensors", b""), "model.safetensors is empty; fetch"),
+    "broken header": (written("model.safetensors", HEADER), "its header is broken"),
+    "no safetensors": (written("model.safetensors", b"PK\x03\x04" * 100), "not in the safetensors format"),
+    "pointer": (written("model.safetensors", POINTER), "pointer that git leaves without LFS; run: git lfs pull"),
+    "tokenizer's pointer": (written("tokenizer.json", POINTER), "tokenizer.json is the pointer .* git lfs pull"),
+    "tokenizer cut": (written("tokenizer.json", b'{"model": {"vo'), "tokenizer.json is not JSON"),
+    "no tokenizer": (without_tokenizer, "it has no tokenizer; fetch tokenizer.json"),
+    "lost shard": (sharded, "1 of 2 files that model.safetensors.index.json names are missing, model-00002"),
+    "lost index": (renamed("model.safetensors", "model-00001-of-00002.safetensors"), "fetch the index"),
+    "no weights": (NO_WEIGHTS, "it has no weights: model.safetensors is missing"),
+    "pickled": (renamed("model.safetensors", "pytorch_model.bin"), "pickled.*must be safetensors; convert them"),
+    "GGUF": (renamed("model.safetensors", "x.Q4_K_M.gguf"), "are GGUF .* name the model that it was made from"),
+    "TensorFlow": (renamed("model.safetensors", "tf_model.h5"), "of another framework .*safetensors"),
+    "unknown": (configured(model_type="lllama"), r"knows no model_type 'lllama' \(did you mean 'llama'\?\); correct"),
+    "no type": (configured(model_type=""), "names no architecture"),
+    "remote code": (
+        configured(model_type="mine", auto_map={"AutoConfig": "conf.Mine", "AutoModelForCausalLM": "mod.Mine"}),
+        r"needs code that comes with it; read that code, then set model\.trust_remote_code = true",
+    ),
+    "quantised": (
+        configured(quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"saved quantised \(by gptq\), and the recipe wants float32; name the checkpoint",
+    ),
+    "quantised by bitsandbytes": (
+        configured(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        'set model.quantization = "4bit", as they were saved',
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_each_fault_of_a_file_has_words_of_its_own(
+    fault: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoints("llama"), folder)
+    change, words = FILES[fault]
+    change(folder)
+    with pytest.raises(ModelError, match=words) as error:
+        loaded(make, folder)
+    assert error.value.exit_code == 2
+    assert fault in ("pickled", "GGUF", "TensorFlow") or "must be safetensors" not in str(error.value)
+
+
+CONFIGS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no config": (renamed("config.json", "notes.txt"), "a folder without a config.json"),
+    "no JSON": (written("config.json", b'{"model_type": '), r"no readable config\.json: JSONDecodeError"),
+    "no table": (written("config.json", b"[]"), "holds no table"),
+    "pointer": (written("config.json", POINTER), "git lfs pull"),
+    "adapter": (
+        written("adapter_config.json", b'{"base_model_name_or_path": "me/base"}'),
+        r"is an adapter and no model \(adapter_config\.json\); name its base model, 'me/base'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIGS)
+def test_a_folder_that_is_no_model_is_refused_with_the_recipe(
+    fault: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoints("llama"), folder)
+    change, words = CONFIGS[fault]
+    change(folder)
+    with pytest.raises(RecipeError, match=words):
+        make("decoder", f"model.name={folder.as_posix()}")
+
+
+def test_gguf_alone_and_single_files_are_no_models(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match="holds GGUF weights only"):
+        make("decoder", f"model.name={tmp_path.as_posix()}")
+    with pytest.raises(InputError, match="is a file; name the folder"):
+        make("decoder", f"model.name={(tmp_path / 'model.Q8_0.gguf').as_posix()}")
