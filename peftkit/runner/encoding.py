@@ -154,9 +154,14 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
 
 
 def _code(component: type) -> dict[str, str]:
-    """The sources of the modules that the class and those above it lie in."""
-    modules = {base.__module__: base for base in component.__mro__ if not base.__module__.startswith("pydantic")}
-    return {name: inspect.getsource(sys.modules[name]) for name in modules if name not in ("builtins", "abc")}
+    """The sources of the packages that the class and those above it lie in, or of the modules that are in none."""
+    names = {base.__module__ for base in component.__mro__} - {"builtins", "abc", "typing"}
+    sources = {}
+    for module in (sys.modules[name] for name in names if not name.startswith("pydantic")):
+        file = Path(inspect.getsourcefile(module) or "")
+        for each in sorted(file.parent.rglob("*.py")) if module.__package__ else [file]:
+            sources[f"{module.__package__}/{each.relative_to(file.parent)}"] = each.read_text(encoding="utf-8")
+    return sources
 
 
 def _tokenizer_state(form: Form) -> str:

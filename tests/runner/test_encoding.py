@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit import Example, RowError
@@ -16,6 +16,7 @@ from peftkit.recipe.names import model_path
 from peftkit.runner.batches import Stream
 from peftkit.runner.encoding import answer, encoded, examples_of, fingerprint, rows_of, source_key
 from peftkit.runner.forms import EncoderDecoder
+from peftkit.tasks.columns import make_dataset
 from tests.runner.conftest import ColourChoice, Colours
 
 
@@ -68,6 +69,59 @@ def test_the_key_follows_the_content(form: EncoderDecoder) -> None:
     assert key != fingerprint(Colours(rows=12), rows, form)
     shorter = EncoderDecoder(form.tokenizer, form.config, "classification", 32, 16)
     assert key != fingerprint(task, rows, shorter)
+
+
+def changed_form(form: EncoderDecoder, **changes: Any) -> EncoderDecoder:
+    tokenizer, config = (
+        AutoTokenizer.from_pretrained(model_path("pocket-t5")),
+        AutoConfig.from_pretrained(model_path("pocket-t5")),
+    )
+    for name, value in changes.items():
+        setattr(tokenizer if hasattr(tokenizer, name) else config, name, value)
+    return EncoderDecoder(tokenizer, config, "classification", 64, 16)
+
+
+def test_the_key_follows_whatever_changes_token_ids(form: EncoderDecoder) -> None:
+    task = Colours()
+    rows = task.load()["train"]
+    key = fingerprint(task, rows, form)
+    assert key == fingerprint(task, rows, changed_form(form))
+    changes: dict[str, Any] = {
+        "eos_token": "<pad>",
+        "pad_token": "</s>",
+        "chat_template": "{{ messages }}",
+        "decoder_start_token_id": 3,
+    }
+    for name, value in changes.items():
+        assert key != fingerprint(task, rows, changed_form(form, **{name: value})), name
+
+
+def test_the_key_follows_the_names_of_labels(form: EncoderDecoder) -> None:
+    rows = [{"thing": "sky", "label": 0}, {"thing": "grass", "label": 1}]
+    keys = set()
+    for names in (["no", "yes"], ["yes", "no"]):
+        features = Features({"thing": Value("string"), "label": ClassLabel(names=names)})
+        keys.add(fingerprint(Colours(), Dataset.from_list(rows, features=features), form))
+    keys.add(fingerprint(Colours(), Dataset.from_list(rows), form))
+    assert len(keys) == 3
+
+
+def test_texts_and_json_that_are_stored_alike_have_other_keys(form: EncoderDecoder) -> None:
+    texts, values = make_dataset([{"thing": "1"}, {"thing": "[2]"}]), make_dataset([{"thing": 1}, {"thing": [2]}])
+    assert texts.data.table["thing"].to_pylist() == values.data.table["thing"].to_pylist()
+    assert fingerprint(Colours(), texts, form) != fingerprint(Colours(), values, form)
+
+
+class Absent(Colours):
+    """Cannot say what its labels are."""
+
+    def encode(self, row: Any) -> Example:
+        raise InputError("there is no column 'colour'")
+
+
+def test_an_input_error_of_the_data_as_a_whole_is_no_failure_of_the_task() -> None:
+    with pytest.raises(InputError, match=r"^there is no column 'colour'$"):
+        examples_of(Absent(), "dev", [{"thing": "sky", "colour": "blue"}], [0])
 
 
 class Wrong(Colours):
