@@ -154,13 +154,18 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
 
 
 def _code(component: type) -> dict[str, str]:
-    """The sources of the packages that the class and those above it lie in, or of the modules that are in none."""
+    """The sources that the class and those above it come from: peftkit's packages, and the whole of anybody else's."""
     names = {base.__module__ for base in component.__mro__} - {"builtins", "abc", "typing"}
     sources = {}
-    for module in (sys.modules[name] for name in names if not name.startswith("pydantic")):
-        file = Path(inspect.getsourcefile(module) or "")
-        for each in sorted(file.parent.rglob("*.py")) if module.__package__ else [file]:
-            sources[f"{module.__package__}/{each.relative_to(file.parent)}"] = each.read_text(encoding="utf-8")
+    for name in (name for name in names if not name.startswith("pydantic")):
+        top, file = sys.modules.get(name.split(".")[0]), Path(inspect.getsourcefile(sys.modules[name]) or "")
+        files: Iterable[Path] = [file]
+        if name.startswith("peftkit."):
+            files = file.parent.glob("*.py")
+        elif folders := getattr(top, "__path__", None):
+            files = (each for folder in folders for each in Path(folder).rglob("*.py"))
+        for each in sorted(files):
+            sources[f"{name.split('.')[0]}/{each.parent.name}/{each.name}"] = each.read_text(encoding="utf-8")
     return sources
 
 

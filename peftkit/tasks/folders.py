@@ -39,6 +39,8 @@ def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Fi
     for folder in (*preferred, path, path / "data"):
         splits: dict[str, list[str]] = defaultdict(list)
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.name.startswith("."):  # such as macOS' ._train.csv
+                continue
             if is_saved(file):
                 splits[file.name].append(str(file))
             elif file_format(file) and file.is_file():

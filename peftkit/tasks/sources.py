@@ -154,6 +154,11 @@ def where(source: Source, split: str, index: int) -> str:
 def _found(source: Source) -> dict[str, Any]:
     """Every split there is, under the name that it has there."""
     files = dict(_files(source))
+    if files:  # others that lie beside them need not be readable
+        wanted = {_name(source, split, list(files)) for split in NAMES}
+        if _name(source, "train", list(files)) is None:
+            raise InputError(f"{_words(source)} has no split 'train'; it has {listed(sorted(files))}")
+        files = {name: names for name, names in files.items() if name in wanted}
     if files and source.streaming:  # only the training rows are many; the others are held
         train = _name(source, "train", list(files))
         many = {name: names for name, names in files.items() if name == train}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ from peftkit.runner.batches import Stream
 from peftkit.runner.encoding import answer, encoded, examples_of, fingerprint, rows_of, source_key
 from peftkit.runner.forms import EncoderDecoder
 from peftkit.tasks.columns import make_dataset
+from peftkit.tasks.generic import MultipleChoice
 from tests.runner.conftest import ColourChoice, Colours
 
 
@@ -110,6 +112,25 @@ def test_texts_and_json_that_are_stored_alike_have_other_keys(form: EncoderDecod
     texts, values = make_dataset([{"thing": "1"}, {"thing": "[2]"}]), make_dataset([{"thing": 1}, {"thing": [2]}])
     assert texts.data.table["thing"].to_pylist() == values.data.table["thing"].to_pylist()
     assert fingerprint(Colours(), texts, form) != fingerprint(Colours(), values, form)
+
+
+def test_rows_of_json_are_encoded_as_those_of_typed_columns(
+    form: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    rows = [{"question": f"q{i}", "choices": ["x", "y"], "answer": "BA"[i % 2]} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, "extra": i}) + "\n" for i, row in enumerate(rows)))
+    Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    made = []
+    for name in ("a.jsonl", "a.parquet"):
+        task = MultipleChoice(path=str(tmp_path / name), dev_fraction=0.2, test_fraction=0.2, max_rows=10)
+        choice_form = EncoderDecoder(form.tokenizer, form.config, "multiple_choice", 64, 16)
+        made.append(encoded(task, task.load()["train"], choice_form).to_list())
+        streamed = task.model_copy(update={"path": dict.fromkeys(("train", "dev", "test"), str(tmp_path / name))})
+        streamed = streamed.model_copy(update={"streaming": True, "dev_fraction": None, "test_fraction": None})
+        made.append(list(Stream(streamed.load()["train"], streamed, choice_form, batch=2, seed=1)))
+    assert made[0] == made[2] != []
+    assert made[1] == made[3] != []
 
 
 class Absent(Colours):
