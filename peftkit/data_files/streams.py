@@ -30,8 +30,7 @@ def open_binary(file: str) -> Iterator[IO[bytes]]:
     """
     try:
         with open(file, "rb") as raw:
-            head = raw.read(64)
-            raw.seek(0)
+            head = raw.peek(64)  # a pipe cannot be rewound
             _refuse_foreign(file, head)
             with _decompressed(file, raw, head) as stream:
                 yield stream

@@ -154,9 +154,19 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
 
 
 def _code(component: type) -> dict[str, str]:
-    """The sources of the modules that the class and those above it lie in."""
-    modules = {base.__module__: base for base in component.__mro__ if not base.__module__.startswith("pydantic")}
-    return {name: inspect.getsource(sys.modules[name]) for name in modules if name not in ("builtins", "abc")}
+    """The sources that the class and those above it come from: peftkit's packages, and the whole of anybody else's."""
+    names = {base.__module__ for base in component.__mro__} - {"builtins", "abc", "typing"}
+    sources = {}
+    for name in (name for name in names if not name.startswith("pydantic")):
+        top, file = sys.modules.get(name.split(".")[0]), Path(inspect.getsourcefile(sys.modules[name]) or "")
+        files: Iterable[Path] = [file]
+        if name.startswith("peftkit."):
+            files = file.parent.glob("*.py")
+        elif folders := getattr(top, "__path__", None):
+            files = (each for folder in folders for each in Path(folder).rglob("*.py"))
+        for each in sorted(files):
+            sources[f"{name.split('.')[0]}/{each.parent.name}/{each.name}"] = each.read_text(encoding="utf-8")
+    return sources
 
 
 def _tokenizer_state(form: Form) -> str:

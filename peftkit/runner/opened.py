@@ -200,6 +200,7 @@ def _example(task: Task, place: str, given: str | Mapping[str, Any]) -> Example:
     Raises:
         InputError: the line or row is wrong.
     """
+    noun = "a JSON object" if isinstance(given, str) else "a row"
     if isinstance(given, str) and JSON_OBJECT.match(given):
         try:
             given = cast("Mapping[str, Any]", parse_json(given))
@@ -212,7 +213,7 @@ def _example(task: Task, place: str, given: str | Mapping[str, Any]) -> Example:
         if row is not None and row.keys() <= READY_MADE and "source" in row.keys() - {*_input_fields(task)}:
             return _ready_made(task, place, row)
         ready = '"source" and "candidates"' if task.kind == "multiple_choice" else '"source"'
-        needed = f"{task.name!r} needs a JSON object with {listed(_input_fields(task))}"
+        needed = f"{task.name!r} needs {noun} with {listed(_input_fields(task))}"
         raise InputError(f"{place}: {error}; {needed}, or one with a ready-made {ready}") from error
     except RowError as error:
         raise InputError(f"{place}: {error}") from error

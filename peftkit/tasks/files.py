@@ -95,6 +95,7 @@ def _saved(split: str, names: Sequence[str], *, streaming: bool) -> Any:
         rows = load_from_disk(names[0])
     except Exception as error:  # what its readers raise
         raise InputError(f"{names[0]}: cannot be read as save_to_disk writes it: {error}") from error
+    rows = rows.with_format(None)  # a saved format would hide columns, or make tensors of numbers
     return rows.to_iterable_dataset() if streaming else rows
 
 

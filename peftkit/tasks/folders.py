@@ -6,10 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 from peftkit.data_files import file_format, read_rows
+from peftkit.errors import InputError
 from peftkit.tasks.files import is_saved, load_files
 
 Files = tuple[tuple[str, tuple[str, ...]], ...]
@@ -37,6 +39,8 @@ def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Fi
     for folder in (*preferred, path, path / "data"):
         splits: dict[str, list[str]] = defaultdict(list)
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.name.startswith("."):  # such as macOS' ._train.csv
+                continue
             if is_saved(file):
                 splits[file.name].append(str(file))
             elif file_format(file) and file.is_file():
@@ -58,6 +62,11 @@ def load_folder(path: str, config: str | None) -> dict[str, Any]:
     """
     from datasets import load_dataset_builder
 
+    if has_magic(path):
+        raise InputError(
+            f"{path!r}: the files of a folder with *, ? or [ in its name are found only if they are called by their "
+            "split, such as train.csv; name them with task.path = {train = …, dev = …, test = …}"
+        )
     builder = load_dataset_builder(path, config)
     files = {str(split): [str(file) for file in names] for split, names in (builder.config.data_files or {}).items()}
     if not files or not all(file_format(Path(name)) for names in files.values() for name in names):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.commits import COMMIT, resolve_commit, snapshot
-from peftkit.errors import InputError, RowError, did_you_mean, listed, one_line
+from peftkit.errors import InputError, did_you_mean, listed, one_line
 from peftkit.tasks import folders
 from peftkit.tasks.columns import make_dataset
 from peftkit.tasks.files import count_rows, is_saved, load_files
-from peftkit.tasks.rows import INTERNAL, value
+from peftkit.tasks.rows import INTERNAL
+from peftkit.tasks.splitting import ORIGIN, draw, hold_out
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, DatasetDict
@@ -26,8 +25,6 @@ T = TypeVar("T")
 NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """What the splits are called where the recipe does not say."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-ORIGIN = f"{INTERNAL}row"
-"""The column that holds where a row stood, from 0, before splits were cut and rows chosen."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +92,15 @@ def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
         if not isinstance(train, Dataset):
             raise InputError(f"{_words(source)} is streamed, so that no share of it can be taken for {split}")
         _refuse_too_few(train, source)
-        splits["train"], splits[split] = _cut(splits["train"], round(len(train) * fraction), source)
+        splits["train"], splits[split] = hold_out(
+            splits["train"], round(len(train) * fraction), source.seed, source.stratify
+        )
         origins[split] = origins["train"]
     for split, rows in splits.items():
         if isinstance(rows, Dataset) and not len(rows):
             raise InputError(f"{_words(source)} has no rows in its split {origins[split]!r}")
         if source.max_rows:
-            splits[split] = _some(rows, source, split)
+            splits[split] = draw(rows, source.max_rows, source.seed, split)
     return Rows(DatasetDict(splits), origins)
 
 
@@ -155,6 +154,11 @@ def where(source: Source, split: str, index: int) -> str:
 def _found(source: Source) -> dict[str, Any]:
     """Every split there is, under the name that it has there."""
     files = dict(_files(source))
+    if files:  # others that lie beside them need not be readable
+        wanted = {_name(source, split, list(files)) for split in NAMES}
+        if _name(source, "train", list(files)) is None:
+            raise InputError(f"{_words(source)} has no split 'train'; it has {listed(sorted(files))}")
+        files = {name: names for name, names in files.items() if name in wanted}
     if files and source.streaming:  # only the training rows are many; the others are held
         train = _name(source, "train", list(files))
         many = {name: names for name, names in files.items() if name == train}
@@ -167,7 +171,7 @@ def _found(source: Source) -> dict[str, Any]:
     if (Path(source.path) / "dataset_dict.json").is_file():
         from datasets import load_from_disk
 
-        found = _guarded(source, lambda: dict(load_from_disk(source.path)))
+        found = _guarded(source, lambda: dict(load_from_disk(source.path).with_format(None)))
     else:
         found = _guarded(source, lambda: _of_hub(source))
     if source.streaming and not source.sample:
@@ -287,55 +291,6 @@ def _refuse_too_few(rows: Dataset, source: Source) -> None:
             f"{_words(source)} has {len(rows)} row{'s' if len(rows) != 1 else ''}, with the columns {listed(columns)}: "
             f"too few to take shares of it for dev and test"
         )
-
-
-def _cut(rows: Dataset, wanted: int, source: Source) -> tuple[Dataset, Dataset]:
-    """The rows without a seeded choice of them, and that; of every label the same share, as near as can be."""
-    rng = random.Random(f"{source.seed}/{len(rows)}")  # noqa: S311 - a sample, no secret
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, key in enumerate(_strata(rows, source.stratify)):
-        groups[key].append(index)
-    wanted = max(1, wanted)
-    exact = {key: len(group) * wanted / len(rows) for key, group in groups.items()}
-    share = {key: int(number) for key, number in exact.items()}
-    rest = sorted(groups, key=lambda key: (share[key] - exact[key], key))
-    for key in rest[: wanted - sum(share.values())]:
-        share[key] += 1
-    out = {index for key in sorted(groups) for index in rng.sample(groups[key], share[key])}
-    rows = _numbered(rows)
-    return rows.select([i for i in range(len(rows)) if i not in out]), rows.select(sorted(out))
-
-
-def _strata(rows: Dataset, column: str | None) -> list[str]:
-    """What of each row is kept in proportion; nothing where there is no such column, which is told later."""
-
-    def key(found: Any, top: str) -> str:
-        try:
-            return repr(value({top: found}, column or ""))
-        except RowError:
-            return ""
-
-    for top in rows.column_names:
-        if top in (column, (column or "").split(".")[0]):
-            batches = rows.select_columns([top]).iter(batch_size=10_000)
-            return [key(found, top) for batch in batches for found in batch[top]]
-    return [""] * len(rows)
-
-
-def _some(rows: Any, source: Source, split: str) -> Any:
-    """A seeded choice of ``max_rows`` rows, of a stream the first ones."""
-    from datasets import Dataset
-
-    if not isinstance(rows, Dataset):
-        return rows.take(source.max_rows)
-    if len(rows) <= (source.max_rows or 0):
-        return rows
-    rng = random.Random(f"{source.seed}/{split}")  # noqa: S311 - a sample, no secret
-    return _numbered(rows).select(sorted(rng.sample(range(len(rows)), source.max_rows or 0)))
-
-
-def _numbered(rows: Dataset) -> Dataset:
-    return rows if ORIGIN in rows.column_names else rows.add_column(ORIGIN, list(range(len(rows))))
 
 
 def _assert_sizes(source: Source, found: Mapping[str, Any]) -> None:

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,15 @@ def test_other_files_are_lines_of_text(content: bytes, expected: list[str], tmp_
     assert list(read_inputs(str(tmp_path / "lines"))) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
     assert list(read_inputs(None)) == expected
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"\xef\xbb\xbfa bird\na stone\n",))
+    writer.start()
+    assert list(read_inputs(str(pipe))) == ["a bird", "a stone"]
+    writer.join()
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit import Example, RowError
@@ -16,6 +17,8 @@ from peftkit.recipe.names import model_path
 from peftkit.runner.batches import Stream
 from peftkit.runner.encoding import answer, encoded, examples_of, fingerprint, rows_of, source_key
 from peftkit.runner.forms import EncoderDecoder
+from peftkit.tasks.columns import make_dataset
+from peftkit.tasks.generic import MultipleChoice
 from tests.runner.conftest import ColourChoice, Colours
 
 
@@ -68,6 +71,78 @@ def test_the_key_follows_the_content(form: EncoderDecoder) -> None:
     assert key != fingerprint(Colours(rows=12), rows, form)
     shorter = EncoderDecoder(form.tokenizer, form.config, "classification", 32, 16)
     assert key != fingerprint(task, rows, shorter)
+
+
+def changed_form(form: EncoderDecoder, **changes: Any) -> EncoderDecoder:
+    tokenizer, config = (
+        AutoTokenizer.from_pretrained(model_path("pocket-t5")),
+        AutoConfig.from_pretrained(model_path("pocket-t5")),
+    )
+    for name, value in changes.items():
+        setattr(tokenizer if hasattr(tokenizer, name) else config, name, value)
+    return EncoderDecoder(tokenizer, config, "classification", 64, 16)
+
+
+def test_the_key_follows_whatever_changes_token_ids(form: EncoderDecoder) -> None:
+    task = Colours()
+    rows = task.load()["train"]
+    key = fingerprint(task, rows, form)
+    assert key == fingerprint(task, rows, changed_form(form))
+    changes: dict[str, Any] = {
+        "eos_token": "<pad>",
+        "pad_token": "</s>",
+        "chat_template": "{{ messages }}",
+        "decoder_start_token_id": 3,
+    }
+    for name, value in changes.items():
+        assert key != fingerprint(task, rows, changed_form(form, **{name: value})), name
+
+
+def test_the_key_follows_the_names_of_labels(form: EncoderDecoder) -> None:
+    rows = [{"thing": "sky", "label": 0}, {"thing": "grass", "label": 1}]
+    keys = set()
+    for names in (["no", "yes"], ["yes", "no"]):
+        features = Features({"thing": Value("string"), "label": ClassLabel(names=names)})
+        keys.add(fingerprint(Colours(), Dataset.from_list(rows, features=features), form))
+    keys.add(fingerprint(Colours(), Dataset.from_list(rows), form))
+    assert len(keys) == 3
+
+
+def test_texts_and_json_that_are_stored_alike_have_other_keys(form: EncoderDecoder) -> None:
+    texts, values = make_dataset([{"thing": "1"}, {"thing": "[2]"}]), make_dataset([{"thing": 1}, {"thing": [2]}])
+    assert texts.data.table["thing"].to_pylist() == values.data.table["thing"].to_pylist()
+    assert fingerprint(Colours(), texts, form) != fingerprint(Colours(), values, form)
+
+
+def test_rows_of_json_are_encoded_as_those_of_typed_columns(
+    form: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    rows = [{"question": f"q{i}", "choices": ["x", "y"], "answer": "BA"[i % 2]} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, "extra": i}) + "\n" for i, row in enumerate(rows)))
+    Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    made = []
+    for name in ("a.jsonl", "a.parquet"):
+        task = MultipleChoice(path=str(tmp_path / name), dev_fraction=0.2, test_fraction=0.2, max_rows=10)
+        choice_form = EncoderDecoder(form.tokenizer, form.config, "multiple_choice", 64, 16)
+        made.append(encoded(task, task.load()["train"], choice_form).to_list())
+        streamed = task.model_copy(update={"path": dict.fromkeys(("train", "dev", "test"), str(tmp_path / name))})
+        streamed = streamed.model_copy(update={"streaming": True, "dev_fraction": None, "test_fraction": None})
+        made.append(list(Stream(streamed.load()["train"], streamed, choice_form, batch=2, seed=1)))
+    assert made[0] == made[2] != []
+    assert made[1] == made[3] != []
+
+
+class Absent(Colours):
+    """Cannot say what its labels are."""
+
+    def encode(self, row: Any) -> Example:
+        raise InputError("there is no column 'colour'")
+
+
+def test_an_input_error_of_the_data_as_a_whole_is_no_failure_of_the_task() -> None:
+    with pytest.raises(InputError, match=r"^there is no column 'colour'$"):
+        examples_of(Absent(), "dev", [{"thing": "sky", "colour": "blue"}], [0])
 
 
 class Wrong(Colours):

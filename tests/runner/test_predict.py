@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peftkit.data_files import read_inputs
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.runner import run
@@ -171,3 +173,48 @@ def test_texts_may_begin_with_a_brace_and_keep_their_blanks(make: Make, registry
     assert [each["source"] for each in found] == ["(colour) {hello} sky ", "(colour)   [sky]", "(colour) sky"]
     with pytest.raises(InputError, match="line 1: is not a JSON object"):
         list(predict(opened, ['{"thing": ']))
+
+
+def test_every_form_of_a_file_is_read_as_in_training(make: Make, registry: Registry, tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{THINGS[i % 7]} {text}", "shop": text} for i, text in enumerate(["007", "2.50", "true", "NA"] * 6)
+    ]
+    answered = [{**row, "label": COLOURS[i % 3]} for i, row in enumerate(rows)]
+    files = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+    for file in files.values():
+        file.write_bytes(delimited(answered, ","))
+    paths = ", ".join(f'{split}="{file}"' for split, file in files.items())
+    options = (f"task.path={{{paths}}}", 'task.prompt="{shop}: {text} Which?"')
+    path = run(make("decoder", *QUICK, "task.name=text_classification", *options), registry)
+    assert path is not None
+    opened, stored = open_run(path, registry), RunDirectory(path).predictions("test")
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    contents = {
+        "answered.csv": delimited(answered, ","),
+        "a.csv": delimited(rows, ","),
+        "mark.csv": b"\xef\xbb\xbf" + delimited(rows, ","),
+        "a.tsv": delimited(rows, "\t"),
+        "a.jsonl": lines,
+        "mark.jsonl": b"\xef\xbb\xbf" + lines,
+        "a.json": json.dumps({"data": rows}).encode(),
+        "lines": b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n\r\n"),
+        "a.csv.gz": gzip.compress(delimited(rows, ",")),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        found = [*predict(opened, read_inputs(str(tmp_path / name)), name=name)]
+        assert [one["source"] for one in found] == [f"{row['shop']}: {row['text']} Which?" for row in rows], name
+        assert [one["log_likelihoods"] for one in found] == [line["log_likelihoods"] for line in stored], name
+    for name, content, words in (
+        ("empty.csv", b"text,shop\na,b\nc,\n", "empty.csv, row 2: shop: is empty"),
+        ("lacks.jsonl", b'{"text": "a"}\n', "lacks.jsonl, row 1: shop: missing"),
+        ("array", json.dumps(rows).encode(), "array, line 1: begins a JSON array"),
+        ("twice", b'{"text": "a", "text": "b", "shop": "c"}', "twice, line 1: is not a JSON object: .* 'text' twice"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            list(predict(opened, read_inputs(str(tmp_path / name)), name=name))
+
+
+def delimited(rows: list[dict[str, str]], separator: str) -> bytes:
+    return "".join(separator.join(cells) + "\n" for cells in [[*rows[0]], *(row.values() for row in rows)]).encode()

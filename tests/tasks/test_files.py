@@ -275,6 +275,28 @@ def test_a_saved_data_set_is_cut_as_one_file_is(tmp_path: Path) -> None:
     assert len(examples(streamed)) == 20
 
 
+def test_files_that_lie_beside_those_of_the_splits_need_not_be_readable(write: Write, tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        write(f"data/{split}.csv", [{"text": split, "label": "a"}])
+    (tmp_path / "data/._train.csv").write_bytes(b"\0\0")
+    (tmp_path / "data/notes.csv").write_text("a,b\n1\n")
+    (tmp_path / "data/metadata.json").write_text("")
+    assert read(Source(str(tmp_path / "data"))).splits["train"].to_list() == [{"text": "train", "label": "a"}]
+
+
+def test_a_saved_format_neither_hides_columns_nor_makes_tensors(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"text": [f"t{i}" for i in range(10)], "label": [0, 1] * 5})
+    rows.with_format("torch", columns=["label"]).save_to_disk(tmp_path / "one")
+    shares: dict[str, Any] = {"dev_fraction": 0.2, "test_fraction": 0.2}
+    expected = {"0", "1"}
+    assert {
+        example.target for example in examples(TextClassification(path=str(tmp_path / "one"), **shares))
+    } == expected
+    splits = dict.fromkeys(("train", "dev", "test"), rows.with_format("numpy", columns=["label"]))
+    DatasetDict(splits).save_to_disk(tmp_path / "all")
+    assert {example.target for example in examples(TextClassification(path=str(tmp_path / "all")))} == expected
+
+
 def label_task(write: Write, labels: Sequence[Any], name: str = "a.jsonl", **options: Any) -> TextClassification:
     file = str(write(name, [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]))
     return TextClassification(path={"train": file, "dev": file, "test": file}, **options)
