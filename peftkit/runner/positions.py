@@ -144,7 +144,8 @@ def _configured(config: Any, side: Side) -> int | None:
     part = side_config(config, side)
     if getattr(part, "alibi", False):
         return None
-    number = getattr(part, f"max_{side}_position_embeddings", None) or getattr(part, "max_position_embeddings", None)
+    names = (f"max_{side}_position_embeddings", "max_position_embeddings", "max_seq_len")  # LED's, most, MPT's
+    number = next((n for name in names if (n := getattr(part, name, None)) is not None), None)
     if not isinstance(number, int) or number < 1:  # XLNet says -1 for none
         return None
     rope = getattr(part, "rope_parameters", None) or getattr(part, "rope_scaling", None) or {}

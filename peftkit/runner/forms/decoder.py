@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.functional import pad
 from peftkit.components import Example
 from peftkit.errors import RowError
 from peftkit.runner.forms.base import IGNORED, PAD_TO, Row, Scores, sums
+from peftkit.runner.forms.padding import by_length, ignores_padding
 from peftkit.runner.forms.ranking import (
     Continuing,
     Likelihoods,
@@ -25,6 +27,7 @@ from peftkit.runner.forms.ranking import (
     part,
     row_bytes,
     takes,
+    tolerance,
 )
 from peftkit.runner.forms.tokens import continuation, cut, ended, refuse_equal, token_ids
 
@@ -70,7 +73,7 @@ class Decoder(Continuing):
         )
         rows: list[Row] = []
         for text, ids, prompt, length, (targets, answer) in zip(texts, bare, prompts, lengths, wanted, strict=True):
-            candidates = [self._target(next(whole), ids, text, target) for target in targets]
+            candidates = [self._target(next(whole), ids, prompt, text, target) for target in targets]
             kept = [cut(c, self.target_length) for c in candidates]
             if len(targets) > 1:
                 refuse_equal(targets, candidates)
@@ -87,18 +90,25 @@ class Decoder(Continuing):
             )
         return rows
 
-    def _target(self, whole: list[int], prompt: list[int], source: str, target: str) -> list[int]:
+    def _target(self, whole: list[int], bare: list[int], prompt: list[int], source: str, target: str) -> list[int]:
         """The ids of a target that continues the prompt, with the end of text.
+
+        Args:
+            whole: the ids of source and target as one text, without the template's.
+            bare: those of the source.
+            prompt: the ids of the source as the model sees them.
+            source: the source.
+            target: the target.
 
         Raises:
             RowError: there are none that read as the target does.
         """
         if not target:
             return [self.end]
-        if whole[: len(prompt)] == prompt:
-            ids = whole[len(prompt) :]
+        if whole[: len(bare)] == bare:
+            ids = whole[len(bare) :]
         else:
-            ids = continuation(self.tokenizer, prompt, source, target)
+            ids = continuation(self.tokenizer, self.template, prompt, source, target)
         return self._checked(ended(ids, self.end, target, self.tokenizer), "target", "decoder")
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
@@ -234,11 +244,30 @@ class Decoder(Continuing):
 
     def generate(self, model: nn.Module, rows: Sequence[Row], device: torch.device, **options: Any) -> list[str]:
         sources = [row["source"] for row in rows]
+        if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
+            return self._written(self._continued(model, sources, device, options))
+        texts = [""] * len(rows)
+        for which in by_length(sources):
+            ids = self._continued(model, [sources[i] for i in which], device, options, multiple=1)
+            for i, text in zip(which, self._written(ids), strict=True):
+                texts[i] = text
+        return texts
+
+    def _continued(
+        self,
+        model: nn.Module,
+        sources: Sequence[list[int]],
+        device: torch.device,
+        options: Mapping[str, Any],
+        multiple: int = PAD_TO,
+    ) -> Any:
+        """What the model generates after the sources, as ids, or with what else the options ask for."""
         # As many positions as sources may have are left beside those of what is generated.
         widest = None if self.decoder_width is None else self.source_length
-        ids = self._padded(sources, self.pad, left=True, widest=widest).to(device)
-        mask = self._mask(sources, left=True, widest=widest).to(device)
-        generated = model.generate(  # type: ignore[operator]
+        ids = self._padded(sources, self.pad, left=True, multiple=multiple, widest=widest).to(device)
+        ones = [[1] * len(source) for source in sources]
+        mask = self._padded(ones, 0, left=True, multiple=multiple, widest=widest).to(device)
+        generated: Any = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,
             do_sample=False,
@@ -246,4 +275,23 @@ class Decoder(Continuing):
             eos_token_id=self.end,
             **options,
         )
-        return self._written(generated[:, ids.shape[1] :])
+        return generated[:, ids.shape[1] :] if isinstance(generated, Tensor) else generated
+
+    def _differs_when_padded(
+        self, model: nn.Module, sources: Sequence[list[int]], device: torch.device, options: Mapping[str, Any]
+    ) -> bool | None:
+        """Whether padding on the left changes what the shortest source goes on with; None if none is padded here."""
+        shortest, longest = min(sources, key=len), max(sources, key=len)
+        if len(shortest) == len(longest) and len(shortest) % PAD_TO == 0:
+            return None
+        asked = {**options, "num_beams": 1, "max_new_tokens": 2, "output_logits": True, "return_dict_in_generate": True}
+        alone = self._continued(model, [shortest], device, asked, multiple=1)
+        padded = self._continued(model, [shortest, longest], device, asked)
+        share = 10 * tolerance(model, device)
+        for one, other in zip(alone.logits, padded.logits, strict=False):
+            near = (one[0] - other[0]).abs().max() <= share * max(1.0, one[0].abs().max().item())
+            if not near:
+                return True
+            if one[0].argmax() != other[0].argmax():
+                break
+        return False

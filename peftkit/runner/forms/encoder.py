@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from peftkit.components import Example
 from peftkit.errors import RowError
 from peftkit.runner.forms.base import Form, Row, Scores, precise
-from peftkit.runner.forms.ranking import takes
+from peftkit.runner.forms.padding import by_length, ignores_padding
+from peftkit.runner.forms.ranking import takes, tolerance
 from peftkit.runner.forms.shortening import shortened
 from peftkit.runner.forms.tokens import refuse_equal
 
@@ -48,7 +49,7 @@ class Encoder(Form):
             RowError: a choice leaves no room for the source, or two choices have the same ids.
         """
         choices, source = list(example.candidates), example.source
-        pairs = self.tokenizer([source] * len(choices), choices)
+        pairs = self.tokenizer([source] * len(choices), choices, return_token_type_ids=True)
         longest = max(map(len, pairs["input_ids"]))
         if longest > self.source_length and example.context:
             source = shortened(example, self.source_length - (longest - length), self.tokenizer)
@@ -62,7 +63,7 @@ class Encoder(Form):
             "answer": choices.index(example.target),
             "source_tokens": longest,
             "target_tokens": 0,
-            "segments": [list(each) for each in pairs.get("token_type_ids", ())],
+            "segments": [list(each) for each in pairs["token_type_ids"]],
         }
 
     def _truncated(self, source: str, choices: list[str]) -> Any:
@@ -75,7 +76,11 @@ class Encoder(Form):
                 "room for; raise train.max_source_length",
             )
         self.tokenizer.truncation_side = "right"
-        options: dict[str, Any] = {"truncation": "only_first", "max_length": self.source_length}
+        options: dict[str, Any] = {
+            "truncation": "only_first",
+            "max_length": self.source_length,
+            "return_token_type_ids": True,
+        }
         return self.tokenizer([source] * len(choices), choices, **options)
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
@@ -101,20 +106,50 @@ class Encoder(Form):
             first += number
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        segments = {key: batch[key] for key in ("token_type_ids",) if key in batch and self._numbers_segments(model)}
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **segments).logits
+        return self._beside(self._outputs(model, batch), batch), batch["labels"]
+
+    def _outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the head gives for each text."""
+        inputs = {"input_ids": batch["input_ids"]}
+        if takes(model, "attention_mask") or takes(model, "kwargs"):  # in transformers 4 FNet takes none
+            inputs["attention_mask"] = batch["attention_mask"]
+        if "token_type_ids" in batch and self._numbers_segments(model):
+            inputs["token_type_ids"] = batch["token_type_ids"]
+        outputs: Tensor = model(**inputs).logits
+        return outputs
+
+    def _beside(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """The outputs of each row: where there is one score a pair, the scores of a row's pairs lie side by side."""
         choices = batch["choices"].tolist()
-        if any(choices):  # one score a pair: lay the scores of each row's pairs side by side
-            scores = torch.split(precise(output)[:, 0], choices)
-            output = nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=-torch.inf)
-        return output, batch["labels"]
+        if not any(choices):
+            return outputs
+        scores: list[Tensor] = list(torch.split(precise(outputs)[:, 0], choices))
+        return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
 
     def _numbers_segments(self, model: nn.Module) -> bool:
         """Whether the model knows two texts from each other: RoBERTa has one segment, DistilBERT none."""
         return takes(model, "token_type_ids") and getattr(self.config, "type_vocab_size", 2) > 1
 
     def score(self, model: nn.Module, rows: Sequence[Row], device: torch.device) -> Scores:
-        logits, _ = self.logits(model, {k: v.to(device) for k, v in self.batch(rows).items()})
+        batch = {k: v.to(device) for k, v in self.batch(rows).items()}
+        outputs = self._outputs(model, batch)
+        lengths = batch["attention_mask"].sum(1).tolist()
+
+        def alone(which: list[int]) -> Tensor:
+            short = {key: batch[key][which, : lengths[which[0]]] for key in PER_TEXT if key in batch}
+            return self._outputs(model, short)
+
+        def differs() -> bool | None:
+            shortest = min(range(len(lengths)), key=lengths.__getitem__)
+            if lengths[shortest] == batch["input_ids"].shape[1]:
+                return None
+            difference = (alone([shortest])[0] - outputs[shortest]).abs().max().item()
+            return difference > 10 * tolerance(model, device) * max(1.0, outputs[shortest].abs().max().item())
+
+        if not ignores_padding(model, differs):
+            for which in by_length([range(length) for length in lengths]):
+                outputs[which] = alone(which)
+        logits = self._beside(outputs, batch)
         likelihoods = precise(logits).log_softmax(-1).tolist()
         counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
         return Scores([values[:n] for values, n in zip(likelihoods, counts, strict=True)], [[1] * n for n in counts])

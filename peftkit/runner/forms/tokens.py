@@ -172,21 +172,24 @@ def refuse_equal(texts: Sequence[str], candidates: Sequence[list[int]], cut_to: 
     """
     seen: dict[tuple[int, ...], str] = {}
     for text, ids in zip(texts, candidates, strict=True):
-        if (key := tuple(ids)) in seen:
+        if seen.get(key := tuple(ids), text) != text:
             where = "" if cut_to is None else f" in the first {cut_to}, to which they are cut; raise the length limit"
             remedy = where or "; the tokenizer writes them alike, so reword one"
             raise RowError("candidates", f"{seen[key]!r} and {text!r} have the same token ids{remedy}")
         seen[key] = text
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, prompt: list[int], source: str, target: str) -> list[int]:
+def continuation(
+    tokenizer: PreTrainedTokenizerBase, frame: Template, prompt: list[int], source: str, target: str
+) -> list[int]:
     """The ids that continue a prompt's so that they read as the whole text, where the whole text has other ids.
 
     Tokenizers may join the end of the source with the beginning of the target, or divide the source otherwise.
 
     Args:
         tokenizer: the model's.
-        prompt: the ids of the source, without the template's.
+        frame: its template.
+        prompt: the ids of the source as the model sees them.
         source: the text of the prompt.
         target: the text that follows it, after a blank.
 
@@ -195,12 +198,10 @@ def continuation(tokenizer: PreTrainedTokenizerBase, prompt: list[int], source: 
     """
     whole = f"{source} {target}"
     (ids,) = token_ids(tokenizer, [whole], special=False)
-    wanted = read(tokenizer, ids)
-    alternatives = list(_continuations(tokenizer, ids, whole, source, target))
-    for written in (str, _without_blanks):  # a tokenizer without a decoder reads with blanks between all tokens
-        for rest in alternatives:
-            if written(read(tokenizer, prompt + rest)) == written(wanted):
-                return rest
+    wanted = read(tokenizer, [*frame.before, *frame.bare(ids)])
+    for rest in _continuations(tokenizer, ids, whole, source, target):
+        if read(tokenizer, prompt + rest) == wanted:
+            return rest
     raise RowError(
         "target",
         f"{target!r} cannot follow {source[-20:]!r}: the tokenizer joins the two, and what the model would read is "
@@ -236,7 +237,3 @@ def _continuations(
         if anchor and both[: len(before)] == before:
             yield both[len(before) :]
     yield [i for character in f" {target}" for i in encode(character)]
-
-
-def _without_blanks(text: str) -> str:
-    return "".join(text.split())
