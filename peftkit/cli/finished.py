@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from peftkit.errors import InputError
+from peftkit.output import shows_all_characters
 from peftkit.plugins import load_registry
 
 
@@ -31,8 +32,12 @@ def predict_lines(
             out = files.enter_context(Path(output).open("w", encoding="utf-8")) if output else sys.stdout
         except OSError as error:
             raise InputError(f"{error.filename!r}: {error.strerror}") from error
+        if lines is None:
+            raise InputError("standard input is closed; give --text or --file")
+        # What an output of another encoding cannot show is escaped as JSON does it.
+        escaped = not shows_all_characters(out)
         for prediction in predict(opened, lines if text is None else [text], batch, stream=stream):
-            print(json.dumps(prediction, ensure_ascii=False), file=out, flush=True)
+            print(json.dumps(prediction, ensure_ascii=escaped), file=out, flush=True)
     return 0
 
 
