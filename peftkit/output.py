@@ -31,11 +31,12 @@ class Output:
     Attributes:
         required: whether a failure ends what is done, since it is done for the output alone.
         failure: why the stream has failed; empty while it has not.
+        closed: whether that is since nobody reads it any more.
     """
 
     def __init__(self, stream: TextIO, *, required: bool = False) -> None:
         self.stream, self.required = stream, required
-        self.failure = ""
+        self.failure, self.closed = "", False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -68,9 +69,9 @@ class Output:
         try:
             do()
         except OSError as error:
-            self.failure = error.strerror or str(error)
+            self.failure, self.closed = error.strerror or str(error), error.errno == errno.EPIPE
             self._let_go()
-            if self.required and error.errno == errno.EPIPE:
+            if self.required and self.closed:
                 raise OutputClosed("nobody reads standard output") from None
             if self.required:
                 raise OutputError(f"standard output cannot be written: {self.failure}") from error

@@ -279,7 +279,7 @@ def _main(words: list[str], output: Output) -> int:
         raise OutputError(f"standard output cannot be written: {output.failure}")
     result: int = options.action(options)
     output.flush()
-    if output.failure and not output.required:
+    if output.failure and not (output.required or output.closed):
         print(f"peftkit: standard output could not be written to its end: {output.failure}", file=sys.stderr)
     return result
 

@@ -16,7 +16,7 @@ from peftkit.output import safe_output
 from peftkit.recipe import Recipe
 from peftkit.runner.data import Data
 
-NARROWEST = 60
+NARROWEST = 80
 """Columns of output that is no terminal, whatever COLUMNS says."""
 
 

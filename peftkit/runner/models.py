@@ -23,6 +23,7 @@ from peftkit.recipe.check import findings
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
+from peftkit.runner.generation import set_plain_generation, set_plain_outputs
 from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
@@ -38,6 +39,8 @@ class Base:
     form: Form
     kind: ModelKind
     head: Head = field(default_factory=Head)
+    ignored_generation: Mapping[str, Any] = field(default_factory=dict)
+    """The checkpoint's settings of generation, which have no effect."""
 
 
 def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
@@ -53,6 +56,7 @@ def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(_unloadable(recipe, error)) from error
+    set_plain_outputs(config)
     kind = _kind(recipe, config)
     return kind, _form(recipe, kind, config, tokenizer)
 
@@ -90,7 +94,8 @@ def load_base(recipe: Recipe) -> Base:
 
         # Norms in float32; recomputed activations are turned on below, for quantised models as for others.
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
-    return Base(loaded, form, kind, head)
+    generates = form.generates and form.task_kind == "generation"
+    return Base(loaded, form, kind, head, set_plain_generation(loaded, form) if generates else {})
 
 
 def blank_base(recipe: Recipe, device: torch.device | str) -> Base:
