@@ -94,7 +94,7 @@ class RunDirectory:
         Raises:
             RunError: it cannot be written; what was there before is untouched.
         """
-        self._write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        self._write(name, lambda path: path.write_bytes(text.encode("utf-8", "backslashreplace")))
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """Has ``write`` fill a temporary file, which takes the name once it is on the disk."""

@@ -13,28 +13,39 @@ from typing import Any, NoReturn
 from peftkit import __version__
 from peftkit.cli import actions
 from peftkit.errors import InputError, PeftkitError, did_you_mean
+from peftkit.output import Output, OutputClosed, OutputError, safe_streams
 
 POOLED = ("hardware", "versions", "precision", "data", "evaluation", "cadence", "budget", "training", "tuning")
 AXES = ("gmacs", "seconds", "samples", "tokens", "joules")
+LASTING = ("run", "sweep", "merge", "export", "push", "import", "report", "new")
+"""Verbs whose results are files: they do not end where nobody reads what they print."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0 done, 1 the run failed, 2 wrong input, 130/143 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with safe_streams() as (output, errors):
+        try:
+            return _exit_code(words, output)
+        finally:
+            errors.flush()
+
+
+def _exit_code(words: list[str], output: Output) -> int:
     try:
-        code = _main(words)
-        sys.stdout.flush()  # here, where a closed pipe is no error
-        return code
+        try:
+            return _main(words, output)
+        finally:
+            output.flush()  # here, where a closed pipe is no error
+    except OutputClosed as closed:
+        return closed.exit_code
     except PeftkitError as error:
         _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted")
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # `peftkit list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 class Parser(argparse.ArgumentParser):
@@ -254,7 +265,8 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], output: Output) -> int:
+    output.required = True
     top = parser()
     verbs = next(a.choices for a in top._actions if isinstance(a, argparse._SubParsersAction))
     if words and (os.path.isfile(words[0]) or not (words[0].startswith("-") or words[0] in verbs)):
@@ -264,7 +276,14 @@ def _main(words: list[str]) -> int:
         words = ["run", *words]
     options = top.parse_args(words)
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    if options.verb in LASTING and getattr(options, "what", "run") == "run":
+        output.required = False  # what they write is in folders
+    elif output.failure:
+        raise OutputError(f"standard output cannot be written: {output.failure}")
     result: int = options.action(options)
+    output.flush()
+    if output.failure and not (output.required or output.closed):
+        print(f"peftkit: standard output could not be written to its end: {output.failure}", file=sys.stderr)
     return result
 
 

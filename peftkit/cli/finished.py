@@ -9,6 +9,7 @@ from pathlib import Path
 
 from peftkit.data_files import read_inputs
 from peftkit.errors import InputError
+from peftkit.output import shows_all_characters
 from peftkit.plugins import load_registry
 
 
@@ -32,8 +33,10 @@ def predict_lines(
         except OSError as error:
             raise InputError(f"{error.filename!r}: {error.strerror}") from error
         inputs = read_inputs(file) if text is None else [text]
+        # What an output of another encoding cannot show is escaped as JSON does it.
+        escaped = not shows_all_characters(out)
         for prediction in predict(opened, inputs, batch, stream=stream, name=file or ""):
-            print(json.dumps(prediction, ensure_ascii=False), file=out, flush=True)
+            print(json.dumps(prediction, ensure_ascii=escaped), file=out, flush=True)
     return 0
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from peftkit.output import shows_all_characters
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
 
@@ -22,8 +24,12 @@ def preview_task(recipe: str, overrides: Iterable[str], split: str, number: int,
     from peftkit.runner.preview import preview  # transformers: only once the recipe is known to be right
 
     told = preview(loaded, split, number)
-    print(json.dumps({"format": 1, **told}, indent=2, ensure_ascii=False) if as_json else _page(told))
+    print(_json(told) if as_json else _page(told))
     return 0
+
+
+def _json(told: Mapping[str, Any]) -> str:
+    return json.dumps({"format": 1, **told}, indent=2, ensure_ascii=not shows_all_characters(sys.stdout))
 
 
 def _page(told: Mapping[str, Any]) -> str:

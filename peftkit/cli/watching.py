@@ -19,6 +19,8 @@ from peftkit.errors import InputError
 from peftkit.runs import RunDirectory
 
 HEIGHT = 14
+NARROWEST = 40
+"""Columns of output that is no terminal, whatever COLUMNS says."""
 COLOURS = {"train": "yellow", "dev": "cyan", "test": "magenta"}
 BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """The dots of a braille character, by column and row."""
@@ -35,6 +37,8 @@ def watch_run(path: str, *, by: str, metric: str | None, once: bool, every: floa
     if not (run.path / "recipe.toml").is_file():
         raise InputError(f"{path!r} is no run directory: it has no recipe.toml")
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, NARROWEST)
     if once or not console.is_terminal:
         console.print(_frame(run, by, metric, console.width))
         return 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from peftkit.data_files.readers import file_format, read_rows
 from peftkit.data_files.streams import decoded_lines, open_binary
+from peftkit.errors import InputError
 
 
 def read_inputs(file: str | None) -> Iterator[str | Mapping[str, Any]]:
@@ -33,6 +34,8 @@ def read_inputs(file: str | None) -> Iterator[str | Mapping[str, Any]]:
 
 
 def _standard_input() -> Iterator[str]:
+    if sys.stdin is None:
+        raise InputError("standard input is closed; give --text or --file")
     buffer = getattr(sys.stdin, "buffer", None)
     if buffer is not None:  # decoded here, and not as the locale says
         yield from decoded_lines(buffer, "standard input")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate.utils import set_seed
 from filelock import FileLock
+from pydantic_core import to_jsonable_python
 
 from peftkit.components import Meter
 from peftkit.errors import DivergedError, Interrupted, RunError
@@ -24,6 +25,7 @@ from peftkit.runner.checkpoint import newest
 from peftkit.runner.console import Display
 from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
+from peftkit.runner.generation import generation_notice
 from peftkit.runner.heads import check_head_is_saved
 from peftkit.runner.inputs import changed_versions, check_inputs, input_digests
 from peftkit.runner.launch import read_launch
@@ -99,14 +101,14 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             refuse_what_none_has_to_read(recipe, data)
             blind = baselines(recipe, data)
             here = {**describe(registry, accelerator), "revisions": dict(revisions), "inputs": inputs}
+            here["generation_without_effect"] = to_jsonable_python(dict(base.ignored_generation), fallback=str)
             directory, held = _directory(asked, here, found)
             directory.write_json("baselines.json", {"baselines": blind})
             directory.write_json("loading.json", base.loading.record())
 
         by_main(accelerator, begin)
         if directory is not None:
-            loading = base.loading.notice(recipe.model.name)
-            for notice in filter(None, (base.head.notice, loading, variables_notice(), read_launch().notice)):
+            for notice in _notices(recipe, base):
                 display.say(notice)
             display.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         if found:
@@ -154,6 +156,12 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         if training is not None:
             training.engine.release()
         close_world(accelerator)
+
+
+def _notices(recipe: Recipe, base: Base) -> Iterator[str]:
+    """What a user should know of the checkpoint and of the machine before a run."""
+    checkpoint = (base.head.notice, base.loading.notice(recipe.model.name), generation_notice(base.ignored_generation))
+    return filter(None, (*checkpoint, variables_notice(), read_launch().notice))
 
 
 def _directory(recipe: Recipe, here: Mapping[str, Any], found: Path | None) -> tuple[RunDirectory, FileLock]:

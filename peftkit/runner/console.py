@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +12,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from peftkit.output import safe_output
 from peftkit.recipe import Recipe
 from peftkit.runner.data import Data
+
+NARROWEST = 80
+"""Columns of output that is no terminal, whatever COLUMNS says."""
 
 
 class Display:
     """Writes to standard output, plain where that is no terminal; ``main`` is whether this is rank 0."""
 
     def __init__(self, recipe: Recipe, *, main: bool) -> None:
-        self.console = Console(quiet=not main, highlight=False, soft_wrap=True)
+        output: Any = safe_output(sys.stdout)
+        self.console = Console(file=output, quiet=not main, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = max(self.console.width, NARROWEST)
         self.recipe = recipe
         self.columns: list[str] = []
         self.progress: Progress | None = None

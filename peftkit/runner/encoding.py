@@ -107,24 +107,34 @@ def encode_columns(
 
 
 def encoded(task: Task, split: Dataset, form: Form) -> Dataset:
-    """The training rows as ``encode_columns`` has them, from the cache if the same were encoded before."""
+    """The training rows as ``encode_columns`` has them, from the cache if the same were encoded before.
+
+    Raises:
+        RunError: the cache cannot be written.
+    """
     key = fingerprint(task, split, form)
     folder = cache_folder() / "encoded"
-    folder.mkdir(parents=True, exist_ok=True)
 
     def encode(columns: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         # Under their own names datasets would cast them to the types of the data's columns of these names.
         return {f"{OURS}{key}": values for key, values in encode_columns(task, form, columns, indices).items()}
 
-    found = split.map(
-        encode,
-        batched=True,
-        with_indices=True,
-        remove_columns=split.column_names,
-        cache_file_name=str(folder / f"{key}.arrow"),
-        new_fingerprint=key,
-        desc=None,
-    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = split.map(
+            encode,
+            batched=True,
+            with_indices=True,
+            remove_columns=split.column_names,
+            cache_file_name=str(folder / f"{key}.arrow"),
+            new_fingerprint=key,
+            desc=None,
+        )
+    except OSError as error:
+        raise RunError(
+            f"the encoded rows cannot be written to {folder} ({error.strerror or error}); make room, or set "
+            "PEFTKIT_CACHE to another folder"
+        ) from error
     return found.rename_columns({name: name.removeprefix(OURS) for name in found.column_names})
 
 

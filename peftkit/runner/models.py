@@ -23,6 +23,7 @@ from peftkit.recipe.check import findings
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
+from peftkit.runner.generation import set_plain_generation, set_plain_outputs
 from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
 from peftkit.runner.loading_report import Loading, check_loading, read_report
 from peftkit.runner.model_files import check_files, in_words
@@ -45,6 +46,8 @@ class Base:
     head: Head = field(default_factory=Head)
     loading: Loading = field(default_factory=Loading)
     """What the checkpoint lacks, and what of it was left out."""
+    ignored_generation: Mapping[str, Any] = field(default_factory=dict)
+    """The checkpoint's settings of generation, which have no effect."""
 
 
 def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
@@ -63,6 +66,7 @@ def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
     kind = _kind(recipe, config)
     config = text_part(name, kind, config, path, revision)
     restore_positions(name, config)
+    set_plain_outputs(config)
     _refuse_quantized(recipe, config)
     with in_words(name, path, revision):
         tokenizer = load_tokenizer(path, options)
@@ -105,7 +109,8 @@ def load_base(recipe: Recipe) -> Base:
 
         # Norms in float32; recomputed activations are turned on below, for quantised models as for others.
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
-    return Base(loaded, form, kind, head, loading)
+    generates = form.generates and form.task_kind == "generation"
+    return Base(loaded, form, kind, head, loading, set_plain_generation(loaded, form) if generates else {})
 
 
 def blank_base(recipe: Recipe, device: torch.device | str) -> Base:

@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils import cpp_extension
 from transformers.integrations import unset_hf_deepspeed_config
 
+from peftkit.cache import use_writable_datasets_cache
 from peftkit.errors import RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
@@ -228,6 +229,7 @@ def quiet_libraries(level: str) -> None:
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    use_writable_datasets_cache()
     deepspeed = logging.getLogger("DeepSpeed")  # which sets its own level and handler whenever something imports it
     deepspeed.addFilter(_off_stdout)
     if level in ("warning", "error"):

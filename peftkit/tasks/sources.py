@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from peftkit.cache import use_writable_datasets_cache
 from peftkit.commits import COMMIT, resolve_commit, snapshot
 from peftkit.errors import InputError, did_you_mean, listed, one_line
 from peftkit.tasks import folders
@@ -67,6 +68,7 @@ def read(source: Source) -> Rows:
 def _read(source: Source, stamp: tuple[Any, ...]) -> Rows:
     from datasets import Dataset, DatasetDict
 
+    use_writable_datasets_cache()
     found = _found(source)
     given = {split: _name(source, split, list(found)) for split in NAMES}
     _assert_sizes(source, found)
