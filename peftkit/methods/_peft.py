@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
@@ -14,6 +15,7 @@ from peftkit.components import Context, Method, ModelKind, Side, Situation
 from peftkit.errors import InputError, listed, one_line
 from peftkit.head import covering_modules
 from peftkit.methods._configs import constants
+from peftkit.model_names import ModulePatterns, changed_options, is_named, naming_options
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -112,18 +114,52 @@ class PeftMethod(Method):
             InputError: the options do not fit the model, in peft's words.
         """
         import peft
+        import torch
 
         try:
             with warnings.catch_warnings():
                 # peft finds out by itself which layers hold their weights transposed, and there is no option to set.
                 warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
-                return cast("nn.Module", peft.get_peft_model(cast(Any, model), self.config(model, context)))
-        except (ValueError, TypeError, NotImplementedError, AttributeError, ImportError) as error:
-            if any(p.is_meta for p in model.parameters()) and isinstance(error, NotImplementedError):
+                wrapped = peft.get_peft_model(cast(Any, model), self.config(model, context))
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # options that do not fit raise errors of any type in peft
+            if any(p.is_meta for p in model.parameters()) and isinstance(error, NotImplementedError | RuntimeError):
                 raise  # it draws on weights, which are not here
-            there = f"; its modules are {listed(leaves(model))}" if "not found in the base model" in str(error) else ""
+            lost = ("not found in the base model", "No `target_modules` passed", "No modules were targeted")
+            remedy = f'; set target_modules to some of {listed(leaves(model))}, or to "all-linear"'
+            there = remedy if any(text in str(error) for text in lost) else ""
             reason = one_line(error).rstrip(".")
-            raise InputError(f"{self.name!r} cannot be applied to {type(model).__name__}: {reason}{there}") from error
+            changed = f"; its options are {options}" if (options := changed_options(self)) else ""
+            raise InputError(
+                f"{self.name!r} cannot be applied to {type(model).__name__}: {reason}{there}{changed}"
+            ) from error
+        if problems := list(self._without_effect(wrapped.base_model)):
+            raise InputError("\n".join(f"method.{text}" for text in problems))
+        return cast("nn.Module", wrapped)
+
+    def _without_effect(self, tuner: Any) -> Iterator[str]:
+        """What is wrong with each entry that matches something, but nothing that the method changes."""
+        targeted = [*getattr(tuner, "targeted_module_names", ()), *getattr(tuner, "targeted_parameter_names", ())]
+        if self._option("layers_pattern") and self._option("layers_to_transform") is None:
+            yield "layers_pattern: goes with layers_to_transform, which is not set; leave it out"
+        if not targeted:
+            return
+        for option in ("target_modules", "feedforward_modules", "target_parameters"):
+            entries = self._option(option)
+            for entry in entries if isinstance(entries, tuple) else ():
+                if not any(is_named(key, entry) for key in targeted):
+                    yield (
+                        f"{option}: {entry!r} matches only what is left out, by exclude_modules, modules_to_save, "
+                        "layers_to_transform or as the classification head; leave it out here"
+                    )
+        blocks = self._option("layers_to_transform")
+        for number in [blocks] if isinstance(blocks, int) else blocks or ():
+            if not any(number in map(int, re.findall(r"(?<=\.)\d+(?=\.)", f".{key}.")) for key in targeted):
+                yield f"layers_to_transform: block {number} has none of the target_modules"
+        for option, marker in naming_options(type(self)).items():
+            if isinstance(marker, ModulePatterns):
+                yield from (f"{option}: {text}" for text in marker.unused(self._option(option) or {}, targeted))
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Folds the update into the layers that it lies beside.
@@ -192,6 +228,10 @@ class PromptMethod(PeftMethod):
     def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """peft's options, with the width of the embeddings that the vectors are put before."""
         options = super().options(model, context)
+        if options.get("prompt_tuning_init") == "TEXT":
+            here, given = str(getattr(model.config, "_name_or_path", "")), options.get("tokenizer_name_or_path")
+            if given is None or given == Path(here).name:  # the model's own, by the name that a recipe has for it
+                options["tokenizer_name_or_path"] = here
         if self.before_embeddings:
             # peft takes the width of the layers, which differs in ALBERT and ELECTRA, and finds neither in DistilBERT.
             loaded = cast(Any, model)

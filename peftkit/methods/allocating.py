@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from peftkit.components import Context, Refusal, Situation
 from peftkit.errors import InputError
@@ -65,6 +65,15 @@ class AdaLora(PeftMethod):
     """How slowly the uncertainty of the importance follows."""
     orth_reg_weight: float = Field(default=0.5, ge=0)
     """The weight of the penalty on sides that are not orthogonal."""
+
+    @model_validator(mode="after")
+    def _ranks_only_fall(self) -> Self:
+        if self.init_r < self.target_r:
+            raise ValueError(
+                f"init_r = {self.init_r} is below target_r = {self.target_r}, and ranks are cut only; raise init_r, or "
+                "lower target_r"
+            )
+        return self
 
     def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """peft's options, with the number of steps.

@@ -117,6 +117,7 @@ class Osf(PeftMethod):
     """Trains the smaller singular directions of each weight, and keeps the larger ones (OSF, Nayak et al., 2025)."""
 
     peft_type: ClassVar[str] = "OSF"
+    without: ClassVar[frozenset[str]] = frozenset({"target_svd_config"})  # which peft does not read
     own_targets: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **dict.fromkeys(("t5", "mt5"), ("q", "v")),
         **dict.fromkeys(("bart", "mbart"), ("q_proj", "v_proj")),

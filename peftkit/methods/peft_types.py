@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,7 @@ from peftkit.methods.particular import (
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.published import PEFT
 from peftkit.methods.vera import Vera
+from peftkit.model_names import KNOWN, ModulePatterns
 
 M = TypeVar("M", bound=BaseModel)
 HIDDEN = frozenset(
@@ -73,6 +74,11 @@ DRAWS: Mapping[str, str] = {
     "poly": "its router draws how updates are mixed while it trains, for each row anew",
     "pvera": "its updates are drawn at random while it trains, for each row anew",
 }
+PATTERNS: Mapping[str, str] = {
+    **dict.fromkeys(("c3a", "fourierft"), r".*\.{key}$"),
+    "osf": r".*{key}",
+}
+"""Those that match the keys of their patterns otherwise than peft does mostly."""
 TRIALS: Mapping[str, Mapping[str, Any]] = {
     "adamss": {"r": 8, "num_subspaces": 2},
     "c3a": {"block_size": 8},
@@ -102,6 +108,12 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     base = OWN.get(name) or (PromptMethod if "num_virtual_tokens" in options else PeftMethod)
     left_out = HIDDEN | base.without | base.model_fields.keys()
     fields = {key: _field(option) for key, option in options.items() if key not in left_out}
+    if name in PATTERNS:
+        marker, tables = (
+            ModulePatterns(PATTERNS[name]),
+            [k for k in fields if k.endswith("_pattern") and k not in KNOWN],
+        )
+        fields |= {key: (Annotated[fields[key][0], marker], fields[key][1]) for key in tables}
     fields["name"] = (Literal[name], name)
     text = base.__doc__ if name in OWN else configuration.text
     made = _model("".join(word.capitalize() for word in name.split("_")), base, text, fields)
@@ -129,14 +141,26 @@ def _model(name: str, base: type[M], text: str | None, fields: Mapping[str, Any]
 
 
 def _field(option: Option) -> Any:
-    kind, default, bounds = _python(option.type), option.default, dict[str, Any]()
-    if option.name == "r" and isinstance(default, int):
-        bounds = {"gt": 0} if default else {"ge": 0}
-    elif option.name.endswith("dropout") and isinstance(default, float):
-        bounds = {"ge": 0, "lt": 1}
+    kind, default, bounds = _python(option.type), option.default, _bounds(option)
     if isinstance(default, list):
         default = tuple(default)
     return (kind if default is not None else kind | None, Field(default, description=option.help, **bounds))
+
+
+def _bounds(option: Option) -> dict[str, Any]:
+    """What a number may be: no count, size or rank is negative, and none is 0 unless it is so by default."""
+    name, default = option.name, option.default
+    flat = option.type[1:] if option.type[0] == "either" else [option.type]
+    kinds = {kind[0] for kind in flat} - {"none"}
+    if kinds == {"float"}:
+        if name.endswith("dropout"):
+            return {"ge": 0, "lt": 1}
+        return {"gt": 0} if "alpha" in name and default != 0 else {}
+    if not kinds or kinds - {"int", "float"}:
+        return {}
+    if "seed" in name or name.endswith(("prng_key", "_task")):
+        return {"ge": 0}
+    return {"gt": 0} if default is None or default > 0 else {"ge": default}
 
 
 def _python(expression: Expression) -> Any:

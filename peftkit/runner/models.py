@@ -18,6 +18,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 from peftkit.components import Context, ModelKind
 from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.head import train_head
+from peftkit.model_names import check_names
 from peftkit.recipe import Recipe
 from peftkit.recipe.check import findings
 from peftkit.recipe.names import model_kind, model_path
@@ -26,6 +27,7 @@ from peftkit.runner.forms import FORMS, Form
 from peftkit.runner.generation import set_plain_generation, set_plain_outputs
 from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
 from peftkit.runner.loading_report import Loading, check_loading, read_report
+from peftkit.runner.method_errors import method_in_words
 from peftkit.runner.model_files import check_files, in_words
 from peftkit.runner.positions import count_positions, fit_lengths
 from peftkit.runner.text_models import is_part, load_text_part, text_part
@@ -242,6 +244,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
 
     Raises:
         RunError: the method left nothing to train, or the model cannot recompute its activations.
+        InputError: an option names something that the model does not have, or does not fit it.
     """
     context = Context(
         model_kind=base.kind,
@@ -261,7 +264,9 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
         options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
     torch.manual_seed(recipe.run.effective_init_seed)
-    model = keep_float64(recipe, lambda: recipe.method.apply(base.model, context))
+    check_names(recipe.method, base.model)
+    with method_in_words(recipe.method, "cannot be applied", base.model):
+        model = keep_float64(recipe, lambda: recipe.method.apply(base.model, context))
     train_head(model, base.head.parameters)
     trainable, total = parameters(model)
     if not trainable:

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from peftkit.components import Context, Method, ModelKind, Situation
 from peftkit.errors import InputError, ModelError
 from peftkit.head import train_head
+from peftkit.model_names import check_names
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.runner.forms import FORMS
 from peftkit.runner.heads import new_parameters
@@ -85,6 +86,7 @@ def outline(method: Method, name: str) -> Outline:
             head = tuple(new_parameters(base, config, path)) if kind == "encoder" else ()
             if device != "meta" and (number := sum(p.numel() for p in base.parameters())) > MOST:
                 raise InputError(f"{method.name!r} needs weights to begin with, and {number:,} are too many to make up")
+            check_names(method, base)
             model = method.apply(base, replace(context, head_parameters=head))
             train_head(model, head)
             return own, model

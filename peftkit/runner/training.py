@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from peftkit.runner.engines import make_engine
 from peftkit.runner.evaluation import Result, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.ledger import Work, make_ledger
+from peftkit.runner.method_errors import method_in_words
 from peftkit.runner.optimizers import RATE
 from peftkit.runner.passes import Passes
 from peftkit.runner.resume import by_main
@@ -36,6 +38,7 @@ from peftkit.runner.signals import Signals, Stop
 from peftkit.runner.tracking import Tracking
 from peftkit.runs import RunDirectory
 
+FIRST_STEPS = 3  # in which options that do not fit make a library fail
 NANS_KEPT = 3  # batches that are saved, of those whose loss was no number
 
 
@@ -64,7 +67,9 @@ class Training:
         self.recipe, self.form, self.data, self.meters = recipe, form, data, meters
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
-        self.ledger = make_ledger(recipe, form, counted or model, data.train)
+        first = f"fails in its first pass through {recipe.model.name!r}"
+        with method_in_words(recipe.method, first, remedy="use another method or model"):
+            self.ledger = make_ledger(recipe, form, counted or model, data.train)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
         self.selection = Selection(recipe, model, self.engine, accelerator, data, run)
@@ -147,6 +152,11 @@ class Training:
             used.passes, used.steps_of_pass = used.passes + 1, 0
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        early = self.used.step < FIRST_STEPS
+        with method_in_words(self.recipe.method, "fails in its first steps") if early else nullcontext():
+            self._stepped(micro_batches)
+
+    def _stepped(self, micro_batches: list[dict[str, Tensor]]) -> None:
         accelerator, step = self.accelerator, self.used.step + 1
         self._wait = time.perf_counter() - self._began
         for meter in self.meters:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from peftkit.components import Method
 from peftkit.errors import InputError
 from peftkit.head import head_tensors, train_head
+from peftkit.model_names import check_names
 from peftkit.runner.ledger import Ledger, Work
 from peftkit.testing.tiny import STEPS, batch, context, head_parameters, kind_of, situation, tiny
 
@@ -212,7 +213,9 @@ def refused(reasons: list[str]) -> None:
 def applied(method: Method, architecture: str, seed: int = 7, **changes: Any) -> nn.Module:
     """The method on a tiny model, whose description may be changed."""
     torch.manual_seed(seed)
-    model = method.apply(tiny(architecture, **changes), context(architecture, seed))
+    base = tiny(architecture, **changes)
+    check_names(method, base)
+    model = method.apply(base, context(architecture, seed))
     train_head(model, head_parameters(architecture))
     return model
 

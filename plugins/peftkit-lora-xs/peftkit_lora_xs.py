@@ -59,6 +59,9 @@ class LoraXs(Method):
         if not chosen:
             leaves = sorted({key.rsplit(".", 1)[-1] for key, _ in linear_layers(model)})
             raise InputError(f"{self.name!r} finds no layer for {self.target_modules!r}; there are {', '.join(leaves)}")
+        for name in self.target_modules if isinstance(self.target_modules, tuple) else ():
+            if not any(key == name or key.endswith(f".{name}") for key in chosen):
+                raise InputError(f"method.target_modules: {name!r} is no linear layer, or the classification head")
         for key in chosen:
             owner, _, leaf = key.rpartition(".")
             layer = cast(Any, model.get_submodule(key))

@@ -200,7 +200,7 @@ def test_show_tells_what_a_method_touches_in_a_model(peftkit: Peftkit) -> None:
         (["lora", "--set", "r=4"], "--set says a method's options for --model; name one"),
         (
             ["lora", "--model", "pocket-t5", "--set", 'target_modules="qq"'],
-            "not found in the base model.*its modules are",
+            "no module's whole name matches the expression 'qq'; modules are ",
         ),
     ],
 )

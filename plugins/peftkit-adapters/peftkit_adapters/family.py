@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, ca
 from pydantic import ConfigDict, Field, create_model
 
 from peftkit import Context, Method, Refusal, Situation
-from peftkit.errors import InputError
+from peftkit.errors import InputError, one_line
+from peftkit.model_names import changed_options
 from peftkit_adapters.reader import Option, options
 
 if TYPE_CHECKING:
@@ -161,9 +162,12 @@ class AdapterMethod(Method):
             adapted.add_adapter(ADAPTER, config=self.config())
         except InputError:
             raise
-        except (ImportError, ValueError, TypeError, NotImplementedError, AttributeError, AssertionError) as error:
-            reason = "; ".join(unusable()) or str(error)
-            raise InputError(f"{self.name!r} cannot be applied to {plain.__name__}: {reason}") from error
+        except Exception as error:  # options that do not fit raise errors of any type in the library
+            if isinstance(error, RuntimeError) and any(parameter.is_meta for parameter in model.parameters()):
+                raise  # it draws on weights, which are not here
+            reason = "; ".join(unusable()) or one_line(error)
+            changed = f"; its options are {options}" if (options := changed_options(self)) else ""
+            raise InputError(f"{self.name!r} cannot be applied to {plain.__name__}: {reason}{changed}") from error
         # Or it would warn, while it activates the adapter, that none is active.
         adapted.adapters_config.active_setup = adapters.Stack(ADAPTER)
         adapted.train_adapter(ADAPTER)
@@ -243,6 +247,13 @@ class AdapterMethod(Method):
                     raise InputError(
                         f"{part.name!r}: {option} names block {unknown[0]}, and the model has blocks "
                         f"{min(there)} to {max(there)}"
+                    )
+            factors = getattr(part, "reduction_factor", None)
+            for key in factors if isinstance(factors, dict) else ():
+                if key != "default" and key not in map(str, there):
+                    raise InputError(
+                        f"{part.name!r}: reduction_factor names block {key!r}, and the model has blocks "
+                        f'{min(there)} to {max(there)}; all others are "default"'
                     )
 
 

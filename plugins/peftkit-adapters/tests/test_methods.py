@@ -334,6 +334,12 @@ def test_what_the_library_prepares_for_a_pass_goes_with_no_checkpointing(name: s
     assert any("gradient_checkpointing = false" in reason for reason in reasons)
 
 
+def test_a_reduction_factor_of_a_block_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="reduction_factor names block '9', and the model has blocks 0 to 1"):
+        applied(method("bottleneck", reduction_factor={"9": 4.0, "default": 8.0}), "bert")
+    applied(method("bottleneck", reduction_factor={"1": 4.0, "default": 8.0}), "bert")
+
+
 @pytest.mark.parametrize(("option", "name"), [("leave_out", "bottleneck"), ("layers", "loreft")])
 def test_blocks_that_do_not_exist_are_refused(option: str, name: str) -> None:
     with pytest.raises(InputError, match=f"{option} names block 9, and the model has blocks 0 to 1"):

@@ -57,7 +57,8 @@ def test_the_update_is_that_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"target_modules": ("no_such",)}, r"finds no layer for \('no_such',\); there are .*q_proj"),
+        ({"target_modules": ("no_such",)}, r"no module is called 'no_such'; there are .*q_proj"),
+        ({"target_modules": ("q_proj", "embed_tokens")}, "'embed_tokens' is no linear layer"),
         ({"r": 33}, "method.r = 33, and .* has only 32 singular directions"),
     ],
 )
