@@ -7,8 +7,17 @@ prediction read with the same functions.
 from __future__ import annotations
 
 from peftkit.data_files.inputs import read_inputs
-from peftkit.data_files.json_rows import parse_json
+from peftkit.data_files.json_rows import Number, parse_json, write_json
 from peftkit.data_files.parquet import read_parquet_table
 from peftkit.data_files.readers import FORMATS, file_format, read_rows
 
-__all__ = ["FORMATS", "file_format", "parse_json", "read_inputs", "read_parquet_table", "read_rows"]
+__all__ = [
+    "FORMATS",
+    "Number",
+    "file_format",
+    "parse_json",
+    "read_inputs",
+    "read_parquet_table",
+    "read_rows",
+    "write_json",
+]

@@ -26,16 +26,43 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object)
+class Number(float):
+    """A number with a point or an exponent, whose text is the one in the file: 2.50 and not 2.5."""
+
+    literal: str
+
+    def __new__(cls, literal: str) -> Number:
+        number = super().__new__(cls, literal)
+        number.literal = literal
+        return number
+
+    def __str__(self) -> str:
+        return self.literal
+
+    __repr__ = __str__
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=Number)
 
 
 def parse_json(text: str) -> Any:
-    """Parses a text as JSON.
+    """Parses a text as JSON, with numbers that keep how they are written.
 
     Raises:
         ValueError: it is none, or an object in it has a key twice.
     """
     return DECODER.decode(text)
+
+
+def write_json(value: Any) -> str:
+    """Writes a value as JSON that ``parse_json`` gives back, with numbers as they were written."""
+    if isinstance(value, Number):
+        return value.literal
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)}: {write_json(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(write_json, value))}]"
+    return json.dumps(value)
 
 
 def read_json_lines(file: str) -> Iterator[dict[str, Any]]:

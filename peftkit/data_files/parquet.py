@@ -31,7 +31,7 @@ def _opened(file: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_parquet_table(file: str) -> pa.Table:
-    """Reads a Parquet file as a table; dictionary-encoded columns get the type of their values.
+    """Reads a Parquet file as a table without dictionaries, and numbers in double precision.
 
     Args:
         file: the path.
@@ -42,15 +42,8 @@ def read_parquet_table(file: str) -> pa.Table:
     Raises:
         InputError: the file cannot be read as Parquet.
     """
-    import pyarrow as pa
-
     with _opened(file) as opened:
-        table = opened.read()
-    fields = [
-        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-        for field in table.schema
-    ]
-    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
+        return _plain(opened.read())
 
 
 def read_parquet(file: str) -> Iterator[dict[str, Any]]:
@@ -65,6 +58,23 @@ def read_parquet(file: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: the file cannot be read as Parquet.
     """
+    import pyarrow as pa
+
     with _opened(file) as opened:
         for batch in opened.iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
+            yield from _plain(pa.Table.from_batches([batch])).to_pylist()
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The table without dictionaries, and with single-precision numbers as the decimals that they stand for."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        column = table.column(place).cast(kind)
+        if pa.types.is_float32(kind):  # 0.1 would become 0.10000000149011612
+            kind = pa.float64()
+            column = column.cast(pa.string()).cast(kind)
+        if kind != field.type:
+            table = table.set_column(place, field.with_type(kind), column)
+    return table

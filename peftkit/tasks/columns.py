@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,6 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
+
+from peftkit.data_files import Number, parse_json, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,10 +70,10 @@ def json_feature() -> type:
             return self.pa_type
 
         def encode_example(self, value: Any) -> str:
-            return json.dumps(value)
+            return write_json(value)
 
         def decode_example(self, value: str, token_per_repo_id: Any = None) -> Any:
-            return json.loads(value)
+            return parse_json(value)
 
     register_feature(JsonText, "JsonText")
     return JsonText
@@ -98,6 +99,8 @@ def _chunk(values: Sequence[Any]) -> _Chunk:
     types = {type(value) for value in values} - {type(None)}
     if not types:
         return _Chunk(None, pa.nulls(len(values)))
+    if types == {Number} and all(value is None or value.literal == float.__repr__(value) for value in values):
+        types = {float}
     if len(types) == 1 and (kind := types.pop()) in SCALARS:
         try:
             return _Chunk(kind, pa.array(values, SCALARS[kind]))
@@ -107,7 +110,7 @@ def _chunk(values: Sequence[Any]) -> _Chunk:
 
 
 def _as_json(values: Iterable[Any]) -> Any:
-    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+    return pa.array([None if value is None else write_json(value) for value in values], pa.string())
 
 
 def _chunked(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

@@ -13,7 +13,6 @@ from peftkit.cache import use_writable_datasets_cache
 from peftkit.commits import COMMIT, resolve_commit, snapshot
 from peftkit.errors import InputError, did_you_mean, listed, one_line
 from peftkit.tasks import folders
-from peftkit.tasks.columns import make_dataset
 from peftkit.tasks.files import count_rows, is_saved, load_files
 from peftkit.tasks.rows import INTERNAL
 from peftkit.tasks.splitting import ORIGIN, draw, hold_out
@@ -261,6 +260,8 @@ def _held(rows: Any) -> Dataset:
 
     if isinstance(rows, Dataset):
         return rows
+    from peftkit.tasks.columns import make_dataset  # it needs pyarrow, which checking a recipe must not import
+
     return Dataset.from_list(list(rows), features=rows.features) if rows.features else make_dataset(rows)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftkit.components import Example, Task
+from peftkit.tasks.rows import texts
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -97,7 +98,8 @@ class WordNetMcq(WordNetTask):
 
     def encode(self, row: Mapping[str, Any]) -> Example:
         """``choose: <definition>`` → the word, among five; the rows that share these five are a group."""
-        choices = tuple(row["choices"])
+        # A cell of CSV is a text, and as a sequence its characters.
+        choices = tuple(texts(row, ["choices"])) if "choices" in row else (row["choices"],)
         return Example(f"choose: {row['gloss']}", row["answer"], choices, group=", ".join(sorted(choices)))
 
 

@@ -57,6 +57,25 @@ def test_the_verbs_of_a_finished_run(
     assert main(["predict", run, "--file", "lines", "-o", "out.jsonl"]) == 0
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 
+    Path("rows.csv").write_bytes(b"\xef\xbb\xbfgloss,note\na bird,1\na stone,2\n")
+    assert main(["predict", run, "--file", "rows.csv"]) == 0
+    assert [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()] == [
+        "topic: a bird",
+        "topic: a stone",
+    ]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"gloss": "a bird"}\n'), "ascii"))
+    assert main(["predict", run]) == 0
+    assert json.loads(capsys.readouterr().out) == prediction
+    for name, content, words in (
+        ("latin", b"a bird\ncaf\xe9\n", "latin, line 2: is not UTF-8 (byte 0xe9); convert it from its encoding"),
+        ("lacks.csv", b"glos\na bird\n", "lacks.csv, row 1: gloss: missing; 'wordnet_topic' needs a row with gloss"),
+        ("ragged.csv", b"gloss,note\na bird\n", "ragged.csv, row 1: has 1 field, and the header 2"),
+        ("bad.jsonl", b'{"gloss": \n', "bad.jsonl, line 1: is not JSON"),
+    ):
+        Path(name).write_bytes(content)
+        assert main(["predict", run, "--file", name]) == 2
+        assert f"peftkit: error: {words}" in capsys.readouterr().err
+
     assert main(["predict", run, "--file", "none"]) == 2
     assert "'none': No such file or directory" in capsys.readouterr().err
     assert main(["predict", run, "--file", "lines", "--text", "x"]) == 2

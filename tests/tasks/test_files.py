@@ -150,6 +150,32 @@ def test_columns_and_types_that_come_late_are_kept(write: Write, monkeypatch: py
     assert [example.target for example in examples(task)] == [row["label"] for row in rows]
 
 
+@pytest.mark.parametrize("literal", ["2.50", "1e3", "1.0", "0.1", "1E-7", "3", "12345678901234567890.125", "-0.0"])
+@pytest.mark.parametrize("other", ["0.5", "7", "null", '"x"'])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_numbers_of_json_that_are_read_as_texts_are_as_written(
+    literal: str, other: str, streaming: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"source": "a", "target": {literal}, "unread": {other}}}\n' * 2 + f'{{"target": {other}}}\n')
+    rows = load_files({"train": [str(file)]}, streaming=streaming)["train"]
+    task = TextGeneration(path="x")
+    assert [task.encode(row).target for row in list(rows)[:2]] == [literal, literal]
+    nested = tmp_path / "b.json"
+    nested.write_text(f'[{{"question": "q", "choices": [{literal}, 8.250], "answer": {literal}}}]')
+    [row] = load_files({"train": [str(nested)]}, streaming=streaming)["train"]
+    assert MultipleChoice(path="x", answer_is="text").encode(row).candidates == (literal, "8.250")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_single_precision_and_dictionaries_of_parquet_are_as_written(streaming: bool, tmp_path: Path) -> None:
+    columns = {"source": pa.array(["a", "b"]).dictionary_encode(), "target": pa.array([0.1, 2.5], pa.float32())}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    rows = load_files({"train": [str(tmp_path / "a.parquet")]}, streaming=streaming)["train"]
+    examples = [TextGeneration(path="x").encode(row) for row in rows]
+    assert [(example.source, example.target) for example in examples] == [("a", "0.1"), ("b", "2.5")]
+
+
 def test_a_data_set_is_made_of_no_rows_and_of_half_characters() -> None:
     assert len(make_dataset([])) == 0
     assert make_dataset([{"a": "\ud800"}, {"a": None}, {"a": "x"}])["a"][:] == ["\ud800", None, "x"]
