@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from peftkit.errors import InputError, ModelError, PeftkitError, RecipeError, RunError
 from peftkit.methods.full import Full
+from peftkit.runner import versions
 from peftkit.runner.loading_report import wrapper_prefix
 from peftkit.runner.model_files import unloadable
 from peftkit.runner.models import load_base
@@ -154,6 +155,32 @@ def test_saved_again_as_the_message_says_it_loads(
     folder = damaged(checkpoints("llama"), tmp_path / "ddp", lambda t: {f"module.{k}": v for k, v in t.items()})
     file = folder / "model.safetensors"
     save_file({k.replace("module.", "", 1): v for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    assert loaded(make, folder).loading.missing == ()
+
+
+def test_one_weight_for_two_values_is_never_used(
+    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    """transformers 4 drops one of them without a word, 5 keeps both."""
+    folder = damaged(checkpoints("llama"), tmp_path / "both", lambda t: t)
+    configured(tie_word_embeddings=True)(folder)
+    output = load_file(folder / "model.safetensors")["lm_head.weight"]
+    if versions.NEWER:
+        assert loaded(make, folder).model.lm_head.weight.equal(output)
+        return
+    with pytest.raises(ModelError, match=r"'lm_head\.weight'.* set tie_word_embeddings = false"):
+        loaded(make, folder)
+
+
+def test_an_output_layer_that_is_not_there_may_be_tied(
+    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    folder = damaged(
+        checkpoints("llama"), tmp_path / "tied", lambda t: {k: v for k, v in t.items() if k != "lm_head.weight"}
+    )
+    with pytest.raises(ModelError, match=r"lacks 1 of .* set tie_word_embeddings = true"):
+        loaded(make, folder)
+    configured(tie_word_embeddings=True)(folder)
     assert loaded(make, folder).loading.missing == ()
 
 
