@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ ADAPTER = re.compile(r"\.(lora_[ABE]|lora_embedding|modules_to_save|base_layer|o
 """Names of tensors that an adapter has put into a model."""
 DERIVED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "final_logits_bias", "embed_positions.weights")
 """How buffers end that follow from the config."""
+OUTPUT = "lm_head.weight"
 SHOWN = 3
 """How many names a message has."""
 
@@ -103,6 +104,35 @@ def check_loading(
     _refuse_no_numbers(name, model)
 
 
+def tied_names(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
+    groups: dict[int, list[str]] = {}
+    for key, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(key)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def check_tied(name: str, model: nn.Module, stored: Callable[[Collection[str]], Mapping[str, torch.Tensor]]) -> None:
+    """Refuses a model that has one weight for what the checkpoint holds different values of.
+
+    Args:
+        name: the model, as the recipe has it.
+        model: the loaded model.
+        stored: gives those of the named tensors that the checkpoint holds.
+
+    Raises:
+        ModelError: only one of the values was loaded.
+    """
+    for names in tied_names(model):
+        values = [*stored(names).items()]
+        for other, value in values[1:]:
+            if not value.equal(values[0][1]):
+                raise ModelError(
+                    f"the checkpoint {name!r} holds other values for {other!r} than for {values[0][0]!r}, and its "
+                    "config makes one weight of them; set tie_word_embeddings = false in its config.json"
+                )
+
+
 def missing_words(missing: Sequence[str], unexpected: Sequence[str], total: int | None = None) -> str:
     """What is missing, and what can be done about it.
 
@@ -125,6 +155,11 @@ def missing_words(missing: Sequence[str], unexpected: Sequence[str], total: int 
             f"{lacks}; its names have {prefix!r} too much{by}, as in {_some(unexpected[:1])}: save it again without, "
             f'as save_file({{k.replace("{prefix}", "", 1): v for k, v in load_file(file).items()}}, file, '
             'metadata={"format": "pt"}) with safetensors.torch does'
+        )
+    if list(missing) == [OUTPUT]:
+        return (
+            f"{lacks}, its output layer; if that is its input embedding too, set tie_word_embeddings = true in its "
+            "config.json, else fetch the checkpoint again"
         )
     others = f"; names of it that the model does not know are {_some(unexpected)}" if unexpected else ""
     return f"{lacks}{others}; check that it is whole, and was saved by save_pretrained from this architecture"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import safe_open
+from torch import Tensor
 from transformers import CONFIG_MAPPING
 from transformers import __version__ as transformers_version
 
@@ -150,6 +151,22 @@ def checkpoint_keys(path: str, revision: str | None) -> set[str] | None:
         return None
     with safe_open(file, "pt") as tensors:
         return set(tensors.keys())
+
+
+def stored_tensors(path: str, revision: str | None, names: Collection[str]) -> dict[str, Tensor]:
+    """Those of the named tensors that a checkpoint's files hold, where these are on this machine."""
+    index = _local(path, revision, INDEX)
+    folder = local_folder(path, revision)
+    if folder is None:
+        return {}
+    place = dict.fromkeys(names, WEIGHTS) if index is None else _json(index).get("weight_map", {})
+    tensors: dict[str, Tensor] = {}
+    for part in sorted({place[name] for name in names if name in place}):
+        if (file := folder / part).is_file():
+            with safe_open(file, "pt") as stored:
+                there = set(stored.keys())
+                tensors |= {name: stored.get_tensor(name) for name in names if name in there}
+    return tensors
 
 
 def _local(path: str, revision: str | None, name: str) -> Path | None:

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from peftkit.recipe.source import dotted
 from peftkit.runner.forms import FORMS, Form
 from peftkit.runner.generation import set_plain_generation, set_plain_outputs
 from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
-from peftkit.runner.loading_report import Loading, check_loading, read_report
+from peftkit.runner.loading_report import Loading, check_loading, check_tied, read_report
 from peftkit.runner.method_errors import method_in_words
-from peftkit.runner.model_files import check_files, in_words
+from peftkit.runner.model_files import check_files, in_words, stored_tensors
 from peftkit.runner.positions import count_positions, fit_lengths
 from peftkit.runner.text_models import is_part, load_text_part, text_part
 from peftkit.runner.versions import load_tokenizer, restore_positions
@@ -106,6 +107,8 @@ def load_base(recipe: Recipe) -> Base:
         loaded, report = load(form.config)
         head, loading = Head(), read_report(loaded, report)
         check_loading(recipe.model.name, loaded, loading, report)
+    if not is_part(form.config):
+        check_tied(recipe.model.name, loaded, partial(stored_tensors, path, recipe.model.revision))
     if recipe.model.quantization:
         from peft import prepare_model_for_kbit_training
 

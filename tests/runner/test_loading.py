@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from peftkit.errors import InputError, ModelError, RecipeError
+from peftkit.errors import InputError, ModelError, PeftkitError, RecipeError, RunError
+from peftkit.methods.full import Full
+from peftkit.runner import versions
 from peftkit.runner.loading_report import wrapper_prefix
+from peftkit.runner.model_files import unloadable
 from peftkit.runner.models import load_base
 from peftkit.testing.tiny import FAMILIES, kind_of, saved
 from tests.runner.conftest import Make
@@ -149,6 +155,32 @@ def test_saved_again_as_the_message_says_it_loads(
     folder = damaged(checkpoints("llama"), tmp_path / "ddp", lambda t: {f"module.{k}": v for k, v in t.items()})
     file = folder / "model.safetensors"
     save_file({k.replace("module.", "", 1): v for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    assert loaded(make, folder).loading.missing == ()
+
+
+def test_one_weight_for_two_values_is_never_used(
+    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    """transformers 4 drops one of them without a word, 5 keeps both."""
+    folder = damaged(checkpoints("llama"), tmp_path / "both", lambda t: t)
+    configured(tie_word_embeddings=True)(folder)
+    output = load_file(folder / "model.safetensors")["lm_head.weight"]
+    if versions.NEWER:
+        assert loaded(make, folder).model.lm_head.weight.equal(output)
+        return
+    with pytest.raises(ModelError, match=r"'lm_head\.weight'.* set tie_word_embeddings = false"):
+        loaded(make, folder)
+
+
+def test_an_output_layer_that_is_not_there_may_be_tied(
+    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    folder = damaged(
+        checkpoints("llama"), tmp_path / "tied", lambda t: {k: v for k, v in t.items() if k != "lm_head.weight"}
+    )
+    with pytest.raises(ModelError, match=r"lacks 1 of .* set tie_word_embeddings = true"):
+        loaded(make, folder)
+    configured(tie_word_embeddings=True)(folder)
     assert loaded(make, folder).loading.missing == ()
 
 
@@ -306,3 +338,54 @@ def test_gguf_alone_and_single_files_are_no_models(make: Make, tmp_path: Path) -
         make("decoder", f"model.name={tmp_path.as_posix()}")
     with pytest.raises(InputError, match="is a file; name the folder"):
         make("decoder", f"model.name={(tmp_path / 'model.Q8_0.gguf').as_posix()}")
+
+
+# ---- a head that is kept, a run that is opened again
+
+
+def test_a_kept_head_has_to_be_whole(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "classifier"
+    config = AutoConfig.from_pretrained(checkpoints("bert"), num_labels=3)
+    config.id2label = {0: "red", 1: "green", 2: "blue"}
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    for file in checkpoints("bert").glob("*token*"):
+        shutil.copy(file, folder)
+    assert loaded(make, folder, "model.keep_head=true").head.kept
+    lacking = damaged(folder, tmp_path / "lacking", lambda t: {k: v for k, v in t.items() if k != "classifier.bias"})
+    with pytest.raises(ModelError, match=r"lacks 1 of .* such as 'classifier\.bias'"):
+        loaded(make, lacking, "model.keep_head=true")
+    assert "classifier.bias" in loaded(make, lacking).head.parameters
+
+
+def test_a_whole_model_that_lost_a_weight_does_not_open(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(checkpoints("llama"), dtype=torch.float32)
+    Full().load(model, checkpoints("llama"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    folder = damaged(checkpoints("llama"), tmp_path / "lost", lambda t: {k: v for k, v in t.items() if k != name})
+    with pytest.raises(ValueError, match=f"1 weights of the model are not there, such as {name}"):
+        Full().load(model, folder)
+
+
+HUB: dict[str, tuple[Exception, type[PeftkitError], str]] = {
+    "unknown": (
+        OSError("me/x is not a local folder and is not a valid model identifier listed on 'https://huggingface.co'"),
+        ModelError,
+        "neither a local folder nor a model on the hub; check its name",
+    ),
+    "gated": (OSError("You are trying to access a gated repo.\nMake sure"), ModelError, "gated; .* hf auth login"),
+    "revision": (
+        OSError("v9 is not a valid git identifier (branch name, tag name or commit id) that exists"),
+        ModelError,
+        r"no revision 'v9' of it; correct model\.revision",
+    ),
+    "away": (OSError("We couldn't connect to 'https://huggingface.co'"), RunError, r"\(hf download me/x\)"),
+    "offline": (LocalEntryNotFoundError("not in the cache"), RunError, "the hub cannot be reached"),
+}
+
+
+@pytest.mark.parametrize("case", HUB)
+def test_a_hub_that_gives_nothing_says_why(case: str) -> None:
+    cause, kind, words = HUB[case]
+    error = unloadable("me/x", "me/x", "v9", cause)
+    assert type(error) is kind
+    assert re.search(words, str(error))
