@@ -224,10 +224,12 @@ class Form:
         """A source's ids without the last ones that are too many; the template's stay.
 
         Raises:
-            RowError: there are none, or the template alone is too long.
+            RowError: there are none, or the template leaves no room for them.
         """
         after = len(self.template.after)
-        if not ids or self.source_length <= len(self.template.before) + after < len(ids):
+        if not ids:
+            raise RowError("source", "it has no token in the model's vocabulary")
+        if self.source_length <= len(self.template.before) + after < len(ids):
             raise RowError("source", f"no token of it is left in the {self.source_length} there is room for")
         if len(ids) > self.source_length:
             ids = [*ids[: self.source_length - after], *ids[len(ids) - after :]]
