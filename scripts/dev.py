@@ -244,13 +244,17 @@ def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequen
         raise StageError(f"a recipe on transformers {environment.transformers} failed, see above")
 
 
-def fuzz(environments: Sequence[Environment]) -> None:
-    """Read 10,000 recipes that were changed at random, and others for half a minute, led by what they reach."""
+def fuzz(environments: Sequence[Environment], minutes: float = 2.0, seed: int = 1) -> None:
+    """Read recipes that were changed at random, and hold random runs against a plain reference for --minutes."""
     MAIN.prepare()
     MAIN.run("pytest", "-n", "2", "-m", "fuzz", "--hypothesis-profile=many", "tests/recipe", OMP_NUM_THREADS="1")
     if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
         MAIN.install("atheris")
         MAIN.run("python", "scripts/fuzz_recipes.py", "30")
+    for environment in environments:
+        with timed(f"runs against a reference on transformers {environment.transformers}"):
+            options = ("--minutes", str(minutes / len(environments)), "--seed", str(seed))
+            environment.run("python", "scripts/fuzz_scores.py", *options, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 
 def scaffold(environments: Sequence[Environment]) -> None:
@@ -282,7 +286,7 @@ def results(environments: Sequence[Environment]) -> None:
         ADAPTERS.run("python", "scripts/curve.py", *runs, "--out", "docs/curve.svg")
 
 
-STAGES: dict[str, Callable[[Sequence[Environment]], None]] = {
+STAGES: dict[str, Callable[..., None]] = {
     stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, results)
 }
 CI = ("quickstart", "test", "lint", "matrix", "scaffold", "build")
@@ -299,13 +303,17 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("stages", nargs="+", choices=[*STAGES, "ci"], metavar="STAGE", help="what to do, see below")
-    parser.add_argument("--transformers", choices=["5", "4.57"], help="test, matrix: only on this line of transformers")
+    lines = "test, matrix, fuzz: only on this line of transformers"
+    parser.add_argument("--transformers", choices=["5", "4.57"], help=lines)
+    parser.add_argument("--minutes", type=float, default=2.0, help="fuzz: how long to hold runs against a reference")
+    parser.add_argument("--seed", type=int, default=1, help="fuzz: what these runs are drawn from")
     options = parser.parse_args()
+    fuzzing = {"minutes": options.minutes, "seed": options.seed}
     environments = [e for e in (MAIN, ADAPTERS) if options.transformers in (None, e.transformers)]
     for name in [n for stage in options.stages for n in (CI if stage == "ci" else [stage])]:
         try:
             with timed(name):
-                STAGES[name](environments)
+                STAGES[name](environments, **(fuzzing if name == "fuzz" else {}))
         except StageError as error:
             sys.exit(f"== {name} failed: {error}")
         except KeyboardInterrupt:

@@ -69,7 +69,10 @@ LINEAR_ONLY = frozenset(
     }
 )
 """Those that cannot be put beside GPT-2's transposed layers: most raise, ``osf`` would train nothing."""
-DRAWS: Mapping[str, str] = {"pvera": "its updates are drawn at random while it trains, for each row anew"}
+DRAWS: Mapping[str, str] = {
+    "poly": "its router draws how updates are mixed while it trains, for each row anew",
+    "pvera": "its updates are drawn at random while it trains, for each row anew",
+}
 TRIALS: Mapping[str, Mapping[str, Any]] = {
     "adamss": {"r": 8, "num_subspaces": 2},
     "c3a": {"block_size": 8},

@@ -134,4 +134,7 @@ def _precision(recipe: Recipe) -> list[Finding]:
     if recipe.train.mixed_precision == "fp16" and recipe.model.dtype != "float32":
         text = 'fp16 autocast needs float32 weights to scale their gradients; set model.dtype = "float32"'
         return [(("train", "mixed_precision"), text)]
+    if recipe.model.dtype == "float64" and (recipe.train.mixed_precision != "no" or recipe.model.quantization):
+        key = ("train", "mixed_precision") if recipe.train.mixed_precision != "no" else ("model", "quantization")
+        return [(key, 'leaves nothing of model.dtype = "float64"; leave it out')]
     return []

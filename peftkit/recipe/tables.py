@@ -73,8 +73,8 @@ class ModelTable(Table):
 
     name: str = Field(min_length=1)
     """A hub id, a local folder, or built-in: pocket-t5, pocket-decoder, pocket-encoder."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The precision its weights are loaded in, whatever precision they were saved in."""
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    """The precision its weights are loaded in, whatever precision they were saved in; float64 is for checks."""
     revision: str | None = None
     """A branch, tag or commit of a hub model."""
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None

@@ -7,16 +7,16 @@ import inspect
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
 
 from peftkit import __version__
 from peftkit.cache import cache_folder
-from peftkit.components import Example, Side, Task
+from peftkit.components import Example, Task
 from peftkit.errors import InputError, RowError, RunError, one_line
-from peftkit.runner.forms import Form, Row, shortening, tokens
+from peftkit.runner.forms import Form, Row
 from peftkit.texts import normalised
 
 OURS = "\x1fpeftkit/"
@@ -131,7 +131,7 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
         "peftkit": __version__,
         "task": task.model_dump(mode="json"),
         "code": _code(type(task)),
-        "form": [type(form).__name__, _code(type(form)), inspect.getsource(tokens), inspect.getsource(shortening)],
+        "form": [type(form).__name__, _code(type(form))],
         "kind": form.task_kind,
         "lengths": [form.source_length, form.target_length],
         "columns": [OURS, *KEPT, "length", "key", "gold"],
@@ -156,6 +156,4 @@ def _code(component: type) -> dict[str, str]:
 def _tokenizer_state(form: Form) -> str:
     backend = getattr(form.tokenizer, "backend_tokenizer", None)
     state = backend.to_str() if backend is not None else json.dumps(form.tokenizer.get_vocab(), sort_keys=True)
-    sizes = [tokens.embedded_tokens(form.config, side) for side in get_args(Side)]
-    special = [form.template, form.tokenizer.special_tokens_map, getattr(form.config, "eos_token_id", None), sizes]
-    return hashlib.sha256(f"{state}{special}".encode()).hexdigest()
+    return hashlib.sha256(state.encode()).hexdigest()

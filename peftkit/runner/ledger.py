@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from peftkit.errors import RunError
+from peftkit.errors import InputError, PeftkitError, RunError, one_line
 from peftkit.recipe import Recipe
 from peftkit.runner.batches import Stream, extreme_batches
 from peftkit.runner.counter import Counter
@@ -242,6 +242,9 @@ def make_ledger(recipe: Recipe, form: Form, model: nn.Module, rows: Dataset | St
     """The ledger of a run of the recipe, which trains the model, or one with the same products, on those rows.
 
     The shortest and the longest batch are counted at once, since what lies between two counts need not be counted.
+
+    Raises:
+        InputError: the model fails with the method, which no step has shown before.
     """
 
     def loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
@@ -254,9 +257,14 @@ def make_ledger(recipe: Recipe, form: Form, model: nn.Module, rows: Dataset | St
     for batch in extreme_batches(recipe, rows, form):
         try:
             ledger.work(batch)
-        except RuntimeError as error:
+        except PeftkitError:
+            raise
+        except Exception as error:  # the first pass through model and method together: libraries fail in any way
             if not ran_out(error):  # on the model itself; its steps will be of smaller passes, which are counted then
-                raise
+                raise InputError(
+                    f"method.name: {recipe.method.name!r} fails in its first pass through "
+                    f"{recipe.model.name!r}: {one_line(error)}; check its options, or use another method or model"
+                ) from error
     return ledger
 
 

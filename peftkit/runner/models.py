@@ -240,12 +240,27 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
         options = {"use_reentrant": False}  # the reentrant form loses gradients of frozen models in silence
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
     torch.manual_seed(recipe.run.effective_init_seed)
-    model = recipe.method.apply(base.model, context)
+    model = keep_float64(recipe, lambda: recipe.method.apply(base.model, context))
     train_head(model, base.head.parameters)
     trainable, total = parameters(model)
     if not trainable:
         raise RunError(f"the method {recipe.method.name!r} trains none of the model's {total:,} parameters")
     return model
+
+
+def keep_float64(recipe: Recipe, wrap: Callable[[], nn.Module]) -> nn.Module:
+    """Wrap a model so that a method's parameters are in float64 where the model's are.
+
+    Methods make them in torch's default precision, or in float32; beside float64 that loses digits, or is refused.
+    """
+    if recipe.model.dtype != "float64":
+        return wrap()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return wrap().to(torch.float64)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from peftkit.runner import evaluation
 from peftkit.runner.card import model_card
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form
-from peftkit.runner.models import load_base
+from peftkit.runner.models import keep_float64, load_base
 from peftkit.runner.revisions import pinned, recorded_revisions
 from peftkit.runner.world import close_world, quiet_libraries
 from peftkit.runs import RunDirectory
@@ -74,7 +74,7 @@ def open_run(path: Path, registry: Registry) -> Opened:
     weights = path / "model" if (path / "model").is_dir() else path  # an exported run
     torch.manual_seed(recipe.run.effective_init_seed)
     try:
-        model = recipe.method.open(base.model, weights, context)
+        model = keep_float64(recipe, lambda: recipe.method.open(base.model, weights, context))
     except (OSError, ValueError, RuntimeError) as error:
         older = base.head.parameters and "new_head" not in summary["parameters"]
         reason = (

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -21,12 +26,20 @@ LIMIT = 300.0
 
 
 def together(
-    recipe: Recipe, registry: Registry, processes: int = 1, *, after: float | None = None, resume: str | None = None
+    recipe: Recipe, registry: Registry, processes: int = 1, *, kill_at: int | None = None, resume: str | None = None
 ) -> bool:
-    """Runs the recipe in so many processes, which are a world as a launcher leaves it.
+    """Run the recipe in several processes, which form a world as a launcher leaves it.
 
-    With ``after`` they are killed after so many seconds; whether they were at work until then is returned. Without it
-    they have to come to their end.
+    Args:
+        recipe: what to run.
+        registry: the components.
+        processes: how many processes.
+        kill_at: kill them at the n-th change of a file below ``run.output``, counted from 1. A run that is killed
+            between two changes leaves what one leaves that is killed at the second.
+        resume: as of ``peftkit run --resume``.
+
+    Returns:
+        Whether they were killed. Without ``kill_at`` they have to come to their end.
     """
     port = free_port()
 
@@ -35,16 +48,32 @@ def together(
         if processes > 1:
             world = {"WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
             os.environ.update({k: str(v) for k, v in world.items()}, MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true")
+        if kill_at is not None and rank == 0:
+            sys.addaudithook(partial(_kill_at, [kill_at], os.path.realpath(recipe.run.output)))
         run(recipe, registry, resume=resume)
 
-    codes = in_children([partial(work, rank) for rank in range(processes)], LIMIT if after is None else after)
-    if after is None:
-        assert codes == [0] * processes
-    return None in codes
+    codes = in_children([partial(work, rank) for rank in range(processes)])
+    killed = kill_at is not None and codes[0] == -signal.SIGKILL
+    assert killed or codes == [0] * processes
+    return killed
 
 
-def in_children(work: list[Callable[[], None]], seconds: float = LIMIT) -> list[int | None]:
-    """Does each in a child; returns their exit codes, None for those that had to be killed after so many seconds."""
+def _kill_at(left: list[int], folder: str, event: str, arguments: tuple[Any, ...]) -> None:
+    """Kill the process at the change of a file that makes ``left`` zero."""
+    changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") or (
+        event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    )
+    if changes and isinstance(arguments[0], str | Path) and os.path.realpath(arguments[0]).startswith(folder):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_children(work: list[Callable[[], None]]) -> list[int | None]:
+    """Do each in a child process; return their exit codes, None for those that had to be killed.
+
+    That is those that outlast ``LIMIT``, and those that wait for one that a signal ended.
+    """
 
     def quietly(do: Callable[[], None]) -> None:
         # A fork has none of the threads that its parent has computed with, and waits for them for ever; accelerate
@@ -58,11 +87,13 @@ def in_children(work: list[Callable[[], None]], seconds: float = LIMIT) -> list[
 
     fork = multiprocessing.get_context("fork")
     children = [fork.Process(target=quietly, args=(do,)) for do in work]  # no daemons, which may have no children
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LIMIT
     for child in children:
         child.start()
-    for child in children:
-        child.join(max(0.0, deadline - time.monotonic()))
+    while alive := [child.sentinel for child in children if child.exitcode is None]:
+        wait(alive, timeout=max(0.0, deadline - time.monotonic()))
+        if time.monotonic() > deadline or any((child.exitcode or 0) < 0 for child in children):
+            break
     codes = [child.exitcode for child in children]
     for child in children:
         child.kill()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from peftkit import Meter, Method, StepRecord
-from peftkit.errors import RunError
+from peftkit.errors import InputError, RunError
 from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
 from peftkit.plugins import Entry, Registry
@@ -514,3 +514,20 @@ def test_an_optimizers_step_is_that_of_all_its_tensors(name: str, make: Make) ->
     found = Ledger(model, own_loss, partial(make_optimizer, recipe))
     assert found.optimizer == counter.rest > 0
     assert found.optimizer_bytes == sum(value.numel() * value.element_size() for value in kept)
+
+
+class Broken(Full):
+    """A method whose library does not know the model."""
+
+    name: Literal["broken"] = "broken"  # type: ignore[assignment]
+
+    def apply(self, model: Any, context: Any) -> Any:
+        model.register_forward_pre_hook(lambda *_: [][0])
+        return model
+
+
+def test_a_method_that_fails_in_its_first_pass_is_refused_in_words(make: Make, registry: Registry) -> None:
+    known = Registry((*registry.entries, Entry("method", "broken", Broken, "tests", "0")), registry.failures)
+    recipe = make("decoder").model_copy(update={"method": Broken()})
+    with pytest.raises(InputError, match=r"'broken' fails in its first pass .*IndexError: list index out of range"):
+        run(recipe, known)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.components import Example, Side, TaskKind
 from peftkit.errors import InputError, RowError
 from peftkit.runner.forms.shortening import shortened
-from peftkit.runner.forms.tokens import Template, embedded_tokens, end_token, read, template, token_ids, unembedded
+from peftkit.runner.forms.tokens import Template, embedded_tokens, end_token, template, token_ids, unembedded
 
 IGNORED = -100
 PAD_TO = 8  # widths that are multiples of 8 suit tensor cores, and make for few distinct shapes
@@ -171,7 +171,7 @@ class Form:
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """The summed cross-entropy of the batch's targets."""
         logits, labels = self.logits(model, batch)
-        return cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return cross_entropy(precise(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How many targets the batch's loss is the sum over."""
@@ -236,19 +236,26 @@ class Form:
         return self._checked(ids, "source", "encoder")
 
     def _written(self, generated: Tensor) -> list[str]:
-        """The texts of generated ids, each up to its end; what only controls the model is left out."""
-        tokenizer = self.tokenizer
-        control = {
-            *self.template.before,
-            *self.template.after,
-            *(tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
-            *(tokenizer.unk_token_id, self.pad),
-        }
-        texts = []
-        for ids in generated.tolist():
-            kept = [i for i in ids[: ids.index(self.end) if self.end in ids else None] if i not in control]
-            texts.append(read(tokenizer, kept).strip())
-        return texts
+        """The texts of generated ids, each up to its end, without special tokens."""
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        lines = [ids[: ids.index(self.end) if self.end in ids else None] for ids in generated.tolist()]
+        return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
+
+    def _checked_target(self, ids: list[int], text: str) -> list[int]:
+        """The ids of a target with its end.
+
+        Raises:
+            RowError: the model has no embedding for one of them, or could not be seen to generate it.
+        """
+        self._checked(ids, "target", "decoder")
+        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id, self.end}
+        if self.task_kind == "generation" and (wrong := next((i for i in ids if i in special), None)) is not None:
+            raise RowError(
+                "target",
+                f"{text!r} has the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r} in it, which "
+                "predictions are read without; add it to the tokenizer as a token that is not special",
+            )
+        return ids
 
     def _wanted(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
         """The candidates to encode and which of them is the target."""
@@ -262,7 +269,12 @@ class Form:
         return [[i for i, row in enumerate(rows) if len(row["candidates"]) > turn] for turn in range(most)]
 
 
+def precise(logits: Tensor) -> Tensor:
+    """The logits in float32, or in float64 if that is what they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def sums(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]]:
     """The log-likelihood of each row's labels, and how many there are."""
-    losses = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = cross_entropy(precise(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
     return (-losses.view(labels.shape).sum(1)).tolist(), (labels != IGNORED).sum(1).tolist()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from peftkit.components import Example
 from peftkit.errors import RowError
-from peftkit.runner.forms.base import Form, Row, Scores
+from peftkit.runner.forms.base import Form, Row, Scores, precise
 from peftkit.runner.forms.padding import by_length, ignores_padding
 from peftkit.runner.forms.ranking import takes, tolerance
 from peftkit.runner.forms.shortening import shortened
@@ -123,7 +123,7 @@ class Encoder(Form):
         choices = batch["choices"].tolist()
         if not any(choices):
             return outputs
-        scores: list[Tensor] = list(torch.split(outputs.float()[:, 0], choices))
+        scores: list[Tensor] = list(torch.split(precise(outputs)[:, 0], choices))
         return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
 
     def _numbers_segments(self, model: nn.Module) -> bool:
@@ -150,6 +150,6 @@ class Encoder(Form):
             for which in by_length([range(length) for length in lengths]):
                 outputs[which] = alone(which)
         logits = self._beside(outputs, batch)
-        likelihoods = logits.float().log_softmax(-1).tolist()
+        likelihoods = precise(logits).log_softmax(-1).tolist()
         counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
         return Scores([values[:n] for values, n in zip(likelihoods, counts, strict=True)], [[1] * n for n in counts])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
-from peftkit.runner.forms.base import Form, Row, Scores
+from peftkit.runner.forms.base import Form, Row, Scores, precise
 from peftkit.runner.memory import ran_out
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,9 @@ class Likelihoods:
         flat = [(c.number, place, row, column, c.ids[place]) for c, place, row, column in places]
         if flat:
             number, place, row, column, token = torch.tensor(flat, device=logits.device).unbind(1)
-            self._values[number, place] = logits.log_softmax(-1, dtype=torch.float32)[row, column, token]
+            likelihoods = precise(logits).log_softmax(-1)[row, column, token]
+            self._values = self._values.to(likelihoods.dtype)
+            self._values[number, place] = likelihoods
 
     def scores(self) -> Scores:
         """Each candidate's sum, and its number of tokens."""

@@ -1,0 +1,195 @@
+"""The slow, plain way: one row at a time, without padding, without a cache, encoded by the tokenizer alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from fuzzing.data import Rows
+from peftkit import Method
+from peftkit.components import ModelKind
+from peftkit.recipe import Recipe
+from peftkit.runs import RunDirectory
+
+Ids = list[int]
+
+
+class JoinedError(Exception):
+    """The reference cannot say which ids are the target's."""
+
+
+class Reference:
+    """What a run should have measured.
+
+    Args:
+        model: the model before its first step, with the method applied.
+        trained: another one like it, to be trained.
+        tokenizer: the tokenizer it was saved with.
+        kind: the kind of model.
+        recipe: what was run.
+        rows: the rows it was run on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        trained: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: ModelKind,
+        recipe: Recipe,
+        rows: Rows,
+    ) -> None:
+        self.model, self.trained, self.tokenizer, self.kind = model, trained, tokenizer, kind
+        self.recipe, self.rows = recipe, rows
+
+    def compare(self, run: RunDirectory, tolerance: float) -> list[str]:
+        """What the run recorded otherwise: losses before and after training, scores and predictions."""
+        problems: list[str] = []
+        follows = type(self.recipe.method).penalty is Method.penalty and not self.recipe.method.draws
+        evaluations = run.evaluations()
+        self._hold(problems, "dev loss at step 0", evaluations[0]["dev"]["loss"], self._loss(self.model), tolerance)
+        if follows:
+            self._train(self.trained, self.recipe.train.budget.steps or 0)
+            self._hold(
+                problems, "dev loss at the end", evaluations[-1]["dev"]["loss"], self._loss(self.trained), tolerance
+            )
+        step = run.summary()["selected"]["step"]
+        if step == 0 or follows:
+            model = self.model if step == 0 else self.trained
+            predictions = run.predictions("dev")
+            for number, (prediction, row) in enumerate(zip(predictions, self.rows.dev, strict=True)):
+                self._hold_row(problems, f"dev row {number}", prediction, row, model.eval(), tolerance)
+        return problems
+
+    def _hold(self, problems: list[str], what: str, value: float, right: float, tolerance: float) -> None:
+        if not math.isclose(value, right, rel_tol=tolerance, abs_tol=tolerance):
+            problems.append(f"{what}: {value!r} where {right!r} is right")
+
+    def _hold_row(
+        self, problems: list[str], what: str, prediction: dict[str, Any], row: Any, model: nn.Module, tolerance: float
+    ) -> None:
+        source, texts, answer = row
+        if prediction["source"] != source:
+            problems.append(f"{what}: source {prediction['source']!r} where {source!r} is right")
+        scores = self._scores(model, row)
+        self._hold(problems, f"{what}: loss", prediction["loss"], -scores[answer], tolerance)
+        if "candidates" in prediction:
+            for text, score in zip(texts, scores, strict=True):
+                value = prediction["log_likelihoods"][prediction["candidates"].index(text)]
+                self._hold(problems, f"{what}: log-likelihood of {text!r}", value, score, tolerance)
+        elif self.kind != "encoder":
+            text = self._generate(model, source)
+            if prediction["prediction"] != text:
+                problems.append(f"{what}: wrote {prediction['prediction']!r} where {text!r} is right")
+
+    def _loss(self, model: nn.Module) -> float:
+        model.eval()
+        losses, tokens = zip(*(self._row_loss(model, row) for row in self.rows.dev), strict=True)
+        return float(sum(losses)) / sum(tokens)
+
+    def _train(self, model: nn.Module, steps: int) -> None:
+        """Plain gradient descent on all rows, which the optimizer of the recipe is."""
+        learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        method = self.recipe.method
+        for step in range(1, steps + 1):
+            model.train()
+            losses, tokens = zip(*(self._row_loss(model, row, grad=True) for row in self.rows.train), strict=True)
+            (sum(losses) / sum(tokens)).backward()
+            method.after_backward(model, step)
+            with torch.no_grad():
+                for name, parameter in learning.items():
+                    if parameter.grad is not None:
+                        parameter -= self.recipe.train.learning_rate * method.rate(name) * parameter.grad
+            method.after_step(model, step)
+            model.zero_grad()
+
+    def _row_loss(self, model: nn.Module, row: Any, *, grad: bool = False) -> tuple[Any, int]:
+        source, texts, answer = row
+        with torch.set_grad_enabled(grad):
+            if self.kind == "encoder":
+                return -self._classify(model, row)[answer], 1
+            ids = self._target(source, texts[answer])
+            return -self._likelihood(model, source, ids), len(ids)
+
+    def _scores(self, model: nn.Module, row: Any) -> list[float]:
+        source, texts, _ = row
+        with torch.no_grad():
+            if self.kind == "encoder":
+                return [float(score) for score in self._classify(model, row)]
+            return [float(self._likelihood(model, source, self._target(source, text))) for text in texts]
+
+    def _classify(self, model: nn.Module, row: Any) -> Tensor:
+        """The log-probability of each label or choice."""
+        source, texts, _ = row
+        if self.recipe.task.name == "text_classification":
+            logits = model(**self._tensors(self.tokenizer(source)["input_ids"])).logits[0]
+        else:
+            pairs = [self.tokenizer(source, text, return_token_type_ids=True) for text in texts]
+            inputs = [{**self._tensors(pair["input_ids"]), **self._segments(model, pair)} for pair in pairs]
+            logits = torch.stack([model(**each).logits[0, 0] for each in inputs])
+        return logits.log_softmax(-1)
+
+    def _segments(self, model: nn.Module, pair: Any) -> dict[str, Tensor]:
+        """Which of the two texts each token belongs to, for models that have an embedding for it."""
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if "token_type_ids" not in signature(base.forward).parameters or base.config.type_vocab_size < 2:
+            return {}
+        return {"token_type_ids": torch.tensor([pair["token_type_ids"]])}
+
+    def _likelihood(self, model: nn.Module, source: str, target: Ids) -> Tensor:
+        """The log-likelihood of the target's ids after the source."""
+        prompt = self._prompt(source)
+        if self.kind == "decoder":
+            logits = model(**self._tensors(prompt + target), use_cache=False).logits[0, -len(target) - 1 : -1]
+        else:
+            start = [self.model.config.decoder_start_token_id]
+            decoder = torch.tensor([start + target[:-1]])
+            logits = model(**self._tensors(prompt), decoder_input_ids=decoder, use_cache=False).logits[0]
+        return logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None]).sum()
+
+    def _generate(self, model: nn.Module, source: str) -> str:
+        prompt = self._prompt(source)
+        written: Ids = []
+        with torch.no_grad():
+            while len(written) < self.recipe.evaluate.max_new_tokens:
+                if self.kind == "decoder":
+                    logits = model(**self._tensors(prompt + written), use_cache=False).logits[0, -1]
+                else:
+                    decoder = torch.tensor([[self.model.config.decoder_start_token_id, *written]])
+                    logits = model(**self._tensors(prompt), decoder_input_ids=decoder, use_cache=False).logits[0, -1]
+                written.append(int(logits.argmax()))
+                if written[-1] == self.tokenizer.eos_token_id:
+                    break
+        return self.tokenizer.decode(written, skip_special_tokens=True).strip()
+
+    @staticmethod
+    def _tensors(ids: Sequence[int]) -> dict[str, Tensor]:
+        return {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+
+    def _prompt(self, source: str) -> Ids:
+        """The ids of the source; a decoder's have nothing after the text."""
+        ids = list(self.tokenizer(source)["input_ids"])
+        return self._open(ids) if self.kind == "decoder" else ids
+
+    def _target(self, source: str, target: str) -> Ids:
+        """The ids of the target, which end with the end of text."""
+        end = self.tokenizer.eos_token_id
+        if self.kind == "encoder-decoder":
+            ids = list(self.tokenizer(text_target=target)["input_ids"])
+            return ids if ids[-1] == end else [*ids, end]
+        prompt, whole = self._prompt(source), self._open(list(self.tokenizer(f"{source} {target}")["input_ids"]))
+        if whole[: len(prompt)] != prompt:
+            raise JoinedError("the tokenizer joins the source's end to the target's beginning")
+        return [*whole[len(prompt) :], end]
+
+    def _open(self, ids: Ids) -> Ids:
+        """The ids without what the tokenizer's template puts after a text."""
+        appended = self.tokenizer("")["input_ids"]
+        number = sum(1 for token in appended if token == self.tokenizer.eos_token_id)
+        return ids[: len(ids) - number]
