@@ -18,7 +18,7 @@ from peftkit import __version__
 from peftkit.cache import cache_folder
 from peftkit.components import Example, Task
 from peftkit.errors import InputError, RowError, RunError, one_line
-from peftkit.runner.forms import Form, Row, shortening, tokens
+from peftkit.runner.forms import Form, Row
 from peftkit.texts import normalised
 
 OURS = "\x1fpeftkit/"
@@ -145,7 +145,7 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
         "peftkit": __version__,
         "task": task.model_dump(mode="json"),
         "code": _code(type(task)),
-        "form": [type(form).__name__, _code(type(form)), inspect.getsource(tokens), inspect.getsource(shortening)],
+        "form": [type(form).__name__, _code(type(form))],
         "kind": form.task_kind,
         "lengths": [form.source_length, form.target_length],
         "columns": [OURS, *KEPT, "length", "key", "gold"],

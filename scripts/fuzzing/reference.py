@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -129,9 +130,17 @@ class Reference:
         if self.recipe.task.name == "text_classification":
             logits = model(**self._tensors(self.tokenizer(source)["input_ids"])).logits[0]
         else:
-            pairs = [self.tokenizer(source, text)["input_ids"] for text in texts]
-            logits = torch.stack([model(**self._tensors(ids)).logits[0, 0] for ids in pairs])
+            pairs = [self.tokenizer(source, text, return_token_type_ids=True) for text in texts]
+            inputs = [{**self._tensors(pair["input_ids"]), **self._segments(model, pair)} for pair in pairs]
+            logits = torch.stack([model(**each).logits[0, 0] for each in inputs])
         return logits.log_softmax(-1)
+
+    def _segments(self, model: nn.Module, pair: Any) -> dict[str, Tensor]:
+        """Which of the two texts each token belongs to, for models that have an embedding for it."""
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if "token_type_ids" not in signature(base.forward).parameters or base.config.type_vocab_size < 2:
+            return {}
+        return {"token_type_ids": torch.tensor([pair["token_type_ids"]])}
 
     def _likelihood(self, model: nn.Module, source: str, target: Ids) -> Tensor:
         """The log-likelihood of the target's ids after the source."""

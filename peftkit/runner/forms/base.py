@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.components import Example, Side, TaskKind
 from peftkit.errors import InputError, RowError
 from peftkit.runner.forms.shortening import shortened
-from peftkit.runner.forms.tokens import Template, embedded_tokens, end_token, read, template, token_ids, unembedded
+from peftkit.runner.forms.tokens import Template, embedded_tokens, end_token, template, token_ids, unembedded
 
 IGNORED = -100
 PAD_TO = 8  # widths that are multiples of 8 suit tensor cores, and make for few distinct shapes
@@ -224,29 +224,38 @@ class Form:
         """A source's ids without the last ones that are too many; the template's stay.
 
         Raises:
-            RowError: there are none, or the template alone is too long.
+            RowError: there are none, or the template leaves no room for them.
         """
         after = len(self.template.after)
-        if not ids or self.source_length <= len(self.template.before) + after < len(ids):
+        if not ids:
+            raise RowError("source", "it has no token in the model's vocabulary")
+        if self.source_length <= len(self.template.before) + after < len(ids):
             raise RowError("source", f"no token of it is left in the {self.source_length} there is room for")
         if len(ids) > self.source_length:
             ids = [*ids[: self.source_length - after], *ids[len(ids) - after :]]
         return self._checked(ids, "source", "encoder")
 
     def _written(self, generated: Tensor) -> list[str]:
-        """The texts of generated ids, each up to its end; what only controls the model is left out."""
-        tokenizer = self.tokenizer
-        control = {
-            *self.template.before,
-            *self.template.after,
-            *(tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
-            *(tokenizer.unk_token_id, self.pad),
-        }
-        texts = []
-        for ids in generated.tolist():
-            kept = [i for i in ids[: ids.index(self.end) if self.end in ids else None] if i not in control]
-            texts.append(read(tokenizer, kept).strip())
-        return texts
+        """The texts of generated ids, each up to its end, without special tokens."""
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        lines = [ids[: ids.index(self.end) if self.end in ids else None] for ids in generated.tolist()]
+        return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
+
+    def _checked_target(self, ids: list[int], text: str) -> list[int]:
+        """The ids of a target with its end.
+
+        Raises:
+            RowError: the model has no embedding for one of them, or could not be seen to generate it.
+        """
+        self._checked(ids, "target", "decoder")
+        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id, self.end}
+        if self.task_kind == "generation" and (wrong := next((i for i in ids if i in special), None)) is not None:
+            raise RowError(
+                "target",
+                f"{text!r} has the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r} in it, which "
+                "predictions are read without; add it to the tokenizer as a token that is not special",
+            )
+        return ids
 
     def _wanted(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
         """The candidates to encode and which of them is the target."""

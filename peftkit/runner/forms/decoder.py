@@ -109,7 +109,7 @@ class Decoder(Continuing):
             ids = whole[len(bare) :]
         else:
             ids = continuation(self.tokenizer, self.template, prompt, source, target)
-        return self._checked(ended(ids, self.end, target, self.tokenizer), "target", "decoder")
+        return self._checked_target(ended(ids, self.end, target, self.tokenizer), target)
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         chosen = [row["candidates"][row["answer"]] for row in rows]

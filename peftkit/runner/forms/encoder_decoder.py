@@ -70,9 +70,8 @@ class EncoderDecoder(Continuing):
         Raises:
             RowError: the text has no such ids.
         """
-        before = self.target_template
-        target = [*before.before, *ended(before.bare(ids), self.end, text, self.tokenizer)]
-        return self._checked(target, "target", "decoder")
+        ids = ended(self.target_template.bare(ids), self.end, text, self.tokenizer)
+        return [*self.target_template.before, *self._checked_target(ids, text)]
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         sources = [row["source"] for row in rows]

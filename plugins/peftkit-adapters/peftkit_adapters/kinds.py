@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from peftkit import PublishedRate, Refusal, Situation
+from peftkit.components import ModelKind, Side
 from peftkit.methods.published import PEFT
 from peftkit_adapters.family import ADAPTER, MODEL_TYPES, AdapterMethod
 from peftkit_adapters.reader import options
@@ -185,6 +186,10 @@ class PrefixTuning(AdapterMethod):
             "use a BERT or RoBERTa model, or another method",
         ),
     )
+
+    def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
+        """The prefix of a decoder: GPT-2's mask has as many columns as it has positions."""
+        return {"decoder": int(self.value("prefix_length"))} if model_kind == "decoder" else {}
 
 
 class PromptTuning(AdapterMethod):

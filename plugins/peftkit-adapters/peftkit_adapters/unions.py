@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import model_validator
 
 from peftkit import Context, PublishedRate, Situation
+from peftkit.components import ModelKind, Side
 from peftkit_adapters.family import ADAPTER, AdapterMethod
 from peftkit_adapters.kinds import BY_DEFAULT, HE, NARROW
 
@@ -33,6 +35,13 @@ class Together(AdapterMethod):
     def refuses(self, situation: Situation) -> list[str]:
         """What any of the parts refuses."""
         return list(dict.fromkeys(reason for part in self.parts() for reason in part.refuses(situation)))
+
+    def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
+        """Those of all parts."""
+        found: Counter[Side] = Counter()
+        for part in self.parts():
+            found.update(part.virtual_tokens(model_kind))
+        return dict(found)
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """What the parts do."""

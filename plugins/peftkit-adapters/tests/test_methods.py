@@ -371,3 +371,18 @@ def test_without_the_library_its_options_are_passed_over_since_it_is_refused(mon
     monkeypatch.setattr(family, "options", lambda configuration: {})
     without = family.made(type(method("adapters_lora")).__bases__[0], "adapters_lora", "LoRA.")
     assert without.model_validate({"name": "adapters_lora", "r": 4}).model_dump() == {"name": "adapters_lora"}
+
+
+@pytest.mark.parametrize("name", ["adapters_prefix_tuning", "mam"])
+def test_a_prefix_takes_positions_of_a_decoder(name: str) -> None:
+    method = BY_NAME[name](**BY_NAME[name].trial)  # type: ignore[call-arg]
+    assert method.virtual_tokens("encoder") == method.virtual_tokens("encoder-decoder") == {}
+    model = tiny("gpt2", n_positions=43)
+    left = 43 - method.virtual_tokens("decoder")["decoder"]
+    adapted = method.apply(model, context("gpt2")).eval()
+    ids = torch.ones(1, left, dtype=torch.long)
+    with torch.no_grad():
+        adapted(input_ids=ids, attention_mask=torch.ones_like(ids))
+        longer = torch.ones(1, left + 1, dtype=torch.long)
+        with pytest.raises(RuntimeError):
+            adapted(input_ids=longer, attention_mask=torch.ones_like(longer))

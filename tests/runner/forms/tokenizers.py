@@ -172,4 +172,4 @@ def tokenizer(make: str, template: str, **named: str | None) -> PreTrainedTokeni
         processors.Sequence([processors.ByteLevel(trim_offsets=False), framed]) if byte_level else framed
     )
     tokens = {key: value for key, value in {**NAMED, **named}.items() if value is not None}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **tokens)
+    return PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=["<extra>"], **tokens)
