@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import tokenizers
+import transformers
 from datasets import Dataset
 
 from peftkit import __version__
@@ -21,6 +23,8 @@ from peftkit.texts import normalised
 
 OURS = "\x1fpeftkit/"
 """Begins the names of encoded columns while they stand beside those of the data: no file can have such a column."""
+PLACES = ("name_or_path", "is_local", "local_files_only", "_commit_hash")
+"""Options of a tokenizer that say where it was found."""
 KEPT: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens")
 
 
@@ -138,7 +142,7 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
     """A hash of all that the encoded rows depend on: the data, the task and its code, the tokenizer, the form."""
     digest = hashlib.sha256()
     described = {
-        "peftkit": __version__,
+        "versions": [__version__, transformers.__version__, tokenizers.__version__],
         "task": task.model_dump(mode="json"),
         "code": _code(type(task)),
         "form": [type(form).__name__, _code(type(form))],
@@ -166,4 +170,9 @@ def _code(component: type) -> dict[str, str]:
 def _tokenizer_state(form: Form) -> str:
     backend = getattr(form.tokenizer, "backend_tokenizer", None)
     state = backend.to_str() if backend is not None else json.dumps(form.tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(state.encode()).hexdigest()
+    # What stands in tokenizer_config.json alone: special tokens, sides, templates, options of the class.
+    tokenizer = form.tokenizer
+    options = {k: v for k, v in tokenizer.init_kwargs.items() if k not in PLACES and not k.endswith("_file")}
+    own = [type(tokenizer).__name__, tokenizer.special_tokens_map, options, form.pad]
+    state += json.dumps(own, sort_keys=True, default=str)
+    return hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()
