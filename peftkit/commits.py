@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ SECONDS = 10.0
 """How long the hub is waited for."""
 RepositoryKind = Literal["model", "dataset"]
 
+_away: list[bool] = []
 _log = logging.getLogger(__name__)
 
 
@@ -21,7 +23,7 @@ def resolve_commit(kind: RepositoryKind, name: str, revision: str | None) -> str
     """The commit that a branch or tag of a hub repository stands for now.
 
     Where the hub cannot be asked, it is the commit that the cache has for it, with a notice unless the libraries were
-    told to stay offline.
+    told to stay offline; until the hub is asked again they stay so.
 
     Args:
         kind: what the repository holds.
@@ -35,11 +37,15 @@ def resolve_commit(kind: RepositoryKind, name: str, revision: str | None) -> str
         return revision
     from huggingface_hub import HfApi, constants
 
+    if _away:
+        set_offline(False)  # it may be back
     if constants.HF_HUB_OFFLINE:
         return cached_commit(kind, name, revision)
     try:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS).sha
     except Exception as error:  # of the network, of HTTP, or of a repository that is not there
+        if _is_of_network(error):
+            set_offline(True)
         found = cached_commit(kind, name, revision)
         if found:
             _log.warning(
@@ -50,6 +56,41 @@ def resolve_commit(kind: RepositoryKind, name: str, revision: str | None) -> str
                 found,
             )
         return found
+
+
+def hub_is_away() -> bool:
+    """Whether the hub has not answered, so that the libraries take from its cache what they load."""
+    return bool(_away)
+
+
+def set_offline(offline: bool) -> None:
+    """Tells the libraries not to ask the hub, which would wait for it file by file, or to ask it again.
+
+    Args:
+        offline: whether the hub is away.
+    """
+    import huggingface_hub
+
+    _away[:] = [True] if offline else []
+    huggingface_hub.constants.HF_HUB_OFFLINE = offline
+    places = {
+        "datasets.config": ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
+        "transformers.utils.hub": ("_is_offline_mode",),  # 4.57
+    }
+    for module, names in places.items():
+        for name in names:
+            if hasattr(sys.modules.get(module), name):
+                setattr(sys.modules[module], name, offline)
+    if reset := getattr(huggingface_hub.utils._http, "reset_sessions", None):  # before 1.0 a session knows it
+        reset()
+
+
+def _is_of_network(error: Exception) -> bool:
+    """Whether nothing has answered; an answer of any kind says that the hub is there."""
+    kind = type(error)
+    if any(base.__name__ == "HfHubHTTPError" for base in kind.__mro__):
+        return False
+    return isinstance(error, OSError) or kind.__module__.split(".")[0] in ("httpx", "httpcore", "requests", "urllib3")
 
 
 def cached_commit(kind: RepositoryKind, name: str, revision: str | None) -> str | None:

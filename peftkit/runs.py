@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -59,7 +60,8 @@ class RunDirectory:
         """A new folder ``<output>/<name>-<id>``; the id is the time and four random digits, so it sorts by time.
 
         Raises:
-            RunError: the folder cannot be made.
+            InputError: the folder cannot be made there.
+            RunError: the disk is full.
         """
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,10 @@ class RunDirectory:
                     continue
                 return cls(path)
         except OSError as error:
-            raise RunError(f"the run directory cannot be made in {str(output)!r}: {error.strerror}") from error
+            text = f"the run directory cannot be made in {str(output)!r}: {error.strerror}"
+            if error.errno == errno.ENOSPC:
+                raise RunError(f"{text}; make room there") from error
+            raise InputError(f"{text}; set run.output to a folder that can be written") from error
 
     @property
     def finished(self) -> bool:

@@ -35,5 +35,11 @@ settings.register_profile("many", deadline=None, database=None, max_examples=500
 settings.load_profile("few")
 
 
+@pytest.fixture(autouse=True)
+def hub_is_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test makes of the hub ends with it."""
+    monkeypatch.setattr("peftkit.commits._away", [])
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     _SCRATCH.cleanup()

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from peftkit.commits import SECONDS, cached_commit, resolve_commit, snapshot
+from peftkit.commits import SECONDS, cached_commit, hub_is_away, resolve_commit, snapshot
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -92,3 +93,31 @@ def test_what_the_cache_holds_is_no_commit_unless_it_looks_like_one(hub: Hub, tm
     assert snapshot("model", "org/tiny", NEW) is None
     cache(tmp_path, "main", NEW)
     assert snapshot("model", "org/tiny", NEW) == tmp_path / "models--org--tiny" / "snapshots" / NEW
+
+
+@pytest.mark.parametrize("failure", [ConnectionError("refused"), TimeoutError("10 s"), OSError("no route to host")])
+def test_a_hub_that_does_not_answer_is_asked_no_more_in_this_run(
+    failure: Exception, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in (("datasets.config", "HF_HUB_OFFLINE"), ("datasets.config", "HF_DATASETS_OFFLINE")):
+        monkeypatch.setattr(f"{module}.{name}", False)
+    monkeypatch.setattr("transformers.utils.hub._is_offline_mode", False, raising=False)
+    cache(tmp_path, "main", OLD)
+    hub.failure = failure
+    assert resolve_commit("model", "org/tiny", None) == OLD
+    assert hub_is_away()
+    assert constants.HF_HUB_OFFLINE
+    assert datasets.config.HF_HUB_OFFLINE
+    hub.failure = None
+    assert resolve_commit("model", "org/tiny", None) == NEW  # the next run asks again
+    assert not hub_is_away()
+    assert not constants.HF_HUB_OFFLINE
+    assert not datasets.config.HF_DATASETS_OFFLINE
+
+
+@pytest.mark.parametrize("failure", [ValueError("no such name"), KeyError("sha")])
+def test_other_errors_do_not_mean_that_the_hub_is_away(failure: Exception, hub: Hub) -> None:
+    hub.failure = failure
+    assert resolve_commit("model", "org/tiny", None) is None
+    assert not hub_is_away()
+    assert not constants.HF_HUB_OFFLINE

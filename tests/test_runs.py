@@ -26,7 +26,7 @@ def test_two_runs_of_one_name_have_two_folders(tmp_path: Path) -> None:
 
 def test_an_output_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(InputError, match=r"cannot be made in .*; set run\.output to a folder that can be written"):
         RunDirectory.create(tmp_path / "file", "name")
 
 

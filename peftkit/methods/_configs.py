@@ -7,6 +7,7 @@ a new release of peft brings its new methods by itself.
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import json
 import os
@@ -90,8 +91,11 @@ def read_sources() -> dict[str, Configuration]:
 
 def _identity() -> list[Any]:
     """What tells this reading from that of another installation, or by another version of this module."""
-    tuners = _root() / "tuners"
-    return [FORMAT, str(tuners), tuners.stat().st_mtime_ns]
+    digest = hashlib.sha256()
+    for file in sorted(_root().rglob("*.py")):
+        found = file.stat()  # nobody can set the time of its last change
+        digest.update(repr((str(file), found.st_size, found.st_mtime_ns, found.st_ctime_ns)).encode())
+    return [FORMAT, digest.hexdigest()]
 
 
 def _restored(name: str, text: str, options: list[dict[str, Any]], quantized: bool) -> Configuration:

@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from pydantic_core import to_jsonable_python
 
+from peftkit.commits import hub_is_away, set_offline
 from peftkit.components import Meter
 from peftkit.errors import DivergedError, Interrupted, RunError
 from peftkit.plugins import Registry
@@ -73,6 +74,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             display.say(f"done already: {found}")
             return found if accelerator.is_main_process else None
         asked, revisions = recipe, by_main(accelerator, lambda: resolve_revisions(recipe, found))
+        if by_main(accelerator, hub_is_away):
+            set_offline(True)
         recipe = pinned(asked, revisions)
         set_seed(recipe.run.seed)
         base = load_base(recipe)

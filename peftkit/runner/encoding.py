@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import tokenizers
+import transformers
 from datasets import Dataset
 
 from peftkit import __version__
@@ -23,6 +25,8 @@ from peftkit.texts import normalised
 
 OURS = "\x1fpeftkit/"
 """Begins the names of encoded columns while they stand beside those of the data: no file can have such a column."""
+PLACES = ("name_or_path", "is_local", "local_files_only", "_commit_hash")
+"""Options of a tokenizer that say where it was found."""
 KEPT: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens", "segments")
 
 
@@ -142,7 +146,7 @@ def fingerprint(task: Task, split: Dataset, form: Form) -> str:
     """A hash of all that the encoded rows depend on: the data, the task and its code, the tokenizer, the form."""
     digest = hashlib.sha256()
     described = {
-        "peftkit": __version__,
+        "versions": [__version__, transformers.__version__, tokenizers.__version__],
         "task": task.model_dump(mode="json"),
         "code": _code(type(task)),
         "form": [type(form).__name__, _code(type(form))],
@@ -186,8 +190,12 @@ def _tokenizer_state(form: Form) -> str:
         form.tokenizer.save_pretrained(folder)
         for file in sorted(Path(folder).rglob("*")):
             if file.is_file():
-                digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
-                digest.update(file.read_bytes())
+                content = file.read_bytes()
+                if file.name == "tokenizer_config.json":
+                    options = {key: value for key, value in json.loads(content).items() if key not in PLACES}
+                    content = json.dumps(options, sort_keys=True).encode()
+                digest.update(f"{file.relative_to(folder)}\0{len(content)}\0".encode())
+                digest.update(content)
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -157,6 +158,26 @@ class Wrong(Colours):
 
     def where(self, split: str, index: int) -> str:
         return f"{split}.csv, row {index + 1}"
+
+
+@pytest.mark.parametrize(
+    "option", ["eos_token", "pad_token", "padding_side", "model_max_length", "extra_special_tokens"]
+)
+def test_the_key_follows_what_only_the_tokenizer_s_config_says(
+    option: str, form: EncoderDecoder, tmp_path: Path
+) -> None:
+    rows, keys = Colours().load()["train"], set()
+    for name, value in (("one", None), ("same", None), ("other", {"padding_side": "left", "model_max_length": 7})):
+        folder = tmp_path / name
+        form.tokenizer.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text())
+        if value is not None:
+            config[option] = value.get(option, ["<new>"] if option.startswith("extra") else "a")
+        path.write_text(json.dumps(config))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        keys.add(fingerprint(Colours(), rows, replace(form, tokenizer=tokenizer)))
+    assert len(keys) == 2
 
 
 def test_a_wrong_row_is_told_with_its_place_and_field() -> None:
