@@ -35,7 +35,7 @@ def plain_generation(form: Form) -> GenerationConfig:
     start = getattr(form.config, "decoder_start_token_id", None)
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=form.end,
         pad_token_id=form.pad,
         decoder_start_token_id=start if isinstance(start, int) else None,
         do_sample=False,
