@@ -103,7 +103,7 @@ def first_batches(
     """The first effective batches of the training rows, whole and the same on every process, as a model takes them."""
     if isinstance(rows, Dataset):
         order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed), number * batch)
-        chosen: Iterable[Row] = [{key: row[key] for key in KEPT} for row in map(rows.__getitem__, order)]  # type: ignore[misc]
+        chosen: Iterable[Row] = [{key: row[key] for key in _kept(rows)} for row in map(rows.__getitem__, order)]  # type: ignore[misc]
     else:
         chosen = islice(iter(rows), number * batch)
     held = list(chosen)
@@ -116,10 +116,15 @@ def extreme_batches(recipe: Recipe, rows: Dataset | Stream, form: Form) -> list[
     if not isinstance(rows, Dataset):
         return []
     columns = [np.asarray(rows[key][:]) for key in ("length", "source_tokens", "target_tokens")]
-    kept = rows.select_columns(list(KEPT))
+    kept = rows.select_columns(_kept(rows))
     shortest = form.batch([kept[int(columns[0].argmin())]] * recipe.train.batch_size)  # type: ignore[list-item]
     longest = form.batch([kept[int(column.argmax())] for column in columns])  # type: ignore[misc]
     return [shortest, form.widened(shortest, form.widths([longest]))]
+
+
+def _kept(rows: Dataset) -> list[str]:
+    """The columns of encoded rows that a form reads; not all have ``segments``."""
+    return [key for key in KEPT if key in rows.column_names]
 
 
 def by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
@@ -142,7 +147,7 @@ def training_batches(
             rows["length"][:], batch, recipe.run.effective_order_seed
         )
         options["sampler"] = order
-        rows = rows.select_columns(list(KEPT))
+        rows = rows.select_columns(_kept(rows))
     else:
         order = rows
     loader: DataLoader[Any] = DataLoader(
