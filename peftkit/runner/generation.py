@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
+from peftkit.recipe.names import model_path
 from peftkit.runner.forms import Form
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -62,6 +66,21 @@ def set_plain_generation(model: nn.Module, form: Form) -> dict[str, Any]:
     model.generation_config = plain
     own = _settings(plain)
     return {key: value for key, value in sorted(ignored.items()) if own.get(key) != value}
+
+
+def keep_generation_config(name: str, revision: str | None, folder: Path) -> None:
+    """Gives a saved model the settings of generation that its base comes with, for those who use it elsewhere.
+
+    Args:
+        name: the base model, as the recipe has it.
+        revision: its commit on the hub.
+        folder: where the model was saved.
+    """
+    missing = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
+    options = {f"_raise_exceptions_for_{what}": value for what, value in missing.items()}
+    file = cached_file(str(model_path(name)), GENERATION_CONFIG_NAME, revision=revision, **options)
+    if file is not None:
+        shutil.copyfile(file, folder / GENERATION_CONFIG_NAME)
 
 
 def generation_notice(ignored: Mapping[str, Any]) -> str:

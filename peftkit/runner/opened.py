@@ -27,6 +27,7 @@ from peftkit.runner import evaluation
 from peftkit.runner.card import model_card
 from peftkit.runner.data import EvaluationSplit
 from peftkit.runner.forms import Form
+from peftkit.runner.generation import keep_generation_config
 from peftkit.runner.inputs import check_model_files
 from peftkit.runner.models import keep_float64, load_base
 from peftkit.runner.revisions import pinned, recorded_revisions
@@ -287,11 +288,32 @@ def merge(opened: Opened, out: Path) -> float:
     tolerance = method.merge_tolerance * max(1.0, before.abs().max().item())
     if not difference <= tolerance:
         raise RunError(f"merged, the model says something else: logits differ by {difference:.1e}")
+    _untie(merged, opened.form.config)
     cast(Any, merged).save_pretrained(out)
     opened.form.tokenizer.save_pretrained(out)
     write_for_both(out)
+    keep_generation_config(opened.recipe.model.name, opened.recipe.model.revision, out)
     (out / "README.md").write_text(model_card(opened.path, opened.recipe, merged=True), encoding="utf-8")
     return difference
+
+
+def _untie(merged: nn.Module, config: Any) -> None:
+    """Lets a merged model's config say that its output layer is no longer its embedding, where that was trained apart.
+
+    Raises:
+        RunError: the model cannot be loaded with the two apart.
+    """
+    model: Any = merged
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    text = model.config.get_text_config()
+    if head is None or not text.tie_word_embeddings or torch.equal(head.weight, embedding.weight):
+        return
+    if getattr(config, "is_encoder_decoder", False):
+        raise RunError(
+            "the output layer was trained apart from the embedding, which this model holds as one; leave them out of "
+            "modules_to_save and target_modules, or load the run with peftkit.load_model"
+        )
+    model.config.tie_word_embeddings = text.tie_word_embeddings = False
 
 
 def export(path: Path, registry: Registry, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,6 +17,7 @@ from peftkit.runner.data import Data, EvaluationSplit
 from peftkit.runner.engines import Engine
 from peftkit.runner.evaluation import Prediction, Result, direction
 from peftkit.runner.resume import by_main
+from peftkit.runner.versions import write_for_both
 from peftkit.runs import RunDirectory
 
 Row = dict[str, Any]
@@ -126,7 +128,11 @@ class Selection:
     def _save_model(self) -> None:
         with self.engine.whole():
             if self.run is not None:
-                self.run.replace_folder("model", lambda folder: self.recipe.method.save(self.module, folder))
+                self.run.replace_folder("model", self._write_model)
+
+    def _write_model(self, folder: Path) -> None:
+        self.recipe.method.save(self.module, folder)
+        write_for_both(folder)
 
     def _write_predictions(self, results: Results) -> None:
         if self.run is not None:

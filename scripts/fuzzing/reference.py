@@ -173,9 +173,12 @@ class Reference:
         return {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
 
     def _prompt(self, source: str) -> Ids:
-        """The ids of the source; a decoder's have nothing after the text."""
+        """The ids of the source; a decoder's have nothing after the text, and something to go on from."""
         ids = list(self.tokenizer(source)["input_ids"])
-        return self._open(ids) if self.kind == "decoder" else ids
+        if self.kind != "decoder":
+            return ids
+        begin = self.tokenizer.bos_token_id
+        return self._open(ids) or [self.tokenizer.eos_token_id if begin is None else begin]
 
     def _target(self, source: str, target: str) -> Ids:
         """The ids of the target, which end with the end of text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,31 @@ def test_merged_it_is_a_model_of_transformers(method: str, make: Make, registry:
     torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
     with pytest.raises(InputError, match="is there already and not an empty folder"):
         merge(opened, tmp_path / "merged")
+
+
+def test_a_merged_model_has_the_output_layer_that_was_trained_apart_from_the_embedding(
+    make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    options = ("method.name=lora", 'method.modules_to_save=["lm_head"]')
+    opened = open_run(finished(make, registry, "decoder", *options), registry)
+    assert opened.form.config.tie_word_embeddings
+    ids = torch.arange(5, 13)[None]
+    with torch.no_grad():
+        before = opened.model(input_ids=ids).logits
+        merge(opened, tmp_path / "merged")
+        after = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(input_ids=ids).logits
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+
+
+def test_a_merged_model_keeps_the_settings_of_generation_of_its_base(
+    make: Make, models: dict[str, Path], registry: Registry, tmp_path: Path
+) -> None:
+    base = shutil.copytree(models["encoder-decoder"], tmp_path / "base")
+    written = {"repetition_penalty": 1.3, "temperature": 0.7, "eos_token_id": [1, 7]}
+    (base / "generation_config.json").write_text(json.dumps(written))
+    options = ("method.name=lora", f'model.name="{base.as_posix()}"')
+    merge(open_run(finished(make, registry, "encoder-decoder", *options), registry), tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "generation_config.json").read_text()) == written
 
 
 def test_what_is_no_update_of_weights_is_not_merged(make: Make, registry: Registry, tmp_path: Path) -> None:
