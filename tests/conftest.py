@@ -30,7 +30,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # one for all workers: a kernel tak
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{_SCRATCH.name}/torch-extensions"
 
 # `pytest --hypothesis-profile=many -m fuzz` is what CI runs besides.
-settings.register_profile("few", deadline=None, database=None, max_examples=150)
+# The same examples each time: what lands must not depend on luck. Other ones are drawn by "many".
+settings.register_profile("few", deadline=None, database=None, max_examples=150, derandomize=True)
 settings.register_profile("many", deadline=None, database=None, max_examples=5000)
 settings.load_profile("few")
 

@@ -277,7 +277,7 @@ def test_a_recipe_that_is_wrong(case: Case, complaints: Callable[..., list[str]]
     ("name", "words"),
     [
         ("./pockets", "is no folder, no hub id and no built-in model (did you mean 'pocket'?)"),
-        ("./pocket", "is a folder without a readable config.json"),
+        ("./pocket", "is a folder without a config.json"),
         ("models/t5/base", "is no folder, no hub id"),
         ("~/t5", "is no folder, no hub id"),
         ("two words", "is no folder, no hub id"),
