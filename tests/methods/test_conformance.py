@@ -74,20 +74,22 @@ def test_its_own_library_opens_what_was_saved(name: str, architecture: str, tmp_
 
 
 ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "modernbert")
-FEED_FORWARD = ["dense", "ffn_output", "lin2", "Wo"]
-FITTED: dict[str, dict[str, Any]] = {
-    # peft knows no default modules for every encoder, IA3 asks which of them are feed-forward layers, Polytropon takes
-    # rows of several positions only, and all layers of ALBERT share their weights.
-    "ia3": {"target_modules": FEED_FORWARD, "feedforward_modules": FEED_FORWARD},
-    "poly": {"target_modules": ["query", "q_lin", "Wqkv"]},
-    "top_layers": {"number": 1},
-}
+FEED_FORWARD = {"albert": "ffn_output", "distilbert": "lin2", "modernbert": "Wo"}
+QUERY = {"distilbert": "q_lin", "modernbert": "Wqkv"}
 
 
 def fitted(name: str, architecture: str) -> Method:
     """The method with options that suit the tiny encoder."""
     method = made(name)
-    options = {**METHODS[name].trial, **FITTED.get(name, {"target_modules": "all-linear"})}  # type: ignore[union-attr]
+    # peft knows no default modules for every encoder, IA3 asks which of them are feed-forward layers, Polytropon takes
+    # rows of several positions only, and all layers of ALBERT share their weights.
+    feed_forward = [FEED_FORWARD.get(architecture, "dense")]
+    own: dict[str, dict[str, Any]] = {
+        "ia3": {"target_modules": feed_forward, "feedforward_modules": feed_forward},
+        "poly": {"target_modules": [QUERY.get(architecture, "query")]},
+        "top_layers": {"number": 1},
+    }
+    options = {**METHODS[name].trial, **own.get(name, {"target_modules": "all-linear"})}  # type: ignore[union-attr]
     suits = name != "top_layers" and not any(
         "target_modules" in reason for reason in method.refuses(situation(architecture))
     )
