@@ -194,8 +194,6 @@ def test_one_more_would_be_too_many(name: str) -> None:
 def test_virtual_tokens_take_positions_of_the_text(name: str, key: str) -> None:
     kind, _, positions = ARCHITECTURES[name]
     method: Any = load_registry().of("method")[key].component(name=key, **VIRTUAL[key])
-    if kind == "encoder" and key == "prefix_tuning" and name == "roberta":
-        pytest.skip("transformers 5 only")
     side = SIDES.get((key, kind), "decoder" if kind == "decoder" else "encoder")
     assert method.virtual_tokens(kind) == {side: 7}
     config, model = model_of(name)

@@ -179,11 +179,11 @@ def test_candidates_that_differ_after_their_cut_only_are_refused(cls: Any) -> No
         model.encode([Example("a", texts[0], texts)], ranked=True)
 
 
-@pytest.mark.parametrize("cls", [Decoder, EncoderDecoder, Encoder])
-@pytest.mark.parametrize("field", ["source", "target"])
+@pytest.mark.parametrize(
+    ("cls", "field"),
+    [(Encoder, "source"), *((cls, field) for cls in (Decoder, EncoderDecoder) for field in ("source", "target"))],
+)
 def test_a_token_without_an_embedding_is_refused(cls: Any, field: str) -> None:
-    if cls is Encoder and field == "target":
-        pytest.skip("an encoder's labels are no texts")
     tok = tokenizer("byte-level", "bos", mask_token="<new>")  # not in the vocabulary, so added to it
     config = SimpleNamespace(vocab_size=len(tok) - 1, pad_token_id=0, decoder_start_token_id=0)
     model = cls(tok, config, "classification" if cls is Encoder else "generation", 64, 64)
