@@ -1,0 +1,136 @@
+"""Faults that others' trackers report of training and scoring: what peftkit does with the same input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from peftkit import Example
+from peftkit.errors import PeftkitError
+from peftkit.plugins import Registry
+from peftkit.runner import run
+from peftkit.runner.evaluation import best
+from peftkit.runner.forms import FORMS, IGNORED
+from peftkit.runner.opened import merge, open_run, predict
+from peftkit.runs import RunDirectory
+from tests.runner.conftest import Make
+
+ABSENT = ["null", "None", "NA", "N/A", "nan", "NaN", "NULL", "n/a", "-nan", "#N/A", "<NA>"]
+"""Words that readers of tables take for nothing."""
+
+
+def finished(make: Make, registry: Registry, kind: str, *options: str) -> Path:
+    path = run(make(kind, "train.budget.steps=2", *options), registry)
+    assert path is not None
+    return path
+
+
+def test_words_that_readers_take_for_nothing_are_texts(make: Make, registry: Registry, tmp_path: Path) -> None:
+    """huggingface/datasets#4467, pandas-dev/pandas#32084."""
+    rows = [{"text": word, "label": word} for word in ABSENT]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    for name in ("rows.csv", "rows.json"):
+        path = {split: (tmp_path / name).as_posix() for split in ("train", "dev", "test")}
+        task: Any = registry.of("task")["text_classification"].component
+        splits = task.model_validate({"name": "text_classification", "path": path}).load()
+        assert splits["train"]["text"] == splits["train"]["label"] == ABSENT
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_what_is_cut_is_the_source_and_every_row_keeps_its_target(kind: str, models: dict[str, Path]) -> None:
+    """huggingface/trl#3927, huggingface/trl#6668: truncation left rows without any target."""
+    tokenizer = AutoTokenizer.from_pretrained(models[kind])
+    config = AutoModelForCausalLM.from_pretrained(models["decoder"]).config
+    config.decoder_start_token_id = 0
+    form = FORMS[kind](tokenizer, config, "generation", 8, 8)  # type: ignore[index]
+    rows = form.encode([Example("a very long question " * 40, "yes"), Example("short", "no")], ranked=False)
+    labels = form.batch(rows)["labels"]
+    assert ((labels != IGNORED).sum(1) >= 2).all()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_accumulated_batches_weigh_tokens_and_not_batches(
+    accumulation: int, make: Make, registry: Registry, plain: Path
+) -> None:
+    """huggingface/transformers#34191, #35203, #46731: a mean of means."""
+    options = [f"model.name={plain}", "task.name=colour_text", "train.optimizer=SGD", "train.max_grad_norm=0"]
+    sizes = [f"train.batch_size={8 // accumulation}", f"train.gradient_accumulation_steps={accumulation}"]
+    path = finished(make, registry, "encoder-decoder", *options, *sizes)
+    whole = finished(make, registry, "encoder-decoder", *options, "train.batch_size=8")
+    losses = [RunDirectory(p).evaluations()[-1]["dev"]["loss"] for p in (path, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder", "encoder"])
+def test_scores_do_not_depend_on_the_batch_size(kind: str, make: Make, registry: Registry) -> None:
+    """hiyouga/LlamaFactory#1256, EleutherAI/lm-evaluation-harness#879, huggingface/transformers#25790."""
+    one, many = (finished(make, registry, kind, f"evaluate.batch_size={size}") for size in (1, 12))
+    for first, second in zip(*(RunDirectory(p).predictions("test") for p in (one, many)), strict=True):
+        assert first["prediction"] == second["prediction"]
+        assert first["log_likelihoods"] == pytest.approx(second["log_likelihoods"], rel=1e-4, abs=1e-5)
+
+
+def test_equal_scores_favour_no_place() -> None:
+    """babylm/evaluation-pipeline-2025#34: the first choice won every tie."""
+    assert best(["b", "a", "c"], [0.5, 0.5, 0.5]) == best(["c", "b", "a"], [0.5, 0.5, 0.5])
+
+
+def test_a_model_is_opened_without_dropout(make: Make, registry: Registry) -> None:
+    """huggingface/peft#2438: adapters that were loaded to be trained gave other outputs each time."""
+    path = finished(make, registry, "decoder", "method.name=lora", "method.lora_dropout=0.5")
+    opened = open_run(path, registry)
+    lines = ["rose", "sky sea"]
+    assert [*predict(opened, lines)] == [*predict(opened, lines)]
+    assert not any(module.training for module in opened.model.modules())
+
+
+def test_a_full_embedding_and_head_are_saved_and_read(make: Make, registry: Registry) -> None:
+    """hiyouga/LlamaFactory#7665: saved with a shape of zero."""
+    options = ("method.name=lora", 'method.modules_to_save=["embed_tokens","lm_head"]')
+    path = finished(make, registry, "decoder", *options)
+    stored = [p["log_likelihoods"] for p in RunDirectory(path).predictions("test")]
+    rows = [{"thing": p["source"].removeprefix("(colour) ")} for p in RunDirectory(path).predictions("test")]
+    again = [p["log_likelihoods"] for p in predict(open_run(path, registry), [json.dumps(row) for row in rows])]
+    for first, second in zip(stored, again, strict=True):
+        assert first == pytest.approx(second, rel=1e-5)
+
+
+def test_an_update_of_a_tied_output_layer_is_not_merged_into_the_embedding(
+    make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    """huggingface/peft#2018."""
+    options = ("method.name=lora", 'method.target_modules=["lm_head"]', "train.optimizer=SGD", "train.learning_rate=5")
+    opened = open_run(finished(make, registry, "decoder", *options), registry)
+    ids = torch.arange(5, 13)[None]
+    with torch.no_grad():
+        before = opened.model(input_ids=ids).logits
+    try:
+        merge(opened, tmp_path / "merged")
+    except PeftkitError:
+        return
+    with torch.no_grad():
+        after = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(input_ids=ids).logits
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+
+
+def test_the_name_of_a_folder_is_no_split(registry: Registry, tmp_path: Path) -> None:
+    """huggingface/datasets#5721, huggingface/datasets#7880: ``latest`` or ``contest`` became the split ``test``."""
+    folder = tmp_path / "latest_contest"
+    folder.mkdir()
+    for name, number in (("train", 9), ("validation", 4), ("test", 3)):
+        lines = "".join(json.dumps({"text": f"{name} {i}", "label": "ab"[i % 2]}) + "\n" for i in range(number))
+        (folder / f"{name}.jsonl").write_text(lines)
+    task: Any = registry.of("task")["text_classification"].component
+    splits = task.model_validate({"name": "text_classification", "path": folder.as_posix()}).load()
+    assert {name: len(splits[name]) for name in ("train", "dev", "test")} == {"train": 9, "dev": 4, "test": 3}
+    assert all(text.startswith("train") for text in splits["train"]["text"])
