@@ -31,7 +31,6 @@ import torch
 from fuzzing.data import Rows, draw_rows
 from fuzzing.models import ARCHITECTURES, draw_architecture, save_model
 from fuzzing.reference import JoinedError, Reference
-from fuzzing.tokenizers import draw_tokenizer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoTokenizer
@@ -43,8 +42,16 @@ from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.runner.models import Base, load_base
 from peftkit.runs import RunDirectory
+from peftkit.testing.tokenizers import MAKES
+from peftkit.testing.tokenizers import tokenizer as make_tokenizer
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+SUITING: dict[ModelKind, tuple[str, ...]] = {
+    "decoder": ("none", "bos", "eos", "bos+eos", "im_end"),
+    "encoder-decoder": ("eos", "bos+eos", "lang+eos"),
+    "encoder": ("cls+sep", "bos+eos", "none"),
+}
+"""The templates that models of each kind come with."""
 CASTS = (torch.Tensor.to, torch.Tensor.type, torch.softmax, torch.nn.functional.softmax, torch.Tensor.softmax)
 REGISTRY = load_registry()
 
@@ -64,10 +71,14 @@ def run_case(seed: int, number: int, folder: Path) -> Outcome:
     architecture = draw_architecture(rng)
     kind = ARCHITECTURES[architecture].kind
     rows = draw_rows(rng, folder, generates=kind != "encoder")
-    tokenizer, tokenizer_name = draw_tokenizer(rng, kind)
+    make, template = rng.choice(list(MAKES)), rng.choice(SUITING[kind])
+    named = {"cls_token": "[CLS]", "sep_token": "[SEP]"} if template == "cls+sep" else {}
+    if kind == "decoder" and rng.random() < 0.3:
+        named["pad_token"] = None
+    tokenizer = make_tokenizer(make, template, **named)
     dtype = rng.choice(sorted(TOLERANCE))
     method = _draw_method(rng)
-    drawn = f"{architecture} × {tokenizer_name} × {method['name']} × {rows.task['name']} × {rows.form} × {dtype}"
+    drawn = f"{architecture} × {make} ({template}) × {method['name']} × {rows.task['name']} × {rows.form} × {dtype}"
     try:
         save_model(architecture, tokenizer, folder / "model", rng)
         tables = _draw_recipe(rng, folder, kind, rows, method, dtype)

@@ -12,14 +12,32 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SENTENCES = [
-    "a good film with a bad end, and a long one",
-    "The quick brown fox jumps over the lazy dog 12 times.",
-    "classify: is this text positive or negative? answer:",
-    "question: what is red? choices: A - rose B - sky C - 0.50",
-    "naïve café, Größe, 東京 и Москва; it's 100% “fine”!",
+from peftkit.testing.tokenizers import CORPUS
+
+WORDS = [
+    *[
+        "classify:",
+        "positive",
+        "or",
+        "negative?",
+        "answer:",
+        "choices:",
+        "A",
+        "-",
+        "B",
+        "-",
+        "C",
+        "-",
+        "0.50",
+        "it's",
+        "100%",
+        "“fine”!",
+        "東京",
+        "и",
+        "Москва",
+    ]
 ]
-WORDS = [word for sentence in SENTENCES for word in sentence.split()]
+WORDS += [word for text in CORPUS for word in text.split()]
 ODD = ["</s>", "<pad>", "[SEP]", "007", "2.50", "true", "…", "\t", "  ", "{text}", '"', "'", "née", "zzz"]
 FORMS = ("csv", "tsv", "jsonl", "json", "parquet")
 

@@ -174,11 +174,10 @@ class Reference:
 
     def _prompt(self, source: str) -> Ids:
         """The ids of the source; a decoder's have nothing after the text, and something to go on from."""
-        ids = list(self.tokenizer(source)["input_ids"])
         if self.kind != "decoder":
-            return ids
+            return list(self.tokenizer(source)["input_ids"])
         begin = self.tokenizer.bos_token_id
-        return self._open(ids) or [self.tokenizer.eos_token_id if begin is None else begin]
+        return self._open(source) or [self.tokenizer.eos_token_id if begin is None else begin]
 
     def _target(self, source: str, target: str) -> Ids:
         """The ids of the target, which end with the end of text."""
@@ -186,13 +185,15 @@ class Reference:
         if self.kind == "encoder-decoder":
             ids = list(self.tokenizer(text_target=target)["input_ids"])
             return ids if ids[-1] == end else [*ids, end]
-        prompt, whole = self._prompt(source), self._open(list(self.tokenizer(f"{source} {target}")["input_ids"]))
+        prompt, whole = self._open(source), self._open(f"{source} {target}")
         if whole[: len(prompt)] != prompt:
             raise JoinedError("the tokenizer joins the source's end to the target's beginning")
-        return [*whole[len(prompt) :], end]
+        ids = whole[len(prompt) :]
+        return ids if ids[-1:] == [end] else [*ids, end]
 
-    def _open(self, ids: Ids) -> Ids:
-        """The ids without what the tokenizer's template puts after a text."""
-        appended = self.tokenizer("")["input_ids"]
-        number = sum(1 for token in appended if token == self.tokenizer.eos_token_id)
-        return ids[: len(ids) - number]
+    def _open(self, text: str) -> Ids:
+        """The ids of a text with what the tokenizer's template puts before it, and nothing after it."""
+        bare = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        before = list(self.tokenizer("a")["input_ids"])
+        before = before[: before.index(self.tokenizer("a", add_special_tokens=False)["input_ids"][0])]
+        return bare if before and bare[: len(before)] == before else [*before, *bare]

@@ -16,7 +16,7 @@ from peftkit.errors import RecipeError
 from peftkit.plugins import load_registry
 from peftkit.runner.forms import FORMS, Form
 from peftkit.runner.positions import Positions, count_positions, fit_lengths
-from tests.runner.forms.tokenizers import tokenizer
+from peftkit.testing.tokenizers import tokenizer
 
 CPU = torch.device("cpu")
 NUMBER = 43  # no multiple of eight, to which batches are padded

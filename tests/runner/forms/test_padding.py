@@ -12,7 +12,7 @@ import transformers as tf
 
 from peftkit import Example
 from peftkit.runner.forms import Decoder, Encoder, EncoderDecoder
-from tests.runner.forms.tokenizers import tokenizer
+from peftkit.testing.tokenizers import tokenizer
 
 CPU = torch.device("cpu")
 EXAMPLES = [

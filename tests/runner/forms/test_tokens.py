@@ -13,7 +13,7 @@ from transformers import GPT2Config, T5Config
 from peftkit import Example, RowError
 from peftkit.runner.forms import Decoder, Encoder, EncoderDecoder
 from peftkit.runner.forms.tokens import read, template, token_ids
-from tests.runner.forms.tokenizers import FORTY, TEMPLATES, tokenizer
+from peftkit.testing.tokenizers import FORTY, TEMPLATES, tokenizer
 
 WORDS = st.sampled_from(
     [

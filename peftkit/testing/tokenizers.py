@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,6 +31,7 @@ CORPUS = [
 ] * 3
 SPECIAL = ["<pad>", "</s>", "<s>", "<unk>", "[CLS]", "[SEP]", "<|im_end|>", "<extra>"]
 NAMED = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+UNKNOWN = {"unk_token": "<unk>"}
 TEMPLATES: Mapping[str, tuple[str, str]] = {
     "none": ("$A", "$A $B"),
     "bos": ("<s> $A", "<s> $A $B"),
@@ -52,20 +56,32 @@ def _byte_level(*, blank: bool, words: bool = True) -> Tokenizer:
 
 
 def _metaspace(model: str, scheme: str, *, split: bool) -> Tokenizer:
-    tokenizer = Tokenizer(models.Unigram() if model == "unigram" else models.BPE(unk_token="<unk>"))
+    blank = {"always": "▁", "first": "", "never": ""}[scheme]
+    texts = [f"{blank}{text}".replace(" ", "▁") for text in CORPUS]
+    pieces = _pieces([piece for text in texts for piece in re.split("(?=▁)", text)] if split else texts)
+    total = sum(pieces.values())
+    scores = [(token, 0.0) for token in SPECIAL] + [(piece, math.log(n / total)) for piece, n in pieces.items()]
+    unigram = models.Unigram(scores, SPECIAL.index("<unk>"), byte_fallback=False)
+    tokenizer = Tokenizer(unigram if model == "unigram" else models.BPE(**UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme, split=split)
-    if model == "unigram":
-        trainer: Any = trainers.UnigramTrainer(vocab_size=200, special_tokens=SPECIAL, unk_token="<unk>")
-    else:
-        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    if model == "bpe":
+        tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL))
+    tokenizer.add_special_tokens(SPECIAL)
     return tokenizer
+
+
+def _pieces(texts: Sequence[str]) -> dict[str, int]:
+    """The commonest parts of texts, with how often each occurs: trainers break ties at random."""
+    counts = Counter(text[i : i + n] for text in texts for n in range(1, 6) for i in range(len(text) - n + 1))
+    characters = sorted(piece for piece in counts if len(piece) == 1)
+    longer = sorted((piece for piece in counts if len(piece) > 1), key=lambda piece: (-counts[piece], piece))
+    return {piece: counts[piece] for piece in (*characters, *longer[:150])}
 
 
 def _llama(*, fallback: bool) -> Tokenizer:
     """Blanks by a normaliser, as sentencepiece's BPE is converted; unknown characters as bytes."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=fallback, fuse_unk=True))
+    tokenizer = Tokenizer(models.BPE(**UNKNOWN, byte_fallback=fallback, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -78,16 +94,19 @@ def _llama(*, fallback: bool) -> Tokenizer:
 
 
 def _wordpiece(*, lower: bool, cleanup: bool = True) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    words = [word for text in CORPUS for word in re.findall(r"\w+|[^\w\s]", text.lower() if lower else text)]
+    pieces = dict.fromkeys((*_pieces(words), *words))
+    vocabulary = {piece: i for i, piece in enumerate((*SPECIAL, *pieces, *(f"##{piece}" for piece in pieces)))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, **UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=cleanup)
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=250, special_tokens=SPECIAL))
+    tokenizer.add_special_tokens(SPECIAL)
     return tokenizer
 
 
 def _word_level(*, punctuation: bool) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(**UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace() if punctuation else pre_tokenizers.WhitespaceSplit()
     tokenizer.train_from_iterator(CORPUS, trainers.WordLevelTrainer(vocab_size=300, special_tokens=SPECIAL))
     return tokenizer
