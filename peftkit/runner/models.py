@@ -114,8 +114,9 @@ def load_base(recipe: Recipe) -> Base:
 
         # Norms in float32; recomputed activations are turned on below, for quantised models as for others.
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
-    generates = form.generates and form.task_kind == "generation"
-    return Base(loaded, form, kind, head, loading, set_plain_generation(loaded, form) if generates else {})
+    # Also where nothing is generated: transformers 4 saves no model whose settings contradict each other.
+    ignored = set_plain_generation(loaded, form) if form.generates else {}
+    return Base(loaded, form, kind, head, loading, ignored if form.task_kind == "generation" else {})
 
 
 def blank_base(recipe: Recipe, device: torch.device | str) -> Base:

@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
@@ -16,6 +17,7 @@ from peftkit.runner import checkpoint
 from peftkit.runner.data import Data, EvaluationSplit
 from peftkit.runner.engines import Engine
 from peftkit.runner.evaluation import Prediction, Result, direction
+from peftkit.runner.generation import keep_generation_config
 from peftkit.runner.resume import by_main
 from peftkit.runner.versions import write_for_both
 from peftkit.runs import RunDirectory
@@ -133,6 +135,8 @@ class Selection:
     def _write_model(self, folder: Path) -> None:
         self.recipe.method.save(self.module, folder)
         write_for_both(folder)
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            keep_generation_config(self.recipe.model.name, self.recipe.model.revision, folder)
 
     def _write_predictions(self, results: Results) -> None:
         if self.run is not None:

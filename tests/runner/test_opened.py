@@ -128,15 +128,17 @@ def test_a_merged_model_has_the_output_layer_that_was_trained_apart_from_the_emb
     torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
 
 
-def test_a_merged_model_keeps_the_settings_of_generation_of_its_base(
-    make: Make, models: dict[str, Path], registry: Registry, tmp_path: Path
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_saved_model_keeps_the_settings_of_generation_of_its_base(
+    method: str, make: Make, models: dict[str, Path], registry: Registry, tmp_path: Path
 ) -> None:
     base = shutil.copytree(models["encoder-decoder"], tmp_path / "base")
     written = {"repetition_penalty": 1.3, "temperature": 0.7, "eos_token_id": [1, 7]}
     (base / "generation_config.json").write_text(json.dumps(written))
-    options = ("method.name=lora", f'model.name="{base.as_posix()}"')
-    merge(open_run(finished(make, registry, "encoder-decoder", *options), registry), tmp_path / "merged")
-    assert json.loads((tmp_path / "merged" / "generation_config.json").read_text()) == written
+    path = finished(make, registry, "encoder-decoder", f"method.name={method}", f'model.name="{base.as_posix()}"')
+    merge(open_run(path, registry), tmp_path / "merged")
+    for folder in (tmp_path / "merged", *([path / "model"] if method == "full" else [])):
+        assert json.loads((folder / "generation_config.json").read_text()) == written
 
 
 def test_what_is_no_update_of_weights_is_not_merged(make: Make, registry: Registry, tmp_path: Path) -> None:
