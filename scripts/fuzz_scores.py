@@ -76,8 +76,10 @@ def run_case(seed: int, number: int, folder: Path) -> Outcome:
     if kind == "decoder" and rng.random() < 0.3:
         named["pad_token"] = None
     tokenizer = make_tokenizer(make, template, **named)
-    dtype = rng.choice(sorted(TOLERANCE))
     method = _draw_method(rng)
+    # The adapters library computes a part of T5 in float32, whatever the dtype.
+    theirs = REGISTRY.find("method", method["name"]).distribution == "peftkit-adapters"
+    dtype = "float32" if theirs else rng.choice(sorted(TOLERANCE))
     drawn = f"{architecture} × {make} ({template}) × {method['name']} × {rows.task['name']} × {rows.form} × {dtype}"
     try:
         save_model(architecture, tokenizer, folder / "model", rng)
@@ -177,6 +179,7 @@ def main() -> int:
     """Run cases until the time is over, and return 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="how long to go on (default: 2)")
+    parser.add_argument("--most", type=int, help="how many cases at the most")
     parser.add_argument("--seed", type=int, default=1, help="what the cases are drawn from (default: 1)")
     parser.add_argument("--refusals", action="store_true", help="print the refused cases too")
     parser.add_argument("--case", help="one case alone, as SEED:NUMBER")
@@ -195,14 +198,14 @@ def main() -> int:
         if outcome.status == "failed" or options.case or (options.refusals and outcome.status == "refused"):
             print(f"case {seed}:{number} {outcome.status}: {outcome.drawn}\n{outcome.text}", flush=True)
         number += 1
-        if options.case or time.monotonic() > end:
+        if options.case or time.monotonic() > end or number - first == options.most:
             break
     print(
         f"{number - first} cases of seed {seed}: "
         + ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     )
-    if not options.case and counts["agrees"] < counts["refused"]:
-        print("more cases were refused than compared: what is drawn no longer fits")
+    if not options.case and counts["agrees"] < (number - first) // 4:
+        print("most cases were not compared: what is drawn no longer fits")
         return 1
     return 1 if counts["failed"] else 0
 

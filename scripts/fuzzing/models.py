@@ -99,8 +99,9 @@ def save_model(name: str, tokenizer: tf.PreTrainedTokenizerBase, folder: Path, r
         torch.manual_seed(rng.randint(0, 10**6))
         model = _AUTO[architecture.kind].from_config(tf.AutoConfig.for_model(name, **config))
         with torch.no_grad():
-            for parameter in model.parameters():  # random weights of 0.02 make every text as likely as any other
+            # Random weights of 0.02 make every text as likely as any other; those of 1 make training chaotic.
+            for parameter in model.parameters():
                 if parameter.ndim > 1:
-                    parameter.mul_(2.0)
+                    parameter.mul_(min(2.0, 0.1 / max(parameter.std().item(), 1e-3)))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
