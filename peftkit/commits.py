@@ -23,7 +23,7 @@ def resolve_commit(kind: RepositoryKind, name: str, revision: str | None) -> str
     """The commit that a branch or tag of a hub repository stands for now.
 
     Where the hub cannot be asked, it is the commit that the cache has for it, with a notice unless the libraries were
-    told to stay offline; until the hub is asked again they stay so.
+    set offline; until the hub is asked again they stay so.
 
     Args:
         kind: what the repository holds.
@@ -64,7 +64,7 @@ def hub_is_away() -> bool:
 
 
 def set_offline(offline: bool) -> None:
-    """Tells the libraries not to ask the hub, which would wait for it file by file, or to ask it again.
+    """Set whether the libraries ask the hub, for which they would wait file by file while it is away.
 
     Args:
         offline: whether the hub is away.

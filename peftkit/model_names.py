@@ -259,7 +259,7 @@ def is_named(key: str, entry: str, *, ending: bool = False) -> bool:
 
 
 def changed_options(component: BaseModel) -> str:
-    """The options that are not as by default, in words; empty where all are."""
+    """Write the options that are not as by default as text; empty where all are."""
     fields = type(component).model_fields
     values = {name: value for name, value in component if name != "name"}
     return ", ".join(

@@ -28,8 +28,8 @@ def preview_task(recipe: str, overrides: Iterable[str], split: str, number: int,
     return 0
 
 
-def _json(told: Mapping[str, Any]) -> str:
-    return json.dumps({"format": 1, **told}, indent=2, ensure_ascii=not shows_all_characters(sys.stdout))
+def _json(preview: Mapping[str, Any]) -> str:
+    return json.dumps({"format": 1, **preview}, indent=2, ensure_ascii=not shows_all_characters(sys.stdout))
 
 
 def _page(told: Mapping[str, Any]) -> str:

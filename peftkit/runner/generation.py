@@ -91,8 +91,8 @@ def generation_notice(ignored: Mapping[str, Any]) -> str:
     """
     if not ignored:
         return ""
-    told = ", ".join(f"{key} = {value}" for key, value in ignored.items())
-    return f"settings of generation in the checkpoint, without effect: {told}"
+    settings = ", ".join(f"{key} = {value}" for key, value in ignored.items())
+    return f"settings of generation in the checkpoint, without effect: {settings}"
 
 
 def _settings(config: Any) -> dict[str, Any]:

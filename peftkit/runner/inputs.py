@@ -38,7 +38,7 @@ LIBRARIES = ("peftkit", "torch", "transformers", "peft", "tokenizers", "datasets
 """Libraries whose versions may differ when a run goes on, which is shown and recorded."""
 
 Inputs = Mapping[str, str]
-"""Digests by what they are of, in words."""
+"""Digests by the text that names what they are of."""
 
 
 def input_digests(recipe: Recipe, registry: Registry, form: Form, data: Data) -> dict[str, str]:

@@ -16,7 +16,9 @@ from peftkit.runner.signals import Stop
 
 
 @contextmanager
-def method_in_words(method: Method, what: str, model: nn.Module | None = None, *, remedy: str = "") -> Iterator[None]:
+def explain_method_errors(
+    method: Method, what: str, model: nn.Module | None = None, *, remedy: str = ""
+) -> Iterator[None]:
     """Within it, an error of a method whose options were set is the recipe's, and names them.
 
     With all options as by default it cannot be theirs, and goes on as it is, unless there is another remedy.

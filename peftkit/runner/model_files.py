@@ -218,8 +218,8 @@ def _fetch(file: Path) -> str:
 
 
 @contextmanager
-def in_words(name: str, path: str, revision: str | None = None) -> Iterator[None]:
-    """Within it, what keeps a model from being loaded is an error in words, with its remedy.
+def explain_load_errors(name: str, path: str, revision: str | None = None) -> Iterator[None]:
+    """Raise what keeps a model from being loaded as an error that names the fault and its remedy.
 
     Args:
         name: the model, as the recipe has it.
@@ -239,7 +239,7 @@ def in_words(name: str, path: str, revision: str | None = None) -> Iterator[None
 
 
 def unloadable(name: str, path: str, revision: str | None, error: Exception) -> PeftkitError:
-    """What keeps a model from being loaded, in words, with its remedy.
+    """Explain what keeps a model from being loaded, and what can be done about it.
 
     Args:
         name: the model, as the recipe has it.

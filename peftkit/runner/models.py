@@ -28,8 +28,8 @@ from peftkit.runner.forms import FORMS, Form
 from peftkit.runner.generation import set_plain_generation, set_plain_outputs
 from peftkit.runner.heads import Head, estimate_head, load_with_head, set_labels
 from peftkit.runner.loading_report import Loading, check_loading, check_tied, read_report
-from peftkit.runner.method_errors import method_in_words
-from peftkit.runner.model_files import check_files, in_words, stored_tensors
+from peftkit.runner.method_errors import explain_method_errors
+from peftkit.runner.model_files import check_files, explain_load_errors, stored_tensors
 from peftkit.runner.positions import count_positions, fit_lengths
 from peftkit.runner.text_models import is_part, load_text_part, text_part
 from peftkit.runner.versions import load_tokenizer, restore_positions
@@ -64,14 +64,14 @@ def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
     path, options = _source(recipe)
     name, revision = recipe.model.name, recipe.model.revision
     check_files(name, path, revision)
-    with in_words(name, path, revision):
+    with explain_load_errors(name, path, revision):
         config = AutoConfig.from_pretrained(path, **options)
     kind = _kind(recipe, config)
     config = text_part(name, kind, config, path, revision)
     restore_positions(name, config)
     set_plain_outputs(config)
     _refuse_quantized(recipe, config)
-    with in_words(name, path, revision):
+    with explain_load_errors(name, path, revision):
         tokenizer = load_tokenizer(path, options)
     return kind, _form(recipe, kind, config, tokenizer)
 
@@ -93,7 +93,7 @@ def load_base(recipe: Recipe) -> Base:
 
     def load(config: Any) -> tuple[nn.Module, Mapping[str, Any]]:
         loaded: tuple[nn.Module, Mapping[str, Any]]
-        with in_words(recipe.model.name, path, recipe.model.revision):
+        with explain_load_errors(recipe.model.name, path, recipe.model.revision):
             if is_part(config):
                 loaded = load_text_part(path, config, options)
             else:
@@ -269,7 +269,7 @@ def apply_method(recipe: Recipe, base: Base, steps: int | None, batches: Batches
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
     torch.manual_seed(recipe.run.effective_init_seed)
     check_names(recipe.method, base.model)
-    with method_in_words(recipe.method, "cannot be applied", base.model):
+    with explain_method_errors(recipe.method, "cannot be applied", base.model):
         model = keep_float64(recipe, lambda: recipe.method.apply(base.model, context))
     train_head(model, base.head.parameters)
     trainable, total = parameters(model)

@@ -20,7 +20,7 @@ from peftkit.model_names import check_names
 from peftkit.recipe.names import model_kind, model_path
 from peftkit.runner.forms import FORMS
 from peftkit.runner.heads import new_parameters
-from peftkit.runner.model_files import in_words
+from peftkit.runner.model_files import explain_load_errors
 from peftkit.runner.models import parameters
 from peftkit.runner.text_models import text_part
 from peftkit.runner.world import quiet_libraries
@@ -66,7 +66,7 @@ def outline(method: Method, name: str) -> Outline:
     """
     quiet_libraries("warning")
     path = model_path(name)
-    with in_words(name, path):
+    with explain_load_errors(name, path):
         config = AutoConfig.from_pretrained(path)
     kind = model_kind(config.to_dict())
     if kind is None:

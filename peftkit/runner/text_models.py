@@ -16,9 +16,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIF
 from peftkit.components import ModelKind
 from peftkit.errors import ModelError
 from peftkit.recipe.names import DECODER, text_config
+from peftkit.runner.loading_report import OUTPUT
 from peftkit.runner.model_files import INDEX, WEIGHTS, checkpoint_keys
 
-OUTPUT = "lm_head.weight"
 KEYS: Mapping[str, str] = {
     r"^(?:model\.)?(?:language_model|text_model)\.model\.": "model.",
     r"^(?:model\.)?language_model\.lm_head\.": "lm_head.",

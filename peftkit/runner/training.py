@@ -29,7 +29,7 @@ from peftkit.runner.engines import make_engine
 from peftkit.runner.evaluation import Result, evaluate
 from peftkit.runner.forms import Form
 from peftkit.runner.ledger import Work, make_ledger
-from peftkit.runner.method_errors import method_in_words
+from peftkit.runner.method_errors import explain_method_errors
 from peftkit.runner.optimizers import RATE
 from peftkit.runner.passes import Passes
 from peftkit.runner.resume import by_main
@@ -68,7 +68,7 @@ class Training:
         self.accelerator, self.run, self.display = accelerator, run, display
         self.module = model
         first = f"fails in its first pass through {recipe.model.name!r}"
-        with method_in_words(recipe.method, first, remedy="use another method or model"):
+        with explain_method_errors(recipe.method, first, remedy="use another method or model"):
             self.ledger = make_ledger(recipe, form, counted or model, data.train)
         self.loader, self.order = training_batches(recipe, data.train, form, accelerator)
         self.engine = make_engine(recipe, model, accelerator)
@@ -153,7 +153,7 @@ class Training:
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         early = self.used.step < FIRST_STEPS
-        with method_in_words(self.recipe.method, "fails in its first steps") if early else nullcontext():
+        with explain_method_errors(self.recipe.method, "fails in its first steps") if early else nullcontext():
             self._stepped(micro_batches)
 
     def _stepped(self, micro_batches: list[dict[str, Tensor]]) -> None:

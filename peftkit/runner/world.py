@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,7 @@ def open_world(recipe: Recipe, registry: Registry) -> Accelerator:
             plugins, or the precision cannot be had on this device.
         InputError: an environment variable is set that changes numbers.
     """
-    set_variables_aside()
-    try:
-        return _open_world(recipe, registry)
-    except BaseException:
-        restore_variables()
-        raise
+    return _without_variables(lambda: _open_world(recipe, registry))
 
 
 def make_accelerator(**options: Any) -> Accelerator:
@@ -70,9 +66,14 @@ def make_accelerator(**options: Any) -> Accelerator:
     Raises:
         InputError: an environment variable is set that changes numbers.
     """
+    return _without_variables(lambda: Accelerator(**options))
+
+
+def _without_variables(make: Callable[[], Accelerator]) -> Accelerator:
+    """Make an Accelerator on which no variable acts; they come back where that fails, or else with ``close_world``."""
     set_variables_aside()
     try:
-        return Accelerator(**options)
+        return make()
     except BaseException:
         restore_variables()
         raise

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
-from peftkit.runner.method_errors import method_in_words
+from peftkit.runner.method_errors import explain_method_errors
 from peftkit.testing import applied, batch, situation
 
 METHODS: dict[str, Any] = {name: entry.component for name, entry in load_registry().of("method").items()}
@@ -44,7 +44,7 @@ def outcome(made: Any, option: str, value: float) -> str:
         if method.refuses(situation("llama")):
             return f"{option} is refused before"
         model = applied(method, "llama")
-        with method_in_words(method, "fails in its first pass"), torch.no_grad():
+        with explain_method_errors(method, "fails in its first pass"), torch.no_grad():
             model(**batch("llama"))
     except (ValidationError, InputError) as error:
         return str(error)

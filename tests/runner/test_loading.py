@@ -1,4 +1,4 @@
-"""What was loaded is what the checkpoint holds, and what keeps it from being loaded is said in words."""
+"""What was loaded is what the checkpoint holds, and what keeps it from being loaded is explained."""
 
 from __future__ import annotations
 
