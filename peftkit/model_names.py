@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """How many names a message has."""
+NONE_NAMED = "names no token; leave it out"
+"""Said of a list without ids."""
 
 
 class NamesInModel:
@@ -176,7 +178,9 @@ class TokenIds(NamesInModel):
     def unmatched(self, value: Any, model: nn.Module) -> Iterator[str]:
         """What is wrong with each id."""
         either: Any = model
-        if isinstance(value, Mapping):
+        if not value:
+            yield NONE_NAMED
+        elif isinstance(value, Mapping):
             modules = {key: module for key, module in model.named_modules(remove_duplicate=False) if key}
             for name, ids in value.items():
                 named = [m for key, m in modules.items() if name and key.endswith(name) and _rows(m)]
@@ -188,6 +192,8 @@ class TokenIds(NamesInModel):
             yield from self._beyond(value, _rows(either.get_input_embeddings()))
 
     def _beyond(self, ids: Sequence[int], rows: int) -> Iterator[str]:
+        if not ids:
+            yield NONE_NAMED
         if not self.repeated:
             yield from _twice(ids)
         if wrong := [number for number in ids if not 0 <= number < rows]:

@@ -3,7 +3,7 @@
 =====================  ==============================================================================
 ``recipe.toml``        the recipe with every key resolved; loads as an equal recipe
 ``environment.json``   versions, hardware, git commit, plugins
-``loading.json``       what the checkpoint lacked, and what of it was left out
+``loading.json``       what the checkpoint lacked, what of it was left out, its head's labels and its config
 ``baselines.json``     the scores of the baselines, written before training; the summary has them too
 ``evaluations.jsonl``  one line per evaluation, appended
 ``examples.parquet``   dev's and test's loss, score and group per example, of every evaluation (``example_tables``);

@@ -159,7 +159,11 @@ class PeftMethod(Method):
                 yield f"layers_to_transform: block {number} has none of the target_modules"
         for option, marker in naming_options(type(self)).items():
             if isinstance(marker, ModulePatterns):
-                yield from (f"{option}: {text}" for text in marker.unused(self._option(option) or {}, targeted))
+                table = self._option(option) or {}
+                yield from (f"{option}: {text}" for text in marker.unused(table, targeted))
+                for key, value in table.items():
+                    if isinstance(value, int | float) and value <= 0:
+                        yield f"{option}: {key!r} is {value}, with which nothing is learnt there; set it above 0"
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Folds the update into the layers that it lies beside.

@@ -99,6 +99,7 @@ class Lora(PeftMethod):
             InputError: the options do not fit the model, or EVA gets no training rows to begin with.
         """
         wrapped = super().apply(model, context)
+        check_ranks(wrapped)
         if self.init_lora_weights == "eva":
             begin_with_rows(wrapped, context)
         return wrapped
@@ -128,6 +129,24 @@ class Lora(PeftMethod):
         if self._option("monteclora_config") is not None:
             penalties.append(base._get_monteclora_loss())
         return cast("Tensor", sum(penalties)) if penalties else None
+
+
+def check_ranks(wrapped: nn.Module) -> None:
+    """Refuses updates of another rank than was asked for: initial values from the weights have no more than these.
+
+    Raises:
+        InputError: the update of a layer has a lower rank.
+    """
+    sides: Any
+    for name, layer in wrapped.named_modules():
+        sides, ranks = getattr(layer, "lora_A", None), getattr(layer, "r", None)
+        for adapter, asked in ranks.items() if isinstance(ranks, dict) and sides else ():
+            rank = sides[adapter].weight.shape[0] if adapter in sides else asked
+            if rank != asked:
+                raise InputError(
+                    f"method.r: init_lora_weights makes an update of rank {rank} of {name!r}, whose weights have no "
+                    f"more, and the recipe asks for {asked}; lower r, or give this layer its own in rank_pattern"
+                )
 
 
 BATCHES = 32

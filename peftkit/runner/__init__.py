@@ -28,7 +28,7 @@ from peftkit.runner.data import prepare
 from peftkit.runner.environment import describe
 from peftkit.runner.generation import generation_notice
 from peftkit.runner.heads import check_head_is_saved
-from peftkit.runner.inputs import changed_versions, check_inputs, input_digests
+from peftkit.runner.inputs import changed_versions, check_inputs, input_digests, read_inputs, recorded_inputs
 from peftkit.runner.launch import read_launch
 from peftkit.runner.models import Base, apply_method, blank_base, folder_bytes, load_base, parameters
 from peftkit.runner.resume import by_main, find, lock
@@ -70,13 +70,16 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     training: Training | None = None
     try:
         found = None if resume is None else by_main(accelerator, lambda: find(recipe, registry, resume))
-        if found and RunDirectory(found).finished:
-            display.say(f"done already: {found}")
-            return found if accelerator.is_main_process else None
         asked, revisions = recipe, by_main(accelerator, lambda: resolve_revisions(recipe, found))
         if by_main(accelerator, hub_is_away):
             set_offline(True)
         recipe = pinned(asked, revisions)
+        if found and RunDirectory(found).finished:
+            if began := recorded_inputs(found):
+                now = read_inputs(recipe, registry, accelerator)
+                by_main(accelerator, lambda: check_inputs(found, began, now))
+            display.say(f"done already: {found}")
+            return found if accelerator.is_main_process else None
         set_seed(recipe.run.seed)
         base = load_base(recipe)
         data = prepare(recipe, base.form, accelerator)
@@ -107,7 +110,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             here["generation_without_effect"] = to_jsonable_python(dict(base.ignored_generation), fallback=str)
             directory, held = _directory(asked, here, found)
             directory.write_json("baselines.json", {"baselines": blind})
-            directory.write_json("loading.json", base.loading.record())
+            directory.write_json("loading.json", base.record())
 
         by_main(accelerator, begin)
         if directory is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit.components import Method
-from peftkit.errors import InputError, RunError, did_you_mean, listed
+from peftkit.errors import InputError, ModelError, did_you_mean, listed
 from peftkit.head import head_tensors
 from peftkit.recipe import Recipe
 from peftkit.runner.loading_report import Loading, check_loading, read_report
@@ -39,12 +39,23 @@ class Head:
         new: how many numbers of them the checkpoint does not hold.
         kept: whether it is the checkpoint's own head.
         notice: what a user should know about it; may be empty.
+        labels: the labels of the checkpoint's own head; none where it has no head that scores whole texts.
     """
 
     parameters: tuple[str, ...] = ()
     new: int = 0
     kept: bool = False
     notice: str = ""
+    labels: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """What ``loading.json`` has of it."""
+        return {
+            "kept": self.kept,
+            "new": self.new,
+            "parameters": [*self.parameters],
+            "checkpoint_labels": [*self.labels],
+        }
 
 
 def set_labels(config: Any, labels: Collection[str], outputs: int) -> None:
@@ -68,8 +79,8 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
         The model, its head, and what the loading report says.
 
     Raises:
-        RunError: ``model.keep_head`` asks for a head that the checkpoint does not hold.
-        ModelError: weights are missing that are no part of a new head.
+        ModelError: weights are missing that are no part of a new head, or ``model.keep_head`` asks for a head that the
+            checkpoint does not hold.
     """
     labels, old, architecture = recipe.task.labels, _labels(config), _architecture(config)
     if recipe.model.keep_head:
@@ -83,7 +94,7 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
         set_labels(model.config, labels, outputs)
         kept = tuple(_beside_backbone(model))
         notice = f"the classification head of {recipe.model.name} is kept; its labels are {listed(old)}"
-        return model, Head(kept, kept=True, notice=notice), loading
+        return model, Head(kept, kept=True, notice=notice, labels=tuple(old)), loading
     replaced = holds_head(config)
     set_labels(config, labels, outputs)
     torch.manual_seed(recipe.run.effective_init_seed)  # a new head's weights are drawn here
@@ -97,7 +108,8 @@ def load_with_head(recipe: Recipe, config: Any, outputs: int, load: Load) -> tup
         _draw_anew(model)
         missing |= set(beside)
         notice = _replaced(recipe, architecture, old)
-    return model, _new(model, missing, notice), loading
+    its_labels = tuple(old) if architecture.endswith(SCORES) else ()
+    return model, replace(_new(model, missing, notice), labels=its_labels), loading
 
 
 def estimate_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> Head:
@@ -177,11 +189,16 @@ def _labels(config: Any) -> list[str]:
 def _rows_to_keep(recipe: Recipe, config: Any, outputs: int) -> list[int]:
     """The checkpoint's output for each of the task's."""
     if not _architecture(config).endswith(SCORES):
-        raise RunError(
+        raise ModelError(
             f"model.keep_head: the checkpoint {recipe.model.name!r} holds no classification head (it is a "
             f"{_architecture(config)}); leave model.keep_head out"
         )
     wanted, there = recipe.task.labels, _labels(config)
+    if problem := _labels_problem(config, there):
+        raise ModelError(
+            f"model.keep_head: {problem} in the config.json of {recipe.model.name!r}, so that it is not certain which "
+            "output is which label; correct it, or leave model.keep_head out for a new head"
+        )
     if not wanted and len(there) == outputs:
         return [0]
     places = {_normalized(label): number for number, label in enumerate(there)}
@@ -190,12 +207,29 @@ def _rows_to_keep(recipe: Recipe, config: Any, outputs: int) -> list[int]:
         what = (
             f"has no label {lacking[0]!r}{did_you_mean(lacking[0], there)}" if lacking else f"has {len(there)} outputs"
         )
-        raise RunError(
+        raise ModelError(
             f"model.keep_head: the head of {recipe.model.name!r} {what}, and the task {recipe.task.name!r} needs "
             f"{listed(wanted) if wanted else 'one output'}; the head's labels are {listed(there)}; leave "
             "model.keep_head out for a new head"
         )
     return [places[_normalized(label)] for label in wanted]
+
+
+def _labels_problem(config: Any, labels: list[str]) -> str:
+    """Why a config does not say which output is which label; empty where it does."""
+    if _architecture(config).endswith("ForMultipleChoice"):
+        return ""
+    numbers = sorted(int(number) for number in config.id2label)
+    if numbers != list(range(len(numbers))):
+        return f"id2label has the numbers {listed([str(number) for number in numbers])}"
+    names = [_normalized(label) for label in labels]
+    if twice := [label for label, name in zip(labels, names, strict=True) if names.count(name) > 1]:
+        return f"id2label has {listed(twice)}, which are one label but for case and blanks,"
+    numbered = {str(label): int(number) for label, number in (getattr(config, "label2id", None) or {}).items()}
+    for number, label in enumerate(labels):
+        if numbered.get(label, number) != number:
+            return f"id2label says that {label!r} is {number}, and label2id that it is {numbered[label]},"
+    return ""
 
 
 def _replaced(recipe: Recipe, architecture: str, old: list[str]) -> str:

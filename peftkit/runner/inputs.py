@@ -8,24 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from accelerate import Accelerator
 from datasets import Dataset
 
 from peftkit.cache import cache_folder
-from peftkit.components import Example
+from peftkit.components import Component, Example
 from peftkit.errors import InputError, listed
 from peftkit.plugins import OWN, Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.names import model_path
-from peftkit.runner.data import Data
+from peftkit.runner.data import Data, prepare
 from peftkit.runner.forms import Form
+from peftkit.runner.models import load_form
 from peftkit.runs import RunDirectory
 
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".gguf")
@@ -57,6 +60,30 @@ def input_digests(recipe: Recipe, registry: Registry, form: Form, data: Data) ->
     return digests
 
 
+def read_inputs(recipe: Recipe, registry: Registry, accelerator: Accelerator) -> dict[str, str]:
+    """The digests of everything that a run of the recipe would read now; weights are not loaded.
+
+    Args:
+        recipe: what is run, with the commits of the hub that it keeps to.
+        registry: the installed components.
+        accelerator: of the processes that read; all of them call this.
+
+    Raises:
+        PeftkitError: something of it cannot be read.
+    """
+    _, form = load_form(recipe)
+    return input_digests(recipe, registry, form, prepare(recipe, form, accelerator))
+
+
+def recorded_inputs(path: Path) -> Inputs:
+    """The digests that a run has recorded at its start; none of an older peftkit's."""
+    try:
+        recorded = RunDirectory(path).environment().get("inputs")
+    except InputError:
+        return {}
+    return recorded if isinstance(recorded, Mapping) else {}
+
+
 def check_inputs(path: Path, began: Inputs, now: Inputs) -> None:
     """Refuses to go on with other inputs than those that a run began with.
 
@@ -68,7 +95,7 @@ def check_inputs(path: Path, began: Inputs, now: Inputs) -> None:
     Raises:
         InputError: they differ.
     """
-    if different := _different(began, now):
+    if different := changed_inputs(began, now):
         raise InputError(
             f"{str(path)!r} was started with other inputs, they differ in {listed(different)}; restore them to resume "
             "the run, or start a new one without --resume"
@@ -86,21 +113,22 @@ def check_model_files(path: Path, form: Form, name: str) -> None:
     Raises:
         InputError: the files of the model differ.
     """
-    try:
-        recorded = RunDirectory(path).environment().get("inputs") or {}
-    except InputError:
-        return  # an exported run, or one of an older peftkit
-    began = {key: value for key, value in recorded.items() if key.endswith(OF_MODEL)}
+    began = {key: value for key, value in recorded_inputs(path).items() if key.endswith(OF_MODEL)}
     now = {f"{file}{OF_MODEL}": value for file, value in model_digests(name, form).items()}
-    if began and (different := _different(began, now)):
+    if began and (different := changed_inputs(began, now)):
         raise InputError(
             f"{str(path)!r} was trained on another base model, {name!r} differs in {listed(different)}; restore its "
             "files, or set model.name in the run's recipe.toml to a folder that holds them"
         )
 
 
-def _different(began: Inputs, now: Inputs) -> list[str]:
-    """What differs, with what is new and what is gone."""
+def changed_inputs(began: Inputs, now: Inputs) -> list[str]:
+    """The names of the inputs that differ, with what is new and what is gone.
+
+    Args:
+        began: the digests that a run began with.
+        now: the digests of what is there now.
+    """
     return [
         name + ("" if name in began and name in now else " (gone)" if name in began else " (new)")
         for name in sorted({*began, *now})
@@ -163,8 +191,22 @@ def code_digests(recipe: Recipe, registry: Registry) -> dict[str, str]:
     digests = {}
     for entry in registry.entries:
         if entry.component in used and entry.distribution != OWN:
-            digests[entry.distribution] = _hash(_sources(entry.component.__module__))
+            modules = {entry.component.__module__, *_top_level(entry.distribution), *_bases(entry.component)}
+            digests[entry.distribution] = _hash(part for module in sorted(modules) for part in _sources(module))
     return digests
+
+
+def _top_level(distribution: str) -> list[str]:
+    """The modules and packages that a distribution installs, as far as it says so."""
+    with suppress(PackageNotFoundError):
+        return (metadata.distribution(distribution).read_text("top_level.txt") or "").split()
+    return []
+
+
+def _bases(component: type[Component]) -> set[str]:
+    """The modules of the classes that a component is derived from, those of peftkit apart."""
+    modules = {base.__module__ for base in component.__mro__ if issubclass(base, Component)}
+    return {module for module in modules if module.split(".")[0] != OWN}
 
 
 def file_digest(path: Path) -> str:
@@ -227,9 +269,8 @@ def _strings(value: Any) -> Iterator[str]:
 def _sources(module: str) -> Iterator[bytes]:
     """The sources of the package that a module lies in, or of the module alone."""
     parts = module.split(".")
-    above = (sys.modules.get(".".join(parts[:end])) for end in range(1, len(parts) + 1))
-    files = (getattr(each, "__file__", None) for each in above)
-    first = next((Path(file) for file in files if file), None)
+    above = (find_spec(".".join(parts[:end])) for end in range(1, len(parts) + 1))
+    first = next((Path(spec.origin) for spec in above if spec is not None and spec.origin), None)
     if first is None:  # typed at a prompt
         return
     for path in sorted(first.parent.rglob("*.py")) if first.name == "__init__.py" else [first]:

@@ -25,6 +25,11 @@ INSIDE = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrappe
 """Those that may lie around a part of the model."""
 ADAPTER = re.compile(r"\.(lora_[ABE]|lora_embedding|modules_to_save|base_layer|original_module)\b")
 """Names of tensors that an adapter has put into a model."""
+QUANTISED = re.compile(
+    r"\.(weight_(scale(_inv)?|packed|zero_point|shape)|input_scale|scales|qweight|qzeros|g_idx|SCB|(weight\.)?(absmax|quant_\w+))"
+    r"(\.\w+)*$"
+)
+"""Names of what is stored beside weights of few bits."""
 DERIVED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "final_logits_bias", "embed_positions.weights")
 """How buffers end that follow from the config."""
 OUTPUT = "lm_head.weight"
@@ -47,7 +52,7 @@ class Loading:
     mismatched: tuple[str, ...] = ()
 
     def record(self) -> dict[str, list[str]]:
-        """The content of ``loading.json``."""
+        """What ``loading.json`` has of it."""
         return {"missing": [*self.missing], "unexpected": [*self.unexpected], "mismatched": [*self.mismatched]}
 
     def notice(self, name: str) -> str:
@@ -101,7 +106,36 @@ def check_loading(
         )
     if missing := [key for key in loading.missing if key not in new]:
         raise ModelError(f"the checkpoint {name!r} {missing_words(missing, loading.unexpected, len(_weights(model)))}")
+    if scales := [key for key in loading.unexpected if QUANTISED.search(key)]:
+        raise ModelError(
+            f"the checkpoint {name!r} was saved quantised: it holds {_some(scales)} beside its weights, which its "
+            "config.json does not mention; name the checkpoint that it was made from"
+        )
+    if further := further_blocks(model, loading.unexpected):
+        raise ModelError(
+            f"the checkpoint {name!r} holds more blocks than its config says, such as {_some(further)}; correct the "
+            "number of blocks in its config.json, or save the smaller model with save_pretrained"
+        )
     _refuse_no_numbers(name, model)
+
+
+def further_blocks(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """The blocks in a checkpoint that are like those of the model, but for their numbers.
+
+    Blocks with other parts of their own, such as those that predict further tokens, are none of them.
+
+    Args:
+        model: the loaded model.
+        unexpected: the names of tensors that it has no place for.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    known = {re.sub(r"\d+", "#", key) for key in _weights(model)}
+    known |= {key.removeprefix(prefix) for key in known}
+    blocks: dict[str, list[str]] = {}
+    for key in unexpected:
+        if match := re.match(r"(.*?\.\d+)\.", key):
+            blocks.setdefault(match[1], []).append(re.sub(r"\d+", "#", key))
+    return [block for block, keys in blocks.items() if known.issuperset(keys)]
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:

@@ -35,6 +35,8 @@ OTHERS = (".h5", ".msgpack", ".onnx", ".ot")
 TOKENIZER = ("tokenizer", "vocab", "spiece", "sentencepiece", "source.spm", "merges", "bpe", "tekken", "special_tokens")
 """How the names of a tokenizer's files begin."""
 POINTER = b"version https://git-lfs"
+INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
+"""What safetensors calls the types of whole numbers."""
 LONGEST_HEADER = 100_000_000
 """In bytes: the limit of safetensors."""
 CONVERT = (
@@ -83,7 +85,12 @@ def _faults(folder: Path, *, complete: bool) -> Iterator[str]:
             yield from _broken(file)
     index = folder / INDEX
     if index.is_file():
-        parts = sorted({str(part) for part in _json(index).get("weight_map", {}).values()})
+        parts = sorted({*weight_map(index).values()})
+        if complete and parts != [WEIGHTS] and (folder / WEIGHTS).is_file():
+            yield (
+                f"it holds {WEIGHTS} and {INDEX} with {listed(parts[:2])}, which may differ, and transformers would "
+                f"read {WEIGHTS} alone; move one of the two away"
+            )
         if not parts:
             yield f"{INDEX} names no file; {_fetch(index)}"
         lacking = [part for part in parts if not (folder / part).is_file()]
@@ -94,8 +101,11 @@ def _faults(folder: Path, *, complete: bool) -> Iterator[str]:
         files = [file for file in (folder / WEIGHTS,) if file.is_file()]
         if complete and not files:
             yield _without_weights(folder)
+    quantised = _json(folder / CONFIG).get("quantization_config")
     for file in files:
         yield from cut_short(file)
+        if not quantised:
+            yield from _packed(file)
 
 
 def _broken(file: Path) -> Iterator[str]:
@@ -141,11 +151,26 @@ def cut_short(file: Path) -> Iterator[str]:
         yield f"{file.name} holds no tensors; {_fetch(file)}"
 
 
+def _packed(file: Path) -> Iterator[str]:
+    """Weights that are whole numbers: transformers would take these for the weights themselves."""
+    with safe_open(file, "pt") as stored:
+        packed = [
+            key
+            for key in stored.keys()  # noqa: SIM118 - no mapping
+            if key.endswith(".weight") and stored.get_slice(key).get_dtype() in INTEGERS
+        ]
+    if packed:
+        yield (
+            f"{file.name} holds whole numbers for {len(packed)} weights, such as {packed[0]!r}, so that it was saved "
+            f"quantised, and {CONFIG} has no quantization_config; name the checkpoint that it was made from"
+        )
+
+
 def checkpoint_keys(path: str, revision: str | None) -> set[str] | None:
     """Names of the tensors in a checkpoint's files, None where it is not on this machine."""
     file = _local(path, revision, INDEX)
     if file is not None:
-        return set(json.loads(file.read_text(encoding="utf-8"))["weight_map"])
+        return {*weight_map(file)}
     file = _local(path, revision, WEIGHTS)
     if file is None:
         return None
@@ -159,7 +184,7 @@ def stored_tensors(path: str, revision: str | None, names: Collection[str]) -> d
     folder = local_folder(path, revision)
     if folder is None:
         return {}
-    place = dict.fromkeys(names, WEIGHTS) if index is None else _json(index).get("weight_map", {})
+    place = dict.fromkeys(names, WEIGHTS) if index is None else weight_map(index)
     tensors: dict[str, Tensor] = {}
     for part in sorted({place[name] for name in names if name in place}):
         if (file := folder / part).is_file():
@@ -211,6 +236,12 @@ def _json(file: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor, by its name."""
+    table = _json(index).get("weight_map")
+    return {str(name): str(part) for name, part in table.items()} if isinstance(table, dict) else {}
 
 
 def _fetch(file: Path) -> str:
@@ -306,7 +337,7 @@ def _reason(folder: Path | None, error: Exception) -> str:
         return f"{_first_line(error)}; check its tokenizer files, or save them with the installed transformers"
     if "Unrecognized configuration class" in text:
         return f"transformers has no text model of the type {kind!r}; use a model that has one"
-    return one_line(error).rstrip(".")
+    return f"{one_line(error).rstrip('.')}; check its {CONFIG}"
 
 
 def _concerns(error: Exception) -> bool:

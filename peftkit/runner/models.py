@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import Context, ModelKind
-from peftkit.errors import ModelError, Problem, RecipeError, RunError
+from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
 from peftkit.head import train_head
 from peftkit.model_names import check_names
 from peftkit.recipe import Recipe
@@ -51,6 +52,11 @@ class Base:
     """What the checkpoint lacks, and what of it was left out."""
     ignored_generation: Mapping[str, Any] = field(default_factory=dict)
     """The checkpoint's settings of generation, which have no effect."""
+
+    def record(self) -> dict[str, Any]:
+        """The content of ``loading.json``: how the load went, and the config that the model was made from."""
+        config: Any = self.form.config
+        return {**self.loading.record(), "head": self.head.record(), "config": json.loads(config.to_json_string())}
 
 
 def load_form(recipe: Recipe) -> tuple[ModelKind, Form]:
@@ -209,6 +215,14 @@ def _kind(recipe: Recipe, config: Any) -> ModelKind:
         raise ModelError(
             f"the config of {recipe.model.name!r} names no architecture, so it cannot be told whether it is an "
             'encoder or a decoder; add "architectures" to its config.json'
+        )
+    architecture = str(config.architectures[0]) if config.architectures else ""
+    known = hasattr(transformers, architecture) or described.get("auto_map")
+    if kind == "encoder" and not known:
+        near = did_you_mean(architecture, dir(transformers))
+        raise ModelError(
+            f"the installed transformers {transformers.__version__} knows no architecture {architecture!r}, which the "
+            f"config of {recipe.model.name!r} names{near}; correct its config.json, or install a version that knows it"
         )
     found = findings(recipe, described)
     if found:

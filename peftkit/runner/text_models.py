@@ -17,7 +17,7 @@ from peftkit.components import ModelKind
 from peftkit.errors import ModelError
 from peftkit.recipe.names import DECODER, text_config
 from peftkit.runner.loading_report import OUTPUT
-from peftkit.runner.model_files import INDEX, WEIGHTS, checkpoint_keys
+from peftkit.runner.model_files import INDEX, WEIGHTS, checkpoint_keys, weight_map
 
 KEYS: Mapping[str, str] = {
     r"^(?:model\.)?(?:language_model|text_model)\.model\.": "model.",
@@ -76,11 +76,17 @@ def load_text_part(path: str, config: Any, options: Mapping[str, Any]) -> Any:
         What ``from_pretrained`` returns.
     """
     further = {key: value for key, value in options.items() if key not in ("revision", "use_safetensors")}
-    folder = Path(path)
-    if not folder.is_dir():
-        fetched = snapshot_download(path, revision=options.get("revision"), allow_patterns=[INDEX, "*.safetensors"])
-        folder = Path(fetched)
-    files = sorted(folder.glob("*.safetensors")) if (folder / INDEX).is_file() else [folder / WEIGHTS]
+
+    def fetch(*names: str) -> Path:
+        local = Path(path)
+        if local.is_dir():
+            return local
+        return Path(snapshot_download(path, revision=revision, allow_patterns=[*names]))
+
+    revision = options.get("revision")
+    folder = fetch(INDEX, WEIGHTS)
+    parts = sorted({*weight_map(folder / INDEX).values()})  # other files of the folder may hold other tensors
+    files = [fetch(*parts) / part for part in parts] or [folder / WEIGHTS]
     tensors: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, "pt") as stored:

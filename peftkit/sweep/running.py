@@ -15,12 +15,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from peftkit.errors import InputError, Interrupted, RunError
+from peftkit.errors import InputError, Interrupted, PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.runs import RunDirectory, tuning_edges
 from peftkit.sweep.grid import Grid, Study, address, make, nested
 from peftkit.sweep.heads import head_layer, heads_of
+from peftkit.sweep.reused import Reused
 from peftkit.sweep.trials import TUNING, Record, Tuner
 from peftkit.sweep.tuning import Subject
 from peftkit.sweep.workers import Outcome, Workers
@@ -77,6 +78,7 @@ class Sweep:
         self.grid, self.registry, self.workers, self.overrides = grid, registry, workers, overrides
         self.tuner = Tuner(grid, registry, overrides) if grid.table.tune else None
         self.heads = heads_of(grid, registry, overrides)
+        self.reused = Reused(registry)
         self.at_edge: dict[str, tuple[str, ...]] = {}
         """By the label of what was tuned, where its tuning stopped at the edge of its range."""
         total = sum(len(study.recipes) for study in grid.studies)
@@ -192,6 +194,11 @@ class Sweep:
 
         there = found(recipe)
         if there is not None and over(there):
+            try:
+                self.reused.check(there.path, recipe)
+            except PeftkitError as error:
+                self._failed(label, "", (str(error),))
+                return None
             self.progress.ended(label, "found", ran=False)
             return there
         folder = Path(recipe.run.output)

@@ -31,9 +31,16 @@ NONSENSE: dict[str, tuple[Any, ...]] = {
     "layers_to_transform": ((0, 99), (-1,), (0, 0), 99),
     "layer_replication": (((0, 99),), ((-1, 1),), ((1, 1),)),
     "layers_pattern": (("no_such",), "no_such"),
-    "token_indices": ((5, 99999), (-1,), (5, 5)),
-    "trainable_token_indices": ((5, 99999), (-1,), {"no_such": (5,)}, {"embed_tokens": (99999,)}),
-    "cpt_token_ids": ((5, 99999), (-1,)),
+    "token_indices": ((5, 99999), (-1,), (5, 5), ()),
+    "trainable_token_indices": (
+        (5, 99999),
+        (-1,),
+        (),
+        {},
+        {"no_such": (5,)},
+        *({"embed_tokens": v} for v in ((99999,), ())),
+    ),
+    "cpt_token_ids": ((5, 99999), (-1,), ()),
     "target_parameters": (("no_such.weight",),),
     "modules_to_save": (("no_such",), ("",), ("lm_hed",)),
 }
@@ -120,6 +127,13 @@ LORA: dict[str, tuple[dict[str, Any], str]] = {
     "block": ({"layers_to_transform": (1, 99)}, "there is no block 99; the model has blocks 0 to 1"),
     "pattern alone": ({"layers_pattern": ("layers",)}, "layers_pattern"),
     "unsupported": ({"target_modules": ("q_proj", "input_layernorm")}, "not supported"),
+    "alpha of zero": ({"alpha_pattern": {"q_proj": 0}}, r"alpha_pattern: 'q_proj' is 0, with which nothing is learnt"),
+    "no rank": ({"rank_pattern": {"q_proj": 0}}, "rank_pattern|positive"),
+    **{
+        f"{way} beyond the weights": ({"init_lora_weights": way, "r": 1000}, r"of rank \d+ of .*asks for 1000; lower r")
+        for way in ("olora", "pissa")
+    },
+    "no token": ({"trainable_token_indices": ()}, "names no token"),
     "token": ({"trainable_token_indices": (5, 99999)}, "99999 is no id of a token; .* 0 to 63"),
 }
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from peftkit import Method
-from peftkit.errors import InputError, ModelError, RecipeError, RunError
+from peftkit.errors import InputError, ModelError, RecipeError
 from peftkit.head import covering_modules, head_tensors, is_head
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
@@ -223,7 +223,36 @@ def test_a_head_for_multiple_choice_is_kept_for_a_choice(make: Make, tmp_path: P
     options = (f"model.name={tmp_path / 'chooser'}", "model.keep_head=true")
     base = load_base(make("encoder", "task.name=colour_choice", *options))
     torch.testing.assert_close(base.model.classifier.weight, chooser.classifier.weight)  # type: ignore[union-attr]
-    with pytest.raises(RunError, match="has no label 'red'"):
+    with pytest.raises(ModelError, match="has no label 'red'"):
+        load_base(make("encoder", *options))
+
+
+LABELS: dict[str, tuple[dict[str, Any], str]] = {
+    "other numbers": ({"label2id": {"red": 2, "green": 1, "blue": 0}}, "'red' is 0, and label2id that it is 2"),
+    "a gap": ({"id2label": {"0": "red", "1": "green", "3": "blue"}, "label2id": None}, "has the numbers 0, 1, 3"),
+    "twice": ({"id2label": {"0": "red", "1": "Red ", "2": "blue"}, "label2id": None}, "one label but for case"),
+    "all alike": ({"id2label": {"0": "red", "1": "red", "2": "red"}, "label2id": None}, "one label but for case"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_a_head_is_kept_only_where_its_labels_are_certain(case: str, make: Make, tmp_path: Path) -> None:
+    changes, words = LABELS[case]
+    folder = saved("bert", tmp_path / "mlm")
+    config = AutoConfig.from_pretrained(folder, num_labels=3)
+    config.id2label = dict(enumerate(("red", "green", "blue")))
+    config.label2id = {label: number for number, label in config.id2label.items()}
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "head")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "head")
+    options = (f"model.name={tmp_path / 'head'}", "model.keep_head=true")
+    record = load_base(make("encoder", *options)).record()
+    assert record["head"]["checkpoint_labels"] == ["red", "green", "blue"]
+    assert record["head"]["kept"]
+    assert record["config"]["hidden_dropout_prob"] == config.hidden_dropout_prob
+    file = tmp_path / "head" / "config.json"
+    described = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in described.items() if value is not None}))
+    with pytest.raises(ModelError, match=words):
         load_base(make("encoder", *options))
 
 
@@ -288,12 +317,12 @@ def test_a_head_is_kept_and_its_outputs_follow_the_labels_names(
 def test_a_head_of_other_labels_cannot_be_kept(
     labels: tuple[str, ...], words: str, classifier: Any, make: Make
 ) -> None:
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(ModelError, match=words):
         load_base(make("encoder", f"model.name={classifier(*labels)}", "model.keep_head=true"))
 
 
 def test_a_checkpoint_without_a_head_has_none_to_keep(make: Make) -> None:
-    with pytest.raises(RunError, match=r"holds no classification head \(it is a BertForMaskedLM\)"):
+    with pytest.raises(ModelError, match=r"holds no classification head \(it is a BertForMaskedLM\)"):
         load_base(make("encoder", "model.keep_head=true"))
 
 
@@ -302,7 +331,7 @@ def test_a_choice_keeps_a_head_of_one_output(classifier: Any, make: Make) -> Non
         make("encoder", "task.name=colour_choice", f"model.name={classifier('s')}", "model.keep_head=true")
     )
     assert base.head.kept
-    with pytest.raises(RunError, match="has 3 outputs, and the task 'colour_choice' needs one output"):
+    with pytest.raises(ModelError, match="has 3 outputs, and the task 'colour_choice' needs one output"):
         load_base(
             make("encoder", "task.name=colour_choice", f"model.name={classifier(*COLOURS)}", "model.keep_head=true")
         )

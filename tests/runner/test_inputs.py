@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from peftkit.errors import InputError, RunError
-from peftkit.plugins import Registry
+from peftkit.plugins import Entry, Registry
 from peftkit.recipe import Recipe
 from peftkit.runner import run
 from peftkit.runner.data import prepare
@@ -239,3 +241,51 @@ def test_a_finished_run_is_not_opened_on_another_model(files: Files, registry: R
     another_weight(files, "model.safetensors")
     with pytest.raises(InputError, match=r"another base model, .* differs in model\.safetensors of the model"):
         open_run(path, registry)
+
+
+@pytest.mark.parametrize("change", ["another_row test", "weights", "tokenizer"])
+def test_a_finished_run_is_not_taken_for_one_of_other_inputs(
+    change: str, files: Files, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = files.recipe("train.budget.steps=1", "evaluate.every=100%")
+    path = run(recipe, registry)
+    assert path
+    assert run(recipe, registry, resume="") == path
+    assert "done already" in capsys.readouterr().out
+    before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    changed, what = CHANGES[change]
+    changed(files, what)
+    for asked in (str(path), ""):
+        with pytest.raises(InputError, match="was started with other inputs, they differ in"):
+            run(recipe, registry, resume=asked)
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize("where", ["itself", "beside", "base"])
+def test_code_of_a_plugin_is_an_input_wherever_it_lies(
+    where: str, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own module, another module of its distribution, and the module of a class that it is derived from."""
+    base = (
+        "from peftkit import Method\nclass Base(Method):\n    def apply(self, model, context):\n        return model\n"
+    )
+    own = "from typing import Literal\nimport own_beside\nfrom own_base import Base\n"
+    own += "class Own(Base):\n    'Trains all.'\n    name: Literal['own'] = 'own'\n"
+    for name, text in {"base": base, "itself": own, "beside": "NUMBER = 1\n"}.items():
+        (tmp_path / f"own_{name}.py").write_text(text)
+    info = tmp_path / "own-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (info / "top_level.txt").write_text("own_itself\nown_beside\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    component = importlib.import_module("own_itself").Own
+    larger = Registry((*registry.entries, Entry("method", "own", component, "own", "1.0")), (), registry.distributions)
+    recipe = make("decoder")
+    recipe = recipe.model_copy(update={"method": component()})
+    began = code_digests(recipe, larger)
+    with (tmp_path / f"own_{where}.py").open("a") as file:
+        file.write("# changed\n")
+    assert code_digests(recipe, larger).keys() == began.keys() >= {"own"}
+    assert code_digests(recipe, larger)["own"] != began["own"]
+    for name in ("own_itself", "own_beside", "own_base"):
+        del sys.modules[name]

@@ -258,6 +258,37 @@ def without_tokenizer(folder: Path) -> None:
         file.unlink()
 
 
+def twice(folder: Path) -> None:
+    """The weights in one file, and others in one that an index names."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: v * 0 for k, v in tensors.items()}, folder / "part.safetensors", metadata={"format": "pt"})
+    index = {"weight_map": dict.fromkeys(tensors, "part.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def stored(change: Callable[[Tensors], Tensors]) -> Callable[[Path], None]:
+    """A change of the tensors."""
+
+    def write(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+    return write
+
+
+def with_scales(suffix: str) -> Callable[[Path], None]:
+    return stored(lambda t: t | {f"{k.removesuffix('.weight')}.{suffix}": torch.ones(1) for k in t if ".mlp." in k})
+
+
+def indexed(content: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "part.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return change
+
+
+SCALES = ("weight_scale", "weight_scale_inv", "scales", "qzeros", "g_idx", "SCB", "weight.absmax", "weight.quant_map")
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 HEADER = (50).to_bytes(8, "little") + b"{not json".ljust(50)
 NO_WEIGHTS = renamed("model.safetensors", "notes.txt")
@@ -287,6 +318,22 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
         configured(quantization_config={"quant_method": "gptq", "bits": 4}),
         r"saved quantised \(by gptq\), and the recipe wants float32; name the checkpoint",
     ),
+    **{f"index {c}": (indexed(c), r"index\.json names no file; fetch") for c in ([], {}, {"weight_map": ["part"]})},  # type: ignore[misc]
+    "weights twice": (twice, "holds model.safetensors and model.safetensors.index.json .* which may differ"),
+    "whole numbers": (
+        stored(lambda t: {k: (v * 100).to(torch.int8) if ".mlp." in k else v for k, v in t.items()}),
+        r"whole numbers for \d+ weights, such as 'model\.layers\.0\.mlp\..*no quantization_config; name the checkpoint",
+    ),
+    **{f"scales {s}": (with_scales(s), r"was saved quantised: it holds .* beside its weights") for s in SCALES},
+    "fewer blocks": (
+        configured(num_hidden_layers=1),
+        r"holds more blocks than its config says, such as 'model\.layers\.1'; correct the number of blocks",
+    ),
+    "unknown architecture": (
+        configured(architectures=["LlamaForCausalML"]),
+        r"knows no architecture 'LlamaForCausalML'.*\(did you mean 'LlamaForCausalLM'\?\)",
+    ),
+    "unknown activation": (configured(hidden_act="nonsense"), r"'nonsense'; check its config\.json"),
     "quantised by bitsandbytes": (
         configured(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         'set model.quantization = "4bit", as they were saved',
@@ -306,6 +353,25 @@ def test_each_fault_of_a_file_has_words_of_its_own(
         loaded(make, folder)
     assert error.value.exit_code == 2
     assert fault in ("pickled", "GGUF", "TensorFlow") or "must be safetensors" not in str(error.value)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_blocks_of_another_kind_are_left_out(
+    architecture: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
+    """Such as those that predict further tokens: they have parts that no block of the model has."""
+
+    def more(tensors: Tensors) -> Tensors:
+        block = next(key for key in tensors if ".1." in key).split(".1.")[0]
+        others = {f"{block}.2.{key.split('.1.')[1]}": value for key, value in tensors.items() if ".1." in key}
+        return (
+            tensors
+            | {key: value.clone() for key, value in others.items()}
+            | {f"{block}.2.eh_proj.weight": torch.ones(2)}
+        )
+
+    base = loaded(make, damaged(checkpoints(architecture), tmp_path / "more", more))
+    assert any(name.endswith("2.eh_proj.weight") for name in base.loading.unexpected)
 
 
 CONFIGS: dict[str, tuple[Callable[[Path], None], str]] = {

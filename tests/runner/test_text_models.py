@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit.components import ModelKind
@@ -36,6 +37,13 @@ LOADED: dict[str, dict[str, Any]] = {
         "vision_config": VISION | {"model_type": "pixtral"},
     },
     "idefics3": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION},
+    "smolvlm": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION},
+    "llava_next": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION, "image_token_index": 5},
+    "paligemma": {
+        "text_config": TEXT | {"model_type": "gemma"},
+        "vision_config": VISION,
+        **{"image_token_index": 5, "projection_dim": 32},
+    },
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "qwen2_vl": {
@@ -73,6 +81,24 @@ def test_the_text_model_is_loaded_by_itself(kind: str, make: Make, tmp_path: Pat
     shapes = {name: p.shape for name, p in base.model.named_parameters()}
     assert {name: p.shape for name, p in blank_base(recipe, "meta").model.named_parameters()} == shapes
     apply_method(recipe, base, 2)
+
+
+def test_files_that_the_index_does_not_name_are_not_read(make: Make, tmp_path: Path) -> None:
+    """Checkpoints of Mistral have their weights a second time, in a file with other names or of another time."""
+    folder = tmp_path / "model"
+    saved("llava", LOADED["llava"], folder)
+    part = folder / "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors").rename(part)
+    tensors = load_file(part)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, part.name)}))
+    recipe = make("decoder", f"model.name={folder.as_posix()}", "task.name=colour_text", "method.name=lora")
+    first = load_base(recipe)
+    others = {key: torch.zeros_like(value) for key, value in tensors.items()} | {"of.another": torch.ones(1)}
+    save_file(others, folder / "zzz.safetensors", metadata={"format": "pt"})
+    second = load_base(recipe)
+    assert second.loading == first.loading
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert one.equal(other)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -12,6 +12,7 @@ from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
 from peftkit.sweep.grid import Grid, address
+from peftkit.sweep.reused import Reused
 from peftkit.sweep.running import Sweep, alone, final_recipes, found, recorded
 from tests.sweep.conftest import best_at, trials_of
 
@@ -238,3 +239,41 @@ def test_seeds_beside_the_seed_are_no_axes_of_a_tuned_sweep(
         sweep(grid(axes + "[tune]\ntrials = 3\n"), registry, planted())
     one, _ = sweep(grid(axes), registry, planted())
     assert one.run() == []
+
+
+def test_a_finished_run_is_used_again_only_while_it_reads_the_same(
+    grid: Make, planted: Any, registry: Registry, tmp_path: Path
+) -> None:
+    rows = [{"text": f"text {number}", "label": "ab"[number % 2]} for number in range(40)]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    task = f"""
+    [set]
+    train.batch_size = 4
+    task.name = "text_classification"
+    task.path.train = "{file}"
+    task.path.dev = "{file}"
+    task.path.test = "{file}"
+    """
+    workers = planted()
+    one, _ = sweep(grid(AXES + task), registry, workers)
+    assert one.run() == []
+    made = len(workers.asked)
+    inputs = Reused(registry).inputs
+    for recipe in workers.asked:
+        run = found(recipe)
+        assert run is not None
+        run.write_json("environment.json", {"inputs": inputs(run.path, recipe)})
+    again, _ = sweep(grid(AXES + task), registry, workers)
+    assert again.run() == []
+    assert again.progress.found == made
+    file.write_text(json.dumps([*rows[:-1], {"text": "another", "label": "b"}]))
+    other, _ = sweep(grid(AXES + task), registry, workers)
+    failures = other.run()
+    assert len(workers.asked) == made, "nothing is run over"
+    assert len(failures) == made
+    for failure in failures:
+        assert (
+            "they differ in the rows of dev, the rows of test, the rows of train; restore them"
+            in failure.last_lines[-1]
+        )
