@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from peftkit import Example
 from peftkit.errors import PeftkitError
@@ -19,6 +19,7 @@ from peftkit.runner.evaluation import best
 from peftkit.runner.forms import FORMS, IGNORED
 from peftkit.runner.opened import merge, open_run, predict
 from peftkit.runs import RunDirectory
+from peftkit.testing.runs import COLOURS
 from tests.runner.conftest import Make
 
 ABSENT = ["null", "None", "NA", "N/A", "nan", "NaN", "NULL", "n/a", "-nan", "#N/A", "<NA>"]
@@ -134,3 +135,49 @@ def test_the_name_of_a_folder_is_no_split(registry: Registry, tmp_path: Path) ->
     splits = task.model_validate({"name": "text_classification", "path": folder.as_posix()}).load()
     assert {name: len(splits[name]) for name in ("train", "dev", "test")} == {"train": 9, "dev": 4, "test": 3}
     assert all(text.startswith("train") for text in splits["train"]["text"])
+
+
+def head_of(model: Any, labels: tuple[str, ...], tokenizer: Path, folder: Path) -> Path:
+    """Saves a classifier whose outputs have these labels, each with the weights that belong to its name."""
+    order = [COLOURS.index(label) for label in labels]
+    head = model.score if hasattr(model, "score") else model.classifier
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order].clone())
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: number for number, label in enumerate(labels)}
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def classifier(kind: str, models: dict[str, Path]) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(models[kind], num_labels=len(COLOURS))
+
+
+def test_a_kept_head_is_scored_by_the_names_of_its_labels(
+    make: Make, registry: Registry, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """huggingface/transformers#10401: read in the data set's order, 90 % became 4 %."""
+    losses = []
+    for number, labels in enumerate((tuple(COLOURS), tuple(reversed(COLOURS)))):
+        folder = head_of(classifier("encoder", models), labels, models["encoder"], tmp_path / str(number))
+        path = finished(make, registry, "encoder", f"model.name={folder}", "model.keep_head=true", "method.name=lora")
+        losses.append([row["dev"]["loss"] for row in RunDirectory(path).evaluations()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_the_new_head_of_a_decoder_that_classifies_is_restored(
+    method: str, make: Make, registry: Registry, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """huggingface/peft#876, huggingface/transformers#48595: reloaded, the layer ``score`` was one of chance."""
+    folder = head_of(classifier("decoder", models), tuple(COLOURS), models["decoder"], tmp_path / "model")
+    path = finished(make, registry, "encoder", f"model.name={folder}", f"method.name={method}")
+    stored = RunDirectory(path).predictions("test")
+    rows = [json.dumps({"thing": row["source"].removeprefix("(colour) ")}) for row in stored]
+    again = [*predict(open_run(path, registry), rows)]
+    for first, second in zip(stored, again, strict=True):
+        assert first["prediction"] == second["prediction"]
+        assert first["log_likelihoods"] == pytest.approx(second["log_likelihoods"], rel=1e-4)
