@@ -39,11 +39,6 @@ LOADED: dict[str, dict[str, Any]] = {
     "idefics3": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION},
     "smolvlm": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION},
     "llava_next": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION, "image_token_index": 5},
-    "paligemma": {
-        "text_config": TEXT | {"model_type": "gemma"},
-        "vision_config": VISION,
-        **{"image_token_index": 5, "projection_dim": 32},
-    },
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "qwen2_vl": {
