@@ -10,9 +10,9 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from peftkit.data_files import file_format, read_rows
+from peftkit.data_files import file_format, is_saved, read_rows
 from peftkit.errors import InputError
-from peftkit.tasks.files import is_saved, load_files
+from peftkit.tasks.files import load_files
 
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """The files of each split."""
