@@ -1,8 +1,7 @@
-"""Reads files of rows as they are written: CSV, TSV, JSON, JSON Lines and Parquet, compressed or not,
-and folders that ``Dataset.save_to_disk`` wrote.
+"""Reads files of rows as they are written: CSV, TSV, JSON, JSON Lines and Parquet, compressed or not.
 
-Nothing is inferred: a cell of CSV or TSV is a text, an empty one None, and a value of JSON is that value. Training and
-prediction read with the same functions.
+Folders that ``Dataset.save_to_disk`` wrote are read too. Nothing is inferred: a cell of CSV or TSV is a text, an empty
+one None, and a value of JSON is that value. Training and prediction read with the same functions.
 """
 
 from __future__ import annotations

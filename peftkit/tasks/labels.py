@@ -98,7 +98,7 @@ def refuse_unclear(names: Sequence[str], column: str) -> None:
     """Refuses labels of which there are fewer than two, or of which two look alike.
 
     Raises:
-        InputError: there are fewer, or two differ in blanks or in how an accent is written only.
+        InputError: there are fewer, or two differ in blanks or in how characters are composed only.
     """
     if len(names) < 2:
         raise InputError(f"{column}: there is one label, {names[0]!r}; a classification needs two at the least")
@@ -106,10 +106,8 @@ def refuse_unclear(names: Sequence[str], column: str) -> None:
     for name in names:
         other = seen.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), name)
         if other != name:
-            raise InputError(
-                f"{column}: the labels {ascii(other)} and {ascii(name)} differ in blanks or in how an accent is written "
-                "only; write them alike"
-            )
+            what = "blanks" if other.split() == name.split() else "how their characters are composed"
+            raise InputError(f"{column}: the labels {other!r} and {name!r} differ in {what} only; write them alike")
 
 
 def read_label(row: Mapping[str, Any], column: str) -> Any:

@@ -195,6 +195,8 @@ def resolve_revision(source: Source) -> str | None:
 def _of_hub(source: Source) -> dict[str, Any]:
     """The hub data set as ``datasets`` loads it, or else as its files lie in the hub's cache.
 
+    Files of texts are read as files of a user are, unless they are streamed.
+
     Raises:
         ValueError: ``datasets`` found another commit in its cache than the one that is asked for.
     """
@@ -204,6 +206,8 @@ def _of_hub(source: Source) -> dict[str, Any]:
     if Path(str(source.path)).is_dir() and (local := folders.load_folder(str(source.path), source.config)):
         return local
     try:
+        if not source.streaming and (texts := folders.load_hub_texts(place)):
+            return texts
         found: dict[str, Any] = dict(load_dataset(**place, streaming=source.streaming))
         asked = source.revision or ""
         if COMMIT.fullmatch(asked) and (other := _commits(found) - {asked}):
