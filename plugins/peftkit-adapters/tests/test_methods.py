@@ -274,9 +274,9 @@ def test_no_position_that_does_not_exist_learns() -> None:
 @pytest.mark.parametrize("architecture", ["t5", "bert", "gpt2"])
 def test_reft_computes_in_the_models_precision(name: str, architecture: str) -> None:
     model = method(name).apply(tiny(architecture), context(architecture)).to(torch.float64)
-    loss = model(**batch(architecture)).loss
-    assert loss.dtype == torch.float64
-    loss.backward()
+    output = model(**batch(architecture))
+    assert output.logits.dtype == torch.float64
+    output.loss.backward()
 
 
 def test_loreft_takes_targets_shorter_than_its_positions() -> None:
