@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.data_files.readers import file_format, read_rows
+from peftkit.data_files.saved import read_saved
 from peftkit.data_files.streams import decoded_lines, open_binary
 from peftkit.errors import InputError
 
@@ -16,7 +17,8 @@ def read_inputs(file: str | None) -> Iterator[str | Mapping[str, Any]]:
     """Reads what is to be predicted.
 
     Args:
-        file: a path; None for standard input. Files of rows are read as those of a task are, others line by line.
+        file: a path; None for standard input. Files of rows, and folders that ``Dataset.save_to_disk`` wrote, are read
+            as those of a task are, other files line by line.
 
     Yields:
         The rows of a file whose extension is one of rows, and the lines of others, as they come.
@@ -26,6 +28,8 @@ def read_inputs(file: str | None) -> Iterator[str | Mapping[str, Any]]:
     """
     if file is None:
         yield from _standard_input()
+    elif Path(file).is_dir():
+        yield from read_saved(file)
     elif file_format(Path(file)):
         yield from read_rows(file)
     else:

@@ -86,7 +86,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         batch = effective_batch(recipe, accelerator.num_processes)
         per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
-        batches = partial(first_batches, recipe, data.train, base.form, batch)
+        batches = partial(first_batches, recipe, data.train, base.form, base.model, batch)
         model = apply_method(recipe, base, steps, batches)
         # Products with quantised weights are as many as with whole ones, and none that torch counts.
         counted = (

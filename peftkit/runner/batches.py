@@ -11,7 +11,7 @@ import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 from datasets import IterableDataset as StreamedRows
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from peftkit.components import Task
@@ -98,9 +98,10 @@ class Stream(IterableDataset[Row]):
 
 
 def first_batches(
-    recipe: Recipe, rows: Dataset | Stream, form: Form, batch: int, number: int
+    recipe: Recipe, rows: Dataset | Stream, form: Form, model: nn.Module, batch: int, number: int
 ) -> list[dict[str, Tensor]]:
     """The first effective batches of the training rows, whole and the same on every process, as a model takes them."""
+    taken = (*TAKEN, "token_type_ids") if form.numbers_segments(model) else TAKEN
     if isinstance(rows, Dataset):
         order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed), number * batch)
         chosen: Iterable[Row] = [{key: row[key] for key in _kept(rows)} for row in map(rows.__getitem__, order)]  # type: ignore[misc]
@@ -108,7 +109,7 @@ def first_batches(
         chosen = islice(iter(rows), number * batch)
     held = list(chosen)
     groups = (held[start : start + batch] for start in range(0, len(held), batch))
-    return [{key: value for key, value in form.batch(group).items() if key in TAKEN} for group in groups]
+    return [{key: value for key, value in form.batch(group).items() if key in taken} for group in groups]
 
 
 def extreme_batches(recipe: Recipe, rows: Dataset | Stream, form: Form) -> list[dict[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from peftkit.runner.encoding import answer, encoded, examples_of, rows_of, sourc
 from peftkit.runner.forms import Form, Row
 from peftkit.runner.resampling import sampled_rows
 
+log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
 LOOKED_AT = 10_000  # rows of a stream that are judged before training; of other data it is all
 
@@ -138,6 +140,10 @@ def prepare(recipe: Recipe, form: Form, accelerator: Accelerator, *, only_train:
     totals = {"train": len(seen.source_tokens)} | {e.name: len(e.rows) for e in selected}
     longest = max([max(seen.target_tokens), *(r["target_tokens"] for e in selected for r in e.rows)])
     _refuse_cut_targets(recipe, form, cut, totals, longest)
+    for e in selected:
+        _warn_of_unknown_tokens(task, e.name, e.rows, form)
+    if isinstance(train, Dataset) and task.kind == "generation":
+        _warn_of_unknown_tokens(task, "train", train.select_columns(["candidates", "answer"]), form)
     overlap = {e.name: sum(source_key(x.source) in seen.keys for x in e.examples) for e in selected}
     sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
     return Data(train, tuple(evaluated), tuple(selected), sizes, cut, overlap, seen.golds, digests)
@@ -246,3 +252,17 @@ def _refuse_cut_targets(
                 f"({share:.1%}) are longer than {limit}, and would be cut; {remedy}, or allow it with "
                 f"train.cut_targets = {min(1.0, share + 0.005):.2f}"
             )
+
+
+def _warn_of_unknown_tokens(task: Task, split: str, rows: Sequence[Any] | Dataset, form: Form) -> None:
+    number = sum(form.has_unknown(row["candidates"][row["answer"]]) for row in rows if row["candidates"])
+    if number:
+        log.warning(
+            "%s of %s targets of %r in its split %r (%.1f%%) have characters that are not in the model's vocabulary, "
+            "which no prediction can write",
+            f"{number:,}",
+            f"{len(rows):,}",
+            task.name,
+            split,
+            100 * number / len(rows),
+        )

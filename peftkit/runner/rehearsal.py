@@ -88,4 +88,4 @@ def rehearsal(recipe: Recipe, registry: Registry) -> Iterator[Rehearsal]:
 def applied(recipe: Recipe, base: Base, data: Data, batch: int) -> Any:
     """The base model with the recipe's method, as a run would have it."""
     steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=data.steps_per_epoch(batch))
-    return apply_method(recipe, base, steps, partial(first_batches, recipe, data.train, base.form, batch))
+    return apply_method(recipe, base, steps, partial(first_batches, recipe, data.train, base.form, base.model, batch))

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from peftkit.components import Example, TaskKind
 from peftkit.errors import InputError, did_you_mean, listed
 from peftkit.tasks.data import DataTask
-from peftkit.tasks.labels import find_label_names, match_label, read_label, refuse_other_names, refuse_similar
+from peftkit.tasks.labels import find_label_names, match_label, read_label, refuse_other_names, refuse_unclear
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -98,7 +98,7 @@ class TextClassification(DataTask):
         splits = super().load()
         names, option = self._names(), "label_names" if self._names_told() else "the training split"
         refuse_other_names(splits, self.label_column, names, option)
-        refuse_similar(names, self.label_column)
+        refuse_unclear(names, self.label_column)
         if reason := self._verbaliser_error(names):
             raise InputError(reason)
         return splits

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from peftkit.components import Example, Task
 from peftkit.errors import InputError, MissingFieldsError, did_you_mean, listed
 from peftkit.tasks import sources, templates
+from peftkit.tasks.labels import feature_names
 from peftkit.tasks.rows import INTERNAL, filled, has, text
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class DataTask(Task):
         named = self._fields()
         return list(dict.fromkeys(named.get(field, field) for field in templates.fields(self._prompt())))
 
+    def _texts(self) -> list[str]:
+        """The columns whose texts a model reads or writes."""
+        return self._needed({})
+
     def _group(self, row: Mapping[str, Any]) -> str:
         return text(row, self.group_column) if self.group_column else ""
 
@@ -203,6 +208,13 @@ class DataTask(Task):
                     raise InputError(
                         f"{place}: {option}: there is no column {column!r}{did_you_mean(column, known)}; "
                         f"it has {listed(known)}"
+                    )
+            for column in self._texts():
+                if names := feature_names(rows.features, column):
+                    place = self.where(split, 0).rsplit(", row", 1)[0]
+                    raise InputError(
+                        f"{place}: {column}: is read as a text and holds the numbers of names ({listed(names)}); write "
+                        "the names into a column of texts"
                     )
         return splits
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.data_files import FORMATS, file_format, read_parquet_table, read_rows
+from peftkit.data_files import FORMATS, file_format, is_saved, read_parquet_table, read_rows, read_saved
 from peftkit.errors import InputError, did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ def load_files(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -
         InputError: a file is missing, is of no form that can be read, or cannot be parsed.
     """
     return {split: _load(split, list(names), streaming=streaming) for split, names in files.items()}
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether ``Dataset.save_to_disk`` wrote the folder: the rows of one split."""
-    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
 @lru_cache(maxsize=64)
@@ -68,7 +63,8 @@ def _load(split: str, names: list[str], *, streaming: bool) -> Any:
     if streaming:
         from datasets import IterableDataset
 
-        return IterableDataset.from_generator(_stream, gen_kwargs={"files": names})
+        features = _parquet(names, empty=True).features if formats == {"parquet"} else None
+        return IterableDataset.from_generator(_stream, features, gen_kwargs={"files": names})
     rows = _parquet(names) if formats == {"parquet"} else _read_all(names)
     if not len(rows):
         raise InputError(f"{', '.join(names)}: has no rows")
@@ -87,22 +83,16 @@ def _stream(files: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _saved(split: str, names: Sequence[str], *, streaming: bool) -> Any:
-    from datasets import load_from_disk
-
     if len(names) > 1:
         raise InputError(f"path: split {split!r} has a folder that save_to_disk wrote beside others; name one folder")
-    try:
-        rows = load_from_disk(names[0])
-    except Exception as error:  # what its readers raise
-        raise InputError(f"{names[0]}: cannot be read as save_to_disk writes it: {error}") from error
-    rows = rows.with_format(None)  # a saved format would hide columns, or make tensors of numbers
+    rows = read_saved(names[0])
     return rows.to_iterable_dataset() if streaming else rows
 
 
 def _refuse_unreadable(name: str) -> None:
     path = Path(name)
     if path.is_dir():
-        raise InputError(f"path: {name!r} is a folder, and not one that Dataset.save_to_disk wrote; name its files")
+        read_saved(name)  # which says what the folder holds
     if not path.is_file():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise InputError(f"path: there is no file {name!r}{did_you_mean(path.name, siblings)}")
@@ -110,12 +100,12 @@ def _refuse_unreadable(name: str) -> None:
         raise InputError(f"path: {name!r} is of no form that can be read; allowed: {listed(list(FORMATS))}")
 
 
-def _parquet(names: Sequence[str]) -> Dataset:
-    """The rows of Parquet files, whose columns must have the same types and the same names for their labels."""
+def _parquet(names: Sequence[str], *, empty: bool = False) -> Dataset:
+    """The rows of Parquet files, or none of them, whose columns must have the same types and names of labels."""
     import pyarrow as pa
     from datasets import Dataset
 
-    tables = [(name, read_parquet_table(name)) for name in names]
+    tables = [(name, read_parquet_table(name, empty=empty)) for name in names]
     known: dict[str, tuple[str, Any]] = {}
     for name, table in tables:
         features = Dataset(table.slice(0, 0)).features

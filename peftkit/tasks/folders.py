@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from glob import has_magic
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from peftkit.data_files import file_format, read_rows
+from peftkit.data_files import file_format, is_saved, read_rows
 from peftkit.errors import InputError
-from peftkit.tasks.files import is_saved, load_files
+from peftkit.tasks.files import load_files
 
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+log = logging.getLogger(__name__)
+HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """The files of each split."""
 PLACE = {"name", "version", "data_dir", "data_files", "description", "features"}
@@ -67,16 +74,52 @@ def load_folder(path: str, config: str | None) -> dict[str, Any]:
             f"{path!r}: the files of a folder with *, ? or [ in its name are found only if they are called by their "
             "split, such as train.csv; name them with task.path = {train = …, dev = …, test = …}"
         )
-    builder = load_dataset_builder(path, config)
+    return _load_files_of(load_dataset_builder(path, config))
+
+
+def load_hub_texts(place: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads a hub data set whose files are CSV, TSV or JSON, which ``datasets`` would read by guessing types.
+
+    Args:
+        place: the arguments of ``load_dataset``.
+
+    Returns:
+        A data set for each split; nothing where files are of other forms, or need a builder or options to be read.
+    """
+    from datasets import load_dataset_builder
+
+    try:
+        builder = load_dataset_builder(**place)
+    except Exception as error:  # the hub is away, or has no such data set: load_dataset says so, or has it in its cache
+        log.info("the files of %s are not known: %s", place["path"], error)
+        return {}
+    names = [str(name) for each in (builder.config.data_files or {}).values() for name in each]
+    if not names or not all(HUB_FILE.fullmatch(name) and file_format(Path(name)) != "parquet" for name in names):
+        return {}
+    return _load_files_of(builder)
+
+
+def _load_files_of(builder: DatasetBuilder) -> dict[str, Any]:
     files = {str(split): [str(file) for file in names] for split, names in (builder.config.data_files or {}).items()}
     if not files or not all(file_format(Path(name)) for names in files.values() for name in names):
         return {}
     if not _reads_as_written(builder.config, files):
         return {}
+    files = {split: [_local(name) for name in names] for split, names in files.items()}
     features = builder.config.features or builder.info.features
     if features is None:
         return load_files(files)
     return {split: _typed(names, features) for split, names in files.items()}
+
+
+def _local(name: str) -> str:
+    """The path of a file, which is fetched if it lies on the hub."""
+    from huggingface_hub import hf_hub_download
+
+    if not (found := HUB_FILE.fullmatch(name)):
+        return name
+    repository, revision, file = found.groups()
+    return hf_hub_download(repository, file, repo_type="dataset", revision=unquote(revision))
 
 
 def _reads_as_written(config: Any, files: Mapping[str, list[str]]) -> bool:

@@ -189,6 +189,9 @@ class TextGeneration(DataTask):
     def _fields(self) -> Mapping[str, str]:
         return {"source": self.source_column}
 
+    def _texts(self) -> list[str]:
+        return [*super()._texts(), self.target_column]
+
     def _question(self, row: Mapping[str, Any]) -> Example:
         source, context = self._rendered(row)
         return Example(source, "", context=context)
@@ -253,6 +256,9 @@ class DistractorGeneration(_WithChoices):
         option = "distractors_columns" if self.distractors_columns else "distractors_column"
         for column in self._listed():
             yield "choices_column" if self.choices_column else option, column
+
+    def _texts(self) -> list[str]:
+        return [column for column in super()._texts() if column != self.answer_column or not self.choices_column]
 
     def _listed(self) -> tuple[str, ...]:
         return (self.choices_column,) if self.choices_column else self.distractors_columns or (self.distractors_column,)

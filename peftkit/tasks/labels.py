@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -39,12 +40,15 @@ def find_label_names(source: sources.Source, column: str) -> tuple[tuple[str, ..
         known = [name for name in train.column_names if not name.startswith(INTERNAL)]
         raise InputError(f"there is no column {column!r}; the training rows have {listed(known)}")
     first: tuple[int, str] | None = None
+    empty: InputError | None = None
     found: dict[Any, None] = {}
     for index, label in enumerate(_labels(train, top, column)):
         if isinstance(label, RowError):
+            wrong = InputError(f"{sources.where(source, 'train', index)}: {label}")
             if label.text == EMPTY:  # refused where the row is read, unless nothing reads it
+                empty = empty or wrong
                 continue
-            raise InputError(f"{sources.where(source, 'train', index)}: {label}") from label
+            raise wrong from label
         kind = _kind(label)
         if first is None:
             first = index, kind
@@ -55,6 +59,8 @@ def find_label_names(source: sources.Source, column: str) -> tuple[tuple[str, ..
                 f"of {other} is a {first[1]}; write all labels as one of them"
             )
         found[label] = None
+    if empty and len(found) < 2:
+        raise empty
     return tuple(sorted(dict.fromkeys(map(label_text, found)), key=natural)), False
 
 
@@ -88,17 +94,20 @@ def refuse_other_names(splits: Mapping[str, Any], column: str, names: Sequence[s
                 )
 
 
-def refuse_similar(names: Sequence[str], column: str) -> None:
-    """Refuses labels that differ in blanks at their ends only.
+def refuse_unclear(names: Sequence[str], column: str) -> None:
+    """Refuses labels of which there are fewer than two, or of which two look alike.
 
     Raises:
-        InputError: two do.
+        InputError: there are fewer, or two differ in blanks or in how characters are composed only.
     """
+    if len(names) < 2:
+        raise InputError(f"{column}: there is one label, {names[0]!r}; a classification needs two at the least")
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(name.strip(), name)
+        other = seen.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), name)
         if other != name:
-            raise InputError(f"{column}: the labels {other!r} and {name!r} differ in blanks only; write them alike")
+            what = "blanks" if other.split() == name.split() else "how their characters are composed"
+            raise InputError(f"{column}: the labels {other!r} and {name!r} differ in {what} only; write them alike")
 
 
 def read_label(row: Mapping[str, Any], column: str) -> Any:
@@ -116,7 +125,8 @@ def read_label(row: Mapping[str, Any], column: str) -> Any:
         if not math.isfinite(given):
             raise RowError(column, EMPTY if math.isnan(given) else f"holds {given}, which is no label")
         return given
-    kind = "list" if isinstance(given, Sequence) else "table" if isinstance(given, Mapping) else type(given).__name__
+    is_list = isinstance(given, Sequence) and not isinstance(given, bytes)
+    kind = "list" if is_list else "table" if isinstance(given, Mapping) else type(given).__name__
     raise RowError(column, f"holds the {kind} {describe(given)}; peftkit has one label a row, a text or a number")
 
 

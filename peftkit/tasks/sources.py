@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.cache import use_writable_datasets_cache
 from peftkit.commits import COMMIT, resolve_commit, snapshot
+from peftkit.data_files import is_saved, plain_rows
 from peftkit.errors import InputError, did_you_mean, listed, one_line
 from peftkit.tasks import folders
-from peftkit.tasks.files import count_rows, is_saved, load_files
+from peftkit.tasks.files import count_rows, load_files
 from peftkit.tasks.rows import INTERNAL
 from peftkit.tasks.splitting import ORIGIN, draw, hold_out
 
@@ -154,6 +155,8 @@ def where(source: Source, split: str, index: int) -> str:
 
 def _found(source: Source) -> dict[str, Any]:
     """Every split there is, under the name that it has there."""
+    from datasets import Dataset
+
     files = dict(_files(source))
     if files:  # others that lie beside them need not be readable
         wanted = {_name(source, split, list(files)) for split in NAMES}
@@ -172,9 +175,10 @@ def _found(source: Source) -> dict[str, Any]:
     if (Path(source.path) / "dataset_dict.json").is_file():
         from datasets import load_from_disk
 
-        found = _guarded(source, lambda: dict(load_from_disk(source.path).with_format(None)))
+        found = _guarded(source, lambda: dict(load_from_disk(source.path)))
     else:
         found = _guarded(source, lambda: _of_hub(source))
+    found = {name: plain_rows(rows) if isinstance(rows, Dataset) else rows for name, rows in found.items()}
     if source.streaming and not source.sample:
         train = _name(source, "train", list(found))
         found = {name: rows if name == train else _held(rows) for name, rows in found.items()}
@@ -191,6 +195,8 @@ def resolve_revision(source: Source) -> str | None:
 def _of_hub(source: Source) -> dict[str, Any]:
     """The hub data set as ``datasets`` loads it, or else as its files lie in the hub's cache.
 
+    Files of texts are read as files of a user are, unless they are streamed.
+
     Raises:
         ValueError: ``datasets`` found another commit in its cache than the one that is asked for.
     """
@@ -200,6 +206,8 @@ def _of_hub(source: Source) -> dict[str, Any]:
     if Path(str(source.path)).is_dir() and (local := folders.load_folder(str(source.path), source.config)):
         return local
     try:
+        if not source.streaming and (texts := folders.load_hub_texts(place)):
+            return texts
         found: dict[str, Any] = dict(load_dataset(**place, streaming=source.streaming))
         asked = source.revision or ""
         if COMMIT.fullmatch(asked) and (other := _commits(found) - {asked}):

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer
 
+from peftkit import Example
 from peftkit.recipe.names import model_path
-from peftkit.runner.batches import LengthBucketSampler, Stream, extreme_batches
-from peftkit.runner.forms import EncoderDecoder
+from peftkit.runner.batches import LengthBucketSampler, Stream, extreme_batches, first_batches
+from peftkit.runner.forms import Encoder, EncoderDecoder
+from peftkit.testing.tiny import tiny
+from peftkit.testing.tokenizers import tokenizer
 from tests.runner.conftest import Colours, Make
 
 
@@ -106,3 +109,19 @@ def test_the_shortest_and_the_longest_batch_hold_all_others(size: int, form: Enc
 
 def test_how_long_a_streams_batches_are_is_not_known(form: EncoderDecoder, make: Make) -> None:
     assert extreme_batches(make("encoder-decoder"), _stream(form, 53, 8), form) == []
+
+
+@pytest.mark.parametrize(("architecture", "numbered"), [("bert", True), ("roberta", False), ("distilbert", False)])
+def test_methods_that_begin_with_rows_see_the_segments_that_the_model_takes(
+    architecture: str, numbered: bool, make: Make
+) -> None:
+    model = tiny(architecture, vocab_size=400, **({"type_vocab_size": 1} if architecture == "roberta" else {}))
+    form = Encoder(tokenizer("wordpiece", "cls+sep"), model.config, "multiple_choice", 64, 16)
+    rows = form.encode([Example("the robin", "a bird", ("a bird", "a stone"))] * 4, ranked=True)
+    train = Dataset.from_list([{**row, "length": 8} for row in rows])
+    [batch] = first_batches(make("encoder"), train, form, model, 4, 1)
+    assert ("token_type_ids" in batch) is numbered
+    if numbered:
+        assert batch["token_type_ids"].shape == batch["input_ids"].shape
+        assert batch["token_type_ids"].sum() > 0
+    model(**{key: value for key, value in batch.items() if key != "labels"})

@@ -145,7 +145,7 @@ def weights_and_order(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     data = prepare(recipe, base.form, Accelerator(cpu=True))
     model = apply_method(recipe, base, 6)
     new = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-    return new, first_batches(recipe, data.train, base.form, 8, 1)[0]["input_ids"]
+    return new, first_batches(recipe, data.train, base.form, base.model, 8, 1)[0]["input_ids"]
 
 
 def test_initialisation_and_order_have_seeds_of_their_own_that_follow_the_seed(make: Make) -> None:

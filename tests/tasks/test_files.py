@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit import Example
+from peftkit.data_files import read_inputs
 from peftkit.errors import InputError
 from peftkit.runner.encoding import examples_of
 from peftkit.tasks.columns import make_dataset
@@ -174,6 +175,82 @@ def test_single_precision_and_dictionaries_of_parquet_are_as_written(streaming: 
     rows = load_files({"train": [str(tmp_path / "a.parquet")]}, streaming=streaming)["train"]
     examples = [TextGeneration(path="x").encode(row) for row in rows]
     assert [(example.source, example.target) for example in examples] == [("a", "0.1"), ("b", "2.5")]
+
+
+TYPES: dict[str, tuple[list[Any], pa.DataType, Any]] = {
+    "map": ([[("a", 1)]], pa.map_(pa.string(), pa.int64()), [{"key": "a", "value": 1}]),
+    "list view": ([["x", "y"]], pa.list_view(pa.string()), ["x", "y"]),
+    "fixed binary": ([b"x"], pa.binary(1), b"x"),
+    "list of dictionaries": ([["x"]], pa.list_(pa.dictionary(pa.int32(), pa.string())), ["x"]),
+    "list of singles": ([[0.1, None]], pa.list_(pa.float32()), [0.1, None]),
+    "large list of singles": ([[0.1]], pa.large_list(pa.float32()), [0.1]),
+    "fixed list of singles": ([[0.1, 2.5]], pa.list_(pa.float32(), 2), [0.1, 2.5]),
+    "table of singles": ([{"a": [0.1]}], pa.struct([("a", pa.list_(pa.float32()))]), {"a": [0.1]}),
+    "string view": (["x"], pa.string_view(), "x"),
+    "large string": (["x"], pa.large_string(), "x"),
+}
+"""What columns of Parquet hold, and what is read."""
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", TYPES)
+def test_every_type_of_parquet_is_read_by_its_values(name: str, streaming: bool, tmp_path: Path) -> None:
+    values, kind, expected = TYPES[name]
+    file = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"source": ["a"], "other": pa.array(values, kind)}), file)
+    [row] = load_files({"train": [file]}, streaming=streaming)["train"]
+    assert row == {"source": "a", "other": expected}
+    assert list(read_inputs(file)) == [row]
+
+
+def test_single_precision_of_saved_data_sets_is_as_written(tmp_path: Path) -> None:
+    features = Features({"source": Value("string"), "target": Value("float32"), "kind": ClassLabel(names=["x", "y"])})
+    rows = {"source": ["a", "b"], "target": [0.1, 2.5], "kind": [1, 0]}
+    saved = Dataset.from_dict(rows, features=features).select([1, 0])
+    saved.save_to_disk(tmp_path / "one")
+    DatasetDict(dict.fromkeys(("train", "dev", "test"), saved)).save_to_disk(tmp_path / "several")
+    one = str(tmp_path / "one")
+    for path in (str(tmp_path / "several"), {"train": one, "dev": one, "test": one}):
+        splits = TextGeneration(path=path).load()
+        assert list(splits["train"]) == [
+            {"source": s, "target": t, "kind": k} for s, t, k in (("b", 2.5, 0), ("a", 0.1, 1))
+        ]
+        assert splits["train"].features["kind"].names == ["x", "y"]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_saved_data_set_is_predicted_as_it_is_trained(answered: bool, tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "score": 0.5, **({"label": "ab"[i % 2]} if answered else {})} for i in range(4)]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "one")
+    assert list(read_inputs(str(tmp_path / "one"))) == rows
+    DatasetDict(test=Dataset.from_list(rows)).save_to_disk(tmp_path / "several")
+    with pytest.raises(InputError, match="several: holds the splits test; name the folder of one of them"):
+        list(read_inputs(str(tmp_path / "several")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty' is a folder, and not one that Dataset\.save_to_disk wrote"):
+        list(read_inputs(str(tmp_path / "empty")))
+
+
+@pytest.mark.parametrize(
+    ("task", "column"),
+    [
+        (TextGeneration(path="x", target_column="kind"), "kind"),
+        (TextGeneration(path="x", source_column="kind"), "kind"),
+        (TextClassification(path="x", prompt="{kind}: {text}"), "kind"),
+        (TextClassification(path="x", prompt="{of.kind}: {text}"), "of.kind"),
+        (MultipleChoice(path="x", choices_columns=("source", "kind"), answer_column="text"), "kind"),
+    ],
+)
+def test_numbers_of_names_are_not_read_as_texts(task: Any, column: str, tmp_path: Path) -> None:
+    kind = ClassLabel(names=["x", "y"])
+    features = {**dict.fromkeys(("text", "source", "target", "question"), Value("string")), "kind": kind}
+    features = Features({**features, "of": {"kind": kind}, "label": kind})
+    row = {**dict.fromkeys(("text", "source", "target", "question"), "a"), "kind": 1, "of": {"kind": 1}, "label": 0}
+    Dataset.from_list([row, {**row, "label": 1}], features=features).to_parquet(tmp_path / "a.parquet")
+    file = str(tmp_path / "a.parquet")
+    made = task.model_copy(update={"path": {"train": file, "dev": file, "test": file}})
+    with pytest.raises(InputError, match=rf"a\.parquet: {column}: is read as a text and holds the numbers of names"):
+        made.load()
 
 
 def test_a_data_set_is_made_of_no_rows_and_of_half_characters() -> None:
@@ -383,6 +460,11 @@ def test_labels_are_matched_by_name_or_by_number(
         (["a", None], {}, r"row 2: label: is empty"),
         (["a", " "], {}, r"row 2: label: is empty"),
         (["a", "b", "a "], {}, r"label: the labels 'a' and 'a ' differ in blanks only"),
+        (["a  b", "a b"], {}, r"label: the labels 'a  b' and 'a b' differ in blanks only"),
+        (["\u00e9", "e\u0301"], {}, r"label: the labels .* differ in how their characters are composed only"),
+        (["a", "a"], {}, r"label: there is one label, 'a'; a classification needs two at the least"),
+        ([1, 1.0], {}, r"label: there is one label, '1'; a classification needs two at the least"),
+        ([None, None], {}, r"row 1: label: is empty"),
         ([0, 1, 2], {"label_names": ("a", "b")}, r"row 3: label: the label 2 is no number of 2 labels, from 0"),
         (["1", "2", "0"], {"label_names": ("1", "2", "3")}, r"row 3: label: unknown label '0'.*; labels: 1, 2, 3"),
         (["a", "b"], {"verbalisers": {"c": "x"}}, r"verbalisers: there is no label 'c'; labels: a, b"),
@@ -445,6 +527,13 @@ def test_labels_are_numbered_alike_by_all_splits_files_and_the_recipe(tmp_path: 
         TextClassification(path={"train": one, "dev": one, "test": one}, label_names=("yes", "no")).load()
     with pytest.raises(InputError, match=r"1\.parquet: the column 'label' has other label names \(yes, no\) than in "):
         TextClassification(path={"train": files, "dev": one, "test": one}).load()
+    streamed = {"streaming": True, "label_names": ("yes", "no")}
+    (tmp_path / "a.csv").write_text("text,label\na,yes\n")
+    rows = str(tmp_path / "a.csv")
+    with pytest.raises(InputError, match=r"the split 'train' has the label 'no' as number 0, and label_names as "):
+        TextClassification(path={"train": one, "dev": rows, "test": rows}, **streamed).load()
+    with pytest.raises(InputError, match=r"1\.parquet: the column 'label' has other label names"):
+        TextClassification(path={"train": files, "dev": rows, "test": rows}, **streamed).load()
     renamed = TextClassification(path={"train": one, "dev": one, "test": one}, label_names=("bad", "good"))
     assert [example.target for example in examples(renamed)] == ["bad", "good"]
 
@@ -495,7 +584,7 @@ def test_an_empty_cell_that_is_read_is_refused_with_its_place(
 ) -> None:
     row = {"text": "t", "pair": "p", "shop": "s", "label": "a", "source": "s", "target": "t", "unread": ""}
     row |= {"question": "q", "1": "a", "2": "b", "answer": "a"}
-    dump(tmp_path / name, [row, row, {**row, column: ""}])
+    dump(tmp_path / name, [row, {**row, "label": "b"}, {**row, column: ""}])
     file = str(tmp_path / name)
     made = task.model_copy(update={"path": {"train": file, "dev": file, "test": file}})
     with pytest.raises(InputError, match=rf"{name}, row 3: {column}: is empty"):

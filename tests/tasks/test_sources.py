@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
@@ -203,6 +204,32 @@ def test_published_sizes_are_asserted(monkeypatch: pytest.MonkeyPatch) -> None:
         read(Source("owner/name", sizes=(*right[:2], ("test", 1421))))
     with pytest.raises(InputError, match="has no split 'extra', which was published with 3 rows"):
         read(Source("owner/name", sizes=(("extra", 3),)))
+
+
+def test_texts_on_the_hub_are_read_as_they_are_written(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.csv").write_text("text,label\n007,01\n2.50,true\n")
+    found = datasets.load_dataset_builder(str(folder))
+    commit = "a" * 40
+    found.config.data_files = {
+        str(split): [f"hf://datasets/owner/name@{commit}/{Path(str(file)).name}" for file in files]
+        for split, files in found.config.data_files.items()
+    }
+    fetched: list[tuple[str, str, str]] = []
+
+    def fetch(repository: str, file: str, *, repo_type: str, revision: str) -> str:
+        fetched.append((repository, repo_type, revision))
+        return str(folder / file)
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda **place: found)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    rows = read(Source("owner/name", revision=commit)).splits["test"]
+    assert list(rows) == [{"text": "007", "label": "01"}, {"text": "2.50", "label": "true"}]
+    assert set(fetched) == {("owner/name", "dataset", commit)}
 
 
 def builder(path: Path, train: int | None, *others: str) -> Any:

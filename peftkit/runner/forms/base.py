@@ -146,6 +146,10 @@ class Form:
         for start in range(0, rows, size):
             yield {k: v[start : start + size] if v.ndim else v for k, v in batch.items()}
 
+    def numbers_segments(self, model: nn.Module) -> bool:
+        """Whether the model takes for each token which of two texts it belongs to."""
+        return False
+
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The logits and the labels they should give, both aligned."""
         raise NotImplementedError
@@ -255,7 +259,13 @@ class Form:
                 f"{text!r} has the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r} in it, which "
                 "predictions are read without; add it to the tokenizer as a token that is not special",
             )
+        if self.has_unknown(ids) and not self._written(torch.tensor([ids]))[0]:
+            raise RowError("target", f"{text!r} has no token in the model's vocabulary")
         return ids
+
+    def has_unknown(self, ids: Sequence[int]) -> bool:
+        """Whether a target to be generated has the unknown token in it, which predictions are read without."""
+        return self.task_kind == "generation" and self.tokenizer.unk_token_id in ids
 
     def _wanted(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
         """The candidates to encode and which of them is the target."""

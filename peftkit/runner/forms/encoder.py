@@ -113,7 +113,7 @@ class Encoder(Form):
         inputs = {"input_ids": batch["input_ids"]}
         if takes(model, "attention_mask") or takes(model, "kwargs"):  # in transformers 4 FNet takes none
             inputs["attention_mask"] = batch["attention_mask"]
-        if "token_type_ids" in batch and self._numbers_segments(model):
+        if "token_type_ids" in batch and self.numbers_segments(model):
             inputs["token_type_ids"] = batch["token_type_ids"]
         outputs: Tensor = model(**inputs).logits
         return outputs
@@ -126,7 +126,7 @@ class Encoder(Form):
         scores: list[Tensor] = list(torch.split(precise(outputs)[:, 0], choices))
         return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
 
-    def _numbers_segments(self, model: nn.Module) -> bool:
+    def numbers_segments(self, model: nn.Module) -> bool:
         """Whether the model knows two texts from each other: RoBERTa has one segment, DistilBERT none."""
         return takes(model, "token_type_ids") and getattr(self.config, "type_vocab_size", 2) > 1
 

@@ -310,6 +310,8 @@ class Reft(AdapterMethod):
         for name, module in model.named_modules():
             if name.endswith(f".refts.{ADAPTER}"):
                 module.register_forward_pre_hook(_positions_of_these)
+                for each in cast("Any", module).units:
+                    each.register_forward_pre_hook(_in_its_precision)
             for unit, positions in enumerate(("prefix_positions", "suffix_positions")):
                 unused = not self.value(positions) and not self.value("tied_weights")
                 if unused and name.endswith(f".refts.{ADAPTER}.units.{unit}"):
@@ -358,6 +360,11 @@ class DiReft(Reft):
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate((9e-4,), "Wu et al. (2024): examples/loreft/README.md in stanfordnlp/pyreft"),
     )
+
+
+def _in_its_precision(unit: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Has a unit read numbers of its weights' precision: the library makes what stands for no positions in float32."""
+    return (inputs[0].to(unit.learned_source.weight.dtype),)  # type: ignore[union-attr,arg-type]
 
 
 def _positions_of_these(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -270,6 +270,15 @@ def test_no_position_that_does_not_exist_learns() -> None:
     assert any(".units.1." in name for name in both)
 
 
+@pytest.mark.parametrize("name", ["loreft", "noreft", "direft"])
+@pytest.mark.parametrize("architecture", ["t5", "bert", "gpt2"])
+def test_reft_computes_in_the_models_precision(name: str, architecture: str) -> None:
+    model = method(name).apply(tiny(architecture), context(architecture)).to(torch.float64)
+    output = model(**batch(architecture))
+    assert output.logits.dtype == torch.float64
+    output.loss.backward()
+
+
 def test_loreft_takes_targets_shorter_than_its_positions() -> None:
     rows = batch("t5")
     model = applied(method("loreft"), "t5")

@@ -146,6 +146,22 @@ def test_a_special_token_that_predictions_go_without_is_refused(cls: Any) -> Non
     form(cls, "byte-level", "bos").encode([example], ranked=False)
 
 
+UNKNOWN = ("wordpiece", "words", "unigram, always", "bpe, never, over blanks", "llama without bytes")
+"""Tokenizers that do not have all characters."""
+
+
+@pytest.mark.parametrize("make", UNKNOWN)
+@pytest.mark.parametrize("cls", [Decoder, EncoderDecoder])
+def test_a_target_of_unknown_tokens_only_is_refused(cls: Any, make: str) -> None:
+    model = form(cls, make, "none", task="generation")
+    for target in ("☃", "☃ ☃☃"):
+        with pytest.raises(RowError, match="has no token in the model's vocabulary"):
+            model.encode([Example("the robin", target)], ranked=False)
+    (partly,), (wholly,) = (model.encode([Example("the robin", t)], ranked=False) for t in ("good ☃", "good"))
+    assert model.has_unknown(partly["candidates"][0])
+    assert not model.has_unknown(wholly["candidates"][0])
+
+
 @pytest.mark.parametrize("cls", [Decoder, EncoderDecoder])
 def test_a_target_without_a_token_is_refused(cls: Any) -> None:
     with pytest.raises(RowError, match="target: '\u0301' has no token in the model's vocabulary"):
