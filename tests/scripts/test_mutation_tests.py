@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -44,13 +43,13 @@ def f(items: list[int], wide: bool = False) -> str | None:
 '''
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     spec = spec_from_file_location("mutation_tests", ROOT / "scripts/mutation_tests.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules["mutation_tests"] = module  # dataclasses look it up
     spec.loader.exec_module(module)
     return module
 
@@ -91,7 +90,9 @@ def test_every_mutant_of_a_room_is_valid_python(script: ModuleType) -> None:
 def test_tests_are_chosen_by_the_lines_they_execute(script: ModuleType) -> None:
     mutants = {m.line: m for m in script.mutants_of("m.py", SOURCE)}
     lines = {"m.py": {"11": [], "22": ["a", "b"], "23": ["b"]}}
-    baseline = script.Baseline("key", {"a": 1.0, "b": 0.1, "c": 0.2}, lines)
+    from mutation import processes
+
+    baseline = processes.Baseline("key", {"a": 1.0, "b": 0.1, "c": 0.2}, lines)
     assert script.tests_for(mutants[22], baseline) == {"a", "b"}
     assert script.tests_for(mutants[23], baseline) == {"b"}
     assert script.tests_for(mutants[11], baseline) == {"a", "b", "c"}, "it runs on import"
