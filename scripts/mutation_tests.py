@@ -60,7 +60,10 @@ ROOMS = {
     ),
     "statistics": Room(
         ("peftkit/compare/statistics/*.py",),
-        tuple(f"tests/compare/test_{name}.py" for name in ("statistics", "seeds", "pairwise", "uncertainty", "tuned")),
+        tuple(
+            f"tests/compare/test_{name}.py"
+            for name in ("statistics", "hierarchy", "seeds", "pairwise", "uncertainty", "tuned")
+        ),
     ),
 }
 
@@ -123,13 +126,9 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
 
 def explanation(row: dict[str, Any], known: list[dict[str, Any]]) -> str | None:
     """Returns why no test should kill a survivor; places are source lines, since line numbers and folders change."""
+    place = (row["source_line"], one_line(row["before"], row["after"]), row["number"])
     for entry in known:
-        same = (entry["file"], entry["line"]) == (Path(row["file"]).name, row["source_line"])
-        if (
-            same
-            and " ".join(row["before"].split()) == entry["before"]
-            and entry.get("after", row["after"]) == row["after"]
-        ):
+        if (entry["source"], entry["change"], entry.get("number", row["number"])) == place:
             return str(entry["why"])
     return None
 
@@ -146,6 +145,7 @@ def report(rooms: dict[str, list[dict[str, Any]]], seed: int) -> dict[str, Any]:
                 "line": row["line"],
                 "source": row["source_line"],
                 "change": one_line(row["before"], row["after"]),
+                "number": row["number"],
                 "result": row["result"],
                 "explanation": explanation(row, known),
             }

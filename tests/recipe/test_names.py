@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from peftkit.recipe import names
 from peftkit.recipe.names import (
     ASSETS,
     BUILT_IN_MODELS,
@@ -163,3 +165,20 @@ def test_an_optimizer_in_any_case(name: str) -> None:
 )
 def test_an_optimizer_that_cannot_be_had(name: str, words: str) -> None:
     assert words in optimizer_problem(name)
+
+
+@pytest.mark.parametrize("source", [None, "not Python"])
+def test_without_torchs_source_any_optimizer_may_be_meant(
+    source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "optim").mkdir()
+    if source is not None:
+        (tmp_path / "optim/__init__.py").write_text(source, encoding="utf-8")
+    read = torch_optimizers.__wrapped__
+    monkeypatch.setattr(names, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    monkeypatch.setattr(names, "torch_optimizers", read)
+    assert read() == ()
+    assert optimizer_problem("any") == ""
+    for spec in (None, SimpleNamespace(submodule_search_locations=None)):
+        monkeypatch.setattr(names, "find_spec", lambda name, spec=spec: spec)
+        assert read() == ()

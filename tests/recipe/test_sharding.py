@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from peftkit.errors import RecipeError
+from peftkit.methods.full import Full
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.sharding import deepspeed_config
+from peftkit.recipe.sharding import deepspeed_config, sharding_findings
+from peftkit.recipe.tables import DeepSpeedTable
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +85,32 @@ def test_a_file_that_says_otherwise_is_refused(given: Any, words: str, registry:
     (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
     with pytest.raises(RecipeError, match=words):
         load(registry, "train.deepspeed.config=ds.json")
+
+
+class Reading(Full):
+    """Reads gradients before the step."""
+
+    name: Literal["reading"] = "reading"  # type: ignore[assignment]
+
+    def after_backward(self, model: Any, step: int) -> None:
+        pass
+
+
+def test_a_method_that_reads_gradients_is_refused_with_deepspeed_only(registry: Registry) -> None:
+    sharded = load(registry).model_copy(update={"method": Reading()})
+    [(path, text)] = sharding_findings(sharded)
+    assert path == ("train", "deepspeed", "stage")
+    assert text == (
+        "'reading' reads gradients before the step, and DeepSpeed keeps them to itself; train without DeepSpeed"
+    )
+    train = sharded.train.model_copy(update={"deepspeed": DeepSpeedTable()})
+    assert [*sharding_findings(sharded.model_copy(update={"train": train}))] == []
+
+
+@pytest.mark.parametrize(("optimizer", "refused"), [("adafactor", True), ("adamw", False), ("AdamW", False)])
+def test_fsdp_shards_optimizers_that_go_element_by_element(optimizer: str, refused: bool, registry: Registry) -> None:
+    recipe = load(registry)
+    train = recipe.train.model_copy(update={"deepspeed": DeepSpeedTable(), "fsdp": True, "optimizer": optimizer})
+    found = [*sharding_findings(recipe.model_copy(update={"train": train}))]
+    assert [path for path, _ in found] == ([("train", "optimizer")] if refused else [])
+    assert all(text.startswith("adafactor has not been tried on sharded weights; use one of ") for _, text in found)
