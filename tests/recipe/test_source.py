@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peftkit.errors import RecipeError
 from peftkit.recipe.source import Origin, dotted, read
@@ -240,3 +243,11 @@ def test_keys_are_written_as_toml_has_them() -> None:
     assert dotted(("metric", 0, "name")) == "metric[0].name"
     assert dotted(("a-b", "c d", "")) == 'a-b."c d".""'
     assert dotted(()) == ""
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_key_in_quotes_is_toml_and_stays_as_readable_as_it_can_be(key: str) -> None:
+    text = dotted(("a b", key))
+    assert tomllib.loads(f"{text} = 1") == {"a b": {key: 1}}
+    escaped = sum(not c.isprintable() or c in '"\\' for c in key)
+    assert text.count("\\") == escaped
