@@ -72,7 +72,8 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
     """Runs the tests of a room on a sample of its mutants and returns a row of the report for each."""
     room = ROOMS[name]
     files = sorted(file.relative_to(ROOT).as_posix() for pattern in room.source for file in ROOT.glob(pattern))
-    everything = [m for file in files for m in mutants_of(file, (ROOT / file).read_bytes())]
+    sources = {file: (ROOT / file).read_bytes() for file in files}  # they may be edited meanwhile
+    everything = [m for file in files for m in mutants_of(file, sources[file])]
     everything = [m for m in everything if not options.only or m.file.endswith(options.only)]
     mutants = random.Random(f"{options.seed} {name}").sample(everything, len(everything))[: options.sample]
     print(f"== {name}: {len(mutants)} of {len(everything)} mutants", flush=True)
@@ -107,7 +108,7 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
             while waiting and free:
                 mutant = waiting.pop()
                 if chosen := tests_for(mutant, baseline):
-                    runs.append(start(mutant, baseline, chosen, free.pop()))
+                    runs.append(start(mutant, sources[mutant.file], baseline, chosen, free.pop()))
                 else:
                     record(mutant, "not run", 0)
             time.sleep(0.02)
@@ -116,9 +117,9 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
                     continue
                 runs.remove(run)
                 if result == "survived" and run.rest:
-                    runs.append(start(run.mutant, baseline, run.rest, run.folder, run.begin))
+                    runs.append(start(run.mutant, run.source, baseline, run.rest, run.folder, run.begin))
                     continue
-                write(run.folder / run.mutant.file, (ROOT / run.mutant.file).read_bytes())
+                write(run.folder / run.mutant.file, run.source)
                 record(run.mutant, result, time.monotonic() - run.begin)
                 free.append(run.folder)
     return [results[identify[m]] for m in mutants]

@@ -166,6 +166,8 @@ class TestRun:
     """Tests of one mutant in a process."""
 
     mutant: Mutant
+    source: bytes
+    """The unchanged file."""
     folder: Path
     rest: set[str]
     """Tests to run afterwards if these pass: the first call of a cached function hides the later ones' lines."""
@@ -174,7 +176,9 @@ class TestRun:
     limit: float
 
 
-def start(mutant: Mutant, baseline: Baseline, chosen: set[str], folder: Path, begin: float | None = None) -> TestRun:
+def start(
+    mutant: Mutant, source: bytes, baseline: Baseline, chosen: set[str], folder: Path, begin: float | None = None
+) -> TestRun:
     """Starts tests of a mutant in that copy of the repository."""
 
     def work() -> int:
@@ -183,11 +187,11 @@ def start(mutant: Mutant, baseline: Baseline, chosen: set[str], folder: Path, be
         files = sorted({test.partition("::")[0] for test in chosen})
         return int(pytest.main([*OPTIONS, *files], plugins=[Selection(baseline.durations, chosen)]))
 
-    write(folder / mutant.file, mutant.apply((ROOT / mutant.file).read_bytes()))
+    write(folder / mutant.file, mutant.apply(source))
     now = time.monotonic()
     limit = now + 60 + 10 * sum(baseline.durations[test] for test in chosen)
     rest = set(baseline.durations) - chosen if begin is None else set()
-    return TestRun(mutant, folder, rest, fork(work, folder, folder / "mutant.log"), begin or now, limit)
+    return TestRun(mutant, source, folder, rest, fork(work, folder, folder / "mutant.log"), begin or now, limit)
 
 
 def outcome(run: TestRun) -> str | None:

@@ -299,7 +299,7 @@ def test_scores_of_an_earlier_checkpoint_vary_over_examples_as_much(share: bool)
 def test_a_single_run_that_does_not_vary_has_no_interval(examples: list[float]) -> None:
     found = fit({"a": {4: np.array(examples)}}, share=False)
     assert found.estimates == {"a": MethodEstimate(3.0, None, None, None, 1)}
-    assert found.draws.size == 0
+    assert found.draws.shape == (0, 0)
 
 
 def test_draws_are_repeatable_without_a_seed() -> None:
