@@ -52,7 +52,16 @@ class Component(BaseModel):
     """Combinations that the recipe check refuses."""
 
     def refuses(self, situation: Situation) -> list[str]:
-        """The reasons, with remedies, why this component cannot be used so; options may add to ``refusals``."""
+        """Returns the reasons why this component cannot be used in a recipe.
+
+        The default evaluates ``refusals``. Override it for reasons that depend on the options.
+
+        Args:
+            situation: The facts of the recipe and the model's config.
+
+        Returns:
+            One text for each reason, with its remedy; empty if the component can be used.
+        """
         return [str(refusal) for refusal in self.refusals if refusal.when(situation)]
 
 
@@ -75,7 +84,14 @@ class Method(Component):
     """The library whose own loader gives the trained model back from what ``save`` writes."""
 
     def refuses(self, situation: Situation) -> list[str]:
-        """The reasons, with remedies, why this method cannot be used so."""
+        """Returns the reasons why this method cannot be used in a recipe.
+
+        Args:
+            situation: The facts of the recipe and the model's config.
+
+        Returns:
+            One text for each reason, with its remedy; empty if the method can be used.
+        """
         reasons = super().refuses(situation)
         if situation.quantization and not self.takes_quantized:
             reasons.append(
@@ -85,67 +101,120 @@ class Method(Component):
         return reasons
 
     def search_for(self, model_kind: ModelKind | None) -> Search:
-        """What ``[tune]`` draws from with a model of that kind: by default ``search``, whatever the kind.
+        """Returns the search space of ``[tune]`` for a kind of model, by default ``search``.
 
-        Nothing where the method trains an encoder's classification head alone: the head's learning rate is tuned apart.
+        A method that trains only an encoder's classification head returns an empty one, since the head's learning rate
+        is tuned separately.
+
+        Args:
+            model_kind: The kind of model, or None if it is not known yet.
+
+        Returns:
+            The search space, by recipe key.
         """
         return type(self).search
 
     def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
-        """How many of the model's positions the method takes for vectors of its own, on each side: by default none.
+        """Returns how many of the model's positions the method uses for trained vectors, by default none.
 
-        Texts are fitted into the positions that are left.
+        Texts are truncated to the positions that are left.
 
         Args:
-            model_kind: an encoder has the side ``encoder``, a decoder ``decoder``, an encoder-decoder both.
+            model_kind: The kind of model. An encoder has the side ``encoder``, a decoder the side ``decoder``, an
+                encoder-decoder both.
+
+        Returns:
+            The number of positions by side.
         """
         return {}
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        """Changes the model so that exactly the parameters that should learn have ``requires_grad``.
+        """Prepares the model so that exactly the parameters to train have ``requires_grad``.
 
-        The classification head (``context.head_parameters``) is made trainable afterwards, whatever this leaves.
+        The classification head (``context.head_parameters``) is made trainable afterwards in any case.
 
         Args:
-            model: the loaded model, all of whose parameters require gradients.
-            context: the run it is applied in.
+            model: The loaded model, all of whose parameters require gradients.
+            context: The facts of the run.
 
         Returns:
-            The model to train, the same object or a wrapper around it.
+            The model to train, which is the same object or a wrapper around it.
         """
         raise NotImplementedError
 
     def penalty(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """What the method adds to the mean loss of a step beside the task's own, which alone is recorded.
+        """Returns the method's auxiliary loss, which is added to the mean loss of a step and not recorded.
 
         Args:
-            model: the model, after its forward pass over the batch.
-            batch: the rows of one pass, with ``labels``; the passes of a step and its processes are averaged.
+            model: The model after its forward pass over the batch.
+            batch: The microbatch by argument name: ``input_ids`` and ``attention_mask`` of shape (batch, length), and
+                ``labels`` of shape (batch, target length), or (batch,) for an encoder. The losses of all microbatches
+                and processes of a step are averaged.
+
+        Returns:
+            A scalar, or None if there is no auxiliary loss.
         """
         return None
 
     def after_backward(self, model: nn.Module, step: int) -> None:
-        """Called after the last backward of each optimizer step, gradients in place; steps count from 1."""
+        """Runs after the last backward pass of an optimizer step, while the gradients are in place.
+
+        Args:
+            model: The model that is trained.
+            step: The number of the optimizer step, counted from 1.
+        """
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        """Called after ``optimizer.step()`` and before the gradients are cleared; steps count from 1."""
+        """Runs after ``optimizer.step()``, before the gradients are cleared.
+
+        Args:
+            model: The model that is trained.
+            step: The number of the optimizer step, counted from 1.
+        """
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """What ``after_step`` keeps from step to step beside the weights that learn, for a run to be resumed."""
+        """Returns what a resumed run needs beside the trained parameters, such as what ``after_step`` accumulates.
+
+        Args:
+            model: The model that is trained.
+
+        Returns:
+            Tensors of any shape by name; empty by default.
+        """
         return {}
 
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state`` gave."""
+        """Restores what ``state`` returned.
+
+        Args:
+            model: The model that is trained.
+            state: Tensors of any shape by name, as from ``state``.
+        """
 
     def rate(self, parameter: str) -> float:
-        """How many times the recipe's learning rate the parameter of that name learns with."""
+        """Returns the factor by which the recipe's learning rate is multiplied for a parameter.
+
+        Args:
+            parameter: The name of the parameter in the model that ``apply`` returned.
+
+        Returns:
+            The factor, 1 by default.
+        """
         return 1.0
 
     def open(self, model: nn.Module, folder: Path, context: Context) -> nn.Module:
-        """What ``save`` wrote, on a fresh model: by default ``apply`` and ``load``.
+        """Loads what ``save`` wrote onto a fresh base model, by default with ``apply`` and ``load``.
+
+        Args:
+            model: The base model without the method.
+            folder: The folder that ``save`` wrote to.
+            context: The facts of the run.
+
+        Returns:
+            The trained model, which is the same object or a wrapper around it.
 
         Raises:
-            ValueError: the files are not those of the method.
+            ValueError: The files are not those of the method.
         """
         opened = self.apply(model, context)
         train_head(opened, context.head_parameters)
@@ -153,44 +222,74 @@ class Method(Component):
         return opened
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Folds what was learnt into the weights of the model that it was applied to, where that gives the same model.
+        """Merges the trained weights into the base model.
+
+        Args:
+            model: The trained model.
 
         Returns:
-            The model without anything of the method; by default the same object, which suits a method that adds none.
+            The base model with changed weights and no modules of the method. The default returns the same object, which
+            is right for a method that adds no modules.
 
         Raises:
-            InputError: the method cannot be merged, with the reason.
+            InputError: The method cannot be merged; the text is the reason.
         """
         return model
 
     def may_be_silent(self, parameter: str) -> bool:
-        """Whether a parameter that learns may have no gradient in the first steps."""
+        """Returns whether a trained parameter may have no gradient in the first steps.
+
+        Args:
+            parameter: The name of the parameter.
+
+        Returns:
+            False by default.
+        """
         return False
 
     def may_move(self, tensor: str) -> bool:
-        """Whether a tensor without a gradient may change while training, by the method's own doing."""
+        """Returns whether a tensor without a gradient may change during training.
+
+        Args:
+            tensor: The name of the parameter or buffer.
+
+        Returns:
+            False by default.
+        """
         return False
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes what was trained into the empty folder, as safetensors: by default ``trainable.safetensors``."""
+        """Writes the trained parameters as safetensors, by default to ``trainable.safetensors``.
+
+        Args:
+            model: The trained model.
+            folder: An empty folder.
+        """
         from safetensors.torch import save_file
 
         tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
         save_file(tensors, folder / "trainable.safetensors", metadata={"format": "pt"})
 
     def saved_bytes(self, model: nn.Module) -> int:
-        """What the tensors that ``save`` writes take, for ``peftkit cost``: by default those that are trained.
+        """Returns the size of the tensors that ``save`` writes, which ``peftkit cost`` shows.
 
         Args:
-            model: the model that the method was applied to; its tensors may be on ``meta``.
+            model: The model that the method was applied to; its tensors may be on ``meta``.
+
+        Returns:
+            The size in bytes, by default that of all trained parameters.
         """
         return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Reads what ``save`` wrote into a model that ``apply`` has prepared.
+        """Loads what ``save`` wrote into a model that ``apply`` has prepared.
+
+        Args:
+            model: The model that ``apply`` returned.
+            folder: The folder that ``save`` wrote to.
 
         Raises:
-            ValueError: the file's tensors are not those that the model trains.
+            ValueError: The tensors in the file are not those that the model trains.
         """
         import torch
         from safetensors.torch import load_file
@@ -230,49 +329,86 @@ class Task(Component):
         return False
 
     def load(self) -> DatasetDict:
-        """The splits ``train``, ``dev`` and ``test``."""
+        """Loads the data.
+
+        Returns:
+            The splits ``train``, ``dev`` and ``test``.
+        """
         raise NotImplementedError
 
     def resolve_revision(self) -> str | None:
-        """The commit of the hub data set that ``load`` would read now; None where it reads none, or none is known."""
+        """Returns the commit of the hub data set that ``load`` would read now.
+
+        Returns:
+            The commit, or None if the task reads no hub data set or the commit is not known.
+        """
         return None
 
     def at_revision(self, commit: str) -> Task:
-        """The same task, which reads that commit of its hub data set."""
+        """Returns the same task, pinned to a commit of its hub data set.
+
+        Args:
+            commit: The commit's SHA.
+
+        Returns:
+            The pinned task; the default returns the task itself.
+        """
         return self
 
     def sampled(self, rows: int) -> tuple[Task, int | None] | None:
-        """For estimates: the task with so many rows of ``train`` and no other split, and how many there really are.
+        """Returns a smaller version of the task for cost estimates.
 
-        None, as here, where nothing is spared by it; a task whose rows would have to be fetched may do better.
+        Args:
+            rows: The number of training rows of the smaller task.
+
+        Returns:
+            The smaller task, whose only split is ``train``, and the number of rows in the whole of ``train``, None if
+            unknown. The default returns None, since nothing is saved unless rows would have to be downloaded.
         """
         return None
 
     def encode(self, row: Mapping[str, Any]) -> Example:
-        """One row of a split as an example.
+        """Converts one row of a split to an example.
+
+        Args:
+            row: The row by column name.
+
+        Returns:
+            The example.
 
         Raises:
-            RowError: the row cannot be one; the runner adds where it stands.
+            RowError: The row is not valid; the runner adds its place.
         """
         raise NotImplementedError
 
     def to_prompt(self, row: Mapping[str, Any]) -> Example:
-        """A row as an example for prediction: source and candidates as from ``encode``, without the answer.
+        """Converts a row to an example for prediction: source and candidates as from ``encode``, without the answer.
 
-        The default calls ``encode`` with placeholders for the fields that the row lacks. That suits tasks which take
-        the answer as it stands; a task that looks it up, as in ``names[row["label"]]``, has to override this.
+        The default calls ``encode`` with placeholders for the fields that the row lacks. A task that looks its answer
+        up, as in ``names[row["label"]]``, has to override this.
 
         Args:
-            row: a row, which needs only the fields that the prompt shows and the candidates come from.
+            row: A row, which needs only the fields that the prompt shows and the candidates come from.
+
+        Returns:
+            The example; its target is the first candidate, or empty.
 
         Raises:
-            MissingFieldsError: the row lacks such fields; it names all of them, also for an empty row.
-            RowError: a field is wrong.
+            MissingFieldsError: The row lacks such fields; the error names all of them, also for an empty row.
+            RowError: A field is not valid.
         """
         return without_answer(self.encode, row)
 
     def where(self, split: str, index: int) -> str:
-        """Where a user finds the row of a split, counted from 0; asked only when something is wrong with it."""
+        """Returns where a user finds a row, for error messages.
+
+        Args:
+            split: ``train``, ``dev`` or ``test``.
+            index: The row's index in the split, counted from 0.
+
+        Returns:
+            A text such as a file and line number.
+        """
         return f"the task {self.name!r}, split {split!r}, row {index + 1}"
 
 
@@ -298,14 +434,32 @@ class Metric(Component):
     def each(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> list[dict[str, float]]:
-        """What ``score`` returns of each example alone."""
+        """Scores every example separately.
+
+        Args:
+            predictions: One text for each example.
+            references: The correct texts of each example, at least one.
+            examples: The examples.
+
+        Returns:
+            For each example, the values by name.
+        """
         alone = zip(predictions, references, examples, strict=True)
         return [self.score([prediction], [right], [example]) for prediction, right, example in alone]
 
     def score(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """What ``compute`` returns, for rows that are known to be right: where checking takes longer than scoring."""
+        """Scores predictions that are known to be valid, for metrics whose checks take longer than scoring.
+
+        Args:
+            predictions: One text for each example.
+            references: The correct texts of each example, at least one.
+            examples: The examples.
+
+        Returns:
+            The values by name, as from ``compute``.
+        """
         return self.compute(predictions, references, examples)
 
     def compute(
@@ -314,12 +468,12 @@ class Metric(Component):
         """Scores the predictions.
 
         Args:
-            predictions: one text per example.
-            references: the right texts of each example, at least one.
-            examples: the examples themselves, for metrics that need the source, the candidates or ``extra``.
+            predictions: One text for each example.
+            references: The correct texts of each example, at least one.
+            examples: The examples, for metrics that need the source, the candidates or ``extra``.
 
         Returns:
-            The values by name; a metric of one value calls it by its own name.
+            The values by name. A metric with one value uses its own name.
         """
         raise NotImplementedError
 
@@ -331,26 +485,46 @@ class Meter(Component):
     """Of its readings, those that ``[train.budget]`` can limit: ``joules``."""
 
     def start(self, model: nn.Module) -> None:
-        """Called once, before the first step, with the model as it will be trained."""
+        """Runs once before the first step.
+
+        Args:
+            model: The model as it will be trained.
+        """
 
     def begin(self) -> None:
-        """Called before every optimizer step, when its batch is there."""
+        """Runs before each optimizer step, once its batch is available."""
 
     def end(self) -> None:
-        """Called when the step is done, before its work is counted and anything else is done."""
+        """Runs after each optimizer step, before its compute is counted."""
 
     def step(self, record: StepRecord) -> None:
-        """Called after ``end``, with what the step was; counting that took time, memory and energy of its own."""
+        """Runs after ``end``. Counting takes time, memory and energy that are not part of the step.
+
+        Args:
+            record: The samples, tokens, seconds and operations of the step.
+        """
 
     def read(self) -> dict[str, float]:
-        """The cost so far, by name with its unit (``train_seconds``); evaluation is not part of it."""
+        """Returns the cost of training so far, without evaluation.
+
+        Returns:
+            The readings by name, with the unit in the name, such as ``train_seconds``.
+        """
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know, as JSON has it: by default every private attribute."""
+        """Returns what a resumed run needs, by default all private attributes.
+
+        Returns:
+            Values that JSON can hold, by name.
+        """
         return dict(self.__pydantic_private__ or {})
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what ``state`` gave."""
+        """Restores what ``state`` returned.
+
+        Args:
+            state: Values by name, as from ``state``.
+        """
         for key, value in state.items():
             setattr(self, key, value)

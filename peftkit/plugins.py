@@ -77,14 +77,28 @@ class Registry:
     """The plugins that ``PEFTKIT_PLUGINS`` leaves out."""
 
     def of(self, kind: Kind) -> Mapping[str, Entry]:
-        """The entries of one kind by name."""
+        """Returns the components of one kind.
+
+        Args:
+            kind: ``method``, ``task``, ``metric`` or ``meter``.
+
+        Returns:
+            The entries by name.
+        """
         return MappingProxyType({e.name: e for e in self.entries if e.kind == kind})
 
     def find(self, kind: Kind, name: str) -> Entry:
-        """The entry of that kind and name.
+        """Returns the component with a kind and name.
+
+        Args:
+            kind: ``method``, ``task``, ``metric`` or ``meter``.
+            name: The name in a recipe.
+
+        Returns:
+            The entry.
 
         Raises:
-            PluginError: there is none; the message lists what there is, a near name, and plugins that failed.
+            PluginError: There is none. The message lists the installed ones, a similar name, and plugins that failed.
         """
         known = self.of(kind)
         if name in known:
@@ -93,7 +107,14 @@ class Registry:
         raise PluginError(text + self.absent(name))
 
     def absent(self, name: str) -> str:
-        """Why nothing has the name, as far as it may be for a plugin that is not here."""
+        """Returns why a name may not be registered.
+
+        Args:
+            name: The name in a recipe.
+
+        Returns:
+            Reasons that begin with ``; ``, or an empty text if there are none.
+        """
         reasons = [f"the plugin {f.plugin} could not be imported: {f.error}" for f in self.failures]
         if self.left_out:
             reasons.append(f"PEFTKIT_PLUGINS leaves out {listed(self.left_out)}")
@@ -106,12 +127,15 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
     """Loads the plugins of the entry-point group ``peftkit``.
 
     Args:
-        only: names of distributions or entry points, separated by commas, that limit what is loaded beside the
-            built-ins; the default is the environment variable ``PEFTKIT_PLUGINS``; unset means all.
-        points: the entry points to load, instead of those that are installed.
+        only: Names of distributions or entry points, separated by commas. Only these are loaded beside the built-in
+            components. The default is the environment variable ``PEFTKIT_PLUGINS``; if it is unset, all are loaded.
+        points: The entry points to load, instead of the installed ones.
+
+    Returns:
+        The registered components.
 
     Raises:
-        PluginError: a name is registered twice, a hook is misspelt, raises, or returns what it should not.
+        PluginError: A name is registered twice, or a hook is misspelt, raises, or returns something else than classes.
         InputError: ``only`` names a plugin that is not installed.
     """
     if only is None:

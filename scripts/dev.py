@@ -122,6 +122,10 @@ SHORT = (
 """What makes any recipe one of seconds."""
 
 
+LINT = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",), ("typos",))
+"""The commands of lint; .pre-commit-config.yaml has the same ones."""
+
+
 def road() -> str:
     """``gpu`` where there is one for NVIDIA's or AMD's driver, else ``cpu``; ``PEFTKIT_TORCH`` decides otherwise."""
     gpu = any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd"))) or shutil.which("nvidia-smi")
@@ -198,8 +202,8 @@ def test(environments: Sequence[Environment]) -> None:
 
 
 def lint(environments: Sequence[Environment]) -> None:
-    """Check style, types and import layers."""
-    for tool, *arguments in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]):
+    """Check style, types, import layers and spelling."""
+    for tool, *arguments in LINT:
         with timed(" ".join((tool, *arguments))):
             MAIN.run(tool, *arguments)
 

@@ -87,8 +87,6 @@ def model_problem(name: str) -> str:
         return _folder_problem(name, path)
     if path.is_file():
         return f"{name!r} is a file; name the folder that holds it, with its config.json"
-    if model_config(name):
-        return ""
     guess = did_you_mean(name, BUILT_IN_MODELS) if "/" not in name else ""
     if HUB_ID.fullmatch(name) and not guess:
         return ""

@@ -90,7 +90,12 @@ def dotted(path: KeyPath) -> str:
 
 
 def _quoted(key: str) -> str:
-    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in key) + '"'
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else _escaped(c) for c in key) + '"'
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def _read(path: Path, chain: tuple[Path, ...], origin: Origin | None = None) -> Source:

@@ -32,7 +32,17 @@ class RefusedError(Exception):
 
 
 def trains(method: Method, architecture: str, folder: Path) -> None:
-    """A batch is learnt; what should learn has gradients by the second step, and nothing else moves."""
+    """Checks that the loss falls, that trained parameters get gradients, and that frozen tensors do not change.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     refused(method.refuses(situation(architecture)))
     model = applied(method, architecture)
     parameters = trained(model)
@@ -49,13 +59,17 @@ def trains(method: Method, architecture: str, folder: Path) -> None:
 
 
 def reloads(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
-    """What is saved, on a fresh model, gives the logits that were learnt; only safetensors are written.
+    """Checks that a fresh model with the saved weights gives the same logits, and that only safetensors are saved.
 
     Args:
-        method: the method.
-        architecture: the model.
-        folder: where to save.
-        reopen: what the method's own library does to put the folder onto a fresh model.
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: An empty folder.
+        reopen: Loads the folder onto a fresh model with the method's own library; unset, only ``load`` is checked.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
     """
     refused(method.refuses(situation(architecture)))
     model = applied(method, architecture)
@@ -82,13 +96,17 @@ def reloads(method: Method, architecture: str, folder: Path, reopen: Reopen | No
 
 
 def new_head(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
-    """What an encoder's checkpoint does not hold is trained and saved: on a base with another head it gives the same.
+    """Checks that an encoder's new classification head is trained, saved, and loaded over another head.
 
     Args:
-        method: the method.
-        architecture: the model.
-        folder: where to save.
-        reopen: what the method's own library does to put the folder onto a fresh model.
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: An empty folder.
+        reopen: Loads the folder onto a fresh model with the method's own library; unset, only ``load`` is checked.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
     """
     refused(method.refuses(situation(architecture)))
     names = head_parameters(architecture)
@@ -111,7 +129,17 @@ def new_head(method: Method, architecture: str, folder: Path, reopen: Reopen | N
 
 
 def generates(method: Method, architecture: str, folder: Path) -> None:
-    """Greedy search, with a cache and without, finds what the model holds to be likeliest when it is fed the same."""
+    """Checks that greedy search, with and without a cache, chooses the tokens with the highest logits.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     if kind_of(architecture) == "encoder":
         raise RefusedError("an encoder does not generate")
     refused(method.refuses(situation(architecture)))
@@ -122,7 +150,17 @@ def generates(method: Method, architecture: str, folder: Path) -> None:
 
 
 def merges(method: Method, architecture: str, folder: Path) -> None:
-    """Folded into the weights of the model that it was applied to, what was learnt gives the same logits."""
+    """Checks that the merged model gives the same logits within ``merge_tolerance`` and has the base model's tensors.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     refused(method.refuses(situation(architecture)))
     model = applied(method, architecture)
     learn(model, architecture, method=method)
@@ -138,7 +176,17 @@ def merges(method: Method, architecture: str, folder: Path) -> None:
 
 
 def checkpointing(method: Method, architecture: str, folder: Path) -> None:
-    """Recomputed activations give the loss and the gradients that kept ones give."""
+    """Checks that gradient checkpointing gives the same loss and gradients.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     refused(method.refuses(situation(architecture, gradient_checkpointing=True)))
     losses, gradients = [], []
     for recomputed in (False, True):
@@ -168,7 +216,17 @@ def checkpointing(method: Method, architecture: str, folder: Path) -> None:
 
 
 def mixed_precision(method: Method, architecture: str, folder: Path) -> None:
-    """Under autocast to bf16 the loss is near that of fp32, and all that learns has finite gradients in fp32."""
+    """Checks that the loss under bf16 autocast is within 5 % of the one in fp32, and that no gradient is lost.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     refused(method.refuses(situation(architecture, mixed_precision="bf16")))
     found = []
     for low in (False, True):
@@ -186,7 +244,17 @@ def mixed_precision(method: Method, architecture: str, folder: Path) -> None:
 
 
 def counts(method: Method, architecture: str, folder: Path) -> None:
-    """The work of a step is what a counter around the real step finds, and the same when it is counted again."""
+    """Checks that the counted MACs of a step equal those of torch's ``FlopCounterMode`` around the real step.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     refused(method.refuses(situation(architecture)))
 
     def counted() -> Work:
@@ -205,13 +273,30 @@ def counts(method: Method, architecture: str, folder: Path) -> None:
 
 
 def refused(reasons: list[str]) -> None:
-    """Passes on what a method says of itself."""
+    """Raises the reasons why a method cannot be used.
+
+    Args:
+        reasons: The reasons, as from ``Method.refuses``.
+
+    Raises:
+        RefusedError: There is a reason.
+    """
     if reasons:
         raise RefusedError("; ".join(reasons))
 
 
 def applied(method: Method, architecture: str, seed: int = 7, **changes: Any) -> nn.Module:
-    """The method on a tiny model, whose description may be changed."""
+    """Applies a method to a tiny model.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        seed: Seed of the method's new weights.
+        **changes: Changes to the model's config.
+
+    Returns:
+        The model to train.
+    """
     torch.manual_seed(seed)
     base = tiny(architecture, **changes)
     check_names(method, base)
@@ -221,17 +306,39 @@ def applied(method: Method, architecture: str, seed: int = 7, **changes: Any) ->
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name."""
+    """Returns the trainable parameters.
+
+    Args:
+        model: The model that a method was applied to.
+
+    Returns:
+        The parameters by name.
+    """
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, by name."""
+    """Returns all parameters and buffers.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The tensors by name.
+    """
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 def logits(model: nn.Module, architecture: str) -> Tensor:
-    """What the model says of the batch: rows × positions × vocabulary, or rows × labels."""
+    """Computes the logits of the tiny batch in evaluation mode.
+
+    Args:
+        model: The model.
+        architecture: Its architecture.
+
+    Returns:
+        Logits of shape (batch, length, vocabulary), or (batch, labels) for an encoder.
+    """
     with torch.no_grad():
         return _output(model.eval(), architecture, batch(architecture))
 
@@ -239,7 +346,19 @@ def logits(model: nn.Module, architecture: str) -> Tensor:
 def loss_of(
     method: Method, model: nn.Module, architecture: str, step: int, rows: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    """The mean cross-entropy of a batch's targets, as the runner computes it, and the method's own part."""
+    """Computes the loss of a batch as in training: the mean cross-entropy and the method's auxiliary loss.
+
+    Args:
+        method: The method.
+        model: The model that it was applied to.
+        architecture: The model's architecture.
+        step: The number of the step, which seeds dropout.
+        rows: The batch, with ``input_ids`` and ``attention_mask`` of shape (batch, length) and ``labels`` of
+            shape (batch, target length), or (batch,) for an encoder; the tiny batch by default.
+
+    Returns:
+        A scalar.
+    """
     rows = batch(architecture) if rows is None else rows
     torch.manual_seed(step)
     found, labels = _output(model, architecture, rows), rows["labels"]
@@ -264,7 +383,17 @@ def _output(model: nn.Module, architecture: str, rows: Mapping[str, Tensor]) -> 
 def learn(
     model: nn.Module, architecture: str, steps: int = STEPS, method: Method | None = None
 ) -> tuple[list[float], list[str]]:
-    """Trains on one batch as the runner does; returns the losses and what has no gradient at the second step."""
+    """Trains on the tiny batch with Adam.
+
+    Args:
+        model: The model.
+        architecture: Its architecture.
+        steps: The number of optimizer steps.
+        method: The method that was applied to it, if any.
+
+    Returns:
+        The loss of each step, and the names of trained parameters without a gradient in the second step.
+    """
     method = method or Method.model_construct(name="none")
     parameters = trained(model)
     optimizer = torch.optim.Adam(parameters.values(), lr=1e-2)
@@ -284,7 +413,17 @@ def learn(
 
 
 def generates_what_it_scores(model: Any, architecture: str, tokens: int = 6, *, cached: bool = True) -> None:
-    """Compares the logits of greedy search with those of the finished text; the batch is padded."""
+    """Checks that the logits of greedy search equal those of one forward pass over the finished text.
+
+    Args:
+        model: A model that generates.
+        architecture: Its architecture.
+        tokens: The number of tokens to generate.
+        cached: Whether to generate with a key-value cache.
+
+    Raises:
+        AssertionError: They differ.
+    """
     model.eval()
     rows = batch(architecture)
     source, mask = rows["input_ids"], rows["attention_mask"]
@@ -325,7 +464,17 @@ def _no_end(model: Any) -> Iterator[None]:
 
 
 def check_method(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
-    """It can be used, trains what it should and nothing else, and what is saved is all that was learnt."""
+    """Checks the essentials of a method: it is not refused, it trains, and it reloads.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: An empty folder.
+        reopen: Loads the folder onto a fresh model with the method's own library; unset, only ``load`` is checked.
+
+    Raises:
+        AssertionError: A check failed.
+    """
     assert method.refuses(situation(architecture)) == []
     trains(method, architecture, folder)
     reloads(method, architecture, folder, reopen)

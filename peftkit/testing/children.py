@@ -28,18 +28,21 @@ LIMIT = 300.0
 def together(
     recipe: Recipe, registry: Registry, processes: int = 1, *, kill_at: int | None = None, resume: str | None = None
 ) -> bool:
-    """Run the recipe in several processes, which form a world as a launcher leaves it.
+    """Runs a recipe in several processes, with the environment that a launcher would set.
 
     Args:
-        recipe: what to run.
-        registry: the components.
-        processes: how many processes.
-        kill_at: kill them at the n-th change of a file below ``run.output``, counted from 1. A run that is killed
-            between two changes leaves what one leaves that is killed at the second.
-        resume: as of ``peftkit run --resume``.
+        recipe: The recipe.
+        registry: The installed components.
+        processes: The number of processes.
+        kill_at: Kill all processes at this change of a file below ``run.output``, counted from 1. What is left is the
+            same for any kill between that change and the one before.
+        resume: The value of ``peftkit run --resume``.
 
     Returns:
-        Whether they were killed. Without ``kill_at`` they have to come to their end.
+        Whether the processes were killed.
+
+    Raises:
+        AssertionError: A process failed, or did not end.
     """
     port = free_port()
 
@@ -70,9 +73,13 @@ def _kill_at(left: list[int], folder: str, event: str, arguments: tuple[Any, ...
 
 
 def in_children(work: list[Callable[[], None]]) -> list[int | None]:
-    """Do each in a child process; return their exit codes, None for those that had to be killed.
+    """Runs each function in a forked child process.
 
-    That is those that outlast ``LIMIT``, and those that wait for one that a signal ended.
+    Args:
+        work: The functions.
+
+    Returns:
+        The exit code of each; None for children that ran longer than ``LIMIT`` or waited for a child that was killed.
     """
 
     def quietly(do: Callable[[], None]) -> None:
@@ -102,7 +109,11 @@ def in_children(work: list[Callable[[], None]]) -> list[int | None]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a free TCP port of this machine.
+
+    Returns:
+        The port's number.
+    """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

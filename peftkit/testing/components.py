@@ -16,7 +16,14 @@ LEARNING_RATE = "train.learning_rate"
 
 
 def round_trip(component: Component) -> None:
-    """What a run directory keeps of the options gives the same component again, and unknown options are refused."""
+    """Checks that options survive a round trip through JSON, have descriptions, and that unknown ones are refused.
+
+    Args:
+        component: A component with its options.
+
+    Raises:
+        AssertionError: The check failed.
+    """
     kind = type(component)
     again = kind.model_validate_json(component.model_dump_json(), strict=True)
     assert again == component, f"{again!r} was read back where {component!r} was written"
@@ -26,13 +33,13 @@ def round_trip(component: Component) -> None:
 
 
 def searches_published_rates(method: Method | type[Method]) -> None:
-    """The range of the learning rate contains each published one, at least a factor of 2 away from its ends.
+    """Checks that the search range of the learning rate contains each published one, with a factor of 2 to either end.
 
     Args:
-        method: a method or its class; one that declares no published rates passes.
+        method: A method or its class. One without published rates passes.
 
     Raises:
-        AssertionError: a published rate is outside, or the learning rate is not tuned over a range.
+        AssertionError: A published rate is outside, or the learning rate is not tuned over a range.
     """
     of = method.search.get(LEARNING_RATE)
     for published in method.published_rates:
@@ -45,10 +52,13 @@ def searches_published_rates(method: Method | type[Method]) -> None:
 
 
 def check_task(task: Task) -> None:
-    """A task has its three splits, its rows are examples, and each row has the same prompt without its answer.
+    """Checks that a task has three splits of valid examples, and that a prompt is the same without the answer.
+
+    Args:
+        task: The task with its options.
 
     Raises:
-        AssertionError: what is wrong.
+        AssertionError: The check failed.
     """
     round_trip(task)
     metrics = load_registry().of("metric")
@@ -121,10 +131,13 @@ def _check_examples(task: Task, split: str, examples: Sequence[Example]) -> None
 
 
 def check_metric(metric: Metric) -> None:
-    """A metric gives the values that it names, prefers right answers to wrong ones, and minds no order.
+    """Checks that a metric returns the values it names, prefers correct answers, and does not depend on the order.
+
+    Args:
+        metric: The metric with its options.
 
     Raises:
-        AssertionError: what is wrong.
+        AssertionError: The check failed.
     """
     round_trip(metric)
     examples = [

@@ -65,7 +65,17 @@ class Colours(Task):
 
 
 def two_processes(method: Method, architecture: str, folder: Path) -> None:
-    """Two processes of four rows each record the losses and metrics of one of eight, within 1e-5."""
+    """Checks that two processes with four rows each record the losses and metrics of one with eight, within 1e-5.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: An empty folder.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     refused(method.refuses(situation(architecture)))
     refused([method.draws] if method.draws else [])
     make = _recipes(method, architecture, folder)
@@ -84,7 +94,17 @@ def two_processes(method: Method, architecture: str, folder: Path) -> None:
 
 
 def resume(method: Method, architecture: str, folder: Path) -> None:
-    """What a run that goes on from its second step records and saves is that of a whole one, bit for bit."""
+    """Checks that a run resumed after its second step ends bit for bit like one that was not interrupted.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key of a family in ``peftkit.testing.tiny.FAMILIES``.
+        folder: An empty folder.
+
+    Raises:
+        RefusedError: The method does not support this.
+        AssertionError: The check failed.
+    """
     refused(method.refuses(situation(architecture)))
     recipe = _recipes(method, architecture, folder)("run", "train.checkpoint.every=1 steps", "train.checkpoint.keep=9")
     together(recipe, _registry(method))

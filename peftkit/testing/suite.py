@@ -16,17 +16,17 @@ ARCHITECTURES = ("t5", "llama", "bert")
 def conformance(
     *methods: Method | type[Method], architectures: tuple[str, ...] = ARCHITECTURES, runs: bool = True
 ) -> type:
-    """Makes a class of tests for methods, which pytest collects from a test module.
+    """Makes a class of pytest tests for methods.
 
-    ``TestMine = conformance(Mine)`` is all there is to write.
+    Write ``TestMine = conformance(Mine)`` in a test module.
 
     Args:
-        methods: methods with their options; of a class, with the defaults or with its ``trial``.
-        architectures: names of tiny models, one for each kind by default; see ``peftkit.testing.tiny.FAMILIES``.
-        runs: whether to try whole runs too, with two processes and after a resume: some seconds each.
+        *methods: Methods with their options, or classes, which are tested with the defaults or their ``trial``.
+        architectures: Names of tiny models, one for each kind by default; see ``peftkit.testing.tiny.FAMILIES``.
+        runs: Whether to test whole runs too, with two processes and after a resume. Each takes some seconds.
 
     Returns:
-        The class. A check that a method refuses, with its reason, is passed.
+        The class. A check that the method refuses with a reason passes.
     """
     import pytest
 

@@ -113,19 +113,29 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 
 def kind_of(architecture: str) -> ModelKind:
-    """What kind of model the architecture is here."""
+    """Returns the kind of model of an architecture.
+
+    Args:
+        architecture: The architecture, a key of a family in ``FAMILIES``.
+
+    Returns:
+        ``encoder-decoder``, ``decoder`` or ``encoder``.
+    """
     return next(kind for kind, family in FAMILIES.items() if architecture in family)
 
 
 def tiny(architecture: str, *, head_seed: int = 0, **changes: Any) -> tf.PreTrainedModel:
-    """A random model of width 32, in training mode, without dropout; two of one description have the same weights.
+    """Makes a random model of width 32 in training mode, without dropout; the same arguments give the same weights.
 
-    An encoder is what ``AutoModelForSequenceClassification`` makes of a checkpoint of a masked language model.
+    An encoder is what ``AutoModelForSequenceClassification`` makes of a masked language model's checkpoint.
 
     Args:
-        architecture: a key of ``FAMILIES``.
-        head_seed: seeds the parameters that such a checkpoint does not hold.
-        changes: what differs from the family's config.
+        architecture: The architecture, a key of a family in ``FAMILIES``.
+        head_seed: Seed of the parameters that such a checkpoint does not hold.
+        **changes: Changes to the model's config.
+
+    Returns:
+        The model.
     """
     if kind_of(architecture) != "encoder":
         return _random(architecture, _AUTO[kind_of(architecture)], 0, changes)
@@ -136,7 +146,14 @@ def tiny(architecture: str, *, head_seed: int = 0, **changes: Any) -> tf.PreTrai
 
 @cache
 def head_parameters(architecture: str) -> tuple[str, ...]:
-    """The parameters of the tiny encoder's classification head, none of other models."""
+    """Returns the parameters of a tiny encoder's classification head.
+
+    Args:
+        architecture: The architecture, a key of a family in ``FAMILIES``.
+
+    Returns:
+        The names of the parameters; empty for other kinds of model.
+    """
     if kind_of(architecture) != "encoder":
         return ()
     held = _random(architecture, tf.AutoModelForMaskedLM, 0, {}).state_dict()
@@ -156,9 +173,14 @@ def _random(architecture: str, auto: Any, seed: int, changes: dict[str, Any]) ->
 
 
 def saved(architecture: str, folder: Path) -> Path:
-    """A tiny model with the tokenizer of the built-in one of its kind, as a hub's folder has them.
+    """Saves a tiny model and a built-in tokenizer as a hub folder; an encoder is saved as a masked language model.
 
-    An encoder is saved as a masked language model.
+    Args:
+        architecture: The architecture, a key of a family in ``FAMILIES``.
+        folder: Where to save it.
+
+    Returns:
+        The folder.
     """
     kind = kind_of(architecture)
     built_in = next(name for name in BUILT_IN_MODELS if model_kind(model_config(name)) == kind)
@@ -172,7 +194,16 @@ def saved(architecture: str, folder: Path) -> Path:
 
 
 def context(architecture: str, seed: int = 7, *, gradient_checkpointing: bool = False) -> Context:
-    """What a method is told when it is applied to the tiny model."""
+    """Returns the context that a method is applied to the tiny model in.
+
+    Args:
+        architecture: The architecture, a key of a family in ``FAMILIES``.
+        seed: Seed of the method's new weights.
+        gradient_checkpointing: Whether activations are recomputed.
+
+    Returns:
+        The context of a classification run with ``STEPS`` steps.
+    """
     return Context(
         model_kind=kind_of(architecture),
         task_kind="classification",
@@ -184,7 +215,16 @@ def context(architecture: str, seed: int = 7, *, gradient_checkpointing: bool = 
 
 
 def situation(architecture: str, *, gradient_checkpointing: bool = False, mixed_precision: str = "no") -> Situation:
-    """What a method is asked of the tiny model."""
+    """Returns the facts that a method's refusals are evaluated on for the tiny model.
+
+    Args:
+        architecture: The architecture, a key of a family in ``FAMILIES``.
+        gradient_checkpointing: Whether activations are recomputed.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+
+    Returns:
+        The situation of a classification run.
+    """
     return Situation(
         model_kind=kind_of(architecture),
         task_kind="classification",
@@ -195,7 +235,15 @@ def situation(architecture: str, *, gradient_checkpointing: bool = False, mixed_
 
 
 def batch(architecture: str) -> dict[str, Tensor]:
-    """Four rows of different lengths, with labels: padded on the right, but for a decoder on the left."""
+    """Makes four rows of different lengths, padded on the right, or on the left for a decoder.
+
+    Args:
+        architecture: The architecture, a key of a family in ``FAMILIES``.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` of shape (4, 8), and ``labels`` of shape (4,) for an encoder, (4, 8) for a
+        decoder and (4, 5) for an encoder-decoder. A decoder has ``position_ids`` of shape (4, 8) too.
+    """
     generator = torch.Generator().manual_seed(1)
     kind = kind_of(architecture)
     ids = torch.randint(3, VOCABULARY, (4, 8), generator=generator)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.compare.statistics.pairwise import MOST_LETTERS, holm, judge, letters, mcnemar, standard_error
-from peftkit.compare.statistics.seeds import Array
+from peftkit.compare.statistics.pairwise import MOST_LETTERS, Difference, holm, judge, letters, mcnemar, standard_error
+from peftkit.compare.statistics.seeds import Array, Spread, chance
 
 
 def planted(
@@ -171,3 +171,36 @@ def test_what_tuning_might_have_chosen_counts_in_the_tests() -> None:
     assert plain.p < 0.05 < doubtful.p
     assert shifted.mean == pytest.approx(plain.mean + 0.05)
     assert shifted.p > 0.05
+
+
+def test_draws_are_repeatable_without_a_seed() -> None:
+    rng = np.random.default_rng(4)
+    scores = {name: {seed: rng.random(30) for seed in range(3)} for name in "ab"}
+    assert judge(scores) == judge(scores, seed=0) != judge(scores, seed=1)
+
+
+def test_methods_with_other_seeds_vary_by_the_sum_of_their_variances() -> None:
+    rng = np.random.default_rng(3)
+    scores = {
+        "a": {seed: rng.random(200) + 0.1 * seed for seed in (1, 2, 3)},
+        "b": {seed: rng.random(200) + 0.2 * seed for seed in (4, 5)},
+        "one": {9: rng.random(200)},
+    }
+    own = {name: np.array([values.mean() for values in of.values()]) for name, of in scores.items()}
+    variances = {name: each.var(ddof=1) / len(each) if len(each) > 1 else 0.0 for name, each in own.items()}
+    means = {name: np.mean([*of.values()], axis=0) for name, of in scores.items()}
+    found = {(d.first, d.second): d for d in judge(scores, draws=40_000).differences}
+    for (first, second), freedom in {("a", "b"): 1, ("a", "one"): 2, ("b", "one"): 1}.items():
+        error = np.sqrt((means[first] - means[second]).var() / 200)
+        difference = means[first].mean() - means[second].mean()
+        expected = chance(difference, error, Spread(variances[first] + variances[second], freedom))
+        assert found[first, second].mean == pytest.approx(difference)
+        assert found[first, second].p == pytest.approx(expected, rel=0.05)
+
+
+def test_single_numbers_are_not_tested() -> None:
+    found = judge({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1])}})
+    assert found.differences == (Difference("a", "b", pytest.approx(0.8), 1.0, 1.0, None),)
+    assert found.letters == {"a": "a", "b": "a"}
+    several = judge({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1]), 1: np.array([0.2])}})
+    assert [(d.p, d.detectable) for d in several.differences] == [(1.0, None)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 
 from peftkit.compare.statistics.seeds import Spread, _prior, chance, detectable, spreads
 
@@ -62,3 +62,56 @@ def test_what_does_not_vary_has_no_difference_that_would_be_found() -> None:
     told = detectable(np.array([0.0, 0.02]), [Spread(0, 0), Spread(0, 0)], np.array([0.05, 0.05]))
     assert np.isnan(told[0])
     assert told[1] == pytest.approx((1.96 + 0.8416) * 0.02, rel=1e-3)
+
+
+FIVE = [np.array(seeds) for seeds in ([0.1, 0.2], [0.3, 0.5], [0.4, 0.7], [0.5, 0.9], [0.6, 1.1])]
+
+
+@pytest.mark.parametrize(
+    ("values", "methods", "borrows"),
+    [
+        (FIVE, 5, True),
+        (FIVE, 4, False),
+        (FIVE[:4], 5, False),
+        ([*FIVE[:4], np.array([0.7])], 5, False),
+        ([*FIVE, np.array([0.7])], 6, True),
+    ],
+)
+def test_five_variances_of_five_methods_are_the_fewest_to_borrow(
+    values: list[np.ndarray], methods: int, borrows: bool
+) -> None:
+    freedoms = [len(each) - 1 for each in values]
+    assert [spread.freedom > freedom for spread, freedom in zip(spreads(values, methods), freedoms, strict=True)] == [
+        borrows
+    ] * len(values)
+
+
+def test_a_moderated_variance_is_the_mean_weighted_by_freedom() -> None:
+    values = [*FIVE, np.array([0.2, 0.25, 0.3, 0.21, 0.22]), np.array([0.7])]
+    own = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in values]
+    before, counts = _prior([(variance, len(v) - 1) for variance, v in zip(own, values, strict=True) if len(v) > 1])
+    for methods in (7, 16, 100):
+        for spread, each, variance in zip(spreads(values, methods), values, own, strict=True):
+            freedom = len(each) - 1
+            weight = min(counts, methods / 4, 3 * max(1, freedom))
+            moderated = (weight * before + freedom * variance) / (weight + freedom)
+            assert spread.variance == pytest.approx(max(variance, moderated) / len(each))
+            assert spread.freedom == pytest.approx(freedom + weight)
+
+
+@pytest.mark.parametrize("freedoms", [(2, 2, 2, 2, 2), (1, 2, 3, 4, 9)])
+def test_the_prior_has_the_moments_of_the_logarithms(freedoms: tuple[int, ...]) -> None:
+    variances, degrees = np.array([1e-4, 2.0, 3.0, 40.0, 9.0]), np.array(freedoms)
+    logs = np.log(variances.clip(min=1e-3 * 3.0)) + np.log(degrees / 2) - special.digamma(degrees / 2)
+    excess = logs.var(ddof=1) - special.polygamma(1, degrees / 2).mean()
+    half = optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-3, 1e3, xtol=1e-14)
+    variance, counts = _prior(list(zip(variances.tolist(), freedoms, strict=True)))
+    assert counts == pytest.approx(2 * half, rel=1e-8)
+    assert variance == pytest.approx(np.exp(logs.mean() + special.digamma(half) - np.log(half)), rel=1e-8)
+
+
+def test_variances_that_differ_by_chance_alone_are_one() -> None:
+    variance, counts = _prior([(4.0, 2)] * 5)
+    assert counts == np.inf
+    assert variance == pytest.approx(4.0 * np.exp(-special.digamma(1.0)))
+    assert _prior([(0.0, 2)] * 3 + [(1.0, 2)] * 2) == (0.0, 0.0), "most do not vary at all"

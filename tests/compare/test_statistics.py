@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
+from peftkit.compare.statistics.engine import MethodEstimate
 from peftkit.compare.statistics.observations import Array, Observations, Scale, observe
 from peftkit.compare.statistics.tuning import choice
 
@@ -292,3 +293,18 @@ def test_scores_of_an_earlier_checkpoint_vary_over_examples_as_much(share: bool)
     borrowed = fit(late, means=means, share=share, higher_is_better=share)
     assert borrowed.estimates["m0"].score == pytest.approx(own.estimates["m0"].score, abs=0.01)
     assert _width(borrowed, "m0") == pytest.approx(_width(own, "m0"), rel=0.35)
+
+
+@pytest.mark.parametrize("examples", [[3.0, 3.0, 3.0], [3.0]])
+def test_a_single_run_that_does_not_vary_has_no_interval(examples: list[float]) -> None:
+    found = fit({"a": {4: np.array(examples)}}, share=False)
+    assert found.estimates == {"a": MethodEstimate(3.0, None, None, None, 1)}
+    assert found.draws.shape == (0, 0)
+
+
+def test_draws_are_repeatable_without_a_seed() -> None:
+    rng = np.random.default_rng(4)
+    scores = {name: {seed: rng.random(30) for seed in range(3)} for name in "ab"}
+    default, first, other = (fit(scores, share=True, **seed) for seed in ({}, {"seed": 0}, {"seed": 1}))
+    assert np.array_equal(default.draws, first.draws)
+    assert not np.array_equal(default.draws, other.draws)

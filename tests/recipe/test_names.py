@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from peftkit.recipe import names
 from peftkit.recipe.names import (
     ASSETS,
     BUILT_IN_MODELS,
@@ -14,6 +16,7 @@ from peftkit.recipe.names import (
     model_path,
     model_problem,
     optimizer_problem,
+    text_config,
     torch_optimizers,
 )
 
@@ -51,6 +54,84 @@ def test_a_config_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None
     assert model_problem(str(tmp_path)).startswith(f"the config.json of {str(tmp_path)!r} ")
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, "is a folder without a config.json, so that no model lies there"),
+        ({"config.json": "{}"}, "holds no table"),
+        ({"config.json": "version https://git-lfs.github.com/spec/v1"}, "is the pointer that git leaves without LFS"),
+        ({"config.json": "\ufeff{}"}, "holds no table"),
+        ({"config.json": "{"}, "is no readable config.json"),
+        ({"b.gguf": "", "a.gguf": ""}, "holds GGUF weights only (a.gguf)"),
+        ({"b.gguf": "", "config.json": '{"model_type": "t5"}'}, ""),
+        ({"recipe.toml": "", "summary.json": ""}, "is a run and no model"),
+        ({"recipe.toml": "", "config.json": '{"model_type": "t5"}'}, ""),
+        ({"summary.json": "", "config.json": '{"model_type": "t5"}'}, ""),
+        ({"adapter_config.json": '{"base_model_name_or_path": "gpt2"}'}, "name its base model, 'gpt2', or merge"),
+        ({"adapter_config.json": "{}", "config.json": '{"model_type": "t5"}'}, "name the model that it was trained on"),
+        ({"adapter_config.json": '{"base_model_name_or_path": null}'}, "name the model that it was trained on"),
+        ({"adapter_config.json": "[]"}, "name the model that it was trained on"),
+        ({"adapter_config.json": "{"}, "name the model that it was trained on"),
+    ],
+)
+def test_a_folder_that_is_no_model(files: dict[str, str], expected: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    problem = model_problem(str(tmp_path))
+    assert expected in problem
+    assert bool(problem) == bool(expected)
+
+
+def test_a_model_that_is_misspelt_or_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    assert model_problem("pocket-t6").endswith("(did you mean 'pocket-t5'?)")
+    assert model_problem("./modle").endswith("(did you mean 'model'?)")
+    assert model_problem("./other/modle").endswith("(pocket-t5, pocket-decoder, pocket-encoder)")
+    assert "is a file; name the folder that holds it" in model_problem("weights.safetensors")
+    assert "is no folder" in model_problem("a/b/c")
+    assert "is no folder" in model_problem("a\0b")
+
+
+TEXT = {"model_type": "llama", "vocab_size": 7, "hidden_size": 8}
+IMAGES = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava",
+    "text_config": TEXT,
+    "vision_config": {"x": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_text"),
+    [
+        ({}, True),
+        ({"architectures": ["XForCausalLM"]}, True),
+        ({"architectures": ["XModel"]}, False),
+        ({"vision_config": {}}, False),
+        ({"vision_config": None, "audio_config": {"x": 1}}, True),
+        ({"vision_config": None, "quantization_config": {"x": 1}}, False),
+        ({"vision_config": None, "generation_config": {"x": 1}}, False),
+        ({"vision_config": None, "task_specific_params": {"x": 1}}, False),
+        ({"text_config": None}, False),
+        ({"is_encoder_decoder": True}, False),
+        ({"text_config": {**TEXT, "is_encoder_decoder": True}}, False),
+    ],
+)
+def test_the_text_model_in_one_that_reads_images(changes: dict[str, Any], is_text: bool) -> None:
+    config = {**IMAGES, **changes}
+    expected = {**TEXT, "architectures": ["TextModelForCausalLM"]} if is_text else config
+    assert text_config(config) == expected
+
+
+def test_a_text_model_without_its_own_type_and_vocabulary() -> None:
+    config = {**IMAGES, "text_config": {"hidden_size": 8}, "vocab_size": 9}
+    found = text_config(config)
+    assert (found["model_type"], found["vocab_size"]) == ("llava", 9)
+    assert model_kind(config) == "decoder"
+
+
 @pytest.mark.parametrize("name", [*BUILT_IN_MODELS, "gpt2", "google-t5/t5-base", "EleutherAI/pythia-70m", "a_b/c.d"])
 def test_a_model_that_may_be_meant(name: str) -> None:
     assert model_problem(name) == ""
@@ -84,3 +165,20 @@ def test_an_optimizer_in_any_case(name: str) -> None:
 )
 def test_an_optimizer_that_cannot_be_had(name: str, words: str) -> None:
     assert words in optimizer_problem(name)
+
+
+@pytest.mark.parametrize("source", [None, "not Python"])
+def test_without_torchs_source_any_optimizer_may_be_meant(
+    source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "optim").mkdir()
+    if source is not None:
+        (tmp_path / "optim/__init__.py").write_text(source, encoding="utf-8")
+    read = torch_optimizers.__wrapped__
+    monkeypatch.setattr(names, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    monkeypatch.setattr(names, "torch_optimizers", read)
+    assert read() == ()
+    assert optimizer_problem("any") == ""
+    for spec in (None, SimpleNamespace(submodule_search_locations=None)):
+        monkeypatch.setattr(names, "find_spec", lambda name, spec=spec: spec)
+        assert read() == ()

@@ -76,6 +76,7 @@ def refs(value: Any) -> Iterator[str]:
 
 def test_it_says_what_it_is_and_points_to_nothing_that_is_missing(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["title"] == "peftkit recipe"
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
     assert schema["properties"].keys() == {"extends", *Recipe.model_fields}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from peftkit.errors import RecipeError
+from peftkit.methods.full import Full
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.sharding import deepspeed_config
+from peftkit.recipe.sharding import deepspeed_config, sharding_findings
+from peftkit.recipe.tables import DeepSpeedTable
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +47,44 @@ def test_a_file_may_say_the_stage(registry: Registry, folder: Path) -> None:
 def test_offloading(registry: Registry) -> None:
     config = deepspeed_config(load(registry, "train.deepspeed.offload_optimizer=cpu"))
     assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert "offload_param" not in config["zero_optimization"]
+    config = deepspeed_config(load(registry, "train.deepspeed.stage=3", "train.deepspeed.offload_parameters=cpu"))
+    assert config["zero_optimization"]["offload_param"] == {"device": "cpu"}
+    assert "offload_optimizer" not in config["zero_optimization"]
+
+
+def test_offloading_keeps_what_the_file_says_of_it(registry: Registry, folder: Path) -> None:
+    given = {"zero_optimization": {"offload_optimizer": {"pin_memory": True, "device": "nvme"}}}
+    (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
+    recipe = load(registry, "train.deepspeed.config=ds.json", "train.deepspeed.offload_optimizer=cpu")
+    assert deepspeed_config(recipe)["zero_optimization"]["offload_optimizer"] == {"pin_memory": True, "device": "cpu"}
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_what_deepspeed_is_told_without_a_file(precision: str, registry: Registry) -> None:
+    keys = ("train.batch_size=3", "train.gradient_accumulation_steps=5", "train.max_grad_norm=0.5")
+    assert deepspeed_config(load(registry, *keys, f"train.mixed_precision={precision}")) == {
+        "zero_optimization": {"stage": 2, "stage3_gather_16bit_weights_on_model_save": True},
+        "train_micro_batch_size_per_gpu": 3,
+        "gradient_accumulation_steps": 5,
+        "gradient_clipping": 0.5,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["train.optimizer=adafactor"], "flat pieces, in which adafactor would be another optimizer; use one of ada"),
-        (["train.fsdp=true"], "both FSDP and DeepSpeed would shard the model"),
-        (["train.on_nan=skip"], "cannot take back the gradients of a step"),
-        (["train.deepspeed.stage=4"], "must be one of 0, 1, 2, 3"),
+        (
+            ["train.optimizer=adafactor"],
+            "train.optimizer: ZeRO hands the optimizer flat pieces, in which adafactor would be another optimizer",
+        ),
+        (["train.fsdp=true"], "train.fsdp: both FSDP and DeepSpeed would shard the model"),
+        (["train.on_nan=skip"], "train.on_nan: DeepSpeed cannot take back the gradients of a step"),
+        (["train.deepspeed.stage=4"], "train.deepspeed.stage: must be one of 0, 1, 2, 3"),
         (["train.deepspeed.config=none.json"], "train.deepspeed.config: cannot be read: .*No such file"),
     ],
 )
@@ -69,12 +100,20 @@ def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> N
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"gradient_clipping": 2}, "gradient_clipping is 2 in the file, and train.max_grad_norm is 1.0; make them"),
+        (
+            {"gradient_clipping": 2},
+            "train.deepspeed.config: gradient_clipping is 2 in the file, and train.max_grad_norm is 1.0; make them",
+        ),
         ({"train_micro_batch_size_per_gpu": 99}, "train_micro_batch_size_per_gpu is 99 in the file, and train.batch"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps is 2 in the file"),
         ({"optimizer": {"type": "Adam"}}, "the recipe says the optimizer; take 'optimizer' out of the file"),
         ({"train_batch_size": 8}, "the recipe says the train batch size; take 'train_batch_size' out"),
-        ({"bf16": {"enabled": True}}, "bf16.enabled is true in the file, and train.mixed_precision is 'no'"),
+        ({"scheduler": {}}, "the recipe says the scheduler; take 'scheduler' out of the file"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled is true in the file, and train.mixed_precision is 'no'"),
+        (
+            {"bf16": {"enabled": True}},
+            "train.deepspeed.config: bf16.enabled is true in the file, and train.mixed_precision is 'no'",
+        ),
         ({"zero_optimization": {"stage": 3}}, "train.deepspeed.stage: is 2, and 3 in the file; make them the same"),
         ([], "cannot be read: ds.json holds no JSON object"),
     ],
@@ -83,3 +122,40 @@ def test_a_file_that_says_otherwise_is_refused(given: Any, words: str, registry:
     (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
     with pytest.raises(RecipeError, match=words):
         load(registry, "train.deepspeed.config=ds.json")
+
+
+def test_a_file_that_agrees_is_taken(registry: Registry, folder: Path) -> None:
+    auto = dict.fromkeys(("gradient_clipping", "train_batch_size", "optimizer", "scheduler"), "auto")
+    agreeing = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "fp16": {"enabled": False}}
+    precision = {"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2}}
+    (folder / "ds.json").write_text(json.dumps({**auto, **agreeing, **precision}), encoding="utf-8")
+    assert [*sharding_findings(load(registry, "train.deepspeed.config=ds.json"))] == []
+
+
+class Reading(Full):
+    """Reads gradients before the step."""
+
+    name: Literal["reading"] = "reading"  # type: ignore[assignment]
+
+    def after_backward(self, model: Any, step: int) -> None:
+        pass
+
+
+def test_a_method_that_reads_gradients_is_refused_with_deepspeed_only(registry: Registry) -> None:
+    sharded = load(registry).model_copy(update={"method": Reading()})
+    [(path, text)] = sharding_findings(sharded)
+    assert path == ("train", "deepspeed", "stage")
+    assert text == (
+        "'reading' reads gradients before the step, and DeepSpeed keeps them to itself; train without DeepSpeed"
+    )
+    train = sharded.train.model_copy(update={"deepspeed": DeepSpeedTable()})
+    assert [*sharding_findings(sharded.model_copy(update={"train": train}))] == []
+
+
+@pytest.mark.parametrize(("optimizer", "refused"), [("adafactor", True), ("adamw", False), ("AdamW", False)])
+def test_fsdp_shards_optimizers_that_go_element_by_element(optimizer: str, refused: bool, registry: Registry) -> None:
+    recipe = load(registry)
+    train = recipe.train.model_copy(update={"deepspeed": DeepSpeedTable(), "fsdp": True, "optimizer": optimizer})
+    found = [*sharding_findings(recipe.model_copy(update={"train": train}))]
+    assert [path for path, _ in found] == ([("train", "optimizer")] if refused else [])
+    assert all(text.startswith("adafactor has not been tried on sharded weights; use one of ") for _, text in found)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peftkit.errors import RecipeError
 from peftkit.recipe.source import Origin, dotted, read
@@ -124,6 +127,7 @@ def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complain
         ("train.batch_size='4'", "--set: train.batch_size: must be a whole number, above 0, not '4' (did you mean 4?)"),
         ("train.batch_size=", "--set: train.batch_size: must be a whole number, above 0, not ''"),
         ("train.batchsize=4", "--set: train.batchsize: unknown key; [train] takes batch_size, "),
+        ("runn.seed=1", "--set: runn: unknown key; a recipe takes extends, format, run"),
         ("method.rank=4", "--set: method.rank: unknown key; 'lora' takes r, "),
         ("method.name=lorra", "--set: method.name: no method is called 'lorra' (did you mean 'lora'?)"),
         ("method=lora", '--set: method: must be a table: [method] and below it name = "lora"'),
@@ -131,6 +135,9 @@ def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complain
             "method.target_modules=[q,v]",
             "--set: method.target_modules: '[q,v]' is not valid TOML; texts in it need quotes",
         ),
+        ('run.name="a', "--set: run.name: '\"a' is not valid TOML"),
+        ("run.name='a", '--set: run.name: "\'a" is not valid TOML'),
+        ("train.budget={steps=", "--set: train.budget: '{steps=' is not valid TOML"),
         ("run.name=2024-01-01", "--set: run.name: must be a text in quotes, matching"),
         ("run.name=a\nb", "--set: run.name: must be a text in quotes, matching"),
         ("run.seed=1\nb=2", "--set: run.seed: must be a whole number, at least 0, below 4294967296, not '1\\nb=2'"),
@@ -236,3 +243,11 @@ def test_keys_are_written_as_toml_has_them() -> None:
     assert dotted(("metric", 0, "name")) == "metric[0].name"
     assert dotted(("a-b", "c d", "")) == 'a-b."c d".""'
     assert dotted(()) == ""
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_key_in_quotes_is_toml_and_stays_as_readable_as_it_can_be(key: str) -> None:
+    text = dotted(("a b", key))
+    assert tomllib.loads(f"{text} = 1") == {"a b": {key: 1}}
+    escaped = sum(not c.isprintable() or c in '"\\' for c in key)
+    assert text.count("\\") == escaped

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+import math
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
+from peftkit.plugins import Registry
+from peftkit.recipe import load_recipe
 from peftkit.recipe.tables import (
     BudgetTable,
     CheckpointTable,
@@ -90,3 +94,200 @@ def test_the_public_tables_and_keys_are_there() -> None:
     assert keys[BudgetTable] >= {"steps", "samples", "tokens", "epochs", "seconds"}
     assert keys[EvaluateTable] >= {"every"}
     assert keys[TrackTable] >= {"wandb", "tensorboard"}
+
+
+DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
+    RunTable: {
+        "name": "run",
+        "seed": 42,
+        "init_seed": None,
+        "order_seed": None,
+        "resample_train": None,
+        "subset_fraction": None,
+        "output": "runs",
+    },
+    ModelTable: {
+        "name": "m",
+        "dtype": "float32",
+        "revision": None,
+        "attention": None,
+        "quantization": None,
+        "trust_remote_code": False,
+        "keep_head": False,
+    },
+    BudgetTable: {
+        "steps": None,
+        "samples": None,
+        "tokens": None,
+        "epochs": 1.0,
+        "seconds": None,
+        "gmacs": None,
+        "joules": None,
+    },
+    CheckpointTable: {"every": "10%", "keep": 1},
+    DeepSpeedTable: {"stage": None, "offload_optimizer": "none", "offload_parameters": "none", "config": None},
+    TrainTable: {
+        "batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 0.001,
+        "head_learning_rate": None,
+        "optimizer": "adafactor",
+        "optimizer_options": {},
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+        "max_grad_norm": 1.0,
+        "on_nan": "stop",
+        "mixed_precision": "no",
+        "gradient_checkpointing": False,
+        "max_source_length": 512,
+        "max_target_length": 128,
+        "cut_targets": 0.01,
+        "workers": 0,
+        "fsdp": False,
+    },
+    EvaluateTable: {
+        "every": "10%",
+        "at_start": True,
+        "batch_size": 32,
+        "train_examples": 256,
+        "dev_examples": None,
+        "test_examples": None,
+        "whole": True,
+        "selects": None,
+        "scoring": "sum",
+        "max_new_tokens": 48,
+        "num_beams": 1,
+    },
+    TrackTable: {"wandb": "offline", "tensorboard": False, "project": "peftkit", "tags": ()},
+}
+"""What keys that a recipe leaves out mean: another default changes what existing recipes measure."""
+
+
+def test_every_key_has_the_default_that_existing_recipes_rely_on(right: str, folder: Path, registry: Registry) -> None:
+    (folder / "x.toml").write_text(right, encoding="utf-8")
+    recipe = load_recipe("x.toml", registry)
+    train = recipe.train
+    read: list[BaseModel] = [recipe.run, recipe.evaluate, recipe.track, train]
+    read += [train.budget, train.checkpoint, train.deepspeed, ModelTable(name="m")]
+    for table in read:
+        values = {key: value for key, value in table if not isinstance(value, BaseModel)}
+        assert values == DEFAULTS[type(table)]
+    assert recipe.format == 1
+    assert tables(Recipe) == {Recipe, *DEFAULTS}
+
+
+LIMITS = [
+    (RunTable, ["seed", "init_seed", "order_seed"], [0, 2**32 - 1], [-1, 2**32, 0.5]),
+    (RunTable, ["subset_fraction"], [1e-9, 0.999], [0.0, 1.0]),
+    (RunTable, ["output"], ["r"], [""]),
+    (RunTable, ["name"], ["a", "0._-", "a" * 100], ["", "-a", "a" * 101, "a b", "a/b", "a\n"]),
+    (ModelTable, ["name"], ["m"], [""]),
+    (TrackTable, ["project"], ["p"], [""]),
+    (BudgetTable, ["steps", "samples", "tokens"], [1], [0, 1.5]),
+    (BudgetTable, ["epochs", "seconds", "gmacs", "joules"], [1e-6], [0.0, 9e-7, math.inf]),
+    (CheckpointTable, ["keep"], [1], [0]),
+    (TrainTable, ["batch_size", "gradient_accumulation_steps", "max_source_length", "max_target_length"], [1], [0]),
+    (TrainTable, ["learning_rate", "head_learning_rate"], [1e-12], [0.0, -0.1, math.nan]),
+    (TrainTable, ["weight_decay", "max_grad_norm"], [0.0, 1e-9], [-1e-9]),
+    (TrainTable, ["warmup_ratio"], [0.0, 0.999], [-1e-9, 1.0]),
+    (TrainTable, ["cut_targets"], [0.0, 1.0], [-1e-9, 1.001]),
+    (TrainTable, ["workers"], [0], [-1]),
+    (EvaluateTable, ["batch_size", "dev_examples", "test_examples", "max_new_tokens", "num_beams"], [1], [0]),
+    (EvaluateTable, ["train_examples"], [0], [-1]),
+    (Recipe, ["format"], [1], [0, 2]),
+]
+
+
+@pytest.mark.parametrize(("table", "keys", "accepted", "refused"), LIMITS)
+def test_limits_of_keys(table: type[BaseModel], keys: list[str], accepted: list[Any], refused: list[Any]) -> None:
+    for key in keys:
+        for value in (*accepted, *refused):
+            try:
+                table.model_validate({key: value})
+                wrong = False
+            except ValidationError as error:
+                wrong = any(problem["loc"][:1] == (key,) for problem in error.errors())
+            assert wrong == (value in refused), f"{key} = {value!r}"
+
+
+CHOICES: list[tuple[type[BaseModel], str, set[Any]]] = [
+    (RunTable, "resample_train", {None, "bootstrap", "subset"}),
+    (ModelTable, "dtype", {"float64", "float32", "bfloat16", "float16"}),
+    (ModelTable, "attention", {None, "eager", "sdpa", "flash_attention_2"}),
+    (ModelTable, "quantization", {None, "4bit", "8bit"}),
+    (DeepSpeedTable, "stage", {None, 0, 1, 2, 3}),
+    (DeepSpeedTable, "offload_optimizer", {"none", "cpu"}),
+    (DeepSpeedTable, "offload_parameters", {"none", "cpu"}),
+    (
+        TrainTable,
+        "schedule",
+        {"constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"},
+    ),
+    (TrainTable, "on_nan", {"stop", "skip"}),
+    (TrainTable, "mixed_precision", {"no", "bf16", "fp16"}),
+    (EvaluateTable, "scoring", {"sum", "norm"}),
+    (TrackTable, "wandb", {"online", "offline", "off"}),
+]
+
+
+def test_keys_that_are_one_of_a_few_words_take_these() -> None:
+    declared = {
+        (table, key): choices(field.annotation)
+        for table in DEFAULTS
+        for key, field in table.model_fields.items()
+        if choices(field.annotation) - {None}
+    }
+    assert declared == {(table, key): words for table, key, words in CHOICES}
+
+
+def choices(annotation: Any) -> set[Any]:
+    """The words of a Literal, and None where it is optional."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    arguments = [a for a in get_args(annotation) if a is type(None) or get_origin(a) is Literal]
+    if all(a is type(None) for a in arguments):
+        return set()
+    return {word for a in arguments for word in ([None] if a is type(None) else get_args(a))}
+
+
+def test_a_budget_needs_a_limit_and_tells_steps_only_of_limits_in_rows() -> None:
+    with pytest.raises(ValidationError, match="needs at least one limit of: steps, samples, tokens, epochs, seconds"):
+        BudgetTable()
+    for key in ("steps", "samples", "epochs"):
+        assert BudgetTable(**{key: 1}).tells_steps
+        for other in ("tokens", "seconds", "gmacs", "joules"):
+            assert not BudgetTable(**{key: 1, other: 1}).tells_steps
+            assert not BudgetTable(**{other: 1}).tells_steps
+
+
+def test_seeds_and_rates_that_are_unset_follow_others() -> None:
+    assert (RunTable(seed=3).effective_init_seed, RunTable(seed=3).effective_order_seed) == (3, 3)
+    apart = RunTable(seed=3, init_seed=0, order_seed=1)
+    assert (apart.effective_init_seed, apart.effective_order_seed) == (0, 1)
+    assert (TrainTable().head_rate, TrainTable(head_learning_rate=0.5).head_rate) == (1e-3, 0.5)
+    assert not DeepSpeedTable().used
+    assert DeepSpeedTable(stage=0).used
+    assert DeepSpeedTable(config="ds.json").used
+
+
+def test_a_checkpoint_is_written_at_intervals_or_never() -> None:
+    assert CheckpointTable(every="off").every == "off"
+    for table in (CheckpointTable, EvaluateTable):
+        assert table(every="5 steps").every == "5 steps"
+        with pytest.raises(ValidationError, match="must be written as"):
+            table(every="5")
+    with pytest.raises(ValidationError, match="must be written as"):
+        EvaluateTable(every="off")
+
+
+def test_which_value_selects_and_which_way_is_better(right: str, folder: Path, registry: Registry) -> None:
+    (folder / "x.toml").write_text(right, encoding="utf-8")
+    recipe = load_recipe("x.toml", registry)
+    assert recipe.selects == "accuracy"
+    assert recipe.higher_is_better("accuracy")
+    assert not recipe.higher_is_better("loss")
+    by_loss = load_recipe("x.toml", registry, ["evaluate.selects=loss"])
+    assert by_loss.selects == "loss"
+    lower = type("Lower", (type(recipe.metric[0]),), {"higher_is_better": False})
+    assert not recipe.model_copy(update={"metric": (lower(),)}).higher_is_better("accuracy")

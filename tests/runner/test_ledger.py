@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -20,9 +20,10 @@ from peftkit.errors import InputError, RunError
 from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
 from peftkit.plugins import Entry, Registry
+from peftkit.runner import ledger as ledger_module
 from peftkit.runner import models, run
 from peftkit.runner.counter import Counter
-from peftkit.runner.ledger import Ledger, Work
+from peftkit.runner.ledger import Ledger, Work, _copies
 from peftkit.runner.optimizers import make_optimizer
 from peftkit.runs import RunDirectory
 from peftkit.testing import applied, batch, tiny
@@ -531,3 +532,75 @@ def test_a_method_that_fails_in_its_first_pass_is_refused_in_words(make: Make, r
     recipe = make("decoder").model_copy(update={"method": Broken()})
     with pytest.raises(InputError, match=r"'broken' fails in its first pass .*IndexError: list index out of range"):
         run(recipe, known)
+
+
+class Layer(nn.Module):
+    """Two linear layers without biases, whose loss is a sum of squares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(8, 8, bias=False) for _ in range(2))
+
+    def forward(self, inputs: Tensor) -> Any:
+        return SimpleNamespace(loss=self.second(self.first(inputs)).pow(2).sum())
+
+
+@pytest.mark.parametrize("copies", [0, 1, 2])
+def test_activations_are_counted_in_bytes(copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the model itself, on its copy on ``meta``, and on fake tensors."""
+    monkeypatch.setattr(ledger_module, "_copies", lambda model, make=_copies: islice(make(model), copies))
+    model, size = Layer(), 4 * 8 * 4
+    rows = {"inputs": torch.ones(4, 8)}
+    # The input of each layer, for its weight's gradient, and that of the square; weights are no activations.
+    assert Ledger(model, own_loss).kept_bytes(rows) == 3 * size
+    model.first.requires_grad_(False)
+    assert Ledger(model, own_loss).kept_bytes(rows) == 2 * size
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_activations_that_cannot_be_counted_are_an_error() -> None:
+    def failing(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        raise RuntimeError("it fails")
+
+    ledger = Ledger(Layer(), failing)
+    with pytest.raises(RunError, match="cannot be told without weights"):
+        ledger.kept_bytes({"inputs": torch.ones(4, 8)})
+
+
+def test_each_time_that_twice_as_many_are_told_one_is_counted() -> None:
+    ledger = Ledger(Uneven(lambda length: 1), own_loss)
+    counted = []
+    lengths = [8, 800, 400, 240, 640, *(range(16, 240, 8)), *(range(248, 400, 8))]
+    for number, length in enumerate(lengths):
+        before = len(ledger._known)
+        ledger.work({"input_ids": torch.ones(2, length, dtype=torch.long), "labels": torch.zeros(2)})
+        if len(ledger._known) > before:
+            counted.append(number)
+    # Three determine the polynomial and two prove it; then four are told, eight and sixteen in all, and so on.
+    assert counted == [0, 1, 2, 3, 4, 9, 14, 23, 40]
+
+
+class ByValue(torch.optim.SGD):
+    """Cannot step on tensors without values."""
+
+    def step(self, closure: Any = None) -> Any:
+        assert self.param_groups[0]["params"][0].grad.sum().item() == 0
+        return super().step(closure)
+
+
+def test_an_optimizer_that_needs_values_is_counted_on_zeros() -> None:
+    model = Layer()
+
+    def make(kind: type[torch.optim.SGD]) -> Callable[[nn.Module], torch.optim.Optimizer]:
+        return lambda like: kind(like.parameters(), lr=0.1, momentum=0.9)
+
+    found = [Ledger(model, own_loss, make(kind)) for kind in (ByValue, torch.optim.SGD)]
+    assert found[0].optimizer_bytes == found[1].optimizer_bytes == 2 * 8 * 8 * 4
+    assert found[0].optimizer >= found[1].optimizer > 0
+
+
+def test_hooks_of_gradients_are_in_the_copy_too() -> None:
+    model, called = Layer(), []
+    model.first.weight.register_hook(lambda gradient: called.append(gradient.is_meta))
+    assert Ledger(model, own_loss).work({"inputs": torch.ones(4, 8)}).backward_macs == 3 * 4 * 8 * 8
+    assert called == [True]

@@ -1,0 +1,1 @@
+"""Mutants of source files, and tests that are run on them."""
