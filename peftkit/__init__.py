@@ -1,52 +1,66 @@
-"""peftkit: which parameter-efficient fine-tuning method learns most for a given amount of work?"""
+"""Compares parameter-efficient fine-tuning methods by score and cost.
 
+Public names are imported when they are first used, so that ``import peftkit`` is fast.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from peftkit.components import (
-    Context,
-    Example,
-    Meter,
-    Method,
-    Metric,
-    Refusal,
-    Situation,
-    StepRecord,
-    Task,
-)
-from peftkit.errors import MissingFieldsError, RowError
-from peftkit.hookspecs import hookimpl
-from peftkit.search_space import Between, PublishedRate, Search
 
 if TYPE_CHECKING:
     from peftkit.api import load_model
+    from peftkit.components import (
+        ApplyContext,
+        Example,
+        Incompatibility,
+        Meter,
+        Method,
+        Metric,
+        RunSpec,
+        StepStats,
+        Task,
+    )
+    from peftkit.components.search_space import PublishedRate, Range, SearchSpace
+    from peftkit.errors import MissingFieldsError, RowError
+    from peftkit.hookspecs import hookimpl
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Between",
-    "Context",
+    "ApplyContext",
     "Example",
+    "Incompatibility",
     "Meter",
     "Method",
     "Metric",
     "MissingFieldsError",
     "PublishedRate",
-    "Refusal",
+    "Range",
     "RowError",
-    "Search",
-    "Situation",
-    "StepRecord",
+    "RunSpec",
+    "SearchSpace",
+    "StepStats",
     "Task",
     "__version__",
     "hookimpl",
     "load_model",
 ]
 
+_MODULES = {
+    "api": ("load_model",),
+    "components": (
+        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "PublishedRate", "Range"),
+        *("RunSpec", "SearchSpace", "StepStats", "Task"),
+    ),
+    "errors": ("MissingFieldsError", "RowError"),
+    "hookspecs": ("hookimpl",),
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Imports the functions of ``peftkit.api`` when they are asked for."""
-    if name in __all__:
-        from peftkit import api
-
-        return getattr(api, name)
+    """Import a public name when it is first used."""
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(import_module(f"peftkit.{module}"), name)
+            globals()[name] = value
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``python -m peftkit`` and ``accelerate launch -m peftkit``: the same as the command ``peftkit``."""
+"""Runs the command line, for ``python -m peftkit`` and ``accelerate launch -m peftkit``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The Python interface; its functions are names of ``peftkit`` itself, and import torch when they are called."""
+"""The Python interface, re-exported by ``peftkit``; torch is imported when a function is called."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
 
 
 def load_model(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the trained model of a finished run: the base model with the method, what it trained, and the head.
+    """Load the trained model of a finished run: the base model with the method, its trained parameters and the head.
 
-    It loads every run, also of methods whose files no other library reads.
+    Works for every method, also for those whose files no other library reads.
 
     Args:
-        path: the run directory.
+        path: The run directory.
 
     Returns:
-        The model, in evaluation mode and on the GPU where there is one, and its tokenizer.
+        The model in evaluation mode, on the GPU if there is one, and its tokenizer.
 
     Raises:
-        InputError: the folder is no finished run, or what it saved does not fit.
-        RunError: the base model cannot be loaded.
+        InputError: The folder is not a finished run, or its files do not fit the model.
+        RunError: The base model cannot be loaded.
     """
+    from peftkit.inference.finished_run import load_finished_run
     from peftkit.plugins import load_registry
-    from peftkit.runner.opened import open_run
 
-    opened = open_run(Path(path), load_registry())
-    return opened.model, opened.form.tokenizer  # type: ignore[return-value]
+    finished = load_finished_run(Path(path), load_registry())
+    return finished.model, finished.family.tokenizer  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Where what can be made again is kept between runs, also on machines whose home folder cannot be written."""
+"""The cache folder, and fallbacks for machines on which the home folder is not writable."""
 
 from __future__ import annotations
 
@@ -15,61 +15,60 @@ log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder: ``PEFTKIT_CACHE``, else one of the user's cache folder, else a temporary one.
+    """Return ``PEFTKIT_CACHE``, or ``peftkit`` in the user's cache folder, or a temporary folder.
 
     Raises:
-        InputError: ``PEFTKIT_CACHE`` cannot be written, or there is no temporary folder either.
+        InputError: ``PEFTKIT_CACHE`` is not writable, or no folder is.
     """
-    asked = os.environ.get("PEFTKIT_CACHE", "")
-    return _usable(asked, os.environ.get("XDG_CACHE_HOME", ""))
+    return _cache_folder(os.environ.get("PEFTKIT_CACHE", ""), os.environ.get("XDG_CACHE_HOME", ""))
 
 
 def use_writable_datasets_cache() -> None:
-    """Moves the cache of ``datasets`` into peftkit's own where it cannot be written; says so once.
+    """Move the cache of ``datasets`` into peftkit's if it is not writable, with a warning.
 
     Raises:
-        InputError: neither can be written.
+        InputError: Neither is writable.
     """
     from datasets import config
 
     folder = Path(config.HF_DATASETS_CACHE)
-    if problem := _problem(folder):
-        place = cache_folder() / "datasets"
+    if problem := _write_problem(folder):
+        replacement = cache_folder() / "datasets"
         log.warning(
-            "the cache of datasets, %s, cannot be written (%s): %s is used; HF_HOME or HF_DATASETS_CACHE moves it",
+            "the cache of datasets, %s, is not writable (%s); using %s; HF_HOME or HF_DATASETS_CACHE moves it",
             folder,
             problem,
-            place,
+            replacement,
         )
-        config.HF_DATASETS_CACHE = place
-        config.DOWNLOADED_DATASETS_PATH = place / "downloads"
+        config.HF_DATASETS_CACHE = replacement
+        config.DOWNLOADED_DATASETS_PATH = replacement / "downloads"
         config.EXTRACTED_DATASETS_PATH = config.DOWNLOADED_DATASETS_PATH / "extracted"
 
 
 @cache
-def _usable(asked: str, user: str) -> Path:
-    if asked:
-        folder = Path(asked).expanduser()
-        if problem := _problem(folder):
-            raise InputError(f"PEFTKIT_CACHE: {str(folder)!r} cannot be written ({problem}); name a folder that can be")
+def _cache_folder(configured: str, user_cache: str) -> Path:
+    if configured:
+        folder = Path(configured).expanduser()
+        if problem := _write_problem(folder):
+            raise InputError(f"PEFTKIT_CACHE: {str(folder)!r} is not writable ({problem}); use a folder that is")
         return folder
     try:
-        folder = (Path(user) if user else Path.home() / ".cache") / "peftkit"
-        problem = _problem(folder)
-    except RuntimeError as error:  # nobody's home
+        folder = (Path(user_cache) if user_cache else Path.home() / ".cache") / "peftkit"
+        problem = _write_problem(folder)
+    except RuntimeError as error:  # the user has no home folder
         folder, problem = Path("~/.cache/peftkit"), str(error)
     if not problem:
         return folder
-    place = _temporary()
+    replacement = _temporary_folder()
     log.warning(
-        "the cache folder %s cannot be written (%s): %s is used; PEFTKIT_CACHE moves it", folder, problem, place
+        "the cache folder %s is not writable (%s); using %s; PEFTKIT_CACHE moves it", folder, problem, replacement
     )
-    return place
+    return replacement
 
 
 @cache
-def _problem(folder: Path) -> str:
-    """Why no file can be written into the folder, which is made if it is not there; empty if one can."""
+def _write_problem(folder: Path) -> str:
+    """Create a folder and return why no file can be written to it, or an empty text."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -80,22 +79,22 @@ def _problem(folder: Path) -> str:
     return ""
 
 
-def _temporary() -> Path:
-    """A folder for temporary files that is this user's alone.
+def _temporary_folder() -> Path:
+    """Create a temporary folder that belongs to this user.
 
     Raises:
-        InputError: there is none.
+        InputError: None can be created.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"peftkit-{os.getuid() if hasattr(os, 'getuid') else os.getpid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-        if not stat.S_ISDIR(found.st_mode) or not mine:
+        status = folder.lstat()
+        owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+        if not stat.S_ISDIR(status.st_mode) or not owned:
             folder = Path(tempfile.mkdtemp(prefix="peftkit-"))
     except OSError as error:
         raise InputError(
-            f"no folder for temporary files can be written ({error.strerror or error}); set TMPDIR to one that can be, "
-            "and PEFTKIT_CACHE to one that is kept"
+            f"no temporary folder is writable ({error.strerror or error}); set TMPDIR to one that is, and "
+            "PEFTKIT_CACHE to one that is kept"
         ) from error
     return folder

@@ -1,42 +1,67 @@
-"""What can go wrong, by whose fault: the exit code says it to a script, the message to a person."""
+"""Exceptions with the exit codes of the command line, and helpers for messages."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
 class PeftkitError(Exception):
-    """Something peftkit can put in words; ``exit_code`` is what the command line leaves with."""
+    """The base class of errors that are reported without a traceback."""
 
     exit_code = 1
+    """The exit code of the command line."""
 
 
 class RunError(PeftkitError):
-    """The input was right, yet the run could not be carried through."""
+    """A run failed although its input is valid."""
 
 
 class DivergedError(RunError):
-    """The loss of training is NaN or infinite; a trial of a sweep that diverges counts as the worst, not as failed."""
+    """The training loss is NaN or infinite; a sweep ranks such a trial last."""
 
 
-class Interrupted(PeftkitError):  # noqa: N818 - no error
-    """A signal ended the run, and what was done is saved; the exit code is that of the signal."""
+class RunInterrupted(PeftkitError):  # noqa: N818 - no error
+    """A signal stopped the run after it was saved; the exit code is 128 plus the signal's number.
+
+    Args:
+        text: The message.
+        number: The signal's number.
+    """
 
     def __init__(self, text: str, number: int) -> None:
         self.exit_code = 128 + number
         super().__init__(text)
 
 
+class StopRequested(Exception):  # noqa: N818 - not an error
+    """Stops the training loop after a signal.
+
+    Args:
+        number: The signal's number.
+        evaluated: Whether the evaluation that was due is done.
+    """
+
+    def __init__(self, number: int, *, evaluated: bool) -> None:
+        self.number, self.evaluated = number, evaluated
+        super().__init__(signal.Signals(number).name)
+
+
 class InputError(PeftkitError):
-    """What the user gave is wrong: arguments, a recipe, a data file."""
+    """Invalid input: arguments, a recipe, a data file."""
 
     exit_code = 2
 
 
 class RowError(InputError):
-    """A row of a task's data cannot be an example; ``field`` is the column that is wrong."""
+    """A row of a task's data is invalid.
+
+    Args:
+        field: The column.
+        text: What is wrong with it.
+    """
 
     def __init__(self, field: str, text: str) -> None:
         self.field, self.text = field, text
@@ -44,7 +69,12 @@ class RowError(InputError):
 
 
 class MissingFieldsError(RowError):
-    """A row lacks fields that a task's prompt shows; ``fields`` are their names."""
+    """A row lacks fields that a task's prompt contains.
+
+    Args:
+        fields: The names of the fields.
+        reason: Why they are missing.
+    """
 
     def __init__(self, fields: Sequence[str], reason: str = "") -> None:
         self.fields = tuple(fields)
@@ -52,16 +82,16 @@ class MissingFieldsError(RowError):
 
 
 class ModelError(InputError):
-    """The model that a recipe names cannot be used: a file of it is missing, broken, or not what its config says."""
+    """A model cannot be loaded: a file is missing, damaged, or inconsistent with its config."""
 
 
 class PluginError(InputError):
-    """An installed plugin breaks the rules: a duplicate name, a wrong class, an error inside a hook."""
+    """An installed plugin is invalid: a duplicate name, a wrong class, an error in a hook."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a recipe: where it stands and what would be right."""
+    """A problem of a recipe, with its location."""
 
     file: str
     line: int | None
@@ -69,12 +99,12 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        where = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{where}: {self.key}: {self.text}" if self.key else f"{where}: {self.text}"
+        location = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{location}: {self.key}: {self.text}" if self.key else f"{location}: {self.text}"
 
 
 class RecipeError(InputError):
-    """Everything that is wrong with a recipe, all at once."""
+    """A recipe is invalid; lists all problems."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -82,7 +112,15 @@ class RecipeError(InputError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` if something known is near the word, whatever its case, else nothing."""
+    """Suggest a similar word, ignoring case.
+
+    Args:
+        word: The unknown word.
+        known: The known words.
+
+    Returns:
+        `` (did you mean 'x'?)``, or an empty text if no known word is similar.
+    """
     options = list(known)
     by_lower = {option.lower(): option for option in reversed(options)}
     near = [by_lower[o] for o in difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)]
@@ -91,8 +129,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def one_line(error: BaseException) -> str:
-    """An exception in one line: its type, and what it says."""
+def summarize_error(error: BaseException) -> str:
+    """Format an exception in one line: its type and message."""
     return ": ".join([type(error).__name__, *filter(None, [" ".join(str(error).split())])])
 
 
@@ -103,6 +141,6 @@ def _abbreviates(short: str, long: str) -> bool:
     )
 
 
-def listed(words: Sequence[str]) -> str:
-    """The words as a comma-separated list, or ``nothing``."""
+def comma_separated(words: Sequence[str]) -> str:
+    """Join words by commas; no words give ``nothing``."""
     return ", ".join(words) if words else "nothing"

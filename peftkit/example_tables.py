@@ -1,18 +1,18 @@
-"""Per-example results as tables: what every evaluation of a run keeps of each example of dev and test.
+"""Per-example results of each evaluation on dev and test, as Arrow tables with these columns.
 
 ===================  ==============================================================================================
 ``step``             optimizer steps before the evaluation
 ``split``            ``dev`` or ``test``
-``whole``            false for the evaluations along the curve; true for the one of whole splits at the end of a run
-                     that evaluates parts of them along the curve
-``index``            the example's row in the split, from 0
-``group``            what the example shares with others (see ``Example.group``); empty where it is alone
-``loss``             the summed cross-entropy of the target's tokens, in nats
-``tokens``           how many these are
-``target``           the right candidate; where candidates are ranked
-``prediction``       the predicted candidate, by ``evaluate.scoring``; where candidates are ranked
-``prediction_norm``  the one predicted by the other scoring; where candidates are ranked
-``scores``           the example's score by every metric that is a mean over examples
+``full_split``       false along the curve; true for the evaluation of the full splits at the end of a run whose
+                     evaluations along the curve use a sample
+``index``            row of the example in the split, from 0
+``group``            group of dependent examples (see ``Example.group``); empty if there is none
+``loss``             summed cross-entropy of the target's tokens, in nats
+``tokens``           number of these tokens
+``target``           correct candidate, if candidates are ranked
+``prediction``       candidate predicted by ``evaluate.scoring``, if candidates are ranked
+``prediction_norm``  candidate predicted by the other scoring, if candidates are ranked
+``scores``           score by every metric that is a mean over examples
 ===================  ==============================================================================================
 """
 
@@ -23,25 +23,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit.errors import InputError
+from peftkit.file_formats import EXAMPLE_COLUMNS
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXTS = ("target", "prediction", "prediction_norm")
-"""Columns that only ranked examples have: generated text would not be compact."""
+"""Columns of ranked examples only; generated texts would take too much space."""
 LABELS = "labels"
-"""The key of the file's metadata that holds the labels, as JSON, where all examples have the same candidates."""
-ORDER = ("split", "whole", "index", "step")
-"""How rows are sorted, so that what stays the same from step to step stands together and takes no room."""
+"""Metadata key of the labels, as JSON, if all examples have the same candidates."""
+ORDER = ("split", "full_split", "index", "step")
+"""The sort order: values that stay the same from step to step are adjacent and compress well."""
 
 
 def example_table(step: int, split: str, predictions: Sequence[Mapping[str, Any]], *, whole: bool) -> pa.Table:
-    """The table of one evaluation of one split.
+    """Build the table of one evaluation of one split.
 
     Args:
-        step: optimizer steps before the evaluation.
+        step: Optimizer steps before the evaluation.
         split: ``dev`` or ``test``.
-        predictions: as the evaluation gives them, with ``loss``, ``tokens`` and, if there are any, ``scores``.
-        whole: whether this is the evaluation of the whole split at the end.
+        predictions: The predictions, with ``index``, ``loss``, ``tokens`` and, if there are any, ``scores``.
+        whole: Whether this is the evaluation of the full split at the end.
+
+    Returns:
+        The table.
     """
     import pyarrow as pa
 
@@ -49,7 +55,7 @@ def example_table(step: int, split: str, predictions: Sequence[Mapping[str, Any]
     columns: dict[str, Any] = {
         "step": pa.array([step] * rows, pa.int32()),
         "split": pa.array([split] * rows, pa.string()),
-        "whole": pa.array([whole] * rows, pa.bool_()),
+        "full_split": pa.array([whole] * rows, pa.bool_()),
         "index": pa.array([p["index"] for p in predictions], pa.int32()),
         "group": pa.array([p.get("group", "") for p in predictions], pa.string()),
         "loss": pa.array([p["loss"] for p in predictions], pa.float32()),
@@ -67,7 +73,12 @@ def example_table(step: int, split: str, predictions: Sequence[Mapping[str, Any]
 
 
 def write_table(tables: Sequence[pa.Table], path: Path) -> None:
-    """Writes the rows of several tables into one Parquet file, sorted so that it is small."""
+    """Write tables to one sorted Parquet file.
+
+    Args:
+        tables: The tables.
+        path: The file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -84,11 +95,11 @@ def write_table(tables: Sequence[pa.Table], path: Path) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """What ``write_table`` wrote.
+    """Read a file of ``write_table``; columns of older formats are renamed.
 
     Raises:
-        OSError: the file cannot be read, or is no Parquet file.
-        ValueError: it does not hold such a table.
+        OSError: The file cannot be read or is not Parquet.
+        ValueError: A column is missing.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -97,34 +108,75 @@ def read_table(path: Path) -> pa.Table:
         table = pq.read_table(path, page_checksum_verification=True)
     except pa.ArrowException as error:
         raise OSError(str(error)) from error
+    names = [EXAMPLE_COLUMNS.get(name, name) for name in table.column_names]
+    table = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
     missing = [name for name in (*ORDER, "group", "loss", "tokens") if name not in table.column_names]
     if missing:
-        raise ValueError(f"it has no column {missing[0]!r}")
+        raise ValueError(f"column {missing[0]!r} is missing")
     return table
 
 
-def prediction_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table by index, with the keys of a predictions file as far as the table has them."""
+def read_tables(run: Path) -> list[pa.Table]:
+    """Read the per-example results of a run: ``examples.parquet``, and files of evaluations that are not merged yet.
+
+    Raises:
+        InputError: A file cannot be read, or their columns differ.
+    """
+    tables: list[pa.Table] = []
+    merged: set[str] = set()
+    for path in (run / "examples.parquet", *sorted((run / "examples").glob("[0-9]*.parquet"))):
+        if path.name in merged or not path.exists():
+            continue
+        try:
+            table = read_table(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+        if tables and not table.schema.equals(tables[0].schema):
+            raise InputError(f"{path}: its columns differ from those of earlier evaluations")
+        tables.append(table)
+        if len(tables) == 1 and path.parent == run:
+            merged = list_evaluations(tables[0])
+    return tables
+
+
+def to_prediction_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Convert a table to rows with the keys of a predictions file, sorted by index."""
     labels = json.loads((table.schema.metadata or {}).get(LABELS.encode(), b"[]"))
-    rows: list[dict[str, Any]] = table.sort_by("index").drop_columns(["step", "split", "whole"]).to_pylist()
+    rows: list[dict[str, Any]] = table.sort_by("index").drop_columns(["step", "split", "full_split"]).to_pylist()
     return [row | {"candidates": labels} for row in rows] if labels else rows
 
 
-def part_name(step: int, *, whole: bool) -> str:
-    """The file of one evaluation while the run goes on."""
+def evaluation_file_name(step: int, *, whole: bool) -> str:
+    """Name the file of one evaluation in a run that has not ended.
+
+    Args:
+        step: Optimizer steps before the evaluation.
+        whole: Whether it is the evaluation of the full splits at the end.
+
+    Returns:
+        The file name.
+    """
     return f"{step:08}{'-whole' if whole else ''}.parquet"
 
 
-def evaluations_of(table: pa.Table) -> set[str]:
-    """The evaluations that a table has rows of, by the names of their parts."""
-    pairs = table.select(["step", "whole"]).group_by(["step", "whole"]).aggregate([]).to_pylist()
-    return {part_name(pair["step"], whole=pair["whole"]) for pair in pairs}
+def list_evaluations(table: pa.Table) -> set[str]:
+    """List the evaluations in a table, by the names of their files."""
+    pairs = table.select(["step", "full_split"]).group_by(["step", "full_split"]).aggregate([]).to_pylist()
+    return {evaluation_file_name(pair["step"], whole=pair["full_split"]) for pair in pairs}
 
 
-def along_the_curve(table: pa.Table, steps: Sequence[int]) -> pa.Table:
-    """The rows along the curve of these steps alone."""
+def select_curve_evaluations(table: pa.Table, steps: Sequence[int]) -> pa.Table:
+    """Select the evaluations along the curve at some steps.
+
+    Args:
+        table: The table.
+        steps: Optimizer steps before the evaluations.
+
+    Returns:
+        Their rows.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kept = pc.and_(pc.invert(table["whole"]), pc.is_in(table["step"], pa.array(steps, pa.int32())))
+    kept = pc.and_(pc.invert(table["full_split"]), pc.is_in(table["step"], pa.array(steps, pa.int32())))
     return table.filter(kept)

@@ -1,6 +1,6 @@
-"""The hooks a plugin may implement. Each returns classes; importing them must not import torch.
+"""The hooks of plugins. Each returns component classes; importing a plugin must not import torch.
 
-A distribution makes its module known by an entry point of the group ``peftkit``::
+A distribution registers its module as an entry point of the group ``peftkit``::
 
     [project.entry-points.peftkit]
     bitfit = "peftkit_bitfit"
@@ -18,7 +18,7 @@ hookimpl = pluggy.HookimplMarker("peftkit")
 
 @hookspec
 def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
-    """Fine-tuning methods.
+    """Register fine-tuning methods.
 
     >>> from typing import Literal
     >>> from peftkit import Method, hookimpl
@@ -38,7 +38,7 @@ def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
 
 @hookspec
 def register_tasks() -> Sequence[type[Task]]:  # type: ignore[empty-body]
-    """Tasks.
+    """Register tasks.
 
     >>> from typing import Literal
     >>> from peftkit import Example, Task, hookimpl
@@ -46,26 +46,26 @@ def register_tasks() -> Sequence[type[Task]]:  # type: ignore[empty-body]
     ...     name: Literal["parity"] = "parity"
     ...     kind = "classification"
     ...     metrics = ("accuracy",)
-    ...     selects = "accuracy"
+    ...     selection_metric = "accuracy"
     ...     @property
     ...     def labels(self):
     ...         return ("even", "odd")
     ...     def load(self):
     ...         from datasets import Dataset, DatasetDict
     ...         return DatasetDict({s: Dataset.from_dict({"n": [1, 2]}) for s in ("train", "dev", "test")})
-    ...     def encode(self, row):
+    ...     def to_example(self, row):
     ...         return Example(str(row["n"]), self.labels[row["n"] % 2], self.labels)
     >>> @hookimpl
     ... def register_tasks():
     ...     return [Parity]
-    >>> register_tasks()[0]().encode({"n": 7}).target
+    >>> register_tasks()[0]().to_example({"n": 7}).target
     'odd'
     """
 
 
 @hookspec
 def register_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
-    """Metrics.
+    """Register metrics.
 
     >>> from typing import Literal
     >>> from peftkit import Metric, hookimpl
@@ -84,20 +84,20 @@ def register_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
 
 @hookspec
 def register_meters() -> Sequence[type[Meter]]:  # type: ignore[empty-body]
-    """Meters.
+    """Register meters.
 
     >>> from typing import Literal
     >>> from peftkit import Meter, hookimpl
     >>> class Steps(Meter):
     ...     name: Literal["steps"] = "steps"
     ...     _count: int = 0
-    ...     def step(self, record):
+    ...     def update(self, record):
     ...         self._count += 1
-    ...     def read(self):
+    ...     def totals(self):
     ...         return {"steps": float(self._count)}
     >>> @hookimpl
     ... def register_meters():
     ...     return [Steps]
-    >>> register_meters()[0]().read()
+    >>> register_meters()[0]().totals()
     {'steps': 0.0}
     """

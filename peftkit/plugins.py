@@ -1,4 +1,4 @@
-"""Finds, loads and checks plugins, and returns one frozen ``Registry`` that knows which distribution gave what."""
+"""Finds, loads and checks plugins, and registers their components with the distribution they come from."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pluggy
 
 from peftkit import hookspecs
 from peftkit.components import Component, Meter, Method, Metric, Task, TaskKind
-from peftkit.errors import InputError, PluginError, did_you_mean, listed, one_line
+from peftkit.errors import InputError, PluginError, comma_separated, did_you_mean, summarize_error
 
 GROUP = "peftkit"
-OWN = "peftkit"
-"""The distribution of the built-in components; ``PEFTKIT_PLUGINS`` never leaves it out."""
+BUILTIN_DISTRIBUTION = "peftkit"
+"""The distribution of the built-in components, which is loaded whatever ``PEFTKIT_PLUGINS`` is."""
 
 Kind = Literal["method", "task", "metric", "meter"]
-SHIPPED: Mapping[str, str] = {
+FIRST_PARTY: Mapping[str, str] = {
     "lora_xs": "peftkit-lora-xs",
     **dict.fromkeys(
         (
@@ -33,12 +33,12 @@ SHIPPED: Mapping[str, str] = {
         "peftkit-adapters",
     ),
 }
-"""Components of distributions that come with peftkit and are installed apart: a recipe may name them without."""
+"""Components of peftkit's own plugins, for a hint where the plugin is not installed."""
 
-BASES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
+BASE_CLASSES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""What a component may be called."""
-HOOKS = tuple(f"register_{kind}s" for kind in BASES)
+"""The form of component names."""
+HOOKS = tuple(f"register_{kind}s" for kind in BASE_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first paragraph of the class's text, on one line."""
+        """The first paragraph of the class's docstring, on one line."""
         return " ".join((inspect.getdoc(self.component) or "").split("\n\n")[0].split())
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A plugin that could not be imported: harmless until a recipe names what it would have given."""
+    """A plugin that could not be imported; reported when a recipe names a component that is not installed."""
 
     plugin: str
     error: str
@@ -67,16 +67,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """What is installed, by kind and name, in the order of the names."""
+    """The installed components, sorted by kind and name."""
 
     entries: tuple[Entry, ...]
     failures: tuple[Failure, ...] = ()
     distributions: Mapping[str, str] = field(default_factory=dict)
-    """The version of every distribution whose plugins were loaded."""
-    left_out: tuple[str, ...] = ()
-    """The plugins that ``PEFTKIT_PLUGINS`` leaves out."""
+    """The versions of the distributions whose plugins were loaded."""
+    excluded: tuple[str, ...] = ()
+    """The plugins that ``PEFTKIT_PLUGINS`` excludes."""
 
-    def of(self, kind: Kind) -> Mapping[str, Entry]:
+    def all(self, kind: Kind) -> Mapping[str, Entry]:
         """Returns the components of one kind.
 
         Args:
@@ -100,13 +100,13 @@ class Registry:
         Raises:
             PluginError: There is none. The message lists the installed ones, a similar name, and plugins that failed.
         """
-        known = self.of(kind)
+        known = self.all(kind)
         if name in known:
             return known[name]
-        text = f"no {kind} is called {name!r}{did_you_mean(name, known)}; installed: {listed(list(known))}"
-        raise PluginError(text + self.absent(name))
+        text = f"no {kind} is called {name!r}{did_you_mean(name, known)}; installed: {comma_separated(list(known))}"
+        raise PluginError(text + self.why_missing(name))
 
-    def absent(self, name: str) -> str:
+    def why_missing(self, name: str) -> str:
         """Returns why a name may not be registered.
 
         Args:
@@ -116,10 +116,10 @@ class Registry:
             Reasons that begin with ``; ``, or an empty text if there are none.
         """
         reasons = [f"the plugin {f.plugin} could not be imported: {f.error}" for f in self.failures]
-        if self.left_out:
-            reasons.append(f"PEFTKIT_PLUGINS leaves out {listed(self.left_out)}")
-        if (shipped := SHIPPED.get(name)) and shipped not in self.distributions:
-            reasons.append(f"it is in the distribution {shipped}")
+        if self.excluded:
+            reasons.append(f"PEFTKIT_PLUGINS excludes {comma_separated(self.excluded)}")
+        if (distribution := FIRST_PARTY.get(name)) and distribution not in self.distributions:
+            reasons.append(f"it is in the distribution {distribution}")
         return "".join(f"; {reason}" for reason in reasons)
 
 
@@ -144,16 +144,16 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
     manager.add_hookspecs(hookspecs)
     failures: list[Failure] = []
     versions: dict[str, tuple[str, str]] = {}
-    chosen, left_out = _chosen(points if points is not None else entry_points(group=GROUP), only)
-    for name, point in chosen:
+    selected, left_out = _select_plugins(points if points is not None else entry_points(group=GROUP), only)
+    for name, point in selected:
         try:
             plugin = point.load()
-        except (Exception, SystemExit) as error:  # of whatever kind: recipes that do not need it must run
-            failures.append(Failure(name, one_line(error)))
+        except (Exception, SystemExit) as error:  # any error: recipes that do not need the plugin must run
+            failures.append(Failure(name, summarize_error(error)))
             continue
         _register(manager, plugin, name)
         versions[name] = _distribution(point)
-    entries = [entry for kind in BASES for entry in _entries(manager, kind, versions)]
+    entries = [entry for kind in BASE_CLASSES for entry in _entries(manager, kind, versions)]
     return Registry(tuple(entries), tuple(failures), MappingProxyType(dict(sorted(versions.values()))), left_out)
 
 
@@ -161,115 +161,118 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name or "unknown", point.dist.version or "0") if point.dist else ("unknown", "0")
 
 
-def _chosen(points: Iterable[EntryPoint], only: str | None) -> tuple[list[tuple[str, EntryPoint]], tuple[str, ...]]:
-    """The wanted entry points by ``distribution:name``, sorted, for their order must not matter; and the others."""
-    found: dict[str, EntryPoint] = {}
-    for point in points:  # the first of several, as Python imports the first that it finds
-        found.setdefault(f"{_distribution(point)[0]}:{point.name}", point)
+def _select_plugins(
+    points: Iterable[EntryPoint], only: str | None
+) -> tuple[list[tuple[str, EntryPoint]], tuple[str, ...]]:
+    """Return the selected entry points, sorted by ``distribution:name``, and the names of the others."""
+    installed: dict[str, EntryPoint] = {}
+    for point in points:  # of duplicates the first, which is the one that Python imports
+        installed.setdefault(f"{_distribution(point)[0]}:{point.name}", point)
     if only is None:
-        return sorted(found.items()), ()
-    wanted = {_same(word): word.strip() for word in only.split(",") if word.strip()}
-    ways = {name: {_same(way) for way in (name, *name.split(":"))} for name in found}
-    known = {way for each in ways.values() for way in each}
-    if missing := [word for same, word in wanted.items() if same not in known]:
+        return sorted(installed.items()), ()
+    wanted = {_canonical_name(word): word.strip() for word in only.split(",") if word.strip()}
+    aliases = {name: {_canonical_name(part) for part in (name, *name.split(":"))} for name in installed}
+    known = {alias for each in aliases.values() for alias in each}
+    if missing := [word for name, word in wanted.items() if name not in known]:
         text = ", ".join(f"{word!r}{did_you_mean(word, known)}" for word in missing)
-        raise InputError(f"PEFTKIT_PLUGINS names what is not installed: {text}; installed: {listed(sorted(found))}")
-    chosen = [name for name in sorted(found) if ways[name] & wanted.keys() or _same(OWN) in ways[name]]
-    return [(name, found[name]) for name in chosen], tuple(sorted(found.keys() - chosen))
+        raise InputError(f"PEFTKIT_PLUGINS: not installed: {text}; installed: {comma_separated(sorted(installed))}")
+    wanted_names = {*wanted, _canonical_name(BUILTIN_DISTRIBUTION)}
+    selected = [name for name in sorted(installed) if aliases[name] & wanted_names]
+    return [(name, installed[name]) for name in selected], tuple(sorted(installed.keys() - selected))
 
 
-def _same(name: str) -> str:
-    """A distribution's name in the form in which two spellings of it are equal."""
+def _canonical_name(name: str) -> str:
+    """Normalize the name of a distribution (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
     if first := manager.get_name(plugin):
-        raise PluginError(f"the plugins {first} and {name} are the same module; leave one out with PEFTKIT_PLUGINS")
+        raise PluginError(f"the plugins {first} and {name} are the same module; exclude one with PEFTKIT_PLUGINS")
     try:
         manager.register(plugin, name)
-        manager.check_pending()  # else a misspelt hook would be passed over in silence
+        manager.check_pending()  # else misspelt hooks would be ignored
     except (pluggy.PluginValidationError, TypeError, ValueError) as error:
         guess = re.search(r"unknown hook '(\w+)'", str(error))
         near = did_you_mean(guess[1], HOOKS) if guess else ""
-        raise PluginError(f"the plugin {name} is not valid: {one_line(error)}{near}") from error
+        raise PluginError(f"the plugin {name} is not valid: {summarize_error(error)}{near}") from error
     if not manager.get_hookcallers(plugin):
         raise PluginError(
             f"the plugin {name} implements no hook: its entry point must name a module with one of "
-            f"{listed(HOOKS)}, under @hookimpl"
+            f"{comma_separated(HOOKS)}, under @hookimpl"
         )
 
 
 def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, tuple[str, str]]) -> list[Entry]:
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     caller = getattr(manager.hook, f"register_{kind}s")
-    # Implementations are called one by one: pluggy's own call would not say which plugin raised.
+    # Call each implementation, to know which plugin raised.
     for implementation in sorted(caller.get_hookimpls(), key=lambda i: str(i.plugin_name)):
         plugin = implementation.plugin_name
-        for component in _classes(f"{plugin}: register_{kind}s", implementation.function, BASES[kind]):
-            name = _name(f"{plugin}: {component.__name__}", component)
+        for component in _classes(f"{plugin}: register_{kind}s", implementation.function, BASE_CLASSES[kind]):
+            name = _component_name(f"{plugin}: {component.__name__}", component)
             _check_attributes(f"{plugin}: {component.__name__}", component)
             distribution, version = versions[plugin]
-            entry, present = Entry(kind, name, component, distribution, version), found.get(name)
-            if present is None or _gives_way(present, entry):
-                found[name] = entry
-            elif not _gives_way(entry, present):
+            entry, present = Entry(kind, name, component, distribution, version), entries.get(name)
+            if present is None or _is_overridable(present, entry):
+                entries[name] = entry
+            elif not _is_overridable(entry, present):
                 raise PluginError(
                     f"the {kind} {name!r} is registered twice, by {present.distribution} and by {distribution} "
-                    f"({plugin}); uninstall one, or leave it out with PEFTKIT_PLUGINS"
+                    f"({plugin}); uninstall one, or exclude it with PEFTKIT_PLUGINS"
                 )
-    return [entry for _, entry in sorted(found.items())]
+    return [entry for _, entry in sorted(entries.items())]
 
 
-def _gives_way(built_in: Entry, other: Entry) -> bool:
-    """Whether the first is a built-in component whose name the other may take."""
-    return built_in.distribution == OWN != other.distribution and built_in.component.gives_way
+def _is_overridable(built_in: Entry, other: Entry) -> bool:
+    """Whether a built-in component allows a plugin to override it."""
+    return built_in.distribution == BUILTIN_DISTRIBUTION != other.distribution and built_in.component.overridable
 
 
 def _classes(where: str, function: Callable[[], Any], base: type[Component]) -> list[type[Component]]:
     try:
         returned = function()
-        several = isinstance(returned, Iterable) and not isinstance(returned, type | str | Component)
-        items = list(returned) if several else []
+        is_list = isinstance(returned, Iterable) and not isinstance(returned, type | str | Component)
+        items = list(returned) if is_list else []
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{where} failed: {one_line(error)}") from error
-    if not several:
+        raise PluginError(f"{where} failed: {summarize_error(error)}") from error
+    if not is_list:
         raise PluginError(f"{where} returned {returned!r}; it must return a list of classes")
     for item in items:
         if not (isinstance(item, type) and issubclass(item, base)):
             hint = "; return the class itself" if isinstance(item, base) else ""
-            raise PluginError(f"{where} returned {item!r}, which is not a sub-class of peftkit.{base.__name__}{hint}")
+            raise PluginError(f"{where} returned {item!r}, which is not a subclass of peftkit.{base.__name__}{hint}")
     return items
 
 
-def _name(where: str, component: type[Component]) -> str:
+def _component_name(where: str, component: type[Component]) -> str:
     annotation = component.model_fields["name"].annotation
     name = component.model_fields["name"].default
     if get_origin(annotation) is not Literal or get_args(annotation) != (name,):
         raise PluginError(f'{where} must declare its name as: name: Literal["x"] = "x"')
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise PluginError(f"{where} has the name {name!r}; a name is lower-case letters, digits and underscores")
+        raise PluginError(f"{where} has the name {name!r}; names have lower-case letters, digits and underscores")
     return name
 
 
 def _check_attributes(where: str, component: type[Component]) -> None:
-    """Refuses a class whose attributes would fail only once a recipe uses it."""
+    """Check the class attributes, so that errors do not wait for a recipe that uses the class."""
     kinds = get_args(TaskKind)
-    needs: list[tuple[str, str, Callable[[Any], bool]]] = []
+    rules: list[tuple[str, str, Callable[[Any], bool]]] = []
     if issubclass(component, Task):
-        needs += [
-            ("kind", f"one of {listed(kinds)}", lambda v: v in kinds),
+        rules += [
+            ("kind", f"one of {comma_separated(kinds)}", lambda v: v in kinds),
             ("metrics", "a tuple of the names of metrics", _are_texts),
-            ("selects", "the name of a metric's value", lambda v: isinstance(v, str)),
+            ("selection_metric", "the name of a metric's value", lambda v: isinstance(v, str)),
         ]
     if issubclass(component, Metric):
-        needs += [
-            ("kinds", f"a tuple of {listed(kinds)}", lambda v: _are_texts(v) and set(v) <= set(kinds)),
+        rules += [
+            ("kinds", f"a tuple of {comma_separated(kinds)}", lambda v: _are_texts(v) and set(v) <= set(kinds)),
             ("values", "a tuple of texts", _are_texts),
         ]
-    for attribute, form, right in needs:
+    for attribute, form, is_valid in rules:
         value = getattr(component, attribute, None)
-        if attribute in component.model_fields or not right(value):
+        if attribute in component.model_fields or not is_valid(value):
             raise PluginError(f"{where} must have the class attribute (not an option) {attribute}: {form}")
 
 

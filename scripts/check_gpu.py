@@ -1,10 +1,10 @@
-"""What only a GPU can show, in a minute or two: one line a check, exit code 1 if one fails.
+"""Checks what only a GPU can show, in a minute or two: prints one line per check, exits with 1 if one fails.
 
     .venv/bin/python scripts/check_gpu.py [-o FILE.json]
 
-The work of runs is counted alike on CPU and GPU, in each precision and with gradient checkpointing; energy is read
-from NVML, ends a budget, and is of training alone; memory is what `peftkit cost` estimates; where it runs out, steps
-are made of smaller passes; fp16, bf16 and FSDP2 train; and T5-base's geometry is profiled against the device's peak.
+MACs are the same on CPU and GPU, in each precision and with gradient checkpointing; energy is read from NVML, limits a
+budget, and is measured in training only; peak memory is near the estimate of `peftkit cost`; out of memory, steps use
+smaller microbatches; fp16, bf16 and FSDP2 train; and a model of T5-base's size is profiled against the device's peak.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = {"pocket-t5": ("full", "lora", "prefix_tuning", "ia3", "vera"), "pocket-decoder": ("full", "lora", "boft"),
+METHODS = {"pocket-t5": ("full", "lora", "prefix_tuning", "ia3", "vera"), "pocket-decoder": ("full", "lora", "boft"),
          "pocket-encoder": ("full", "lora", "bitfit")}  # fmt: skip
-WAYS = {
+VARIANTS = {
     "": "",
     " sdpa": 'model.attention = "sdpa"',
     " bf16": 'train.mixed_precision = "bf16"',
     " checkpointing": "train.gradient_checkpointing = true",
 }
-GEOMETRY = {
+T5_BASE = {
     "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": 32128, "d_model": 768,
     "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12, "feed_forward_proj": "relu",
     "tie_word_embeddings": True, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
@@ -39,7 +39,7 @@ GEOMETRY = {
 
 
 def recipe(folder: Path, name: str, *lines: str, model: str = "pocket-t5", method: str = "lora") -> Path:
-    """Writes a recipe of a few steps; lines are ``key.path = value``, win over what stands here, and may be unset."""
+    """Write a recipe of a few steps; ``lines`` of ``key.path = value`` override the defaults, or ``unset`` them."""
     keys = {
         "run.name": f'"{name}"',
         "run.output": f'"{folder / name}"',
@@ -54,8 +54,8 @@ def recipe(folder: Path, name: str, *lines: str, model: str = "pocket-t5", metho
         "evaluate.train_examples": "0",
         "evaluate.dev_examples": "16",
         "evaluate.test_examples": "16",
-        "evaluate.whole": "false",
-        "track.wandb": '"off"',
+        "evaluate.full_splits": "false",
+        "track.to": "[]",
     }
     keys |= dict(line.split(" = ", 1) for line in lines if line)
     file = folder / f"{name}.toml"
@@ -63,66 +63,67 @@ def recipe(folder: Path, name: str, *lines: str, model: str = "pocket-t5", metho
     return file
 
 
-def finished(folder: Path, name: str) -> dict[str, Any]:
-    """The summary of a recipe's run, or what its log ends with."""
-    found = [*(folder / name).glob("*/summary.json")]
-    if not found:
+def read_summary(folder: Path, name: str) -> dict[str, Any]:
+    """Read the summary of a recipe's run; fails with the end of its log if there is none."""
+    files = [*(folder / name).glob("*/summary.json")]
+    if not files:
         raise AssertionError((folder / f"{name}.log").read_text()[-600:])
-    summary: dict[str, Any] = json.loads(found[0].read_text())
+    summary: dict[str, Any] = json.loads(files[0].read_text())
     assert summary["status"] == "done", summary
     return summary
 
 
 def run_all(folder: Path, files: list[Path], jobs: int) -> None:
-    """Runs recipes, several at a time, on the GPU or, where it is hidden, on the CPU."""
+    """Run recipes, several at a time, on the GPU, or on the CPU if the GPU is hidden."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from peftkit.sweep.workers import Workers
+    from peftkit.sweep.process_executor import Workers
 
     workers = Workers(jobs)
-    with workers.heeding_signals(), ThreadPoolExecutor(jobs) as pool:
+    with workers.handle_signals(), ThreadPoolExecutor(jobs) as pool:
         [*pool.map(lambda file: workers.run(file, None, folder / f"{file.stem}.log"), files)]
 
 
-def works(folder: Path) -> list[Path]:
-    """The recipes whose work is compared."""
+def write_mac_recipes(folder: Path) -> list[Path]:
+    """Write the recipes whose MACs are compared."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        recipe(folder, f"{model}-{method}{way.replace(' ', '-')}", line, model=model, method=method)
-        for model, methods in KINDS.items()
+        recipe(folder, f"{model}-{method}{variant.replace(' ', '-')}", line, model=model, method=method)
+        for model, methods in METHODS.items()
         for method in methods
-        for way, line in WAYS.items()
-        if not (way == " checkpointing" and method == "prefix_tuning")  # peft's would lose the prefix, and is refused
+        for variant, line in VARIANTS.items()
+        # Not supported with checkpointing, since peft would lose the prefix.
+        if not (variant == " checkpointing" and method == "prefix_tuning")
     ]
 
 
-def same_work(folder: Path) -> str:
-    """Multiply-accumulates are those of the CPU, exactly."""
+def same_macs(folder: Path) -> str:
+    """MACs equal those of the CPU exactly."""
     with subprocess.Popen(
-        [sys.executable, __file__, "--works", str(folder / "cpu")],
+        [sys.executable, __file__, "--mac-recipes", str(folder / "cpu")],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"},
-    ) as other:
-        files = works(folder / "gpu")
+    ) as cpu:
+        files = write_mac_recipes(folder / "gpu")
         run_all(folder / "gpu", files, 4)
-        assert other.wait() == 0
+        assert cpu.wait() == 0
     keys = ("forward_gmacs", "backward_gmacs", "gmacs", "elementwise_gops", "optimizer_gops")
-    apart = []
+    differences = []
     for file in files:
-        on = {device: finished(folder / device, file.stem) for device in ("cpu", "gpu")}
-        costs = {device: {key: summary["cost"][key] for key in keys} for device, summary in on.items()}
+        summaries = {device: read_summary(folder / device, file.stem) for device in ("cpu", "gpu")}
+        costs = {device: {key: summary["cost"][key] for key in keys} for device, summary in summaries.items()}
         if costs["cpu"] != costs["gpu"]:
-            apart.append(f"{file.stem}: {costs}")
-        assert on["gpu"]["cost"].get("peak_device_bytes"), "it was not trained on the GPU"
-    assert not apart, "\n".join(apart)
-    return f"{len(files)} runs count the same on CPU and GPU"
+            differences.append(f"{file.stem}: {costs}")
+        assert summaries["gpu"]["cost"].get("peak_device_bytes"), "it was not trained on the GPU"
+    assert not differences, "\n".join(differences)
+    return f"{len(files)} runs have the same MACs on CPU and GPU"
 
 
 def energy(folder: Path) -> str:
-    """Joules come from NVML, a budget of them ends training, and evaluation is none of them."""
+    """Joules come from NVML, a budget of joules ends training, and evaluation is not counted."""
     from peftkit.plugins import load_registry
 
-    if "energy" not in load_registry().of("meter"):
-        return "left out: peftkit-energy is not installed"
+    if "energy" not in load_registry().all("meter"):
+        return "skipped: peftkit-energy is not installed"
     files = [
         recipe(folder, "joules", "train.budget.steps = 60"),
         recipe(
@@ -131,45 +132,45 @@ def energy(folder: Path) -> str:
         recipe(folder, "budget", "train.budget.steps = unset", "train.budget.joules = 400"),
     ]
     run_all(folder, files, 1)
-    one, often, ended = (finished(folder, file.stem) for file in files)
+    one, often, ended = (read_summary(folder, file.stem) for file in files)
     cost = one["cost"]
     assert cost["joules_nvml"] > 0, cost
-    watts, others = (each["cost"]["joules"] / each["cost"]["train_seconds"] for each in (one, often))
-    assert 0.5 < watts / others < 2, (watts, others)
+    watts, often_watts = (each["cost"]["joules"] / each["cost"]["train_seconds"] for each in (one, often))
+    assert 0.5 < watts / often_watts < 2, (watts, often_watts)
     joules, per_step = ended["cost"]["joules"], ended["cost"]["joules"] / ended["steps"]
     assert 400 <= joules <= 400 + 5 * per_step, (joules, per_step)
     return (
-        f"{watts:.0f} W in training ({others:.0f} W where it is evaluated often); a budget of 400 J ended at "
-        f"{joules:.1f} J, {per_step:.2f} J a step"
+        f"{watts:.0f} W in training ({often_watts:.0f} W with frequent evaluation); a budget of 400 J ended at "
+        f"{joules:.1f} J, {per_step:.2f} J per step"
     )
 
 
 def memory(folder: Path) -> str:
-    """The peak of the device is near what was estimated."""
+    """The peak memory of the device is near the estimate."""
+    from peftkit.analysis.cost_estimate import estimate_cost
     from peftkit.plugins import load_registry
     from peftkit.recipe import load_recipe
-    from peftkit.runner.prediction import predict_cost
 
-    told = []
+    results = []
     files = {m: recipe(folder, f"memory-{m}", 'train.budget.steps = 20', "train.batch_size = 64", method=m)
              for m in ("full", "lora")}  # fmt: skip
     run_all(folder, [*files.values()], 1)
     registry = load_registry()
     for method, file in files.items():
-        estimate = predict_cost(load_recipe(file, registry), registry).memory_bytes
-        peak = finished(folder, file.stem)["cost"]["peak_device_bytes"]
-        told.append(f"{method} {peak / 2**20:.0f} MiB, estimated {estimate / 2**20:.0f}")
-        assert 0.5 < peak / estimate < 2, told
-    return "; ".join(told)
+        estimate = estimate_cost(load_recipe(file, registry), registry).memory_bytes
+        peak = read_summary(folder, file.stem)["cost"]["peak_device_bytes"]
+        results.append(f"{method} {peak / 2**20:.0f} MiB, estimated {estimate / 2**20:.0f}")
+        assert 0.5 < peak / estimate < 2, results
+    return "; ".join(results)
 
 
-def little_memory(folder: Path) -> str:
-    """Steps of smaller passes where memory runs out: the same rows, and the same work."""
+def out_of_memory(folder: Path) -> str:
+    """Out of memory, steps use smaller microbatches, with the same rows and the same MACs."""
     import torch
 
     files = [recipe(folder, name, "train.batch_size = 512", "train.budget.steps = 3") for name in ("plenty", "little")]
     run_all(folder, files[:1], 1)
-    plenty = finished(folder, "plenty")
+    plenty = read_summary(folder, "plenty")
     share = 0.55 * plenty["cost"]["peak_device_bytes"] / torch.cuda.get_device_properties(0).total_memory
     code = (
         f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
@@ -177,15 +178,16 @@ def little_memory(folder: Path) -> str:
     )
     with (folder / "little.log").open("w") as log:
         subprocess.run([sys.executable, "-c", code], stdout=log, stderr=log)
-    little = finished(folder, "little")
-    assert little["rows_a_pass"] < plenty["rows_a_pass"] == 512, little["rows_a_pass"]
+    little = read_summary(folder, "little")
+    assert little["microbatch_size"] < plenty["microbatch_size"] == 512, little["microbatch_size"]
     assert little["samples"] == plenty["samples"]
     assert math.isclose(little["cost"]["gmacs"], plenty["cost"]["gmacs"], rel_tol=1e-9)
-    return f"512 rows a pass became {little['rows_a_pass']}, of the same {little['cost']['gmacs']:.1f} GMACs"
+    gmacs = little["cost"]["gmacs"]
+    return f"microbatches of 512 rows became {little['microbatch_size']}, with the same {gmacs:.1f} GMACs"
 
 
 def precisions(folder: Path) -> str:
-    """fp16 with its scaler, bf16 weights, and float32 end near each other."""
+    """fp16 with its scaler, bf16 weights, and float32 reach similar losses."""
     lines = {
         "float32": ("",),
         "fp16": ('train.mixed_precision = "fp16"',),
@@ -195,13 +197,13 @@ def precisions(folder: Path) -> str:
     more = ("train.budget.steps = 60", "evaluate.dev_examples = 100")
     files = [recipe(folder, f"precision-{name}", *each, *more) for name, each in lines.items()]
     run_all(folder, files, 4)
-    losses = {name: finished(folder, f"precision-{name}")["final"]["dev"]["loss"] for name in lines}
+    losses = {name: read_summary(folder, f"precision-{name}")["final"]["dev"]["loss"] for name in lines}
     assert all(abs(loss - losses["float32"]) < 0.2 * losses["float32"] for loss in losses.values()), losses
     return ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
 
 
 def fsdp(folder: Path) -> str:
-    """FSDP2, by a launcher, on as many GPUs as there are; its work is the same."""
+    """FSDP2 trains under a launcher, with the same MACs."""
     file = recipe(folder, "fsdp", "train.fsdp = true", 'train.optimizer = "adamw"')
     plain = recipe(folder, "plain", 'train.optimizer = "adamw"')
     run_all(folder, [plain], 1)
@@ -209,75 +211,78 @@ def fsdp(folder: Path) -> str:
     launch = (*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "peftkit", "run", str(file))
     with (folder / "fsdp.log").open("w") as log:
         subprocess.run(launch, stdout=log, stderr=log, cwd=ROOT)
-    sharded, whole = finished(folder, "fsdp"), finished(folder, "plain")
+    sharded, whole = read_summary(folder, "fsdp"), read_summary(folder, "plain")
     assert sharded["cost"]["gmacs"] == whole["cost"]["gmacs"]
-    return f"dev loss {sharded['final']['dev']['loss']:.4f}, without {whole['final']['dev']['loss']:.4f}"
+    return f"dev loss {sharded['final']['dev']['loss']:.4f}, without FSDP {whole['final']['dev']['loss']:.4f}"
 
 
-def geometry(folder: Path) -> str:
-    """T5-base's geometry with weights of chance: work and time of a step, against the peak of the device."""
+def t5_base(folder: Path) -> str:
+    """MACs and time of a step of T5-base with random weights, against the peak of the device."""
+    from peftkit.analysis.cost_estimate import estimate_cost
+    from peftkit.analysis.step_profile import profile_steps
     from peftkit.plugins import load_registry
     from peftkit.recipe import load_recipe
-    from peftkit.runner.prediction import predict_cost
-    from peftkit.runner.profile import profile_steps
 
-    own = folder / "t5-base"
-    own.mkdir()
-    (own / "config.json").write_text(json.dumps(GEOMETRY))
+    model = folder / "t5-base"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(T5_BASE))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (own / name).write_bytes((ROOT / "peftkit" / "assets" / "pocket-t5" / name).read_bytes())
-    told, registry = [], load_registry()
+        (model / name).write_bytes((ROOT / "peftkit" / "assets" / "pocket-t5" / name).read_bytes())
+    results, registry = [], load_registry()
     for method in ("full", "lora"):
         file = recipe(folder, f"base-{method}", "train.batch_size = 64", 'train.mixed_precision = "bf16"',
-                      model=str(own), method=method)  # fmt: skip
+                      model=str(model), method=method)  # fmt: skip
         loaded = load_recipe(file, registry)
-        made = profile_steps(loaded, registry, folder / f"{method}.json")
-        assert made is not None
-        parts = {part: f"{seconds * 1e3:.1f}" for part, seconds in made.seconds_per_step.items()}
-        tried = predict_cost(loaded, registry, trial=True)
-        told.append(
-            f"{method}: {tried.gmacs_per_step:.0f} GMACs a step in {tried.seconds_per_step or 0:.4f} s, "
-            f"profiled (ms) {parts}, {made.macs_per_second / 1e12:.2f} of {made.peak_macs_per_second / 1e12:.1f} TMAC/s"
+        profile = profile_steps(loaded, registry, folder / f"{method}.json")
+        assert profile is not None
+        parts = {part: f"{seconds * 1e3:.1f}" for part, seconds in profile.seconds_per_step.items()}
+        estimate = estimate_cost(loaded, registry, trial=True)
+        results.append(
+            f"{method}: {estimate.gmacs_per_step:.0f} GMACs per step in {estimate.seconds_per_step or 0:.4f} s, "
+            f"profiled (ms) {parts}, {profile.macs_per_second / 1e12:.2f} of "
+            f"{profile.peak_macs_per_second / 1e12:.1f} TMAC/s"
         )
-        print(json.dumps(asdict(made) | {"operations": made.operations[:5]}))
-    return "; ".join(told)
+        print(json.dumps(asdict(profile) | {"operations": profile.operations[:5]}))
+    return "; ".join(results)
 
 
-CHECKS: tuple[Callable[[Path], str], ...] = (same_work, energy, memory, little_memory, precisions, fsdp, geometry)
+CHECKS: tuple[Callable[[Path], str], ...] = (same_macs, energy, memory, out_of_memory, precisions, fsdp, t5_base)
 
 
 def main() -> int:
-    """Makes the checks, prints what each found, and writes that if asked."""
+    """Run the checks and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--out", type=Path, help="write what was found as JSON")
-    parser.add_argument("--only", action="append", choices=[check.__name__ for check in CHECKS], help="of the checks")
-    parser.add_argument("--works", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--out", type=Path, help="write the results as JSON")
+    parser.add_argument(
+        "--only", action="append", choices=[check.__name__ for check in CHECKS], help="run this check only (repeatable)"
+    )
+    parser.add_argument("--mac-recipes", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.works:
-        run_all(options.works, works(options.works), 4)
+    if options.mac_recipes:
+        run_all(options.mac_recipes, write_mac_recipes(options.mac_recipes), 4)
         return 0
     import torch
 
     if not torch.cuda.is_available():
         print("there is no GPU", file=sys.stderr)
         return 2
-    found: dict[str, Mapping[str, Any]] = {}
+    results: dict[str, Mapping[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for check in CHECKS:
             if options.only and check.__name__ not in options.only:
                 continue
-            room = Path(folder) / check.__name__
-            room.mkdir()
+            own_folder = Path(folder) / check.__name__
+            own_folder.mkdir()
             try:
-                ok, told = True, check(room)
-            except Exception:  # the others are made all the same
-                ok, told = False, traceback.format_exc(limit=2)
-            found[check.__name__] = {"ok": ok, "told": told}
-            print(f"{'ok' if ok else 'FAILED'}  {check.__name__}: {told}", flush=True)
+                ok, text = True, check(own_folder)
+            except Exception:  # the other checks still run
+                ok, text = False, traceback.format_exc(limit=2)
+            results[check.__name__] = {"ok": ok, "result": text}
+            print(f"{'ok' if ok else 'FAILED'}  {check.__name__}: {text}", flush=True)
     if options.out:
         device = {"device": torch.cuda.get_device_name(0), "torch": torch.__version__}
-        options.out.write_text(json.dumps({**device, "checks": found}, indent=2) + "\n")
-    return 0 if all(each["ok"] for each in found.values()) else 1
+        options.out.write_text(json.dumps({**device, "checks": results}, indent=2) + "\n")
+    return 0 if all(each["ok"] for each in results.values()) else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Writes a few invented questions in the form that CommonsenseQA has on the hub, to run its recipes without a network.
+"""Writes a few invented questions in the format of CommonsenseQA on the Hub, to run its recipes offline.
 
     python scripts/commonsense_fixture.py FOLDER
 
-makes FOLDER/data/{train,validation,test}-00000-of-00001.parquet with the hub's columns. As on the hub, the test split
-has no answers. The same rows are written every time. They are too few and too simple to measure anything.
+writes FOLDER/data/{train,validation,test}-00000-of-00001.parquet with the columns of the Hub's data set. As on the Hub,
+the test split has no answers. The rows are deterministic, and too few and too simple to measure anything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LETTERS = "ABCDE"
 
 
 def questions() -> list[dict[str, Any]]:
-    """All rows, in a fixed order."""
+    """Build all rows, in a fixed order."""
     rng = random.Random("commonsense fixture")
     rows = []
     for template in QUESTIONS:
@@ -55,21 +55,21 @@ def questions() -> list[dict[str, Any]]:
 
 
 def write(folder: Path) -> None:
-    """Writes the three splits below the folder."""
+    """Write the three splits."""
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
     (folder / "data").mkdir(parents=True, exist_ok=True)
     rows, start = questions(), 0
     for split, number in SIZES.items():
-        own = rows[start : start + number]
+        split_rows = rows[start : start + number]
         if split == "test":
-            own = [row | {"answerKey": ""} for row in own]
-        Dataset.from_list(own).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+            split_rows = [row | {"answerKey": ""} for row in split_rows]
+        Dataset.from_list(split_rows).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
         start += number
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the folder data/ is made")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder in which data/ is created")
     write(parser.parse_args().folder)

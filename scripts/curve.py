@@ -1,8 +1,8 @@
-"""Draws learning curves of run directories and prints their table.
+"""Draws learning curves of run directories and prints a table of them.
 
     .venv/bin/python scripts/curve.py runs/* --out docs/curve.svg
 
-One panel per task, one line per method: test score of the value that selects, against training seconds or samples.
+One panel per task, one line per method: the test score of the selection metric against training seconds or samples.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from peftkit.compare.baselines import mean_scores
+from peftkit.compare.baseline_scores import mean_baseline_scores
 from peftkit.errors import InputError
-from peftkit.runs import RunDirectory
+from peftkit.run_directory import RunDirectory
 
 STYLES = {"constant": (0, (1, 1)), "majority": (0, (4, 2)), "random": (0, (1, 4))}
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito (2008)
 
 
 def read(paths: list[Path]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The finished runs among the folders, with their evaluations; others are named and passed over."""
-    found = []
+    """Read the finished runs with their evaluations; others are reported and skipped."""
+    runs = []
     for path in paths:
         try:
             run = RunDirectory(path)
             summary = run.summary()
             if summary["status"] == "done":
-                found.append((summary, run.evaluations()))
+                runs.append((summary, run.evaluations()))
         except InputError as error:
-            print(f"passed over: {error}")
-    return sorted(found, key=lambda r: (r[0]["task"], -r[0]["parameters"]["trainable"], r[0]["method"]))
+            print(f"skipped: {error}")
+    return sorted(runs, key=lambda run: (run[0]["task"], -run[0]["parameters"]["trainable"], run[0]["method"]))
 
 
 def draw(runs: list[tuple[dict[str, Any], list[dict[str, Any]]]], axis: str, out: Path) -> None:
-    """One panel per task; the colour of a method is the same in all."""
+    """Draw one panel per task; a method has the same colour in all panels."""
     by_task: defaultdict[str, list[Any]] = defaultdict(list)
     for run in runs:
         by_task[run[0]["task"]].append(run)
@@ -50,22 +50,22 @@ def draw(runs: list[tuple[dict[str, Any], list[dict[str, Any]]]], axis: str, out
     for panel, (task, members) in zip(panels[0], by_task.items(), strict=True):
         for summary, rows in members:
             x = [row["cost"]["train_seconds"] if axis == "seconds" else row[axis] for row in rows]
-            y = [row["test"][summary["selects"]] for row in rows]
+            y = [row["test"][summary["selection_metric"]] for row in rows]
             panel.plot(x, y, marker="o", markersize=3, color=colour[summary["method"]], label=summary["method"])
-        baselines = mean_scores((summary for summary, _ in members), members[0][0]["selects"], "test")
+        baselines = mean_baseline_scores((summary for summary, _ in members), members[0][0]["selection_metric"], "test")
         for name, value in baselines.items():
             panel.axhline(value, color="grey", linestyle=STYLES.get(name, ":"), linewidth=0.8, label=name)
         panel.set(title=f"{task} ({members[0][0]['model']})", xlabel=f"training {axis}")
-        panel.set_ylabel(f"test {members[0][0]['selects']}")
+        panel.set_ylabel(f"test {members[0][0]['selection_metric']}")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     figure.tight_layout()
-    plt.rcParams["svg.hashsalt"] = "peftkit"  # the same runs give the same file
+    plt.rcParams["svg.hashsalt"] = "peftkit"  # for reproducible files
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
 def main() -> None:
-    """Prints a Markdown table of the runs and draws their curves."""
+    """Print a Markdown table of the runs and draw their curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories")
     parser.add_argument("--axis", choices=["seconds", "samples", "step"], default="samples")
@@ -73,13 +73,13 @@ def main() -> None:
     options = parser.parse_args()
     runs = read(options.runs)
     if not runs:
-        raise SystemExit("no finished run among them")
+        raise SystemExit("none of the runs is finished")
     print(
         "| task | method | trainable | samples | train s | selected step | dev | test |\n"
         "|---|---|---|---|---|---|---|---|"
     )
     for summary, _ in runs:
-        chosen, key = summary["selected"], summary["selects"]
+        chosen, key = summary["selected"], summary["selection_metric"]
         cells = [
             summary["task"],
             summary["method"],

@@ -116,7 +116,7 @@ SHORT = (
     "evaluate.train_examples=8",
     "evaluate.dev_examples=16",
     "evaluate.test_examples=16",
-    "evaluate.whole=false",
+    "evaluate.full_splits=false",
     "evaluate.max_new_tokens=8",
 )
 """What makes any recipe one of seconds."""
@@ -145,9 +145,9 @@ def cpu_index_answers() -> bool:
 
 def chromium() -> str:
     """The browser that the report is tested in; installed from Debian's packages where there is none and we may."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if (found and shutil.which("chromedriver")) or not (shutil.which("apt-get") and os.geteuid() == 0):
-        return found or ""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if (browser and shutil.which("chromedriver")) or not (shutil.which("apt-get") and os.geteuid() == 0):
+        return browser or ""
     with timed("Chromium, for the report's test"):
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         try:
@@ -183,22 +183,39 @@ def timed(what: str) -> Iterator[None]:
     print(f"== {what}: {time.monotonic() - start:.0f} s", flush=True)
 
 
+def processes() -> int:
+    """How many processes of tests or runs there may be at a time: one with torch in it takes a gigabyte."""
+    return int(os.environ.get("PEFTKIT_PROCESSES") or min(4, os.cpu_count() or 1))
+
+
+@contextmanager
+def scratch() -> Iterator[str]:
+    """A folder for temporary files, in memory if there is room: runs wait for the disk at each file that they write."""
+    memory = Path("/dev/shm")  # noqa: S108 - the folder in it has a random name
+    fits = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4e9
+    if fits and os.statvfs(memory).f_flag & os.ST_NOEXEC:  # DeepSpeed loads what it compiles
+        fits = False
+    with tempfile.TemporaryDirectory(prefix="peftkit-", dir=memory if fits else None) as folder:
+        yield folder
+
+
 def quickstart(environments: Sequence[Environment]) -> None:
     """Install, then run recipes/quickstart.toml."""
     MAIN.run("accelerate", "launch", "-m", "peftkit", "recipes/quickstart.toml")
 
 
 def test(environments: Sequence[Environment]) -> None:
-    """Run the tests on both lines of transformers, those of the plugins on theirs."""
-    workers = str(min(4, os.cpu_count() or 1))  # a worker with torch in it takes a gigabyte
+    """Run the tests on both lines of transformers, those of the plugins and not those marked one_line on the second."""
     for environment in environments:
-        paths = ["tests", *(f"{plugin}/tests" for plugin in environment.plugins)]
+        words = ["-n", str(processes()), "--dist=worksteal", "tests"]
+        if environment.plugins:
+            words += [*(f"{plugin}/tests" for plugin in environment.plugins), "-m", "not one_line"]
         environment.prepare()
         if sys.platform == "linux" and not environment.plugins:  # elsewhere it cannot be installed
             environment.install("-e", ".[deepspeed]")
         variables = {"OMP_NUM_THREADS": "1", "PEFTKIT_CHROMIUM": chromium()}
-        with timed(f"tests on transformers {environment.transformers}"):
-            environment.run("pytest", "-n", workers, "--dist=worksteal", *paths, **variables)
+        with timed(f"tests on transformers {environment.transformers}"), scratch() as folder:
+            environment.run("pytest", *words, **variables, TMPDIR=folder)
 
 
 def lint(environments: Sequence[Environment]) -> None:
@@ -214,8 +231,8 @@ def matrix(environments: Sequence[Environment]) -> None:
     for environment in environments:
         environment.prepare()
         chosen = [f for f in recipes if ("adapters" in f.relative_to(ROOT).as_posix()) == bool(environment.plugins)]
-        workers = min(4, os.cpu_count() or 1, len(chosen))
-        with tempfile.TemporaryDirectory() as output, ThreadPoolExecutor(workers) as pool:
+        workers = min(processes(), len(chosen))
+        with scratch() as output, ThreadPoolExecutor(workers) as pool:
             overrides = [word for key in (f"run.output={output}", *SHORT) for word in ("--set", key)]
             list(pool.map(partial(_recipes, environment, overrides), (chosen[i::workers] for i in range(workers))))
             if environment.plugins:
@@ -227,7 +244,7 @@ def launch_on_fixture(environment: Environment, output: Path) -> None:
     """Runs a recipe of the hub's CommonsenseQA by the README's launch, on invented rows in the hub's columns."""
     rows, runs = output / "commonsense_qa", output / "cqa_adapters"
     environment.run("python", "scripts/commonsense_fixture.py", str(rows))
-    keys = (f"run.output={runs}", "model.name=pocket-t5", f"task.path={rows}", "track.wandb=off", *SHORT)
+    keys = (f"run.output={runs}", "model.name=pocket-t5", f"task.path={rows}", "track.to=[]", *SHORT)
     overrides = [word for key in keys for word in ("--set", key)]
     environment.run("accelerate", "launch", "-m", "peftkit", "recipes/cqa_adapters.toml", *overrides)
     [summary] = [json.loads(file.read_text(encoding="utf-8")) for file in runs.glob("*/summary.json")]
@@ -250,21 +267,23 @@ def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequen
 
 def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed: int = 1) -> None:
     """Read recipes that were changed at random, and hold random runs against a plain reference for --minutes."""
-    MAIN.prepare()
-    MAIN.run("pytest", "-n", "2", "-m", "fuzz", "--hypothesis-profile=many", "tests/recipe", OMP_NUM_THREADS="1")
-    if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
-        MAIN.install("atheris")
-        MAIN.run("python", "scripts/fuzz_recipes.py", "30")
+    if MAIN in environments:  # what reads recipes is the same on both
+        words = ("-n", str(processes()), "-m", "fuzz", "--hypothesis-profile=many", "tests/recipe")
+        MAIN.run("pytest", *words, OMP_NUM_THREADS="1")
+        if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
+            MAIN.install("atheris")
+            MAIN.run("python", "scripts/fuzz_recipes.py", "30")
     for environment in environments:
-        with timed(f"runs against a reference on transformers {environment.transformers}"):
+        with timed(f"runs against a reference on transformers {environment.transformers}"), scratch() as folder:
             # Without a time the same cases each time, since what lands must not depend on the machine's speed.
             limit = ("--minutes", "2", "--most", "40") if minutes is None else ("--minutes", str(minutes))
             options = (*limit, "--seed", str(seed))
-            environment.run("python", "scripts/fuzz_scores.py", *options, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+            variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": folder}
+            environment.run("python", "scripts/fuzz_scores.py", *options, **variables)
 
 
 def scaffold(environments: Sequence[Environment]) -> None:
-    """Write a distribution of each kind with `peftkit new`, install it, and run the tests that come with it."""
+    """Write a distribution of each kind with `peftkit new`, install it, and see that it is registered."""
     with tempfile.TemporaryDirectory() as parent:
         for kind in ("method", "task", "metric"):
             MAIN.run("peftkit", "new", kind, f"example_{kind}", "--in", parent)
@@ -272,7 +291,8 @@ def scaffold(environments: Sequence[Environment]) -> None:
             try:
                 # Without isolation, and so without a network: setuptools is there.
                 MAIN.run("python", "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", folder)
-                MAIN.run("pytest", "-q", "-p", "no:cacheprovider", folder, OMP_NUM_THREADS="1")
+                # tests/cli/test_scaffold.py runs all the tests that come with it, on both lines.
+                MAIN.run("pytest", "-q", "-p", "no:cacheprovider", "-k", "registered", folder, OMP_NUM_THREADS="1")
             finally:
                 MAIN.run("python", "-m", "pip", "uninstall", "-q", "-y", f"peftkit-example-{kind}")
 
@@ -292,10 +312,58 @@ def results(environments: Sequence[Environment]) -> None:
         ADAPTERS.run("python", "scripts/curve.py", *runs, "--out", "docs/curve.svg")
 
 
+LANES = ((MAIN, ("matrix", "fuzz", "scaffold")), (ADAPTERS, ("matrix", "fuzz", "lint", "build")))
+"""What runs side by side, each in one process at a time. Only scaffold changes an environment, and comes after what
+would see it."""
+
+
+def ci(environments: Sequence[Environment]) -> None:
+    """Run all that a change must pass: quickstart, test, and then the other stages but results, two at a time."""
+    with ThreadPoolExecutor() as pool:
+        # What waits for the network does so while the quickstart computes.
+        waiting: list[Callable[[], object]] = [chromium, *(e.prepare for e in environments if e is not MAIN)]
+        waited = [pool.submit(wait) for wait in waiting]
+        _stage("quickstart", environments)
+        for each in waited:
+            each.result()
+    _stage("test", environments)
+    MAIN.prepare()
+    with ThreadPoolExecutor() as pool:
+        lanes = [
+            pool.submit(_lane, e, [s for s in stages if e in environments or s not in ("matrix", "fuzz")])
+            for e, stages in LANES
+        ]
+        outcomes = [lane.result() for lane in lanes]
+    if failures := [failure for failure in outcomes if failure]:
+        raise StageError(f"{'; '.join(failures)}, see above")
+
+
+def _lane(environment: Environment, stages: Sequence[str]) -> str:
+    """Runs stages in a process of its own, whose output is printed at its end; returns their names if one failed."""
+    command = (sys.executable, __file__, *stages, "--transformers", environment.transformers)
+    variables = surroundings(PEFTKIT_PROCESSES="1")
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        done = subprocess.run(
+            command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        output.seek(0)
+        print(output.read(), end="", flush=True)
+    return f"{' '.join(stages)} on transformers {environment.transformers}" if done.returncode else ""
+
+
+def _stage(name: str, environments: Sequence[Environment], **options: object) -> None:
+    """Runs a stage, and notes how long it took."""
+    start = time.monotonic()
+    with timed(name):
+        STAGES[name](environments, **options)
+    SECONDS[name] = time.monotonic() - start
+
+
+SECONDS: dict[str, float] = {}
+"""How long each stage took."""
 STAGES: dict[str, Callable[..., None]] = {
-    stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, results)
+    stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, results, ci)
 }
-CI = ("quickstart", "test", "lint", "matrix", "scaffold", "build")
 
 
 def main() -> None:
@@ -305,25 +373,27 @@ def main() -> None:
     texts = [f"  {name:<11} {stage.__doc__}" for name, stage in STAGES.items()]
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="\n".join(["stages:", *texts, f"  ci          {', '.join(CI)}."]),
+        epilog="\n".join(["stages:", *texts]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stages", nargs="+", choices=[*STAGES, "ci"], metavar="STAGE", help="what to do, see below")
+    parser.add_argument("stages", nargs="+", choices=[*STAGES], metavar="STAGE", help="what to do, see below")
     lines = "test, matrix, fuzz: only on this line of transformers"
     parser.add_argument("--transformers", choices=["5", "4.57"], help=lines)
     parser.add_argument("--minutes", type=float, help="fuzz: how long to hold runs against a reference on each line")
     parser.add_argument("--seed", type=int, default=1, help="fuzz: what these runs are drawn from")
     options = parser.parse_args()
     fuzzing = {"minutes": options.minutes, "seed": options.seed}
+    start = time.monotonic()
     environments = [e for e in (MAIN, ADAPTERS) if options.transformers in (None, e.transformers)]
-    for name in [n for stage in options.stages for n in (CI if stage == "ci" else [stage])]:
+    for name in options.stages:
         try:
-            with timed(name):
-                STAGES[name](environments, **(fuzzing if name == "fuzz" else {}))
+            _stage(name, environments, **(fuzzing if name == "fuzz" else {}))
         except StageError as error:
             sys.exit(f"== {name} failed: {error}")
         except KeyboardInterrupt:
             sys.exit(130)
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in SECONDS.items())
+    print(f"== {times}; {time.monotonic() - start:.0f} s in all", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Lists what libraries read besides a recipe: environment variables, and the keys of Accelerate's configuration file.
+"""Lists the environment variables that libraries read, and the keys of Accelerate's configuration file.
 
-    python scripts/environment_names.py            # every name, and the modules that read it
-    python scripts/environment_names.py --check    # fails on names that peftkit/runner/variables.py does not know
+    python scripts/environment_names.py            # print every name with the modules that read it
+    python scripts/environment_names.py --check    # fail on unknown names
 
-Names are read out of the installed sources with ``ast``, nothing is imported. A part of a name that is known only when
-the code runs is ``*``: ``os.environ[prefix + "FORMAT"]`` with an unknown prefix is ``*FORMAT``.
+Names are read from the installed sources with ``ast``; nothing is imported. A part of a name that is known only at run
+time is ``*``: ``os.environ[prefix + "FORMAT"]`` with an unknown prefix is ``*FORMAT``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Reader(ast.NodeVisitor):
             self.names |= self._texts(part)
 
     def _texts(self, node: ast.AST) -> set[str]:
-        """What the expression may be, with ``*`` for what is known only when it is run."""
+        """The possible values of an expression, with ``*`` for parts known only at run time."""
         if isinstance(node, ast.Constant):
             return {str(node.value)}
         if isinstance(node, ast.Name):
@@ -98,11 +98,11 @@ class Reader(ast.NodeVisitor):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             return {a + b for a in self._texts(node.left) for b in self._texts(node.right)}
         if isinstance(node, ast.JoinedStr):
-            found = {""}
+            texts = {""}
             for value in node.values:
                 inner = value.value if isinstance(value, ast.FormattedValue) else value
-                found = {a + b for a in found for b in self._texts(inner)}
-            return found
+                texts = {a + b for a in texts for b in self._texts(inner)}
+            return texts
         return {"*"}
 
 
@@ -121,30 +121,30 @@ def _assignments(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _constants(body: list[ast.stmt]) -> dict[str, set[str]]:
-    """Names that are given constant texts; a loop over a constant list gives its elements."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """Names assigned to constant strings, and loop variables over lists of them."""
+    constants: dict[str, set[str]] = defaultdict(set)
     for name, value in _assignments(body):
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            found[name].add(value.value)
+            constants[name].add(value.value)
     for statement in body:
         for node in ast.walk(statement):
             if not isinstance(node, ast.For | ast.comprehension) or not isinstance(node.target, ast.Name):
                 continue
             if isinstance(node.iter, ast.List | ast.Tuple | ast.Set):
                 texts = [e.value for e in node.iter.elts if isinstance(e, ast.Constant)]
-                found[node.target.id] |= {text for text in texts if isinstance(text, str)}
-    return {name: texts for name, texts in found.items() if texts}
+                constants[node.target.id] |= {text for text in texts if isinstance(text, str)}
+    return {name: texts for name, texts in constants.items() if texts}
 
 
 def _aliases(body: list[ast.stmt]) -> set[str]:
-    """Names that are bound to ``os.environ`` or to a copy of it."""
-    found = set()
+    """Names assigned to ``os.environ`` or a copy of it."""
+    aliases = set()
     for name, value in _assignments(body):
         inner = value.func.value if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) else value
         copied = not isinstance(value, ast.Call) or getattr(value.func, "attr", "") == "copy"
         if copied and isinstance(inner, ast.Attribute) and inner.attr == "environ":
-            found.add(name)
-    return found
+            aliases.add(name)
+    return aliases
 
 
 def names_in(text: str) -> set[str]:
@@ -156,55 +156,62 @@ def names_in(text: str) -> set[str]:
 
 
 def library_folder(library: str) -> Path | None:
-    """Where the library is installed; None where it is not."""
+    """The folder of an installed library; None if it is not installed."""
     spec = find_spec(library)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def environment_names() -> Mapping[str, set[str]]:
-    """Every name, with the modules that use it."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """The environment variables, with the modules that use them."""
+    modules: dict[str, set[str]] = defaultdict(set)
     for library in LIBRARIES:
         folder = library_folder(library)
         for file in sorted(folder.rglob("*.py")) if folder else ():
-            place = f"{library}/{file.relative_to(folder).as_posix()}"  # type: ignore[arg-type]
+            module = f"{library}/{file.relative_to(folder).as_posix()}"  # type: ignore[arg-type]
             text = file.read_text(encoding="utf-8")
-            if any(part in place for part in TESTS) or "env" not in text:
+            if any(part in module for part in TESTS) or "env" not in text:
                 continue
             for name in names_in(text):
-                found[name].add(place)
-    return found
+                modules[name].add(module)
+    return modules
 
 
 def configuration_keys() -> Mapping[str, set[str]]:
-    """Every key of a configuration file, with the library whose it is."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for library, module in CONFIGURATIONS.items():
+    """The keys of configuration files, with the libraries that read them."""
+    libraries: dict[str, set[str]] = defaultdict(set)
+    for library, path in CONFIGURATIONS.items():
         folder = library_folder(library)
         if folder is None:
             continue
-        for node in ast.walk(ast.parse((folder / module).read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse((folder / path).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 for statement in node.body:
                     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                        found[statement.target.id].add(library)
-    return found
+                        libraries[statement.target.id].add(library)
+    return libraries
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--check", action="store_true")
     if not options.parse_args().check:
-        for found in (environment_names(), configuration_keys()):
-            for name, places in sorted(found.items()):
-                print(f"{name}  {', '.join(sorted(places))}")
+        for users in (environment_names(), configuration_keys()):
+            for name, modules in sorted(users.items()):
+                print(f"{name}  {', '.join(sorted(modules))}")
         return 0
-    from peftkit.runner.variables import CONFIGURATION, rule_for
+    from peftkit.distributed.environment_variables import CONFIGURATION_KEYS, rule_for
 
-    unknown = {f"the variable {name}": p for name, p in environment_names().items() if rule_for(name) is None}
-    unknown |= {f"the key {name}": p for name, p in configuration_keys().items() if name not in CONFIGURATION}
-    for name, places in sorted(unknown.items()):
-        print(f"runner/variables.py lacks {name}, which {', '.join(sorted(places))} reads", file=sys.stderr)
+    unknown = {
+        f"the variable {name}": modules for name, modules in environment_names().items() if rule_for(name) is None
+    }
+    unknown |= {
+        f"the key {name}": modules for name, modules in configuration_keys().items() if name not in CONFIGURATION_KEYS
+    }
+    for name, modules in sorted(unknown.items()):
+        print(
+            f"{name} is not in distributed/environment_variables.py, but read by {', '.join(sorted(modules))}",
+            file=sys.stderr,
+        )
     return bool(unknown)
 
 

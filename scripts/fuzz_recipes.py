@@ -1,8 +1,8 @@
-"""Feeds mutated TOML to the recipe reader, led by what of it each text reaches (atheris), for so many seconds.
+"""Fuzzes the recipe reader with mutated TOML, guided by coverage (atheris).
 
-    python scripts/fuzz_recipes.py 30
+    python scripts/fuzz_recipes.py 30    # seconds
 
-Every text is read, or refused with its place. What is not ends the run with the text.
+Every text must be a valid recipe or be rejected with its location. Any other exception ends the script with the text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["peftkit.recipe", "tomllib"]):
+with atheris.instrument_imports(include=["peftkit.recipe.load_recipe", "tomllib"]):
     from peftkit.errors import RecipeError
     from peftkit.plugins import load_registry
     from peftkit.recipe import dump_recipe, load_recipe
@@ -25,7 +25,7 @@ FILE = Path(FOLDER.name) / "x.toml"
 
 
 def read(data: bytes) -> None:
-    """Reads it, and what was read once more; or finds the refusal in order."""
+    """Read a text; a valid recipe must survive a round trip, and an error must have a location and one line."""
     FILE.write_bytes(data)
     try:
         recipe = load_recipe(FILE, REGISTRY)

@@ -1,17 +1,18 @@
-"""Hold losses, scores and texts of random runs against a slow, plain reference.
+"""Compares losses, scores and texts of random runs with a slow, plain reference implementation.
 
     python scripts/fuzz_scores.py --minutes 2 --seed 1
     python scripts/fuzz_scores.py --case 1:17
 
-Each case draws a tokenizer, a tiny architecture, a method, a task and a form of data, and runs them as a recipe. The
-reference reads the same rows, encodes them with the tokenizer alone, and passes them through the model one at a time,
-without padding, without a cache, and without peftkit. In float64 both agree to 1e-9, in float32 to 1e-5. A case that
-peftkit refuses with a reason is counted, and one that ends in any other exception has failed.
+Each case draws a tokenizer, a tiny architecture, a method, a task and a file format, and runs them as a recipe. The
+reference reads the same rows, encodes them with the tokenizer only, and scores them one at a time, without padding, a
+cache, or peftkit. Both must agree to 1e-9 in float64 and to 1e-5 in float32. A case that peftkit rejects with a reason
+is counted; any other exception is a failure.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import random
 import shutil
@@ -35,51 +36,52 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoTokenizer
 
-import peftkit.runner as runner
+import peftkit.train.run as runner
 from peftkit.components import ModelKind
 from peftkit.errors import PeftkitError
+from peftkit.models.load import LoadedBase, load_base
 from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.runner.models import Base, load_base
-from peftkit.runs import RunDirectory
-from peftkit.testing.tokenizers import MAKES
+from peftkit.run_directory import RunDirectory
+from peftkit.testing.tokenizers import TOKENIZER_BUILDERS
 from peftkit.testing.tokenizers import tokenizer as make_tokenizer
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
-SUITING: dict[ModelKind, tuple[str, ...]] = {
+TEMPLATES: dict[ModelKind, tuple[str, ...]] = {
     "decoder": ("none", "bos", "eos", "bos+eos", "im_end"),
     "encoder-decoder": ("eos", "bos+eos", "lang+eos"),
     "encoder": ("cls+sep", "bos+eos", "none"),
 }
-"""The templates that models of each kind come with."""
+"""The templates of special tokens that models of each kind use."""
 CASTS = (torch.Tensor.to, torch.Tensor.type, torch.softmax, torch.nn.functional.softmax, torch.Tensor.softmax)
 REGISTRY = load_registry()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: ``agrees``, ``refused`` or ``failed``, and what was drawn or said."""
+    """How a case ended, what was drawn, and the message."""
 
     status: str
+    """``agrees``, ``rejected``, ``skipped`` or ``failed``."""
     drawn: str
     text: str = ""
 
 
 def run_case(seed: int, number: int, folder: Path) -> Outcome:
-    """Draw the case of that number, run it, and compare."""
+    """Draw a case, run it, and compare it with the reference."""
     rng = random.Random(f"{seed}:{number}")
     architecture = draw_architecture(rng)
     kind = ARCHITECTURES[architecture].kind
     rows = draw_rows(rng, folder, generates=kind != "encoder")
-    make, template = rng.choice(list(MAKES)), rng.choice(SUITING[kind])
+    make, template = rng.choice(list(TOKENIZER_BUILDERS)), rng.choice(TEMPLATES[kind])
     named = {"cls_token": "[CLS]", "sep_token": "[SEP]"} if template == "cls+sep" else {}
     if kind == "decoder" and rng.random() < 0.3:
         named["pad_token"] = None
     tokenizer = make_tokenizer(make, template, **named)
     method = _draw_method(rng)
-    # The adapters library computes a part of T5 in float32, whatever the dtype.
-    theirs = REGISTRY.find("method", method["name"]).distribution == "peftkit-adapters"
-    dtype = "float32" if theirs else rng.choice(sorted(TOLERANCE))
+    # The adapters library computes a part of T5 in float32, regardless of the dtype.
+    of_adapters = REGISTRY.find("method", method["name"]).distribution == "peftkit-adapters"
+    dtype = "float32" if of_adapters else rng.choice(sorted(TOLERANCE))
     drawn = f"{architecture} × {make} ({template}) × {method['name']} × {rows.task['name']} × {rows.form} × {dtype}"
     try:
         save_model(architecture, tokenizer, folder / "model", rng)
@@ -91,10 +93,10 @@ def run_case(seed: int, number: int, folder: Path) -> Outcome:
             path = runner.run(recipe, REGISTRY)
         assert path is not None
     except PeftkitError as error:
-        return Outcome("refused", drawn, str(error).splitlines()[0])
+        return Outcome("rejected", drawn, str(error).splitlines()[0])
     except Exception:
         return Outcome("failed", drawn, traceback.format_exc())
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")  # which may be of another class than was saved
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")  # may be of another class than the saved one
     reference = Reference(*captured, tokenizer, kind, recipe, rows)
     try:
         with KeepFloat64():
@@ -105,7 +107,7 @@ def run_case(seed: int, number: int, folder: Path) -> Outcome:
 
 
 class KeepFloat64(TorchFunctionMode):
-    """Leave float64 as it is where models compute in float32 inside, such as in their norms."""
+    """Keep float64 where models compute in float32 internally, such as in norms."""
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         options = dict(options or {})
@@ -121,10 +123,10 @@ class KeepFloat64(TorchFunctionMode):
 
 @contextmanager
 def _capture(models: list[nn.Module]) -> Iterator[None]:
-    """Make two further models like the one that a run trains, by the same seeds: copies would lose methods' hooks."""
+    """Build two more models with the seeds of the run, since copies would lose the hooks of methods."""
     original = runner.apply_method
 
-    def apply(recipe: Recipe, base: Base, *arguments: Any) -> nn.Module:
+    def apply(recipe: Recipe, base: LoadedBase, *arguments: Any) -> nn.Module:
         models.extend(original(recipe, load_base(recipe), *arguments) for _ in range(2))
         return original(recipe, base, *arguments)
 
@@ -136,10 +138,10 @@ def _capture(models: list[nn.Module]) -> Iterator[None]:
 
 
 def _draw_method(rng: random.Random) -> dict[str, Any]:
-    name = rng.choice(["full", "lora", "prefix_tuning", *REGISTRY.of("method")])
+    name = rng.choice(["full", "lora", "prefix_tuning", *REGISTRY.all("method")])
     component: Any = REGISTRY.find("method", name).component
     linear = {"target_modules": "all-linear"} if "target_modules" in component.model_fields else {}
-    return {"name": name, **(linear if rng.random() < 0.7 else {}), **component.trial}
+    return {"name": name, **(linear if rng.random() < 0.7 else {}), **component.tiny_options}
 
 
 def _draw_recipe(
@@ -152,7 +154,7 @@ def _draw_recipe(
         "task": rows.task,
         "method": method,
         "train": {
-            # Each step is of all rows, so that their order does not matter.
+            # Each step has all rows, so that their order does not matter.
             "batch_size": batch // parts,
             "gradient_accumulation_steps": parts,
             "optimizer": "SGD",
@@ -161,32 +163,34 @@ def _draw_recipe(
             "max_grad_norm": 0.0,
             "budget": {"steps": 2},
             "checkpoint": {"every": "off"},
-            # What is computed once more in float64 would not be kept in it.
+            # Recomputation would not keep float64.
             "gradient_checkpointing": rng.random() < 0.15 and dtype == "float32",
         },
         "evaluate": {
             "every": "100%",
             "batch_size": rng.choice([1, 2, 3, 16]),
-            "selects": "loss",
+            "selection_metric": "loss",
             "scoring": rng.choice(["sum", "norm"]),
             "max_new_tokens": rng.choice([1, 6]),
         },
-        "track": {"wandb": "off"},
+        "track": {"to": []},
     }
 
 
 def main() -> int:
-    """Run cases until the time is over, and return 1 if any failed."""
+    """Run cases until the time is over; returns 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=2.0, help="how long to go on (default: 2)")
-    parser.add_argument("--most", type=int, help="how many cases at the most")
-    parser.add_argument("--seed", type=int, default=1, help="what the cases are drawn from (default: 1)")
-    parser.add_argument("--refusals", action="store_true", help="print the refused cases too")
-    parser.add_argument("--case", help="one case alone, as SEED:NUMBER")
+    parser.add_argument("--minutes", type=float, default=2.0, help="how long to run cases (default: 2)")
+    parser.add_argument("--most", type=int, help="maximum number of cases")
+    parser.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
+    parser.add_argument("--rejections", action="store_true", help="print rejected cases too")
+    parser.add_argument("--case", help="run one case, as SEED:NUMBER")
     options = parser.parse_args()
     torch.set_num_threads(1)
     seed, first = map(int, options.case.split(":")) if options.case else (options.seed, 0)
     counts: Counter[str] = Counter()
+    gc.collect()
+    gc.freeze()  # each run collects garbage twice, and need not look through the libraries
     end, number = time.monotonic() + 60 * options.minutes, first
     while True:
         folder = Path(tempfile.mkdtemp(prefix="peftkit-fuzz-"))
@@ -195,7 +199,7 @@ def main() -> int:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         counts[outcome.status] += 1
-        if outcome.status == "failed" or options.case or (options.refusals and outcome.status == "refused"):
+        if outcome.status == "failed" or options.case or (options.rejections and outcome.status == "rejected"):
             print(f"case {seed}:{number} {outcome.status}: {outcome.drawn}\n{outcome.text}", flush=True)
         number += 1
         if options.case or time.monotonic() > end or number - first == options.most:
@@ -205,7 +209,7 @@ def main() -> int:
         + ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     )
     if not options.case and counts["agrees"] < (number - first) // 4:
-        print("most cases were not compared: what is drawn no longer fits")
+        print("fewer than a quarter of the cases were compared: adapt what is drawn")
         return 1
     return 1 if counts["failed"] else 0
 

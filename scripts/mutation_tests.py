@@ -2,16 +2,16 @@
 
     python scripts/mutation_tests.py recipe macs statistics --sample 400 --report docs/mutation.json
 
-Each room of ``ROOMS`` is a part of the source and the tests that have to notice a change in it. A mutant is killed if
-a test fails, if a module cannot be imported, or if the tests take much longer than before. It runs only the tests that
-execute its line, the fastest first, then the others, and stops at the first failure. Which tests execute a line is
-measured once, with coverage, and measured again when source or tests change.
+Each room of ``ROOMS`` is a part of the source with the tests that must detect a change in it. A mutant is killed if
+a test fails, if a module cannot be imported, or if the tests take much longer than before. The tests that execute its
+line run first, the fastest ones before others, then the remaining ones, up to the first failure. Which tests execute a
+line is measured with coverage, and again when source or tests change.
 
 Every mutant is a fork of one parent process that has imported all libraries but no module of the project. Each worker
 has its own copy of the repository, so that child processes of a test run the mutated source too.
 
 Results are kept in ``--state`` after each mutant; a second call runs what is missing. ``--again`` also runs the
-survivors anew, such as after adding a test. Survivors that no test should kill are explained in
+survivors again, such as after adding a test. Survivors that no test should kill are explained in
 ``scripts/mutation_survivors.toml``, by source line and change.
 """
 
@@ -55,24 +55,25 @@ EXPLANATIONS = ROOT / "scripts/mutation_survivors.toml"
 ROOMS = {
     "recipe": Room(("peftkit/recipe/*.py",), ("tests/recipe",)),
     "macs": Room(
-        ("peftkit/runner/ledger.py", "peftkit/runner/counter.py", "peftkit/runner/interpolation.py"),
-        ("tests/runner/test_ledger.py", "tests/runner/test_interpolation.py"),
+        ("peftkit/macs/mac_counter.py", "peftkit/macs/op_counter.py", "peftkit/macs/length_polynomial.py"),
+        ("tests/macs",),
     ),
     "statistics": Room(
         ("peftkit/compare/statistics/*.py",),
-        tuple(
-            f"tests/compare/test_{name}.py"
-            for name in ("statistics", "hierarchy", "seeds", "pairwise", "uncertainty", "tuned")
+        (
+            "tests/compare/statistics",
+            "tests/compare/statistics/test_hierarchy.py",
+            "tests/compare/test_tuning_records.py",
         ),
     ),
 }
 
 
 def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
-    """Runs the tests of a room on a sample of its mutants and returns a row of the report for each."""
+    """Run the tests of a room on a sample of its mutants; returns a row of the report for each."""
     room = ROOMS[name]
     files = sorted(file.relative_to(ROOT).as_posix() for pattern in room.source for file in ROOT.glob(pattern))
-    sources = {file: (ROOT / file).read_bytes() for file in files}  # they may be edited meanwhile
+    sources = {file: (ROOT / file).read_bytes() for file in files}  # may be edited in the meantime
     everything = [m for file in files for m in mutants_of(file, sources[file])]
     everything = [m for m in everything if not options.only or m.file.endswith(options.only)]
     mutants = random.Random(f"{options.seed} {name}").sample(everything, len(everything))[: options.sample]
@@ -126,10 +127,10 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
 
 
 def explanation(row: dict[str, Any], known: list[dict[str, Any]]) -> str | None:
-    """Returns why no test should kill a survivor; places are source lines, since line numbers and folders change."""
-    place = (row["source_line"], one_line(row["before"], row["after"]), row["number"])
+    """Why no test should kill a survivor; survivors are identified by source line, since line numbers change."""
+    key = (row["source_line"], one_line(row["before"], row["after"]), row["number"])
     for entry in known:
-        if (entry["source"], entry["change"], entry.get("number", row["number"])) == place:
+        if (entry["source"], entry["change"], entry.get("number", row["number"])) == key:
             return str(entry["why"])
     return None
 
@@ -168,17 +169,19 @@ def report(rooms: dict[str, list[dict[str, Any]]], seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rooms", nargs="+", choices=[*ROOMS], metavar="ROOM", help=", ".join(ROOMS))
-    parser.add_argument("--sample", type=int, default=400, help="mutants of each room, at most (default: %(default)s)")
+    parser.add_argument(
+        "--sample", type=int, default=400, help="maximum number of mutants per room (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="(default: %(default)s)")
-    parser.add_argument("--only", default="", help="only files whose path ends so")
-    parser.add_argument("--again", action="store_true", help="run survivors anew")
+    parser.add_argument("--only", default="", help="only files whose path ends with this")
+    parser.add_argument("--again", action="store_true", help="run survivors again")
     parser.add_argument("--state", type=Path, default=ROOT / "build/mutation", help="folder (default: build/mutation)")
     parser.add_argument("--report", type=Path, help="JSON file to write")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the copies
     with tempfile.TemporaryDirectory(prefix="peftkit-mutation-") as scratch:
-        # As tests/conftest.py does, since the parent process imports libraries before it.
+        # As in tests/conftest.py, which is loaded only after the parent process has imported the libraries.
         os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_HOME=f"{scratch}/huggingface")
         os.environ.update(TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg", WANDB_MODE="offline")
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

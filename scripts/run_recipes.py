@@ -1,4 +1,4 @@
-"""Runs recipes one after the other in one process: python scripts/run_recipes.py RECIPE... [--set KEY=VALUE]..."""
+"""Runs several recipes in one process: python scripts/run_recipes.py RECIPE... [--set KEY=VALUE]..."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from peftkit.cli import main
 
 
 def run(recipe: str, overrides: list[str]) -> bool:
-    """Whether the recipe runs to its end; what it says is printed only if not."""
-    start, said = time.monotonic(), io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
+    """Run a recipe, and print its output only if it fails; returns whether it succeeded."""
+    start, output = time.monotonic(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
         code = main(["run", recipe, *overrides])
     if code:
-        print(f"{recipe}: exit code {code}\n{said.getvalue()}", flush=True)
+        print(f"{recipe}: exit code {code}\n{output.getvalue()}", flush=True)
     else:
         print(f"   {recipe}: {time.monotonic() - start:.0f} s", flush=True)
     return code == 0

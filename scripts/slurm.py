@@ -1,8 +1,8 @@
-"""Prints a SLURM script that runs a recipe on one or many machines, and goes on where a job was ended.
+"""Prints a SLURM script that runs a recipe on one or more machines, and resumes it when a job ends.
 
     python scripts/slurm.py recipes/x.toml --nodes 2 --gpus 4 --hours 12 > job.sh && sbatch job.sh
 
-Shortly before its time is over SLURM sends USR1: the run saves and ends, and the job is put into the queue again.
+Shortly before the time limit SLURM sends USR1: the run saves a checkpoint and ends, and the job is requeued.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ SCRIPT = """\
 set -uo pipefail
 cd "$SLURM_SUBMIT_DIR"
 
-# Every machine runs one launcher, which starts a process for each of its GPUs; the first machine is where they meet.
+# Every machine runs one launcher, which starts a process per GPU; the first machine is the rendezvous.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS={threads} first port
-queue_again=
-trap 'queue_again=1; kill -USR1 "$step"' USR1
-# The launcher has to outlive the signal, which the processes below it answer: they save and end.
+requeue=
+trap 'requeue=1; kill -USR1 "$step"' USR1
+# The launcher ignores the signal; its processes handle it: they save and end.
 srun --kill-on-bad-exit=0 bash -c 'trap "" USR1; exec accelerate launch --multi_gpu \
     --num_machines {nodes} --num_processes {processes} --machine_rank "$SLURM_NODEID" \
     --main_process_ip "$first" --main_process_port "$port" \
     --mixed_precision no --dynamo_backend no -m peftkit run "$@"' bash {recipe} --resume &
 step=$!
-while :; do # a signal ends `wait`, and not what it waits for
+while :; do # a signal interrupts `wait`, but not the step
     wait "$step" && status=0 || status=$?
     kill -0 "$step" 2>/dev/null || break
 done
-if [ -n "$queue_again" ] && [ "$status" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ -n "$requeue" ] && [ "$status" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$status"
 """
 
 
 def render(recipe: str, *, nodes: int, gpus: int, cpus: int, hours: int, name: str) -> str:
-    """The script, in which the recipe's path is quoted."""
+    """Render the script; the path of the recipe is quoted."""
     return SCRIPT.format(
         name=name,
         nodes=nodes,
@@ -63,18 +63,18 @@ def render(recipe: str, *, nodes: int, gpus: int, cpus: int, hours: int, name: s
 
 def _word(text: str) -> str:
     if not re.fullmatch(r"[\w.-]+", text):
-        raise argparse.ArgumentTypeError("must be of letters, digits, '.', '_' and '-'")
+        raise argparse.ArgumentTypeError("only letters, digits, '.', '_' and '-' are allowed")
     return text
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipe")
-    parser.add_argument("--nodes", type=int, default=1, help="machines")
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs of a machine")
-    parser.add_argument("--cpus", type=int, default=8, help="cores of a machine")
-    parser.add_argument("--hours", type=int, default=24, help="after which the run is saved and queued again")
-    parser.add_argument("--name", type=_word, default="peftkit", help="of the job")
+    parser.add_argument("--nodes", type=int, default=1, help="number of machines")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs per machine")
+    parser.add_argument("--cpus", type=int, default=8, help="CPU cores per machine")
+    parser.add_argument("--hours", type=int, default=24, help="time limit, after which the run is saved and requeued")
+    parser.add_argument("--name", type=_word, default="peftkit", help="name of the job")
     print(render(**vars(parser.parse_args(words))), end="")
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import tempfile
+import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# A shell starts background jobs with SIGINT ignored, which every process of a test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set on import, before any library reads them. Each worker has a folder of its own.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="peftkit-tests-")
@@ -29,6 +38,62 @@ os.environ.update(
 if "PYTEST_XDIST_WORKER" not in os.environ:  # one for all workers: a kernel takes a minute to compile
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{_SCRATCH.name}/torch-extensions"
 
+ONE_LINE = (
+    "compare",
+    "components/test_components.py",
+    "components/test_search_space.py",
+    "data_files",
+    "metrics/test_base.py",
+    "metrics/test_classification.py",
+    "metrics/test_distractors.py",
+    "metrics/test_registered.py",
+    "metrics/test_text.py",
+    "recipe",
+    "repository/test_docstrings.py",
+    "repository/test_house.py",
+    "repository/test_wheel.py",
+    "repository/test_words.py",
+    "scripts/test_calibrate_statistics.py",
+    "scripts/test_dev.py",
+    "scripts/test_learning_rates.py",
+    "scripts/test_pocket.py",
+    "scripts/test_results.py",
+    "scripts/test_slurm.py",
+    "sweep",
+    "tasks/test_columns.py",
+    "tasks/test_prompt_templates.py",
+    "repository/test_changelog.py",
+    "test_errors.py",
+    "test_hookspecs.py",
+    "test_run_directory.py",
+    "test_standard_streams.py",
+)
+"""Tests of one line of transformers, since nothing that they import imports a package of which the lines have different
+versions: transformers, tokenizers and huggingface_hub. ``tests/test_lines.py`` holds that."""
+AROUND = (
+    "data/test_pipeline.py",
+    "data/test_resampling.py",
+    "distributed/test_environment_variables.py",
+    "evaluate/test_baselines.py",
+    "analysis/test_step_profile.py",
+    "integration/test_failures.py",
+    "macs/test_length_polynomial.py",
+    "monitor/test_trackers.py",
+    "train/test_strategies.py",
+)
+"""Tests of one line too: they need a model, but the module of the runner that they test imports none of these packages.
+Single tests of other files have the mark ``one_line`` for the same reason. With a model of either line there are the
+other tests of the runner, the conformance kit's whole runs, the recipe matrix and the fuzzing."""
+
+QUICK = ("full", "lora", "prefix_tuning", "vera", "parallel_adapters", "none")
+"""The methods with which the quick loop, ``-m "not slow"``, runs the tests that are of all methods."""
+
+
+def slow_unless_quick(method: str, *others: str) -> Any:
+    """A test's parameters, with the method and what comes before it, marked slow unless the method is of the quick."""
+    return pytest.param(*others, method, marks=() if method in QUICK else pytest.mark.slow)
+
+
 # `pytest --hypothesis-profile=many -m fuzz` is what CI runs besides.
 # The same examples each time: what lands must not depend on luck. Other ones are drawn by "many".
 settings.register_profile("few", deadline=None, database=None, max_examples=150, derandomize=True)
@@ -39,7 +104,22 @@ settings.load_profile("few")
 @pytest.fixture(autouse=True)
 def hub_is_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test makes of the hub ends with it."""
-    monkeypatch.setattr("peftkit.commits._away", [])
+    monkeypatch.setattr("peftkit.hub_commits._unreachable", [])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that run on one line of transformers only."""
+    here = Path(__file__).parent
+    chosen = [here / name for name in (*ONE_LINE, *AROUND)]
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in chosen):
+            item.add_marker(pytest.mark.one_line)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Takes what has been imported out of garbage collection: each run collects twice, in half a second of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

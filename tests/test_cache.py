@@ -27,8 +27,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def forget() -> None:
-    cache._usable.cache_clear()
-    cache._problem.cache_clear()
+    cache._cache_folder.cache_clear()
+    cache._write_problem.cache_clear()
 
 
 def blocked(path: Path) -> Path:
@@ -70,7 +70,7 @@ def test_nobody_s_home_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_named_folder_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = blocked(tmp_path / "file")
     monkeypatch.setenv("PEFTKIT_CACHE", str(folder))
-    with pytest.raises(InputError, match=rf"PEFTKIT_CACHE: '{folder}' cannot be written \(Not a directory\)"):
+    with pytest.raises(InputError, match=rf"PEFTKIT_CACHE: '{folder}' is not writable \(Not a directory\)"):
         cache_folder()
 
 
@@ -78,7 +78,7 @@ def test_without_any_folder_both_variables_are_named(monkeypatch: pytest.MonkeyP
     folder = blocked(tmp_path / "file")
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with pytest.raises(InputError, match="set TMPDIR to one that can be, and PEFTKIT_CACHE"):
+    with pytest.raises(InputError, match="set TMPDIR to one that is, and PEFTKIT_CACHE"):
         cache_folder()
 
 

@@ -9,9 +9,9 @@ from peftkit.errors import (
     Problem,
     RecipeError,
     RunError,
+    comma_separated,
     did_you_mean,
-    listed,
-    one_line,
+    summarize_error,
 )
 
 
@@ -46,6 +46,6 @@ def test_what_was_probably_meant(word: str, known: list[str], expected: str | No
 
 
 def test_lists_and_exceptions_in_one_line() -> None:
-    assert (listed(["a", "b"]), listed([])) == ("a, b", "nothing")
-    assert one_line(ValueError("a\n  b")) == "ValueError: a b"
-    assert one_line(SystemExit()) == "SystemExit"
+    assert (comma_separated(["a", "b"]), comma_separated([])) == ("a, b", "nothing")
+    assert summarize_error(ValueError("a\n  b")) == "ValueError: a b"
+    assert summarize_error(SystemExit()) == "SystemExit"

@@ -34,7 +34,7 @@ def test_a_hook_takes_nothing_and_returns_classes_of_its_kind(name: str) -> None
     returns = get_type_hints(HOOKS[name])["return"]
     assert get_origin(returns) is Sequence
     kind = name.removeprefix("register_").removesuffix("s")
-    assert get_args(returns) == (type[plugins.BASES[kind]],)  # type: ignore[index]
+    assert get_args(returns) == (type[plugins.BASE_CLASSES[kind]],)  # type: ignore[index]
 
 
 @EACH

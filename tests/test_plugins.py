@@ -55,7 +55,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 def component(name: str, base: type[Component] = Method) -> Any:
     attributes = {}
     if issubclass(base, Task):
-        attributes = {"kind": "generation", "metrics": (), "selects": "loss"}
+        attributes = {"kind": "generation", "metrics": (), "selection_metric": "loss"}
     made = create_model(name.title(), __base__=base, name=(Literal[name], name), __doc__=f"The {name}.\n\nMore.")
     for key, value in attributes.items():
         setattr(made, key, value)
@@ -85,8 +85,8 @@ def test_what_is_registered_is_known_with_its_distribution(install: Install) -> 
     assert (entry.kind, entry.name, entry.component) == ("method", "a", a)
     assert (entry.distribution, entry.version, entry.summary) == ("peftkit-a", "2.5", "The a.")
     assert dict(found.distributions) == {"peftkit-a": "2.5"}
-    assert (found.failures, found.left_out) == ((), ())
-    assert found.find("method", "a") is found.of("method")["a"] is entry
+    assert (found.failures, found.excluded) == ((), ())
+    assert found.find("method", "a") is found.all("method")["a"] is entry
 
 
 def test_all_kinds_come_from_one_module(install: Install) -> None:
@@ -108,10 +108,10 @@ def test_no_order_of_installation_changes_anything(install: Install) -> None:
 def test_the_built_ins_are_all_there() -> None:
     found = load_registry("")
     assert set(found.distributions) == {"peftkit"}
-    assert {"full", "lora", "prefix_tuning", "vera"} <= set(found.of("method"))
-    assert {"wordnet_topic", "wordnet_mcq", "wordnet_distractors"} <= set(found.of("task"))
-    assert {"accuracy", "rouge", "bleu"} <= set(found.of("metric"))
-    assert {"clock", "peak_memory"} <= set(found.of("meter"))
+    assert {"full", "lora", "prefix_tuning", "vera"} <= set(found.all("method"))
+    assert {"wordnet_topic", "wordnet_mcq", "wordnet_distractors"} <= set(found.all("task"))
+    assert {"accuracy", "rouge", "bleu"} <= set(found.all("metric"))
+    assert {"clock", "peak_memory"} <= set(found.all("meter"))
     assert all(e.summary.endswith(".") or "." in e.summary for e in found.entries)
 
 
@@ -129,14 +129,14 @@ def test_a_name_twice_names_both_distributions(install: Install) -> None:
 
 def test_a_built_in_may_give_way_to_one_other_of_its_name(install: Install) -> None:
     own, other, third = component("a"), component("a"), component("a")
-    own.gives_way = True
+    own.overridable = True
     points = [install(d, register_methods=methods(c)) for d, c in (("peftkit", own), ("x", other), ("a", third))]
     for order in (points[:2], points[1::-1]):
-        assert registry(*order).of("method")["a"].component is other
-    assert registry(points[0]).of("method")["a"].component is own
+        assert registry(*order).all("method")["a"].component is other
+    assert registry(points[0]).all("method")["a"].component is own
     with pytest.raises(PluginError, match="registered twice"):
         registry(*points)
-    own.gives_way, other.gives_way = False, True
+    own.overridable, other.overridable = False, True
     with pytest.raises(PluginError, match="registered twice"):
         registry(*points[:2])
 
@@ -281,10 +281,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"register_methods": returning([component("a")()])},
         r"returned A\(name='a'\), .*; return the class itself",
     ),
-    "no class": ({"register_methods": returning([3])}, "returned 3, which is not a sub-class of peftkit.Method$"),
+    "no class": ({"register_methods": returning([3])}, "returned 3, which is not a subclass of peftkit.Method$"),
     "wrong base": (
         {"register_methods": returning([component("a", Metric)])},
-        "which is not a sub-class of peftkit.Method",
+        "which is not a subclass of peftkit.Method",
     ),
     "no literal": (
         {"register_methods": returning([Silent])},
@@ -293,7 +293,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "two names": ({"register_methods": returning([Twofold])}, "Twofold must declare its name as"),
     "no default": ({"register_methods": returning([Nameless])}, "Nameless must declare its name as"),
     "base itself": ({"register_methods": returning([Method])}, "Method must declare its name as"),
-    "odd name": ({"register_methods": returning([Loud])}, "has the name 'Loud Name'; a name is lower-case letters"),
+    "odd name": ({"register_methods": returning([Loud])}, "has the name 'Loud Name'; names have lower-case letters"),
     "task": (
         {"t": hook("register_tasks", [Aimless])},
         r"Aimless must have the class attribute \(not an option\) kind: one of classification",
@@ -411,12 +411,12 @@ def test_peftkit_plugins_limits_what_is_loaded_beside_the_built_ins(
         install("peftkit-two", "second", register_methods=methods(component("two"))),
     ]
     found = registry(*points, only=only)
-    assert set(found.of("method")) == set(expected)
+    assert set(found.all("method")) == set(expected)
     if only is not None:
         monkeypatch.setenv("PEFTKIT_PLUGINS", only)
     assert registry(*points) == found
     if "two" not in expected:
-        with pytest.raises(PluginError, match=r"PEFTKIT_PLUGINS leaves out .*peftkit-two:second"):
+        with pytest.raises(PluginError, match=r"PEFTKIT_PLUGINS excludes .*peftkit-two:second"):
             found.find("method", "two")
 
 
@@ -430,6 +430,6 @@ def test_peftkit_plugins_names_what_is_not_installed(install: Install) -> None:
     with pytest.raises(InputError) as caught:
         registry(point, only="peftkit-on,first,zzz")
     assert str(caught.value) == (
-        "PEFTKIT_PLUGINS names what is not installed: 'peftkit-on' (did you mean 'peftkit-one'?), 'zzz'; "
+        "PEFTKIT_PLUGINS: not installed: 'peftkit-on' (did you mean 'peftkit-one'?), 'zzz'; "
         "installed: peftkit-one:first"
     )

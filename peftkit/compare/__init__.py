@@ -1,1 +1,1 @@
-"""From run directories to what can be said of methods."""
+"""Compares methods from run directories: which runs are comparable, scores against cost, and the verdict."""

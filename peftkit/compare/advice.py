@@ -1,4 +1,4 @@
-"""Which method to use within a budget: the verdict of what methods had reached there."""
+"""Recommends a method for a budget."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peftkit.compare.curves import cost, peak_memory
-from peftkit.compare.evidence import Evidence, evidence_of
-from peftkit.compare.gather import Run, Section
-from peftkit.compare.notes import notes_of
+from peftkit.compare.evidence import Evidence, collect_evidence
+from peftkit.compare.groups import RunGroup
+from peftkit.compare.load_runs import Run
+from peftkit.compare.output.notes import method_notes
 from peftkit.compare.verdict import Verdict, decide
 
-SHORT = 0.9
-"""The share of a budget below which a method's runs count as having ended before it."""
+ENDED_EARLY_SHARE = 0.9
+"""Runs that used less than this share of the budget are reported as having ended before it."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +26,34 @@ class Candidate:
     low: float | None
     high: float | None
     best: float | None
-    """The probability that it is the best of those that fit; None of one seed."""
+    """The probability that it has the highest expected score of all candidates; None with one seed."""
     cost: float
-    """At which it had reached the score, mean over seeds."""
+    """The cost at which the score was reached, mean over seeds."""
     peak_memory: float | None
-    """Bytes, the most of its seeds; None where that was not measured."""
+    """The highest peak memory of its runs, in bytes; None where it was not measured."""
     ended_at: float | None = None
-    """What its runs took in all, where that is less than nine tenths of the budget."""
+    """The cost of its shortest run, if that is below ``ENDED_EARLY_SHARE`` of the budget; otherwise None."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What has to be said of it, each by one word (see ``notes_of``)."""
+    """Notes on the method by keyword (see ``notes_of``)."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to use for one task and model."""
+    """The recommendation for one task and model."""
 
     verdict: Verdict
     candidates: tuple[Candidate, ...]
-    """Best first; those of one seed come last."""
+    """Best first; methods with one seed come last."""
     left_out: tuple[tuple[str, str], ...]
     """Methods that were not considered, with the reasons."""
     baselines: Mapping[str, float]
-    """What models score that read nothing, as far as runs record it."""
+    """Test scores of the input-blind baselines, where recorded."""
     remarks: tuple[str, ...]
-    """What every conclusion has to say (see ``Section``)."""
+    """Caveats that hold for every conclusion (see ``RunGroup``)."""
 
 
 def advise(
-    section: Section,
+    group: RunGroup,
     axis: str,
     budget: float,
     *,
@@ -61,32 +62,38 @@ def advise(
     margin: float | None = None,
     baseline: str = "full",
 ) -> Advice:
-    """Ranks the methods of a section by what they had reached within a budget.
+    """Rank methods by the score they reach within a budget.
 
-    Scores, intervals and probabilities are those of ``compare``, from the same posterior, of the methods that fit.
+    Scores, intervals and probabilities come from the posterior that ``compare`` uses, fitted to the methods that fit
+    the budget.
 
     Args:
-        section: the runs.
-        axis: what the budget is of.
-        budget: how much.
-        memory: the most bytes that training may have taken at its peak.
-        metric: what counts on test; None for what selects on dev.
-        margin: the difference in score that does not matter; None for a point of a share, 1 % of other scores.
-        baseline: the method that others are measured by, if it is there.
+        group: the runs of one task and model.
+        axis: the cost that the budget limits.
+        budget: the limit, in the unit of the axis.
+        memory: the limit on peak memory in training, in bytes; None for no limit.
+        metric: the test metric; None for the metric that selects checkpoints on dev.
+        margin: the largest score difference that does not matter; None for 0.01 for metrics that are shares, and 1 %
+            of the score for others.
+        baseline: the method to compare others with, if it was run.
+
+    Returns:
+        The verdict, and the methods that fit the budget.
 
     Raises:
-        InputError: the runs have not measured the axis or the metric, or are of different test examples.
+        InputError: the runs lack the axis or the metric, or were evaluated on different test examples.
     """
-    evidence = evidence_of(section, axis, metric=metric, budget=budget, memory=memory, margin=margin)
-    candidates = [_candidate(evidence, label, of) for label, of in evidence.section.runs.items()]
-    candidates.sort(key=lambda each: (each.best is None, -evidence.sign * each.score, evidence.spent[each.method]))
-    return Advice(decide(evidence, baseline), tuple(candidates), evidence.left_out, evidence.baselines, section.remarks)
+    evidence = collect_evidence(group, axis, metric=metric, budget=budget, memory=memory, margin=margin)
+    candidates = [_candidate(evidence, label, runs) for label, runs in evidence.run_group.runs.items()]
+    candidates.sort(key=lambda each: (each.best is None, -evidence.sign * each.score, evidence.costs[each.method]))
+    return Advice(decide(evidence, baseline), tuple(candidates), evidence.left_out, evidence.baselines, group.remarks)
 
 
-def _candidate(evidence: Evidence, label: str, of: Mapping[int, Run]) -> Candidate:
+def _candidate(evidence: Evidence, label: str, runs: Mapping[int, Run]) -> Candidate:
     estimate = evidence.posterior.estimates[label]
-    peaks = [peak_memory(run.summary["cost"]) for run in of.values()]
-    trained = min(cost(run.rows[-1], evidence.axis) for run in of.values())
+    peaks = [peak_memory(run.summary["cost"]) for run in runs.values()]
+    lowest_cost = min(cost(run.evaluations[-1], evidence.axis) for run in runs.values())
+    ended_early = evidence.budget is not None and lowest_cost < ENDED_EARLY_SHARE * evidence.budget
     return Candidate(
         method=label,
         seeds=estimate.seeds,
@@ -94,8 +101,8 @@ def _candidate(evidence: Evidence, label: str, of: Mapping[int, Run]) -> Candida
         low=estimate.low,
         high=estimate.high,
         best=estimate.best,
-        cost=evidence.reached_at[label],
-        peak_memory=None if None in peaks else max(each for each in peaks if each is not None),
-        ended_at=trained if evidence.budget is not None and trained < SHORT * evidence.budget else None,
-        notes=notes_of(evidence.section, label, evidence.metric, off=label in evidence.read_off),
+        cost=evidence.costs_to_score[label],
+        peak_memory=None if None in peaks else max(peak for peak in peaks if peak is not None),
+        ended_at=lowest_cost if ended_early else None,
+        notes=method_notes(evidence.run_group, label, evidence.metric, off=label in evidence.from_longer_runs),
     )

@@ -1,8 +1,8 @@
-"""What runs of one task and model say of their methods."""
+"""Compares the methods of one task and model by score and cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,105 +10,117 @@ import numpy as np
 
 from peftkit.compare.curves import (
     AXES,
-    FIXED,
-    area,
+    FIXED_COSTS,
+    area_under_curve,
     common_span,
     cost,
-    curve,
+    learning_curve,
     peak_memory,
     reached_at,
-    score,
+    selected_score,
     step_cost,
 )
-from peftkit.compare.evidence import Evidence, evidence_of
-from peftkit.compare.gather import Run, Section, imported_notes
-from peftkit.compare.notes import notes_of
-from peftkit.compare.posterior import posterior_of
+from peftkit.compare.evidence import Evidence, collect_evidence
+from peftkit.compare.groups import RunGroup, imported_notes
+from peftkit.compare.load_runs import Run
+from peftkit.compare.output.notes import method_notes
 from peftkit.compare.statistics import PairDifference, Posterior
-from peftkit.compare.statistics.observations import Array
-from peftkit.compare.statistics.pairwise import PairwiseTests, judge
-from peftkit.compare.tuned import tuning_of
-from peftkit.compare.uncertainty import cost_interval, front, front_probabilities, reach_probability
+from peftkit.compare.statistics.cost_uncertainty import (
+    cost_interval,
+    front_probabilities,
+    pareto_front,
+    reach_probability,
+)
+from peftkit.compare.statistics.pairwise import PairwiseTests, compare_scores
+from peftkit.compare.statistics.score_posterior import fit_posterior
+from peftkit.compare.tuning_records import tuning_record
 from peftkit.compare.verdict import Verdict, decide
 from peftkit.errors import InputError
-from peftkit.runs import tuning_edges
+from peftkit.run_directory import tuning_edges
 
-BUDGETS = 5
+NUM_BUDGETS = 5
+"""The number of budgets for which a winner is determined by default."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One method. Costs are of the chosen axis, and means over its seeds."""
+class MethodRow:
+    """One method. Costs are on the chosen axis and averaged over seeds."""
 
     method: str
     seeds: tuple[int, ...]
     score: float
-    """The expected score (see ``fit``); of one seed, the run's."""
+    """The expected score (see ``fit``); with one seed, the run's."""
     observed: float
     """The mean score of its runs."""
     low: float | None
-    """None where nothing is known of how it varies: one seed, and no single examples."""
+    """Lower end of the score's 95 % interval; None if its variation is unknown: one seed, and no scores per example."""
     high: float | None
     letter: str
-    """Methods that pairwise tests do not separate share a letter (see ``PairwiseTests``); empty of one seed."""
+    """Methods that pairwise tests do not separate share a letter (see ``PairwiseTests``); empty with one seed."""
     best: float | None
-    """The probability that it is the best; None of one seed."""
+    """P(best): the probability that the method has the highest expected score; None with one seed."""
     near_best: float | None
-    """The probability that it is no more than ``Comparison.margin`` worse than the best; None of one seed."""
+    """The probability that it is at most ``Comparison.margin`` worse than the best; None with one seed."""
     cost: float
-    """Of the whole run."""
+    """The cost of a whole run."""
     relative_cost: float | None
-    """To the baseline's; None without one."""
+    """The cost divided by the baseline's; None without a baseline."""
     cost_to_best: float
-    """To the checkpoint that dev selects."""
+    """The cost up to the checkpoint selected on dev."""
     cost_to_share: Mapping[float, float | None]
-    """To reach so much of what dev selects of the baseline; None if any seed never did."""
+    """The cost to reach each share of the baseline's final score (as selected on dev); None if any seed never did."""
     never: Mapping[float, int]
-    """Seeds that never did."""
+    """The number of seeds that never reached each share."""
     area: float | None
-    """The mean score along the logarithm of the cost, over the span that all runs have; None where there is none.
-    Expected, as ``score`` is; of one seed, the run's."""
+    """The mean score over the logarithm of the cost, over the span that all runs have; None where there is none.
+
+    Expected, like ``score``; with one seed, the run's.
+    """
     trainable_parameters: float | None
     checkpoint_bytes: float | None
     peak_memory: float | None
+    """In bytes."""
     pareto: bool
-    """Whether no other method scores as much for as little, with a probability of a half or more. Of one seed, no,
-    unless all methods have one: then by the scores of their runs."""
+    """Whether the method is on the Pareto front with a probability of at least one half.
+
+    False with one seed, unless all methods have one: then by the scores of their runs.
+    """
     trials: int | None
-    """Settings that a sweep has tried for it; None if nothing was."""
+    """The number of settings that a sweep tried; None if the method was not tuned."""
     tuning_gmacs: float | None
-    """What these took, those of a new head not among them."""
+    """GMACs of these trials, without those of a new head."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What has to be said of it, each by one word (see ``notes_of``)."""
+    """Caveats, each by a keyword (see ``notes_of``)."""
     at_edge: tuple[str, ...] = ()
-    """Where tuning stopped at the edge of its range; empty where the best settings lie between others."""
+    """Where tuning stopped at the edge of its range; empty where the best settings lie inside."""
     wins_within: tuple[float, ...] = ()
-    """Budgets of which it is the winner."""
+    """Budgets within which the method wins."""
     pareto_probability: float | None = None
-    """That no other method with several seeds scores as much for as little; None of one seed."""
+    """The probability that the method is on the Pareto front of those with several seeds; None with one seed."""
     area_low: float | None = None
-    """Of the 95 % interval of the area; None of one seed."""
+    """Lower end of the area's 95 % interval; None with one seed."""
     area_high: float | None = None
     cost_to_share_interval: Mapping[float, tuple[float, float] | None] = field(default_factory=dict)
-    """The 95 % interval of each ``cost_to_share``; None of one seed, and if any seed never reached it."""
+    """The 95 % interval of each ``cost_to_share``; None with one seed, or if any seed never reached it."""
     reach_probability: Mapping[float, float | None] = field(default_factory=dict)
-    """The probability that a run with another seed reaches the share; None of one seed."""
+    """The probability that a run with another seed reaches each share; None with one seed."""
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The method with the highest expected score within a budget, by the verdict that ``advise`` makes of it."""
+    """The method with the highest expected score within a budget, as ``advise`` would recommend it."""
 
     budget: float
     method: str
     score: float
     low: float
+    """Lower end of the score's 95 % interval."""
     high: float
-    """The 95 % interval of the score."""
+    """Upper end of the score's 95 % interval."""
     best: float
-    """The probability that it has the highest expected score of all within the budget."""
+    """P(best): the probability that the method has the highest expected score within the budget."""
     read_off: bool
-    """Whether scores of this ranking are read off longer runs, whose learning rate had not decayed yet."""
+    """Whether the ranking uses scores of longer runs, whose learning rate had not decayed yet."""
 
 
 @dataclass(frozen=True)
@@ -120,53 +132,57 @@ class Comparison:
     metric: str
     higher_is_better: bool
     by: str
+    """The cost axis."""
     baseline: str | None
+    """The method that others are compared with."""
     shares: tuple[float, ...]
-    lines: tuple[Line, ...]
+    """Shares of the baseline's final score for which the cost to reach them is computed."""
+    lines: tuple[MethodRow, ...]
     differences: tuple[PairDifference, ...]
-    """Of all pairs of methods with two seeds or more, from the same posterior as the lines."""
+    """Differences of all pairs of methods with several seeds, from the same posterior as the rows."""
     margin: float
-    """The difference in score within which a method is near the best."""
+    """The largest difference in score that does not matter."""
     verdict: Verdict
-    """What to use, and how sure that is."""
+    """The recommendation, and how certain it is."""
     pairwise: PairwiseTests
-    """Tests with Holm's correction, which can differ from the probabilities."""
+    """Pairwise tests with Holm's correction, which can differ from the probabilities."""
     baselines: Mapping[str, float]
-    """What models score that read nothing (``constant``, ``majority``, ``random``), as far as runs record it."""
+    """Test scores of the input-blind baselines (``constant``, ``majority``, ``random``) that runs record."""
     examples: int
-    """Test examples that were drawn anew; 0 where only seeds vary."""
+    """The number of test examples that are resampled; 0 if only seeds vary."""
     seeds_alone: str
-    """Why only these do; empty where examples do too."""
+    """Why only seeds vary; empty where examples do too."""
     winners: tuple[Winner, ...]
-    """For each budget of a grid."""
+    """The winner within each of several budgets."""
     pooled: Mapping[str, Sequence[str]]
+    """Fairness checks that fail and were allowed to, with the differences."""
     noise: float | None = None
-    """The standard deviation of the score of runs of the very same recipe; None where none was run twice."""
+    """The standard deviation between scores of runs of the same recipe and seed; None without repeated runs."""
     repeated: int = 0
-    """Recipes that were."""
+    """The number of recipes that were run more than once with the same seed."""
     imported: tuple[str, ...] = ()
-    """What has to be said of results of other systems."""
+    """Caveats of imported results."""
     unmeasured: tuple[str, ...] = ()
-    """Methods that are left out, since not all their runs have measured the cost."""
+    """Methods that are left out because not all their runs have measured the cost."""
     remarks: tuple[str, ...] = ()
-    """What every conclusion has to say (see ``Section``)."""
+    """Caveats of every conclusion (see ``RunGroup``)."""
     fronts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The methods on the Pareto front, by each cost that all runs have measured."""
 
     @property
     def sign(self) -> float:
-        """1 where more of the metric is better, else -1."""
+        """1 if higher values of the metric are better, else -1."""
         return 1.0 if self.higher_is_better else -1.0
 
     @property
     def detectable(self) -> float | None:
-        """The difference between two methods that would have been found four times in five: the median of pairs."""
-        found = [each.detectable for each in self.pairwise.differences if each.detectable is not None]
-        return float(np.median(found)) if found else None
+        """The difference between two methods that would be detected with a power of 80 %: the median over pairs."""
+        differences = [each.detectable for each in self.pairwise.differences if each.detectable is not None]
+        return float(np.median(differences)) if differences else None
 
 
 def compare(
-    section: Section,
+    run_group: RunGroup,
     *,
     by: str = "gmacs",
     metric: str | None = None,
@@ -175,61 +191,73 @@ def compare(
     budgets: Sequence[float] | None = None,
     margin: float | None = None,
 ) -> Comparison:
-    """Compares the methods of a section.
+    """Compare the methods of a group.
 
     Args:
-        section: the runs.
-        by: the axis of costs.
-        metric: what counts on test; None for what selects on dev.
-        baseline: the method that others are measured by, if it is there.
-        shares: how much of what dev selects of the baseline is asked for.
-        budgets: those for which a winner is named; None for five that all runs span.
-        margin: the difference in score that is small enough to be none; None for a point of a share, 1 % of others.
+        run_group: The runs.
+        by: The cost axis.
+        metric: The metric on test; None for the one that selects on dev.
+        baseline: The method that others are compared with, if there are runs of it.
+        shares: Shares of the baseline's final score for which to compute the cost to reach them.
+        budgets: Budgets for which to determine a winner; None for five in the span that all runs cover.
+        margin: The largest difference in score that does not matter; None for 0.01 if scores are proportions, else 1 %.
 
     Raises:
-        InputError: the runs have not the metric or the cost, or are of different test examples.
+        InputError: Runs lack the metric or the cost, or have different test examples.
     """
-    evidence = evidence_of(section, by, metric=metric, margin=margin)
-    section, metric, scored, posterior = evidence.section, evidence.metric, evidence.scored, evidence.posterior
-    sign, margin = evidence.sign, evidence.margin  # below, higher values are better; lines have their own sign again
-    observed = {label: _mean(of.values()) for label, of in evidence.reached.items()}
-    scores = {label: sign * value for label, value in observed.items()}
+    evidence = collect_evidence(run_group, by, metric=metric, margin=margin)
+    run_group, metric = evidence.run_group, evidence.metric
+    scored, posterior = evidence.example_scores, evidence.posterior
+    sign, margin = evidence.sign, evidence.margin  # higher is better below; rows have the metric's own sign again
+    observed = {label: _mean(by_seed.values()) for label, by_seed in evidence.scores.items()}
+    signed_scores = {label: sign * value for label, value in observed.items()}
     curves = {
-        label: {seed: _signed(curve(run, by, metric), sign) for seed, run in of.items()}
-        for label, of in section.runs.items()
+        label: {
+            seed: (costs, sign * scores)
+            for seed, run in runs.items()
+            for costs, scores in [learning_curve(run, by, metric)]
+        }
+        for label, runs in run_group.runs.items()
     }
     near = posterior.within_margin_of_best(margin)
-    judged = {label: {seed: sign * each for seed, each in scored.runs[label].items()} for label in posterior.names}
-    pairwise = judge(judged, groups=scored.groups, choices=posterior.choices)
-    base = _baseline(section, baseline)
-    # The level is what dev selects, as the curves are: their highest test score may be high by chance.
+    signed_examples = {
+        label: {seed: sign * values for seed, values in scored.runs[label].items()} for label in posterior.names
+    }
+    pairwise = compare_scores(signed_examples, groups=scored.groups, choices=posterior.choice_effects)
+    base = _find_baseline(run_group, baseline)
+    # The curves show what dev selects, so the level does too: their highest test score may be high by chance.
     final = float(np.mean([c[1][-1] for c in curves[base].values()])) if base else None
-    low, high = common_span([c for of in curves.values() for c in of.values()])
-    moves = by not in FIXED
-    totals = evidence.spent
-    fronts = _fronts(section, posterior, scores)
-    on_front = front_probabilities(posterior, totals, _steps(section, by))
-    ranked = moves and bool(posterior.names) and (high > low or bool(budgets))
-    asked = budgets if budgets is not None else np.geomspace(low, high, BUDGETS).tolist() if ranked else ()
-    winners = tuple(_winners(evidence, asked, baseline)) if ranked else ()
+    low, high = common_span([c for by_seed in curves.values() for c in by_seed.values()])
+    grows = by not in FIXED_COSTS
+    totals = evidence.costs
+    fronts = _fronts(run_group, posterior, signed_scores)
+    on_front = front_probabilities(posterior, totals, _step_costs(run_group, by))
+    has_winners = grows and bool(posterior.names) and (high > low or bool(budgets))
+    winner_budgets = (
+        budgets if budgets is not None else np.geomspace(low, high, NUM_BUDGETS).tolist() if has_winners else ()
+    )
+    winners = tuple(_winners(evidence, winner_budgets, baseline)) if has_winners else ()
     areas: dict[str, dict[int, float]] = {}
-    if moves and high > low:
-        areas = {label: {seed: sign * area(*c, low, high) for seed, c in of.items()} for label, of in curves.items()}
-    expected_areas = posterior_of(section, metric, scored, areas, evidence.tunings).estimates if areas else {}
+    if grows and high > low:
+        areas = {
+            label: {seed: sign * area_under_curve(*c, low, high) for seed, c in by_seed.items()}
+            for label, by_seed in curves.items()
+        }
+    expected_areas = fit_posterior(run_group, metric, scored, areas, evidence.tunings).estimates if areas else {}
     levels = {share: final * share if final > 0 else final / share for share in shares} if final is not None else {}
-    lines = []
-    for label, of in section.runs.items():
+    rows = []
+    for label, runs in run_group.runs.items():
         reached = {share: [reached_at(*c, level) for c in curves[label].values()] for share, level in levels.items()}
-        start = min(_first_step(run, by) for run in of.values())
-        own_area = expected_areas.get(label)
-        several = len(of) > 1
-        tuning = tuning_of(of)
-        last = [run.summary["cost"] for run in of.values()]
+        start = min(_first_step_cost(run, by) for run in runs.values())
+        area_estimate = expected_areas.get(label)
+        area_interval = (area_estimate.low, area_estimate.high) if area_estimate and len(runs) > 1 else (None, None)
+        tuning = tuning_record(runs)
+        costs = [run.summary["cost"] for run in runs.values()]
         estimate = posterior.estimates[label]
-        lines.append(
-            Line(
+        rows.append(
+            MethodRow(
                 method=label,
-                seeds=tuple(sorted(of)),
+                seeds=tuple(sorted(runs)),
                 score=estimate.score,
                 observed=observed[label],
                 low=estimate.low,
@@ -239,133 +267,132 @@ def compare(
                 near_best=near.get(label),
                 cost=totals[label],
                 relative_cost=totals[label] / totals[base] if base and totals[base] else None,
-                cost_to_best=evidence.reached_at[label],
-                cost_to_share={share: _known(c and c[1] for c in costs) for share, costs in reached.items()},
-                never={share: costs.count(None) for share, costs in reached.items()},
-                area=own_area.score if own_area else None,
-                trainable_parameters=_known(c.get("trainable_parameters") for c in last),
-                checkpoint_bytes=_known(_checkpoint_bytes(run) for run in of.values()),
-                peak_memory=_known(peak_memory(c) for c in last),
+                cost_to_best=evidence.costs_to_score[label],
+                cost_to_share={share: _mean_if_known(c and c[1] for c in points) for share, points in reached.items()},
+                never={share: points.count(None) for share, points in reached.items()},
+                area=area_estimate.score if area_estimate else None,
+                trainable_parameters=_mean_if_known(c.get("trainable_parameters") for c in costs),
+                checkpoint_bytes=_mean_if_known(_checkpoint_bytes(run) for run in runs.values()),
+                peak_memory=_mean_if_known(peak_memory(c) for c in costs),
                 pareto=label in fronts.get(by, ()),
                 trials=None if tuning is None else int(tuning["trials"]),
                 tuning_gmacs=None if tuning is None else float(tuning["gmacs"]),
-                notes=notes_of(section, label, metric, off=any(w.method == label and w.read_off for w in winners)),
+                notes=method_notes(
+                    run_group, label, metric, off=any(w.method == label and w.read_off for w in winners)
+                ),
                 at_edge=tuning_edges(tuning),
                 wins_within=tuple(winner.budget for winner in winners if winner.method == label),
                 pareto_probability=on_front.get(label),
-                area_low=own_area.low if own_area and several else None,
-                area_high=own_area.high if own_area and several else None,
+                area_low=area_interval[0],
+                area_high=area_interval[1],
                 cost_to_share_interval={
-                    share: cost_interval(costs, start) if moves else None for share, costs in reached.items()
+                    share: cost_interval(points, start) if grows else None for share, points in reached.items()
                 },
-                reach_probability={share: reach_probability(costs) for share, costs in reached.items()},
+                reach_probability={share: reach_probability(points) for share, points in reached.items()},
             )
         )
     return Comparison(
-        task=section.task,
-        model=section.model,
+        task=run_group.task,
+        model=run_group.model,
         metric=metric,
         higher_is_better=evidence.higher_is_better,
         by=by,
         baseline=base,
         shares=tuple(shares) if base else (),
-        lines=tuple(sorted(lines, key=lambda line: (line.best is None, -sign * line.score))),
+        lines=tuple(sorted(rows, key=lambda row: (row.best is None, -sign * row.score))),
         differences=posterior.differences(),
         margin=margin,
         verdict=decide(evidence, baseline),
         pairwise=pairwise,
         baselines=evidence.baselines,
-        examples=scored.examples,
-        seeds_alone=scored.why_not,
+        examples=scored.num_examples,
+        seeds_alone=scored.why_unavailable,
         winners=winners,
-        pooled=section.pooled,
-        noise=_noise(section, metric),
-        repeated=len(section.repeats),
-        imported=imported_notes(section),
+        pooled=run_group.pooled,
+        noise=_repeat_deviation(run_group, metric),
+        repeated=len(run_group.repeats),
+        imported=imported_notes(run_group),
         unmeasured=tuple(label for label, _ in evidence.left_out),
-        remarks=section.remarks,
+        remarks=run_group.remarks,
         fronts=fronts,
     )
 
 
-def _totals(section: Section, by: str) -> dict[str, float]:
+def _mean_costs(run_group: RunGroup, axis: str) -> dict[str, float]:
     """The mean cost of each method's runs."""
-    return {label: _mean(cost(run.summary, by) for run in of.values()) for label, of in section.runs.items()}
+    return {label: _mean(cost(run.summary, axis) for run in runs.values()) for label, runs in run_group.runs.items()}
 
 
-def _steps(section: Section, by: str) -> dict[str, float]:
-    """What one training step of each method costs."""
-    return {label: _mean(step_cost(run, by) for run in of.values()) for label, of in section.runs.items()}
+def _step_costs(run_group: RunGroup, axis: str) -> dict[str, float]:
+    """The mean cost of one training step of each method."""
+    return {label: _mean(step_cost(run, axis) for run in runs.values()) for label, runs in run_group.runs.items()}
 
 
-def _first_step(run: Run, by: str) -> float:
-    """The cost after the first training step, with what was spent before it."""
-    return cost(run.rows[-1], by) - step_cost(run, by) * max(0.0, float(run.rows[-1]["step"]) - 1)
+def _first_step_cost(run: Run, axis: str) -> float:
+    """The cost after the first training step, including what was spent before it."""
+    return cost(run.evaluations[-1], axis) - step_cost(run, axis) * max(0.0, float(run.evaluations[-1]["step"]) - 1)
 
 
-def _fronts(section: Section, posterior: Posterior, scores: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
-    """The methods on the Pareto front by every cost that all runs have measured, and by what a step takes."""
-    found = {}
+def _fronts(run_group: RunGroup, posterior: Posterior, scores: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    """The methods on the Pareto front, by each cost that all runs have measured and by the cost of a step."""
+    fronts = {}
     for axis in AXES:
         try:
-            totals, steps = _totals(section, axis), _steps(section, axis)
+            totals, steps = _mean_costs(run_group, axis), _step_costs(run_group, axis)
         except (InputError, KeyError, TypeError):
             continue
-        found[axis] = front(posterior, scores, totals, steps)
+        fronts[axis] = pareto_front(posterior, scores, totals, steps)
         if axis in ("gmacs", "seconds"):
-            found[f"{axis}_per_step"] = front(posterior, scores, steps, dict.fromkeys(steps, 0.0))
-    sizes = {label: _known(_checkpoint_bytes(run) for run in of.values()) for label, of in section.runs.items()}
+            fronts[f"{axis}_per_step"] = pareto_front(posterior, scores, steps, dict.fromkeys(steps, 0.0))
+    sizes = {label: _mean_if_known(map(_checkpoint_bytes, runs.values())) for label, runs in run_group.runs.items()}
     known = {label: size for label, size in sizes.items() if size is not None}
     if len(known) == len(sizes):
-        found["checkpoint_bytes"] = front(posterior, scores, known, dict.fromkeys(known, 0.0))
-    return found
+        fronts["checkpoint_bytes"] = pareto_front(posterior, scores, known, dict.fromkeys(known, 0.0))
+    return fronts
 
 
-def _noise(section: Section, metric: str) -> float | None:
+def _repeat_deviation(run_group: RunGroup, metric: str) -> float | None:
     """The pooled standard deviation within recipes that were run more than once."""
-    groups = [[score(run, metric) for run in of] for of in section.repeats]
+    groups = [[selected_score(run, metric) for run in repeats] for repeats in run_group.repeats]
     if not groups:
         return None
-    squares = sum(float(np.var(of)) * len(of) for of in groups)
-    return float(np.sqrt(squares / sum(len(of) - 1 for of in groups)))
+    squares = sum(float(np.var(scores)) * len(scores) for scores in groups)
+    return float(np.sqrt(squares / sum(len(scores) - 1 for scores in groups)))
 
 
-def _baseline(section: Section, name: str) -> str | None:
-    return next((label for label in section.runs if label == name or label.startswith(f"{name} (")), None)
+def _find_baseline(run_group: RunGroup, name: str) -> str | None:
+    """The label of the baseline, with or without options."""
+    return next((label for label in run_group.runs if label == name or label.startswith(f"{name} (")), None)
 
 
 def _winners(evidence: Evidence, budgets: Sequence[float], baseline: str) -> Iterator[Winner]:
-    """The verdict of each budget that makes a recommendation."""
+    """The recommended method within each budget, where there is one."""
     for budget in budgets:
-        within = evidence_of(
-            evidence.section,
+        within = collect_evidence(
+            evidence.run_group,
             evidence.axis,
             metric=evidence.metric,
             budget=budget,
             margin=evidence.margin,
-            scored=evidence.scored,
+            scored=evidence.example_scores,
             tunings=evidence.tunings,
         )
         use = decide(within, baseline).use
         if use is not None:
-            yield Winner(budget, use.method, use.score, use.low, use.high, use.best, bool(within.read_off))
+            yield Winner(budget, use.method, use.score, use.low, use.high, use.best, bool(within.from_longer_runs))
 
 
 def _checkpoint_bytes(run: Run) -> float | None:
-    """What the checkpoint takes on the disk, or else, of imported results, what its weights take."""
-    found = run.summary.get("model_bytes") or run.summary["cost"].get("checkpoint_bytes")
-    return None if found is None else float(found)
+    """The size of the saved model, or, for imported results, of its weights."""
+    size = run.summary.get("model_bytes") or run.summary["cost"].get("checkpoint_bytes")
+    return None if size is None else float(size)
 
 
-def _signed(points: tuple[Array, Array], sign: float) -> tuple[Array, Array]:
-    return points[0], sign * points[1]
+def _mean_if_known(values: Iterable[float | None]) -> float | None:
+    """The mean; None if a value is unknown, which imported results may lack."""
+    known = [*values]
+    return None if None in known else _mean(known)
 
 
-def _known(values: Any) -> float | None:
-    """The mean, where all are known: imported results may lack some."""
-    found = [*values]
-    return None if None in found else _mean(found)
-
-
-def _mean(values: Any) -> float:
+def _mean(values: Iterable[Any]) -> float:
     return float(np.mean([*values]))

@@ -1,4 +1,4 @@
-"""What a run had reached at which cost."""
+"""Scores of a run as a function of its cost."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from peftkit.compare.gather import Run, Section
-from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.compare.groups import RunGroup
+from peftkit.compare.load_runs import Run
+from peftkit.errors import InputError, comma_separated, did_you_mean
 
 Array = NDArray[np.float64]
 
@@ -25,209 +26,280 @@ AXES = {
     "peak_memory": "peak_memory",
     "trainable_parameters": "trainable_parameters",
 }
-"""What costs are compared by, and what it is called in a run's rows."""
-FIXED = ("peak_memory", "trainable_parameters")
-"""Costs that are the same from the first step to the last."""
+"""Cost axes, with the key of each in the costs of a run's rows."""
+FIXED_COSTS = ("peak_memory", "trainable_parameters")
+"""Costs that do not grow during training."""
 
 
-def cost(row: Any, by: str) -> float:
-    """The cost of a row of evaluations, or of a summary.
+def cost(row: Any, axis: str) -> float:
+    """The cost in a row of evaluations, or in a summary.
+
+    Args:
+        row: The row or summary.
+        axis: The cost axis.
 
     Raises:
-        InputError: the run has not measured it.
+        InputError: The run has not measured it.
     """
     costs = row.get("cost") or {}
-    found: Any
-    if by == "tokens":
-        found = sum(row["tokens"].values()) if row.get("tokens") is not None else None
-    elif by == "peak_memory":
-        found = peak_memory(costs)
+    value: Any
+    if axis == "tokens":
+        value = sum(row["tokens"].values()) if row.get("tokens") is not None else None
+    elif axis == "peak_memory":
+        value = peak_memory(costs)
     else:
-        found = row.get("samples") if by == "samples" else costs.get(AXES[by])
-    if found is None:
-        raise InputError(f"not all runs have measured {by!r}; there are {listed(_axes(row))}")
-    return float(found)
+        value = row.get("samples") if axis == "samples" else costs.get(AXES[axis])
+    if value is None:
+        raise InputError(f"not all runs have measured {axis!r}; measured are {comma_separated(_measured_axes(row))}")
+    return float(value)
 
 
-def _axes(row: Any) -> list[str]:
-    """What a row tells the cost of."""
-    of_rows = {axis for axis in ("samples", "tokens") if row.get(axis) is not None}
+def _measured_axes(row: Any) -> list[str]:
+    counts = {axis for axis in ("samples", "tokens") if row.get(axis) is not None}
     costs = row.get("cost") or {}
     memory = {"peak_memory"} if peak_memory(costs) is not None else set()
-    return [axis for axis, key in AXES.items() if axis in of_rows | memory or costs.get(key) is not None]
+    return [axis for axis, key in AXES.items() if axis in counts | memory or costs.get(key) is not None]
 
 
-def measures(run: Run, by: str) -> bool:
-    """Whether all the run's rows, and its summary, have the cost."""
+def has_cost(run: Run, axis: str) -> bool:
+    """Whether all rows and the summary of a run have a finite cost.
+
+    Args:
+        run: The run.
+        axis: The cost axis.
+    """
     try:
-        return all(math.isfinite(cost(row, by)) for row in (*run.rows, run.summary))
+        return all(math.isfinite(cost(row, axis)) for row in (*run.evaluations, run.summary))
     except (InputError, KeyError, TypeError):
         return False
 
 
-def measured(section: Section, by: str) -> tuple[Section, tuple[str, ...]]:
-    """The methods that have measured the cost, and the names of the others; all of them where none has."""
-    kept = {label: of for label, of in section.runs.items() if all(measures(run, by) for run in of.values())}
+def keep_measured(run_group: RunGroup, axis: str) -> tuple[RunGroup, tuple[str, ...]]:
+    """Drop the methods with runs that have not measured a cost.
+
+    Args:
+        run_group: The runs.
+        axis: The cost axis.
+
+    Returns:
+        The remaining methods and the labels of the dropped ones. If no method has measured it, none is dropped.
+    """
+    kept = {label: runs for label, runs in run_group.runs.items() if all(has_cost(run, axis) for run in runs.values())}
     if not kept:
-        return section, ()
-    return replace(section, runs=kept), tuple(label for label in section.runs if label not in kept)
+        return run_group, ()
+    return replace(run_group, runs=kept), tuple(label for label in run_group.runs if label not in kept)
 
 
 def lower_is_better(run: Run, metric: str) -> bool:
-    """Whether less of the metric is better, as the run tells it."""
-    if metric == run.summary["selects"]:
+    """Whether lower values of a metric are better, as recorded by the run.
+
+    Args:
+        run: The run.
+        metric: The metric.
+    """
+    if metric == run.summary["selection_metric"]:
         return not run.summary["higher_is_better"]
     return metric in (*run.summary.get("lower_is_better", ()), "loss")
 
 
 def peak_memory(costs: Mapping[str, Any]) -> float | None:
-    """Bytes, of the device where there is one; None where that was not measured."""
-    found = costs.get("peak_device_bytes") or costs.get("peak_host_bytes")
-    return None if found is None else float(found)
+    """Peak memory in bytes, of the accelerator if there was one; None if not measured."""
+    peak = costs.get("peak_device_bytes") or costs.get("peak_host_bytes")
+    return None if peak is None else float(peak)
 
 
-def score(run: Run, metric: str) -> float:
-    """What the checkpoint that dev selects scores on test.
+def selected_score(run: Run, metric: str) -> float:
+    """The test score of the checkpoint selected on dev.
+
+    Args:
+        run: The run.
+        metric: The metric.
 
     Raises:
-        InputError: the run has no such metric.
+        InputError: The run has no such metric.
     """
     test = run.summary["selected"]["test"]
     if not is_number(test.get(metric)):
         raise InputError(
-            f"{run.path}: has no metric {metric!r}{did_you_mean(metric, test)}; it has {listed(sorted(test))}"
+            f"{run.path}: no metric {metric!r}{did_you_mean(metric, test)}; available: {comma_separated(sorted(test))}"
         )
     return float(test[metric])
 
 
-def curve(run: Run, by: str, metric: str) -> tuple[Array, Array]:
-    """The costs of the evaluations, and the test score of what dev had selected up to each; higher is better."""
+def learning_curve(run: Run, axis: str, metric: str) -> tuple[Array, Array]:
+    """The learning curve: at each evaluation, the test score of the best checkpoint on dev so far.
+
+    Args:
+        run: The run.
+        axis: The cost axis.
+        metric: The metric on test.
+
+    Returns:
+        The costs and the scores, both of shape (evaluations,).
+
+    Raises:
+        InputError: The run has not measured the cost, or no evaluation has the metric.
+    """
     sign = 1.0 if run.summary["higher_is_better"] else -1.0
-    best, reached, costs, scores = -math.inf, -math.inf, [], []
-    for row in run.rows:
-        test, dev = (row.get("test") or {}).get(metric), row["dev"].get(run.summary["selects"])
+    best, selected, costs, scores = -math.inf, -math.inf, [], []
+    for row in run.evaluations:
+        test, dev = (row.get("test") or {}).get(metric), row["dev"].get(run.summary["selection_metric"])
         if not is_number(test):
-            continue  # imported results may have test at the end alone
+            continue  # imported results may have a test score at the end only
         if is_number(dev) and sign * dev > best:
-            best, reached = sign * dev, float(test)
+            best, selected = sign * dev, float(test)
         if best == -math.inf:
-            continue  # dev has selected nothing yet
+            continue  # no dev score yet to select by
         try:
-            costs.append(cost(row, by))
+            costs.append(cost(row, axis))
         except InputError as error:
             raise InputError(f"{run.path}: {error}; compare by one of these, or leave the run out") from error
-        scores.append(reached)
+        scores.append(selected)
     if not costs:
-        raise InputError(f"{run.path}: no evaluation tells {metric!r} on test")
+        raise InputError(f"{run.path}: no evaluation has {metric!r} on test")
     return np.array(costs), np.array(scores)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value can be compared: what was infinite, or not a number, is null in the files."""
+    """Whether a recorded value is a finite number; infinities and NaN are stored as null."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def reached_at(costs: Array, scores: Array, level: float) -> tuple[float, float] | None:
-    """The costs of the evaluation that first reached a score and of the one before it, 0 if there is none.
+    """When a learning curve first reached a score.
+
+    Args:
+        costs: Costs of the evaluations, of shape (evaluations,).
+        scores: Their scores, of shape (evaluations,), higher is better.
+        level: The score to reach.
 
     Returns:
-        The cost before and the cost at which it was reached; None if it never was.
+        The costs of the evaluation before (0 if there is none) and of the one that reached it; None if none did.
     """
-    there = np.flatnonzero(scores >= level)
-    if not len(there):
+    at_level = np.flatnonzero(scores >= level)
+    if not len(at_level):
         return None
-    first = int(there[0])
+    first = int(at_level[0])
     return float(costs[first - 1]) if first else 0.0, float(costs[first])
 
 
-def at(costs: Array, scores: Array, budget: float) -> float | None:
-    """The score that had been reached within the budget; None if nothing was evaluated in it."""
-    there = np.flatnonzero(costs <= budget * (1 + 1e-9))
-    return float(scores[there[-1]]) if len(there) else None
-
-
-def within(run: Run, by: str, points: tuple[Array, Array], budget: float) -> tuple[float, float] | None:
-    """The score that a run had reached within a budget, and at which cost; None if nothing was evaluated in it.
-
-    A run ends with the step that reaches its budget: what its end has reached is within it, however large that step is.
+def score_at(costs: Array, scores: Array, budget: float) -> float | None:
+    """The score of the last evaluation within a budget; None if there is none.
 
     Args:
-        run: the run.
-        by: the axis of costs.
-        points: the run's ``curve`` along it.
-        budget: what may be spent.
+        costs: Costs of the evaluations, of shape (evaluations,).
+        scores: Their scores, of shape (evaluations,).
+        budget: The most that may be spent.
+    """
+    within = np.flatnonzero(costs <= budget * (1 + 1e-9))
+    return float(scores[within[-1]]) if len(within) else None
+
+
+def point_within_budget(run: Run, axis: str, points: tuple[Array, Array], budget: float) -> tuple[float, float] | None:
+    """The score that a run reached within a budget, and the cost at which it first had it.
+
+    A run ends with the step that reaches its budget, so its last evaluation counts as within it, however large that
+    step is.
+
+    Args:
+        run: The run.
+        axis: The cost axis.
+        points: The run's ``curve``.
+        budget: The most that may be spent.
+
+    Returns:
+        The cost and the score; None if there was no evaluation within the budget.
     """
     costs, scores = points
-    there = np.flatnonzero(costs <= budget * (1 + 1e-9))
-    last = len(costs) - 1 if _ended(run, by, budget) else int(there[-1]) if len(there) else None
+    within = np.flatnonzero(costs <= budget * (1 + 1e-9))
+    last = len(costs) - 1 if _ended_within(run, axis, budget) else int(within[-1]) if len(within) else None
     if last is None:
         return None
     return float(costs[np.flatnonzero(scores[: last + 1] == scores[last])[0]]), float(scores[last])
 
 
-def score_within(run: Run, by: str, metric: str, budget: float) -> tuple[float, float] | None:
-    """As ``within``; the selected checkpoint's score is that of the whole of test, of which the curve may be a part.
+def score_within_budget(run: Run, axis: str, metric: str, budget: float) -> tuple[float, float] | None:
+    """Like ``up_to_budget``, but with the final test score of the selected checkpoint if that is within the budget.
+
+    The final score is of the whole test split, while the curve may use a part of it.
 
     Args:
-        run: the run.
-        by: the axis of costs.
-        metric: what counts on test.
-        budget: what may be spent.
+        run: The run.
+        axis: The cost axis.
+        metric: The metric on test.
+        budget: The most that may be spent.
+
+    Returns:
+        The cost and the score; None if there was no evaluation within the budget.
 
     Raises:
-        InputError: the run has no such metric, or has not measured the cost.
+        InputError: The run does not have the metric, or has not measured the cost.
     """
-    found = within(run, by, curve(run, by, metric), budget)
-    selected = next((row for row in run.rows if row["step"] == run.summary["selected"]["step"]), None)
-    if found is None or selected is None:
-        return found
-    inside = _ended(run, by, budget) or cost(selected, by) <= budget * (1 + 1e-9)
-    return (found[0], score(run, metric)) if inside else found
+    point = point_within_budget(run, axis, learning_curve(run, axis, metric), budget)
+    selected = next((row for row in run.evaluations if row["step"] == run.summary["selected"]["step"]), None)
+    if point is None or selected is None:
+        return point
+    is_within = _ended_within(run, axis, budget) or cost(selected, axis) <= budget * (1 + 1e-9)
+    return (point[0], selected_score(run, metric)) if is_within else point
 
 
-def read_off(run: Run, by: str, budget: float) -> bool:
-    """Whether what a run had reached within a budget is read off a longer run whose learning rate had not decayed.
+def uses_longer_run(run: Run, axis: str, budget: float) -> bool:
+    """Whether a score within a budget is taken from a longer run, whose learning rate had not decayed yet.
 
-    A run that ended with the budget is none, nor is one whose learning rate is constant.
+    This is not so for runs that end within the budget or have a constant learning rate.
 
     Args:
-        run: the run.
-        by: the axis of costs.
-        budget: what may be spent.
+        run: The run.
+        axis: The cost axis.
+        budget: The most that may be spent.
     """
     if run.recipe.get("train", {}).get("schedule") == "constant":
         return False
-    return not _ended(run, by, budget)
+    return not _ended_within(run, axis, budget)
 
 
-def _ended(run: Run, by: str, budget: float) -> bool:
-    """Whether a run ended within a budget: by its own limit on that axis, or by what it took, up to one step more."""
-    limit = run.recipe.get("train", {}).get("budget", {}).get(by)
+def _ended_within(run: Run, axis: str, budget: float) -> bool:
+    """Whether a run ended within a budget, by its own limit on that axis or by its cost up to one further step."""
+    limit = run.recipe.get("train", {}).get("budget", {}).get(axis)
     if limit is not None and limit <= budget * (1 + 1e-9):
         return True
-    # A hair less than a step takes, without what was spent before the first one.
-    return cost(run.rows[-1], by) <= budget * (1 + 1e-9) + step_cost(run, by) * (1 - 1e-6)
+    # Slightly less than one step, without what was spent before the first.
+    return cost(run.evaluations[-1], axis) <= budget * (1 + 1e-9) + step_cost(run, axis) * (1 - 1e-6)
 
 
-def step_cost(run: Run, by: str) -> float:
-    """The mean cost of one training step; 0 where costs do not grow with steps, or no step was made."""
-    steps = float(run.rows[-1]["step"])
-    if by in FIXED or not steps:
+def step_cost(run: Run, axis: str) -> float:
+    """The mean cost of a training step; 0 for costs that do not grow during training, or without any step.
+
+    Args:
+        run: The run.
+        axis: The cost axis.
+    """
+    steps = float(run.evaluations[-1]["step"])
+    if axis in FIXED_COSTS or not steps:
         return 0.0
-    return cost(run.rows[-1], "gmacs" if by == "gmacs_with_tuning" else by) / steps
+    return cost(run.evaluations[-1], "gmacs" if axis == "gmacs_with_tuning" else axis) / steps
 
 
-def area(costs: Array, scores: Array, low: float, high: float) -> float:
-    """The mean of the score over the logarithm of the cost, between two costs: a step holds until the next."""
+def area_under_curve(costs: Array, scores: Array, low: float, high: float) -> float:
+    """The normalized area under a learning curve: the mean score over the logarithm of the cost.
+
+    The curve is a step function: a score holds until the next evaluation.
+
+    Args:
+        costs: Costs of the evaluations, of shape (evaluations,).
+        scores: Their scores, of shape (evaluations,).
+        low: The cost to start from.
+        high: The cost to end at.
+    """
     if high <= low:
-        return float(at(costs, scores, high) or 0.0)
+        return float(score_at(costs, scores, high) or 0.0)
     edges = np.concatenate([[low], costs[(costs > low) & (costs < high)], [high]])
-    values = [at(costs, scores, edge) or 0.0 for edge in edges[:-1]]
-    widths = np.diff(np.log(edges))
-    return float(np.dot(values, widths) / widths.sum())
+    values = [score_at(costs, scores, edge) or 0.0 for edge in edges[:-1]]
+    lengths = np.diff(np.log(edges))
+    return float(np.dot(values, lengths) / lengths.sum())
 
 
 def common_span(curves: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
-    """The costs from where every run has learnt something to where the first one ends."""
+    """The range of costs that all curves cover: from the latest first evaluation after a step to the earliest end."""
     low = max(float(costs[costs > 0][0]) for costs, _ in curves if (costs > 0).any())
     return low, min(float(costs[-1]) for costs, _ in curves)

@@ -1,4 +1,4 @@
-"""What the methods of a section reached, in whole runs or within a budget, with the posterior of it."""
+"""Collects scores, costs and the posterior of methods, for whole runs or within a budget."""
 
 from __future__ import annotations
 
@@ -7,165 +7,177 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from peftkit.compare.baselines import mean_scores
-from peftkit.compare.curves import cost, lower_is_better, measured, peak_memory, read_off, score_within, step_cost
-from peftkit.compare.examples import Scored, scores_of
-from peftkit.compare.gather import Run, Section
-from peftkit.compare.posterior import (
+from peftkit.compare.baseline_scores import mean_baseline_scores
+from peftkit.compare.curves import (
+    cost,
+    keep_measured,
+    lower_is_better,
+    peak_memory,
+    score_within_budget,
+    step_cost,
+    uses_longer_run,
+)
+from peftkit.compare.groups import RunGroup
+from peftkit.compare.load_runs import Run
+from peftkit.compare.per_example_scores import ScoredExamples, read_group_scores
+from peftkit.compare.statistics import Posterior, Tuning
+from peftkit.compare.statistics.score_posterior import (
     Scores,
     default_margin,
-    is_share,
-    posterior_of,
-    recorded_examples,
+    fit_posterior,
+    is_proportion,
+    read_tunings,
+    recorded_num_examples,
     scores_by_seed,
-    tunings_of,
 )
-from peftkit.compare.statistics import Posterior, Tuning
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The scores and costs from which a verdict is made."""
+    """The scores and costs that a verdict is based on."""
 
-    section: Section
+    run_group: RunGroup
     """The methods that take part."""
     metric: str
     higher_is_better: bool
     axis: str
+    """The cost axis."""
     budget: float | None
     """None for whole runs."""
     margin: float
-    """The difference in score that is small enough not to matter."""
-    scored: Scored
+    """The largest difference in score that does not matter."""
+    example_scores: ScoredExamples
     tunings: Mapping[str, Tuning]
-    """What tuning tried, by method."""
-    examples: int
-    """Test examples; 0 where that is not known."""
-    reached: Scores
+    """The tuning trials, by method."""
+    num_examples: int
+    """The number of test examples; 0 if unknown."""
+    scores: Scores
     """The score of each run, by method and seed."""
     posterior: Posterior
-    spent: Mapping[str, float]
-    """By method what its runs took of the axis, up to the budget: the mean over seeds."""
-    reached_at: Mapping[str, float]
-    """By method the cost at which its score was reached: the mean over seeds."""
-    read_off: frozenset[str]
-    """Methods whose score is read off runs that went on beyond the budget (see ``read_off``)."""
+    costs: Mapping[str, float]
+    """The cost of each method's runs, up to the budget, averaged over seeds."""
+    costs_to_score: Mapping[str, float]
+    """The cost at which each method reached its score, averaged over seeds."""
+    from_longer_runs: frozenset[str]
+    """Methods whose score is taken from runs that continue beyond the budget (see ``curves.read_off``)."""
     baselines: Mapping[str, float]
-    """The test scores of models that read nothing (``constant``, ``majority``, ``random``), as far as recorded."""
+    """Test scores of the input-blind baselines (``constant``, ``majority``, ``random``) that runs record."""
     left_out: tuple[tuple[str, str], ...] = field(default=())
     """Methods that do not take part, each with the reason."""
 
     @property
     def sign(self) -> float:
-        """1 where more of the metric is better, else -1."""
+        """1 if higher values of the metric are better, else -1."""
         return 1.0 if self.higher_is_better else -1.0
 
     def step_cost(self, method: str) -> float:
-        """What one step of a method takes of the axis, mean over seeds; 0 where the axis does not grow with steps."""
-        return _mean([step_cost(run, self.axis) for run in self.section.runs[method].values()])
+        """The cost of one training step of a method, averaged over seeds; 0 if the cost does not grow with steps."""
+        return _mean([step_cost(run, self.axis) for run in self.run_group.runs[method].values()])
 
 
-def evidence_of(
-    section: Section,
+def collect_evidence(
+    run_group: RunGroup,
     axis: str,
     *,
     metric: str | None = None,
     budget: float | None = None,
     memory: float | None = None,
     margin: float | None = None,
-    scored: Scored | None = None,
+    scored: ScoredExamples | None = None,
     tunings: Mapping[str, Tuning] | None = None,
 ) -> Evidence:
-    """Reads what the methods of a section reached.
+    """Collect the scores and costs of a group's methods and fit the posterior.
 
-    Of a budget that ends before a run's selected checkpoint, how examples vary is taken from that checkpoint.
+    If the budget ends before a run's selected checkpoint, the variation over examples is that of this checkpoint.
 
     Args:
-        section: the runs.
-        axis: the axis of costs.
-        metric: the metric on test; None for the one that selects on dev.
-        budget: how much may be spent of the axis; None for whole runs.
-        memory: the most bytes that training may have taken at its peak; None for any.
-        margin: the difference in score that does not matter; None for a point of a share, 1 % of other scores.
-        scored: the scores of single examples; None to read them.
-        tunings: what tuning tried; None to read it.
+        run_group: The runs.
+        axis: The cost axis.
+        metric: The metric on test; None for the one that selects on dev.
+        budget: The most that may be spent on the axis; None for whole runs.
+        memory: The most peak memory in bytes; None for no limit.
+        margin: The largest difference in score that does not matter; None for 0.01 if scores are proportions, else 1 %.
+        scored: Scores per example; None to read them.
+        tunings: Tuning trials by method; None to read them.
 
     Raises:
-        InputError: the runs have not measured the axis or the metric, or are of different test examples.
+        InputError: Runs have not measured the axis or the metric, or have different test examples.
     """
-    section, unmeasured = measured(section, axis)
-    first = next(run for of in section.runs.values() for run in of.values())
-    metric = metric or str(first.summary["selects"])
-    scored = scored or scores_of(section, metric)
-    tunings = tunings_of(section, metric) if tunings is None else tunings
+    run_group, unmeasured = keep_measured(run_group, axis)
+    first = next(run for runs in run_group.runs.values() for run in runs.values())
+    metric = metric or str(first.summary["selection_metric"])
+    scored = scored or read_group_scores(run_group, metric)
+    tunings = read_tunings(run_group, metric) if tunings is None else tunings
     left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]
     reached: dict[str, Mapping[int, float]] = {}
     spent: dict[str, float] = {}
     reached_at: dict[str, float] = {}
-    whole = scores_by_seed(section, metric)
-    for label, of in section.runs.items():
-        reason = _too_large(of, memory)
+    final_scores = scores_by_seed(run_group, metric)
+    for label, runs in run_group.runs.items():
+        reason = _exceeds_memory(runs, memory)
         if budget is None:
-            found: dict[int, tuple[float, float] | None] = {
-                seed: (_cost_to_selected(run, axis), whole[label][seed]) for seed, run in of.items()
+            points: dict[int, tuple[float, float] | None] = {
+                seed: (_cost_to_selected(run, axis), final_scores[label][seed]) for seed, run in runs.items()
             }
         else:
-            found = {seed: score_within(run, axis, metric, budget) for seed, run in of.items()}
-        inside = {seed: each for seed, each in found.items() if each is not None}
-        if not reason and len(inside) < len(of):
-            reason = "nothing of it was evaluated within the budget"
+            points = {seed: score_within_budget(run, axis, metric, budget) for seed, run in runs.items()}
+        within = {seed: point for seed, point in points.items() if point is not None}
+        if not reason and len(within) < len(runs):
+            reason = "it has no evaluation within the budget"
         if reason:
             left_out.append((label, reason))
             continue
-        reached[label] = {seed: score for seed, (_, score) in inside.items()}
-        reached_at[label] = _mean([at for at, _ in inside.values()])
-        total = _mean([cost(run.summary, axis) for run in of.values()])
+        reached[label] = {seed: score for seed, (_, score) in within.items()}
+        reached_at[label] = _mean([point_cost for point_cost, _ in within.values()])
+        total = _mean([cost(run.summary, axis) for run in runs.values()])
         spent[label] = total if budget is None else min(total, budget)
-    taking_part = replace(section, runs={label: section.runs[label] for label in reached})
-    # Without its own runs, a method that does not fit has no say in how much methods vary.
+    taking_part = replace(run_group, runs={label: run_group.runs[label] for label in reached})
+    # A method that is left out must not affect the estimated variation between methods.
     scored = replace(scored, runs={label: scored.runs[label] for label in reached})
-    share = is_share(first, metric, reached)
-    scores = [value for of in reached.values() for value in of.values()]
+    share = is_proportion(first, metric, reached)
+    scores = [value for by_seed in reached.values() for value in by_seed.values()]
     return Evidence(
-        section=taking_part,
+        run_group=taking_part,
         metric=metric,
         higher_is_better=not lower_is_better(first, metric),
         axis=axis,
         budget=budget,
         margin=default_margin(share, scores or [0.0]) if margin is None else margin,
-        scored=scored,
+        example_scores=scored,
         tunings=tunings,
-        examples=scored.examples or recorded_examples(first, metric),
-        reached=reached,
-        posterior=posterior_of(taking_part, metric, scored, reached, tunings)
+        num_examples=scored.num_examples or recorded_num_examples(first, metric),
+        scores=reached,
+        posterior=fit_posterior(taking_part, metric, scored, reached, tunings)
         if reached
         else Posterior({}, (), np.zeros((0, 0)), {}),
-        spent=spent,
-        reached_at=reached_at,
-        read_off=frozenset(
+        costs=spent,
+        costs_to_score=reached_at,
+        from_longer_runs=frozenset(
             label
             for label in reached
-            if budget is not None and any(read_off(run, axis, budget) for run in section.runs[label].values())
+            if budget is not None and any(uses_longer_run(run, axis, budget) for run in run_group.runs[label].values())
         ),
-        baselines=mean_scores((run.summary for of in section.runs.values() for run in of.values()), metric, "test"),
+        baselines=mean_baseline_scores(
+            (run.summary for runs in run_group.runs.values() for run in runs.values()), metric, "test"
+        ),
         left_out=tuple(left_out),
     )
 
 
-def _too_large(of: Mapping[int, Run], memory: float | None) -> str:
-    """Why a method does not fit the memory; empty if it does."""
+def _exceeds_memory(runs: Mapping[int, Run], memory: float | None) -> str:
+    """Why a method does not fit into memory; empty if it does."""
     if memory is None:
         return ""
-    known = [peak_memory(run.summary["cost"]) for run in of.values()]
-    if None in known:
+    peaks = [peak_memory(run.summary["cost"]) for run in runs.values()]
+    if None in peaks:
         return "not all its runs have measured their memory"
-    peak = max(each for each in known if each is not None)
+    peak = max(each for each in peaks if each is not None)
     return f"its training took {peak / 2**30:.2f} GiB" if peak > memory else ""
 
 
 def _cost_to_selected(run: Run, axis: str) -> float:
     step = run.summary["selected"]["step"]
-    row = next((row for row in run.rows if row["step"] == step), run.rows[-1])
+    row = next((row for row in run.evaluations if row["step"] == step), run.evaluations[-1])
     return cost(row, axis)
 
 

@@ -1,4 +1,4 @@
-"""Comparisons at matched parameters or memory: of each method the variant that is nearest to a target."""
+"""Matches methods by trainable parameters or memory: picks the variant of each method nearest to a target."""
 
 from __future__ import annotations
 
@@ -9,86 +9,92 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from peftkit.compare.curves import cost
-from peftkit.compare.gather import Run, Section
+from peftkit.compare.groups import RunGroup
+from peftkit.compare.load_runs import Run
 from peftkit.compare.quantities import parse_bytes, parse_parameters
-from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.errors import InputError, comma_separated, did_you_mean
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that methods can be matched by."""
+    """A cost that methods can be matched by."""
 
     axis: str
-    """What it is called among the costs."""
+    """Its name among the costs."""
     parse: Callable[[str], float]
-    write: Callable[[float], str]
+    format: Callable[[float], str]
+    """Formats an amount for messages."""
 
 
 QUANTITIES: Mapping[str, Quantity] = {
     "parameters": Quantity("trainable_parameters", parse_parameters, lambda value: f"{value:,.6g} parameters"),
     "memory": Quantity("peak_memory", parse_bytes, lambda value: f"{value / 2**30:,.3g} GiB"),
 }
-FORM = "write it as parameters=1e5±20% or memory=2GiB+-10%"
+SYNTAX_HINT = "write it as parameters=1e5±20% or memory=2GiB+-10%"
 
 
 @dataclass(frozen=True)
 class Match:
-    """A target, and how far from it a run may be."""
+    """A target and its tolerance."""
 
     name: str
     """One of ``QUANTITIES``."""
     target: float
-    """Parameters, or bytes."""
+    """A number of parameters, or bytes."""
     tolerance: float
-    """A share of the target."""
+    """As a fraction of the target."""
 
     def allows(self, value: float) -> bool:
-        """Whether a run with that much is inside."""
+        """Whether an amount is within the tolerance."""
         return abs(value - self.target) <= (self.tolerance + 1e-9) * self.target
 
     def __str__(self) -> str:
-        write = QUANTITIES[self.name].write
+        write = QUANTITIES[self.name].format
         return f"{write(self.target)} ± {100 * self.tolerance:g} %"
 
 
 def parse_match(text: str) -> Match:
-    """``parameters=1e5±20%`` → a ``Match``; ``+-`` and ``+/-`` stand for ``±``.
+    """Parse the value of ``--match``, such as ``parameters=1e5±20%``; ``+-`` and ``+/-`` also mean ``±``.
 
     Raises:
-        InputError: it names nothing that methods can be matched by, or its numbers cannot be read.
+        InputError: The quantity is unknown, or a number is invalid.
     """
     name, equals, rest = (part.strip() for part in text.partition("="))
     if not name:
-        raise InputError(f"--match {text!r}: it names nothing to match by; {FORM}")
+        raise InputError(f"--match {text!r}: the quantity is missing; {SYNTAX_HINT}")
     if name not in QUANTITIES:
-        known = f"{did_you_mean(name, QUANTITIES)}; there are {listed([*QUANTITIES])}"
-        raise InputError(f"--match {text!r}: cannot match by {name!r}{known}; {FORM}")
+        known = f"{did_you_mean(name, QUANTITIES)}; allowed are {comma_separated([*QUANTITIES])}"
+        raise InputError(f"--match {text!r}: cannot match by {name!r}{known}; {SYNTAX_HINT}")
     value, *tolerance = re.split(r"±|\+/?-", rest) if equals else [""]
-    # An exponent's sign is no tolerance: 1e+5, and 1e+-5 is no number.
-    found = (
+    # The sign of an exponent does not start a tolerance: 1e+5 is a number, and 1e+-5 is an error.
+    percentage = (
         re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*%\s*", tolerance[0])
         if len(tolerance) == 1
         else None
     )
-    if found is None or not 0 <= float(found[1]) <= 100:
-        raise InputError(f"--match {text!r}: it needs a target and a tolerance from 0 to 100 %; {FORM}")
+    if percentage is None or not 0 <= float(percentage[1]) <= 100:
+        raise InputError(f"--match {text!r}: a target and a tolerance from 0 to 100 % are required; {SYNTAX_HINT}")
     try:
-        return Match(name, QUANTITIES[name].parse(value), float(found[1]) / 100)
+        return Match(name, QUANTITIES[name].parse(value), float(percentage[1]) / 100)
     except InputError as error:
         raise InputError(f"--match {text!r}: {error}") from error
 
 
-def matched(section: Section, match: Match) -> Section:
-    """The section with one variant of each method, the nearest to the target; the others' remarks say why not.
+def match_runs(run_group: RunGroup, match: Match) -> RunGroup:
+    """Keep one variant of each method, the nearest to the target. Remarks list the methods that are left out.
 
-    A variant's amount is the mean over its seeds.
+    The amount of a variant is the mean over its seeds.
+
+    Args:
+        run_group: The runs.
+        match: The target.
 
     Raises:
-        InputError: no variant of any method is within the tolerance.
+        InputError: No variant of any method is within the tolerance.
     """
     variants: dict[str, dict[str, float]] = defaultdict(dict)
-    for label, of in section.runs.items():
-        variants[_name(of)][label] = _amount(of, match)
+    for label, runs in run_group.runs.items():
+        variants[_method_name(runs)][label] = _mean_amount(runs, match)
     chosen: list[str] = []
     left_out: list[str] = []
     for name, amounts in sorted(variants.items()):
@@ -101,23 +107,23 @@ def matched(section: Section, match: Match) -> Section:
             chosen.append(nearest)
         else:
             options = "" if nearest == name else f" with {nearest.removeprefix(name).strip(' ()')}"
-            left_out.append(f"{name} (nearest: {QUANTITIES[match.name].write(measured[nearest])}{options})")
+            left_out.append(f"{name} (nearest: {QUANTITIES[match.name].format(measured[nearest])}{options})")
     outside = f"outside of {match}: {'; '.join(left_out)}"
     if not chosen:
-        raise InputError(f"no run of {section.task!r} with {section.model!r} is within the match; {outside}")
-    remarks = [f"matched: of each method the variant nearest to {match}", *([outside] if left_out else [])]
-    runs = {label: of for label, of in section.runs.items() if label in chosen}
-    return replace(section, runs=runs, remarks=(*section.remarks, *remarks))
+        raise InputError(f"no run of {run_group.task!r} with {run_group.model!r} is within the match; {outside}")
+    remarks = [f"matched: the variant of each method nearest to {match}", *([outside] if left_out else [])]
+    kept = {label: runs for label, runs in run_group.runs.items() if label in chosen}
+    return replace(run_group, runs=kept, remarks=(*run_group.remarks, *remarks))
 
 
-def _name(of: Mapping[int, Run]) -> str:
-    return str(next(iter(of.values())).summary["method"])
+def _method_name(runs: Mapping[int, Run]) -> str:
+    return str(next(iter(runs.values())).summary["method"])
 
 
-def _amount(of: Mapping[int, Run], match: Match) -> float:
-    """The mean over seeds; NaN where a run has not measured it."""
+def _mean_amount(runs: Mapping[int, Run], match: Match) -> float:
+    """The mean over seeds; NaN if a run has not measured it."""
     try:
-        amounts = [cost(run.summary, QUANTITIES[match.name].axis) for run in of.values()]
+        amounts = [cost(run.summary, QUANTITIES[match.name].axis) for run in runs.values()]
     except InputError:
         return math.nan
     return sum(amounts) / len(amounts)

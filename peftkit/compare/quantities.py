@@ -1,4 +1,4 @@
-"""Numbers with units, as the command line takes them: budgets, memory, numbers of parameters."""
+"""Parses and formats numbers with units: budgets, memory, numbers of parameters."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 
-from peftkit.errors import InputError, did_you_mean, listed
+from peftkit.errors import InputError, comma_separated, did_you_mean
 
 Units = Mapping[str, tuple[str, float]]
-"""By its lower-case name what a unit is of, and how much of it."""
+"""The quantity and the factor of each unit, by the unit's lower-case name."""
 
 BUDGETS: Units = {
     "gmacs": ("gmacs", 1.0),
@@ -34,64 +34,67 @@ PARAMETERS: Units = {unit: ("parameters", factor) for unit, factor in {"": 1.0, 
 
 
 def parse_budget(text: str) -> tuple[str, float]:
-    """``5e5gmacs`` → (``gmacs``, 500000.0).
+    """Parse a budget: ``5e5gmacs`` becomes ``("gmacs", 500000.0)``.
 
     Raises:
-        InputError: it is no number with a known unit.
+        InputError: It is not a number above zero with a known unit.
     """
-    return quantity(text, BUDGETS, "5e5gmacs, 2h, 1e6tokens")
+    return parse_quantity(text, BUDGETS, "5e5gmacs, 2h, 1e6tokens")
 
 
 def parse_bytes(text: str) -> float:
-    """``8GiB`` → bytes.
+    """Parse an amount of memory, such as ``8GiB``, to bytes.
 
     Raises:
-        InputError: it is no number with a known unit.
+        InputError: It is not a number above zero with a known unit.
     """
-    return quantity(text, BYTES, "8GiB, 500MB")[1]
+    return parse_quantity(text, BYTES, "8GiB, 500MB")[1]
 
 
 def parse_parameters(text: str) -> float:
-    """``1e5``, ``100k`` → a number of parameters.
+    """Parse a number of parameters, such as ``1e5`` or ``100k``.
 
     Raises:
-        InputError: it is no number, or has an unknown unit.
+        InputError: It is not a number above zero, or has an unknown unit.
     """
-    return quantity(text, PARAMETERS, "1e5, 300k, 1.2M")[1]
+    return parse_quantity(text, PARAMETERS, "1e5, 300k, 1.2M")[1]
 
 
-def quantity(text: str, units: Units, example: str) -> tuple[str, float]:
-    """What a number with a unit is of, and how much.
+def parse_quantity(text: str, units: Units, example: str) -> tuple[str, float]:
+    """Parse a number with a unit.
 
     Args:
-        text: the number and its unit; spaces around either do not matter.
-        units: the units that it may have; ``""`` for none.
-        example: what an error shows.
+        text: The number and its unit; spaces around either are ignored.
+        units: The allowed units; ``""`` allows a number without one.
+        example: Valid values to show in errors.
+
+    Returns:
+        The quantity that the unit belongs to, and the amount in that quantity's base unit.
 
     Raises:
-        InputError: it is no number above zero, or has another unit.
+        InputError: It is not a number above zero, or has another unit.
     """
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     try:
-        number = float(found[1]) if found else 0.0
+        number = float(match[1]) if match else 0.0
     except ValueError:
         number = 0.0
-    unit = found[2].lower() if found else ""
+    unit = match[2].lower() if match else ""
     if not 0 < number < math.inf or unit not in units:
         near = did_you_mean(unit, units) if unit and unit not in units else ""
-        known = listed([each for each in units if each])
+        known = comma_separated([each for each in units if each])
         unit_or_none = "and, if any, a unit" if "" in units else "with a unit"
-        raise InputError(f"{text!r} must be a number above zero {unit_or_none}{near}: {known}; such as {example}")
+        raise InputError(f"{text!r} must be a number above zero {unit_or_none}{near}: {known}; for example {example}")
     name, factor = units[unit]
     return name, number * factor
 
 
-def write_cost(amount: float, axis: str) -> str:
-    """An amount of an axis for people: ``1,200 GMACs``, ``14 min``, ``1.25 GiB``.
+def format_cost(amount: float, axis: str) -> str:
+    """Format a cost for people: ``1,200 GMACs``, ``14 min``, ``1.25 GiB``.
 
     Args:
-        amount: in the axis' own unit, such as seconds or bytes.
-        axis: what it is of.
+        amount: The cost, in the axis' base unit, such as seconds or bytes.
+        axis: The cost axis.
     """
     if axis == "seconds":
         scale, unit = (3600, "h") if amount >= 3600 else (60, "min") if amount >= 60 else (1, "s")

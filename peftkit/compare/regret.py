@@ -1,4 +1,4 @@
-"""The regret curve: what the settings that tuning tried scored on dev, and how much worse than the best of them."""
+"""Regret curves: the dev scores of tuning trials, and how far each is from the best."""
 
 from __future__ import annotations
 
@@ -6,109 +6,113 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from peftkit.compare.baselines import mean_scores
-from peftkit.compare.gather import Section
-from peftkit.compare.notes import tuning_notes
-from peftkit.compare.tables import Page, Row, rendered
-from peftkit.compare.tuned import transfer, tuning_of
+from peftkit.compare.baseline_scores import mean_baseline_scores
+from peftkit.compare.groups import RunGroup
+from peftkit.compare.output.notes import tuning_notes
+from peftkit.compare.output.render import Page, TableRow, render_pages
+from peftkit.compare.tuning_records import describe_transfer, tuning_record
 from peftkit.errors import InputError
-from peftkit.runs import tuning_edges
+from peftkit.run_directory import tuning_edges
 
-RATE = "train.learning_rate"
-OTHER_BUDGET = "transfer"
-"""The stage whose runs have another budget than the trials, and no regret to these."""
+LEARNING_RATE = "train.learning_rate"
+TRANSFER_STAGE = "transfer"
+"""The stage whose runs have another budget than the other trials, so that their regret is undefined."""
 
 
 @dataclass(frozen=True)
-class Tried:
+class TuningTrial:
     """One trial of a method's tuning."""
 
     method: str
     learning_rate: float | None
-    """None where a trial had none of its own."""
+    """None if the learning rate was not tuned."""
     settings: str
-    """What else was tuned, as `key=value` pairs."""
+    """The other tuned settings, as ``key=value`` pairs."""
     stage: str
     seed: int | None
     score: float | None
-    """On dev; None where the run failed, diverged, or its score is no number."""
+    """The dev score; None if the run failed, diverged, or has no finite score."""
     loss: float | None
-    """On dev."""
+    """The dev loss."""
     regret: float | None
-    """By how much the score is worse than the best of the method's trials; None at another budget."""
+    """How much worse the score is than that of the method's best trial; None for trials at another budget."""
     chosen: bool
-    """Whether the method's final runs have these settings."""
+    """Whether the method's final runs use these settings."""
     gmacs: float | None
     at_edge: str
-    """Where the method's tuning stopped at the edge of its range; empty if it did not."""
+    """The keys whose best value is at the edge of the tuned range; empty if there are none."""
     transfer: str
-    """What is to be said of trials at another budget than the final one; empty if there are none."""
+    """How results of trials at another budget carry over to the final one; empty if there are none."""
 
 
 @dataclass(frozen=True)
-class Regret:
-    """The trials of all methods of a section that were tuned, by method and learning rate."""
+class RegretCurves:
+    """The trials of all tuned methods of a run group, by method and learning rate."""
 
     task: str
     model: str
     metric: str
-    tried: tuple[Tried, ...]
+    tried: tuple[TuningTrial, ...]
     notes: tuple[str, ...]
     baselines: Mapping[str, float] = field(default_factory=dict)
-    """The scores on dev of models that read nothing, as far as runs record them."""
+    """Dev scores of the input-blind baselines, where recorded."""
 
     @property
     def methods(self) -> list[str]:
-        """Those that were tuned."""
+        """The tuned methods."""
         return [*dict.fromkeys(trial.method for trial in self.tried)]
 
 
-def regret(section: Section) -> Regret | None:
-    """The regret curves of a section; None where nothing was tuned."""
-    tunings = {label: tuning_of(runs) for label, runs in section.runs.items()}
-    first = next(run for runs in section.runs.values() for run in runs.values())
+def regret_curves(group: RunGroup) -> RegretCurves | None:
+    """Compute the regret curves of a run group; None if no method was tuned."""
+    tunings = {label: tuning_record(runs) for label, runs in group.runs.items()}
+    first = next(run for runs in group.runs.values() for run in runs.values())
     sign = 1.0 if first.summary["higher_is_better"] else -1.0
-    tried: list[Tried] = []
-    for label, tuning in tunings.items():
-        if tuning:
-            tried += _of_method(label, tuning, sign)
-    if not tried:
+    trials = [trial for label, tuning in tunings.items() if tuning for trial in _trials_of_method(label, tuning, sign)]
+    if not trials:
         return None
     notes = tuning_notes(
         {label: tuning_edges(tuning) for label, tuning in tunings.items()},
-        {label: transfer(tuning) for label, tuning in tunings.items()},
+        {label: describe_transfer(tuning) for label, tuning in tunings.items()},
     )
     untuned = [label for label, tuning in tunings.items() if not tuning]
     if untuned:
-        notes.append(f"left out, since they were not tuned: {', '.join(untuned)}")
-    metric = str(first.summary["selects"])
-    summaries = (run.summary for runs in section.runs.values() for run in runs.values())
-    return Regret(
-        section.task, section.model, metric, tuple(tried), tuple(notes), mean_scores(summaries, metric, "dev")
+        notes.append(f"left out, not tuned: {', '.join(untuned)}")
+    metric = str(first.summary["selection_metric"])
+    summaries = (run.summary for runs in group.runs.values() for run in runs.values())
+    return RegretCurves(
+        group.task, group.model, metric, tuple(trials), tuple(notes), mean_baseline_scores(summaries, metric, "dev")
     )
 
 
-def written(sections: Sequence[Section], form: str) -> bytes:
-    """The regret curves in one of the forms of a comparison.
+def render(groups: Sequence[RunGroup], form: str) -> bytes:
+    """Write the regret curves in one of the output formats of a comparison.
+
+    Args:
+        groups: the runs, one group per task and model.
+        form: one of ``FORMS`` in ``output.render``.
+
+    Returns:
+        The file's content.
 
     Raises:
         InputError: no method was tuned.
     """
-    found = [each for each in map(regret, sections) if each]
-    if not found:
+    curves = [each for each in map(regret_curves, groups) if each]
+    if not curves:
         raise InputError("no method of these runs was tuned by a sweep: there are no trials to show")
-    return rendered([_page(each) for each in found], form, "regrets")
+    return render_pages([_page(each) for each in curves], form, "regrets")
 
 
-def rows_of(found: Regret) -> list[Row]:
-    """The table with its heads."""
-    heads = (
+def table_rows(curves: RegretCurves) -> list[TableRow]:
+    """Build the table, header first; empty columns are left out."""
+    header = (
         "method",
         "learning rate",
         "settings",
         "stage",
         "seed",
-        f"dev {found.metric}",
+        f"dev {curves.metric}",
         "dev loss",
         "regret",
         "chosen",
@@ -116,61 +120,77 @@ def rows_of(found: Regret) -> list[Row]:
     rows = [
         (
             trial.method,
-            _told(trial.learning_rate, "g"),
+            _format_number(trial.learning_rate, "g"),
             trial.settings,
             trial.stage,
             "" if trial.seed is None else str(trial.seed),
-            _told(trial.score, ".4f", "no number"),
-            _told(trial.loss, ".4f"),
-            _told(trial.regret, ".4f"),
+            _format_number(trial.score, ".4f", "n/a"),
+            _format_number(trial.loss, ".4f"),
+            _format_number(trial.regret, ".4f"),
             "yes" + ("; stopped at the edge of its range" if trial.at_edge else "") if trial.chosen else "",
         )
-        for trial in found.tried
+        for trial in curves.tried
     ]
-    rows += [(name, "", "", "", "", f"{score:.4f}", "", "", "") for name, score in found.baselines.items()]
-    kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    return [tuple(row[i] for i in kept) for row in (heads, *rows)]
+    rows += [(name, "", "", "", "", f"{score:.4f}", "", "", "") for name, score in curves.baselines.items()]
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    return [tuple(row[i] for i in kept) for row in (header, *rows)]
 
 
-def title(found: Regret) -> str:
-    """What stands above the table."""
-    return f"{found.task} with {found.model}: what tuning tried, by {found.metric} and loss on dev"
+def title(curves: RegretCurves) -> str:
+    """Format the title of the table."""
+    return f"{curves.task} with {curves.model}: tuning trials by dev {curves.metric} and loss"
 
 
-def _page(found: Regret) -> Page:
-    records = [
-        {"task": found.task, "model": found.model, "metric": found.metric, **asdict(each)} for each in found.tried
-    ]
-    return Page(title(found), rows_of(found), found.notes, asdict(found), records)
+def _page(curves: RegretCurves) -> Page:
+    common = {"task": curves.task, "model": curves.model, "metric": curves.metric}
+    records = [{**common, **asdict(trial)} for trial in curves.tried]
+    return Page(title(curves), table_rows(curves), curves.notes, asdict(curves), records)
 
 
-def _of_method(label: str, tuning: Any, sign: float) -> list[Tried]:
-    of = tuning.get("tried", ())
-    scores = [sign * each["score"] for each in of if each["score"] is not None and each.get("stage") != OTHER_BUDGET]
-    best = max(scores, default=None)
-    found = []
-    for each in of:
-        settings = dict(each["settings"])
-        rate, score = settings.pop(RATE, None), each["score"]
-        there = score is not None and best is not None and each.get("stage") != OTHER_BUDGET
-        found.append(
-            Tried(
+def _trials_of_method(label: str, tuning: Mapping[str, Any], sign: float) -> list[TuningTrial]:
+    """Read the trials of one method from its tuning record.
+
+    Args:
+        label: the method.
+        tuning: the content of ``tuning.json``.
+        sign: 1 if higher scores are better, otherwise -1.
+
+    Returns:
+        The trials by learning rate.
+    """
+    records = tuning.get("tried", ())
+    best = max(
+        (sign * record["score"] for record in records if record["score"] is not None and _has_regret(record)),
+        default=None,
+    )
+    trials = []
+    for record in records:
+        settings = dict(record["settings"])
+        rate, score = settings.pop(LEARNING_RATE, None), record["score"]
+        comparable = score is not None and best is not None and _has_regret(record)
+        trials.append(
+            TuningTrial(
                 method=label,
                 learning_rate=rate,
                 settings=", ".join(f"{key}={value}" for key, value in settings.items()),
-                stage=each.get("stage", ""),
-                seed=each.get("seed"),
+                stage=record.get("stage", ""),
+                seed=record.get("seed"),
                 score=score,
-                loss=each.get("loss"),
-                regret=best - sign * score if there else None,
-                chosen=each["settings"] == tuning.get("settings"),
-                gmacs=each.get("gmacs"),
+                loss=record.get("loss"),
+                regret=best - sign * score if comparable else None,
+                chosen=record["settings"] == tuning.get("settings"),
+                gmacs=record.get("gmacs"),
                 at_edge="; ".join(tuning_edges(tuning)),
-                transfer=transfer(tuning) or "",
+                transfer=describe_transfer(tuning) or "",
             )
         )
-    return sorted(found, key=lambda trial: (trial.learning_rate or 0.0, trial.settings, trial.seed or 0))
+    return sorted(trials, key=lambda trial: (trial.learning_rate or 0.0, trial.settings, trial.seed or 0))
 
 
-def _told(number: float | None, form: str, otherwise: str = "") -> str:
+def _has_regret(record: Mapping[str, Any]) -> bool:
+    """Whether a trial has the budget of the method's other trials."""
+    return record.get("stage") != TRANSFER_STAGE
+
+
+def _format_number(number: float | None, form: str, otherwise: str = "") -> str:
     return otherwise if number is None else format(number, form)

@@ -1,4 +1,4 @@
-"""What to use, and how sure that is: the one verdict of ``compare``, ``advise``, sweeps and the report."""
+"""Decides which method to recommend, and how certain that is."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from peftkit.compare.evidence import Evidence
-from peftkit.compare.gather import Run
-from peftkit.compare.notes import LEAKS
-from peftkit.compare.quantities import write_cost
-from peftkit.compare.settling import SURE, Plan, plan
+from peftkit.compare.load_runs import Run
+from peftkit.compare.output.notes import TEACHER_FORCED_PREFIX
+from peftkit.compare.quantities import format_cost
 from peftkit.compare.statistics.observations import Array
-from peftkit.compare.tuned import AT_EDGE, tuning_of
-from peftkit.recipe.names import BUILT_IN_MODELS
-from peftkit.runs import tuning_edges
+from peftkit.compare.statistics.required_runs import SETTLED_PROBABILITY, Plan, plan_runs
+from peftkit.compare.tuning_records import AT_EDGE, tuning_record
+from peftkit.recipe.resolve import BUILT_IN_MODELS
+from peftkit.run_directory import tuning_edges
 
-FEWEST_EXAMPLES = 30
-"""Test examples below which methods are not compared."""
+MIN_TEST_EXAMPLES = 30
+"""No method is recommended with fewer test examples."""
 BEATS_BASELINES = 0.975
-"""The probability from which on a method beats the baselines: these lie below its 95 % interval. Of many methods that
-are no better, one reaches 95 % by chance more often than in 5 of 100 comparisons."""
-FALLING = 0.99
-"""The share of its earlier value to which a loss on dev must have fallen to count as still falling."""
-NAMED = 6
-"""Methods that a sentence names; of more it says how many."""
+"""The probability above which a method beats the baselines, which then lie below its 95 % interval. With many methods
+that are no better, one of them reaches 95 % by chance in more than 5 of 100 comparisons."""
+STILL_FALLING = 0.99
+"""A dev loss is still falling if the last value is below this share of the one before."""
+MAX_NAMED = 6
+"""The number of methods that a sentence lists by name."""
 
 
 @dataclass(frozen=True)
 class Rival:
-    """Another method beside the recommended one."""
+    """Another method, compared with the recommended one."""
 
     method: str
     difference: float
-    """By how much its score is better than the recommended method's (below zero: worse; of losses too)."""
+    """Its score minus the recommended method's, positive if better (for losses too)."""
     low: float
-    """Of the 95 % interval of that."""
+    """Lower end of the 95 % interval of the difference."""
     high: float
+    """Upper end of the 95 % interval of the difference."""
     not_inferior: float
-    """The probability that it is no more than the margin worse."""
+    """The probability that it is at most the margin worse."""
     equivalent: float
-    """The probability that the two differ by less than the margin, either way."""
+    """The probability that the two differ by less than the margin."""
     relative_cost: float | None
-    """Its cost by the recommended method's; None where that has none."""
+    """Its cost divided by the recommended method's; None if the latter is zero."""
     plan: Plan | None = None
-    """Runs that would settle whether it is as good, or whether it is worse; None where none would or it is settled."""
+    """The runs needed to show that it is as good, or that it is worse; None if settled or not practical."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,19 @@ class Recommendation:
     method: str
     score: float
     low: float
+    """Lower end of the 95 % interval of the score."""
     high: float
-    """Of the 95 % interval of the score."""
+    """Upper end of the 95 % interval of the score."""
     best: float
     """The probability that it has the highest expected score."""
     seeds: int
     cost: float
-    """What its runs took of the axis, up to the budget."""
+    """The mean cost of its runs, up to the budget."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to use for one task with one model."""
+    """The recommendation for one task and model."""
 
     task: str
     model: str
@@ -77,71 +79,95 @@ class Verdict:
     budget: float | None
     """None for whole runs."""
     methods: int
-    """How many have been compared: those with two seeds or more."""
+    """The number of compared methods, which are those with two seeds or more."""
     use: Recommendation | None
-    """None where nothing is recommended."""
+    """The recommended method; None if there is no recommendation."""
     why_not: tuple[str, ...]
-    """Why nothing is."""
+    """Why there is no recommendation."""
     margin: float
-    """The difference in score that does not matter."""
+    """The largest score difference that does not matter."""
     settled: bool
-    """Whether the recommended method is the best with 95 % or more."""
+    """Whether the recommended method is the best with a probability of 95 % or more."""
     not_separable: tuple[str, ...]
     """Methods that are worse with a probability below 95 %."""
     equivalent: tuple[Rival, ...]
-    """Those of them that differ from it by less than the margin with 95 % or more."""
+    """Members of ``not_separable`` that differ by less than the margin with a probability of 95 % or more."""
     cheaper: tuple[Rival, ...]
-    """Cheaper methods that are as good: no more than the margin worse with 95 % or more. The cheapest first."""
+    """Cheaper methods that are at most the margin worse with a probability of 95 % or more, cheapest first."""
     perhaps: tuple[Rival, ...]
-    """Cheaper methods of which that is not settled, and which may be as good with 5 % or more."""
+    """Cheaper methods for which that probability is between 5 % and 95 %, cheapest first."""
     baseline_name: str
-    """The method that others are measured by."""
+    """The method that others are compared with."""
     baseline: Rival | None
-    """That method; None where it is recommended itself, or is not among those compared."""
+    """The baseline method; None if it is the recommended method or was not compared."""
     runner_up: Rival | None
-    """The method with the next highest score."""
+    """The method with the second highest score."""
     sentences: tuple[str, ...]
-    """All of it in words."""
+    """The verdict in words."""
 
 
 def decide(evidence: Evidence, baseline: str = "full") -> Verdict:
-    """Makes the verdict from what methods reached.
+    """Decide which method to recommend.
 
     Args:
-        evidence: what they reached.
-        baseline: the method that others are measured by, if it is there.
+        evidence: the scores and costs of the methods.
+        baseline: the method to compare others with, if it was run.
+
+    Returns:
+        The verdict; without a recommendation, it gives the reasons.
     """
     posterior, sign = evidence.posterior, evidence.sign
-    ranked = sorted(posterior.names, key=lambda name: (-sign * posterior.estimates[name].score, evidence.spent[name]))
+    ranked = sorted(posterior.names, key=lambda name: (-sign * posterior.estimates[name].score, evidence.costs[name]))
     why_not = tuple(_insufficient(evidence, ranked))
     use = ranked[0] if ranked and not why_not else None
-    if use is None:
-        return _verdict(evidence, ranked, None, why_not, baseline)
-    rivals = {name: _rival(evidence, use, name) for name in ranked[1:]}
-    not_separable = tuple(name for name in rivals if posterior.difference(use, name).better < SURE)
-    less = [name for name in rivals if _is_cheaper(evidence, name, use)]
-    less.sort(key=lambda name: evidence.spent[name])
-    base = next((name for name in ranked if name == baseline or name.startswith(f"{baseline} (")), baseline)
-    return _verdict(
-        evidence,
-        ranked,
-        use,
-        (),
-        base,
-        not_separable=not_separable,
-        equivalent=tuple(rivals[name] for name in not_separable if rivals[name].equivalent >= SURE),
-        cheaper=tuple(rivals[name] for name in less if rivals[name].not_inferior >= SURE),
-        perhaps=tuple(rivals[name] for name in less if 1 - SURE <= rivals[name].not_inferior < SURE),
-        baseline_rival=rivals.get(base),
-        runner_up=rivals[ranked[1]],
+    rivals = {name: _rival(evidence, use, name) for name in ranked[1:]} if use else {}
+    not_separable = tuple(
+        name for name in rivals if use and posterior.difference(use, name).better < SETTLED_PROBABILITY
     )
+    cheaper = [name for name in rivals if use and _is_cheaper(evidence, name, use)]
+    cheaper.sort(key=lambda name: evidence.costs[name])
+    if use:
+        baseline = next((name for name in ranked if name == baseline or name.startswith(f"{baseline} (")), baseline)
+    recommended = _recommendation(evidence, use) if use else None
+    verdict = Verdict(
+        task=evidence.run_group.task,
+        model=evidence.run_group.model,
+        metric=evidence.metric,
+        higher_is_better=evidence.higher_is_better,
+        axis=evidence.axis,
+        budget=evidence.budget,
+        methods=len(ranked),
+        use=recommended,
+        why_not=why_not,
+        margin=evidence.margin,
+        settled=recommended is not None and recommended.best >= SETTLED_PROBABILITY,
+        not_separable=not_separable,
+        equivalent=tuple(rivals[name] for name in not_separable if rivals[name].equivalent >= SETTLED_PROBABILITY),
+        cheaper=tuple(rivals[name] for name in cheaper if rivals[name].not_inferior >= SETTLED_PROBABILITY),
+        perhaps=tuple(
+            rivals[name]
+            for name in cheaper
+            if 1 - SETTLED_PROBABILITY <= rivals[name].not_inferior < SETTLED_PROBABILITY
+        ),
+        baseline_name=baseline,
+        baseline=rivals.get(baseline),
+        runner_up=rivals[ranked[1]] if use else None,
+        sentences=(),
+    )
+    return replace(verdict, sentences=(*_sentences(verdict), *_scope(evidence, use)))
 
 
-def beats_baselines(evidence: Evidence) -> dict[str, float]:
-    """The probability of each method that its expected score is above the best baseline's; empty without baselines.
+def probability_above_baselines(evidence: Evidence) -> dict[str, float]:
+    """Compute the probability of each method to score higher than the best input-blind baseline.
 
-    What a baseline scores on the test examples varies with them as well: for shares that is counted, as if it were
-    right on examples of its own.
+    A baseline's score varies with the test examples too. For metrics that are shares, this is taken into account as
+    the sampling error of a share on independent examples.
+
+    Args:
+        evidence: the scores of the methods and baselines.
+
+    Returns:
+        The probability by method; empty if no baselines are recorded.
     """
     if not evidence.baselines or not evidence.posterior.names:
         return {}
@@ -153,16 +179,16 @@ def beats_baselines(evidence: Evidence) -> dict[str, float]:
 
 
 def _baseline_noise(evidence: Evidence, level: float, number: int) -> Array:
-    if not evidence.examples or not 0 < level < 1:
+    if not evidence.num_examples or not 0 < level < 1:
         return np.zeros(number)
-    deviation = np.sqrt(level * (1 - level) / evidence.examples)
+    deviation = np.sqrt(level * (1 - level) / evidence.num_examples)
     noise: Array = deviation * np.random.default_rng(0).standard_normal(number)
     return noise
 
 
 def _insufficient(evidence: Evidence, ranked: Sequence[str]) -> Iterator[str]:
-    """Why no method is recommended."""
-    runs = evidence.section.runs
+    """Why no method is recommended; nothing if one can be."""
+    runs = evidence.run_group.runs
     if not runs:
         yield "no method was run within the budget"
     elif len(runs) == 1 and not evidence.left_out:
@@ -170,226 +196,201 @@ def _insufficient(evidence: Evidence, ranked: Sequence[str]) -> Iterator[str]:
     elif len(runs) == 1:
         yield f"only {next(iter(runs))} was run within the budget"
     elif len(ranked) < 2:
-        yield "one seed says nothing about how much seeds vary: run at least two seeds of two methods"
-    if 0 < evidence.examples < FEWEST_EXAMPLES:
+        yield "the variance between seeds is unknown: run at least two seeds of two methods"
+    if 0 < evidence.num_examples < MIN_TEST_EXAMPLES:
         yield (
-            f"{evidence.examples} test examples are too few to compare methods: evaluate on {FEWEST_EXAMPLES} or more"
+            f"{evidence.num_examples} test examples are too few to compare methods: evaluate on {MIN_TEST_EXAMPLES} "
+            "or more"
         )
-    if evidence.metric.startswith(LEAKS):
-        yield "the scores leak the answer: they were taken while the model was given it"
-    above = beats_baselines(evidence)
+    if evidence.metric.startswith(TEACHER_FORCED_PREFIX):
+        yield "the scores leak the answer: they are teacher-forced"
+    above = probability_above_baselines(evidence)
     if above and max(above.values()) < BEATS_BASELINES:
         name = max(evidence.baselines, key=lambda each: evidence.sign * evidence.baselines[each])
         leader = ranked[0]
         yield (
-            f"nothing was learnt: no method beats the {name} answer ({evidence.baselines[name]:.4f}) beyond noise; the "
-            f"highest is {leader} with {evidence.posterior.estimates[leader].score:.4f}. Likely causes: "
-            + "; ".join(_causes(evidence))
+            f"no method learned the task: none beats the {name} answer ({evidence.baselines[name]:.4f}) beyond noise; "
+            f"the highest score is {evidence.posterior.estimates[leader].score:.4f}, by {leader}. Likely causes: "
+            + "; ".join(_likely_causes(evidence))
         )
 
 
-def _causes(evidence: Evidence) -> Iterator[str]:
-    """Likely causes, those that the runs give reason for first."""
-    runs = [run for of in evidence.section.runs.values() for run in of.values()]
-    edges = [label for label, of in evidence.section.runs.items() if tuning_edges(tuning_of(of))]
-    if edges:
-        yield f"{AT_EDGE} ({_few(edges)}): widen it"
-    falling = [run for run in runs if _still_falls(run)]
-    if len(falling) * 2 > len(runs):
-        yield "the budget: the loss on dev was still falling at the end"
+def _likely_causes(evidence: Evidence) -> Iterator[str]:
+    """Why no method beats the baselines; the causes that the runs give evidence of come first."""
+    all_runs = [run for runs in evidence.run_group.runs.values() for run in runs.values()]
+    at_edge = _tuned_to_the_edge(evidence)
+    if at_edge:
+        yield f"{AT_EDGE} ({_name_some(at_edge)}): widen it"
+    falling = [run for run in all_runs if _is_still_falling(run)]
+    if len(falling) * 2 > len(all_runs):
+        yield "the budget: the dev loss was still falling at the end"
     else:
         yield "the budget"
-    if not any(run.tuning for run in runs):
+    if not any(run.tuning for run in all_runs):
         yield "the learning rates, which were not tuned (peftkit sweep)"
     yield "the prompt (peftkit task preview)"
-    yield f"a base model that is too small or untrained ({evidence.section.model})"
+    yield f"a base model that is too small or untrained ({evidence.run_group.model})"
 
 
-def _still_falls(run: Run) -> bool:
-    losses = [row["dev"].get("loss") for row in run.rows]
+def _is_still_falling(run: Run) -> bool:
+    """Whether the dev loss was still falling at the end of a run."""
+    losses = [row["dev"].get("loss") for row in run.evaluations]
     known = [float(loss) for loss in losses if isinstance(loss, int | float)]
-    return len(known) > 2 and known[-1] < FALLING * known[-2] and known[-1] == min(known)
+    return len(known) > 2 and known[-1] < STILL_FALLING * known[-2] and known[-1] == min(known)
+
+
+def _tuned_to_the_edge(evidence: Evidence) -> list[str]:
+    """The methods whose best settings lie at the edge of the tuned range."""
+    return [label for label, runs in evidence.run_group.runs.items() if tuning_edges(tuning_record(runs))]
 
 
 def _rival(evidence: Evidence, use: str, name: str) -> Rival:
     posterior, margin = evidence.posterior, evidence.margin
     gap = posterior.difference(name, use)
-    as_good, cost = posterior.not_inferior(name, use, margin), evidence.spent[use]
-    better = posterior.difference(use, name).better
-    open_ = as_good < SURE and better < SURE
-    # Whichever of the two takes less: to show that it is no more than the margin worse, or that it is worse.
+    not_inferior, cost = posterior.not_inferior(name, use, margin), evidence.costs[use]
+    is_open = not_inferior < SETTLED_PROBABILITY and posterior.difference(use, name).better < SETTLED_PROBABILITY
+    # Either answer settles the question: plan for the one that takes fewer runs.
     questions = {f"that {name} is at most {margin:.4g} worse": margin + gap.mean, f"that {use} is better": -gap.mean}
-    plans = [plan(evidence, use, name, wanted, shows) for shows, wanted in questions.items()] if open_ else []
-    made = [each for each in plans if each]
+    plans = [plan_runs(evidence, use, name, effect, shows) for shows, effect in questions.items()] if is_open else []
     return Rival(
         method=name,
         difference=gap.mean,
         low=gap.low,
         high=gap.high,
-        not_inferior=as_good,
+        not_inferior=not_inferior,
         equivalent=posterior.equivalent(name, use, margin),
-        relative_cost=evidence.spent[name] / cost if cost else None,
-        plan=min(made, key=lambda each: each.seeds * (each.examples or 1)) if made else None,
+        relative_cost=evidence.costs[name] / cost if cost else None,
+        plan=min((each for each in plans if each), key=lambda each: each.seeds * (each.examples or 1), default=None),
     )
 
 
 def _is_cheaper(evidence: Evidence, name: str, than: str) -> bool:
-    """Whether a method costs less by a step of either at least: less than that is how far a last step overshoots."""
+    """Whether a method is cheaper by more than one step of either method, as the last step may exceed the budget."""
     step = max(evidence.step_cost(name), evidence.step_cost(than))
-    return evidence.spent[than] - evidence.spent[name] > step
+    return evidence.costs[than] - evidence.costs[name] > step
 
 
-def _few(names: Sequence[str]) -> str:
-    if len(names) <= NAMED:
+def _name_some(names: Sequence[str]) -> str:
+    if len(names) <= MAX_NAMED:
         return ", ".join(names)
-    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
-
-
-def _verdict(
-    evidence: Evidence,
-    ranked: Sequence[str],
-    use: str | None,
-    why_not: tuple[str, ...],
-    baseline: str,
-    *,
-    not_separable: tuple[str, ...] = (),
-    equivalent: tuple[Rival, ...] = (),
-    cheaper: tuple[Rival, ...] = (),
-    perhaps: tuple[Rival, ...] = (),
-    baseline_rival: Rival | None = None,
-    runner_up: Rival | None = None,
-) -> Verdict:
-    recommended = _recommendation(evidence, use) if use else None
-    made = Verdict(
-        task=evidence.section.task,
-        model=evidence.section.model,
-        metric=evidence.metric,
-        higher_is_better=evidence.higher_is_better,
-        axis=evidence.axis,
-        budget=evidence.budget,
-        methods=len(ranked),
-        use=recommended,
-        why_not=why_not,
-        margin=evidence.margin,
-        settled=recommended is not None and recommended.best >= SURE,
-        not_separable=not_separable,
-        equivalent=equivalent,
-        cheaper=cheaper,
-        perhaps=perhaps,
-        baseline_name=baseline,
-        baseline=baseline_rival,
-        runner_up=runner_up,
-        sentences=(),
-    )
-    return replace(made, sentences=(*_sentences(made), *_scope(evidence, use)))
+    return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
 
 
 def _recommendation(evidence: Evidence, method: str) -> Recommendation:
     estimate = evidence.posterior.estimates[method]
-    if estimate.low is None or estimate.high is None or estimate.best is None:  # of one seed, which is never ranked
+    if estimate.low is None or estimate.high is None or estimate.best is None:  # one seed; such methods are not ranked
         raise ValueError(f"{method} has one seed")
     return Recommendation(
-        method, estimate.score, estimate.low, estimate.high, estimate.best, estimate.seeds, evidence.spent[method]
+        method, estimate.score, estimate.low, estimate.high, estimate.best, estimate.seeds, evidence.costs[method]
     )
 
 
-def _sentences(found: Verdict) -> Iterator[str]:
-    use = found.use
-    if use is None or found.runner_up is None:
+def _sentences(verdict: Verdict) -> Iterator[str]:
+    """The verdict in words, without its scope."""
+    use = verdict.use
+    if use is None or verdict.runner_up is None:
         yield "No recommendation."
-        yield from (f"{reason[0].upper()}{reason[1:]}." for reason in found.why_not)
+        yield from (f"{reason[0].upper()}{reason[1:]}." for reason in verdict.why_not)
         return
-    score = f"{found.metric} {use.score:.4f} (95 % interval {use.low:.4f} – {use.high:.4f}, {use.seeds} seeds)"
-    within = "" if found.budget is None else f" within {write_cost(found.budget, found.axis)}"
+    score = f"{verdict.metric} {use.score:.4f} (95 % interval {use.low:.4f} – {use.high:.4f}, {use.seeds} seeds)"
+    within = "" if verdict.budget is None else f" within {format_cost(verdict.budget, verdict.axis)}"
     yield f"Use {use.method}{within}: {score}."
-    if found.settled:
-        yield f"It is the best of {found.methods} methods: {write_probability(use.best)}."
+    if verdict.settled:
+        yield f"It is the best of {verdict.methods} methods: {format_probability(use.best)}."
     else:
-        yield f"Whether it is the best of {found.methods} methods is not settled: {write_probability(use.best)}."
-    if found.not_separable:
-        yield f"Not separable from it: {_few(found.not_separable)}."
-    if found.equivalent:
-        close = [f"{each.method} ({write_probability(each.equivalent)})" for each in found.equivalent]
-        yield f"Equivalent to it, less than {found.margin:.4g} apart: {_few(close)}."
-    yield from _of_cheaper_ones(found)
-    yield from _of_the_baseline(found, use.method)
-    rival = found.runner_up
-    if rival not in found.equivalent:
+        yield f"It is not certain to be the best of {verdict.methods} methods: {format_probability(use.best)}."
+    if verdict.not_separable:
+        yield f"Not distinguishable from it: {_name_some(verdict.not_separable)}."
+    if verdict.equivalent:
+        close = [f"{each.method} ({format_probability(each.equivalent)})" for each in verdict.equivalent]
+        yield f"Equivalent to it, less than {verdict.margin:.4g} apart: {_name_some(close)}."
+    yield from _cheaper_sentences(verdict)
+    yield from _baseline_sentences(verdict, use.method)
+    rival = verdict.runner_up
+    if rival not in verdict.equivalent:
         cost = "" if rival.relative_cost is None else f", at {rival.relative_cost:.2f} of the cost"
         behind = f"{-rival.difference:.4f} behind ({-rival.high:.4f} – {-rival.low:.4f})"
-        more = f" {_needed(rival.plan)}" if rival.method in found.not_separable else ""
+        more = f" {_describe_plan(rival.plan)}" if rival.method in verdict.not_separable else ""
         yield f"The runner-up, {rival.method}, is {behind}{cost}.{more}"
 
 
-def _of_cheaper_ones(found: Verdict) -> Iterator[str]:
-    margin = f"{found.margin:.4g}"
-    if found.cheaper:
-        each = found.cheaper[0]
-        more = f"; so are {_few([other.method for other in found.cheaper[1:]])}" if found.cheaper[1:] else ""
+def _cheaper_sentences(verdict: Verdict) -> Iterator[str]:
+    margin = f"{verdict.margin:.4g}"
+    if verdict.cheaper:
+        rival, *others = verdict.cheaper
+        more = f"; so are {_name_some([other.method for other in others])}" if others else ""
         yield (
-            f"As good and cheaper: {each.method}, at {each.relative_cost:.2f} of the cost (at most {margin} worse: "
-            f"{write_probability(each.not_inferior)}){more}."
+            f"As good and cheaper: {rival.method}, at {rival.relative_cost:.2f} of the cost (at most {margin} worse: "
+            f"{format_probability(rival.not_inferior)}){more}."
         )
-    if found.perhaps:
-        each = max(found.perhaps, key=lambda rival: rival.not_inferior)
-        others = [other.method for other in found.perhaps if other is not each]
-        more = f" (nor of {_few(others)})" if others else ""
+    if verdict.perhaps:
+        rival = max(verdict.perhaps, key=lambda each: each.not_inferior)
+        others = [other for other in verdict.perhaps if other is not rival]
+        more = f"; perhaps also {_name_some([other.method for other in others])}" if others else ""
         yield (
-            f"Not settled whether {each.method} is as good at {each.relative_cost:.2f} of the cost{more}: at most "
-            f"{margin} worse with {write_probability(each.not_inferior)}. {_needed(each.plan)}"
+            f"Perhaps as good and cheaper: {rival.method}, at {rival.relative_cost:.2f} of the cost (at most {margin} "
+            f"worse: {format_probability(rival.not_inferior)}){more}. {_describe_plan(rival.plan)}"
         )
 
 
-def _of_the_baseline(found: Verdict, use: str) -> Iterator[str]:
-    name = "Full fine-tuning" if found.baseline_name.split(" ")[0] == "full" else found.baseline_name
-    base = found.baseline
-    if base is not None:
-        verb = "add" if found.higher_is_better else "lower the score by"
-        cost = "" if base.relative_cost is None else f" and cost {base.relative_cost:.2f} times as much"
-        yield f"{name} would {verb} {base.difference:+.4f} ({base.low:+.4f} – {base.high:+.4f}){cost}."
-    elif use != found.baseline_name:
-        yield f"{name} is not among them: what it would add is not known."
+def _baseline_sentences(verdict: Verdict, use: str) -> Iterator[str]:
+    name = "Full fine-tuning" if verdict.baseline_name.split(" ")[0] == "full" else verdict.baseline_name
+    rival = verdict.baseline
+    if rival is not None:
+        verb = "add" if verdict.higher_is_better else "lower the score by"
+        cost = "" if rival.relative_cost is None else f" and cost {rival.relative_cost:.2f} times as much"
+        yield f"{name} would {verb} {rival.difference:+.4f} ({rival.low:+.4f} – {rival.high:+.4f}){cost}."
+    elif use != verdict.baseline_name:
+        yield f"{name} is not among the compared methods."
 
 
-def _needed(needed: Plan | None) -> str:
-    """The further runs in words."""
-    if needed is None:
+def _describe_plan(runs: Plan | None) -> str:
+    """The runs that would settle an open question, in words."""
+    if runs is None:
         return "No practical number of runs would settle it: they differ too little, or their tuning varies too much."
-    examples = f" on about {_rounded(needed.examples)} test examples" if needed.examples else ""
+    examples = f" on about {_round(runs.examples)} test examples" if runs.examples else ""
     costs = [
-        *([] if needed.gmacs is None else [write_cost(needed.gmacs, "gmacs")]),
-        *([] if needed.minutes is None else [write_cost(60 * needed.minutes, "seconds")]),
+        *([] if runs.gmacs is None else [format_cost(runs.gmacs, "gmacs")]),
+        *([] if runs.minutes is None else [format_cost(60 * runs.minutes, "seconds")]),
     ]
-    more = f"{_rounded(needed.more_runs)} more runs{': ' if costs else ''}{', '.join(costs)}"
-    return f"About {_rounded(needed.seeds)} seeds of each{examples} would show {needed.shows} ({more})."
+    more = f"{_round(runs.more_runs)} more runs{': ' if costs else ''}{', '.join(costs)}"
+    return f"About {_round(runs.seeds)} seeds of each{examples} would show {runs.shows} ({more})."
 
 
-def _rounded(number: int) -> str:
-    """An estimated number, with two digits."""
+def _round(number: int) -> str:
+    """Format an estimated number with two significant digits."""
     return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _scope(evidence: Evidence, use: str | None) -> Iterator[str]:
-    """What the verdict holds for."""
-    section = evidence.section
-    fixed = " and this training sample" if any("held fixed" in remark for remark in section.remarks) else ""
+    """Sentences on what the verdict is valid for."""
+    group = evidence.run_group
+    fixed = " and this training sample" if any("held fixed" in remark for remark in group.remarks) else ""
     if use is not None:
-        yield f"This holds for {section.task} with {section.model}{fixed}."
-    edges = [label for label, of in section.runs.items() if tuning_edges(tuning_of(of))]
-    if edges and use is not None:
-        yield f"{AT_EDGE[0].upper()}{AT_EDGE[1:]}: {_few(edges)}. Another range may give another score."
-    if section.model in BUILT_IN_MODELS:
-        yield f"{section.model} is a pocket model for trying things out: this says nothing about larger models."
+        yield f"This holds for {group.task} with {group.model}{fixed}."
+    at_edge = _tuned_to_the_edge(evidence)
+    if at_edge and use is not None:
+        yield f"{AT_EDGE[0].upper()}{AT_EDGE[1:]}: {_name_some(at_edge)}. A wider range may give a better score."
+    if group.model in BUILT_IN_MODELS:
+        yield f"{group.model} is a pocket model for quick trials: results do not carry over to larger models."
 
 
-def percent(probability: float) -> str:
-    """A probability in per cent, rounded down and never to certainty: ``97 %``, ``> 99 %``, ``< 1 %``."""
+def format_percent(probability: float) -> str:
+    """Format a probability as a percentage, rounded down and never to certainty: ``97 %``, ``> 99 %``, ``< 1 %``."""
     if probability > 0.99:
         return "> 99 %"
     return "< 1 %" if probability < 0.01 else f"{math.floor(100 * probability + 1e-9)} %"
 
 
-def write_probability(probability: float, name: str = "P") -> str:
-    """A probability in a sentence: ``P = 97 %``, ``P > 99 %``."""
-    text = percent(probability)
+def format_probability(probability: float, name: str = "P") -> str:
+    """Format a probability for a sentence: ``P = 97 %``, ``P > 99 %``.
+
+    Args:
+        probability: between 0 and 1.
+        name: what stands to the left of the sign.
+
+    Returns:
+        The text.
+    """
+    text = format_percent(probability)
     return f"{name} {text}" if text[0] in "<>" else f"{name} = {text}"

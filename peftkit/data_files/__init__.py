@@ -1,27 +1,27 @@
-"""Reads files of rows as they are written: CSV, TSV, JSON, JSON Lines and Parquet, compressed or not.
+"""Reads rows from CSV, TSV, JSON, JSON Lines and Parquet files, and from folders of ``Dataset.save_to_disk``.
 
-Folders that ``Dataset.save_to_disk`` wrote are read too. Nothing is inferred: a cell of CSV or TSV is a text, an empty
-one None, and a value of JSON is that value. Training and prediction read with the same functions.
+Types are not inferred: CSV and TSV cells are strings, or None if empty, and JSON values keep their types. Training and
+prediction use the same readers.
 """
 
 from __future__ import annotations
 
-from peftkit.data_files.inputs import read_inputs
-from peftkit.data_files.json_rows import Number, parse_json, write_json
+from peftkit.data_files.json_rows import JsonFloat, format_json, parse_json
 from peftkit.data_files.parquet import read_parquet_table
+from peftkit.data_files.prediction_inputs import read_prediction_inputs
 from peftkit.data_files.readers import FORMATS, file_format, read_rows
-from peftkit.data_files.saved import is_saved, plain_rows, read_saved
+from peftkit.data_files.saved import is_saved_dataset, read_saved_dataset, to_plain_types
 
 __all__ = [
     "FORMATS",
-    "Number",
+    "JsonFloat",
     "file_format",
-    "is_saved",
+    "format_json",
+    "is_saved_dataset",
     "parse_json",
-    "plain_rows",
-    "read_inputs",
     "read_parquet_table",
+    "read_prediction_inputs",
     "read_rows",
-    "read_saved",
-    "write_json",
+    "read_saved_dataset",
+    "to_plain_types",
 ]

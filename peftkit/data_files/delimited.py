@@ -1,4 +1,4 @@
-"""CSV and TSV: every cell is the text that stands in it."""
+"""Reads CSV and TSV files; every cell is a string."""
 
 from __future__ import annotations
 
@@ -7,107 +7,107 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from peftkit.data_files.streams import null_character, open_text
+from peftkit.data_files.streams import null_character_error, open_text
 from peftkit.errors import InputError
 
 
 def read_csv(file: str) -> Iterator[dict[str, Any]]:
-    """Reads the rows of a CSV file, whose first line names the columns.
+    """Reads the rows of a CSV file whose first line has the column names.
 
     Args:
-        file: the path. A text with a comma, a quote or a line end stands in quotes, and a quote in it twice.
+        file: Path of the file. Cells with commas, quotes or line breaks are quoted, and quotes in them are doubled.
 
     Yields:
-        The cells by column; an empty one is None.
+        Cells by column name; empty cells are None.
 
     Raises:
-        InputError: a row has other fields than the header, or quotes do not match, with the row and line.
+        InputError: A row has more or fewer cells than the header, or an unbalanced quote.
     """
     yield from _read(file, ",", csv.QUOTE_MINIMAL)
 
 
 def read_tsv(file: str) -> Iterator[dict[str, Any]]:
-    """Reads the rows of a TSV file, in which a quote is a character as any other.
+    """Reads the rows of a TSV file, in which quotes have no special meaning.
 
     Args:
-        file: the path. The first line names the columns.
+        file: Path of the file. The first line has the column names.
 
     Yields:
-        The cells by column; an empty one is None.
+        Cells by column name; empty cells are None.
 
     Raises:
-        InputError: a row has other fields than the header, with the row and line.
+        InputError: A row has more or fewer cells than the header.
     """
     yield from _read(file, "\t", csv.QUOTE_NONE)
 
 
 def _read(file: str, separator: str, quoting: int) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a document may be one cell
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
     with open_text(file) as text:
-        reader = csv.reader(_checked(text, file), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
-        lines = _parsed(reader, file)
-        columns = _header(next(lines, []), file)
-        rows = (cells for cells in lines if len(cells) > 1 or len(columns) == 1 or cells[0].strip())
+        reader = csv.reader(_without_nulls(text, file), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
+        parsed = _parse_rows(reader, file)
+        columns = _check_header(next(parsed, []), file)
+        rows = (cells for cells in parsed if len(cells) > 1 or len(columns) == 1 or cells[0].strip())
         for number, cells in enumerate(rows, 1):
             if len(cells) != len(columns):
-                raise _ragged(file, number, reader.line_num, cells, columns, separator)
+                raise _cell_count_error(file, number, reader.line_num, cells, columns, separator)
             yield {column: cell or None for column, cell in zip(columns, cells, strict=True) if column}
 
 
-def _parsed(reader: Any, file: str) -> Iterator[list[str]]:
-    """The cells of each line that is not empty; of quoted cells, of several lines."""
+def _parse_rows(reader: Any, file: str) -> Iterator[list[str]]:
+    """Yields the cells of each row that is not empty; rows with quoted line breaks span several lines."""
     while True:
         start = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise InputError(f"{file}, line {start}: {_reason(str(error), reader.line_num)}") from error
+            raise InputError(f"{file}, line {start}: {_explain_csv_error(str(error), reader.line_num)}") from error
         if cells is None:
             return
         if cells:
             yield cells
 
 
-def _checked(text: IO[str], file: str) -> Iterator[str]:
-    """The lines, none of which holds a null character."""
+def _without_nulls(text: IO[str], file: str) -> Iterator[str]:
+    """Yields the lines; raises if one has a null character."""
     for number, line in enumerate(text, 1):
         if "\0" in line:
-            raise null_character(file, number)
+            raise null_character_error(file, number)
         yield line
 
 
-def _header(columns: Sequence[str], file: str) -> list[str]:
+def _check_header(columns: Sequence[str], file: str) -> list[str]:
     if not columns:
-        raise InputError(f"{file}: is empty; the first line names the columns")
+        raise InputError(f"{file}: is empty; the first line must have the column names")
     for column in columns:
         if column and columns.count(column) > 1:
-            raise InputError(f"{file}, line 1: names the column {column!r} twice; give each column a name of its own")
+            raise InputError(f"{file}, line 1: has the column {column!r} twice; give each column a unique name")
     return list(columns)
 
 
-def _reason(error: str, line: int) -> str:
+def _explain_csv_error(error: str, line: int) -> str:
     if "unexpected end of data" in error:
-        return "a quote opens here and is never closed; close it, or write a quote within a quoted text twice"
+        return "has a quote that is never closed; close it, or double quotes inside a quoted cell"
     if "expected after" in error:
         return (
-            f"text follows the quote that closes a cell (line {line}); write a quote within a quoted text twice, "
-            'such as "He said ""yes"""'
+            f"has text after the closing quote of a cell (line {line}); double quotes inside a quoted cell: "
+            '"He said ""yes"""'
         )
     if "new-line character" in error:
-        return "holds a carriage return within a cell that is not in quotes; put the cell in quotes, or remove it"
+        return "has a carriage return inside an unquoted cell; quote the cell, or remove the carriage return"
     return error
 
 
-def _ragged(
+def _cell_count_error(
     file: str, number: int, line: int, cells: Sequence[str], columns: Sequence[str], separator: str
 ) -> InputError:
-    fields = f"{len(cells)} field{'s' if len(cells) != 1 else ''}"
+    count = f"{len(cells)} cell{'s' if len(cells) != 1 else ''}"
     if len(cells) > len(columns):
-        hint = f"a text with {separator!r} in it stands in quotes"
+        hint = f"quote cells that contain {separator!r}"
         if separator == "\t":
-            hint = "a text must not hold a tab"
+            hint = "cells must not contain tabs"
     else:
-        hint = "write every cell, also the empty ones, and a text with a line end in it in quotes"
+        hint = "write empty cells too, and quote cells that contain line breaks"
         if separator == "\t":
-            hint = "write every cell, also the empty ones; a text must not hold a line end"
-    return InputError(f"{file}, row {number}: has {fields}, and the header {len(columns)}; {hint} (line {line})")
+            hint = "write empty cells too; cells must not contain line breaks"
+    return InputError(f"{file}, row {number}: has {count}, but the header has {len(columns)} (line {line}); {hint}")

@@ -1,4 +1,4 @@
-"""Parquet: typed columns are kept as they are."""
+"""Reads Parquet files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from peftkit.data_files.streams import LFS
-from peftkit.errors import InputError, one_line
+from peftkit.errors import InputError, summarize_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,100 +15,100 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[pq.ParquetFile]:
+def _open_parquet(file: str) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
     try:
         with open(file, "rb") as raw:
             if raw.read(len(LFS)) == LFS:
-                raise InputError(f"{file}: is a Git LFS pointer and not the file itself; fetch it with: git lfs pull")
-        with pq.ParquetFile(file) as opened:
-            yield opened
-    except (OSError, ValueError) as error:  # pyarrow's errors are one of these
+                raise InputError(f"{file}: is a Git LFS pointer; fetch the file with: git lfs pull")
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{file!r}: {error.strerror}") from error
-        raise InputError(f"{file}: is not a readable Parquet file ({one_line(error)})") from error
+        raise InputError(f"{file}: is not a readable Parquet file ({summarize_error(error)})") from error
 
 
 def read_parquet_table(file: str, *, empty: bool = False) -> pa.Table:
     """Reads a Parquet file as a table of plain types (see ``make_plain``).
 
     Args:
-        file: the path.
-        empty: whether to read the columns only, and no rows.
+        file: Path of the file.
+        empty: Whether to read the schema only, without rows.
 
     Returns:
-        The table, with the metadata that the file's schema has.
+        The table, with the metadata of the file's schema.
 
     Raises:
-        InputError: the file cannot be read as Parquet.
+        InputError: The file is not a readable Parquet file.
     """
-    with _opened(file) as opened:
-        return make_plain(opened.schema_arrow.empty_table() if empty else opened.read())
+    with _open_parquet(file) as parquet:
+        return make_plain(parquet.schema_arrow.empty_table() if empty else parquet.read())
 
 
 def read_parquet(file: str) -> Iterator[dict[str, Any]]:
     """Reads the rows of a Parquet file.
 
     Args:
-        file: the path.
+        file: Path of the file.
 
     Yields:
         The rows.
 
     Raises:
-        InputError: the file cannot be read as Parquet.
+        InputError: The file is not a readable Parquet file.
     """
     import pyarrow as pa
 
-    with _opened(file) as opened:
-        for batch in opened.iter_batches(batch_size=1000):
+    with _open_parquet(file) as parquet:
+        for batch in parquet.iter_batches(batch_size=1000):
             yield from make_plain(pa.Table.from_batches([batch])).to_pylist()
 
 
 def make_plain(table: pa.Table) -> pa.Table:
-    """Makes a table of types that ``datasets`` has, whose values are those that the file shows.
+    """Converts a table to types that ``datasets`` supports.
 
     Args:
-        table: its columns may hold dictionaries, maps, views, and single-precision numbers, also within lists.
+        table: A table, whose columns may be dictionary-encoded, maps, views or single-precision floats, also nested.
 
     Returns:
-        The table without dictionaries, with maps as lists of ``key`` and ``value``, and with single-precision numbers
-        as the decimals that they stand for: 0.1 and not 0.10000000149011612.
+        The table without dictionaries and views, with maps as lists of ``key`` and ``value``, and with single-precision
+        floats as their shortest decimals (0.1 instead of 0.10000000149011612).
     """
     import pyarrow as pa
 
-    for place, field in enumerate(table.schema):
-        kind = _plain_type(field.type, pa.float64())
-        if kind != field.type:
-            column = table.column(place)
-            if "list_view" in str(field.type):  # pyarrow's cast of them loses values
+    for index, field in enumerate(table.schema):
+        dtype = _plain_type(field.type, pa.float64())
+        if dtype != field.type:
+            column = table.column(index)
+            if "list_view" in str(field.type):  # pyarrow loses values when it casts list views
                 column = pa.chunked_array([pa.array(column.to_pylist(), _plain_type(field.type, pa.float32()))])
-            column = column.cast(_plain_type(field.type, pa.string())).cast(kind)
-            table = table.set_column(place, field.with_type(kind), column)
+            column = column.cast(_plain_type(field.type, pa.string())).cast(dtype)
+            table = table.set_column(index, field.with_type(dtype), column)
     return table
 
 
-def _plain_type(kind: pa.DataType, single: pa.DataType) -> pa.DataType:
-    """The type that stands for one that ``datasets`` lacks, and ``single`` for single-precision numbers."""
+def _plain_type(dtype: pa.DataType, single: pa.DataType) -> pa.DataType:
+    """Returns the plain type of a type; ``single`` is the one of single-precision floats."""
     import pyarrow as pa
 
     types = pa.types
-    if types.is_dictionary(kind):
-        return _plain_type(kind.value_type, single)
-    if types.is_float32(kind):
+    if types.is_dictionary(dtype):
+        return _plain_type(dtype.value_type, single)
+    if types.is_float32(dtype):
         return single
-    if types.is_fixed_size_binary(kind):
+    if types.is_fixed_size_binary(dtype):
         return pa.binary()
-    if types.is_map(kind):
-        entry = pa.struct([("key", kind.key_type), ("value", kind.item_type)])
+    if types.is_map(dtype):
+        entry = pa.struct([("key", dtype.key_type), ("value", dtype.item_type)])
         return pa.list_(_plain_type(entry, single))
-    if types.is_struct(kind):
-        return pa.struct([each.with_type(_plain_type(each.type, single)) for each in kind])
-    if types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type, single)), kind.list_size)
-    if types.is_large_list(kind) or types.is_large_list_view(kind):
-        return pa.large_list(kind.value_field.with_type(_plain_type(kind.value_type, single)))
-    if types.is_list(kind) or types.is_list_view(kind):
-        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type, single)))
-    return kind
+    if types.is_struct(dtype):
+        return pa.struct([each.with_type(_plain_type(each.type, single)) for each in dtype])
+    if types.is_fixed_size_list(dtype):
+        return pa.list_(dtype.value_field.with_type(_plain_type(dtype.value_type, single)), dtype.list_size)
+    if types.is_large_list(dtype) or types.is_large_list_view(dtype):
+        return pa.large_list(dtype.value_field.with_type(_plain_type(dtype.value_type, single)))
+    if types.is_list(dtype) or types.is_list_view(dtype):
+        return pa.list_(dtype.value_field.with_type(_plain_type(dtype.value_type, single)))
+    return dtype

@@ -1,4 +1,4 @@
-"""Which function reads which file."""
+"""Chooses the reader of a file by its extension."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-"""The format of each file extension that is read."""
+"""Format by file extension."""
 READERS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
     "csv": read_csv,
     "tsv": read_tsv,
@@ -30,7 +30,7 @@ READERS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
 
 
 def file_format(file: Path) -> str | None:
-    """The format of a file by its extension, or by the one before that of a compression; None for other files."""
+    """Returns the format of a file by its extension, ignoring those of compressions; None if it is unknown."""
     extensions = [extension.lower() for extension in file.suffixes]
     while extensions and extensions[-1] in COMPRESSED:
         extensions.pop()
@@ -38,15 +38,15 @@ def file_format(file: Path) -> str | None:
 
 
 def read_rows(file: str) -> Iterator[dict[str, Any]]:
-    """Reads the rows of a file one by one.
+    """Reads the rows of a file, lazily.
 
     Args:
-        file: a path with an extension of ``FORMATS``.
+        file: Path of a file with an extension of ``FORMATS``.
 
     Yields:
-        The row's columns by name.
+        Values by column name.
 
     Raises:
-        InputError: the file cannot be read as what its extension says, with the line where that is so.
+        InputError: The file is invalid; the message has the line where possible.
     """
     return READERS[str(file_format(Path(file)))](file)

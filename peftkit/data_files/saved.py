@@ -1,4 +1,4 @@
-"""Folders that ``Dataset.save_to_disk`` of ``datasets`` wrote."""
+"""Reads folders that ``datasets.Dataset.save_to_disk`` wrote."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.data_files.parquet import make_plain
-from peftkit.errors import InputError, listed
+from peftkit.errors import InputError, comma_separated
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def is_saved(folder: Path) -> bool:
-    """Whether ``Dataset.save_to_disk`` wrote the folder: the rows of one split."""
+def is_saved_dataset(folder: Path) -> bool:
+    """Returns whether ``Dataset.save_to_disk`` wrote the folder."""
     return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
-def read_saved(folder: str) -> Dataset:
+def read_saved_dataset(folder: str) -> Dataset:
     """Reads the rows of a folder that ``Dataset.save_to_disk`` wrote.
 
     Args:
-        folder: the path.
+        folder: Path of the folder.
 
     Returns:
         The rows, in plain types.
 
     Raises:
-        InputError: the folder holds several splits, or cannot be read.
+        InputError: The folder has several splits, or cannot be read.
     """
     from datasets import load_from_disk
 
     if (Path(folder) / "dataset_dict.json").is_file():
-        splits = [each.name for each in sorted(Path(folder).iterdir()) if is_saved(each)]
-        raise InputError(f"{folder}: holds the splits {listed(splits)}; name the folder of one of them")
-    if not is_saved(Path(folder)):
-        raise InputError(f"{folder!r} is a folder, and not one that Dataset.save_to_disk wrote; name its files")
+        splits = [each.name for each in sorted(Path(folder).iterdir()) if is_saved_dataset(each)]
+        raise InputError(f"{folder}: has the splits {comma_separated(splits)}; choose the folder of one of them")
+    if not is_saved_dataset(Path(folder)):
+        raise InputError(f"{folder!r} is a folder that Dataset.save_to_disk did not write; list its files instead")
     try:
         rows: Any = load_from_disk(folder)
-    except Exception as error:  # what its readers raise
-        raise InputError(f"{folder}: cannot be read as save_to_disk writes it: {error}") from error
-    return plain_rows(rows)
+    except Exception as error:  # load_from_disk documents no exceptions
+        raise InputError(f"{folder}: is not a readable folder of Dataset.save_to_disk: {error}") from error
+    return to_plain_types(rows)
 
 
-def plain_rows(rows: Dataset) -> Dataset:
-    """The rows in plain types (see ``make_plain``), without a format that hides columns or makes tensors of numbers."""
+def to_plain_types(rows: Dataset) -> Dataset:
+    """Converts a dataset to plain types (see ``make_plain``) and resets its format."""
     from datasets import Dataset, DatasetInfo, Features
 
     rows = rows.with_format(None)

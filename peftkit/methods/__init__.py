@@ -1,17 +1,17 @@
-"""The built-in methods, registered through the same hook as anybody's."""
+"""The built-in methods, registered through the same hook as those of plugins."""
 
 from collections.abc import Sequence
 
 from peftkit.components import Method
 from peftkit.hookspecs import hookimpl
 from peftkit.methods.full import Full
-from peftkit.methods.parts import BitFit, HeadOnly, LayerNorm, TopLayers
-from peftkit.methods.peft_types import peft_methods
+from peftkit.methods.peft_factory import peft_methods
+from peftkit.methods.selective import BitFit, HeadOnly, LayerNorm, TopLayers
 
 __all__ = ["register_methods"]
 
 
 @hookimpl
 def register_methods() -> Sequence[type[Method]]:
-    """The built-in methods."""
+    """Register the built-in methods."""
     return [Full, BitFit, LayerNorm, HeadOnly, TopLayers, *peft_methods()]

@@ -1,4 +1,4 @@
-"""What all methods have in common that the peft library implements."""
+"""Base classes of the methods that are implemented by peft."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from peftkit.components import Context, Method, ModelKind, Side, Situation
-from peftkit.errors import InputError, listed, one_line
-from peftkit.head import covering_modules
-from peftkit.methods._configs import constants
-from peftkit.model_names import ModulePatterns, changed_options, is_named, naming_options
+from peftkit.components import ApplyContext, Method, ModelKind, RunSpec, Side
+from peftkit.components.head_parameters import covering_modules
+from peftkit.components.name_matching import ModulePatterns, format_changed_options, is_named, naming_options
+from peftkit.errors import InputError, comma_separated, summarize_error
+from peftkit.methods._peft_schema import constants
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -27,122 +27,132 @@ TASK_TYPES: Mapping[ModelKind, str] = {
     "encoder": "SEQ_CLS",
 }
 CONV1D = ("gpt2", "openai-gpt")
-"""The models whose linear layers hold their weights transposed."""
+"""Models whose linear layers have transposed weights."""
 
 
-class Part(BaseModel):
-    """Options that belong together: one of peft's configurations inside another."""
+class SubConfig(BaseModel):
+    """A nested configuration of peft."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
-    made_by: ClassVar[tuple[str, str]]
-    """The module and the name of peft's class."""
+    peft_class: ClassVar[tuple[str, str]]
+    """The module and the name of peft's configuration class."""
 
-    def made(self) -> Any:
-        """peft's own object."""
-        module, name = self.made_by
-        return getattr(import_module(module), name)(**self.model_dump(exclude_none=True))
+    def build(self) -> Any:
+        """Build peft's configuration object."""
+        module, class_name = self.peft_class
+        return getattr(import_module(module), class_name)(**self.model_dump(exclude_none=True))
 
 
 class PeftMethod(Method):
-    """A method of the peft library: its options are the fields of peft's configuration, by the same names."""
+    """A method of peft, whose options are the fields of peft's configuration."""
 
     loaded_by: ClassVar[Literal["peft", "peftkit"]] = "peft"
     merge_tolerance: ClassVar[float] = 1e-4
     peft_type: ClassVar[str]
-    """peft's name of the method, a member of ``peft.PeftType``."""
-    without: ClassVar[frozenset[str]] = frozenset()
-    """Options of peft's configuration that do nothing here, or that peftkit gives itself."""
-    given: ClassVar[Mapping[str, Any]] = {}
-    """Options of peft's configuration that are always so."""
+    """The name of the member of ``peft.PeftType``."""
+    excluded_options: ClassVar[frozenset[str]] = frozenset()
+    """Fields of peft's configuration that have no effect in peftkit, or that it sets itself."""
+    fixed_options: ClassVar[Mapping[str, Any]] = {}
+    """Fields of peft's configuration with a fixed value."""
     linear_only: ClassVar[bool] = False
-    """Whether it cannot be put beside layers that hold their weights transposed."""
-    own_targets: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Default ``target_modules`` by type of model, where peft has none."""
+    """Whether it does not support layers with transposed weights."""
+    default_target_modules: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Default ``target_modules`` by ``model_type``, where peft has none."""
 
     @model_validator(mode="after")
-    def _blocks_of_named_modules(self) -> Self:
+    def _check_layers_to_transform(self) -> Self:
         if isinstance(self._option("target_modules"), str) and self._option("layers_to_transform") is not None:
             raise ValueError(
-                "layers_to_transform goes with a list of target_modules only; put the blocks into the expression"
+                "layers_to_transform needs a list of target_modules; put the blocks into the regular expression instead"
             )
         return self
 
-    def refuses(self, situation: Situation) -> list[str]:
-        """The reasons, with remedies, why the method cannot be used so."""
-        reasons = super().refuses(situation)
-        if self.linear_only and situation.model_type in CONV1D:
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Return the reasons why the method cannot be used in a recipe, each with its remedy."""
+        reasons = super().incompatible_with(spec)
+        if self.linear_only and spec.model_type in CONV1D:
             reasons.append(
-                f"peft's {self.name} does not know the transposed layers of {situation.model_type!r}; use lora, ia3, "
-                "vera or another method that does"
+                f"peft's {self.name} does not support the transposed layers of {spec.model_type!r}; use lora, ia3, "
+                "vera or another method"
             )
             return reasons
-        known = default_targets(self.peft_type) | self.own_targets.keys()
+        model_types = default_targets(self.peft_type) | self.default_target_modules.keys()
         unset = "target_modules" in type(self).model_fields and self._option("target_modules") is None
-        if unset and known and situation.model_type and situation.model_type not in known:
+        if unset and model_types and spec.model_type and spec.model_type not in model_types:
             reasons.append(
-                f"peft knows no default target_modules for a {situation.model_type!r} model; "
-                'name the modules, or set target_modules = "all-linear"'
+                f"peft has no default target_modules for {spec.model_type!r} models; "
+                'list the modules, or set target_modules = "all-linear"'
             )
         return reasons
 
-    def config(self, model: nn.Module, context: Context) -> PeftConfig:
-        """peft's configuration of the method for this model."""
+    def config(self, model: nn.Module, context: ApplyContext) -> PeftConfig:
+        """Build peft's configuration of the method.
+
+        Args:
+            model: The base model.
+            context: The settings of the run.
+        """
         import peft
 
-        make = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.peft_type)]
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.peft_type)]
         options = self.options(model, context)
-        return make(task_type=TASK_TYPES[context.model_kind], inference_mode=False, **options)
+        return config_class(task_type=TASK_TYPES[context.model_kind], inference_mode=False, **options)
 
-    def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """What peft's configuration is made with; an option that is unset is left to peft."""
+    def options(self, model: nn.Module, context: ApplyContext) -> dict[str, Any]:
+        """Return the arguments of peft's configuration; unset options have peft's defaults.
+
+        Args:
+            model: The base model.
+            context: The settings of the run.
+        """
         options = self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
-        options |= self.given
-        options |= {key: value.made() for key, value in self if isinstance(value, Part)}
+        options |= self.fixed_options
+        options |= {key: value.build() for key, value in self if isinstance(value, SubConfig)}
         if "target_modules" in type(self).model_fields and self._option("target_modules") is None:
-            kind = str(getattr(model.config, "model_type", ""))
-            if kind not in default_targets(self.peft_type) and kind in self.own_targets:
-                options["target_modules"] = list(self.own_targets[kind])
+            model_type = str(getattr(model.config, "model_type", ""))
+            if model_type not in default_targets(self.peft_type) and model_type in self.default_target_modules:
+                options["target_modules"] = list(self.default_target_modules[model_type])
         if "modules_to_save" in type(self).model_fields and (heads := covering_modules(model, context.head_parameters)):
             options["modules_to_save"] = [*options.get("modules_to_save", ()), *heads]
         return options
 
-    def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        """Wraps the model into a ``PeftModel`` that trains the method's weights and, on an encoder, its head.
+    def apply(self, model: nn.Module, context: ApplyContext) -> nn.Module:
+        """Wrap the model into a ``PeftModel`` that trains the method's weights and, on an encoder, its head.
 
         Raises:
-            InputError: the options do not fit the model, in peft's words.
+            InputError: peft rejects the options for this model.
         """
         import peft
         import torch
 
         try:
             with warnings.catch_warnings():
-                # peft finds out by itself which layers hold their weights transposed, and there is no option to set.
+                # peft infers it from the layers, and peftkit has no such option.
                 warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
                 wrapped = peft.get_peft_model(cast(Any, model), self.config(model, context))
         except (InputError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # options that do not fit raise errors of any type in peft
+        except Exception as error:  # peft raises exceptions of any type for invalid options
             if any(p.is_meta for p in model.parameters()) and isinstance(error, NotImplementedError | RuntimeError):
-                raise  # it draws on weights, which are not here
-            lost = ("not found in the base model", "No `target_modules` passed", "No modules were targeted")
-            remedy = f'; set target_modules to some of {listed(leaves(model))}, or to "all-linear"'
-            there = remedy if any(text in str(error) for text in lost) else ""
-            reason = one_line(error).rstrip(".")
-            changed = f"; its options are {options}" if (options := changed_options(self)) else ""
+                raise  # the method needs the values of weights, which meta tensors do not have
+            missing_targets = ("not found in the base model", "No `target_modules` passed", "No modules were targeted")
+            remedy = f'; set target_modules to some of {comma_separated(linear_names(model))}, or to "all-linear"'
+            suggestion = remedy if any(text in str(error) for text in missing_targets) else ""
+            reason = summarize_error(error).rstrip(".")
+            changed = f"; its options: {options}" if (options := format_changed_options(self)) else ""
             raise InputError(
-                f"{self.name!r} cannot be applied to {type(model).__name__}: {reason}{there}{changed}"
+                f"{self.name!r} cannot be applied to {type(model).__name__}: {reason}{suggestion}{changed}"
             ) from error
-        if problems := list(self._without_effect(wrapped.base_model)):
+        if problems := list(self._find_ineffective_options(wrapped.base_model)):
             raise InputError("\n".join(f"method.{text}" for text in problems))
         return cast("nn.Module", wrapped)
 
-    def _without_effect(self, tuner: Any) -> Iterator[str]:
-        """What is wrong with each entry that matches something, but nothing that the method changes."""
+    def _find_ineffective_options(self, tuner: Any) -> Iterator[str]:
+        """Yield an error message for each entry that matches something in the model, but nothing that is trained."""
         targeted = [*getattr(tuner, "targeted_module_names", ()), *getattr(tuner, "targeted_parameter_names", ())]
         if self._option("layers_pattern") and self._option("layers_to_transform") is None:
-            yield "layers_pattern: goes with layers_to_transform, which is not set; leave it out"
+            yield "layers_pattern: has no effect without layers_to_transform; leave it out"
         if not targeted:
             return
         for option in ("target_modules", "feedforward_modules", "target_parameters"):
@@ -150,67 +160,67 @@ class PeftMethod(Method):
             for entry in entries if isinstance(entries, tuple) else ():
                 if not any(is_named(key, entry) for key in targeted):
                     yield (
-                        f"{option}: {entry!r} matches only what is left out, by exclude_modules, modules_to_save, "
-                        "layers_to_transform or as the classification head; leave it out here"
+                        f"{option}: {entry!r} matches only modules that are excluded by exclude_modules, "
+                        "modules_to_save or layers_to_transform, or the classification head; leave it out"
                     )
         blocks = self._option("layers_to_transform")
-        for number in [blocks] if isinstance(blocks, int) else blocks or ():
-            if not any(number in map(int, re.findall(r"(?<=\.)\d+(?=\.)", f".{key}.")) for key in targeted):
-                yield f"layers_to_transform: block {number} has none of the target_modules"
+        for index in [blocks] if isinstance(blocks, int) else blocks or ():
+            if not any(index in map(int, re.findall(r"(?<=\.)\d+(?=\.)", f".{key}.")) for key in targeted):
+                yield f"layers_to_transform: block {index} has none of the target_modules"
         for option, marker in naming_options(type(self)).items():
             if isinstance(marker, ModulePatterns):
                 table = self._option(option) or {}
                 yield from (f"{option}: {text}" for text in marker.unused(table, targeted))
                 for key, value in table.items():
                     if isinstance(value, int | float) and value <= 0:
-                        yield f"{option}: {key!r} is {value}, with which nothing is learnt there; set it above 0"
+                        yield f"{option}: {key!r} is {value}, which disables training there; set it above 0"
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Folds the update into the layers that it lies beside.
+        """Merge the updates into the base weights.
 
         Raises:
-            InputError: peft cannot, since what was learnt is no update of weights.
+            InputError: The method does not update weights, or peft does not support merging it.
         """
-        reason = "what it learns is no update of the model's own weights"
+        reason = "it does not update the model's weights"
         base = cast(Any, model).base_model
         try:
             if hasattr(base, "merge_and_unload"):
-                # First, since peft's merging fails on a head of several layers.
-                _unwrap(base.model)
+                # First, because merge_and_unload fails on a classification head with several layers.
+                _unwrap_saved_modules(base.model)
                 return cast("nn.Module", base.merge_and_unload(progressbar=False))
         except NotImplementedError:
             pass
         except (ValueError, AttributeError, TypeError) as error:
-            reason = f"peft says {one_line(error)}"
+            reason = f"peft fails with {summarize_error(error)}"
         raise InputError(f"{self.name!r} cannot be merged: {reason}")
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes peft's own form, which ``PeftModel.from_pretrained`` reads."""
-        # Never the embeddings: "auto" would ask the hub whether the vocabulary has grown, and peftkit grows none.
+        """Save the adapter with ``PeftModel.save_pretrained``."""
+        # Without embeddings: "auto" would query the hub for the size of the vocabulary, which peftkit never changes.
         cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
 
-    def saved_bytes(self, model: nn.Module) -> int:
-        """With what peft saves beside it, such as VeRA's projections."""
+    def checkpoint_bytes(self, model: nn.Module) -> int:
+        """Return the size of what peft saves, including frozen tensors such as VeRA's projections."""
         from peft import get_peft_model_state_dict
 
         tensors = get_peft_model_state_dict(cast("PeftModel", model), save_embedding_layers=False)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Reads peft's own form into a model that ``apply`` has prepared.
+        """Load the files of ``save`` into a model prepared by ``apply``.
 
         Raises:
-            ValueError: the file's tensors are not those of the method.
+            ValueError: The tensors in the file are not those of the method.
         """
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
         from peft.utils import SAFETENSORS_WEIGHTS_NAME
         from safetensors.torch import load_file
 
         tensors = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
-        # peft passes over tensors that it misses or does not know.
+        # peft ignores missing and unexpected tensors.
         expected = get_peft_model_state_dict(cast("PeftModel", model), save_embedding_layers=False)
-        if different := sorted(tensors.keys() ^ expected.keys()):
-            raise ValueError(f"{folder}: {len(different)} tensors do not match the model, such as {different[0]}")
+        if mismatched := sorted(tensors.keys() ^ expected.keys()):
+            raise ValueError(f"{folder}: {len(mismatched)} tensors do not match the model, such as {mismatched[0]}")
         set_peft_model_state_dict(cast("PeftModel", model), tensors)
 
     def _option(self, name: str) -> Any:
@@ -218,70 +228,73 @@ class PeftMethod(Method):
 
 
 class PromptMethod(PeftMethod):
-    """A method that puts learnt vectors before those of the text."""
+    """A method that prepends trained vectors to those of the text."""
 
-    without: ClassVar[frozenset[str]] = frozenset(
+    excluded_options: ClassVar[frozenset[str]] = frozenset(
         {"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
     )
-    before_embeddings: ClassVar[bool] = True
-    """Whether the vectors are put before the text's embeddings, and not into the cache of each layer."""
+    prepends_embeddings: ClassVar[bool] = True
+    """Whether the vectors are prepended to the input embeddings, and not to the KV cache of each layer."""
 
     num_virtual_tokens: int = Field(default=20, gt=0)
-    """How many vectors are learnt."""
+    """The number of trained vectors."""
 
-    def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """peft's options, with the width of the embeddings that the vectors are put before."""
+    def options(self, model: nn.Module, context: ApplyContext) -> dict[str, Any]:
+        """Return peft's options, with the size of the input embeddings."""
         options = super().options(model, context)
         if options.get("prompt_tuning_init") == "TEXT":
-            here, given = str(getattr(model.config, "_name_or_path", "")), options.get("tokenizer_name_or_path")
-            if given is None or given == Path(here).name:  # the model's own, by the name that a recipe has for it
-                options["tokenizer_name_or_path"] = here
-        if self.before_embeddings:
-            # peft takes the width of the layers, which differs in ALBERT and ELECTRA, and finds neither in DistilBERT.
-            loaded = cast(Any, model)
-            options["token_dim"] = loaded.get_input_embeddings().weight.shape[1]
-            options["num_attention_heads"] = getattr(loaded.config, "num_attention_heads", 1)
+            model_folder, tokenizer = (
+                str(getattr(model.config, "_name_or_path", "")),
+                options.get("tokenizer_name_or_path"),
+            )
+            if tokenizer is None or tokenizer == Path(model_folder).name:  # a recipe may name a built-in model
+                options["tokenizer_name_or_path"] = model_folder
+        if self.prepends_embeddings:
+            # peft uses the hidden size, which differs in ALBERT and ELECTRA, and finds neither in DistilBERT.
+            transformer = cast(Any, model)
+            options["token_dim"] = transformer.get_input_embeddings().weight.shape[1]
+            options["num_attention_heads"] = getattr(transformer.config, "num_attention_heads", 1)
         return options
 
     def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
-        """The vectors before the text: before an encoder-decoder's source, or in the cache of its decoder."""
+        """Return the number of vectors: of an encoder-decoder, before the source or in the decoder's cache."""
         side: Side = "encoder" if model_kind == "encoder" else "decoder"
-        if model_kind == "encoder-decoder" and self.before_embeddings:
+        if model_kind == "encoder-decoder" and self.prepends_embeddings:
             side = "encoder"
         return {side: self.num_virtual_tokens}
 
-    def made_by_network(self) -> bool:
-        """Whether a network makes the vectors while training: peft saves what it makes, and not the network."""
+    def reparameterized(self) -> bool:
+        """Return whether a network computes the vectors during training; peft saves its output only."""
         return False
 
-    def saved_bytes(self, model: nn.Module) -> int:
-        """The vectors, and the network that makes them if there is one; on ``meta`` without what it makes."""
-        trained = Method.saved_bytes(self, model)
+    def checkpoint_bytes(self, model: nn.Module) -> int:
+        """Return the size of the vectors and of the network, or on ``meta`` only of the trained parameters."""
+        trained = Method.checkpoint_bytes(self, model)
         try:
-            return super().saved_bytes(model) + (trained if self.made_by_network() else 0)
-        except NotImplementedError:  # peft looks at the values
+            return super().checkpoint_bytes(model) + (trained if self.reparameterized() else 0)
+        except NotImplementedError:  # peft runs the network, which needs values
             return trained
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes peft's own form, and beside it the network that makes the vectors, which peft leaves out."""
+        """Save the adapter with peft, and the network that computes the vectors, which peft leaves out."""
         super().save(model, folder)
-        if self.made_by_network():
+        if self.reparameterized():
             Method.save(self, model, folder)
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Reads what ``save`` wrote.
+        """Load the files of ``save``.
 
         Raises:
-            ValueError: the file's tensors are not those of the method.
+            ValueError: The tensors in the file are not those of the method.
         """
-        if self.made_by_network():
+        if self.reparameterized():
             Method.load(self, model, folder)
         else:
             super().load(model, folder)
 
 
-def _unwrap(model: nn.Module) -> None:
-    """Puts what was trained in full into the place of peft's wrappers."""
+def _unwrap_saved_modules(model: nn.Module) -> None:
+    """Replace peft's ``ModulesToSaveWrapper`` by the trained modules."""
     from peft.utils import ModulesToSaveWrapper
 
     for key, module in list(model.named_modules()):
@@ -290,26 +303,26 @@ def _unwrap(model: nn.Module) -> None:
             setattr(model.get_submodule(owner), name, module.modules_to_save[module.active_adapter])
 
 
-def rows_of(arguments: Mapping[str, Any]) -> Tensor:
-    """The first of a forward pass's arguments that has rows."""
+def first_batch_tensor(arguments: Mapping[str, Any]) -> Tensor:
+    """Return the first argument of a forward pass whose first dimension is the batch."""
     for key in ("input_ids", "decoder_input_ids", "inputs_embeds", "attention_mask"):
         if arguments.get(key) is not None:
             return cast("Tensor", arguments[key])
-    raise ValueError("a forward pass without rows")
+    raise ValueError("the arguments of the forward pass have no batch dimension")
 
 
-def leaves(model: nn.Module) -> list[str]:
-    """The names, without what they lie in, of the modules that hold weights of two dimensions."""
+def linear_names(model: nn.Module) -> list[str]:
+    """Return the last components of the names of modules with two-dimensional weights."""
     return sorted(
         {
-            n.rsplit(".", 1)[-1]
-            for n, m in model.named_modules()
-            if getattr(m, "weight", None) is not None and m.weight.ndim == 2
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if getattr(module, "weight", None) is not None and module.weight.ndim == 2
         }
     )  # type: ignore[union-attr,operator]
 
 
 def default_targets(peft_type: str) -> frozenset[str]:
-    """The model types for which peft chooses ``target_modules``."""
+    """Return the model types for which peft has default ``target_modules``."""
     names = (f"TRANSFORMERS_MODELS_TO_{n}_TARGET_MODULES_MAPPING" for n in (peft_type, peft_type.replace("_", "")))
     return next((table for name in names if (table := constants().get(name))), frozenset())

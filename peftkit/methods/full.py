@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from peftkit.components import Context, Method, PublishedRate, Search
-from peftkit.methods.published import compared
-from peftkit.search_space import WEIGHTS
+from peftkit.components import ApplyContext, Method, PublishedRate, SearchSpace
+from peftkit.components.search_space import WEIGHTS
+from peftkit.methods.published_learning_rates import compared
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Full(Method):
-    """Train every weight: the baseline that the other methods are measured against (Howard and Ruder, 2018).
+    """Train all weights: the baseline of the other methods (Howard and Ruder, 2018).
 
-    Only what the architecture itself keeps fixed, such as sinusoidal positions, stays as it is.
+    Only tensors that the architecture keeps fixed, such as sinusoidal positions, are not trained.
     """
 
     name: Literal["full"] = "full"
     loaded_by: ClassVar[Literal["transformers"]] = "transformers"
-    search: ClassVar[Search] = WEIGHTS
+    search_space: ClassVar[SearchSpace] = WEIGHTS
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate((2e-5, 3e-5, 5e-5), "Devlin et al. (2019): appendix A.3", "Adam"),
         PublishedRate(
@@ -34,26 +34,26 @@ class Full(Method):
         compared("full-finetuning/llama-3.2-3B-lr_0.00001", 1e-5),
     )
 
-    def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        """Leaves the model as it is: all of its weights learn."""
+    def apply(self, model: nn.Module, context: ApplyContext) -> nn.Module:
+        """Return the model unchanged, with all of its weights trainable."""
         return model
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes the whole model, in the form that transformers' ``from_pretrained`` reads."""
+        """Save the whole model with ``save_pretrained``."""
         cast("PreTrainedModel", model).save_pretrained(folder)
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Reads back the whole model.
+        """Load the whole model.
 
         Raises:
-            RuntimeError: the folder holds another architecture.
-            ValueError: it does not hold all of the weights.
+            RuntimeError: The folder contains another architecture.
+            ValueError: The folder does not contain all of the weights.
         """
         target = cast("PreTrainedModel", model)
-        # transformers reads its own files: shards, tied weights and layouts that differ between its versions.
+        # from_pretrained handles shards, tied weights and layouts that differ between versions of transformers.
         loaded: Any = type(target).from_pretrained(folder, dtype=target.dtype, output_loading_info=True)
         saved, report = loaded
         weights = {name for name, _ in saved.named_parameters()}
         if missing := sorted(weights & {str(key) for key in report["missing_keys"]}):
-            raise ValueError(f"{folder}: {len(missing)} weights of the model are not there, such as {missing[0]}")
+            raise ValueError(f"{folder}: {len(missing)} weights of the model are missing, such as {missing[0]}")
         target.load_state_dict(saved.state_dict())

@@ -1,4 +1,4 @@
-"""Prefix tuning, as peft has it."""
+"""Prefix tuning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from peftkit.components import Context, Refusal
+from peftkit.components import ApplyContext, Incompatibility
 from peftkit.methods._peft import PromptMethod
 
 if TYPE_CHECKING:
@@ -17,76 +17,76 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _encoders() -> frozenset[str]:
-    """The encoders whose attention takes a prefix: most have no cache of keys and values to put it into."""
-    found = {"bert", "ernie", "megatron-bert", "rembert"}
+def _supported_encoders() -> frozenset[str]:
+    """Return the encoders whose attention accepts a prefix, in a cache of keys and values that most do not have."""
+    supported = {"bert", "ernie", "megatron-bert", "rembert"}
     if int(version("transformers").split(".")[0]) >= 5:
-        found |= {"camembert", "data2vec-text", "electra", "roberta", "roberta-prelayernorm", "xlm-roberta"}
-        found |= {"xlm-roberta-xl", "xmod"}
-    return frozenset(found)
+        supported |= {"camembert", "data2vec-text", "electra", "roberta", "roberta-prelayernorm", "xlm-roberta"}
+        supported |= {"xlm-roberta-xl", "xmod"}
+    return frozenset(supported)
 
 
-class LearntCache(PromptMethod):
-    """A method that puts learnt keys and values before those of the text, in every layer.
+class LearnedKVPrefix(PromptMethod):
+    """Base class of methods that train keys and values in front of those of the text, in every layer.
 
-    In an encoder-decoder such as T5 peft puts them into **the decoder's self-attention only**, not into the encoder and
-    not into the cross-attention. Where positions are learnt (BERT, GPT-2), they take ``num_virtual_tokens`` of them
-    from the text. Generation uses the cache, which carries them.
+    In encoder-decoders such as T5, peft adds them to **the decoder's self-attention only**, and not to the encoder or
+    the cross-attention. In models with learned positions (BERT, GPT-2), they use ``num_virtual_tokens`` positions that
+    the text could use. Generation needs the KV cache, which holds them.
     """
 
-    before_embeddings: ClassVar[bool] = False
-    refusals: ClassVar[tuple[Refusal, ...]] = (
-        Refusal(
+    prepends_embeddings: ClassVar[bool] = False
+    incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (
+        Incompatibility(
             lambda s: s.gradient_checkpointing,
-            "the prefix lies in the attention cache, which gradient checkpointing switches off",
+            "the prefix is stored in the KV cache, which gradient checkpointing disables",
             "set train.gradient_checkpointing = false",
         ),
-        Refusal(
-            lambda s: s.model_kind == "encoder" and bool(s.model_type) and s.model_type not in _encoders(),
-            "peft cannot put a prefix into this encoder with the installed transformers",
-            "use a BERT model (transformers 5 adds RoBERTa and ELECTRA), or another method",
+        Incompatibility(
+            lambda s: s.model_kind == "encoder" and bool(s.model_type) and s.model_type not in _supported_encoders(),
+            "peft does not support a prefix in this encoder with the installed transformers",
+            "use a BERT model (or, with transformers 5, RoBERTa or ELECTRA), or another method",
         ),
     )
 
-    def config(self, model: nn.Module, context: Context) -> PeftConfig:
-        """peft's configuration, with the shape of the decoder's cache."""
+    def config(self, model: nn.Module, context: ApplyContext) -> PeftConfig:
+        """Return peft's configuration with the shape of the decoder's cache."""
         config = super().config(model, context)
         if context.model_kind == "encoder-decoder":
             for key, value in decoder_shape(cast(Any, model).config.to_dict()).items():
                 setattr(config, key, value)
         return config
 
-    def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        """Wraps the model into a ``PeftModel`` that trains the prefix and, on an encoder, its head."""
+    def apply(self, model: nn.Module, context: ApplyContext) -> nn.Module:
+        """Wrap the model into a ``PeftModel`` that trains the prefix and, on an encoder, its head."""
         wrapped: Any = super().apply(model, context)
         if context.model_kind == "encoder-decoder":
-            wrapped.base_model.register_forward_pre_hook(_without_cache_position, with_kwargs=True)
+            wrapped.base_model.register_forward_pre_hook(_drop_cache_position, with_kwargs=True)
         if context.model_kind != "encoder":
-            # Without a cache the prefix would be lost at every token but the first, in silence.
+            # Without a cache, the prefix would silently be missing at every token but the first.
             wrapped.generate = MethodType(_generate_with_cache, wrapped)
         return cast("nn.Module", wrapped)
 
 
-class PrefixTuning(LearntCache):
-    """Learnt keys and values before those of the text, in every layer (Li and Liang, 2021).
+class PrefixTuning(LearnedKVPrefix):
+    """Trained keys and values in front of those of the text, in every layer (Li and Liang, 2021).
 
-    This is peft's prefix tuning: in an encoder-decoder such as T5 it reaches **the decoder's self-attention only**,
-    not the encoder and not the cross-attention, unlike the paper's. Where positions are learnt (BERT, GPT-2), the
-    prefix takes ``num_virtual_tokens`` of them from the text. Generation uses the cache, which carries the prefix.
+    In encoder-decoders such as T5, peft adds the prefix to **the decoder's self-attention only**, and unlike the paper
+    not to the encoder or the cross-attention. In models with learned positions (BERT, GPT-2), it uses
+    ``num_virtual_tokens`` positions that the text could use. Generation needs the KV cache, which holds the prefix.
     """
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
 
     name: Literal["prefix_tuning"] = "prefix_tuning"
     prefix_projection: bool = False
-    """Whether a two-layer network makes the prefix while training, as in the paper; it is not needed afterwards."""
+    """Whether to reparameterize the prefix by a two-layer network during training, as in the paper."""
     encoder_hidden_size: int | None = Field(default=None, gt=0)
-    """The width of that network; unset for the model's."""
+    """The hidden size of that network; by default the model's."""
     init_weights: Literal["zero"] | None = None
-    """`zero` begins with a prefix of zeros, unset with a random one."""
+    """`zero` initializes the prefix with zeros; by default it is random."""
 
-    def made_by_network(self) -> bool:
-        """Whether the prefix is projected."""
+    def reparameterized(self) -> bool:
+        """Return whether the prefix is reparameterized."""
         return self.prefix_projection
 
 
@@ -95,9 +95,10 @@ def _generate_with_cache(model: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def decoder_shape(config: Mapping[str, Any]) -> dict[str, int]:
-    """The layers, heads and width of a decoder's cache, as peft calls them, where the model's config says them.
+    """Return the shape of a decoder's cache under peft's names, as far as the model's config has it.
 
-    peft takes them from the encoder, and the width from the hidden states; t5-3b and flan-t5-small have others.
+    peft uses the encoder's layers and heads and the hidden size, which are not those of the decoder's cache in t5-3b
+    and flan-t5-small.
     """
     layers = config.get("num_decoder_layers") or config.get("decoder_layers")
     heads = config.get("decoder_attention_heads") or config.get("num_heads")
@@ -107,8 +108,8 @@ def decoder_shape(config: Mapping[str, Any]) -> dict[str, int]:
     return {key: value for key, value in shape.items() if value}
 
 
-def _without_cache_position(
+def _drop_cache_position(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Lets the decoder count its positions from the cache: transformers 4's ``generate`` counts without the prefix."""
+    """Drop ``cache_position``, so that the decoder counts the prefix, which ``generate`` of transformers 4 does not."""
     return args, {**kwargs, "cache_position": None} if "cache_position" in kwargs else kwargs

@@ -1,4 +1,4 @@
-"""VeRA."""
+"""VeRA, with random projections seeded by the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.components import Context
+from peftkit.components import ApplyContext
 from peftkit.methods._peft import PeftMethod
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Vera(PeftMethod):
     """Scaling vectors around random projections that all layers share (VeRA, Kopiczko et al., 2024).
 
-    Only the vectors learn. The frozen projections are drawn from ``projection_prng_key`` and, unless
-    ``save_projection`` is off, saved: the file is then much larger than what was trained.
+    Only the vectors are trained. The frozen projections are drawn from ``projection_prng_key``. They are saved unless
+    ``save_projection`` is false, which makes the file much larger than the trained parameters.
     """
 
     peft_type: ClassVar[str] = "VERA"
@@ -26,23 +26,23 @@ class Vera(PeftMethod):
     r: int = Field(default=256, gt=0)
     """The rank of the shared projections."""
     target_modules: tuple[str, ...] | str | None = None
-    """The layers that are updated: names, a regular expression, or `all-linear`; unset for peft's choice by
+    """The layers to update: names, a regular expression, or `all-linear`; by default peft's choice for the
     architecture, mostly the query and value projections."""
     layers_to_transform: tuple[int, ...] | None = None
-    """The numbers of the blocks that are updated; unset for all."""
+    """The indices of the blocks to update; by default all."""
     projection_prng_key: int | None = Field(default=None, ge=0, lt=2**63)
-    """Seeds the projections; unset for the run's seed."""
+    """The seed of the projections; by default the seed of the run."""
     save_projection: bool = True
-    """Whether the projections are saved, so that the adapter loads alike wherever it is drawn again."""
+    """Whether to save the projections, because drawing them again may give other values on another device."""
     vera_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of the update."""
     d_initial: float = Field(default=0.1)
-    """Where the vector of the rank begins."""
+    """The initial value of the vector of size ``r``."""
     bias: Literal["none", "all", "vera_only"] = "none"
-    """Which biases learn too."""
+    """Which biases are also trained."""
     modules_to_save: tuple[str, ...] | None = None
-    """Further modules that learn in full; an encoder's classification head always does."""
+    """Further modules to train fully; an encoder's classification head always is."""
 
-    def options(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """peft's options, with the run's seed unless the recipe gives another."""
+    def options(self, model: nn.Module, context: ApplyContext) -> dict[str, Any]:
+        """Return peft's options, with the seed of the run by default."""
         return {"projection_prng_key": context.seed, **super().options(model, context)}

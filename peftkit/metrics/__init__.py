@@ -1,4 +1,4 @@
-"""The built-in metrics: of labels, of texts, and of distractors for multiple-choice questions."""
+"""The built-in metrics: for labels, for texts, and for distractors of multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ __all__ = [
 
 @hookimpl
 def register_metrics() -> list[type[Metric]]:
-    """The metrics that come with peftkit."""
+    """Register the built-in metrics."""
     return [
         Accuracy,
         AnswerLeakage,

@@ -1,4 +1,4 @@
-"""What the built-in metrics share: the road through Hugging Face's ``evaluate``."""
+"""The base class of the built-in metrics, which are modules of Hugging Face's ``evaluate``."""
 
 from __future__ import annotations
 
@@ -6,39 +6,40 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftkit.components import Example, Metric
-from peftkit.texts import normalised
+from peftkit.text_normalization import normalize
 
-__all__ = ["EvaluateMetric", "mean", "normalised"]
+__all__ = ["EvaluateMetric", "mean", "normalize"]
 
 if TYPE_CHECKING:
-    from peftkit.metrics.bridge import EvaluateModule
+    import evaluate
 
 
 class EvaluateMetric(Metric):
-    """A metric that computes through a module of ``evaluate``. Sub-class it and write ``score``."""
+    """A metric that is computed by a module of ``evaluate``. Subclasses implement ``_compute``."""
 
-    def score(
+    def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """What ``compute`` returns, for rows that have been checked: as many references as predictions, none empty."""
+        """Score valid rows: as many references as predictions, and at least one reference for each."""
         raise NotImplementedError
 
-    def module(self) -> EvaluateModule:
-        """This metric as an ``evaluate.Metric``, which needs no network and can be given to ``evaluate.combine``."""
-        from peftkit.metrics.bridge import EvaluateModule  # evaluate takes seconds to import
+    def module(self) -> evaluate.Metric:
+        """Return the metric as an ``evaluate.Metric``, which needs no network and works with ``evaluate.combine``."""
+        from peftkit.metrics.evaluate_module import EvaluateModule  # evaluate takes seconds to import
 
         return EvaluateModule(self)
 
     def compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """Scores the predictions; see ``Metric.compute``.
+        """Score the predictions; see ``Metric.compute``.
 
         Raises:
-            ValueError: there are no predictions, not as many references, or an example without a reference.
+            ValueError: There are no predictions, their number differs from that of the references, or an example has no
+                reference.
         """
-        if any(isinstance(texts, str) for texts in references):  # a text is a sequence of texts to the type checker
-            raise ValueError(f"{self.name}: the references of an example are a list of texts, not one text")
+        if any(isinstance(texts, str) for texts in references):  # a str passes the type checker as a Sequence[str]
+            raise ValueError(f"{self.name}: the references of an example must be a list of texts, not one text")
         scores: dict[str, float] = self.module().compute(
             predictions=list(predictions), references=[list(texts) for texts in references], examples=examples
         )
@@ -46,5 +47,5 @@ class EvaluateMetric(Metric):
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of at least one value."""
+    """Compute the arithmetic mean of at least one value."""
     return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Metrics of labels: for classification and, where it means something, multiple choice."""
+"""Metrics of predicted labels, for classification and multiple choice."""
 
 from __future__ import annotations
 
@@ -10,87 +10,85 @@ from peftkit.metrics.base import EvaluateMetric
 
 
 class Accuracy(EvaluateMetric):
-    """The share of predictions that are right: equal to any of the example's references.
+    """The share of predictions that equal one of the example's references.
 
-    Labels are compared as they stand. A prediction that is not among the candidates is simply wrong.
+    Labels are compared without normalization. A prediction that is not among the candidates is wrong.
     """
 
     name: Literal["accuracy"] = "accuracy"
     kinds: ClassVar[tuple[TaskKind, ...]] = ("classification", "multiple_choice")
-    per_example: ClassVar[bool] = True
+    is_mean_of_examples: ClassVar[bool] = True
 
-    def each(
+    def compute_per_example(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> list[dict[str, float]]:
-        # scikit-learn takes longer to check a single pair than to score a thousand.
-        return [{self.name: float(p in r)} for p, r in zip(predictions, references, strict=True)]
+        # Calling scikit-learn for each pair takes longer than scoring a thousand pairs at once.
+        return [{self.name: float(p in texts)} for p, texts in zip(predictions, references, strict=True)]
 
-    def score(
+    def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """The accuracy as ``accuracy``."""
+        """Return the accuracy as ``accuracy``."""
         from sklearn.metrics import accuracy_score
 
         return {self.name: float(accuracy_score(_true_labels(predictions, references), predictions))}
 
 
 class BalancedAccuracy(EvaluateMetric):
-    """The mean of the recalls of the labels that occur among the references (Brodersen et al., 2010).
+    """The mean recall of the labels that occur in the references (Brodersen et al., 2010).
 
-    It differs from ``recall_macro`` where a candidate occurs in no reference: such a label has no recall, and is
-    left out here. One label alone makes it the accuracy.
+    Unlike ``recall_macro``, it leaves out candidates that occur in no reference. With one label it equals accuracy.
     """
 
     name: Literal["balanced_accuracy"] = "balanced_accuracy"
     kinds: ClassVar[tuple[TaskKind, ...]] = ("classification",)
 
-    def score(
+    def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """The balanced accuracy as ``balanced_accuracy``."""
+        """Return the balanced accuracy as ``balanced_accuracy``."""
         from sklearn.metrics import recall_score
 
-        # scikit-learn's balanced_accuracy_score gives the same value, and warns of predictions that are no label
+        # balanced_accuracy_score gives the same value, and warns about predictions that are not labels
         true = _true_labels(predictions, references)
         return {self.name: float(recall_score(true, predictions, labels=sorted(set(true)), average="macro"))}
 
 
 class MatthewsCorrelation(EvaluateMetric):
-    """Matthews' correlation of predicted and right labels, for any number of them (Matthews, 1975; Gorodkin, 2004).
+    """Matthews correlation coefficient for any number of labels (Matthews, 1975; Gorodkin, 2004).
 
-    It goes from -1 to 1, and is 0 for guessing. It is not defined, and given as 0, where all predictions, or all
-    references, are one label. Predictions that are not among the candidates count as labels of their own.
+    It ranges from -1 to 1, and is 0 for guessing. Where it is undefined, because all predictions or all references are
+    the same label, it is 0. Predictions that are not among the candidates count as further labels.
     """
 
     name: Literal["matthews_correlation"] = "matthews_correlation"
     kinds: ClassVar[tuple[TaskKind, ...]] = ("classification",)
 
-    def score(
+    def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """The correlation as ``matthews_correlation``."""
+        """Return the correlation as ``matthews_correlation``."""
         from sklearn.metrics import matthews_corrcoef
 
         true = _true_labels(predictions, references)
-        if len({*true, *predictions}) == 1:  # scikit-learn gives 0 too, with a warning
+        if len({*true, *predictions}) == 1:  # scikit-learn also returns 0, with a warning
             return {self.name: 0.0}
         return {self.name: float(matthews_corrcoef(true, predictions))}
 
 
 class _Macro(EvaluateMetric):
-    """One of scikit-learn's scores of each label, averaged over the labels without weights."""
+    """A score of scikit-learn per label, macro-averaged."""
 
     kinds: ClassVar[tuple[TaskKind, ...]] = ("classification",)
 
     absent_labels: Literal["zero", "skip"] = "zero"
-    """What becomes of candidates that no reference and no prediction names: ``zero`` scores them 0, so that the mean
-    is over the same labels at every evaluation, and ``skip`` leaves them out, as scikit-learn does when it is not
-    given the labels."""
+    """How candidates that occur in no reference and no prediction count: ``zero`` scores them 0, so that every
+    evaluation averages over the same labels; ``skip`` leaves them out, like scikit-learn without ``labels``."""
 
-    def score(
+    def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """The average by the metric's own name."""
+        """Return the macro average by the name of the metric."""
         from sklearn.metrics import precision_recall_fscore_support
 
         true = _true_labels(predictions, references)
@@ -105,34 +103,35 @@ class _Macro(EvaluateMetric):
 
 
 class PrecisionMacro(_Macro):
-    """The precision of each label, averaged over the labels without weights.
+    """Macro-averaged precision: the unweighted mean over the labels.
 
-    The labels are all the examples' candidates. One that is never predicted has the precision 0. A prediction that
-    is not among them is wrong, and no label of its own.
+    The labels are the candidates of all examples. A label that is never predicted has a precision of 0. A prediction
+    that is not among the candidates is wrong, and does not count as a label.
     """
 
     name: Literal["precision_macro"] = "precision_macro"
 
 
 class RecallMacro(_Macro):
-    """The recall of each label, averaged over the labels without weights.
+    """Macro-averaged recall: the unweighted mean over the labels.
 
-    The labels are all the examples' candidates. One that occurs in no reference has the recall 0, which
-    ``balanced_accuracy`` leaves out.
+    The labels are the candidates of all examples. A label that occurs in no reference has a recall of 0; use
+    ``balanced_accuracy`` to leave such labels out.
     """
 
     name: Literal["recall_macro"] = "recall_macro"
 
 
 class F1Macro(_Macro):
-    """The F1 of each label, averaged over the labels without weights (not the F1 of averages; Opitz and Burst, 2019).
+    """Macro-averaged F1: the unweighted mean of the labels' F1 (not the F1 of averages; Opitz and Burst, 2019).
 
-    The labels are all the examples' candidates. A prediction that is not among them is wrong, and no label of its own.
+    The labels are the candidates of all examples. A prediction that is not among them is wrong, and does not count as a
+    label.
     """
 
     name: Literal["f1_macro"] = "f1_macro"
 
 
 def _true_labels(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
-    """One right label per example: the predicted one where it is among the references, else the first of them."""
-    return [p if p in right else right[0] for p, right in zip(predictions, references, strict=True)]
+    """Return one correct label per example: the prediction if it is among the references, else the first reference."""
+    return [p if p in texts else texts[0] for p, texts in zip(predictions, references, strict=True)]

@@ -1,1 +1,1 @@
-"""Many recipes: a grid over a base recipe, tuned alike, each run once, in processes or on a cluster."""
+"""Many recipes: a grid over a base recipe, equal tuning for every method, and the executors that run it."""

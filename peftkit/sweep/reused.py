@@ -1,4 +1,4 @@
-"""Runs that a sweep finds finished count only if they read what a run would read now."""
+"""Check that finished runs, which a sweep reuses, read the same inputs as a new run would."""
 
 from __future__ import annotations
 
@@ -7,65 +7,73 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
-from peftkit.errors import InputError, listed
+from peftkit.errors import InputError, comma_separated
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 
-RATES = ("learning_rate", "head_learning_rate", "weight_decay", "budget")
-"""Keys of ``train`` that trials differ in, and on which no input depends."""
+TUNED_KEYS = ("learning_rate", "head_learning_rate", "weight_decay", "budget")
+"""Keys of ``train`` that differ between trials and do not affect the inputs."""
 
 
-class Reused:
-    """Compares finished runs with the inputs of their recipes; runs of like recipes share what is read."""
+class ReuseCheck:
+    """Compare finished runs with the current inputs of their recipes; runs with the same inputs share the digests."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._read: dict[str, Mapping[str, str]] = {}
-        self._guard = Lock()
+        self._digests: dict[str, Mapping[str, str]] = {}
+        self._lock = Lock()
 
     def check(self, path: Path, recipe: Recipe) -> None:
-        """Refuses a finished run whose inputs have changed since.
+        """Check that the inputs of a finished run have not changed.
 
         Args:
-            path: the run directory.
-            recipe: what the sweep asks for.
+            path: The run directory.
+            recipe: The recipe that the sweep would run.
 
         Raises:
-            InputError: they have changed.
-            PeftkitError: they cannot be read.
+            InputError: The inputs have changed.
+            PeftkitError: The inputs cannot be read.
         """
-        from peftkit.runner.inputs import changed_inputs, recorded_inputs  # imports torch
+        from peftkit.data.input_digests import changed_inputs, recorded_input_digests  # imports torch
 
-        began = recorded_inputs(path)
-        if began and (different := changed_inputs(began, self.inputs(path, recipe))):
+        recorded = recorded_input_digests(path)
+        if recorded and (different := changed_inputs(recorded, self.inputs(path, recipe))):
             raise InputError(
-                f"{str(path)!r} was finished with other inputs, they differ in {listed(different)}; restore them, or "
-                "remove that folder to run it anew"
+                f"the inputs of the finished run {str(path)!r} have changed: {comma_separated(different)}; restore "
+                "them, or delete the folder to run it again"
             )
 
     def inputs(self, path: Path, recipe: Recipe) -> Mapping[str, str]:
-        """The digests of what a run of the recipe would read now, with the commits that a run directory keeps to."""
-        from peftkit.runner.inputs import read_inputs
-        from peftkit.runner.revisions import pinned, resolve_revisions
-        from peftkit.runner.world import close_world, make_accelerator
+        """Return the digests of what a run of the recipe would read now, with the run directory's recorded hub commits.
 
-        kept = pinned(recipe, resolve_revisions(recipe, path))
-        with self._guard:
-            key = json.dumps(_read_by(kept), sort_keys=True)
-            if key not in self._read:
+        Args:
+            path: The run directory.
+            recipe: The recipe.
+
+        Returns:
+            Digests by input.
+        """
+        from peftkit.data.input_digests import compute_input_digests
+        from peftkit.distributed.accelerator import make_accelerator, shutdown
+        from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
+
+        pinned_recipe = pin_revisions(recipe, resolve_revisions(recipe, path))
+        with self._lock:
+            key = json.dumps(_input_settings(pinned_recipe), sort_keys=True)
+            if key not in self._digests:
                 accelerator = make_accelerator(cpu=True)
                 try:
-                    self._read[key] = read_inputs(kept, self.registry, accelerator)
+                    self._digests[key] = compute_input_digests(pinned_recipe, self.registry, accelerator)
                 finally:
-                    close_world(accelerator)
-            return self._read[key]
+                    shutdown(accelerator)
+            return self._digests[key]
 
 
-def _read_by(recipe: Recipe) -> dict[str, object]:
-    """What of a recipe decides the inputs: seeds and rates do so only where rows are drawn by a seed."""
+def _input_settings(recipe: Recipe) -> dict[str, object]:
+    """The recipe settings that affect the inputs; seeds do so only if training rows are resampled."""
     tables = recipe.model_dump(mode="json")
-    drawn = recipe.run.resample_train is not None
-    seeds = {key: value for key, value in tables["run"].items() if drawn and key not in ("name", "output")}
-    train = {key: value for key, value in tables["train"].items() if key not in RATES}
+    resampled = recipe.run.resample_train is not None
+    seeds = {key: value for key, value in tables["run"].items() if resampled and key not in ("name", "output")}
+    train = {key: value for key, value in tables["train"].items() if key not in TUNED_KEYS}
     parts = ("model", "task", "method", "metric", "evaluate")
     return {"run": seeds, "train": train, **{key: tables[key] for key in parts}}

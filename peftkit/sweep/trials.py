@@ -1,4 +1,4 @@
-"""Runs the trials of a tuning, and records it: ``tuning.json`` beside the trials and beside the final runs."""
+"""Run the trials of a tuning and record them in ``tuning.json``, beside the trials and the final runs."""
 
 from __future__ import annotations
 
@@ -8,179 +8,195 @@ from typing import Any
 
 from filelock import FileLock
 
-from peftkit.components import Between, Search
+from peftkit.components import Range, SearchSpace
 from peftkit.errors import InputError, RunError
 from peftkit.plugins import Registry
-from peftkit.recipe import Recipe, without_none
-from peftkit.runs import RunDirectory
-from peftkit.sweep.grid import Grid, Layer, Study, address, final_seeds, make, nested
-from peftkit.sweep.heads import head_layer
-from peftkit.sweep.selection import Measured, Stage, measured
-from peftkit.sweep.tables import TuneTable
-from peftkit.sweep.tuning import HEAD_RATE, Design, Subject, Tuned, space_of, tune
+from peftkit.recipe import Recipe, drop_none
+from peftkit.run_directory import RunDirectory
+from peftkit.sweep.config import TuneConfig
+from peftkit.sweep.grid import Grid, Layer, Study, final_seeds, make_recipe, recipe_hash, unflatten
+from peftkit.sweep.head_tuning import head_layer
+from peftkit.sweep.trial_selection import Stage, TrialResult, read_trial_result
+from peftkit.sweep.tuning import HEAD_LEARNING_RATE, Design, TuningResult, TuningTarget, search_space_of, tune
 
 TUNING = "tuning.json"
 Record = Mapping[str, Any]
-"""What ``tuning.json`` holds."""
-Once = Callable[[str, Recipe], RunDirectory | None]
-"""Finds or makes a trial's run, from its label and its recipe; None where it failed."""
-Failed = Callable[[str, str, tuple[str, ...], int], None]
-"""Notes a failure: its label, where it is, the last lines, and how many runs more cannot follow."""
+"""The contents of ``tuning.json``."""
+RunOnce = Callable[[str, Recipe], RunDirectory | None]
+"""Reuse or run a trial, by its label and recipe; returns None if it failed."""
+ReportFailure = Callable[[str, str, tuple[str, ...], int], None]
+"""Report a failure: label, log file, last lines, and how many further runs are canceled."""
 
 
 class Tuner:
-    """The tuning of a sweep's studies and heads."""
+    """Tune the studies and heads of a sweep."""
 
     def __init__(self, grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> None:
-        if grid.table.tune is None:
+        if grid.config.tune is None:
             raise ValueError("the sweep is not tuned")
         self.grid, self.registry, self.overrides = grid, registry, overrides
-        self.table: TuneTable = grid.table.tune
+        self.config: TuneConfig = grid.config.tune
 
-    def subject(self, study: Study, head: Record | None = None) -> Subject:
-        """A study as what is tuned.
+    def target_for(self, study: Study, head: Record | None = None) -> TuningTarget:
+        """Build the tuning target of a study.
 
         Args:
-            study: one of the sweep's.
-            head: the record of its head, if that was tuned.
+            study: One of the sweep's studies.
+            head: The tuning record of its head, if that was tuned.
+
+        Returns:
+            The target.
         """
         layers = (*study.layers, head_layer(head))
-        search = space_of(study, self.table)
-        recipe, seeds = study.any_recipe, final_seeds(self.grid.table, study)
-        return Subject(study.label, layers, recipe, search, self.table.trials, address(recipe), seeds)
+        search = search_space_of(study, self.config)
+        recipe, seeds = study.any_recipe, final_seeds(self.grid.config, study)
+        return TuningTarget(study.label, layers, recipe, search, self.config.trials, recipe_hash(recipe), seeds)
 
-    def design(self, subject: Subject) -> Design:
-        """How many trials the subject is tuned with."""
-        same = self.recipe(subject).train.budget == subject.recipe.train.budget
-        return Design(subject.trials, transfer=0 if same else 2, searches=bool(subject.search))
+    def design(self, target: TuningTarget) -> Design:
+        """Return the number of trials of a target."""
+        same_budget = self.recipe(target).train.budget == target.recipe.train.budget
+        return Design(target.trials, transfer=0 if same_budget else 2, searches=bool(target.search))
 
     def recipe(
         self,
-        subject: Subject,
+        target: TuningTarget,
         settings: Mapping[str, Any] | None = None,
         seed: int | None = None,
         stage: Stage = "design",
     ) -> Recipe:
-        """The recipe of a trial.
-
-        Raises:
-            RecipeError: the settings make none.
-        """
-        run: Layer = {"run": {"seed": self.table.seed if seed is None else seed}}
-        layers = (*subject.layers, self.table.set, nested(settings or {}), run)
-        recipe = make(self.grid.path, self.grid.table, self.registry, layers, self.overrides)
-        if stage == "transfer":  # as the trial, but at the final budget
-            train = recipe.train.model_copy(update={"budget": subject.recipe.train.budget})
-            recipe = recipe.model_copy(update={"train": train})
-        output = str(self.folder(subject) / address(recipe))
-        return recipe.model_copy(update={"run": recipe.run.model_copy(update={"output": output})})
-
-    def folder(self, subject: Subject) -> Path:
-        """Where the subject's trials run."""
-        return self.grid.folder / "trials" / subject.folder
-
-    def tuned(self, subject: Subject, once: Once, failed: Failed, *, finals: int = 0) -> Record | None:
-        """Runs a subject's trials.
+        """Build the recipe of a trial.
 
         Args:
-            subject: what is tuned.
-            once: makes a trial's run.
-            failed: called with each failure.
-            finals: runs that cannot follow if every trial fails.
+            target: What is tuned.
+            settings: The values to try, by recipe key.
+            seed: The seed of the run; None for ``tune.seed``.
+            stage: The stage of the trial; ``transfer`` uses the final budget.
 
         Returns:
-            What ``tuning.json`` is to hold; None where every trial failed.
+            The recipe.
+
+        Raises:
+            RecipeError: The recipe is invalid with these settings.
+        """
+        run: Layer = {"run": {"seed": self.config.seed if seed is None else seed}}
+        layers = (*target.layers, self.config.set, unflatten(settings or {}), run)
+        recipe = make_recipe(self.grid.path, self.grid.config, self.registry, layers, self.overrides)
+        if stage == "transfer":  # the trial's recipe with the final budget
+            train = recipe.train.model_copy(update={"budget": target.recipe.train.budget})
+            recipe = recipe.model_copy(update={"train": train})
+        output = str(self.folder(target) / recipe_hash(recipe))
+        return recipe.model_copy(update={"run": recipe.run.model_copy(update={"output": output})})
+
+    def folder(self, target: TuningTarget) -> Path:
+        """The folder of a target's trials."""
+        return self.grid.folder / "trials" / target.folder
+
+    def tune(
+        self, target: TuningTarget, run_once: RunOnce, report_failure: ReportFailure, *, finals: int = 0
+    ) -> Record | None:
+        """Run a target's trials.
+
+        Args:
+            target: What is tuned.
+            run_once: Runs a trial.
+            report_failure: Called with each failure.
+            finals: Final runs that are canceled if every trial fails.
+
+        Returns:
+            The contents of ``tuning.json``; None if every trial failed.
         """
         attempted = 0
 
-        def attempt(settings: Mapping[str, Any], seed: int, stage: Stage) -> Measured | None:
+        def attempt(settings: Mapping[str, Any], seed: int, stage: Stage) -> TrialResult | None:
             nonlocal attempted
             attempted += 1
-            words = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in settings.items())
-            label = f"{subject.label} · trial {attempted} ({stage}: {words})"
+            values = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in settings.items())
+            label = f"{target.label} · trial {attempted} ({stage}: {values})"
             try:
-                recipe = self.recipe(subject, settings, seed, stage)
+                recipe = self.recipe(target, settings, seed, stage)
             except InputError as error:
-                failed(label, "", tuple(str(error).splitlines()), 0)
+                report_failure(label, "", tuple(str(error).splitlines()), 0)
                 return None
-            run = once(label, recipe)
-            return None if run is None else measured(run)
+            run = run_once(label, recipe)
+            return None if run is None else read_trial_result(run)
 
         def valid(settings: Mapping[str, Any]) -> bool:
             try:
-                self.recipe(subject, settings)
+                self.recipe(target, settings)
             except InputError:
                 return False
             return True
 
-        design = self.design(subject)
+        design = self.design(target)
         try:
-            nothing = Tuned({}, (), (), None)
-            found = tune(subject, self.table, design, attempt, valid) if design.searches else nothing
+            empty = TuningResult({}, (), (), None)
+            result = tune(target, self.config, design, attempt, valid) if design.searches else empty
         except RunError as error:
-            failed(subject.label, str(self.folder(subject)), (str(error),), finals + design.total - attempted - 1)
+            report_failure(target.label, str(self.folder(target)), (str(error),), finals + design.total - attempted - 1)
             return None
-        budgets = {"trials": self.recipe(subject).train.budget, "final": subject.recipe.train.budget}
+        budgets = {"trials": self.recipe(target).train.budget, "final": target.recipe.train.budget}
         return {
-            "design": design.record(),
+            "design": design.to_json(),
             "trials": design.total,
-            "gmacs": found.gmacs,
-            "seed": self.table.seed,
-            "selects": subject.recipe.selects,
-            "higher_is_better": subject.recipe.higher_is_better(subject.recipe.selects),
-            "space": _plain(subject.search),
-            "settings": dict(found.settings),
-            "at_edge": [dict(edge) for edge in found.at_edge],
+            "gmacs": result.gmacs,
+            "seed": self.config.seed,
+            "selection_metric": target.recipe.selection_metric,
+            "higher_is_better": target.recipe.higher_is_better(target.recipe.selection_metric),
+            "space": _search_space_to_json(target.search),
+            "settings": dict(result.settings),
+            "at_edge": [dict(edge) for edge in result.at_edge],
             "transfer": {
-                **{f"{which}_budget": without_none(of.model_dump(mode="json")) for which, of in budgets.items()},
-                "order_holds": found.order_holds,
+                **{f"{which}_budget": drop_none(b.model_dump(mode="json")) for which, b in budgets.items()},
+                "order_holds": result.order_holds,
             }
             if design.transfer and design.searches
             else None,
-            "tried": [trial.record() for trial in found.trials],
+            "tried": [trial.to_json() for trial in result.trials],
         }
 
-    def head(self, subject: Subject, once: Once, failed: Failed, found: Callable[[int], None]) -> Record | None:
-        """Tunes a head, or reads what the first that asked has recorded: jobs of a cluster wait for each other here.
+    def tune_head(
+        self, target: TuningTarget, run_once: RunOnce, report_failure: ReportFailure, skip: Callable[[int], None]
+    ) -> Record | None:
+        """Tune a head, or read the record of a tuning that is finished; concurrent cluster jobs wait for each other.
 
         Args:
-            subject: the head.
-            once: makes a trial's run.
-            failed: called with each failure.
-            found: called with the number of trials that need not be run.
+            target: The head.
+            run_once: Runs a trial.
+            report_failure: Called with each failure.
+            skip: Called with the number of trials that need not run.
 
         Returns:
-            What the ``tuning.json`` of its studies is to hold; None where every trial failed.
+            The ``head`` entry of the studies' ``tuning.json``; None if every trial failed.
         """
-        folder = self.folder(subject)
+        folder = self.folder(target)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            record = self._recorded(subject)
+            record = self._read_record(target)
             if record is None:
-                record = self.tuned(subject, once, failed)
+                record = self.tune(target, run_once, report_failure)
                 if record is None:
                     return None
                 RunDirectory(folder).write_json(TUNING, record)
             else:
-                found(self.design(subject).total)
+                skip(self.design(target).total)
         return {
-            "learning_rate": record["settings"][HEAD_RATE],
-            "method": subject.recipe.method.name,
+            "learning_rate": record["settings"][HEAD_LEARNING_RATE],
+            "method": target.recipe.method.name,
             **{key: record[key] for key in ("design", "trials", "gmacs", "space", "at_edge", "transfer", "tried")},
         }
 
-    def _recorded(self, subject: Subject) -> Record | None:
-        """The record of the very same tuning; it stays, so that all studies have one learning rate."""
-        folder = self.folder(subject)
+    def _read_record(self, target: TuningTarget) -> Record | None:
+        """Read the record of an identical tuning, which is kept so that all studies use the same learning rate."""
+        folder = self.folder(target)
         if not (folder / TUNING).is_file():
             return None
-        record = RunDirectory(folder).document(TUNING)
-        same = (self.design(subject).record(), _plain(subject.search), self.table.seed)
-        return record if (record.get("design"), record.get("space"), record.get("seed")) == same else None
+        record = RunDirectory(folder).read_json(TUNING)
+        expected = (self.design(target).to_json(), _search_space_to_json(target.search), self.config.seed)
+        return record if (record.get("design"), record.get("space"), record.get("seed")) == expected else None
 
 
-def _plain(search: Search) -> dict[str, Any]:
+def _search_space_to_json(search: SearchSpace) -> dict[str, Any]:
     return {
-        key: {"low": of.low, "high": of.high, "log": of.log} if isinstance(of, Between) else list(of)
-        for key, of in search.items()
+        key: {"low": r.low, "high": r.high, "log": r.log} if isinstance(r, Range) else list(r)
+        for key, r in search.items()
     }

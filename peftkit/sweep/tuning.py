@@ -1,7 +1,7 @@
-"""Equal tuning: every study runs as many trials by the same design, judged on dev only.
+"""Tune every study equally: the same number of trials by the same design, selected on dev only.
 
-What is tried next is a function of the seed and of the trials before, so that a sweep that was interrupted finds its
-own trials again: nothing is kept but their run directories.
+The next trial is a function of the seed and the earlier trials, so that an interrupted sweep reproduces its trials and
+no state is stored except their run directories.
 """
 
 from __future__ import annotations
@@ -11,312 +11,344 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from peftkit.components import Between, ModelKind, Search
+from peftkit.components import ModelKind, Range, SearchSpace
 from peftkit.errors import InputError, RecipeError, RunError, did_you_mean
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.names import model_config, model_kind
-from peftkit.sweep.design import FOLLOW_UPS, NEAR, Point, Space, end_of
-from peftkit.sweep.grid import Grid, Layer, Study, as_overrides, make, nested, problems_at
-from peftkit.sweep.selection import Measured, Selector, Stage, Trial
-from peftkit.sweep.tables import MODEL_BASED, TuneTable, search_of
+from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.sweep.config import MODEL_BASED_FROM, TuneConfig, to_search_space
+from peftkit.sweep.grid import Grid, Layer, Study, make_recipe, relocate_problems, to_overrides, unflatten
+from peftkit.sweep.trial_design import FOLLOW_UPS, TOLERANCE, Point, Space, end_name
+from peftkit.sweep.trial_selection import Selector, Stage, Trial, TrialResult
 
-HEAD_RATE = "train.head_learning_rate"
-LEADING = 2
-"""Settings that are repeated with a second seed, and run at the final budget where trials had another one."""
-EVEN = 5
-"""Trials of a model-based search that are spaced evenly, at least; of many a third."""
-Attempt = Callable[[Mapping[str, Any], int, Stage], Measured | None]
-"""Runs a trial with these settings, this seed, for this stage; None where it failed."""
+HEAD_LEARNING_RATE = "train.head_learning_rate"
+NUM_LEADERS = 2
+"""Settings that are repeated with a second seed, and run with the final budget if trials have another one."""
+MIN_EVENLY_SPACED = 5
+"""The fewest evenly spaced trials of a model-based search, which otherwise has a third of them."""
+RunTrial = Callable[[Mapping[str, Any], int, Stage], TrialResult | None]
+"""Run a trial with settings, seed and stage; returns None if it failed."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """How many trials a study runs, by stage: the same for every outcome."""
+    """The number of trials of a study by stage, which does not depend on their results."""
 
     trials: int
-    """Before the follow-ups, model-based ones among them."""
+    """Trials before the follow-ups, including model-based ones."""
     transfer: int = 0
-    """Runs at the final budget, where trials have another one."""
+    """Runs with the final budget, if trials have another one."""
     searches: bool = True
-    """Whether there is anything to search: a method that trains an encoder's head alone is tuned with the head."""
+    """Whether there is anything to search; there is not for a method that trains the encoder's head alone."""
 
     @property
-    def even(self) -> int:
-        """Trials that are spaced evenly."""
-        return self.trials if self.trials < MODEL_BASED else max(EVEN, self.trials // 3)
+    def evenly_spaced(self) -> int:
+        """Evenly spaced trials."""
+        return self.trials if self.trials < MODEL_BASED_FROM else max(MIN_EVENLY_SPACED, self.trials // 3)
 
     @property
     def total(self) -> int:
         """All runs of a study's tuning."""
-        return self.trials + FOLLOW_UPS + LEADING + self.transfer if self.searches else 0
+        return self.trials + FOLLOW_UPS + NUM_LEADERS + self.transfer if self.searches else 0
 
-    def record(self) -> dict[str, int]:
-        """The design as ``tuning.json`` has it; methods are tuned equally where these are the same."""
+    def to_json(self) -> dict[str, int]:
+        """The design as in ``tuning.json``; methods are tuned equally if these are equal."""
         return {
             "trials": self.trials,
-            "model_based": self.trials - self.even,
+            "model_based": self.trials - self.evenly_spaced,
             "follow_ups": FOLLOW_UPS,
-            "repeats": LEADING,
+            "repeats": NUM_LEADERS,
             "transfer": self.transfer,
         }
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is tuned: a method for a study, or the new head of a model for a task."""
+class TuningTarget:
+    """What is tuned: the method of a study, or the new head of a model for a task."""
 
     label: str
     layers: tuple[Layer, ...]
-    """Of its recipes, without the settings."""
+    """The parts of its recipes, without the settings."""
     recipe: Recipe
-    """Without the settings, at the final budget."""
-    search: Search
+    """The recipe with the final budget, without the settings."""
+    search: SearchSpace
     trials: int
     folder: str
-    """Where its trials run, below the sweep's folder ``trials``."""
+    """The folder of its trials, below the sweep's folder ``trials``."""
     final_seeds: frozenset[int] = frozenset()
-    """Seeds that trials do not have: what is chosen by a seed's dev would be too good on its test."""
+    """Seeds that trials do not use, because selecting settings by a seed's dev score would bias its test score."""
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What tuning has found, and what it took."""
+class TuningResult:
+    """The selected settings and the trials."""
 
     settings: Mapping[str, Any]
     trials: tuple[Trial, ...]
     at_edge: tuple[Mapping[str, Any], ...]
-    """The axes on whose end the best setting is, even after the extension."""
+    """The axes on whose end the best setting lies, even after the extension."""
     order_holds: bool | None
-    """Whether the leading settings come in the same order at the final budget; None where trials have that budget,
-    or fewer than two of these runs have a score."""
+    """Whether the leading settings keep their order with the final budget; None if trials have the same budget or fewer
+    than two of these runs have a score."""
 
     @property
     def gmacs(self) -> float:
-        """Of all trials that finished."""
-        return sum(trial.measured.gmacs for trial in self.trials if trial.measured)
+        """The compute of all finished trials."""
+        return sum(trial.result.gmacs for trial in self.trials if trial.result)
 
 
-def space_of(study: Study, tune: TuneTable) -> Search:
-    """What the study's trials search; nothing where the method trains the classification head alone.
+def search_space_of(study: Study, tune: TuneConfig) -> SearchSpace:
+    """Return the search space of a study's trials; it is empty for a method that trains only the classification head.
+
+    Args:
+        study: The study.
+        tune: The sweep's ``[tune]`` table.
+
+    Returns:
+        The search space.
 
     Raises:
-        InputError: an axis sets one of these keys already, a range is empty, or a key has a tuning of its own.
+        InputError: An axis sets one of these keys, a range is empty, or a key is tuned separately.
     """
     method = study.any_recipe.method
     try:
-        given = tune.space.get(method.name)
-        space = method.search_for(kind_of(study.any_recipe)) if given is None else search_of(given)
+        override = tune.space.get(method.name)
+        space = (
+            method.search_space_for(resolve_model_kind(study.any_recipe))
+            if override is None
+            else to_search_space(override)
+        )
     except ValueError as error:
         raise InputError(f"tune.space.{method.name}: {error}") from error
-    if HEAD_RATE in space:
+    if HEAD_LEARNING_RATE in space:
         raise InputError(
-            f"tune.space.{method.name}: {HEAD_RATE} is tuned once for all methods, in [tune.head]; leave it out here"
+            f"tune.space.{method.name}: {HEAD_LEARNING_RATE} is tuned once for all methods in [tune.head]; remove it "
+            "here"
         )
-    if not space and not method.search:
-        raise InputError(f"{method.name!r} declares nothing to tune; give [tune.space.{method.name}]")
-    taken = {text.split("=", 1)[0] for layer in study.layers for text in as_overrides(layer)}
-    if seeds := sorted({"run.init_seed", "run.order_seed"} & taken):
+    if not space and not method.search_space:
+        raise InputError(f"{method.name!r} declares no search space; add [tune.space.{method.name}]")
+    axis_keys = {text.split("=", 1)[0] for layer in study.layers for text in to_overrides(layer)}
+    if seeds := sorted({"run.init_seed", "run.order_seed"} & axis_keys):
         raise InputError(
-            f"{study.label}: as an axis, {seeds[0]} would tune each of its values apart; use the axis seed, which it "
-            "follows"
+            f"{study.label}: as an axis, {seeds[0]} would tune each of its values separately; use the axis seed, which "
+            "also sets it"
         )
-    twice = sorted(space.keys() & taken)
-    if twice:
-        raise InputError(f"{study.label}: {twice[0]} is an axis and tuned, too; leave one out")
+    conflicts = sorted(space.keys() & axis_keys)
+    if conflicts:
+        raise InputError(f"{study.label}: {conflicts[0]} is both an axis and tuned; remove one")
     return space
 
 
-def kind_of(recipe: Recipe) -> ModelKind | None:
-    """The kind of a recipe's model, by its config; that of a model on a hub is loaded from there.
+def resolve_model_kind(recipe: Recipe) -> ModelKind | None:
+    """Find the model kind of a recipe from the model's config, which is downloaded for a hub model.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The model kind.
 
     Raises:
-        RunError: it cannot be loaded.
+        RunError: The config cannot be loaded.
     """
     kind = model_kind(model_config(recipe.model.name))
-    if kind is None:  # on a hub, which alone knows
-        from peftkit.runner.models import load_form  # torch
+    if kind is None:  # the config is on the hub
+        from peftkit.models.load import load_family  # imports torch
 
-        kind, _ = load_form(recipe)
+        kind, _ = load_family(recipe)
     return kind
 
 
 def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> None:
-    """Refuses tuning that would go wrong in the middle of the sweep.
+    """Check for problems of tuning that would otherwise occur in the middle of the sweep.
 
     Args:
-        grid: the sweep.
-        registry: the installed components.
-        overrides: those that the grid was expanded with.
+        grid: The sweep.
+        registry: The installed components.
+        overrides: The overrides that the grid was expanded with.
 
     Raises:
-        InputError: a space is of no method, a range of it is empty, or what trials change is no key of a recipe, is
-            of a value that it cannot have, or is an axis.
+        InputError: A space names an unknown method or has an empty range, or ``tune.set`` has a key that is unknown,
+            invalid or an axis.
         RunError: optuna is needed and not installed.
     """
-    tune, methods = grid.table.tune, registry.of("method")
+    tune, methods = grid.config.tune, registry.all("method")
     if not tune:
         return
     for key, name in [("tune.head.method", tune.head.method), *((f"tune.space.{name}", name) for name in tune.space)]:
         if name not in methods:
-            raise InputError(f"{grid.path}: {key}: there is no method {name!r}{did_you_mean(name, methods)}")
-    if tune.trials >= MODEL_BASED:
-        _optuna()
-    tried = set()
+            raise InputError(f"{grid.path}: {key}: no method {name!r}{did_you_mean(name, methods)}")
+    if tune.trials >= MODEL_BASED_FROM:
+        _import_optuna()
+    checked = set()
     for study in grid.studies:
-        space, method = space_of(study, tune), study.any_recipe.method.name
-        if method not in tried:
-            tried.add(method)
+        space, method = search_space_of(study, tune), study.any_recipe.method.name
+        if method not in checked:
+            checked.add(method)
             ends = [
-                {key: each.low if isinstance(each, Between) else each[0] for key, each in space.items()},
-                {key: each.high if isinstance(each, Between) else each[-1] for key, each in space.items()},
+                {key: each.low if isinstance(each, Range) else each[0] for key, each in space.items()},
+                {key: each.high if isinstance(each, Range) else each[-1] for key, each in space.items()},
             ]
             for end in ends:
                 try:
-                    make(grid.path, grid.table, registry, (*study.layers, tune.set, nested(end)), overrides)
+                    make_recipe(grid.path, grid.config, registry, (*study.layers, tune.set, unflatten(end)), overrides)
                 except RecipeError as error:
-                    raise RecipeError(problems_at(grid.path, f"{study.label}, tuned", error)) from error
+                    raise RecipeError(relocate_problems(grid.path, f"{study.label}, tuned", error)) from error
 
 
 def tune(
-    subject: Subject,
-    table: TuneTable,
+    target: TuningTarget,
+    config: TuneConfig,
     design: Design,
-    attempt: Attempt,
+    run_trial: RunTrial,
     valid: Callable[[Mapping[str, Any]], bool] = lambda settings: True,
-) -> Tuned:
-    """Runs the trials of a study, one after the other.
+) -> TuningResult:
+    """Run the trials of a study one after the other.
 
-    First the design, then two follow-ups beyond the end of the range that won or around the best point inside, then
-    a second seed of the leading two settings, which decides between them. Where trials have another budget than the
-    final runs, the leading two run at the final one, too, and the better of these wins.
+    The design comes first, then two follow-ups beyond the best end of the range or around the best point inside, then a
+    second seed of the two leading settings, which decides between them. If trials have another budget than the final
+    runs, the two leading settings are also run with the final budget, and the better one wins.
 
     Args:
-        subject: what is tuned.
-        table: the sweep's ``[tune]``.
-        design: how many trials.
-        attempt: runs a trial.
-        valid: whether settings beyond the declared range make a valid recipe.
+        target: What is tuned.
+        config: The sweep's ``[tune]`` table.
+        design: The number of trials.
+        run_trial: Runs a trial.
+        valid: Whether settings beyond the declared range make a valid recipe.
+
+    Returns:
+        The selected settings and the trials.
 
     Raises:
-        RunError: every trial failed, or optuna is needed and not installed.
+        RunError: Every trial failed, or optuna is needed and not installed.
     """
-    return _Tuning(subject, table, design, attempt, valid).result()
+    return _TuningRun(target, config, design, run_trial, valid).result()
 
 
-class _Tuning:
-    """The trials of a study so far."""
+class _TuningRun:
+    """The state of a tuning."""
 
     def __init__(
         self,
-        subject: Subject,
-        table: TuneTable,
+        target: TuningTarget,
+        config: TuneConfig,
         design: Design,
-        attempt: Attempt,
+        run_trial: RunTrial,
         valid: Callable[[Mapping[str, Any]], bool],
     ) -> None:
-        recipe = subject.recipe
-        self.subject, self.seed, self.design, self.attempt = subject, table.seed, design, attempt
-        free = (seed for seed in count(table.seed) if seed not in subject.final_seeds)
+        recipe = target.recipe
+        self.target, self.seed, self.design, self.run_trial = target, config.seed, design, run_trial
+        free = (seed for seed in count(config.seed) if seed not in target.final_seeds)
         self.seeds = [next(free) for _ in range(design.total)]
-        self.space = Space.of(subject.search, valid)
-        self.selector = Selector(recipe.selects, recipe.higher_is_better(recipe.selects), recipe.metric)
-        self.step = 1 / (design.even - 1)
+        self.space = Space.from_search_space(target.search, valid)
+        self.selector = Selector(
+            recipe.selection_metric, recipe.higher_is_better(recipe.selection_metric), recipe.metric
+        )
+        self.step = 1 / (design.evenly_spaced - 1)
         self.trials: list[Trial] = []
         self.points: list[Point] = []
 
-    def result(self) -> Tuned:
-        for point in self.space.start(self.design.even, self.seed):
-            self._try(point, "design")
-        self._model_based()
-        if not self._ranked():
-            raise RunError(f"{self.subject.label}: every trial failed")
-        stage, further = self.space.follow_ups(self.points, self._point(self._ranked()[0]), self.step)
-        for point in further:
-            self._try(point, stage)
-        leading = self._ranked()[:LEADING]
-        for group in (leading * LEADING)[:LEADING]:
-            self._try(self._point(group), "repeat")
-        again = [trial for trial in self.trials if any(trial.settings == group[0].settings for group in leading)]
-        final = self.selector.ranked(again)
+    def result(self) -> TuningResult:
+        """Run all trials and select the best settings."""
+        for point in self.space.start(self.design.evenly_spaced, self.seed):
+            self._run_point(point, "design")
+        self._run_model_based()
+        if not self._rank():
+            raise RunError(f"{self.target.label}: every trial failed")
+        stage, follow_ups = self.space.follow_ups(self.points, self._point(self._rank()[0]), self.step)
+        for point in follow_ups:
+            self._run_point(point, stage)
+        leaders = self._rank()[:NUM_LEADERS]
+        for group in (leaders * NUM_LEADERS)[:NUM_LEADERS]:
+            self._run_point(self._point(group), "repeat")
+        leader_trials = [
+            trial for trial in self.trials if any(trial.settings == group[0].settings for group in leaders)
+        ]
+        ranking = self.selector.rank(leader_trials)
         order_holds = None
         if self.design.transfer:
-            transferred = [self._transfer(group) for group in (final * LEADING)[:LEADING]]
-            at_final_budget = self.selector.ranked(transferred)
-            if len(at_final_budget) == LEADING:
-                order_holds = at_final_budget[0][0].settings == final[0][0].settings
-            final = at_final_budget or final
-        best = final[0]
-        return Tuned(best[0].settings, tuple(self.trials), self._edges(best), order_holds)
+            transferred = [self._run_at_final_budget(group) for group in (ranking * NUM_LEADERS)[:NUM_LEADERS]]
+            at_final_budget = self.selector.rank(transferred)
+            if len(at_final_budget) == NUM_LEADERS:
+                order_holds = at_final_budget[0][0].settings == ranking[0][0].settings
+            ranking = at_final_budget or ranking
+        best = ranking[0]
+        return TuningResult(best[0].settings, tuple(self.trials), self._edges(best), order_holds)
 
-    def _ranked(self) -> list[list[Trial]]:
-        return self.selector.ranked(self.trials)
+    def _rank(self) -> list[list[Trial]]:
+        return self.selector.rank(self.trials)
 
     def _point(self, group: Sequence[Trial]) -> Point:
-        """The position of a setting; ``points`` has one for each of ``trials``."""
+        """The position of a setting; ``points`` and ``trials`` are parallel."""
         return self.points[next(i for i, trial in enumerate(self.trials) if trial.settings == group[0].settings)]
 
-    def _try(self, point: Point, stage: Stage) -> Trial:
-        """Runs a trial, with the next seed where its settings were tried already, so that no trial is another one."""
+    def _run_point(self, point: Point, stage: Stage) -> Trial:
+        """Run a trial, with the next seed if its settings were tried before, so that no trial is repeated."""
         settings = self.space.settings(point)
         seed = self.seeds[sum(trial.settings == settings for trial in self.trials)]
-        self.trials.append(Trial(settings, seed, stage, self.attempt(settings, seed, stage)))
+        self.trials.append(Trial(settings, seed, stage, self.run_trial(settings, seed, stage)))
         self.points.append(point)
         return self.trials[-1]
 
-    def _transfer(self, group: Sequence[Trial]) -> Trial:
+    def _run_at_final_budget(self, group: Sequence[Trial]) -> Trial:
         settings, point = group[0].settings, self._point(group)
         seed = self.seeds[sum(trial.settings == settings and trial.stage == "transfer" for trial in self.trials)]
-        self.trials.append(Trial(settings, seed, "transfer", self.attempt(settings, seed, "transfer")))
+        self.trials.append(Trial(settings, seed, "transfer", self.run_trial(settings, seed, "transfer")))
         self.points.append(point)
         return self.trials[-1]
 
     def _edges(self, best: Sequence[Trial]) -> tuple[dict[str, Any], ...]:
-        """Where the best settings are the outermost that were tried, at an end of the declared range or beyond it."""
+        """The axes on which the best settings are the outermost tried, at an end of the declared range or beyond it."""
         point = self._point(best)
-        ways = self.space.edges(self.points, point, self.step)
+        edges = self.space.edges(self.points, point, self.step)
         return tuple(
-            {"key": axis.key, "end": end_of(way), "value": best[0].settings[axis.key]}
-            for axis, way, at in zip(self.space.axes, ways, point, strict=True)
-            if (way > 0 and at >= 1 - NEAR) or (way < 0 and at <= NEAR)
+            {"key": axis.key, "end": end_name(edge), "value": best[0].settings[axis.key]}
+            for axis, edge, position in zip(self.space.axes, edges, point, strict=True)
+            if (edge > 0 and position >= 1 - TOLERANCE) or (edge < 0 and position <= TOLERANCE)
         )
 
-    def _model_based(self) -> None:
-        """The rest of many trials, proposed by a tree-structured Parzen estimator (Bergstra et al., 2011)."""
-        number = self.design.trials - self.design.even
+    def _run_model_based(self) -> None:
+        """Run the remaining trials as proposed by a tree-structured Parzen estimator (Bergstra et al., 2011)."""
+        number = self.design.trials - self.design.evenly_spaced
         if not number:
             return
-        optuna = _optuna()
+        optuna = _import_optuna()
         distributions = {
             axis.key: optuna.distributions.FloatDistribution(0.0, 1.0)
-            if axis.is_range
-            else optuna.distributions.CategoricalDistribution([(i + 0.5) / len(axis.of) for i in range(len(axis.of))])  # type: ignore[arg-type]
+            if isinstance(axis.domain, Range)
+            else optuna.distributions.CategoricalDistribution(
+                [(i + 0.5) / len(axis.domain) for i in range(len(axis.domain))]
+            )
             for axis in self.space.axes
         }
-        sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=self.design.even)
-        search = optuna.create_study(direction="maximize" if self.selector.higher else "minimize", sampler=sampler)
-        pruned = optuna.trial.TrialState.PRUNED  # ranks after every trial that has a score, and still counts
+        sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=self.design.evenly_spaced)
+        search = optuna.create_study(
+            direction="maximize" if self.selector.higher_is_better else "minimize", sampler=sampler
+        )
+        pruned = optuna.trial.TrialState.PRUNED  # ranks after every trial with a score, but counts as a trial
         for trial, point in zip(self.trials, self.points, strict=True):
-            placed = [
-                at if axis.is_range else axis.position(trial.settings[axis.key])
-                for axis, at in zip(self.space.axes, point, strict=True)
+            positions = [
+                position if axis.is_range else axis.position(trial.settings[axis.key])
+                for axis, position in zip(self.space.axes, point, strict=True)
             ]
-            told = {"value": trial.score} if trial.score is not None else {"state": pruned}
-            params = dict(zip(distributions, placed, strict=True))
-            search.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, **told))
+            outcome = {"value": trial.score} if trial.score is not None else {"state": pruned}
+            params = dict(zip(distributions, positions, strict=True))
+            search.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, **outcome))
         for _ in range(number):
-            asked = search.ask(distributions)
-            score = self._try(tuple(asked.params[axis.key] for axis in self.space.axes), "model").score
+            proposal = search.ask(distributions)
+            score = self._run_point(tuple(proposal.params[axis.key] for axis in self.space.axes), "model").score
             if score is None:
-                search.tell(asked, state=pruned)
+                search.tell(proposal, state=pruned)
             else:
-                search.tell(asked, score)
+                search.tell(proposal, score)
 
 
-def _optuna() -> Any:
+def _import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise RunError(f"{MODEL_BASED} trials and more need optuna: pip install 'peftkit[sweep]'") from error
+        raise RunError(
+            f"{MODEL_BASED_FROM} or more trials need optuna; install it with: pip install 'peftkit[sweep]'"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -1,4 +1,4 @@
-"""The built-in tasks: on the data inside the package, on data sets of the hub, and on anybody's data."""
+"""The built-in tasks, on the package's data, on hub datasets and on the user's own data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
 @hookimpl
 def register_tasks() -> list[type[Task]]:
-    """The tasks that come with peftkit."""
+    """Registers the built-in tasks."""
     return [
         AgNews,
         CommonsenseQa,

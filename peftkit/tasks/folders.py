@@ -1,4 +1,4 @@
-"""Which files of a local folder are rows of which split."""
+"""Finds the files of each split in local folders and hub datasets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from peftkit.data_files import file_format, is_saved, read_rows
+from peftkit.data_files import file_format, is_saved_dataset, read_rows
 from peftkit.errors import InputError
 from peftkit.tasks.files import load_files
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 Files = tuple[tuple[str, tuple[str, ...]], ...]
-"""The files of each split."""
-PLACE = {"name", "version", "data_dir", "data_files", "description", "features"}
-"""The fields of a builder's configuration that do not change how a file is parsed."""
+"""Files by split."""
+NEUTRAL_FIELDS = {"name", "version", "data_dir", "data_files", "description", "features"}
+"""Fields of a builder's configuration that do not change how files are parsed."""
 
 
 def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Files:
-    """Finds the files of each split by their names, or the folders that ``Dataset.save_to_disk`` wrote.
+    """Finds the files of each split by their names, or folders that ``Dataset.save_to_disk`` wrote.
 
     Args:
-        path: a file, which is the training split, or a folder.
-        config: the sub-folder to prefer.
-        known: the names of splits, one of which must be found.
+        path: A folder, or a file, which is used for train.
+        config: Subfolder to prefer.
+        known: Names of splits; a folder without any of them is skipped.
 
     Returns:
-        The files of each split; nothing where the folder is of another form.
+        The files of each split; empty if the folder has another layout.
     """
-    if path.is_file() or is_saved(path):
+    if path.is_file() or is_saved_dataset(path):
         return (("train", (str(path),)),)
     if not path.is_dir() or (path / "dataset_dict.json").is_file():
         return ()
@@ -48,7 +48,7 @@ def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Fi
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file.name.startswith("."):  # such as macOS' ._train.csv
                 continue
-            if is_saved(file):
+            if is_saved_dataset(file):
                 splits[file.name].append(str(file))
             elif file_format(file) and file.is_file():
                 splits[re.split(r"[-_.]", file.name)[0]].append(str(file))
@@ -58,85 +58,92 @@ def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Fi
 
 
 def load_folder(path: str, config: str | None) -> dict[str, Any]:
-    """Loads a folder in the hub's form whose splits a README's configuration or file patterns name.
+    """Loads a folder whose splits are defined by a README or by file patterns, as in hub datasets.
 
     Args:
-        path: the folder.
-        config: which of its configurations.
+        path: The folder.
+        config: Name of the configuration.
 
     Returns:
-        A data set for each split; nothing where the folder needs a builder or options of ``datasets`` to be read.
+        A dataset for each split; empty if reading the folder requires a builder or options of ``datasets``.
+
+    Raises:
+        InputError: The name of the folder has glob characters, which ``datasets`` would expand.
     """
     from datasets import load_dataset_builder
 
     if has_magic(path):
         raise InputError(
-            f"{path!r}: the files of a folder with *, ? or [ in its name are found only if they are called by their "
-            "split, such as train.csv; name them with task.path = {train = …, dev = …, test = …}"
+            f"{path!r}: the name of the folder has *, ? or [, so its files must be named by their split, such as "
+            "train.csv; otherwise set task.path = {train = …, dev = …, test = …}"
         )
-    return _load_files_of(load_dataset_builder(path, config))
+    return _load_builder_files(load_dataset_builder(path, config))
 
 
-def load_hub_texts(place: Mapping[str, Any]) -> dict[str, Any]:
-    """Loads a hub data set whose files are CSV, TSV or JSON, which ``datasets`` would read by guessing types.
+def load_hub_texts(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads a hub dataset of CSV, TSV or JSON files without the type inference of ``datasets``.
 
     Args:
-        place: the arguments of ``load_dataset``.
+        arguments: Arguments of ``load_dataset``.
 
     Returns:
-        A data set for each split; nothing where files are of other forms, or need a builder or options to be read.
+        A dataset for each split; empty if the dataset has other files, or reading them requires a builder or options.
     """
     from datasets import load_dataset_builder
 
     try:
-        builder = load_dataset_builder(**place)
-    except Exception as error:  # the hub is away, or has no such data set: load_dataset says so, or has it in its cache
-        log.info("the files of %s are not known: %s", place["path"], error)
+        builder = load_dataset_builder(**arguments)
+    except Exception as error:  # load_dataset may have it in its cache, or reports the error
+        log.info("cannot list the files of %s: %s", arguments["path"], error)
         return {}
     names = [str(name) for each in (builder.config.data_files or {}).values() for name in each]
     if not names or not all(HUB_FILE.fullmatch(name) and file_format(Path(name)) != "parquet" for name in names):
         return {}
-    return _load_files_of(builder)
+    return _load_builder_files(builder)
 
 
-def _load_files_of(builder: DatasetBuilder) -> dict[str, Any]:
+def _load_builder_files(builder: DatasetBuilder) -> dict[str, Any]:
     files = {str(split): [str(file) for file in names] for split, names in (builder.config.data_files or {}).items()}
     if not files or not all(file_format(Path(name)) for names in files.values() for name in names):
         return {}
-    if not _reads_as_written(builder.config, files):
+    if not _uses_default_parsing(builder.config, files):
         return {}
-    files = {split: [_local(name) for name in names] for split, names in files.items()}
+    files = {split: [_download(name) for name in names] for split, names in files.items()}
     features = builder.config.features or builder.info.features
     if features is None:
         return load_files(files)
-    return {split: _typed(names, features) for split, names in files.items()}
+    return {split: _load_with_features(names, features) for split, names in files.items()}
 
 
-def _local(name: str) -> str:
-    """The path of a file, which is fetched if it lies on the hub."""
+def _download(name: str) -> str:
+    """Returns the path of a file; downloads it if it is on the hub."""
     from huggingface_hub import hf_hub_download
 
-    if not (found := HUB_FILE.fullmatch(name)):
+    if not (match := HUB_FILE.fullmatch(name)):
         return name
-    repository, revision, file = found.groups()
+    repository, revision, file = match.groups()
     return hf_hub_download(repository, file, repo_type="dataset", revision=unquote(revision))
 
 
-def _reads_as_written(config: Any, files: Mapping[str, list[str]]) -> bool:
-    """Whether the configuration leaves it to the files' extensions how they are parsed."""
+def _uses_default_parsing(config: Any, files: Mapping[str, list[str]]) -> bool:
+    """Returns whether the configuration has no options that change how files are parsed."""
     names = [name for each in files.values() for name in each]
     tabs = all(file_format(Path(name)) == "tsv" for name in names)
     for field in fields(config):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         value = getattr(config, field.name)
-        if field.name in PLACE or value == default or (field.name in ("sep", "delimiter") and tabs and value == "\t"):
+        if (
+            field.name in NEUTRAL_FIELDS
+            or value == default
+            or (field.name in ("sep", "delimiter") and tabs and value == "\t")
+        ):
             continue
         return False
     return True
 
 
-def _typed(names: list[str], features: Any) -> Any:
-    """The rows with the types that the folder's README declares."""
+def _load_with_features(names: list[str], features: Any) -> Any:
+    """Loads files with the types that the dataset's README declares."""
     from datasets import Dataset
 
     if all(file_format(Path(name)) in ("json", "jsonl") for name in names):

@@ -1,4 +1,4 @@
-"""The label of a row, and the names of all labels: given by the recipe or the data, or found in the training rows."""
+"""Reads the label of a row, and finds the names of all labels."""
 
 from __future__ import annotations
 
@@ -9,186 +9,202 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from peftkit.errors import InputError, RowError, did_you_mean, listed
-from peftkit.tasks import sources
-from peftkit.tasks.rows import EMPTY, INTERNAL, describe, value
+from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
+from peftkit.tasks import loading
+from peftkit.tasks.columns import EMPTY, get_value, short_repr, visible_columns
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-PLACE = re.compile(r"0|[1-9][0-9]*")
+INDEX = re.compile(r"0|[1-9][0-9]*")
 
 
 @lru_cache(maxsize=8)
-def find_label_names(source: sources.Source, column: str) -> tuple[tuple[str, ...], bool]:
-    """Finds the names of the labels of a source.
+def find_label_names(source: loading.DataSource, column: str) -> tuple[tuple[str, ...], bool]:
+    """Finds the names of the labels of a data source.
 
     Args:
-        source: where the rows are.
-        column: the column of the label; dots go into tables.
+        source: The data source.
+        column: Column of the label; dots select nested fields.
 
     Returns:
-        The names that the data set has for its numbers, or else the labels of the training rows in natural order; and
-        whether the column holds numbers of names.
+        The label names of the dataset's features, or else the labels of the training rows in natural order; and whether
+        the values are indices of names.
 
     Raises:
-        InputError: there is no such column, a row holds no single label, or texts and numbers are mixed.
+        InputError: The column does not exist, a row does not have one label, or texts and numbers are mixed.
     """
-    train: Any = sources.read(source).splits["train"]
+    train: Any = loading.load_splits(source).splits["train"]
     if names := feature_names(train.features, column):
         return names, True
     top = column if column in train.column_names else column.split(".")[0]
     if top not in train.column_names:
-        known = [name for name in train.column_names if not name.startswith(INTERNAL)]
-        raise InputError(f"there is no column {column!r}; the training rows have {listed(known)}")
+        known = visible_columns(train.column_names)
+        raise InputError(f"there is no column {column!r}; columns of the training rows: {comma_separated(known)}")
     first: tuple[int, str] | None = None
     empty: InputError | None = None
-    found: dict[Any, None] = {}
+    labels: dict[Any, None] = {}
     for index, label in enumerate(_labels(train, top, column)):
         if isinstance(label, RowError):
-            wrong = InputError(f"{sources.where(source, 'train', index)}: {label}")
-            if label.text == EMPTY:  # refused where the row is read, unless nothing reads it
-                empty = empty or wrong
+            error = InputError(f"{loading.row_location(source, 'train', index)}: {label}")
+            if label.text == EMPTY:  # an error only if the row is used
+                empty = empty or error
                 continue
-            raise wrong from label
+            raise error from label
         kind = _kind(label)
         if first is None:
             first = index, kind
         elif kind != first[1]:
-            other = sources.where(source, "train", first[0])
+            other = loading.row_location(source, "train", first[0])
             raise InputError(
-                f"{sources.where(source, 'train', index)}: {column}: the label {describe(label)} is a {kind}, and that "
-                f"of {other} is a {first[1]}; write all labels as one of them"
+                f"{loading.row_location(source, 'train', index)}: {column}: the label {short_repr(label)} is a {kind}, "
+                f"but the label of {other} is a {first[1]}; use one type for all labels"
             )
-        found[label] = None
-    if empty and len(found) < 2:
+        labels[label] = None
+    if empty and len(labels) < 2:
         raise empty
-    return tuple(sorted(dict.fromkeys(map(label_text, found)), key=natural)), False
+    return tuple(sorted(dict.fromkeys(map(label_name, labels)), key=natural_sort_key)), False
 
 
 def feature_names(features: Mapping[str, Any] | None, column: str) -> tuple[str, ...]:
-    """The names that a data set has for the numbers of a column, also within a table; empty where it has none."""
+    """Returns the label names of a column in a dataset's features; empty if there are none.
+
+    Args:
+        features: The features of the dataset.
+        column: Name of the column; dots select nested fields.
+    """
     feature: Any = features or {}
     for part in [column] if column in feature else column.split("."):
         feature = feature.get(part) if isinstance(feature, Mapping) else None
     return tuple(getattr(feature, "names", None) or ())
 
 
-def refuse_other_names(splits: Mapping[str, Any], column: str, names: Sequence[str], option: str) -> None:
-    """Refuses data whose splits number their labels differently from each other or from the recipe.
+def check_label_order(splits: Mapping[str, Any], column: str, names: Sequence[str], origin: str) -> None:
+    """Checks that all splits number their labels in the same order.
 
     Args:
-        splits: the rows of each split.
-        column: the column of the label.
-        names: the labels' names that the numbers will be read as.
-        option: where these names come from, for the message.
+        splits: The rows of each split.
+        column: Column of the label.
+        names: The expected order of the label names.
+        origin: Where the expected order comes from, for error messages.
 
     Raises:
-        InputError: a split has a name at another number.
+        InputError: A split has a label name at another number.
     """
     for split, rows in splits.items():
         known = feature_names(rows.features, column)
         for number, name in enumerate(known):
             if name in names and (number >= len(names) or names[number] != name):
                 raise InputError(
-                    f"{column}: the split {split!r} has the label {name!r} as number {number}, and {option} as number "
-                    f"{list(names).index(name)}; name the labels in one order: {listed(known)}"
+                    f"{column}: the label {name!r} is number {number} in split {split!r}, but number "
+                    f"{list(names).index(name)} in {origin}; use one order: {comma_separated(known)}"
                 )
 
 
-def refuse_unclear(names: Sequence[str], column: str) -> None:
-    """Refuses labels of which there are fewer than two, or of which two look alike.
+def check_label_names(names: Sequence[str], column: str) -> None:
+    """Checks that there are at least two labels and that they look different.
+
+    Args:
+        names: The label names.
+        column: Column of the label, for error messages.
 
     Raises:
-        InputError: there are fewer, or two differ in blanks or in how characters are composed only.
+        InputError: There are fewer than two labels, or two of them differ only in whitespace or Unicode normalization.
     """
     if len(names) < 2:
-        raise InputError(f"{column}: there is one label, {names[0]!r}; a classification needs two at the least")
+        raise InputError(f"{column}: has one label, {names[0]!r}; at least 2 are required")
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), name)
         if other != name:
-            what = "blanks" if other.split() == name.split() else "how their characters are composed"
-            raise InputError(f"{column}: the labels {other!r} and {name!r} differ in {what} only; write them alike")
+            difference = "whitespace" if other.split() == name.split() else "Unicode normalization"
+            raise InputError(f"{column}: the labels {other!r} and {name!r} differ only in {difference}; unify them")
 
 
 def read_label(row: Mapping[str, Any], column: str) -> Any:
-    """The one label of a row.
-
-    Raises:
-        RowError: there is none, or several.
-    """
-    given = value(row, column)
-    if isinstance(given, str | bool | int):
-        if isinstance(given, str) and not given.strip():
-            raise RowError(column, EMPTY)
-        return given
-    if isinstance(given, float):
-        if not math.isfinite(given):
-            raise RowError(column, EMPTY if math.isnan(given) else f"holds {given}, which is no label")
-        return given
-    is_list = isinstance(given, Sequence) and not isinstance(given, bytes)
-    kind = "list" if is_list else "table" if isinstance(given, Mapping) else type(given).__name__
-    raise RowError(column, f"holds the {kind} {describe(given)}; peftkit has one label a row, a text or a number")
-
-
-def match_label(given: Any, names: Sequence[str], column: str, *, numbered: bool) -> str:
-    """Finds which label a row's value means.
+    """Returns the label of a row.
 
     Args:
-        given: what ``read_label`` returned.
-        names: the labels' names.
-        column: the column, for the message.
-        numbered: whether numbers are the places of ``names``.
+        row: The row.
+        column: Column of the label; dots select nested fields.
+
+    Returns:
+        A text, number or boolean.
+
+    Raises:
+        RowError: The row has no label, or several.
+    """
+    label = get_value(row, column)
+    if isinstance(label, str | bool | int):
+        if isinstance(label, str) and not label.strip():
+            raise RowError(column, EMPTY)
+        return label
+    if isinstance(label, float):
+        if not math.isfinite(label):
+            raise RowError(column, EMPTY if math.isnan(label) else f"must be a label, not {label}")
+        return label
+    is_list = isinstance(label, Sequence) and not isinstance(label, bytes)
+    kind = "list" if is_list else "table" if isinstance(label, Mapping) else type(label).__name__
+    raise RowError(column, f"must be one label, a text or a number, not the {kind} {short_repr(label)}")
+
+
+def match_label(label: Any, names: Sequence[str], column: str, *, numbered: bool) -> str:
+    """Returns the name of a row's label.
+
+    Args:
+        label: The label from ``read_label``.
+        names: The label names.
+        column: Column of the label, for error messages.
+        numbered: Whether numbers are indices into ``names``.
 
     Returns:
         One of the names.
 
     Raises:
-        RowError: none is meant.
+        RowError: The label is unknown.
     """
-    if numbered and not isinstance(given, bool):
-        # A file's texts can be numbers only where no name is one: 1 would be a name as well as a place.
-        is_place = isinstance(given, str) and PLACE.fullmatch(given) and not any(map(NUMBER.fullmatch, names))
-        if isinstance(given, int) or is_place:
-            if 0 <= int(given) < len(names):
-                return names[int(given)]
-            raise RowError(column, f"the label {given} is no number of {len(names)} labels, from 0")
-    for spelling in _spellings(given):
+    if numbered and not isinstance(label, bool):
+        # Texts are indices only if no name is a number, because "1" could be a name too.
+        is_index = isinstance(label, str) and INDEX.fullmatch(label) and not any(map(NUMBER.fullmatch, names))
+        if isinstance(label, int) or is_index:
+            if 0 <= int(label) < len(names):
+                return names[int(label)]
+            raise RowError(column, f"the label {label} is out of range for {len(names)} labels, counted from 0")
+    for spelling in _spellings(label):
         if spelling in names:
             return spelling
-    near = did_you_mean(str(given), names)
-    raise RowError(column, f"unknown label {given!r}{near}; labels: {listed(list(names))}")
+    near = did_you_mean(str(label), names)
+    raise RowError(column, f"unknown label {label!r}{near}; labels: {comma_separated(list(names))}")
 
 
-def label_text(label: Any) -> str:
-    """The name of a label that stands in the rows: as files write it."""
+def label_name(label: Any) -> str:
+    """Returns the name of a label from the rows; booleans are lower-case, as in files."""
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
-def natural(name: str) -> tuple[Any, ...]:
-    """A key that sorts numbers by size, also within texts: ``class 2`` before ``class 10``."""
+def natural_sort_key(name: str) -> tuple[Any, ...]:
+    """Returns a sort key that orders numbers by value, also within texts: ``class 2`` before ``class 10``."""
     if NUMBER.fullmatch(name):
         return (0, float(name), name)
     parts = re.split(r"([0-9]+)", name)
-    return (1, tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name)
+    return (1, tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name)
 
 
-def _spellings(given: Any) -> list[str]:
-    if isinstance(given, bool):
-        return [str(given).lower(), str(given)]
-    if isinstance(given, float) and given.is_integer():
-        return [str(given), str(int(given))]
-    return [str(given), str(float(given))] if isinstance(given, int) and abs(given) < 2**53 else [str(given)]
+def _spellings(label: Any) -> list[str]:
+    if isinstance(label, bool):
+        return [str(label).lower(), str(label)]
+    if isinstance(label, float) and label.is_integer():
+        return [str(label), str(int(label))]
+    return [str(label), str(float(label))] if isinstance(label, int) and abs(label) < 2**53 else [str(label)]
 
 
 def _labels(rows: Any, top: str, column: str) -> Iterator[Any]:
-    """The label of each row, or the error that it is."""
+    """Yields the label of each row, or the error for a row without valid label."""
     for batch in rows.select_columns([top]).iter(batch_size=10_000):
-        for held in batch[top]:
+        for content in batch[top]:
             try:
-                yield read_label({top: held}, column)
+                yield read_label({top: content}, column)
             except RowError as error:
                 yield error
 
 
 def _kind(label: Any) -> str:
-    return "text" if isinstance(label, str) else "truth value" if isinstance(label, bool) else "number"
+    return "text" if isinstance(label, str) else "boolean" if isinstance(label, bool) else "number"

@@ -1,4 +1,4 @@
-"""Shares of rows, drawn by a seed."""
+"""Draws seeded samples of rows: held-out splits and subsets."""
 
 from __future__ import annotations
 
@@ -7,69 +7,69 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import RowError
-from peftkit.tasks.rows import INTERNAL, value
+from peftkit.tasks.columns import INTERNAL, get_value
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 ORIGIN = f"{INTERNAL}row"
-"""The column that holds where a row stood, from 0, before splits were cut and rows chosen."""
+"""Column with the index of each row in its source, before rows were split and sampled."""
 
 
-def hold_out(rows: Dataset, wanted: int, seed: int, stratify: str | None) -> tuple[Dataset, Dataset]:
-    """Splits rows into two by a seed, with every label in the same share, as near as can be.
+def hold_out(rows: Dataset, number: int, seed: int, stratify: str | None) -> tuple[Dataset, Dataset]:
+    """Splits rows into two sets by a seed.
 
     Args:
-        rows: the rows.
-        wanted: how many of them are held out; at least one is.
-        seed: decides which.
-        stratify: the column whose values are kept in proportion; None for none.
+        rows: The rows.
+        number: Number of rows to hold out, at least 1.
+        seed: Seed of the split.
+        stratify: Column whose values keep their proportions in both sets; None for a simple random split.
 
     Returns:
-        The rows that are left, and those that are held out.
+        The remaining rows, and those held out.
     """
-    rng = random.Random(f"{seed}/{len(rows)}")  # noqa: S311 - a sample, no secret
+    rng = random.Random(f"{seed}/{len(rows)}")  # noqa: S311 - not used for security
     groups: dict[str, list[int]] = defaultdict(list)
     for index, key in enumerate(_strata(rows, stratify)):
         groups[key].append(index)
-    wanted = max(1, wanted)
-    exact = {key: len(group) * wanted / len(rows) for key, group in groups.items()}
-    share = {key: int(number) for key, number in exact.items()}
-    rest = sorted(groups, key=lambda key: (share[key] - exact[key], key))
-    for key in rest[: wanted - sum(share.values())]:
-        share[key] += 1
-    out = {index for key in sorted(groups) for index in rng.sample(groups[key], share[key])}
-    rows = _numbered(rows)
-    return rows.select([i for i in range(len(rows)) if i not in out]), rows.select(sorted(out))
+    number = max(1, number)
+    quotas = {key: len(group) * number / len(rows) for key, group in groups.items()}
+    sizes = {key: int(quota) for key, quota in quotas.items()}
+    by_remainder = sorted(groups, key=lambda key: (sizes[key] - quotas[key], key))
+    for key in by_remainder[: number - sum(sizes.values())]:
+        sizes[key] += 1
+    held_out = {index for key in sorted(groups) for index in rng.sample(groups[key], sizes[key])}
+    rows = _add_origin(rows)
+    return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))
 
 
 def _strata(rows: Dataset, column: str | None) -> list[str]:
-    """What of each row is kept in proportion; nothing where there is no such column, which is told later."""
+    """Returns the stratum of each row; all are empty if the column is missing, which is reported later."""
 
-    def key(found: Any, top: str) -> str:
+    def key(content: Any, top: str) -> str:
         try:
-            return repr(value({top: found}, column or ""))
+            return repr(get_value({top: content}, column or ""))
         except RowError:
             return ""
 
     for top in rows.column_names:
         if top in (column, (column or "").split(".")[0]):
             batches = rows.select_columns([top]).iter(batch_size=10_000)
-            return [key(found, top) for batch in batches for found in batch[top]]
+            return [key(content, top) for batch in batches for content in batch[top]]
     return [""] * len(rows)
 
 
-def draw(rows: Any, number: int, seed: int, split: str) -> Any:
-    """Draws rows by a seed.
+def draw_sample(rows: Any, number: int, seed: int, split: str) -> Any:
+    """Draws a sample of rows by a seed.
 
     Args:
-        rows: the rows, held or streamed.
-        number: at most so many are drawn.
-        seed: decides which, together with ``split``.
-        split: the name of the split.
+        rows: A dataset or a stream.
+        number: Maximum number of rows.
+        seed: Seed of the sample, together with ``split``.
+        split: Name of the split.
 
     Returns:
-        The rows drawn, in their order; of a stream the first ones.
+        The sampled rows in their original order; for a stream, the first rows.
     """
     from datasets import Dataset
 
@@ -77,9 +77,9 @@ def draw(rows: Any, number: int, seed: int, split: str) -> Any:
         return rows.take(number)
     if len(rows) <= number:
         return rows
-    rng = random.Random(f"{seed}/{split}")  # noqa: S311 - a sample, no secret
-    return _numbered(rows).select(sorted(rng.sample(range(len(rows)), number)))
+    rng = random.Random(f"{seed}/{split}")  # noqa: S311 - not used for security
+    return _add_origin(rows).select(sorted(rng.sample(range(len(rows)), number)))
 
 
-def _numbered(rows: Dataset) -> Dataset:
+def _add_origin(rows: Dataset) -> Dataset:
     return rows if ORIGIN in rows.column_names else rows.add_column(ORIGIN, list(range(len(rows))))

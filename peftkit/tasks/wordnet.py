@@ -1,4 +1,4 @@
-"""Three tasks on WordNet's definitions, shipped inside the package: real English, real labels, no network."""
+"""Tasks on WordNet's definitions, whose data are part of the package."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftkit.components import Example, Task
-from peftkit.tasks.rows import texts
+from peftkit.tasks.columns import get_texts
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-DATA = Path(__file__).parents[1] / "assets" / "wordnet"
+DATA_DIR = Path(__file__).parents[1] / "assets" / "wordnet"
 
 
 class WordNetTask(Task):
-    """What the three share: rows are noun synsets of WordNet 3.0 (Miller, 1995; Fellbaum, 1998)."""
+    """Base class of the WordNet tasks; rows are noun synsets of WordNet 3.0 (Miller, 1995; Fellbaum, 1998)."""
 
     source = "WordNet 3.0, Princeton University, https://wordnet.princeton.edu"
-    licence = "WordNet 3.0 licence (kept beside the data: peftkit/assets/wordnet/LICENSE)"
+    licence = "WordNet 3.0 licence (peftkit/assets/wordnet/LICENSE)"
 
     def _folder(self) -> Path:
         raise NotImplementedError
 
     def load(self) -> DatasetDict:
-        """The three splits; no synset lies in two splits, over all three tasks together."""
+        """Loads the three splits; no synset is in two splits, across all WordNet tasks."""
         import pyarrow.parquet as pq
         from datasets import Dataset, DatasetDict
 
@@ -34,10 +34,10 @@ class WordNetTask(Task):
 
 
 class WordNetTopic(WordNetTask):
-    """Definition → which of ten lexicographer categories the noun belongs to.
+    """Definition → the noun's lexicographer category, one of ten.
 
-    10,200 / 500 / 1,000 rows, balanced; neither a lemma of the noun nor the category's name stands in the
-    definition. Prompt: ``topic: <definition>``; the verbalisers are the categories' own names.
+    10,200 / 500 / 1,000 rows, balanced. Definitions contain neither a lemma of the noun nor the category's name.
+    Prompt: ``topic: <definition>``; verbalisers are the names of the categories.
     """
 
     name: Literal["wordnet_topic"] = "wordnet_topic"
@@ -51,7 +51,7 @@ class WordNetTopic(WordNetTask):
         "f1_macro",
         "matthews_correlation",
     )
-    selects = "accuracy"
+    selection_metric = "accuracy"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -70,56 +70,56 @@ class WordNetTopic(WordNetTask):
         )
 
     def _folder(self) -> Path:
-        return DATA / "topic"
+        return DATA_DIR / "topic"
 
-    def encode(self, row: Mapping[str, Any]) -> Example:
+    def to_example(self, row: Mapping[str, Any]) -> Example:
         """``topic: <definition>`` → category."""
         return Example(f"topic: {row['gloss']}", row["category"], self.labels)
 
 
 class WordNetMcq(WordNetTask):
-    """Definition → which of five words it defines.
+    """Definition → the word it defines, one of five.
 
-    10,500 / 500 / 1,000 rows. Rows come in groups of five that share their five choices, each right once, so
-    that a model that does not read the definition scores exactly one fifth. Prompt: ``choose: <definition>``;
-    the words are ranked by likelihood and are not shown in the prompt.
+    10,500 / 500 / 1,000 rows, in groups of five that share five choices. Each choice is the answer once, so the
+    accuracy of input-blind baselines is exactly 20 %. Prompt: ``choose: <definition>``; the words are ranked by
+    likelihood and not shown in the prompt.
     """
 
     name: Literal["wordnet_mcq"] = "wordnet_mcq"
     distractors: Literal["far", "sisters"] = "far"
-    """Wrong choices of other categories, or (hard) sister terms, which have the same hypernym."""
+    """Wrong choices from other categories (`far`), or sister terms with the same hypernym (`sisters`, harder)."""
 
     kind = "multiple_choice"
     metrics = ("accuracy",)
-    selects = "accuracy"
+    selection_metric = "accuracy"
 
     def _folder(self) -> Path:
-        return DATA / f"mcq_{self.distractors}"
+        return DATA_DIR / f"mcq_{self.distractors}"
 
-    def encode(self, row: Mapping[str, Any]) -> Example:
-        """``choose: <definition>`` → the word, among five; the rows that share these five are a group."""
-        # A cell of CSV is a text, and as a sequence its characters.
-        choices = tuple(texts(row, ["choices"])) if "choices" in row else (row["choices"],)
+    def to_example(self, row: Mapping[str, Any]) -> Example:
+        """``choose: <definition>`` → the word, one of five; rows with the same choices are a group."""
+        # get_texts rejects a CSV cell, which is a string; tuple() would split it into characters.
+        choices = tuple(get_texts(row, ["choices"])) if "choices" in row else (row["choices"],)
         return Example(f"choose: {row['gloss']}", row["answer"], choices, group=", ".join(sorted(choices)))
 
 
 class WordNetDistractors(WordNetTask):
-    """Word and definition → three plausible wrong answers (sister terms of the word).
+    """Word and definition → three distractors, which are sister terms of the word.
 
-    10,500 / 500 / 1,000 rows. Prompt: ``distractors: <word>; <definition>``; the target is the three words
-    separated by ``;``.
+    10,500 / 500 / 1,000 rows. Prompt: ``distractors: <word>; <definition>``; the target is the three words separated by
+    ``; ``.
     """
 
     name: Literal["wordnet_distractors"] = "wordnet_distractors"
 
     kind = "generation"
     metrics = ("distractor_match", "distractor_novelty", "distractor_distinctness", "bleu", "rouge")
-    selects = "distractor_f1"
+    selection_metric = "distractor_f1"
 
     def _folder(self) -> Path:
-        return DATA / "distractors"
+        return DATA_DIR / "distractors"
 
-    def encode(self, row: Mapping[str, Any]) -> Example:
+    def to_example(self, row: Mapping[str, Any]) -> Example:
         """``distractors: <word>; <definition>`` → ``a; b; c``."""
         target = "; ".join(row["distractors"])
         return Example(f"distractors: {row['word']}; {row['gloss']}", target, extra={"answer": row["word"]})

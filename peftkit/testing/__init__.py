@@ -1,39 +1,36 @@
-"""The public conformance kit: what must hold for every method, tried on tiny models of many architectures."""
+"""The public conformance kit: checks of methods, tasks and metrics, on tiny models of many architectures."""
 
-from peftkit.testing.checks import (
-    CHECKS,
-    RefusedError,
-    applied,
+from peftkit.testing.component_checks import check_metric, check_published_rates, check_round_trip, check_task
+from peftkit.testing.method_checks import (
+    METHOD_CHECKS,
+    NotSupportedError,
+    check_generation_matches_scores,
+    check_gradient_checkpointing,
     check_method,
-    checkpointing,
-    generates_what_it_scores,
-    learn,
-    logits,
-    trained,
 )
-from peftkit.testing.components import check_metric, check_task, round_trip, searches_published_rates
-from peftkit.testing.suite import conformance
-from peftkit.testing.tiny import batch, context, kind_of, saved, situation, tiny
+from peftkit.testing.pytest_suite import conformance
+from peftkit.testing.tiny_models import architecture_kind, batch, context, run_spec, save_tiny_model, tiny_model
+from peftkit.testing.tiny_training import apply_method, logits, train_on_batch, trained_tensors
 
 __all__ = [
-    "CHECKS",
-    "RefusedError",
-    "applied",
+    "METHOD_CHECKS",
+    "NotSupportedError",
+    "apply_method",
+    "architecture_kind",
     "batch",
+    "check_generation_matches_scores",
+    "check_gradient_checkpointing",
     "check_method",
     "check_metric",
+    "check_published_rates",
+    "check_round_trip",
     "check_task",
-    "checkpointing",
     "conformance",
     "context",
-    "generates_what_it_scores",
-    "kind_of",
-    "learn",
     "logits",
-    "round_trip",
-    "saved",
-    "searches_published_rates",
-    "situation",
-    "tiny",
-    "trained",
+    "run_spec",
+    "save_tiny_model",
+    "tiny_model",
+    "train_on_batch",
+    "trained_tensors",
 ]

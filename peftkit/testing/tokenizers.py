@@ -1,4 +1,4 @@
-"""Forty small tokenizers of every make: how they divide words, write blanks, normalise and frame a text."""
+"""Forty small tokenizers with different models, whitespace handling, normalizers and templates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CORPUS = [
     "    def run(self):\n        return self.answer  # none",
 ] * 3
 SPECIAL = ["<pad>", "</s>", "<s>", "<unk>", "[CLS]", "[SEP]", "<|im_end|>", "<extra>"]
-NAMED = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+SPECIAL_BY_ROLE = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
 UNKNOWN = {"unk_token": "<unk>"}
 TEMPLATES: Mapping[str, tuple[str, str]] = {
     "none": ("$A", "$A $B"),
@@ -44,9 +44,9 @@ TEMPLATES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def _byte_level(*, blank: bool, words: bool = True) -> Tokenizer:
+def _byte_level(*, prefix_space: bool, words: bool = True) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=blank, use_regex=words)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=words)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
@@ -56,8 +56,8 @@ def _byte_level(*, blank: bool, words: bool = True) -> Tokenizer:
 
 
 def _metaspace(model: str, scheme: str, *, split: bool) -> Tokenizer:
-    blank = {"always": "▁", "first": "", "never": ""}[scheme]
-    texts = [f"{blank}{text}".replace(" ", "▁") for text in CORPUS]
+    prefix = {"always": "▁", "first": "", "never": ""}[scheme]
+    texts = [f"{prefix}{text}".replace(" ", "▁") for text in CORPUS]
     pieces = _pieces([piece for text in texts for piece in re.split("(?=▁)", text)] if split else texts)
     total = sum(pieces.values())
     scores = [(token, 0.0) for token in SPECIAL] + [(piece, math.log(n / total)) for piece, n in pieces.items()]
@@ -72,7 +72,7 @@ def _metaspace(model: str, scheme: str, *, split: bool) -> Tokenizer:
 
 
 def _pieces(texts: Sequence[str]) -> dict[str, int]:
-    """The commonest parts of texts, with how often each occurs: trainers break ties at random."""
+    """Count the most frequent substrings of texts; the library's trainers break ties at random."""
     counts = Counter(text[i : i + n] for text in texts for n in range(1, 6) for i in range(len(text) - n + 1))
     characters = sorted(piece for piece in counts if len(piece) == 1)
     longer = sorted((piece for piece in counts if len(piece) > 1), key=lambda piece: (-counts[piece], piece))
@@ -80,7 +80,7 @@ def _pieces(texts: Sequence[str]) -> dict[str, int]:
 
 
 def _llama(*, fallback: bool) -> Tokenizer:
-    """Blanks by a normaliser, as sentencepiece's BPE is converted; unknown characters as bytes."""
+    """Build a tokenizer like converted sentencepiece BPE, with whitespace in the normalizer and byte fallback."""
     tokenizer = Tokenizer(models.BPE(**UNKNOWN, byte_fallback=fallback, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
@@ -112,34 +112,34 @@ def _word_level(*, punctuation: bool) -> Tokenizer:
     return tokenizer
 
 
-def _normalised(normaliser: Any) -> Tokenizer:
+def _with_normalizer(normalizer: Any) -> Tokenizer:
     tokenizer = _metaspace("unigram", "always", split=True)
-    tokenizer.normalizer = normaliser
+    tokenizer.normalizer = normalizer
     return tokenizer
 
 
 def _digits() -> Tokenizer:
-    tokenizer = _byte_level(blank=False)
+    tokenizer = _byte_level(prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     return tokenizer
 
 
-def _added() -> Tokenizer:
-    """With added tokens that take the blanks beside them, as ``<mask>`` of RoBERTa does."""
-    tokenizer = _byte_level(blank=False)
+def _with_added_tokens() -> Tokenizer:
+    """Build a tokenizer with added tokens that absorb adjacent whitespace, like RoBERTa's ``<mask>``."""
+    tokenizer = _byte_level(prefix_space=False)
     tokenizer.add_tokens([AddedToken("granite", lstrip=True), AddedToken("good", rstrip=True, single_word=True)])
     return tokenizer
 
 
-MAKES: Mapping[str, Callable[[], Tokenizer]] = {
-    "byte-level": lambda: _byte_level(blank=False),
-    "byte-level, leading blank": lambda: _byte_level(blank=True),
-    "byte-level over blanks": lambda: _byte_level(blank=False, words=False),
-    "byte-level over blanks, leading": lambda: _byte_level(blank=True, words=False),
+TOKENIZER_BUILDERS: Mapping[str, Callable[[], Tokenizer]] = {
+    "byte-level": lambda: _byte_level(prefix_space=False),
+    "byte-level, leading blank": lambda: _byte_level(prefix_space=True),
+    "byte-level over blanks": lambda: _byte_level(prefix_space=False, words=False),
+    "byte-level over blanks, leading": lambda: _byte_level(prefix_space=True, words=False),
     "byte-level, digits": _digits,
-    "byte-level, added": _added,
+    "byte-level, added": _with_added_tokens,
     "unigram, always": lambda: _metaspace("unigram", "always", split=True),
     "unigram, first": lambda: _metaspace("unigram", "first", split=True),
     "unigram, never": lambda: _metaspace("unigram", "never", split=True),
@@ -152,43 +152,47 @@ MAKES: Mapping[str, Callable[[], Tokenizer]] = {
     "llama without bytes": lambda: _llama(fallback=False),
     "wordpiece": lambda: _wordpiece(lower=False),
     "wordpiece, lower": lambda: _wordpiece(lower=True),
-    "wordpiece, as it is": lambda: _wordpiece(lower=False, cleanup=False),
+    "wordpiece, no cleanup": lambda: _wordpiece(lower=False, cleanup=False),
     "words": lambda: _word_level(punctuation=True),
     "words between blanks": lambda: _word_level(punctuation=False),
-    "unigram, lower": lambda: _normalised(normalizers.Lowercase()),
-    "unigram, nfkc, strip": lambda: _normalised(normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])),
-    "unigram, no accents": lambda: _normalised(normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
+    "unigram, lower": lambda: _with_normalizer(normalizers.Lowercase()),
+    "unigram, nfkc, strip": lambda: _with_normalizer(normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])),
+    "unigram, no accents": lambda: _with_normalizer(
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    ),
 }
-FORTY: tuple[tuple[str, str], ...] = (
-    *((make, list(TEMPLATES)[number % len(TEMPLATES)]) for number, make in enumerate(MAKES)),
+TOKENIZER_CASES: tuple[tuple[str, str], ...] = (
+    *((make, list(TEMPLATES)[number % len(TEMPLATES)]) for number, make in enumerate(TOKENIZER_BUILDERS)),
     *(("byte-level over blanks", template) for template in TEMPLATES),
     *(("llama", template) for template in TEMPLATES),
 )
-"""Every make with one template, and two that join words over blanks with every template."""
+"""Every tokenizer with one template, and two that merge tokens across whitespace with every template."""
 
 
 @cache
-def _made(make: str) -> str:
-    return str(MAKES[make]().to_str())
+def _serialized(make: str) -> str:
+    return str(TOKENIZER_BUILDERS[make]().to_str())
 
 
 @cache
 def tokenizer(make: str, template: str, **named: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer of that make whose texts are framed so.
+    """Build a tokenizer with a template of special tokens.
 
     Args:
-        make: a key of ``MAKES``.
-        template: a key of ``TEMPLATES``.
-        named: special tokens by other names than ``NAMED``'s; None for none.
+        make: A key of ``MAKES``.
+        template: A key of ``TEMPLATES``.
+        **named: Special tokens that differ from ``SPECIAL_BY_ROLE``; None for no such token.
     """
-    made = Tokenizer.from_str(_made(make))
+    backend = Tokenizer.from_str(_serialized(make))
     single, pair = TEMPLATES[template]
-    framed = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[(t, made.token_to_id(t)) for t in SPECIAL]
+    template_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(t, backend.token_to_id(t)) for t in SPECIAL]
     )
-    byte_level = made.decoder is not None and "ByteLevel" in str(type(made.decoder))
-    made.post_processor = (
-        processors.Sequence([processors.ByteLevel(trim_offsets=False), framed]) if byte_level else framed
+    byte_level = backend.decoder is not None and "ByteLevel" in str(type(backend.decoder))
+    backend.post_processor = (
+        processors.Sequence([processors.ByteLevel(trim_offsets=False), template_processor])
+        if byte_level
+        else template_processor
     )
-    tokens = {key: value for key, value in {**NAMED, **named}.items() if value is not None}
-    return PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=["<extra>"], **tokens)
+    tokens = {key: value for key, value in {**SPECIAL_BY_ROLE, **named}.items() if value is not None}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=["<extra>"], **tokens)

@@ -1,4 +1,4 @@
-"""LoRA-XS for peftkit."""
+"""The LoRA-XS method for peftkit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from peftkit import Context, Method, PublishedRate, hookimpl
+from peftkit import ApplyContext, Method, PublishedRate, hookimpl
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ QUERY_AND_VALUE = (
     *("q", "v", "q_proj", "v_proj", "q_lin", "v_lin", "query", "value", "query_proj", "value_proj"),
     *("c_attn", "Wqkv"),
 )
-"""What the projections are called in the architectures of transformers; GPT-2 and ModernBERT have them in one."""
+"""Names of the query and value projections in transformers; GPT-2 and ModernBERT fuse them with the keys."""
 OUTPUTS = frozenset({"lm_head"})
 FILE = "lora_xs.safetensors"
 
 
 class LoraXs(Method):
-    """Learns a small square matrix between fixed singular directions of each layer (LoRA-XS, Bałazy et al., 2024)."""
+    """Trains a small square matrix between fixed singular directions of each layer (LoRA-XS, Bałazy et al., 2024)."""
 
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate(
@@ -38,49 +38,51 @@ class LoraXs(Method):
 
     name: Literal["lora_xs"] = "lora_xs"
     r: int = Field(default=16, gt=0)
-    """How many singular directions of each layer are used; the matrix is as wide and as high."""
+    """The rank: the number of singular directions, and the size of the square matrix."""
     alpha: float = Field(default=16.0, gt=0)
-    """Scales the update by alpha/r."""
+    """The update is scaled by alpha/r."""
     target_modules: tuple[str, ...] | str | None = None
-    """The layers that are updated: names, a regular expression for whole names, or `all-linear` without the head; unset
-    for the query and value projections."""
+    """The layers to update: names, a regular expression for full names, or `all-linear`, which leaves out the head; by
+    default the query and value projections."""
 
-    def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        """Puts the update beside each of those layers, which stay fixed as all the rest does.
+    def apply(self, model: nn.Module, context: ApplyContext) -> nn.Module:
+        """Freeze the model and add an update to each target layer.
 
         Raises:
-            InputError: there are no such layers, or one is smaller than the rank.
+            InputError: No layer matches, or a layer is smaller than the rank.
         """
         from peftkit_lora_xs_layers import XsLinear
 
         model.requires_grad_(False)
         head = {parameter.rpartition(".")[0] for parameter in context.head_parameters}
-        chosen = [key for key, module in linear_layers(model) if key not in head and self._wants(key)]
-        if not chosen:
+        targets = [key for key, module in linear_layers(model) if key not in head and self._is_target(key)]
+        if not targets:
             leaves = sorted({key.rsplit(".", 1)[-1] for key, _ in linear_layers(model)})
-            raise InputError(f"{self.name!r} finds no layer for {self.target_modules!r}; there are {', '.join(leaves)}")
+            raise InputError(f"{self.name!r}: no layer matches {self.target_modules!r}; available: {', '.join(leaves)}")
         for name in self.target_modules if isinstance(self.target_modules, tuple) else ():
-            if not any(key == name or key.endswith(f".{name}") for key in chosen):
-                raise InputError(f"method.target_modules: {name!r} is no linear layer, or the classification head")
-        for key in chosen:
+            if not any(key == name or key.endswith(f".{name}") for key in targets):
+                raise InputError(
+                    f"method.target_modules: {name!r} is not a linear layer, or is the classification head"
+                )
+        for key in targets:
             owner, _, leaf = key.rpartition(".")
             layer = cast(Any, model.get_submodule(key))
-            smaller = min(layer.weight.shape)
-            if self.r > smaller:
-                raise InputError(f"method.r = {self.r}, and {key} has only {smaller} singular directions; lower it")
+            max_rank = min(layer.weight.shape)
+            if self.r > max_rank:
+                raise InputError(f"method.r = {self.r}, but {key} has only {max_rank} singular directions; lower it")
             setattr(model.get_submodule(owner), leaf, XsLinear(layer, self.r, self.alpha / self.r))
         return model
 
-    def _wants(self, key: str) -> bool:
-        wanted = QUERY_AND_VALUE if self.target_modules is None else self.target_modules
-        if wanted == "all-linear":
+    def _is_target(self, key: str) -> bool:
+        entries = QUERY_AND_VALUE if self.target_modules is None else self.target_modules
+        if entries == "all-linear":
             return OUTPUTS.isdisjoint(key.split("."))
-        if isinstance(wanted, str):
-            return re.fullmatch(wanted, key) is not None
-        return any(key == name or key.endswith(f".{name}") for name in wanted)
+        if isinstance(entries, str):
+            return re.fullmatch(entries, key) is not None
+        return any(key == name or key.endswith(f".{name}") for name in entries)
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Adds the updates to the layers' own weights."""
+        """Merge the updates into the weights of the layers."""
         from peftkit_lora_xs_layers import XsLinear
 
         for key, module in list(model.named_modules()):
@@ -90,47 +92,51 @@ class LoraXs(Method):
         return model
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes the matrices, the directions that they lie between, and an encoder's head."""
+        """Save the trained matrices, the singular directions, and an encoder's head."""
         from safetensors.torch import save_file
 
-        save_file({k: v.detach().cpu().contiguous() for k, v in _kept(model)}, folder / FILE, metadata={"format": "pt"})
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in _saved_tensors(model)},
+            folder / FILE,
+            metadata={"format": "pt"},
+        )
 
-    def saved_bytes(self, model: nn.Module) -> int:
-        """With the directions."""
-        return sum(tensor.numel() * tensor.element_size() for _, tensor in _kept(model))
+    def checkpoint_bytes(self, model: nn.Module) -> int:
+        """Return the size of the trained parameters and the singular directions."""
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in _saved_tensors(model))
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Reads what ``save`` wrote into a model that ``apply`` has prepared.
+        """Load the file of ``save`` into a model prepared by ``apply``.
 
         Raises:
-            ValueError: the file's tensors are not those of the model.
+            ValueError: The tensors in the file are not those of the model.
         """
         import torch
         from safetensors.torch import load_file
 
-        stored, own = load_file(folder / FILE), dict(_kept(model))
-        if different := sorted(stored.keys() ^ own.keys()):
-            raise ValueError(f"{folder}: {len(different)} tensors do not match the model, such as {different[0]}")
+        stored, expected = load_file(folder / FILE), dict(_saved_tensors(model))
+        if mismatched := sorted(stored.keys() ^ expected.keys()):
+            raise ValueError(f"{folder}: {len(mismatched)} tensors do not match the model, such as {mismatched[0]}")
         with torch.no_grad():
-            for key, tensor in own.items():
+            for key, tensor in expected.items():
                 tensor.copy_(stored[key])
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers by name, those of GPT-2 among them, which hold their weights transposed."""
+    """Yield the linear layers by name, including GPT-2's layers with transposed weights."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     return ((key, module) for key, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D))
 
 
-def _kept(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What learns, and the fixed directions."""
+def _saved_tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the trained parameters and the fixed singular directions."""
     yield from ((key, p) for key, p in model.named_parameters() if p.requires_grad)
     yield from ((key, b) for key, b in model.named_buffers() if key.endswith((".xs_left", ".xs_right")))
 
 
 @hookimpl
 def register_methods() -> Sequence[type[Method]]:
-    """The methods of this distribution."""
+    """Register the methods of this distribution."""
     return [LoraXs]

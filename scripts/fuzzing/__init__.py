@@ -1,1 +1,1 @@
-"""What ``fuzz_scores.py`` draws, and the plain reference that it holds runs against."""
+"""Random cases of ``fuzz_scores.py``, and the reference implementation that runs are compared with."""

@@ -1,4 +1,4 @@
-"""Random rows, written in a random form of file."""
+"""Draws random rows and writes them in a random file format."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ FORMS = ("csv", "tsv", "jsonl", "json", "parquet")
 
 @dataclass(frozen=True)
 class Rows:
-    """What was drawn: the rows of each split as the model should read them, and the task that reads them.
+    """The rows of each split as the model should see them, and the task that loads them.
 
-    A row is its source, its candidates (the target alone where a text is generated) and the place of the target.
+    A row is a tuple of its source, its candidates (only the target for generation) and the index of the target.
     """
 
     task: dict[str, Any]
@@ -63,7 +63,7 @@ def _text(rng: random.Random, longest: int, form: str) -> str:
 
 
 def draw_rows(rng: random.Random, folder: Path, *, generates: bool) -> Rows:
-    """Draw rows and write them below the folder."""
+    """Draw rows and write them to a folder."""
     form = rng.choice(FORMS)
     kind = rng.choice(["text_classification", "multiple_choice", "text_generation"][: 3 if generates else 2])
     draw = {"text_classification": _classified, "multiple_choice": _chosen, "text_generation": _generated}[kind]

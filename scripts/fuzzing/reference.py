@@ -1,4 +1,4 @@
-"""The slow, plain way: one row at a time, without padding, without a cache, encoded by the tokenizer alone."""
+"""The reference implementation: one row at a time, without padding or a cache, encoded by the tokenizer only."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fuzzing.data import Rows
 from peftkit import Method
 from peftkit.components import ModelKind
 from peftkit.recipe import Recipe
-from peftkit.runs import RunDirectory
+from peftkit.run_directory import RunDirectory
 
 Ids = list[int]
 
 
 class JoinedError(Exception):
-    """The reference cannot say which ids are the target's."""
+    """The ids of the target cannot be separated from those of the source."""
 
 
 class Reference:
-    """What a run should have measured.
+    """The losses, scores and texts that a run should have recorded.
 
     Args:
         model: the model before its first step, with the method applied.
-        trained: another one like it, to be trained.
-        tokenizer: the tokenizer it was saved with.
+        trained: an equal model, which is trained here.
+        tokenizer: the tokenizer of the model.
         kind: the kind of model.
-        recipe: what was run.
-        rows: the rows it was run on.
+        recipe: the recipe of the run.
+        rows: the rows of the run.
     """
 
     def __init__(
@@ -49,44 +49,47 @@ class Reference:
         self.recipe, self.rows = recipe, rows
 
     def compare(self, run: RunDirectory, tolerance: float) -> list[str]:
-        """What the run recorded otherwise: losses before and after training, scores and predictions."""
+        """List differences in losses before and after training, scores and predictions."""
         problems: list[str] = []
-        follows = type(self.recipe.method).penalty is Method.penalty and not self.recipe.method.draws
+        is_reproducible = (
+            type(self.recipe.method).auxiliary_loss is Method.auxiliary_loss
+            and not self.recipe.method.stochastic_because
+        )
         evaluations = run.evaluations()
-        self._hold(problems, "dev loss at step 0", evaluations[0]["dev"]["loss"], self._loss(self.model), tolerance)
-        if follows:
+        self._check(problems, "dev loss at step 0", evaluations[0]["dev"]["loss"], self._loss(self.model), tolerance)
+        if is_reproducible:
             self._train(self.trained, self.recipe.train.budget.steps or 0)
-            self._hold(
+            self._check(
                 problems, "dev loss at the end", evaluations[-1]["dev"]["loss"], self._loss(self.trained), tolerance
             )
         step = run.summary()["selected"]["step"]
-        if step == 0 or follows:
+        if step == 0 or is_reproducible:
             model = self.model if step == 0 else self.trained
             predictions = run.predictions("dev")
             for number, (prediction, row) in enumerate(zip(predictions, self.rows.dev, strict=True)):
-                self._hold_row(problems, f"dev row {number}", prediction, row, model.eval(), tolerance)
+                self._check_row(problems, f"dev row {number}", prediction, row, model.eval(), tolerance)
         return problems
 
-    def _hold(self, problems: list[str], what: str, value: float, right: float, tolerance: float) -> None:
-        if not math.isclose(value, right, rel_tol=tolerance, abs_tol=tolerance):
-            problems.append(f"{what}: {value!r} where {right!r} is right")
+    def _check(self, problems: list[str], title: str, value: float, expected: float, tolerance: float) -> None:
+        if not math.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance):
+            problems.append(f"{title}: {value!r}, expected {expected!r}")
 
-    def _hold_row(
-        self, problems: list[str], what: str, prediction: dict[str, Any], row: Any, model: nn.Module, tolerance: float
+    def _check_row(
+        self, problems: list[str], title: str, prediction: dict[str, Any], row: Any, model: nn.Module, tolerance: float
     ) -> None:
         source, texts, answer = row
         if prediction["source"] != source:
-            problems.append(f"{what}: source {prediction['source']!r} where {source!r} is right")
+            problems.append(f"{title}: source {prediction['source']!r}, expected {source!r}")
         scores = self._scores(model, row)
-        self._hold(problems, f"{what}: loss", prediction["loss"], -scores[answer], tolerance)
+        self._check(problems, f"{title}: loss", prediction["loss"], -scores[answer], tolerance)
         if "candidates" in prediction:
             for text, score in zip(texts, scores, strict=True):
                 value = prediction["log_likelihoods"][prediction["candidates"].index(text)]
-                self._hold(problems, f"{what}: log-likelihood of {text!r}", value, score, tolerance)
+                self._check(problems, f"{title}: log-likelihood of {text!r}", value, score, tolerance)
         elif self.kind != "encoder":
             text = self._generate(model, source)
             if prediction["prediction"] != text:
-                problems.append(f"{what}: wrote {prediction['prediction']!r} where {text!r} is right")
+                problems.append(f"{title}: generated {prediction['prediction']!r}, expected {text!r}")
 
     def _loss(self, model: nn.Module) -> float:
         model.eval()
@@ -94,8 +97,8 @@ class Reference:
         return float(sum(losses)) / sum(tokens)
 
     def _train(self, model: nn.Module, steps: int) -> None:
-        """Plain gradient descent on all rows, which the optimizer of the recipe is."""
-        learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        """Gradient descent on all rows, as with the optimizer of the recipe."""
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         method = self.recipe.method
         for step in range(1, steps + 1):
             model.train()
@@ -103,9 +106,9 @@ class Reference:
             (sum(losses) / sum(tokens)).backward()
             method.after_backward(model, step)
             with torch.no_grad():
-                for name, parameter in learning.items():
+                for name, parameter in trainable.items():
                     if parameter.grad is not None:
-                        parameter -= self.recipe.train.learning_rate * method.rate(name) * parameter.grad
+                        parameter -= self.recipe.train.learning_rate * method.lr_multiplier(name) * parameter.grad
             method.after_step(model, step)
             model.zero_grad()
 
@@ -136,14 +139,14 @@ class Reference:
         return logits.log_softmax(-1)
 
     def _segments(self, model: nn.Module, pair: Any) -> dict[str, Tensor]:
-        """Which of the two texts each token belongs to, for models that have an embedding for it."""
+        """The segment ids, for models that have segment embeddings."""
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         if "token_type_ids" not in signature(base.forward).parameters or base.config.type_vocab_size < 2:
             return {}
         return {"token_type_ids": torch.tensor([pair["token_type_ids"]])}
 
     def _likelihood(self, model: nn.Module, source: str, target: Ids) -> Tensor:
-        """The log-likelihood of the target's ids after the source."""
+        """The log-likelihood of the target ids given the source."""
         prompt = self._prompt(source)
         if self.kind == "decoder":
             logits = model(**self._tensors(prompt + target), use_cache=False).logits[0, -len(target) - 1 : -1]
@@ -173,26 +176,26 @@ class Reference:
         return {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
 
     def _prompt(self, source: str) -> Ids:
-        """The ids of the source; a decoder's have nothing after the text, and something to go on from."""
+        """The ids of the source; for a decoder, without special tokens after the text, and never empty."""
         if self.kind != "decoder":
             return list(self.tokenizer(source)["input_ids"])
         begin = self.tokenizer.bos_token_id
         return self._open(source) or [self.tokenizer.eos_token_id if begin is None else begin]
 
     def _target(self, source: str, target: str) -> Ids:
-        """The ids of the target, which end with the end of text."""
+        """The ids of the target, including the end-of-text token."""
         end = self.tokenizer.eos_token_id
         if self.kind == "encoder-decoder":
             ids = list(self.tokenizer(text_target=target)["input_ids"])
             return ids if ids[-1] == end else [*ids, end]
         prompt, whole = self._open(source), self._open(f"{source} {target}")
         if whole[: len(prompt)] != prompt:
-            raise JoinedError("the tokenizer joins the source's end to the target's beginning")
+            raise JoinedError("the tokenizer merges the end of the source with the beginning of the target")
         ids = whole[len(prompt) :]
         return ids if ids[-1:] == [end] else [*ids, end]
 
     def _open(self, text: str) -> Ids:
-        """The ids of a text with what the tokenizer's template puts before it, and nothing after it."""
+        """The ids of a text with the special tokens of the template before it, but none after it."""
         bare = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         before = list(self.tokenizer("a")["input_ids"])
         before = before[: before.index(self.tokenizer("a", add_special_tokens=False)["input_ids"][0])]

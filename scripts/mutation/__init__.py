@@ -1,1 +1,1 @@
-"""Mutants of source files, and tests that are run on them."""
+"""Mutants of source files, and the tests that run on them."""

@@ -1,4 +1,4 @@
-"""Makes mutants: copies of a source file with one expression or statement changed."""
+"""Creates mutants: copies of a source file with one expression or statement changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Mutant:
     before: str
     after: str
     start: int
-    """Offsets in the file's bytes."""
+    """Byte offset in the file."""
     end: int
     source_line: str
     """The first line of the statement, without its indentation."""
@@ -56,7 +56,7 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "maximum": "min
 
 
 def variants(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields changed copies of an expression or statement."""
+    """Yield changed copies of an expression or statement."""
     match node:
         case ast.Compare(ops=operators):
             for i, operator in enumerate(operators):
@@ -78,7 +78,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Constant(value=int() | float() as value):
             yield ast.Constant(value + 1)
         case ast.Constant(value=str() as value) if value and not any(map(str.isspace, value)):
-            yield ast.Constant(f"{value}X")  # what has blanks in it is a text for people
+            yield ast.Constant(f"{value}X")  # texts with spaces are messages
         case ast.Call(func=ast.Name(id=name)) if name in NAMES:
             yield changed(node, func=ast.Name(NAMES[name], ast.Load()))
         case ast.Call(func=ast.Attribute(attr=name) as function) if name in NAMES:
@@ -107,7 +107,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def mutants_of(file: str, source: bytes) -> list[Mutant]:
-    """Returns all mutants of a file, in the order of its lines."""
+    """All mutants of a file, in the order of its lines."""
     lines = source.splitlines(keepends=True)
     starts = [0]
     for line in lines:
@@ -144,7 +144,7 @@ def mutants_of(file: str, source: bytes) -> list[Mutant]:
 
 
 def children(node: ast.AST, inside_class: bool) -> Iterator[ast.AST]:
-    """Yields the child nodes that run: no annotations outside of classes, no type-checking blocks, no ``__all__``."""
+    """Yield the child nodes that are executed: no annotations outside classes, type-checking blocks, or ``__all__``."""
     skipped = {"returns", "annotation"} - ({"annotation"} if inside_class or _is_field(node) else set())
     if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
         return

@@ -28,7 +28,7 @@ class Room:
 
 
 class Selection:
-    """A pytest plugin: runs the chosen tests and those that are new, the fastest first, without shrinking examples."""
+    """A pytest plugin: runs the chosen tests and new ones, the fastest first, without shrinking examples."""
 
     def __init__(self, durations: dict[str, float], chosen: set[str]) -> None:
         self.durations, self.chosen = durations, chosen
@@ -45,7 +45,7 @@ class Selection:
 
 
 class Recorder:
-    """A pytest plugin: notes how long each test takes and, as the context of its coverage, which lines it executes."""
+    """A pytest plugin: records the duration of each test and, as coverage contexts, the lines that it executes."""
 
     def __init__(self, coverage: Any) -> None:
         self.coverage, self.durations, self.failed = coverage, dict[str, float](), list[str]()
@@ -68,7 +68,7 @@ OPTIONS = ("-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 def fork(work: Callable[[], int], folder: Path, log: Path) -> int:
-    """Runs a function in a fork whose working directory and first import folder is that copy of the repository."""
+    """Run a function in a fork, in a copy of the repository."""
     sys.stdout.flush()
     if pid := os.fork():
         return pid
@@ -83,7 +83,7 @@ def fork(work: Callable[[], int], folder: Path, log: Path) -> int:
         os.dup2(output, 1)
         os.dup2(output, 2)
         status = work()
-    except BaseException:  # the parent must not go on twice
+    except BaseException:  # the fork must not continue as the parent
         import traceback
 
         traceback.print_exc()
@@ -103,18 +103,18 @@ def copy_of_repository(folder: Path) -> Path:
 
 @dataclass
 class Baseline:
-    """What the tests of a room do on the unchanged source."""
+    """Durations and coverage of a room's tests on the unchanged source."""
 
     key: str
     durations: dict[str, float]
     tests_of_line: dict[str, dict[str, list[str]]]
-    """By file and line; tests of lines that only run on import are not listed."""
+    """By file and line; lines that only run on import have no tests."""
     modules: list[str] = field(default_factory=list)
-    """The libraries that were imported."""
+    """The imported libraries."""
 
 
 def measure(room: Room, folder: Path, key: str) -> Baseline:
-    """Runs the room's tests once, with coverage."""
+    """Run the tests of a room once, with coverage."""
     result, log = folder / "baseline.json", folder / "baseline.log"
 
     def work() -> int:
@@ -137,7 +137,7 @@ def measure(room: Room, folder: Path, key: str) -> Baseline:
         }
         local = ("peftkit", "tests", "conftest", "test_", "__m")
         modules = [n for n in sys.modules if "." not in n and not n.startswith(local)]
-        modules += [n for n in sys.modules if n.startswith("transformers.")]  # which imports them when they are used
+        modules += [n for n in sys.modules if n.startswith("transformers.")]  # it imports them lazily
         result.write_text(json.dumps([recorder.durations, lines, modules, recorder.failed]))
         return int(status)
 
@@ -152,7 +152,7 @@ def measure(room: Room, folder: Path, key: str) -> Baseline:
 
 
 def tests_for(mutant: Mutant, baseline: Baseline) -> set[str] | None:
-    """Returns the tests that execute a mutant's line: all if it also runs on import, None if no test executes it."""
+    """The tests that execute a mutant's line: all if it runs on import only, None if it is not executed."""
     lines = baseline.tests_of_line.get(mutant.file, {})
     hit = [lines[str(n)] for n in range(mutant.line, mutant.last_line + 1) if str(n) in lines]
     if not hit:
@@ -163,14 +163,14 @@ def tests_for(mutant: Mutant, baseline: Baseline) -> set[str] | None:
 
 @dataclass
 class TestRun:
-    """Tests of one mutant in a process."""
+    """The tests of one mutant, running in a process."""
 
     mutant: Mutant
     source: bytes
     """The unchanged file."""
     folder: Path
     rest: set[str]
-    """Tests to run afterwards if these pass: the first call of a cached function hides the later ones' lines."""
+    """Tests to run if these pass; they may use a cached result of the line."""
     process: int
     begin: float
     limit: float
@@ -179,7 +179,7 @@ class TestRun:
 def start(
     mutant: Mutant, source: bytes, baseline: Baseline, chosen: set[str], folder: Path, begin: float | None = None
 ) -> TestRun:
-    """Starts tests of a mutant in that copy of the repository."""
+    """Start tests of a mutant in a copy of the repository."""
 
     def work() -> int:
         import pytest
@@ -195,30 +195,30 @@ def start(
 
 
 def outcome(run: TestRun) -> str | None:
-    """Returns how the tests ended, None while they run."""
+    """The outcome of the tests; None while they run."""
     done, status = os.waitpid(run.process, os.WNOHANG)
     if not done and time.monotonic() < run.limit:
         return None
     with suppress(ProcessLookupError):
-        os.killpg(run.process, signal.SIGKILL)  # also what a test has left behind
+        os.killpg(run.process, signal.SIGKILL)  # including processes that a test left behind
     if not done:
         os.waitpid(run.process, 0)
         return "timeout"
     code = os.waitstatus_to_exitcode(status)
-    if code in (FAILED_TO_FORK, -signal.SIGKILL):  # such as for lack of memory: it says nothing of the tests
+    if code in (FAILED_TO_FORK, -signal.SIGKILL):  # such as out of memory; no outcome of the tests
         return "error"
     return "survived" if code in (0, 5) else "killed"
 
 
 def write(file: Path, source: bytes) -> None:
-    """Writes a module and removes its byte code, which is told apart by seconds and size only."""
+    """Write a module and remove its byte code, which Python validates by seconds and size only."""
     file.write_bytes(source)
     for old in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
         old.unlink()
 
 
 def read_or_measure(room: Room, folder: Path, file: Path) -> Baseline:
-    """Returns what the tests do on the unchanged source, measured again if source or tests have changed."""
+    """Read the baseline, or measure it if source or tests have changed."""
     key = digest([*room.source, *room.tests, "tests/conftest.py"])
     if file.is_file():
         baseline = Baseline(**json.loads(file.read_text()))
@@ -233,7 +233,7 @@ def read_or_measure(room: Room, folder: Path, file: Path) -> Baseline:
 
 @contextmanager
 def ended(runs: Iterable[TestRun]) -> Iterator[None]:
-    """Ends the test processes that are left when the script is interrupted."""
+    """Kill the remaining test processes when the script is interrupted."""
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
 """Builds the built-in WordNet tasks: ``python scripts/pocket/build_tasks.py``.
 
-Each task's rows are synsets. One synset lies in one split only, over all the tasks together, so that no task's
-training rows (nor the pocket models' pre-training text) hold another's test rows. The multiple-choice rows come
-in groups of five synsets that share their five choices: each choice is right exactly once in its group, hence a
-model that does not read the definition scores exactly one fifth.
+The rows of each task are synsets. A synset is in one split only, across all tasks, so that neither training rows of
+a task nor the pocket models' pre-training text contain test rows of another. Multiple-choice rows come in groups of
+five synsets that share their five choices: each choice is correct exactly once per group, hence an input-blind model
+scores exactly one fifth.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ import pyarrow.parquet as pq
 import wordnet
 from wordnet import Synset
 
-from peftkit.tasks.wordnet import DATA as OUT
+from peftkit.tasks.wordnet import DATA_DIR as OUT
 from peftkit.tasks.wordnet import WordNetTopic
 
 SEED = 42
 CHOICES = 5
 TOPICS = WordNetTopic().labels
 TOPIC_ROWS = {"test": 100, "dev": 50, "train": 1020}  # per category
-GROUPS = {"test": 200, "dev": 100, "train": 2100}  # of five rows, for either kind of distractor
-FAR_MINIMUM_USE = 4  # glosses in which a far choice's word occurs: rarer words are unknown to any small model
+GROUPS = {"test": 200, "dev": 100, "train": 2100}  # of five rows, for each kind of distractor
+FAR_MINIMUM_USE = (
+    4  # number of glosses in which the word of a far choice occurs, since small models do not know rarer words
+)
 
 Splits = dict[str, list[dict[str, Any]]]
 
 
 def gives_itself_away(synset: Synset) -> bool:
-    """Whether the definition holds a lemma of the synset, whole or in part, singular or plural."""
+    """Whether the definition contains a lemma of the synset, whole or in part, singular or plural."""
     words = set(wordnet.tokens(synset.definition))
     words |= {w[:-1] for w in words if w.endswith("s")} | {w[:-2] for w in words if w.endswith("es")}
     return any(len(part) > 2 and part in words for lemma in synset.lemmas for part in wordnet.tokens(lemma))
 
 
 def eligible_nouns(synsets: Iterable[Synset]) -> list[Synset]:
-    """Nouns of a category, of 3 words or more, with a definition no other synset has and no lemma in it."""
+    """Nouns with a category and a unique definition of 3 words or more that contains no lemma."""
     synsets = list(synsets)
     count = Counter(s.definition.lower() for s in synsets)
     return [
@@ -56,25 +58,25 @@ def eligible_nouns(synsets: Iterable[Synset]) -> list[Synset]:
 
 
 def names_category(synset: Synset) -> bool:
-    """Whether the definition holds the name of the synset's category, in the singular or the plural."""
+    """Whether the definition contains the name of the synset's category, singular or plural."""
     words = set(wordnet.tokens(synset.definition))
     return bool({str(synset.category) + ending for ending in ("", "s", "es")} & words)
 
 
 def is_plain(synset: Synset) -> bool:
-    """Whether the first lemma is one lower-case word, fit for a choice."""
+    """Whether the first lemma is a single lower-case word, as choices are."""
     lemma = synset.lemmas[0]
     return lemma.isascii() and lemma.isalpha() and lemma.islower() and len(lemma) > 2
 
 
 def disjoint(group: Sequence[Synset], synset: Synset) -> bool:
-    """Whether the synset shares no lemma with the group (else a choice could be right twice)."""
+    """Whether the synset shares no lemma with the group; otherwise two choices could be correct."""
     taken = {lemma.lower() for s in group for lemma in s.lemmas}
     return not taken & {lemma.lower() for lemma in synset.lemmas}
 
 
 def sister_groups(nouns: Iterable[Synset], rng: random.Random) -> list[list[Synset]]:
-    """Groups of five synsets with the same direct hypernym, each synset in one group at most."""
+    """Groups of five synsets with the same direct hypernym, each synset in at most one group."""
     families: defaultdict[str, list[Synset]] = defaultdict(list)
     for synset in nouns:
         if is_plain(synset) and synset.hypernyms:
@@ -94,13 +96,13 @@ def sister_groups(nouns: Iterable[Synset], rng: random.Random) -> list[list[Syns
 
 
 def far_groups(nouns: Sequence[Synset], number: int, rng: random.Random) -> list[list[Synset]]:
-    """``number`` groups of five synsets of five categories, each synset in one group at most."""
+    """``number`` groups of five synsets of five categories, each synset in at most one group."""
     by_category: defaultdict[str, list[Synset]] = defaultdict(list)
     for synset in rng.sample(list(nouns), len(nouns)):
         by_category[str(synset.category)].append(synset)
     groups = []
     while len(groups) < number:
-        # Drawing categories in proportion to what they still hold keeps the last groups as mixed as the first.
+        # Drawing categories in proportion to their remaining synsets keeps the last groups as mixed as the first.
         names = [name for name, left in by_category.items() if left]
         if len(names) < CHOICES:
             raise SystemExit(f"only {len(groups)} far groups of {number}")
@@ -117,7 +119,7 @@ def far_groups(nouns: Sequence[Synset], number: int, rng: random.Random) -> list
 
 
 class Assignment:
-    """Which split each synset has, over all tasks: first come, first served."""
+    """The split of each synset across all tasks: the first assignment counts."""
 
     def __init__(self) -> None:
         self.split_of: dict[str, str] = {}
@@ -128,7 +130,7 @@ class Assignment:
     def assign(self, synsets: Iterable[Synset], split: str) -> None:
         for synset in synsets:
             if not self.allows(synset, split):
-                raise SystemExit(f"{synset.id} would lie in {self.split_of[synset.id]} and {split}")
+                raise SystemExit(f"{synset.id} would be in {self.split_of[synset.id]} and {split}")
             self.split_of[synset.id] = split
 
 
@@ -161,7 +163,7 @@ def distractor_rows(groups: Iterable[Sequence[Synset]], rng: random.Random) -> l
 
 
 def build(synsets: dict[str, Synset]) -> dict[str, Splits]:
-    """The rows of every task by task and split."""
+    """Build the rows of every task, by task and split."""
     rng = random.Random(SEED)
     nouns = eligible_nouns(synsets.values())
     use = Counter(word for s in synsets.values() for word in set(wordnet.tokens(" ".join((s.definition, *s.examples)))))
@@ -206,7 +208,7 @@ def build(synsets: dict[str, Synset]) -> dict[str, Splits]:
 
 
 def main() -> None:
-    """Writes ``<out>/<task>/<split>.parquet``."""
+    """Write ``<out>/<task>/<split>.parquet``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wordnet", type=Path, default=wordnet.DEFAULT_FOLDER, help="folder of the database files")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to")

@@ -1,7 +1,7 @@
 """Trains the pocket models' subword vocabulary: ``python scripts/pocket/build_tokenizer.py --out build/tokenizer``.
 
-Unigram (Kudo, 2018) over lower-cased WordNet text that is in no dev or test split; ids follow T5: 0 pad, 1 end,
-2 unknown.
+Unigram (Kudo, 2018) on lower-cased WordNet text that is in no dev or test split; ids as in T5: 0 pad, 1 end of
+text, 2 unknown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONGEST = 512
 
 
 def train(texts: list[str]) -> Tokenizer:
-    """A lower-casing Unigram tokenizer of 8,192 pieces, specials first."""
+    """Train a lower-casing Unigram tokenizer of 8,192 pieces, special tokens first."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("_", " ")]
@@ -36,7 +36,7 @@ def train(texts: list[str]) -> Tokenizer:
 
 
 def wrap(tokenizer: Tokenizer, form: str) -> PreTrainedTokenizerFast:
-    """The tokenizer as transformers loads it; ``form`` says where the special tokens go.
+    """Wrap the tokenizer for transformers; ``form`` is the template of special tokens.
 
     ``ends``: text </s> (encoder-decoder) · ``bare``: text (decoder) · ``pair``: <s> a </s> b </s> (encoder).
     """
@@ -66,7 +66,7 @@ def wrap(tokenizer: Tokenizer, form: str) -> PreTrainedTokenizerFast:
 
 
 def main() -> None:
-    """Writes one tokenizer folder for each form below ``--out``."""
+    """Write a tokenizer folder for each template below ``--out``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wordnet", type=Path, default=wordnet.DEFAULT_FOLDER)
     parser.add_argument("--tasks", type=Path, default=OUT)

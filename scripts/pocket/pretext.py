@@ -1,7 +1,7 @@
 """The pocket models' pre-training text: pretext tasks over WordNet, none of which is a built-in task.
 
-Synsets that lie in a dev or test split of any built-in task are left out whole: their definitions, examples,
-lemmas' definitions and hypernym links are never seen. Their words still occur where other synsets use them.
+Synsets in a dev or test split of any built-in task are left out entirely: their definitions, examples, and hypernym
+links. Their words still occur in the text of other synsets.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from wordnet import Synset
 
 Pair = tuple[str, str]
 SENTINELS = 32
-DEFINED, CORRUPTED = 0.1, 0.2  # share of synsets in these tasks an epoch: their targets are long, hence dear
-SECOND = 1 / 3  # how often a hypernym's own hypernym is asked for
-SPAN_RATE, SPAN_LENGTH = 0.2, 2.5  # share of words corrupted, mean words a span (T5: 0.15 and 3, Raffel et al. 2020)
+DEFINED, CORRUPTED = 0.1, 0.2  # share of synsets in these tasks per epoch, since their long targets are costly
+SECOND = 1 / 3  # how often the hypernym of a hypernym is the target
+SPAN_RATE, SPAN_LENGTH = (
+    0.2,
+    2.5,
+)  # share of corrupted words, mean span length in words (T5: 0.15 and 3, Raffel et al. 2020)
 
 
 def held_out(tasks: Path) -> set[str]:
-    """The synset ids in any dev or test split below the folder that build_tasks.py wrote."""
+    """The ids of synsets in any dev or test split that build_tasks.py wrote."""
     files = [f for split in ("dev", "test") for f in sorted(tasks.glob(f"*/{split}.parquet"))]
     if not files:
         raise SystemExit(f"no splits below {tasks}: run build_tasks.py first")
@@ -29,7 +32,7 @@ def held_out(tasks: Path) -> set[str]:
 
 
 def corpus(folder: Path, tasks: Path) -> list[Synset]:
-    """The synsets that may be trained on; hypernyms among them are named, others' links are cut."""
+    """The synsets that pre-training may use."""
     synsets = wordnet.read(folder)
     hidden = held_out(tasks)
     texts = {synsets[id_].definition.lower() for id_ in hidden}
@@ -37,29 +40,29 @@ def corpus(folder: Path, tasks: Path) -> list[Synset]:
 
 
 def pairs(synsets: list[Synset], known: dict[str, Synset], rng: random.Random) -> list[Pair]:
-    """One epoch of (source, target) texts, each synset in every pretext task that fits it.
+    """Build one epoch of (source, target) texts, each synset in every pretext task that applies.
 
     Args:
-        synsets: what to make pairs from.
-        known: every synset by id, held-out ones too: a hypernym is named by its lemmas.
-        rng: draws lemmas, spans, and which synsets are defined or corrupted.
+        synsets: the synsets to build pairs from.
+        known: all synsets by id, including held-out ones, for the lemmas of hypernyms.
+        rng: the random number generator.
     """
-    made: list[Pair] = []
+    texts: list[Pair] = []
     for synset in synsets:
         word = rng.choice(synset.lemmas)
-        made.append((f"word: {synset.definition}", word))
+        texts.append((f"word: {synset.definition}", word))
         if rng.random() < DEFINED:
-            made.append((f"define: {word}", synset.definition))
+            texts.append((f"define: {word}", synset.definition))
         if synset.hypernyms:
             above = known[rng.choice(synset.hypernyms)]
             if above.hypernyms and rng.random() < SECOND:
                 above = known[rng.choice(above.hypernyms)]
             kind = rng.choice(above.lemmas[:2])
-            made.append((f"kind: {synset.definition}", kind))
-            made.append((f"kind of word: {word}", kind))
+            texts.append((f"kind: {synset.definition}", kind))
+            texts.append((f"kind of word: {word}", kind))
         if rng.random() < CORRUPTED:
-            made.append(corrupt(" ".join((f"{word}: {synset.definition}", *synset.examples[:2])), rng))
-    return made
+            texts.append(corrupt(" ".join((f"{word}: {synset.definition}", *synset.examples[:2])), rng))
+    return texts
 
 
 def corrupt(text: str, rng: random.Random) -> Pair:

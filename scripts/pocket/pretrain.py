@@ -1,11 +1,11 @@
-"""Pre-trains a pocket model, in resumable pieces.
+"""Pre-trains a pocket model in resumable sessions.
 
-    python scripts/pocket/pretrain.py pocket-t5 --work build/pocket-t5 --minutes 60        # as often as wanted
-    python scripts/pocket/pretrain.py pocket-t5 --work build/pocket-t5 --decay 3000        # the last piece
+    python scripts/pocket/pretrain.py pocket-t5 --work build/pocket-t5 --minutes 60        # may be repeated
+    python scripts/pocket/pretrain.py pocket-t5 --work build/pocket-t5 --decay 3000        # the last session
     python scripts/pocket/pretrain.py pocket-t5 --work build/pocket-t5 --export peftkit/assets/pocket-t5
 
-The learning rate is held constant after a warm-up and falls only in the last piece (Hu et al., 2024), so that how
-long to train need not be known at the start. On a GPU the same commands run there.
+The learning rate is constant after a warm-up and decays only in the last session (Hu et al., 2024), so that the
+length of training need not be known at the start. A GPU is used if there is one.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from transformers import (
 from transformers.optimization import Adafactor
 
 WARM_UP, CLIP = 300, 1.0
-BATCH_TOKENS = 3072  # padded source and target tokens a step
+BATCH_TOKENS = 3072  # padded source and target tokens per step
 LONGEST = 64
 MASK_RATE = 0.2
 SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
 
 
 def build(name: str) -> tuple[PreTrainedModel, str]:
-    """The untrained model and the form of its tokenizer."""
+    """Build the untrained model; returns it with the template of its tokenizer."""
     torch.manual_seed(42)
     if name == "pocket-t5":
         t5 = T5Config(
@@ -90,7 +90,7 @@ def build(name: str) -> tuple[PreTrainedModel, str]:
 
 
 def encode(kind: str, tokenizer: PreTrainedTokenizerBase, texts: list[Pair]) -> list[tuple[list[int], list[int]]]:
-    """Token ids of (source, target); the decoder and the encoder get one text and an empty target."""
+    """Tokenize (source, target) texts; decoders and encoders get one text and an empty target."""
     if kind == "pocket-t5":
         sources = tokenizer([s for s, _ in texts], truncation=True, max_length=LONGEST)["input_ids"]
         targets = tokenizer([t for _, t in texts], truncation=True, max_length=LONGEST)["input_ids"]
@@ -101,20 +101,20 @@ def encode(kind: str, tokenizer: PreTrainedTokenizerBase, texts: list[Pair]) -> 
 
 
 def batches(encoded: list[tuple[list[int], list[int]]], rng: random.Random) -> Iterator[list[Any]]:
-    """Batches of about BATCH_TOKENS padded tokens, of like lengths, in random order."""
+    """Yield batches of similar lengths and about BATCH_TOKENS padded tokens, in random order."""
     order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i][0]) + len(encoded[i][1]), rng.random()))
-    made: list[list[Any]] = [[]]
+    grouped: list[list[Any]] = [[]]
     width = [0, 0]
     for i in order:
         source, target = encoded[i]
         wider = [max(width[0], len(source)), max(width[1], len(target))]
-        if made[-1] and sum(wider) * (len(made[-1]) + 1) > BATCH_TOKENS:
-            made.append([])
+        if grouped[-1] and sum(wider) * (len(grouped[-1]) + 1) > BATCH_TOKENS:
+            grouped.append([])
             wider = [len(source), len(target)]
-        made[-1].append((source, target))
+        grouped[-1].append((source, target))
         width = wider
-    rng.shuffle(made)
-    yield from made
+    rng.shuffle(grouped)
+    yield from grouped
 
 
 def pad(rows: list[list[int]], fill: int) -> torch.Tensor:
@@ -123,7 +123,7 @@ def pad(rows: list[list[int]], fill: int) -> torch.Tensor:
 
 
 def loss_of(kind: str, model: PreTrainedModel, batch: list[Any], device: torch.device) -> torch.Tensor:
-    """Mean cross-entropy of the batch, by the model's kind."""
+    """The mean cross-entropy of a batch."""
     ids = pad([s for s, _ in batch], 0).to(device)
     mask = (ids != 0).long()
     if kind == "pocket-t5":
@@ -139,10 +139,10 @@ def loss_of(kind: str, model: PreTrainedModel, batch: list[Any], device: torch.d
 
 
 def make_optimizer(name: str, model: PreTrainedModel) -> torch.optim.Optimizer:
-    """The optimizer with its peak rate.
+    """Create the optimizer with its peak learning rate.
 
-    T5 draws its embeddings at 1 and its queries near 0.01, so its steps must be relative to the weights: AdamW at one
-    rate for all would blow the queries up, and the attention with them.
+    T5 initializes embeddings with a standard deviation of 1 and queries near 0.01, so steps must be relative to the
+    weights: with AdamW at a common rate, attention logits would explode.
     """
     if name == "pocket-t5":
         return Adafactor(model.parameters(), lr=1e-2, scale_parameter=True, relative_step=False, warmup_init=False)
@@ -150,7 +150,7 @@ def make_optimizer(name: str, model: PreTrainedModel) -> torch.optim.Optimizer:
 
 
 def save(work: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, state: dict[str, int]) -> None:
-    """Writes the checkpoint to a temporary file and renames it, so that a kill loses no finished work."""
+    """Write the checkpoint atomically."""
     tensors = {f"model.{k}": v for k, v in model.named_parameters()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
@@ -162,24 +162,24 @@ def save(work: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, s
 
 
 def restore(work: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Loads the last checkpoint, if there is one, and says where it stands."""
+    """Load the last checkpoint, if there is one; returns the position in training."""
     if not (work / "state.json").exists():
         return {"step": 0, "epoch": 0, "batch": 0}
     tensors = load_file(work / "checkpoint.safetensors")
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             parameter.copy_(tensors[f"model.{key}"])
-    described = optimizer.state_dict()
+    optimizer_state = optimizer.state_dict()
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, field = key.split(".")
-            described["state"].setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict(described)
+            optimizer_state["state"].setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict(optimizer_state)
     return json.loads((work / "state.json").read_text())  # type: ignore[no-any-return]
 
 
 def train(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Trains for ``--minutes``, or for the ``--decay`` steps that end it."""
+    """Train for ``--minutes``, or for the ``--decay`` steps of the last session."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     optimizer = make_optimizer(options.model, model)
@@ -224,11 +224,11 @@ def train(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTra
 
 
 def export(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes the model as transformers reads it, in float16 safetensors."""
+    """Save the model for transformers, in float16."""
     restore(options.work, model, make_optimizer(options.model, model))
     model.half().save_pretrained(options.export)
     tokenizer.save_pretrained(options.export)
-    # Names that transformers 4 and 5 both read; the sentinels are marked as special in tokenizer.json already.
+    # Keys that transformers 4 and 5 both read; tokenizer.json already marks the sentinels as special.
     path = options.export / "tokenizer_config.json"
     config = json.loads(path.read_text())
     kept = {k: v for k, v in config.items() if k.endswith("_token") or k in ("model_max_length", "model_input_names")}
@@ -239,13 +239,13 @@ def export(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTr
 
 
 def main() -> None:
-    """Runs one piece of training, or the export."""
+    """Run one session of training, or the export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["pocket-t5", "pocket-decoder", "pocket-encoder"])
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--tokenizer", type=Path, default=Path("build/tokenizer"))
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--decay", type=int, default=0, help="steps over which the rate falls to zero")
+    parser.add_argument("--decay", type=int, default=0, help="steps over which the learning rate decays to zero")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--export", type=Path)
     parser.add_argument("--wordnet", type=Path, default=wordnet.DEFAULT_FOLDER)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_FOLDER = Path("/usr/share/wordnet")  # where Debian's package puts the files
+DEFAULT_FOLDER = Path("/usr/share/wordnet")  # of Debian's package
 
 NOUN_CATEGORIES = {  # lexnames(5WN): number of the lexicographer file -> category of its nouns
     4: "act",
@@ -40,7 +40,7 @@ NOUN_CATEGORIES = {  # lexnames(5WN): number of the lexicographer file -> catego
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """One set of synonyms: ``id`` is its part of speech and offset, unique in the database."""
+    """A set of synonyms; ``id`` is its part of speech and offset, unique in the database."""
 
     id: str
     lexicographer_file: int
@@ -51,7 +51,7 @@ class Synset:
 
     @property
     def category(self) -> str | None:
-        """The noun's lexicographer category, None for other parts of speech and for tops."""
+        """The lexicographer category of a noun; None for other parts of speech and for top-level nouns."""
         return NOUN_CATEGORIES.get(self.lexicographer_file)
 
 
@@ -61,17 +61,17 @@ def tokens(text: str) -> list[str]:
 
 
 def read(folder: Path = DEFAULT_FOLDER) -> dict[str, Synset]:
-    """All 117,659 synsets by id, in the order of the files.
+    """Read all 117,659 synsets by id, in the order of the files.
 
     Raises:
-        FileNotFoundError: the database is not there (``apt-get install wordnet-base``).
+        FileNotFoundError: the database is not installed (``apt-get install wordnet-base``).
     """
     return {synset.id: synset for part in ("noun", "verb", "adj", "adv") for synset in _part(folder / f"data.{part}")}
 
 
 def _part(path: Path) -> Iterator[Synset]:
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("  "):  # the licence, which heads each file
+        if line.startswith("  "):  # the licence at the top of each file
             continue
         record, gloss = line.split(" | ", 1)
         fields = record.split()

@@ -79,7 +79,7 @@ def plant(tmp_path: Path) -> Plant:
             "model": model,
             "method": method,
             "seed": seed,
-            "selects": "accuracy",
+            "selection_metric": "accuracy",
             "higher_is_better": True,
             "selected": {"step": best["step"], "dev": best["dev"], "test": best["test"]},
             "samples": rows[-1]["samples"],
@@ -104,7 +104,7 @@ def with_values(path: Path, values: list[dict[str, Any]], metric: str, score: fl
     rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
     for row in rows:
         row["dev"] = row["test"] = {metric: score}
-    summary |= {"selects": metric, **more}
+    summary |= {"selection_metric": metric, **more}
     summary["selected"] |= {"dev": {metric: score}, "test": {metric: score}}
     (path / "summary.json").write_text(json.dumps(summary))
     (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

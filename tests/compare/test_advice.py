@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from peftkit.compare.advice import advise
-from peftkit.compare.gather import find_runs, sections
+from peftkit.compare.groups import group_runs
+from peftkit.compare.load_runs import find_runs
 from peftkit.compare.quantities import parse_budget, parse_bytes
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant, with_values
 
 
 def advised(path: Any, axis: str = "gmacs", budget: float = 3.0, **options: Any) -> Any:
-    [section] = sections(find_runs([path])[0], ["data"])
+    [section] = group_runs(find_runs([path])[0], ["data"])
     return advise(section, axis, budget, **options)
 
 
@@ -77,7 +78,7 @@ def test_thin_evidence_is_refused_with_reasons(plant: Plant) -> None:
     plant("full", 1, [0.1, 0.6])
     found = advised(path.parent, budget=1.0)
     assert found.verdict.use is None
-    assert "one seed says nothing about how much seeds vary" in found.verdict.why_not[0]
+    assert "the variance between seeds is unknown" in found.verdict.why_not[0]
     assert [each.best for each in found.candidates] == [None, None]
 
 
@@ -160,7 +161,7 @@ def test_what_was_not_measured_leaves_a_method_out_and_not_all(plant: Plant) -> 
     assert advised(path.parent, budget=1.0).candidates[0].peak_memory is None
     limited = advised(path.parent, budget=1.0, memory=2**30)
     assert dict(limited.left_out)["lora"] == "not all its runs have measured their memory"
-    with pytest.raises(InputError, match="have measured 'joules'; there are gmacs, seconds, samples, tokens"):
+    with pytest.raises(InputError, match="have measured 'joules'; measured are gmacs, seconds, samples, tokens"):
         advised(path.parent, "joules", 1.0)
 
 
@@ -183,14 +184,14 @@ def test_what_dev_has_not_selected_is_not_reached(plant: Plant) -> None:
         path = plant("lora", seed, [0.1, 0.6, 0.6])
         text = (path / "evaluations.jsonl").read_text()
         (path / "evaluations.jsonl").write_text(text.replace('"dev": {"accuracy": 0.1}', '"dev": {"accuracy": null}'))
-    assert dict(advised(path.parent, budget=0.5).left_out) == {"lora": "nothing of it was evaluated within the budget"}
+    assert dict(advised(path.parent, budget=0.5).left_out) == {"lora": "it has no evaluation within the budget"}
     assert [each.method for each in advised(path.parent, budget=1.0).candidates] == ["lora", "full"]
 
 
 def test_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
     plant("full", 1, [0.1, 0.5])
     path = plant("lora", 1, [0.1, 0.6])
-    with pytest.raises(InputError, match=r"has no metric 'acuracy' \(did you mean 'accuracy'\?\)"):
+    with pytest.raises(InputError, match=r"no metric 'acuracy' \(did you mean 'accuracy'\?\)"):
         advised(path.parent, budget=1.0, metric="acuracy")
 
 
@@ -209,7 +210,7 @@ def test_equal_methods_are_seldom_separated(plant: Plant) -> None:
     runs = find_runs([last.parent])[0]
     for number in range(40):
         pair = [run for run in runs if run.summary["method"] in (f"a{number}", f"b{number}")]
-        [section] = sections(pair, ["data"])
+        [section] = group_runs(pair, ["data"])
         wrong += advice.advise(section, "gmacs", 1.0).verdict.settled
     assert wrong <= 4
 

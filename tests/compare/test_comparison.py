@@ -12,8 +12,9 @@ import pytest
 
 from peftkit.cli import main
 from peftkit.compare.comparison import Comparison, compare
-from peftkit.compare.curves import area, at, reached_at
-from peftkit.compare.gather import find_runs, sections
+from peftkit.compare.curves import area_under_curve, reached_at, score_at
+from peftkit.compare.groups import group_runs
+from peftkit.compare.load_runs import find_runs
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant, with_values
 
@@ -21,7 +22,7 @@ COSTS, SCORES = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.1, 0.3, 0.2, 0.6])
 
 
 def compared(paths: Sequence[Path], **options: object) -> Comparison:
-    [section] = sections(find_runs(paths)[0])
+    [section] = group_runs(find_runs(paths)[0])
     return compare(section, **options)  # type: ignore[arg-type]
 
 
@@ -30,8 +31,8 @@ def test_what_is_reached_at_which_cost() -> None:
     assert reached_at(COSTS, SCORES, 0.6) == (2.0, 4.0)
     assert reached_at(COSTS[1:], SCORES[1:], 0.1) == (0.0, 1.0)
     assert reached_at(COSTS, SCORES, 0.61) is None
-    assert [at(COSTS, SCORES, budget) for budget in (0.5, 1.0, 3.9, 9.0)] == [0.1, 0.3, 0.2, 0.6]
-    assert at(COSTS[1:], SCORES[1:], 0.5) is None
+    assert [score_at(COSTS, SCORES, budget) for budget in (0.5, 1.0, 3.9, 9.0)] == [0.1, 0.3, 0.2, 0.6]
+    assert score_at(COSTS[1:], SCORES[1:], 0.5) is None
 
 
 def test_only_what_the_end_has_reached_may_lie_a_step_beyond_the_budget(plant: Plant) -> None:
@@ -44,9 +45,9 @@ def test_only_what_the_end_has_reached_may_lie_a_step_beyond_the_budget(plant: P
 
 
 def test_the_area_is_the_mean_over_the_logarithm_of_the_cost() -> None:
-    assert area(COSTS, SCORES, 1.0, 4.0) == pytest.approx((0.3 + 0.2) / 2)
-    assert area(COSTS, SCORES, 1.0, 8.0) == pytest.approx((0.3 + 0.2 + 0.6) / 3)
-    assert area(COSTS, SCORES, 2.0, 3.0) == pytest.approx(0.2)
+    assert area_under_curve(COSTS, SCORES, 1.0, 4.0) == pytest.approx((0.3 + 0.2) / 2)
+    assert area_under_curve(COSTS, SCORES, 1.0, 8.0) == pytest.approx((0.3 + 0.2 + 0.6) / 3)
+    assert area_under_curve(COSTS, SCORES, 2.0, 3.0) == pytest.approx(0.2)
 
 
 def test_a_method_that_is_better_and_cheaper_wins_everywhere(plant: Plant) -> None:
@@ -73,7 +74,7 @@ def test_a_method_that_is_better_and_cheaper_wins_everywhere(plant: Plant) -> No
     assert found.examples == 1000
 
 
-def test_what_never_reaches_the_share_is_said_to(plant: Plant) -> None:
+def test_shares_that_are_never_reached_have_no_cost(plant: Plant) -> None:
     plant("full", 1, [0.2, 0.9])
     found = compared([plant("lora", 1, [0.2, 0.3]).parent])
     lora = next(line for line in found.lines if line.method == "lora")
@@ -89,7 +90,7 @@ def with_curve(path: Path, points: Sequence[tuple[float, float]], *, loss: bool 
         row["dev"], row["test"] = {metric: dev}, {metric: test}
     selected = rows[best(range(len(points)), key=lambda i: points[i][0])]
     summary = json.loads((path / "summary.json").read_text())
-    summary |= {"selects": metric, "higher_is_better": not loss}
+    summary |= {"selection_metric": metric, "higher_is_better": not loss}
     summary["selected"] = {key: selected[key] for key in ("step", "dev", "test")}
     (path / "summary.json").write_text(json.dumps(summary))
     (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -138,7 +139,7 @@ def test_areas_and_the_front_have_an_uncertainty_where_there_are_several_seeds(p
     assert one.area == pytest.approx(0.2 + 0.1 * (np.log(3 / 2) / np.log(3)))
 
 
-def test_of_one_seed_each_the_front_is_of_the_runs(plant: Plant) -> None:
+def test_with_one_seed_each_the_front_uses_the_runs_scores(plant: Plant) -> None:
     plant("full", 1, [0.1, 0.5, 0.7], cost=2.0)
     path = plant("lora", 1, [0.1, 0.5, 0.6])
     found = compared([path.parent])
@@ -169,17 +170,17 @@ def test_an_evaluation_that_was_no_number_is_passed_over(plant: Plant) -> None:
     assert [(winner.budget, winner.method) for winner in winners] == [(1.0, "full"), (2.0, "lora")]
 
 
-def test_why_seeds_alone_vary_is_told(plant: Plant) -> None:
+def test_the_reason_for_missing_example_scores_is_reported(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.4])
     plant("full", 1, [0.1, 0.5])
     (path / "predictions" / "test.jsonl").write_text("")
-    assert compared([path.parent]).seeds_alone == f"{path} has no predictions of single examples"
+    assert compared([path.parent]).seeds_alone == f"{path} has no predictions per example"
     (path / "predictions" / "test.jsonl").write_text("[1]\n")
-    with pytest.raises(InputError, match="does not hold JSON objects"):
+    with pytest.raises(InputError, match="is not JSON objects"):
         compared([path.parent])
 
 
-def test_a_cost_or_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
+def test_an_unknown_metric_or_cost_is_an_error(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.5])
     with pytest.raises(InputError, match="have measured 'joules'"):
         compared([path], by="joules")
@@ -187,10 +188,10 @@ def test_a_cost_or_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
         compared([path], metric="acuracy")
 
 
-def test_other_test_examples_are_refused(plant: Plant) -> None:
+def test_runs_with_different_test_examples_are_not_compared(plant: Plant) -> None:
     plant("full", 1, [0.1, 0.5], examples=100)
     path = plant("lora", 1, [0.1, 0.5], examples=90)
-    with pytest.raises(InputError, match="are not those of the other runs"):
+    with pytest.raises(InputError, match="differ from those of the other runs"):
         compared([path.parent])
 
 
@@ -226,7 +227,7 @@ def test_runs_that_must_not_be_pooled_end_with_the_reason(plant: Plant, capsys: 
 def test_a_metric_of_which_less_is_better_is_ranked_so(plant: Plant) -> None:
     def lower(path: Path) -> Path:
         summary = json.loads((path / "summary.json").read_text())
-        summary |= {"selects": "errors", "higher_is_better": False}
+        summary |= {"selection_metric": "errors", "higher_is_better": False}
         rows = [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()]
         for row in rows:
             for split in ("dev", "test"):

@@ -10,17 +10,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from peftkit.cli import POOLED
+from peftkit.cli.arguments import POOLED
 from peftkit.compare.advice import advise
 from peftkit.compare.comparison import compare
 from peftkit.compare.fairness import FAIRNESS_CHECKS
-from peftkit.compare.figures import draw
-from peftkit.compare.gather import Section, find_runs, sections
-from peftkit.compare.report import report
-from peftkit.compare.tables import FORMS, written
+from peftkit.compare.groups import RunGroup, group_runs
+from peftkit.compare.load_runs import find_runs
+from peftkit.compare.output.figures import draw_figures
+from peftkit.compare.output.render import FORMATS, render
+from peftkit.compare.output.report import render_report
 from peftkit.errors import InputError
-from peftkit.recipe.tables import BudgetTable
-from peftkit.runs import device_name
+from peftkit.recipe.config import BudgetConfig
+from peftkit.run_directory import device_name
 from tests.compare.conftest import Plant
 
 
@@ -42,7 +43,7 @@ def evaluated(**values: Any) -> dict[str, Any]:
 PROTOCOL = [
     *(
         ("budget", train(budget={limit: 5}), f"train.budget.{limit} is 5 and null")
-        for limit in BudgetTable.model_fields
+        for limit in BudgetConfig.model_fields
     ),
     ("cadence", evaluated(every="5%"), 'evaluate.every is "5%" and null'),
     ("cadence", evaluated(at_start=False), "evaluate.at_start is false and null"),
@@ -67,8 +68,8 @@ def test_methods_that_were_trained_by_another_protocol_are_pooled_only_when_aske
 ) -> None:
     runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
     with pytest.raises(InputError, match=f"{what}: {words}(.|\n)*--pool {what}"):
-        sections(runs)
-    [section] = sections(runs, [what])
+        group_runs(runs)
+    [section] = group_runs(runs, [what])
     assert [*section.pooled] == [what]
     assert sorted(section.runs) == ["full", "lora"]
 
@@ -79,7 +80,7 @@ def test_every_check_can_be_pooled_on_the_command_line() -> None:
 
 def test_a_learning_rate_and_whatever_was_tuned_are_a_methods_own(plant: Plant) -> None:
     one, other = plant("full", 1, [0.1, 0.5], **train(learning_rate=0.3)), plant("lora", 1, [0.1, 0.5])
-    assert sections(find_runs([one, other])[0])
+    assert group_runs(find_runs([one, other])[0])
     for path, batch in ((one, 8), (other, 16)):
         tuning = {"format": 1, "limit": {"trials": 4}, "trials": 4, "gmacs": 1.0}
         settings = {"train.max_grad_norm": 1 / batch, "train.batch_size": batch}
@@ -90,7 +91,7 @@ def test_a_learning_rate_and_whatever_was_tuned_are_a_methods_own(plant: Plant) 
         (path / "recipe.toml").write_text(text)
         changed(path, "summary.json", effective_batch=batch)
         path.rename(home / "run")
-    [section] = sections(find_runs([one.parent.parent])[0])
+    [section] = group_runs(find_runs([one.parent.parent])[0])
     assert sorted(section.runs) == ["full", "lora"]
 
 
@@ -99,22 +100,22 @@ def test_a_learning_rate_and_whatever_was_tuned_are_a_methods_own(plant: Plant) 
 )
 def test_an_optimizer_may_be_a_methods_own_and_is_noted(options: dict[str, Any], plant: Plant) -> None:
     path = plant("lora_fa", 1, [0.1, 0.5], **train(**options))
-    [section] = sections(find_runs([path, plant("lora", 1, [0.1, 0.5])])[0])
+    [section] = group_runs(find_runs([path, plant("lora", 1, [0.1, 0.5])])[0])
     [note] = [each for each in section.remarks if each.startswith("methods do not share an optimizer: train.")]
     assert next(iter(options)) in note
-    assert note in " ".join(written([compare(section)], "table").decode().split())
+    assert note in " ".join(render([compare(section)], "table").decode().split())
 
 
 def test_ranks_and_batch_sizes_can_be_swept(plant: Plant) -> None:
     for r in (1, 4):
         plant("lora", 1, [0.1, 0.5], options={"r": r})
     path = plant("full", 1, [0.1, 0.5])
-    assert len(sections(find_runs([path.parent])[0])[0].runs) == 3
+    assert len(group_runs(find_runs([path.parent])[0])[0].runs) == 3
     for batch in (8, 16):
         changed(plant("vera", 1, [0.1, 0.5], **train(batch_size=batch)), "summary.json", effective_batch=batch)
     with pytest.raises(InputError, match=r"training: effective_batch is 16 and 8 and null(.|\n)*--pool training"):
-        sections(find_runs([path.parent])[0])
-    [section] = sections(find_runs([path.parent])[0], ["training"])
+        group_runs(find_runs([path.parent])[0])
+    [section] = group_runs(find_runs([path.parent])[0], ["training"])
     assert {"vera (batch_size=8)", "vera (batch_size=16)"} <= section.runs.keys()
 
 
@@ -159,10 +160,10 @@ def test_runs_on_one_device_are_compared_however_it_was_written(
         changed(path, "environment.json", hardware={"device": device, "devices": devices, "cores": 2})
     runs = find_runs(paths)[0]
     if alike:
-        assert sections(runs)[0].pooled == {}
+        assert group_runs(runs)[0].pooled == {}
     else:
         with pytest.raises(InputError, match="hardware: device is"):
-            sections(runs)
+            group_runs(runs)
 
 
 @pytest.mark.parametrize(("of", "table"), [("model", {"name": "m", "dtype": "float32"}), ("data", {"name": "t"})])
@@ -175,23 +176,23 @@ def test_commits_are_compared_where_they_were_recorded_and_else_what_was_asked_f
         for method, revision in (("full", "main"), ("lora", "v1"))
     ]
     with pytest.raises(InputError, match=f'{key}.revision is "main" and "v1"'):
-        sections(find_runs(paths)[0])
+        group_runs(find_runs(paths)[0])
     for path in paths:
         changed(path, "summary.json", revisions={of: "a" * 40})
-    assert sections(find_runs(paths)[0])[0].pooled == {}
+    assert group_runs(find_runs(paths)[0])[0].pooled == {}
     changed(paths[1], "summary.json", revisions={of: "b" * 40})
     with pytest.raises(InputError, match=f"revisions.{of} is"):
-        sections(find_runs(paths)[0])
+        group_runs(find_runs(paths)[0])
 
 
-def resampled(plant: Plant, how: str | None) -> Section:
+def resampled(plant: Plant, how: str | None) -> RunGroup:
     """Two methods with three seeds, each of which has other training rows where these are drawn."""
     for method, gain in (("full", 0.0), ("lora", 0.1)):
         for seed in (1, 2, 3):
             run = {"name": method, "seed": seed, **({"resample_train": how} if how else {})}
             path = plant(method, seed, [0.1, 0.5 + gain + seed / 100], tables={"run": run})
             changed(path, "summary.json", rows_digests={"train": f"rows {seed if how else 0}", "test": "t"})
-    [section] = sections(find_runs([path.parent])[0])
+    [section] = group_runs(find_runs([path.parent])[0])
     return section
 
 
@@ -202,19 +203,19 @@ def test_samples_of_training_rows_are_compared_seed_by_seed(how: str, plant: Pla
     odd = section.runs["lora"][2].path
     changed(odd, "summary.json", rows_digests={"train": "rows 1", "test": "t"})
     with pytest.raises(InputError, match=r"data: rows_digests.train of seed 2 is"):
-        sections(find_runs([odd.parent])[0])
+        group_runs(find_runs([odd.parent])[0])
 
 
-def told(section: Section, tmp_path: Path) -> dict[str, str]:
+def told(section: RunGroup, tmp_path: Path) -> dict[str, str]:
     """All forms in which conclusions are written, as text."""
     found = compare(section)
-    forms = {form: written([found], form) for form in FORMS if form != "parquet"}
-    [remarks] = {row["remarks"] for row in pq.read_table(BytesIO(written([found], "parquet"))).to_pylist()}
-    [table] = [file for file in draw([section], tmp_path / "figures", ["svg"]) if file.suffix == ".tex"]
+    forms = {form: render([found], form) for form in FORMATS if form != "parquet"}
+    [remarks] = {row["remarks"] for row in pq.read_table(BytesIO(render([found], "parquet"))).to_pylist()}
+    [table] = [file for file in draw_figures([section], tmp_path / "figures", ["svg"]) if file.suffix == ".tex"]
     return {
         **{form: data.decode() for form, data in forms.items()},
         "parquet": remarks,
-        "report": report([section]),
+        "report": render_report([section]),
         "figures": table.read_text(),
         "advice": " ".join(advise(section, "gmacs", 2.0).remarks),
     }
@@ -237,20 +238,20 @@ def test_the_seed_is_all_three_seeds(plant: Plant) -> None:
     for method in ("full", "lora"):
         for init in (1, 2):
             path = planted(method, 42, init, 0.5 + init / 10)
-    [section] = sections(find_runs([path.parent])[0])
+    [section] = group_runs(find_runs([path.parent])[0])
     assert {label: sorted(of) for label, of in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
     assert section.repeats == ()
     assert "1 (seed 42, init_seed 1, order_seed 42), 2 (seed 42, init_seed 2, order_seed 42)" in section.remarks[-1]
-    assert section.remarks[-1] in " ".join(written([compare(section)], "table").decode().split())
+    assert section.remarks[-1] in " ".join(render([compare(section)], "table").decode().split())
 
     again = planted("lora", 42, 2, 0.6)
-    [section] = sections(find_runs([path.parent])[0])
+    [section] = group_runs(find_runs([path.parent])[0])
     assert [len(of) for of in section.repeats] == [2], "runs of all the same seeds are repeats"
     assert again in [run.path for of in section.repeats for run in of]
 
 
 def test_seeds_that_are_followed_are_called_by_themselves(plant: Plant) -> None:
     paths = [plant("lora", seed, [0.1, 0.5]) for seed in (7, 9)]
-    [section] = sections(find_runs(paths)[0])
+    [section] = group_runs(find_runs(paths)[0])
     assert sorted(section.runs["lora"]) == [7, 9]
     assert [each for each in section.remarks if "numbered" in each] == []

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftkit.cli import main
-from peftkit.compare.gather import Section, find_runs, sections
-from peftkit.compare.matching import QUANTITIES, Match, matched, parse_match
-from peftkit.compare.tables import FORMS
+from peftkit.compare.groups import RunGroup, group_runs
+from peftkit.compare.load_runs import find_runs
+from peftkit.compare.matching import QUANTITIES, Match, match_runs, parse_match
+from peftkit.compare.output.render import FORMATS
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant
 
@@ -40,19 +41,19 @@ def test_a_match_is_read_as_it_is_written(text: str, match: Match) -> None:
     ("text", "words"),
     [
         ("paramters=1e5±20%", "did you mean 'parameters'"),
-        ("gmacs=1e5±20%", "there are parameters, memory"),
-        ("parameters", "needs a target and a tolerance"),
-        ("parameters=1e5", "needs a target and a tolerance"),
-        ("parameters=1e5±20", "needs a target and a tolerance"),
+        ("gmacs=1e5±20%", "allowed are parameters, memory"),
+        ("parameters", "a target and a tolerance from 0 to 100 % are required"),
+        ("parameters=1e5", "a target and a tolerance from 0 to 100 % are required"),
+        ("parameters=1e5±20", "a target and a tolerance from 0 to 100 % are required"),
         ("parameters=1e5±120%", "tolerance from 0 to 100 %"),
-        ("parameters=1e5±20%±3%", "needs a target and a tolerance"),
+        ("parameters=1e5±20%±3%", "a target and a tolerance from 0 to 100 % are required"),
         ("parameters=-1±20%", "must be a number above zero"),
         ("parameters=many±20%", "must be a number above zero"),
         ("memory=2±10%", "must be a number above zero with a unit"),
         ("memory=2GiG±10%", "did you mean 'gib'"),
     ],
 )
-def test_what_cannot_be_matched_by_is_refused_with_what_can(
+def test_invalid_matches_are_errors_that_list_valid_ones(
     text: str, words: str, plant: Plant, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = plant("lora", 1, [0.1, 0.5])
@@ -84,8 +85,8 @@ def ranks(plant: Plant) -> Path:
     return path.parent
 
 
-def section(folder: Path) -> Section:
-    [found] = sections(find_runs([folder])[0])
+def section(folder: Path) -> RunGroup:
+    [found] = group_runs(find_runs([folder])[0])
     return found
 
 
@@ -103,7 +104,7 @@ def section(folder: Path) -> Section:
 def test_of_each_method_the_nearest_variant_within_the_tolerance_is_kept(
     asked: str, kept: set[str], outside: str, plant: Plant
 ) -> None:
-    found = matched(section(ranks(plant)), parse_match(asked))
+    found = match_runs(section(ranks(plant)), parse_match(asked))
     assert found.runs.keys() == kept
     assert outside in found.remarks[-1]
     assert all(sorted(of) == [1, 2] for of in found.runs.values())
@@ -131,7 +132,7 @@ def test_a_method_that_has_not_measured_it_is_left_out_by_name(plant: Plant) -> 
     summary = json.loads((path / "summary.json").read_text())
     del summary["cost"]["trainable_parameters"]
     (path / "summary.json").write_text(json.dumps(summary))
-    found = matched(section(folder), parse_match("parameters=400±10%"))
+    found = match_runs(section(folder), parse_match("parameters=400±10%"))
     assert "vera (not all its runs have measured trainable_parameters)" in found.remarks[-1]
 
 
@@ -141,7 +142,7 @@ def methods_of(form: str, data: bytes) -> str:
     return data.decode()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_form_of_compare_has_the_matched_variants_and_what_is_outside(
     form: str, plant: Plant, tmp_path: Path
 ) -> None:

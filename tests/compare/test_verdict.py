@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from peftkit.compare.comparison import Comparison, compare
-from peftkit.compare.evidence import evidence_of
-from peftkit.compare.gather import find_runs, sections
-from peftkit.compare.verdict import Verdict, beats_baselines, percent
+from peftkit.compare.evidence import collect_evidence
+from peftkit.compare.groups import group_runs
+from peftkit.compare.load_runs import find_runs
+from peftkit.compare.verdict import Verdict, format_percent, probability_above_baselines
 from tests.compare.conftest import Plant
 
 
 def compared(path: Path, **options: Any) -> Comparison:
-    [section] = sections(find_runs([path])[0], ["data", "hardware"])
+    [section] = group_runs(find_runs([path])[0], ["data", "hardware"])
     return compare(section, **options)
 
 
@@ -61,7 +62,7 @@ def test_without_a_test_of_equivalence_it_is_not_settled(plant: Plant) -> None:
             path = plant(method, seed, [0.1, share])
     found = compared(path.parent).verdict
     text = " ".join(found.sentences)
-    assert "not settled" in text
+    assert "not certain to be the best" in text
     assert "equivalent" not in text
     assert "as good as equal" not in text
     assert found.runner_up is not None
@@ -111,7 +112,7 @@ def test_a_baseline_that_was_not_run_is_named(plant: Plant) -> None:
         plant("vera", seed, [0.1, 0.5])
         path = plant("lora", seed, [0.1, 0.8], cost=2.0)
     sentences = compared(path.parent).verdict.sentences
-    assert "Full fine-tuning is not among them: what it would add is not known." in sentences
+    assert "Full fine-tuning is not among the compared methods." in sentences
     [runner_up] = [each for each in sentences if each.startswith("The runner-up, vera, is 0.")]
     assert runner_up.endswith(", at 0.50 of the cost.")
     of_vera = compared(path.parent, baseline="lora").verdict
@@ -119,7 +120,7 @@ def test_a_baseline_that_was_not_run_is_named(plant: Plant) -> None:
     assert not any("not among them" in each for each in of_vera.sentences)
 
 
-def test_nothing_was_learnt_below_the_constant_answer(plant: Plant) -> None:
+def test_no_method_learned_the_task_below_the_constant_answer(plant: Plant) -> None:
     rng = random.Random(1)
     for number in range(12):
         for seed in (1, 2, 3):
@@ -131,7 +132,7 @@ def test_nothing_was_learnt_below_the_constant_answer(plant: Plant) -> None:
     assert found.winners == ()
     text = " ".join(found.verdict.sentences)
     assert text.startswith("No recommendation.")
-    assert "no method beats the constant answer (0.2280) beyond noise" in text
+    assert "none beats the constant answer (0.2280) beyond noise" in text
     for cause in ("the budget", "learning rates", "the prompt", "base model"):
         assert cause in text
     assert "Use " not in text
@@ -141,8 +142,8 @@ def test_above_the_constant_answer_a_method_is_recommended(plant: Plant) -> None
     for seed in (1, 2, 3):
         with_baselines(plant("full", seed, [0.1, 0.3 + seed / 500]), constant=0.228)
         path = with_baselines(plant("lora", seed, [0.1, 0.6 + seed / 500]), constant=0.228)
-    [section] = sections(find_runs([path.parent])[0])
-    found = beats_baselines(evidence_of(section, "gmacs"))
+    [section] = group_runs(find_runs([path.parent])[0])
+    found = probability_above_baselines(collect_evidence(section, "gmacs"))
     assert found["lora"] > 0.99
     assert 0.8 < found["full"] < 1
     verdict = compared(path.parent).verdict
@@ -155,8 +156,8 @@ def test_a_baseline_on_few_examples_varies_too(plant: Plant) -> None:
         for seed in (1, 2, 3):
             path = plant(method, seed, [0.1, 0.58 + seed / 500], examples=100)
             with_baselines(path, constant=0.5)
-    [section] = sections(find_runs([path.parent])[0])
-    assert max(beats_baselines(evidence_of(section, "gmacs")).values()) < 0.95
+    [section] = group_runs(find_runs([path.parent])[0])
+    assert max(probability_above_baselines(collect_evidence(section, "gmacs")).values()) < 0.95
 
 
 def test_scores_that_leak_the_answer_recommend_nothing(plant: Plant) -> None:
@@ -185,8 +186,8 @@ def test_a_verdict_names_what_it_holds_for(plant: Plant) -> None:
     assert _of_model(plant, "org/base").sentences[-1] == "This holds for t with org/base and this training sample."
 
 
-def test_a_pocket_model_says_nothing_about_larger_ones(plant: Plant) -> None:
-    assert "says nothing about larger models" in _of_model(plant, "pocket-t5").sentences[-1]
+def test_results_of_a_pocket_model_do_not_carry_over(plant: Plant) -> None:
+    assert "results do not carry over to larger models" in _of_model(plant, "pocket-t5").sentences[-1]
 
 
 @pytest.mark.parametrize(
@@ -201,4 +202,4 @@ def test_a_pocket_model_says_nothing_about_larger_ones(plant: Plant) -> None:
     ],
 )
 def test_no_probability_is_rounded_to_certainty(probability: float, text: str) -> None:
-    assert percent(probability) == text
+    assert format_percent(probability) == text

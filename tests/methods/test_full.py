@@ -6,33 +6,33 @@ import pytest
 import torch
 
 from peftkit.methods.full import Full
-from peftkit.testing import applied, learn, logits, tiny
+from peftkit.testing import apply_method, logits, tiny_model, train_on_batch
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 def test_every_weight_learns(architecture: str) -> None:
-    model = applied(Full(), architecture)
+    model = apply_method(Full(), architecture)
     assert all(parameter.requires_grad for parameter in model.parameters())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    learn(model, architecture, steps=2)
+    train_on_batch(model, architecture, steps=2)
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
 
 
 def test_shards_are_read_back_and_tied_weights_stay_tied(tmp_path: Path) -> None:
-    model = applied(Full(), "gpt2")
-    learn(model, "gpt2", steps=2)
+    model = apply_method(Full(), "gpt2")
+    train_on_batch(model, "gpt2", steps=2)
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    fresh = applied(Full(), "gpt2")
+    fresh = apply_method(Full(), "gpt2")
     Full().load(fresh, tmp_path)
     assert torch.equal(logits(fresh, "gpt2"), logits(model, "gpt2"))
     assert fresh.lm_head.weight is fresh.transformer.wte.weight
 
 
 def test_a_precision_other_than_float32_comes_back_as_it_was(tmp_path: Path) -> None:
-    model = Full().apply(tiny("llama").to(torch.bfloat16), None)  # type: ignore[arg-type]
+    model = Full().apply(tiny_model("llama").to(torch.bfloat16), None)  # type: ignore[arg-type]
     Full().save(model, tmp_path)
-    fresh = tiny("llama").to(torch.bfloat16)
+    fresh = tiny_model("llama").to(torch.bfloat16)
     torch.nn.init.zeros_(fresh.lm_head.weight)
     Full().load(fresh, tmp_path)
     assert fresh.dtype == torch.bfloat16
@@ -40,6 +40,6 @@ def test_a_precision_other_than_float32_comes_back_as_it_was(tmp_path: Path) -> 
 
 
 def test_another_models_weights_are_refused(tmp_path: Path) -> None:
-    Full().save(tiny("llama"), tmp_path)
+    Full().save(tiny_model("llama"), tmp_path)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        Full().load(tiny("llama", hidden_size=16), tmp_path)
+        Full().load(tiny_model("llama", hidden_size=16), tmp_path)

@@ -12,13 +12,23 @@ from peft import PeftModel
 from pydantic import ValidationError
 from torch import nn
 
-from peftkit import Context, Method
+from peftkit import ApplyContext, Method
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
-from peftkit.testing import applied, batch, check_method, context, learn, logits, situation, tiny, trained
+from peftkit.testing import (
+    apply_method,
+    batch,
+    check_method,
+    context,
+    logits,
+    run_spec,
+    train_on_batch,
+    trained_tensors,
+)
+from peftkit.testing.tiny_models import tiny_model
 
 # As it is registered, with all of peft's options.
-Lora: Any = load_registry().of("method")["lora"].component
+Lora: Any = load_registry().all("method")["lora"].component
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:
@@ -26,8 +36,8 @@ def reopen(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def test_the_defaults_are_those_of_the_starting_system() -> None:
-    model = applied(Lora(), "t5")
-    names = trained(model)
+    model = apply_method(Lora(), "t5")
+    names = trained_tensors(model)
     # q and v of the encoder, the decoder and its cross-attention: two blocks, two sides each.
     assert len(names) == 2 * 2 * (2 + 2 + 2)
     assert {parameter.shape for parameter in names.values()} == {(8, 32), (32, 8)}
@@ -97,7 +107,7 @@ def test_every_variant_learns_and_can_be_saved(options: dict[str, object], tmp_p
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
 def test_biases_are_trained_and_saved(bias: str, tmp_path: Path) -> None:
     method = Lora(bias=bias)  # type: ignore[arg-type]
-    assert any(name.endswith("query.base_layer.bias") for name in trained(applied(method, "bert")))
+    assert any(name.endswith("query.base_layer.bias") for name in trained_tensors(apply_method(method, "bert")))
     check_method(method, "bert", tmp_path / "saved", reopen)
 
 
@@ -108,35 +118,35 @@ def test_transposed_layers(options: dict[str, object], tmp_path: Path) -> None:
 
 def test_olora_on_transposed_layers_is_refused_because_it_fails() -> None:
     method = Lora(init_lora_weights="olora")
-    assert "GPT-2" in method.refuses(situation("gpt2"))[0]
+    assert "GPT-2" in method.incompatible_with(run_spec("gpt2"))[0]
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        logits(applied(method, "gpt2"), "gpt2")
+        logits(apply_method(method, "gpt2"), "gpt2")
 
 
 def test_rank_stabilised_scaling() -> None:
-    model = applied(Lora(r=4, lora_alpha=8, use_rslora=True), "llama")
+    model = apply_method(Lora(r=4, lora_alpha=8, use_rslora=True), "llama")
     layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     assert layer.scaling["default"] == pytest.approx(8 / math.sqrt(4))
 
 
 @pytest.mark.parametrize("start", ["olora", "pissa", "mica", "gaussian", True])
 def test_nothing_is_changed_before_training(start: str | bool) -> None:
-    model = applied(Lora(init_lora_weights=start), "llama")  # type: ignore[arg-type]
-    torch.testing.assert_close(logits(model, "llama"), logits(tiny("llama"), "llama"), atol=1e-5, rtol=0)
+    model = apply_method(Lora(init_lora_weights=start), "llama")  # type: ignore[arg-type]
+    torch.testing.assert_close(logits(model, "llama"), logits(tiny_model("llama"), "llama"), atol=1e-5, rtol=0)
 
 
 def test_dropout_acts_while_training_only() -> None:
-    model = applied(Lora(lora_dropout=0.5), "llama")
-    learn(model, "llama", steps=2)
+    model = apply_method(Lora(lora_dropout=0.5), "llama")
+    train_on_batch(model, "llama", steps=2)
     assert torch.equal(logits(model, "llama"), logits(model, "llama"))
-    losses = {learn(model, "llama", steps=1)[0][0] for _ in range(2)}
+    losses = {train_on_batch(model, "llama", steps=1)[0][0] for _ in range(2)}
     assert len(losses) == 2
 
 
 # ---- what begins with training rows, learns at several rates, or has a penalty
 
 
-def with_rows(architecture: str) -> Context:
+def with_rows(architecture: str) -> ApplyContext:
     rows = batch(architecture)
     if architecture == "t5":
         rows["decoder_input_ids"] = rows["labels"].roll(1, 1)
@@ -147,52 +157,55 @@ def with_rows(architecture: str) -> Context:
 def test_eva_begins_with_what_the_layers_see(architecture: str, tmp_path: Path) -> None:
     method = Lora(init_lora_weights="eva", r=2, eva_config={"rho": 1.5})
     torch.manual_seed(7)
-    model = method.apply(tiny(architecture), with_rows(architecture))
-    plain = applied(Lora(r=2), architecture)
-    sides = {n: p for n, p in trained(model).items() if ".lora_A." in n}
+    model = method.apply(tiny_model(architecture), with_rows(architecture))
+    plain = apply_method(Lora(r=2), architecture)
+    sides = {n: p for n, p in trained_tensors(model).items() if ".lora_A." in n}
     for side in sides.values():  # directions are at right angles, unlike drawn ones
         torch.testing.assert_close(side @ side.T, torch.eye(len(side)), atol=1e-4, rtol=0)
-    assert sum(len(side) for side in sides.values()) == 2 * sum(".lora_A." in n for n in trained(plain))
+    assert sum(len(side) for side in sides.values()) == 2 * sum(".lora_A." in n for n in trained_tensors(plain))
     torch.testing.assert_close(logits(model, architecture), logits(plain, architecture), atol=1e-5, rtol=0)
-    losses, silent = learn(model, architecture)
+    losses, silent = train_on_batch(model, architecture)
     assert losses[-1] < losses[0]
     assert silent == []
     method.save(model, tmp_path)
-    again = method.apply(tiny(architecture), with_rows(architecture))
+    again = method.apply(tiny_model(architecture), with_rows(architecture))
     method.load(again, tmp_path)
     torch.testing.assert_close(logits(again, architecture), logits(model, architecture), atol=1e-6, rtol=0)
-    opened = method.open(tiny(architecture), tmp_path, context(architecture))
+    opened = method.load_into(tiny_model(architecture), tmp_path, context(architecture))
     torch.testing.assert_close(logits(opened, architecture), logits(model, architecture), atol=1e-6, rtol=0)
 
 
 def test_eva_without_rows_is_no_plain_lora() -> None:
-    with pytest.raises(InputError, match="begins with training rows, and there are none"):
-        applied(Lora(init_lora_weights="eva"), "llama")
+    with pytest.raises(InputError, match="needs training data, and there is none"):
+        apply_method(Lora(init_lora_weights="eva"), "llama")
 
 
 def test_eva_that_finds_nothing_stable_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftkit.methods.lora.PASSES", 20)
+    monkeypatch.setattr("peftkit.methods.lora.MAX_EVA_PASSES", 20)
     rows: Mapping[str, torch.Tensor] = {k: v[:1, :1] for k, v in batch("llama").items()}
     one = replace(context("llama"), batches=lambda number: [rows])
-    with pytest.raises(InputError, match=r"no stable directions in 20 passes; lower method\.r"):
-        Lora(init_lora_weights="eva").apply(tiny("llama"), one)
+    with pytest.raises(InputError, match=r"has not converged after 20 forward passes; lower method\.r"):
+        Lora(init_lora_weights="eva").apply(tiny_model("llama"), one)
 
 
 def test_lora_plus_is_a_rate_of_one_side() -> None:
     method: Method = Lora(loraplus_lr_ratio=16.0)
-    rates = {name.split(".lora_")[1][0]: method.rate(name) for name in trained(applied(method, "llama"))}
+    rates = {
+        name.split(".lora_")[1][0]: method.lr_multiplier(name)
+        for name in trained_tensors(apply_method(method, "llama"))
+    }
     assert rates == {"A": 1.0, "B": 16.0}
-    assert Lora().rate("x.lora_B.default.weight") == 1.0
+    assert Lora().lr_multiplier("x.lora_B.default.weight") == 1.0
 
 
 @pytest.mark.parametrize("part", ["kasa_config", "monteclora_config"])
 def test_penalties_are_added_to_what_is_trained(part: str) -> None:
     method: Method = Lora(**{part: {}})
-    model = applied(method, "llama")
+    model = apply_method(method, "llama")
     rows = batch("llama")
     model.train()(input_ids=rows["input_ids"])
-    penalty = method.penalty(model, rows)
+    penalty = method.auxiliary_loss(model, rows)
     assert penalty is not None
     assert penalty.requires_grad
     assert float(penalty) != 0
-    assert Lora().penalty(applied(Lora(), "llama"), rows) is None
+    assert Lora().auxiliary_loss(apply_method(Lora(), "llama"), rows) is None

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from peftkit import Situation
+from peftkit import RunSpec
 from peftkit.errors import InputError
 from peftkit.methods._peft import PeftMethod, default_targets
 from peftkit.methods.lora import Lora
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.vera import Vera
-from peftkit.testing import applied, context, learn, logits, situation, tiny
+from peftkit.testing import apply_method, context, logits, run_spec, tiny_model, train_on_batch
 
 SAVED = {"lora": Lora(), "vera": Vera(r=16), "prefix": PrefixTuning(num_virtual_tokens=5, prefix_projection=True)}
 
@@ -35,31 +35,31 @@ def test_a_type_without_such_a_table_has_none() -> None:
 
 @pytest.mark.parametrize("method", [Lora(), Vera()], ids=["lora", "vera"])
 def test_a_model_without_default_targets_is_refused(method: PeftMethod) -> None:
-    (reason,) = method.refuses(situation("distilbert"))
+    (reason,) = method.incompatible_with(run_spec("distilbert"))
     assert "'distilbert'" in reason
     assert 'target_modules = "all-linear"' in reason
     with pytest.raises(InputError, match="target_modules"):
-        applied(method, "distilbert")
-    assert method.model_copy(update={"target_modules": "all-linear"}).refuses(situation("distilbert")) == []
+        apply_method(method, "distilbert")
+    assert method.model_copy(update={"target_modules": "all-linear"}).incompatible_with(run_spec("distilbert")) == []
 
 
 @pytest.mark.parametrize("method", SAVED.values(), ids=SAVED)
 def test_a_hub_model_is_not_refused_before_its_config_is_there(method: PeftMethod) -> None:
-    assert method.refuses(Situation(None, "generation", False, "no")) == []
+    assert method.incompatible_with(RunSpec(None, "generation", False, "no")) == []
 
 
 def test_modules_that_the_model_does_not_have_are_the_inputs_fault() -> None:
     with pytest.raises(InputError, match=r"method\.target_modules: no module is called 'no_such_layer'"):
-        applied(Lora(target_modules=("no_such_layer",)), "t5")
+        apply_method(Lora(target_modules=("no_such_layer",)), "t5")
 
 
 def test_what_is_saved_opens_in_another_process(tmp_path: Path) -> None:
-    tiny("t5").save_pretrained(tmp_path / "base")
+    tiny_model("t5").save_pretrained(tmp_path / "base")
     ids = torch.arange(3, 11).repeat(2, 1)
     outputs = {}
     for name, method in SAVED.items():
-        model = applied(method, "t5")
-        learn(model, "t5", steps=2)
+        model = apply_method(method, "t5")
+        train_on_batch(model, "t5", steps=2)
         (tmp_path / name).mkdir()
         method.save(model, tmp_path / name)
         with torch.no_grad():
@@ -88,7 +88,7 @@ def test_saving_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", connect)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    base = tiny("t5")
+    base = tiny_model("t5")
     base.name_or_path = "google-t5/t5-base"
     Lora().save(Lora().apply(base, context("t5")), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
@@ -111,23 +111,23 @@ def test_saving_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_weights_of_other_options_are_not_loaded(
     method: PeftMethod, changes: dict[str, object], tmp_path: Path
 ) -> None:
-    method.save(applied(method, "t5"), tmp_path)
+    method.save(apply_method(method, "t5"), tmp_path)
     other = method.model_copy(update=changes)
     with pytest.raises((ValueError, RuntimeError), match=r"do not match the model|size mismatch|must match"):
-        other.load(applied(other, "t5"), tmp_path)
+        other.load(apply_method(other, "t5"), tmp_path)
 
 
 def test_a_projected_prefix_may_go_on_without_its_network(tmp_path: Path) -> None:
-    model = applied(SAVED["prefix"], "t5")
+    model = apply_method(SAVED["prefix"], "t5")
     SAVED["prefix"].save(model, tmp_path)
     plain = SAVED["prefix"].model_copy(update={"prefix_projection": False})
-    other = applied(plain, "t5")
+    other = apply_method(plain, "t5")
     plain.load(other, tmp_path)
     torch.testing.assert_close(logits(other, "t5"), logits(model, "t5"), atol=1e-6, rtol=0)
 
 
 def test_half_precision_weights_are_trained_in_full(tmp_path: Path) -> None:
-    model = Lora().apply(tiny("llama").to(torch.bfloat16), context("llama"))
+    model = Lora().apply(tiny_model("llama").to(torch.bfloat16), context("llama"))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    losses, _ = learn(model, "llama", steps=4)
+    losses, _ = train_on_batch(model, "llama", steps=4)
     assert losses[-1] < losses[0]

@@ -13,18 +13,18 @@ from torch import nn
 from peftkit.errors import InputError
 from peftkit.methods.prefix_tuning import PrefixTuning, decoder_shape
 from peftkit.testing import (
-    applied,
+    apply_method,
+    architecture_kind,
     batch,
+    check_generation_matches_scores,
     check_method,
     context,
-    generates_what_it_scores,
-    kind_of,
-    learn,
     logits,
-    situation,
-    tiny,
-    trained,
+    run_spec,
+    train_on_batch,
+    trained_tensors,
 )
+from peftkit.testing.tiny_models import tiny_model
 
 SHORT = PrefixTuning(num_virtual_tokens=5)
 UNLIKE = {
@@ -52,21 +52,21 @@ def strong(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("architecture", ["t5", "mt5", "bart", "llama", "qwen2", "gpt2"])
 def test_generating_goes_by_the_same_prefix_as_scoring(architecture: str, projected: bool) -> None:
     method = SHORT.model_copy(update={"prefix_projection": projected})
-    generates_what_it_scores(strong(applied(method, architecture)), architecture)
+    check_generation_matches_scores(strong(apply_method(method, architecture)), architecture)
 
 
 def test_a_copy_generates_by_its_own_prefix() -> None:
-    model = strong(applied(SHORT, "t5"))
+    model = strong(apply_method(SHORT, "t5"))
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.prompt_encoder["default"].embedding.weight.neg_()
-    generates_what_it_scores(other, "t5")
+    check_generation_matches_scores(other, "t5")
     assert not torch.allclose(logits(other, "t5"), logits(model, "t5"), atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_beams_are_scored_by_the_same_prefix(architecture: str) -> None:
-    model = strong(applied(SHORT, architecture)).eval()
+    model = strong(apply_method(SHORT, architecture)).eval()
     row = batch(architecture)
     with torch.no_grad():
         found = model.generate(
@@ -89,13 +89,13 @@ def test_beams_are_scored_by_the_same_prefix(architecture: str) -> None:
 
 @pytest.mark.parametrize(("architecture", "changes"), UNLIKE.values(), ids=UNLIKE)
 def test_a_decoder_unlike_the_encoder(architecture: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    model = applied(SHORT, architecture, **changes)
-    losses, silent = learn(model, architecture)
+    model = apply_method(SHORT, architecture, **changes)
+    losses, silent = train_on_batch(model, architecture)
     assert losses[-1] < losses[0]
     assert silent == []
-    generates_what_it_scores(model, architecture)
+    check_generation_matches_scores(model, architecture)
     SHORT.save(model, tmp_path)
-    opened = reopen(tiny(architecture, **changes), tmp_path)
+    opened = reopen(tiny_model(architecture, **changes), tmp_path)
     torch.testing.assert_close(logits(opened, architecture), logits(model, architecture), atol=1e-6, rtol=0)
 
 
@@ -104,7 +104,7 @@ def test_what_a_config_does_not_say_is_left_to_peft() -> None:
 
 
 def test_in_an_encoder_decoder_the_prefix_reaches_the_decoders_self_attention_only() -> None:
-    model = strong(applied(SHORT, "t5"))
+    model = strong(apply_method(SHORT, "t5"))
     seen = {}
     for name, module in model.named_modules():
         if name.endswith(("SelfAttention", "EncDecAttention")):
@@ -118,31 +118,31 @@ def test_in_an_encoder_decoder_the_prefix_reaches_the_decoders_self_attention_on
     cache = seen["base_model.decoder.block.0.layer.0.SelfAttention"]
     assert cache.self_attention_cache.get_seq_length() == 5 + 5
     assert cache.cross_attention_cache.get_seq_length() == 8
-    assert not torch.allclose(ours, logits(tiny("t5"), "t5"), atol=1e-2)
+    assert not torch.allclose(ours, logits(tiny_model("t5"), "t5"), atol=1e-2)
 
 
 def test_a_projected_prefix_keeps_its_network_for_a_resume_and_not_for_use(tmp_path: Path) -> None:
     method = PrefixTuning(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=7)
-    model = applied(method, "llama")
-    assert "prompt_encoder.default.transform.0.weight" in trained(model)
-    assert trained(model)["prompt_encoder.default.transform.0.weight"].shape[0] == 7
+    model = apply_method(method, "llama")
+    assert "prompt_encoder.default.transform.0.weight" in trained_tensors(model)
+    assert trained_tensors(model)["prompt_encoder.default.transform.0.weight"].shape[0] == 7
     method.save(model, tmp_path)
     assert (tmp_path / "trainable.safetensors").exists()
-    opened = reopen(tiny("llama"), tmp_path)
+    opened = reopen(tiny_model("llama"), tmp_path)
     assert not hasattr(opened.prompt_encoder["default"], "transform")
 
 
 def test_a_prefix_of_zeros(tmp_path: Path) -> None:
     method = PrefixTuning(num_virtual_tokens=5, init_weights="zero")
-    assert not any(parameter.any() for parameter in trained(applied(method, "llama")).values())
+    assert not any(parameter.any() for parameter in trained_tensors(apply_method(method, "llama")).values())
     check_method(method, "llama", tmp_path / "saved", reopen)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 def test_gradient_checkpointing_is_refused_because_it_fails(architecture: str) -> None:
-    (reason,) = SHORT.refuses(situation(architecture, gradient_checkpointing=True))
+    (reason,) = SHORT.incompatible_with(run_spec(architecture, gradient_checkpointing=True))
     assert "train.gradient_checkpointing = false" in reason
-    model = tiny(architecture)
+    model = tiny_model(architecture)
     model.gradient_checkpointing_enable()
     with pytest.raises(InputError, match="does not work with gradient checkpointing"):
         SHORT.apply(model, context(architecture))
@@ -152,16 +152,18 @@ def test_gradient_checkpointing_is_refused_because_it_fails(architecture: str) -
     "architecture", ["bert", "ernie", "roberta", "xlm-roberta", "electra", "deberta-v2", "distilbert"]
 )
 def test_an_encoder_is_refused_if_and_only_if_it_fails(architecture: str) -> None:
-    assert kind_of(architecture) == "encoder"
-    reasons = SHORT.refuses(situation(architecture))
+    assert architecture_kind(architecture) == "encoder"
+    reasons = SHORT.incompatible_with(run_spec(architecture))
     try:
-        model = applied(SHORT, architecture)
-        learn(model, architecture, steps=2)
+        model = apply_method(SHORT, architecture)
+        train_on_batch(model, architecture, steps=2)
     except (InputError, TypeError, ValueError):
         assert len(reasons) == 1
         assert "use a BERT model" in reasons[0]
     else:
         assert reasons == []
-        assert not torch.allclose(logits(model, architecture), logits(tiny(architecture), architecture), atol=1e-3)
+        assert not torch.allclose(
+            logits(model, architecture), logits(tiny_model(architecture), architecture), atol=1e-3
+        )
     newer = int(transformers.__version__.split(".")[0]) >= 5
     assert bool(reasons) == (architecture in {"deberta-v2", "distilbert"} or (architecture[-1] == "a" and not newer))

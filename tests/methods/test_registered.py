@@ -14,13 +14,13 @@ import peft
 import pytest
 from pydantic import ValidationError
 
-from peftkit import Between, Method
+from peftkit import Method, Range
 from peftkit.methods import register_methods
 from peftkit.methods._peft import PeftMethod
-from peftkit.methods.peft_types import HIDDEN
-from peftkit.methods.published import PEFT
-from peftkit.recipe.tables import TrainTable
-from peftkit.testing import searches_published_rates
+from peftkit.methods.peft_factory import HIDDEN
+from peftkit.methods.published_learning_rates import PEFT_LEARNING_RATES
+from peftkit.recipe.config import TrainConfig
+from peftkit.testing import check_published_rates
 
 METHODS = register_methods()
 OF_PEFT = [method for method in METHODS if issubclass(method, PeftMethod)]
@@ -39,10 +39,10 @@ def test_all_of_peft_are_there_by_peft_s_names() -> None:
 def test_importing_them_imports_nothing_heavy() -> None:
     code = """
 import sys, peftkit.methods
-from peftkit import Situation
-asked = Situation("encoder", "classification", True, "no", {"model_type": "bert"})
+from peftkit import RunSpec
+spec = RunSpec("encoder", "classification", True, "no", {"model_type": "bert"})
 for method in peftkit.methods.register_methods():
-    method().refuses(asked)
+    method().incompatible_with(spec)
 print(sorted({"torch", "peft", "transformers", "adapters", "datasets", "numpy"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -60,9 +60,9 @@ def test_every_option_is_described(method: type[Method]) -> None:
 def test_the_options_are_those_of_peft(method: type[PeftMethod]) -> None:
     config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(method.peft_type)]
     fields = {field.name: field for field in dataclasses.fields(config)}
-    own = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    base_fields = {field.name for field in dataclasses.fields(peft.PeftConfig)}
     options = {key: value for key, value in method() if key not in ("name", "loraplus_lr_ratio")}  # no option of peft's
-    assert options.keys() == fields.keys() - own - HIDDEN - method.without
+    assert options.keys() == fields.keys() - base_fields - HIDDEN - method.excluded_options
     theirs = {k: f.default for k, f in fields.items() if f.default is not dataclasses.MISSING}
     different = {k for k, v in options.items() if k in theirs and as_json(v) != as_json(theirs[k])}
     assert different == OURS.get(names(method), set())
@@ -98,13 +98,13 @@ def test_a_dump_gives_the_same_method_again(method: type[Method]) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=names)
 def test_what_it_is_tuned_over_are_keys_of_a_recipe(method: type[Method]) -> None:
-    assert method.search
-    for key, of in method.search.items():
+    assert method.search_space
+    for key, of in method.search_space.items():
         table, option = key.split(".")
-        fields = {"train": TrainTable, "method": method}[table].model_fields
+        fields = {"train": TrainConfig, "method": method}[table].model_fields
         assert option in fields
-        for value in (of.low, of.high) if isinstance(of, Between) else of:
-            getattr({"train": TrainTable(**{option: value})}.get(table) or method(**{option: value}), option)
+        for value in (of.low, of.high) if isinstance(of, Range) else of:
+            getattr({"train": TrainConfig(**{option: value})}.get(table) or method(**{option: value}), option)
 
 
 SOURCE = r"\S.* \((19|20)\d\d\b[^)]*\).*: \S.*"
@@ -115,9 +115,9 @@ VECTORS = ("bitfit", "layer_norm", "ln_tuning", "beft", "ia3", "vera", "pvera", 
 PROMPTS = ("prompt_tuning", "trainable_tokens")
 
 
-def learning_rates(method: type[Method]) -> Between:
-    of = method.search["train.learning_rate"]
-    assert isinstance(of, Between)
+def learning_rates(method: type[Method]) -> Range:
+    of = method.search_space["train.learning_rate"]
+    assert isinstance(of, Range)
     return of
 
 
@@ -133,7 +133,7 @@ def test_it_is_tuned_over_decades_that_hold_its_published_learning_rates(method:
     assert of.log
     assert of.high / of.low >= 100
     assert method.published_rates
-    searches_published_rates(method)
+    check_published_rates(method)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=names)
@@ -160,4 +160,4 @@ def test_low_rank_updates_are_tuned_between_whole_weights_and_prompts(prompts: s
 
 
 def test_the_published_rates_are_of_types_that_peft_has() -> None:
-    assert PEFT.keys() == {names(method) for method in OF_PEFT}
+    assert PEFT_LEARNING_RATES.keys() == {names(method) for method in OF_PEFT}

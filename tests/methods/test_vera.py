@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit.methods.vera import Vera
-from peftkit.testing import applied, check_method, trained
+from peftkit.testing import apply_method, check_method, trained_tensors
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:
@@ -17,7 +17,7 @@ def reopen(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def projection(method: Vera, seed: int) -> torch.Tensor:
-    return applied(method, "t5", seed).base_model.vera_A["default"]
+    return apply_method(method, "t5", seed).base_model.vera_A["default"]
 
 
 def test_the_projections_follow_the_runs_seed() -> None:
@@ -32,7 +32,7 @@ def test_the_recipe_may_give_them_a_key_of_their_own() -> None:
 
 
 def test_only_vectors_learn() -> None:
-    vectors = trained(applied(Vera(), "t5"))
+    vectors = trained_tensors(apply_method(Vera(), "t5"))
     assert {parameter.shape for parameter in vectors.values()} == {(256,), (32,)}
     assert all("vera_lambda_" in name for name in vectors)
 
@@ -54,12 +54,12 @@ def test_every_variant_learns_and_can_be_saved(options: dict[str, object], tmp_p
 @pytest.mark.parametrize("bias", ["all", "vera_only"])
 def test_biases_are_trained_and_saved(bias: str, tmp_path: Path) -> None:
     method = Vera(r=16, bias=bias)  # type: ignore[arg-type]
-    assert any(name.endswith("query.base_layer.bias") for name in trained(applied(method, "bert")))
+    assert any(name.endswith("query.base_layer.bias") for name in trained_tensors(apply_method(method, "bert")))
     check_method(method, "bert", tmp_path / "saved", reopen)
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_whether_the_projections_are_in_the_file(kept: bool, tmp_path: Path) -> None:
     method = Vera(r=4, save_projection=kept)
-    method.save(applied(method, "t5"), tmp_path)
+    method.save(apply_method(method, "t5"), tmp_path)
     assert ("base_model.vera_A" in load_file(tmp_path / "adapter_model.safetensors")) == kept

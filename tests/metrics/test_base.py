@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from peftkit import Example
 from peftkit.metrics import EvaluateMetric
-from peftkit.metrics.base import mean, normalised
+from peftkit.metrics.base import mean, normalize
 
 
 class Seen(EvaluateMetric):
@@ -16,7 +16,7 @@ class Seen(EvaluateMetric):
 
     name: Literal["seen"] = "seen"
 
-    def score(self, predictions, references, examples):  # type: ignore[no-untyped-def]
+    def _compute(self, predictions, references, examples):  # type: ignore[no-untyped-def]
         return {f"{predictions} {references} {[e.source for e in examples]}": 1.0}
 
 
@@ -48,13 +48,13 @@ def test_a_metric_without_a_score_says_so() -> None:
     ],
 )
 def test_normalised(text: str, options: dict[str, bool], right: str) -> None:
-    assert normalised(text, **options) == right
+    assert normalize(text, **options) == right
 
 
 @given(st.text(), st.booleans())
 def test_what_is_normalised_stays_as_it_is(text: str, ignore_punctuation: bool) -> None:
-    once = normalised(text, ignore_punctuation=ignore_punctuation)
-    assert normalised(once, ignore_punctuation=ignore_punctuation) == once
+    once = normalize(text, ignore_punctuation=ignore_punctuation)
+    assert normalize(once, ignore_punctuation=ignore_punctuation) == once
 
 
 def test_mean() -> None:

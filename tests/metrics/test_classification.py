@@ -33,7 +33,7 @@ def _no_warnings() -> Iterator[None]:
 def score(metric: EvaluateMetric, predicted: str, right: str, candidates: str = "") -> float:
     """The one value of a metric, for labels of one letter."""
     examples = [Example("q", label, tuple(candidates)) for label in right]
-    return metric.score(list(predicted), [[label] for label in right], examples)[metric.name]
+    return metric._compute(list(predicted), [[label] for label in right], examples)[metric.name]
 
 
 @pytest.mark.parametrize(

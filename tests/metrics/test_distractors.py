@@ -16,7 +16,7 @@ from peftkit.metrics import (
     DistractorMatch,
     DistractorNovelty,
 )
-from peftkit.metrics.distractors import assigned, word_f1
+from peftkit.metrics.distractors import assignment_score, word_f1
 
 
 def novelty(predictions: list[str], answers: list[str], separator: str = ";") -> float:
@@ -163,8 +163,8 @@ def test_the_assignment_is_as_good_as_any(produced: list[str], gold: list[str]) 
     shorter, longer = sorted([produced, gold], key=len)
     best = max(sum(map(word_f1, shorter, chosen)) for chosen in permutations(longer, len(shorter)))
     expected = best / len(longer) if shorter else float(not longer)
-    assert assigned(produced, gold, word_f1) == pytest.approx(expected)
-    assert assigned(gold, produced, word_f1) == pytest.approx(expected)
+    assert assignment_score(produced, gold, word_f1) == pytest.approx(expected)
+    assert assignment_score(gold, produced, word_f1) == pytest.approx(expected)
 
 
 def test_an_answer_leaks_where_a_distractor_is_it_or_holds_it() -> None:
@@ -173,5 +173,5 @@ def test_an_answer_leaks_where_a_distractor_is_it_or_holds_it() -> None:
     references = [["x"]] * 4
     assert AnswerLeakage().compute(predictions, references, examples) == {"answer_leakage": 0.25}
     assert AnswerLeakage(contained=True).compute(predictions, references, examples) == {"answer_leakage": 0.5}
-    with pytest.raises(InputError, match="needs the right answer"):
+    with pytest.raises(InputError, match="needs the correct answer"):
         AnswerLeakage().compute(["a"], [["a"]], [Example("q", "x")])

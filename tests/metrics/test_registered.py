@@ -67,7 +67,7 @@ def test_the_registered_metrics_are_these_for_these_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in METRICS} == KINDS
     assert len(METRICS) == len(register_metrics())
     assert [metric.name for metric in METRICS if not metric.higher_is_better] == ["answer_leakage"]
-    assert [metric.name for metric in METRICS if metric.reads != "prediction"] == ["teacher_forced_match"]
+    assert [metric.name for metric in METRICS if metric.input != "prediction"] == ["teacher_forced_match"]
 
 
 @EACH
@@ -88,8 +88,8 @@ def test_every_option_and_every_metric_is_documented(metric: EvaluateMetric) -> 
 @settings(deadline=None, max_examples=30)
 @given(pairs=drawn)
 def test_the_right_texts_score_best(metric: EvaluateMetric, pairs: Pairs) -> None:
-    best = metric.score(*rows([(right, right) for _, right in pairs]))
-    for key, value in metric.score(*rows(pairs)).items():
+    best = metric._compute(*rows([(right, right) for _, right in pairs]))
+    for key, value in metric._compute(*rows(pairs)).items():
         assert -1 <= value <= best[key] + 1e-9
         assert best[key] <= (100 if metric.name in ("bleu", "chrf") else 1) + 1e-9
 
@@ -99,12 +99,12 @@ def test_the_right_texts_score_best(metric: EvaluateMetric, pairs: Pairs) -> Non
 @given(data=st.data(), pairs=drawn)
 def test_the_order_of_the_rows_changes_nothing(metric: EvaluateMetric, data: st.DataObject, pairs: Pairs) -> None:
     shuffled = data.draw(st.permutations(pairs))
-    assert metric.score(*rows(shuffled)) == pytest.approx(metric.score(*rows(pairs)))
+    assert metric._compute(*rows(shuffled)) == pytest.approx(metric._compute(*rows(pairs)))
 
 
 @EACH
 def test_a_prediction_of_nothing_earns_nothing(metric: EvaluateMetric) -> None:
-    if metric.reads == "prediction":  # for what it is fed, the old score takes nothing for the last label
+    if metric.input == "prediction":  # for what it is fed, the old score takes nothing for the last label
         assert all(value == 0 for value in metric.compute(*rows([("", text) for text in TEXTS])).values())
 
 
@@ -168,6 +168,7 @@ print(len(made), sorted(heavy & sys.modules.keys()))
     assert run(code) == f"{len(METRICS)} []"
 
 
+@pytest.mark.slow
 def test_computing_needs_no_network_and_leaves_no_file(tmp_path: Path) -> None:
     code = """
 import socket
@@ -194,12 +195,12 @@ def test_metrics_of_single_examples_are_the_mean_of_what_these_score() -> None:
     right = [["red; green; blue"], ["a b c d", "x"], ["one two"], ["yes"]]
     said = ["green; red; grey", "a b d", "three", "yes"]
     examples = [Example("q", texts[0], extra={"answer": "grey"}) for texts in right]
-    found = [metric for metric in METRICS if metric.per_example]
+    found = [metric for metric in METRICS if metric.is_mean_of_examples]
     assert {metric.name for metric in found} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
         *("distractor_novelty", "exact_match", "rouge", "accuracy"),
     }
     for metric in found:
-        each = metric.each(said, right, examples)
+        each = metric.compute_per_example(said, right, examples)
         for key, value in metric.compute(said, right, examples).items():
             assert sum(one[key] for one in each) / len(each) == pytest.approx(value, abs=1e-9)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit import Example, Task
+from peftkit.data.pipeline import EvaluationSplit
 from peftkit.errors import RecipeError
+from peftkit.evaluate.evaluator import evaluate
 from peftkit.metrics import BalancedAccuracy, TeacherForcedMatch
+from peftkit.models import Seq2SeqLM
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import load_recipe
-from peftkit.recipe.names import model_path
-from peftkit.runner.data import EvaluationSplit
-from peftkit.runner.evaluation import evaluate
-from peftkit.runner.forms import EncoderDecoder
+from peftkit.recipe.resolve import model_path
 
 NOT = "Hate speech is not present in the previous sentences."
 PRESENT = "Hate speech is present in the previous sentences."
@@ -70,7 +70,7 @@ class Hate(Task):
     name: Literal["hate"] = "hate"
     kind = "classification"
     metrics = ("balanced_accuracy", "teacher_forced_match")
-    selects = "balanced_accuracy"
+    selection_metric = "balanced_accuracy"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class Hate(Task):
     def load(self) -> DatasetDict:
         return DatasetDict({split: Dataset.from_dict({"label": [0, 1] * 10}) for split in ("train", "dev", "test")})
 
-    def encode(self, row: Mapping[str, Any]) -> Example:
+    def to_example(self, row: Mapping[str, Any]) -> Example:
         return Example("some tweet", LABELS[row["label"]], LABELS)
 
 
@@ -87,7 +87,7 @@ class HateByForce(Hate):
     """The same, selected by the score that leaks."""
 
     name: Literal["hate_by_force"] = "hate_by_force"  # type: ignore[assignment]
-    selects = "teacher_forced_match"
+    selection_metric = "teacher_forced_match"
 
 
 def recipe_for(name: str, folder: Any) -> Any:
@@ -104,9 +104,9 @@ def test_a_model_that_always_says_not_has_1_by_that_score_and_one_half_by_ours(t
     recipe = recipe_for("hate", tmp_path)
     path = model_path("pocket-t5")
     tokenizer = AutoTokenizer.from_pretrained(path)
-    form = EncoderDecoder(tokenizer, AutoConfig.from_pretrained(path), "classification", 64, 32)
-    examples = [recipe.task.encode(row) for row in recipe.task.load()["test"]]
-    split = EvaluationSplit("test", list(range(20)), examples, form.encode(examples, ranked=True))
+    form = Seq2SeqLM(tokenizer, AutoConfig.from_pretrained(path), "classification", 64, 32)
+    examples = [recipe.task.to_example(row) for row in recipe.task.load()["test"]]
+    split = EvaluationSplit("test", list(range(20)), examples, form.tokenize(examples, ranked=True))
     found = evaluate(AlwaysNot(tokenizer), split, recipe, form, Accelerator(cpu=True))
     assert found.values["teacher_forced_match"] == 1.0
     assert found.values["balanced_accuracy"] == 0.5
@@ -114,11 +114,11 @@ def test_a_model_that_always_says_not_has_1_by_that_score_and_one_half_by_ours(t
 
 
 def test_it_never_selects(tmp_path: Any) -> None:
-    with pytest.raises(RecipeError, match="by 'teacher_forced_match', which no metric here gives"):
+    with pytest.raises(RecipeError, match="by 'teacher_forced_match', which none of these metrics computes"):
         recipe_for("hate_by_force", tmp_path)
 
 
 def test_it_is_said_to_leak() -> None:
     assert "leaks" in (TeacherForcedMatch.__doc__ or "")
-    assert TeacherForcedMatch.reads == "teacher_forced"
-    assert BalancedAccuracy.reads == "prediction"
+    assert TeacherForcedMatch.input == "teacher_forced"
+    assert BalancedAccuracy.input == "prediction"

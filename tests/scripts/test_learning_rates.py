@@ -29,13 +29,13 @@ def script() -> ModuleType:
 
 def test_the_page_is_what_the_script_writes(script: ModuleType) -> None:
     page = script.PAGE.read_text(encoding="utf-8")
-    assert script.filled(page) == page, "run python scripts/learning_rates.py"
+    assert script.update(page) == page, "run python scripts/learning_rates.py"
 
 
 def test_every_method_of_the_registry_has_its_row(script: ModuleType) -> None:
     rows = [line.split("|")[1].strip(" `") for line in "\n".join(script.tables().values()).splitlines()]
     ours = {"peftkit", *script.PLUGINS}
-    there = {name for name, e in load_registry().of("method").items() if e.distribution in ours}
+    there = {name for name, e in load_registry().all("method").items() if e.distribution in ours}
     assert there
     assert there <= set(rows)
 
@@ -47,6 +47,6 @@ def test_every_method_has_one_of_the_named_ranges(script: ModuleType) -> None:
             assert of_families.count(f"`{script.name_of(method)}`") == 1
 
 
-def test_a_page_without_a_place_for_a_table_is_told(script: ModuleType) -> None:
-    with pytest.raises(AssertionError, match="no place for the table 'ranges'"):
-        script.filled("# Learning rates\n")
+def test_a_page_without_markers_for_a_table_is_rejected(script: ModuleType) -> None:
+    with pytest.raises(AssertionError, match="no markers for the table 'ranges'"):
+        script.update("# Learning rates\n")

@@ -51,8 +51,8 @@ def test_definitions_that_give_the_answer_away_are_seen(pocket, synsets) -> None
     build = pocket["build_tasks"]
     _, hound, rex, rose = synsets.values()
     assert [build.names_category(s) for s in (hound, rex, rose)] == [False, True, True]
-    told = pocket["wordnet"].Synset("n9", 5, ("field spaniel",), (), "a dog bred from spaniels", ())
-    assert build.gives_itself_away(told)
+    synset = pocket["wordnet"].Synset("n9", 5, ("field spaniel",), (), "a dog bred from spaniels", ())
+    assert build.gives_itself_away(synset)
     assert not build.gives_itself_away(hound)
 
 
@@ -79,7 +79,7 @@ def test_groups_hold_five_sisters_or_five_categories(pocket) -> None:  # type: i
 def test_a_synset_is_never_in_two_splits(pocket, synsets) -> None:  # type: ignore[no-untyped-def]
     assignment = pocket["build_tasks"].Assignment()
     assignment.assign(synsets.values(), "test")
-    with pytest.raises(SystemExit, match="would lie in test and train"):
+    with pytest.raises(SystemExit, match="would be in test and train"):
         assignment.assign(synsets.values(), "train")
 
 

@@ -28,7 +28,8 @@ def results() -> Any:
 
 def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results: Any, tmp_path: Path) -> None:
     from peftkit.compare.comparison import compare
-    from peftkit.compare.gather import find_runs, sections
+    from peftkit.compare.groups import group_runs
+    from peftkit.compare.load_runs import find_runs
 
     sweep = tmp_path / "pocket"
     for method in ("full", "lora"):
@@ -54,29 +55,33 @@ def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results:
         tar.extractall(tmp_path / "again", filter="data")
     assert not [name for name in names if "model" in name or "/new/" in name]
 
-    before, after = ([compare(s) for s in sections(find_runs([top])[0])] for top in (sweep, tmp_path / "again"))
+    before, after = ([compare(s) for s in group_runs(find_runs([top])[0])] for top in (sweep, tmp_path / "again"))
     assert before == after
     assert before[0].lines[0].trials == 3
-    told = results.environments(sweep)
-    assert told == "* `m`, 4 runs: None (None of 2 cores); Python 3.11, torch 2.13.0"
+    environments = results.environments(sweep)
+    assert environments == "* `m`, 4 runs: None (None of 2 cores); Python 3.11, torch 2.13.0"
     known = [
         {"label": f"{model} · t · {method}", "reason": reason}
         for model, method, reason in (
-            ("m", "cpt", "method.name: 'cpt' cannot be used so: of decoders; task.name: no encoder writes"),
-            ("n", "cpt", "method.name: 'cpt' cannot be used so: of decoders"),
+            (
+                "m",
+                "cpt",
+                "method.name: 'cpt' is incompatible with this recipe: of decoders; task.name: no encoder writes",
+            ),
+            ("n", "cpt", "method.name: 'cpt' is incompatible with this recipe: of decoders"),
             ("n", "lora", "task.name: no encoder writes"),
         )
     ]
-    refused = results.refused({"refused": known})
-    assert refused == "* `cpt` (m, n): of decoders"
+    incompatible = results.incompatible({"incompatible": known})
+    assert incompatible == "* `cpt` (m, n): of decoders"
     page = results.PAGE.format(
-        notice=results.NOTICE, environments=told, progress="", refused=refused, tables="| method |"
+        notice=results.NOTICE, environments=environments, progress="", incompatible=incompatible, tables="| method |"
     )
-    assert told in page
+    assert environments in page
     assert page.endswith("| method |")
 
 
-def test_runs_of_excluded_models_are_neither_packed_nor_told_of(plant: Plant, results: Any, tmp_path: Path) -> None:
+def test_runs_of_excluded_models_are_neither_packed_nor_listed(plant: Plant, results: Any, tmp_path: Path) -> None:
     sweep = tmp_path / "pocket"
     for model in ("m", "pocket-encoder"):
         folder = sweep / "runs" / model
@@ -87,8 +92,8 @@ def test_runs_of_excluded_models_are_neither_packed_nor_told_of(plant: Plant, re
     results.pack(sweep, archive)
     with tarfile.open(archive) as tar:
         assert {name.split("/")[2] for name in tar.getnames()} == {"m"}
-    reason = "method.name: 'cpt' cannot be used so: of decoders"
-    assert results.refused({"refused": [{"label": "pocket-encoder · t · cpt", "reason": reason}]}) == ""
+    reason = "method.name: 'cpt' is incompatible with this recipe: of decoders"
+    assert results.incompatible({"incompatible": [{"label": "pocket-encoder · t · cpt", "reason": reason}]}) == ""
     studies = [
         {"label": f"{model} · t · lora", "seeds": {"1": state}}
         for model, state in (("pocket-encoder", "open"), ("m", "done"))

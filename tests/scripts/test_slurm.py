@@ -14,10 +14,10 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.py"
 COMMANDS = {
     "srun": 'shift; exec "$@"',
-    "scontrol": 'if [ "$1" = show ]; then echo node7; echo node8; else echo "scontrol $*" >> told; fi',
+    "scontrol": 'if [ "$1" = show ]; then echo node7; echo node8; else echo "scontrol $*" >> calls; fi',
     # As the launcher does: it lives on when the signal comes, its process saves and ends, and then it fails.
     "accelerate": """
-printf '%s\\n' "$@" > told
+printf '%s\\n' "$@" > calls
 [ "${1}" = launch ] || exit 3
 [ -n "${WAIT:-}" ] || exit 0
 python3 -c 'import signal, sys, time
@@ -54,14 +54,14 @@ def test_it_starts_a_launcher_on_every_machine(job: tuple[Path, dict[str, str]])
         assert f"#SBATCH {line}\n" in text
     done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    told = (script.parent / "told").read_text().splitlines()
+    calls = (script.parent / "calls").read_text().splitlines()
     expected = "launch --multi_gpu --num_machines 2 --num_processes 8 --machine_rank 1 --main_process_ip node7"
     expected += " --main_process_port 23456 --mixed_precision no --dynamo_backend no -m peftkit run"
-    assert told == [*expected.split(), "my recipes/it's.toml", "--resume"]
+    assert calls == [*expected.split(), "my recipes/it's.toml", "--resume"]
 
 
 @pytest.mark.parametrize("signalled", [True, False])
-def test_a_job_that_was_told_to_end_is_queued_again_and_one_that_failed_is_not(
+def test_a_job_at_its_time_limit_is_requeued_and_a_failed_one_is_not(
     signalled: bool, job: tuple[Path, dict[str, str]]
 ) -> None:
     script, environment = job
@@ -78,4 +78,4 @@ def test_a_job_that_was_told_to_end_is_queued_again_and_one_that_failed_is_not(
         os.kill(worker, signal.SIGKILL)
     running.communicate(timeout=60)
     assert running.returncode == 1
-    assert ("scontrol requeue 123456" in (script.parent / "told").read_text()) == signalled
+    assert ("scontrol requeue 123456" in (script.parent / "calls").read_text()) == signalled

@@ -13,9 +13,9 @@ import pytest
 
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import dump_recipe, load_recipe
+from peftkit.sweep.config import read_sweep
 from peftkit.sweep.grid import Grid, expand
-from peftkit.sweep.tables import read_sweep
-from peftkit.sweep.workers import Outcome
+from peftkit.sweep.process_executor import Outcome
 
 BASE = """
 [model]
@@ -27,7 +27,7 @@ name = "lora"
 [train.budget]
 steps = 4
 [track]
-wandb = "off"
+to = []
 """
 
 Written = Callable[..., Path]
@@ -86,7 +86,7 @@ class Planted:
         self.resumed: list[Path | None] = []
         self._guard = threading.Lock()
 
-    def heeding_signals(self) -> Any:
+    def handle_signals(self) -> Any:
         from contextlib import nullcontext
 
         return nullcontext()
@@ -111,7 +111,7 @@ class Planted:
         summary = {
             "format": 1,
             "status": "done",
-            "selects": "accuracy",
+            "selection_metric": "accuracy",
             "selected": {"step": 4, "dev": {"accuracy": score, "loss": 2 - score}},
             "cost": {"gmacs": 10.0},
         }

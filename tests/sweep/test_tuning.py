@@ -11,7 +11,7 @@ from peftkit.cli import main
 from peftkit.errors import PeftkitError
 from peftkit.plugins import Registry
 from peftkit.sweep.grid import Grid
-from peftkit.sweep.running import Sweep
+from peftkit.sweep.scheduler import Sweep
 from peftkit.sweep.tuning import check_tuning
 from tests.sweep.conftest import Written, best_at, trials_of
 
@@ -29,13 +29,13 @@ trials = 3
 @pytest.mark.parametrize(
     ("axes", "tune", "words"),
     [
-        ("train.learning_rate = [0.1]", "", "train.learning_rate is an axis and tuned, too"),
-        ("", '[tune.space.lara]\n"method.r" = [2, 4]', r"tune.space.lara: there is no method 'lara'.*mean 'lora'"),
+        ("train.learning_rate = [0.1]", "", "train.learning_rate is both an axis and tuned"),
+        ("", '[tune.space.lara]\n"method.r" = [2, 4]', r"tune.space.lara: no method 'lara'.*mean 'lora'"),
         ("", '[tune.space.lora]\n"train.learning_rate" = { low = 1, high = 0.1 }', "tune.space.lora"),
         ("", '[tune.space.lora]\n"train.learning_rte" = [0.1, 0.2]', "learning_rte.*learning_rate"),
         ("", '[tune.space.lora]\n"method.r" = [0, 2]', "method.r"),
         ("", '[tune.space.lora]\n"method.r" = []', r"tune.space.lora: method.r needs at least one value"),
-        ("", '[tune.head]\nmethod = "hed_only"', r"tune.head.method: there is no method 'hed_only'.*mean 'head_only'"),
+        ("", '[tune.head]\nmethod = "hed_only"', r"tune.head.method: no method 'hed_only'.*mean 'head_only'"),
         ("", "[tune.set]\ntrain.budgit.steps = 2", "budgit.*budget"),
     ],
 )
@@ -83,7 +83,7 @@ def test_the_edge_of_a_range_is_said_at_the_end_and_by_status(
     def score(recipe: Any) -> float:
         return best_at(10.0 if recipe.method.name == "lora" else 1e-4)(recipe)
 
-    monkeypatch.setattr("peftkit.cli.sweeping.Workers", lambda *words: planted(score=score))
+    monkeypatch.setattr("peftkit.sweep.process_executor.Workers", lambda *words: planted(score=score))
     space = '[tune.space.lora]\n"train.learning_rate" = { low = 1e-4, high = 1e-2, log = true }\n'
     path = str(written(AXES + TUNE + space))
     assert main(["sweep", path]) == 0
@@ -96,4 +96,4 @@ def test_the_edge_of_a_range_is_said_at_the_end_and_by_status(
     assert lora.endswith(f"stopped at the edge of its range: {edge}")
     assert main(["sweep", "status", path, "--json"]) == 0
     studies = json.loads(capsys.readouterr().out)["studies"]
-    assert {study["label"]: bool(study["tuning"]) for study in studies} == {"lora": True, "full": False}
+    assert {study["label"]: bool(study["at_edge"]) for study in studies} == {"lora": True, "full": False}

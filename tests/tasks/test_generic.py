@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from peftkit import Example, RowError
+from peftkit.data.tokenize import to_examples
 from peftkit.errors import InputError
-from peftkit.recipe.names import model_path
-from peftkit.runner.encoding import examples_of
-from peftkit.tasks.data import DataTask
+from peftkit.recipe.resolve import model_path
+from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from tests.tasks.conftest import Rows, Write
 
@@ -25,7 +25,7 @@ from tests.tasks.conftest import Rows, Write
 def told(task: Any, split: str = "train") -> list[Example]:
     """The examples as the runner makes them."""
     rows = task.load()[split]
-    return examples_of(task, split, rows, range(len(rows)))
+    return to_examples(task, split, rows, range(len(rows)))
 
 
 def three(write: Write, rows: Rows, name: str = "rows.jsonl") -> dict[str, Any]:
@@ -41,7 +41,9 @@ TEXTS = [{"text": f"text {i}", "label": ["bad", "good", "fine"][i % 3]} for i in
 def test_labels_that_are_texts_are_found_in_the_training_rows(name: str, write: Write) -> None:
     task = TextClassification(path=three(write, TEXTS, name), prompt="is {text} good?", verbalisers={"bad": "not good"})
     assert task.labels == ("not good", "fine", "good")
-    assert told(task)[0] == Example("is text 0 good?", "not good", ("not good", "fine", "good"), context=(3, 9))
+    assert told(task)[0] == Example(
+        "is text 0 good?", "not good", ("not good", "fine", "good"), truncatable_span=(3, 9)
+    )
 
 
 def test_numbers_mean_the_names_of_the_data_set(tmp_path: Path) -> None:
@@ -73,13 +75,13 @@ def test_a_row_of_too_many_fields_is_told_and_loses_none(first: str, tmp_path: P
     file.write_text(f"text,label\n{first}good, they say,pos\nbad,neg\n")
     task = TextClassification(path={"train": str(file), "dev": str(file), "test": str(file)})
     row = 2 if first else 1
-    with pytest.raises(InputError, match=f"rows.csv, row {row}: has 3 fields, and the header 2; a text with ','"):
+    with pytest.raises(InputError, match=f"rows.csv, row {row}: has 3 cells, but the header has 2 .*contain ','"):
         task.load()
 
 
 def test_without_a_context_a_long_question_is_refused_and_never_loses_a_choice(write: Write) -> None:
     [example] = told(choices(write, [{"question": "q " * 99, "choices": ["x", "y"], "answer": "B"}]))
-    assert example.context == (0, 0)
+    assert example.truncatable_span == (0, 0)
 
 
 def test_choices_may_be_numbers(write: Write) -> None:
@@ -104,7 +106,7 @@ def choices(write: Write, rows: Rows, **options: Any) -> MultipleChoice:
 
 def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
     listed = choices(write, [{"question": "q", "choices": ["x", "y"], "answer": "B"}])
-    expected = Example("question: q choices: A - x B - y", "y", ("x", "y"), context=(0, 0))
+    expected = Example("question: q choices: A - x B - y", "y", ("x", "y"), truncatable_span=(0, 0))
     assert told(listed) == [expected]
     rows = [{"question": "q", "1": "x", "2": "y", "answer": 1}]
     assert told(choices(write, rows, choices_columns=("1", "2"), answer_is="index")) == [expected]
@@ -136,15 +138,15 @@ def test_the_context_is_what_may_be_shortened(write: Write) -> None:
     rows = [{"question": "q", "choices": ["x", "y"], "answer": "x", "story": "long"}]
     [example] = told(choices(write, rows, context_column="story"))
     assert example.source == "question: q choices: A - x B - y context: long"
-    assert example.context is not None
-    assert example.source[slice(*example.context)] == "long"
+    assert example.truncatable_span is not None
+    assert example.source[slice(*example.truncatable_span)] == "long"
 
 
 def test_free_text_and_lists_of_right_texts(write: Write) -> None:
     task = TextGeneration(path=three(write, [{"source": "s", "target": ["t", "u"]}]), prompt="say: {source}")
-    assert told(task) == [Example("say: s", "t", references=("t", "u"), context=(5, 6))]
+    assert told(task) == [Example("say: s", "t", references=("t", "u"), truncatable_span=(5, 6))]
     task = TextGeneration(path=three(write, [{"a": "s", "b": "t"}]), source_column="a", target_column="b")
-    assert told(task) == [Example("s", "t", context=(0, 1))]
+    assert told(task) == [Example("s", "t", truncatable_span=(0, 1))]
 
 
 def test_distractors_are_the_choices_that_are_wrong(write: Write) -> None:
@@ -164,13 +166,13 @@ def test_distractors(write: Write) -> None:
             "answer: right; yes question: q context: long",
             "a,b; c",
             extra={"answer": "right, yes"},
-            context=(40, 44),
+            truncatable_span=(40, 44),
             group="long",
         )
     ]
     rows = [{"question": "q", "answer": "x", "d1": "a", "d2": "b"}]
     task = DistractorGeneration(path=three(write, rows), distractors_columns=("d1", "d2"), prompt="{question}/{answer}")
-    assert told(task) == [Example("q/x", "a; b", extra={"answer": "x"}, context=(0, 0))]
+    assert told(task) == [Example("q/x", "a; b", extra={"answer": "x"}, truncatable_span=(0, 0))]
 
 
 @pytest.mark.parametrize(
@@ -187,13 +189,17 @@ def test_distractors(write: Write) -> None:
         (
             MultipleChoice,
             {"question": "q", "choices": ["x", "x "], "answer": "A"},
-            r"choices: holds the choice 'x'",
+            r"choices: has the choice 'x'",
         ),
-        (MultipleChoice, {"question": "q", "choices": ["x"], "answer": "A"}, r"choices: has 1 choices, and two are"),
+        (MultipleChoice, {"question": "q", "choices": ["x"], "answer": "A"}, r"choices: has 1 choices; at least 2"),
         (MultipleChoice, {"question": "q", "choices": ["x", "y"], "answer": None}, r"answer: is empty"),
         (TextGeneration, {"source": "s", "target": " "}, r"target: is empty"),
-        (DistractorGeneration, {"question": "q", "answer": "x", "distractors": ["x"]}, r"distractors: holds the right"),
-        (DistractorGeneration, {"question": "q", "answer": "x", "distractors": []}, r"distractors: holds no wrong"),
+        (
+            DistractorGeneration,
+            {"question": "q", "answer": "x", "distractors": ["x"]},
+            r"distractors: contains the answer",
+        ),
+        (DistractorGeneration, {"question": "q", "answer": "x", "distractors": []}, r"distractors: has no distractors"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_told_with_file_row_and_field(
@@ -221,7 +227,7 @@ def test_what_is_wrong_with_a_row_is_told_with_file_row_and_field(
             r"good\.jsonl: text_column: there is no column 'txt' .did you mean 'text'",
         ),
         (TextClassification, {"label_column": "y"}, r"there is no column 'y'; .*label, text"),
-        (MultipleChoice, {}, r"question_column: there is no column 'question'; it has label, text"),
+        (MultipleChoice, {}, r"question_column: there is no column 'question'; columns: label, text"),
         (TextGeneration, {"source_column": "text"}, r"target_column: there is no column 'target'"),
     ],
 )
@@ -234,38 +240,46 @@ def test_a_missing_column_is_told_before_any_row_is_read(task: Any, options: Any
     ("task", "options", "words"),
     [
         (TextClassification, {"path": ""}, "must not be empty"),
-        (TextClassification, {"path": {"trian": "x.csv"}}, "'trian' is no split; allowed: train, dev, test"),
-        (TextClassification, {"path": {"dev": "x.csv"}}, "there are no files for 'train'"),
-        (TextClassification, {"path": {"train": []}}, "there are no files for 'train'"),
-        (TextClassification, {"path": "x", "prompt": "{text!r}"}, "is no field"),
-        (TextClassification, {"path": "x", "streaming": True}, "label_names: streamed rows must not be read"),
-        (TextGeneration, {"path": "x", "streaming": True, "dev_fraction": 0.1}, "cannot be cut into shares"),
+        (TextClassification, {"path": {"trian": "x.csv"}}, "unknown split 'trian'; allowed: train, dev, test"),
+        (TextClassification, {"path": {"dev": "x.csv"}}, "no files for split 'train'"),
+        (TextClassification, {"path": {"train": []}}, "no files for split 'train'"),
+        (TextClassification, {"path": "x", "prompt": "{text!r}"}, "is not a valid field"),
+        (TextClassification, {"path": "x", "streaming": True}, "label_names: required with streaming"),
+        (
+            TextGeneration,
+            {"path": "x", "streaming": True, "dev_fraction": 0.1},
+            "dev_fraction and test_fraction are incompatible with streaming",
+        ),
         (
             TextClassification,
             {"path": "x", "label_names": ["a", "b"], "verbalisers": {"c": "x"}},
-            "there is no label 'c'",
+            "verbalisers: unknown label 'c'",
         ),
         (
             TextClassification,
             {"path": "x", "label_names": ["a", "b"], "verbalisers": {"a": "b"}},
-            "two labels have one",
+            "the labels 'a' and 'b' have the same text 'b'",
         ),
         (TextClassification, {}, "path"),
-        (TextClassification, {"path": "x", "prompt": "no field"}, "prompt: it shows nothing of a row"),
-        (TextClassification, {"path": "x", "prompt": "{text} {label}"}, r"prompt: \{label\} would tell the answer"),
-        (MultipleChoice, {"path": "x", "answer_column": "a.b", "prompt": "{a.b}"}, "would tell the answer"),
-        (TextGeneration, {"path": "x", "prompt": "{source} {target}"}, "would tell the answer"),
-        (DistractorGeneration, {"path": "x", "prompt": "{distractors}"}, "would tell the answer"),
-        (DistractorGeneration, {"path": "x", "answer_is": "label"}, "name them with choices_column"),
+        (TextClassification, {"path": "x", "prompt": "no field"}, "prompt: has no fields"),
+        (
+            TextClassification,
+            {"path": "x", "prompt": "{text} {label}"},
+            r"prompt: the field \{label\} contains the answer",
+        ),
+        (MultipleChoice, {"path": "x", "answer_column": "a.b", "prompt": "{a.b}"}, "contains the answer"),
+        (TextGeneration, {"path": "x", "prompt": "{source} {target}"}, "contains the answer"),
+        (DistractorGeneration, {"path": "x", "prompt": "{distractors}"}, "contains the answer"),
+        (DistractorGeneration, {"path": "x", "answer_is": "label"}, "answer_is: requires choices_column"),
         (
             DistractorGeneration,
             {"path": "x", "prompt": "{options}", "choices_column": "options"},
-            "would tell the answer",
+            "contains the answer",
         ),
         (
             MultipleChoice,
             {"path": "x", "choices_columns": ["answer", "1"]},
-            "'answer' is right in every row, .* shuffle_choices = true",
+            "'answer' is the answer in every row, .* shuffle_choices = true",
         ),
     ],
 )
@@ -276,9 +290,9 @@ def test_options_that_cannot_be_meant_are_refused(task: Any, options: Any, words
 
 def test_streamed_rows_are_labelled_by_the_names_told(write: Write) -> None:
     task = TextClassification(path=three(write, TEXTS), streaming=True, label_names=("bad", "good", "fine"))
-    assert task.streams
+    assert task.is_streaming
     rows: Any = task.load()["train"]
-    assert [task.encode(row).target for row in rows] == [row["label"] for row in TEXTS]
+    assert [task.to_example(row).target for row in rows] == [row["label"] for row in TEXTS]
 
 
 TOKENIZER = AutoTokenizer.from_pretrained(model_path("pocket-t5"))
@@ -310,9 +324,9 @@ ANYTHING = st.one_of(
 )
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("text", "label", "question", "choices", "answer"), ANYTHING)))
 @settings(max_examples=300, deadline=None, database=None)
-def test_any_row_is_encoded_or_refused_with_its_field(task: DataTask, row: dict[str, Any]) -> None:
+def test_any_row_is_encoded_or_refused_with_its_field(task: DatasetTask, row: dict[str, Any]) -> None:
     try:
-        example = task.encode(row)
+        example = task.to_example(row)
     except RowError:
         return
     assert isinstance(example.source, str)

@@ -23,10 +23,10 @@ def test_every_subset_of_tweet_eval(subset: Any, write: Write, tmp_path: Path) -
     task = TweetEval(subset=subset, path=str(tmp_path / "hub"))
     assert len(task.labels) == len(set(task.labels)) == len(TWEET_LABELS[subset]) == len({*TWEET_LABELS[subset]})
     row = task.load()["dev"][1]
-    example = task.encode(row)
+    example = task.to_example(row)
     assert example.source == f"tweet {subset.replace('_', ' ')}: tweet 1 #tag @user é"
     assert example.target == task.labels[1]
-    assert TweetEval.sizes[subset].keys() == {"train", "validation", "test"}
+    assert TweetEval.published_sizes[subset].keys() == {"train", "validation", "test"}
 
 
 def test_labels_of_tweets_are_the_hubs_in_words() -> None:
@@ -44,7 +44,7 @@ def test_ag_news_takes_its_dev_rows_from_training(write: Write, tmp_path: Path) 
     assert {s: len(r) for s, r in splits.items()} == {"train": 380, "dev": 20, "test": 8}
     assert Counter(splits["dev"]["label"]) == dict.fromkeys(range(4), 5)
     assert not {*splits["train"]["text"]} & {*splits["dev"]["text"]}
-    example = task.encode(splits["test"][3])
+    example = task.to_example(splits["test"][3])
     assert (example.source, example.target) == ("topic: tweet 3 #tag @user é", "Sci/Tech")
 
 
@@ -57,11 +57,11 @@ def test_commonsense_qa_is_tested_on_the_validation_split(write: Write, tmp_path
     assert {s: len(r) for s, r in splits.items()} == {"train": 190, "test": 10, "dev": 10}
     again = CommonsenseQa(path=str(tmp_path / "hub")).load()
     assert list(again["dev"]["question"]) == list(splits["dev"]["question"])
-    assert task.encode(splits["test"][1]) == Example(
+    assert task.to_example(splits["test"][1]) == Example(
         "question: what is 1? choices: A - thing 1 a B - thing 1 b C - thing 1 c D - thing 1 d E - thing 1 e",
         "thing 1 b",
         tuple(f"thing 1 {letter}" for letter in "abcde"),
-        context=(0, 0),
+        truncatable_span=(0, 0),
     )
 
 
@@ -72,7 +72,7 @@ def test_splits_may_be_files_of_their_own(write: Write) -> None:
 
 def test_choices_that_stand_twice_in_published_data_are_right_together() -> None:
     row = {"question": "q", "choices": {"label": ["A", "B", "C"], "text": ["x", "y", "y"]}, "answerKey": "C"}
-    example = CommonsenseQa().encode(row)
+    example = CommonsenseQa().to_example(row)
     assert (example.target, example.candidates) == ("y", ("x", "y"))
     assert example.source.endswith("A - x B - y C - y")
 
@@ -90,20 +90,20 @@ def test_race(subset: Any, number: int, race: str) -> None:
     task = Race(subset=subset, path=race)
     rows = task.load()["test"]
     assert len(rows) == number
-    example = task.encode(rows[1])
+    example = task.to_example(rows[1])
     article = rows[1]["article"]
     assert example.source == (
         "question: What does article 1 tell? choices: A - a story 1 B - a tale; long 1 C - nothing 1 D - a lie 1 "
         f"context: {article}"
     )
     assert example.target == "a tale; long 1"
-    assert example.context is not None
-    assert example.source[slice(*example.context)] == article
+    assert example.truncatable_span is not None
+    assert example.source[slice(*example.truncatable_span)] == article
 
 
 def test_race_distractors(race: str) -> None:
     task = RaceDistractors(path=race)
-    example = task.encode(task.load()["train"][0])
+    example = task.to_example(task.load()["train"][0])
     assert example.source.startswith("answer: a story 0 question: What does article 0 tell? context: Article 0 tells")
     assert example.target == "a tale, long 0; nothing 0; a lie 0"
     assert example.extra == {"answer": "a story 0"}
@@ -133,14 +133,14 @@ def test_the_hubs_rows_must_be_as_many_as_were_published(
         return DatasetDict({split: Dataset.from_dict({"x": range(n + short)}) for split, n in sizes.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    from peftkit.tasks import sources
+    from peftkit.tasks import loading
 
     short = 0
-    sources._read.cache_clear()
-    assert sources.read(task._source()).splits["train"]
+    loading._load_splits.cache_clear()
+    assert loading.load_splits(task._data_source()).splits["train"]
     short = -1
-    sources._read.cache_clear()
-    with pytest.raises(InputError, match=r"rows in its split 'train', and .* were published; clear the cache"):
-        sources.read(task._source())
-    sources._read.cache_clear()
-    assert asked[0] == (type(task).hub, config)
+    loading._load_splits.cache_clear()
+    with pytest.raises(InputError, match=r"rows in split 'train', but .* were published; clear the cache"):
+        loading.load_splits(task._data_source())
+    loading._load_splits.cache_clear()
+    assert asked[0] == (type(task).hub_id, config)

@@ -14,18 +14,18 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.components import Task
+from peftkit.data.pipeline import EvaluationSplit
+from peftkit.data.tokenize import to_examples
 from peftkit.errors import InputError, MissingFieldsError
+from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Entry, load_registry
 from peftkit.recipe import load_recipe
-from peftkit.runner.data import EvaluationSplit
-from peftkit.runner.encoding import examples_of
-from peftkit.runner.evaluation import evaluate
 from peftkit.testing import check_task
-from tests.runner.test_evaluation import Deaf
+from tests.evaluate.test_evaluator import Deaf
 from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
-TASKS = list(load_registry().of("task").values())
+TASKS = list(load_registry().all("task").values())
 RANKED = [entry for entry in TASKS if issubclass(entry.component, Task) and entry.component.kind != "generation"]
 
 
@@ -63,8 +63,8 @@ def test_a_model_that_does_not_read_scores_chance(entry: Entry, write: Write, tm
     recipe = recipe_for(entry, write, tmp_path)
     form = Deaf(None, None, recipe.task.kind, 64, 16)  # type: ignore[arg-type]
     rows = recipe.task.load()["test"]
-    examples = examples_of(recipe.task, "test", rows, range(len(rows)))[:ROWS]
-    split = EvaluationSplit("test", list(range(len(examples))), examples, form.encode(examples, ranked=True))
+    examples = to_examples(recipe.task, "test", rows, range(len(rows)))[:ROWS]
+    split = EvaluationSplit("test", list(range(len(examples))), examples, form.tokenize(examples, ranked=True))
     found = evaluate(torch.nn.Linear(1, 1), split, recipe, form, Accelerator(cpu=True)).values["accuracy"]
     chance = sum(1 / len(e.candidates) for e in examples) / len(examples)
     half = 2.576 * math.sqrt(chance * (1 - chance) / len(examples))  # the 99 % interval
@@ -75,14 +75,14 @@ def test_a_model_that_does_not_read_scores_chance(entry: Entry, write: Write, tm
 def test_the_source_does_not_tell_the_answer(entry: Entry, write: Write, tmp_path: Path) -> None:
     recipe = recipe_for(entry, write, tmp_path)
     rows = recipe.task.load()["test"]
-    for example in examples_of(recipe.task, "test", rows, range(len(rows))):
+    for example in to_examples(recipe.task, "test", rows, range(len(rows))):
         if example.candidates:
             assert example.target in example.candidates
             if recipe.task.kind == "multiple_choice":  # where choices are shown, all of them are
                 shown = [re.search(rf"(?<!\w){re.escape(c)}(?!\w)", example.source) for c in example.candidates]
                 assert all(shown) or not shown[example.candidates.index(example.target)]
-        if example.context is not None:
-            start, end = example.context
+        if example.truncatable_span is not None:
+            start, end = example.truncatable_span
             assert 0 <= start <= end <= len(example.source)
 
 
@@ -93,7 +93,7 @@ def test_every_task_says_its_kind_metrics_and_options(entry: Entry) -> None:
     assert component.metrics
     registry = load_registry()
     values = [v for name in component.metrics for v in registry.find("metric", name).component().value_names]  # type: ignore[call-arg,attr-defined]
-    assert component.selects in values
+    assert component.selection_metric in values
     undocumented = [k for k, field in component.model_fields.items() if k != "name" and not field.description]
     assert not undocumented
     if entry.name in ("tweet_eval", "ag_news", "commonsense_qa", "race", "race_distractors"):
@@ -124,14 +124,14 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_prompt_needs_no_answer_and_names_what_it_needs(name: str, write: Write, tmp_path: Path) -> None:
-    task = recipe_for(load_registry().of("task")[name], write, tmp_path).task
+    task = recipe_for(load_registry().all("task")[name], write, tmp_path).task
     for row in list(task.load()["test"])[:20]:
-        example, bare = task.encode(row), {key: row[key] for key in row if key not in ANSWERS[name]}
+        example, bare = task.to_example(row), {key: row[key] for key in row if key not in ANSWERS[name]}
         prompt = task.to_prompt(bare)
-        assert (prompt.source, prompt.candidates, prompt.context) == (
+        assert (prompt.source, prompt.candidates, prompt.truncatable_span) == (
             example.source,
             example.candidates,
-            example.context,
+            example.truncatable_span,
         )
     with pytest.raises(MissingFieldsError) as found:
         task.to_prompt({})
@@ -148,10 +148,10 @@ def value_of(row: Any, field: str) -> Any:
 
 
 def test_race_distractors_takes_the_answer_as_a_label_or_written_out(write: Write, tmp_path: Path) -> None:
-    task = recipe_for(load_registry().of("task")["race_distractors"], write, tmp_path).task
+    task = recipe_for(load_registry().all("task")["race_distractors"], write, tmp_path).task
     row = next(iter(task.load()["test"]))
     right = row["options"]["ABCD".index(row["answer"])]
-    source = task.encode(row).source
+    source = task.to_example(row).source
     assert task.to_prompt(row).source == source
     written = {"article": row["article"], "question": row["question"], "answer": right}
     assert task.to_prompt(written).source == source
@@ -166,7 +166,7 @@ GROUPED = {"race", "race_distractors", "wordnet_mcq"}
 def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_path: Path) -> None:
     task = recipe_for(entry, write, tmp_path).task
     rows = list(task.load()["test"])[:50]
-    groups = [task.encode(row).group for row in rows]
+    groups = [task.to_example(row).group for row in rows]
     if entry.name not in GROUPED:
         assert set(groups) == {""}
     elif entry.name == "wordnet_mcq":
@@ -187,7 +187,7 @@ def test_own_data_name_their_groups(name: str, write: Write, tmp_path: Path) -> 
         rows = [json.loads(line) | {"shop": i // 3} for i, line in enumerate(path.read_text().splitlines())]
         write(f"data/{path.name}", rows)
     task = load_recipe(file, load_registry(), [f"task.name={name}", *options, "task.group_column=shop"]).task
-    assert [task.encode(row).group for row in list(task.load()["test"])[:7]] == ["0", "0", "0", "1", "1", "1", "2"]
+    assert [task.to_example(row).group for row in list(task.load()["test"])[:7]] == ["0", "0", "0", "1", "1", "1", "2"]
     wrong = load_recipe(file, load_registry(), [f"task.name={name}", *options, "task.group_column=shot"]).task
     with pytest.raises(InputError, match=r"group_column: there is no column 'shot' \(did you mean 'shop'\?\)"):
         wrong.load()

@@ -9,7 +9,7 @@ from itertools import combinations
 import pytest
 from datasets import DatasetDict
 
-from peftkit.tasks.wordnet import DATA, WordNetDistractors, WordNetMcq, WordNetTask, WordNetTopic
+from peftkit.tasks.wordnet import DATA_DIR, WordNetDistractors, WordNetMcq, WordNetTask, WordNetTopic
 
 TASKS: dict[str, WordNetTask] = {
     "topic": WordNetTopic(),
@@ -83,11 +83,11 @@ def test_distractors_are_three_others_than_the_word(data: dict[str, DatasetDict]
 def test_every_row_is_an_example_whose_target_can_be_found(data: dict[str, DatasetDict], name: str) -> None:
     task = TASKS[name]
     for row in data[name]["dev"]:
-        example = task.encode(row)
+        example = task.to_example(row)
         assert row["gloss"] in example.source
         assert example.target in (example.candidates or (example.target,))
         assert example.target not in example.source.removeprefix("topic: ").split()
 
 
 def test_the_licence_lies_beside_the_data() -> None:
-    assert "Princeton University" in (DATA / "LICENSE").read_text()
+    assert "Princeton University" in (DATA_DIR / "LICENSE").read_text()

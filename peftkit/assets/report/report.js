@@ -7,7 +7,7 @@
   const SHAPES = ["circle", "square", "diamond", "triangle"];
   const NAMES = { gmacs: "GMACs", gmacs_with_tuning: "GMACs with tuning", seconds: "seconds of training", samples: "samples", tokens: "tokens", joules: "joules",
     peak_memory: "peak memory (GiB)", trainable_parameters: "trainable parameters", checkpoint_bytes: "checkpoint (MiB)",
-    gmacs_per_step: "GMACs a step", seconds_per_step: "seconds a step" };
+    gmacs_per_step: "GMACs per step", seconds_per_step: "seconds per step" };
   const SCALE = { peak_memory: 2 ** 30, checkpoint_bytes: 2 ** 20 };
   let section, shown;
 
@@ -24,7 +24,7 @@
     svg.append(node);
     return node;
   };
-  const told = (x) => {
+  const format = (x) => {
     if (x === null || x === undefined || !isFinite(x)) return "–";
     const size = Math.abs(x);
     if (size >= 1e6 || (size > 0 && size < 1e-3)) return x.toExponential(2);
@@ -36,7 +36,7 @@
   const better = (a, b) => (section.higher ? a > b : a < b);
   const scoresMore = (a, b) => (section.metric_higher ? a > b : a < b);
 
-  // What dev had selected up to each evaluation: its values on the split.
+  // The values on a split of the checkpoint selected on dev, up to each evaluation.
   const bestSoFar = (run, split, quantity) => {
     let best = null, reached = null;
     return run.dev[section.selects].map((dev, i) => {
@@ -44,17 +44,17 @@
       return reached;
     });
   };
-  // A hair less than a step takes; what tuning took was spent before the first one.
+  // Slightly less than the cost of a step; the cost of tuning precedes the first step.
   const stepOf = (run, axis) => {
     const costs = run.costs[axis === "gmacs_with_tuning" ? "gmacs" : axis];
     return (1 - 1e-6) * costs[costs.length - 1] / (run.steps || Infinity);
   };
-  // A run ends with the step that reaches its own limit, or a whole step beyond the budget.
+  // Whether a run ended within a budget: it reached its own limit, or exceeded the budget by less than a step.
   const ended = (run, axis, budget) => {
     const costs = run.costs[axis], room = budget * (1 + 1e-9);
     return (run.limits[axis] !== undefined && run.limits[axis] <= room) || costs[costs.length - 1] <= room + stepOf(run, axis);
   };
-  // A score within a budget that the run went beyond comes from a learning rate that had not decayed, unless it is constant.
+  // Whether a score is read off a longer run, whose learning rate had not decayed at the budget (unless it is constant).
   const readOff = (run, axis, budget) => !run.constant && !ended(run, axis, budget);
   const edge = (method) => (method.at_edge ? " (tuning stopped at the edge of its range)" : "");
   const within = (run, axis, budget) => {
@@ -64,7 +64,7 @@
     costs.forEach((cost, i) => { if (cost <= budget * (1 + 1e-9)) found = scores[i]; });
     return found;
   };
-  // Values of a run on given costs: a step holds until the next, or the line between two evaluations.
+  // Values of a run at given costs: step function or linear interpolation.
   const sampled = (costs, values, grid, steps) => grid.map((x) => {
     let last = -1;
     for (let i = 0; i < costs.length && costs[i] <= x * (1 + 1e-9); i++) last = i;
@@ -87,7 +87,7 @@
       for (const k of high / low > 1e3 ? [1] : [1, 2, 5]) { const x = k * 10 ** p; if (x >= low * 0.999 && x <= high * 1.001) found.push(x); }
     return found;
   };
-  // As wide as there is room, so that letters keep their size on a phone.
+  // Use the available width, so that text keeps its size on a phone.
   const frame = (svg, most, height, xs, ys, log, xName, yName) => {
     svg.replaceChildren();
     const width = Math.max(320, Math.min(most, svg.parentElement.clientWidth || most));
@@ -100,11 +100,11 @@
     const fy = (y) => bottom - (bottom - top) * (y - y0) / (y1 - y0);
     for (const y of ticks(y0, y1, 6)) {
       draw(svg, "line", { class: "grid", x1: left, x2: right, y1: fy(y), y2: fy(y) });
-      draw(svg, "text", { x: left - 6, y: fy(y) + 4, "text-anchor": "end" }, told(y));
+      draw(svg, "text", { x: left - 6, y: fy(y) + 4, "text-anchor": "end" }, format(y));
     }
     for (const x of log ? logTicks(x0, x1) : ticks(x0, x1, width < 500 ? 4 : 6)) {
       draw(svg, "line", { class: "axis", x1: fx(x), x2: fx(x), y1: bottom, y2: bottom + 5 });
-      draw(svg, "text", { x: fx(x), y: bottom + 19, "text-anchor": "middle" }, told(x));
+      draw(svg, "text", { x: fx(x), y: bottom + 19, "text-anchor": "middle" }, format(x));
     }
     draw(svg, "line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom });
     draw(svg, "text", { x: (left + right) / 2, y: height - 8, "text-anchor": "middle" }, xName);
@@ -118,7 +118,7 @@
     draw(node, "title", {}, label);
   };
 
-  // What is scored without reading, as dotted lines; those that are close share a label.
+  // Input-blind baselines as dotted lines; close ones share a label.
   const baselines = (split, quantity) => Object.entries((section.baselines[split] || {})[quantity] || {}).sort((a, b) => a[1] - b[1]);
   const drawBaselines = (svg, found, { fy, width }) => {
     const groups = [];
@@ -129,7 +129,7 @@
     }
     for (const { names, y } of groups) draw(svg, "text", { class: "of-baseline", x: width - 18, y: fy(y) - 3, "text-anchor": "end" }, names.join(", "));
   };
-  const dotted = (found) => (found.length ? ` Dotted: ${found.map(([name, y]) => `${name} ${told(y)}`).join(", ")}.` : "");
+  const dotted = (found) => (found.length ? ` Dotted: ${found.map(([name, y]) => `${name} ${format(y)}`).join(", ")}.` : "");
 
   const ranked = (budget) => {
     const axis = at("axis").value;
@@ -149,18 +149,18 @@
   const showRanking = () => {
     const axis = at("axis").value, amount = budget(), rows = ranked(amount), body = at("ranking").tBodies[0];
     const isReadOff = (row) => row.method.runs.some((run) => readOff(run, axis, amount));
-    at("amount").textContent = `${told(amount)} ${NAMES[axis]}`;
+    at("amount").textContent = `${format(amount)} ${NAMES[axis]}`;
     at("budget").setAttribute("aria-valuetext", at("amount").textContent);
     body.replaceChildren(...rows.map((row, i) => {
       const share = rows[0].mean ? Math.max(0, Math.min(1, section.metric_higher ? row.mean / rows[0].mean : rows[0].mean / row.mean)) : 0;
       const bar = make("span", { class: "bar", style: `width:${(share * 8).toFixed(2)}rem` });
       const notes = (isReadOff(row) ? " (read off longer runs)" : "") + edge(row.method);
       return make("tr", i ? {} : { class: "leader" }, make("td", {}, String(i + 1)), make("td", {}, row.method.label),
-        make("td", {}, told(row.mean)), make("td", {}, row.scores.length > 1 ? `${told(Math.min(...row.scores))} – ${told(Math.max(...row.scores))}` : "one seed", notes),
+        make("td", {}, format(row.mean)), make("td", {}, row.scores.length > 1 ? `${format(Math.min(...row.scores))} – ${format(Math.max(...row.scores))}` : "one seed", notes),
         make("td", {}, bar));
     }));
-    const off = rows.some(isReadOff) ? " Read off longer runs, whose learning rate had not decayed yet at this budget." : "";
-    at("leader").textContent = rows.length ? `Highest mean of runs within ${told(amount)} ${NAMES[axis]}: ${rows[0].method.label}${edge(rows[0].method)}, ${section.metric} ${told(rows[0].mean)}. The verdict above says how sure a ranking is.${off}`
+    const off = rows.some(isReadOff) ? " Read off longer runs, whose learning rate had not yet decayed at this budget." : "";
+    at("leader").textContent = rows.length ? `Highest mean of runs within ${format(amount)} ${NAMES[axis]}: ${rows[0].method.label}${edge(rows[0].method)}, ${section.metric} ${format(rows[0].mean)}. See the verdict above for how certain the ranking is.${off}`
       : "No method was evaluated within this budget.";
   };
 
@@ -181,7 +181,7 @@
       if (points.length) lines.push({ method, points });
     }
     const caption = at("c-curves");
-    if (!lines.length) { svg.replaceChildren(); caption.textContent = "Nothing to be shown: choose methods, or other rows."; return; }
+    if (!lines.length) { svg.replaceChildren(); caption.textContent = "Nothing to show: choose other methods or another split."; return; }
     const xs = lines.flatMap((line) => line.points.map(([x]) => x)), ys = lines.flatMap((line) => line.points.flatMap(([, values]) => values));
     const blind = baselines(split, quantity);
     const drawn = frame(svg, 760, 400, xs, ys.concat(blind.map(([, y]) => y)), log, NAMES[axis], `${split} ${quantity}`), { fx, fy } = drawn;
@@ -197,9 +197,9 @@
       const line = draw(svg, "polyline", { points: stepped(mean).join(" "), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash });
       draw(line, "title", {}, method.label);
       const every = Math.max(1, Math.floor(points.length / 8));
-      points.forEach(([x, values], i) => { if (i % every === 0) marker(svg, shape, fx(x), fy(mean(values)), colour, `${method.label}: ${told(mean(values))} at ${told(x)}`); });
+      points.forEach(([x, values], i) => { if (i % every === 0) marker(svg, shape, fx(x), fy(mean(values)), colour, `${method.label}: ${format(mean(values))} at ${format(x)}`); });
     }
-    caption.textContent = `${split} ${quantity}${steps ? " of what dev had selected" : ""} against ${NAMES[axis]}: ${lines.map((l) => l.method.label).join(", ")}. Lines are means over seeds, bands reach from the lowest to the highest.${dotted(blind)}`;
+    caption.textContent = `${split} ${quantity}${steps ? " of the checkpoint selected on dev so far" : ""} against ${NAMES[axis]}: ${lines.map((l) => l.method.label).join(", ")}. Lines are means over seeds, bands reach from the lowest to the highest.${dotted(blind)}`;
   };
 
   const value = (method, axis) => {
@@ -219,10 +219,10 @@
     draw(svg, "polyline", { points: front.map((p) => `${fx(p.x)},${fy(p.y)}`).join(" "), fill: "none", stroke: "var(--soft)", "stroke-dasharray": "4 3" });
     for (const { m, x, y } of points) {
       const { colour, shape } = style(m.index);
-      marker(svg, shape, fx(x), fy(y), colour, `${m.label}: ${told(y)} at ${told(x)} ${NAMES[axis]}`);
+      marker(svg, shape, fx(x), fy(y), colour, `${m.label}: ${format(y)} at ${format(x)} ${NAMES[axis]}`);
     }
     for (const { m, x, y } of front) draw(svg, "text", { x: fx(x) + (fx(x) > width * 0.6 ? -7 : 7), y: fy(y) - 6, "text-anchor": fx(x) > width * 0.6 ? "end" : "start" }, m.label);
-    at("c-pareto").textContent = `On the Pareto front: ${front.map((p) => p.m.label).join(", ") || "none with a probability of a half"}.${dotted(blind)}`;
+    at("c-pareto").textContent = `On the Pareto front: ${front.map((p) => p.m.label).join(", ") || "none with a probability of 50 % or more"}.${dotted(blind)}`;
   };
   const showBars = () => {
     const axis = at("bar-axis").value, base = section.methods.find((m) => m.label === section.baseline);
@@ -230,9 +230,9 @@
     const rows = section.methods.map((m) => ({ m, x: value(m, axis) })).filter((row) => row.x !== null)
       .map((row) => ({ ...row, x: relative ? row.x / relative : row.x })).sort((a, b) => a.x - b.x);
     const most = Math.max(...rows.map((row) => row.x)) || 1;
-    at("bars").caption.textContent = `${NAMES[axis]}, mean over seeds${relative ? `, ${section.baseline} being 1` : ""}`;
+    at("bars").caption.textContent = `${NAMES[axis]}, mean over seeds${relative ? `, relative to ${section.baseline}` : ""}`;
     at("bars").tBodies[0].replaceChildren(...rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row.m.label),
-      make("td", {}, told(row.x)), make("td", {}, make("span", { class: "bar", style: `width:${(12 * row.x / most).toFixed(2)}rem` })))));
+      make("td", {}, format(row.x)), make("td", {}, make("span", { class: "bar", style: `width:${(12 * row.x / most).toFixed(2)}rem` })))));
   };
 
   const showExamples = () => {
@@ -284,7 +284,7 @@
     shown = new Set(best());
     showMethods(); showAll(); showExamples(); showRecipes();
   };
-  // Tables that a click or Enter on a head sorts.
+  // Sort tables by a click or Enter on a column header.
   document.querySelectorAll("table.sortable").forEach((table) => [...table.tHead.rows[0].cells].forEach((cell, i) => {
     const button = make("button", { type: "button" }, ...cell.childNodes);
     cell.replaceChildren(button);

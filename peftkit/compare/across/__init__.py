@@ -1,33 +1,33 @@
-"""Which method is best over several tasks and models."""
+"""Compares methods across tasks and models."""
 
 from peftkit.compare.across.aggregate import (
-    POCKET,
-    RANK,
-    SCORE,
-    THRESHOLDS,
-    Across,
-    Part,
-    aggregated,
+    BY_RANK,
+    BY_SCORE,
+    POCKET_CAVEAT,
+    PROFILE_THRESHOLDS,
+    AcrossTasks,
+    TaskPosterior,
+    aggregate_tasks,
+    describe_tasks,
     interquartile_mean,
-    normalised,
-    places_of,
+    normalize_scores,
 )
-from peftkit.compare.across.gathering import across
-from peftkit.compare.across.pages import notes, rows_of, written
+from peftkit.compare.across.gather import compare_across_tasks
+from peftkit.compare.across.pages import notes, render, table_rows
 
 __all__ = [
-    "POCKET",
-    "RANK",
-    "SCORE",
-    "THRESHOLDS",
-    "Across",
-    "Part",
-    "across",
-    "aggregated",
+    "BY_RANK",
+    "BY_SCORE",
+    "POCKET_CAVEAT",
+    "PROFILE_THRESHOLDS",
+    "AcrossTasks",
+    "TaskPosterior",
+    "aggregate_tasks",
+    "compare_across_tasks",
+    "describe_tasks",
     "interquartile_mean",
-    "normalised",
+    "normalize_scores",
     "notes",
-    "places_of",
-    "rows_of",
-    "written",
+    "render",
+    "table_rows",
 ]

@@ -1,4 +1,4 @@
-"""Methods across tasks and models as a table with its verdict and notes."""
+"""Writes comparisons across tasks and models as a table with verdict and notes."""
 
 from __future__ import annotations
 
@@ -6,96 +6,115 @@ from collections import defaultdict
 from dataclasses import asdict
 from typing import Any
 
-from peftkit.compare.across.aggregate import SCORE, Across, Estimate, Place, places_of
-from peftkit.compare.statistics.engine import LEVEL
-from peftkit.compare.tables import Page, Row, rendered
-from peftkit.compare.verdict import percent
+from peftkit.compare.across.aggregate import BY_SCORE, AcrossTasks, Estimate, TaskSummary, describe_tasks
+from peftkit.compare.output.render import Page, TableRow, render_pages
+from peftkit.compare.statistics.posterior import CONFIDENCE_LEVEL
+from peftkit.compare.verdict import format_percent
 
 WIDE = 0.5
-"""The width of the best method's interval, in normalised scores, from which on a section's scale is called narrow."""
+"""A task's scale is narrow if the best method's interval is wider than this, in normalised scores."""
 TITLE = "Methods across tasks and models"
-ENDS = {"": "mean", "_low": "low", "_high": "high"}
-"""The columns of an estimate."""
+SUFFIXES = {"": "mean", "_low": "low", "_high": "high"}
+"""Suffixes of an estimate's columns, and the attributes of ``Estimate`` that they hold."""
 
 
-def written(found: Across, form: str) -> bytes:
-    """The methods over all tasks and models in one of the forms of a comparison."""
-    document = {"verdict": found.verdict, **asdict(found)}
-    page = Page(TITLE, rows_of(found), notes(found), document, _flat(found), (f"{found.verdict}.",), wide=False)
-    return rendered([page], form, "across")
+def render(aggregate: AcrossTasks, form: str) -> bytes:
+    """Write a comparison across tasks and models in one of the output formats of a comparison.
+
+    Args:
+        aggregate: the comparison.
+        form: one of ``FORMS`` in ``output.render``.
+
+    Returns:
+        The file's content.
+    """
+    document = {"verdict": aggregate.verdict, **asdict(aggregate)}
+    page = Page(
+        TITLE,
+        table_rows(aggregate),
+        notes(aggregate),
+        document,
+        _flat_records(aggregate),
+        (f"{aggregate.verdict}.",),
+        wide=False,
+    )
+    return render_pages([page], form, "across")
 
 
-def rows_of(found: Across) -> list[Row]:
-    """The table with its heads; columns that nothing would stand in are left out."""
-    heads = ("method", "score", "95 % interval", "iqm", "rank", "P(best)", "cost")
+def table_rows(aggregate: AcrossTasks) -> list[TableRow]:
+    """Build the table, header first; empty columns are left out."""
+    header = ("method", "score", "95 % interval", "iqm", "rank", "P(best)", "cost")
     rows = [
         (
-            line.method,
-            "" if line.score is None else f"{line.score.mean:.3f}",
-            "" if line.score is None else f"{line.score.low:.3f} – {line.score.high:.3f}",
-            "" if line.iqm is None else f"{line.iqm.mean:.3f}",
-            f"{line.rank.mean:.1f} ({line.rank.low:.1f} – {line.rank.high:.1f})",
-            percent(line.best),
-            "" if line.cost is None else f"{line.cost:.2f}" if found.baseline else f"{line.cost:,.4g}",
+            row.method,
+            "" if row.score is None else f"{row.score.mean:.3f}",
+            "" if row.score is None else f"{row.score.low:.3f} – {row.score.high:.3f}",
+            "" if row.iqm is None else f"{row.iqm.mean:.3f}",
+            f"{row.rank.mean:.1f} ({row.rank.low:.1f} – {row.rank.high:.1f})",
+            format_percent(row.best),
+            "" if row.cost is None else f"{row.cost:.2f}" if aggregate.baseline else f"{row.cost:,.4g}",
         )
-        for line in found.lines
+        for row in aggregate.lines
     ]
-    if found.decided_by == SCORE:
-        rows.append(("constant", "0.000", "", "", "", "", ""))  # by the definition of the scale
-    kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    return [tuple(row[i] for i in kept) for row in (heads, *rows)]
+    if aggregate.decided_by == BY_SCORE:
+        rows.append(("constant", "0.000", "", "", "", "", ""))  # by definition of the scale
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    return [tuple(row[i] for i in kept) for row in (header, *rows)]
 
 
-def notes(found: Across) -> list[str]:
-    """The notes beside the table."""
-    metrics: dict[str, list[Place]] = defaultdict(list)
-    for place in found.places:
+def notes(aggregate: AcrossTasks) -> list[str]:
+    """Format the notes below the table."""
+    metrics: dict[str, list[TaskSummary]] = defaultdict(list)
+    for place in aggregate.places:
         metrics[place.metric].append(place)
-    lines = [f"{metric} on test, of what dev selects: {places_of(places)}" for metric, places in metrics.items()]
-    if found.decided_by == SCORE:
+    lines = [
+        f"test {metric} of the checkpoint selected on dev: {describe_tasks(places)}"
+        for metric, places in metrics.items()
+    ]
+    if aggregate.decided_by == BY_SCORE:
         lines += [
-            "score: the mean over these with equal weights, where 0 is the best constant answer and 1 the expected "
-            "score of the best method",
+            "score: normalised so that 0 is the best constant answer and 1 the expected score of the best method; "
+            "the mean over tasks and models with equal weights",
             "iqm: the interquartile mean; rank: the mean rank, 1 is best",
             "P(best): the probability of the highest score",
         ]
     else:
         lines.append("rank: the mean rank, 1 is best; P(best): the probability of the lowest mean rank")
-    lines.append(f"intervals: {LEVEL:.0%}, for these tasks and models; they do not cover other ones")
+    lines.append(f"intervals: {CONFIDENCE_LEVEL:.0%}, for these tasks and models only")
     lines += [
-        f"probability of improvement: {found.lines[0].method} over {line.method}: {line.improvement.mean:.2f} "
-        f"({line.improvement.low:.2f} – {line.improvement.high:.2f})"
-        for line in found.lines
-        if line.improvement
+        f"probability of improvement: {aggregate.lines[0].method} over {row.method}: {row.improvement.mean:.2f} "
+        f"({row.improvement.low:.2f} – {row.improvement.high:.2f})"
+        for row in aggregate.lines
+        if row.improvement
     ]
-    lines += [f"in ranks only: {place.title}: {place.unscaled}" for place in found.places if place.unscaled]
+    lines += [f"in ranks only: {place.title}: {place.unscaled}" for place in aggregate.places if place.unscaled]
     lines += [
-        f"narrow scale: {place.title}: from {place.constant:.4f} to {place.top:.4f}, so its scores vary most; ranks do "
-        "not depend on that"
-        for place in found.places
+        f"narrow scale: {place.title}: from {place.constant:.4f} to {place.top:.4f}, so its scores are noisy; "
+        "ranks are not affected"
+        for place in aggregate.places
         if place.width is not None and place.width > WIDE
     ]
-    if any(line.cost is not None for line in found.lines):
-        relative = f" relative to {found.baseline}" if found.baseline else ""
-        lines.append(f"cost: {found.by} of a run{relative}, the mean over these")
-    return [*lines, *(f"left out: {name}: {reason}" for name, reason in found.left_out), *found.remarks]
+    if any(row.cost is not None for row in aggregate.lines):
+        relative = f" relative to {aggregate.baseline}" if aggregate.baseline else ""
+        lines.append(f"cost: {aggregate.by} of a run{relative}, the mean over tasks and models")
+    return [*lines, *(f"left out: {name}: {reason}" for name, reason in aggregate.left_out), *aggregate.remarks]
 
 
-def _flat(found: Across) -> list[dict[str, Any]]:
-    """A row for each method."""
+def _flat_records(aggregate: AcrossTasks) -> list[dict[str, Any]]:
+    """One record per method."""
     common = {
-        "by": found.by,
-        "baseline": found.baseline,
-        "decided_by": found.decided_by,
-        "settled": found.settled,
-        "verdict": found.verdict,
-        "holds_for": "; ".join(place.title for place in found.deciding),
+        "by": aggregate.by,
+        "baseline": aggregate.baseline,
+        "decided_by": aggregate.decided_by,
+        "settled": aggregate.settled,
+        "verdict": aggregate.verdict,
+        "holds_for": "; ".join(place.title for place in aggregate.deciding_tasks),
     }
-    rows = []
-    for line in found.lines:
-        row: dict[str, Any] = {"method": line.method, "best": line.best}
+    records = []
+    for row in aggregate.lines:
+        record: dict[str, Any] = {"method": row.method, "best": row.best}
         for name in ("score", "iqm", "rank", "improvement"):
-            estimate: Estimate | None = getattr(line, name)
-            row |= {f"{name}{end}": getattr(estimate, of, None) for end, of in ENDS.items()}
-        rows.append(row | {"cost": line.cost} | common)
-    return rows
+            estimate: Estimate | None = getattr(row, name)
+            record |= {f"{name}{suffix}": getattr(estimate, attribute, None) for suffix, attribute in SUFFIXES.items()}
+        records.append(record | {"cost": row.cost} | common)
+    return records

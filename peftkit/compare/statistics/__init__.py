@@ -1,6 +1,6 @@
-"""How sure a comparison is: the posterior of methods' scores, and pairwise tests beside it."""
+"""Uncertainty of a comparison: the posterior of methods' scores, and pairwise tests."""
 
-from peftkit.compare.statistics.engine import MethodEstimate, PairDifference, Posterior, fit
-from peftkit.compare.statistics.tuning import Trial, Tuning
+from peftkit.compare.statistics.posterior import MethodEstimate, PairDifference, Posterior, fit
+from peftkit.compare.statistics.tuning_choice import Trial, Tuning
 
 __all__ = ["MethodEstimate", "PairDifference", "Posterior", "Trial", "Tuning", "fit"]

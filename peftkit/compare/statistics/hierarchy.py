@@ -1,4 +1,4 @@
-"""The hierarchical model of methods, seeds and test examples, sampled from its posterior."""
+"""Samples the posterior of the hierarchical model of methods, seeds and test examples."""
 
 from __future__ import annotations
 
@@ -9,121 +9,141 @@ from numpy.typing import NDArray
 
 from peftkit.compare.statistics.observations import Array, Observations
 
-FREEDOM = 4.0
-"""Degrees of freedom of Student's t that methods vary by: one that is far off does not decide how much all vary."""
-SPREADS = np.concatenate([[0.001], np.geomspace(0.01, 1.0, 40)])
-"""Standard deviations between methods in those of example scores: next to nothing, or from about half a point on."""
-EQUAL = 0.02
-"""The probability, before anything is seen, that it is next to nothing; the others are equally likely."""
-DEVIATIONS = np.geomspace(0.0005, 2.0, 56)
-"""Standard deviations between seeds, likewise."""
-CENTRES = np.linspace(-2.5, 2.5, 21)
-"""Of the logarithm of standard deviations between seeds, its mean over methods less that of the typical one."""
-CENTRE_DEVIATION = 1.0
-WIDTHS = np.array([0.05, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2])
-"""And its standard deviation over methods, equally likely."""
+DEGREES_OF_FREEDOM = 4.0
+"""Degrees of freedom of Student's t between methods: one outlier does not inflate the variation of all."""
+METHOD_DEVIATIONS = np.concatenate([[0.001], np.geomspace(0.01, 1.0, 40)])
+"""The grid of standard deviations between methods, in units of example scores: practically zero, or about 0.005 up."""
+PROBABILITY_EQUAL = 0.02
+"""The prior probability that it is practically zero; the other values are equally likely."""
+SEED_DEVIATIONS = np.geomspace(0.0005, 2.0, 56)
+"""The grid of standard deviations between seeds, in the same units."""
+LOG_DEVIATION_CENTRES = np.linspace(-2.5, 2.5, 21)
+"""The grid of the mean over methods of the logarithm of the standard deviation between seeds, less the prior's."""
+LOG_DEVIATION_CENTRE_DEVIATION = 1.0
+"""The prior standard deviation of that mean."""
+LOG_DEVIATION_DEVIATIONS = np.array([0.05, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2])
+"""The grid of the standard deviation over methods of that logarithm, equally likely."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What the choice of settings does to each method's mean (see ``choice``), on the model's scale."""
+class ChoiceEffect:
+    """The effect of choosing settings on each method's mean (see ``choice``). Arrays have shape (methods,)."""
 
     shift: Array
-    """By how much the expected mean over choices differs from that of the chosen settings."""
+    """The expected mean over repeated tunings, less that of the chosen settings, on the model's scale."""
     gain: Array
-    """How much of the error by seeds is left in it: what other settings score does not depend on it."""
+    """The fraction of the chosen settings' error that remains: scores of other settings do not depend on it."""
     variance: Array
-    """Of the shift."""
+    """The variance of the shift."""
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How long to sample."""
+class SamplingEffort:
+    """The number of draws."""
 
     chains: int = 32
-    warm_up: int = 20
-    kept: int = 40
-    each: int = 4
-    """Draws of the methods' means for each state of the chain."""
+    """Parallel chains."""
+    warm_up_states: int = 20
+    """States of each chain to discard."""
+    kept_states: int = 40
+    """States of each chain to keep."""
+    draws_per_state: int = 4
+    """Draws of the methods' means for each kept state."""
 
 
-def sample(observed: Observations, choice: Choice, rng: np.random.Generator, effort: Effort) -> Array:
-    """Draws of the expected scores of methods, on the model's scale: draws × methods.
+def sample_posterior(
+    observed: Observations, choice: ChoiceEffect, rng: np.random.Generator, effort: SamplingEffort
+) -> Array:
+    """Draw the expected scores of methods from the posterior, with several chains of a Gibbs sampler at once.
 
-    A Gibbs sampler of several chains at once. Methods vary about a common mean (partial pooling) by Student's t; of
-    each, seeds vary by a standard deviation that is log-normal over methods, and known from its seeds and from how far
-    its mean is from where the others are. The common mean and the spread between methods are drawn together, with the
-    methods' means integrated out, so that no chain is caught where methods are equal.
+    Methods vary about a common mean (partial pooling) by Student's t. The standard deviation between seeds is
+    log-normal over methods; it is estimated from a method's seeds, and from the distance of its mean to the others. The
+    common mean and the deviation between methods are drawn jointly with the methods' means integrated out, so that no
+    chain gets stuck where methods are equal.
 
     Args:
-        observed: the means and how they vary.
-        choice: that of the settings.
-        rng: the source of randomness.
-        effort: how long to sample.
+        observed: The means and their variances.
+        choice: The effect of choosing settings.
+        rng: The random generator.
+        effort: The number of draws.
+
+    Returns:
+        The draws, on the model's scale, of shape (draws, methods).
     """
-    unit, chains, number = observed.unit, effort.chains, len(observed.means)
+    unit, chains, number = observed.example_deviation, effort.chains, len(observed.means)
     means = (observed.means + choice.shift) / unit
     centre = means.mean()
     means = means - centre
-    seeds, squares, gain = observed.seeds, observed.squares / unit**2, choice.gain
-    totals = (DEVIATIONS**2 + observed.run_variance / unit**2)[None, None]
-    own_error = choice.variance / unit**2
-    logs = np.log(DEVIATIONS)
-    typical = np.log(observed.typical / unit)
-    places, widths = (each.ravel() for each in np.meshgrid(typical + CENTRES, WIDTHS, indexing="ij"))
-    prior = -0.5 * ((places - typical) / CENTRE_DEVIATION) ** 2 - number * np.log(widths)
-    before = np.log(np.where(np.arange(len(SPREADS)) == 0, EQUAL, (1 - EQUAL) / (len(SPREADS) - 1)))
+    seeds, squares, gain = observed.num_seeds, observed.sum_squares / unit**2, choice.gain
+    totals = (SEED_DEVIATIONS**2 + observed.run_example_variance / unit**2)[None, None]
+    choice_variance = choice.variance / unit**2
+    logs = np.log(SEED_DEVIATIONS)
+    typical = np.log(observed.prior_seed_deviation / unit)
+    places, widths = (
+        each.ravel() for each in np.meshgrid(typical + LOG_DEVIATION_CENTRES, LOG_DEVIATION_DEVIATIONS, indexing="ij")
+    )
+    prior = -0.5 * ((places - typical) / LOG_DEVIATION_CENTRE_DEVIATION) ** 2 - number * np.log(widths)
+    spread_prior = np.log(
+        np.where(
+            np.arange(len(METHOD_DEVIATIONS)) == 0,
+            PROBABILITY_EQUAL,
+            (1 - PROBABILITY_EQUAL) / (len(METHOD_DEVIATIONS) - 1),
+        )
+    )
     errors = np.zeros((chains, number))
     weights = np.ones((chains, number))
     pick = rng.integers(0, len(places), chains)
-    rows, drawn = np.arange(chains), []
-    for step in range(effort.warm_up + effort.kept):
-        # How much seeds vary, of each method and of all of them.
+    rows, draws = np.arange(chains), []
+    for step in range(effort.warm_up_states + effort.kept_states):
+        # The standard deviation between seeds: of each method, and its distribution over methods.
         sums = (squares + seeds * errors**2)[:, :, None]
-        chances = -0.5 * (seeds[:, None] * np.log(totals) + sums / totals)
-        chosen = _choose(chances - 0.5 * ((logs - places[pick][:, None, None]) / widths[pick][:, None, None]) ** 2, rng)
-        pick = _choose(prior - 0.5 * _squares(logs[chosen], places) / widths**2, rng)
-        by_seeds = totals[0, 0, chosen] / seeds
-        # How methods vary over examples is known from these examples alone: no more than their number allows.
-        sure = 1 / np.sqrt(max(1, observed.groups))
-        interaction = observed.interaction / unit**2 * np.exp(sure * rng.standard_normal((chains, 1)))
-        # Where methods are, and how much they vary.
-        noise = gain**2 * by_seeds + interaction + own_error
-        inverse = 1 / (noise[:, None] + SPREADS[:, None] ** 2 / weights[:, None])
+        log_likelihoods = -0.5 * (seeds[:, None] * np.log(totals) + sums / totals)
+        chosen = _draw_index(
+            log_likelihoods - 0.5 * ((logs - places[pick][:, None, None]) / widths[pick][:, None, None]) ** 2, rng
+        )
+        pick = _draw_index(prior - 0.5 * _sum_squared_distances(logs[chosen], places) / widths**2, rng)
+        seed_variance = totals[0, 0, chosen] / seeds
+        # The variance over examples is itself estimated from a limited number of examples.
+        log_error = 1 / np.sqrt(max(1, observed.num_groups))
+        interaction = observed.method_example_variance / unit**2 * np.exp(log_error * rng.standard_normal((chains, 1)))
+        # The methods' means, their common mean, and the deviation between them.
+        noise = gain**2 * seed_variance + interaction + choice_variance
+        inverse = 1 / (noise[:, None] + METHOD_DEVIATIONS[:, None] ** 2 / weights[:, None])
         precision = inverse.sum(2)
         middle = (means * inverse).sum(2) / precision
         residual = ((means - middle[:, :, None]) ** 2 * inverse).sum(2)
-        found = _choose(before + 0.5 * (np.log(inverse).sum(2) - np.log(precision) - residual), rng)
-        spread = SPREADS[found, None] ** 2 / weights
-        kept = effort.each if step >= effort.warm_up else 1
-        shape = (kept, chains, number)
-        common = middle[rows, found] + rng.standard_normal(shape[:2]) / np.sqrt(precision[rows, found])
+        place = _draw_index(spread_prior + 0.5 * (np.log(inverse).sum(2) - np.log(precision) - residual), rng)
+        spread = METHOD_DEVIATIONS[place, None] ** 2 / weights
+        repeats = effort.draws_per_state if step >= effort.warm_up_states else 1
+        shape = (repeats, chains, number)
+        common = middle[rows, place] + rng.standard_normal(shape[:2]) / np.sqrt(precision[rows, place])
         expected = (common[:, :, None] * noise + means * spread) / (noise + spread)
         theta = expected + np.sqrt(noise * spread / (noise + spread)) * rng.standard_normal(shape)
-        if step >= effort.warm_up:
-            drawn.append(theta.reshape(-1, number))
-        # Of what is left of a mean, seeds have their share.
-        share = gain * by_seeds / noise
-        left = np.maximum(by_seeds - gain * by_seeds * share, 0.0)
+        if step >= effort.warm_up_states:
+            draws.append(theta.reshape(-1, number))
+        # The part of each mean's residual that is due to its seeds.
+        share = gain * seed_variance / noise
+        left = np.maximum(seed_variance - gain * seed_variance * share, 0.0)
         errors = share * (means - theta[-1]) + np.sqrt(left) * rng.standard_normal((chains, number))
-        distance = (theta[-1] - common[-1][:, None]) ** 2 / SPREADS[found, None] ** 2
-        weights = rng.gamma((FREEDOM + 1) / 2, 2 / (FREEDOM + distance))
-    values = np.concatenate(drawn)
-    shifts = np.sqrt(observed.common) / unit * rng.standard_normal((len(values), 1))
+        distance = (theta[-1] - common[-1][:, None]) ** 2 / METHOD_DEVIATIONS[place, None] ** 2
+        weights = rng.gamma((DEGREES_OF_FREEDOM + 1) / 2, 2 / (DEGREES_OF_FREEDOM + distance))
+    values = np.concatenate(draws)
+    shifts = np.sqrt(observed.shared_example_variance) / unit * rng.standard_normal((len(values), 1))
     result: Array = (values + shifts + centre) * unit
     return result
 
 
-def _choose(logs: Array, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The number of one of the last axis' chances, which are logarithms."""
-    chances = np.exp(logs - logs.max(-1, keepdims=True)).cumsum(-1)
-    chosen: NDArray[np.int64] = (chances < rng.random((*chances.shape[:-1], 1)) * chances[..., -1:]).sum(-1)
-    return chosen
+def _draw_index(logs: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw an index of the last axis, with probabilities proportional to the exponentials of ``logs``."""
+    cumulative = np.exp(logs - logs.max(-1, keepdims=True)).cumsum(-1)
+    drawn = rng.random((*cumulative.shape[:-1], 1)) * cumulative[..., -1:]
+    indices: NDArray[np.int64] = (cumulative < drawn).sum(-1)
+    return indices
 
 
-def _squares(own: Array, places: Array) -> Array:
-    """Sums of squared distances of each chain's values from each place."""
-    number = own.shape[1]
-    first, second = own.sum(1, keepdims=True), (own**2).sum(1, keepdims=True)
-    found: Array = second - 2 * places * first + number * places**2
-    return found
+def _sum_squared_distances(values: Array, places: Array) -> Array:
+    """Sums of squared distances of each chain's values, of shape (chains, methods), to each place."""
+    number = values.shape[1]
+    first, second = values.sum(1, keepdims=True), (values**2).sum(1, keepdims=True)
+    sums: Array = second - 2 * places * first + number * places**2
+    return sums

@@ -1,7 +1,7 @@
 """Methods of the adapters library (AdapterHub) for peftkit.
 
-adapters is imported only when a method is applied: the library pins transformers 4.57, and what needs neither must
-work beside any other version. Options, types, defaults and help are read from its sources.
+adapters is imported only when a method is applied, because it requires transformers 4.57 and listing methods must work
+with any version. Options, types, defaults and descriptions are read from its sources.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftkit import Method, hookimpl
-from peftkit_adapters.family import ADAPTER, ALTERED, MODEL_TYPES, AdapterMethod, unusable
+from peftkit_adapters.adapter_method import ADAPTER, ALTERED, MODEL_TYPES, AdapterMethod, why_unavailable
 from peftkit_adapters.methods import METHODS, ParallelAdapters
 
-__all__ = ["ADAPTER", "ALTERED", "METHODS", "MODEL_TYPES", "AdapterMethod", "ParallelAdapters", "unusable"]
+__all__ = ["ADAPTER", "ALTERED", "METHODS", "MODEL_TYPES", "AdapterMethod", "ParallelAdapters", "why_unavailable"]
 
 
 @hookimpl
 def register_methods() -> Sequence[type[Method]]:
-    """The methods of this distribution."""
+    """Register the methods of this distribution."""
     return METHODS

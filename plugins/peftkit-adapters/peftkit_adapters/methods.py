@@ -1,4 +1,4 @@
-"""The methods: each names a configuration of the library, as one of the kinds."""
+"""The methods of this distribution."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Annotated, Any, Union
 
 from pydantic import Field
 
-from peftkit_adapters.family import AdapterMethod, made
-from peftkit_adapters.kinds import (
+from peftkit_adapters.adapter_method import AdapterMethod, make_method
+from peftkit_adapters.config_options import config_options
+from peftkit_adapters.configs import (
     Compacter,
     CompacterPlusPlus,
     DiReft,
@@ -22,118 +23,127 @@ from peftkit_adapters.kinds import (
     PromptTuning,
     Sequential,
 )
-from peftkit_adapters.reader import options
-from peftkit_adapters.unions import AnyUnion, MixAndMatch, Unified
+from peftkit_adapters.unions import AnyUnion, MixAndMatch, UniPelt
 
-ParallelAdapters = made(
+ParallelAdapters = make_method(
     Parallel,
     "parallel_adapters",
-    """Bottleneck layers beside every feed-forward layer (parallel adapters, He et al., 2022).
+    """Bottleneck layers parallel to every feed-forward layer (parallel adapters, He et al., 2022).
 
-    Each adds ``scaling · up(f(down(x)))`` to the output of the layer that it lies beside, and begins as nothing at
-    all. A decoder generates without its cache, which the library breaks on Llama and Mistral.
+    Each adds ``scaling · up(f(down(x)))`` to the output of its layer, and is initialized to zero. Decoders generate
+    without a KV cache, which the library breaks in Llama and Mistral.
     """,
     reduction_factor=8.0,
 )
-UNEQUAL = {
+UNSET_BY_VARIANT = {
     name: None
-    for name, option in options("SeqBnConfig").items()
-    if option.default != options("DoubleSeqBnConfig")[name].default
+    for name, option in config_options("SeqBnConfig").items()
+    if option.default != config_options("DoubleSeqBnConfig")[name].default
 }
-BottleneckAdapters = made(
+BottleneckAdapters = make_method(
     Sequential,
     "bottleneck",
-    "Bottleneck layers behind each layer of a block: Houlsby et al. (2019), or Pfeiffer et al. (2020).",
-    **UNEQUAL,
+    "Bottleneck layers after the sublayers of each block (Houlsby et al., 2019, or Pfeiffer et al., 2020).",
+    **UNSET_BY_VARIANT,
 )
-InvertibleBottleneck = made(
+InvertibleBottleneck = make_method(
     Invertible,
     "invertible_bottleneck",
-    "Bottleneck layers, and an invertible one behind the embeddings (MAD-X, Pfeiffer et al., 2020).",
-    **UNEQUAL,
+    "Bottleneck layers, and an invertible layer after the embeddings (MAD-X, Pfeiffer et al., 2020).",
+    **UNSET_BY_VARIANT,
 )
-AdapterPlus = made(
+AdapterPlus = make_method(
     Plus,
     "adapter_plus",
     """Bottleneck layers with a scale for each channel (Adapter+, Steitz and Roth, 2024).
 
-    The paper's stochastic depth is for images and off by default; it needs torchvision.
+    The paper's stochastic depth is for images; it is disabled by default and needs torchvision.
     """,
     stochastic_depth=0.0,
 )
-AdaptersPrefixTuning = made(
+AdaptersPrefixTuning = make_method(
     PrefixTuning,
     "adapters_prefix_tuning",
-    "Learnt keys and values in every attention, those of an encoder and across too (Li and Liang, 2021).",
+    "Trained key and value prefixes in every attention layer, including cross-attention (Li and Liang, 2021).",
 )
-AdaptersLora = made(
+AdaptersLora = make_method(
     Lora, "adapters_lora", "Low-rank updates (LoRA, Hu et al., 2021), with use_dora DoRA (Liu et al., 2024)."
 )
-PARTS = (
+COMBINABLE = (
     ParallelAdapters,
     BottleneckAdapters,
     InvertibleBottleneck,
-    made(Compacter, "compacter", "Bottlenecks of Kronecker products (Compacter, Karimi Mahabadi et al., 2021)."),
-    made(
+    make_method(Compacter, "compacter", "Bottlenecks of Kronecker products (Compacter, Karimi Mahabadi et al., 2021)."),
+    make_method(
         CompacterPlusPlus,
         "compacter_plus_plus",
-        "Compacter behind the feed-forward layers only (Compacter++, Karimi Mahabadi et al., 2021).",
+        "Compacter after the feed-forward layers only (Compacter++, Karimi Mahabadi et al., 2021).",
     ),
     AdapterPlus,
     AdaptersPrefixTuning,
     AdaptersLora,
-    made(Ia3, "adapters_ia3", "Learnt factors of keys, values and the feed-forward's inside (IA3, Liu et al., 2022)."),
-    made(PromptTuning, "adapters_prompt_tuning", "Learnt vectors before those of the text (Lester et al., 2021)."),
-    made(LoReft, "loreft", "Low-rank changes of what blocks give, on orthogonal axes (LoReFT, Wu et al., 2024)."),
-    made(NoReft, "noreft", "LoReFT without orthogonality (Wu et al., 2024)."),
-    made(DiReft, "direft", "LoReFT without orthogonality and without subtracting (DiReFT, Wu et al., 2024)."),
+    make_method(
+        Ia3, "adapters_ia3", "Trained scales of keys, values and feed-forward activations (IA3, Liu et al., 2022)."
+    ),
+    make_method(
+        PromptTuning, "adapters_prompt_tuning", "Trained vectors in front of those of the text (Lester et al., 2021)."
+    ),
+    make_method(
+        LoReft, "loreft", "Low-rank interventions on hidden states in an orthonormal basis (LoReFT, Wu et al., 2024)."
+    ),
+    make_method(NoReft, "noreft", "LoReFT without the orthogonality constraint (NoReFT, Wu et al., 2024)."),
+    make_method(
+        DiReft,
+        "direft",
+        "LoReFT without the orthogonality constraint and the subtracted projection (DiReFT, Wu et al., 2024).",
+    ),
 )
-"""What can be part of a union."""
+"""The methods that ``adapters_union`` can combine."""
 
 
-def _table(kind: type[AdapterMethod]) -> Any:
-    return (kind, Field(default_factory=kind, description=kind.__doc__))
+def _table(method: type[AdapterMethod]) -> Any:
+    return (method, Field(default_factory=method, description=method.__doc__))
 
 
 METHODS = (
-    *PARTS,
-    made(
+    *COMBINABLE,
+    make_method(
         MixAndMatch,
         "mam",
-        "Prefix tuning and parallel adapters together (Mix-And-Match, He et al., 2022).",
+        "Prefix tuning with parallel adapters (Mix-And-Match, He et al., 2022).",
         {
             "prefix_tuning": _table(
-                made(PrefixTuning, "adapters_prefix_tuning", "Its prefix tuning.", bottleneck_size=800)
+                make_method(PrefixTuning, "adapters_prefix_tuning", "Options of prefix tuning.", bottleneck_size=800)
             ),
-            "adapter": _table(made(Parallel, "parallel_adapters", "Its parallel adapters.")),
+            "adapter": _table(make_method(Parallel, "parallel_adapters", "Options of the parallel adapters.")),
         },
     ),
-    made(
-        Unified,
+    make_method(
+        UniPelt,
         "unipelt",
-        """Prefix tuning, a bottleneck and LoRA together, each behind a learnt gate (UniPELT, Mao et al., 2022).
+        """Prefix tuning, a bottleneck and LoRA, each with a trained gate (UniPELT, Mao et al., 2022).
 
-        The gates are means over the text; the library counts padding among it, peftkit does not.
+        Gates are averaged over the text, without padding; the library itself includes padding.
         """,
         {
             "prefix_tuning": _table(
-                made(PrefixTuning, "adapters_prefix_tuning", "Its prefix tuning.", prefix_length=10)
+                make_method(PrefixTuning, "adapters_prefix_tuning", "Options of prefix tuning.", prefix_length=10)
             ),
-            "adapter": _table(made(Sequential, "bottleneck", "Its bottleneck.", **UNEQUAL)),
-            "lora": _table(made(Lora, "adapters_lora", "Its LoRA.", alpha=2)),
+            "adapter": _table(make_method(Sequential, "bottleneck", "Options of the bottleneck.", **UNSET_BY_VARIANT)),
+            "lora": _table(make_method(Lora, "adapters_lora", "Options of LoRA.", alpha=2)),
         },
     ),
-    made(
+    make_method(
         AnyUnion,
         "adapters_union",
-        "Any of the library's methods together in one model, no two in one place.",
+        "Several methods of the library in one model, each of which adds something different.",
         {
             "methods": (
                 Annotated[
-                    tuple[Annotated[Union[PARTS], Field(discriminator="name")], ...],  # type: ignore[valid-type]  # noqa: UP007
+                    tuple[Annotated[Union[COMBINABLE], Field(discriminator="name")], ...],  # type: ignore[valid-type]  # noqa: UP007
                     Field(min_length=2),
                 ],
-                Field(description="The methods: tables with a name and the options that the method has by itself."),
+                Field(description="The methods: tables with a name and the options of that method."),
             )
         },
     ),

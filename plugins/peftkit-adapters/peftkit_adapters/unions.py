@@ -1,4 +1,4 @@
-"""Several methods in one model."""
+"""Methods that combine several methods in one model."""
 
 from __future__ import annotations
 
@@ -8,83 +8,83 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import model_validator
 
-from peftkit import Context, PublishedRate, Situation
+from peftkit import ApplyContext, PublishedRate, RunSpec
 from peftkit.components import ModelKind, Side
-from peftkit_adapters.family import ADAPTER, AdapterMethod
-from peftkit_adapters.kinds import BY_DEFAULT, HE, NARROW
+from peftkit_adapters.adapter_method import ADAPTER, AdapterMethod
+from peftkit_adapters.configs import HE_REPOSITORY, RECOMMENDED_RATE, TINY_BOTTLENECK
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Together(AdapterMethod):
-    """Several in one model, whose options are tables of their own."""
+class AdapterUnion(AdapterMethod):
+    """Several methods in one model, each with a table of options."""
 
     configuration = "ConfigUnion"
 
     def parts(self) -> Sequence[AdapterMethod]:
-        """Those that are put together, in order."""
+        """Return the combined methods in order."""
         return tuple(value for _, value in self if isinstance(value, AdapterMethod))
 
     def config(self) -> Any:
-        """The library's configuration, made from those of the parts."""
+        """Build the library's configuration from those of the combined methods."""
         import adapters
 
         return getattr(adapters, self.configuration)(*(part.config() for part in self.parts()))
 
-    def refuses(self, situation: Situation) -> list[str]:
-        """What any of the parts refuses."""
-        return list(dict.fromkeys(reason for part in self.parts() for reason in part.refuses(situation)))
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Return the reasons of all combined methods."""
+        return list(dict.fromkeys(reason for part in self.parts() for reason in part.incompatible_with(spec)))
 
     def virtual_tokens(self, model_kind: ModelKind) -> Mapping[Side, int]:
-        """Those of all parts."""
-        found: Counter[Side] = Counter()
+        """Return the sum over the combined methods."""
+        total: Counter[Side] = Counter()
         for part in self.parts():
-            found.update(part.virtual_tokens(model_kind))
-        return dict(found)
+            total.update(part.virtual_tokens(model_kind))
+        return dict(total)
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        """What the parts do."""
+        """Run ``after_step`` of the combined methods."""
         for part in self.parts():
             part.after_step(model, step)
 
 
-class MixAndMatch(Together):
-    """Two."""
+class MixAndMatch(AdapterUnion):
+    """Prefix tuning with parallel adapters."""
 
     configuration = "MAMConfig"
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
-        PublishedRate((5e-5,), f"He et al. (2022): exps/run_xsum.sh and exps/run_en_ro.sh in {HE}"),
-        PublishedRate((1e-4,), f"He et al. (2022): exps/run_glue.sh in {HE}"),
+        PublishedRate((5e-5,), f"He et al. (2022): exps/run_xsum.sh and exps/run_en_ro.sh in {HE_REPOSITORY}"),
+        PublishedRate((1e-4,), f"He et al. (2022): exps/run_glue.sh in {HE_REPOSITORY}"),
     )
-    trial: ClassVar[Mapping[str, Any]] = {"prefix_tuning": {"bottleneck_size": 16}}
+    tiny_options: ClassVar[Mapping[str, Any]] = {"prefix_tuning": {"bottleneck_size": 16}}
 
 
-class Unified(Together):
-    """Three, each behind a gate."""
+class UniPelt(AdapterUnion):
+    """Prefix tuning, a bottleneck and LoRA with gates."""
 
     configuration = "UniPELTConfig"
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate((5e-4,), "Mao et al. (2022): experimental setup of the paper", ""),
     )
-    loaded_by: ClassVar[Literal["peftkit"]] = "peftkit"  # the library's gates count padding as text
-    trial: ClassVar[Mapping[str, Any]] = {"adapter": NARROW, "prefix_tuning": {"bottleneck_size": 16}}
+    loaded_by: ClassVar[Literal["peftkit"]] = "peftkit"  # the library's gates average over padding too
+    tiny_options: ClassVar[Mapping[str, Any]] = {"adapter": TINY_BOTTLENECK, "prefix_tuning": {"bottleneck_size": 16}}
 
-    def refuses(self, situation: Situation) -> list[str]:
-        """The reasons, with remedies, why the method cannot be used so."""
-        reasons = super().refuses(situation)
-        if situation.model_kind in ("decoder", "encoder-decoder"):
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Return the reasons why the method cannot be used in a recipe, each with its remedy."""
+        reasons = super().incompatible_with(spec)
+        if spec.model_kind in ("decoder", "encoder-decoder"):
             reasons.append(
-                "its gates are means over the whole text, what is yet to be said among it, so that a decoder would "
-                "learn otherwise than it generates; use mam, or a model with a classification head"
+                "its gates average over the whole text including the target, so that training would differ from "
+                "generation; use mam, or an encoder"
             )
         return reasons
 
-    def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        """Adds the adapters, with gates that leave padding out, which the library counts as text.
+    def apply(self, model: nn.Module, context: ApplyContext) -> nn.Module:
+        """Add the adapters, with gates that ignore padding.
 
         Raises:
-            InputError: the library cannot be used in this environment, or not with this model and these options.
+            InputError: The library does not work in this environment, or rejects the options for this model.
         """
         applied = super().apply(model, context)
         for name, module in applied.named_modules():
@@ -93,12 +93,12 @@ class Unified(Together):
         return applied
 
 
-class AnyUnion(Together):
-    """Any of the library's methods in one model."""
+class AnyUnion(AdapterUnion):
+    """A combination of methods that the recipe lists."""
 
-    published_rates: ClassVar[tuple[PublishedRate, ...]] = (BY_DEFAULT,)
+    published_rates: ClassVar[tuple[PublishedRate, ...]] = (RECOMMENDED_RATE,)
 
-    trial: ClassVar[Mapping[str, Any]] = {
+    tiny_options: ClassVar[Mapping[str, Any]] = {
         "methods": (
             {"name": "bottleneck", "reduction_factor": 8.0},
             {"name": "adapters_lora"},
@@ -109,22 +109,24 @@ class AnyUnion(Together):
     methods: tuple[AdapterMethod, ...]
 
     @model_validator(mode="after")
-    def _no_two_in_one_place(self) -> Self:
-        taken: dict[str, AdapterMethod] = {}
+    def _check_slots(self) -> Self:
+        by_slot: dict[str, AdapterMethod] = {}
         for method in self.methods:
-            for place in method.places():
-                if place in taken:
-                    raise ValueError(f"{taken[place].name} and {method.name} are both {place}; the library takes one")
-                taken[place] = method
+            for slot in method.slots():
+                if slot in by_slot:
+                    raise ValueError(
+                        f"{by_slot[slot].name} and {method.name} both add {slot}; the library supports one"
+                    )
+                by_slot[slot] = method
         return self
 
     def parts(self) -> Sequence[AdapterMethod]:
-        """Those that are put together, in order."""
+        """Return the combined methods in order."""
         return self.methods
 
 
 def _mean_over_text(gate: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    """What the gate gives at each position, made the same at all: the library's mean of it is then the text's."""
+    """Replace a gate's output of shape (batch, length, 1) by its mean over the text, which the library averages."""
     import torch
     from adapters.context import ForwardContext
 

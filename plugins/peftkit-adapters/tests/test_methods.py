@@ -17,38 +17,40 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
-from peftkit import Between, Method
+from peftkit import Method, Range
 from peftkit.errors import InputError
-from peftkit.plugins import SHIPPED, load_registry
+from peftkit.plugins import FIRST_PARTY, load_registry
 from peftkit.testing import (
-    applied,
+    apply_method,
+    architecture_kind,
     batch,
+    check_published_rates,
     conformance,
     context,
-    kind_of,
-    learn,
     logits,
-    searches_published_rates,
-    situation,
-    tiny,
-    trained,
+    run_spec,
+    train_on_batch,
+    trained_tensors,
 )
-from peftkit.testing.checks import new_head, reloads, tensors
-from peftkit_adapters import ADAPTER, METHODS, AdapterMethod, family
-from peftkit_adapters.reader import options
+from peftkit.testing.method_checks import check_new_head, check_reloads
+from peftkit.testing.tiny_models import tiny_model
+from peftkit.testing.tiny_training import tensors
+from peftkit_adapters import ADAPTER, METHODS, AdapterMethod, adapter_method
+from peftkit_adapters.config_options import config_options
 
 BY_NAME = {str(method.model_fields["name"].default): method for method in METHODS}
 OTHER = ("bart", "qwen2")
 """Beside t5, llama, gpt2 and bert, on which every method of the registry is tried."""
 
-TestOthers = conformance(*METHODS, architectures=OTHER, runs=False)
-TestRuns = conformance(*(BY_NAME[name] for name in ("loreft", "compacter", "adapters_union")), architectures=("t5",))
-TestRunsOfAnEncoder = conformance(BY_NAME["unipelt"], architectures=("bert",))
+RUNS = ("loreft", "compacter", "adapters_union")
+TestOthers = pytest.mark.slow(conformance(*METHODS, architectures=OTHER, runs=False))
+TestRuns = pytest.mark.slow(conformance(*(BY_NAME[name] for name in RUNS), architectures=("t5",)))
+TestRunsOfAnEncoder = pytest.mark.slow(conformance(BY_NAME["unipelt"], architectures=("bert",)))
 
 
 def method(name: str, **changes: Any) -> AdapterMethod:
     """A method with options that suit a model of width 32."""
-    return BY_NAME[name].model_validate({**BY_NAME[name].trial, **changes})
+    return BY_NAME[name].model_validate({**BY_NAME[name].tiny_options, **changes})
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:
@@ -61,7 +63,7 @@ def reopen(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def reopen_direft(model: nn.Module, folder: Path) -> nn.Module:
-    """What the README says of the one method whose configuration the library does not read back."""
+    """Load DiReFT as the README shows, because the library cannot load its configuration."""
     adapters.init(model)
     model.add_adapter(ADAPTER, config=adapters.DiReftConfig(), set_active=True)
     for file in folder.glob("*.safetensors"):
@@ -71,14 +73,14 @@ def reopen_direft(model: nn.Module, folder: Path) -> nn.Module:
 
 def able(name: str, architecture: str) -> bool:
     """Whether the method can be used on the tiny model."""
-    return not method(name).refuses(situation(architecture))
+    return not method(name).incompatible_with(run_spec(architecture))
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name != "unipelt"])
 def test_the_library_itself_opens_what_was_saved(name: str, architecture: str, tmp_path: Path) -> None:
     if able(name, architecture):
-        reloads(method(name), architecture, tmp_path / "saved", reopen_direft if name == "direft" else reopen)
+        check_reloads(method(name), architecture, tmp_path / "saved", reopen_direft if name == "direft" else reopen)
     else:
         assert name == "adapters_prompt_tuning"
 
@@ -86,53 +88,56 @@ def test_the_library_itself_opens_what_was_saved(name: str, architecture: str, t
 ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ENCODERS)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_new_head_is_trained_and_given_back(name: str, architecture: str, tmp_path: Path) -> None:
+    """By the library; that the method itself does so, the live registry's tests try."""
     if able(name, architecture):
-        new_head(method(name), architecture, tmp_path / "own")
         library = method(name).loaded_by == "adapters"
         assert library == (name not in ("direft", "unipelt"))
         if library:
-            new_head(method(name), architecture, tmp_path / "library", reopen)
+            check_new_head(method(name), architecture, tmp_path / "library", reopen)
     else:
         assert architecture == "distilbert"
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bert"])
 def test_what_the_library_saved_under_another_name_is_opened(architecture: str, tmp_path: Path) -> None:
-    own = tiny(architecture)
-    adapters.init(own)
-    own.add_adapter("theirs", config=adapters.LoRAConfig(r=4))
-    own.train_adapter("theirs")
+    saved_model = tiny_model(architecture)
+    adapters.init(saved_model)
+    saved_model.add_adapter("theirs", config=adapters.LoRAConfig(r=4))
+    saved_model.train_adapter("theirs")
     with torch.no_grad():
-        for parameter in (p for p in own.parameters() if p.requires_grad):
+        for parameter in (p for p in saved_model.parameters() if p.requires_grad):
             parameter.normal_()
-    own.save_adapter(str(tmp_path), "theirs", use_safetensors=True)
+    saved_model.save_adapter(str(tmp_path), "theirs", use_safetensors=True)
     # The library trains and saves no pooler.
-    opened = method("adapters_lora", r=4).apply(tiny(architecture), replace(context(architecture), head_parameters=()))
+    opened = method("adapters_lora", r=4).apply(
+        tiny_model(architecture), replace(context(architecture), head_parameters=())
+    )
     method("adapters_lora", r=4).load(opened, tmp_path)
-    torch.testing.assert_close(logits(opened, architecture), logits(own, architecture), atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits(opened, architecture), logits(saved_model, architecture), atol=1e-6, rtol=0)
 
 
 def test_a_recipe_that_names_a_method_is_told_where_it_is_to_be_had() -> None:
-    assert {name for name, distribution in SHIPPED.items() if distribution == "peftkit-adapters"} == set(BY_NAME)
+    assert {name for name, distribution in FIRST_PARTY.items() if distribution == "peftkit-adapters"} == set(BY_NAME)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_it_is_tuned_over_decades_that_hold_its_published_learning_rates(name: str) -> None:
-    of = BY_NAME[name].search["train.learning_rate"]
-    assert isinstance(of, Between)
-    assert of.log
-    assert math.log10(of.high / of.low) == pytest.approx(4)
+    search_range = BY_NAME[name].search_space["train.learning_rate"]
+    assert isinstance(search_range, Range)
+    assert search_range.log
+    assert math.log10(search_range.high / search_range.low) == pytest.approx(4)
     assert BY_NAME[name].published_rates
-    searches_published_rates(BY_NAME[name])
+    check_published_rates(BY_NAME[name])
     for published in BY_NAME[name].published_rates:
         assert re.fullmatch(r"\S.* \((19|20)\d\d\b[^)]*\).*: \S.*", published.source)
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs"),
+    ("name", "peft_name"),
     [
         ("adapters_lora", "lora"),
         ("adapters_ia3", "ia3"),
@@ -140,21 +145,21 @@ def test_it_is_tuned_over_decades_that_hold_its_published_learning_rates(name: s
         ("adapters_prompt_tuning", "prompt_tuning"),
     ],
 )
-def test_a_method_that_peft_has_too_is_tuned_alike(name: str, theirs: str) -> None:
-    other = load_registry().of("method")[theirs].component
+def test_a_method_that_peft_has_too_is_tuned_alike(name: str, peft_name: str) -> None:
+    other = load_registry().all("method")[peft_name].component
     assert issubclass(other, Method)
-    own = BY_NAME[name]
-    assert (own.search, own.published_rates) == (other.search, other.published_rates)
+    component = BY_NAME[name]
+    assert (component.search_space, component.published_rates) == (other.search_space, other.published_rates)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_every_option_is_described_and_known_to_the_library(name: str) -> None:
-    made = method(name)
-    assert [key for key, field in type(made).model_fields.items() if key != "name" and not field.description] == []
-    for part in made.parts():
-        theirs, own = part.config(), part.options()
-        assert own.keys() <= set(theirs)
-        assert {key: theirs[key] for key in own} == own
+    component = method(name)
+    assert [key for key, field in type(component).model_fields.items() if key != "name" and not field.description] == []
+    for part in component.parts():
+        config, options = part.config(), part.options()
+        assert options.keys() <= set(config)
+        assert {key: config[key] for key in options} == options
 
 
 def test_there_is_a_method_for_every_configuration_of_the_library_that_trains() -> None:
@@ -170,12 +175,12 @@ def test_there_is_a_method_for_every_configuration_of_the_library_that_trains() 
 
 
 def test_options_are_read_as_the_library_declares_them() -> None:
-    theirs = adapters.PrefixTuningConfig()
-    for name, option in options("PrefixTuningConfig").items():
-        value = theirs[name]
-        assert option.default == (tuple(value) if isinstance(value, list) else value)
-    assert options("SeqBnConfig")["reduction_factor"].default == 16
-    assert options("NoSuchConfig") == {}
+    config = adapters.PrefixTuningConfig()
+    for name, option in config_options("PrefixTuningConfig").items():
+        value = config[name]
+        assert option.default == value
+    assert config_options("SeqBnConfig")["reduction_factor"].default == 16
+    assert config_options("NoSuchConfig") == {}
 
 
 @pytest.mark.parametrize("variant", ["pfeiffer", "houlsby"])
@@ -209,7 +214,7 @@ def test_the_defaults_are_the_librarys(name: str, expected: Any) -> None:
     ids=str,
 )
 def test_variants_learn_and_are_saved(name: str, changes: dict[str, Any], architecture: str, tmp_path: Path) -> None:
-    reloads(method(name, **changes), architecture, tmp_path / "saved", reopen)
+    check_reloads(method(name, **changes), architecture, tmp_path / "saved", reopen)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "gpt2", "bert"])
@@ -221,23 +226,23 @@ def test_variants_learn_and_are_saved(name: str, changes: dict[str, Any], archit
 def test_lora_is_merged_into_a_model_without_anything_of_the_library(
     changes: dict[str, Any], architecture: str
 ) -> None:
-    own = method("adapters_lora", **changes)
-    if architecture == "gpt2" and own.value("use_dora"):
-        assert "leave out use_dora" in own.refuses(situation(architecture))[0]
+    component = method("adapters_lora", **changes)
+    if architecture == "gpt2" and component.value("use_dora"):
+        assert "leave out use_dora" in component.incompatible_with(run_spec(architecture))[0]
         return
-    model = applied(own, architecture)
-    learn(model, architecture, steps=2)
+    model = apply_method(component, architecture)
+    train_on_batch(model, architecture, steps=2)
     before = logits(model.eval(), architecture)
-    merged = own.merge(model)
-    assert type(merged) is type(tiny(architecture))
-    assert tensors(merged).keys() == tensors(tiny(architecture)).keys()
+    merged = component.merge(model)
+    assert type(merged) is type(tiny_model(architecture))
+    assert tensors(merged).keys() == tensors(tiny_model(architecture)).keys()
     torch.testing.assert_close(logits(merged.eval(), architecture), before, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 def test_merged_factors_are_those_of_the_bias_too(architecture: str) -> None:
-    own = method("adapters_ia3")
-    model = applied(own, architecture)
+    component = method("adapters_ia3")
+    model = apply_method(component, architecture)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):
@@ -245,27 +250,27 @@ def test_merged_factors_are_those_of_the_bias_too(architecture: str) -> None:
             elif ".loras." in name:
                 parameter.uniform_(0.5, 2.0)
     before = logits(model.eval(), architecture)
-    torch.testing.assert_close(logits(own.merge(model).eval(), architecture), before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(component.merge(model).eval(), architecture), before, atol=1e-4, rtol=1e-4)
 
 
 def test_weight_decay_leaves_the_axes_of_loreft_orthogonal() -> None:
-    own, rows = method("loreft", r=4), batch("t5")
-    model = applied(own, "t5")
-    optimizer = torch.optim.AdamW(trained(model).values(), lr=0.01, weight_decay=0.1)
+    component, rows = method("loreft", r=4), batch("t5")
+    model = apply_method(component, "t5")
+    optimizer = torch.optim.AdamW(trained_tensors(model).values(), lr=0.01, weight_decay=0.1)
     axes = model.get_submodule(f"encoder.block.0.reft_layer.refts.{ADAPTER}.units.0.projection")
     for step in (1, 2):
         model(**rows).loss.backward()
         optimizer.step()
         if step == 1:
             assert axes.weight.abs().sum() == 0  # what the library leaves
-        own.after_step(model, step)
+        component.after_step(model, step)
         optimizer.zero_grad()
     torch.testing.assert_close(axes.weight @ axes.weight.T, torch.eye(4))
 
 
 def test_no_position_that_does_not_exist_learns() -> None:
-    assert not any(".units.1." in name for name in trained(applied(method("loreft"), "bert")))
-    both = trained(applied(method("loreft", suffix_positions=2), "bert"))
+    assert not any(".units.1." in name for name in trained_tensors(apply_method(method("loreft"), "bert")))
+    both = trained_tensors(apply_method(method("loreft", suffix_positions=2), "bert"))
     assert any(".units.0." in name for name in both)
     assert any(".units.1." in name for name in both)
 
@@ -273,7 +278,7 @@ def test_no_position_that_does_not_exist_learns() -> None:
 @pytest.mark.parametrize("name", ["loreft", "noreft", "direft"])
 @pytest.mark.parametrize("architecture", ["t5", "bert", "gpt2"])
 def test_reft_computes_in_the_models_precision(name: str, architecture: str) -> None:
-    model = method(name).apply(tiny(architecture), context(architecture)).to(torch.float64)
+    model = method(name).apply(tiny_model(architecture), context(architecture)).to(torch.float64)
     output = model(**batch(architecture))
     assert output.logits.dtype == torch.float64
     output.loss.backward()
@@ -281,14 +286,14 @@ def test_reft_computes_in_the_models_precision(name: str, architecture: str) -> 
 
 def test_loreft_takes_targets_shorter_than_its_positions() -> None:
     rows = batch("t5")
-    model = applied(method("loreft"), "t5")
+    model = apply_method(method("loreft"), "t5")
     model(**{**rows, "labels": rows["labels"][:, :2].contiguous()}).loss.backward()
-    assert all(p.grad is not None for p in trained(model).values())
+    assert all(p.grad is not None for p in trained_tensors(model).values())
 
 
 def test_the_gates_of_unipelt_are_means_over_text_and_not_over_padding() -> None:
-    model = applied(method("unipelt"), "bert").eval()
-    learn(model, "bert", steps=2)
+    model = apply_method(method("unipelt"), "bert").eval()
+    train_on_batch(model, "bert", steps=2)
     model.eval()
     rows = {key: value for key, value in batch("bert").items() if key != "labels"}
     wider = {key: torch.cat([value, torch.zeros(4, 8, dtype=value.dtype)], 1) for key, value in rows.items()}
@@ -305,11 +310,15 @@ def test_the_gates_of_unipelt_are_means_over_text_and_not_over_padding() -> None
         ("adapters_lora", {"attn_matrices": ("z",)}, "'q', 'k' or 'v'"),
         ("adapters_union", {"methods": [{"name": "bottleneck"}]}, "at least 2"),
         ("adapters_union", {"methods": [{"name": "loreft"}, {"name": "no_such"}]}, "no_such"),
-        ("adapters_union", {"methods": [{"name": "loreft"}, {"name": "direft"}]}, "both changes of what blocks give"),
+        (
+            "adapters_union",
+            {"methods": [{"name": "loreft"}, {"name": "direft"}]},
+            "both add interventions on hidden states",
+        ),
         (
             "adapters_union",
             {"methods": [{"name": "bottleneck", "variant": "houlsby"}, {"name": "parallel_adapters"}]},
-            "both a bottleneck at the feed-forward layer",
+            "both add a bottleneck at the feed-forward layer",
         ),
     ],
     ids=str,
@@ -322,71 +331,77 @@ def test_options_that_cannot_work_are_refused(name: str, changes: dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "changes", "architecture", "words"),
     [
-        ("unipelt", {}, "t5", "gates are means over the whole text"),
-        ("adapters_prompt_tuning", {}, "gpt2", "no prompts for this kind of model"),
-        ("mam", {}, "qwen2", "no prefixes for this kind of model"),
+        ("unipelt", {}, "t5", "gates average over the whole text"),
+        ("adapters_prompt_tuning", {}, "gpt2", "does not support prompt tuning of this model type"),
+        ("mam", {}, "qwen2", "does not support prefix tuning of this model type"),
         ("adapter_plus", {}, "qwen2", "set original_ln_after = true"),
         ("bottleneck", {"cross_adapter": True}, "llama", "leave out cross_adapter"),
         ("loreft", {"suffix_positions": 1}, "llama", "set suffix_positions = 0"),
-        ("adapter_plus", {"stochastic_depth": 0.1}, "t5", "needs the package torchvision"),
+        ("adapter_plus", {"stochastic_depth": 0.1}, "t5", "needs torchvision"),
     ],
     ids=str,
 )
 def test_what_a_model_cannot_have_is_refused(name: str, changes: dict[str, Any], architecture: str, words: str) -> None:
-    (reason,) = method(name, **changes).refuses(situation(architecture))
+    (reason,) = method(name, **changes).incompatible_with(run_spec(architecture))
     assert words in reason
 
 
-@pytest.mark.parametrize("name", [n for n, m in BY_NAME.items() if any(p.contextual for p in m(**m.trial).parts())])
+@pytest.mark.parametrize(
+    "name", [n for n, m in BY_NAME.items() if any(p.uses_forward_context for p in m(**m.tiny_options).parts())]
+)
 def test_what_the_library_prepares_for_a_pass_goes_with_no_checkpointing(name: str) -> None:
-    reasons = method(name).refuses(situation("bert", gradient_checkpointing=True))
+    reasons = method(name).incompatible_with(run_spec("bert", gradient_checkpointing=True))
     assert any("gradient_checkpointing = false" in reason for reason in reasons)
 
 
 def test_a_reduction_factor_of_a_block_that_is_not_there_is_refused() -> None:
-    with pytest.raises(InputError, match="reduction_factor names block '9', and the model has blocks 0 to 1"):
-        applied(method("bottleneck", reduction_factor={"9": 4.0, "default": 8.0}), "bert")
-    applied(method("bottleneck", reduction_factor={"1": 4.0, "default": 8.0}), "bert")
+    with pytest.raises(InputError, match="reduction_factor names block '9', but the model has blocks 0 to 1"):
+        apply_method(method("bottleneck", reduction_factor={"9": 4.0, "default": 8.0}), "bert")
+    apply_method(method("bottleneck", reduction_factor={"1": 4.0, "default": 8.0}), "bert")
 
 
 @pytest.mark.parametrize(("option", "name"), [("leave_out", "bottleneck"), ("layers", "loreft")])
 def test_blocks_that_do_not_exist_are_refused(option: str, name: str) -> None:
-    with pytest.raises(InputError, match=f"{option} names block 9, and the model has blocks 0 to 1"):
-        applied(method(name, **{option: (0, 9)}), "llama")
+    with pytest.raises(InputError, match=f"{option} names block 9, but the model has blocks 0 to 1"):
+        apply_method(method(name, **{option: (0, 9)}), "llama")
 
 
 def test_a_model_of_which_every_block_is_left_out_is_refused() -> None:
-    with pytest.raises(InputError, match="adds nothing to BertForSequenceClassification that learns"):
-        applied(method("bottleneck", leave_out=(0, 1)), "bert")
+    with pytest.raises(InputError, match="adds no trainable parameters to BertForSequenceClassification"):
+        apply_method(method("bottleneck", leave_out=(0, 1)), "bert")
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_decoders_generate_without_a_cache_and_reft_does_everywhere(name: str) -> None:
     for architecture in ("t5", "llama"):
         if able(name, architecture):
-            expected = kind_of(architecture) == "encoder-decoder" and name not in ("loreft", "noreft", "direft")
-            assert applied(method(name), architecture).generation_config.use_cache == expected
+            expected = architecture_kind(architecture) == "encoder-decoder" and name not in (
+                "loreft",
+                "noreft",
+                "direft",
+            )
+            assert apply_method(method(name), architecture).generation_config.use_cache == expected
 
 
 def test_the_file_is_complete_where_the_library_forgets(tmp_path: Path) -> None:
-    """Compacter's shared rule lies in no block of T5's, by whose names the library chooses what it saves."""
-    own = method("compacter")
-    own.save(applied(own, "t5"), tmp_path)
+    """Compacter's shared parameters are outside T5's blocks, and the library saves by the names of blocks."""
+    component = method("compacter")
+    component.save(apply_method(component, "t5"), tmp_path)
     assert any(key.startswith("shared_parameters.") for key in load_file(tmp_path / "adapter.safetensors"))
     assert json.loads((tmp_path / "adapter_config.json").read_text())["name"] == ADAPTER
 
 
 def test_without_the_library_its_options_are_passed_over_since_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(family, "options", lambda configuration: {})
-    without = family.made(type(method("adapters_lora")).__bases__[0], "adapters_lora", "LoRA.")
+    monkeypatch.setattr(adapter_method, "config_options", lambda configuration: {})
+    without = adapter_method.make_method(type(method("adapters_lora")).__bases__[0], "adapters_lora", "LoRA.")
     assert without.model_validate({"name": "adapters_lora", "r": 4}).model_dump() == {"name": "adapters_lora"}
 
 
 @pytest.mark.parametrize("name", ["adapters_prefix_tuning", "mam"])
 def test_a_prefix_takes_positions_of_a_decoder(name: str) -> None:
-    method = BY_NAME[name](**BY_NAME[name].trial)  # type: ignore[call-arg]
+    method = BY_NAME[name](**BY_NAME[name].tiny_options)  # type: ignore[call-arg]
     assert method.virtual_tokens("encoder") == method.virtual_tokens("encoder-decoder") == {}
-    model = tiny("gpt2", n_positions=43)
+    model = tiny_model("gpt2", n_positions=43)
     left = 43 - method.virtual_tokens("decoder")["decoder"]
     adapted = method.apply(model, context("gpt2")).eval()
     ids = torch.ones(1, left, dtype=torch.long)

@@ -17,24 +17,23 @@ from pydantic import ValidationError
 from torch import nn
 
 import peftkit_adapters
-from peftkit import Situation
+from peftkit import RunSpec
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 from peftkit.testing import (
-    applied,
+    apply_method,
+    architecture_kind,
+    check_generation_matches_scores,
+    check_gradient_checkpointing,
     check_method,
-    checkpointing,
     context,
-    generates_what_it_scores,
-    kind_of,
-    learn,
     logits,
-    situation,
-    tiny,
-    trained,
+    run_spec,
+    train_on_batch,
+    trained_tensors,
 )
-from peftkit.testing.tiny import head_parameters
-from peftkit_adapters import ALTERED, METHODS, MODEL_TYPES, ParallelAdapters, family
+from peftkit.testing.tiny_models import head_parameters, tiny_model
+from peftkit_adapters import ALTERED, METHODS, MODEL_TYPES, ParallelAdapters, adapter_method
 
 ROOT = Path(__file__).parents[1]
 NOT_TEXT = {"beit", "clip", "eat", "vit", "whisper"}
@@ -72,56 +71,58 @@ def test_every_variant_learns_and_can_be_saved(options: dict[str, object], tmp_p
 @pytest.mark.parametrize("function", ["relu", "gelu", "gelu_new", "leakyrelu", "linear", "sigmoid", "silu", "tanh"])
 def test_every_function_of_the_bottleneck_is_known_to_the_library(function: str) -> None:
     options = {"non_linearity": function, "init_weights": "bert"}
-    model = applied(ParallelAdapters.model_validate(options), "bert")
-    assert learn(model, "bert", steps=2)[1] == []
+    model = apply_method(ParallelAdapters.model_validate(options), "bert")
+    assert train_on_batch(model, "bert", steps=2)[1] == []
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 def test_gradient_checkpointing_changes_nothing(architecture: str, tmp_path: Path) -> None:
-    checkpointing(ParallelAdapters(), architecture, tmp_path)
+    check_gradient_checkpointing(ParallelAdapters(), architecture, tmp_path)
 
 
 def test_it_is_no_update_of_weights_and_not_merged() -> None:
-    with pytest.raises(InputError, match="'parallel_adapters' cannot be merged: what it learns is no update"):
-        ParallelAdapters().merge(applied(ParallelAdapters(), "t5"))
+    with pytest.raises(InputError, match="'parallel_adapters' cannot be merged: it does not update"):
+        ParallelAdapters().merge(apply_method(ParallelAdapters(), "t5"))
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "qwen2", "gemma2", "gpt2"])
 def test_it_generates_what_it_scores_highest(architecture: str) -> None:
-    model = applied(ParallelAdapters(), architecture)
-    learn(model, architecture, steps=2)
-    generates_what_it_scores(model, architecture)
-    assert model.generation_config.use_cache == (kind_of(architecture) != "decoder")
+    model = apply_method(ParallelAdapters(), architecture)
+    train_on_batch(model, architecture, steps=2)
+    check_generation_matches_scores(model, architecture)
+    assert model.generation_config.use_cache == (architecture_kind(architecture) != "decoder")
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert", "distilbert"])
 def test_exactly_the_adapter_is_trained_and_an_encoders_head(architecture: str) -> None:
-    model = applied(ParallelAdapters(), architecture)
-    others = {name for name in trained(model) if f".adapters.{peftkit_adapters.ADAPTER}." not in name}
+    model = apply_method(ParallelAdapters(), architecture)
+    others = {name for name in trained_tensors(model) if f".adapters.{peftkit_adapters.ADAPTER}." not in name}
     assert others == set(head_parameters(architecture))
-    ours = sum(p.numel() for n, p in trained(model).items() if n not in others)
-    layers = 4 if kind_of(architecture) == "encoder-decoder" else 2
-    assert ours == layers * (32 * 4 + 4 + 4 * 32 + 32)  # width 32, reduced by 8
+    adapter_size = sum(p.numel() for n, p in trained_tensors(model).items() if n not in others)
+    layers = 4 if architecture_kind(architecture) == "encoder-decoder" else 2
+    assert adapter_size == layers * (32 * 4 + 4 + 4 * 32 + 32)  # width 32, reduced by 8
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 def test_the_output_layer_is_saved_only_where_it_is_trained(architecture: str, tmp_path: Path) -> None:
     method = ParallelAdapters()
-    method.save(applied(method, architecture), tmp_path)
-    assert (tmp_path / "model_head.safetensors").exists() == (kind_of(architecture) == "encoder")
+    method.save(apply_method(method, architecture), tmp_path)
+    assert (tmp_path / "model_head.safetensors").exists() == (architecture_kind(architecture) == "encoder")
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "gpt2", "bert"])
 def test_nothing_is_changed_before_training(architecture: str) -> None:
-    model = applied(ParallelAdapters(), architecture)
-    torch.testing.assert_close(logits(model, architecture), logits(tiny(architecture), architecture), atol=1e-5, rtol=0)
+    model = apply_method(ParallelAdapters(), architecture)
+    torch.testing.assert_close(
+        logits(model, architecture), logits(tiny_model(architecture), architecture), atol=1e-5, rtol=0
+    )
 
 
 def test_the_weights_of_other_options_are_not_loaded(tmp_path: Path) -> None:
-    ParallelAdapters().save(applied(ParallelAdapters(), "t5"), tmp_path)
+    ParallelAdapters().save(apply_method(ParallelAdapters(), "t5"), tmp_path)
     other = ParallelAdapters(leave_out=(0,))
     with pytest.raises(ValueError, match="do not match the model"):
-        other.load(applied(other, "t5"), tmp_path)
+        other.load(apply_method(other, "t5"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,26 +141,26 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], words: st
 
 def test_the_model_types_are_those_of_the_library() -> None:
     folder = Path(adapters.__file__).parent / "models"
-    own = {path.parent.name.replace("_", "-") for path in folder.glob("*/modeling_*.py")}
+    modeling = {path.parent.name.replace("_", "-") for path in folder.glob("*/modeling_*.py")}
     mixed = {path.parent.name.replace("_", "-") for path in folder.glob("*/mixin_*.py")}
     # gemma3_text is written with an underscore, in transformers too.
-    known = (own | mixed | set(CUSTOM_INTERFACES)) - NOT_TEXT - {"phi"}
+    known = (modeling | mixed | set(CUSTOM_INTERFACES)) - NOT_TEXT - {"phi"}
     assert set(MODEL_TYPES) | set(ALTERED) == known
     assert not set(MODEL_TYPES) & set(ALTERED)
 
 
 @pytest.mark.parametrize("architecture", ["ernie", "phi"])
 def test_a_model_that_the_library_cannot_adapt_is_refused_because_it_fails(architecture: str) -> None:
-    (reason,) = ParallelAdapters().refuses(situation(architecture))
+    (reason,) = ParallelAdapters().incompatible_with(run_spec(architecture))
     assert "use one of albert, bart, bert" in reason
     with pytest.raises((InputError, TypeError), match=r"cannot be applied to Ernie|not NoneType"):
-        learn(applied(ParallelAdapters(), architecture), architecture)
+        train_on_batch(apply_method(ParallelAdapters(), architecture), architecture)
 
 
 def test_a_model_that_the_library_changes_is_refused() -> None:
-    (reason,) = ParallelAdapters().refuses(situation("deberta"))
-    assert "before anything is trained" in reason
-    changed = logits(applied(ParallelAdapters(), "deberta"), "deberta") - logits(tiny("deberta"), "deberta")
+    (reason,) = ParallelAdapters().incompatible_with(run_spec("deberta"))
+    assert "before training" in reason
+    changed = logits(apply_method(ParallelAdapters(), "deberta"), "deberta") - logits(tiny_model("deberta"), "deberta")
     assert changed.abs().max() > 1e-5
 
 
@@ -178,16 +179,16 @@ def test_an_environment_that_cannot_work_is_refused_before_anything_is_loaded(
             raise PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(family, "version", version)
+    monkeypatch.setattr(adapter_method, "version", version)
     monkeypatch.setitem(sys.modules, "adapters", None)  # what import finds is then an ImportError
-    (reason,) = ParallelAdapters().refuses(Situation("decoder", "generation", False, "no"))
+    (reason,) = ParallelAdapters().incompatible_with(RunSpec("decoder", "generation", False, "no"))
     assert words in reason
     with pytest.raises(InputError, match=re.escape(words)):
-        ParallelAdapters().apply(tiny("llama"), context("llama"))
+        ParallelAdapters().apply(tiny_model("llama"), context("llama"))
 
 
 def test_this_environment_works_and_a_hub_model_is_not_refused_before_its_config_is_there() -> None:
-    assert ParallelAdapters().refuses(Situation(None, "generation", True, "bf16")) == []
+    assert ParallelAdapters().incompatible_with(RunSpec(None, "generation", True, "bf16")) == []
 
 
 def test_the_registry_finds_it_by_the_declared_entry_point() -> None:
@@ -195,7 +196,7 @@ def test_the_registry_finds_it_by_the_declared_entry_point() -> None:
     points = [EntryPoint(name, value, "peftkit") for name, value in declared.items()]
     registry = load_registry(only=None, points=points)
     assert registry.failures == ()
-    assert {entry.component for entry in registry.of("method").values()} == set(METHODS)
+    assert {entry.component for entry in registry.all("method").values()} == set(METHODS)
 
 
 def test_what_is_declared_for_the_wheel_is_there() -> None:

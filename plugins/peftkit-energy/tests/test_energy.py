@@ -9,7 +9,7 @@ from torch import nn
 
 import peftkit_energy
 from peftkit.plugins import load_registry
-from peftkit_energy import Energy, Estimate, Nvml, Rapl, rapl_domains, sources
+from peftkit_energy import CodeCarbon, Energy, Nvml, Rapl, detect_sources, rapl_domains
 
 
 def domain(folder: Path, key: str, name: str, energy: int, limit: int = 1_000_000_000) -> Path:
@@ -37,7 +37,7 @@ def move(folder: Path, key: str, energy: int) -> None:
 
 
 def test_it_is_registered() -> None:
-    entry = load_registry().of("meter")["energy"]
+    entry = load_registry().all("meter")["energy"]
     assert (entry.component, entry.distribution) == (Energy, "peftkit-energy")
 
 
@@ -50,10 +50,10 @@ def test_steps_are_added_and_what_lies_between_them_is_not(powercap: Path) -> No
     meter.start(nn.Linear(2, 2))
     for before, after in ((6_000_000, 8_000_000), (50_000_000, 50_500_000)):
         move(powercap, "intel-rapl:0", before)
-        meter.begin()
+        meter.on_step_start()
         move(powercap, "intel-rapl:0", after)
-        meter.end()
-    assert meter.read() == {"joules": 2.5, "joules_rapl": 2.5}
+        meter.on_step_end()
+    assert meter.totals() == {"joules": 2.5, "joules_rapl": 2.5}
 
 
 def test_a_counter_that_starts_again_loses_nothing(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_memory_that_no_counter_counts_is_estimated(
     if not dram:
         (powercap / "intel-rapl:0:1" / "name").write_text("uncore\n")
     asked: list[set[str]] = []
-    monkeypatch.setattr(Estimate, "made", classmethod(lambda cls, parts: asked.append(parts)))
-    assert [source.name for source in sources(gpu=False)] == ["rapl"]
+    monkeypatch.setattr(CodeCarbon, "create", classmethod(lambda cls, parts: asked.append(parts)))
+    assert [source.name for source in detect_sources(gpu=False)] == ["rapl"]
     assert asked == left
 
 
@@ -96,12 +96,12 @@ def test_a_machine_on_which_nothing_is_measured_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(peftkit_energy, "POWERCAP", tmp_path)
-    monkeypatch.setattr(Estimate, "made", classmethod(lambda cls, parts: None))
+    monkeypatch.setattr(CodeCarbon, "create", classmethod(lambda cls, parts: None))
     meter = Energy()
     meter.start(nn.Linear(2, 2))
-    meter.begin()
-    meter.end()
-    assert meter.read() == {}
+    meter.on_step_start()
+    meter.on_step_end()
+    assert meter.totals() == {}
     assert "records no joules" in caplog.text
 
 
@@ -133,8 +133,8 @@ def test_a_board_without_a_counter_is_estimated(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda name: name)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", unsupported)
     left: list[set[str]] = []
-    monkeypatch.setattr(Estimate, "made", classmethod(lambda cls, parts: left.append(parts)))
-    assert [source.name for source in sources(gpu=True)] == ["rapl"]
+    monkeypatch.setattr(CodeCarbon, "create", classmethod(lambda cls, parts: left.append(parts)))
+    assert [source.name for source in detect_sources(gpu=True)] == ["rapl"]
     assert left == [{"gpu"}]
 
 
@@ -144,24 +144,24 @@ def test_what_nothing_counts_is_estimated_and_said_to_be(tmp_path: Path, monkeyp
     meter = Energy()
     meter.start(nn.Linear(2, 2))
     for _ in range(2):
-        meter.begin()
+        meter.on_step_start()
         sum(math.sqrt(i) for i in range(200_000))
-        meter.end()
-    found = meter.read()
-    assert found.keys() == {"joules", "joules_estimated"}
-    assert 0 < found["joules"] == found["joules_estimated"] < 1000
+        meter.on_step_end()
+    totals = meter.totals()
+    assert totals.keys() == {"joules", "joules_estimated"}
+    assert 0 < totals["joules"] == totals["joules_estimated"] < 1000
     assert not [*tmp_path.iterdir()]
 
 
 def test_another_process_goes_on_from_what_was_read(powercap: Path) -> None:
     first, second = Energy(), Energy()
     first.start(nn.Linear(2, 2))
-    first.begin()
+    first.on_step_start()
     move(powercap, "intel-rapl:0", 7_000_000)
-    first.end()
+    first.on_step_end()
     second.start(nn.Linear(2, 2))
-    second.restore(first.state())
-    second.begin()
+    second.load_state_dict(first.state_dict())
+    second.on_step_start()
     move(powercap, "intel-rapl:0", 8_000_000)
-    second.end()
-    assert second.read() == {"joules": 3.0, "joules_rapl": 3.0}
+    second.on_step_end()
+    assert second.totals() == {"joules": 3.0, "joules_rapl": 3.0}

@@ -7,46 +7,59 @@ import torch
 
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
-from peftkit.testing import applied, conformance, logits, searches_published_rates, tiny, trained
-from peftkit.testing.tiny import head_parameters
+from peftkit.testing import (
+    apply_method,
+    check_published_rates,
+    conformance,
+    logits,
+    tiny_model,
+    trained_tensors,
+)
+from peftkit.testing.tiny_models import head_parameters
 from peftkit_lora_xs import LoraXs
 
 ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "modernbert")
-TestLoraXs = conformance(
-    LoraXs(r=4),
-    LoraXs(r=4, target_modules="all-linear"),
-    architectures=("t5", "bart", "llama", "qwen2", "gpt2", *ENCODERS),
-    runs=False,
+TestLoraXs = pytest.mark.slow(
+    conformance(
+        LoraXs(r=4),
+        LoraXs(r=4, target_modules="all-linear"),
+        architectures=("t5", "bart", "llama", "qwen2", "gpt2", *ENCODERS),
+        runs=False,
+    )
 )
-TestRuns = conformance(LoraXs(r=4), architectures=("t5", "bert"))
+TestRuns = pytest.mark.slow(conformance(LoraXs(r=4), architectures=("t5", "bert")))
 
 
 def test_it_is_registered() -> None:
-    entry = load_registry().of("method")["lora_xs"]
+    entry = load_registry().all("method")["lora_xs"]
     assert (entry.component, entry.distribution) == (LoraXs, "peftkit-lora-xs")
 
 
 def test_it_declares_the_learning_rates_of_its_paper() -> None:
     assert {rate for published in LoraXs.published_rates for rate in published.rates} == {1e-4, 5e-4, 1e-3, 2e-3, 4e-3}
-    searches_published_rates(LoraXs)
+    check_published_rates(LoraXs)
 
 
 @pytest.mark.parametrize(("architecture", "layers"), [("t5", 2 * 2 * 3), ("llama", 4), ("gpt2", 2), ("bert", 4)])
 def test_only_square_matrices_learn_and_their_size_is_the_ranks(architecture: str, layers: int) -> None:
     head = head_parameters(architecture)
-    names = {name: p for name, p in trained(applied(LoraXs(r=4), architecture)).items() if name not in head}
+    names = {
+        name: p for name, p in trained_tensors(apply_method(LoraXs(r=4), architecture)).items() if name not in head
+    }
     assert {p.shape for p in names.values()} == {(4, 4)}
     assert len(names) == layers
 
 
 def test_it_begins_next_to_nothing() -> None:
-    torch.testing.assert_close(logits(applied(LoraXs(r=4), "t5"), "t5"), logits(tiny("t5"), "t5"), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        logits(apply_method(LoraXs(r=4), "t5"), "t5"), logits(tiny_model("t5"), "t5"), atol=1e-3, rtol=0
+    )
 
 
 def test_the_update_is_that_of_the_paper() -> None:
-    model = applied(LoraXs(r=3, alpha=6.0, target_modules=("q_proj",)), "llama")
+    model = apply_method(LoraXs(r=3, alpha=6.0, target_modules=("q_proj",)), "llama")
     layer = model.get_submodule("model.layers.0.self_attn.q_proj")
-    left, values, right = torch.linalg.svd(tiny("llama").get_submodule("model.layers.0.self_attn.q_proj").weight)
+    left, values, right = torch.linalg.svd(tiny_model("llama").get_submodule("model.layers.0.self_attn.q_proj").weight)
     with torch.no_grad():
         layer.xs_matrix.copy_(torch.arange(9.0).reshape(3, 3))
     expected = 2.0 * left[:, :3] @ values[:3].diag() @ layer.xs_matrix @ right[:3]
@@ -57,17 +70,17 @@ def test_the_update_is_that_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"target_modules": ("no_such",)}, r"no module is called 'no_such'; there are .*q_proj"),
-        ({"target_modules": ("q_proj", "embed_tokens")}, "'embed_tokens' is no linear layer"),
-        ({"r": 33}, "method.r = 33, and .* has only 32 singular directions"),
+        ({"target_modules": ("no_such",)}, r"no module is called 'no_such'; available: .*q_proj"),
+        ({"target_modules": ("q_proj", "embed_tokens")}, "'embed_tokens' is not a linear layer"),
+        ({"r": 33}, "method.r = 33, but .* has only 32 singular directions"),
     ],
 )
 def test_what_cannot_be(options: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        applied(LoraXs.model_validate(options), "llama")
+        apply_method(LoraXs.model_validate(options), "llama")
 
 
 def test_layers_by_an_expression() -> None:
-    model = applied(LoraXs(r=2, target_modules=r".*layers\.1\..*_proj"), "llama")
-    assert trained(model)
-    assert all(re.search(r"layers\.1\.", name) for name in trained(model))
+    model = apply_method(LoraXs(r=2, target_modules=r".*layers\.1\..*_proj"), "llama")
+    assert trained_tensors(model)
+    assert all(re.search(r"layers\.1\.", name) for name in trained_tensors(model))

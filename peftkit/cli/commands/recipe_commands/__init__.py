@@ -1,0 +1,1 @@
+"""Commands whose input is a recipe or a sweep."""

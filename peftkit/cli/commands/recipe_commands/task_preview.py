@@ -1,0 +1,122 @@
+"""``peftkit task preview``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from peftkit import plugins
+from peftkit.cli.arguments import add_recipe, count
+from peftkit.cli.subcommand import SubCommand
+
+SHOWN_ANSWERS = 20
+
+
+class TaskPreviewCommand(SubCommand):
+    """Shows rows of a task as the model gets them."""
+
+    name = "task preview"
+    help = "Show tokenized rows of a recipe's task, and the lengths and answers of each split; loads no weights."
+    examples = (
+        ("Show five training rows", "peftkit task preview recipes/quickstart.toml"),
+        ("Show two test rows", "peftkit task preview recipes/quickstart.toml -n 2 --split test"),
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_recipe(parser)
+        parser.add_argument("-n", "--number", type=count, default=5, help="Number of rows. [default: 5]")
+        parser.add_argument(
+            "--split", choices=["train", "dev", "test"], default="train", help="Split of the rows. [default: train]"
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        from peftkit.recipe import load_recipe
+
+        recipe = load_recipe(args.recipe, plugins.load_registry(), args.overrides)
+        from peftkit.analysis.task_preview import preview_task  # imports transformers: only once the recipe is valid
+
+        document = _document(preview_task(recipe, args.split, args.number))
+        if args.json:
+            self.print_json(document, version=2)
+        else:
+            print(_page(document))
+        return 0
+
+
+def _document(preview: Mapping[str, Any]) -> dict[str, Any]:
+    examples = [
+        {**example, "candidates": [_candidate(candidate) for candidate in example["candidates"]]}
+        for example in preview["examples"]
+    ]
+    splits = {
+        name: {
+            "rows": split["rows"],
+            "rows_measured": split["judged"],
+            "lengths": split["lengths"],
+            "truncated": split["cut"],
+            **({"answers": split["answers"]} if "answers" in split else {}),
+        }
+        for name, split in preview["splits"].items()
+    }
+    return {
+        "task": preview["task"],
+        "task_kind": preview["kind"],
+        "model": preview["model"],
+        "architecture": preview["model_kind"],
+        "max_lengths": preview["limits"],
+        "splits": splits,
+        "split": preview["split"],
+        "examples": examples,
+    }
+
+
+def _candidate(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    return {"text": candidate["text"], "tokens": candidate["tokens"], "correct": candidate["right"]}
+
+
+def _page(document: Mapping[str, Any]) -> str:
+    limits = document["max_lengths"]
+    lines = [f"{document['task']} ({document['task_kind']}), tokenized for {document['model']}"]
+    lines[0] += f" ({document['architecture']})"
+    for number, example in enumerate(document["examples"], 1):
+        kept, whole = example["source_tokens_kept"], example["source_tokens"]
+        truncated = f", truncated from {whole}" if kept < whole and whole > limits["source"] else ""
+        lines += ["", f"{number}. {example['row']}", f"   source ({kept} tokens{truncated})"]
+        lines += _indented(example["source"])
+        tokens = f" ({example['target_tokens']} tokens)" if example["target_tokens"] else ""
+        lines += [f"   target{tokens}", *_indented(example["target"])]
+        if len(example["candidates"]) > 1:
+            lines.append("   candidates")
+            for candidate in example["candidates"]:
+                tokens = f" ({candidate['tokens']} tokens)" if candidate["tokens"] else ""
+                lines.append(f"     {'*' if candidate['correct'] else ' '} {candidate['text']}{tokens}")
+        for key in ("references", "extra"):
+            if key in example:
+                lines += [f"   {key}", *_indented(json.dumps(example[key], ensure_ascii=False))]
+    lines.append("")
+    for name, split in document["splits"].items():
+        lines += _split_lines(name, split, limits)
+    return "\n".join(lines)
+
+
+def _split_lines(name: str, split: Mapping[str, Any], limits: Mapping[str, int]) -> list[str]:
+    rows = "streamed" if split["rows"] is None else f"{split['rows']:,} rows"
+    lines = [f"{name}: {rows}, {split['rows_measured']:,} measured:"]
+    for side, lengths in split["lengths"].items():
+        if lengths["longest"]:
+            text = ", ".join(f"{word} {tokens}" for word, tokens in lengths.items())
+            truncated = split["truncated"][side]
+            more = f"; {truncated:,} truncated to {limits[side]}" if truncated else ""
+            lines.append(f"   {side} tokens: {text}{more}")
+    if "answers" in split:
+        shares = sorted(split["answers"].items(), key=lambda pair: -pair[1])
+        more = f", and {len(shares) - SHOWN_ANSWERS} more" if len(shares) > SHOWN_ANSWERS else ""
+        answers = ", ".join(f"{answer} {share:.1%}" for answer, share in shares[:SHOWN_ANSWERS])
+        lines.append(f"   answers: {answers}{more}")
+    return lines
+
+
+def _indented(text: str) -> list[str]:
+    return [f"     {line}" for line in text.splitlines() or [""]]

@@ -1,0 +1,1 @@
+"""Commands whose input is run directories, or results that become run directories."""

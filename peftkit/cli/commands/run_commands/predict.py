@@ -1,0 +1,68 @@
+"""``peftkit predict``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
+
+from peftkit import plugins
+from peftkit.cli.arguments import add_run, count
+from peftkit.cli.subcommand import SubCommand
+from peftkit.errors import InputError
+from peftkit.standard_streams import shows_all_characters
+
+
+class PredictCommand(SubCommand):
+    """Predicts with a finished run."""
+
+    name = "predict"
+    help = "Predict with a finished run: lines of text or rows in, JSON lines out."
+    examples = (
+        ("Predict for one text", 'peftkit predict runs/quickstart-1 --text "a small bird"'),
+        ("Predict for the rows of a file", "peftkit predict runs/quickstart-1 --file rows.csv -o predictions.jsonl"),
+    )
+    json_help = "Print one JSON document instead of JSON lines."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_run(parser)
+        source = parser.add_mutually_exclusive_group()
+        source.add_argument("--text", help="Text to predict for. [default: lines of standard input]")
+        source.add_argument(
+            "--file",
+            help="Rows (CSV, TSV, JSON, JSONL or Parquet), or lines (any other file): texts or JSON objects.",
+        )
+        parser.add_argument("-o", "--output", metavar="FILE", help="Write to a file instead of standard output.")
+        parser.add_argument(
+            "--batch", type=count, metavar="SIZE", help="Examples in a batch. [default: the run's evaluation batch]"
+        )
+        parser.add_argument(
+            "--stream", action="store_true", help="Predict batch by batch instead of reading all input first."
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        from peftkit.data_files import read_prediction_inputs
+        from peftkit.inference.finished_run import load_finished_run
+        from peftkit.inference.predict import predict
+        from peftkit.monitor.verbosity import quiet_libraries
+
+        quiet_libraries(args.log_level)
+        finished = load_finished_run(Path(args.run), plugins.load_registry())
+        with ExitStack() as files:
+            if args.output:
+                try:
+                    output = files.enter_context(Path(args.output).open("w", encoding="utf-8"))
+                except OSError as error:
+                    raise InputError(f"{error.filename!r}: {error.strerror}") from error
+                files.enter_context(redirect_stdout(output))
+            inputs = read_prediction_inputs(args.file) if args.text is None else [args.text]
+            predictions = predict(finished, inputs, args.batch, stream=args.stream, name=args.file or "")
+            if args.json:
+                self.print_json({"predictions": list(predictions)})
+                return 0
+            escape = not shows_all_characters(sys.stdout)
+            for prediction in predictions:
+                print(json.dumps(prediction, ensure_ascii=escape), flush=True)
+        return 0

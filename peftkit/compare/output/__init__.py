@@ -1,0 +1,1 @@
+"""Comparisons for readers: tables, notes, figures, and the HTML report."""

@@ -1,0 +1,296 @@
+"""Draws comparisons as figures, and writes their LaTeX tables."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit.compare.across import BY_SCORE, AcrossTasks, compare_across_tasks, describe_tasks
+from peftkit.compare.across import render as render_across
+from peftkit.compare.baseline_scores import mean_baseline_scores, merge_close_labels
+from peftkit.compare.comparison import Comparison, MethodRow, compare
+from peftkit.compare.curves import cost, has_cost
+from peftkit.compare.groups import RunGroup
+from peftkit.compare.load_runs import Run
+from peftkit.compare.output.render import render
+from peftkit.compare.regret import RegretCurves, regret_curves
+from peftkit.errors import InputError, RunError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f")  # Okabe, Ito (2008)
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "D", "^")
+DOTTED = {"color": "#555555", "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 0}
+LABEL_DISTANCE = 0.04
+"""Baselines closer than this share of the panel's height share a label."""
+MAX_METHODS = 8
+"""The most methods per figure, so that lines stay distinguishable: the best ones and the baseline are drawn."""
+COST_AXES = ("gmacs", "gmacs_with_tuning", "seconds", "samples", "tokens", "joules")
+NAMES = {
+    "gmacs": "GMACs",
+    "gmacs_with_tuning": "GMACs with tuning",
+    "seconds": "seconds of training",
+    "joules": "joules",
+}
+
+
+def draw_figures(groups: Sequence[RunGroup], folder: Path, forms: Sequence[str], **options: Any) -> list[Path]:
+    """Draw all figures and write the LaTeX tables, per task and model and across them.
+
+    Args:
+        groups: the runs, one group per task and model.
+        folder: where the files are written; created if it does not exist.
+        forms: file formats: ``svg``, ``png``, ``pdf``.
+        options: keyword arguments of ``compare``.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        InputError: the runs cannot be compared.
+        RunError: matplotlib is not installed, or a file cannot be written.
+    """
+    plt = _import_pyplot()
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for group in groups:
+            comparison = compare(group, **options)
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{group.task}-{Path(group.model).name}")
+            for name, figure in _draw_group(group, comparison, plt):
+                files += _save(figure, folder / f"{stem}-{name}", forms)
+                plt.close(figure)
+            files.append(folder / f"{stem}.tex")
+            files[-1].write_bytes(render([comparison], "latex"))
+        across_tasks = _compare_across(groups, options)
+        if across_tasks:
+            if across_tasks.decided_by == BY_SCORE:
+                figure = _draw_profiles(across_tasks, plt)
+                files += _save(figure, folder / "across-profile", forms)
+                plt.close(figure)
+            files.append(folder / "across.tex")
+            files[-1].write_bytes(render_across(across_tasks, "latex"))
+    except OSError as error:
+        raise RunError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    return files
+
+
+def _save(figure: Any, path: Path, forms: Sequence[str]) -> list[Path]:
+    """Write a figure in each format, without dates so that files are reproducible.
+
+    Args:
+        figure: a matplotlib figure.
+        path: the path without a suffix.
+        forms: file formats.
+
+    Returns:
+        The paths of the files.
+    """
+    files = []
+    for form in forms:
+        files.append(path.with_name(f"{path.name}.{form}"))
+        metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
+        figure.savefig(files[-1], metadata=metadata, dpi=160)
+    return files
+
+
+def _compare_across(groups: Sequence[RunGroup], options: Mapping[str, Any]) -> AcrossTasks | None:
+    """Compare across tasks and models; None if they have too few methods in common."""
+    try:
+        return compare_across_tasks(
+            groups, **{key: options[key] for key in ("by", "metric", "baseline") if key in options}
+        )
+    except InputError:
+        return None
+
+
+def _import_pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise RunError("figures need matplotlib: pip install 'peftkit[figures]'") from error
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "peftkit", "svg.fonttype": "none", "axes.spines.top": False})
+    plt.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9})
+    return plt
+
+
+def _draw_group(group: RunGroup, comparison: Comparison, plt: Any) -> Iterator[tuple[str, Any]]:
+    chosen = [row.method for row in comparison.lines[:MAX_METHODS]]
+    if comparison.baseline and comparison.baseline not in chosen:
+        chosen[-1] = comparison.baseline
+    for axis in COST_AXES:
+        if all(has_cost(run, axis) for label in chosen for run in group.runs[label].values()):
+            yield f"curves-{axis}", _draw_curves(group, comparison, chosen, axis, plt)
+    per_step = {row.method: _cost_per_step(group, row.method, "gmacs") for row in comparison.lines}
+    base = per_step.get(comparison.baseline or "")
+    if all(per_step.values()):  # imported results may lack MACs
+        yield "gmacs-per-step", _draw_bars(per_step, "GMACs per step", plt)
+        yield "speed", _draw_speed(group, comparison, per_step, plt)
+    if base and all(per_step.values()):
+        relative = {label: value / base for label, value in per_step.items()}
+        yield "gmacs-per-step-relative", _draw_bars(relative, f"GMACs per step, {comparison.baseline} = 1", plt)
+    memory = {row.method: row.peak_memory / 2**30 for row in comparison.lines if row.peak_memory is not None}
+    if memory:
+        yield "memory", _draw_bars(memory, "peak memory (GiB)", plt)
+    yield "pareto", _draw_pareto(group, comparison, plt)
+    tried = regret_curves(group)
+    if tried and any(trial.learning_rate for trial in tried.tried):
+        yield "regret", _draw_regret(group, tried, [label for label in chosen if label in tried.methods], plt)
+
+
+def _draw_regret(group: RunGroup, curves: RegretCurves, chosen: Sequence[str], plt: Any) -> Any:
+    """Dev score and loss against the learning rate, mean over its trials; the chosen rate is marked."""
+    values = (("score", f"dev {curves.metric}"), ("loss", "dev loss"))
+    figure, panels = plt.subplots(1, len(values), figsize=(8.7, 3.6), sharex=True, layout="constrained")
+    for panel, (value, name) in zip(panels, values, strict=True):
+        for index, label in enumerate(chosen):
+            points: dict[float, list[float]] = defaultdict(list)
+            best: set[float] = set()
+            for trial in curves.tried:
+                number = getattr(trial, value)
+                if trial.method == label and trial.regret is not None and trial.learning_rate and number is not None:
+                    points[trial.learning_rate].append(number)
+                    best |= {trial.learning_rate} if trial.chosen else set()
+            look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+            marker = MARKERS[index % len(MARKERS)]
+            rates = sorted(points)
+            panel.plot(rates, [np.mean(points[x]) for x in rates], marker=marker, markersize=3, label=label, **look)
+            chosen_rates = [x for x in rates if x in best]
+            panel.scatter(
+                chosen_rates, [np.mean(points[x]) for x in chosen_rates], color=look["color"], marker=marker, s=50
+            )
+        panel.set(xscale="log", xlabel="learning rate", ylabel=name)
+        if value == "score":
+            _draw_baselines(panel, group, curves.metric, "dev")
+    handles, labels = panels[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    figure.suptitle(f"{curves.task} with {curves.model}: tuning trials", fontsize=10)
+    return figure
+
+
+def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str], axis: str, plt: Any) -> Any:
+    """Train, dev and test scores against cost: the mean over seeds, with a band from the lowest to the highest."""
+    runs = [run for label in chosen for run in group.runs[label].values()]
+    splits = [
+        s
+        for s in ("train", "dev", "test")
+        if all(len(_score_curve(run, axis, s, comparison.metric)[0]) for run in runs)
+    ]
+    size = (1.5 + 3.6 * len(splits), 3.6)
+    figure, panels = plt.subplots(1, len(splits), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for panel, split in zip(panels[0], splits, strict=True):
+        for index, label in enumerate(chosen):
+            lines = [_score_curve(run, axis, split, comparison.metric) for run in group.runs[label].values()]
+            grid = np.unique(np.concatenate([costs for costs, _ in lines]))
+            grid = grid[(grid >= max(c[0] for c, _ in lines)) & (grid <= min(c[-1] for c, _ in lines))]
+            if not len(grid):
+                continue
+            values = np.stack([np.interp(grid, *line) for line in lines])
+            look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+            marker = MARKERS[index % len(MARKERS)]
+            panel.plot(grid, values.mean(0), marker=marker, markersize=3, label=label, **look)
+            if len(values) > 1:
+                panel.fill_between(grid, values.min(0), values.max(0), alpha=0.12, color=look["color"], linewidth=0)
+        panel.set(title=split, xlabel=NAMES.get(axis, axis), ylabel=comparison.metric)
+        _draw_baselines(panel, group, comparison.metric, split)
+    handles, labels = panels[0][-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    more = f", the best {len(chosen)} of {len(comparison.lines)}" if len(chosen) < len(comparison.lines) else ""
+    figure.suptitle(f"{comparison.task} with {comparison.model}{more}", fontsize=10)
+    return figure
+
+
+def _score_curve(run: Run, axis: str, split: str, metric: str) -> tuple[Any, Any]:
+    rows = [row for row in run.evaluations if (row.get(split) or {}).get(metric) is not None]
+    return np.array([cost(row, axis) for row in rows]), np.array([float(row[split][metric]) for row in rows])
+
+
+def _draw_bars(values: dict[str, float], name: str, plt: Any) -> Any:
+    order = sorted(values, key=values.__getitem__)
+    figure, panel = plt.subplots(figsize=(6, 0.6 + 0.24 * len(order)), layout="constrained")
+    bars = panel.barh(order, [values[label] for label in order], color=COLOURS[0])
+    panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
+    panel.set(xlabel=name)
+    panel.grid(axis="y", visible=False)
+    panel.margins(x=0.12)
+    return figure
+
+
+def _draw_speed(group: RunGroup, comparison: Comparison, per_step: dict[str, float], plt: Any) -> Any:
+    """Seconds against GMACs per step: with equal hardware utilization, all methods lie on one line."""
+    figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    for index, row in enumerate(comparison.lines):
+        x, y = per_step[row.method], _cost_per_step(group, row.method, "seconds")
+        panel.scatter(x, y, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], s=22)
+        panel.annotate(row.method, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
+    panel.set(xlabel="GMACs per step", ylabel="seconds per step")
+    return figure
+
+
+def _draw_baselines(panel: Any, group: RunGroup, metric: str, split: str) -> None:
+    """Dotted, labelled lines at the scores of the input-blind baselines."""
+    scores = mean_baseline_scores((run.summary for runs in group.runs.values() for run in runs.values()), metric, split)
+    for value in scores.values():
+        panel.axhline(value, **DOTTED)
+    low, high = panel.get_ylim()
+    for names, value in merge_close_labels(scores, LABEL_DISTANCE * (high - low)):
+        panel.annotate(
+            names,
+            (1, value),
+            xycoords=panel.get_yaxis_transform(),
+            xytext=(-2, 1),
+            textcoords="offset points",
+            horizontalalignment="right",
+            fontsize=6,
+            color=DOTTED["color"],
+        )
+
+
+def _draw_pareto(group: RunGroup, comparison: Comparison, plt: Any) -> Any:
+    figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    for index, row in enumerate(comparison.lines):
+        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+        panel.errorbar(row.cost_to_best, row.score, _error_bars(row), alpha=0.5, **look)
+        panel.annotate(row.method, (row.cost_to_best, row.score), xytext=(4, 2), textcoords="offset points", fontsize=6)
+    panel.set(
+        xlabel=f"{NAMES.get(comparison.by, comparison.by)} to the best checkpoint", ylabel=f"test {comparison.metric}"
+    )
+    _draw_baselines(panel, group, comparison.metric, "test")
+    return figure
+
+
+def _draw_profiles(aggregate: AcrossTasks, plt: Any) -> Any:
+    """The share of tasks and models in which a method reaches each normalised score, with 95 % intervals."""
+    figure, panel = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for index, row in enumerate(aggregate.lines[:MAX_METHODS]):
+        look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+        panel.plot(aggregate.thresholds, [each.mean for each in row.profile], label=row.method, **look)
+        ends = [each.low for each in row.profile], [each.high for each in row.profile]
+        panel.fill_between(aggregate.thresholds, *ends, alpha=0.12, color=look["color"], linewidth=0)
+    panel.set(xlabel="normalised score", ylabel="share of tasks and models that reach it", ylim=(-0.02, 1.02))
+    figure.legend(loc="outside right center", fontsize=8)
+    more = f", the best {MAX_METHODS} of {len(aggregate.lines)}" if len(aggregate.lines) > MAX_METHODS else ""
+    figure.suptitle(f"{describe_tasks(aggregate.deciding_tasks)}{more}", fontsize=10)
+    return figure
+
+
+def _error_bars(row: MethodRow) -> Any:
+    if row.low is None or row.high is None:
+        return None
+    return [[max(0.0, row.score - row.low)], [max(0.0, row.high - row.score)]]
+
+
+def _cost_per_step(group: RunGroup, label: str, axis: str) -> float:
+    runs = group.runs[label].values()
+    steps = sum(float(run.evaluations[-1]["step"]) for run in runs)
+    try:
+        return sum(cost(run.evaluations[-1], axis) for run in runs) / steps if steps else 0.0
+    except InputError:
+        return 0.0

@@ -1,0 +1,40 @@
+"""The base classes of components, and the types that they are given.
+
+Importing this package does not import torch, so recipes can be checked quickly.
+"""
+
+from peftkit.components.component import Component
+from peftkit.components.inputs import (
+    ApplyContext,
+    Example,
+    Incompatibility,
+    ModelKind,
+    RunSpec,
+    Side,
+    StepStats,
+    TaskKind,
+)
+from peftkit.components.meter import Meter
+from peftkit.components.method import Method
+from peftkit.components.metric import Metric
+from peftkit.components.search_space import PublishedRate, Range, SearchSpace
+from peftkit.components.task import Task
+
+__all__ = [
+    "ApplyContext",
+    "Component",
+    "Example",
+    "Incompatibility",
+    "Meter",
+    "Method",
+    "Metric",
+    "ModelKind",
+    "PublishedRate",
+    "Range",
+    "RunSpec",
+    "SearchSpace",
+    "Side",
+    "StepStats",
+    "Task",
+    "TaskKind",
+]

@@ -1,0 +1,46 @@
+"""The base class of all components: a frozen pydantic model whose fields are its options."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from peftkit.components.inputs import Incompatibility, RunSpec
+
+
+class Component(BaseModel):
+    """Base class of methods, tasks, metrics and meters.
+
+    A component is named by a table of a recipe. Its fields are the options of that table; the docstring below a field
+    describes the option.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        defer_build=True,  # a recipe uses only a few of about a hundred components
+    )
+
+    name: str
+
+    overridable: ClassVar[bool] = False
+    """Whether a plugin may replace this built-in component by one of the same name."""
+    incompatibilities: ClassVar[tuple[Incompatibility, ...]] = ()
+    """Combinations that the recipe check rejects."""
+
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Return the reasons why the component cannot be used in a recipe.
+
+        The default evaluates ``incompatibilities``. Override it for reasons that depend on the options.
+
+        Args:
+            spec: The settings of the recipe and the model's config.
+
+        Returns:
+            One message per reason, with the remedy; empty if the component can be used.
+        """
+        return [str(conflict) for conflict in self.incompatibilities if conflict.applies(spec)]

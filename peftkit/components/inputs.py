@@ -1,0 +1,147 @@
+"""The types that components are given: the settings of a run, examples, and the cost of a step.
+
+Importing this module does not import torch, so recipes can be checked quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ModelKind = Literal["encoder-decoder", "decoder", "encoder"]
+Side = Literal["encoder", "decoder"]
+TaskKind = Literal["classification", "multiple_choice", "generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """The settings of a recipe that components are validated against, before any model is loaded.
+
+    Attributes:
+        model_kind: The kind of model; None if the model has not been downloaded yet. Validation is then repeated once
+            it has been.
+        task_kind: The kind of task.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        mixed_precision: The precision of autocast, such as ``bf16``, or ``no``.
+        config: The model's ``config.json``; empty if the model has not been downloaded yet.
+        steps_known: Whether the budget determines the number of steps.
+        quantization: ``4bit`` or ``8bit`` if the base model is quantized, else empty.
+        sharded: Whether DeepSpeed or FSDP shard weights, gradients or the optimizer's state.
+    """
+
+    model_kind: ModelKind | None
+    task_kind: TaskKind
+    gradient_checkpointing: bool
+    mixed_precision: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    steps_known: bool = True
+    quantization: str = ""
+    sharded: bool = False
+
+    @property
+    def model_type(self) -> str:
+        """The ``model_type`` of the config, such as ``t5``; empty if it is not known yet."""
+        return str(self.config.get("model_type", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Incompatibility:
+    """A combination of settings that is rejected before any model is loaded.
+
+    Attributes:
+        applies: Returns whether a run has this combination.
+        reason: Why the combination is not supported.
+        remedy: What to change.
+    """
+
+    applies: Callable[[RunSpec], bool]
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyContext:
+    """The settings of the run that a method is applied in.
+
+    Attributes:
+        model_kind: The kind of model.
+        task_kind: The kind of task.
+        seed: The seed of new weights (``run.init_seed``).
+        steps: The number of optimizer steps of the budget; None if it is not known in advance.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        batches: Returns the given number of training batches, the same on every process, as keyword arguments of the
+            model's forward pass including ``labels``; None if there are no data.
+        head_parameters: Names of the parameters of an encoder's classification head in the base model. They are
+            unfrozen after ``apply``, and ``save`` must write them.
+    """
+
+    model_kind: ModelKind
+    task_kind: TaskKind
+    seed: int
+    steps: int | None
+    gradient_checkpointing: bool = False
+    batches: Callable[[int], Sequence[Mapping[str, Tensor]]] | None = None
+    head_parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a task as text.
+
+    Attributes:
+        source: The input text.
+        target: The text to predict.
+        candidates: The texts that the model chooses among, including the target; empty for generation.
+        references: The correct outputs; if empty, the target is the only one.
+        extra: Further texts that a metric of the task needs, by name.
+        truncatable_span: Start and end, in characters, of the part of the source that may be truncated at its end if
+            the source is too long. Without it, the whole source may be truncated: at its end, or at its start for
+            decoders.
+        group: Name of what rows with dependent scores have in common, such as a passage with several questions.
+            Comparisons resample whole groups. If empty, the row is a group by itself.
+    """
+
+    source: str
+    target: str
+    candidates: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+    truncatable_span: tuple[int, int] | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """The cost of one optimizer step, summed over all processes; seconds are those of the main process.
+
+    Attributes:
+        samples: Number of rows.
+        input_tokens: Number of source tokens, without padding.
+        target_tokens: Number of tokens in the loss.
+        seconds: Seconds from when the batch was available to when the device finished the step.
+        padding_tokens: Number of padding tokens.
+        wait_seconds: Seconds that the step waited for its batch.
+        forward_macs: Multiply-accumulates of the forward passes, including padding.
+        backward_macs: Multiply-accumulates of the backward passes.
+        elementwise: Operations of the passes that are not matrix products: one per output element, or per input element
+            for reductions.
+        optimizer: Operations of the optimizer's update.
+    """
+
+    samples: int
+    input_tokens: int
+    target_tokens: int
+    seconds: float
+    padding_tokens: int = 0
+    wait_seconds: float = 0.0
+    forward_macs: int = 0
+    backward_macs: int = 0
+    elementwise: int = 0
+    optimizer: int = 0

@@ -1,0 +1,64 @@
+"""The base class of meters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from peftkit.components.component import Component
+from peftkit.components.inputs import StepStats
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Meter(Component):
+    """Measures one kind of cost during training. State is kept in pydantic private attributes."""
+
+    budgets: ClassVar[tuple[str, ...]] = ()
+    """The totals that ``[train.budget]`` can limit, such as ``joules``."""
+
+    def start(self, model: nn.Module) -> None:
+        """Run once before the first step.
+
+        Args:
+            model: The model to train.
+        """
+
+    def on_step_start(self) -> None:
+        """Run before each optimizer step, once its batch is available."""
+
+    def on_step_end(self) -> None:
+        """Run after each optimizer step, before its MACs are counted."""
+
+    def update(self, record: StepStats) -> None:
+        """Add the stats of a step. Called after ``on_step_end``, so that counting is not part of the step's cost.
+
+        Args:
+            record: The samples, tokens, seconds and operations of the step.
+        """
+
+    def totals(self) -> dict[str, float]:
+        """Return the cost of training so far, without evaluation.
+
+        Returns:
+            The totals by name; names include the unit, such as ``train_seconds``.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a resumed run needs, by default all private attributes.
+
+        Returns:
+            JSON-serializable values by name.
+        """
+        return dict(self.__pydantic_private__ or {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that ``state_dict`` returned.
+
+        Args:
+            state: Values by name, as from ``state_dict``.
+        """
+        for key, value in state.items():
+            setattr(self, key, value)

@@ -1,0 +1,78 @@
+"""The base class of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from peftkit.components.component import Component
+from peftkit.components.inputs import Example, TaskKind
+
+
+class Metric(Component):
+    """Scores predicted texts against reference texts."""
+
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("classification", "multiple_choice", "generation")
+    """The kinds of task that the metric supports."""
+    higher_is_better: ClassVar[bool] = True
+    """Whether a higher value is better."""
+    input: ClassVar[Literal["prediction", "teacher_forced"]] = "prediction"
+    """Which texts are scored: the model's predictions, or its output under teacher forcing, for comparison with older
+    systems. Teacher forcing leaks the answer, so such a metric never selects a checkpoint."""
+    values: ClassVar[tuple[str, ...]] = ()
+    """The names of the values that ``compute`` returns; empty if the only value has the name of the metric."""
+    is_mean_of_examples: ClassVar[bool] = False
+    """Whether each value is the mean of per-example scores, so that runs can be compared example by example."""
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """The names of the values that ``compute`` returns."""
+        return type(self).values or (self.name,)
+
+    def compute_per_example(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> list[dict[str, float]]:
+        """Score every example separately.
+
+        Args:
+            predictions: One text for each example.
+            references: The correct texts of each example, at least one.
+            examples: The examples.
+
+        Returns:
+            The values by name, for each example.
+        """
+        rows = zip(predictions, references, examples, strict=True)
+        return [self._compute([prediction], [texts], [example]) for prediction, texts, example in rows]
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """Score predictions without validating them.
+
+        Override it in metrics whose checks take longer than scoring.
+
+        Args:
+            predictions: One text for each example.
+            references: The correct texts of each example, at least one.
+            examples: The examples.
+
+        Returns:
+            The values by name, as from ``compute``.
+        """
+        return self.compute(predictions, references, examples)
+
+    def compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """Score the predictions.
+
+        Args:
+            predictions: One text for each example.
+            references: The correct texts of each example, at least one.
+            examples: The examples, for metrics that need the source, the candidates or ``extra``.
+
+        Returns:
+            The values by name. A metric with one value uses its name.
+        """
+        raise NotImplementedError

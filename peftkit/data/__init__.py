@@ -1,0 +1,1 @@
+"""The data pipeline: tokenizes, checks, shuffles and batches a task's rows."""

@@ -1,0 +1,227 @@
+"""Training batches of rows of similar length, in a seeded order, from datasets on disk and from streams."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import Dataset
+from datasets import IterableDataset as HFIterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from peftkit.components import Task
+from peftkit.data.tokenize import ROW_COLUMNS, tokenize_columns
+from peftkit.models import ModelFamily, TokenizedRow
+from peftkit.recipe import Recipe
+
+BUCKET = 50
+"""Number of effective batches that are sorted by length together."""
+SHUFFLE_BUFFER = 10_000
+"""Number of rows in the shuffle buffer of a stream."""
+MODEL_INPUTS = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
+INDEX_COLUMN = "\x1fpeftkit/index"
+
+
+def effective_batch_size(recipe: Recipe, processes: int) -> int:
+    """Returns the number of rows of one optimizer step, over all processes.
+
+    Args:
+        recipe: The recipe.
+        processes: Number of processes.
+    """
+    return recipe.train.batch_size * recipe.train.gradient_accumulation_steps * processes
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Samples rows in a seeded order in which every effective batch has rows of similar length.
+
+    The order depends on the seed, the epoch and the effective batch size, but not on the number of processes. Rows
+    that do not fill the last effective batch are left out of the epoch; each epoch leaves out others at random.
+
+    Attributes:
+        lengths: Number of tokens of each row.
+        batch: Effective batch size.
+        seed: Seed of the order.
+        epoch: The current epoch, from 0.
+        start: Number of batches to skip at the start of the epoch, for a run that was resumed within it.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch, self.start = lengths, batch, seed, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch whose order is used."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch * self.batch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - not used for security
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        order = order[: len(self)]
+        batches: list[list[int]] = []
+        for start in range(0, len(order), self.batch * BUCKET):
+            batches += group_by_length(order[start : start + self.batch * BUCKET], self.lengths, self.batch)
+        rng.shuffle(batches)
+        for batch in batches[self.start :]:
+            yield from batch
+
+
+class StreamingRows(IterableDataset[TokenizedRow]):
+    """Training rows that are read, shuffled in a buffer and tokenized lazily.
+
+    As with ``LengthBucketSampler``, the order depends on the seed, the epoch and the effective batch size only.
+
+    Attributes:
+        rows: The shuffled stream.
+        task: The task.
+        family: The model family.
+        batch: Effective batch size.
+        seed: Seed of the order.
+        epoch: The current epoch, from 0.
+        start: Number of batches to skip at the start of the epoch, for a run that was resumed within it.
+    """
+
+    def __init__(self, rows: HFIterableDataset, task: Task, family: ModelFamily, batch: int, seed: int) -> None:
+        # The shards of a stream are shuffled too, so the number of a row does not locate it.
+        sharded = rows.num_shards > 1
+        numbered = rows.map(lambda row, index: {**row, INDEX_COLUMN: -1 if sharded else index}, with_indices=True)
+        self.rows = numbered.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        self.task, self.family, self.batch, self.seed, self.epoch, self.start = task, family, batch, seed, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch whose order is used."""
+        self.epoch = epoch
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[TokenizedRow]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - not used for security
+        remaining = self.start
+        for columns in self.rows.iter(batch_size=self.batch * BUCKET):
+            indices = columns.pop(INDEX_COLUMN)
+            if remaining >= BUCKET:  # skip the whole bucket, but advance the random state as its shuffle would
+                rng.shuffle(list(range(len(indices) // self.batch)))
+                remaining -= BUCKET
+                continue
+            tokenized = tokenize_columns(self.task, self.family, columns, indices)
+            num_rows = len(indices) // self.batch * self.batch
+            batches = group_by_length(range(num_rows), tokenized["length"], self.batch)
+            rng.shuffle(batches)
+            skipped, remaining = remaining, 0
+            for number in (number for batch in batches[skipped:] for number in batch):
+                yield {key: tokenized[key][number] for key in ROW_COLUMNS}  # type: ignore[misc]
+
+
+def first_batches(
+    recipe: Recipe, rows: Dataset | StreamingRows, family: ModelFamily, model: nn.Module, batch: int, number: int
+) -> list[dict[str, Tensor]]:
+    """Returns the first effective batches of the training rows, unsharded and the same on every process.
+
+    Args:
+        recipe: The recipe, whose seed decides the order.
+        rows: The tokenized training rows.
+        family: The model family.
+        model: The model; token type ids are included if it takes them.
+        batch: Effective batch size.
+        number: Number of batches.
+
+    Returns:
+        Keyword arguments of the model's forward pass, with tensors of shape (batch, length).
+    """
+    keys = (*MODEL_INPUTS, "token_type_ids") if family.uses_token_type_ids(model) else MODEL_INPUTS
+    if isinstance(rows, Dataset):
+        order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed), number * batch)
+        columns = _row_columns(rows)
+        first: Iterable[Any] = [{key: row[key] for key in columns} for row in map(rows.__getitem__, order)]
+    else:
+        first = islice(iter(rows), number * batch)
+    buffered = list(first)
+    groups = (buffered[start : start + batch] for start in range(0, len(buffered), batch))
+    return [{key: value for key, value in family.collate(group).items() if key in keys} for group in groups]
+
+
+def shortest_and_longest_batch(
+    recipe: Recipe, rows: Dataset | StreamingRows, family: ModelFamily
+) -> list[dict[str, Tensor]]:
+    """Returns the two batches of one process with the shortest and the longest training rows.
+
+    Args:
+        recipe: The recipe.
+        rows: The tokenized training rows.
+        family: The model family.
+
+    Returns:
+        Two batches, with tensors of shape (batch size, length); no batches for streaming rows.
+    """
+    if not isinstance(rows, Dataset):
+        return []
+    lengths = [np.asarray(rows[key][:]) for key in ("length", "source_tokens", "target_tokens")]
+    kept = rows.select_columns(_row_columns(rows))
+    shortest = family.collate([kept[int(lengths[0].argmin())]] * recipe.train.batch_size)  # type: ignore[list-item]
+    longest = family.collate([kept[int(column.argmax())] for column in lengths])  # type: ignore[misc]
+    return [shortest, family.pad_to(shortest, family.max_lengths([longest]))]
+
+
+def _row_columns(rows: Dataset) -> list[str]:
+    """Returns the columns that a model family collates; ``segments`` is optional."""
+    return [key for key in ROW_COLUMNS if key in rows.column_names]
+
+
+def group_by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
+    """Splits rows into batches of similar length.
+
+    Args:
+        rows: Indices of the rows.
+        lengths: Number of tokens by index.
+        batch: Batch size.
+
+    Returns:
+        Indices of the rows of each batch; the last batch may be smaller.
+    """
+    ordered = sorted(rows, key=lengths.__getitem__)
+    return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+
+
+def train_dataloader(
+    recipe: Recipe, rows: Dataset | StreamingRows, family: ModelFamily, accelerator: Accelerator
+) -> tuple[DataLoader[Any], LengthBucketSampler | StreamingRows]:
+    """Makes the training data loader of this process.
+
+    Call the loader's ``set_epoch`` before each epoch, and set the ``start`` of its sampler after it.
+
+    Args:
+        recipe: The recipe.
+        rows: The tokenized training rows.
+        family: The model family.
+        accelerator: Distributes the batches over the processes.
+
+    Returns:
+        The loader, and the sampler or stream that orders its rows.
+    """
+    batch = effective_batch_size(recipe, accelerator.num_processes)
+    options: dict[str, Any] = {}
+    if isinstance(rows, Dataset):
+        order: LengthBucketSampler | StreamingRows = LengthBucketSampler(
+            rows["length"][:], batch, recipe.run.effective_order_seed
+        )
+        options["sampler"] = order
+        rows = rows.select_columns(_row_columns(rows))
+    else:
+        order = rows
+    loader: DataLoader[Any] = DataLoader(
+        rows,  # type: ignore[arg-type]
+        batch_size=recipe.train.batch_size,
+        collate_fn=family.collate,
+        num_workers=recipe.train.workers,
+        drop_last=True,
+        **options,
+    )
+    prepared: DataLoader[Any] = accelerator.prepare_data_loader(loader)
+    return prepared, order

@@ -1,0 +1,1 @@
+"""Evaluation of models on dev and test, and input-blind baselines."""

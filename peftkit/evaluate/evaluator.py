@@ -1,0 +1,264 @@
+"""Evaluates a model on a split: candidates are ranked by likelihood, free text is generated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
+
+from peftkit.components import Example
+from peftkit.data.pipeline import EvaluationSplit
+from peftkit.errors import RunError
+from peftkit.models import CandidateScores, ModelFamily, TokenizedRow
+from peftkit.oom import retry_with_half_batch
+from peftkit.recipe import Recipe
+from peftkit.recipe.config import LOSS
+from peftkit.text_normalization import to_identifier
+
+Prediction = dict[str, Any]
+"""A line of a predictions file."""
+TEACHER_FORCED = "teacher_forced"
+"""Key of a prediction: the most likely tokens while the target is fed to the model, as text."""
+NORM_SUFFIX = "_norm"
+"""Suffix of the values of the second ranking: per token, like ``acc_norm`` in lm-evaluation-harness, or by sum if the
+recipe ranks per token."""
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The values of a split by name, including ``loss``, and its predictions."""
+
+    values: dict[str, float]
+    predictions: list[Prediction]
+
+
+def score_suffixes(recipe: Recipe, family: type[ModelFamily]) -> list[str]:
+    """Return the suffixes of the rankings that are scored; that of the recipe's own ranking is empty.
+
+    Args:
+        recipe: The recipe of the run.
+        family: The family of the model.
+    """
+    if type(recipe.task).kind == "generation":
+        return [""]
+    return ["", NORM_SUFFIX] if family.can_generate else [""]
+
+
+def evaluate(
+    model: nn.Module,
+    split: EvaluationSplit,
+    recipe: Recipe,
+    family: ModelFamily,
+    accelerator: Accelerator,
+    *,
+    all_ranks_forward: bool = False,
+) -> SplitResult:
+    """Evaluate a split, distributed over the processes.
+
+    Dropout is off. The loss is the mean cross-entropy per target token (of the correct choice, if an encoder scores
+    choices).
+
+    Args:
+        model: The unwrapped model.
+        split: The examples.
+        recipe: The recipe of the run.
+        family: The family of the model.
+        accelerator: The Accelerator of the run.
+        all_ranks_forward: Whether all processes evaluate all examples, as sharded models require.
+
+    Returns:
+        The values and all predictions, on all processes; per-example scores only on the main one.
+    """
+    predictions = predict(model, split, recipe, family, accelerator, all_ranks_forward=all_ranks_forward)
+    # Metrics are computed on one process, because sums may differ between processes in the last bits.
+    main = accelerator.is_main_process
+    shared: list[Any] = [compute_values(recipe, type(family), split.examples, predictions) if main else None]
+    broadcast_object_list(shared)
+    return SplitResult(shared[0], predictions)
+
+
+def predict(
+    model: nn.Module,
+    split: EvaluationSplit,
+    recipe: Recipe,
+    family: ModelFamily,
+    accelerator: Accelerator,
+    *,
+    answered: bool = True,
+    all_ranks_forward: bool = False,
+) -> list[Prediction]:
+    """Predict a split, distributed over the processes.
+
+    Examples are sorted by length and batched by ``evaluate.batch_size``, so predictions of the same examples are equal
+    to the last bit.
+
+    Args:
+        model: The unwrapped model.
+        split: The examples.
+        recipe: The recipe of the run.
+        family: The family of the model.
+        accelerator: The Accelerator of the run.
+        answered: Whether the examples' targets are answers rather than placeholders; if so, losses are computed.
+        all_ranks_forward: As in ``evaluate``.
+
+    Returns:
+        All predictions in the order of the split, on all processes.
+    """
+    training = model.training
+    model.eval()
+    order = sorted(range(len(split.rows)), key=lambda i: (len(split.rows[i]["source"]), i))
+    process_order = order if all_ranks_forward else order[accelerator.process_index :: accelerator.num_processes]
+    score_candidates = family.candidate_scorer(model)
+
+    def predict_in_batches(size: int) -> list[Prediction]:
+        predictions: list[Prediction] = []
+        for start in range(0, len(process_order), size):
+            positions = process_order[start : start + size]
+            predictions += _predict_batch(
+                model,
+                score_candidates,
+                split,
+                positions,
+                recipe,
+                family,
+                accelerator.device,
+                has_targets=answered,
+            )
+        return predictions
+
+    # Gathered weights of sharded models cannot be inference tensors.
+    with torch.no_grad() if all_ranks_forward else torch.inference_mode(), accelerator.autocast():
+        predictions = retry_with_half_batch(predict_in_batches, recipe.evaluate.batch_size)
+    model.train(training)
+    return sorted(predictions if all_ranks_forward else gather_object(predictions), key=lambda p: p["index"])
+
+
+def _predict_batch(
+    model: nn.Module,
+    score_candidates: Callable[[Sequence[TokenizedRow], torch.device], CandidateScores],
+    split: EvaluationSplit,
+    positions: Sequence[int],
+    recipe: Recipe,
+    family: ModelFamily,
+    device: torch.device,
+    *,
+    has_targets: bool,
+) -> list[Prediction]:
+    """Predict one batch: the examples at these positions of the split."""
+    rows = [split.rows[i] for i in positions]
+    ranked = type(recipe.task).kind != "generation"
+    scores = score_candidates(rows, device) if ranked or has_targets else None
+    options = {"max_new_tokens": recipe.evaluate.max_new_tokens, "num_beams": recipe.evaluate.num_beams}
+    texts = [] if ranked else family.generate(model, rows, device, **options)
+    needs_teacher_forcing = has_targets and any(m.input == TEACHER_FORCED for m in recipe.metric)
+    teacher_forced_ids = family.teacher_forced_ids(model, rows, device) if needs_teacher_forcing else []
+    predictions: list[Prediction] = []
+    for turn, i in enumerate(positions):
+        example, row = split.examples[i], rows[turn]
+        prediction: Prediction = {"index": split.indices[i], "source": example.source}
+        if has_targets and scores:
+            answer = row["answer"]
+            if example.group:
+                prediction["group"] = to_identifier(example.group)
+            prediction |= {
+                "target": example.target,
+                "loss": -scores.loglikelihoods[turn][answer],
+                "tokens": scores.num_tokens[turn][answer],
+            }
+        if teacher_forced_ids:
+            prediction[TEACHER_FORCED] = _decode_candidate(teacher_forced_ids[turn], example, row, family)
+        if ranked and scores:
+            sums, tokens = scores.loglikelihoods[turn], scores.num_tokens[turn]
+            norms = [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
+            first, second = (sums, norms) if recipe.evaluate.scoring == "sum" else (norms, sums)
+            prediction |= {
+                "prediction": argmax_candidate(example.candidates, first),
+                f"prediction{NORM_SUFFIX}": argmax_candidate(example.candidates, second),
+                "candidates": list(example.candidates),
+                "log_likelihoods": sums,
+                "candidate_tokens": tokens,
+            }
+        else:
+            prediction["prediction"] = texts[turn]
+        predictions.append(prediction)
+    return predictions
+
+
+def _decode_candidate(ids: list[int], example: Example, row: TokenizedRow, family: ModelFamily) -> str:
+    """Return the original text of the candidate with these ids, since decoding may lose case and whitespace."""
+    texts = example.candidates if len(row["candidates"]) > 1 else (example.target,)
+    matches = (
+        text
+        for text, candidate_ids in zip(texts, row["candidates"], strict=True)
+        if ids[: len(candidate_ids)] == candidate_ids
+    )
+    return next(matches, None) or family.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def argmax_candidate(candidates: Sequence[str], scores: Sequence[float]) -> str:
+    """Return the candidate with the highest score; ties go to the alphabetically first one, so order does not matter.
+
+    Args:
+        candidates: The texts.
+        scores: Their scores; NaN counts as the lowest.
+    """
+    comparable = [-torch.inf if math.isnan(score) else score for score in scores]
+    highest = max(comparable)
+    return min(text for text, score in zip(candidates, comparable, strict=True) if score == highest)
+
+
+def compute_values(
+    recipe: Recipe, family: type[ModelFamily], examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> dict[str, float]:
+    """Compute the loss and the metrics of predictions, and add per-example scores to the predictions.
+
+    Args:
+        recipe: The recipe with the metrics.
+        family: The family of the model.
+        examples: The examples, in the order of the predictions.
+        predictions: The predictions that ``predict`` returned; changed in place.
+
+    Returns:
+        The values by name.
+    """
+    values = {LOSS: sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
+    references = [list(e.references or (e.target,)) for e in examples]
+    for suffix in score_suffixes(recipe, family):
+        texts = [p[f"prediction{suffix}"] for p in predictions]
+        for metric in (m for m in recipe.metric if m.input == "prediction"):
+            for key, value in metric.compute(texts, references, examples).items():
+                values[key + suffix] = float(value)
+            if metric.is_mean_of_examples:
+                per_example = metric.compute_per_example(texts, references, examples)
+                for prediction, scores in zip(predictions, per_example, strict=True):
+                    suffixed = {key + suffix: float(value) for key, value in scores.items()}
+                    prediction["scores"] = {**prediction.get("scores", {}), **suffixed}
+    for metric in (m for m in recipe.metric if m.input == TEACHER_FORCED):
+        texts = [p[TEACHER_FORCED] for p in predictions]
+        values |= {k: float(v) for k, v in metric.compute(texts, references, examples).items()}
+    return values
+
+
+def resolve_selection_metric(recipe: Recipe, values: Mapping[str, float]) -> tuple[str, bool]:
+    """Return the value that selects the checkpoint, and whether higher is better.
+
+    Args:
+        recipe: The recipe of the run.
+        values: The values on dev by name.
+
+    Raises:
+        RunError: No metric of the recipe computes that value.
+    """
+    key = recipe.selection_metric
+    if key in values:
+        return key, recipe.higher_is_better(key)
+    raise RunError(
+        f"the checkpoint is selected by {key!r}, which none of the recipe's metrics computes (available: "
+        f"{', '.join(values)}); add a metric that computes it, or set evaluate.selection_metric"
+    )

@@ -1,0 +1,1 @@
+"""Finished runs as models: predict, merge, export and push."""

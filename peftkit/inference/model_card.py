@@ -1,0 +1,109 @@
+"""Write the model card of a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from peftkit.models import FAMILIES
+from peftkit.recipe import Recipe
+from peftkit.recipe.resolve import BUILT_IN_MODELS, HUB_ID
+from peftkit.run_directory import RunDirectory
+
+
+def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
+    """Build a model card: base model, task, method, scores with confidence intervals, cost, and the recipe.
+
+    Args:
+        path: The run directory.
+        recipe: Its recipe.
+        merged: Whether the card is for merged weights.
+
+    Returns:
+        The card as Markdown with YAML front matter.
+    """
+    summary = RunDirectory(path).summary()
+    environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+    selected, cost = summary["selected"], summary["cost"]
+    header = ["---", "tags: [peftkit]"]
+    if HUB_ID.fullmatch(recipe.model.name):  # a local path means nothing on the hub
+        header.insert(1, f"base_model: {json.dumps(recipe.model.name)}")
+    if recipe.method.name != "full" and not merged and (path / "model" / "adapter_config.json").is_file():
+        header.append("library_name: peft")
+    lines = [*header, "---", f"# {recipe.run.name}", ""]
+    weights = "merged weights of the selected checkpoint" if merged else "the selected checkpoint"
+    lines += [
+        f"`{recipe.model.name}` trained on `{recipe.task.name}` with `{recipe.method.name}` by peftkit: {weights}, "
+        f"step {selected['step']} of {summary['steps']}, selected by {summary['selection_metric']} on dev.",
+        "",
+        "| test | value | 95 % interval |",
+        "|---|---|---|",
+    ]
+    with (path / "predictions" / "test.jsonl").open(encoding="utf-8") as predictions:
+        examples = sum(1 for _ in predictions)
+    for key, value in selected.get("test", {}).items():
+        lines.append(f"| {key} | {value:.4f} | {_interval(key, value, examples)} |")
+    trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]
+    lines += ["", "## Usage", "", *_loading_code(summary, recipe, merged=merged), "", "## Training"]
+    lines += [
+        "",
+        f"{examples} test examples, seed {summary['seed']}. Trainable parameters: {trained:,} of {total:,}. Cost: "
+        + ", ".join(f"{key} {value:,.6g}" for key, value in cost.items())
+        + f"; {summary['samples']:,} samples.",
+        "",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v) + ".",
+        "",
+        "```toml",
+        (path / "recipe.toml").read_text(encoding="utf-8").rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -> list[str]:
+    """Python code that loads the trained model with the library of its format."""
+    kind = summary.get("model_kind")
+    auto_class = FAMILIES[kind].auto_class if kind else "AutoModel"
+    name, dtype = recipe.model.name, f"dtype=torch.{recipe.model.dtype}"
+    # A head with a different number of labels is replaced by the one in the files.
+    head = f", num_labels={len(recipe.task.labels) or 1}, ignore_mismatched_sizes=True" if kind == "encoder" else ""
+    base = f"base = {auto_class}.from_pretrained({name!r}, {dtype}{head})"
+    imports = ["import torch", f"from transformers import {auto_class}"]
+    if name in BUILT_IN_MODELS:
+        imports, base = (
+            ["from peftkit.recipe.resolve import model_path", *imports],
+            base.replace(repr(name), f"model_path({name!r})"),
+        )
+    library = "transformers" if merged else recipe.method.loaded_by
+    code = {
+        "transformers": [
+            *("import torch", f"from transformers import {auto_class}", ""),
+            f'model = {auto_class}.from_pretrained("FOLDER", {dtype})',
+        ],
+        "peft": [
+            *("from peft import PeftModel", *imports, ""),
+            *(base, 'model = PeftModel.from_pretrained(base, "FOLDER")'),
+        ],
+        "adapters": [
+            *("import adapters", *imports, ""),
+            *(base, "adapters.init(base)", 'base.load_adapter("FOLDER", set_active=True, use_safetensors=True)'),
+        ],
+        "peftkit": ["import peftkit", "", 'model, tokenizer = peftkit.load_model("FOLDER")'],
+    }[library]
+    lines = ["Replace `FOLDER` with the path of this folder:", "", "```python", *code, "```"]
+    if summary["parameters"].get("new_head"):
+        lines += ["", "The files include the trained classification head."]
+    return lines
+
+
+def _interval(key: str, value: float, examples: int) -> str:
+    """Wilson's 95 % interval if the metric is a proportion of examples."""
+    if key not in ("accuracy", "accuracy_norm", "exact_match") or not examples:
+        return ""
+    interval = binomtest(round(value * examples), examples).proportion_ci(method="wilson")
+    return f"{interval.low:.4f} to {interval.high:.4f}"

@@ -1,0 +1,169 @@
+"""Predict new text and rows with a finished run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
+
+from peftkit.components import Example, Task
+from peftkit.data.pipeline import EvaluationSplit
+from peftkit.data_files import parse_json
+from peftkit.errors import InputError, MissingFieldsError, RowError, comma_separated, summarize_error
+from peftkit.evaluate import evaluator
+from peftkit.inference.finished_run import FinishedRun, evaluation_context
+
+JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
+"""Matches a line that is a JSON object; other lines are plain text, even if they start with a brace."""
+JSON_ARRAY = re.compile(r"\s*\[\s*(\{.*)?$", re.DOTALL)
+"""Matches the first line of a file that is one JSON array of rows."""
+READY_MADE = {"source", "candidates"}
+"""Keys of a row that gives the model's input directly, without the task's prompt."""
+
+
+def predict(
+    run: FinishedRun,
+    inputs: Iterable[str | Mapping[str, Any]],
+    batch: int | None = None,
+    *,
+    stream: bool = False,
+    name: str = "",
+) -> Iterator[dict[str, Any]]:
+    """Predict lines of text or rows, in order, with the same code that evaluates a run.
+
+    The unlabeled rows of a split give exactly the predictions that the run stored, because they are sorted and batched
+    in the same way. With ``stream``, batches are padded differently, so log-likelihoods may differ in the last bits.
+
+    Args:
+        run: The run.
+        inputs: Each is a line of text for the one field of the task's prompt, or a row as a mapping or a JSON object:
+            with the fields of the prompt, or with a ready-made ``source`` and, where each row has its own,
+            ``candidates``. Empty lines are skipped.
+        batch: Examples per batch; None for the recipe's ``evaluate.batch_size``.
+        stream: Whether to predict batch by batch instead of reading all inputs first.
+        name: The file name that error messages show.
+
+    Yields:
+        For each input, the same keys as the run's ``predictions/``, without ``index`` and what needs the answer:
+        ``source`` and ``prediction``; if there are candidates, also ``prediction_norm``, ``candidates``,
+        ``log_likelihoods``, ``candidate_tokens``, and their ``probabilities``, which add up to one.
+
+    Raises:
+        InputError: A line is invalid; the message has its number.
+    """
+    recipe = run.recipe
+    if batch is not None:
+        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": batch})})
+    numbered = _with_locations(inputs, name)
+    with evaluation_context(run) as accelerator:
+        while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
+            split = _build_split(run, group)
+            predictions = evaluator.predict(run.model, split, recipe, run.family, accelerator, answered=False)
+            for prediction, example in zip(predictions, split.examples, strict=True):
+                del prediction["index"]
+                yield prediction | _candidate_probabilities(prediction, example, recipe.evaluate.scoring)
+
+
+def _with_locations(
+    inputs: Iterable[str | Mapping[str, Any]], name: str
+) -> Iterator[tuple[str, str | Mapping[str, Any]]]:
+    """Yield each row and each nonempty line with its location."""
+    file = f"{name}, " if name else ""
+    for number, line_or_row in enumerate(inputs, 1):
+        if not isinstance(line_or_row, str):
+            yield f"{file}row {number}", line_or_row
+        elif line_or_row.strip():
+            if number == 1 and JSON_ARRAY.match(line_or_row):
+                raise InputError(
+                    f"{file}line 1: starts a JSON array; write one object per line, or rename the file to .json"
+                )
+            yield f"{file}line {number}", line_or_row.rstrip("\r\n")
+
+
+def _build_split(run: FinishedRun, inputs: Sequence[tuple[str, str | Mapping[str, Any]]]) -> EvaluationSplit:
+    """Build a tokenized split from located inputs."""
+    family, ranked = run.family, run.recipe.task.kind != "generation"
+    examples = [_build_example(run.recipe.task, place, line_or_row) for place, line_or_row in inputs]
+    try:
+        rows = family.tokenize(examples, ranked=ranked)
+    except RowError:
+        for (place, _), example in zip(inputs, examples, strict=True):
+            try:
+                family.tokenize([example], ranked=ranked)
+            except RowError as error:
+                raise InputError(f"{place}: {error}") from error
+        raise
+    return EvaluationSplit("predict", list(range(len(rows))), examples, rows)
+
+
+def _build_example(task: Task, place: str, line_or_row: str | Mapping[str, Any]) -> Example:
+    """Build the unlabeled example of a line or row.
+
+    Raises:
+        InputError: The line or row is invalid.
+    """
+    noun = "a JSON object" if isinstance(line_or_row, str) else "a row"
+    if isinstance(line_or_row, str) and JSON_OBJECT.match(line_or_row):
+        try:
+            line_or_row = cast("Mapping[str, Any]", parse_json(line_or_row))
+        except ValueError as error:
+            raise InputError(f"{place}: not a JSON object: {error}") from error
+    row = None if isinstance(line_or_row, str) else line_or_row
+    try:
+        return task.to_prompt({_input_field(task): line_or_row} if row is None else row)
+    except MissingFieldsError as error:
+        if row is not None and row.keys() <= READY_MADE and "source" in row.keys() - {*_input_fields(task)}:
+            return _build_ready_made(task, place, row)
+        ready = '"source" and "candidates"' if task.kind == "multiple_choice" else '"source"'
+        needed = f"{task.name!r} needs {noun} with {comma_separated(_input_fields(task))}"
+        raise InputError(f"{place}: {error}; {needed}, or one with a ready-made {ready}") from error
+    except RowError as error:
+        raise InputError(f"{place}: {error}") from error
+    except Exception as error:  # a plugin's task
+        raise InputError(f"{place}: the task {task.name!r} failed: {summarize_error(error)}") from error
+
+
+def _input_fields(task: Task) -> tuple[str, ...]:
+    """The fields that a row needs for a prediction."""
+    try:
+        task.to_prompt({})
+    except MissingFieldsError as error:
+        return error.fields
+    return ()
+
+
+def _input_field(task: Task) -> str:
+    """The field that a plain line of text stands for.
+
+    Raises:
+        MissingFieldsError: The prompt needs several fields.
+    """
+    fields = _input_fields(task)
+    if len(fields) != 1:
+        raise MissingFieldsError(fields, "a line of text stands for exactly one field")
+    return fields[0]
+
+
+def _build_ready_made(task: Task, place: str, row: Mapping[str, Any]) -> Example:
+    """Build an example from a row that gives the model's input directly."""
+    source, candidates = row["source"], row.get("candidates") or list(task.labels)
+    if not isinstance(source, str) or not all(isinstance(c, str) for c in candidates):
+        raise InputError(f'{place}: "source" must be a string, and "candidates" a list of strings')
+    if task.kind == "generation":
+        return Example(source, "")
+    if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
+        raise InputError(f'{place}: needs "candidates": at least two, all different')
+    return Example(source, candidates[0], tuple(candidates))
+
+
+def _candidate_probabilities(prediction: Mapping[str, Any], example: Example, scoring: str) -> dict[str, Any]:
+    """Softmax of the candidates' scores, with the scoring that ranks them."""
+    if not example.candidates:
+        return {}
+    sums, tokens = prediction["log_likelihoods"], prediction["candidate_tokens"]
+    chosen = sums if scoring == "sum" else [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
+    highest = max(chosen)
+    weights = [math.exp(score - highest) for score in chosen]
+    return {"probabilities": dict(zip(example.candidates, (w / sum(weights) for w in weights), strict=True))}

@@ -1,0 +1,345 @@
+"""The family of decoder-only models, such as GPT-2 and Llama."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from peftkit.components import Example
+from peftkit.errors import RowError
+from peftkit.models.candidate_scoring import (
+    CachedScorer,
+    CacheNotShareable,
+    CandidateLogprobs,
+    ScoringStrategy,
+    accepts_argument,
+    base_for_cache,
+    batch_by_length,
+    cache_layers,
+    cache_row_bytes,
+    limits,
+    slice_cache,
+    tolerance,
+)
+from peftkit.models.family import PAD_TO_MULTIPLE_OF, no_room_message
+from peftkit.models.padding import group_by_length, ignores_padding
+from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, sum_logprobs
+from peftkit.models.text_encoding import (
+    append_eos,
+    check_candidates_differ,
+    continuation_ids,
+    token_ids,
+    truncate_target,
+)
+
+
+class CausalLM(CachedScorer):
+    """Concatenates source and target; only target tokens are trained and scored."""
+
+    auto_class = "AutoModelForCausalLM"
+
+    @property
+    def _max_source_tokens(self) -> int:
+        return self.max_source_length + len(self.special_tokens.suffix)  # which a prompt does not have
+
+    def special_token_problems(self) -> list[str]:
+        return self._describe_problems("decoder", lambda: self.special_tokens.prefix, lambda: [self.eos_id])
+
+    def _add_template(self, ids: list[int]) -> list[int]:
+        """Add only the prefix, since the target follows; an empty prompt becomes the bos or eos token."""
+        prompt = [*self.special_tokens.prefix, *self.special_tokens.strip_prefix(ids)]
+        bos_id = self.tokenizer.bos_token_id
+        return prompt or [self.eos_id if bos_id is None else bos_id]
+
+    def _truncate_source(self, ids: list[int]) -> list[int]:
+        """Truncate a prompt at its start, keeping the prefix of the template."""
+        if len(ids) > self.max_source_length:
+            prefix_length = len(self.special_tokens.prefix)
+            if self.max_source_length <= prefix_length:
+                raise RowError("source", no_room_message(self.max_source_length))
+            ids = [*ids[:prefix_length], *ids[len(ids) - self.max_source_length + prefix_length :]]
+        return self._check_ids(ids, "source", "decoder")
+
+    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+        texts, prompts, lengths = self._tokenize_sources(examples)
+        targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
+        # The whole text is tokenized and split, since most vocabularies have words with their leading space.
+        source_ids = token_ids(self.tokenizer, texts, special=False)
+        whole_ids = iter(
+            token_ids(
+                self.tokenizer,
+                [f"{text} {t}" for text, (targets, _) in zip(texts, targets_and_answers, strict=True) for t in targets],
+                special=False,
+            )
+        )
+        rows: list[TokenizedRow] = []
+        for text, ids, prompt, length, (targets, answer) in zip(
+            texts, source_ids, prompts, lengths, targets_and_answers, strict=True
+        ):
+            candidates = [self._target_ids(next(whole_ids), ids, prompt, text, target) for target in targets]
+            truncated = [truncate_target(c, self.max_target_length) for c in candidates]
+            if len(targets) > 1:
+                check_candidates_differ(targets, candidates)
+                check_candidates_differ(targets, truncated, self.max_target_length)
+            rows.append(
+                {
+                    "source": self._truncate_source(prompt),
+                    "candidates": truncated,
+                    "answer": answer,
+                    "source_tokens": length,
+                    "target_tokens": max(map(len, candidates)),
+                    "segments": [],
+                }
+            )
+        return rows
+
+    def _target_ids(
+        self, whole_ids: list[int], source_ids: list[int], prompt: list[int], source: str, target: str
+    ) -> list[int]:
+        """Return the ids of a target that continues a prompt, end of text included.
+
+        Args:
+            whole_ids: token ids of source and target as one text, without special tokens.
+            source_ids: token ids of the source, without special tokens.
+            prompt: token ids of the source as the model reads them.
+            source: the text of the source.
+            target: the text of the target.
+
+        Raises:
+            RowError: no ids after the prompt decode to the target.
+        """
+        if not target:
+            return [self.eos_id]
+        if whole_ids[: len(source_ids)] == source_ids:
+            ids = whole_ids[len(source_ids) :]
+        else:
+            ids = continuation_ids(self.tokenizer, self.special_tokens, prompt, source, target)
+        return self._check_target(append_eos(ids, self.eos_id, target, self.tokenizer), target)
+
+    def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        targets = [row["candidates"][row["answer"]] for row in rows]
+        batch = self._collate_texts([row["source"] for row in rows], targets)
+        return {**batch, "input_tokens": torch.tensor(sum(len(row["source"]) for row in rows))}
+
+    def _collate_texts(self, sources: Sequence[list[int]], targets: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Pad the concatenations of sources and targets; the labels of source tokens are ignored."""
+        texts = [s + t for s, t in zip(sources, targets, strict=True)]
+        labels = [[IGNORE_INDEX] * len(s) + t for s, t in zip(sources, targets, strict=True)]
+        max_length = self.max_decoder_length
+        return {
+            "input_ids": self._pad(texts, self.pad_id, max_length=max_length),
+            "attention_mask": self._mask(texts, max_length=max_length),
+            "labels": self._pad(labels, IGNORE_INDEX, max_length=max_length),
+        }
+
+    def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        labels = batch["labels"]
+        # Prompt methods prepend positions to those of the text.
+        logits = output.logits[:, -labels.shape[1] :]
+        return logits[:, :-1], labels[:, 1:]
+
+    def strategies(self) -> Sequence[ScoringStrategy]:
+        return self.score_with_packed_suffixes, self.score_with_cache
+
+    def score_without_sharing(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
+    ) -> CandidateScores:
+        scores = CandidateScores([[] for _ in rows], [[] for _ in rows])
+        for n, indices in enumerate(self._rows_by_candidate(rows)):
+            sources = [rows[i]["source"] for i in indices]
+            batch = self._collate_texts(sources, [rows[i]["candidates"][n] for i in indices])
+            logits, labels = self.logits(model, {k: v.to(device) for k, v in batch.items()})
+            for i, value, count in zip(indices, *sum_logprobs(logits, labels), strict=True):
+                scores.loglikelihoods[i].append(value)
+                scores.num_tokens[i].append(count)
+        return scores
+
+    def score_with_packed_suffixes(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
+    ) -> CandidateScores:
+        """Score in two passes: sources with common prefixes, then all suffixes of a row packed into one sequence.
+
+        Each packed suffix attends to the cache of the first pass and to itself only. No cache is copied, but the model
+        has to accept position ids and a 4D attention mask.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+
+        Raises:
+            CacheNotShareable: the model or its cache does not support this.
+        """
+        if not accepts_argument(model, "position_ids"):
+            raise CacheNotShareable("the model takes no position_ids")
+        logprobs = CandidateLogprobs(rows, device)
+        past, mask, next_positions, vocab_size = self._read_prefixes(model, rows, logprobs)
+        dtype = cache_layers(past)[0].keys.dtype
+        by_row = [[c for c in logprobs.with_suffix if c.row == i] for i in range(len(rows))]
+        longest = max(sum(len(c.suffix) for c in candidates) for candidates in by_row)
+        size = max(1, limits(device).bytes // max(1, longest * vocab_size * 8))
+        for first in range(0, len(rows), size):
+            chunk, packs = slice(first, first + size), by_row[first : first + size]
+            if not any(packs):
+                continue
+            ids = self._pad([[t for c in pack for t in c.suffix] for pack in packs], self.pad_id, multiple=1)
+            positions = [[next_positions[c.row] + i for c in pack for i in range(len(c.suffix))] for pack in packs]
+            owners = self._pad([[c.candidate_index for c in pack for _ in c.suffix] for pack in packs], -1, multiple=1)
+            same_candidate = (owners[:, :, None] == owners[:, None, :]).tril().to(device)
+            visible = torch.cat([mask[chunk, None, :].bool().expand(-1, ids.shape[1], -1), same_candidate], 2)
+            bias = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, torch.finfo(dtype).min)
+            logits = base_for_cache(model)(
+                input_ids=ids.to(device),
+                attention_mask=bias[:, None],
+                position_ids=self._pad(positions, 0, multiple=1).to(device),
+                past_key_values=slice_cache(past, chunk),
+                use_cache=True,
+            ).logits
+            offsets = [accumulate((len(c.suffix) for c in pack), initial=0) for pack in packs]
+            logprobs.add_suffixes(
+                logits,
+                (
+                    (c, i, column)
+                    for i, (pack, columns) in enumerate(zip(packs, offsets, strict=True))
+                    for c, column in zip(pack, columns, strict=False)
+                ),
+            )
+        return logprobs.scores()
+
+    def score_with_cache(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
+        """Score like ``score_packed``, but with each suffix as a row of the second pass, with a copy of the cache.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+
+        Raises:
+            CacheNotShareable: the model's cache does not support this.
+        """
+        logprobs = CandidateLogprobs(rows, device)
+        past, mask, next_positions, vocab_size = self._read_prefixes(model, rows, logprobs)
+        for batch in batch_by_length(
+            logprobs.with_suffix, len(rows), cache_row_bytes(past), vocab_size, limits(device)
+        ):
+            indices = torch.tensor([c.row for c in batch], device=device)
+            ids = self._pad([c.suffix for c in batch], self.pad_id, multiple=1).to(device)
+            first = torch.tensor([next_positions[c.row] for c in batch], device=device)[:, None]
+            # Padding repeats the last position, since there may be no position after it.
+            last = torch.tensor([len(c.suffix) - 1 for c in batch], device=device)[:, None]
+            positions = first + torch.arange(ids.shape[1], device=device).minimum(last)
+            logits = base_for_cache(model)(
+                input_ids=ids,
+                attention_mask=torch.cat([mask[indices], torch.ones_like(ids)], 1),
+                past_key_values=slice_cache(past, indices),
+                use_cache=True,
+                **({"position_ids": positions} if accepts_argument(model, "position_ids") else {}),
+            ).logits
+            logprobs.add_suffixes(logits, ((c, i, 0) for i, c in enumerate(batch)))
+        return logprobs.scores()
+
+    def _read_prefixes(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], logprobs: CandidateLogprobs
+    ) -> tuple[Any, Tensor, list[int], int]:
+        """Run the model on each row's source and common prefix, and add the logits to ``logprobs``.
+
+        Returns:
+            The cache, its attention mask of shape (rows, cached positions), the next position of each row, and the
+            size of the vocabulary.
+        """
+        if not all(row["source"] for row in rows):
+            raise CacheNotShareable("the source of a row is empty")
+        texts = [row["source"] + row["candidates"][0][:n] for row, n in zip(rows, logprobs.prefix_lengths, strict=True)]
+        multiple = 1 if logprobs.device.type == "cpu" else PAD_TO_MULTIPLE_OF
+        max_length = self.max_decoder_length
+        ids = self._pad(texts, self.pad_id, multiple=multiple, max_length=max_length).to(logprobs.device)
+        ones = [[1] * len(text) for text in texts]
+        mask = self._pad(ones, 0, multiple=multiple, max_length=max_length).to(logprobs.device)
+        last = [len(row["source"]) - 1 for row in rows]
+        needed = sorted(
+            {end + read for end, n in zip(last, logprobs.prefix_lengths, strict=True) for read in range(n + 1)}
+        )
+        # Counted from the end, since prompt methods prepend positions.
+        from_end = torch.tensor(needed, device=logprobs.device) - ids.shape[1]
+        options = {"logits_to_keep": from_end} if accepts_argument(model, "logits_to_keep") else {}
+        output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+        columns = {position: column for column, position in enumerate(needed)}
+        logprobs.add_prefixes(
+            output.logits if options else output.logits[:, from_end], lambda row, read: columns[last[row] + read]
+        )
+        past = output.past_key_values
+        longest = max(len(row["source"]) + len(ids) for row in rows for ids in row["candidates"])
+        num_virtual = past.get_seq_length() - ids.shape[1]
+        cache_layers(past, num_virtual + longest)
+        mask = pad(mask, (num_virtual, 0), value=1)
+        return past, mask, [num_virtual + len(text) for text in texts], output.logits.shape[-1]
+
+    def generate(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
+    ) -> list[str]:
+        sources = [row["source"] for row in rows]
+        if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
+            return self._decode(self._generate_ids(model, sources, device, options))
+        texts = [""] * len(rows)
+        for indices in group_by_length(sources):
+            ids = self._generate_ids(model, [sources[i] for i in indices], device, options, multiple=1)
+            for i, text in zip(indices, self._decode(ids), strict=True):
+                texts[i] = text
+        return texts
+
+    def _generate_ids(
+        self,
+        model: nn.Module,
+        sources: Sequence[list[int]],
+        device: torch.device,
+        options: Mapping[str, Any],
+        multiple: int = PAD_TO_MULTIPLE_OF,
+    ) -> Any:
+        """Return the generated ids, or the output object of ``generate`` if the options ask for it."""
+        # The positions after source_length are needed for generated tokens.
+        max_length = None if self.max_decoder_length is None else self.max_source_length
+        ids = self._pad(sources, self.pad_id, left=True, multiple=multiple, max_length=max_length).to(device)
+        ones = [[1] * len(source) for source in sources]
+        mask = self._pad(ones, 0, left=True, multiple=multiple, max_length=max_length).to(device)
+        generated: Any = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            pad_token_id=self.pad_id,
+            eos_token_id=self.eos_id,
+            **options,
+        )
+        return generated[:, ids.shape[1] :] if isinstance(generated, Tensor) else generated
+
+    def _differs_when_padded(
+        self, model: nn.Module, sources: Sequence[list[int]], device: torch.device, options: Mapping[str, Any]
+    ) -> bool | None:
+        """Whether padding on the left changes the continuation of the shortest source; None if no source is padded."""
+        shortest, longest = min(sources, key=len), max(sources, key=len)
+        if len(shortest) == len(longest) and len(shortest) % PAD_TO_MULTIPLE_OF == 0:
+            return None
+        options = {
+            **options,
+            "num_beams": 1,
+            "max_new_tokens": 2,
+            "output_logits": True,
+            "return_dict_in_generate": True,
+        }
+        alone = self._generate_ids(model, [shortest], device, options, multiple=1)
+        padded = self._generate_ids(model, [shortest, longest], device, options)
+        rtol = 10 * tolerance(model, device)
+        for alone_logits, padded_logits in zip(alone.logits, padded.logits, strict=False):
+            difference = (alone_logits[0] - padded_logits[0]).abs().max()
+            close = difference <= rtol * max(1.0, alone_logits[0].abs().max().item())
+            if not close:
+                return True
+            if alone_logits[0].argmax() != padded_logits[0].argmax():
+                break
+        return False

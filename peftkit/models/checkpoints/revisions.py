@@ -1,0 +1,57 @@
+"""Resolves the hub revisions of a run's model and data set to commits, and pins them for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from peftkit.errors import InputError
+from peftkit.hub_commits import resolve_commit
+from peftkit.recipe import Recipe
+from peftkit.recipe.resolve import HUB_ID, model_path
+from peftkit.run_directory import RunDirectory
+
+Revisions = Mapping[str, str]
+"""The commits of ``model`` and ``data``, as far as they are on a hub and known."""
+
+
+def resolve_revisions(recipe: Recipe, resumed: Path | None = None) -> Revisions:
+    """Resolve the recipe's branches and tags to commits; a resumed run keeps the commits it started with.
+
+    Args:
+        recipe: the recipe.
+        resumed: the directory of the run that is resumed.
+    """
+    if resumed is not None and (recorded := recorded_revisions(resumed)) is not None:
+        return recorded
+    name = recipe.model.name
+    local = Path(model_path(name)).exists() or not HUB_ID.fullmatch(name)
+    commits = {
+        "model": None if local else resolve_commit("model", name, recipe.model.revision),
+        "data": recipe.task.resolve_revision(),
+    }
+    return {key: commit for key, commit in commits.items() if commit}
+
+
+def recorded_revisions(run: Path) -> Revisions | None:
+    """Return the commits that a run recorded; None if it recorded none."""
+    try:
+        revisions = RunDirectory(run).environment().get("revisions")
+    except InputError:  # the run was killed before it wrote the file
+        return None
+    return revisions if isinstance(revisions, Mapping) else None
+
+
+def pin_revisions(recipe: Recipe, revisions: Revisions) -> Recipe:
+    """Return the recipe with branches and tags replaced by commits.
+
+    Args:
+        recipe: the recipe.
+        revisions: the commits.
+    """
+    update: dict[str, object] = {}
+    if commit := revisions.get("model"):
+        update["model"] = recipe.model.model_copy(update={"revision": commit})
+    if commit := revisions.get("data"):
+        update["task"] = recipe.task.at_revision(commit)
+    return recipe.model_copy(update=update)

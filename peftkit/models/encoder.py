@@ -1,0 +1,163 @@
+"""The family of encoders with a classification head, such as BERT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftkit.components import Example
+from peftkit.errors import RowError
+from peftkit.models.candidate_scoring import accepts_argument, tolerance
+from peftkit.models.family import ModelFamily
+from peftkit.models.padding import group_by_length, ignores_padding
+from peftkit.models.scores import CandidateScores, TokenizedRow, at_least_float32
+from peftkit.models.text_encoding import check_candidates_differ
+from peftkit.models.truncation import truncate_context
+
+PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
+"""The tensors whose first dimension is texts instead of rows."""
+
+
+class SequenceClassifier(ModelFamily):
+    """Classifies with one output per label, or scores each (source, choice) pair of a row with a single output."""
+
+    auto_class = "AutoModelForSequenceClassification"
+    can_generate = False
+
+    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+        _, sources, lengths = self._tokenize_sources(examples)
+        if self.task_kind != "classification":
+            return [self._tokenize_pairs(e, length) for e, length in zip(examples, lengths, strict=True)]
+        return [
+            {
+                "source": self._truncate_source(source),
+                "candidates": [],
+                "answer": e.candidates.index(e.target),
+                "source_tokens": length,
+                "target_tokens": 0,
+                "segments": [],
+            }
+            for e, source, length in zip(examples, sources, lengths, strict=True)
+        ]
+
+    def _tokenize_pairs(self, example: Example, source_tokens: int) -> TokenizedRow:
+        """Tokenize each choice as a pair with the source; the source is truncated if a pair is too long.
+
+        Args:
+            example: the example.
+            source_tokens: length of the source in tokens before truncation.
+
+        Raises:
+            RowError: a choice leaves no room for the source, or two choices have the same ids.
+        """
+        choices, source = list(example.candidates), example.source
+        pairs = self.tokenizer([source] * len(choices), choices, return_token_type_ids=True)
+        longest = max(map(len, pairs["input_ids"]))
+        if longest > self.max_source_length and example.truncatable_span:
+            source = truncate_context(example, self.max_source_length - (longest - source_tokens), self.tokenizer)
+        if longest > self.max_source_length:
+            pairs = self._truncate_pairs(source, choices)
+        texts = [self._check_ids(list(pair), "source", "encoder") for pair in pairs["input_ids"]]
+        check_candidates_differ(choices, texts)
+        return {
+            "source": [],
+            "candidates": texts,
+            "answer": choices.index(example.target),
+            "source_tokens": longest,
+            "target_tokens": 0,
+            "segments": [list(ids) for ids in pairs["token_type_ids"]],
+        }
+
+    def _truncate_pairs(self, source: str, choices: list[str]) -> Any:
+        """Tokenize pairs with the source truncated at its end."""
+        longest = max(len(pair) for pair in self.tokenizer([""] * len(choices), choices)["input_ids"])
+        if longest >= self.max_source_length:
+            raise RowError(
+                "candidates",
+                f"one of them has {longest} tokens, which leaves no room for the source within the limit of "
+                f"{self.max_source_length} tokens; raise train.max_source_length",
+            )
+        self.tokenizer.truncation_side = "right"
+        options: dict[str, Any] = {
+            "truncation": "only_first",
+            "max_length": self.max_source_length,
+            "return_token_type_ids": True,
+        }
+        return self.tokenizer([source] * len(choices), choices, **options)
+
+    def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]
+        segments = [segment for row in rows for segment in row.get("segments", ())]
+        max_length = self.max_encoder_length
+        return {
+            "input_ids": self._pad(texts, self.pad_id, max_length=max_length),
+            "attention_mask": self._mask(texts, max_length=max_length),
+            **({"token_type_ids": self._pad(segments, 0, max_length=max_length)} if segments else {}),
+            "labels": torch.tensor([row["answer"] for row in rows]),
+            "choices": torch.tensor([len(row["candidates"]) for row in rows]),
+            "input_tokens": torch.tensor(sum(map(len, texts))),
+        }
+
+    def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+        texts_per_row = [max(1, n) for n in batch["choices"].tolist()]  # one without choices
+        first_text = 0
+        for start in range(0, len(texts_per_row), size):
+            num_texts = sum(texts_per_row[start : start + size])
+            text_slices = {key: slice(first_text, first_text + num_texts) for key in PER_TEXT}
+            yield {k: v[text_slices.get(k, slice(start, start + size))] if v.ndim else v for k, v in batch.items()}
+            first_text += num_texts
+
+    def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self._outputs_by_row(self._outputs(model, batch), batch), batch["labels"]
+
+    def _outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the outputs of the head, of shape (texts, outputs)."""
+        inputs = {"input_ids": batch["input_ids"]}
+        # FNet takes no attention mask in transformers 4.
+        if accepts_argument(model, "attention_mask") or accepts_argument(model, "kwargs"):
+            inputs["attention_mask"] = batch["attention_mask"]
+        if "token_type_ids" in batch and self.uses_token_type_ids(model):
+            inputs["token_type_ids"] = batch["token_type_ids"]
+        outputs: Tensor = model(**inputs).logits
+        return outputs
+
+    def _outputs_by_row(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Arrange outputs by row: the scores of a row's pairs become one line of shape (choices,), padded with -inf."""
+        choices = batch["choices"].tolist()
+        if not any(choices):
+            return outputs
+        scores: list[Tensor] = list(torch.split(at_least_float32(outputs)[:, 0], choices))
+        return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
+
+    def uses_token_type_ids(self, model: nn.Module) -> bool:
+        """Whether the model has embeddings for two segments: RoBERTa has one, DistilBERT none."""
+        return accepts_argument(model, "token_type_ids") and getattr(self.config, "type_vocab_size", 2) > 1
+
+    def loglikelihoods(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
+        batch = {k: v.to(device) for k, v in self.collate(rows).items()}
+        outputs = self._outputs(model, batch)
+        lengths = batch["attention_mask"].sum(1).tolist()
+
+        def outputs_without_padding(indices: list[int]) -> Tensor:
+            unpadded = {key: batch[key][indices, : lengths[indices[0]]] for key in PER_TEXT if key in batch}
+            return self._outputs(model, unpadded)
+
+        def differs() -> bool | None:
+            shortest = min(range(len(lengths)), key=lengths.__getitem__)
+            if lengths[shortest] == batch["input_ids"].shape[1]:
+                return None
+            difference = (outputs_without_padding([shortest])[0] - outputs[shortest]).abs().max().item()
+            return difference > 10 * tolerance(model, device) * max(1.0, outputs[shortest].abs().max().item())
+
+        if not ignores_padding(model, differs):
+            for indices in group_by_length([range(length) for length in lengths]):
+                outputs[indices] = outputs_without_padding(indices)
+        logits = self._outputs_by_row(outputs, batch)
+        logprobs = at_least_float32(logits).log_softmax(-1).tolist()
+        counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
+        return CandidateScores(
+            [values[:n] for values, n in zip(logprobs, counts, strict=True)], [[1] * n for n in counts]
+        )

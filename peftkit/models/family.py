@@ -1,0 +1,346 @@
+"""The base class of model families: tokenizing, collating, losses and scores for one architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from transformers import PreTrainedTokenizerBase
+
+from peftkit.components import Example, Side, TaskKind
+from peftkit.errors import InputError, RowError
+from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, at_least_float32
+from peftkit.models.text_encoding import (
+    SpecialTokens,
+    describe_ids_without_embedding,
+    detect_special_tokens,
+    embedding_size,
+    find_eos_id,
+    token_ids,
+)
+from peftkit.models.truncation import truncate_context
+
+PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Turns examples into tensors, losses and scores for one architecture.
+
+    Attributes:
+        tokenizer: the model's tokenizer.
+        config: the model's config.
+        task_kind: the kind of task.
+        source_length: maximum number of source tokens; longer sources are truncated.
+        target_length: maximum number of target tokens; longer targets are truncated.
+        max_encoder_length: maximum padded length of encoder inputs in tokens; None if positions are unlimited.
+        max_decoder_length: maximum padded length of decoder inputs in tokens; None if positions are unlimited.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    config: Any
+    task_kind: TaskKind
+    max_source_length: int
+    max_target_length: int
+    max_encoder_length: int | None = None
+    max_decoder_length: int | None = None
+
+    auto_class: ClassVar[str]
+    """Name of the transformers class that loads the model."""
+    can_generate: ClassVar[bool] = True
+    """Whether models of this family can generate text."""
+
+    @cached_property
+    def special_tokens(self) -> SpecialTokens:
+        """The special tokens that the tokenizer adds to a source."""
+        return detect_special_tokens(self.tokenizer)
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The id that ends targets and stops generation.
+
+        Raises:
+            InputError: neither the tokenizer nor the config has one.
+        """
+        return find_eos_id(self.tokenizer, self.config)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """The padding id: the config's if there is one, otherwise any id that has an embedding.
+
+        RoBERTa derives positions from the config's id. Padding is masked, so the id may equal the end of text.
+        """
+        sizes = [size for side in ("encoder", "decoder") if (size := embedding_size(self.config, side))]
+        known = (getattr(self.config, "pad_token_id", None), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((i for i in known if isinstance(i, int) and 0 <= i < min(sizes, default=i + 1)), 0)
+
+    def special_token_problems(self) -> list[str]:
+        """Describe the special tokens that every row needs and that are missing or have no embedding."""
+        return self._describe_problems("encoder", lambda: [*self.special_tokens.prefix, *self.special_tokens.suffix])
+
+    def _describe_problems(self, side: Side, *id_getters: Callable[[], Sequence[int]]) -> list[str]:
+        """Describe ids that one side needs but that cannot be determined or have no embedding."""
+        problems = []
+        for get_ids in id_getters:
+            try:
+                problems.append(
+                    describe_ids_without_embedding(get_ids(), embedding_size(self.config, side), self.tokenizer)
+                )
+            except InputError as error:
+                problems.append(str(error))
+        return [*dict.fromkeys(filter(None, problems))]
+
+    def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
+        """Return the ids if all of them have an embedding.
+
+        Raises:
+            RowError: the model has no embedding for one of them.
+        """
+        if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
+            raise RowError(field, problem)
+        return ids
+
+    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+        """Tokenize examples.
+
+        Args:
+            examples: the examples.
+            ranked: whether to tokenize all candidates, or only the target.
+
+        Raises:
+            RowError: an example cannot be tokenized or does not fit the length limits.
+        """
+        raise NotImplementedError
+
+    def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        """Build the padded tensors of a training batch; ``labels`` holds the targets, ``input_tokens`` a count."""
+        raise NotImplementedError
+
+    def max_lengths(self, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
+        """Return the largest padded length among the batches for each two-dimensional tensor, by its key."""
+        keys = sorted(key for key, value in batches[0].items() if value.ndim == 2)
+        return {key: max(batch[key].shape[1] for batch in batches) for key in keys}
+
+    def pad_to(self, batch: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
+        """Pad a batch further.
+
+        Args:
+            batch: a collated batch; its texts are tensors of shape (rows, length).
+            lengths: the new length of each tensor, by its key; at least its current length.
+
+        Returns:
+            The batch with tensors of shape (rows, new length).
+        """
+        pad_values = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
+        padded = {
+            key: pad(batch[key], (0, length - batch[key].shape[1]), value=pad_values.get(key, self.pad_id))
+            for key, length in lengths.items()
+        }
+        return {**batch, **padded}
+
+    def num_tokens(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Count the tokens that the model reads on both sides, without padding; a scalar."""
+        return batch["attention_mask"].sum() + (self.num_targets(batch) if "decoder_input_ids" in batch else 0)
+
+    def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+        """Split a batch into microbatches whose losses add up to the loss of the whole.
+
+        Args:
+            batch: a collated batch; its tensors have shape (rows, …) or are scalars.
+            size: maximum number of rows of a microbatch.
+
+        Returns:
+            The microbatches, with tensors of shape (at most size, …).
+        """
+        rows = len(batch["labels"])
+        for start in range(0, rows, size):
+            yield {k: v[start : start + size] if v.ndim else v for k, v in batch.items()}
+
+    def uses_token_type_ids(self, model: nn.Module) -> bool:
+        """Whether the model distinguishes the two texts of a pair by token type ids."""
+        return False
+
+    def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Run the model on a batch.
+
+        Args:
+            model: the model.
+            batch: a collated batch; its texts are tensors of shape (rows, length).
+
+        Returns:
+            The logits, of shape (rows, length, vocabulary) or (rows, labels), and the aligned labels, of shape
+            (rows, length) or (rows,).
+        """
+        raise NotImplementedError
+
+    def loglikelihoods(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
+        """Compute the log-likelihood of every candidate of every row.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+        """
+        raise NotImplementedError
+
+    def candidate_scorer(self, model: nn.Module) -> Callable[[Sequence[TokenizedRow], torch.device], CandidateScores]:
+        """Return a function that scores the batches of one evaluation; it may choose its strategy on the first."""
+        return partial(self.loglikelihoods, model)
+
+    def generate(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
+    ) -> list[str]:
+        """Generate a text for the source of each row.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+            options: further arguments of ``model.generate``.
+        """
+        raise NotImplementedError
+
+    def teacher_forced_ids(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
+    ) -> list[list[int]]:
+        """Predict each target token given the true previous ones; this leaks the target.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+
+        Returns:
+            For each row, the most likely id at each position of its target.
+        """
+        logits, labels = self.logits(model, {k: v.to(device) for k, v in self.collate(rows).items()})
+        pairs = zip(logits.argmax(-1), labels != IGNORE_INDEX, strict=True)
+        return [predicted[is_target].tolist() for predicted, is_target in pairs]
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Compute the summed cross-entropy of a batch's targets.
+
+        Args:
+            model: the model.
+            batch: a collated batch; its texts are tensors of shape (rows, length).
+
+        Returns:
+            A scalar, in nats.
+        """
+        logits, labels = self.logits(model, batch)
+        return cross_entropy(
+            at_least_float32(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+
+    def num_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Count the targets that the loss of a batch is summed over; a scalar."""
+        return (batch["labels"] != IGNORE_INDEX).sum()
+
+    def _pad(
+        self,
+        rows: Sequence[Sequence[int]],
+        pad_value: int,
+        *,
+        left: bool = False,
+        multiple: int = PAD_TO_MULTIPLE_OF,
+        max_length: int | None = None,
+    ) -> Tensor:
+        """Pad sequences of ids to a common length, a multiple of ``multiple`` where ``max_length`` allows it."""
+        longest = max(map(len, rows))
+        length = -(-longest // multiple) * multiple
+        if max_length is not None:  # no padding beyond the last position
+            length = max(longest, min(length, max_length))
+        padding = [[pad_value] * (length - len(row)) for row in rows]
+        return torch.tensor([p + list(r) if left else list(r) + p for r, p in zip(rows, padding, strict=True)])
+
+    def _mask(self, rows: Sequence[Sequence[int]], *, left: bool = False, max_length: int | None = None) -> Tensor:
+        """Build the attention mask that goes with ``_pad``."""
+        return self._pad([[1] * len(row) for row in rows], 0, left=left, max_length=max_length)
+
+    def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], list[list[int]], list[int]]:
+        """Tokenize sources, truncating their contexts where necessary.
+
+        Returns:
+            Their texts, their ids including special tokens, and the number of ids each had before truncation.
+        """
+        texts = [e.source for e in examples]
+        ids = [self._add_template(each) for each in token_ids(self.tokenizer, texts, special=False)]
+        lengths = [len(each) for each in ids]
+        for i, example in enumerate(examples):
+            if lengths[i] > self._max_source_tokens and example.truncatable_span:
+                texts[i] = truncate_context(example, self._max_source_tokens, self.tokenizer)
+                ids[i] = self._add_template(token_ids(self.tokenizer, [texts[i]], special=False)[0])
+        return texts, ids, lengths
+
+    @property
+    def _max_source_tokens(self) -> int:
+        """Maximum number of tokens of a source, including special tokens."""
+        return self.max_source_length
+
+    def _add_template(self, ids: list[int]) -> list[int]:
+        """Add the special tokens of the template to the ids of a source."""
+        return self.special_tokens.wrap(ids)
+
+    def _truncate_source(self, ids: list[int]) -> list[int]:
+        """Truncate a source at its end, keeping the special tokens of the template.
+
+        Raises:
+            RowError: the source has no tokens, or the template leaves no room for any.
+        """
+        suffix_length = len(self.special_tokens.suffix)
+        if not ids:
+            raise RowError("source", "it has no token in the model's vocabulary")
+        if self.max_source_length <= len(self.special_tokens.prefix) + suffix_length < len(ids):
+            raise RowError("source", no_room_message(self.max_source_length))
+        if len(ids) > self.max_source_length:
+            ids = [*ids[: self.max_source_length - suffix_length], *ids[len(ids) - suffix_length :]]
+        return self._check_ids(ids, "source", "encoder")
+
+    def _decode(self, generated: Tensor) -> list[str]:
+        """Decode generated ids, of shape (rows, length), up to the end of text and without special tokens."""
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        lines = [ids[: ids.index(self.eos_id) if self.eos_id in ids else None] for ids in generated.tolist()]
+        return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
+
+    def _check_target(self, ids: list[int], text: str) -> list[int]:
+        """Return the ids of a target, end of text included, if a model can generate them.
+
+        Raises:
+            RowError: an id has no embedding, or decoding generated text would drop it.
+        """
+        self._check_ids(ids, "target", "decoder")
+        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id, self.eos_id}
+        if self.task_kind == "generation" and (wrong := next((i for i in ids if i in special), None)) is not None:
+            raise RowError(
+                "target",
+                f"{text!r} contains the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r}, which is "
+                "removed from predictions; add it to the tokenizer as a token that is not special",
+            )
+        if self.contains_unk(ids) and not self._decode(torch.tensor([ids]))[0]:
+            raise RowError("target", f"{text!r} has no token in the model's vocabulary")
+        return ids
+
+    def contains_unk(self, ids: Sequence[int]) -> bool:
+        """Whether a generation target contains the unknown token, which is removed from predictions."""
+        return self.task_kind == "generation" and self.tokenizer.unk_token_id in ids
+
+    def _candidates_and_target(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
+        """Return the candidates to tokenize and the index of the target among them."""
+        if ranked and example.candidates:
+            return example.candidates, example.candidates.index(example.target)
+        return (example.target,), 0
+
+    def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
+        """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
+        max_candidates = max(len(row["candidates"]) for row in rows)
+        return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]
+
+
+def no_room_message(limit: int) -> str:
+    """Describe a source of which truncation to ``limit`` tokens leaves nothing."""
+    return f"truncation to {limit} tokens leaves none of it; raise train.max_source_length"

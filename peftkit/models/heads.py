@@ -1,0 +1,312 @@
+"""Loads encoders with a new classification head, or with the one of the checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from peftkit.components import Method
+from peftkit.components.head_parameters import find_head_parameters
+from peftkit.errors import InputError, ModelError, comma_separated, did_you_mean
+from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
+from peftkit.models.checkpoints.model_files import checkpoint_keys
+from peftkit.recipe import Recipe
+
+PRETRAINED = ("Model", "ForMaskedLM", "ForPreTraining", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""Suffixes of architectures without a task head. Parameters outside their backbone, such as ModernBERT's prediction
+head, are pre-trained."""
+SEQUENCE_HEADS = ("ForSequenceClassification", "ForMultipleChoice")
+"""Suffixes of architectures whose head scores whole texts, and so can be kept."""
+LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
+"""Suffixes of layer norm parameters in old checkpoints, and what they are called now."""
+LoadModel = Callable[..., tuple[nn.Module, Mapping[str, Any]]]
+"""Loads the model with a config; returns it with the loading info of transformers."""
+
+
+@dataclass(frozen=True)
+class ClassificationHead:
+    """The classification head of a loaded model.
+
+    Attributes:
+        parameters: names of its parameters; every method trains and saves them.
+        new: number of its parameters (elements) that are not in the checkpoint.
+        kept: whether it is the checkpoint's head.
+        notice: a message for the user; may be empty.
+        labels: labels of the checkpoint's head; empty if it has no head that scores whole texts.
+    """
+
+    parameters: tuple[str, ...] = ()
+    num_new: int = 0
+    kept: bool = False
+    notice: str = ""
+    labels: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry of ``loading.json``."""
+        return {
+            "kept": self.kept,
+            "new": self.num_new,
+            "parameters": [*self.parameters],
+            "checkpoint_labels": [*self.labels],
+        }
+
+
+def set_labels(config: Any, labels: Collection[str], outputs: int) -> None:
+    """Set the labels in a model's config.
+
+    Args:
+        config: the config; it is changed in place.
+        labels: the labels; if empty, only the number of outputs is set.
+        outputs: number of outputs of the head.
+    """
+    config.num_labels = outputs
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+
+
+def load_with_head(
+    recipe: Recipe, config: Any, outputs: int, load: LoadModel
+) -> tuple[nn.Module, ClassificationHead, LoadingReport]:
+    """Load an encoder with a new classification head, or with the checkpoint's if ``model.keep_head`` is set.
+
+    Args:
+        recipe: the recipe.
+        config: the checkpoint's config; afterwards it has the task's labels.
+        outputs: number of outputs of the head.
+        load: loads the model.
+
+    Returns:
+        The model, its head, and the loading report.
+
+    Raises:
+        ModelError: weights outside a new head are missing, or the checkpoint has no head that can be kept.
+    """
+    labels, checkpoint_labels, architecture = recipe.task.labels, _head_labels(config), _architecture(config)
+    if recipe.model.keep_head:
+        output_indices = _outputs_to_keep(recipe, config, outputs)
+        set_labels(config, (), len(checkpoint_labels))
+        model, report = load(config)
+        loading = read_report(model, report)
+        check_loading(recipe.model.name, model, loading, report)
+        _select_outputs(model, output_indices)
+        set_labels(config, labels, outputs)
+        set_labels(model.config, labels, outputs)
+        kept = tuple(_names_outside_backbone(model))
+        label_list = comma_separated(checkpoint_labels)
+        notice = f"the classification head of {recipe.model.name} is kept; its labels are {label_list}"
+        return model, ClassificationHead(kept, kept=True, notice=notice, labels=tuple(checkpoint_labels)), loading
+    replaced = has_task_head(config)
+    set_labels(config, labels, outputs)
+    torch.manual_seed(recipe.run.effective_init_seed)  # loading initializes the weights of a new head
+    model, report = load(config)
+    loading = read_report(model, report)
+    outside_backbone, notice = _names_outside_backbone(model), ""
+    check_loading(recipe.model.name, model, loading, report, {*outside_backbone, *_pooler_names(model)})
+    missing = {*loading.missing, *loading.mismatched}
+    if replaced:
+        torch.manual_seed(recipe.run.effective_init_seed)
+        _reinitialize_head(model)
+        missing |= set(outside_backbone)
+        notice = _replacement_notice(recipe, architecture, checkpoint_labels)
+    kept_labels = tuple(checkpoint_labels) if architecture.endswith(SEQUENCE_HEADS) else ()
+    return model, replace(_new_head(model, missing, notice), labels=kept_labels), loading
+
+
+def detect_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> ClassificationHead:
+    """Determine the head's parameters from the names in the checkpoint's files, without loading weights.
+
+    Args:
+        recipe: the recipe.
+        model: the model built from its config; its tensors may be on ``meta``.
+        config: the checkpoint's config, before the task's labels were set.
+        path: a local folder, or the name of a model on the hub.
+
+    Returns:
+        The head. For a hub model that is not in the cache, all parameters outside the backbone and poolers.
+    """
+    if recipe.model.keep_head:
+        return ClassificationHead(tuple(_names_outside_backbone(model)), kept=True)
+    return _new_head(model, parameters_not_in_checkpoint(model, config, path, recipe.model.revision), "")
+
+
+def parameters_not_in_checkpoint(model: nn.Module, config: Any, path: str, revision: str | None = None) -> set[str]:
+    """Return the names of the parameters that are not in a checkpoint's files; see ``detect_head``.
+
+    Args:
+        model: the model built from its config; its tensors may be on ``meta``.
+        config: the checkpoint's config, before the task's labels were set.
+        path: a local folder, or the name of a model on the hub.
+        revision: the revision of a hub model.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    outside_backbone = set(_names_outside_backbone(model))
+    stored_names = checkpoint_keys(path, revision)
+    if stored_names is None:
+        return outside_backbone if has_task_head(config) else outside_backbone | set(_pooler_names(model))
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    stripped = {_modern_name(key).removeprefix(prefix) for key in stored_names}
+    missing = {name for name in names if name.removeprefix(prefix) not in stripped}
+    return missing | outside_backbone if has_task_head(config) else missing
+
+
+def has_task_head(config: Any) -> bool:
+    """Whether a checkpoint was saved with a task head, such as for classification or tagging."""
+    return any(not str(name).endswith(PRETRAINED) for name in config.architectures or ())
+
+
+def check_saves_head(method: Method, model: nn.Module, head: ClassificationHead) -> None:
+    """Check that a method's ``save`` includes the classification head.
+
+    Args:
+        method: the method.
+        model: the model with the method applied.
+        head: the model's head.
+
+    Raises:
+        InputError: a parameter of the head is in none of the files that it writes.
+    """
+    if not head.parameters:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        method.save(model, Path(folder))
+        tensors = [
+            (key, value) for file in Path(folder).glob("*.safetensors") for key, value in load_file(file).items()
+        ]
+    for name, parameter in find_head_parameters(model, head.parameters).items():
+        value, last = parameter.detach().cpu(), name.rpartition(".")[2]
+        if not any(key.rpartition(".")[2] == last and value.equal(tensor) for key, tensor in tensors):
+            raise InputError(
+                f"{method.name!r} does not save {name!r}, a parameter of the classification head, so the trained model "
+                "would be lost; use another method, or an encoder-decoder or decoder"
+            )
+
+
+def _new_head(model: nn.Module, names: Iterable[str], notice: str) -> ClassificationHead:
+    new = set(names)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name in new}
+    return ClassificationHead(tuple(sizes), sum(sizes.values()), notice=notice)
+
+
+def _architecture(config: Any) -> str:
+    return str((config.architectures or ["no architecture"])[0])
+
+
+def _head_labels(config: Any) -> list[str]:
+    """Return the labels of a head's outputs."""
+    if _architecture(config).endswith("ForMultipleChoice"):
+        return ["score"]  # one output per pair, whatever the config says
+    return [str(config.id2label[number]) for number in sorted(config.id2label)]
+
+
+def _outputs_to_keep(recipe: Recipe, config: Any, outputs: int) -> list[int]:
+    """Return the index of the checkpoint's output for each output of the task."""
+    if not _architecture(config).endswith(SEQUENCE_HEADS):
+        raise ModelError(
+            f"model.keep_head: the checkpoint {recipe.model.name!r} has no classification head (it is a "
+            f"{_architecture(config)}); leave model.keep_head out"
+        )
+    task_labels, head_labels = recipe.task.labels, _head_labels(config)
+    if problem := _find_label_problem(config, head_labels):
+        raise ModelError(
+            f"model.keep_head: the labels in the config.json of {recipe.model.name!r} are ambiguous: {problem}; "
+            "correct it, or leave model.keep_head out for a new head"
+        )
+    if not task_labels and len(head_labels) == outputs:
+        return [0]
+    indices = {_normalize_label(label): index for index, label in enumerate(head_labels)}
+    missing = [label for label in task_labels if _normalize_label(label) not in indices]
+    if missing or not task_labels:
+        if missing:
+            problem = f"has no label {missing[0]!r}{did_you_mean(missing[0], head_labels)}"
+        else:
+            problem = f"has {len(head_labels)} outputs"
+        needed = comma_separated(task_labels) if task_labels else "one output"
+        raise ModelError(
+            f"model.keep_head: the head of {recipe.model.name!r} {problem}, but the task {recipe.task.name!r} needs "
+            f"{needed}; the head's labels are {comma_separated(head_labels)}; leave model.keep_head out for a new head"
+        )
+    return [indices[_normalize_label(label)] for label in task_labels]
+
+
+def _find_label_problem(config: Any, labels: list[str]) -> str:
+    """Describe why a config does not map outputs to labels unambiguously; empty if it does."""
+    if _architecture(config).endswith("ForMultipleChoice"):
+        return ""
+    indices = sorted(int(index) for index in config.id2label)
+    if indices != list(range(len(indices))):
+        return f"id2label has the ids {comma_separated([str(index) for index in indices])}"
+    names = [_normalize_label(label) for label in labels]
+    if duplicates := [label for label, name in zip(labels, names, strict=True) if names.count(name) > 1]:
+        return f"id2label has {comma_separated(duplicates)}, which differ in case and whitespace at most"
+    label2id = {str(label): int(index) for label, index in (getattr(config, "label2id", None) or {}).items()}
+    for index, label in enumerate(labels):
+        if label2id.get(label, index) != index:
+            return f"{label!r} is {index} in id2label, but {label2id[label]} in label2id"
+    return ""
+
+
+def _replacement_notice(recipe: Recipe, architecture: str, head_labels: list[str]) -> str:
+    """Return the notice that a new head replaces the checkpoint's."""
+    notice = f"the head of {recipe.model.name} ({architecture}) is replaced by a new one"
+    if not architecture.endswith(SEQUENCE_HEADS):
+        return notice
+    known, task_labels = {_normalize_label(label) for label in head_labels}, recipe.task.labels
+    fits = all(_normalize_label(label) in known for label in task_labels) if task_labels else len(head_labels) == 1
+    remedy = "set model.keep_head = true to keep it" if fits else "they differ from the task's"
+    return f"{notice}; its labels are {comma_separated(head_labels)}; {remedy}"
+
+
+def _normalize_label(label: str) -> str:
+    return " ".join(label.casefold().split())
+
+
+def _select_outputs(model: Any, indices: list[int]) -> None:
+    """Keep the head's outputs with these indices, in this order."""
+    if indices == list(range(model.config.num_labels)):
+        return
+    head_modules = {name.rpartition(".")[0] for name in _names_outside_backbone(model)}
+    layers = [m for key, m in model.named_modules() if key in head_modules and isinstance(m, nn.Linear)]
+    last = [layer for layer in layers if layer.out_features == model.config.num_labels][-1]
+    with torch.no_grad():
+        last.weight = nn.Parameter(last.weight[indices].clone())
+        if last.bias is not None:
+            last.bias = nn.Parameter(last.bias[indices].clone())
+    last.out_features = model.num_labels = len(indices)
+
+
+def _reinitialize_head(model: Any) -> None:
+    """Initialize the weights outside the backbone as transformers does for a model without a checkpoint."""
+    head_modules = {name.rpartition(".")[0] for name in _names_outside_backbone(model)}
+    for key, module in model.named_modules():
+        if key in head_modules:
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # otherwise transformers 5 keeps the loaded values
+            module._is_hf_initialized = False
+            model._init_weights(module)
+
+
+def _names_outside_backbone(model: nn.Module) -> list[str]:
+    """Return the names of the parameters outside the backbone."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+
+
+def _pooler_names(model: nn.Module) -> list[str]:
+    """Return the names of the backbone's parameters that only a head uses."""
+    return [name for name, _ in model.named_parameters() if ".pooler." in f".{name}"]
+
+
+def _modern_name(key: str) -> str:
+    """Translate the name of a layer norm parameter in an old checkpoint."""
+    for old, new in LEGACY:
+        if key.endswith(old):
+            return key.removesuffix(old) + new
+    return key

@@ -1,0 +1,237 @@
+"""The family of encoder-decoder models, such as T5 and BART."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from peftkit.components import Example
+from peftkit.models.candidate_scoring import (
+    CachedScorer,
+    CandidateLogprobs,
+    ScoringStrategy,
+    base_for_cache,
+    batch_by_length,
+    cache_row_bytes,
+    limits,
+    slice_cache,
+)
+from peftkit.models.family import PAD_TO_MULTIPLE_OF
+from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, sum_logprobs
+from peftkit.models.text_encoding import (
+    SpecialTokens,
+    append_eos,
+    check_candidates_differ,
+    detect_special_tokens,
+    find_decoder_start_id,
+    token_ids,
+    truncate_target,
+)
+
+
+class Seq2SeqLM(CachedScorer):
+    """Feeds the source to the encoder; the decoder predicts the target."""
+
+    auto_class = "AutoModelForSeq2SeqLM"
+
+    @cached_property
+    def decoder_start_id(self) -> int:
+        """The id that the decoder starts with.
+
+        Raises:
+            InputError: the config has none.
+        """
+        return find_decoder_start_id(self.config)
+
+    @cached_property
+    def target_special_tokens(self) -> SpecialTokens:
+        """The special tokens that the tokenizer adds to a target."""
+        return detect_special_tokens(self.tokenizer, target=True)
+
+    def special_token_problems(self) -> list[str]:
+        id_getters = (lambda: [self.decoder_start_id], lambda: [self.eos_id], lambda: self.target_special_tokens.prefix)
+        return [*super().special_token_problems(), *self._describe_problems("decoder", *id_getters)]
+
+    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+        _, sources, lengths = self._tokenize_sources(examples)
+        rows: list[TokenizedRow] = []
+        targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
+        all_targets = [target for targets, _ in targets_and_answers for target in targets]
+        encoded = iter(token_ids(self.tokenizer, all_targets, target=True, special=False))
+        for source, length, (targets, answer) in zip(sources, lengths, targets_and_answers, strict=True):
+            candidates = [self._target_ids(next(encoded), target) for target in targets]
+            truncated = [truncate_target(c, self.max_target_length) for c in candidates]
+            if len(targets) > 1:
+                check_candidates_differ(targets, candidates)
+                check_candidates_differ(targets, truncated, self.max_target_length)
+            rows.append(
+                {
+                    "source": self._truncate_source(source),
+                    "candidates": truncated,
+                    "answer": answer,
+                    "source_tokens": length,
+                    "target_tokens": max(map(len, candidates)),
+                    "segments": [],
+                }
+            )
+        return rows
+
+    def _target_ids(self, ids: list[int], text: str) -> list[int]:
+        """Return the ids that the decoder predicts for a target: the template's prefix, the text, the end of text.
+
+        Raises:
+            RowError: a model cannot generate the text.
+        """
+        ids = append_eos(self.target_special_tokens.strip_prefix(ids), self.eos_id, text, self.tokenizer)
+        return [*self.target_special_tokens.prefix, *self._check_target(ids, text)]
+
+    def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        sources = [row["source"] for row in rows]
+        return {
+            "input_ids": self._pad(sources, self.pad_id, max_length=self.max_encoder_length),
+            "attention_mask": self._mask(sources, max_length=self.max_encoder_length),
+            **self._collate_targets([row["candidates"][row["answer"]] for row in rows]),
+            "input_tokens": torch.tensor(sum(map(len, sources))),
+        }
+
+    def _collate_targets(self, targets: Sequence[list[int]], multiple: int = PAD_TO_MULTIPLE_OF) -> dict[str, Tensor]:
+        """Build the padded decoder inputs and labels of targets."""
+        # Shifted here, since not all wrappers leave that to the model.
+        options: dict[str, Any] = {"multiple": multiple, "max_length": self.max_decoder_length}
+        return {
+            "decoder_input_ids": self._pad([[self.decoder_start_id, *t[:-1]] for t in targets], self.pad_id, **options),
+            "labels": self._pad(targets, IGNORE_INDEX, **options),
+        }
+
+    def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        keys = ("input_ids", "attention_mask", "decoder_input_ids")
+        return model(**{k: batch[k] for k in keys}, use_cache=False).logits, batch["labels"]
+
+    def strategies(self) -> Sequence[ScoringStrategy]:
+        return self.score_with_cache, self.score_with_shared_encoder
+
+    def score_without_sharing(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
+    ) -> CandidateScores:
+        return self._score_each(model, rows, device, encode_once=False)
+
+    def score_with_shared_encoder(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
+    ) -> CandidateScores:
+        """Score each candidate in a separate pass; only the encoder's output is shared.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+        """
+        return self._score_each(model, rows, device, encode_once=True)
+
+    def _score_each(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, *, encode_once: bool
+    ) -> CandidateScores:
+        """Score the first candidates of all rows in one pass, then the second ones, and so on."""
+        ids, mask = self._collate_sources(rows, device)
+        scores = CandidateScores([[] for _ in rows], [[] for _ in rows])
+        hidden: Tensor | None = None
+        for n, indices in enumerate(self._rows_by_candidate(rows)):
+            # Candidates often have two or three tokens: padded to eight, most of the computation would be wasted.
+            targets = self._collate_targets([rows[i]["candidates"][n] for i in indices], multiple=1)
+            inputs: dict[str, Any] = {
+                "input_ids": ids[
+                    indices
+                ],  # unused beside encoder_outputs, but peft's prompts take the batch size from it
+                "attention_mask": mask[indices],
+                "decoder_input_ids": targets["decoder_input_ids"].to(device),
+            }
+            if hidden is not None:
+                inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden[indices])  # type: ignore[arg-type]
+            output = model(**inputs, use_cache=False)
+            if encode_once and hidden is None:  # every row has a first candidate, so this pass encodes all of them
+                hidden = output.encoder_last_hidden_state
+            sums_and_counts = sum_logprobs(output.logits, targets["labels"].to(device))
+            for i, value, count in zip(indices, *sums_and_counts, strict=True):
+                scores.loglikelihoods[i].append(value)
+                scores.num_tokens[i].append(count)
+        return scores
+
+    def score_with_cache(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
+        """Score in two passes: sources with common prefixes, then the candidates' suffixes with copies of the cache.
+
+        The cache includes the keys and values of cross-attention, so these are computed once per row.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+
+        Raises:
+            CacheNotShareable: the model's cache does not support this.
+        """
+        ids, mask = self._collate_sources(rows, device)
+        logprobs = CandidateLogprobs(rows, device)
+        prefixes = [
+            [self.decoder_start_id, *row["candidates"][0][:n]]
+            for row, n in zip(rows, logprobs.prefix_lengths, strict=True)
+        ]
+        prefix_ids = self._pad(prefixes, self.pad_id, multiple=1).to(device)
+        # The adapters library returns tuples unless it gets a cache.
+        empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        output = model(
+            input_ids=ids, attention_mask=mask, decoder_input_ids=prefix_ids, past_key_values=empty, use_cache=True
+        )
+        logprobs.add_prefixes(output.logits, lambda row, read: read)
+
+        past, hidden = output.past_key_values, output.encoder_last_hidden_state
+        mask = pad(mask, (hidden.shape[1] - mask.shape[1], 0), value=1)  # prompt methods lengthen the source
+        num_virtual = past.get_seq_length() - prefix_ids.shape[1]  # positions that the method prepends
+        vocab_size = output.logits.shape[-1]
+        for batch in batch_by_length(
+            logprobs.with_suffix,
+            len(rows),
+            cache_row_bytes(past),
+            vocab_size,
+            limits(device),
+            same_prefix_length=True,
+        ):
+            indices = torch.tensor([c.row for c in batch], device=device)
+            logits = base_for_cache(model)(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden[indices]),  # type: ignore[arg-type]
+                attention_mask=mask[indices],
+                decoder_input_ids=self._pad([c.suffix for c in batch], self.pad_id, multiple=1).to(device),
+                past_key_values=slice_cache(past, indices, num_virtual + 1 + batch[0].prefix_length),
+                use_cache=True,
+            ).logits
+            logprobs.add_suffixes(logits, ((c, i, 0) for i, c in enumerate(batch)))
+        return logprobs.scores()
+
+    def _collate_sources(self, rows: Sequence[TokenizedRow], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Build the padded encoder inputs and their attention mask, both of shape (rows, length)."""
+        sources = [row["source"] for row in rows]
+        multiple = 1 if device.type == "cpu" else PAD_TO_MULTIPLE_OF
+        options: dict[str, Any] = {"multiple": multiple, "max_length": self.max_encoder_length}
+        ids = self._pad(sources, self.pad_id, **options)
+        mask = self._pad([[1] * len(source) for source in sources], 0, **options)
+        return ids.to(device), mask.to(device)
+
+    def generate(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
+    ) -> list[str]:
+        ids, mask = self._collate_sources(rows, device)
+        generated = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            decoder_start_token_id=self.decoder_start_id,
+            pad_token_id=self.pad_id,
+            eos_token_id=self.eos_id,
+            **options,
+        )
+        return self._decode(generated[:, 1:])

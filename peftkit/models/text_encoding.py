@@ -1,0 +1,282 @@
+"""Converts texts to token ids: special tokens, continuations of a prompt, and the end of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from peftkit.components import Side
+from peftkit.errors import InputError, RowError, summarize_error
+
+PROBES = ("a", "the", "0", "A", ".", "b c")
+"""Ordinary texts; every tokenizer should be able to encode at least one."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The special tokens that a tokenizer adds before and after a text.
+
+    Attributes:
+        prefix: ids added before a text, such as [CLS].
+        suffix: ids added after it, such as [SEP].
+    """
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    def strip_prefix(self, ids: list[int]) -> list[int]:
+        """Remove the prefix from the ids of a text that starts with it."""
+        length = len(self.prefix)
+        return ids[length:] if length and tuple(ids[:length]) == self.prefix else ids
+
+    def wrap(self, ids: list[int]) -> list[int]:
+        """Add prefix and suffix to the ids of a text, without repeating a prefix that the text starts with."""
+        return [*self.prefix, *self.strip_prefix(ids), *self.suffix]
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, target: bool = False, special: bool = True
+) -> list[list[int]]:
+    """Tokenize texts.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        texts: the texts.
+        target: whether they are targets of an encoder-decoder; some tokenizers have a separate vocabulary or template
+            for these.
+        special: whether to add special tokens.
+
+    Raises:
+        RowError: the tokenizer cannot encode one of the texts.
+    """
+    if not texts:
+        return []
+    try:
+        inputs = {"text_target": list(texts)} if target else {"text": list(texts)}
+        return [list(ids) for ids in tokenizer(**inputs, add_special_tokens=special)["input_ids"]]  # type: ignore[arg-type]
+    except Exception as error:  # the tokenizers library raises plain Exceptions, for example without an unknown token
+        reason = f"the tokenizer cannot encode it ({summarize_error(error)}); set its unk_token, or change the text"
+        raise RowError("target" if target else "source", reason) from error
+
+
+def detect_special_tokens(tokenizer: PreTrainedTokenizerBase, *, target: bool = False) -> SpecialTokens:
+    """Find the special tokens of a tokenizer by encoding a text with and without them.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        target: whether to use the template for targets of an encoder-decoder.
+    """
+    for probe in PROBES:
+        try:
+            (bare,) = token_ids(tokenizer, [probe], target=target, special=False)
+            (full,) = token_ids(tokenizer, [probe], target=target)
+        except RowError:
+            continue
+        if bare:
+            starts = (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare)
+            if (start := next(starts, None)) is not None:
+                return SpecialTokens(tuple(full[:start]), tuple(full[start + len(bare) :]))
+    return SpecialTokens()
+
+
+def find_eos_id(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
+    """Return the id that ends targets and stops generation.
+
+    It is the tokenizer's eos token. If the tokenizer has none, it is the config's, provided that it is one of the
+    tokenizer's special tokens.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        config: the model's config.
+
+    Raises:
+        InputError: there is none.
+    """
+    if tokenizer.eos_token_id is not None:
+        return int(tokenizer.eos_token_id)
+    for part in (config, side_config(config, "decoder")):
+        eos_id = getattr(part, "eos_token_id", None)
+        if isinstance(eos_id, int) and eos_id in tokenizer.all_special_ids:
+            return eos_id
+    raise InputError(
+        "the tokenizer has no eos token, which ends targets and stops generation; set eos_token in its "
+        "tokenizer_config.json to the token that the model was trained with as the end of text"
+    )
+
+
+def find_decoder_start_id(config: Any) -> int:
+    """Return the id that the decoder of an encoder-decoder starts with.
+
+    Raises:
+        InputError: the config has none.
+    """
+    start_id = getattr(config, "decoder_start_token_id", None)
+    if isinstance(start_id, int):
+        return start_id
+    pad_id = getattr(config, "pad_token_id", None)
+    hint = f" (T5 starts with its padding token, {pad_id})" if pad_id is not None else " (BERT models use [CLS])"
+    raise InputError(
+        "the config has no decoder_start_token_id, which the decoder starts with; set it in config.json to the id that "
+        f"the model was trained with{hint}"
+    )
+
+
+def side_config(config: Any, side: Side) -> Any:
+    """Return the config of the encoder or decoder; for most models that is the config of the whole model.
+
+    Args:
+        config: the model's config.
+        side: the encoder or the decoder.
+    """
+    part = getattr(config, side, None)
+    if isinstance(part, PretrainedConfig):
+        return part
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def embedding_size(config: Any, side: Side) -> int | None:
+    """Return the number of ids that one side of the model has embeddings for; None if the config has no such number.
+
+    Args:
+        config: the model's config.
+        side: the encoder or the decoder.
+    """
+    size = getattr(side_config(config, side), "vocab_size", None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def describe_ids_without_embedding(ids: Sequence[int], size: int | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Describe the first id that has no embedding; empty if all have one.
+
+    Args:
+        ids: token ids.
+        size: number of ids that have an embedding; None if unknown.
+        tokenizer: the model's tokenizer.
+    """
+    if size is None or not ids or max(ids) < size:
+        return ""
+    wrong = next(i for i in ids if i >= size)
+    return (
+        f"the token {tokenizer.convert_ids_to_tokens(wrong)!r} has the id {wrong}, but the model has embeddings for "
+        f"{size} tokens only; save the model with its embeddings resized to the tokenizer, or leave the token out"
+    )
+
+
+def append_eos(ids: list[int], eos_id: int, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of a target with the end of text at the end, and nowhere else.
+
+    Args:
+        ids: token ids of the target, with or without the end of text.
+        eos_id: id of the end of text.
+        text: the text of the target, for error messages.
+        tokenizer: the model's tokenizer.
+
+    Raises:
+        RowError: the end of text occurs within the target, or the target has no tokens.
+    """
+    inner = ids[:-1] if ids and ids[-1] == eos_id else ids
+    if eos_id in inner:
+        token = tokenizer.convert_ids_to_tokens(eos_id)
+        raise RowError("target", f"{text!r} contains the end-of-text token {token!r}, where a model would stop")
+    if len(inner) < 2 and eos_id not in ids and text.strip() and not decode_exactly(tokenizer, inner).strip():
+        raise RowError("target", f"{text!r} has no token in the model's vocabulary")
+    return [*inner, eos_id]
+
+
+def truncate_target(ids: list[int], max_tokens: int) -> list[int]:
+    """Truncate a target, keeping the end of text.
+
+    Args:
+        ids: token ids of the target, the end of text last.
+        max_tokens: maximum number of tokens, including the end of text.
+    """
+    return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
+
+
+def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]], cut_to: int | None = None) -> None:
+    """Check that different candidates have different token ids.
+
+    Args:
+        texts: the candidates.
+        candidates: their token ids.
+        cut_to: the number of tokens to which they were truncated; None if they are whole.
+
+    Raises:
+        RowError: two of them have the same ids.
+    """
+    seen: dict[tuple[int, ...], str] = {}
+    for text, ids in zip(texts, candidates, strict=True):
+        if seen.get(key := tuple(ids), text) != text:
+            after_cut = "" if cut_to is None else f" after truncation to {cut_to} tokens; raise the length limit"
+            remedy = after_cut or "; reword one of them"
+            raise RowError("candidates", f"{seen[key]!r} and {text!r} have the same token ids{remedy}")
+        seen[key] = text
+
+
+def continuation_ids(
+    tokenizer: PreTrainedTokenizerBase, template: SpecialTokens, prompt: list[int], source: str, target: str
+) -> list[int]:
+    """Find target ids that, appended to the prompt's ids, decode to the whole text.
+
+    Needed where the ids of the whole text do not start with those of the source, because the tokenizer merges the end
+    of the source with the start of the target, or splits the source differently.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        template: its special tokens.
+        prompt: token ids of the source as the model reads them.
+        source: the text of the prompt.
+        target: the text that follows the source after a space.
+
+    Raises:
+        RowError: there are no such ids.
+    """
+    text = f"{source} {target}"
+    (ids,) = token_ids(tokenizer, [text], special=False)
+    expected = decode_exactly(tokenizer, [*template.prefix, *template.strip_prefix(ids)])
+    for continuation in _possible_continuations(tokenizer, ids, text, source, target):
+        if decode_exactly(tokenizer, prompt + continuation) == expected:
+            return continuation
+    raise RowError(
+        "target",
+        f"{target!r} cannot follow {source[-20:]!r}: the tokenizer merges the two, so the model would read a different "
+        "text; end the source with another character",
+    )
+
+
+def decode_exactly(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Decode ids with special tokens and whitespace unchanged.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        ids: token ids.
+    """
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _possible_continuations(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, source: str, target: str
+) -> Iterator[list[int]]:
+    """Yield ids that may represent the target, the most likely first."""
+
+    def encode(part: str) -> list[int]:
+        return token_ids(tokenizer, [part], special=False)[0]
+
+    if tokenizer.is_fast:
+        encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets, border = encoded["offset_mapping"], len(source)
+        first = next((i for i, (_, last) in enumerate(offsets) if last > border), len(ids))
+        yield ids[first:]
+        if first < len(ids):
+            yield encode(text[border : offsets[first][1]]) + ids[first + 1 :]
+            yield encode(text[border + 1 : offsets[first][1]]) + ids[first + 1 :]
+    yield encode(f" {target}")
+    yield encode(target)
+    for anchor in (source[-1:], source.split("\n")[-1], "a", ".", "\n"):
+        before, both = encode(anchor), encode(f"{anchor} {target}")
+        if anchor and both[: len(before)] == before:
+            yield both[len(before) :]
+    yield [i for character in f" {target}" for i in encode(character)]

@@ -1,0 +1,167 @@
+"""Prints a run's progress bar, its table of evaluations and its summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from peftkit.data.pipeline import PreparedData
+from peftkit.recipe import Recipe
+from peftkit.standard_streams import safe_output
+
+MIN_WIDTH = 80
+"""Minimum width of output that is not a terminal, even if COLUMNS is smaller."""
+
+
+class ConsoleLogger:
+    """Prints to standard output, without a progress bar if that is not a terminal.
+
+    Args:
+        recipe: The recipe of the run.
+        main: Whether this is the main process; the others print nothing.
+    """
+
+    def __init__(self, recipe: Recipe, *, main: bool) -> None:
+        output: Any = safe_output(sys.stdout)
+        self.console = Console(file=output, quiet=not main, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = max(self.console.width, MIN_WIDTH)
+        self.recipe = recipe
+        self.columns: list[str] = []
+        self.progress: Progress | None = None
+        self.bar: TaskID | None = None
+        self._start_time = time.monotonic()
+
+    def print(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False)
+
+    def start(self, run: Path, *, trainable: int, total: int, data: PreparedData, plugins: Mapping[str, str]) -> None:
+        """Print what is trained on which data, and show the progress bar.
+
+        Args:
+            run: The run directory.
+            trainable: The number of trainable parameters.
+            total: The number of all parameters.
+            data: The data of the run.
+            plugins: The versions of the installed plugins by name.
+        """
+        recipe = self.recipe
+        self.print(f"{recipe.method.name} on {recipe.task.name} with {recipe.model.name}")
+        self.print(f"trainable {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
+        sizes = {split: "streamed" if rows is None else f"{rows:,}" for split, rows in data.split_sizes.items()}
+        self.print("rows " + ", ".join(f"{split} {rows}" for split, rows in sizes.items()))
+        for split, counts in data.truncated.items():
+            truncated = ", ".join(f"{rows:,} {field}" for field, rows in counts.items() if rows)
+            if truncated:
+                self.print(f"truncated in {split}: {truncated}")
+        for split, rows in data.train_overlap.items():
+            if rows:
+                self.print(f"overlap with train: {rows:,} evaluated sources of {split}")
+        self.print("plugins " + ", ".join(f"{name} {version}" for name, version in sorted(plugins.items())))
+        if recipe.model.trust_remote_code:
+            self.print(f"runs code from the repository of {recipe.model.name} (model.trust_remote_code)")
+        self.print(f"run {run}")
+        if self.console.is_terminal and not self.console.quiet:
+            columns = (
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}% {task.fields[status]}"),
+                TimeElapsedColumn(),
+                TextColumn("left {task.fields[left]}"),
+            )
+            self.progress = Progress(*columns, console=self.console, transient=True)
+            self.bar = self.progress.add_task("", total=1.0, status="", left="–")
+            self.progress.start()
+
+    def step(self, share: float, loss: float, rate: float, seconds: float) -> None:
+        """Update the progress bar.
+
+        Args:
+            share: The used share of the budget.
+            loss: The mean loss of the step.
+            rate: The learning rate.
+            seconds: The training time so far.
+        """
+        if self.progress is not None and self.bar is not None:
+            elapsed = time.monotonic() - self._start_time
+            left = elapsed / share * (1 - share) if share > 0 else 0.0
+            status = f"loss {loss:.3f}  rate {rate:.1e}"
+            self.progress.update(self.bar, completed=min(share, 1.0), status=status, left=format_duration(left))
+
+    def evaluation(self, row: Mapping[str, Any], metric: str, *, selected: bool) -> None:
+        """Print a row of the table.
+
+        Args:
+            row: The evaluation.
+            metric: The metric that selects the checkpoint.
+            selected: Whether this is the best evaluation so far; it is marked with an asterisk.
+        """
+        cells = {"step": f"{row['step']}", "epoch": f"{row['epoch']:.2f}"}
+        for split in ("train", "dev", "test"):
+            values = row.get(split, {})
+            for key in dict.fromkeys(("loss", metric)):
+                if key in values:
+                    cells[f"{split} {key}"] = f"{values[key]:.4f}"
+        cells["seconds"] = f"{row['cost'].get('train_seconds', 0):.1f}"
+        if not self.columns:
+            self.columns = list(cells)
+            self.print("  ".join(f"{name:>{self._width(name)}}" for name in self.columns))
+        line = "  ".join(f"{cells.get(name, ''):>{self._width(name)}}" for name in self.columns)
+        self.print(line + ("  *" if selected else ""))
+
+    @staticmethod
+    def _width(name: str) -> int:
+        return max(len(name), 7)
+
+    def close(self) -> None:
+        """Remove the progress bar."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def summary(self, summary: Mapping[str, Any], run: Path) -> None:
+        """Print the scores of the selected checkpoint and the cost of the run.
+
+        Args:
+            summary: The content of ``summary.json``.
+            run: The run directory.
+        """
+        self.close()
+        table = Table(title=f"selected at step {summary['selected']['step']} by dev {summary['selection_metric']}")
+        table.add_column("")
+        columns = {split: summary["selected"][split] for split in ("dev", "test") if split in summary["selected"]}
+        keys = list(next(iter(columns.values()), ()))
+        columns |= {name: scores["test"] for name, scores in summary["baselines"].items() if "test" in scores}
+        for name in columns:
+            table.add_column(name, justify="right")
+        for key in keys:
+            table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in columns.values()))
+        self.console.print(table)
+        self.print("constant, majority, random: input-blind baselines on test (dev: see summary.json)")
+        cost = summary["cost"]
+        self.print(
+            f"{summary['steps']} steps, {summary['samples']:,} samples, "
+            f"{cost.get('gmacs', 0):,.4g} GMACs, {cost.get('train_seconds', 0):.1f} s of training, "
+            f"{summary['evaluation_seconds']:.1f} s of evaluation, "
+            f"{summary['counting_seconds']:.1f} s of MAC counting, peak memory {_gib(cost)}"
+        )
+        self.print(f"run {run}")
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration: ``75`` → ``1:15``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _gib(cost: Mapping[str, float]) -> str:
+    peak_bytes = cost.get("peak_device_bytes") or cost.get("peak_host_bytes", 0.0)
+    return f"{peak_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,110 @@
+"""The DeepSpeed configuration of a recipe, and what is incompatible with sharded weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from peftkit.components import Method
+from peftkit.errors import comma_separated
+from peftkit.recipe.config import Recipe
+from peftkit.recipe.toml_lines import KeyPath
+
+ELEMENTWISE = ("adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd")
+"""Elementwise optimizers: they work on the flattened shards of ZeRO, which have no shapes and norms of parameters."""
+TABLE: KeyPath = ("train", "deepspeed")
+
+
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
+    """Build the DeepSpeed configuration: the settings of the file, overridden by the recipe.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a JSON object.
+    """
+    train, options = recipe.train, recipe.train.deepspeed
+    file = _read_config(options.config) if options.config else {}
+    zero = {**file.get("zero_optimization", {}), "stage3_gather_16bit_weights_on_model_save": True}
+    if options.stage is not None:
+        zero["stage"] = options.stage
+    devices = {"offload_optimizer": options.offload_optimizer, "offload_param": options.offload_parameters}
+    for key, device in devices.items():
+        if device != "none":
+            zero[key] = {**zero.get(key, {}), "device": device}
+    return {
+        **file,
+        "zero_optimization": {"stage": 0, **zero},
+        "train_micro_batch_size_per_gpu": train.batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "gradient_clipping": train.max_grad_norm,
+        "bf16": {**file.get("bf16", {}), "enabled": train.mixed_precision == "bf16"},
+        "fp16": {**file.get("fp16", {}), "enabled": train.mixed_precision == "fp16"},
+        # Use the recipe's optimizer, also where its state is offloaded.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the keys that are incompatible with DeepSpeed or FSDP, with the reason."""
+    train, options = recipe.train, recipe.train.deepspeed
+    if train.fsdp and options.used:
+        yield ("train", "fsdp"), "FSDP and DeepSpeed cannot be combined; use one"
+    if train.fsdp and train.optimizer.lower() not in ELEMENTWISE:
+        text = f"{train.optimizer} is not supported on sharded weights; use one of {comma_separated(ELEMENTWISE)}"
+        yield ("train", "optimizer"), text
+    if not options.used:
+        return
+    try:
+        config = deepspeed_config(recipe)
+        file = _read_config(options.config) if options.config else {}
+    except (OSError, ValueError) as error:
+        yield (*TABLE, "config"), f"cannot be read: {error}"
+        return
+    yield from _file_conflicts(recipe, file)
+    stage = _read_table(file, "zero_optimization").get("stage")
+    if options.stage is not None and stage not in (None, options.stage):
+        yield (*TABLE, "stage"), f"is {options.stage}, and {stage} in the file; make them equal"
+    if config["zero_optimization"]["stage"] and train.optimizer.lower() not in ELEMENTWISE:
+        text = f"ZeRO flattens parameters, which changes the updates of {train.optimizer}; use one of "
+        text += f"{comma_separated(ELEMENTWISE)}, or train.deepspeed.stage = 0"
+        yield ("train", "optimizer"), text
+    if train.on_nan == "skip":
+        yield ("train", "on_nan"), 'DeepSpeed cannot discard the gradients of a step; use "stop"'
+    if type(recipe.method).after_backward is not Method.after_backward:
+        text = f"{recipe.method.name!r} reads gradients before the step, which DeepSpeed does not expose"
+        yield (*TABLE, "stage"), f"{text}; train without DeepSpeed"
+
+
+def _file_conflicts(recipe: Recipe, file: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the settings of the DeepSpeed file that contradict the recipe."""
+    train = recipe.train
+    for key, value, name in (
+        ("gradient_clipping", train.max_grad_norm, "train.max_grad_norm"),
+        ("train_micro_batch_size_per_gpu", train.batch_size, "train.batch_size"),
+        ("gradient_accumulation_steps", train.gradient_accumulation_steps, "train.gradient_accumulation_steps"),
+    ):
+        if file.get(key, "auto") not in ("auto", value):
+            yield (*TABLE, "config"), f"{key} is {file[key]} in the file, and {name} is {value}; make them equal"
+    for key in ("optimizer", "scheduler", "train_batch_size"):
+        if file.get(key, "auto") != "auto":
+            yield (*TABLE, "config"), f"the recipe sets the {key.replace('_', ' ')}; remove {key!r} from the file"
+    for precision in ("bf16", "fp16"):
+        enabled = _read_table(file, precision).get("enabled", "auto")
+        if enabled != "auto" and enabled != (train.mixed_precision == precision):
+            text = f"{precision}.enabled is {json.dumps(enabled)} in the file, and train.mixed_precision"
+            yield (*TABLE, "config"), f"{text} is {train.mixed_precision!r}; make them equal"
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    config = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return config
+
+
+def _read_table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = config.get(key)
+    return table if isinstance(table, Mapping) else {}

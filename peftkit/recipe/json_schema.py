@@ -1,0 +1,56 @@
+"""The JSON Schema of a recipe, with the options of every installed component."""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+from pydantic import BaseModel, Field, create_model
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from peftkit.plugins import Kind, Registry
+from peftkit.recipe.config import ConfigTable, Recipe
+from peftkit.recipe.type_names import aliases
+
+
+def recipe_schema(registry: Registry) -> dict[str, Any]:
+    """Build a JSON Schema (draft 2020-12) with which editors validate and complete recipes."""
+    metrics: Any = list[_union_of_components(registry, "metric")]  # type: ignore[misc]
+    fields: dict[str, Any] = {
+        "extends": (str, Field(default="", description="A recipe to build on, relative to this file.")),
+        "task": (_union_of_components(registry, "task"), ...),
+        "method": (_union_of_components(registry, "method"), ...),
+        "metric": (metrics, Field(default=[])),
+    }
+    for key, field in Recipe.model_fields.items():
+        if key not in fields:
+            fields[key] = (field.annotation, field)
+    model = create_model("Recipe", __base__=ConfigTable, **fields)
+    schema = model.model_json_schema(schema_generator=_SchemaWithAliases)
+    schema["title"] = "peftkit recipe"
+    schema["$defs"]["ModelConfig"].pop("required")
+    schema["properties"]["metric"]["items"]["required"] = ["name"]
+    # Required keys may come from the recipe that `extends` names.
+    named = {"required": ["name"]}
+    complete = {"required": schema.pop("required"), "properties": dict.fromkeys(("model", "task", "method"), named)}
+    condition = {"if": {"not": {"required": ["extends"]}}, "then": complete}
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, **condition}
+
+
+class _SchemaWithAliases(GenerateJsonSchema):
+    """Lists all aliases of an option; pydantic lists the first only."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        result = super().model_schema(schema)
+        properties = result.get("properties", {})
+        model: type[BaseModel] = schema["cls"]
+        for name, field in model.model_fields.items():
+            names = aliases(name, field)
+            first = next((properties[alias] for alias in names if alias in properties), None)
+            properties |= {alias: first for alias in names if first is not None}
+        return result
+
+
+def _union_of_components(registry: Registry, kind: Kind) -> Any:
+    classes = tuple(entry.component for entry in registry.all(kind).values())
+    return Union[classes] if classes else dict[str, Any]  # noqa: UP007 - built at run time

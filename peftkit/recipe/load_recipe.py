@@ -1,0 +1,151 @@
+"""Load a recipe: read the TOML files, validate them, and create the components."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from peftkit.components import Component
+from peftkit.errors import PluginError, Problem, RecipeError
+from peftkit.plugins import Kind, Registry
+from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
+from peftkit.recipe.config import Recipe
+from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatches
+from peftkit.recipe.loader import OVERRIDE, MigratedKey, RawRecipe, format_key, load_raw
+from peftkit.recipe.resolve import model_config
+from peftkit.recipe.toml_lines import KeyPath
+from peftkit.recipe.type_names import Components, aliases
+
+log = logging.getLogger(__name__)
+
+
+def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] = ()) -> Recipe:
+    """Load and validate a recipe.
+
+    Args:
+        path: The TOML file.
+        registry: The installed components.
+        overrides: ``key.path=value`` texts that override keys of the file.
+
+    Returns:
+        The recipe with its components.
+
+    Raises:
+        RecipeError: The recipe is invalid; it lists all problems.
+        PluginError: A component raises while its incompatibilities are checked.
+    """
+    raw = load_raw(Path(path), overrides)
+    if raw.migrated and not any((Path(path).parent / name).exists() for name in ("environment.json", "summary.json")):
+        _warn_of_old_keys(raw.migrated)  # not for run directories, whose recipes nobody edits
+    components = _component_classes(raw.data, registry)
+    _fill_defaults(raw, components)
+    recipe: Recipe | None = None
+    problems = type_mismatches(raw, components)
+    try:
+        recipe = _validate(raw.data, registry)
+    except ValidationError as error:
+        problems = describe_errors(error, raw, components) | problems
+        # Report incompatibilities too: validate again without the invalid keys.
+        with suppress(ValidationError):
+            recipe = _validate(_without_keys(raw.data, problems), registry)
+    if recipe:
+        # Options of an invalid component are defaults here: its incompatibilities would mislead.
+        invalid = {key[:1] if key[0] in ("task", "method", "metric") else key for key in problems}
+        conflicts = find_conflicts(recipe, model_config(recipe.model.name)) + unmeasured_budgets(recipe, registry)
+        for key, text in conflicts:
+            if key not in invalid and key[:1] not in invalid:
+                problems.setdefault(key, text)
+    if problems or recipe is None:
+        raise RecipeError(_sort_problems(problems, raw))
+    return recipe
+
+
+@cache
+def _warn_of_old_keys(keys: tuple[MigratedKey, ...]) -> None:
+    """Show once how keys of recipe format 1 are written now."""
+    lines = [f"  {key.location}: {key.key} is now: {'; '.join(key.lines)}" for key in keys]
+    log.warning("these keys are of recipe format 1; replace them:\n%s", "\n".join(lines))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe as TOML with all defaults; loading it again gives an equal recipe."""
+    return tomli_w.dumps(drop_none(recipe.model_dump(mode="json")))
+
+
+def drop_none(value: Any) -> Any:
+    """Remove the None values of tables: TOML has no null, and None is always a default."""
+    if isinstance(value, dict):
+        return {k: drop_none(v) for k, v in value.items() if v is not None}
+    return [drop_none(v) for v in value] if isinstance(value, list) else value
+
+
+def _validate(data: dict[str, Any], registry: Registry) -> Recipe:
+    return Recipe.model_validate_json(to_json(data), strict=True, context={"registry": registry})
+
+
+def _component_classes(data: dict[str, Any], registry: Registry) -> Components:
+    """Look up the classes of the component tables, as far as they name installed components."""
+    tables: list[tuple[KeyPath, Kind, Any]] = [
+        (("task",), "task", data.get("task")),
+        (("method",), "method", data.get("method")),
+    ]
+    metrics = data.get("metric")
+    if isinstance(metrics, list):
+        tables += [(("metric", index), "metric", table) for index, table in enumerate(metrics)]
+    classes: dict[KeyPath, type[Component]] = {}
+    for path, kind, table in tables:
+        name = table.get("name") if isinstance(table, dict) else None
+        if isinstance(name, str):
+            with suppress(PluginError):  # reported by validation
+                classes[path] = registry.find(kind, name).component
+    return classes
+
+
+def _fill_defaults(raw: RawRecipe, components: Components) -> None:
+    """Fill in the task's metrics; of an option that layers set by different aliases, keep the last."""
+    for table in ("task", "method"):
+        raw.data.setdefault(table, {})  # the error of the missing name lists the installed components
+    if "metric" not in raw.data and (task := components.get(("task",))):
+        raw.data["metric"] = [{"name": name} for name in getattr(task, "metrics", ())]
+        raw.origins[("metric",)] = raw.locate(("task", "name"))
+    for path, component in components.items():
+        options = raw.value(path)
+        for name, field in component.model_fields.items():
+            *earlier, last = [key for key in options if key in aliases(name, field)] or [name]
+            for key in earlier:  # two aliases in one file are an error
+                files = {raw.locate((*path, k)).file for k in (key, last)}
+                if len(files) > 1 or files == {OVERRIDE}:
+                    del options[key]
+
+
+def _without_keys(data: dict[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:
+    """Copy the data without some keys; a list that contains one of them is removed."""
+    pruned = copy.deepcopy(data)
+    for path in paths:
+        keys = list(takewhile(lambda part: isinstance(part, str), path))
+        table: Any = pruned
+        for key in keys[:-1]:
+            table = table.get(key, {})
+        if keys:
+            table.pop(keys[-1], None)
+    return pruned
+
+
+def _sort_problems(texts: Mapping[KeyPath, str], raw: RawRecipe) -> list[Problem]:
+    """Sort problems by file and line: those of the recipe first, then of its bases, then of the command line."""
+    order = {path: index for index, path in enumerate(raw.origins)}
+    problems = []
+    for path in sorted(texts, key=lambda path: order.get(path, -1)):
+        location = raw.locate(path)
+        problems.append(Problem(location.file, location.line, format_key(path), texts[path]))
+    files = list(dict.fromkeys([raw.file, *(p.file for p in problems if p.file != OVERRIDE), OVERRIDE]))
+    return sorted(problems, key=lambda p: (files.index(p.file), p.line or 0))

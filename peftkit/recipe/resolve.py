@@ -1,0 +1,162 @@
+"""Resolves the models and optimizers that a recipe names, without importing torch or transformers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from peftkit.components import ModelKind
+from peftkit.errors import comma_separated, did_you_mean, summarize_error
+
+BUILT_IN_MODELS = ("pocket-t5", "pocket-decoder", "pocket-encoder")
+ASSETS = Path(__file__).parents[1] / "assets"
+HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+"""The form of model ids on the Hugging Face Hub."""
+GENERATES = ("ForConditionalGeneration", "ForCausalLM")
+"""Suffixes of multimodal architectures that generate text."""
+NOT_MODEL_CONFIGS = frozenset({"text_config", "quantization_config", "task_specific_params", "generation_config"})
+"""Tables of a config that do not configure a part of the model beside its text model."""
+TEXT_MODEL_ARCHITECTURE = "TextModelForCausalLM"
+"""The architecture name of a text model within a multimodal model."""
+_BUILT_IN_OPTIMIZERS = ("adafactor", "adamw")
+_UNSUPPORTED_OPTIMIZERS = {"LBFGS": "needs a closure", "SparseAdam": "takes sparse gradients only"}
+
+
+def model_path(name: str) -> str:
+    """Return what ``from_pretrained`` takes: the folder of a built-in model, else the name itself."""
+    return str(ASSETS / name) if name in BUILT_IN_MODELS else name
+
+
+def model_config(name: str) -> Mapping[str, Any]:
+    """Read the ``config.json`` of a local or built-in model; empty for a Hub model."""
+    try:
+        config = json.loads((Path(model_path(name)) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the text model of a multimodal model; other configs are returned as they are."""
+    text = config.get("text_config")
+    others = [key for key in config if key.endswith("_config") and key not in NOT_MODEL_CONFIGS and config[key]]
+    if not isinstance(text, dict) or not others or config.get("is_encoder_decoder"):
+        return config
+    if not _architecture(config).endswith(GENERATES) or text.get("is_encoder_decoder"):
+        return config
+    return {
+        "vocab_size": config.get("vocab_size"),
+        **text,
+        "model_type": text.get("model_type", config.get("model_type")),
+        "architectures": [TEXT_MODEL_ARCHITECTURE],
+    }
+
+
+def model_kind(config: Mapping[str, Any]) -> ModelKind | None:
+    """Determine whether a model is an encoder, a decoder or an encoder-decoder.
+
+    Configs with ``is_encoder_decoder`` are encoder-decoders. The architectures ``…ForCausalLM`` and ``…LMHeadModel``
+    and the text models of multimodal models are decoders; all other architectures are encoders.
+
+    Args:
+        config: The model's ``config.json``.
+
+    Returns:
+        The kind; None if the config names no architecture.
+    """
+    if config.get("is_encoder_decoder"):
+        return "encoder-decoder"
+    architecture = _architecture(text_config(config))
+    if not architecture:
+        return None
+    return "decoder" if architecture.endswith(("ForCausalLM", "LMHeadModel")) else "encoder"
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    architectures = config.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list | tuple) and architectures else ""
+
+
+def validate_model_name(name: str) -> str:
+    """Return why a name cannot be a model, or an empty text; Hub ids are only checked for their form."""
+    if name in BUILT_IN_MODELS:
+        return ""
+    path = Path(name.replace("\0", "?"))
+    if path.is_dir():
+        return _folder_problem(name, path)
+    if path.is_file():
+        return f"{name!r} is a file; use the folder that contains it and its config.json"
+    guess = did_you_mean(name, BUILT_IN_MODELS) if "/" not in name else ""
+    if HUB_ID.fullmatch(name) and not guess:
+        return ""
+    if not guess and path.parent.is_dir():
+        guess = did_you_mean(path.name, sorted(p.name for p in path.parent.iterdir() if p.is_dir()))
+    return f"{name!r} is not a folder, a Hub id or a built-in model ({comma_separated(BUILT_IN_MODELS)}){guess}"
+
+
+def _folder_problem(name: str, folder: Path) -> str:
+    """Return why a folder is not a model, or an empty text."""
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        try:
+            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (OSError, ValueError, LookupError, TypeError):
+            base = None
+        remedy = f"its base model, {base!r}" if base else "the model that it was trained on"
+        return f"{name!r} is an adapter and not a model (adapter_config.json); use {remedy}, or merge them first"
+    if (folder / "recipe.toml").is_file() and (folder / "summary.json").is_file():
+        merge = shlex.join(["peftkit", "merge", name, f"{folder}-merged"])
+        return f"{name!r} is a run and not a model; write its model into a folder first: {merge}"
+    file = folder / "config.json"
+    if not file.is_file():
+        gguf = next((file.name for file in sorted(folder.glob("*.gguf"))), None)
+        if gguf:
+            return f"{name!r} contains GGUF weights only ({gguf}); use the model that they were converted from"
+        return f"{name!r} is not a model: it has no config.json"
+    text = file.read_bytes()
+    if text.startswith(b"version https://git-lfs"):
+        return f"the config.json of {name!r} is a Git LFS pointer; run: git lfs pull"
+    try:
+        config = json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return f"the config.json of {name!r} cannot be read: {summarize_error(error)}"
+    return "" if isinstance(config, dict) and config else f"the config.json of {name!r} is not a JSON object"
+
+
+def validate_optimizer_name(name: str) -> str:
+    """Return why an optimizer is not available, or an empty text."""
+    known = torch_optimizers()
+    by_lower = {k.lower(): k for k in known}
+    if name.lower() in _BUILT_IN_OPTIMIZERS or not known:
+        return ""
+    if name.lower() not in by_lower:
+        options = [
+            *_BUILT_IN_OPTIMIZERS,
+            *(k for k in known if k not in _UNSUPPORTED_OPTIMIZERS and k.lower() not in _BUILT_IN_OPTIMIZERS),
+        ]
+        return f"no optimizer is called {name!r}; available: {comma_separated(options)}{did_you_mean(name, options)}"
+    if reason := _UNSUPPORTED_OPTIMIZERS.get(by_lower[name.lower()]):
+        return f"{name!r} {reason} and is not supported; use adamw"
+    return ""
+
+
+@cache
+def torch_optimizers() -> tuple[str, ...]:
+    """List the optimizers of ``torch.optim`` from its source, because importing torch is slow."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return ()
+    try:
+        source = (Path(spec.submodule_search_locations[0]) / "optim" / "__init__.py").read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (OSError, SyntaxError):
+        return ()
+    imported = (a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names)
+    return tuple(sorted({name for name in imported if name[0].isupper() and name != "Optimizer"}))

@@ -1,0 +1,170 @@
+"""Estimate the cost of a sweep before it is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from peftkit.errors import ModelError, PeftkitError, RunError
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.sweep.grid import Grid, RejectedStudy, recipe_hash
+from peftkit.sweep.head_tuning import find_heads
+from peftkit.sweep.scheduler import final_recipes, find_run
+from peftkit.sweep.trials import Tuner
+from peftkit.sweep.tuning import TuningTarget
+
+
+@dataclass(frozen=True)
+class PlannedStudy:
+    """The estimated cost of one study, or of a head that is tuned first, summed over all its runs."""
+
+    label: str
+    seeds: tuple[int, ...]
+    finished: int
+    """Final runs that are finished."""
+    trials: int
+    """Runs of its tuning."""
+    gmacs: float | None
+    """None if the budget does not determine it."""
+    seconds: float | None
+    """Training time on this machine; None if it was not measured."""
+    problem: str = ""
+    """Why the cost could not be estimated."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The estimated cost of a sweep."""
+
+    studies: tuple[PlannedStudy, ...]
+    refused: tuple[RejectedStudy, ...]
+
+    @property
+    def runs(self) -> int:
+        """The number of final runs."""
+        return sum(len(study.seeds) for study in self.studies)
+
+    @property
+    def gmacs(self) -> float | None:
+        """The sum over studies with a known number; None if there are none."""
+        return _sum_of_known([study.gmacs for study in self.studies])
+
+    @property
+    def seconds(self) -> float | None:
+        """The sum over studies with a measured time; None if there are none."""
+        return _sum_of_known([study.seconds for study in self.studies])
+
+
+def _sum_of_known(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
+
+
+def estimate_sweep(
+    grid: Grid,
+    registry: Registry,
+    overrides: Sequence[str] = (),
+    *,
+    trial: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> SweepPlan:
+    """Estimate every study as ``peftkit cost`` does; estimates are cached in the sweep's folder.
+
+    Time is measured on a few steps, once for each model and method; other studies of the same pair are assumed to
+    compute as many MACs per second.
+
+    Args:
+        grid: The sweep.
+        registry: The installed components.
+        overrides: The overrides that the grid was expanded with.
+        trial: Whether to run and time these steps.
+        say: Called with the label of each study before it is estimated.
+
+    Returns:
+        The plan.
+    """
+    estimator = _CostEstimator(grid, registry, trial)
+    tuner = Tuner(grid, registry, overrides) if grid.config.tune else None
+    studies = []
+    if tuner:
+        try:
+            heads = {head.folder: head for head in find_heads(grid, registry, overrides).values()}
+            studies = [estimator.estimate_study(head.label, (), 0, {}, tuner, head, say) for head in heads.values()]
+        except (RunError, ModelError) as error:  # such as an unavailable hub; other studies are still estimated
+            studies = [PlannedStudy("new heads", (), 0, 0, None, None, str(error))]
+    for study in grid.studies:
+        finished = sum(1 for each in final_recipes(grid, study, registry, overrides).values() if _is_finished(each))
+        target = tuner.target_for(study) if tuner else None
+        studies.append(
+            estimator.estimate_study(study.label, tuple(study.recipes), finished, study.recipes, tuner, target, say)
+        )
+    return SweepPlan(tuple(studies), grid.rejected)
+
+
+class _CostEstimator:
+    """Estimate the cost of runs, with a cache."""
+
+    def __init__(self, grid: Grid, registry: Registry, trial: bool) -> None:
+        self.grid, self.registry, self.trial = grid, registry, trial
+        self.speeds: dict[tuple[str, str], float | None] = {}
+
+    def estimate_study(
+        self,
+        label: str,
+        seeds: tuple[int, ...],
+        finished: int,
+        finals: Mapping[int, Recipe],
+        tuner: Tuner | None,
+        target: TuningTarget | None,
+        say: Callable[[str], None],
+    ) -> PlannedStudy:
+        """Estimate all runs of a study, or of a head, which has no final runs."""
+        design = tuner.design(target) if tuner and target else None
+        trials = design.total if design else 0
+        try:
+            say(label)
+            costs = [(self._estimate_run(next(iter(finals.values()))), len(finals))] if finals else []
+            if tuner and target and design:
+                costs.append((self._estimate_run(tuner.recipe(target)), design.total - design.transfer))
+                if design.transfer:
+                    transfer_recipe = tuner.recipe(target, stage="transfer")
+                    costs.append((self._estimate_run(transfer_recipe), design.transfer))
+        except PeftkitError as error:
+            return PlannedStudy(label, seeds, finished, trials, None, None, str(error))
+        gmacs, seconds = (
+            None if any(each[i] is None for each, _ in costs) else sum((each[i] or 0.0) * n for each, n in costs)
+            for i in (0, 1)
+        )
+        return PlannedStudy(label, seeds, finished, trials, gmacs, seconds)
+
+    def _estimate_run(self, recipe: Recipe) -> tuple[float | None, float | None]:
+        """Estimate the GMACs and seconds of one run."""
+        file = self.grid.folder / "costs" / f"{recipe_hash(recipe)}.json"
+        estimate: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            estimate = json.loads(file.read_text(encoding="utf-8"))
+        model_and_method = recipe.model.name, json.dumps(recipe.method.model_dump(mode="json"), sort_keys=True)
+        timed = estimate.get("seconds_per_step") is not None
+        if not estimate or (self.trial and not timed and model_and_method not in self.speeds):
+            from peftkit.analysis.cost_estimate import estimate_cost  # imports torch
+
+            estimate = asdict(
+                estimate_cost(recipe, self.registry, trial=self.trial and model_and_method not in self.speeds)
+            )
+            RunDirectory(file.parent).write_json(file.name, estimate)
+            timed = estimate["seconds_per_step"] is not None
+        if timed:
+            self.speeds.setdefault(model_and_method, estimate["gmacs_per_step"] / estimate["seconds_per_step"])
+        gmacs = estimate["gmacs"] if estimate["gmacs"] is not None else recipe.train.budget.gmacs
+        speed = self.speeds.get(model_and_method)
+        return gmacs, None if gmacs is None or speed is None else gmacs / speed
+
+
+def _is_finished(recipe: Recipe) -> bool:
+    run = find_run(recipe)
+    return run is not None and run.finished

@@ -1,0 +1,252 @@
+"""Base class of tasks on local files, folders and hub datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from peftkit.components import Example, Task
+from peftkit.errors import InputError, MissingFieldsError, comma_separated, did_you_mean
+from peftkit.tasks import loading, prompt_templates
+from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
+from peftkit.tasks.labels import feature_names
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+DataPath = str | dict[str, str | list[str]]
+"""A hub id, a folder, a file, or files by split."""
+
+
+class DatasetTask(Task):
+    """A task on rows of files, a folder or a hub dataset."""
+
+    hub_id: ClassVar[str] = ""
+    """Hub id of the dataset, for tasks on a particular one."""
+    published_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    """Published number of rows of each split, by configuration; checked when the hub dataset is loaded."""
+    stratify_option: ClassVar[str] = ""
+    """Option with the column that held-out rows are stratified by."""
+    truncatable_field: ClassVar[str] = ""
+    """Field of the prompt that may be truncated."""
+    required_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of the prompt that must not be blank."""
+    hidden_from_prompt: ClassVar[tuple[str, ...]] = ()
+    """Options with columns that contain the answer, which a prompt must not show."""
+
+    path: DataPath
+    """Hub id, local folder in the layout of a hub dataset, file, or table of files by split (train, dev, test).
+    Files are CSV, TSV, JSON, JSONL or Parquet; paths are relative to the working directory."""
+    config: str | None = None
+    """Configuration of a hub dataset, or subfolder of a local one."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    train_split: str | None = None
+    """Name of the training split in the data; train if unset."""
+    dev_split: str | None = None
+    """Name of the dev split in the data; dev, validation, valid or val if unset."""
+    test_split: str | None = None
+    """Name of the test split in the data; test if unset."""
+    dev_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Fraction of the training rows to hold out for dev if there is no dev split."""
+    test_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Fraction of the training rows to hold out for test if there is no test split."""
+    split_seed: int = Field(default=42, ge=0)
+    """Seed of held-out splits and `max_rows`; independent of the run's seed, so that all runs have the same rows."""
+    max_rows: int | None = Field(default=None, gt=0)
+    """Maximum number of rows of each split, drawn by `split_seed`; for quick trials."""
+    streaming: bool = False
+    """Whether to stream the training rows, for datasets that are too large to load."""
+    prompt: str | None = None
+    """Prompt template with fields in braces; the task's default if unset."""
+    group_column: str | None = None
+    """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
+    context column, if the task has one, if unset."""
+
+    _sample: loading.DataSource | None = PrivateAttr(default=None)
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: DataPath) -> DataPath:
+        if isinstance(path, str):
+            if not path:
+                raise ValueError("must not be empty")
+            return path
+        for split, files in path.items():
+            if split not in loading.SPLIT_NAMES:
+                raise ValueError(f"unknown split {split!r}; allowed: train, dev, test")
+            if not files:
+                raise ValueError(f"no files for split {split!r}")
+        if "train" not in path:
+            raise ValueError("no files for split 'train'")
+        return path
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> DatasetTask:
+        fields = prompt_templates.fields(self._prompt_template())
+        if not fields:
+            raise ValueError("prompt: has no fields; add one in braces, such as {text}")
+        columns = [getattr(self, option) or () for option in self.hidden_from_prompt]
+        hidden = {c for column in columns for c in ((column,) if isinstance(column, str) else column)}
+        for field in fields:
+            if any(field == column or field.startswith(f"{column}.") for column in hidden):
+                raise ValueError(f"prompt: the field {{{field}}} contains the answer")
+        if self.streaming and (self.dev_fraction or self.test_fraction):
+            raise ValueError(
+                "dev_fraction and test_fraction are incompatible with streaming; set dev_split and test_split"
+            )
+        return self
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the training rows are streamed."""
+        return self.streaming
+
+    def _prompt_template(self) -> str:
+        """Returns the prompt template."""
+        raise NotImplementedError
+
+    def _column_options(self) -> Iterator[tuple[str, str]]:
+        """Yields the options that name columns, with the columns."""
+        if self.group_column:
+            yield "group_column", self.group_column
+
+    def _field_columns(self) -> Mapping[str, str]:
+        """Returns the column of each prompt field that is not itself the name of a column."""
+        raise NotImplementedError
+
+    def _make_prompt(self, row: Mapping[str, Any]) -> Example:
+        """Converts a row to an example whose target is a placeholder."""
+        raise NotImplementedError
+
+    def _required_columns(self, row: Mapping[str, Any]) -> list[str]:
+        """Returns the columns that ``_make_prompt`` reads of the row."""
+        columns = self._field_columns()
+        return list(
+            dict.fromkeys(columns.get(field, field) for field in prompt_templates.fields(self._prompt_template()))
+        )
+
+    def _text_columns(self) -> list[str]:
+        """Returns the columns that are used as text, in prompts or targets."""
+        return self._required_columns({})
+
+    def _group(self, row: Mapping[str, Any]) -> str:
+        return get_text(row, self.group_column) if self.group_column else ""
+
+    def to_prompt(self, row: Mapping[str, Any]) -> Example:
+        """Converts a row without answer to an example; columns that the prompt does not show may be missing.
+
+        Raises:
+            MissingFieldsError: The row lacks columns of the prompt.
+            RowError: A field is empty or invalid.
+        """
+        missing = [column for column in self._required_columns(row) if not has_column(row, column)]
+        if missing:
+            raise MissingFieldsError(missing)
+        return self._make_prompt(row)
+
+    def _config_name(self) -> str | None:
+        return self.config
+
+    def resolve_revision(self) -> str | None:
+        """Returns the current commit of the hub dataset; None for local data, or if it is unknown."""
+        return loading.resolve_revision(self._data_source())
+
+    def at_revision(self, commit: str) -> DatasetTask:
+        """Returns a copy of the task that loads this commit of its hub dataset."""
+        return self.model_copy(update={"revision": commit})
+
+    def subset_for_estimate(self, rows: int) -> tuple[DatasetTask, int | None] | None:
+        """Returns a copy of the task that streams the first training rows of a hub dataset that is not downloaded.
+
+        Raises:
+            InputError: The dataset does not exist, or the hub is not reachable.
+        """
+        builder = loading.undownloaded_builder(self._data_source())
+        if builder is None:
+            return None
+        sample, total = loading.limit_train_rows(self._data_source(), builder, rows)
+        task = self.model_copy()
+        task._sample = sample
+        return task, total
+
+    def _data_source(self) -> loading.DataSource:
+        if self._sample is not None:
+            return self._sample
+        files: Any = self.path
+        if isinstance(files, dict):
+            files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())
+        config = self._config_name()
+        published = self.published_sizes.get(config or "", {}) if files == self.hub_id and self.hub_id else {}
+        return loading.DataSource(
+            path=files,
+            config=config,
+            revision=self.revision,
+            # The keys of a table of files are the splits.
+            names=(None,) * 3 if isinstance(self.path, dict) else (self.train_split, self.dev_split, self.test_split),
+            dev_fraction=self.dev_fraction,
+            test_fraction=self.test_fraction,
+            stratify=getattr(self, self.stratify_option) if self.stratify_option else None,
+            seed=self.split_seed,
+            max_rows=self.max_rows,
+            streaming=self.streaming,
+            sizes=() if self.streaming else tuple(published.items()),
+        )
+
+    def load(self) -> DatasetDict:
+        """Loads the splits ``train``, ``dev`` and ``test``.
+
+        Raises:
+            InputError: The data cannot be read, lack a split or a column, or differ from the published sizes.
+        """
+        splits = loading.load_splits(self._data_source()).splits
+        for split, rows in splits.items():
+            columns = rows.column_names or ()
+            for option, column in self._column_options():
+                if columns and column not in columns and column.split(".")[0] not in columns:
+                    known = sorted(visible_columns(columns))
+                    raise InputError(
+                        f"{self._describe_split(split)}: {option}: there is no column {column!r}"
+                        f"{did_you_mean(column, known)}; columns: {comma_separated(known)}"
+                    )
+            for column in self._text_columns():
+                if names := feature_names(rows.features, column):
+                    raise InputError(
+                        f"{self._describe_split(split)}: {column}: is used as text, but has label numbers (of "
+                        f"{comma_separated(names)}); write the label names to a text column"
+                    )
+        return splits
+
+    def describe_row(self, split: str, index: int) -> str:
+        """Describes a row by its file, or dataset and split, and its number from 1."""
+        return loading.row_location(self._data_source(), split, index)
+
+    def _describe_split(self, split: str) -> str:
+        """Describes a split by its file, or by its dataset and name."""
+        return self.describe_row(split, 0).rsplit(", row", 1)[0]
+
+    def _render_prompt(self, row: Mapping[str, Any], **computed: str) -> tuple[str, tuple[int, int] | None]:
+        """Renders the prompt of a row.
+
+        Args:
+            row: The row.
+            computed: Values of fields that are not columns.
+
+        Returns:
+            The prompt, and the start and end of the truncatable field in it.
+
+        Raises:
+            RowError: A field does not exist or is invalid.
+        """
+        columns = self._field_columns()
+
+        def value(field: str) -> str:
+            if field in computed:
+                return computed[field]
+            get = get_nonblank_text if field in self.required_fields else get_text
+            return get(row, columns.get(field, field))
+
+        return prompt_templates.render(self._prompt_template(), value, self.truncatable_field)

@@ -1,0 +1,137 @@
+"""Classification of a text, or a pair of texts, on the user's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from peftkit.components import Example, TaskKind
+from peftkit.errors import InputError, comma_separated, did_you_mean
+from peftkit.tasks.dataset_task import DatasetTask
+from peftkit.tasks.labels import check_label_names, check_label_order, find_label_names, match_label, read_label
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+class TextClassification(DatasetTask):
+    """Text → one of a fixed set of labels, on your own data.
+
+    Labels are matched by name. Numbers are indices into ``label_names``, or into the label names of the dataset.
+    Prompt fields: ``{text}``, ``{text_pair}`` and any column.
+    """
+
+    name: Literal["text_classification"] = "text_classification"
+
+    text_column: str = "text"
+    """Column of the text; dots select nested fields."""
+    text_pair_column: str | None = None
+    """Column of a second text, for pairs of texts."""
+    label_column: str = "label"
+    """Column of the label."""
+    label_names: tuple[str, ...] = ()
+    """Label names in the order of their numbers; the labels of the training rows if unset."""
+    verbalisers: dict[str, str] = Field(default_factory=dict)
+    """Text that is ranked for a label, by label name; the name itself if unset."""
+
+    kind: ClassVar[TaskKind] = "classification"
+    metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "balanced_accuracy",
+        "precision_macro",
+        "recall_macro",
+        "f1_macro",
+        "matthews_correlation",
+    )
+    selection_metric: ClassVar[str] = "accuracy"
+    stratify_option: ClassVar[str] = "label_column"
+    truncatable_field: ClassVar[str] = "text"
+    required_fields: ClassVar[tuple[str, ...]] = ("text",)
+    hidden_from_prompt: ClassVar[tuple[str, ...]] = ("label_column",)
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> TextClassification:
+        names = list(self._configured_names())
+        if names and (reason := self._verbaliser_error(names)):
+            raise ValueError(reason)
+        if self.streaming and not names:
+            raise ValueError("label_names: required with streaming")
+        return self
+
+    def _verbaliser_error(self, names: Sequence[str]) -> str | None:
+        """Returns what is wrong with the verbalisers of these labels; None if they are valid."""
+        for name in self.verbalisers:
+            if name not in names:
+                near = did_you_mean(name, names) or f"; labels: {comma_separated(list(names))}"
+                return f"verbalisers: unknown label {name!r}{near}"
+        texts: dict[str, str] = {}
+        for name in names:
+            if not self._verbaliser(name).strip():
+                return f"verbalisers: the text of the label {name!r} is empty"
+            other = texts.setdefault(self._verbaliser(name), name)
+            if other != name:
+                return f"verbalisers: the labels {other!r} and {name!r} have the same text {self._verbaliser(name)!r}"
+        if len(set(names)) < len(names):
+            repeated = next(name for name in names if list(names).count(name) > 1)
+            return f"label_names: the label {repeated!r} occurs twice"
+        return None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The text that is ranked for each label, in the order of their numbers."""
+        return tuple(map(self._verbaliser, self._label_names()))
+
+    def _verbaliser(self, name: str) -> str:
+        return self.verbalisers.get(name, name)
+
+    def _configured_names(self) -> Sequence[str]:
+        return self.label_names
+
+    def _label_names(self) -> Sequence[str]:
+        return self._configured_names() or find_label_names(self._data_source(), self.label_column)[0]
+
+    def load(self) -> DatasetDict:
+        find_label_names.cache_clear()  # files may have changed
+        splits = super().load()
+        names, origin = self._label_names(), "label_names" if self._configured_names() else "the training split"
+        check_label_order(splits, self.label_column, names, origin)
+        check_label_names(names, self.label_column)
+        if reason := self._verbaliser_error(names):
+            raise InputError(reason)
+        return splits
+
+    def _prompt_template(self) -> str:
+        return self.prompt or ("classify: {text}" + (" {text_pair}" if self.text_pair_column else ""))
+
+    def _column_options(self) -> Iterator[tuple[str, str]]:
+        yield "text_column", self.text_column
+        yield "label_column", self.label_column
+        if self.text_pair_column:
+            yield "text_pair_column", self.text_pair_column
+        yield from super()._column_options()
+
+    def _field_columns(self) -> Mapping[str, str]:
+        pair = {"text_pair": self.text_pair_column} if self.text_pair_column else {}
+        return {"text": self.text_column, **pair}
+
+    def _make_prompt(self, row: Mapping[str, Any]) -> Example:
+        source, span = self._render_prompt(row)
+        return Example(source, self.labels[0], self.labels, truncatable_span=span)
+
+    def to_example(self, row: Mapping[str, Any]) -> Example:
+        """The prompt → the text of the label, one of all labels.
+
+        Raises:
+            RowError: A field is missing or empty, or the label is unknown.
+        """
+        prompt = self._make_prompt(row)
+        return replace(prompt, target=self._verbaliser(self._label(row)), group=self._group(row))
+
+    def _label(self, row: Mapping[str, Any]) -> str:
+        numbered = bool(self._configured_names()) or find_label_names(self._data_source(), self.label_column)[1]
+        return match_label(
+            read_label(row, self.label_column), self._label_names(), self.label_column, numbered=numbered
+        )

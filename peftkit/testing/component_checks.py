@@ -1,0 +1,172 @@
+"""Checks of components, tasks and metrics, which raise ``AssertionError`` if they fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from peftkit.components import Component, Example, Method, Metric, Range, Task
+from peftkit.errors import MissingFieldsError
+from peftkit.plugins import load_registry
+
+MAX_ROWS = 200
+"""The number of rows of each split that are checked."""
+LEARNING_RATE = "train.learning_rate"
+
+
+def check_round_trip(component: Component) -> None:
+    """Check that options survive a round trip through JSON, have descriptions, and that unknown ones are rejected.
+
+    Args:
+        component: A component with its options.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    component_class = type(component)
+    loaded = component_class.model_validate_json(component.model_dump_json(), strict=True)
+    assert loaded == component, f"{component!r} was written, but {loaded!r} was read back"
+    undescribed = [
+        key for key, field in component_class.model_fields.items() if key != "name" and not field.description
+    ]
+    assert not undescribed, f"options without a description: {undescribed}"
+    assert component_class.model_config.get("extra") == "forbid", "unknown options must be rejected"
+
+
+def check_published_rates(method: Method | type[Method]) -> None:
+    """Check that the search range of the learning rate contains each published one, a factor of 2 from either end.
+
+    Args:
+        method: A method or its class. Methods without published rates pass.
+
+    Raises:
+        AssertionError: A published rate is outside the range, or there is no range.
+    """
+    search_range = method.search_space.get(LEARNING_RATE)
+    for published in method.published_rates:
+        assert isinstance(search_range, Range), (
+            f"the method has published_rates, but its search_space has no range for {LEARNING_RATE}"
+        )
+        outside = [rate for rate in published.rates if not 2 * search_range.low <= rate <= search_range.high / 2]
+        assert not outside, (
+            f"the published learning rate {outside[0]:g} ({published.source}) is outside {search_range.low:g} to "
+            f"{search_range.high:g}, or less than a factor of 2 from an end; widen {LEARNING_RATE} in search_space"
+        )
+
+
+def check_task(task: Task) -> None:
+    """Check that a task has three splits of valid examples, and that prompts do not depend on the answer.
+
+    Args:
+        task: The task with its options.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    check_round_trip(task)
+    metrics = load_registry().all("metric")
+    values: list[str] = []
+    for name in task.metrics:
+        assert name in metrics, f"no metric is called {name!r}"
+        metric = metrics[name].component()  # type: ignore[call-arg]
+        assert isinstance(metric, Metric)
+        assert task.kind in metric.kinds, f"{name!r} does not score {task.kind}"
+        values += metric.value_names
+    assert task.selection_metric in values, (
+        f"none of the metrics has the value {task.selection_metric!r} of selection_metric"
+    )
+    splits = task.load()
+    for split in ("train", "dev", "test"):
+        assert split in splits, f"there is no split {split!r}"
+        rows = list(islice(splits[split], MAX_ROWS))
+        assert rows, f"the split {split!r} is empty"
+        _check_examples(task, split, [task.to_example(row) for row in rows])
+        _check_prompts(task, split, rows)
+
+
+def _check_prompts(task: Task, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Check that prompts equal those of the examples, also without fields that the prompt does not need."""
+    unneeded = [field for field in rows[0] if not _needs(task, split, rows, field)]
+    for row in rows:
+        example = task.to_example(row)
+        for fields in (row, {field: value for field, value in row.items() if field not in unneeded}):
+            prompt = task.to_prompt(fields)
+            for part in ("source", "candidates", "truncatable_span"):
+                expected, actual = getattr(example, part), getattr(prompt, part)
+                assert actual == expected, (
+                    f"{split}: to_prompt returns the {part} {actual!r}, but to_example {expected!r}"
+                )
+            assert prompt.target == next(iter(prompt.candidates), ""), (
+                f"{split}: the target of to_prompt is not the first candidate"
+            )
+
+
+def _needs(task: Task, split: str, rows: Sequence[Mapping[str, Any]], field: str) -> bool:
+    """Return whether a prediction needs a field, which must then be part of the prompt or the candidates."""
+    try:
+        task.to_prompt({key: value for key, value in rows[0].items() if key != field})
+    except MissingFieldsError as error:
+        missing = error
+    except Exception as error:
+        raise AssertionError(
+            f"{split}: without {field!r}, to_prompt does not raise MissingFieldsError but {error!r}"
+        ) from error
+    else:
+        return False
+    if missing.__cause__ is not None:  # to_example failed without the field
+        shown = all(_contains(task.to_example(row), row[field]) for row in rows)
+        assert shown, f"{split}: a row without {field!r} cannot be predicted: {missing}"
+    return True
+
+
+def _contains(example: Example, value: object) -> bool:
+    return str(value) in "".join([example.source, *example.candidates])
+
+
+def _check_examples(task: Task, split: str, examples: Sequence[Example]) -> None:
+    for example in examples:
+        assert example.source.strip(), f"{split}: a source is empty"
+        assert example.target.strip(), f"{split}: a target is empty"
+        if task.kind == "generation":
+            assert not example.candidates, f"{split}: generation must not have candidates"
+            continue
+        assert example.target in example.candidates, f"{split}: the target is not one of {example.candidates}"
+        assert len(set(example.candidates)) == len(example.candidates) >= 2, (
+            f"{split}: needs two or more different candidates, not {example.candidates}"
+        )
+        if task.kind == "classification":
+            assert example.candidates == task.labels, f"{split}: the candidates are not the labels"
+    if task.kind == "multiple_choice" and len(examples) >= MAX_ROWS:
+        first_is_correct = sum(e.candidates[0] == e.target for e in examples) / len(examples)
+        assert first_is_correct < 1, f"{split}: the first candidate is always correct"
+
+
+def check_metric(metric: Metric) -> None:
+    """Check that a metric returns ``value_names``, prefers correct answers, and does not depend on the order.
+
+    Args:
+        metric: The metric with its options.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    check_round_trip(metric)
+    examples = [
+        Example("which colour has the sky", "blue", ("blue", "red")),
+        Example("which colour has blood", "red", ("blue", "red")),
+        Example("which colour has the sea", "blue", ("blue", "red")),
+    ]
+    references = [[e.target] for e in examples]
+    correct = metric.compute([e.target for e in examples], references, examples)
+    wrong = metric.compute(["red", "blue", "red"], references, examples)
+    reordered = metric.compute([e.target for e in examples[::-1]], references[::-1], examples[::-1])
+    assert set(correct) == set(metric.value_names), (
+        f"compute returns {sorted(correct)}, not {sorted(metric.value_names)}"
+    )
+    assert all(math.isfinite(v) for v in (*correct.values(), *wrong.values())), "values that are not finite"
+    for key, value in correct.items():
+        assert math.isclose(value, reordered[key], abs_tol=1e-9), f"{key} depends on the order of the examples"
+        better = value >= wrong[key] if metric.higher_is_better else value <= wrong[key]
+        assert better, f"{key} is {value} for correct answers and {wrong[key]} for wrong ones"

@@ -1,0 +1,380 @@
+"""Checks of methods, which raise ``AssertionError`` if they fail and ``RefusedError`` if they do not apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from peftkit.components import Method
+from peftkit.components.head_parameters import find_head_parameters
+from peftkit.errors import InputError
+from peftkit.macs.mac_counter import MacCounter, StepMacs
+from peftkit.testing.tiny_models import STEPS, architecture_kind, batch, context, head_parameters, run_spec, tiny_model
+from peftkit.testing.tiny_training import apply_method, logits, loss_of, tensors, train_on_batch, trained_tensors
+
+Check = Callable[[Method, str, Path], None]
+"""Takes a method with its options, the name of an architecture, and an empty folder."""
+
+
+Reopen = Callable[[nn.Module, Path], nn.Module]
+"""Loads saved files onto a base model."""
+
+
+class NotSupportedError(Exception):
+    """The method does not support a check; the message is its reason."""
+
+
+def check_trains(method: Method, architecture: str, folder: Path) -> None:
+    """Check that the loss falls, that trained parameters get gradients, and that frozen tensors do not change.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+    model = apply_method(method, architecture)
+    parameters = trained_tensors(model)
+    assert sum(p.numel() for p in parameters.values()) > 0, "the method trains no parameters"
+    frozen = {n: t.detach().clone() for n, t in tensors(model).items() if n not in parameters}
+    losses, without_gradient = train_on_batch(model, architecture, method=method)
+    assert losses[-1] < losses[0], f"the loss went from {losses[0]:.4f} to {losses[-1]:.4f} in {STEPS} steps"
+    undeclared = [name for name in without_gradient if not method.may_lack_gradient(name)]
+    assert not undeclared, f"no gradient in the second step: {undeclared}"
+    after = tensors(model)
+    changed = [n for n, before in frozen.items() if not torch.equal(before, after[n]) and not method.may_change(n)]
+    assert not changed, f"frozen tensors changed: {changed}"
+    assert set(trained_tensors(model)) == set(parameters), "training changed which parameters are trainable"
+
+
+def check_reloads(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
+    """Check that a fresh model with the saved weights gives the same logits, and that only safetensors are saved.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: An empty folder.
+        reopen: Loads the folder onto a fresh model with the library of ``loaded_by``; by default only ``load`` is
+            checked.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+    model = apply_method(method, architecture)
+    train_on_batch(model, architecture, method=method)
+    folder.mkdir(exist_ok=True)
+    method.save(model, folder)
+    suffixes = {f.suffix for f in folder.iterdir() if f.suffix not in (".json", ".md")}
+    assert suffixes == {".safetensors"}, f"files with these suffixes were saved: {sorted(suffixes)}"
+    stored = [load_file(file) for file in folder.glob("*.safetensors")]
+    written = sum(tensor.numel() * tensor.element_size() for tensors in stored for tensor in tensors.values())
+    expected = method.checkpoint_bytes(model)
+    assert expected == written, f"checkpoint_bytes returns {expected:,}, but save writes {written:,}"
+    trained_logits = logits(model, architecture)
+    fresh = apply_method(method, architecture)
+    parameters = trained_tensors(fresh)
+    assert not torch.allclose(logits(fresh, architecture), trained_logits, atol=1e-4), (
+        "training did not change the logits"
+    )
+    method.load(fresh, folder)
+    torch.testing.assert_close(logits(fresh, architecture), trained_logits, atol=1e-6, rtol=1e-6)
+    # The optimizer of a resumed run holds the parameters, so load must not replace them.
+    assert all(parameters[name] is parameter for name, parameter in trained_tensors(fresh).items()), (
+        "load replaced parameters"
+    )
+    if reopen is not None:
+        reopened = reopen(tiny_model(architecture), folder)
+        torch.testing.assert_close(logits(reopened, architecture), trained_logits, atol=1e-6, rtol=1e-6)
+
+
+def check_new_head(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
+    """Check that an encoder's new classification head is trained, saved, and loaded over another head.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: An empty folder.
+        reopen: Loads the folder onto a fresh model with the library of ``loaded_by``; by default only ``load`` is
+            checked.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+    names = head_parameters(architecture)
+    if not names:
+        raise NotSupportedError("only encoders have a new classification head")
+    model = apply_method(method, architecture)
+    head = {name: (p, p.detach().clone()) for name, p in find_head_parameters(model, names).items()}
+    frozen = [name for name, (parameter, _) in head.items() if not parameter.requires_grad]
+    assert not frozen, f"parameters of the new head are frozen: {frozen}"
+    train_on_batch(model, architecture, method=method)
+    unchanged = [name for name, (parameter, before) in head.items() if torch.equal(parameter, before)]
+    assert not unchanged, f"parameters of the new head do not change: {unchanged}"
+    trained_logits = logits(model, architecture)
+    folder.mkdir(exist_ok=True)
+    method.save(model, folder)
+    for seed in (1, 2):
+        fresh = tiny_model(architecture, head_seed=seed)
+        loaded = method.load_into(fresh, folder, context(architecture)) if reopen is None else reopen(fresh, folder)
+        torch.testing.assert_close(logits(loaded, architecture), trained_logits, atol=1e-6, rtol=1e-6)
+
+
+def check_generates(method: Method, architecture: str, folder: Path) -> None:
+    """Check that greedy search, with and without a KV cache, chooses the tokens with the highest logits.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    if architecture_kind(architecture) == "encoder":
+        raise NotSupportedError("encoders with a classification head do not generate text")
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+    model = apply_method(method, architecture)
+    train_on_batch(model, architecture, method=method, steps=2)
+    for cached in (True, False):
+        check_generation_matches_scores(model, architecture, cached=cached)
+
+
+def check_merges(method: Method, architecture: str, folder: Path) -> None:
+    """Check that the merged model gives the same logits within ``merge_tolerance`` and has the base model's tensors.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+    model = apply_method(method, architecture)
+    train_on_batch(model, architecture, method=method)
+    trained_logits = logits(model, architecture)
+    try:
+        merged = method.merge(model)
+    except InputError as error:
+        raise NotSupportedError(str(error)) from error
+    merged_names, base_names = set(merged.state_dict()), set(tiny_model(architecture).state_dict())
+    different = sorted(merged_names ^ base_names)
+    assert not different, f"the tensors of the merged model are not those of the base model: {different[:5]}"
+    difference = (logits(merged, architecture) - trained_logits).abs().max().item()
+    assert difference <= method.merge_tolerance, f"logits differ by {difference:.1e}"
+
+
+def check_gradient_checkpointing(method: Method, architecture: str, folder: Path) -> None:
+    """Check that gradient checkpointing gives the same loss and gradients.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture, gradient_checkpointing=True)))
+    losses, gradients = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(7)
+        base = tiny_model(architecture)
+        if not base.supports_gradient_checkpointing:
+            raise NotSupportedError(
+                f"{type(base).__name__} does not support gradient checkpointing in the installed transformers"
+            )
+        if checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            assert any(getattr(m, "gradient_checkpointing", False) for m in base.modules())
+        model = method.apply(base, context(architecture, gradient_checkpointing=checkpointing)).train()
+        for step in (1, 2):  # in the first step, one matrix of a low-rank update is zero
+            loss = loss_of(method, model, architecture, step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                for parameter in trained_tensors(model).values() if step == 1 else ():
+                    if parameter.grad is not None:
+                        parameter.sub_(0.01 * parameter.grad)
+                        parameter.grad = None
+        losses.append(loss.item())
+        gradients.append({name: p.grad for name, p in trained_tensors(model).items() if p.grad is not None})
+    assert any(g.any() for g in gradients[0].values()), "there are no gradients to compare"
+    assert gradients[0].keys() == gradients[1].keys(), "checkpointing loses gradients"
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
+    largest = max(g.abs().max().item() for g in gradients[0].values())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4 * largest, rtol=1e-4)
+
+
+def check_mixed_precision(method: Method, architecture: str, folder: Path) -> None:
+    """Check that the loss under bf16 autocast is within 5 % of the one in fp32, and that no gradient is lost.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture, mixed_precision="bf16")))
+    results = []
+    for low in (False, True):
+        model = apply_method(method, architecture)
+        train_on_batch(model, architecture, method=method, steps=1)
+        with torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
+            loss = loss_of(method, model, architecture, 2)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = {n: p.grad for n, p in trained_tensors(model).items() if p.grad is not None}
+        assert all(g.isfinite().all() for g in gradients.values()), "gradients that are not finite"
+        results.append((loss.item(), {n for n, g in gradients.items() if g.any()}))
+    assert abs(results[1][0] - results[0][0]) < 0.05 * abs(results[0][0]), (
+        f"the loss is {results[1][0]:.4f} in bf16, and {results[0][0]:.4f} in fp32"
+    )
+    lost = {name for name in results[0][1] - results[1][1] if not method.may_lack_gradient(name)}
+    assert not lost, f"no gradients in bf16: {sorted(lost)}"
+
+
+def check_mac_counts(method: Method, architecture: str, folder: Path) -> None:
+    """Check that the counted MACs of a step equal those of torch's ``FlopCounterMode`` around the real step.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+
+    def count() -> StepMacs:
+        wrapped = apply_method(method, architecture)
+        return MacCounter(wrapped, lambda model, rows: loss_of(method, model, architecture, 1, rows)).count(
+            batch(architecture)
+        )
+
+    macs = count()
+    assert macs == count(), "counting twice gives different numbers"
+    model = apply_method(method, architecture, attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter:
+        loss = loss_of(method, model, architecture, 1)
+        forward = counter.get_total_flops()
+        loss.backward()  # type: ignore[no-untyped-call]
+    expected = (forward // 2, (counter.get_total_flops() - forward) // 2)
+    assert macs[:2] == expected, f"counted {macs[:2]} MACs forward and backward, but torch counts {expected}"
+
+
+def raise_if_unsupported(reasons: list[str]) -> None:
+    """Raise an error if there are reasons why a method cannot be used.
+
+    Args:
+        reasons: The reasons, as from ``Method.incompatible_with``.
+
+    Raises:
+        RefusedError: There are reasons.
+    """
+    if reasons:
+        raise NotSupportedError("; ".join(reasons))
+
+
+def check_generation_matches_scores(model: Any, architecture: str, tokens: int = 6, *, cached: bool = True) -> None:
+    """Check that the logits of greedy search equal those of one forward pass over the generated text.
+
+    Args:
+        model: A decoder or encoder-decoder.
+        architecture: Its architecture.
+        tokens: The number of tokens to generate.
+        cached: Whether to generate with a KV cache.
+
+    Raises:
+        AssertionError: The logits differ.
+    """
+    model.eval()
+    rows = batch(architecture)
+    source, mask = rows["input_ids"], rows["attention_mask"]
+    with torch.no_grad(), _without_eos(model):
+        settings = {} if cached else {"use_cache": False}
+        generated = model.generate(
+            input_ids=source,
+            attention_mask=mask,
+            max_new_tokens=tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **settings,
+        )
+        text = generated.sequences
+        if architecture_kind(architecture) == "decoder":
+            mask = torch.cat([mask, torch.ones(len(mask), tokens, dtype=mask.dtype)], 1)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            inputs = {"input_ids": text, "attention_mask": mask, "position_ids": positions}
+            scored = model(**inputs, use_cache=False).logits[:, -tokens - 1 : -1]
+        else:
+            scored = model(input_ids=source, attention_mask=mask, decoder_input_ids=text, use_cache=False).logits
+            scored = scored[:, :-1]
+    assert scored.shape[1] == tokens
+    torch.testing.assert_close(torch.stack(generated.logits, 1), scored, atol=1e-5, rtol=1e-5)
+    assert torch.equal(text[:, -tokens:], scored.argmax(-1)), "generation and scoring choose different tokens"
+
+
+@contextmanager
+def _without_eos(model: Any) -> Iterator[None]:
+    """Disable the end-of-sequence token, after which rows would be padded."""
+    config = model.generation_config
+    eos, config.eos_token_id = config.eos_token_id, None
+    try:
+        yield
+    finally:
+        config.eos_token_id = eos
+
+
+def check_method(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
+    """Check the essentials of a method: it is supported, it trains, and it reloads.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: An empty folder.
+        reopen: Loads the folder onto a fresh model with the library of ``loaded_by``; by default only ``load`` is
+            checked.
+
+    Raises:
+        AssertionError: A check failed.
+    """
+    assert method.incompatible_with(run_spec(architecture)) == []
+    check_trains(method, architecture, folder)
+    check_reloads(method, architecture, folder, reopen)
+
+
+METHOD_CHECKS: Mapping[str, Check] = {
+    "trains": check_trains,
+    "reloads": check_reloads,
+    "new_head": check_new_head,
+    "generates": check_generates,
+    "merges": check_merges,
+    "checkpointing": check_gradient_checkpointing,
+    "mixed_precision": check_mixed_precision,
+    "counts": check_mac_counts,
+}
+"""The checks that run in one process, by name."""

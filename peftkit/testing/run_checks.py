@@ -1,0 +1,175 @@
+"""Checks of whole runs with a method: several processes give the same results, and so does a resumed run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from datasets import Dataset, DatasetDict
+
+from peftkit.components import Example, Method, Task
+from peftkit.plugins import Entry, Registry, load_registry
+from peftkit.recipe import Recipe, drop_none, load_recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.testing.method_checks import Check, raise_if_unsupported
+from peftkit.testing.processes import run_processes
+from peftkit.testing.tiny_models import run_spec, save_tiny_model
+
+COLOURS = ("red", "green", "blue")
+WORDS = {"red": "blood fire rose", "green": "grass leaf frog", "blue": "sky sea ink"}
+TOLERANCE = 1e-5
+
+
+class Colours(Task):
+    """A task that a tiny model learns in a few steps: the colours of things."""
+
+    name: Literal["colours"] = "colours"
+    rows: int = 48
+    """The number of training rows."""
+    streaming: bool = False
+    """Whether ``train`` is a streaming data set."""
+
+    kind = "classification"
+    metrics = ("accuracy",)
+    selection_metric = "accuracy"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The colours, which are the labels."""
+        return COLOURS
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether ``train`` is a streaming data set."""
+        return self.streaming
+
+    def load(self) -> DatasetDict:
+        """Create rows with one to four words."""
+
+        def split(start: int, count: int) -> Dataset:
+            colours = [COLOURS[(start + i) % 3] for i in range(count)]
+            things = [" ".join([WORDS[c].split()[(start + i // 3) % 3]] * (1 + i % 4)) for i, c in enumerate(colours)]
+            return Dataset.from_dict({"thing": things, "colour": colours})
+
+        train: Any = split(0, self.rows)
+        train = train.to_iterable_dataset(num_shards=2) if self.streaming else train
+        return DatasetDict({"train": train, "dev": split(1, 12), "test": split(2, 12)})
+
+    def to_example(self, row: Mapping[str, Any]) -> Example:
+        """Convert a row to an example."""
+        return Example(f"(colour) {row['thing']}", row["colour"], COLOURS)
+
+
+def check_two_processes(method: Method, architecture: str, folder: Path) -> None:
+    """Check that two processes with four rows each record the losses and metrics of one with eight, within 1e-5.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: An empty folder.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+    raise_if_unsupported([method.stochastic_because] if method.stochastic_because else [])
+    make_recipe = _recipe_maker(method, architecture, folder)
+    one, two = make_recipe("one", "train.batch_size=8"), make_recipe("two", "train.batch_size=4")
+    run_processes(one, _registry(method))
+    run_processes(two, _registry(method), 2)
+    rows = [RunDirectory(_only_run(recipe)).evaluations() for recipe in (one, two)]
+    assert RunDirectory(_only_run(two)).summary()["processes"] == 2
+    for first, second in zip(*rows, strict=True):
+        for split in ("train", "dev", "test"):
+            for key, value in first[split].items():
+                other = second[split][key]
+                assert value == other or abs(value - other) <= TOLERANCE * max(1.0, abs(value)), (
+                    f"step {first['step']}, {split} {key}: {other} with two processes, {value} with one"
+                )
+
+
+def check_resume(method: Method, architecture: str, folder: Path) -> None:
+    """Check that a run resumed after its second step ends bit for bit like one that was not interrupted.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: An empty folder.
+
+    Raises:
+        RefusedError: The method does not support this check.
+        AssertionError: The check failed.
+    """
+    raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
+    recipe = _recipe_maker(method, architecture, folder)(
+        "run", "train.checkpoint.every=1 steps", "train.checkpoint.keep=9"
+    )
+    run_processes(recipe, _registry(method))
+    path = _only_run(recipe)
+    before = _outcome(path)
+    for later in sorted((path / "checkpoints").iterdir())[2:]:
+        shutil.rmtree(later)
+    (path / "summary.json").unlink()
+    run_processes(recipe, _registry(method), resume=str(path))
+    assert RunDirectory(path).summary()["resumed_after_steps"] == [2]
+    after = _outcome(path)
+    different = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    assert not different, f"results differ after resuming: {different[:5]}"
+
+
+def _recipe_maker(method: Method, architecture: str, folder: Path) -> Callable[..., Recipe]:
+    model = save_tiny_model(architecture, folder / "model")
+    base = folder / "recipe.toml"
+    tables = {
+        "run": {"name": "test"},
+        "model": {"name": model.as_posix()},
+        "task": {"name": "colours"},
+        "method": method.model_dump(mode="json"),
+        "train": {"batch_size": 8, "optimizer": "SGD", "learning_rate": 0.05, "budget": {"steps": 4}},
+        "evaluate": {"every": "50%", "train_examples": 6, "dev_examples": 6, "test_examples": 6},
+        "track": {"to": []},
+    }
+    base.write_text(tomli_w.dumps(drop_none(tables)), encoding="utf-8")
+
+    def make_recipe(name: str, *overrides: str) -> Recipe:
+        output = f"run.output={json.dumps((folder / name).as_posix())}"
+        return load_recipe(base, _registry(method), [output, *overrides])
+
+    return make_recipe
+
+
+def _registry(method: Method) -> Registry:
+    """Return the installed components with the task above and the class of the method."""
+    installed = load_registry()
+    others = [e for e in installed.entries if (e.kind, e.name) != ("method", method.name) and e.name != "colours"]
+    additional = [
+        Entry("task", "colours", Colours, "peftkit", "0"),
+        Entry("method", method.name, type(method), "peftkit", "0"),
+    ]
+    return Registry((*others, *additional), installed.failures, installed.distributions)
+
+
+def _only_run(recipe: Recipe) -> Path:
+    [path] = Path(recipe.run.output).iterdir()
+    return path
+
+
+def _outcome(path: Path) -> dict[str, Any]:
+    """Return what a run records and saves, without times and memory."""
+    rows = RunDirectory(path).evaluations()
+    for row in rows:
+        del row["evaluation_seconds"]
+        row["cost"] = {key: value for key, value in row["cost"].items() if key.endswith(("gmacs", "gflops"))}
+    last = max((path / "checkpoints").iterdir())
+    files = [*(path / "model").rglob("*"), *(path / "predictions").iterdir(), path / "examples.parquet"]
+    files.append(last / "trainable.safetensors")
+    return {"evaluations": rows, **{f.name: f.read_bytes() for f in files if f.is_file()}}
+
+
+RUN_CHECKS: Mapping[str, Check] = {"two_processes": check_two_processes, "resume": check_resume}
+"""The checks of whole runs by name; each takes a few seconds."""

@@ -1,0 +1,1 @@
+"""Training: ``run`` runs a recipe, ``trainer`` has the training loop, ``step`` computes one optimizer step."""

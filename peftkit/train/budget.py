@@ -1,0 +1,104 @@
+"""Tracks progress against the budget, and when evaluations and checkpoints are due."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from peftkit.recipe.config import BudgetConfig, parse_interval
+
+FIRST = 0.001
+"""Share of the budget at which the first evaluation of a logarithmic interval is due."""
+
+
+@dataclass
+class Progress:
+    """What training has consumed so far, over all processes; padding counts towards ``macs`` only."""
+
+    step: int = 0
+    samples: int = 0
+    input_tokens: int = 0
+    target_tokens: int = 0
+    seconds: float = 0.0
+    macs: int = 0
+    joules: float = 0.0
+    completed_epochs: int = 0
+    """Finished epochs."""
+    steps_of_epoch: int = 0
+    """Steps of the current epoch."""
+    steps_per_epoch: int | None = field(default=1, kw_only=True)
+    """None for streaming data, whose length is unknown."""
+
+    @property
+    def epoch(self) -> float:
+        """Epochs so far, with the fraction of the current one; for streaming data only finished ones."""
+        return self.completed_epochs if self.steps_per_epoch is None else self.step / self.steps_per_epoch
+
+
+def budget_used(budget: BudgetConfig, progress: Progress) -> float:
+    """Return the used share of the budget; training ends at 1.
+
+    Args:
+        budget: The limits; the one that is closest counts.
+        progress: The progress so far.
+    """
+    amounts = {
+        "steps": progress.step,
+        "samples": progress.samples,
+        "tokens": progress.input_tokens + progress.target_tokens,
+        "epochs": progress.epoch,
+        "seconds": progress.seconds,
+        "gmacs": progress.macs / 1e9,
+        "joules": progress.joules,
+    }
+    return max(float(amounts[key] / limit) for key, limit in budget if limit is not None)
+
+
+def planned_steps(budget: BudgetConfig, *, effective_batch: int, steps_per_epoch: int | None) -> int | None:
+    """Return the number of steps of a run; None if the budget does not determine it.
+
+    Args:
+        budget: The limits.
+        effective_batch: Rows per step, over all processes and accumulated batches.
+        steps_per_epoch: Steps per epoch; None for streaming data.
+    """
+    limits = []
+    if not budget.has_known_steps:
+        return None
+    if budget.steps is not None:
+        limits.append(budget.steps)
+    if budget.samples is not None:
+        limits.append(math.ceil(budget.samples / effective_batch))
+    if budget.epochs is not None and steps_per_epoch is not None:
+        limits.append(math.ceil(budget.epochs * steps_per_epoch - 1e-9))
+    return min(limits, default=None)
+
+
+class IntervalTrigger:
+    """Fires at regular intervals of training.
+
+    Args:
+        every: The interval: ``"100 steps"``, ``"0.5 epochs"``, ``"10%"`` of the budget, ``"20 log"`` (that many times,
+            logarithmically spaced over the budget) or ``"off"``.
+        budget: The limits of the run.
+    """
+
+    def __init__(self, every: str, budget: BudgetConfig) -> None:
+        self.number, self.unit = (math.inf, "steps") if every == "off" else parse_interval(every)
+        self.budget = budget
+        self.passed = 0
+        """Intervals that have passed."""
+
+    def due(self, progress: Progress) -> bool:
+        """Return whether another interval has passed since the last call that returned True."""
+        share = budget_used(self.budget, progress)
+        if self.unit == "log":
+            position = 1 - math.log(share) / math.log(FIRST) if share >= FIRST else -1.0
+            passed = math.floor(position * (self.number - 1) + 1 + 1e-9)
+        else:
+            amount = {"steps": progress.step, "epochs": progress.epoch, "%": 100 * share}[self.unit]
+            passed = math.floor(amount / self.number + 1e-9)
+        if passed <= self.passed:
+            return False
+        self.passed = passed
+        return True

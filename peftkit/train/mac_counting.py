@@ -1,0 +1,48 @@
+"""Creates the MAC counter of a run from its recipe, model family and optimizer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from datasets import Dataset
+from torch import Tensor, nn
+
+from peftkit.data.dataloader import StreamingRows, shortest_and_longest_batch
+from peftkit.macs.mac_counter import MacCounter
+from peftkit.models import ModelFamily
+from peftkit.oom import is_oom
+from peftkit.recipe import Recipe
+from peftkit.train.optim import make_optimizer
+
+
+def make_mac_counter(
+    recipe: Recipe, family: ModelFamily, model: nn.Module, rows: Dataset | StreamingRows
+) -> MacCounter:
+    """Create the MAC counter of a run.
+
+    The shortest and the longest batch are counted right away, because most lengths between two counts can be
+    interpolated.
+
+    Args:
+        recipe: The recipe of the run.
+        family: The family of the model.
+        model: The model to count on: the trained one, or one with the same matrix products.
+        rows: The training rows.
+    """
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        task_loss = family.loss(model, batch)
+        # After the forward pass, because the auxiliary loss may use what the pass left in the model.
+        auxiliary = recipe.method.auxiliary_loss(model, batch)
+        return task_loss if auxiliary is None else task_loss + auxiliary
+
+    has_all_weights = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
+    counter = MacCounter(model, loss, partial(make_optimizer, recipe), has_all_weights=has_all_weights)
+    for batch in shortest_and_longest_batch(recipe, rows, family):
+        try:
+            counter.count(batch)
+        except RuntimeError as error:
+            # On the model itself memory may run out. Training will then use smaller batches, which are counted there.
+            if not is_oom(error):
+                raise
+    return counter

@@ -1,0 +1,95 @@
+"""Creates the optimizer and the learning-rate schedule of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import get_scheduler
+from transformers.optimization import Adafactor
+
+from peftkit.components.head_parameters import is_head_parameter
+from peftkit.errors import InputError
+from peftkit.recipe import Recipe
+from peftkit.recipe.resolve import torch_optimizers
+
+LR_MULTIPLIER = "lr_multiplier"
+"""Key of a parameter group: its factor of the recipe's learning rate."""
+FIXED_RATE = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+"""Adafactor (Shazeer and Stern, 2018) with the recipe's learning rate, as is usual for fine-tuning T5."""
+TICKS = 1_000_000
+"""Steps into which the budget is divided for the schedules of transformers, which count steps."""
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Create the optimizer of the trainable parameters; biases and norms get no weight decay, as in transformers.
+
+    Args:
+        recipe: The recipe of the run.
+        model: The model with the method applied.
+
+    Raises:
+        InputError: The optimizer rejects its options.
+    """
+    train = recipe.train
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = train.weight_decay if parameter.ndim > 1 else 0.0
+            rate = (
+                train.effective_head_learning_rate / train.learning_rate
+                if is_head_parameter(parameter)
+                else recipe.method.lr_multiplier(key)
+            )
+            groups.setdefault((rate, decay), []).append(parameter)
+    name = train.optimizer.lower()
+    if name == "adafactor":
+        kind: Any = Adafactor
+        defaults: dict[str, Any] = dict(FIXED_RATE)
+    else:
+        class_names = {key.lower(): key for key in torch_optimizers()}
+        kind, defaults = getattr(torch.optim, class_names[name]), {}
+    options = {**defaults, "lr": train.learning_rate, **train.optimizer_options}
+    try:
+        optimizer: torch.optim.Optimizer = kind(
+            [
+                {"params": parameters, LR_MULTIPLIER: rate, **({"weight_decay": decay} if train.weight_decay else {})}
+                for (rate, decay), parameters in groups.items()
+            ],
+            **options,
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"train.optimizer_options: {train.optimizer} does not accept them: {error}") from error
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups.
+
+    Args:
+        optimizer: An optimizer that ``make_optimizer`` created.
+        rate: The learning rate, before the groups' multipliers.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(LR_MULTIPLIER, 1.0)
+
+
+def make_schedule(recipe: Recipe) -> Callable[[float], float]:
+    """Return the learning rate's factor as a function of the used share of the budget.
+
+    The schedules of transformers are read on a scale of the budget, so that they suit a budget of seconds as well as
+    one of steps.
+    """
+    train = recipe.train
+    name = "constant_with_warmup" if train.schedule == "constant" else train.schedule
+    scheduler = get_scheduler(
+        name,
+        torch.optim.SGD([torch.zeros(1)], lr=1.0),
+        num_warmup_steps=round(train.warmup_ratio * TICKS),
+        num_training_steps=TICKS,
+    )
+    factor: Callable[[float], float] = scheduler.lr_lambdas[0]
+    # A step has the rate of its start, as in transformers: the first step of a warm-up has a rate of 0.
+    return lambda share: factor(min(share, 1.0) * TICKS)

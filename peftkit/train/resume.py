@@ -1,0 +1,85 @@
+"""Finds the run to resume, checks that it has the same recipe, and locks run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from peftkit.errors import InputError, PeftkitError, RunError
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe, dump_recipe, load_recipe
+from peftkit.run_directory import RunDirectory
+
+LATEST = ""
+"""Stands for the newest run with the recipe's name and content."""
+
+
+def find_run(recipe: Recipe, registry: Registry, requested: str) -> Path | None:
+    """Find the run directory to resume.
+
+    Args:
+        recipe: The recipe to run.
+        registry: The installed components.
+        requested: A run directory, or ``LATEST``.
+
+    Returns:
+        The run directory; None if there is no run to resume for ``LATEST``.
+
+    Raises:
+        InputError: The path is not a run directory, or its run has another recipe.
+    """
+    if requested != LATEST:
+        path = Path(requested)
+        if not (path / "recipe.toml").is_file():
+            raise InputError(f"{requested!r} is not a run directory: it has no recipe.toml")
+        different = list(_different_keys(recipe, load_recipe(path / "recipe.toml", registry)))
+        if different:
+            raise InputError(
+                f"{requested!r} is a run of another recipe, which differs in {', '.join(different)}; to resume it, "
+                f"run: {RunDirectory(path).resume_command}; to start a new run, leave out --resume"
+            )
+        return path
+    runs = sorted(Path(recipe.run.output).glob(f"{recipe.run.name}-*"), reverse=True)
+    text = dump_recipe(recipe)
+    for path in runs:  # comparing texts is much faster than parsing recipes, of which there may be thousands
+        with suppress(OSError, UnicodeDecodeError):
+            if (path / "recipe.toml").read_text(encoding="utf-8") == text:
+                return path
+    for path in runs:
+        try:
+            if recipe == load_recipe(path / "recipe.toml", registry):
+                return path
+        except PeftkitError:  # killed before the recipe was written, or written by another version
+            continue
+    return None
+
+
+def lock_run_directory(path: Path) -> FileLock:
+    """Lock a run directory against other processes, until the lock is released or this process ends.
+
+    Raises:
+        RunError: Another process holds the lock.
+    """
+    run_lock = FileLock(path / ".lock")
+    try:
+        run_lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RunError(f"{path} is in use by another process; wait until it ends, or stop it") from error
+    return run_lock
+
+
+def _different_keys(new: Recipe, old: Recipe) -> Iterator[str]:
+    """Yield the dotted keys in which two recipes differ."""
+
+    def compare(new_value: Any, old_value: Any, path: str) -> Iterator[str]:
+        if isinstance(new_value, Mapping) and isinstance(old_value, Mapping):
+            for key in {**new_value, **old_value}:
+                yield from compare(new_value.get(key), old_value.get(key), f"{path}.{key}" if path else key)
+        elif new_value != old_value:
+            yield path
+
+    yield from compare(new.model_dump(mode="json"), old.model_dump(mode="json"), "")

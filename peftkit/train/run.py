@@ -1,0 +1,287 @@
+"""Runs a recipe: loads its model and data, trains and evaluates, and writes the run directory."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+from filelock import FileLock
+from pydantic_core import to_jsonable_python
+
+from peftkit.components import Meter
+from peftkit.data.dataloader import effective_batch_size, first_batches
+from peftkit.data.input_digests import (
+    changed_versions,
+    check_inputs,
+    compute_input_digests,
+    input_digests,
+    recorded_input_digests,
+)
+from peftkit.data.pipeline import prepare_data
+from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, run_on_main, shutdown
+from peftkit.distributed.environment_variables import environment_notice
+from peftkit.distributed.launch import read_launch
+from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequested
+from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
+from peftkit.hub_commits import hub_is_unreachable, set_offline
+from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
+from peftkit.models.generation import generation_notice
+from peftkit.models.heads import check_saves_head
+from peftkit.models.load import LoadedBase, apply_method, count_parameters, folder_bytes, init_random_base, load_base
+from peftkit.monitor.console import ConsoleLogger
+from peftkit.monitor.environment import collect_environment
+from peftkit.monitor.trackers import finish_trackers
+from peftkit.monitor.verbosity import quiet_libraries
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe, dump_recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.train.budget import planned_steps
+from peftkit.train.checkpoint import latest_checkpoint
+from peftkit.train.interrupt import InterruptHandler
+from peftkit.train.resume import find_run, lock_run_directory
+from peftkit.train.strategies import accelerator_options
+from peftkit.train.trainer import Trainer
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resume: str | None = None) -> Path | None:
+    """Run a recipe.
+
+    Args:
+        recipe: The recipe to run.
+        registry: The installed components; all its meters measure the run.
+        log_level: The log level of the libraries.
+        resume: The run directory to resume, or ``""`` for the latest run of this recipe; None starts a new run.
+
+    Returns:
+        The run directory; None on all processes but the main one.
+
+    Raises:
+        RunError: The recipe is valid, but the run failed.
+        RecipeError: The recipe does not fit the loaded model.
+        InputError: The run to resume does not exist, or has another recipe or other inputs; or a row is invalid.
+        RunInterrupted: A signal was received; the progress is saved.
+    """
+    quiet_libraries(log_level)
+    accelerator = init_accelerator(accelerator_options(recipe, registry))
+    console = ConsoleLogger(recipe, main=accelerator.is_main_process)
+    directory: RunDirectory | None = None
+    run_lock: FileLock | None = None
+    baseline_scores: BaselineScores = {}
+    trainer: Trainer | None = None
+    try:
+        previous = None if resume is None else run_on_main(accelerator, lambda: find_run(recipe, registry, resume))
+        revisions = run_on_main(accelerator, lambda: resolve_revisions(recipe, previous))
+        if run_on_main(accelerator, hub_is_unreachable):
+            set_offline(True)
+        original_recipe, recipe = recipe, pin_revisions(recipe, revisions)
+        if previous and RunDirectory(previous).finished:
+            if recorded := recorded_input_digests(previous):
+                current = compute_input_digests(recipe, registry, accelerator)
+                run_on_main(accelerator, lambda: check_inputs(previous, recorded, current))
+            console.print(f"already finished: {previous}")
+            return previous if accelerator.is_main_process else None
+        set_seed(recipe.run.seed)
+        base = load_base(recipe)
+        data = prepare_data(recipe, base.family, accelerator)
+        batch = effective_batch_size(recipe, accelerator.num_processes)
+        per_epoch = data.steps_per_epoch(batch)
+        steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
+        batches = partial(first_batches, recipe, data.train, base.family, base.model, batch)
+        model = apply_method(recipe, base, steps, batches)
+        # torch cannot count products with quantized weights; there are as many as with unquantized ones.
+        mac_model = (
+            apply_method(recipe, init_random_base(recipe, "meta"), steps, batches)
+            if recipe.model.quantization
+            else None
+        )
+        assert_same_weights(model)
+        run_on_main(accelerator, lambda: check_saves_head(recipe.method, model, base.head))
+        trainable, total = count_parameters(model)
+        meters = tuple(_create_meter(entry.component) for entry in registry.all("meter").values())
+
+        saved = latest_checkpoint(previous / "checkpoints") if previous else None
+        inputs = run_on_main(accelerator, lambda: input_digests(recipe, registry, base.family, data))
+
+        def open_run_directory() -> None:
+            nonlocal baseline_scores, directory, run_lock
+            if previous and saved and (recorded := saved.state.get("inputs")) is not None:
+                check_inputs(previous, recorded, inputs)
+            check_not_trivial(recipe, data)
+            baseline_scores = compute_baselines(recipe, data)
+            environment = {
+                **collect_environment(registry, accelerator),
+                "revisions": dict(revisions),
+                "inputs": inputs,
+                "ignored_generation_config": to_jsonable_python(dict(base.ignored_generation_settings), fallback=str),
+            }
+            directory, run_lock = _lock_run_directory(original_recipe, environment, previous)
+            directory.write_json("baselines.json", {"baselines": baseline_scores})
+            directory.write_json("loading.json", base.record())
+
+        run_on_main(accelerator, open_run_directory)
+        if directory is not None:
+            for notice in _notices(recipe, base):
+                console.print(notice)
+            console.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
+        if previous:
+            console.print(
+                f"resuming after step {saved.state['progress']['step']}" if saved else "no checkpoint: starting over"
+            )
+        if saved and directory is not None:
+            if "inputs" not in saved.state:
+                console.print(
+                    "the run was started by an older peftkit, so changes to data and model cannot be detected"
+                )
+            if versions := changed_versions(directory.environment()["packages"]):
+                console.print(f"packages that changed since the start: {', '.join(versions)}")
+        with InterruptHandler() as interrupts:
+            trainer = Trainer(
+                recipe, model, base.family, data, meters, accelerator, directory, console, interrupts, mac_model, inputs
+            )
+            trainer.train(saved)
+        if directory is not None:
+            summary = _summarize(recipe, trainer, directory.path, baseline_scores, trainable, total, base)
+            summary["revisions"] = dict(revisions)
+            directory.write_json("summary.json", summary)
+            console.summary(summary, directory.path)
+        return directory.path if directory else None
+    except StopRequested as stop:
+        step = trainer.progress.step if trainer else 0
+        hint = f"; resume with: {directory.resume_command}" if directory else ""
+        text = f"interrupted by {stop}, saved after step {step}{hint}"
+        if directory is not None:
+            directory.write_json("summary.json", {"status": "interrupted", "error": text})
+        raise RunInterrupted(text, stop.number) from stop
+    except DivergedError as error:
+        if directory is not None and trainer is not None:
+            cost = {"gmacs": trainer.progress.macs / 1e9}
+            directory.write_json("summary.json", {"status": "diverged", "error": str(error), "cost": cost})
+        raise
+    except BaseException as error:
+        if directory is not None:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(RunError):  # the disk may be full
+                directory.write_json("summary.json", {"status": status, "error": f"{type(error).__name__}: {error}"})
+        raise
+    finally:
+        console.close()
+        if run_lock is not None:
+            run_lock.release()
+        if trainer is not None:
+            trainer.strategy.release()
+        finish_trackers(accelerator)
+        shutdown(accelerator)
+
+
+def _notices(recipe: Recipe, base: LoadedBase) -> Iterator[str]:
+    """Yield notices about the checkpoint and the machine, to print before training."""
+    checkpoint = (
+        base.head.notice,
+        base.loading_report.notice(recipe.model.name),
+        generation_notice(base.ignored_generation_settings),
+    )
+    return filter(None, (*checkpoint, environment_notice(), read_launch().notice))
+
+
+def _lock_run_directory(
+    recipe: Recipe, environment: Mapping[str, Any], previous: Path | None
+) -> tuple[RunDirectory, FileLock]:
+    """Create the run directory, or prepare the previous one for resuming, and lock it."""
+    if previous is None:
+        directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
+        run_lock = lock_run_directory(directory.path)
+        directory.write_text("recipe.toml", dump_recipe(recipe))
+        directory.write_json("environment.json", environment)
+    else:
+        directory, run_lock = RunDirectory(previous), lock_run_directory(previous)
+        if latest_checkpoint(previous / "checkpoints") is None:  # the run starts over
+            directory.write_text("evaluations.jsonl", "")
+            directory.truncate_examples([])
+            directory.write_json("environment.json", environment)
+        else:
+            _add_environment(directory, environment)
+    return directory, run_lock
+
+
+def _add_environment(directory: RunDirectory, environment: Mapping[str, Any]) -> None:
+    """Record the environment that a run is resumed in, unless it equals an earlier one; comparisons read them all."""
+    first = directory.environment()
+    others = first.pop("resumed", [])
+    del first["format"]
+    if all(json.dumps(e, sort_keys=True) != json.dumps(environment, sort_keys=True) for e in (first, *others)):
+        directory.write_json("environment.json", {**first, "resumed": [*others, environment]})
+
+
+def _create_meter(component: Any) -> Meter:
+    meter = component()
+    assert isinstance(meter, Meter)  # the registry has checked it  # noqa: S101
+    return meter
+
+
+def _summarize(
+    recipe: Recipe,
+    trainer: Trainer,
+    folder: Path,
+    baseline_scores: BaselineScores,
+    trainable: int,
+    total: int,
+    base: LoadedBase,
+) -> dict[str, Any]:
+    """Return the content of ``summary.json``."""
+    selection, last, progress, data = trainer.selection, trainer.evaluations[-1], trainer.progress, trainer.data
+    selected = selection.row or {}
+    rows = data.split_sizes["train"]
+    splits = ("train", "dev", "test")
+    return {
+        "status": "done",
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "name": recipe.run.name,
+        "model": recipe.model.name,
+        "model_kind": base.kind,
+        "task": recipe.task.name,
+        "method": recipe.method.name,
+        "seed": recipe.run.seed,
+        "init_seed": recipe.run.effective_init_seed,
+        "order_seed": recipe.run.effective_order_seed,
+        "selection_metric": selection.metric,
+        "higher_is_better": selection.higher_is_better,
+        "lower_is_better": sorted(value for value in selected["dev"] if not recipe.higher_is_better(value)),
+        "selected": {
+            "step": selected["step"],
+            "train": selected["train"],
+            **selection.reported,
+            "curve": {split: selected[split] for split in selection.reported},
+        },
+        "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
+        "baselines": baseline_scores,
+        "parameters": {"trainable": trainable, "total": total, "new_head": base.head.num_new},
+        "kept_head": base.head.kept,
+        "steps": progress.step,
+        "samples": progress.samples,
+        "epoch": progress.epoch,
+        "tokens": {"input": progress.input_tokens, "target": progress.target_tokens},
+        "cost": last["cost"],
+        "evaluation_seconds": trainer.evaluation_seconds,
+        "counting_seconds": trainer.mac_counter.seconds,
+        "model_bytes": folder_bytes(folder / "model"),
+        "file_digests": RunDirectory(folder).file_digests(),
+        "rows": dict(data.split_sizes),
+        "rows_digests": dict(data.digests),
+        "rows_evaluated": data.num_evaluated_rows,
+        "rows_dropped_per_epoch": None if rows is None else rows % trainer.effective_batch,
+        "rows_truncated": {split: dict(counts) for split, counts in data.truncated.items()},
+        "train_overlap": dict(data.train_overlap),
+        "resumed_after_steps": trainer.resumed_after_steps,
+        "steps_skipped": trainer.skipped_steps,
+        "effective_batch": trainer.effective_batch,
+        "microbatch_size": trainer.train_step.microbatch_size,
+        "processes": trainer.accelerator.num_processes,
+    }

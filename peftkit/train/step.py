@@ -1,0 +1,139 @@
+"""Prepares the batches of an optimizer step, and accumulates its gradients over microbatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from peftkit.components import StepStats
+from peftkit.data.dataloader import effective_batch_size
+from peftkit.errors import RunError
+from peftkit.models import ModelFamily
+from peftkit.oom import is_oom, retry_with_half_batch
+from peftkit.recipe import Recipe
+from peftkit.train.strategies import Strategy
+
+
+class StepInputs(NamedTuple):
+    """The inputs of a step, as all processes agreed on them."""
+
+    batches: list[dict[str, Tensor]]
+    """The batches of this process, tensors of shape (rows, length), padded to the same lengths on all processes."""
+    stats: StepStats
+    """Rows and tokens over all processes; no time or compute yet."""
+    interrupted: bool
+    """Whether any process received a signal to stop."""
+
+
+class TrainStep:
+    """Prepares the batches of optimizer steps and computes their gradients.
+
+    Args:
+        recipe: The recipe of the run.
+        model: The unwrapped model, which the method was applied to.
+        family: The family of the model.
+        strategy: Holds the wrapped model, which the batches go through.
+        accelerator: The Accelerator of the run.
+    """
+
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, family: ModelFamily, strategy: Strategy, accelerator: Accelerator
+    ) -> None:
+        self.recipe, self.module, self.family = recipe, model, family
+        self.strategy, self.accelerator = strategy, accelerator
+        self.microbatch_size = recipe.train.batch_size
+        """Maximum rows per forward pass; reduced when memory runs out."""
+        self.microbatches: list[dict[str, Tensor]] = []
+        """The microbatches of the last step."""
+        self.profile_region: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()
+        """Context manager around ``forward``, ``backward`` and ``optimizer``, for profiling."""
+
+    def agree_on_inputs(self, batches: list[dict[str, Tensor]], *, interrupted: bool) -> StepInputs:
+        """Pad the batches of all processes to common lengths, so that compute does not depend on their number.
+
+        Args:
+            batches: The batches of this process, tensors of shape (rows, length).
+            interrupted: Whether this process received a signal to stop.
+        """
+        family, device = self.family, self.accelerator.device
+        zero = torch.tensor(0, device=device)
+        lengths = family.max_lengths(batches)
+        sums = [
+            sum((family.num_targets(batch) for batch in batches), zero),
+            sum((batch["input_tokens"] for batch in batches), zero),
+            sum((family.num_tokens(batch) for batch in batches), zero),
+            torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device),
+            torch.tensor(int(interrupted), device=device),
+        ]
+        maxima = [torch.tensor(length, device=device) for length in lengths.values()]
+        gathered = self.accelerator.gather(torch.stack([*sums, *maxima])[None])
+        targets, inputs, unpadded, texts, signals = gathered[:, : len(sums)].sum(0).tolist()
+        common = dict(zip(lengths, gathered[:, len(sums) :].amax(0).tolist(), strict=True))
+        padded = texts * (common["input_ids"] + common.get("decoder_input_ids", 0))
+        samples = effective_batch_size(self.recipe, self.accelerator.num_processes)
+        stats = StepStats(samples, inputs, targets, seconds=0.0, padding_tokens=padded - unpadded)
+        return StepInputs([family.pad_to(batch, common) for batch in batches], stats, bool(signals))
+
+    def accumulate(self, batches: list[dict[str, Tensor]], targets: int, step: int) -> Tensor:
+        """Accumulate the gradients of a step, with smaller microbatches if memory runs out.
+
+        Args:
+            batches: The batches of this process, tensors of shape (rows, length), padded to the step's lengths.
+            targets: The number of target tokens or labels, over all processes.
+            step: The number of the step, from 1.
+
+        Returns:
+            The loss, summed over this process's targets, a scalar.
+
+        Raises:
+            RunError: Memory runs out with a single row, or in a run whose processes would wait for this one.
+        """
+        train = self.recipe.train
+        if self.accelerator.num_processes > 1 or train.deepspeed.used:
+            try:
+                return self._accumulate(batches, targets, step)
+            except RuntimeError as error:
+                if not is_oom(error):
+                    raise
+                raise RunError(
+                    f"out of memory at step {step} with train.batch_size = {train.batch_size}; for the same steps with "
+                    f"less memory, set train.batch_size = {max(1, train.batch_size // 2)} and "
+                    f"train.gradient_accumulation_steps = {2 * train.gradient_accumulation_steps}"
+                ) from error
+
+        def attempt(microbatch_size: int) -> Tensor:
+            if microbatch_size < self.microbatch_size:
+                self.strategy.zero_grad()
+                self.microbatch_size = microbatch_size
+            return self._accumulate(batches, targets, step)
+
+        return retry_with_half_batch(attempt, self.microbatch_size)
+
+    def _accumulate(self, batches: list[dict[str, Tensor]], targets: int, step: int) -> Tensor:
+        accelerator, seed = self.accelerator, self.recipe.run.seed
+        # Dropout is seeded for each step, so that a resumed run repeats it.
+        torch.manual_seed((seed * 1_000_003 + step) * 4099 + accelerator.process_index)
+        total_loss = torch.zeros((), device=accelerator.device)
+        self.microbatches = [
+            microbatch for batch in batches for microbatch in self.family.microbatches(batch, self.microbatch_size)
+        ]
+        for number, microbatch in enumerate(self.microbatches, 1):
+            last = number == len(self.microbatches)
+            with self.strategy.microbatch_context(last=last):
+                with self.profile_region("forward"):
+                    summed_loss = self.family.loss(self.strategy.model, microbatch)
+                    # Gradients are averaged over processes, so this is the mean over the targets of all processes.
+                    loss = summed_loss * accelerator.num_processes / targets
+                    auxiliary = self.recipe.method.auxiliary_loss(self.module, microbatch)
+                    if auxiliary is not None:  # usually a mean: weight microbatches by targets, as in the loss
+                        weight = self.family.num_targets(microbatch) * accelerator.num_processes / targets
+                        loss = loss + auxiliary * weight
+                with self.profile_region("backward"):
+                    self.strategy.backward(loss, last=last)
+            total_loss += summed_loss.detach()
+        return total_loss

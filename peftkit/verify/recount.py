@@ -1,0 +1,198 @@
+"""Recount the compute, tokens and parameters of training from the recipe and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from peftkit.analysis.cost_estimate import simulate_steps
+from peftkit.analysis.dry_run import apply_recipe_method
+from peftkit.components import Method
+from peftkit.data.dataloader import effective_batch_size
+from peftkit.data.pipeline import PreparedData
+from peftkit.errors import InputError, PeftkitError, summarize_error
+from peftkit.macs.mac_counter import VALUE_ERRORS, StepMacs
+from peftkit.models.load import LoadedBase, count_parameters, init_random_base, load_base
+from peftkit.recipe import Recipe
+from peftkit.train.budget import Progress, budget_used
+from peftkit.train.mac_counting import make_mac_counter
+from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value
+from peftkit.verify.stored_files import RecordedRun
+
+GIGA = 1e9
+COUNT_TOLERANCE = 1e-12
+"""Relative tolerance of integer sums that are stored in billions."""
+APPROXIMATE_TOLERANCE = 0.01
+"""Relative tolerance of compute with other library versions, quantized weights, or methods that may change what is
+trained."""
+COMPUTE_READINGS = ("gmacs", "forward_gmacs", "backward_gmacs", "gflops", "elementwise_gops", "optimizer_gops")
+SIZE_READINGS = (
+    "samples",
+    "input_tokens",
+    "target_tokens",
+    "padding_tokens",
+    "trainable_parameters",
+    "checkpoint_bytes",
+)
+RECOUNTED = frozenset((*COMPUTE_READINGS, *SIZE_READINGS))
+"""Readings of meters that are recounted."""
+MEASURED = {"seconds": "time", "bytes": "memory", "joules": "energy", "kwh": "energy", "watts": "power"}
+"""Quantities that are measured during training, by a word in the name of the reading."""
+
+
+def compute_checks(run: RecordedRun, *, load_model: bool) -> Iterator[Check]:
+    """Check compute, rows and tokens at each evaluation, the number of steps, and the trainable parameters.
+
+    Args:
+        run: The run.
+        load_model: Whether weights may be loaded for methods that depend on their values.
+
+    Yields:
+        The checks.
+
+    Raises:
+        NotRecomputable: The rows are streamed or have changed, or the microbatch size was reduced by running out of
+            memory.
+        InputError: The evaluations cannot be read.
+    """
+    run.require("evaluations.jsonl")
+    recipe, summary = run.recipe, run.summary
+    data = run.require_rows("train")
+    if data.split_sizes["train"] is None:
+        raise NotRecomputable("the training rows are streamed")
+    microbatch_size = summary.get("microbatch_size", recipe.train.batch_size)
+    if microbatch_size < recipe.train.batch_size:
+        raise NotRecomputable(f"the microbatch size was reduced to {microbatch_size} rows when memory ran out")
+    evaluations = run.directory.evaluations()
+    try:
+        steps = {row["step"] for row in evaluations}, summary["steps"]
+        recount = _recount(recipe, data, summary["processes"], *steps, load_model=load_model)
+    except (PeftkitError, RuntimeError) as error:
+        raise NotRecomputable(f"the steps cannot be counted here: {summarize_error(error)}") from error
+    approximate = bool(run.changed_versions) or _may_change_training(recipe.method) or bool(recipe.model.quantization)
+    yield check_value("work", "trainable parameters", summary["parameters"]["trainable"], recount.trainable)
+    yield check_value("work", "parameters", summary["parameters"]["total"], recount.total)
+    if recount.ends is None:
+        yield cannot_check("work", "steps", "the budget limits time or energy", summary["steps"])
+    else:
+        yield check_value("work", "steps", summary["steps"], recount.ends, reason="the budget ends at another step")
+    for row in evaluations:
+        if row["step"] not in recount.readings:
+            raise InputError(f"step {row['step']} is not in a run of {summary['steps']} steps")
+        yield from _check_readings(
+            run, row, recount.readings[row["step"]], f"step {row['step']} ", approximate=approximate
+        )
+    yield from _check_readings(run, summary, recount.readings[summary["steps"]], "", approximate=approximate)
+
+
+def measurement_checks(run: RecordedRun) -> Iterator[Check]:
+    """Report the measurements, which cannot be recomputed."""
+    for name, value in run.summary["cost"].items():
+        if name not in RECOUNTED:
+            quantity = next((quantity for word, quantity in MEASURED.items() if word in name.split("_")), "it")
+            yield cannot_check("measured", name, f"{quantity} is measured during training", value)
+    for name in ("evaluation_seconds", "counting_seconds"):
+        if name in run.summary:
+            yield cannot_check("measured", name, "time is measured during training", run.summary[name])
+
+
+@dataclass(frozen=True)
+class _Recount:
+    """The recounted cost of a run."""
+
+    trainable: int
+    total: int
+    readings: Mapping[int, Mapping[str, float]]
+    """Meter readings by step."""
+    ends: int | None
+    """The step at which the budget is used up; None if time or energy may end the run earlier."""
+
+
+def _recount(
+    recipe: Recipe, data: PreparedData, processes: int, steps: set[int], last_step: int, *, load_model: bool
+) -> _Recount:
+    """Recount the readings at the given steps and the last one."""
+    batch, budget = effective_batch_size(recipe, processes), recipe.train.budget
+
+    def count(base: LoadedBase) -> _Recount:
+        model = apply_recipe_method(recipe, base, data, batch)
+        mac_counter = make_mac_counter(recipe, base.family, model, data.train)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        trainable, total = count_parameters(model)
+        sizes = {
+            "trainable_parameters": trainable,
+            "checkpoint_bytes": sum(p.numel() * p.element_size() for p in trained),
+        }
+
+        def read(progress: Progress, step_macs: StepMacs, padding: int) -> dict[str, float]:
+            macs = step_macs.forward_macs + step_macs.backward_macs
+            return {
+                "gmacs": macs / GIGA,
+                "forward_gmacs": step_macs.forward_macs / GIGA,
+                "backward_gmacs": step_macs.backward_macs / GIGA,
+                "gflops": 2 * macs / GIGA,
+                "elementwise_gops": step_macs.elementwise / GIGA,
+                "optimizer_gops": progress.step * mac_counter.optimizer_elementwise / GIGA,
+                "samples": progress.samples,
+                "input_tokens": progress.input_tokens,
+                "target_tokens": progress.target_tokens,
+                "padding_tokens": padding,
+                "epoch": progress.epoch,
+                **sizes,
+            }
+
+        step_macs, padding, ends = StepMacs(0, 0, 0), 0, last_step + 1
+        readings = {0: read(Progress(steps_per_epoch=data.steps_per_epoch(batch)), step_macs, padding)}
+        for counted in islice(simulate_steps(recipe, data, base.family, mac_counter, batch), last_step):
+            progress, step_macs = counted.progress, step_macs.plus(counted.step_macs)
+            padding += sum(
+                _num_positions(microbatch) - int(base.family.num_tokens(microbatch))
+                for microbatch in counted.microbatches
+            )
+            if budget_used(budget, progress) >= 1:
+                ends = min(ends, progress.step)
+            if progress.step in {*steps, last_step}:
+                readings[progress.step] = read(progress, step_macs, padding)
+        timed = budget.seconds is not None or budget.joules is not None
+        return _Recount(trainable, total, readings, None if timed else ends)
+
+    try:
+        return count(init_random_base(recipe, "meta"))
+    except VALUE_ERRORS as error:
+        if not load_model:
+            reason = "the method depends on the values of the weights, which are not loaded"
+            raise NotRecomputable(reason) from error
+        return count(load_base(recipe))
+
+
+def _num_positions(microbatch: Mapping[str, Tensor]) -> int:
+    """The number of token positions in a microbatch, including padding."""
+    return sum(microbatch[key].numel() for key in ("input_ids", "decoder_input_ids") if key in microbatch)
+
+
+def _check_readings(
+    run: RecordedRun, stored: Mapping[str, Any], recomputed: Mapping[str, float], prefix: str, *, approximate: bool
+) -> Iterator[Check]:
+    """Check the readings of one evaluation, or of the summary."""
+    for name, value in stored["cost"].items():
+        if name == "optimizer_gops" and run.summary.get("steps_skipped"):  # the optimizer did not run in these
+            yield cannot_check("work", f"{prefix}{name}", "steps were skipped, and which ones is not recorded", value)
+        elif name == "elementwise_gops" and run.changed_versions:
+            yield cannot_check("work", f"{prefix}{name}", "other library versions call other operations", value)
+        elif name in RECOUNTED:
+            tolerance = APPROXIMATE_TOLERANCE if approximate and name in COMPUTE_READINGS else COUNT_TOLERANCE
+            yield check_value("work", f"{prefix}{name}", value, recomputed[name], tolerance, least=0.0)
+    yield check_value("work", f"{prefix}total samples", stored["samples"], recomputed["samples"])
+    yield check_value("work", f"{prefix}epoch", stored["epoch"], recomputed["epoch"])
+    for side, number in stored["tokens"].items():
+        yield check_value("work", f"{prefix}tokens {side}", number, recomputed[f"{side}_tokens"])
+
+
+def _may_change_training(method: Method) -> bool:
+    """Whether a method has step hooks and may therefore change what is trained."""
+    cls = type(method)
+    return cls.after_step is not Method.after_step or cls.after_backward is not Method.after_backward

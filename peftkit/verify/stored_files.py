@@ -1,0 +1,399 @@
+"""Recompute scores, losses, curves, the selection, digests and baselines from a run's files and data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.components import Example
+from peftkit.data.dataloader import effective_batch_size
+from peftkit.data.pipeline import PreparedData
+from peftkit.errors import InputError
+from peftkit.evaluate.baselines import compute_baselines
+from peftkit.evaluate.evaluator import (
+    NORM_SUFFIX,
+    TEACHER_FORCED,
+    argmax_candidate,
+    compute_values,
+    resolve_selection_metric,
+)
+from peftkit.example_tables import to_prediction_rows
+from peftkit.models import FAMILIES
+from peftkit.models.load import folder_bytes
+from peftkit.recipe import Recipe
+from peftkit.recipe.config import LOSS
+from peftkit.run_directory import RunDirectory
+from peftkit.train.model_selection import is_better
+from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value, check_values
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPLITS = ("dev", "test")
+SINGLE_PRECISION = 1e-6
+"""Relative tolerance of a mean of values in single precision, as in ``examples.parquet``."""
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run as recorded, and its data as they are read now."""
+
+    path: Path
+    recipe: Recipe
+    summary: Mapping[str, Any]
+    data: PreparedData | None = None
+    """None if the data cannot be read."""
+    unreadable_because: str = ""
+    """Why the data cannot be read."""
+    changed_splits: frozenset[str] = frozenset()
+    """Splits whose rows have changed since the run."""
+    changed_versions: tuple[str, ...] = ()
+    """Descriptions of the libraries whose versions differ from those of the run."""
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory."""
+        return RunDirectory(self.path)
+
+    def predictions(self, split: str) -> list[dict[str, Any]]:
+        """Read the predictions of a split; numbers that JSON cannot represent are NaN."""
+        rows = self.directory.predictions(split)
+        for row in rows:
+            if row.get(LOSS, 0.0) is None:
+                row[LOSS] = math.nan
+            if "log_likelihoods" in row:
+                row["log_likelihoods"] = [math.nan if each is None else each for each in row["log_likelihoods"]]
+        return rows
+
+    def require(self, name: str) -> None:
+        """Check that a file or folder of the run exists.
+
+        Raises:
+            NotRecomputable: It is missing.
+        """
+        if not (self.path / name).exists():
+            raise NotRecomputable(f"{name} is missing")
+
+    def require_rows(self, *splits: str) -> PreparedData:
+        """Return the data if these splits have not changed since the run.
+
+        Raises:
+            NotRecomputable: The data cannot be read, or a split has changed.
+        """
+        if self.data is None:
+            raise NotRecomputable(f"the rows cannot be read: {self.unreadable_because}")
+        changed = [split for split in splits if split in self.changed_splits]
+        if changed:
+            raise NotRecomputable(f"the rows of {' and '.join(changed)} have changed since the run")
+        return self.data
+
+    def examples(self, split: str, rows: Sequence[Row]) -> list[Example] | None:
+        """Return the example of each prediction.
+
+        They come from the data, or from the predictions themselves if the data have changed.
+
+        Args:
+            split: ``dev`` or ``test``.
+            rows: The predictions.
+
+        Returns:
+            One example per row; None if the rows do not contain them.
+
+        Raises:
+            InputError: The split has no row with such an index.
+        """
+        if self.data is not None and split not in self.changed_splits:
+            known = {i: e for each in self.data.final_splits if each.name == split for i, e in _indexed_examples(each)}
+            unknown = [row["index"] for row in rows if row["index"] not in known]
+            if unknown:
+                raise InputError(f"{split} has no evaluated row {unknown[0]}")
+            return [known[row["index"]] for row in rows]
+        if rows and "candidates" in rows[0]:
+            return [Example(row.get("source", ""), row["target"], tuple(row["candidates"])) for row in rows]
+        return None
+
+
+def file_checks(path: Path, summary: Mapping[str, Any]) -> Iterator[Check]:
+    """Check the digests of the recipe and the model's files, and the size of the latter.
+
+    Args:
+        path: The run directory.
+        summary: Its summary.
+
+    Yields:
+        The checks.
+    """
+    stored, digests = summary.get("file_digests"), RunDirectory(path).file_digests()
+    has_model = (path / "model").is_dir()
+    if stored is None:
+        yield cannot_check("files", "digests", "an older peftkit did not record it")
+    else:
+        stored_digests = {name: digest for name, digest in stored.items() if has_model or not name.startswith("model/")}
+        yield from check_values("files", stored_digests, digests)
+    if has_model:
+        yield check_value("files", "model_bytes", summary.get("model_bytes"), folder_bytes(path / "model"))
+    else:
+        yield cannot_check("files", "model/", "model/ is missing")
+
+
+def recipe_checks(run: RecordedRun) -> Iterator[Check]:
+    """Check what the summary repeats from the recipe and the environment."""
+    recipe, summary = run.recipe, run.summary
+    processes = summary.get("processes", 1)
+    recomputed: dict[str, Any] = {
+        "name": recipe.run.name,
+        "model": recipe.model.name,
+        "task": recipe.task.name,
+        "method": recipe.method.name,
+        "seed": recipe.run.seed,
+        "init_seed": recipe.run.effective_init_seed,
+        "order_seed": recipe.run.effective_order_seed,
+        "effective_batch": effective_batch_size(recipe, processes),
+    }
+    dev = summary["selected"]["dev"]
+    recomputed["selection_metric"], recomputed["higher_is_better"] = resolve_selection_metric(recipe, dev)
+    recomputed["lower_is_better"] = sorted(value for value in dev if not recipe.higher_is_better(value))
+    if (run.path / "environment.json").is_file():
+        environment = run.directory.environment()
+        recomputed |= {name: environment[name] for name in ("processes", "revisions") if name in environment}
+    for name, value in recomputed.items():
+        if name in summary:
+            yield check_value("recipe", name, summary[name], value)
+
+
+def row_checks(run: RecordedRun) -> Iterator[Check]:
+    """Check what the summary records of the data's rows."""
+    data, summary = run.require_rows(), run.summary
+    train = data.split_sizes["train"]
+    batch = effective_batch_size(run.recipe, summary.get("processes", 1))
+    recomputed = {
+        "rows": dict(data.split_sizes),
+        "rows_digests": dict(data.digests),
+        "rows_evaluated": data.num_evaluated_rows,
+        "rows_dropped_per_epoch": None if train is None else train % batch,
+        "rows_truncated": data.truncated,
+        "train_overlap": data.train_overlap,
+    }
+    for name, value in recomputed.items():
+        if name in summary:
+            yield from check_values("data", {name: summary[name]}, {name: value})
+        else:
+            yield cannot_check("data", name, "an older peftkit did not record it")
+
+
+def changed_splits(summary: Mapping[str, Any], data: PreparedData) -> frozenset[str]:
+    """Find the splits whose rows have changed since the run.
+
+    Args:
+        summary: The run's summary.
+        data: The data as they are read now.
+
+    Returns:
+        The names of the splits.
+    """
+    digests = summary.get("rows_digests") or {}
+    sizes = summary.get("rows") or {}
+    return frozenset(
+        split
+        for split in data.digests
+        if digests.get(split, data.digests[split]) != data.digests[split]
+        or sizes.get(split, data.split_sizes.get(split)) != data.split_sizes.get(split)
+    )
+
+
+def baseline_checks(run: RecordedRun) -> Iterator[Check]:
+    """Check the scores of the input-blind baselines."""
+    stored = run.summary.get("baselines")
+    if stored is None:
+        raise NotRecomputable("an older peftkit did not record it")
+    data = run.require_rows("train", *SPLITS)
+    recomputed = {name: values for name, values in compute_baselines(run.recipe, data).items() if name in stored}
+    if "file_digests" not in run.summary and (constant := stored.get("constant")) != recomputed.get("constant"):
+        # These runs used the most frequent answer instead of the best one.
+        yield cannot_check("baselines", "constant", "an older peftkit chose the answer differently", constant)
+        stored = {name: values for name, values in stored.items() if name != "constant"}
+        recomputed = {name: values for name, values in recomputed.items() if name in stored}
+    yield from check_values("baselines", stored, recomputed)
+
+
+def selection_checks(run: RecordedRun) -> Iterator[Check]:
+    """Check the selected evaluation, and what the summary repeats of it and of the last one."""
+    run.require("evaluations.jsonl")
+    summary, rows = run.summary, run.directory.evaluations()
+    selected = summary["selected"]
+    metric, higher = resolve_selection_metric(run.recipe, selected["dev"])
+    best: Row | None = None
+    for row in rows:
+        best_score = None if best is None else best["dev"][metric]
+        if is_better(row["dev"][metric], best_score, higher_is_better=higher):
+            best = row
+    if best is None:
+        raise InputError(f"{metric} on dev is not a number at any evaluation")
+    yield check_value("selection", "step", selected["step"], best["step"])
+    yield check_value("selection", "steps in order", [*map(_step_of, rows)], sorted({*map(_step_of, rows)}))
+    yield from check_values("selection", selected["train"], best["train"], prefix="train ")
+    if "curve" in selected:
+        yield from check_values("selection", selected["curve"], {s: best[s] for s in SPLITS}, prefix="curve ")
+    evaluated = summary.get("rows_evaluated", {})
+    if evaluated and all(evaluated["curve"][split] == evaluated["selected"][split] for split in SPLITS):
+        for split in SPLITS:
+            yield from check_values("selection", selected[split], best[split], prefix=f"{split} ")
+    last = {key: rows[-1].get(key) for key in summary.get("final", {})}
+    yield from check_values("selection", summary.get("final", {}), last, prefix="final ")
+    yield from check_values("selection", summary["cost"], rows[-1]["cost"], prefix="cost ")
+
+
+def prediction_checks(run: RecordedRun, split: str) -> Iterator[Check]:
+    """Recompute the selected checkpoint's loss and scores from ``predictions/``, and check that these are consistent.
+
+    Args:
+        run: The run.
+        split: ``dev`` or ``test``.
+
+    Yields:
+        The checks.
+    """
+    run.require(f"predictions/{split}.jsonl")
+    rows = run.predictions(split)
+    what = f"selected {split}"
+    examples = run.examples(split, rows)
+    if examples is None:
+        yield cannot_check(what, "scores", f"the answers are not stored, and {_why_no_rows(run, split)}")
+        stored = run.summary["selected"][split].get(LOSS)
+        yield check_value(what, LOSS, stored, _loss(rows))
+    else:
+        family = FAMILIES[run.summary["model_kind"]]
+        recomputed = compute_values(run.recipe, family, examples, [dict(row) for row in rows])
+        yield from check_values(what, run.summary["selected"][split], recomputed)
+    if run.data is not None and split not in run.changed_splits and examples is not None:
+        mismatches = sum(not _matches_example(row, example) for row, example in zip(rows, examples, strict=True))
+        yield check_value(what, "rows that differ from the data", 0, mismatches)
+        split_indices = {each.name: each.indices for each in run.data.final_splits}[split]
+        row_indices = [row["index"] for row in rows]
+        misplaced = abs(len(row_indices) - len(split_indices)) + sum(
+            a != b for a, b in zip(row_indices, split_indices, strict=False)
+        )
+        yield check_value(what, "rows missing or out of order", 0, misplaced)
+    if any("log_likelihoods" in row for row in rows):
+        mismatches = sum(not _is_consistent(row, run.recipe.evaluate.scoring) for row in rows)
+        yield check_value(what, "rows whose prediction or loss does not follow from the log-likelihoods", 0, mismatches)
+
+
+def example_checks(run: RecordedRun) -> Iterator[Check]:
+    """Recompute each evaluation of the curve, and the selected one, from ``examples.parquet``."""
+    table = run.directory.examples()
+    if table is None:
+        raise NotRecomputable("per-example results are not stored")
+    run.require("evaluations.jsonl")
+    for row in run.directory.evaluations():
+        yield cannot_check("curve", f"step {row['step']} train", "per-example results of training rows are not stored")
+        for split in SPLITS:
+            part = _filter_table(table, row["step"], split, whole=False)
+            yield from _check_evaluation(run, part, split, f"step {row['step']} {split} ", row[split], "curve")
+    step = run.summary["selected"]["step"]
+    for split in SPLITS:
+        whole = _filter_table(table, step, split, whole=True)
+        part = whole if len(whole) else _filter_table(table, step, split, whole=False)
+        yield from _check_evaluation(run, part, split, f"selected {split} ", run.summary["selected"][split], "curve")
+        if (run.path / "predictions" / f"{split}.jsonl").is_file():
+            mismatches = _count_mismatches(to_prediction_rows(part), run.predictions(split))
+            yield check_value(
+                "curve", f"selected {split} rows that differ from predictions/{split}.jsonl", 0, mismatches
+            )
+
+
+def _check_evaluation(
+    run: RecordedRun, part: pa.Table, split: str, prefix: str, stored: Mapping[str, Any], what: str
+) -> Iterator[Check]:
+    """Check the values of one evaluation on one split."""
+    rows = to_prediction_rows(part)
+    if not rows:
+        yield cannot_check(what, f"{prefix}values", "per-example results are not stored")
+        return
+    scores = rows[0].get("scores") or {}
+    recomputed = {LOSS: _loss(rows)} | {key: sum(row["scores"][key] for row in rows) / len(rows) for key in scores}
+    examples = run.examples(split, rows) if "prediction" in rows[0] else None
+    if examples is not None:
+        prediction_metrics = [m for m in run.recipe.metric if m.input != TEACHER_FORCED]
+        rescored = [{**row, "scores": {}} for row in rows]
+        recipe = run.recipe.model_copy(update={"metric": prediction_metrics})
+        recomputed = compute_values(recipe, FAMILIES[run.summary["model_kind"]], examples, rescored)
+        mismatches = sum(
+            _differ(row.get("scores") or {}, new["scores"]) for row, new in zip(rows, rescored, strict=True)
+        )
+        yield check_value(what, f"{prefix}rows whose scores do not follow from their predictions", 0, mismatches)
+    for key, value in stored.items():
+        if key in recomputed:
+            yield check_value(what, f"{prefix}{key}", value, recomputed[key], SINGLE_PRECISION)
+        else:
+            reason = "generated texts are stored for the selected evaluation only"
+            if examples is None and "prediction" in rows[0]:
+                reason = _why_no_rows(run, split)
+            if any(key in metric.value_names for metric in run.recipe.metric if metric.input == TEACHER_FORCED):
+                reason = "teacher-forced texts are stored for the selected evaluation only"
+            yield cannot_check(what, f"{prefix}{key}", reason, value)
+
+
+def _filter_table(table: pa.Table, step: int, split: str, *, whole: bool) -> pa.Table:
+    import pyarrow.compute as pc
+
+    selected = pc.and_(pc.equal(table["step"], step), pc.equal(table["split"], split))
+    return table.filter(pc.and_(selected, pc.equal(table["full_split"], whole)))
+
+
+def _loss(rows: Sequence[Row]) -> float:
+    return float(sum(row[LOSS] for row in rows) / max(1, sum(row["tokens"] for row in rows)))
+
+
+def _matches_example(row: Row, example: Example) -> bool:
+    """Whether a prediction belongs to the example."""
+    candidates = tuple(row.get("candidates", example.candidates))
+    return (row["source"], row["target"], candidates) == (example.source, example.target, example.candidates)
+
+
+def _is_consistent(row: Row, scoring: str) -> bool:
+    """Whether a ranked row's predictions and loss follow from its candidates' log-likelihoods."""
+    candidates, sums = row["candidates"], row["log_likelihoods"]
+    norms = [s / max(n, 1) for s, n in zip(sums, row["candidate_tokens"], strict=True)]
+    first, second = (sums, norms) if scoring == "sum" else (norms, sums)
+    answer = candidates.index(row["target"])
+    stored = (row["prediction"], row[f"prediction{NORM_SUFFIX}"], row["tokens"])
+    follows = (
+        argmax_candidate(candidates, first),
+        argmax_candidate(candidates, second),
+        row["candidate_tokens"][answer],
+    )
+    return stored == follows and not _differ({LOSS: row[LOSS]}, {LOSS: -sums[answer]})
+
+
+def _count_mismatches(rows: Sequence[Row], predicted: Sequence[Row]) -> int:
+    """Count the rows of a table that differ from those of a predictions file."""
+    texts = [key for key in ("target", "prediction", f"prediction{NORM_SUFFIX}") if rows and key in rows[0]]
+    mismatches = abs(len(rows) - len(predicted))
+    for one, other in zip(rows, predicted, strict=False):
+        exact = all(one[key] == other[key] for key in ("index", "tokens", *texts))
+        close = not _differ({LOSS: one[LOSS]}, {LOSS: other[LOSS]})
+        close = close and not _differ(one.get("scores") or {}, other.get("scores") or {})
+        mismatches += not (exact and close)
+    return mismatches
+
+
+def _differ(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    checks = check_values("", one, other, SINGLE_PRECISION)
+    return any(check.status == "differs" for check in checks)
+
+
+def _why_no_rows(run: RecordedRun, split: str) -> str:
+    return f"the rows of {split} {'have changed since the run' if run.data else 'cannot be read'}"
+
+
+def _indexed_examples(split: Any) -> Iterator[tuple[int, Example]]:
+    return zip(split.indices, split.examples, strict=True)
+
+
+def _step_of(row: Row) -> int:
+    return int(row["step"])

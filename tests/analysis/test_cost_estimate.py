@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, SplitInfo, load_dataset_builder
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, T5Config
+
+from peftkit.analysis import cost_estimate
+from peftkit.analysis.cost_estimate import estimate_cost
+from peftkit.components import ApplyContext
+from peftkit.errors import InputError
+from peftkit.macs.mac_counter import MacCounter
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.tasks import loading
+from peftkit.train.run import run
+from tests.tiny_runs import Make
+
+KINDS = ["encoder-decoder", "decoder", "encoder"]
+
+
+def spent(recipe: Recipe, registry: Registry) -> Any:
+    path = run(recipe, registry)
+    assert path is not None
+    return RunDirectory(path).summary()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_is_predicted_is_what_a_run_records(kind: str, method: str, make: Make, registry: Registry) -> None:
+    epoch = ("train.budget.epochs=1", "train.budget.steps=999")
+    recipe = make(kind, f"method.name={method}", "train.batch_size=4", *epoch)
+    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+    assert told.gmacs_per_epoch == pytest.approx(told.gmacs)
+    assert told.steps == told.steps_per_epoch == found["steps"]
+    assert told.trainable_parameters == found["parameters"]["trainable"]
+    assert told.total_parameters == found["parameters"]["total"]
+    assert told.checkpoint_bytes == found["cost"]["checkpoint_bytes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["method.name=loha"],
+        ["method.name=lora", "method.init_lora_weights=eva"],  # of the first rows' activations
+        ["method.name=lora", "method.monteclora_config={}"],  # draws weights, and checks what it draws from
+    ],
+)
+def test_methods_that_go_by_values_are_predicted_too(options: list[str], make: Make, registry: Registry) -> None:
+    recipe = make("decoder", *options, "train.budget.epochs=1")
+    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+
+
+def test_weights_are_not_made_up_for_large_models(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_estimate, "MAX_RANDOM_PARAMETERS", 1000)
+    with pytest.raises(InputError, match=r"'waveft' needs weights to be counted, and a model with .* too large"):
+        estimate_cost(make("decoder", "method.name=waveft", "method.n_frequency=4"), registry)
+
+
+def test_no_weights_are_read(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", refuse)
+    told = estimate_cost(make("encoder-decoder", "method.name=lora"), registry, trial=True)
+    assert told.gmacs_per_step > 0
+    assert told.seconds_per_step is not None
+    assert told.seconds_per_step > 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"), [("steps=7", 7), ("samples=20", 3), ("epochs=2", 12), ("seconds=5", None)]
+)
+def test_the_length_of_a_run_follows_its_budget(budget: str, steps: int | None, make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.batch_size=8", f"train.budget.{budget}")
+    only = recipe.train.budget.model_copy(
+        update={key: None for key, _ in recipe.train.budget if key != budget.split("=")[0]}
+    )
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": only})})
+    found = estimate_cost(recipe, registry)
+    if budget.startswith("epochs"):
+        assert found.steps == 2 * (found.steps_per_epoch or 0)
+    else:
+        assert found.steps == steps
+
+
+def test_a_budget_of_work_is_told_in_steps(make: Make, registry: Registry) -> None:
+    step = estimate_cost(make("decoder"), registry).gmacs_per_step
+    told = estimate_cost(make("decoder", f"train.budget.gmacs={2.5 * step}", "train.budget.steps=100"), registry)
+    assert told.steps == 3
+
+
+def test_a_budget_of_time_is_told_in_steps_once_they_were_tried(make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.budget.seconds=1", "train.budget.steps=3000")
+    unknown = estimate_cost(recipe, registry)
+    assert (unknown.steps, unknown.gmacs) == (None, None)  # time may end it before
+    told = estimate_cost(recipe, registry, trial=True)
+    assert told.steps is not None
+    assert told.seconds_per_step is not None
+    # Of steps that differ in length, the last one passes the limit.
+    assert told.steps * told.seconds_per_step == pytest.approx(1, rel=0.2)
+    assert told.seconds == pytest.approx(told.steps * told.seconds_per_step)
+
+
+def test_energy_may_end_a_run_at_any_step(make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.budget.steps=5")
+    budget = recipe.train.budget.model_copy(update={"joules": 20.0})  # the check asks for a meter that reads them
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": budget})})
+    told = estimate_cost(recipe, registry)
+    assert (told.steps, told.gmacs) == (None, None)
+    assert told.gmacs_per_step > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["train.budget.epochs=2.3", "train.batch_size=2", "train.gradient_accumulation_steps=3", "run.seed=2"],
+        ["train.budget.epochs=1.2", "train.batch_size=4"],
+        ["task.streaming=true", "train.budget.tokens=900", "train.budget.steps=1000", "train.batch_size=5"],
+    ],
+)
+def test_the_order_of_later_epochs_is_reckoned_with(options: list[str], make: Make, registry: Registry) -> None:
+    recipe = make("encoder", "train.budget.steps=999", *options)
+    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert told.steps == found["steps"]
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
+    assert found["epoch"] > 1
+
+
+def test_of_long_runs_the_first_steps_stand_for_the_others(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make("decoder", "train.batch_size=2", "train.budget.epochs=3", "train.budget.steps=999")
+    whole = estimate_cost(recipe, registry)
+    monkeypatch.setattr(cost_estimate, "MIN_STEPS", 8)
+    monkeypatch.setattr(cost_estimate, "MAX_STEPS", 16)
+    told = estimate_cost(recipe, registry)
+    assert told.steps == whole.steps
+    assert told.gmacs != whole.gmacs
+    assert told.gmacs == pytest.approx(whole.gmacs, rel=0.2)
+
+
+@pytest.mark.parametrize("limit", ["gmacs", "tokens"])
+def test_a_run_ends_where_it_was_told_to(limit: str, make: Make, registry: Registry) -> None:
+    whole = estimate_cost(make("decoder", "train.batch_size=2", "train.budget.epochs=1"), registry)
+    amount = 0.3 * (whole.gmacs_per_epoch or 0) if limit == "gmacs" else 150
+    recipe = make("decoder", "train.batch_size=2", f"train.budget.{limit}={amount}", "train.budget.steps=1000")
+    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert told.steps == found["steps"] < (whole.steps_per_epoch or 0)
+    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
+
+
+def test_what_is_frozen_keeps_less_for_the_optimizer(make: Make, registry: Registry) -> None:
+    full, lora = (
+        estimate_cost(make("encoder-decoder", f"method.name={name}", "train.optimizer=AdamW"), registry)
+        for name in ("full", "lora")
+    )
+    trained = 4 * full.trainable_parameters
+    assert full.gradient_bytes == trained
+    assert 2 * trained <= full.optimizer_bytes < 2.01 * trained
+    assert lora.optimizer_bytes < 0.3 * full.optimizer_bytes
+    assert lora.memory_bytes < full.memory_bytes
+    assert full.weight_bytes >= trained
+
+
+def test_recomputed_activations_are_not_kept(make: Make, registry: Registry) -> None:
+    kept, recomputed = (
+        estimate_cost(make("decoder", "method.name=lora", f"train.gradient_checkpointing={word}"), registry)
+        for word in ("false", "true")
+    )
+    assert recomputed.activation_bytes < kept.activation_bytes
+    assert recomputed.gmacs_per_step > kept.gmacs_per_step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "ratio"),
+    [
+        ("lora", {}, 0.67),
+        ("prefix_tuning", {"num_virtual_tokens": 100, "prefix_projection": True}, 0.51),
+        ("prefix_tuning", {"num_virtual_tokens": 100}, 0.40),
+        ("parallel_adapters", {}, 0.67),
+    ],
+)
+def test_the_work_of_t5_base_is_as_its_geometry_says(
+    name: str, options: dict[str, Any], ratio: float, registry: Registry
+) -> None:
+    methods = registry.all("method")
+    if name not in methods:  # it is of another distribution, which has it tested
+        assert registry.distributions.keys() == {"peftkit"} | {d for d in registry.distributions if "adapters" not in d}
+        return
+    rows = {
+        "input_ids": torch.ones(2, 109, dtype=torch.long),
+        "attention_mask": torch.ones(2, 109, dtype=torch.long),
+        "decoder_input_ids": torch.ones(2, 22, dtype=torch.long),
+        "labels": torch.ones(2, 22, dtype=torch.long),
+    }
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        found: Tensor = model(**batch).loss
+        return found
+
+    def work(method: str, options: dict[str, Any]) -> int:
+        config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)
+        with torch.device("meta"):
+            model = AutoModelForSeq2SeqLM.from_config(config)
+            component: Any = methods[method].component
+            made = component.model_validate(options).apply(
+                model, ApplyContext("encoder-decoder", "generation", seed=0, steps=9)
+            )
+        found = MacCounter(made, loss).count(rows)
+        return found.forward_macs + found.backward_macs
+
+    assert work(name, options) / work("full", {}) == pytest.approx(ratio, abs=0.015)
+
+
+@pytest.mark.slow
+def test_of_data_on_the_hub_a_sample_is_read(
+    make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"{'a long story of ' * (i % 7)}tweet {i}", "label": i % 2} for i in range(60)]
+    for split in ("train", "validation", "test"):
+        Dataset.from_list(rows).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
+    task = ["task.name=text_classification", f"task.path={tmp_path / 'data'}", 'task.label_names=["no", "yes"]']
+    recipe = make("decoder", *task, "train.batch_size=4", "train.budget.epochs=2", "train.budget.steps=999")
+    found = spent(recipe, registry)["cost"]["gmacs"]
+    builder = load_dataset_builder(str(tmp_path / "data"))
+    builder.info.splits = {s: SplitInfo(s, num_examples=60) for s in ("train", "validation", "test")}
+    for split in ("validation", "test"):
+        Dataset.from_list([{"nothing": "of it"}]).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
+    monkeypatch.setattr(loading, "undownloaded_builder", lambda source: builder)
+    monkeypatch.setattr(cost_estimate, "SAMPLE_ROWS", 40)
+    told = estimate_cost(recipe, registry, trial=True)
+    assert told.steps_per_epoch == 15
+    assert told.steps == 30
+    assert told.gmacs == pytest.approx(found, rel=0.05)  # of 40 of 60 rows
+    assert told.seconds_per_step
+    builder.info.splits = None  # how many rows there are is published nowhere
+    told = estimate_cost(recipe, registry)
+    assert (told.steps_per_epoch, told.steps, told.gmacs) == (None, None, None)

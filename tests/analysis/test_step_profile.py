@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from peftkit.analysis.step_profile import PARTS, STEPS, matmul_peak, profile_steps
+from peftkit.plugins import Registry
+from tests.tiny_runs import Make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["encoder-decoder", "encoder"])
+def test_the_parts_of_a_step_add_up_and_the_trace_has_them(
+    kind: str, make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.json"
+    found = profile_steps(make(kind, "method.name=lora", "train.batch_size=2"), registry, trace)
+    assert found is not None
+    assert tuple(found.seconds_per_step) == PARTS
+    assert all(found.seconds_per_step[part] > 0 for part in ("data", "forward", "backward", "optimizer"))
+    assert 0 < found.macs_per_second < found.peak_macs_per_second
+    assert found.collective_seconds_per_step == 0
+    # Which operations take longest of a tiny model is a matter of chance.
+    assert len(found.operations) == 10
+    assert [seconds for _, seconds, _ in found.operations] == sorted((s for _, s, _ in found.operations), reverse=True)
+    assert any(key.startswith("aten::") for key, _, _ in found.operations)
+    whole = sum(seconds for part, seconds in found.seconds_per_step.items() if part != "data")
+    assert sum(seconds for _, seconds, _ in found.operations) < 1.5 * whole
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {"aten::mm", "aten::addmm"} & {event.get("name") for event in events if event.get("cat") == "cpu_op"}
+    names = [event.get("name") for event in events if event.get("cat") == "user_annotation"]
+    assert names.count("forward") == names.count("backward") == names.count("optimizer") == STEPS
+
+
+@pytest.mark.slow
+def test_nothing_is_written_but_the_trace(make: Make, registry: Registry, tmp_path: Path) -> None:
+    recipe = make("decoder", "train.batch_size=2", f"run.output={tmp_path / 'runs'}")
+    assert profile_steps(recipe, registry) is not None
+    assert not (tmp_path / "runs").exists()
+
+
+def test_large_products_have_a_rate() -> None:
+    assert matmul_peak(torch.device("cpu"), torch.float32) > 1e8

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from peftkit.cli.commands.recipe_commands.cost import _number
+from tests.cli.conftest import Peftkit
+
+SMALL = (
+    "--set",
+    "model.name=pocket-encoder",
+    "--set",
+    "task={name = 'wordnet_topic'}",
+    "--set",
+    "train.batch_size=256",
+)
+
+
+def test_the_costs_of_a_recipe_are_a_page(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("cost", "x.toml", *SMALL)
+    assert (code, err) == (0, "")
+    rows = [line.split(maxsplit=1)[0] for line in out.splitlines()[1:]]
+    assert rows == ["trainable", "per", "per", "total", "memory", "checkpoint"]
+    assert "GMACs" in out
+
+
+def test_large_numbers_are_written_out() -> None:
+    assert [_number(n) for n in (172_012.4, 5.9758, 0.00012345678)] == ["172,010", "5.9758", "0.00012346"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", [False, True])
+def test_the_costs_of_several_are_a_line_each(peftkit: Peftkit, *, trial: bool) -> None:
+    code, out, err = peftkit("cost", "x.toml", "x.toml", *SMALL, *(["--trial"] if trial else []))
+    assert (code, err) == (0, "")
+    head, first, second = out.splitlines()
+    assert head.split()[-1] == ("total" if trial else "checkpoint")
+    assert len(head) == len(first) == len(second)
+    assert first.split()[:8] == second.split()[:8]
+    assert "?" not in first
+
+
+@pytest.mark.slow
+def test_json_holds_the_same_and_a_trial_the_time(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("cost", "x.toml", "--json", "--trial", *SMALL)
+    [told] = json.loads(out)["recipes"]
+    assert (code, err) == (0, "")
+    assert told["gmacs_per_epoch"] == pytest.approx(told["gmacs_per_step"] * told["steps_per_epoch"])
+    assert told["seconds_per_epoch"] == pytest.approx(told["seconds_per_step"] * told["steps_per_epoch"])
+    parts = ("weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes")
+    assert told["memory_bytes"] == sum(told[key] for key in parts)
+
+
+def test_a_wrong_recipe_among_them_costs_nothing(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("cost", "x.toml", "--set", "train.batch_size=0")
+    assert (code, out) == (2, "")
+    assert "train.batch_size" in err

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import Peftkit
+
+SMALL = (
+    "--set",
+    "model.name=pocket-encoder",
+    "--set",
+    "task={name = 'wordnet_topic'}",
+    "--set",
+    "train.batch_size=4",
+)
+
+
+def test_a_profile_is_printed_and_its_events_are_written(peftkit: Peftkit, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    code, out, _ = peftkit("profile", "x.toml", "--trace", str(trace), *SMALL)
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[2:7]] == ["data", "forward", "backward", "optimizer", "other"]
+    assert "GMAC/s" in out
+    assert lines[-1] == f"  events: {trace}"
+    assert trace.stat().st_size > 1000
+
+
+def test_where_events_cannot_be_written_no_step_is_made(peftkit: Peftkit, tmp_path: Path) -> None:
+    code, out, err = peftkit("profile", "x.toml", "--trace", str(tmp_path / "none" / "trace.json"), *SMALL)
+    assert (code, out) == (2, "")
+    assert "--trace" in err
+    assert "No such file or directory" in err

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from peftkit.cli import main
+from tests.cli.conftest import Peftkit
+
+
+@pytest.mark.slow
+def test_predict_reads_text_lines_and_files(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = str(finished_run)
+    assert main(["predict", run, "--text", "a bird"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1, printed
+    prediction = json.loads(printed)
+    assert prediction["prediction"] in prediction["probabilities"]
+    assert prediction["source"] == "topic: a bird"
+    assert main(["predict", run, "--text", '{"gloss": "a bird"}', "--stream", "--batch", "1"]) == 0
+    assert json.loads(capsys.readouterr().out) == prediction
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("a bird\n"))
+    assert main(["predict", run]) == 0
+    assert json.loads(capsys.readouterr().out) == prediction
+
+    Path("lines").write_text("a bird\na stone\n", encoding="utf-8")
+    assert main(["predict", run, "--file", "lines", "-o", "out.jsonl"]) == 0
+    assert len(Path("out.jsonl").read_text().splitlines()) == 2
+
+    Path("rows.csv").write_bytes(b"\xef\xbb\xbfgloss,note\na bird,1\na stone,2\n")
+    assert main(["predict", run, "--file", "rows.csv"]) == 0
+    assert [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()] == [
+        "topic: a bird",
+        "topic: a stone",
+    ]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"gloss": "a bird"}\n'), "ascii"))
+    assert main(["predict", run]) == 0
+    assert json.loads(capsys.readouterr().out) == prediction
+    for name, content, words in (
+        ("latin", b"a bird\ncaf\xe9\n", "latin, line 2: is not UTF-8 (byte 0xe9); convert it from its encoding"),
+        ("lacks.csv", b"glos\na bird\n", "lacks.csv, row 1: gloss: missing; 'wordnet_topic' needs a row with gloss"),
+        ("ragged.csv", b"gloss,note\na bird\n", "ragged.csv, row 1: has 1 cell, but the header has 2"),
+        ("bad.jsonl", b'{"gloss": \n', "bad.jsonl, line 1: is not valid JSON"),
+    ):
+        Path(name).write_bytes(content)
+        assert main(["predict", run, "--file", name]) == 2
+        assert f"peftkit: error: {words}" in capsys.readouterr().err
+
+    assert main(["predict", run, "--file", "none"]) == 2
+    assert "'none': No such file or directory" in capsys.readouterr().err
+    assert main(["predict", run, "--file", "lines", "--text", "x"]) == 2
+    assert "argument --text: not allowed with argument --file" in capsys.readouterr().err
+    assert main(["predict", "nowhere"]) == 2
+    assert "'nowhere' is not a run directory" in capsys.readouterr().err
+
+
+def test_predict_json_is_one_document(finished_run: Path, peftkit: Peftkit) -> None:
+    Path("lines").write_text("a bird\na stone\n", encoding="utf-8")
+    code, lines, _ = peftkit("predict", str(finished_run), "--file", "lines")
+    assert code == 0
+    code, out, _ = peftkit("predict", str(finished_run), "--file", "lines", "--json")
+    assert code == 0
+    assert json.loads(out) == {"format": 1, "predictions": [json.loads(line) for line in lines.splitlines()]}

@@ -1,0 +1,72 @@
+"""What ``peftkit new`` writes is found as a plugin, and passes the tests that come with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Peftkit
+
+
+def install(folder: Path, site: Path) -> dict[str, str]:
+    """The environment of a process in which the distribution is installed, as pip would do it."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(head, encoding="utf-8")
+    points = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["peftkit"].items())
+    (info / "entry_points.txt").write_text(f"[peftkit]\n{points}", encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(folder)]), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["method", "task", "metric"])
+def test_what_is_written_passes_its_own_tests(kind: str, peftkit: Peftkit, tmp_path: Path) -> None:
+    code, out, err = peftkit("new", kind, "my_own", "--in", str(tmp_path))
+    folder = tmp_path / "peftkit-my-own"
+    assert (code, err) == (0, "")
+    commands = out.splitlines()[1].split(" && ")
+    assert [shlex.split(command) for command in commands] == [
+        ["pip", "install", "-e", f"{folder}[dev]"],
+        ["pytest", str(folder)],
+    ]
+    environment = install(folder, tmp_path / "site")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+    for file in folder.rglob("*.py"):
+        style = subprocess.run(
+            [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=120", str(file)], capture_output=True
+        )
+        assert style.returncode == 0, style.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("method", "My-Own"), "a name has lower-case letters"),
+        (("method", "class"), "is no keyword of Python"),
+        (("method", "lora"), "the method 'lora' already exists in peftkit; choose another name"),
+        (("meter", "x"), "invalid choice: 'meter'"),
+    ],
+)
+def test_names_that_cannot_be(words: tuple[str, ...], error: str, peftkit: Peftkit, tmp_path: Path) -> None:
+    code, out, err = peftkit("new", *words, "--in", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert error in err
+    assert not list(tmp_path.glob("peftkit-*"))
+
+
+def test_a_folder_that_is_there_is_left_alone(peftkit: Peftkit, tmp_path: Path) -> None:
+    (tmp_path / "peftkit-mine").mkdir()
+    code, _, err = peftkit("new", "task", "mine", "--in", str(tmp_path))
+    assert code == 2
+    assert "already exists; choose another name or folder" in err

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from peftkit import plugins
+from peftkit.cli import main
+from peftkit.plugins import Entry, Registry
+from tests.cli.conftest import Peftkit, Rich
+
+
+def test_every_component_can_be_shown_in_both_forms(peftkit: Peftkit, registry: Registry) -> None:
+    for entry in registry.entries:
+        code, out, err = peftkit("show", entry.name)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"{entry.name} ({entry.kind}, from peftkit {entry.version})\n\n{entry.summary[:20]}")
+        [found] = json.loads(peftkit("show", entry.name, "--json")[1])["components"]
+        options = [option["name"] for option in found["options"]]
+        assert options == [key for key in entry.component.model_fields if key != "name"]
+        assert all(f"\n  {option}" in out for option in options)
+        assert all(option["description"] and option["type"] for option in found["options"])
+
+
+def test_a_method_s_page(peftkit: Peftkit) -> None:
+    out = peftkit("show", "prefix_tuning")[1]
+    assert (
+        "\nOptions:\n  num_virtual_tokens: a whole number, above 0; default 20\n      The number of trained vectors.\n"
+        in out
+    )
+    reason = "the prefix is stored in the KV cache, which gradient checkpointing disables; set"
+    assert f"\nIncompatibilities:\n  - {reason}\n" in out
+    assert "\n  lora_alpha or alpha: a whole number, above 0; default 8\n" in peftkit("show", "lora")[1]
+
+
+def test_a_method_s_page_has_its_range_and_its_published_learning_rates(peftkit: Peftkit) -> None:
+    out = peftkit("show", "ia3")[1]
+    assert "\nSearch space:\n  train.learning_rate: 0.0001 to 1, on a log scale\n" in out
+    published = "0.003 with Adafactor; Liu et al. (2022): configs/ia3.json in r-three/t-few"
+    assert f"\nPublished learning rates:\n  - {published}\n" in out
+    [found] = json.loads(peftkit("show", "ia3", "--json")[1])["components"]
+    assert found["search_space"] == {"train.learning_rate": {"low": 1e-4, "high": 1.0, "log": True}}
+    assert found["published_learning_rates"][0] == {
+        "learning_rates": [0.003],
+        "source": "Liu et al. (2022): configs/ia3.json in r-three/t-few",
+        "optimizer": "Adafactor",
+    }
+    assert "; Ponti et al. (2023): " in peftkit("show", "poly")[1]
+    assert "search_space" not in json.loads(peftkit("show", "accuracy", "--json")[1])["components"][0]
+
+
+@pytest.mark.usefixtures("rich")
+def test_a_method_without_published_rates_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "rich"]) == 0
+    assert "\nPublished learning rates: none declared\n" in capsys.readouterr().out
+
+
+def test_a_task_s_and_a_metric_s_page(peftkit: Peftkit) -> None:
+    out = peftkit("show", "wordnet_mcq")[1]
+    for line in (
+        "Kind: multiple_choice",
+        "Metrics: accuracy",
+        "Selection metric: accuracy",
+        "Source: WordNet 3.0,",
+        "Licence: WordNet",
+    ):
+        assert f"\n{line}" in out
+    out = peftkit("show", "accuracy")[1]
+    assert "\nTask kinds: classification, multiple_choice" in out
+    assert out.endswith("\nOptions: none\n\nIncompatibilities: none declared\n")
+
+
+@pytest.mark.usefixtures("rich")
+def test_options_of_every_kind_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "rich"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "rich (method, from peftkit-rich 3.1)\n\nA method with options of every kind.\n\nIt has more to say.\n"
+    )
+    for line in (
+        "needed: a whole number; required\n      What has to be said.",
+        'since: a date; default "2024-01-02"',
+        'where: a path in quotes; default "a/b"',
+        "made: a list of whole numbers; default [1, 2]",
+        "from_others: a whole number; not set",
+        'odd: a list of texts in quotes; default ["ö"]',
+        "weight or lambda: a number, above 0; not set",
+    ):
+        assert f"\n  {line}\n" in out
+    assert out.endswith("\nIncompatibilities:\n  - it never works; use another\n")
+    assert main(["show", "rich", "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)["components"]
+    options = {option["name"]: option for option in found["options"]}
+    assert (options["needed"]["required"], options["since"]["default"]) == (True, "2024-01-02")
+    assert options["weight"]["aliases"] == ["lambda"]
+
+
+@pytest.mark.usefixtures("rich")
+def test_a_name_of_two_kinds_shows_both(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = replace(registry, entries=(*registry.entries, Entry("method", "clock", Rich, "d", "1")))
+    monkeypatch.setattr(plugins, "load_registry", lambda: twice)
+    assert main(["show", "clock", "--json"]) == 0
+    assert [c["kind"] for c in json.loads(capsys.readouterr().out)["components"]] == ["meter", "method"]
+
+
+def test_show_tells_what_a_method_touches_in_a_model(peftkit: Peftkit) -> None:
+    code, out, err = peftkit("show", "lora", "--model", "pocket-t5", "--set", "r=4")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "lora on pocket-t5 (encoder-decoder)"
+    assert "  encoder.block.*.layer.*.SelfAttention.q       3 x  6,144" in lines
+    assert lines[-1] == "trainable 28,672 of 6,586,112 parameters (0.44%)"
+    told = json.loads(peftkit("show", "lora", "--model", "pocket-t5", "--set", "r=4", "--json")[1])
+    assert (told["format"], told["trainable_parameters"], len(told["modules"])) == (2, 28_672, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["lora", "--model", "pocket-t5", "--set", "rank=4"], r"--set: method\.rank: unknown key; .*did you mean 'r'"),
+        (["lora", "--model", "pocket-t6"], r"model\.name: .*did you mean 'pocket-t5'"),
+        (["lorra", "--model", "pocket-t5"], "no component is called 'lorra'"),
+        (["accuracy", "--model", "pocket-t5"], "'accuracy' is not a method"),
+        (["lora", "--set", "r=4"], "--set needs --model"),
+        (
+            ["lora", "--model", "pocket-t5", "--set", 'target_modules="qq"'],
+            "no module's full name matches the regular expression 'qq'; modules: ",
+        ),
+    ],
+)
+def test_show_tells_what_is_wrong_with_a_method_and_a_model(words: list[str], expected: str, peftkit: Peftkit) -> None:
+    code, out, err = peftkit("show", *words)
+    assert (code, out) == (2, "")
+    assert re.search(expected, err), err

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import random
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peftkit.compare.statistics.pairwise import (
+    MAX_LETTERS,
+    PairwiseResult,
+    compact_letters,
+    compare_scores,
+    holm,
+    mcnemar,
+    standard_error,
+)
+from peftkit.compare.statistics.seed_variance import Array, SeedVariance, p_value
+
+
+def planted(
+    rng: np.random.Generator, rates: list[float], seeds: int, examples: int, noise: float
+) -> dict[str, dict[int, Array]]:
+    """Runs whose rate of right answers varies by seed, on examples that are easy or hard for all."""
+    hard = rng.normal(0, 0.15, examples)
+    found: dict[str, dict[int, Array]] = {}
+    for number, rate in enumerate(rates):
+        own = [rate + rng.normal(0, noise) for _ in range(seeds)]
+        right = [(rng.random(examples) < np.clip(r + hard, 0, 1)).astype(float) for r in own]
+        found[f"m{number}"] = dict(enumerate(right))
+    return found
+
+
+@pytest.mark.parametrize(("seeds", "noise"), [(1, 0.0), (3, 0.02), (5, 0.01)])
+def test_equal_methods_are_separated_at_most_one_time_in_twenty(seeds: int, noise: float) -> None:
+    rng = np.random.default_rng(7)
+    apart = sum(
+        compare_scores(planted(rng, [0.6, 0.6], seeds, 400, noise), draws=1000, seed=i).differences[0].p < 0.05
+        for i in range(200)
+    )
+    assert apart <= 10 + 2.33 * (200 * 0.05 * 0.95) ** 0.5  # what chance allows one time in a hundred
+
+
+def test_a_difference_that_is_there_is_found() -> None:
+    rng = np.random.default_rng(3)
+    found = [compare_scores(planted(rng, [0.7, 0.6], 5, 1000, 0.005), draws=1000, seed=i) for i in range(40)]
+    assert sum(v.differences[0].p_adjusted < 0.05 for v in found) >= 36
+    assert sum(v.letters == {"m0": "a", "m1": "b"} for v in found) >= 36
+
+
+def test_twenty_runs_of_ten_thousand_examples_are_drawn_in_bounded_memory() -> None:
+    rng = np.random.default_rng(0)
+    scores = {f"m{i}": {s: (rng.random(10_000) < 0.6).astype(float) for s in range(2)} for i in range(10)}
+    verdict = compare_scores(scores)
+    assert len(verdict.differences) == 45
+
+
+def test_runs_with_different_examples_are_an_error() -> None:
+    with pytest.raises(ValueError, match="same test examples"):
+        compare_scores({"a": {0: np.ones(3)}, "b": {0: np.ones(4)}})
+
+
+def test_holm_is_what_the_step_down_says() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.integers(1, 6), st.data())
+def test_letters_say_exactly_which_are_apart(number: int, data: st.DataObject) -> None:
+    names = [f"m{i}" for i in range(number)]
+    pairs = [*combinations(names, 2)]
+    apart = set(data.draw(st.lists(st.sampled_from(pairs), unique=True))) if pairs else set()
+    found = compact_letters([float(-i) for i in range(number)], names, apart)
+    for pair in pairs:
+        assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in apart)
+    assert found["m0"].startswith("a")
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 30), st.floats(0, 1), st.randoms())
+def test_many_methods_have_letters_that_can_be_read_and_never_part_what_is_not_apart(
+    number: int, share: float, rng: random.Random
+) -> None:
+    names = [f"m{i}" for i in range(number)]
+    apart = {pair for pair in combinations(names, 2) if rng.random() < share / 4}
+    found = compact_letters([float(-i) for i in range(number)], names, apart)
+    assert len(set("".join(found.values()))) <= MAX_LETTERS
+    assert all(set(found[a]) & set(found[b]) for a, b in combinations(names, 2) if (a, b) not in apart)
+
+
+def test_pairs_that_are_apart_and_share_a_letter_are_counted() -> None:
+    rng = np.random.default_rng(4)
+    verdict = compare_scores(planted(rng, [0.3 + 0.01 * i for i in range(45)], 3, 500, 0.005), draws=200)
+    shared = [d for d in verdict.differences if {*verdict.letters[d.first]} & {*verdict.letters[d.second]}]
+    assert verdict.joined == sum(d.p_adjusted < 0.05 for d in shared) > 0
+
+
+def test_mcnemars_test_counts_what_only_one_has_right() -> None:
+    first, second = np.array([1.0] * 9 + [0.0] * 11), np.array([0.0] * 8 + [1.0] * 2 + [0.0] * 10)
+    # The first alone has 8 right, the second alone 1: twice the chance of 8 or more heads of 9.
+    assert mcnemar(first, second) == pytest.approx(2 * 10 / 512)
+    assert mcnemar(first, first) == 1.0
+    told = compare_scores({"a": {0: first}, "b": {0: second}}).differences[0]
+    assert told.p == mcnemar(first, second)
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (10, 2), (30, 3)])
+def test_the_family_wise_error_rate_holds(methods: int, seeds: int) -> None:
+    """The errors of a whole table: any pair of equal methods whose letters differ, where some vary more than others."""
+    rng = np.random.default_rng(methods)
+    number, wrong = 1200 // methods**2 + 20, 0
+    for i in range(number):
+        noise = float(rng.choice([0.005, 0.02, 0.05]))
+        verdict = compare_scores(planted(rng, [0.6] * methods, seeds, 250, noise), draws=200, seed=i)
+        wrong += any(d.p_adjusted < 0.05 for d in verdict.differences)
+    assert wrong <= 0.05 * number + 2.33 * (0.05 * 0.95 * number) ** 0.5
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(2, 1), (2, 3), (10, 3)])
+def test_detectable_differences_are_detected_with_the_stated_power(methods: int, seeds: int) -> None:
+    rng = np.random.default_rng(methods + seeds)
+    tables = [compare_scores(planted(rng, [0.5] * methods, seeds, 250, 0.02), draws=200) for _ in range(20)]
+    told = float(np.median([d.detectable for verdict in tables for d in verdict.differences]))
+    found = []
+    for _ in range(60):
+        verdict = compare_scores(planted(rng, [0.5] * (methods - 1) + [0.5 + told], seeds, 250, 0.02), draws=200)
+        found += [d.p_adjusted < 0.05 for d in verdict.differences if d.second == f"m{methods - 1}"]
+    assert 0.65 < np.mean(found) < 0.97
+
+
+def test_among_many_methods_with_three_seeds_those_that_differ_are_found() -> None:
+    rng = np.random.default_rng(1)
+    rates = [0.3 + 0.5 * i / 39 for i in range(40)]
+    verdict = compare_scores(planted(rng, rates, 3, 500, 0.01), draws=500)
+    far = [d for d in verdict.differences if abs(rates[int(d.first[1:])] - rates[int(d.second[1:])]) > 0.15]
+    assert np.mean([d.p_adjusted < 0.05 for d in far]) > 0.95
+    assert not set(verdict.letters["m0"]) & set(verdict.letters["m39"])
+
+
+def grouped(rng: np.random.Generator, groups: int, size: int, rates: list[float]) -> tuple[Any, list[str]]:
+    """Methods whose groups of examples are right or wrong as a whole, and the examples' groups."""
+    found = {f"m{i}": {0: np.repeat((rng.random(groups) < r).astype(float), size)} for i, r in enumerate(rates)}
+    return found, [f"g{i // size}" for i in range(groups * size)]
+
+
+def test_pairs_are_separated_by_groups_and_not_by_examples() -> None:
+    rng = np.random.default_rng(1)
+    rounds, found = 60, 0
+    for i in range(rounds):
+        scores, groups = grouped(rng, 60, 10, [0.6, 0.6])
+        found += compare_scores(scores, groups=groups, draws=500, seed=i).differences[0].p < 0.05
+    assert found / rounds <= 0.15
+    scores, groups = grouped(rng, 400, 10, [0.8, 0.5])
+    assert compare_scores(scores, groups=groups, draws=500).differences[0].p < 0.05
+
+
+@pytest.mark.parametrize("groups", [[""] * 200, [f"{i}" for i in range(200)]])
+def test_groups_of_one_change_nothing(groups: list[str]) -> None:
+    scores = planted(np.random.default_rng(2), [0.6, 0.5], 1, 200, 0.0)
+    assert compare_scores(scores, groups=groups, draws=500) == compare_scores(scores, draws=500)
+
+
+def test_the_standard_error_over_groups_is_that_of_their_means() -> None:
+    scores, groups = grouped(np.random.default_rng(3), 50, 4, [0.5])
+    values = scores["m0"][0]
+    assert standard_error(values, groups) == pytest.approx(values[::4].std(ddof=1) / np.sqrt(50))
+    assert standard_error(values, None) == pytest.approx(values.std(ddof=1) / np.sqrt(200))
+    assert standard_error(np.ones(1), None) == 0.0
+
+
+def test_what_tuning_might_have_chosen_counts_in_the_tests() -> None:
+    scores = planted(np.random.default_rng(11), [0.6, 0.65], 5, 2000, 0.002)
+    [plain] = compare_scores(scores).differences
+    [doubtful] = compare_scores(scores, choices={"m0": (0.0, 0.03**2)}).differences
+    [shifted] = compare_scores(scores, choices={"m1": (-0.05, 0.0)}).differences
+    assert plain.p < 0.05 < doubtful.p
+    assert shifted.mean == pytest.approx(plain.mean + 0.05)
+    assert shifted.p > 0.05
+
+
+def test_draws_are_repeatable_without_a_seed() -> None:
+    rng = np.random.default_rng(4)
+    scores = {name: {seed: rng.random(30) for seed in range(3)} for name in "ab"}
+    assert compare_scores(scores) == compare_scores(scores, seed=0) != compare_scores(scores, seed=1)
+
+
+def test_methods_with_other_seeds_vary_by_the_sum_of_their_variances() -> None:
+    rng = np.random.default_rng(3)
+    scores = {
+        "a": {seed: rng.random(200) + 0.1 * seed for seed in (1, 2, 3)},
+        "b": {seed: rng.random(200) + 0.2 * seed for seed in (4, 5)},
+        "one": {9: rng.random(200)},
+    }
+    own = {name: np.array([values.mean() for values in of.values()]) for name, of in scores.items()}
+    variances = {name: each.var(ddof=1) / len(each) if len(each) > 1 else 0.0 for name, each in own.items()}
+    means = {name: np.mean([*of.values()], axis=0) for name, of in scores.items()}
+    found = {(d.first, d.second): d for d in compare_scores(scores, draws=40_000).differences}
+    for (first, second), freedom in {("a", "b"): 1, ("a", "one"): 2, ("b", "one"): 1}.items():
+        error = np.sqrt((means[first] - means[second]).var() / 200)
+        difference = means[first].mean() - means[second].mean()
+        expected = p_value(difference, error, SeedVariance(variances[first] + variances[second], freedom))
+        assert found[first, second].mean == pytest.approx(difference)
+        assert found[first, second].p == pytest.approx(expected, rel=0.05)
+
+
+def test_single_numbers_are_not_tested() -> None:
+    found = compare_scores({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1])}})
+    assert found.differences == (PairwiseResult("a", "b", pytest.approx(0.8), 1.0, 1.0, None),)
+    assert found.letters == {"a": "a", "b": "a"}
+    several = compare_scores({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1]), 1: np.array([0.2])}})
+    assert [(d.p, d.detectable) for d in several.differences] == [(1.0, None)]

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize, special, stats
+
+from peftkit.compare.statistics.seed_variance import (
+    SeedVariance,
+    _prior,
+    detectable_differences,
+    moderated_variances,
+    p_value,
+)
+
+
+def test_few_methods_borrow_nothing() -> None:
+    values = [np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.5, 0.5]), np.array([0.7])]
+    assert moderated_variances(values, 3) == [
+        SeedVariance(pytest.approx(0.01 / 3), 2.0),
+        SeedVariance(0.0, 2.0),
+        SeedVariance(0.0, 0.0),
+    ]
+
+
+def test_of_many_each_is_moderated_and_none_looks_smaller_than_it_is() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.normal(0.5, 0.01, 3) for _ in range(40)] + [np.full(3, 0.5), np.array([0.4])]
+    values.append(np.array([0.1, 0.5, 0.9]))  # an unstable one
+    found = moderated_variances(values, len(values))
+    assert all(spread.variance >= each.var(ddof=1) / 3 for spread, each in zip(found[:40], values[:40], strict=True))
+    assert found[40].variance > 0  # three seeds alike are an accident among others that vary
+    assert (found[41].variance > 0, found[41].degrees_of_freedom > 0) == (True, True)  # one seed varies as others do
+    assert found[42].variance == pytest.approx(values[42].var(ddof=1) / 3)
+    assert all(2 < spread.degrees_of_freedom <= 2 + min(43 / 4, 6) for spread in found[:41])
+    assert np.median([s.variance for s in found[:40]]) == pytest.approx(1e-4 / 3, rel=0.6)
+
+
+def test_the_prior_is_that_which_variances_were_drawn_from() -> None:
+    rng = np.random.default_rng(2)
+    true = 4 * 2.5 / rng.chisquare(4, 20_000)
+    seen = true * rng.chisquare(3, 20_000) / 3
+    variance, counts = _prior([(float(each), 3) for each in seen])
+    assert variance == pytest.approx(2.5, rel=0.05)
+    assert counts == pytest.approx(4, rel=0.1)
+
+
+def test_p_values_are_those_of_students_t_the_normal_or_their_sum() -> None:
+    assert p_value(0.3, 0.0, SeedVariance(0.01, 2)) == pytest.approx(2 * stats.t.sf(3.0, 2), rel=0.02)
+    assert p_value(-0.3, 0.1, SeedVariance(0.0, 0)) == pytest.approx(2 * stats.norm.sf(3.0))
+    assert (p_value(0.0, 0.1, SeedVariance(0.01, 2)), p_value(0.1, 0.0, SeedVariance(0.0, 2))) == (1.0, 1.0)
+    rng = np.random.default_rng(0)
+    drawn = 0.1 * rng.standard_normal(1_000_000) + 0.1 * rng.standard_t(4, 1_000_000)
+    for difference in (0.1, 0.3, 0.8):
+        assert p_value(difference, 0.1, SeedVariance(0.01, 4)) == pytest.approx(
+            (abs(drawn) > difference).mean(), rel=0.05
+        )
+
+
+@pytest.mark.parametrize("freedom", [1.0, 2.0, 10.0])
+def test_detectable_differences_have_the_stated_power(freedom: float) -> None:
+    """Of other runs of two such methods about four in five tell them apart."""
+    rng = np.random.default_rng(1)
+    errors, variance, level = 0.02, 1e-4, 0.05
+    [told] = detectable_differences(np.array([errors]), [SeedVariance(variance, freedom)], np.array([level]))
+    found = []
+    for _ in range(400):
+        true = variance * freedom / rng.chisquare(freedom)
+        looks = SeedVariance(true * rng.chisquare(freedom) / freedom, freedom)
+        found.append(p_value(told + rng.normal(0, np.sqrt(errors**2 + true)), errors, looks) < level)
+    assert 0.7 < np.mean(found) < 0.9
+
+
+def test_without_variance_there_is_no_detectable_difference() -> None:
+    told = detectable_differences(
+        np.array([0.0, 0.02]), [SeedVariance(0, 0), SeedVariance(0, 0)], np.array([0.05, 0.05])
+    )
+    assert np.isnan(told[0])
+    assert told[1] == pytest.approx((1.96 + 0.8416) * 0.02, rel=1e-3)
+
+
+FIVE = [np.array(seeds) for seeds in ([0.1, 0.2], [0.3, 0.5], [0.4, 0.7], [0.5, 0.9], [0.6, 1.1])]
+
+
+@pytest.mark.parametrize(
+    ("values", "methods", "borrows"),
+    [
+        (FIVE, 5, True),
+        (FIVE, 4, False),
+        (FIVE[:4], 5, False),
+        ([*FIVE[:4], np.array([0.7])], 5, False),
+        ([*FIVE, np.array([0.7])], 6, True),
+    ],
+)
+def test_five_variances_of_five_methods_are_the_fewest_to_borrow(
+    values: list[np.ndarray], methods: int, borrows: bool
+) -> None:
+    freedoms = [len(each) - 1 for each in values]
+    assert [
+        spread.degrees_of_freedom > freedom
+        for spread, freedom in zip(moderated_variances(values, methods), freedoms, strict=True)
+    ] == [borrows] * len(values)
+
+
+def test_a_moderated_variance_is_the_mean_weighted_by_freedom() -> None:
+    values = [*FIVE, np.array([0.2, 0.25, 0.3, 0.21, 0.22]), np.array([0.7])]
+    own = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in values]
+    before, counts = _prior([(variance, len(v) - 1) for variance, v in zip(own, values, strict=True) if len(v) > 1])
+    for methods in (7, 16, 100):
+        for spread, each, variance in zip(moderated_variances(values, methods), values, own, strict=True):
+            freedom = len(each) - 1
+            weight = min(counts, methods / 4, 3 * max(1, freedom))
+            moderated = (weight * before + freedom * variance) / (weight + freedom)
+            assert spread.variance == pytest.approx(max(variance, moderated) / len(each))
+            assert spread.degrees_of_freedom == pytest.approx(freedom + weight)
+
+
+@pytest.mark.parametrize("freedoms", [(2, 2, 2, 2, 2), (1, 2, 3, 4, 9)])
+def test_the_prior_has_the_moments_of_the_logarithms(freedoms: tuple[int, ...]) -> None:
+    variances, degrees = np.array([1e-4, 2.0, 3.0, 40.0, 9.0]), np.array(freedoms)
+    logs = np.log(variances.clip(min=1e-3 * 3.0)) + np.log(degrees / 2) - special.digamma(degrees / 2)
+    excess = logs.var(ddof=1) - special.polygamma(1, degrees / 2).mean()
+    half = optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-3, 1e3, xtol=1e-14)
+    variance, counts = _prior(list(zip(variances.tolist(), freedoms, strict=True)))
+    assert counts == pytest.approx(2 * half, rel=1e-8)
+    assert variance == pytest.approx(np.exp(logs.mean() + special.digamma(half) - np.log(half)), rel=1e-8)
+
+
+def test_variances_that_differ_by_chance_alone_are_one() -> None:
+    variance, counts = _prior([(4.0, 2)] * 5)
+    assert counts == np.inf
+    assert variance == pytest.approx(4.0 * np.exp(-special.digamma(1.0)))
+    assert _prior([(0.0, 2)] * 3 + [(1.0, 2)] * 2) == (0.0, 0.0), "most do not vary at all"

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftkit.compare.fairness import FAIRNESS_CHECKS
+from peftkit.compare.groups import group_runs
+from peftkit.compare.load_runs import find_runs
+from peftkit.errors import InputError
+from tests.compare.conftest import Plant
+
+
+def test_runs_are_found_below_a_folder_and_sorted_by_method_and_seed(plant: Plant) -> None:
+    paths = [plant(method, seed, [0.1, 0.5]) for method in ("lora", "full") for seed in (1, 2)]
+    runs, problems = find_runs([paths[0].parent])
+    [section] = group_runs(runs)
+    assert problems == []
+    assert {label: sorted(of) for label, of in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
+    assert [run.path for run in find_runs([paths[0]])[0]] == [paths[0]]
+
+
+def test_broken_runs_are_reported_and_the_others_loaded(plant: Plant) -> None:
+    whole, cut, gone, failed, odd = (plant("lora", seed, [0.1, 0.5]) for seed in range(5))
+    (cut / "summary.json").write_text((cut / "summary.json").read_text()[:50])
+    (gone / "evaluations.jsonl").unlink()
+    (failed / "summary.json").write_text(json.dumps({"format": 1, "status": "failed", "error": "out of memory"}))
+    (odd / "summary.json").write_text(json.dumps({"format": 1, "status": "done"}))
+    runs, problems = find_runs([whole.parent])
+    assert [run.path for run in runs] == [whole]
+    assert len(problems) == 4
+    assert "out of memory" in "".join(problems)
+    assert all(str(path) in "".join(problems) for path in (cut, gone, failed, odd))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("summary.json", '"seed": 2', '"seed": "x"', "summary.seed: Input should be a valid integer"),
+        ("summary.json", '"higher_is_better": true, ', "", "summary.higher_is_better: Field required"),
+        (
+            "summary.json",
+            '"test": {"accuracy": 0.5}',
+            '"test": {"accuracy": null}',
+            "accuracy on test is not a finite number",
+        ),
+        ("evaluations.jsonl", '"step": 1', '"stop": 1', "evaluations.1.step: Field required"),
+        ("evaluations.jsonl", '"dev"', '"dove"', "evaluations.0.dev: Field required"),
+        ("evaluations.jsonl", '"cost": {', '"cast": {', "evaluations.0.cost: Field required"),
+        ("recipe.toml", "[method]", "[mothed]", "recipe: Dictionary should have at least 1 item"),
+    ],
+)
+def test_runs_that_lack_a_required_value_are_reported_and_left_out(
+    name: str, old: str, new: str, words: str, plant: Plant
+) -> None:
+    whole, odd = plant("lora", 1, [0.1, 0.5]), plant("lora", 2, [0.1, 0.5])
+    text = (odd / name).read_text()
+    assert old in text
+    (odd / name).write_text(text.replace(old, new))
+    runs, [problem] = find_runs([whole.parent])
+    assert [run.path for run in runs] == [whole]
+    assert str(odd) in problem
+    assert words in problem
+
+
+def test_a_run_that_is_named_twice_is_one(plant: Plant) -> None:
+    path = plant("lora", 1, [0.1, 0.5])
+    [section] = group_runs(find_runs([path, path.parent, path.parent / ".." / "runs"])[0])
+    assert section.repeats == ()
+
+
+def test_missing_runs_and_folders_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no finished runs"):
+        find_runs([tmp_path])
+    with pytest.raises(InputError, match="no such folder"):
+        find_runs([tmp_path / "x"])
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "words"),
+    [
+        ("hardware", {"device": "cuda"}, 'device is "cpu" and "cuda"'),
+        ("versions", {"torch": "2.14.0"}, 'torch is "2.13.0" and "2.14.0"'),
+        ("precision", {"tables": {"model": {"name": "m", "dtype": "bfloat16"}}}, 'model.dtype is "bfloat16"'),
+        ("data", {"tables": {"task": {"name": "t", "max_rows": 9}}}, "task.max_rows is 9 and null"),
+        ("evaluation", {"tables": {"evaluate": {"dev_examples": 9}}}, "evaluate.dev_examples is 50 and 9"),
+        (
+            "evaluation",
+            {"tables": {"evaluate": {"dev_examples": 50, "scoring": "norm"}}},
+            'evaluate.scoring is "norm" and null',
+        ),
+    ],
+)
+def test_unfair_runs_are_compared_only_with_pool_and_then_noted(
+    what: str, options: dict[str, object], words: str, plant: Plant
+) -> None:
+    runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
+    with pytest.raises(InputError, match=f"{what}: {words}(.|\n)*--pool {what}"):
+        group_runs(runs)
+    [section] = group_runs(runs, [what])
+    assert [*section.pooled] == [what]
+    assert words in section.pooled[what][0]
+    assert what in FAIRNESS_CHECKS
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "old", "new", "words"),
+    [
+        (
+            "data",
+            "summary.json",
+            '"rows": ',
+            '"rows_digests": {"train": "NEW"}, "rows": ',
+            'rows_digests.train is "cpu" and "cuda"',
+        ),
+        (
+            "versions",
+            "environment.json",
+            '"packages"',
+            '"plugins": {"mine": "NEW"}, "packages"',
+            'plugins.mine is "cpu" and "cuda"',
+        ),
+        (
+            "hardware",
+            "environment.json",
+            '"packages"',
+            '"resumed": [{"python": "3.11", "packages": {"torch": "2.13.0"}, '
+            '"hardware": {"device": "NEW", "cores": 2}}], "packages"',
+            r'device is "cpu" and \["cpu", "cuda"\]',
+        ),
+    ],
+)
+def test_what_a_run_was_made_of_and_where_it_went_on_counts_too(
+    what: str, name: str, old: str, new: str, words: str, plant: Plant
+) -> None:
+    paths = [plant(method, 1, [0.1, 0.5]) for method in ("lora", "full", "vera")]
+    text = [(path / name).read_text() for path in paths]
+    for path, own, value in zip(paths, text, ("cpu", "cuda"), strict=False):
+        (path / name).write_text(own.replace(old, new.replace("NEW", value), 1))
+    if what != "hardware":  # what one of them says nothing of is no difference
+        assert group_runs(find_runs([paths[0], paths[2]])[0])
+    runs = find_runs(paths)[0]
+    with pytest.raises(InputError, match=words):
+        group_runs(runs)
+    [section] = group_runs(runs, [what])
+    assert [*section.pooled] == [what]
+
+
+def test_options_that_differ_make_methods_of_their_own(plant: Plant) -> None:
+    for r in (4, 8):
+        plant("lora", 1, [0.1, 0.5], options={"r": r})
+    path = plant("full", 1, [0.1, 0.5])
+    [section] = group_runs(find_runs([path.parent])[0])
+    assert sorted(section.runs) == ["full", "lora (r=4)", "lora (r=8)"]
+
+
+def test_one_recipe_with_one_seed_counts_once_and_tells_the_noise(plant: Plant) -> None:
+    first = plant("lora", 1, [0.1, 0.5])
+    second = plant("lora", 1, [0.1, 0.6])
+    [section] = group_runs(find_runs([first.parent])[0])
+    assert section.runs["lora"][1].path == first
+    assert [[run.path for run in of] for of in section.repeats] == [[first, second]]
+
+
+def test_runs_of_one_method_and_seed_must_have_the_same_recipe(plant: Plant) -> None:
+    plant("lora", 1, [0.1, 0.5])
+    path = plant("lora", 1, [0.1, 0.5], tables={"evaluate": {"dev_examples": 50, "every": "5%"}})
+    with pytest.raises(InputError, match=r"the same method and seed but differ: evaluate.every"):
+        group_runs(find_runs([path.parent])[0], ["cadence"])
+
+
+def test_trials_of_a_sweep_are_no_results_and_tuning_is_known(plant: Plant, tmp_path: Path) -> None:
+    runs, trials = tmp_path / "s" / "runs" / "a1", tmp_path / "s" / "trials" / "b2" / "c3"
+    for folder, seed in ((runs, 1), (trials, 2)):
+        folder.mkdir(parents=True)
+        plant("lora", seed, [0.1, 0.5]).rename(folder / "run")
+    (tmp_path / "s" / "sweep.json").write_text("{}")
+    tuning = {"format": 3, "limit": {"trials": 4}, "trials": 4, "gmacs": 12.5, "settings": {}}
+    (runs / "tuning.json").write_text(json.dumps(tuning))
+    found, _ = find_runs([tmp_path / "s"])
+    assert [run.seed for run in found] == [1]
+    assert found[0].tuning == tuning
+    asked, _ = find_runs([trials / "run"])  # by its own name it can be looked at
+    assert [run.seed for run in asked] == [2]
+    other = plant("full", 1, [0.1, 0.5])
+    both = find_runs([tmp_path / "s", other])[0]
+    with pytest.raises(InputError, match=r"(?s)not comparable.*tuning: trials is 4 and null"):
+        group_runs(both)
+    assert group_runs(both, ["tuning"])[0].pooled == {"tuning": ["trials is 4 and null"]}
+
+
+def test_a_variant_goes_by_its_name_and_tuned_settings_are_named_where_nothing_else_differs(plant: Plant) -> None:
+    for variant, rate in (("houlsby", 0.1), ("pfeiffer", 0.3)):
+        path = plant("bottleneck", 1, [0.5], options={"variant": variant}, tables={"train": {"learning_rate": rate}})
+        record = {"format": 1, "trials": 3, "gmacs": 1.0, "settings": {"train.learning_rate": rate}}
+        (path.parent / variant).mkdir()
+        path.rename(path.parent / variant / path.name)
+        (path.parent / variant / "tuning.json").write_text(json.dumps(record))
+    [section] = group_runs(find_runs([path.parent])[0])
+    assert sorted(section.runs) == ["bottleneck (houlsby)", "bottleneck (pfeiffer)"]
+    for rate in (0.1, 0.3):
+        again = plant("lora", 1, [0.5], tables={"train": {"learning_rate": rate}})
+    [section] = group_runs(find_runs([again.parent])[0], ["tuning"])
+    assert {"lora (learning_rate=0.1)", "lora (learning_rate=0.3)"} < {*section.runs}

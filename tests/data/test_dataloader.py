@@ -1,0 +1,125 @@
+"""Batches: their order and make-up, from the disk and from a stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from datasets import Dataset, IterableDataset
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoTokenizer
+
+from peftkit import Example
+from peftkit.data.dataloader import LengthBucketSampler, StreamingRows, first_batches, shortest_and_longest_batch
+from peftkit.models import Seq2SeqLM, SequenceClassifier
+from peftkit.recipe.resolve import model_path
+from peftkit.testing.tiny_models import tiny_model
+from peftkit.testing.tokenizers import tokenizer
+from tests.tiny_runs import Colours, Make
+
+
+@given(st.lists(st.integers(1, 50), max_size=300), st.integers(1, 16), st.integers(0, 3))
+def test_each_epoch_takes_every_row_once_but_for_the_rest(lengths: list[int], batch: int, epoch: int) -> None:
+    sampler = LengthBucketSampler(lengths, batch, seed=1)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert len(order) == len(sampler) == len(lengths) // batch * batch
+    assert len(set(order)) == len(order)
+
+
+def test_batches_hold_like_lengths_and_epochs_differ() -> None:
+    lengths = [(7 * i) % 40 + 1 for i in range(400)]
+    sampler = LengthBucketSampler(lengths, 8, seed=1)
+    first = list(sampler)
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert first != list(sampler)
+    spread = [max(b) - min(b) for b in _batches([lengths[i] for i in first], 8)]
+    unsorted = [max(b) - min(b) for b in _batches(lengths, 8)]
+    assert sum(spread) < sum(unsorted) / 4
+    means = [sum(b) for b in _batches([lengths[i] for i in first], 8)]
+    assert means != sorted(means)
+    assert means != sorted(means, reverse=True)
+
+
+def test_the_seed_decides_the_order() -> None:
+    assert list(LengthBucketSampler([1] * 64, 8, seed=1)) != list(LengthBucketSampler([1] * 64, 8, seed=2))
+
+
+def _batches(values: list[int], size: int) -> Iterator[list[int]]:
+    return (values[i : i + size] for i in range(0, len(values), size))
+
+
+@pytest.fixture
+def form() -> Seq2SeqLM:
+    path = model_path("pocket-t5")
+    return Seq2SeqLM(AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path), "classification", 64, 16)
+
+
+def _stream(form: Seq2SeqLM, rows: int, batch: int, seed: int = 1) -> StreamingRows:
+    task = Colours(rows=rows, streaming=True)
+    train: Any = task.load()["train"]
+    assert isinstance(train, IterableDataset)
+    return StreamingRows(train, task, form, batch, seed)
+
+
+def test_a_stream_gives_every_row_once_an_epoch_but_for_the_rest(form: Seq2SeqLM) -> None:
+    stream = _stream(form, 53, 8)
+    sources = [tuple(row["source"]) for row in stream]
+    assert len(sources) == 48
+    there = Counter(
+        tuple(form.tokenizer(f"(colour) {r['thing']}")["input_ids"]) for r in Colours(rows=53).load()["train"]
+    )
+    assert not Counter(sources) - there
+
+
+def test_a_streams_batches_hold_like_lengths_and_epochs_and_seeds_differ(form: Seq2SeqLM) -> None:
+    stream = _stream(form, 400, 8)
+    first = [row["source"] for row in stream]
+    assert first == [row["source"] for row in stream]
+    stream.set_epoch(1)
+    assert first != [row["source"] for row in stream]
+    assert first != [row["source"] for row in _stream(form, 400, 8, seed=2)]
+    lengths = list(map(len, first))
+    assert sum(max(b) - min(b) for b in _batches(lengths, 8)) < len(lengths) / 8
+    assert lengths != sorted(lengths)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_shortest_and_the_longest_batch_hold_all_others(size: int, form: Seq2SeqLM, make: Make) -> None:
+    recipe = make("encoder-decoder", f"train.batch_size={size}")
+    tokens = [(20, 9), (30, 30), (3, 4), (61, 2), (17, 12)]
+    kept = [
+        {"source": [5] * s, "candidates": [[6] * t], "answer": 0, "source_tokens": s, "target_tokens": t}
+        for s, t in tokens
+    ]
+    rows = Dataset.from_list([{**row, "length": s + t} for row, (s, t) in zip(kept, tokens, strict=True)])
+    shortest, longest = shortest_and_longest_batch(recipe, rows, form)
+    assert shortest["input_ids"].shape == shortest["attention_mask"].shape == (size, 8)
+    assert shortest["labels"].shape == shortest["decoder_input_ids"].shape == (size, 8)
+    assert longest["input_ids"].shape == longest["attention_mask"].shape == (size, 64)
+    assert longest["labels"].shape == longest["decoder_input_ids"].shape == (size, 32)
+    assert {*shortest} == {*longest} == {*form.collate(kept[:1])}  # type: ignore[arg-type]
+
+
+def test_how_long_a_streams_batches_are_is_not_known(form: Seq2SeqLM, make: Make) -> None:
+    assert shortest_and_longest_batch(make("encoder-decoder"), _stream(form, 53, 8), form) == []
+
+
+@pytest.mark.parametrize(("architecture", "numbered"), [("bert", True), ("roberta", False), ("distilbert", False)])
+def test_methods_that_begin_with_rows_see_the_segments_that_the_model_takes(
+    architecture: str, numbered: bool, make: Make
+) -> None:
+    model = tiny_model(architecture, vocab_size=400, **({"type_vocab_size": 1} if architecture == "roberta" else {}))
+    form = SequenceClassifier(tokenizer("wordpiece", "cls+sep"), model.config, "multiple_choice", 64, 16)
+    rows = form.tokenize([Example("the robin", "a bird", ("a bird", "a stone"))] * 4, ranked=True)
+    train = Dataset.from_list([{**row, "length": 8} for row in rows])
+    [batch] = first_batches(make("encoder"), train, form, model, 4, 1)
+    assert ("token_type_ids" in batch) is numbered
+    if numbered:
+        assert batch["token_type_ids"].shape == batch["input_ids"].shape
+        assert batch["token_type_ids"].sum() > 0
+    model(**{key: value for key, value in batch.items() if key != "labels"})

@@ -1,0 +1,291 @@
+"""Digests of inputs: a run resumes only with the rows, the model and the code it was started with."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from peftkit.data.input_digests import check_inputs, code_digests, file_digest, input_digests
+from peftkit.data.pipeline import prepare_data
+from peftkit.distributed.accelerator import make_accelerator, shutdown
+from peftkit.errors import InputError, RunError
+from peftkit.inference.finished_run import load_finished_run
+from peftkit.models.load import load_family
+from peftkit.plugins import Entry, Registry
+from peftkit.recipe import Recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.train.run import run
+from tests.tiny_runs import Make
+
+
+@dataclass
+class Files:
+    """A model's folder and the files of three splits."""
+
+    folder: Path
+    recipe: Callable[..., Recipe]
+
+    def rows(self, split: str) -> list[str]:
+        return (self.folder / f"{split}.csv").read_text().splitlines()
+
+    def write(self, split: str, rows: list[str]) -> None:
+        (self.folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def files(make: Make, models: dict[str, Path], tmp_path: Path) -> Files:
+    shutil.copytree(models["decoder"], tmp_path / "model")
+    made = Files(tmp_path, lambda *o: make("decoder", *_own(tmp_path), *o))
+    for split, number in (("train", 24), ("dev", 8), ("test", 8)):
+        made.write(split, ["text,label", *(f"thing {split} {i},{('red', 'blue')[i % 2]}" for i in range(number))])
+    return made
+
+
+def _own(folder: Path) -> tuple[str, ...]:
+    paths = {split: str(folder / f"{split}.csv") for split in ("train", "dev", "test")}
+    return (
+        f'model.name="{folder / "model"}"',
+        "task.name=text_classification",
+        "task.path={" + ", ".join(f'{split} = "{path}"' for split, path in paths.items()) + "}",
+        "method.name=lora",
+    )
+
+
+def digests(recipe: Recipe, registry: Registry) -> dict[str, str]:
+    accelerator = make_accelerator(cpu=True)
+    try:
+        _, form = load_family(recipe)
+        return input_digests(recipe, registry, form, prepare_data(recipe, form, accelerator))
+    finally:
+        shutdown(accelerator)
+
+
+def another_row(files: Files, split: str) -> None:
+    first, second, *rest = files.rows(split)
+    files.write(split, [first, second.replace("thing", "ding"), *rest])
+
+
+def another_label(files: Files, split: str) -> None:
+    first, second, *rest = files.rows(split)
+    files.write(split, [first, second.replace("red", "blue"), *rest])
+
+
+def without_a_row(files: Files, split: str) -> None:
+    files.write(split, files.rows(split)[:-1])
+
+
+def another_order(files: Files, split: str) -> None:
+    first, *rest = files.rows(split)
+    files.write(split, [first, *reversed(rest)])
+
+
+def another_weight(files: Files, name: str) -> None:
+    path = files.folder / "model" / name
+    tensors = load_file(path)
+    key = next(iter(tensors))
+    tensors[key] = tensors[key] + torch.ones(())
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def another_key(files: Files, name: str) -> None:
+    path = files.folder / "model" / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), "of_nobody": 1}))
+
+
+def another_blank(files: Files, name: str) -> None:
+    path = files.folder / "model" / name
+    path.write_text(f"{path.read_text()}\n")
+
+
+def remote_code(files: Files, name: str) -> None:
+    (files.folder / "model" / name).write_text("CHANGED = True")
+
+
+CHANGES: dict[str, tuple[Callable[[Files, str], None], str]] = {
+    **{
+        f"{change.__name__} {split}": (change, split)
+        for change in (another_row, another_label, without_a_row, another_order)
+        for split in ("train", "dev", "test")
+    },
+    "weights": (another_weight, "model.safetensors"),
+    **{name: (another_key, name) for name in ("config.json", "tokenizer_config.json")},
+    "tokenizer": (another_blank, "tokenizer.json"),
+    "code": (remote_code, "modeling_own.py"),
+}
+
+
+BEGAN: dict[str, str] = {}
+
+
+@pytest.fixture(autouse=True)
+def without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ending an Accelerator collects garbage twice, which takes a second where much is imported."""
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_of_an_input_is_named(change: str, files: Files, registry: Registry) -> None:
+    recipe = files.recipe()
+    if not BEGAN:  # no path is in it
+        BEGAN.update(digests(recipe, registry))
+    check_inputs(files.folder, BEGAN, BEGAN)
+    times = {path: path.stat().st_mtime_ns for path in (files.folder / "model").iterdir()}
+    do, name = CHANGES[change]
+    do(files, name)
+    for path, time in times.items():  # as rsync, tar and cp -p leave them
+        os.utime(path, ns=(time, time))
+    expected = f"the rows of {name}" if name in ("train", "dev", "test") else f"{name} of the model"
+    with pytest.raises(InputError, match=rf"started with different inputs: .*{expected}"):
+        check_inputs(files.folder, BEGAN, digests(recipe, registry))
+
+
+def test_what_changes_nothing_is_no_other_input(files: Files, registry: Registry) -> None:
+    recipe = files.recipe()
+    began = digests(recipe, registry)
+    for path in files.folder.rglob("*"):
+        os.utime(path)
+    (files.folder / "model" / "README.md").write_text("words")
+    (files.folder / "train.csv").write_text("\r\n".join(files.rows("train")))
+    assert digests(recipe, registry) == began
+
+
+def test_files_that_a_recipe_names_are_inputs(files: Files, registry: Registry, make: Make) -> None:
+    config = files.folder / "deepspeed.json"
+    config.write_text("{}")
+    recipe = files.recipe(f"train.deepspeed.config={config}", "train.deepspeed.stage=2", "train.optimizer=adamw")
+    began = digests(recipe, registry)
+    config.write_text('{"steps_per_print": 1}')
+    with pytest.raises(InputError, match=r"different inputs: the file .*deepspeed\.json"):
+        check_inputs(files.folder, began, digests(recipe, registry))
+
+
+def test_files_of_a_stream_are_inputs(files: Files, registry: Registry) -> None:
+    recipe = files.recipe("task.streaming=true", 'task.label_names=["red", "blue"]')
+    began = digests(recipe, registry)
+    another_row(files, "train")
+    with pytest.raises(InputError, match=r"different inputs: the file .*train\.csv"):
+        check_inputs(files.folder, began, digests(recipe, registry))
+
+
+def test_code_of_other_distributions_is_an_input(make: Make, registry: Registry, tmp_path: Path) -> None:
+    assert set(code_digests(make("decoder", "method.name=quiet"), registry)) == {"tests"}
+    assert code_digests(make("decoder", "method.name=lora", "task.name=wordnet_topic"), registry) == {}
+
+
+def test_a_digest_is_of_the_content_whatever_the_time_says(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    stat, first = path.stat(), file_digest(path)
+    assert file_digest(path) == first
+    path.write_text("two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file_digest(path) != first
+
+
+@pytest.fixture
+def stopped(files: Files, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Path]:
+    """A run that failed at its third step."""
+    from peftkit.train.trainer import Trainer
+
+    account = Trainer._record_step
+
+    def failing(self: Trainer, *arguments: Any) -> None:
+        if self.progress.step == 2:
+            raise RunError("the power went")
+        account(self, *arguments)
+
+    recipe = files.recipe("train.checkpoint.every=1 steps")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_record_step", failing)
+        with pytest.raises(RunError, match="the power went"):
+            run(recipe, registry)
+    (path,) = Path(recipe.run.output).iterdir()
+    return recipe, path
+
+
+def test_a_run_is_not_resumed_on_other_rows_and_goes_on_once_they_are_back(
+    stopped: tuple[Recipe, Path], files: Files, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, path = stopped
+    rows, before = files.rows("train"), {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    without_a_row(files, "train")
+    for asked in (str(path), ""):
+        with pytest.raises(InputError, match="different inputs: the rows of train; restore them"):
+            run(recipe, registry, resume=asked)
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
+    files.write("train", rows)
+    environment = json.loads((path / "environment.json").read_text())
+    environment["packages"]["torch"] = "1.0"
+    (path / "environment.json").write_text(json.dumps(environment))
+    assert run(recipe, registry, resume=str(path)) == path
+    assert "packages that changed since the start: torch " in capsys.readouterr().out
+    assert RunDirectory(path).summary()["status"] == "done"
+    assert len(RunDirectory(path).environment()["resumed"]) == 1
+
+
+def test_a_finished_run_is_not_opened_on_another_model(files: Files, registry: Registry) -> None:
+    path = run(files.recipe("train.budget.steps=2"), registry)
+    assert path
+    load_finished_run(path, registry)
+    another_weight(files, "model.safetensors")
+    with pytest.raises(InputError, match=r"a different base model, .* differs in model\.safetensors of the model"):
+        load_finished_run(path, registry)
+
+
+@pytest.mark.parametrize("change", ["another_row test", "weights", "tokenizer"])
+def test_a_finished_run_is_not_taken_for_one_of_other_inputs(
+    change: str, files: Files, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = files.recipe("train.budget.steps=1", "evaluate.every=100%")
+    path = run(recipe, registry)
+    assert path
+    assert run(recipe, registry, resume="") == path
+    assert "already finished" in capsys.readouterr().out
+    before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    changed, what = CHANGES[change]
+    changed(files, what)
+    for asked in (str(path), ""):
+        with pytest.raises(InputError, match="was started with different inputs: "):
+            run(recipe, registry, resume=asked)
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize("where", ["itself", "beside", "base"])
+def test_code_of_a_plugin_is_an_input_wherever_it_lies(
+    where: str, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own module, another module of its distribution, and the module of a class that it is derived from."""
+    base = (
+        "from peftkit import Method\nclass Base(Method):\n    def apply(self, model, context):\n        return model\n"
+    )
+    own = "from typing import Literal\nimport own_beside\nfrom own_base import Base\n"
+    own += "class Own(Base):\n    'Trains all.'\n    name: Literal['own'] = 'own'\n"
+    for name, text in {"base": base, "itself": own, "beside": "NUMBER = 1\n"}.items():
+        (tmp_path / f"own_{name}.py").write_text(text)
+    info = tmp_path / "own-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (info / "top_level.txt").write_text("own_itself\nown_beside\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    component = importlib.import_module("own_itself").Own
+    larger = Registry((*registry.entries, Entry("method", "own", component, "own", "1.0")), (), registry.distributions)
+    recipe = make("decoder")
+    recipe = recipe.model_copy(update={"method": component()})
+    began = code_digests(recipe, larger)
+    with (tmp_path / f"own_{where}.py").open("a") as file:
+        file.write("# changed\n")
+    assert code_digests(recipe, larger).keys() == began.keys() >= {"own"}
+    assert code_digests(recipe, larger)["own"] != began["own"]
+    for name in ("own_itself", "own_beside", "own_base"):
+        del sys.modules[name]

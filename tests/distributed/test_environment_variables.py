@@ -1,0 +1,197 @@
+"""Nothing that stands in the environment alone changes what a run computes: it is recorded, removed or refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from peftkit.distributed.accelerator import make_accelerator, shutdown
+from peftkit.distributed.environment_variables import (
+    CONFIGURATION_KEYS,
+    VARIABLES,
+    environment_notice,
+    ignore_environment_variables,
+    ignored_environment_variables,
+    recorded_environment_variables,
+    restore_environment_variables,
+    rule_for,
+)
+from peftkit.distributed.launch import parse_launch
+from peftkit.errors import InputError
+from peftkit.plugins import Registry
+from peftkit.run_directory import RunDirectory
+from peftkit.train.run import run
+from tests.tiny_runs import Make
+
+spec = importlib.util.spec_from_file_location(
+    "environment_names", Path(__file__).parents[2] / "scripts" / "environment_names.py"
+)
+assert spec
+assert spec.loader
+names = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(names)
+READ = names.environment_names()
+
+VALUES = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_DYNAMO_BACKEND": "inductor",
+    "ACCELERATE_TORCH_DEVICE": "cpu",
+    "ACCELERATE_FP8_BACKEND": "TE",
+    "ACCELERATE_CONFIG_DS_FIELDS": "zero_stage,gradient_clipping",
+    "ACCELERATE_LOG_LEVEL": "debug",
+    "ACCELERATE_DEBUG_RDV_FILE": "/nowhere",
+    "OMP_NUM_THREADS": "1",
+}
+"""What is not ``true`` or a number."""
+
+
+def nasty(name: str) -> str:
+    return VALUES.get(name) or ("4" if name.endswith(("STEPS", "STAGE", "CLIPPING", "THREADS", "SIZE")) else "true")
+
+
+def may_act(name: str) -> bool:
+    rule = rule_for(name)
+    return name.startswith(("ACCELERATE_", "FSDP_")) or (rule is not None and rule.treatment in ("ignored", "rejected"))
+
+
+# Two ask for another launch than the tests', which has to agree with the recipe.
+LAUNCHES = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"}
+ACTING = sorted(name for name in READ if "*" not in name and may_act(name) and name not in LAUNCHES)
+REFUSED = sorted({n for rule in VARIABLES if rule.treatment == "rejected" for n in rule.names.split()})
+
+
+def test_every_name_that_the_libraries_read_is_known() -> None:
+    unknown = {name: places for name, places in READ.items() if rule_for(name) is None}
+    assert not unknown
+    assert not names.configuration_keys().keys() - CONFIGURATION_KEYS.keys()
+    assert len(READ) > 200
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('os.environ["A"]', {"A"}),
+        ('os.environ.get("A", 1) or os.getenv("B")', {"A", "B"}),
+        ('P = "A_"\nos.environ[P + "X"]', {"A_X"}),
+        ('def f(p):\n    return os.environ[p + "X"]', {"*X"}),
+        ('for n in ["A", "B"]:\n    os.environ.pop(n)', {"A", "B"}),
+        ('e = os.environ.copy()\ne["A"] = "1"', {"A"}),
+        ('"A" in os.environ', {"A"}),
+        ('parse_flag_from_env("A") or get_int_from_env(["B", "C"], 1)', {"A", "B", "C"}),
+        ('from os import environ\nenviron[f"A_{x}"]', {"A_*"}),
+        ('os.environ["A" if x else "B"]', {"A", "B"}),
+    ],
+)
+def test_names_are_read_out_of_sources(source: str, expected: set[str]) -> None:
+    assert names.names_in(source) == expected
+
+
+@pytest.fixture
+def without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ending an Accelerator collects garbage twice, which takes a second where much is imported."""
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
+
+
+def gradient() -> torch.Tensor:
+    """What one step of a plain Accelerator makes of a fixed loss: the weights after it."""
+    accelerator = make_accelerator(cpu=True)
+    try:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 1)
+        model, optimizer = accelerator.prepare(layer, torch.optim.SGD(layer.parameters(), lr=1.0))
+        accelerator.backward(model(torch.ones(2, 3)).square().sum())
+        accelerator.clip_grad_norm_(layer.parameters(), 100.0)
+        optimizer.step()
+        return layer.weight.detach().clone()
+    finally:
+        shutdown(accelerator)
+
+
+@pytest.mark.usefixtures("without_collection")
+@pytest.mark.parametrize("name", ACTING)
+def test_no_variable_changes_a_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = gradient()
+    monkeypatch.setenv(name, nasty(name))
+    before = dict(os.environ)
+    if rule_for(name).treatment == "rejected":  # type: ignore[union-attr]
+        with pytest.raises(InputError, match=rf"{name}=.*unset {name}"):
+            gradient()
+    else:
+        assert gradient().equal(expected)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_run_rejects_variables_that_change_numbers(
+    name: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(InputError, match=rf"{name}=1 is not supported: .*unset {name}"):
+        run(make("decoder"), registry)
+    monkeypatch.setenv(name, "0")
+    ignore_environment_variables()
+    restore_environment_variables()
+
+
+def test_a_run_under_all_variables_is_bit_identical(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make("decoder", "train.gradient_accumulation_steps=2", "train.optimizer=sgd")
+    plain = run(recipe, registry)
+    for name in ACTING:
+        if rule_for(name).treatment == "ignored":  # type: ignore[union-attr]
+            monkeypatch.setenv(name, nasty(name))
+    monkeypatch.setenv("ACCELERATE_OF_A_LATER_VERSION", "4")
+    under = run(recipe, registry)
+    assert plain
+    assert under
+    assert losses(plain) == losses(under)
+    environment = RunDirectory(under).environment()
+    assert environment["ignored_environment_variables"]["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] == "4"
+    assert environment["ignored_environment_variables"]["ACCELERATE_OF_A_LATER_VERSION"] == "4"
+    assert environment["environment_variables"]["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
+    assert "ignored environment variables (the recipe decides): " in capsys.readouterr().out
+
+
+def losses(path: Path) -> list[Any]:
+    return [(row["step"], row["train"], row["dev"], row["test"]) for row in RunDirectory(path).evaluations()]
+
+
+def test_secrets_are_not_recorded() -> None:
+    secrets = {"HF_TOKEN": "a", "WANDB_API_KEY": "b", "AWS_SECRET_ACCESS_KEY": "c", "OF_NOBODY": "d"}
+    assert recorded_environment_variables(secrets) == {}
+
+
+def test_variables_that_a_launcher_sets_to_nothing_are_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MIXED_PRECISION": "no", "DYNAMO_BACKEND": "NO", "DYNAMO_MODE": "default"}.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    ignore_environment_variables()
+    try:
+        assert len(ignored_environment_variables()) >= 3
+        assert environment_notice() == ""
+    finally:
+        restore_environment_variables()
+
+
+def test_the_launcher_s_configuration_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "accelerate" / "default_config.yaml"
+    file.parent.mkdir()
+    file.write_text("num_processes: 2\nmixed_precision: bf16\nmain_process_port: 1\ngpu_ids: null\nof_later: 3\n")
+    launcher, here = ["python", "/bin/accelerate", "launch"], {"HF_HOME": str(tmp_path)}
+    launch = parse_launch([*launcher, "-m", "peftkit"], here)
+    assert launch.processes == 2
+    assert launch.configuration == {"num_processes": 2, "mixed_precision": "bf16", "of_later": 3}
+    assert launch.notice == f"accelerate's configuration {file}: num_processes = 2, of_later = 3"
+    assert parse_launch([*launcher, "--num_processes=1"], here).processes == 1
+    assert parse_launch([*launcher, "--num-processes", "3"], here).processes == 3
+    assert parse_launch([*launcher, "--cpu"], here).file == ""  # nor does accelerate read it then
+    assert parse_launch([*launcher, "--cpu", "--config_file", str(file)], {}).processes == 2
+    assert parse_launch(["bash"], here) == parse_launch([*launcher], {"HF_HOME": str(tmp_path / "none")})
+    file.write_text("- no mapping")
+    assert parse_launch(launcher, here).configuration == {}

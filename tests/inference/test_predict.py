@@ -1,0 +1,223 @@
+"""Predicting a run's test rows without their answers gives its stored predictions, to the last bit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftkit.data_files import read_prediction_inputs
+from peftkit.errors import InputError
+from peftkit.inference.finished_run import FinishedRun, load_finished_run
+from peftkit.inference.predict import predict
+from peftkit.plugins import Registry
+from peftkit.run_directory import RunDirectory
+from peftkit.testing.run_checks import COLOURS
+from peftkit.train.run import run
+from tests.tiny_runs import Make
+
+THINGS = ["blood", "grass leaf", "the deep blue sky", "fire and roses", "a frog", "ink", "sea"]
+
+
+def own_rows(number: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": f"{THINGS[i % 7]} {i}",
+            "shop": f"shop {i % 3}",
+            "label": ["red", "green", "blue"][i % 3],
+            "question": f"which colour has {THINGS[i % 7]} {i}?",
+            "choices": ["red", "a darker green", "blue"][i % 2 :],
+            "answer": "blue" if i % 3 else "a darker green",
+            "source": f"paint {THINGS[i % 7]} {i}",
+            "target": ["red", "green", "blue"][i % 3],
+            "distractors": [["red", "green"], ["black", "white"], ["yellow", "brown"]][i % 3],
+        }
+        for i in range(number)
+    ]
+
+
+OWN = {
+    "text_classification": ('task.prompt="{shop}: {text} Which?"', ["label"], ["text", "shop"]),
+    "multiple_choice": ("task.shuffle_choices=true", ["answer"], ["question", "choices"]),
+    "text_generation": ('task.prompt="Say {source} now"', ["target"], ["source"]),
+    "distractor_generation": ("task.split_seed=1", ["distractors"], ["question", "answer"]),
+}
+WORDNET = {
+    "wordnet_topic": ["category"],
+    "wordnet_mcq": ["answer"],
+    "wordnet_distractors": ["distractors"],
+}
+QUICK = (
+    "train.budget.steps=2",
+    "evaluate.every=100%",
+    "evaluate.at_start=false",
+    "evaluate.train_examples=0",
+    "evaluate.batch_size=7",
+    "evaluate.max_new_tokens=6",
+    "train.learning_rate=1e-3",
+)
+CASES = [
+    (task, kind)
+    for task in (*OWN, *WORDNET)
+    for kind in ("encoder-decoder", "decoder", "encoder")
+    if not (kind == "encoder" and ("generation" in task or task == "wordnet_distractors"))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "kind"), CASES)
+def test_test_rows_without_answers_give_the_stored_predictions(
+    task: str, kind: str, make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    options = ["evaluate.dev_examples=8", "evaluate.test_examples=24", "evaluate.full_splits=false"]
+    if task in OWN:
+        for split in ("train", "dev", "test"):
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own_rows(24)))
+        files = ", ".join(f'{split}="{tmp_path / split}.jsonl"' for split in ("train", "dev", "test"))
+        options += [f"task.path={{{files}}}", OWN[task][0]]
+    path = run(make(kind, *QUICK, f"task.name={task}", *options), registry)
+    assert path is not None
+    opened = load_finished_run(path, registry)
+    stored, rows = RunDirectory(path).predictions("test"), opened.recipe.task.load()["test"]
+    answers = OWN[task][1] if task in OWN else WORDNET[task]
+    bare = [{k: v for k, v in rows[line["index"]].items() if k not in answers and k[0] != "_"} for line in stored]
+    found = [*predict(opened, [json.dumps(row) for row in bare])]
+    assert len(found) == 24
+    for one, line in zip(found, stored, strict=True):
+        known = {key: value for key, value in one.items() if key != "probabilities"}
+        assert known.items() <= line.items()
+        assert {"source", "prediction"} <= known.keys()
+        assert ("log_likelihoods" in known) == ("log_likelihoods" in line)
+    if task in OWN:
+        fields = OWN[task][2]
+        only = [json.dumps({field: row[field] for field in fields}) for row in bare]
+        assert [*predict(opened, only)] == found
+        if len(fields) > 1:
+            with pytest.raises(
+                InputError, match=r"line 1: .* missing; a line of text stands for exactly one field"
+            ) as caught:
+                [*predict(opened, ["some text"])]
+            assert all(field in str(caught.value) for field in fields)
+        else:
+            assert [*predict(opened, [row[fields[0]] for row in bare])] == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
+def test_mixed_precision_and_scoring_are_those_of_the_run(kind: str, make: Make, registry: Registry) -> None:
+    options = ("train.mixed_precision=bf16", "evaluate.scoring=norm", "model.attention=eager", "method.name=lora")
+    path = run(make(kind, *QUICK, *options, "evaluate.test_examples=5"), registry)
+    assert path is not None
+    opened = load_finished_run(path, registry)
+    things = [json.dumps({"thing": row["thing"]}) for row in opened.recipe.task.load()["test"]]
+    for _ in range(2):  # the model is left as it was
+        found = [*predict(opened, things)]
+        for one, line in zip(found, RunDirectory(path).predictions("test"), strict=True):
+            assert {key: value for key, value in one.items() if key != "probabilities"}.items() <= line.items()
+
+
+def test_what_a_line_can_be_is_said(make: Make, registry: Registry) -> None:
+    path = run(
+        make(
+            "decoder",
+            *QUICK,
+            "task.name=wordnet_mcq",
+            "evaluate.full_splits=false",
+            "evaluate.dev_examples=4",
+            "evaluate.test_examples=4",
+        ),
+        registry,
+    )
+    assert path is not None
+    opened = load_finished_run(path, registry)
+    told = 'line 2: choices, gloss: missing; a line of text.* a JSON object with choices, gloss, or one .* "source" and'
+    lines = ['{"gloss": "a bird", "choices": ["hawk", "owl"]}', "a bird"]
+    with pytest.raises(InputError, match=told):
+        [*predict(opened, lines)]
+    ready = json.dumps({"source": "choose: a bird", "candidates": ["hawk", "owl"]})
+    one, other = predict(opened, [lines[0], ready])
+    assert one == other
+
+
+def opened_run(make: Make, registry: Registry, *options: str) -> FinishedRun:
+    short = ("evaluate.full_splits=false", "evaluate.dev_examples=4", "evaluate.test_examples=4")
+    path = run(make("decoder", *QUICK, *short, *options), registry)
+    assert path is not None
+    return load_finished_run(path, registry)
+
+
+def test_an_object_without_all_fields_is_no_ready_made_source_where_the_task_reads_that_column(
+    make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    rows = [{"source": f"{COLOURS[i % 3]} {i}", "num": str(i), "label": COLOURS[i % 3]} for i in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = (
+        *("task={name='text_classification'}", f"task.path={tmp_path / 'rows.jsonl'}", "task.text_column=source"),
+        *(
+            "task.label_column=label",
+            'task.prompt="{num}: {source}"',
+            "task.dev_fraction=0.25",
+            "task.test_fraction=0.25",
+        ),
+    )
+    opened = opened_run(make, registry, *keys)
+    with pytest.raises(InputError, match="line 1: num: missing"):
+        list(predict(opened, ['{"source": "red 1"}']))
+    (one,) = predict(opened, ['{"source": "red 1", "num": "7"}'])
+    assert one["source"] == "7: red 1"
+
+
+def test_texts_may_begin_with_a_brace_and_keep_their_blanks(make: Make, registry: Registry) -> None:
+    opened = opened_run(make, registry)
+    found = list(predict(opened, ["{hello} sky ", "  [sky]", '{"thing": "sky"}']))
+    assert [each["source"] for each in found] == ["(colour) {hello} sky ", "(colour)   [sky]", "(colour) sky"]
+    with pytest.raises(InputError, match="line 1: not a JSON object"):
+        list(predict(opened, ['{"thing": ']))
+
+
+def test_every_form_of_a_file_is_read_as_in_training(make: Make, registry: Registry, tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{THINGS[i % 7]} {text}", "shop": text} for i, text in enumerate(["007", "2.50", "true", "NA"] * 6)
+    ]
+    answered = [{**row, "label": COLOURS[i % 3]} for i, row in enumerate(rows)]
+    files = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+    for file in files.values():
+        file.write_bytes(delimited(answered, ","))
+    paths = ", ".join(f'{split}="{file}"' for split, file in files.items())
+    options = (f"task.path={{{paths}}}", 'task.prompt="{shop}: {text} Which?"')
+    path = run(make("decoder", *QUICK, "task.name=text_classification", *options), registry)
+    assert path is not None
+    opened, stored = load_finished_run(path, registry), RunDirectory(path).predictions("test")
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    contents = {
+        "answered.csv": delimited(answered, ","),
+        "a.csv": delimited(rows, ","),
+        "mark.csv": b"\xef\xbb\xbf" + delimited(rows, ","),
+        "a.tsv": delimited(rows, "\t"),
+        "a.jsonl": lines,
+        "mark.jsonl": b"\xef\xbb\xbf" + lines,
+        "a.json": json.dumps({"data": rows}).encode(),
+        "lines": b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n\r\n"),
+        "a.csv.gz": gzip.compress(delimited(rows, ",")),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        found = [*predict(opened, read_prediction_inputs(str(tmp_path / name)), name=name)]
+        assert [one["source"] for one in found] == [f"{row['shop']}: {row['text']} Which?" for row in rows], name
+        assert [one["log_likelihoods"] for one in found] == [line["log_likelihoods"] for line in stored], name
+    for name, content, words in (
+        ("empty.csv", b"text,shop\na,b\nc,\n", "empty.csv, row 2: shop: is empty"),
+        ("lacks.jsonl", b'{"text": "a"}\n', "lacks.jsonl, row 1: shop: missing"),
+        ("array", json.dumps(rows).encode(), "array, line 1: starts a JSON array"),
+        ("twice", b'{"text": "a", "text": "b", "shop": "c"}', "twice, line 1: not a JSON object: .* 'text' twice"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            list(predict(opened, read_prediction_inputs(str(tmp_path / name)), name=name))
+
+
+def delimited(rows: list[dict[str, str]], separator: str) -> bytes:
+    return "".join(separator.join(cells) + "\n" for cells in [[*rows[0]], *(row.values() for row in rows)]).encode()

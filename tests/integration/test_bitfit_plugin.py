@@ -1,0 +1,53 @@
+"""The road that a third party's plugin takes: a distribution of its own, found by its entry point."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.repository.test_docs import blocks
+
+BITFIT = blocks("README.md", "python")[0]
+"""The plugin as the README prints it."""
+
+
+def test_an_installed_plugin_is_found_shown_and_checked(tmp_path: Path) -> None:
+    info = tmp_path / "site" / "peftkit_bitfit-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: peftkit-bitfit\nVersion: 1.2\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[peftkit]\nbitfit = peftkit_bitfit\n", encoding="utf-8")
+    (tmp_path / "site" / "peftkit_bitfit.py").write_text(BITFIT, encoding="utf-8")
+    recipe = '[model]\nname = "pocket-decoder"\n[task]\nname = "wordnet_topic"\n[method]\nname = "bitfit"\n'
+    (tmp_path / "x.toml").write_text(recipe, encoding="utf-8")
+
+    def peftkit(*words: str, **variables: str) -> tuple[int, str, str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(tmp_path / "site"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "200",
+            **variables,
+        }
+        command = [sys.executable, "-m", "peftkit", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = peftkit("list", "methods")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines() if "bitfit" in line] == [
+        ["bitfit", "peftkit-bitfit", "Train", "the", "biases", "only", "(Ben", "Zaken", "et", "al.,", "2022)."]
+    ]
+    code, out, err = peftkit("show", "bitfit")
+    assert (code, err) == (0, "")
+    assert out.startswith(
+        "bitfit (method, from peftkit-bitfit 1.2)\n\nTrain the biases only (Ben Zaken et al., 2022).\n"
+    )
+    assert peftkit("check", "x.toml") == (0, "x.toml: OK (bitfit on wordnet_topic, pocket-decoder)\n", "")
+    # Without the plugin its name is that of the built-in method, which gives way to it.
+    code, out, err = peftkit("check", "x.toml", PEFTKIT_PLUGINS="")
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "peftkit: error: x.toml:6: method.name: 'bitfit' is incompatible with this recipe: a 'llama' model has no bias"
+    )

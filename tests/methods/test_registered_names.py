@@ -1,0 +1,185 @@
+"""Each entry of an option that names parts of a model matches something, for every method that is installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from peftkit import Method
+from peftkit.components.name_matching import ModuleNames, check_names, naming_options
+from peftkit.errors import InputError
+from peftkit.methods.lora import Lora
+from peftkit.plugins import load_registry
+from peftkit.testing import apply_method, tiny_model
+
+METHODS: dict[str, Any] = {name: entry.component for name, entry in load_registry().all("method").items()}
+NAMING = [(name, option) for name, method in METHODS.items() for option in naming_options(method)]
+OTHER_LISTS = {
+    "cpt_mask",
+    "cpt_tokens_type_mask",
+    "attn_matrices",
+    "leave_out",  # AdapterHub's, which its methods check themselves
+    "layers",
+    "methods",
+    "reduction_factor",
+    "tokenizer_kwargs",
+}
+"""Options that are lists or tables and name nothing in a model, or are checked by the method itself."""
+NONSENSE: dict[str, tuple[Any, ...]] = {
+    "layers_to_transform": ((0, 99), (-1,), (0, 0), 99),
+    "layer_replication": (((0, 99),), ((-1, 1),), ((1, 1),)),
+    "layers_pattern": (("no_such",), "no_such"),
+    "token_indices": ((5, 99999), (-1,), (5, 5), ()),
+    "trainable_token_indices": (
+        (5, 99999),
+        (-1,),
+        (),
+        {},
+        {"no_such": (5,)},
+        *({"embed_tokens": v} for v in ((99999,), ())),
+    ),
+    "cpt_token_ids": ((5, 99999), (-1,), ()),
+    "target_parameters": (("no_such.weight",),),
+    "modules_to_save": (("no_such",), ("",), ("lm_hed",)),
+}
+NAMES = (("q_proj", "no_such"), ("",), ("q_proj", "q_proj"), "no_such", "(unclosed")
+
+
+@cache
+def llama() -> Any:
+    """A model that no test changes."""
+    return tiny_model("llama")
+
+
+def nonsense(option: str, method: Any) -> list[Any]:
+    """Values that match nothing, as far as the option's type takes them."""
+    return list(NONSENSE.get(option, ({"no_such": 4}, {"(unclosed": 4}) if option.endswith("_pattern") else NAMES))
+
+
+def built(method: Any, **options: Any) -> Any:
+    return method.model_construct(**{**dict(method(**method.tiny_options)), **options})
+
+
+@pytest.mark.parametrize(("name", "option"), NAMING)
+def test_an_entry_that_matches_nothing_is_refused(name: str, option: str) -> None:
+    method, model = METHODS[name], llama()
+    for value in nonsense(option, method):
+        with pytest.raises(InputError, match=rf"^method\.{option}: ") as error:
+            check_names(built(method, **{option: value}), model)
+        assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_list_and_table_of_a_method_is_known(name: str) -> None:
+    """A method of a later peft whose option names modules under another name fails here, and gets a marker."""
+    method = METHODS[name]
+    lists = {
+        option
+        for option, field in method.model_fields.items()
+        if any(kind in str(field.annotation) for kind in ("tuple[", "dict[")) and "Part" not in str(field.annotation)
+    }
+    assert lists - naming_options(method).keys() - OTHER_LISTS == set()
+    named = {
+        option for option in method.model_fields if "modules" in option or option.startswith(("target_p", "layers_"))
+    }
+    assert named <= naming_options(method).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        (name, architecture)
+        for name in ("lora", "vera", "ia3", "loha")
+        for architecture in ("llama", "t5", "gpt2", "bert", "bart")
+        if architecture != "gpt2" or not METHODS[name].linear_only
+    ],
+)
+def test_what_is_right_is_taken(name: str, architecture: str) -> None:
+    own = {"llama": "v_proj", "t5": "v", "gpt2": "c_attn", "bert": "value", "bart": "v_proj"}[architecture]
+    method = METHODS[name]
+    options = {"feedforward_modules": ()} if name == "ia3" else {}
+    for targets in ((own,), rf".*\.{own}", "all-linear"):
+        if name == "vera" and targets == "all-linear":
+            continue  # layers of different widths
+        apply_method(method(**{**method.tiny_options, **options, "target_modules": targets}), architecture)
+
+
+LORA: dict[str, tuple[dict[str, Any], str]] = {
+    "one of two": ({"target_modules": ("q_proj", "v_prj")}, r"no module is called 'v_prj' \(did you mean 'v_proj'\?\)"),
+    "rank": ({"rank_pattern": {"q_prj": 32}}, r"matches 'q_prj' \(did you mean 'q_proj'\?\); available: "),
+    "anchored": ({"alpha_pattern": {"^q_proj": 100}}, "matches '.q_proj'"),
+    "other module": ({"rank_pattern": {"up_proj": 4}}, "'up_proj' matches none of the modules that the method changes"),
+    "second": (
+        {"rank_pattern": {"q_proj": 4, r"layers\.0\.self_attn\.q_proj": 2}},
+        "has no effect because 'q_proj' comes first",
+    ),
+    "save": ({"modules_to_save": ("lm_hed",)}, r"no module is called 'lm_hed' \(did you mean 'lm_head'\?\)"),
+    "saves nothing": ({"modules_to_save": ("act_fn",)}, "has no parameters to train"),
+    "exclude": ({"exclude_modules": ("nothing",)}, "no module is called 'nothing'"),
+    "all excluded": (
+        {"target_modules": ("q_proj", "v_proj"), "exclude_modules": ("v_proj",)},
+        "target_modules: 'v_proj' matches only modules that are excluded",
+    ),
+    "excludes everything": ({"exclude_modules": ".*"}, "target_modules"),
+    "parameters": ({"target_parameters": ("nothing.weight",)}, "no parameter is called 'nothing.weight'"),
+    "block": ({"layers_to_transform": (1, 99)}, "there is no block 99; the model has blocks 0 to 1"),
+    "pattern alone": ({"layers_pattern": ("layers",)}, "layers_pattern"),
+    "unsupported": ({"target_modules": ("q_proj", "input_layernorm")}, "not supported"),
+    "alpha of zero": ({"alpha_pattern": {"q_proj": 0}}, r"alpha_pattern: 'q_proj' is 0, which disables training there"),
+    "no rank": ({"rank_pattern": {"q_proj": 0}}, "rank_pattern|positive"),
+    **{
+        f"{way} beyond the weights": (
+            {"init_lora_weights": way, "r": 1000},
+            r"a rank of \d+ at most, not 1000; lower r",
+        )
+        for way in ("olora", "pissa")
+    },
+    "no token": ({"trainable_token_indices": ()}, "names no tokens"),
+    "token": ({"trainable_token_indices": (5, 99999)}, "99999 is not a token id; .* 0 to 63"),
+}
+
+
+@pytest.mark.parametrize("case", LORA)
+def test_loras_options_are_refused_with_what_there_is(case: str) -> None:
+    options, words = LORA[case]
+    made: Any = METHODS["lora"]
+    with pytest.raises(InputError, match=words):
+        apply_method(made(**{"target_modules": ("q_proj", "v_proj"), **options}), "llama")
+
+
+def test_the_head_is_no_target() -> None:
+    with pytest.raises(InputError, match=r"target_modules: 'classifier' matches only .* classification head"):
+        apply_method(METHODS["lora"](target_modules=("query", "classifier")), "bert")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("osf", {"rank_pattern": {"q_pro": 2}}),  # searched for anywhere in a name
+        ("c3a", {"block_size": 8, "block_size_pattern": {"q_proj": 4}}),
+        ("lora", {"rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4}}),
+        ("lora", {"layers_to_transform": (1,), "layers_pattern": ("layers",)}),
+        ("lora", {"exclude_modules": ("lm_head",)}),
+    ],
+)
+def test_each_method_matches_by_its_own_rule(name: str, options: dict[str, Any]) -> None:
+    apply_method(METHODS[name](target_modules=("q_proj", "v_proj"), **options), "llama")
+
+
+def test_a_plugins_options_are_found_by_their_name_or_their_type() -> None:
+    class Mine(Method):
+        name: Literal["mine"] = "mine"
+        target_modules: tuple[str, ...] = ("q_proj",)
+        frozen: Annotated[tuple[str, ...], ModuleNames(keywords=())] = ()
+        inner: Lora = Lora()
+
+    check_names(Mine(), tiny_model("llama"))
+    for options, path in (
+        ({"target_modules": ("q_prj",)}, "method.target_modules"),
+        ({"frozen": ("x",)}, "method.frozen"),
+        ({"inner": Lora(target_modules=("x",))}, r"method\.inner\.target_modules"),
+    ):
+        with pytest.raises(InputError, match=path):
+            check_names(Mine(**options), tiny_model("llama"))  # type: ignore[arg-type]

@@ -1,0 +1,260 @@
+"""Ranking shares among candidates what they have in common, and gives what scoring each alone gives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from peftkit import ApplyContext, Example, RunSpec
+from peftkit.models import FAMILIES, TokenizedRow, candidate_scoring
+from peftkit.models.candidate_scoring import CachedScorer, CandidateScorer, Limits, common_prefix_length
+from peftkit.models.causal_lm import CausalLM
+from peftkit.models.seq2seq_lm import Seq2SeqLM
+from peftkit.plugins import load_registry
+from peftkit.recipe.resolve import model_path
+from tests.tiny_runs import SIZES, SPECIAL, tiny
+
+CPU = torch.device("cpu")
+KINDS = {
+    "t5": "encoder-decoder",
+    "bart": "encoder-decoder",
+    "llama": "decoder",
+    "gpt2": "decoder",
+    "mistral": "decoder",
+}
+LONG = " ".join(["a train that runs on coal and water and is seldom seen"] * 4)
+EXAMPLES = [
+    Example("a bird", "robin", ("robin", "a steam locomotive", "granite")),
+    Example(LONG, "a steam locomotive", ("soup", "a steam locomotive")),
+    Example("a choice of one", "granite", ("granite",)),
+    # Beginnings in common, up to a candidate that is another's beginning.
+    Example("stone", "a long way to go", ("a long way to go", "a long way to go home", "a long day")),
+    Example("x", "no", ("no", "yes", "perhaps", "a steam locomotive")),
+]
+
+
+def made(name: str) -> nn.Module:
+    """A tiny untrained model whose scores are not all alike."""
+    if name in {"t5", "llama"}:
+        return tiny(KINDS[name])[0]
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+    if name == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(**sizes, **SPECIAL, initializer_range=0.2))
+    if name == "mistral":  # with a window so short that the cache drops positions
+        return MistralForCausalLM(MistralConfig(sliding_window=8, num_key_value_heads=1, **SIZES, **SPECIAL))
+    halves: dict[str, Any] = {f"{half}_{key}": value for half in ("encoder", "decoder") for key, value in BART.items()}
+    return BartForConditionalGeneration(
+        BartConfig(d_model=32, max_position_embeddings=256, decoder_start_token_id=1, init_std=0.2, **halves, **SPECIAL)
+    )
+
+
+BART = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
+
+
+def chosen(method: str) -> Any:
+    """The method with options that suit a model of width 32."""
+    component: Any = load_registry().all("method")[method].component
+    return component.model_validate(dict(component.tiny_options))
+
+
+def usable() -> list[tuple[str, str]]:
+    """The models of different architectures, each with every method that can be used on it."""
+    found = []
+    for name in ("t5", "bart", "llama", "gpt2"):
+        asked = RunSpec(
+            KINDS[name],  # type: ignore[arg-type]
+            "multiple_choice",
+            gradient_checkpointing=False,
+            mixed_precision="no",
+            config={"model_type": name, "tie_word_embeddings": True},
+        )
+        methods = [m for m in sorted(load_registry().all("method")) if not chosen(m).incompatible_with(asked)]
+        found += [(name, method) for method in ("none", *methods)]
+    return found
+
+
+def setting(name: str, method: str = "none") -> tuple[nn.Module, CachedScorer, list[TokenizedRow]]:
+    kind = KINDS[name]
+    model = made(name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_path("pocket-t5" if kind == "encoder-decoder" else "pocket-decoder")
+    )
+    form = FAMILIES[kind](tokenizer, model.config, "multiple_choice", 64, 16)  # type: ignore[index]
+    assert isinstance(form, CachedScorer)
+    if method != "none":
+        model = chosen(method).apply(model, ApplyContext(kind, "multiple_choice", seed=0, steps=10))  # type: ignore[arg-type]
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.02 * torch.randn_like(parameter)
+    return model.eval(), form, form.tokenize(EXAMPLES, ranked=True)
+
+
+def assert_equal(sums: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> None:
+    assert [len(row) for row in sums] == [len(row) for row in right]
+    for row, other in zip(sums, right, strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-4)
+
+
+def alone(model: nn.Module, form: CachedScorer, rows: Sequence[TokenizedRow]) -> list[list[float]]:
+    """Each candidate by itself, in a batch of one."""
+    return [
+        [
+            form.score_without_sharing(model, [{**row, "candidates": [ids], "answer": 0}], CPU).loglikelihoods[0][0]
+            for ids in row["candidates"]
+        ]
+        for row in rows
+    ]
+
+
+@contextmanager
+def counted(module: nn.Module, found: list[int]) -> Iterator[None]:
+    """Notes how many rows × positions each call of the module gives."""
+    handle = module.register_forward_hook(lambda m, args, out: found.append(out.shape[0] * out.shape[1]))
+    yield
+    handle.remove()
+
+
+@pytest.mark.parametrize(("name", "method"), usable())
+def test_what_an_evaluation_does_equals_scoring_alone(name: str, method: str) -> None:
+    model, form, rows = setting(name, method)
+    with torch.inference_mode():
+        right = alone(model, form, rows)
+        assert_equal(form.score_without_sharing(model, rows, CPU).loglikelihoods, right)
+        assert_equal(form.candidate_scorer(model)(rows, CPU).loglikelihoods, right)
+    flat = [value for row in right for value in row]
+    assert len({round(value, 2) for value in flat}) > len(flat) // 2, "scores that are alike show nothing"
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "vera", "prefix_tuning"])
+@pytest.mark.parametrize("name", ["t5", "bart", "llama", "gpt2"])
+@pytest.mark.parametrize("limits", [Limits(0, 0), Limits(1, 10**9), Limits(2**40, 10**9)], ids=["small", "row", "one"])
+def test_every_way_holds_at_every_size_of_its_passes(
+    name: str, method: str, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, form, rows = setting(name, method)
+    for module in (
+        candidate_scoring,
+        *(__import__(m, fromlist=["limits"]) for m in (CausalLM.__module__, Seq2SeqLM.__module__)),
+    ):
+        monkeypatch.setattr(module, "limits", lambda device: limits)
+    held = 0
+    with torch.inference_mode():
+        right = form.score_without_sharing(model, rows, CPU).loglikelihoods
+        for way in form.strategies():
+            try:
+                assert_equal(way(model, rows, CPU).loglikelihoods, right)
+            except candidate_scoring.CacheNotShareable:
+                continue
+            held += 1
+    assert held == len(form.strategies())
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "prefix_tuning"])
+def test_the_encoder_and_the_cross_attentions_keys_are_computed_once_for_each_example(method: str) -> None:
+    model, form, rows = setting("t5", method)
+    rank = form.candidate_scorer(model)
+    encoder: list[int] = []
+    keys: list[int] = []
+    values: list[int] = []
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    attention = base.decoder.block[0].layer[1].EncDecAttention
+    with torch.inference_mode():
+        rank(rows, CPU)
+        with (
+            counted(base.encoder.block[0].layer[1], encoder),
+            counted(attention.k, keys),
+            counted(attention.v, values),
+        ):
+            rank(rows, CPU)
+    once = len(rows) * max(len(row["source"]) for row in rows)
+    assert encoder == [once]
+    assert keys == values == [once]
+
+
+def test_decoders_read_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, form, rows = setting("llama")
+    rank, read = form.candidate_scorer(model), list[int]()
+    with torch.inference_mode():
+        rank(rows, CPU)
+        with counted(model.model.embed_tokens, read):  # type: ignore[union-attr,arg-type]
+            rank(rows, CPU)
+        shared = [common_prefix_length(row["candidates"]) for row in rows]
+    assert shared[3] > 0
+    first = len(rows) * max(len(row["source"]) + n for row, n in zip(rows, shared, strict=True))
+    rest = max(sum(len(ids) - 1 - n for ids in row["candidates"]) for row, n in zip(rows, shared, strict=True))
+    assert read == [first, len(rows) * rest]
+
+
+class Forgetful(nn.Module):
+    """A model whose cache does not hold what it has read: its first position's keys and values are lost."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
+        past = options.get("past_key_values")
+        if past is not None:
+            for layer in past.layers:
+                layer.values = layer.values * 0
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+
+class Uncached(nn.Module):
+    """A model that gives no cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> Any:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+
+
+@pytest.mark.parametrize("wrapper", [Forgetful, Uncached])
+def test_a_cache_that_would_falsify_scores_is_told_and_not_used(
+    wrapper: type[nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, form, rows = setting("llama")
+    candidate_scoring._warn_cache_not_shareable.cache_clear()
+    with torch.inference_mode(), caplog.at_level(logging.WARNING, logger="peftkit"):
+        right = alone(model, form, rows)
+        ranker = CandidateScorer(form, wrapper(model))
+        assert_equal(ranker.score(rows, CPU).loglikelihoods, right)
+        assert ranker.strategies == []
+        assert_equal(ranker.score(rows, CPU).loglikelihoods, right)
+    assert f"the cache of {wrapper.__name__} cannot be shared" in caplog.text
+
+
+def test_a_window_that_drops_positions_is_seen() -> None:
+    model, form, rows = setting("mistral")
+    with torch.inference_mode():
+        assert_equal(form.candidate_scorer(model)(rows, CPU).loglikelihoods, alone(model, form, rows))
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_what_candidates_begin_with(candidates: list[list[int]]) -> None:
+    shared = common_prefix_length(candidates)
+    assert all(ids[:shared] == candidates[0][:shared] for ids in candidates)
+    assert all(shared < len(ids) for ids in candidates)  # the last token is predicted only
+    longer = {tuple(ids[: shared + 1]) for ids in candidates}
+    assert len(longer) > 1 or any(len(ids) == shared + 1 for ids in candidates)

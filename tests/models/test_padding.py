@@ -1,0 +1,124 @@
+"""A text's scores and what is generated after it do not depend on the texts beside it."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+
+from peftkit import Example
+from peftkit.models import CausalLM, Seq2SeqLM, SequenceClassifier
+from peftkit.testing.tokenizers import tokenizer
+
+CPU = torch.device("cpu")
+EXAMPLES = [
+    Example("a", "yes", ("yes", "no", "the steam locomotive")),
+    Example("is granite a stone?", "no", ("good", "no")),
+    Example("the steam locomotive runs on coal and water, and is seldom seen now", "good", ("good", "bad", "no")),
+]
+WIDE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+BART = {
+    **{"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+    **{"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 128},
+    "forced_eos_token_id": None,
+}
+T5 = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 2}
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gpt2": (CausalLM, GPT),
+    "openai-gpt": (CausalLM, GPT),  # transformers 4 generates without its mask
+    "opt": (CausalLM, {"word_embed_proj_dim": 32, "ffn_dim": 64, **WIDE}),
+    "llama": (CausalLM, WIDE),
+    "bloom": (CausalLM, {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "bart": (Seq2SeqLM, BART),
+    "t5": (Seq2SeqLM, T5),
+    "bert": (SequenceClassifier, WIDE),
+    "roberta": (SequenceClassifier, WIDE),
+    "fnet": (SequenceClassifier, WIDE),  # it has no mask
+}
+PADS = {"the tokenizer's": 0, "another": 9, "none": None, "the end": 1, "beyond": 10_000}
+
+
+def model_of(name: str, pad: int | None) -> tuple[Any, torch.nn.Module]:
+    cls, options = KINDS[name]
+    tok = tokenizer("byte-level", "none")
+    special = {"pad_token_id": pad, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 2}
+    config = tf.AutoConfig.for_model(name, vocab_size=len(tok), num_labels=1, **special, **options)
+    torch.manual_seed(0)
+    model = getattr(tf, cls.auto_class).from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    return cls(tok, config, "multiple_choice", 64, 32), model
+
+
+def suits(name: str, pad: str) -> bool:
+    """Whether such a model can be made, and says something that the others do not."""
+    if name in ("openai-gpt", "fnet", "bloom"):
+        return pad == "the tokenizer's"
+    if pad == "beyond":  # of which the others make a table
+        return name in ("gpt2", "llama", "t5")
+    return pad != "none" or name not in ("roberta", "bart", "opt")  # these count from it
+
+
+@pytest.mark.parametrize(("name", "pad"), [(name, pad) for name in KINDS for pad in PADS if suits(name, pad)])
+def test_texts_are_scored_alike_alone_and_together(name: str, pad: str) -> None:
+    number = None if pad == "beyond" else PADS[pad]
+    form, model = model_of(name, number)
+    if pad == "beyond":
+        form.config.pad_token_id = PADS[pad]
+    rows = form.tokenize(EXAMPLES, ranked=True)
+    with torch.no_grad():
+        together = form.loglikelihoods(model, rows, CPU).loglikelihoods
+        for row, scores in zip(rows, together, strict=True):
+            assert scores == pytest.approx(form.loglikelihoods(model, [row], CPU).loglikelihoods[0], abs=1e-4)
+        if form.can_generate:
+            options = {"max_new_tokens": 8, "num_beams": 1}
+            texts = form.generate(model, rows, CPU, **options)
+            assert texts == [form.generate(model, [row], CPU, **options)[0] for row in rows]
+
+
+def test_a_model_that_reads_its_padding_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    form, model = model_of("fnet", 0)
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        form.loglikelihoods(model, form.tokenize(EXAMPLES, ranked=True), CPU)
+    assert "padding changes the output of FNetForSequenceClassification" in caplog.text
+
+
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_what_is_generated_ends_at_the_end_of_text(cls: Any) -> None:
+    tok = tokenizer("byte-level", "none")
+    config = SimpleNamespace(vocab_size=len(tok), pad_token_id=40, decoder_start_token_id=41)
+    form = cls(tok, config, "generation", 64, 32)
+    word = tok("good")["input_ids"]
+    ids = torch.tensor([[*word, 1, 40, 40], [*word, 6, 7, 1]])
+    assert form._decode(ids) == ["good", "good"]
+
+
+def test_the_segments_of_a_pair_are_those_of_the_tokenizer() -> None:
+    tok = tokenizer("wordpiece", "cls+sep")
+    config = SimpleNamespace(vocab_size=999, pad_token_id=0)
+    row = SequenceClassifier(tok, config, "multiple_choice", 64, 32).tokenize(EXAMPLES[:1], ranked=True)[0]
+    assert tok.decode(row["candidates"][0]) == "[CLS] a [SEP] yes [SEP]"
+    assert row["segments"][0] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_models_of_one_segment_go_without(name: str) -> None:
+    options = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4} if name == "distilbert" else WIDE
+    segments = {"type_vocab_size": 1} if name == "roberta" else {}
+    tok = tokenizer("wordpiece", "cls+sep")
+    config = tf.AutoConfig.for_model(name, vocab_size=999, num_labels=1, pad_token_id=0, **segments, **options)
+    torch.manual_seed(0)
+    model = tf.AutoModelForSequenceClassification.from_config(config).eval()
+    form = SequenceClassifier(tok, config, "multiple_choice", 64, 32)
+    rows = form.tokenize(EXAMPLES, ranked=True)
+    seen: list[bool] = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append("token_type_ids" in kwargs), with_kwargs=True)
+    with torch.no_grad():
+        form.loglikelihoods(model, rows, CPU)
+    assert {*seen} == {name == "bert"}

@@ -1,0 +1,266 @@
+"""At exactly the positions that a model has a step and an evaluation pass; one more is fitted or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+
+from peftkit import ApplyContext, Example, Method
+from peftkit.components import ModelKind, Side
+from peftkit.errors import RecipeError
+from peftkit.models import FAMILIES, ModelFamily
+from peftkit.models.positions import Positions, count_positions, fit_lengths
+from peftkit.plugins import load_registry
+from peftkit.testing.tokenizers import tokenizer
+
+CPU = torch.device("cpu")
+NUMBER = 43  # no multiple of eight, to which batches are padded
+WIDE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": NUMBER}
+LIMITED = {**WIDE, "max_position_embeddings": NUMBER}
+LLAMA = {**LIMITED, "head_dim": 8, "num_key_value_heads": 2}
+BART = {
+    **{"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+    **{"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": NUMBER},
+    "forced_eos_token_id": None,
+}
+T5 = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 2}
+LED = {**BART, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": NUMBER, "attention_window": 4}
+DISTILBERT = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": NUMBER}
+ROTARY_GPT = {**GPT, "rotary_dim": 8}
+
+ARCHITECTURES: dict[str, tuple[ModelKind, dict[str, Any], Positions]] = {
+    # absolute
+    "gpt2": ("decoder", GPT, Positions(decoder=NUMBER)),
+    "openai-gpt": ("decoder", GPT, Positions(decoder=NUMBER)),
+    "gpt_bigcode": ("decoder", GPT, Positions(decoder=NUMBER)),
+    "bert": ("encoder", LIMITED, Positions(NUMBER)),
+    "distilbert": ("encoder", DISTILBERT, Positions(NUMBER)),
+    "albert": ("encoder", {**LIMITED, "embedding_size": 16}, Positions(NUMBER)),
+    "electra": ("encoder", LIMITED, Positions(NUMBER)),
+    "nystromformer": (
+        "encoder",
+        {**LIMITED, "segment_means_seq_len": NUMBER, "num_landmarks": NUMBER},
+        Positions(NUMBER),
+    ),
+    # with an offset
+    "opt": ("decoder", {**LIMITED, "word_embed_proj_dim": 32, "ffn_dim": 64}, Positions(decoder=NUMBER)),
+    "biogpt": ("decoder", LIMITED, Positions(decoder=NUMBER)),
+    "roberta": ("encoder", LIMITED, Positions(NUMBER - 1)),  # less its padding id, 0 here, and one
+    "xlm-roberta": ("encoder", {**LIMITED, "pad_token_id": 5}, Positions(NUMBER - 6)),
+    "mpnet": ("encoder", LIMITED, Positions(NUMBER - 2)),  # padded with 1, whatever its config says
+    "bart": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
+    "mbart": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
+    "led": ("encoder-decoder", LED, Positions(64, NUMBER)),
+    # sinusoidal
+    "pegasus": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
+    "marian": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
+    "m2m_100": ("encoder-decoder", BART, Positions()),  # its table grows
+    "xglm": ("decoder", {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4}, Positions()),
+    # rotary
+    "llama": ("decoder", LLAMA, Positions(decoder=NUMBER)),
+    "gptj": ("decoder", ROTARY_GPT, Positions(decoder=NUMBER)),
+    "modernbert": ("encoder", {**LIMITED, "cls_token_id": 2, "sep_token_id": 1}, Positions(NUMBER)),
+    # relative, or none
+    "t5": ("encoder-decoder", T5, Positions()),
+    "bloom": ("decoder", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, Positions()),
+    "mpt": ("decoder", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": NUMBER}, Positions(decoder=NUMBER)),
+    "mamba": ("decoder", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, Positions()),
+}
+VIRTUAL: Mapping[str, Mapping[str, Any]] = {
+    "prompt_tuning": {"num_virtual_tokens": 7},
+    "p_tuning": {"num_virtual_tokens": 7, "encoder_hidden_size": 32},
+    "prefix_tuning": {"num_virtual_tokens": 7},
+    "multitask_prompt_tuning": {"num_virtual_tokens": 7},
+    "cpt": {"cpt_token_ids": [4, 5, 6, 7, 8, 9, 10]},
+    "cartridge": {"num_virtual_tokens": 7},
+}
+SIDES: Mapping[tuple[str, ModelKind], Side] = {
+    ("prefix_tuning", "encoder-decoder"): "decoder",
+    ("cartridge", "encoder-decoder"): "decoder",
+}
+METHODS: tuple[tuple[str, str], ...] = (
+    *(("gpt2", method) for method in VIRTUAL),
+    *(("opt", method) for method in ("prompt_tuning", "prefix_tuning", "cpt")),
+    *(("llama", method) for method in ("prompt_tuning", "p_tuning", "prefix_tuning", "cartridge")),
+    *(("bert", method) for method in ("prompt_tuning", "p_tuning", "prefix_tuning")),
+    *(("roberta", method) for method in ("prompt_tuning", "p_tuning")),
+    *(("bart", method) for method in ("prompt_tuning", "p_tuning", "prefix_tuning")),
+    *(("t5", method) for method in ("prompt_tuning", "prefix_tuning")),
+)
+
+
+def config_of(name: str) -> Any:
+    special = {"vocab_size": 500, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 2}
+    return tf.AutoConfig.for_model(name, **{**special, "num_labels": 2, **ARCHITECTURES[name][1]})
+
+
+def model_of(name: str) -> tuple[Any, tf.PreTrainedModel]:
+    config = config_of(name)
+    torch.manual_seed(0)
+    auto = getattr(tf, FAMILIES[ARCHITECTURES[name][0]].auto_class)
+    return config, auto.from_config(config)
+
+
+def recipe(method: Method | None = None, *, source: int = 512, target: int = 8, new: int = 4) -> Any:
+    class Task:
+        kind = "generation"
+
+    none = SimpleNamespace(name="lora", virtual_tokens=lambda kind: {})
+    return SimpleNamespace(
+        train=SimpleNamespace(max_source_length=source, max_target_length=target),
+        evaluate=SimpleNamespace(max_new_tokens=new),
+        task=Task(),
+        method=method or none,
+        model=SimpleNamespace(name="the-model"),
+    )
+
+
+def form_of(name: str, config: Any, asked: Any) -> ModelFamily:
+    kind = ARCHITECTURES[name][0]
+    lengths = fit_lengths(asked, kind, count_positions(config, kind, FAMILIES[kind].auto_class))
+    return FAMILIES[kind](
+        tokenizer("byte-level", "none"),
+        config,
+        "classification" if kind == "encoder" else "generation",
+        lengths.source,
+        lengths.target,
+        lengths.padded.encoder,
+        lengths.padded.decoder,
+    )
+
+
+def step_and_evaluation(form: ModelFamily, model: Any, new: int) -> int:
+    """Trains and evaluates a row as long as can be beside a short one, and says how long its source was."""
+    long = Example("a " * 200, "b " * (form.max_target_length - 1), ("b " * (form.max_target_length - 1),))
+    rows = form.tokenize([long, Example("a", "b", ("b",))], ranked=False)
+    assert max(len(row["source"]) for row in rows) == min(
+        form.max_source_length, len(form.tokenizer("a " * 200)["input_ids"])
+    )
+    form.loss(model, form.collate(rows)).backward()
+    model.eval()
+    with torch.no_grad():
+        form.loglikelihoods(model, rows, CPU)
+        if form.can_generate:
+            model.generation_config.min_new_tokens = new
+            form.generate(model, rows, CPU, max_new_tokens=new, num_beams=1)
+    return len(rows[0]["source"])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_positions_are_those_of_the_models_tables(name: str) -> None:
+    kind, _, expected = ARCHITECTURES[name]
+    assert count_positions(config_of(name), kind, FAMILIES[kind].auto_class) == expected
+
+
+@pytest.mark.parametrize("new", [4, 12])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_as_long_as_can_be_a_row_is_trained_and_evaluated(name: str, new: int) -> None:
+    config, model = model_of(name)
+    form = form_of(name, config, recipe(new=new, target=8))
+    length = step_and_evaluation(form, model, new)
+    kind, _, positions = ARCHITECTURES[name]
+    if kind == "decoder" and positions.decoder:
+        assert length == positions.decoder - max(8, new)
+    elif positions.encoder:
+        assert length == positions.encoder
+    else:
+        assert length > 2 * NUMBER
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n, (_, _, p) in ARCHITECTURES.items() if p != Positions() and n not in ("llama", "modernbert", "biogpt")],
+)
+def test_one_more_would_be_too_many(name: str) -> None:
+    """Of rotary positions there are more than the model was trained with; all others end."""
+    config, model = model_of(name)
+    kind, _, positions = ARCHITECTURES[name]
+    number = (positions.decoder if kind == "decoder" else positions.encoder) or 0
+    form = FAMILIES[kind](
+        tokenizer("byte-level", "none"), config, "classification", number + 1, 1, number + 1, number + 1
+    )
+    rows = form.tokenize([Example("a " * 200, "", ("",))], ranked=False)
+    if kind == "decoder":
+        rows[0]["source"] = rows[0]["source"][:number]
+    with pytest.raises((IndexError, RuntimeError)):
+        form.loss(model, form.collate(rows))
+
+
+@pytest.mark.parametrize(("name", "key"), METHODS)
+def test_virtual_tokens_take_positions_of_the_text(name: str, key: str) -> None:
+    kind, _, positions = ARCHITECTURES[name]
+    method: Any = load_registry().all("method")[key].component(name=key, **VIRTUAL[key])
+    side = SIDES.get((key, kind), "decoder" if kind == "decoder" else "encoder")
+    assert method.virtual_tokens(kind) == {side: 7}
+    config, model = model_of(name)
+    form = form_of(name, config, recipe(method, new=12, target=8))
+    wrapped = method.apply(model, ApplyContext(kind, "generation", seed=0, steps=None))
+    length = step_and_evaluation(form, wrapped, 12)
+    if kind == "decoder":
+        assert length == (positions.decoder or 0) - 7 - 12
+    elif positions.encoder:
+        assert length == positions.encoder - (7 if side == "encoder" else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        (
+            "gpt2",
+            {"target": 43},
+            "train.max_target_length: 43 tokens leave no room for a source in the model's 43 p",
+        ),
+        (
+            "gpt2",
+            {"new": 50},
+            "evaluate.max_new_tokens: 50 tokens leave no room for a source in the model's 43 ",
+        ),
+        ("bart", {"new": 44}, "evaluate.max_new_tokens: 44 tokens exceed the model's 43 positions"),
+        ("led", {"new": 44}, "evaluate.max_new_tokens: 44 tokens exceed the model's 43 positions"),
+    ],
+)
+def test_what_has_no_room_is_refused_with_the_numbers(name: str, options: dict[str, int], words: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        form_of(name, config_of(name), recipe(**options))
+    assert str(raised.value).startswith(f"the-model: {words}")
+
+
+def test_virtual_tokens_that_leave_no_room_are_refused() -> None:
+    method: Any = load_registry().all("method")["prompt_tuning"].component(name="prompt_tuning", num_virtual_tokens=40)
+    with pytest.raises(RecipeError, match="43 positions, of which 'prompt_tuning' uses 40 for virtual tokens"):
+        form_of("gpt2", config_of("gpt2"), recipe(method))
+
+
+def test_targets_are_fitted_into_the_decoders_positions() -> None:
+    form = form_of("led", config_of("led"), recipe(target=100))
+    assert (form.max_source_length, form.max_target_length) == (64, 43)
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 4 * NUMBER),
+        ({"rope_type": "dynamic", "factor": 2.0}, 2 * NUMBER),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 20}, 80),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 20}, NUMBER),
+        ({"rope_type": "default"}, NUMBER),
+    ],
+)
+def test_scaled_rotary_positions_hold_more(rope: dict[str, Any], expected: int) -> None:
+    config = config_of("llama")
+    key = "rope_parameters" if hasattr(config, "rope_parameters") else "rope_scaling"
+    setattr(config, key, {"rope_theta": 10_000.0, **rope})
+    assert count_positions(config, "decoder", "AutoModelForCausalLM") == Positions(decoder=expected)
+
+
+def test_sides_of_two_models_have_their_own() -> None:
+    bert = tf.BertConfig(vocab_size=500, **LIMITED)
+    short = tf.BertConfig(vocab_size=500, **{**LIMITED, "max_position_embeddings": 30})
+    config = tf.EncoderDecoderConfig.from_encoder_decoder_configs(bert, short)
+    assert count_positions(config, "encoder-decoder", "AutoModelForSeq2SeqLM") == Positions(NUMBER, 30)

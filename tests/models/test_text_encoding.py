@@ -1,0 +1,269 @@
+"""Whatever tokenizer: prompt and target together are the whole text, and every target has its end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, T5Config
+
+from peftkit import Example, RowError
+from peftkit.models import CausalLM, Seq2SeqLM, SequenceClassifier
+from peftkit.models.text_encoding import decode_exactly, detect_special_tokens, token_ids
+from peftkit.testing.tokenizers import TEMPLATES, TOKENIZER_CASES, tokenizer
+
+WORDS = st.sampled_from(
+    [
+        *("the", "robin", "granite", "answer:", "good", "yes", "12", "7.5", "it's", "café", "Über", "x", "qz", "\n"),
+        *("</s>", "<s>", "<extra>", "[SEP]", "<|im_end|>", "", " ", "?", ":", "(", "☃", "e\u0301", "\t", "\u3000"),
+    ]
+)
+TEXTS = st.builds("".join, st.lists(st.one_of(WORDS, st.just(" ")), max_size=12)) | st.text(max_size=20)
+IDS = [f"{make}/{template}" for make, template in TOKENIZER_CASES]
+
+
+def form(cls: Any, make: str, template: str, config: Any = None, **lengths: Any) -> Any:
+    config = config or SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
+    task = "classification" if cls is SequenceClassifier else lengths.get("task", "multiple_choice")
+    return cls(tokenizer(make, template), config, task, lengths.get("source", 512), lengths.get("target", 512))
+
+
+@pytest.mark.parametrize(("make", "frame"), TOKENIZER_CASES, ids=IDS)
+@settings(deadline=None, max_examples=40)
+@given(source=TEXTS, target=TEXTS)
+def test_a_decoders_prompt_and_target_are_the_whole_text(make: str, frame: str, source: str, target: str) -> None:
+    decoder = form(CausalLM, make, frame)
+    tok = decoder.tokenizer
+    (prompt,) = (r["source"] for r in decoder.tokenize([Example(source, "")], ranked=False))
+    try:
+        (row,) = decoder.tokenize([Example(source, target)], ranked=False)
+    except RowError as error:
+        refused = "cannot follow" in str(error)
+        assert refused or "</s>" in target or not _kept(tok, source, target)
+        return
+    (ids,) = row["candidates"]
+    assert row["source"] == prompt  # what prediction sees
+    assert ids[-1] == tok.eos_token_id
+    assert tok.eos_token_id not in ids[:-1]
+    assert tok.bos_token_id not in prompt[1:] or "<s>" in source
+    if target:
+        (whole,) = token_ids(tok, [f"{source} {target}"], special=False)
+        if whole[-1:] == [tok.eos_token_id] and "</s>" in target:
+            whole = whole[:-1]
+        frame_ids = [*decoder.special_tokens.prefix, *decoder.special_tokens.strip_prefix(whole)]
+        read_back, wanted = decode_exactly(tok, [*prompt, *ids[:-1]]), decode_exactly(tok, frame_ids)
+        if not token_ids(tok, [source], special=False)[0]:  # nothing to see, but the token that begins a text
+            wanted = decode_exactly(tok, [*prompt[:1], *whole])
+        assert read_back == wanted
+
+
+def _kept(tok: Any, source: str, target: str) -> bool:
+    """Whether encoding the whole keeps something of the target."""
+    (both,), (alone,) = (token_ids(tok, [text], special=False) for text in (f"{source} {target}", source))
+    return bool(target.strip()) and len(both) > len(alone) + 1
+
+
+@pytest.mark.parametrize(("make", "frame"), TOKENIZER_CASES, ids=IDS)
+@settings(deadline=None, max_examples=15)
+@given(source=TEXTS, target=TEXTS)
+def test_an_encoder_decoders_sides_are_whole_texts(make: str, frame: str, source: str, target: str) -> None:
+    both = form(Seq2SeqLM, make, frame)
+    tok = both.tokenizer
+    (text,) = token_ids(tok, [target], special=False)
+    try:
+        (row,) = both.tokenize([Example(source, target)], ranked=False)
+    except RowError:
+        nothing = not both.special_tokens.wrap(token_ids(tok, [source], special=False)[0])
+        own = any(token in target for token in ("<s>", "[CLS]", "<extra>"))  # what templates put before a text
+        assert "</s>" in target or not decode_exactly(tok, text).strip() or nothing or own
+        return
+    (ids,) = row["candidates"]
+    assert ids[-1] == tok.eos_token_id
+    assert tok.eos_token_id not in ids[:-1]
+    assert ids[:-1] in (
+        [*both.special_tokens.prefix, *t] for t in (text, text[:-1], both.special_tokens.strip_prefix(text))
+    )
+    assert row["source"] == both.special_tokens.wrap(token_ids(tok, [source], special=False)[0])
+
+
+@pytest.mark.parametrize(("make", "frame"), TOKENIZER_CASES, ids=IDS)
+@settings(deadline=None, max_examples=10)
+@given(source=TEXTS, room=st.integers(4, 12))
+def test_what_is_cut_keeps_its_frame(make: str, frame: str, source: str, room: int) -> None:
+    for cls in (SequenceClassifier, Seq2SeqLM, CausalLM):
+        model = form(cls, make, frame, source=room)
+        try:
+            (row,) = model.tokenize([Example(source, "good", ("good",))], ranked=False)
+        except RowError as error:
+            refused = any(words in str(error) for words in ("no token", "leaves none of it", "cannot follow"))
+            assert refused
+            continue
+        ids, before, after = row["source"], list(model.special_tokens.prefix), list(model.special_tokens.suffix)
+        assert len(ids) <= room
+        assert ids[: len(before)] == before
+        if cls is not CausalLM:
+            assert ids[len(ids) - len(after) :] == after
+
+
+@pytest.mark.parametrize("frame", TEMPLATES)
+def test_the_template_is_what_the_tokenizer_adds(frame: str) -> None:
+    tok = tokenizer("byte-level", frame)
+    single = TEMPLATES[frame][0].split()
+    place = single.index("$A")
+    assert detect_special_tokens(tok).prefix == tuple(tok.convert_tokens_to_ids(single[:place]))
+    assert detect_special_tokens(tok).suffix == tuple(tok.convert_tokens_to_ids(single[place + 1 :]))
+
+
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_a_source_keeps_the_end_of_text_that_it_ends_with(cls: Any) -> None:
+    model = form(cls, "byte-level", "eos")
+    (row,) = model.tokenize([Example("is it good?</s>", "yes")], ranked=False)
+    end = model.tokenizer.eos_token_id
+    assert row["source"].count(end) == (1 if cls is CausalLM else 2)
+    assert model.tokenizer.decode(row["candidates"][0]).strip() == "yes</s>"
+
+
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("a", "yes</s> no", "'yes</s> no' contains the end-of-text token '</s>', where a model would stop"),
+        ("a", "yes</s></s>", "'yes</s></s>' contains the end-of-text token '</s>'"),
+    ],
+)
+def test_the_end_of_text_within_a_target_is_refused(cls: Any, source: str, target: str, words: str) -> None:
+    with pytest.raises(RowError, match=r"^target: ") as raised:
+        form(cls, "byte-level", "bos").tokenize([Example(source, target)], ranked=False)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_a_special_token_that_predictions_go_without_is_refused(cls: Any) -> None:
+    example = Example("a", "good <extra> x")
+    with pytest.raises(RowError, match="'good <extra> x' contains the special token '<extra>'"):
+        form(cls, "byte-level", "bos", task="generation").tokenize([example], ranked=False)
+    form(cls, "byte-level", "bos").tokenize([example], ranked=False)
+
+
+UNKNOWN = ("wordpiece", "words", "unigram, always", "bpe, never, over blanks", "llama without bytes")
+"""Tokenizers that do not have all characters."""
+
+
+@pytest.mark.parametrize("make", UNKNOWN)
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_a_target_of_unknown_tokens_only_is_refused(cls: Any, make: str) -> None:
+    model = form(cls, make, "none", task="generation")
+    for target in ("☃", "☃ ☃☃"):
+        with pytest.raises(RowError, match="has no token in the model's vocabulary"):
+            model.tokenize([Example("the robin", target)], ranked=False)
+    (partly,), (wholly,) = (model.tokenize([Example("the robin", t)], ranked=False) for t in ("good ☃", "good"))
+    assert model.contains_unk(partly["candidates"][0])
+    assert not model.contains_unk(wholly["candidates"][0])
+
+
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_a_target_without_a_token_is_refused(cls: Any) -> None:
+    with pytest.raises(RowError, match="target: '\u0301' has no token in the model's vocabulary"):
+        form(cls, "unigram, no accents", "none").tokenize([Example("a", "\u0301")], ranked=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "texts"),
+    [
+        ("wordpiece, lower", ("The Robin", "the robin")),
+        ("words", ("zebra", "quagga")),
+        ("unigram, nfkc, strip", ("ﬁsh", "fish")),
+        ("unigram, lower", ("Granite", "granite")),
+    ],
+)
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM, SequenceClassifier])
+def test_candidates_of_the_same_tokens_are_refused(cls: Any, make: str, texts: tuple[str, str]) -> None:
+    config = SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
+    model = cls(tokenizer(make, "none"), config, "multiple_choice", 64, 64)
+    with pytest.raises(RowError) as raised:
+        model.tokenize([Example("a bird", texts[0], ("stone", *texts))], ranked=True)
+    assert f"candidates: {texts[0]!r} and {texts[1]!r} have the same token ids" in str(raised.value)
+
+
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_candidates_that_differ_after_their_cut_only_are_refused(cls: Any) -> None:
+    config = SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
+    model = cls(tokenizer("words", "none"), config, "multiple_choice", 64, 4)
+    texts = ("a cat sat on the mat", "a cat sat on the stone")
+    with pytest.raises(RowError, match="after truncation to 4 tokens; raise"):
+        model.tokenize([Example("a", texts[0], texts)], ranked=True)
+
+
+@pytest.mark.parametrize(
+    ("cls", "field"),
+    [
+        (SequenceClassifier, "source"),
+        *((cls, field) for cls in (CausalLM, Seq2SeqLM) for field in ("source", "target")),
+    ],
+)
+def test_a_token_without_an_embedding_is_refused(cls: Any, field: str) -> None:
+    tok = tokenizer("byte-level", "bos", mask_token="<new>")  # not in the vocabulary, so added to it
+    config = SimpleNamespace(vocab_size=len(tok) - 1, pad_token_id=0, decoder_start_token_id=0)
+    model = cls(tok, config, "classification" if cls is SequenceClassifier else "generation", 64, 64)
+    assert model.special_token_problems() == []
+    texts = {"source": "good", "target": "good", field: "<new> good"}
+    with pytest.raises(RowError, match=f"{field}: the token '<new>' has the id {len(tok) - 1}, but the model has"):
+        model.tokenize([Example(**texts, candidates=(texts["target"],))], ranked=False)
+
+
+@pytest.mark.parametrize(
+    ("cls", "missing", "config", "words"),
+    [
+        (CausalLM, {"eos_token": None}, {}, "set eos_token in its tokenizer_config.json"),
+        (Seq2SeqLM, {"eos_token": None}, {}, "set eos_token in its tokenizer_config.json"),
+        (Seq2SeqLM, {}, {"decoder_start_token_id": None}, "T5 starts with its padding token, 0"),
+        (Seq2SeqLM, {}, {"decoder_start_token_id": 9999}, "has the id 9999, but the model has embeddings for"),
+        (CausalLM, {"eos_token": "<eot>"}, {}, "the token '<eot>' has the id"),
+    ],
+)
+def test_special_tokens_that_are_missing_are_told(cls: Any, missing: Any, config: Any, words: str) -> None:
+    plain = tokenizer("byte-level", "none")
+    ids = {"vocab_size": len(plain), "pad_token_id": 0, "decoder_start_token_id": 0, **config}
+    tok = tokenizer("byte-level", "none", **missing)
+    problems = cls(tok, SimpleNamespace(**ids), "generation", 64, 64).special_token_problems()
+    assert len(problems) == 1
+    assert words in problems[0]
+
+
+def test_the_configs_end_of_text_serves_where_the_tokenizer_names_none() -> None:
+    tok = tokenizer("wordpiece", "cls+sep", eos_token=None, bos_token=None, cls_token="[CLS]", sep_token="[SEP]")
+    config = SimpleNamespace(vocab_size=999, pad_token_id=0, decoder_start_token_id=0, eos_token_id=tok.sep_token_id)
+    model = Seq2SeqLM(tok, config, "generation", 64, 64)  # type: ignore[arg-type]
+    assert model.special_token_problems() == []
+    (row,) = model.tokenize([Example("the robin", "good")], ranked=False)
+    assert tok.convert_ids_to_tokens(row["candidates"][0]) == ["[CLS]", "good", "[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("named", "config", "expected"),
+    [
+        ({}, {"pad_token_id": 3, "vocab_size": 50}, 3),
+        ({}, {"pad_token_id": None, "vocab_size": 50}, 0),
+        ({"pad_token": None}, {"pad_token_id": None, "vocab_size": 50}, 1),
+        ({}, {"pad_token_id": -1, "vocab_size": 50}, 0),
+        ({"pad_token": "<new>"}, {"pad_token_id": None, "vocab_size": 50}, 1),
+        ({"pad_token": None, "eos_token": None}, {"pad_token_id": 60, "vocab_size": 50}, 0),
+    ],
+)
+def test_rows_are_padded_with_an_id_that_has_an_embedding(named: Any, config: Any, expected: int) -> None:
+    model = CausalLM(tokenizer("byte-level", "none", **named), SimpleNamespace(**config), "generation", 64, 64)
+    assert model.pad_id == expected
+
+
+@pytest.mark.parametrize("named", [{}, {"pad_token": "</s>"}, {"pad_token": None}], ids=["own", "eos", "none"])
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_the_end_of_text_is_trained_though_it_pads(cls: Any, named: Any) -> None:
+    config = (GPT2Config if cls is CausalLM else T5Config)(vocab_size=999, pad_token_id=1, decoder_start_token_id=1)
+    model = cls(tokenizer("byte-level", "none", **named), config, "generation", 64, 64)
+    rows = model.tokenize([Example("a robin", "good"), Example("x", "a steam locomotive and water")], ranked=False)
+    labels = model.collate(rows)["labels"]
+    for row, line in zip(rows, labels.tolist(), strict=True):
+        assert [i for i in line if i != -100] == row["candidates"][0]

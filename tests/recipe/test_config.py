@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
+
+from peftkit.plugins import Registry
+from peftkit.recipe import load_recipe
+from peftkit.recipe.config import (
+    BudgetConfig,
+    CheckpointConfig,
+    ConfigTable,
+    DeepSpeedConfig,
+    EvaluateConfig,
+    ModelConfig,
+    Recipe,
+    RunConfig,
+    TrackConfig,
+    TrainConfig,
+    WandbConfig,
+    parse_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("100 steps", (100, "steps")),
+        ("1 step", (1, "steps")),
+        ("100steps", (100, "steps")),
+        ("0.5 epochs", (0.5, "epochs")),
+        ("2 epoch", (2, "epochs")),
+        ("10%", (10, "%")),
+        (" 2.5 % ", (2.5, "%")),
+        ("100%", (100, "%")),
+    ],
+)
+def test_an_interval(text: str, expected: tuple[float, str]) -> None:
+    assert parse_interval(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "10",
+        "steps",
+        "0%",
+        "0.0 epochs",
+        "100.5%",
+        "1.5 steps",
+        "-1 steps",
+        "1e3 steps",
+        "nan%",
+        "inf epochs",
+        "1 stepss",
+        "١٠ steps",
+        "10 %%",
+        "every 10 steps",
+        "9" * 400 + " steps",
+    ],
+)
+def test_what_is_no_interval(text: str) -> None:
+    with pytest.raises(PydanticCustomError, match=r"must be written as '100 steps', '0\.5 epochs', '10%'"):
+        parse_interval(text)
+
+
+def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
+    inner = {f.annotation for f in model.model_fields.values() if isinstance(f.annotation, type)}
+    return {model}.union(*(tables(t) for t in inner if issubclass(t, ConfigTable)))
+
+
+def test_every_table_is_strict_frozen_closed_and_documented() -> None:
+    found = tables(Recipe)
+    train = {TrainConfig, BudgetConfig, CheckpointConfig, DeepSpeedConfig}
+    assert found == {Recipe, RunConfig, ModelConfig, *train, EvaluateConfig, TrackConfig, WandbConfig}
+    for table in found:
+        config: dict[str, Any] = dict(table.model_config)
+        assert (config["extra"], config["frozen"], config["strict"]) == ("forbid", True, True)
+        if table is not Recipe:
+            undocumented = [key for key, field in table.model_fields.items() if not field.description]
+            assert undocumented == []
+
+
+def test_the_public_tables_and_keys_are_there() -> None:
+    assert set(Recipe.model_fields) >= {"run", "model", "task", "method", "train", "evaluate", "metric", "track"}
+    keys = {table: set(table.model_fields) for table in tables(Recipe)}
+    assert keys[RunConfig] >= {"name", "seed", "output"}
+    assert keys[ModelConfig] >= {"name", "dtype"}
+    assert keys[TrainConfig] >= {"batch_size", "learning_rate", "optimizer", "budget"}
+    assert keys[BudgetConfig] >= {"steps", "samples", "tokens", "epochs", "seconds"}
+    assert keys[EvaluateConfig] >= {"every"}
+    assert keys[TrackConfig] >= {"to", "wandb"}
+
+
+DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
+    RunConfig: {
+        "name": "run",
+        "seed": 42,
+        "init_seed": None,
+        "order_seed": None,
+        "resample_train": None,
+        "subset_fraction": None,
+        "output": "runs",
+    },
+    ModelConfig: {
+        "name": "m",
+        "dtype": "float32",
+        "revision": None,
+        "attention": None,
+        "quantization": None,
+        "trust_remote_code": False,
+        "keep_head": False,
+    },
+    BudgetConfig: {
+        "steps": None,
+        "samples": None,
+        "tokens": None,
+        "epochs": 1.0,
+        "seconds": None,
+        "gmacs": None,
+        "joules": None,
+    },
+    CheckpointConfig: {"every": "10%", "keep": 1},
+    DeepSpeedConfig: {"stage": None, "offload_optimizer": "none", "offload_parameters": "none", "config": None},
+    TrainConfig: {
+        "batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 0.001,
+        "head_learning_rate": None,
+        "optimizer": "adafactor",
+        "optimizer_options": {},
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+        "max_grad_norm": 1.0,
+        "on_nan": "stop",
+        "mixed_precision": "no",
+        "gradient_checkpointing": False,
+        "max_source_length": 512,
+        "max_target_length": 128,
+        "truncate_targets": 0.01,
+        "workers": 0,
+        "fsdp": False,
+    },
+    EvaluateConfig: {
+        "every": "10%",
+        "at_start": True,
+        "batch_size": 32,
+        "train_examples": 256,
+        "dev_examples": None,
+        "test_examples": None,
+        "full_splits": True,
+        "selection_metric": None,
+        "scoring": "sum",
+        "max_new_tokens": 48,
+        "num_beams": 1,
+    },
+    TrackConfig: {"to": ("wandb",), "project": "peftkit", "tags": ()},
+    WandbConfig: {"mode": "offline"},
+}
+"""What keys that a recipe leaves out mean: another default changes what existing recipes measure."""
+
+
+def test_every_key_has_the_default_that_existing_recipes_rely_on(right: str, folder: Path, registry: Registry) -> None:
+    (folder / "x.toml").write_text(right, encoding="utf-8")
+    recipe = load_recipe("x.toml", registry)
+    train = recipe.train
+    read: list[BaseModel] = [recipe.run, recipe.evaluate, recipe.track, recipe.track.wandb, train]
+    read += [train.budget, train.checkpoint, train.deepspeed, ModelConfig(name="m")]
+    for table in read:
+        values = {key: value for key, value in table if not isinstance(value, BaseModel)}
+        assert values == DEFAULTS[type(table)]
+    assert recipe.format == 2
+    assert tables(Recipe) == {Recipe, *DEFAULTS}
+
+
+LIMITS = [
+    (RunConfig, ["seed", "init_seed", "order_seed"], [0, 2**32 - 1], [-1, 2**32, 0.5]),
+    (RunConfig, ["subset_fraction"], [1e-9, 0.999], [0.0, 1.0]),
+    (RunConfig, ["output"], ["r"], [""]),
+    (RunConfig, ["name"], ["a", "0._-", "a" * 100], ["", "-a", "a" * 101, "a b", "a/b", "a\n"]),
+    (ModelConfig, ["name"], ["m"], [""]),
+    (TrackConfig, ["project"], ["p"], [""]),
+    (BudgetConfig, ["steps", "samples", "tokens"], [1], [0, 1.5]),
+    (BudgetConfig, ["epochs", "seconds", "gmacs", "joules"], [1e-6], [0.0, 9e-7, math.inf]),
+    (CheckpointConfig, ["keep"], [1], [0]),
+    (TrainConfig, ["batch_size", "gradient_accumulation_steps", "max_source_length", "max_target_length"], [1], [0]),
+    (TrainConfig, ["learning_rate", "head_learning_rate"], [1e-12], [0.0, -0.1, math.nan]),
+    (TrainConfig, ["weight_decay", "max_grad_norm"], [0.0, 1e-9], [-1e-9]),
+    (TrainConfig, ["warmup_ratio"], [0.0, 0.999], [-1e-9, 1.0]),
+    (TrainConfig, ["truncate_targets"], [0.0, 1.0], [-1e-9, 1.001]),
+    (TrainConfig, ["workers"], [0], [-1]),
+    (EvaluateConfig, ["batch_size", "dev_examples", "test_examples", "max_new_tokens", "num_beams"], [1], [0]),
+    (EvaluateConfig, ["train_examples"], [0], [-1]),
+    (Recipe, ["format"], [1, 2], [0, 3]),
+]
+
+
+@pytest.mark.parametrize(("table", "keys", "accepted", "refused"), LIMITS)
+def test_limits_of_keys(table: type[BaseModel], keys: list[str], accepted: list[Any], refused: list[Any]) -> None:
+    for key in keys:
+        for value in (*accepted, *refused):
+            try:
+                table.model_validate({key: value})
+                wrong = False
+            except ValidationError as error:
+                wrong = any(problem["loc"][:1] == (key,) for problem in error.errors())
+            assert wrong == (value in refused), f"{key} = {value!r}"
+
+
+CHOICES: list[tuple[type[BaseModel], str, set[Any]]] = [
+    (RunConfig, "resample_train", {None, "bootstrap", "subset"}),
+    (ModelConfig, "dtype", {"float64", "float32", "bfloat16", "float16"}),
+    (ModelConfig, "attention", {None, "eager", "sdpa", "flash_attention_2"}),
+    (ModelConfig, "quantization", {None, "4bit", "8bit"}),
+    (DeepSpeedConfig, "stage", {None, 0, 1, 2, 3}),
+    (DeepSpeedConfig, "offload_optimizer", {"none", "cpu"}),
+    (DeepSpeedConfig, "offload_parameters", {"none", "cpu"}),
+    (
+        TrainConfig,
+        "schedule",
+        {"constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"},
+    ),
+    (TrainConfig, "on_nan", {"stop", "skip"}),
+    (TrainConfig, "mixed_precision", {"no", "bf16", "fp16"}),
+    (EvaluateConfig, "scoring", {"sum", "norm"}),
+    (TrackConfig, "to", {"wandb", "tensorboard"}),
+    (WandbConfig, "mode", {"online", "offline"}),
+]
+
+
+def test_keys_that_are_one_of_a_few_words_take_these() -> None:
+    declared = {
+        (table, key): choices(field.annotation)
+        for table in DEFAULTS
+        for key, field in table.model_fields.items()
+        if choices(field.annotation) - {None}
+    }
+    assert declared == {(table, key): words for table, key, words in CHOICES}
+
+
+def choices(annotation: Any) -> set[Any]:
+    """The words of a Literal, and None where it is optional."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    arguments = [a for a in get_args(annotation) if a is type(None) or get_origin(a) is Literal]
+    if all(a is type(None) for a in arguments):
+        return set()
+    return {word for a in arguments for word in ([None] if a is type(None) else get_args(a))}
+
+
+def test_a_budget_needs_a_limit_and_tells_steps_only_of_limits_in_rows() -> None:
+    with pytest.raises(ValidationError, match="needs at least one limit of: steps, samples, tokens, epochs, seconds"):
+        BudgetConfig()
+    for key in ("steps", "samples", "epochs"):
+        assert BudgetConfig(**{key: 1}).has_known_steps
+        for other in ("tokens", "seconds", "gmacs", "joules"):
+            assert not BudgetConfig(**{key: 1, other: 1}).has_known_steps
+            assert not BudgetConfig(**{other: 1}).has_known_steps
+
+
+def test_seeds_and_rates_that_are_unset_follow_others() -> None:
+    assert (RunConfig(seed=3).effective_init_seed, RunConfig(seed=3).effective_order_seed) == (3, 3)
+    apart = RunConfig(seed=3, init_seed=0, order_seed=1)
+    assert (apart.effective_init_seed, apart.effective_order_seed) == (0, 1)
+    assert (
+        TrainConfig().effective_head_learning_rate,
+        TrainConfig(head_learning_rate=0.5).effective_head_learning_rate,
+    ) == (1e-3, 0.5)
+    assert not DeepSpeedConfig().used
+    assert DeepSpeedConfig(stage=0).used
+    assert DeepSpeedConfig(config="ds.json").used
+
+
+def test_a_checkpoint_is_written_at_intervals_or_never() -> None:
+    assert CheckpointConfig(every="off").every == "off"
+    for table in (CheckpointConfig, EvaluateConfig):
+        assert table(every="5 steps").every == "5 steps"
+        with pytest.raises(ValidationError, match="must be written as"):
+            table(every="5")
+    with pytest.raises(ValidationError, match="must be written as"):
+        EvaluateConfig(every="off")
+
+
+def test_which_value_selects_and_which_way_is_better(right: str, folder: Path, registry: Registry) -> None:
+    (folder / "x.toml").write_text(right, encoding="utf-8")
+    recipe = load_recipe("x.toml", registry)
+    assert recipe.selection_metric == "accuracy"
+    assert recipe.higher_is_better("accuracy")
+    assert not recipe.higher_is_better("loss")
+    by_loss = load_recipe("x.toml", registry, ["evaluate.selection_metric=loss"])
+    assert by_loss.selection_metric == "loss"
+    lower = type("Lower", (type(recipe.metric[0]),), {"higher_is_better": False})
+    assert not recipe.model_copy(update={"metric": (lower(),)}).higher_is_better("accuracy")

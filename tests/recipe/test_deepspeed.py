@@ -1,0 +1,161 @@
+"""What of a recipe DeepSpeed could not do as it is said is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from peftkit.errors import RecipeError
+from peftkit.methods.full import Full
+from peftkit.plugins import Registry
+from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe.config import DeepSpeedConfig
+from peftkit.recipe.deepspeed import deepspeed_config, sharding_conflicts
+
+
+@pytest.fixture(autouse=True)
+def recipe_file(right: str, folder: Path) -> None:
+    (folder / "x.toml").write_text(right, encoding="utf-8")
+
+
+def load(registry: Registry, *overrides: str) -> Recipe:
+    return load_recipe("x.toml", registry, ["train.optimizer=adamw", "train.deepspeed.stage=2", *overrides])
+
+
+def test_the_recipe_decides_and_the_file_says_the_rest(registry: Registry, folder: Path) -> None:
+    given = {"zero_optimization": {"overlap_comm": False, "stage": 2}, "wall_clock_breakdown": True, "bf16": {"x": 1}}
+    (folder / "ds.json").write_text(json.dumps({**given, "gradient_clipping": "auto"}), encoding="utf-8")
+    config = deepspeed_config(
+        load(registry, "train.deepspeed.config=ds.json", "train.batch_size=3", "train.max_grad_norm=0.5")
+    )
+    assert config["zero_optimization"]["stage"] == 2
+    assert config["zero_optimization"]["overlap_comm"] is False
+    assert config["wall_clock_breakdown"] is True
+    assert config["bf16"] == {"x": 1, "enabled": False}
+    assert (config["gradient_clipping"], config["train_micro_batch_size_per_gpu"]) == (0.5, 3)
+
+
+def test_a_file_may_say_the_stage(registry: Registry, folder: Path) -> None:
+    (folder / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 3}}), encoding="utf-8")
+    recipe = load_recipe("x.toml", registry, ["train.optimizer=adamw", "train.deepspeed.config=ds.json"])
+    assert deepspeed_config(recipe)["zero_optimization"]["stage"] == 3
+
+
+def test_offloading(registry: Registry) -> None:
+    config = deepspeed_config(load(registry, "train.deepspeed.offload_optimizer=cpu"))
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert "offload_param" not in config["zero_optimization"]
+    config = deepspeed_config(load(registry, "train.deepspeed.stage=3", "train.deepspeed.offload_parameters=cpu"))
+    assert config["zero_optimization"]["offload_param"] == {"device": "cpu"}
+    assert "offload_optimizer" not in config["zero_optimization"]
+
+
+def test_offloading_keeps_what_the_file_says_of_it(registry: Registry, folder: Path) -> None:
+    given = {"zero_optimization": {"offload_optimizer": {"pin_memory": True, "device": "nvme"}}}
+    (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
+    recipe = load(registry, "train.deepspeed.config=ds.json", "train.deepspeed.offload_optimizer=cpu")
+    assert deepspeed_config(recipe)["zero_optimization"]["offload_optimizer"] == {"pin_memory": True, "device": "cpu"}
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_what_deepspeed_is_told_without_a_file(precision: str, registry: Registry) -> None:
+    keys = ("train.batch_size=3", "train.gradient_accumulation_steps=5", "train.max_grad_norm=0.5")
+    assert deepspeed_config(load(registry, *keys, f"train.mixed_precision={precision}")) == {
+        "zero_optimization": {"stage": 2, "stage3_gather_16bit_weights_on_model_save": True},
+        "train_micro_batch_size_per_gpu": 3,
+        "gradient_accumulation_steps": 5,
+        "gradient_clipping": 0.5,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["train.optimizer=adafactor"],
+            "train.optimizer: ZeRO flattens parameters, which changes the updates of adafactor",
+        ),
+        (["train.fsdp=true"], "train.fsdp: FSDP and DeepSpeed cannot be combined"),
+        (["train.on_nan=skip"], "train.on_nan: DeepSpeed cannot discard the gradients of a step"),
+        (["train.deepspeed.stage=4"], "train.deepspeed.stage: must be one of 0, 1, 2, 3"),
+        (["train.deepspeed.config=none.json"], "train.deepspeed.config: cannot be read: .*No such file"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(overrides: list[str], words: str, registry: Registry) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load(registry, *overrides)
+
+
+def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> None:
+    assert load(registry, "train.deepspeed.stage=0", "train.optimizer=adafactor").train.optimizer == "adafactor"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"gradient_clipping": 2},
+            "train.deepspeed.config: gradient_clipping is 2 in the file, and train.max_grad_norm is 1.0; make them",
+        ),
+        ({"train_micro_batch_size_per_gpu": 99}, "train_micro_batch_size_per_gpu is 99 in the file, and train.batch"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps is 2 in the file"),
+        ({"optimizer": {"type": "Adam"}}, "the recipe sets the optimizer; remove 'optimizer' from the file"),
+        ({"train_batch_size": 8}, "the recipe sets the train batch size; remove 'train_batch_size' from"),
+        ({"scheduler": {}}, "the recipe sets the scheduler; remove 'scheduler' from the file"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled is true in the file, and train.mixed_precision is 'no'"),
+        (
+            {"bf16": {"enabled": True}},
+            "train.deepspeed.config: bf16.enabled is true in the file, and train.mixed_precision is 'no'",
+        ),
+        ({"zero_optimization": {"stage": 3}}, "train.deepspeed.stage: is 2, and 3 in the file; make them equal"),
+        ([], "cannot be read: ds.json is not a JSON object"),
+    ],
+)
+def test_a_file_that_says_otherwise_is_refused(given: Any, words: str, registry: Registry, folder: Path) -> None:
+    (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
+    with pytest.raises(RecipeError, match=words):
+        load(registry, "train.deepspeed.config=ds.json")
+
+
+def test_a_file_that_agrees_is_taken(registry: Registry, folder: Path) -> None:
+    auto = dict.fromkeys(("gradient_clipping", "train_batch_size", "optimizer", "scheduler"), "auto")
+    agreeing = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "fp16": {"enabled": False}}
+    precision = {"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2}}
+    (folder / "ds.json").write_text(json.dumps({**auto, **agreeing, **precision}), encoding="utf-8")
+    assert [*sharding_conflicts(load(registry, "train.deepspeed.config=ds.json"))] == []
+
+
+class Reading(Full):
+    """Reads gradients before the step."""
+
+    name: Literal["reading"] = "reading"  # type: ignore[assignment]
+
+    def after_backward(self, model: Any, step: int) -> None:
+        pass
+
+
+def test_a_method_that_reads_gradients_is_refused_with_deepspeed_only(registry: Registry) -> None:
+    sharded = load(registry).model_copy(update={"method": Reading()})
+    [(path, text)] = sharding_conflicts(sharded)
+    assert path == ("train", "deepspeed", "stage")
+    assert text == (
+        "'reading' reads gradients before the step, which DeepSpeed does not expose; train without DeepSpeed"
+    )
+    train = sharded.train.model_copy(update={"deepspeed": DeepSpeedConfig()})
+    assert [*sharding_conflicts(sharded.model_copy(update={"train": train}))] == []
+
+
+@pytest.mark.parametrize(("optimizer", "refused"), [("adafactor", True), ("adamw", False), ("AdamW", False)])
+def test_fsdp_shards_optimizers_that_go_element_by_element(optimizer: str, refused: bool, registry: Registry) -> None:
+    recipe = load(registry)
+    train = recipe.train.model_copy(update={"deepspeed": DeepSpeedConfig(), "fsdp": True, "optimizer": optimizer})
+    found = [*sharding_conflicts(recipe.model_copy(update={"train": train}))]
+    assert [path for path, _ in found] == ([("train", "optimizer")] if refused else [])
+    assert all(text.startswith("adafactor is not supported on sharded weights; use one of ") for _, text in found)

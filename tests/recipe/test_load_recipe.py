@@ -1,0 +1,238 @@
+"""``load_recipe`` and ``dump_recipe``."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from peftkit import Method, RunSpec, Task
+from peftkit.errors import PluginError, Problem, RecipeError
+from peftkit.plugins import Entry, Registry
+from peftkit.recipe import Recipe, dump_recipe, load_recipe
+from peftkit.recipe.toml_lines import KeyPath
+
+EVERYTHING = """\
+[run]
+name = "all"
+seed = 7
+[model]
+name = "pocket-t5"
+dtype = "bfloat16"
+attention = "eager"
+[task]
+name = "wordnet_mcq"
+distractors = "sisters"
+[method]
+name = "lora"
+alpha = 16
+dropout = 0.1
+target_modules = ["q", "v"]
+layers_to_transform = [0, 1]
+init_lora_weights = "pissa"
+rank_pattern = {"block.0.q" = 4}
+[train]
+optimizer = "AdamW"
+learning_rate = 1
+optimizer_options = {betas = [0.9, 0.99], fused = true, eps = 1e-8}
+[train.budget]
+steps = 10
+seconds = 1.5
+[evaluate]
+every = "0.5 epochs"
+dev_examples = 10
+[[metric]]
+name = "accuracy"
+[[metric]]
+name = "exact_match"
+[track]
+to = []
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipe") / "x.toml"
+
+
+def load(text: str, file: Path, registry: Registry, *overrides: str) -> Recipe:
+    file.write_text(text, encoding="utf-8", newline="")
+    return load_recipe(file, registry, overrides)
+
+
+def test_a_short_recipe_has_the_defaults_and_the_task_s_metrics(right: str, file: Path, registry: Registry) -> None:
+    recipe = load(right, file, registry)
+    assert (recipe.run.seed, recipe.train.budget.epochs, recipe.train.optimizer) == (42, 1, "adafactor")
+    assert [metric.name for metric in recipe.metric] == ["accuracy"]
+    assert type(recipe.task) is registry.find("task", "wordnet_mcq").component
+    assert type(recipe.method) is registry.find("method", "lora").component
+
+
+def test_everything_that_is_said_is_kept(file: Path, registry: Registry) -> None:
+    recipe = load(EVERYTHING, file, registry)
+    dumped = recipe.model_dump()
+    assert dumped["method"]["lora_alpha"] == 16
+    assert dumped["method"]["target_modules"] == ("q", "v")
+    assert dumped["task"] == {"name": "wordnet_mcq", "distractors": "sisters"}
+    assert dumped["train"]["optimizer_options"] == {"betas": [0.9, 0.99], "fused": True, "eps": 1e-8}
+    assert type(recipe.train.learning_rate) is float
+    assert [metric["name"] for metric in dumped["metric"]] == ["accuracy", "exact_match"]
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_a_resolved_recipe_reads_back_equal(seed: int, right: str, file: Path, registry: Registry) -> None:
+    for text in (right, EVERYTHING):
+        recipe = load(text, file, registry, f"run.seed={seed}")
+        dumped = dump_recipe(recipe)
+        again = load(dumped, file, registry)
+        assert again == recipe
+        assert dump_recipe(again) == dumped
+        assert f"seed = {seed}\n" in dumped
+
+
+def test_a_recipe_is_frozen_all_the_way_down(right: str, file: Path, registry: Registry) -> None:
+    recipe = load(right, file, registry)
+    for table, key in ((recipe, "run"), (recipe.run, "seed"), (recipe.train.budget, "steps"), (recipe.method, "r")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(table, key, getattr(table, key))
+
+
+def test_the_upper_layer_s_spelling_of_an_option_counts(right: str, file: Path, registry: Registry) -> None:
+    (file.parent / "base.toml").write_text(right + "lora_alpha = 1\ndropout = 0.1\n", encoding="utf-8")
+    child = 'extends = "base.toml"\n[method]\nalpha = 2\n'
+    assert load(child, file, registry).model_dump()["method"]["lora_alpha"] == 2
+    found = load(child, file, registry, "method.lora_alpha=3", "method.lora_dropout=0.3").model_dump()["method"]
+    assert (found["lora_alpha"], found["lora_dropout"]) == (3, 0.3)
+    assert (
+        load(child, file, registry, "method.alpha=4", "method.lora_alpha=5").model_dump()["method"]["lora_alpha"] == 5
+    )
+
+
+def test_another_component_comes_without_the_options_of_the_first(right: str, file: Path, registry: Registry) -> None:
+    recipe = load(right + "lora_alpha = 1\nr = 3\n", file, registry, "method.name=vera", "task.name=wordnet_topic")
+    assert recipe.method == registry.find("method", "vera").component()
+    assert [metric.name for metric in recipe.metric] == list(type(recipe.task).metrics)
+
+
+class Careless(Method):
+    """A method whose own check fails."""
+
+    name: Literal["careless"] = "careless"
+
+    def apply(self, model: Any, context: Any) -> Any:
+        return model
+
+    def incompatible_with(self, situation: RunSpec) -> list[str]:
+        raise KeyError("config")
+
+
+class Hasty(Task):
+    """A task that asks for a metric that nobody has."""
+
+    name: Literal["hasty"] = "hasty"
+    kind = "generation"
+    metrics = ("none_such",)
+    selection_metric = "none_such"
+
+
+def with_entries(registry: Registry) -> Registry:
+    entries = Entry("method", "careless", Careless, "d", "1"), Entry("task", "hasty", Hasty, "d", "1")
+    return replace(registry, entries=(*registry.entries, *entries))
+
+
+def test_a_plugin_whose_refusals_fail_is_named(right: str, file: Path, registry: Registry) -> None:
+    with pytest.raises(PluginError, match="'careless' failed while its incompatibilities were checked: KeyError"):
+        load(right.replace('"lora"', '"careless"'), file, registry := with_entries(registry))
+
+
+def test_a_task_s_unknown_metric_is_told_where_the_task_is_named(right: str, file: Path, registry: Registry) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(right.replace('"wordnet_mcq"', '"hasty"'), file, with_entries(registry))
+    [problem] = caught.value.problems
+    assert (problem.line, problem.key) == (5, "metric[0].name")
+    assert problem.text.startswith("no metric is called 'none_such'; installed: accuracy")
+
+
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    yield path
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, key))
+
+
+values = st.recursive(
+    st.one_of(
+        st.sampled_from(
+            [True, False, 0, -1, 1, 8, 1.0, 0.5, "", "8", "true", "lora", "vera", "wordnet_topic", "10%", "accuracy"]
+        ),
+        st.integers(),
+        st.floats(),
+        st.text(st.characters(codec="utf-8"), max_size=5),
+        st.dates(),
+        st.times(),
+        st.datetimes(),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "r", "epochs", "", "a.b"]), inner)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.data())
+@pytest.mark.fuzz
+def test_a_recipe_with_any_values_changed_is_read_or_refused_in_words(
+    file: Path, registry: Registry, data: st.DataObject
+) -> None:
+    changed: dict[str, Any] = copy.deepcopy(tomllib.loads(EVERYTHING))
+    for _ in range(data.draw(st.integers(1, 3))):
+        paths = [path for path in leaves(changed) if path]
+        *outer, last = data.draw(st.sampled_from(paths))
+        table: Any = changed
+        for part in outer:
+            table = table[part]
+        if data.draw(st.booleans()):
+            table[last] = data.draw(values)
+        elif isinstance(table, dict):
+            table[data.draw(st.sampled_from(["name", "r", "rank", "lr", "metric", "train"]))] = table.pop(last)
+    text = tomli_w.dumps(changed)
+    read_or_refused(text, file, registry)
+
+
+@given(st.data())
+@pytest.mark.fuzz
+def test_a_recipe_with_any_characters_changed_is_read_or_refused_in_words(
+    file: Path, registry: Registry, data: st.DataObject
+) -> None:
+    text = EVERYTHING
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        new = data.draw(st.text(st.sampled_from("\"'[]{}=.,#\n\t a1-_\x00é"), max_size=3))
+        text = text[:start] + new + text[start + data.draw(st.integers(0, 8)) :]
+    read_or_refused(text, file, registry)
+
+
+def read_or_refused(text: str, file: Path, registry: Registry) -> None:
+    problems: tuple[Problem, ...] = ()
+    try:
+        recipe = load(text, file, registry)
+    except RecipeError as error:
+        problems = error.problems
+    else:
+        assert load(dump_recipe(recipe), file, registry) == recipe
+    for problem in problems:
+        assert problem.file == str(file)
+        assert 1 <= (problem.line or 0) <= text.count("\n") + 1
+        assert "\n" not in str(problem)
+        assert not re.search(r"Input should|pydantic|Traceback|None", problem.text), problem.text
+    assert len({problem.key for problem in problems}) == len(problems)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from peftkit.recipe import resolve
+from peftkit.recipe.resolve import (
+    ASSETS,
+    BUILT_IN_MODELS,
+    model_config,
+    model_kind,
+    model_path,
+    text_config,
+    torch_optimizers,
+    validate_model_name,
+    validate_optimizer_name,
+)
+
+
+def test_the_built_in_models_are_there() -> None:
+    kinds = {name: model_kind(model_config(name)) for name in BUILT_IN_MODELS}
+    assert kinds == {"pocket-t5": "encoder-decoder", "pocket-decoder": "decoder", "pocket-encoder": "encoder"}
+    assert [model_path(name) for name in BUILT_IN_MODELS] == [str(ASSETS / name) for name in BUILT_IN_MODELS]
+    assert model_path("google-t5/t5-base") == "google-t5/t5-base"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"is_encoder_decoder": True, "architectures": ["X"]}, "encoder-decoder"),
+        ({"architectures": ["LlamaForCausalLM"]}, "decoder"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "decoder"),
+        ({"architectures": ["BertForMaskedLM"]}, "encoder"),
+        ({"architectures": []}, None),
+        ({"architectures": None}, None),
+        ({"architectures": 3}, None),
+        ({}, None),
+    ],
+)
+def test_the_kind_of_a_model(config: dict[str, Any], expected: str | None) -> None:
+    assert model_kind(config) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "{", "", "\xff", "[" * 100_000], ids=["list", "broken", "empty", "latin", "deep"]
+)
+def test_a_config_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    assert model_config(str(tmp_path)) == {}
+    assert validate_model_name(str(tmp_path)).startswith(f"the config.json of {str(tmp_path)!r} ")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, "is not a model: it has no config.json"),
+        ({"config.json": "{}"}, "is not a JSON object"),
+        ({"config.json": "version https://git-lfs.github.com/spec/v1"}, "is a Git LFS pointer; run: git lfs pull"),
+        ({"config.json": "\ufeff{}"}, "is not a JSON object"),
+        ({"config.json": "{"}, "cannot be read: "),
+        ({"b.gguf": "", "a.gguf": ""}, "contains GGUF weights only (a.gguf)"),
+        ({"b.gguf": "", "config.json": '{"model_type": "t5"}'}, ""),
+        ({"recipe.toml": "", "summary.json": ""}, "is a run and not a model"),
+        ({"recipe.toml": "", "config.json": '{"model_type": "t5"}'}, ""),
+        ({"summary.json": "", "config.json": '{"model_type": "t5"}'}, ""),
+        ({"adapter_config.json": '{"base_model_name_or_path": "gpt2"}'}, "use its base model, 'gpt2', or merge"),
+        ({"adapter_config.json": "{}", "config.json": '{"model_type": "t5"}'}, "use the model that it was trained on"),
+        ({"adapter_config.json": '{"base_model_name_or_path": null}'}, "use the model that it was trained on"),
+        ({"adapter_config.json": "[]"}, "use the model that it was trained on"),
+        ({"adapter_config.json": "{"}, "use the model that it was trained on"),
+    ],
+)
+def test_a_folder_that_is_no_model(files: dict[str, str], expected: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    problem = validate_model_name(str(tmp_path))
+    assert expected in problem
+    assert bool(problem) == bool(expected)
+
+
+def test_a_model_that_is_misspelt_or_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    assert validate_model_name("pocket-t6").endswith("(did you mean 'pocket-t5'?)")
+    assert validate_model_name("./modle").endswith("(did you mean 'model'?)")
+    assert validate_model_name("./other/modle").endswith("(pocket-t5, pocket-decoder, pocket-encoder)")
+    assert "is a file; use the folder that contains it" in validate_model_name("weights.safetensors")
+    assert "is not a folder" in validate_model_name("a/b/c")
+    assert "is not a folder" in validate_model_name("a\0b")
+
+
+TEXT = {"model_type": "llama", "vocab_size": 7, "hidden_size": 8}
+IMAGES = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava",
+    "text_config": TEXT,
+    "vision_config": {"x": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_text"),
+    [
+        ({}, True),
+        ({"architectures": ["XForCausalLM"]}, True),
+        ({"architectures": ["XModel"]}, False),
+        ({"vision_config": {}}, False),
+        ({"vision_config": None, "audio_config": {"x": 1}}, True),
+        ({"vision_config": None, "quantization_config": {"x": 1}}, False),
+        ({"vision_config": None, "generation_config": {"x": 1}}, False),
+        ({"vision_config": None, "task_specific_params": {"x": 1}}, False),
+        ({"text_config": None}, False),
+        ({"is_encoder_decoder": True}, False),
+        ({"text_config": {**TEXT, "is_encoder_decoder": True}}, False),
+    ],
+)
+def test_the_text_model_in_one_that_reads_images(changes: dict[str, Any], is_text: bool) -> None:
+    config = {**IMAGES, **changes}
+    expected = {**TEXT, "architectures": ["TextModelForCausalLM"]} if is_text else config
+    assert text_config(config) == expected
+
+
+def test_a_text_model_without_its_own_type_and_vocabulary() -> None:
+    config = {**IMAGES, "text_config": {"hidden_size": 8}, "vocab_size": 9}
+    found = text_config(config)
+    assert (found["model_type"], found["vocab_size"]) == ("llava", 9)
+    assert model_kind(config) == "decoder"
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN_MODELS, "gpt2", "google-t5/t5-base", "EleutherAI/pythia-70m", "a_b/c.d"])
+def test_a_model_that_may_be_meant(name: str) -> None:
+    assert validate_model_name(name) == ""
+
+
+def test_a_local_model_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
+    assert validate_model_name(str(tmp_path)) == ""
+    assert model_config(str(tmp_path)) == {"model_type": "t5"}
+
+
+def test_the_optimizers_are_those_of_torch() -> None:
+    theirs = {name for name, found in vars(torch.optim).items() if isinstance(found, type)} - {"Optimizer"}
+    assert set(torch_optimizers()) == theirs
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adamw", "AdamW", "sgd", "RMSprop"])
+def test_an_optimizer_in_any_case(name: str) -> None:
+    assert validate_optimizer_name(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("adam w", "no optimizer is called 'adam w'; available: adafactor, adamw, ASGD, "),
+        ("adagard", "(did you mean 'Adagrad'?)"),
+        ("sparseadam", "takes sparse gradients only"),
+        ("Optimizer", "no optimizer is called 'Optimizer'"),
+        ("", "no optimizer is called ''"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_had(name: str, words: str) -> None:
+    assert words in validate_optimizer_name(name)
+
+
+@pytest.mark.parametrize("source", [None, "not Python"])
+def test_without_torchs_source_any_optimizer_may_be_meant(
+    source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "optim").mkdir()
+    if source is not None:
+        (tmp_path / "optim/__init__.py").write_text(source, encoding="utf-8")
+    read = torch_optimizers.__wrapped__
+    monkeypatch.setattr(resolve, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    monkeypatch.setattr(resolve, "torch_optimizers", read)
+    assert read() == ()
+    assert validate_optimizer_name("any") == ""
+    for spec in (None, SimpleNamespace(submodule_search_locations=None)):
+        monkeypatch.setattr(resolve, "find_spec", lambda name, spec=spec: spec)
+        assert read() == ()

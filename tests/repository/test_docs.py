@@ -1,0 +1,131 @@
+"""What the documentation prints works as printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftkit import Example
+from peftkit.plugins import Registry, load_registry
+from peftkit.recipe import load_recipe
+from peftkit.testing import METHOD_CHECKS
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(file: str, language: str) -> list[str]:
+    """The fenced blocks of that language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+PRINTED = [*blocks("README.md", "python"), *blocks("docs/plugins.md", "python")]
+PLUGINS = [text for text in PRINTED if "@hookimpl" in text]
+
+
+def installed(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """What a module of that text registers."""
+    (folder / "documented_plugin.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "documented_plugin", raising=False)
+    registry = load_registry(points=[EntryPoint("documented", "documented_plugin", "peftkit")])
+    sys.modules.pop("documented_plugin", None)
+    return registry
+
+
+@pytest.mark.parametrize("text", PLUGINS, ids=lambda text: re.findall(r"class (\w+)", text)[0])
+def test_every_printed_plugin_registers(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = installed(text, tmp_path, monkeypatch)
+    assert registry.failures == ()
+    (entry,) = registry.entries
+    assert entry.component.model_fields["name"].default == entry.name
+    assert entry.summary
+
+
+def test_the_printed_method_passes_the_printed_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [proof] = [text for text in PRINTED if "conformance" in text]
+    [method] = [text for text in PLUGINS if "class TopLayers" in text]
+    (tmp_path / "peftkit_top_layers.py").write_text(method, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made: dict[str, Any] = {}
+    exec(proof, made)  # noqa: S102 - our own document
+    assert {name for name in vars(made["TestTopLayers"]) if name.startswith("test_")} == {
+        "test_options",
+        "test_conforms",
+    }
+    for check in ("trains", "reloads", "checkpointing"):
+        METHOD_CHECKS[check](made["TopLayers"](number=1), "bert", tmp_path / check)
+
+
+VARIANTS = [
+    line.split("|")[2:4]
+    for line in (ROOT / "docs/methods.md").read_text(encoding="utf-8").splitlines()
+    if "recipes/lora/" in line
+]
+
+
+def test_the_variants_of_lora_are_found() -> None:
+    assert len(VARIANTS) == 8
+
+
+@pytest.mark.parametrize(("cell", "link"), VARIANTS)
+def test_the_printed_variants_of_lora_are_those_of_their_recipes(cell: str, link: str) -> None:
+    options = tomllib.loads("\n".join(re.findall("`([^`]+)`", cell)))
+    [file] = re.findall("`([^`]+)`", link)
+    method = tomllib.loads((ROOT / file).read_text(encoding="utf-8"))["method"]
+    assert options
+    assert {"name": "lora", "r": 8, "lora_alpha": 16, **options} == method
+    lora: Any = load_registry().all("method")["lora"].component
+    assert lora.model_validate_json(json.dumps(options), strict=True) != lora()
+
+
+def test_the_documents_show_every_kind_of_component() -> None:
+    hooks = {hook for text in PLUGINS for hook in re.findall(r"def (register_\w+)", text)}
+    assert hooks == {"register_methods", "register_tasks", "register_metrics", "register_meters"}
+
+
+def test_the_printed_task_encodes_what_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = [t for t in PLUGINS if "register_tasks" in t]
+    (entry,) = installed(text, tmp_path, monkeypatch).entries
+    task = entry.component()  # type: ignore[call-arg]
+    data = task.load()  # type: ignore[attr-defined]
+    assert {s: len(rows) for s, rows in data.items()} == {"train": 800, "dev": 100, "test": 100}
+    expected = Example("parity: 801", "odd", candidates=("even", "odd"))
+    assert task.to_example(data["dev"][1]) == expected  # type: ignore[attr-defined]
+
+
+def test_the_readmes_recipe_is_valid(tmp_path: Path) -> None:
+    (text,) = [t for t in blocks("README.md", "toml") if "[task]" in t]
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "bases/pocket.toml").write_bytes((ROOT / "recipes/bases/pocket.toml").read_bytes())
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "recipe.toml", load_registry())
+    told = {line.split("#")[1].strip() for line in text.splitlines() if line.startswith("# ")}
+    printed = set(re.findall(r"^(\w+) =", text, re.MULTILINE)) | {w for t in told for w in t.split(", ")}
+    for table in ("run", "model", "train", "evaluate", "track"):
+        keys = set(type(getattr(recipe, table)).model_fields) - {"budget", "checkpoint", "deepspeed"}
+        if table != "track":
+            assert keys <= printed, f"[{table}] has keys that the README does not show: {keys - printed}"
+
+
+def test_the_readme_names_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_the_commands_of_the_readme_are_stages_of_the_script() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = (ROOT / "scripts/dev.py").read_text(encoding="utf-8")
+    stages = re.findall(r"python3 scripts/dev\.py (\w+)", text)
+    assert {"quickstart", "test"} <= set(stages)
+    assert [stage for stage in stages if f"def {stage}(" not in script] == []

@@ -1,0 +1,37 @@
+"""What runs on one line of transformers only does not depend on it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import AROUND, ONE_LINE
+
+TESTS = Path(__file__).parents[1]
+DIFFERENT = ("transformers", "tokenizers", "huggingface_hub")
+"""The packages of which the two lines have different versions."""
+
+IMPORTS = """
+import importlib, sys
+sys.modules |= dict.fromkeys(sys.argv[1].split(","))
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+"""
+
+
+@pytest.mark.parametrize("name", [*ONE_LINE, *AROUND])
+def test_each_entry_is_there(name: str) -> None:
+    assert (TESTS / name).exists()
+
+
+def test_tests_of_one_line_can_be_imported_without_the_packages_that_differ() -> None:
+    files = [
+        file for name in ONE_LINE for file in ([TESTS / name] if name.endswith(".py") else (TESTS / name).rglob("*.py"))
+    ]
+    modules = [".".join(file.relative_to(TESTS.parent).with_suffix("").parts) for file in files]
+    command = [sys.executable, "-c", IMPORTS, ",".join(DIFFERENT), *modules]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,217 @@
+"""Every recipe that is shipped, found wherever it lies."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from peftkit.errors import RecipeError
+from peftkit.plugins import FIRST_PARTY, Registry, load_registry
+from peftkit.recipe import load_recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.sweep.config import read_sweep
+from peftkit.sweep.grid import expand
+from peftkit.train.run import run
+from tests.tasks.conftest import Write, examinations, questions, tweets, write
+
+__all__ = ["write"]  # the fixture
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SWEEPS = sorted(RECIPES.glob("sweeps/*.toml"))
+FILES = {file.relative_to(RECIPES).as_posix(): file for file in sorted({*RECIPES.rglob("*.toml")} - {*SWEEPS})}
+BASES = [name for name in FILES if name.startswith("bases/")]
+TASK_BASES = [name for name in BASES if name not in ("bases/pocket.toml", "bases/t5_base.toml")]
+WHOLE = [name for name in FILES if name not in BASES]
+MATRIX = [name for name in WHOLE if name.startswith("wordnet/")]
+
+METHODS = ("full", "lora", "parallel_adapters", "prefix_tuning", "vera")
+TASKS = ("distractors", "mcq", "topic")
+HUB = ("ag_news", "commonsense_qa", "race", "race_distractors", "tweet_emotion", "tweet_hate")
+LARGE = ("commonsense_qa", "tweet_emotion", "tweet_hate")
+
+
+def method_of(name: str) -> str:
+    return str(tomllib.loads(FILES[name].read_text(encoding="utf-8"))["method"]["name"])
+
+
+def of_hub(task: str, method: str, *, large: bool) -> str:
+    """The file of one of the starting system's experiments."""
+    if (task, method, large) == ("commonsense_qa", "parallel_adapters", False):
+        return "cqa_adapters.toml"
+    return f"{task}/{'large_' if large else ''}{method}.toml"
+
+
+HUB_FILES = [
+    of_hub(t, m, large=large) for t in HUB for m in METHODS for large in (False, True) if not large or t in LARGE
+]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_registry()
+
+
+def test_there_are_as_many_as_there_should_be() -> None:
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (86, 78, 8, len(METHODS) * len(TASKS))
+    assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
+    assert [name for name in FILES if not name.endswith(".toml")] == []
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_recipe_is_right_or_says_which_plugin_it_needs(name: str, registry: Registry) -> None:
+    needed = method_of(name)
+    if needed in registry.all("method"):
+        recipe = load_recipe(FILES[name], registry)
+        assert recipe.run.name != "run"  # the default would not tell one from another
+        assert recipe.metric
+    else:
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(FILES[name], registry)
+        [problem] = caught.value.problems
+        assert (problem.file, problem.key) == (str(FILES[name]), "method.name")
+        assert problem.text.startswith(f"no method is called {needed!r}")
+        assert FIRST_PARTY[needed] in problem.text
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", TASKS)
+def test_five_methods_on_three_tasks(task: str, method: str, registry: Registry) -> None:
+    name = f"wordnet/{task}_{method}.toml"
+    assert name in FILES
+    if method in registry.all("method"):
+        recipe = load_recipe(FILES[name], registry)
+        assert (recipe.task.name, recipe.method.name) == (f"wordnet_{task}", method)
+        assert recipe.run.name == f"wordnet_{task}_{method}"
+    else:
+        assert method in FIRST_PARTY
+
+
+def test_each_variant_of_lora_that_is_documented_has_a_recipe() -> None:
+    documented = (RECIPES.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    variants = {name for name in WHOLE if name.startswith("lora/")}
+    assert variants == {f"lora/{name}.toml" for name in re.findall(r"recipes/lora/(\w+)\.toml", documented)}
+    assert len(variants) == 8
+
+
+def test_the_runs_of_no_two_recipes_have_one_name(registry: Registry) -> None:
+    found = [name for name in WHOLE if method_of(name) in registry.all("method")]
+    names = [load_recipe(FILES[name], registry).run.name for name in found]
+    assert len(set(names)) == len(names) >= 50
+
+
+def test_each_sweep_is_the_grid_that_it_says(registry: Registry) -> None:
+    sizes = {}
+    for file in SWEEPS:
+        table = read_sweep(file).model_copy(update={"skip_incompatible": True})
+        made = expand(file, table, registry)
+        missing = [each for each in made.rejected if "no method is called" in each.reason]
+        assert all(FIRST_PARTY["parallel_adapters"] in each.reason for each in missing)
+        sizes[file.stem] = len(made.studies) + len(missing)
+        assert {len(study.recipes) for study in made.studies} == {3}
+        assert table.tune is not None
+    assert [*sizes] == ["emotion", "learning_efficiency", "pocket", "ranks"]
+    assert sizes["emotion"] == 5
+    assert sizes["learning_efficiency"] == 5 * (4 + 2)
+    # Of the built-in methods alone; three models and three tasks.
+    assert sizes["pocket"] >= 3 * 3 * 35
+    assert sizes["ranks"] == 2 * 20
+
+
+def test_the_rank_sweep_has_each_method_at_three_sizes_or_more_with_labels_of_their_own(registry: Registry) -> None:
+    file = RECIPES / "sweeps" / "ranks.toml"
+    grid = expand(file, read_sweep(file), registry)
+    sizes: dict[str, set[str]] = {}
+    for study in grid.studies:
+        method = study.any_recipe.method
+        sizes.setdefault(method.name, set()).add(method.model_dump_json())
+        assert study.label.endswith(method.name) == (method.name == "full")
+    assert sizes.pop("full")
+    assert {"lora", "loha", "vera", "prefix_tuning"} <= sizes.keys()
+    assert all(len(variants) >= 3 for variants in sizes.values())
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_base_lacks_what_a_recipe_adds_and_nothing_else(name: str, registry: Registry) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(FILES[name], registry)
+    lacking = ["method.name"] if name in TASK_BASES else ["task.name", "method.name"]
+    assert [problem.key for problem in caught.value.problems] == lacking
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_the_starting_systems_experiments_are_short_and_have_its_settings(name: str, registry: Registry) -> None:
+    text = FILES[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 15
+    assert text.startswith("extends = ")
+    if method_of(name) not in registry.all("method"):
+        return
+    recipe = load_recipe(FILES[name], registry)
+    assert recipe.model.name == f"google-t5/t5-{'large' if 'large_' in name else 'base'}"
+    assert recipe.task.name in ("ag_news", "commonsense_qa", "race", "race_distractors", "tweet_eval")
+    train = recipe.train
+    assert (train.batch_size, train.learning_rate, train.optimizer, train.schedule) == (
+        8,
+        1e-3,
+        "adafactor",
+        "constant",
+    )
+    options = recipe.method.model_dump()
+    expected = {
+        "full": {},
+        "lora": {"r": 8, "lora_alpha": 8, "target_modules": ["q", "v"]},
+        "vera": {"r": 256},
+        "prefix_tuning": {"num_virtual_tokens": 100, "prefix_projection": True},
+        "parallel_adapters": {"reduction_factor": 8.0},
+    }[recipe.method.name]
+    assert {key: list(v) if isinstance(v := options[key], tuple) else v for key in expected} == expected
+
+
+ROWS = {
+    "ag_news": tweets,
+    "commonsense_qa": questions,
+    "race": examinations,
+    "race_distractors": examinations,
+    "tweet_emotion": tweets,
+    "tweet_hate": lambda number: tweets(number, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.one_line
+@pytest.mark.parametrize("task", HUB)
+@pytest.mark.parametrize("model", ["pocket-t5", "pocket-decoder", "pocket-encoder"])
+def test_an_experiment_runs_on_a_local_folder_in_the_hubs_form(
+    task: str, model: str, registry: Registry, write: Write, tmp_path: Path
+) -> None:
+    for split, number in (("train", 120), ("validation", 12), ("test", 12)):
+        write(f"hub/{split}.parquet", ROWS[task](number))
+    overrides = [
+        f"task.path={tmp_path / 'hub'}",
+        f"model.name={model}",
+        f"run.output={tmp_path / 'runs'}",
+        "train.budget.steps=2",
+        "evaluate.every=100%",
+        "evaluate.train_examples=8",
+        "evaluate.max_new_tokens=8",
+        "track.to=[]",
+    ]
+    lora = overrides + (["method.target_modules=all-linear"] if model != "pocket-t5" else [])  # q and v are T5's names
+    recipe_file = FILES[of_hub(task, "lora", large=False)]
+    if (task, model) == ("race_distractors", "pocket-encoder"):
+        with pytest.raises(RecipeError, match="generates text, which an encoder cannot"):
+            load_recipe(recipe_file, registry, lora)
+        return
+    path = run(load_recipe(recipe_file, registry, lora), registry)
+    assert path is not None
+    summary = RunDirectory(path).summary()
+    assert summary["status"] == "done"
+    assert summary["rows"]["test"] == 12
+    assert summary["baselines"]["constant"]["test"].keys() <= summary["selected"]["test"].keys()
+    lines = [json.loads(line) for line in (path / "predictions/test.jsonl").read_text().splitlines()]
+    if task not in ("race_distractors", "tweet_emotion", "tweet_hate"):
+        right = sum(line["prediction"] == line["target"] for line in lines)
+        assert right / len(lines) == pytest.approx(summary["selected"]["test"]["accuracy"])

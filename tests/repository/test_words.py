@@ -1,0 +1,85 @@
+"""Words that are nobody's, and what the field says instead."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORDS = {
+    r"\btells?\b|\btold\b": "reports, records, shows, prints",
+    r"\blearnt\b": "trained, learned",
+    r"\bbegun\b": "started",
+    r"\bgoes on\b|\bgo on\b|\bgoing on\b|\bgone on\b|\bwent on\b": "continues, resumes",
+    r"\bfor want of\b": "because, without",
+    r"\bfill(s|ed|ing)? up\b": "pad",
+    r"\bwidths?\b(?=.*\b(batch|pad|token|text))": "padded lengths",
+    r"\brows a pass\b|\bpasse?s? (over|through) the (data|rows)\b": "microbatch size, epochs",
+    r"\bwhat learns\b|\bthat learn\b|\bsomething learns\b": "trainable parameters",
+    r"\bdo(es)? not read\b(?!.*(file|column|disk|config))|\bread nothing\b|\breads nothing\b": "input-blind",
+    r"\b(the|a|one|whole|open|close)[ _]world\b": "process group, launch",
+    r"\brehears\w*\b": "dry run",
+    r"\bledgers?\b": "MAC counter",
+    r"\bcannot be used so\b": "is incompatible with",
+    r"\bdraws? on\b": "needs, uses",
+    r"\bin (the|a|an) \w+ author's words\b|\bother words\b": "equivalent",
+    r"\bcannot be had\b|\bcan be had\b": "is not available",
+    r"\bof its own doing\b|\bown doing\b": "by itself",
+    r"\bknow(s)? of each other\b": "are in one process group",
+    r"\bwhat (is|was|has|have|had) (been )?(found|made|given|asked)\b": "a noun that says what it is",
+    r"\bso many\b|\bas it (is|was|stands|stood) (there|written)\b": "n",
+    r"\bis at (work|fault)\b|\bat fault\b": "fails because of",
+    r"\bmay be meant\b|\bwas meant\b": "did you mean",
+    r"\bothers of\b|\bthose of\b.*\bthose of\b": "a plain sentence",
+    r"\bas they come\b|\bas it comes\b": "one at a time",
+    r"\bthe like\b|\balike\b": "equal, the same",
+}
+"""Patterns of words, and what to write."""
+NOT_NAMES = {"told", "found", "made", "own", "of", "ours", "theirs", "those", "whose"}
+"""Names of locals that do not say what they hold."""
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that people read: all of a document; comments and texts of code."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        yield from enumerate(text.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING) or token.type == getattr(tokenize, "FSTRING_MIDDLE", -1):
+            for offset, line in enumerate(token.string.splitlines()):
+                yield token.start[0] + offset, line
+
+
+def paths(*patterns: str) -> list[Path]:
+    found = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    return [path for path in found if "assets" not in path.parts and path.name not in ("test_words.py", "CHANGELOG.md")]
+
+
+READ = paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py", "README.md", "CONTRIBUTING.md", "docs/*.md")
+
+
+@pytest.mark.parametrize("pattern", WORDS)
+def test_words_are_the_fields(pattern: str) -> None:
+    places = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
+        for path in READ
+        for number, line in prose(path)
+        if re.search(pattern, line, flags=re.IGNORECASE)
+    ]
+    assert not places, f"write {WORDS[pattern]}:\n" + "\n".join(places)
+
+
+def test_names_say_what_they_hold() -> None:
+    places = [
+        f"{path.relative_to(ROOT)}:{token.start[0]}: {token.string}"
+        for path in paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py")
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+        if token.type == tokenize.NAME and token.string in NOT_NAMES
+    ]
+    assert not places, "\n".join(places)

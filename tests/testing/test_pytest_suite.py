@@ -1,0 +1,163 @@
+"""The kit finds what is wrong with a method, and passes one that is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+
+from peftkit import Incompatibility, Method, PublishedRate, Range
+from peftkit.methods.selective import LayerNorm
+from peftkit.testing import METHOD_CHECKS, NotSupportedError, check_published_rates, check_round_trip, conformance
+from peftkit.testing.run_checks import RUN_CHECKS
+
+TestRight = conformance(LayerNorm, architectures=("t5", "bert"))
+
+
+class Wrong(Method):
+    """Trains the norms, but for one fault."""
+
+    name: Literal["wrong"] = "wrong"
+
+    def apply(self, model: Any, context: Any) -> Any:
+        return LayerNorm().apply(model, context)
+
+
+class Forgets(Wrong):
+    """Saves one tensor too few."""
+
+    def save(self, model: Any, folder: Path) -> None:
+        first = next(p for p in model.parameters() if p.requires_grad)
+        first.requires_grad = False
+        super().save(model, folder)
+
+    def load(self, model: Any, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        model.load_state_dict(load_file(folder / "trainable.safetensors"), strict=False)
+
+
+class Moves(Wrong):
+    """Moves what it says is frozen."""
+
+    def after_step(self, model: Any, step: int) -> None:
+        with torch.no_grad():
+            next(p for p in model.parameters() if not p.requires_grad).add_(0.1)
+
+
+class Unread(Wrong):
+    """Trains a tensor that no pass reads."""
+
+    def apply(self, model: Any, context: Any) -> Any:
+        model = super().apply(model, context)
+        model.unread = torch.nn.Parameter(torch.zeros(2))
+        return model
+
+
+class New(Wrong):
+    """Puts new parameters in the place of those that an optimizer has."""
+
+    def load(self, model: Any, folder: Path) -> None:
+        super().load(model, folder)
+        for module in model.modules():
+            if type(module).__name__.endswith("Norm"):
+                module.weight = torch.nn.Parameter(module.weight.detach().clone())
+
+
+class Adds(Wrong):
+    """Adds weights of its own, and says it can be merged."""
+
+    def apply(self, model: Any, context: Any) -> Any:
+        model = super().apply(model, context)
+        model.more = torch.nn.Parameter(torch.zeros(2))
+        model.register_forward_hook(lambda m, a, out: setattr(out, "logits", out.logits + m.more.sum()) or out)
+        return model
+
+
+class Pickles(Wrong):
+    """Writes what can run code when it is read."""
+
+    def save(self, model: Any, folder: Path) -> None:
+        torch.save({}, folder / "weights.bin")
+
+
+class Forgetful(Wrong):
+    """Keeps something from step to step that no checkpoint has."""
+
+    _steps: int = 0
+
+    def after_backward(self, model: Any, step: int) -> None:
+        self._steps += 1
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= self._steps
+
+
+class Silent(Wrong):
+    """Cannot be used at all."""
+
+    incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (
+        Incompatibility(lambda s: True, "it is made so", "use another"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "check", "words"),
+    [
+        (Forgets, "reloads", "Tensor-likes are not close"),
+        (Moves, "trains", "frozen tensors changed"),
+        (Unread, "trains", r"no gradient in the second step: \['unread'\]"),
+        (New, "reloads", "load replaced parameters"),
+        (Adds, "merges", "the tensors of the merged model are not those of the base model"),
+        (Pickles, "reloads", "files with these suffixes were saved"),
+        (Forgetful, "resume", "results differ after resuming"),
+    ],
+)
+def test_a_fault_is_found(method: type[Method], check: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=words):
+        {**METHOD_CHECKS, **RUN_CHECKS}[check](method(), "llama", tmp_path / "own")
+
+
+@pytest.mark.parametrize("check", [*METHOD_CHECKS, *RUN_CHECKS])
+def test_what_refuses_itself_is_passed_with_its_reason(check: str, tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError, match="it is made so; use another"):
+        {**METHOD_CHECKS, **RUN_CHECKS}[check](Silent(), "llama", tmp_path / "own")
+
+
+def test_an_option_without_a_description() -> None:
+    class Bare(Wrong):
+        option: int = 1
+
+    with pytest.raises(AssertionError, match=r"options without a description: \['option'\]"):
+        check_round_trip(Bare())
+
+
+@pytest.mark.parametrize(
+    ("search", "rate", "words"),
+    [
+        ({"train.learning_rate": Range(1e-4, 1e-2, log=True)}, 3e-2, "0.03.*outside 0.0001 to 0.01"),
+        ({"train.learning_rate": Range(1e-4, 1e-2, log=True)}, 1e-5, "1e-05.*outside 0.0001 to 0.01"),
+        ({"train.learning_rate": Range(1e-4, 1e-2, log=True)}, 6e-3, "less than a factor of 2 from an end"),
+        ({"train.learning_rate": [1e-4, 1e-3]}, 1e-4, "no range for train.learning_rate"),
+        ({}, 1e-4, "no range for train.learning_rate"),
+        ({"train.learning_rate": Range(1e-4, 1e-2, log=True)}, 5e-3, None),
+    ],
+)
+def test_a_range_without_the_published_rate_is_found(search: Any, rate: float, words: str | None) -> None:
+    class Published(Wrong):
+        published_rates = (PublishedRate((rate,), "Somebody (2020): table 1"),)
+
+    Published.search_space = search
+    if words is None:
+        check_published_rates(Published())
+        return
+    with pytest.raises(AssertionError, match=words):
+        check_published_rates(Published())
+    with pytest.raises(AssertionError, match=words):
+        conformance(Published, runs=False)().test_options(Published())  # type: ignore[attr-defined]
+
+
+def test_a_method_without_published_rates_passes() -> None:
+    check_published_rates(Wrong())

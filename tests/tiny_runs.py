@@ -1,0 +1,183 @@
+"""Tiny random models of each kind, with the pocket models' vocabulary, and a task to train them on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from peftkit import Example, Method
+from peftkit.plugins import Entry, Registry, load_registry
+from peftkit.recipe import Recipe, dump_recipe, load_recipe
+from peftkit.recipe.resolve import model_path
+from peftkit.testing.run_checks import COLOURS, Colours
+
+SPECIAL = {"vocab_size": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TOPICS = COLOURS
+
+
+def tiny(kind: str) -> tuple[PreTrainedModel, str]:
+    """An untrained model of that kind, and the built-in whose tokenizer fits it."""
+    torch.manual_seed(0)
+    if kind == "encoder-decoder":
+        config = T5Config(d_model=32, d_kv=16, d_ff=64, num_heads=2, num_layers=2, decoder_start_token_id=0, **SPECIAL)
+        return T5ForConditionalGeneration(config), "pocket-t5"
+    if kind == "decoder":
+        llama = LlamaConfig(max_position_embeddings=256, tie_word_embeddings=True, **SIZES, **SPECIAL)
+        return LlamaForCausalLM(llama), "pocket-decoder"
+    return BertForMaskedLM(
+        BertConfig(max_position_embeddings=256, initializer_range=0.1, **SIZES, **SPECIAL)
+    ), "pocket-encoder"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of the tiny models, in the form that a hub's have, by kind."""
+    found = {}
+    for kind in ("encoder-decoder", "decoder", "encoder"):
+        folder = tmp_path_factory.mktemp("models") / kind
+        model, tokenizer = tiny(kind)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(model_path(tokenizer)).save_pretrained(folder)
+        found[kind] = folder
+    return found
+
+
+class ColourChoice(Colours):
+    """The same as multiple choice."""
+
+    name: Literal["colour_choice"] = "colour_choice"  # type: ignore[assignment]
+
+    kind = "multiple_choice"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+
+class ColourText(Colours):
+    """The same as free text."""
+
+    name: Literal["colour_text"] = "colour_text"  # type: ignore[assignment]
+
+    kind = "generation"
+    metrics = ("exact_match",)
+    selection_metric = "exact_match"
+
+    def to_example(self, row: Any) -> Example:
+        return Example(f"colour: {row['thing']}", row["colour"])
+
+
+class Quiet(Method):
+    """Full fine-tuning without dropout, which no two divisions of a batch draw alike."""
+
+    name: Literal["quiet"] = "quiet"
+
+    def apply(self, model: Any, context: Any) -> Any:
+        for module in model.modules():  # a layer's own rate, or one that it hands to a fused attention
+            for name, value in vars(module).items():
+                if isinstance(value, float) and (isinstance(module, torch.nn.Dropout) or "dropout" in name):
+                    setattr(module, name, 0.0)
+        return model
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """What is installed, and the components above."""
+    return with_those_above()
+
+
+def with_those_above() -> Registry:
+    """What is installed, and the components above."""
+    installed = load_registry()
+    tasks = tuple(
+        Entry("task", str(t.model_fields["name"].default), t, "tests", "0") for t in (Colours, ColourChoice, ColourText)
+    )
+    methods = (Entry("method", "quiet", Quiet, "tests", "0"),)
+    return Registry(installed.entries + tasks + methods, installed.failures, installed.distributions)
+
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Make:
+    """Makes a small recipe: ``make("decoder", "train.batch_size=4")``."""
+    base = tmp_path / "recipe.toml"
+    base.write_text(
+        f"""
+        [run]
+        name = "test"
+        output = "{(tmp_path / "runs").as_posix()}"
+        [task]
+        name = "colours"
+        [method]
+        name = "full"
+        [train]
+        batch_size = 8
+        learning_rate = 1e-2
+        optimizer = "adamw"
+        [train.budget]
+        steps = 6
+        [evaluate]
+        every = "50%"
+        train_examples = 6
+        [track]
+        to = []
+        """,
+        encoding="utf-8",
+    )
+
+    def made(kind: str, *overrides: str) -> Recipe:
+        return load_recipe(base, registry, [f'model.name="{models[kind].as_posix()}"', *overrides])
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def plain(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without dropout, which no two divisions of a batch draw alike."""
+    folder = tmp_path_factory.mktemp("plain") / "t5"
+    shutil.copytree(models["encoder-decoder"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.0}))
+    return folder
+
+
+@pytest.fixture
+def built_in(make: Make, plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Makes recipes of built-in components, which other processes know too, with run directories by name."""
+
+    def made(name: str, *overrides: str) -> Recipe:
+        own = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
+        return make("encoder-decoder", *own, *overrides)
+
+    return made
+
+
+@pytest.fixture
+def written(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
+    """Writes such a recipe into a file."""
+
+    def made(name: str, *overrides: str) -> Path:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(dump_recipe(built_in(name, *overrides)), encoding="utf-8")
+        return path
+
+    return made

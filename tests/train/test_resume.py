@@ -1,0 +1,351 @@
+"""A run that was killed at any moment and resumed ends like one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from peftkit.errors import InputError, PeftkitError, RunError, RunInterrupted
+from peftkit.macs.mac_counter import MacCounter
+from peftkit.monitor import environment
+from peftkit.plugins import Registry, load_registry
+from peftkit.recipe import Recipe, load_recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.testing.processes import run_processes
+from peftkit.train.checkpoint import state_digest
+from peftkit.train.mac_counting import make_mac_counter
+from peftkit.train.resume import lock_run_directory
+from peftkit.train.run import run
+from tests.tiny_runs import Make
+from tests.train.test_trainer import rows_of
+
+OPTIONS = (
+    "task.rows=96",
+    "train.budget.steps=24",
+    "evaluate.every=6 steps",
+    "train.checkpoint.every=2 steps",
+    "evaluate.dev_examples=6",
+    "evaluate.test_examples=6",
+)
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """All that a finished run leaves and no clock decides."""
+    rows = rows_of(path)
+    summary = RunDirectory(path).summary()
+    kept = ("status", "selected", "final", "steps", "samples", "tokens", "epoch")
+    files = sorted(f for folder in ("model", "predictions") for f in (path / folder).rglob("*") if f.is_file())
+    files.append(path / "examples.parquet")
+    weights = {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return {"rows": rows, "weights": weights, **{key: summary[key] for key in kept}}
+
+
+def last_weights(path: Path) -> str:
+    """The hash of what the last checkpoint holds."""
+    newest = max((path / "checkpoints").glob("step-*"))
+    return hashlib.sha256((newest / "trainable.safetensors").read_bytes()).hexdigest()
+
+
+def only(recipe: Recipe) -> Path:
+    """The one run that came to its end; a kill at the very beginning leaves an empty directory."""
+    [path] = [path for path in Path(recipe.run.output).iterdir() if (path / "summary.json").is_file()]
+    return path
+
+
+KILLS = 6
+VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
+    "full": (1, "encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
+    "lora": (1, "encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
+    "prefix_tuning": (1, "decoder", "method.name=prefix_tuning", "train.workers=1"),
+    "vera": (1, "encoder", "method.name=vera", "train.schedule=cosine"),
+    "bootstrap": (2, "decoder", "method.name=lora", "train.batch_size=4", "run.resample_train=bootstrap"),
+    "stream": (1, "decoder", "method.name=lora", "task.streaming=true"),
+    "adalora": (1, "decoder", "method.name=adalora", "method.init_r=6", "method.target_r=2", "method.tinit=4"),
+    "two processes": (2, "encoder-decoder", "method.name=lora", "train.batch_size=4"),
+}
+
+
+OTHERS = ["parallel_adapters"] if "parallel_adapters" in load_registry().all("method") else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
+    variant: str, make: Make, registry: Registry, tmp_path: Path
+) -> None:
+    processes, kind, *options = VARIANTS.get(variant, (1, "encoder-decoder", f"method.name={variant}"))
+    recipe = make(kind, *OPTIONS, *options)
+    run_processes(recipe, registry, processes, resume="")
+    whole = only(recipe)
+    expected, weights = outcome(whole), last_weights(whole)
+    shutil.rmtree(whole)
+    rng = random.Random(variant)
+    kills = [run_processes(recipe, registry, processes, kill_at=rng.randint(1, 50), resume="") for _ in range(KILLS)]
+    assert any(kills)
+    run_processes(recipe, registry, processes, resume="")
+    path = only(recipe)
+    assert outcome(path) == expected
+    assert last_weights(path) == weights
+    assert not [f for f in path.rglob("*") if ".tmp" in f.name or ".old" in f.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_the_run_and_prints_how_to_resume(
+    number: int, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make("decoder", *OPTIONS, "train.checkpoint.every=off", "method.name=lora")
+    whole = run(recipe, registry)
+    assert whole is not None
+    from peftkit.train.trainer import Trainer
+
+    step = Trainer._step
+
+    def signalled(self: Trainer, batches: Any) -> None:
+        step(self, batches)
+        if self.progress.step == 9 and not self.resumed_after_steps:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, "_step", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(RunInterrupted, match=r"saved after step 9; resume with: (.*)$") as caught:
+        run(recipe, registry)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    path = max(Path(recipe.run.output).iterdir(), key=lambda p: p.stat().st_mtime)
+    assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
+    pasted = shlex.split(str(caught.value).partition("resume with: ")[2])
+    assert pasted == ["peftkit", "run", str(path / "recipe.toml"), "--resume", str(path)]
+    assert run(load_recipe(pasted[2], registry), registry, resume=pasted[4]) == path
+    assert outcome(path) == outcome(whole)
+    assert RunDirectory(path).summary()["resumed_after_steps"] == [9]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Where that run lies, and where it is kept as it was."""
+    folder = tmp_path_factory.mktemp("stopped")
+    return folder / "runs", folder / "kept"
+
+
+@pytest.fixture
+def stopped(
+    make: Make, registry: Registry, outputs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Recipe, Path]:
+    """A run that failed at its 13th step: made once, and the same for each test."""
+    from peftkit.train.trainer import Trainer
+
+    output, kept = outputs
+    recipe = make("decoder", *OPTIONS, "method.name=lora", "train.checkpoint.keep=2", f"run.output={output}")
+    if kept.exists():
+        shutil.rmtree(output)
+        [path] = shutil.copytree(kept, output).iterdir()
+        return recipe, path
+    account = Trainer._record_step
+
+    def failing(self: Trainer, *arguments: Any) -> None:
+        if self.progress.step == 12:
+            raise RunError("the power went")
+        account(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_record_step", failing)
+        with pytest.raises(RunError, match="the power went"):
+            run(recipe, registry)
+    [path] = shutil.copytree(output, kept).iterdir()
+    return recipe, output / path.name
+
+
+def test_the_requested_number_of_checkpoints_is_kept(stopped: tuple[Recipe, Path]) -> None:
+    names = sorted(p.name for p in (stopped[1] / "checkpoints").iterdir())
+    assert names == ["step-00000010", "step-00000012"]
+
+
+@pytest.mark.one_line
+@pytest.mark.parametrize("file", ["trainable.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_skipped_and_logged(
+    file: str, damage: str, stopped: tuple[Recipe, Path], registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, path = stopped
+    victim = path / "checkpoints" / "step-00000012" / file
+    content = bytearray(victim.read_bytes())
+    if damage == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+        victim.write_bytes(content)
+    else:
+        victim.unlink()
+    if (file, damage) == ("state.json", "flipped"):
+        victim.write_bytes(b"\xff" + bytes(content))
+    run(recipe, registry, resume="")
+    assert "step-00000012 is damaged" in caplog.text
+    assert RunDirectory(path).summary()["resumed_after_steps"] == [10]
+
+
+def test_a_resumed_run_adds_its_counting_time_to_the_earlier_one(
+    stopped: tuple[Recipe, Path], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = stopped
+    state = json.loads((path / "checkpoints" / "step-00000012" / "state.json").read_text())["state"]
+    earlier_seconds: list[float] = []
+
+    def note(*arguments: Any) -> MacCounter:
+        counter = make_mac_counter(*arguments)
+        earlier_seconds.append(counter.seconds)
+        return counter
+
+    monkeypatch.setattr("peftkit.train.trainer.make_mac_counter", note)
+    run(recipe, registry, resume="")
+    found = RunDirectory(path).summary()
+    assert found["resumed_after_steps"] == [12]
+    assert found["counting_seconds"] >= state["counting_seconds"] + earlier_seconds[0] > earlier_seconds[0] > 0
+
+
+def test_a_different_environment_is_recorded_on_resume(
+    stopped: tuple[Recipe, Path], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = stopped
+    first = RunDirectory(path).environment()
+    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    run(recipe, registry, resume="")
+    found = RunDirectory(path).environment()
+    [other] = found.pop("resumed")
+    assert found == first
+    assert other["hardware"] == first["hardware"] | {"processor": "another one"}
+
+
+def test_a_run_that_starts_over_records_only_the_new_environment(
+    stopped: tuple[Recipe, Path], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = stopped
+    shutil.rmtree(path / "checkpoints")
+    (path / "environment.json").unlink()  # or it was killed before there was one
+    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    run(recipe, registry, resume="")
+    found = RunDirectory(path).environment()
+    assert "resumed" not in found
+    assert found["hardware"]["processor"] == "another one"
+
+
+def test_a_finished_run_is_not_repeated(make: Make, registry: Registry) -> None:
+    recipe = make("decoder", "train.budget.steps=2")
+    path = run(recipe, registry)
+    assert path is not None
+    written = (path / "summary.json").stat().st_mtime_ns
+    assert run(recipe, registry, resume="") == path
+    assert (path / "summary.json").stat().st_mtime_ns == written
+
+
+def test_resume_without_a_run_starts_one(make: Make, registry: Registry) -> None:
+    path = run(make("decoder", "train.budget.steps=2"), registry, resume="")
+    assert path is not None
+    assert RunDirectory(path).summary()["resumed_after_steps"] == []
+
+
+def test_resuming_a_run_of_another_recipe_is_an_error(
+    stopped: tuple[Recipe, Path], make: Make, registry: Registry
+) -> None:
+    other = make("decoder", *OPTIONS, "method.name=lora", "train.checkpoint.keep=2", "train.batch_size=4")
+    with pytest.raises(InputError, match=r"a run of another recipe, which differs in train\.batch_size; to resume it"):
+        run(other, registry, resume=str(stopped[1]))
+    with pytest.raises(InputError, match="is not a run directory"):
+        run(other, registry, resume="nowhere")
+
+
+def test_a_run_without_its_results_per_example_is_not_resumed(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    """As are those that an older peftkit earlier_seconds."""
+    recipe, path = stopped
+    shutil.rmtree(path / "examples")
+    with pytest.raises(InputError, match="no results per example of the evaluation at step 0; bring"):
+        run(recipe, registry, resume=str(path))
+
+
+def test_a_run_directory_is_locked(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    recipe, path = stopped
+    held = lock_run_directory(path)
+    try:
+        with pytest.raises(RunError, match="is in use by another process"):
+            run(recipe, registry, resume="")
+    finally:
+        held.release()
+    assert run(recipe, registry, resume="") == path
+
+
+def test_resuming_with_other_processes_is_an_error(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    recipe, path = stopped
+    for file in (path / "checkpoints").glob("*/state.json"):
+        document = json.loads(file.read_text())
+        document["state"]["processes"] = 2
+        document["sha256"]["state"] = state_digest(document["state"])
+        file.write_text(json.dumps(document))
+    with pytest.raises(RunError, match="started with 2 processes and cannot be resumed with 1"):
+        run(recipe, registry, resume="")
+
+
+FILES = (
+    "recipe.toml",
+    "environment.json",
+    "evaluations.jsonl",
+    "model",
+    "predictions/dev.jsonl",
+    "checkpoints",
+    "examples",
+    "selected",
+    ".lock",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.one_line
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(FILES), st.sampled_from(("cut", "flip", "gone", "junk"))), min_size=1, max_size=3
+    ),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def test_a_corrupted_run_directory_resumes_or_is_a_clear_error(
+    stopped: tuple[Recipe, Path], registry: Registry, damages: list[tuple[str, str]], rng: random.Random
+) -> None:
+    recipe, path = stopped
+    output, kept = outputs
+    shutil.rmtree(output)
+    shutil.copytree(kept, output)
+    for name, damage in damages:
+        files = [f for f in [path / name, *(path / name).rglob("*")] if f.is_file()]
+        for file in rng.sample(files, min(2, len(files))):
+            spoil(file, damage, rng)
+    try:
+        run(recipe, registry, resume=str(path))
+    except PeftkitError:
+        pass
+    else:
+        rows = RunDirectory(path).evaluations()
+        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+        assert RunDirectory(path).summary()["status"] == "done"
+
+
+def spoil(file: Path, damage: str, rng: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "junk":
+        file.write_bytes(rng.randbytes(rng.randrange(200)))
+    elif damage == "cut":
+        file.write_bytes(content[: rng.randrange(len(content) + 1)])
+    elif content:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
