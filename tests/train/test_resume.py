@@ -258,7 +258,8 @@ def test_resume_without_a_run_starts_one(make: Make, registry: Registry) -> None
 def test_resuming_a_run_of_another_recipe_is_an_error(
     stopped: tuple[Recipe, Path], make: Make, registry: Registry
 ) -> None:
-    other = make("decoder", *OPTIONS, "method.name=lora", "train.checkpoint.keep=2", "train.batch_size=4")
+    options = (f"run.output={stopped[0].run.output}", "train.checkpoint.keep=2", "train.batch_size=4")
+    other = make("decoder", *OPTIONS, "method.name=lora", *options)
     with pytest.raises(InputError, match=r"a run of another recipe, which differs in train\.batch_size; to resume it"):
         run(other, registry, resume=str(stopped[1]))
     with pytest.raises(InputError, match="is not a run directory"):
@@ -266,10 +267,10 @@ def test_resuming_a_run_of_another_recipe_is_an_error(
 
 
 def test_a_run_without_its_results_per_example_is_not_resumed(stopped: tuple[Recipe, Path], registry: Registry) -> None:
-    """As are those that an older peftkit earlier_seconds."""
+    """Runs of older versions have none."""
     recipe, path = stopped
     shutil.rmtree(path / "examples")
-    with pytest.raises(InputError, match="no results per example of the evaluation at step 0; bring"):
+    with pytest.raises(InputError, match="no results per example of the evaluation at step 0; restore"):
         run(recipe, registry, resume=str(path))
 
 
@@ -318,7 +319,11 @@ FILES = (
 )
 @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_a_corrupted_run_directory_resumes_or_is_a_clear_error(
-    stopped: tuple[Recipe, Path], registry: Registry, damages: list[tuple[str, str]], rng: random.Random
+    stopped: tuple[Recipe, Path],
+    outputs: tuple[Path, Path],
+    registry: Registry,
+    damages: list[tuple[str, str]],
+    rng: random.Random,
 ) -> None:
     recipe, path = stopped
     output, kept = outputs
