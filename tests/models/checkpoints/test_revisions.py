@@ -59,6 +59,7 @@ def hub(models: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
                     tweets(number, ref).to_parquet(files / "data" / f"{split}-00000-of-00001.parquet")
     loading._load_splits.cache_clear()  # what other tests have read of data sets of this name
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)  # of 4.57
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return cache
 
