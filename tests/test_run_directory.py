@@ -64,7 +64,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize("name", ["summary.json", "evaluations.jsonl"])
 @pytest.mark.parametrize("text", ["", '{"format": 1, "a', '{"format": 4}', "[]", "\x00"])
-def test_damaged_missing_and_newer_files_are_told_by_name(run: RunDirectory, name: str, text: str) -> None:
+def test_damaged_missing_and_newer_files_are_reported_by_name(run: RunDirectory, name: str, text: str) -> None:
     read = run.summary if name == "summary.json" else run.evaluations
     with pytest.raises(InputError, match=name):
         read()

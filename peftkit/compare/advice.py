@@ -34,7 +34,7 @@ class Candidate:
     ended_at: float | None = None
     """The cost of its shortest run, if that is below ``ENDED_EARLY_SHARE`` of the budget; otherwise None."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Notes on the method by keyword (see ``notes_of``)."""
+    """Notes on the method by keyword (see ``method_notes``)."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class MethodRow:
     tuning_gmacs: float | None
     """GMACs of these trials, without those of a new head."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Caveats, each by a keyword (see ``notes_of``)."""
+    """Caveats, each by a keyword (see ``method_notes``)."""
     at_edge: tuple[str, ...] = ()
     """Where tuning stopped at the edge of its range; empty where the best settings lie inside."""
     wins_within: tuple[float, ...] = ()

@@ -204,7 +204,7 @@ def point_within_budget(run: Run, axis: str, points: tuple[Array, Array], budget
     Args:
         run: The run.
         axis: The cost axis.
-        points: The run's ``curve``.
+        points: The run's ``learning_curve``.
         budget: The most that may be spent.
 
     Returns:
@@ -219,7 +219,7 @@ def point_within_budget(run: Run, axis: str, points: tuple[Array, Array], budget
 
 
 def score_within_budget(run: Run, axis: str, metric: str, budget: float) -> tuple[float, float] | None:
-    """Like ``up_to_budget``, but with the final test score of the selected checkpoint if that is within the budget.
+    """Like ``point_within_budget``, but with the final score of the selected checkpoint if it is within the budget.
 
     The final score is of the whole test split, while the curve may use a part of it.
 

@@ -59,7 +59,7 @@ class Evidence:
     costs_to_score: Mapping[str, float]
     """The cost at which each method reached its score, averaged over seeds."""
     from_longer_runs: frozenset[str]
-    """Methods whose score is taken from runs that continue beyond the budget (see ``curves.read_off``)."""
+    """Methods whose score is taken from runs that continue beyond the budget (see ``curves.uses_longer_run``)."""
     baselines: Mapping[str, float]
     """Test scores of the input-blind baselines (``constant``, ``majority``, ``random``) that runs record."""
     left_out: tuple[tuple[str, str], ...] = field(default=())

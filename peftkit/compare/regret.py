@@ -90,7 +90,7 @@ def render(groups: Sequence[RunGroup], form: str) -> bytes:
 
     Args:
         groups: the runs, one group per task and model.
-        form: one of ``FORMS`` in ``output.render``.
+        form: one of ``FORMATS`` in ``output.render``.
 
     Returns:
         The file's content.

@@ -103,7 +103,7 @@ class Verdict:
     runner_up: Rival | None
     """The method with the second highest score."""
     sentences: tuple[str, ...]
-    """The verdict in words."""
+    """The verdict as sentences."""
 
 
 def decide(evidence: Evidence, baseline: str = "full") -> Verdict:
@@ -286,7 +286,7 @@ def _recommendation(evidence: Evidence, method: str) -> Recommendation:
 
 
 def _sentences(verdict: Verdict) -> Iterator[str]:
-    """The verdict in words, without its scope."""
+    """The verdict as sentences, without its scope."""
     use = verdict.use
     if use is None or verdict.runner_up is None:
         yield "No recommendation."
@@ -345,7 +345,7 @@ def _baseline_sentences(verdict: Verdict, use: str) -> Iterator[str]:
 
 
 def _describe_plan(runs: Plan | None) -> str:
-    """The runs that would settle an open question, in words."""
+    """A sentence on the runs that would settle an open question."""
     if runs is None:
         return "No practical number of runs would settle it: they differ too little, or their tuning varies too much."
     examples = f" on about {_round(runs.examples)} test examples" if runs.examples else ""

@@ -54,7 +54,7 @@ def unfreeze_head(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def is_head_parameter(parameter: nn.Parameter) -> bool:
-    """Return whether ``train_head`` has marked the parameter."""
+    """Return whether ``unfreeze_head`` has marked the parameter."""
     return bool(getattr(parameter, MARK, False))
 
 

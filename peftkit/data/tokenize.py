@@ -28,7 +28,7 @@ COLUMN_PREFIX = "\x1fpeftkit/"
 LOCATION_OPTIONS = ("name_or_path", "is_local", "local_files_only", "_commit_hash")
 """Tokenizer options that record where it was loaded from."""
 ROW_COLUMNS: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens", "segments")
-"""Keys of a tokenized row, as in ``peftkit.models.Row``."""
+"""Keys of a tokenized row, as in ``peftkit.models.TokenizedRow``."""
 
 
 def to_examples(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indices: Iterable[int]) -> list[Example]:
@@ -130,7 +130,7 @@ def tokenize_columns(
         indices: Index of each row in the split.
 
     Returns:
-        The columns ``KEPT``, ``length`` (tokens of the source and the target), ``key`` (hash of the source) and
+        The columns ``ROW_COLUMNS``, ``length`` (tokens of the source and the target), ``key`` (hash of the source) and
         ``gold`` (see ``gold_answer``).
     """
     names = list(columns)

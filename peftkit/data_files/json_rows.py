@@ -47,7 +47,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=_make_object, parse_float=JsonFloat
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON; floats keep their original formatting (see ``Number``).
+    """Parses JSON; floats keep their original formatting (see ``JsonFloat``).
 
     Raises:
         ValueError: The text is not valid JSON, or an object has a key twice.

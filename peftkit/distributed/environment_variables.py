@@ -1,7 +1,7 @@
 """Decides how environment variables and Accelerate's configuration file may affect a run: never unrecorded.
 
 Every variable that the libraries read has one treatment in ``VARIABLES``, and every key of Accelerate's configuration
-file has one in ``CONFIGURATION``; ``scripts/environment_names.py --check`` fails for any other name.
+file has one in ``CONFIGURATION_KEYS``; ``scripts/environment_names.py --check`` fails for any other name.
 
 ===============  =========================================================================
 ``recorded``     takes effect; its value is recorded in ``environment.json``

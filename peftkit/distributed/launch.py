@@ -63,7 +63,7 @@ def parse_launch(words: Sequence[str], variables: Mapping[str, str]) -> Launch:
     """
     if not all(any(part in word for word in words) for part in ("accelerate", "launch")):
         return Launch()
-    # With --cpu the launcher does not read its default file.
+    # With --cpu the launcher ignores its default file.
     file = _option(words, "config_file") or ("" if "--cpu" in words else str(default_file(variables)))
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # JSON is YAML

@@ -57,7 +57,7 @@ def sum_logprobs(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]
 
     Args:
         logits: logits of shape (rows, length, vocabulary).
-        labels: label ids of shape (rows, length); ``IGNORED`` where there is no target.
+        labels: label ids of shape (rows, length); ``IGNORE_INDEX`` where there is no target.
 
     Returns:
         The sum of each row in nats, and the number of its labels.

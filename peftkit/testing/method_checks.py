@@ -1,4 +1,4 @@
-"""Checks of methods, which raise ``AssertionError`` if they fail and ``RefusedError`` if they do not apply."""
+"""Checks of methods, which raise ``AssertionError`` if they fail and ``NotSupportedError`` if they do not apply."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_trains(method: Method, architecture: str, folder: Path) -> None:
         folder: Not used.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
@@ -69,7 +69,7 @@ def check_reloads(method: Method, architecture: str, folder: Path, reopen: Reope
             checked.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
@@ -111,7 +111,7 @@ def check_new_head(method: Method, architecture: str, folder: Path, reopen: Reop
             checked.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
@@ -143,7 +143,7 @@ def check_generates(method: Method, architecture: str, folder: Path) -> None:
         folder: Not used.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     if architecture_kind(architecture) == "encoder":
@@ -164,7 +164,7 @@ def check_merges(method: Method, architecture: str, folder: Path) -> None:
         folder: Not used.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
@@ -191,7 +191,7 @@ def check_gradient_checkpointing(method: Method, architecture: str, folder: Path
         folder: Not used.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture, gradient_checkpointing=True)))
@@ -233,7 +233,7 @@ def check_mixed_precision(method: Method, architecture: str, folder: Path) -> No
         folder: Not used.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture, mixed_precision="bf16")))
@@ -263,7 +263,7 @@ def check_mac_counts(method: Method, architecture: str, folder: Path) -> None:
         folder: Not used.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
@@ -292,7 +292,7 @@ def raise_if_unsupported(reasons: list[str]) -> None:
         reasons: The reasons, as from ``Method.incompatible_with``.
 
     Raises:
-        RefusedError: There are reasons.
+        NotSupportedError: There are reasons.
     """
     if reasons:
         raise NotSupportedError("; ".join(reasons))

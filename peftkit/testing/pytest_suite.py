@@ -48,6 +48,6 @@ def conformance(
                 checks[check](method, architecture, tmp_path / "model")
             except NotSupportedError as error:
                 reason = str(error)
-            assert reason is None or reason, "RefusedError has no reason"
+            assert reason is None or reason, "NotSupportedError has no reason"
 
     return Conformance

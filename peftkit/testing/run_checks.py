@@ -73,7 +73,7 @@ def check_two_processes(method: Method, architecture: str, folder: Path) -> None
         folder: An empty folder.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
@@ -102,7 +102,7 @@ def check_resume(method: Method, architecture: str, folder: Path) -> None:
         folder: An empty folder.
 
     Raises:
-        RefusedError: The method does not support this check.
+        NotSupportedError: The method does not support this check.
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))

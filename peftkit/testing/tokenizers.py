@@ -179,7 +179,7 @@ def tokenizer(make: str, template: str, **named: str | None) -> PreTrainedTokeni
     """Build a tokenizer with a template of special tokens.
 
     Args:
-        make: A key of ``MAKES``.
+        make: A key of ``TOKENIZER_BUILDERS``.
         template: A key of ``TEMPLATES``.
         **named: Special tokens that differ from ``SPECIAL_BY_ROLE``; None for no such token.
     """

@@ -36,13 +36,13 @@ def spent(recipe: Recipe, registry: Registry) -> Any:
 def test_what_is_predicted_is_what_a_run_records(kind: str, method: str, make: Make, registry: Registry) -> None:
     epoch = ("train.budget.epochs=1", "train.budget.steps=999")
     recipe = make(kind, f"method.name={method}", "train.batch_size=4", *epoch)
-    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
-    assert told.gmacs_per_epoch == pytest.approx(told.gmacs)
-    assert told.steps == told.steps_per_epoch == found["steps"]
-    assert told.trainable_parameters == found["parameters"]["trainable"]
-    assert told.total_parameters == found["parameters"]["total"]
-    assert told.checkpoint_bytes == found["cost"]["checkpoint_bytes"]
+    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+    assert estimate.gmacs_per_epoch == pytest.approx(estimate.gmacs)
+    assert estimate.steps == estimate.steps_per_epoch == found["steps"]
+    assert estimate.trainable_parameters == found["parameters"]["trainable"]
+    assert estimate.total_parameters == found["parameters"]["total"]
+    assert estimate.checkpoint_bytes == found["cost"]["checkpoint_bytes"]
 
 
 @pytest.mark.slow
@@ -56,8 +56,8 @@ def test_what_is_predicted_is_what_a_run_records(kind: str, method: str, make: M
 )
 def test_methods_that_go_by_values_are_predicted_too(options: list[str], make: Make, registry: Registry) -> None:
     recipe = make("decoder", *options, "train.budget.epochs=1")
-    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
 
 
 def test_weights_are_not_made_up_for_large_models(
@@ -73,10 +73,10 @@ def test_no_weights_are_read(make: Make, registry: Registry, monkeypatch: pytest
         raise AssertionError("weights are loaded")
 
     monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", refuse)
-    told = estimate_cost(make("encoder-decoder", "method.name=lora"), registry, trial=True)
-    assert told.gmacs_per_step > 0
-    assert told.seconds_per_step is not None
-    assert told.seconds_per_step > 0
+    estimate = estimate_cost(make("encoder-decoder", "method.name=lora"), registry, trial=True)
+    assert estimate.gmacs_per_step > 0
+    assert estimate.seconds_per_step is not None
+    assert estimate.seconds_per_step > 0
 
 
 @pytest.mark.parametrize(
@@ -95,31 +95,31 @@ def test_the_length_of_a_run_follows_its_budget(budget: str, steps: int | None, 
         assert found.steps == steps
 
 
-def test_a_budget_of_work_is_told_in_steps(make: Make, registry: Registry) -> None:
+def test_a_budget_of_work_is_converted_to_steps(make: Make, registry: Registry) -> None:
     step = estimate_cost(make("decoder"), registry).gmacs_per_step
-    told = estimate_cost(make("decoder", f"train.budget.gmacs={2.5 * step}", "train.budget.steps=100"), registry)
-    assert told.steps == 3
+    estimate = estimate_cost(make("decoder", f"train.budget.gmacs={2.5 * step}", "train.budget.steps=100"), registry)
+    assert estimate.steps == 3
 
 
-def test_a_budget_of_time_is_told_in_steps_once_they_were_tried(make: Make, registry: Registry) -> None:
+def test_a_budget_of_time_is_converted_to_steps_after_a_trial(make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.budget.seconds=1", "train.budget.steps=3000")
     unknown = estimate_cost(recipe, registry)
     assert (unknown.steps, unknown.gmacs) == (None, None)  # time may end it before
-    told = estimate_cost(recipe, registry, trial=True)
-    assert told.steps is not None
-    assert told.seconds_per_step is not None
+    estimate = estimate_cost(recipe, registry, trial=True)
+    assert estimate.steps is not None
+    assert estimate.seconds_per_step is not None
     # Of steps that differ in length, the last one passes the limit.
-    assert told.steps * told.seconds_per_step == pytest.approx(1, rel=0.2)
-    assert told.seconds == pytest.approx(told.steps * told.seconds_per_step)
+    assert estimate.steps * estimate.seconds_per_step == pytest.approx(1, rel=0.2)
+    assert estimate.seconds == pytest.approx(estimate.steps * estimate.seconds_per_step)
 
 
 def test_energy_may_end_a_run_at_any_step(make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.budget.steps=5")
     budget = recipe.train.budget.model_copy(update={"joules": 20.0})  # the check asks for a meter that reads them
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": budget})})
-    told = estimate_cost(recipe, registry)
-    assert (told.steps, told.gmacs) == (None, None)
-    assert told.gmacs_per_step > 0
+    estimate = estimate_cost(recipe, registry)
+    assert (estimate.steps, estimate.gmacs) == (None, None)
+    assert estimate.gmacs_per_step > 0
 
 
 @pytest.mark.slow
@@ -133,9 +133,9 @@ def test_energy_may_end_a_run_at_any_step(make: Make, registry: Registry) -> Non
 )
 def test_the_order_of_later_epochs_is_reckoned_with(options: list[str], make: Make, registry: Registry) -> None:
     recipe = make("encoder", "train.budget.steps=999", *options)
-    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert told.steps == found["steps"]
-    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
+    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert estimate.steps == found["steps"]
+    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
     assert found["epoch"] > 1
 
 
@@ -146,20 +146,20 @@ def test_of_long_runs_the_first_steps_stand_for_the_others(
     whole = estimate_cost(recipe, registry)
     monkeypatch.setattr(cost_estimate, "MIN_STEPS", 8)
     monkeypatch.setattr(cost_estimate, "MAX_STEPS", 16)
-    told = estimate_cost(recipe, registry)
-    assert told.steps == whole.steps
-    assert told.gmacs != whole.gmacs
-    assert told.gmacs == pytest.approx(whole.gmacs, rel=0.2)
+    estimate = estimate_cost(recipe, registry)
+    assert estimate.steps == whole.steps
+    assert estimate.gmacs != whole.gmacs
+    assert estimate.gmacs == pytest.approx(whole.gmacs, rel=0.2)
 
 
 @pytest.mark.parametrize("limit", ["gmacs", "tokens"])
-def test_a_run_ends_where_it_was_told_to(limit: str, make: Make, registry: Registry) -> None:
+def test_a_run_ends_at_its_limit(limit: str, make: Make, registry: Registry) -> None:
     whole = estimate_cost(make("decoder", "train.batch_size=2", "train.budget.epochs=1"), registry)
     amount = 0.3 * (whole.gmacs_per_epoch or 0) if limit == "gmacs" else 150
     recipe = make("decoder", "train.batch_size=2", f"train.budget.{limit}={amount}", "train.budget.steps=1000")
-    told, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert told.steps == found["steps"] < (whole.steps_per_epoch or 0)
-    assert told.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
+    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
+    assert estimate.steps == found["steps"] < (whole.steps_per_epoch or 0)
+    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
 
 
 def test_what_is_frozen_keeps_less_for_the_optimizer(make: Make, registry: Registry) -> None:
@@ -242,11 +242,11 @@ def test_of_data_on_the_hub_a_sample_is_read(
         Dataset.from_list([{"nothing": "of it"}]).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
     monkeypatch.setattr(loading, "undownloaded_builder", lambda source: builder)
     monkeypatch.setattr(cost_estimate, "SAMPLE_ROWS", 40)
-    told = estimate_cost(recipe, registry, trial=True)
-    assert told.steps_per_epoch == 15
-    assert told.steps == 30
-    assert told.gmacs == pytest.approx(found, rel=0.05)  # of 40 of 60 rows
-    assert told.seconds_per_step
+    estimate = estimate_cost(recipe, registry, trial=True)
+    assert estimate.steps_per_epoch == 15
+    assert estimate.steps == 30
+    assert estimate.gmacs == pytest.approx(found, rel=0.05)  # of 40 of 60 rows
+    assert estimate.seconds_per_step
     builder.info.splits = None  # how many rows there are is published nowhere
-    told = estimate_cost(recipe, registry)
-    assert (told.steps_per_epoch, told.steps, told.gmacs) == (None, None, None)
+    estimate = estimate_cost(recipe, registry)
+    assert (estimate.steps_per_epoch, estimate.steps, estimate.gmacs) == (None, None, None)

@@ -66,7 +66,7 @@ def test_modules_that_differ_in_numbers_are_one_line(models: dict[str, Path]) ->
     assert found == {"model.layers.*.self_attn.q_proj": 2, "model.layers.*.self_attn.v_proj": 2}
 
 
-def test_what_cannot_be_applied_is_told_with_what_there_is(models: dict[str, Path], tmp_path: Path) -> None:
+def test_what_cannot_be_applied_is_reported_with_what_there_is(models: dict[str, Path], tmp_path: Path) -> None:
     lora: Any = load_registry().all("method")["lora"].component
     with pytest.raises(InputError, match=r"no module is called 'query'; available: .*k_proj.*q_proj"):
         summarize_method(lora(target_modules=("query",)), str(models["decoder"]))

@@ -16,51 +16,52 @@ from tests.tiny_runs import Make
 def test_rows_are_shown_as_they_are_encoded_and_no_weights_are_loaded(kind: str, make: Make) -> None:
     recipe = make(kind)
     with mock.patch.object(load, "load_base", side_effect=AssertionError("weights")):
-        told = preview_task(recipe, "dev", 4)
-    assert (told["task"], told["kind"], told["model_kind"]) == ("colours", "classification", kind)
+        preview = preview_task(recipe, "dev", 4)
+    assert (preview["task"], preview["kind"], preview["model_kind"]) == ("colours", "classification", kind)
     rows = recipe.task.load()["dev"]
-    assert [e["target"] for e in told["examples"]] == [rows[i]["colour"] for i in (0, 3, 6, 9)]
-    assert [e["row"] for e in told["examples"]] == [f"the task 'colours', split 'dev', row {i}" for i in (1, 4, 7, 10)]
-    for example, i in zip(told["examples"], (0, 3, 6, 9), strict=True):
+    assert [e["target"] for e in preview["examples"]] == [rows[i]["colour"] for i in (0, 3, 6, 9)]
+    assert [e["row"] for e in preview["examples"]] == [
+        f"the task 'colours', split 'dev', row {i}" for i in (1, 4, 7, 10)
+    ]
+    for example, i in zip(preview["examples"], (0, 3, 6, 9), strict=True):
         assert f"(colour) {rows[i]['thing']}" in example["source"]
         assert example["source_tokens"] == example["source_tokens_kept"]
         assert [c["text"] for c in example["candidates"] if c["right"]] == [example["target"]]
         assert len(example["candidates"]) == 3
-    assert told["splits"]["train"]["rows"] == told["splits"]["train"]["judged"] == 48
-    assert told["splits"]["train"]["answers"] == pytest.approx({"red": 1 / 3, "green": 1 / 3, "blue": 1 / 3})
-    assert (
-        told["splits"]["test"]["lengths"]["source"]["longest"] >= told["splits"]["test"]["lengths"]["source"]["median"]
-    )
+    assert preview["splits"]["train"]["rows"] == preview["splits"]["train"]["judged"] == 48
+    assert preview["splits"]["train"]["answers"] == pytest.approx({"red": 1 / 3, "green": 1 / 3, "blue": 1 / 3})
+    lengths = preview["splits"]["test"]["lengths"]["source"]
+    assert lengths["longest"] >= lengths["median"]
 
 
 def test_an_encoders_choices_are_shown_with_the_source(make: Make) -> None:
-    told = preview_task(make("encoder", "task.name=colour_choice"), "test", 1)
-    [example] = told["examples"]
+    preview = preview_task(make("encoder", "task.name=colour_choice"), "test", 1)
+    [example] = preview["examples"]
     assert example["source"].count("</s>") == 2
     assert example["target"] in example["source"]
     assert all(c["tokens"] > 3 for c in example["candidates"])
 
 
 def test_what_is_cut_is_shown_and_counted(make: Make) -> None:
-    told = preview_task(make("encoder-decoder", "train.max_source_length=6"), "train", 48)
-    assert all(e["source_tokens_kept"] <= 6 for e in told["examples"])
-    cut = sum(e["source_tokens"] > 6 for e in told["examples"])
-    assert told["splits"]["train"]["cut"] == {"source": cut, "target": 0}
+    preview = preview_task(make("encoder-decoder", "train.max_source_length=6"), "train", 48)
+    assert all(e["source_tokens_kept"] <= 6 for e in preview["examples"])
+    cut = sum(e["source_tokens"] > 6 for e in preview["examples"])
+    assert preview["splits"]["train"]["cut"] == {"source": cut, "target": 0}
     assert cut > 0
 
 
 def test_of_a_stream_the_first_rows_are_shown(make: Make) -> None:
-    told = preview_task(make("decoder", "task.streaming=true"), "train", 2)
-    assert told["splits"]["train"]["rows"] is None
-    assert [e["target"] for e in told["examples"]] == ["red", "green"]
+    preview = preview_task(make("decoder", "task.streaming=true"), "train", 2)
+    assert preview["splits"]["train"]["rows"] is None
+    assert [e["target"] for e in preview["examples"]] == ["red", "green"]
 
 
 def test_free_text_has_no_answers_to_count(make: Make) -> None:
-    told = preview_task(make("decoder", "task.name=colour_text"), "train", 1)
-    assert "answers" not in told["splits"]["train"]
-    assert told["examples"][0]["target_tokens"] > 1
+    preview = preview_task(make("decoder", "task.name=colour_text"), "train", 1)
+    assert "answers" not in preview["splits"]["train"]
+    assert preview["examples"][0]["target_tokens"] > 1
 
 
-def test_an_unknown_split_is_told(make: Make) -> None:
+def test_an_unknown_split_is_reported(make: Make) -> None:
     with pytest.raises(InputError, match="has no split 'other'"):
         preview_task(make("decoder"), "other", 1)

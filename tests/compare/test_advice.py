@@ -188,7 +188,7 @@ def test_what_dev_has_not_selected_is_not_reached(plant: Plant) -> None:
     assert [each.method for each in advised(path.parent, budget=1.0).candidates] == ["lora", "full"]
 
 
-def test_a_metric_that_is_not_there_is_told(plant: Plant) -> None:
+def test_a_metric_that_is_not_there_is_reported(plant: Plant) -> None:
     plant("full", 1, [0.1, 0.5])
     path = plant("lora", 1, [0.1, 0.6])
     with pytest.raises(InputError, match=r"no metric 'acuracy' \(did you mean 'accuracy'\?\)"):

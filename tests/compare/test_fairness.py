@@ -206,7 +206,7 @@ def test_samples_of_training_rows_are_compared_seed_by_seed(how: str, plant: Pla
         group_runs(find_runs([odd.parent])[0])
 
 
-def told(section: RunGroup, tmp_path: Path) -> dict[str, str]:
+def rendered_remarks(section: RunGroup, tmp_path: Path) -> dict[str, str]:
     """All forms in which conclusions are written, as text."""
     found = compare(section)
     forms = {form: render([found], form) for form in FORMATS if form != "parquet"}
@@ -225,7 +225,7 @@ def told(section: RunGroup, tmp_path: Path) -> dict[str, str]:
 def test_every_form_says_whether_the_training_sample_is_held_fixed(
     how: str | None, plant: Plant, tmp_path: Path
 ) -> None:
-    for form, text in told(resampled(plant, how), tmp_path).items():
+    for form, text in rendered_remarks(resampled(plant, how), tmp_path).items():
         assert ("hold for this training sample" in text) == (how is None), form
         assert (f"varies with the seed ({how})" in text) == (how is not None), form
 

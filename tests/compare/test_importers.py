@@ -146,7 +146,7 @@ def test_results_of_pefts_comparison(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("system", "name", "content", "told"),
+    ("system", "name", "content", "message"),
     [
         ("peft-by-time", "results", [], "name must be METHOD_TASK"),
         ("peft-by-time", "Lora_ag_news", [], "did you mean 'LoRA'"),
@@ -156,10 +156,10 @@ def test_results_of_pefts_comparison(tmp_path: Path) -> None:
         ("peft-method-comparison", "x", [1], "not a result of peft-method-comparison"),
     ],
 )
-def test_files_of_other_formats_are_errors(tmp_path: Path, system: str, name: str, content: Any, told: str) -> None:
+def test_files_of_other_formats_are_errors(tmp_path: Path, system: str, name: str, content: Any, message: str) -> None:
     file = tmp_path / f"{name}.json"
     file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         import_file(system, file, tmp_path / "runs")
     file.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
@@ -178,9 +178,9 @@ def test_imported_times_say_what_they_are_the_sum_of(tmp_path: Path) -> None:
     run = found[0].runs["lora"][3]
     assert run.summary["imported"]["seconds"] == {"steps": 40.0, "train_time": 72.5}
     assert run.summary["cost"]["train_seconds"] == 40.0
-    told = notes(compare(found[0], by="seconds"))
-    assert any("Seconds are the sum of the times of training steps" in note for note in told)
-    assert any("lora 40.0 s of 72.5 s" in note and "full 40.0 s of 72.5 s" in note for note in told)
+    remarks = notes(compare(found[0], by="seconds"))
+    assert any("Seconds are the sum of the times of training steps" in note for note in remarks)
+    assert any("lora 40.0 s of 72.5 s" in note and "full 40.0 s of 72.5 s" in note for note in remarks)
     assert "40.0 s of 72.5 s" in render_report(found, by="seconds")
 
     folder = import_file("peft-by-time", by_time(tmp_path, "FT_ag_news", [0.2, 0.7]), tmp_path / "by-time")

@@ -155,7 +155,7 @@ def test_options_that_differ_make_methods_of_their_own(plant: Plant) -> None:
     assert sorted(section.runs) == ["full", "lora (r=4)", "lora (r=8)"]
 
 
-def test_one_recipe_with_one_seed_counts_once_and_tells_the_noise(plant: Plant) -> None:
+def test_one_recipe_with_one_seed_counts_once_and_its_repeats_give_the_noise(plant: Plant) -> None:
     first = plant("lora", 1, [0.1, 0.5])
     second = plant("lora", 1, [0.1, 0.6])
     [section] = group_runs(find_runs([first.parent])[0])

@@ -142,14 +142,14 @@ def test_a_metric_of_labels_is_computed_again_at_every_step(plant: Plant) -> Non
         scores = read_example_scores(run, "f1_macro", "test", step)
         assert scores is not None
         lines = predictions(each)
-        told = f1_score(
+        expected_score = f1_score(
             [line["target"] for line in lines],
             [line["prediction"] for line in lines],
             labels=LABELS,
             average="macro",
             zero_division=0,
         )
-        assert scores.values.mean() == pytest.approx(told)
+        assert scores.values.mean() == pytest.approx(expected_score)
 
 
 @given(st.lists(st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.none()), min_size=1, max_size=8))

@@ -84,27 +84,27 @@ def edged(plant: Plant, tmp_path: Path) -> RunGroup:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_form_says_where_tuning_stopped_at_the_edge(form: str, edged: RunGroup, tmp_path: Path) -> None:
-    told = render([compare(edged)], form, wide=True)
+    rendered = render([compare(edged)], form, wide=True)
     if form == "parquet":
-        (tmp_path / "x.parquet").write_bytes(told)
+        (tmp_path / "x.parquet").write_bytes(rendered)
         rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
         assert {row["method"]: row["at_edge"] for row in rows} == {
             "lora": "train.learning_rate at its high end (0.1)",
             "full": "",
         }
     elif form == "csv":
-        rows = [*csv.DictReader(io.StringIO(told.decode()))]
+        rows = [*csv.DictReader(io.StringIO(rendered.decode()))]
         assert {row["method"]: bool(row["at_edge"]) for row in rows} == {"lora": True, "full": False}
         [notes] = [row["notes"] for row in rows if row["method"] == "lora"]
         assert "edge: tuning stopped at the edge of its range (train.learning_rate at its high end (0.1))" in notes
         assert "transfer: tuned at a budget of epochs" in notes
     elif form == "json":
-        [found] = json.loads(told)["comparisons"]
+        [found] = json.loads(rendered)["comparisons"]
         assert {line["method"]: line["at_edge"] for line in found["lines"]}["lora"] == [
             "train.learning_rate at its high end (0.1)"
         ]
     else:
-        text = told.decode().replace("\\_", "_")  # as LaTeX prints it
+        text = rendered.decode().replace("\\_", "_")  # as LaTeX prints it
         [row] = [line for line in text.splitlines() if "lora" in line and "7 trials" in line]
         assert "stopped at the edge of its range" in row, "in the table itself, and not beside it alone"
         [row] = [line for line in text.splitlines() if "full" in line and "7 trials" in line]
@@ -155,12 +155,12 @@ def test_scores_of_longer_runs_are_noted_unless_the_rate_is_constant(
     assert ["read off" in line.notes for line in found.lines] == [read_off, False]
     assert {line.method: line.wins_within for line in found.lines} == {"lora": (1.5, 3.0), "full": ()}
     for form in FORMATS:
-        told = render([found], form)
+        rendered = render([found], form)
         if form == "json":
-            winners = json.loads(told)["comparisons"][0]["winners"]
+            winners = json.loads(rendered)["comparisons"][0]["winners"]
             assert [winner["read_off"] for winner in winners] == [read_off, False]
         elif form != "parquet":
-            assert ("read off longer runs" in " ".join(told.decode().split())) == read_off
+            assert ("read off longer runs" in " ".join(rendered.decode().split())) == read_off
     assert {"read off" in each.notes for each in advise(section, "gmacs", 1.5).candidates} == {read_off}
     page = render_report([section])
     assert f'"constant":{json.dumps(not read_off)}' in page
@@ -310,10 +310,10 @@ def test_regret_says_in_every_form_where_tuning_stopped(plant: Plant, tmp_path: 
     (folder / "tuning.json").write_text(json.dumps(record))
     section = group_runs(find_runs([folder])[0])
     for form in FORMATS:
-        told = written_regrets(section, form)
+        rendered = written_regrets(section, form)
         if form == "parquet":
-            [row] = pq.read_table(io.BytesIO(told)).to_pylist()
+            [row] = pq.read_table(io.BytesIO(rendered)).to_pylist()
             assert row["at_edge"] == "train.learning_rate at its high end (0.1)"
         else:
-            lines = [line for line in told.decode().splitlines() if not line.startswith("%")]
+            lines = [line for line in rendered.decode().splitlines() if not line.startswith("%")]
             assert any("stopped at the edge" in line or "its high end (0.1)" in line for line in lines), form

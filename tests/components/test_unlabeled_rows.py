@@ -98,7 +98,7 @@ def test_several_missing_fields_are_all_named() -> None:
     assert set(caught.value.fields) == {"thing", "other", "first", "second"}
 
 
-def test_a_field_that_is_wrong_is_told_as_such() -> None:
+def test_a_field_that_is_wrong_is_reported_as_such() -> None:
     class Strict(Plain):
         """Refuses a row."""
 

@@ -36,7 +36,7 @@ def test_cut_sources_are_counted(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
-def test_too_many_cut_targets_are_refused_unless_told(kind: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_targets_are_an_error_unless_allowed(kind: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def encode(self: Colours, row: Any) -> Example:
         long = "red as the blood that the roses drink" if row["colour"] == "red" else row["colour"]
         return Example(row["thing"], long, (long, "green", "blue"))
@@ -46,8 +46,8 @@ def test_too_many_cut_targets_are_refused_unless_told(kind: str, make: Make, mon
     words = r"16 of 48 targets of 'colours' in split 'train' \(33\.3%\) are longer than train\.max_target_length"
     with pytest.raises(InputError, match=words):
         prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
-    told = make(kind, "train.max_target_length=4", "train.truncate_targets=1.0")
-    data = prepare_data(told, load_base(told).family, Accelerator(cpu=True))
+    recipe = make(kind, "train.max_target_length=4", "train.truncate_targets=1.0")
+    data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
     assert data.truncated["train"]["targets"] == 16
 
 

@@ -93,10 +93,10 @@ def test_what_is_known_of_the_data_is_of_the_sample(how: str, make: Make) -> Non
 def test_streams_and_a_fraction_of_nothing_are_refused_with_their_keys(make: Make) -> None:
     with pytest.raises(RecipeError) as caught:
         make("decoder", "task.streaming=true", "run.resample_train=bootstrap", "run.subset_fraction=0.3")
-    told = {problem.key: problem.text for problem in caught.value.problems}
-    assert told.keys() == {"run.resample_train", "run.subset_fraction"}
-    assert "are streamed" in told["run.resample_train"]
-    assert 'run.resample_train = "subset"' in told["run.subset_fraction"]
+    problems = {problem.key: problem.text for problem in caught.value.problems}
+    assert problems.keys() == {"run.resample_train", "run.subset_fraction"}
+    assert "are streamed" in problems["run.resample_train"]
+    assert 'run.resample_train = "subset"' in problems["run.subset_fraction"]
 
 
 @pytest.mark.parametrize("how", BOTH)

@@ -1,4 +1,4 @@
-"""Rows become examples and token ids once, and what is wrong with one is told with its place."""
+"""Rows become examples and token ids once, and errors name the row."""
 
 from __future__ import annotations
 
@@ -174,17 +174,17 @@ def test_the_key_follows_what_only_the_tokenizer_s_config_says(option: str, form
     assert len(keys) == 2
 
 
-def test_a_wrong_row_is_told_with_its_place_and_field() -> None:
+def test_a_wrong_row_is_reported_with_its_place_and_field() -> None:
     with pytest.raises(InputError, match=r"^dev\.csv, row 8: thing: is moss$"):
         to_examples(Wrong(), "dev", [{"thing": "sky", "colour": "blue"}, {"thing": "moss", "colour": "green"}], [3, 7])
 
 
-def test_a_task_that_fails_is_told_with_the_row() -> None:
+def test_a_task_that_fails_is_reported_with_the_row() -> None:
     with pytest.raises(RunError, match=r"^dev\.csv, row 1: the task raised KeyError: 'stone'$"):
         to_examples(Wrong(), "dev", [{"thing": "stone", "colour": "grey"}], [0])
 
 
-def test_a_target_that_is_none_of_the_choices_is_told() -> None:
+def test_a_target_that_is_none_of_the_choices_is_reported() -> None:
     with pytest.raises(InputError, match=r"row 1: target: 'grey' is not one of the choices \['red', 'green', 'blue'\]"):
         to_examples(Colours(), "train", [{"thing": "stone", "colour": "grey"}], [0])
 

@@ -1,4 +1,4 @@
-"""What those score that do not read."""
+"""Scores of input-blind baselines."""
 
 from __future__ import annotations
 

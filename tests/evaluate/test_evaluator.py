@@ -23,7 +23,7 @@ from tests.tiny_runs import Make
 
 
 class Deaf(ModelFamily):
-    """Scores each candidate by its own text and never by the source: what a model that does not read can do."""
+    """An input-blind model: scores each candidate by its own text and never by the source."""
 
     seed = 0
 
@@ -101,11 +101,11 @@ def test_a_recipe_may_set_the_selection_metric(
     selects: str, metrics: tuple[str, ...], expected: tuple[str, bool], make: Make
 ) -> None:
     tasks = {"answer_leakage": "wordnet_distractors"}
-    told = ", ".join(f'{{name = "{name}"}}' for name in metrics or ("accuracy",))
+    metric_tables = ", ".join(f'{{name = "{name}"}}' for name in metrics or ("accuracy",))
     recipe = make(
         "decoder",
         f"task.name={tasks.get(selects, 'wordnet_topic')}",
-        f"metric=[{told}]",
+        f"metric=[{metric_tables}]",
         f"evaluate.selection_metric={selects}",
     )
     assert resolve_selection_metric(recipe, {"loss": 1.0, "f1_macro": 0.5, "answer_leakage": 0.1}) == expected

@@ -98,7 +98,7 @@ def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> 
         ('{"source": "x", "candidates": ["a"]}', 'line 2: needs "candidates": at least two'),
     ],
 )
-def test_a_line_that_is_wrong_is_told_with_its_number(line: str, words: str, make: Make, registry: Registry) -> None:
+def test_an_invalid_line_is_reported_with_its_number(line: str, words: str, make: Make, registry: Registry) -> None:
     opened = load_finished_run(finished(make, registry, "decoder", "method.name=lora"), registry)
     with pytest.raises(InputError, match=words):
         list(predict(opened, ["sky", line], 1))

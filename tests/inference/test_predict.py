@@ -133,9 +133,11 @@ def test_what_a_line_can_be_is_said(make: Make, registry: Registry) -> None:
     )
     assert path is not None
     opened = load_finished_run(path, registry)
-    told = 'line 2: choices, gloss: missing; a line of text.* a JSON object with choices, gloss, or one .* "source" and'
+    message = (
+        'line 2: choices, gloss: missing; a line of text.* a JSON object with choices, gloss, or one .* "source" and'
+    )
     lines = ['{"gloss": "a bird", "choices": ["hawk", "owl"]}', "a bird"]
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         [*predict(opened, lines)]
     ready = json.dumps({"source": "choose: a bird", "candidates": ["hawk", "owl"]})
     one, other = predict(opened, [lines[0], ready])

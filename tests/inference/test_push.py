@@ -165,7 +165,7 @@ def test_a_run_is_pushed_as_it_is_exported(hub: Hub, finished: Path) -> None:
     assert hub.message.startswith(f"{finished.name}, by peftkit ")
 
 
-def test_a_hub_that_refuses_is_told_without_the_token(hub: Hub, finished: Path) -> None:
+def test_a_hub_that_refuses_is_reported_without_the_token(hub: Hub, finished: Path) -> None:
     wrong = "hf_" + "w" * 34
     done = pushed(hub, finished, wrong)
     assert done.returncode == 1
@@ -176,7 +176,7 @@ def test_a_hub_that_refuses_is_told_without_the_token(hub: Hub, finished: Path) 
     assert hub.files == {}
 
 
-def test_a_hub_that_is_away_is_told(hub: Hub, finished: Path) -> None:
+def test_a_hub_that_is_away_is_reported(hub: Hub, finished: Path) -> None:
     hub.endpoint = "http://127.0.0.1:9"
     done = pushed(hub, finished, TOKEN)
     assert done.returncode == 1

@@ -23,12 +23,12 @@ def work(coefficients: list[int], shape: Shape) -> tuple[int]:
 def test_interpolated_values_are_exact(coefficients: list[int], shapes: list[Shape]) -> None:
     found, counted = LengthPolynomial(), []
     for shape in shapes:
-        told = found.at(shape)
-        if told is None:
+        interpolated = found.at(shape)
+        if interpolated is None:
             found.add(shape, work(coefficients, shape))
             counted.append(shape)
         else:
-            assert told == work(coefficients, shape)
+            assert interpolated == work(coefficients, shape)
             assert all(min(of) <= own <= max(of) for own, of in zip(shape, zip(*counted, strict=True), strict=True))
     assert found.regular
 

@@ -99,7 +99,7 @@ def test_peak_memory_sees_what_a_step_uses() -> None:
     assert len(held) > 0
 
 
-@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="this system does not forget a peak")
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs /proc/self/clear_refs, which resets the peak memory (Linux)")
 def test_peak_memory_does_not_see_what_is_between_steps() -> None:
     meter = PeakMemory()
     for _ in range(2):

@@ -95,7 +95,7 @@ def test_distinctness_of_three(prediction: str, value: float) -> None:
     assert distinctness(prediction) == pytest.approx(value)
 
 
-def test_distinctness_expects_what_it_is_told_to() -> None:
+def test_distinctness_expects_the_given_number() -> None:
     assert distinctness("cat; dog", expected=2) == 1
     assert distinctness("cat; dog", "cat", "", expected=4) == pytest.approx((2 / 4 + 1 / 4 + 0) / 3)
     with pytest.raises(ValidationError):

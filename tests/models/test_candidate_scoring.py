@@ -230,7 +230,7 @@ class Uncached(nn.Module):
 
 
 @pytest.mark.parametrize("wrapper", [Forgetful, Uncached])
-def test_a_cache_that_would_falsify_scores_is_told_and_not_used(
+def test_a_cache_that_would_falsify_scores_is_reported_and_not_used(
     wrapper: type[nn.Module], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, form, rows = setting("llama")

@@ -138,7 +138,7 @@ def test_generation_does_not_depend_on_padding(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_widths_are_multiples_of_eight_and_cuts_are_told(kind: str) -> None:
+def test_widths_are_multiples_of_eight_and_cuts_are_reported(kind: str) -> None:
     _, form = setting(kind, source=8, target=3)
     rows = form.tokenize(EXAMPLES, ranked=True)
     assert [row["source_tokens"] > 8 for row in rows] == [False, True, False] or kind == "encoder"

@@ -1,4 +1,4 @@
-"""Models are loaded as the recipe says, or refused in words."""
+"""Models are loaded as the recipe says, or rejected with an error."""
 
 from __future__ import annotations
 

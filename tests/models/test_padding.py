@@ -82,7 +82,7 @@ def test_texts_are_scored_alike_alone_and_together(name: str, pad: str) -> None:
             assert texts == [form.generate(model, [row], CPU, **options)[0] for row in rows]
 
 
-def test_a_model_that_reads_its_padding_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_reads_its_padding_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     form, model = model_of("fnet", 0)
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         form.loglikelihoods(model, form.tokenize(EXAMPLES, ranked=True), CPU)

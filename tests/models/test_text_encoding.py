@@ -224,7 +224,7 @@ def test_a_token_without_an_embedding_is_refused(cls: Any, field: str) -> None:
         (CausalLM, {"eos_token": "<eot>"}, {}, "the token '<eot>' has the id"),
     ],
 )
-def test_special_tokens_that_are_missing_are_told(cls: Any, missing: Any, config: Any, words: str) -> None:
+def test_special_tokens_that_are_missing_are_reported(cls: Any, missing: Any, config: Any, words: str) -> None:
     plain = tokenizer("byte-level", "none")
     ids = {"vocab_size": len(plain), "pad_token_id": 0, "decoder_start_token_id": 0, **config}
     tok = tokenizer("byte-level", "none", **missing)

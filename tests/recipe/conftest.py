@@ -40,7 +40,7 @@ def registry() -> Registry:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, so that files are told by their bare names."""
+    """An empty working directory, so that messages have bare file names."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def complaints(
     folder: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Complaints:
-    """Runs ``peftkit check`` on the first of some files; it must leave with 2 and say so in words, one a line."""
+    """Runs ``peftkit check`` on the first of some files; it must exit with 2 and print one error per line."""
     monkeypatch.setattr(plugins, "load_registry", lambda: registry)
 
     def check(files: Mapping[str, str | bytes], *overrides: str) -> list[str]:

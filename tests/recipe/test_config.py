@@ -254,7 +254,7 @@ def choices(annotation: Any) -> set[Any]:
     return {word for a in arguments for word in ([None] if a is type(None) else get_args(a))}
 
 
-def test_a_budget_needs_a_limit_and_tells_steps_only_of_limits_in_rows() -> None:
+def test_a_budget_needs_a_limit_and_has_known_steps_with_limits_in_rows_only() -> None:
     with pytest.raises(ValidationError, match="needs at least one limit of: steps, samples, tokens, epochs, seconds"):
         BudgetConfig()
     for key in ("steps", "samples", "epochs"):

@@ -61,7 +61,7 @@ def test_offloading_keeps_what_the_file_says_of_it(registry: Registry, folder: P
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_what_deepspeed_is_told_without_a_file(precision: str, registry: Registry) -> None:
+def test_deepspeeds_configuration_without_a_file(precision: str, registry: Registry) -> None:
     keys = ("train.batch_size=3", "train.gradient_accumulation_steps=5", "train.max_grad_norm=0.5")
     assert deepspeed_config(load(registry, *keys, f"train.mixed_precision={precision}")) == {
         "zero_optimization": {"stage": 2, "stage3_gather_16bit_weights_on_model_save": True},

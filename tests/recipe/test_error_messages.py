@@ -263,7 +263,7 @@ WHOLE: dict[str, Case] = {
 }
 
 
-def assert_told(complaints: list[str], expected: dict[str, tuple[str, ...]]) -> None:
+def assert_reported(complaints: list[str], expected: dict[str, tuple[str, ...]]) -> None:
     assert [": ".join(line.split(": ")[:2]) for line in complaints] == [f"x.toml:{where}" for where in expected]
     for line, words in zip(complaints, expected.values(), strict=True):
         assert [word for word in words if word not in line] == [], line
@@ -272,13 +272,13 @@ def assert_told(complaints: list[str], expected: dict[str, tuple[str, ...]]) -> 
 @pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
 def test_an_addition_that_is_wrong(case: Case, right: str, complaints: Callable[..., list[str]]) -> None:
     added, expected = case
-    assert_told(complaints({"x.toml": right + added + "\n"}), expected)
+    assert_reported(complaints({"x.toml": right + added + "\n"}), expected)
 
 
 @pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
 def test_a_recipe_that_is_wrong(case: Case, complaints: Callable[..., list[str]]) -> None:
     text, expected = case
-    assert_told(complaints({"x.toml": text}), expected)
+    assert_reported(complaints({"x.toml": text}), expected)
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,9 @@ def test_a_model_that_cannot_be_meant(
     name: str, words: str, right: str, folder: Path, complaints: Callable[..., list[str]]
 ) -> None:
     (folder / "pocket").mkdir()
-    [told] = complaints({"x.toml": right.replace("pocket-t5", name)})
-    assert told.startswith("x.toml:2: model.name: ")
-    assert words in told.replace(" (pocket-t5, pocket-decoder, pocket-encoder)", "")
+    [line] = complaints({"x.toml": right.replace("pocket-t5", name)})
+    assert line.startswith("x.toml:2: model.name: ")
+    assert words in line.replace(" (pocket-t5, pocket-decoder, pocket-encoder)", "")
 
 
 class Inner(BaseModel, extra="forbid"):

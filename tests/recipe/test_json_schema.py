@@ -124,7 +124,9 @@ def test_the_recipes_fit_it(file: Path, schema: dict[str, Any]) -> None:
         ("[foo]", False),
     ],
 )
-def test_it_tells_right_from_wrong(added: str, expected: bool, right: str, schema: dict[str, Any]) -> None:
+def test_it_accepts_what_is_valid_and_nothing_else(
+    added: str, expected: bool, right: str, schema: dict[str, Any]
+) -> None:
     assert fits(tomllib.loads(right + added), schema, schema) == expected
 
 

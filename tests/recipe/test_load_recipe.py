@@ -155,7 +155,7 @@ def test_a_plugin_whose_refusals_fail_is_named(right: str, file: Path, registry:
         load(right.replace('"lora"', '"careless"'), file, registry := with_entries(registry))
 
 
-def test_a_task_s_unknown_metric_is_told_where_the_task_is_named(right: str, file: Path, registry: Registry) -> None:
+def test_an_unknown_metric_of_a_task_is_reported_at_the_task(right: str, file: Path, registry: Registry) -> None:
     with pytest.raises(RecipeError) as caught:
         load(right.replace('"wordnet_mcq"', '"hasty"'), file, with_entries(registry))
     [problem] = caught.value.problems

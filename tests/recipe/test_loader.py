@@ -57,8 +57,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("raw", "expected"), BROKEN.values(), ids=BROKEN)
 def test_a_file_that_cannot_be_read(raw: bytes, expected: str, complaints: Complaints) -> None:
-    [told] = complaints({"x.toml": raw})
-    assert told.startswith(expected)
+    [lines] = complaints({"x.toml": raw})
+    assert lines.startswith(expected)
 
 
 def test_a_file_that_is_not_there(folder: Path, complaints: Complaints) -> None:
@@ -74,11 +74,11 @@ def test_a_file_that_is_not_there(folder: Path, complaints: Complaints) -> None:
 def test_windows_files_are_read_with_their_lines(
     change: Callable[[bytes], bytes], right: str, complaints: Complaints
 ) -> None:
-    [told] = complaints({"x.toml": change(f"{right}rank = 1\n".encode())})
-    assert told.startswith("x.toml:9: method.rank: unknown key")
+    [lines] = complaints({"x.toml": change(f"{right}rank = 1\n".encode())})
+    assert lines.startswith("x.toml:9: method.rank: unknown key")
 
 
-def test_a_circle_of_recipes_is_told_where_it_closes(complaints: Complaints) -> None:
+def test_a_circle_of_recipes_is_reported_where_it_closes(complaints: Complaints) -> None:
     files = {
         "x.toml": 'extends = "sub/b.toml"',
         "sub/b.toml": '\nextends = "../c.toml"',
@@ -87,11 +87,11 @@ def test_a_circle_of_recipes_is_told_where_it_closes(complaints: Complaints) -> 
     assert complaints(files) == ["sub/../c.toml:1: extends: is circular: b.toml → c.toml → b.toml"]
 
 
-def test_a_problem_is_told_in_the_file_that_has_it(complaints: Complaints) -> None:
+def test_a_problem_is_reported_in_the_file_that_has_it(complaints: Complaints) -> None:
     base = '[method]\nname = "lora"\nr = 8\nlora_dropout = 2\n[task]\nname = "wordnet_mcq"\n[train]\nlr = 1\n'
     child = 'extends = "base.toml"\n[method]\nbais = "none"\nr = "8"\n[model]\nname = "pocket-t5"\n'
-    told = complaints({"x.toml": child, "base.toml": base}, "train.workers=-1")
-    assert [line.split(": ")[:2] for line in told] == [
+    lines = complaints({"x.toml": child, "base.toml": base}, "train.workers=-1")
+    assert [line.split(": ")[:2] for line in lines] == [
         ["x.toml:3", "method.bais"],
         ["x.toml:4", "method.r"],
         ["base.toml:4", "method.lora_dropout"],
@@ -100,7 +100,7 @@ def test_a_problem_is_told_in_the_file_that_has_it(complaints: Complaints) -> No
     ]
 
 
-def test_a_base_that_is_not_toml_is_told_with_its_own_line(complaints: Complaints) -> None:
+def test_a_base_that_is_not_toml_is_reported_with_its_own_line(complaints: Complaints) -> None:
     assert complaints({"x.toml": 'extends = "b.toml"', "b.toml": "\n\nseed\n"})[0].startswith(
         "b.toml:3: not valid TOML"
     )
@@ -110,8 +110,8 @@ def test_a_base_that_is_not_toml_is_told_with_its_own_line(complaints: Complaint
 def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complaints) -> None:
     base = '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"\n[[metric]]\nfoo = 1\n'
     child = 'extends = "b.toml"\n\n[method]\nname = "vera"\nr = 0\n[[metric]]\nname = "accuracy"\nfoo = 1\n'
-    told = complaints({"x.toml": child, "b.toml": base})
-    assert [line.split(": ")[:2] for line in told] == [["x.toml:5", "method.r"], ["x.toml:8", "metric[0].foo"]]
+    lines = complaints({"x.toml": child, "b.toml": base})
+    assert [line.split(": ")[:2] for line in lines] == [["x.toml:5", "method.r"], ["x.toml:8", "metric[0].foo"]]
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complain
     ],
 )
 def test_an_override_that_is_wrong(override: str, expected: str, right: str, complaints: Complaints) -> None:
-    [told] = complaints({"x.toml": right}, override)
-    assert told.startswith(expected)
+    [lines] = complaints({"x.toml": right}, override)
+    assert lines.startswith(expected)
 
 
-def test_all_wrong_overrides_are_told(right: str, complaints: Complaints) -> None:
+def test_all_wrong_overrides_are_reported(right: str, complaints: Complaints) -> None:
     text = right + '[[metric]]\nname = "accuracy"\n'
-    told = complaints({"x.toml": text}, "nothing", "metric.7.name=bleu", "track.wandb=[", "metric.0.x=1")
-    assert [line.split(": ")[:2] for line in told] == [
+    lines = complaints({"x.toml": text}, "nothing", "metric.7.name=bleu", "track.wandb=[", "metric.0.x=1")
+    assert [line.split(": ")[:2] for line in lines] == [
         ["--set", "'nothing' is not of the form key.path=value, such as train.batch_size=4"],
         ["--set", "track.wandb"],
         ["--set", "metric[7]"],
     ]
-    assert told[-1].endswith("element 7 does not exist; the list has 1, counted from 0")
+    assert lines[-1].endswith("element 7 does not exist; the list has 1, counted from 0")
 
 
 @pytest.mark.parametrize(

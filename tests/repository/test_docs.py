@@ -108,8 +108,8 @@ def test_the_readmes_recipe_is_valid(tmp_path: Path) -> None:
     (tmp_path / "bases/pocket.toml").write_bytes((ROOT / "recipes/bases/pocket.toml").read_bytes())
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
     recipe = load_recipe(tmp_path / "recipe.toml", load_registry())
-    told = {line.split("#")[1].strip() for line in text.splitlines() if line.startswith("# ")}
-    printed = set(re.findall(r"^(\w+) =", text, re.MULTILINE)) | {w for t in told for w in t.split(", ")}
+    commented = {line.split("#")[1].strip() for line in text.splitlines() if line.startswith("# ")}
+    printed = set(re.findall(r"^(\w+) =", text, re.MULTILINE)) | {w for t in commented for w in t.split(", ")}
     for table in ("run", "model", "train", "evaluate", "track"):
         keys = set(type(getattr(recipe, table)).model_fields) - {"budget", "checkpoint", "deepspeed"}
         if table != "track":

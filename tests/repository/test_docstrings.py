@@ -6,6 +6,7 @@ ruff's D417 checks that an ``Args`` section lists all arguments; these tests ask
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ FILES = sorted(
 
 EXTERNAL_METHODS = {"forward", "write"}
 """Methods that override one of a base class of another library."""
+
+IN_LIBRARIES = {"Args", "MulticlassF1Score", "RankAllocator"}
+"""Names in docstrings that are no names of the code."""
 
 TENSOR = re.compile(r"\bTensor\b")
 SHAPE = re.compile(r"\(.*\)|shape|scalar")
@@ -162,3 +166,17 @@ def test_functions_that_need_no_section_are_left_out() -> None:
     assert ("peftkit/components/method.py", "Method.save") in names
     assert ("peftkit/methods/full.py", "Full.apply") not in names, "it overrides Method.apply"
     assert ("peftkit/components/method.py", "Method.lr_multiplier") not in names, "it has one argument"
+
+
+def test_names_in_docstrings_exist() -> None:
+    """Exceptions of ``Raises`` and names of classes and constants are those of the code, or of a library."""
+    code = "\n".join(re.sub(r'"""(?:.|\n)*?"""', "", file.read_text(encoding="utf-8")) for file in FILES)
+    names = set(re.findall(r"\w+", code)) | set(dir(builtins))
+    stale = []
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        sections = "".join(re.findall(r"^ +Raises:\n((?:[ ]+.*\n|\n)*)", text, re.MULTILINE))
+        references = re.findall(r"``(?:\w+\.)*([A-Z]\w+)``", text)
+        exceptions = re.findall(r"^ +(?:\w+\.)*([A-Z]\w+): ", sections, re.MULTILINE)
+        stale += [f"{file.relative_to(ROOT)}: {name}" for name in {*references, *exceptions} - names - IN_LIBRARIES]
+    assert stale == []

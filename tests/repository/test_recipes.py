@@ -66,7 +66,7 @@ def test_a_recipe_is_right_or_says_which_plugin_it_needs(name: str, registry: Re
     needed = method_of(name)
     if needed in registry.all("method"):
         recipe = load_recipe(FILES[name], registry)
-        assert recipe.run.name != "run"  # the default would not tell one from another
+        assert recipe.run.name != "run"  # the default does not distinguish recipes
         assert recipe.metric
     else:
         with pytest.raises(RecipeError) as caught:

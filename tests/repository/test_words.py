@@ -83,3 +83,13 @@ def test_names_say_what_they_hold() -> None:
         if token.type == tokenize.NAME and token.string in NOT_NAMES
     ]
     assert not places, "\n".join(places)
+
+
+def test_tests_report_and_do_not_tell() -> None:
+    places = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
+        for path in paths("tests/**/*.py", "plugins/*/tests/*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"(?:\b|_)told(?:\b|_)|_tells?_", line)
+    ]
+    assert not places, "write report, record, show or print:\n" + "\n".join(places)

@@ -19,7 +19,7 @@ def test_defaults(written: Written) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", r"sweep.toml:1: axes: missing"),
         ("[axes]\nseed = [1]\n[tun]\n", r"sweep.toml:6: tun: unknown key; allowed: .*did you mean 'tune'"),
@@ -40,8 +40,8 @@ def test_defaults(written: Written) -> None:
         ("[axes\n", r"cannot be read"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(written: Written, text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_is_wrong_is_reported_with_its_line(written: Written, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         read_sweep(written(text))
 
 

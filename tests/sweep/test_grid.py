@@ -142,7 +142,7 @@ def test_overrides_lie_under_the_axes(grid: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('[axes]\nmethod = "lora"\n', "axes.method: must be a list of values, or 'all'"),
         ("[axes]\nmethod = [3]\n", "axes.method: each value must be a name"),
@@ -159,8 +159,8 @@ def test_overrides_lie_under_the_axes(grid: Make) -> None:
         ),
     ],
 )
-def test_wrong_axes_are_told(grid: Make, text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_wrong_axes_are_reported(grid: Make, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         grid(text)
 
 

@@ -96,7 +96,7 @@ def test_a_process_that_is_killed_is_a_failure_of_that_run(
     assert (outcome.code, outcome.last_lines) == (-9, ("killed by signal 9",))
 
 
-def test_what_is_forked_from_is_told_to_begin_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fork_server_starts_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     # That forks then do use a GPU is seen where there is one: scripts/check_gpu.py.
     monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
     Workers(1)
@@ -116,9 +116,9 @@ def test_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_plan_predicts_what_is_run(written: Written, registry: Registry) -> None:
     path = written('[axes]\nmethod = ["lora", "full"]\nseed = [1, 2]\n' + SHORT + "[tune]\ntrials = 3\n")
     grid = expand(path, read_sweep(path), registry)
-    told: list[str] = []
-    made = estimate_sweep(grid, registry, trial=False, say=told.append)
-    assert told == ["lora", "full"]
+    reported: list[str] = []
+    made = estimate_sweep(grid, registry, trial=False, say=reported.append)
+    assert reported == ["lora", "full"]
     assert made.runs == 4
     lora, full = made.studies
     assert lora.gmacs is not None

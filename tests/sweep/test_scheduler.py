@@ -67,12 +67,12 @@ def test_tuning_gives_every_method_as_much_and_finds_the_best(grid: Make, plante
     for study in made.studies:
         finals = final_recipes(made, study, registry)
         for seed, recipe in finals.items():
-            told = json.loads((Path(recipe.run.output) / "tuning.json").read_text())
-            assert told["trials"] == len(told["tried"]) == 8
-            assert told["gmacs"] == 80.0
-            assert told["design"] == {"trials": 4, "model_based": 0, "follow_ups": 2, "repeats": 2, "transfer": 0}
-            assert (told["transfer"], told["head"]) == (None, None)
-            best = max(told["tried"], key=lambda each: each["score"])
+            record = json.loads((Path(recipe.run.output) / "tuning.json").read_text())
+            assert record["trials"] == len(record["tried"]) == 8
+            assert record["gmacs"] == 80.0
+            assert record["design"] == {"trials": 4, "model_based": 0, "follow_ups": 2, "repeats": 2, "transfer": 0}
+            assert (record["transfer"], record["head"]) == (None, None)
+            best = max(record["tried"], key=lambda each: each["score"])
             assert recipe.train.learning_rate == best["settings"]["train.learning_rate"]
             assert (recipe.run.seed, recipe.train.budget.steps) == (seed, 4)
             run = find_run(recipe)
@@ -183,7 +183,7 @@ def test_tuning_reads_nothing_of_test(grid: Make, planted: Any, registry: Regist
     assert chosen[0] == chosen[1]
 
 
-def test_a_study_whose_trials_all_fail_is_told_and_the_others_go_on(
+def test_a_study_whose_trials_all_fail_is_reported_and_the_others_go_on(
     grid: Make, planted: Any, registry: Registry
 ) -> None:
     workers = planted(fails=lambda recipe: recipe.method.name == "full")

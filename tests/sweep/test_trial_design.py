@@ -156,7 +156,7 @@ def test_a_peak_inside_is_bisected_on_both_sides(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("trials", [3, 5, 8, 16, 24])
 def test_methods_that_respond_alike_get_the_same_settings(recipe: Recipe, trials: int) -> None:
-    """LoRA drew 0.0087 and DoRA never did, and equal methods were told apart."""
+    """LoRA drew 0.0087 and DoRA never did, so equal methods differed."""
     search = {RATE: Range(1e-4, 1e-2, True)}
     first, second = (tuned(recipe, search, peak(8.7e-3), trials=trials) for _ in range(2))
     assert first == second

@@ -27,14 +27,14 @@ def chosen(trials: list[Trial], **options: Any) -> str:
     return str(Selector("accuracy", True, **options).rank(trials)[0][0].settings["x"])
 
 
-def test_the_loss_decides_where_the_score_cannot_tell() -> None:
+def test_the_loss_decides_where_scores_are_too_close() -> None:
     """50 and 48 of 100 rows, different ones: the difference is within its standard error, and the loss is not equal."""
     ahead, behind = trial("ahead", [0, 50], 2.0), trial("behind", [30, 78], 1.0)
     assert chosen([ahead, behind]) == "behind"
     assert chosen([behind, ahead]) == "behind"
 
 
-def test_the_score_decides_where_it_can_tell() -> None:
+def test_the_score_decides_where_it_differs_enough() -> None:
     """50 and 48 of the same rows: paired, each of the two rows that differ is for the leader."""
     ahead, behind = trial("ahead", [0, 50], 2.0), trial("behind", [0, 40], 1.0)
     assert chosen([ahead, behind]) == "ahead"

@@ -37,7 +37,7 @@ def test_dots_go_into_tables_and_through_lists() -> None:
         ("choices", "choices: must be a text, not {'label'"),
     ],
 )
-def test_what_is_missing_or_no_text_is_told(column: str, words: str) -> None:
+def test_what_is_missing_or_no_text_is_reported(column: str, words: str) -> None:
     with pytest.raises(RowError, match=words):
         get_text(ROW, column)
 
@@ -90,7 +90,7 @@ def test_an_answer_is_a_label_a_number_or_a_text(given: object, form: Any, index
         ("", "label", "is not among the choices"),
     ],
 )
-def test_an_answer_that_is_none_or_two_is_told(given: object, form: Any, words: str) -> None:
+def test_an_answer_that_is_none_or_two_is_reported(given: object, form: Any, words: str) -> None:
     with pytest.raises(RowError, match=words):
         match_choice(given, CHOICES, LETTERS[:4], form, "answer")
 

@@ -22,7 +22,7 @@ from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClas
 from tests.tasks.conftest import Rows, Write
 
 
-def told(task: Any, split: str = "train") -> list[Example]:
+def examples_of(task: Any, split: str = "train") -> list[Example]:
     """The examples as the runner makes them."""
     rows = task.load()[split]
     return to_examples(task, split, rows, range(len(rows)))
@@ -41,7 +41,7 @@ TEXTS = [{"text": f"text {i}", "label": ["bad", "good", "fine"][i % 3]} for i in
 def test_labels_that_are_texts_are_found_in_the_training_rows(name: str, write: Write) -> None:
     task = TextClassification(path=three(write, TEXTS, name), prompt="is {text} good?", verbalisers={"bad": "not good"})
     assert task.labels == ("not good", "fine", "good")
-    assert told(task)[0] == Example(
+    assert examples_of(task)[0] == Example(
         "is text 0 good?", "not good", ("not good", "fine", "good"), truncatable_span=(3, 9)
     )
 
@@ -53,24 +53,28 @@ def test_numbers_mean_the_names_of_the_data_set(tmp_path: Path) -> None:
     DatasetDict(dict.fromkeys(("train", "dev", "test"), rows)).save_to_disk(tmp_path / "saved")
     task = TextClassification(path=str(tmp_path / "saved"))
     assert task.labels == ("no", "yes")
-    assert [e.target for e in told(task)] == ["yes", "no"]
+    assert [e.target for e in examples_of(task)] == ["yes", "no"]
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
-def test_numbers_mean_the_places_of_the_names_that_are_told(name: str, write: Write) -> None:
+def test_numbers_are_indices_into_the_given_names(name: str, write: Write) -> None:
     path = three(write, [{"text": "a", "label": 1}, {"text": "b", "label": 0}], name)
-    assert [e.target for e in told(TextClassification(path=path, label_names=("no", "yes")))] == ["yes", "no"]
+    assert [e.target for e in examples_of(TextClassification(path=path, label_names=("no", "yes")))] == ["yes", "no"]
     assert TextClassification(path=path).labels == ("0", "1")
 
 
-def test_names_that_are_digits_are_told_by_their_places(write: Write, tmp_path: Path) -> None:
+def test_names_that_are_digits_are_matched_by_index(write: Write, tmp_path: Path) -> None:
     path = three(write, [{"text": "a", "label": n} for n in (0, 1, 2)])
-    assert [e.target for e in told(TextClassification(path=path, label_names=("1", "2", "3")))] == ["1", "2", "3"]
-    assert [e.target for e in told(TextClassification(path=path))] == ["0", "1", "2"]
+    assert [e.target for e in examples_of(TextClassification(path=path, label_names=("1", "2", "3")))] == [
+        "1",
+        "2",
+        "3",
+    ]
+    assert [e.target for e in examples_of(TextClassification(path=path))] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("first", ["", '"quoted, so one field",neg\n'])
-def test_a_row_of_too_many_fields_is_told_and_loses_none(first: str, tmp_path: Path) -> None:
+def test_a_row_of_too_many_fields_is_reported_and_loses_none(first: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(f"text,label\n{first}good, they say,pos\nbad,neg\n")
     task = TextClassification(path={"train": str(file), "dev": str(file), "test": str(file)})
@@ -80,12 +84,12 @@ def test_a_row_of_too_many_fields_is_told_and_loses_none(first: str, tmp_path: P
 
 
 def test_without_a_context_a_long_question_is_refused_and_never_loses_a_choice(write: Write) -> None:
-    [example] = told(choices(write, [{"question": "q " * 99, "choices": ["x", "y"], "answer": "B"}]))
+    [example] = examples_of(choices(write, [{"question": "q " * 99, "choices": ["x", "y"], "answer": "B"}]))
     assert example.truncatable_span == (0, 0)
 
 
 def test_choices_may_be_numbers(write: Write) -> None:
-    [example] = told(choices(write, [{"question": "q", "choices": [3, 4], "answer": "B"}]))
+    [example] = examples_of(choices(write, [{"question": "q", "choices": [3, 4], "answer": "B"}]))
     assert (example.target, example.candidates) == ("4", ("3", "4"))
 
 
@@ -95,9 +99,9 @@ def test_pairs_nested_fields_and_other_columns(write: Write) -> None:
         {"a": {"b": "1"}, "c": "2", "label": "y", "extra": 4},
     ]
     task = TextClassification(path=three(write, rows), text_column="a.b", text_pair_column="c")
-    assert told(task)[0].source == "classify: one two"
+    assert examples_of(task)[0].source == "classify: one two"
     task = TextClassification(path=three(write, rows), text_column="a.b", prompt="{extra}: {text} {{}} {a.b}")
-    assert told(task)[0].source == "3: one {} one"
+    assert examples_of(task)[0].source == "3: one {} one"
 
 
 def choices(write: Write, rows: Rows, **options: Any) -> MultipleChoice:
@@ -107,19 +111,19 @@ def choices(write: Write, rows: Rows, **options: Any) -> MultipleChoice:
 def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
     listed = choices(write, [{"question": "q", "choices": ["x", "y"], "answer": "B"}])
     expected = Example("question: q choices: A - x B - y", "y", ("x", "y"), truncatable_span=(0, 0))
-    assert told(listed) == [expected]
+    assert examples_of(listed) == [expected]
     rows = [{"question": "q", "1": "x", "2": "y", "answer": 1}]
-    assert told(choices(write, rows, choices_columns=("1", "2"), answer_is="index")) == [expected]
+    assert examples_of(choices(write, rows, choices_columns=("1", "2"), answer_is="index")) == [expected]
     rows = [{"question": "q", "c": {"text": ["x", "y"], "label": ["1", "2"]}, "answer": "2"}]
     nested = choices(write, rows, choices_column="c.text", choice_labels_column="c.label")
-    assert told(nested)[0].source == "question: q choices: 1 - x 2 - y"
-    assert told(nested)[0].target == "y"
+    assert examples_of(nested)[0].source == "question: q choices: 1 - x 2 - y"
+    assert examples_of(nested)[0].target == "y"
 
 
 def test_choices_of_which_the_right_one_has_a_column_are_shuffled(write: Write) -> None:
     rows = [{"question": f"q{i}", "answer": "x", "1": "y", "2": "z"} for i in range(60)]
     task = choices(write, rows, choices_columns=("answer", "1", "2"), shuffle_choices=True)
-    examples = told(task)
+    examples = examples_of(task)
     places = Counter(e.candidates.index(e.target) for e in examples)
     assert set(places) == {0, 1, 2}
     assert max(places.values()) < 35
@@ -127,16 +131,16 @@ def test_choices_of_which_the_right_one_has_a_column_are_shuffled(write: Write) 
     for each in examples:
         shown = " ".join(f"{label} - {text}" for label, text in zip("ABC", each.candidates, strict=True))
         assert each.source.endswith(f"choices: {shown}")
-    assert told(task) == examples
+    assert examples_of(task) == examples
     labelled = [{"question": f"q{i}", "choices": ["y", "x"], "answer": "B"} for i in range(20)]
-    by_label = told(choices(write, labelled, shuffle_choices=True))
+    by_label = examples_of(choices(write, labelled, shuffle_choices=True))
     assert {e.target for e in by_label} == {"x"}
     assert {e.candidates for e in by_label} == {("x", "y"), ("y", "x")}
 
 
 def test_the_context_is_what_may_be_shortened(write: Write) -> None:
     rows = [{"question": "q", "choices": ["x", "y"], "answer": "x", "story": "long"}]
-    [example] = told(choices(write, rows, context_column="story"))
+    [example] = examples_of(choices(write, rows, context_column="story"))
     assert example.source == "question: q choices: A - x B - y context: long"
     assert example.truncatable_span is not None
     assert example.source[slice(*example.truncatable_span)] == "long"
@@ -144,24 +148,24 @@ def test_the_context_is_what_may_be_shortened(write: Write) -> None:
 
 def test_free_text_and_lists_of_right_texts(write: Write) -> None:
     task = TextGeneration(path=three(write, [{"source": "s", "target": ["t", "u"]}]), prompt="say: {source}")
-    assert told(task) == [Example("say: s", "t", references=("t", "u"), truncatable_span=(5, 6))]
+    assert examples_of(task) == [Example("say: s", "t", references=("t", "u"), truncatable_span=(5, 6))]
     task = TextGeneration(path=three(write, [{"a": "s", "b": "t"}]), source_column="a", target_column="b")
-    assert told(task) == [Example("s", "t", truncatable_span=(0, 1))]
+    assert examples_of(task) == [Example("s", "t", truncatable_span=(0, 1))]
 
 
 def test_distractors_are_the_choices_that_are_wrong(write: Write) -> None:
     rows = [{"question": "q", "choices": ["a", "b", "c"], "answer": "B"}]
-    [example] = told(DistractorGeneration(path=three(write, rows), choices_column="choices"))
+    [example] = examples_of(DistractorGeneration(path=three(write, rows), choices_column="choices"))
     assert (example.source, example.target) == ("answer: b question: q", "a; c")
     rows = [{"question": "q", "choices": ["a", "b", "c"], "answer": 3}]
-    [example] = told(DistractorGeneration(path=three(write, rows), choices_column="choices", answer_is="number"))
+    [example] = examples_of(DistractorGeneration(path=three(write, rows), choices_column="choices", answer_is="number"))
     assert (example.extra["answer"], example.target) == ("c", "a; b")
 
 
 def test_distractors(write: Write) -> None:
     rows = [{"question": "q", "answer": "right; yes", "distractors": ["a;b", "c "], "story": "long"}]
     task = DistractorGeneration(path=three(write, rows), context_column="story")
-    assert told(task) == [
+    assert examples_of(task) == [
         Example(
             "answer: right; yes question: q context: long",
             "a,b; c",
@@ -172,7 +176,7 @@ def test_distractors(write: Write) -> None:
     ]
     rows = [{"question": "q", "answer": "x", "d1": "a", "d2": "b"}]
     task = DistractorGeneration(path=three(write, rows), distractors_columns=("d1", "d2"), prompt="{question}/{answer}")
-    assert told(task) == [Example("q/x", "a; b", extra={"answer": "x"}, truncatable_span=(0, 0))]
+    assert examples_of(task) == [Example("q/x", "a; b", extra={"answer": "x"}, truncatable_span=(0, 0))]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,7 @@ def test_distractors(write: Write) -> None:
         (DistractorGeneration, {"question": "q", "answer": "x", "distractors": []}, r"distractors: has no distractors"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_told_with_file_row_and_field(
+def test_what_is_wrong_with_a_row_is_reported_with_file_row_and_field(
     task: Any, row: dict[str, Any], words: str, write: Write
 ) -> None:
     right = {
@@ -215,7 +219,7 @@ def test_what_is_wrong_with_a_row_is_told_with_file_row_and_field(
     options = {"label_names": ("bad", "good")} if task is TextClassification else {}
     made = task(path={"train": [str(good), str(bad)], "dev": str(good), "test": str(good)}, **options)
     with pytest.raises(InputError, match=rf"bad\.jsonl, row 3: {words}"):
-        told(made)
+        examples_of(made)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +235,7 @@ def test_what_is_wrong_with_a_row_is_told_with_file_row_and_field(
         (TextGeneration, {"source_column": "text"}, r"target_column: there is no column 'target'"),
     ],
 )
-def test_a_missing_column_is_told_before_any_row_is_read(task: Any, options: Any, words: str, write: Write) -> None:
+def test_a_missing_column_is_reported_before_any_row_is_read(task: Any, options: Any, words: str, write: Write) -> None:
     with pytest.raises(InputError, match=words):
         task(path=three(write, TEXTS, "good.jsonl"), **options).load()
 
@@ -288,7 +292,7 @@ def test_options_that_cannot_be_meant_are_refused(task: Any, options: Any, words
         task(**options)
 
 
-def test_streamed_rows_are_labelled_by_the_names_told(write: Write) -> None:
+def test_streamed_rows_are_labelled_by_the_given_names(write: Write) -> None:
     task = TextClassification(path=three(write, TEXTS), streaming=True, label_names=("bad", "good", "fine"))
     assert task.is_streaming
     rows: Any = task.load()["train"]

@@ -127,7 +127,7 @@ def test_a_few_rows_are_drawn_by_the_seed_for_trials(write: Write, tmp_path: Pat
     assert row_location(source, "train", 2).endswith(f"train.parquet, row {row[ORIGIN] + 1}")
 
 
-def test_names_of_splits_can_be_told(write: Write, tmp_path: Path) -> None:
+def test_names_of_splits_can_be_given(write: Write, tmp_path: Path) -> None:
     folder(write, "data/{}.parquet")
     source = DataSource(str(tmp_path / "data"), names=(None, None, "validation"), dev_fraction=0.25)
     assert sizes(source) == {"train": 9, "test": 5, "dev": 3}
@@ -167,12 +167,12 @@ def test_a_changed_file_is_read_again(write: Write) -> None:
         ((("train", ("pyproject.toml",)),), r"has an unsupported extension; allowed: \.csv, "),
     ],
 )
-def test_what_is_not_there_is_told(path: Any, words: str) -> None:
+def test_what_is_not_there_is_reported(path: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         load_splits(DataSource(path))
 
 
-def test_missing_and_empty_splits_are_told(write: Write, tmp_path: Path) -> None:
+def test_missing_and_empty_splits_are_reported(write: Write, tmp_path: Path) -> None:
     file = str(write("rows.jsonl", tweets(10)))
     with pytest.raises(InputError, match=r"has no test split; set test_split to its name, or test_fraction"):
         load_splits(DataSource(file, dev_fraction=0.1))
@@ -187,7 +187,7 @@ def test_missing_and_empty_splits_are_told(write: Write, tmp_path: Path) -> None
         load_splits(DataSource(str(tmp_path / "data")))
 
 
-def test_a_file_that_cannot_be_parsed_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_parsed_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "x"\n{"text": }\n')
     with pytest.raises(
         InputError, match=r"bad\.jsonl, line 1: is not valid JSON: Expecting ',' delimiter at column 13"

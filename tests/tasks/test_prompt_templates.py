@@ -5,7 +5,7 @@ import pytest
 from peftkit.tasks.prompt_templates import fields, render
 
 
-def test_fields_are_filled_and_the_contexts_place_is_told() -> None:
+def test_fields_are_filled_and_the_contexts_place_is_reported() -> None:
     values = {"question": "who?", "article": "a {text} in braces", "choices.text": "x"}
     text, span = render("{{q}} {question} on {article} ({choices.text})", values.__getitem__, "article")
     assert text == "{q} who? on a {text} in braces (x)"

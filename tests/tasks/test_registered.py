@@ -72,7 +72,7 @@ def test_a_model_that_does_not_read_scores_chance(entry: Entry, write: Write, tm
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
-def test_the_source_does_not_tell_the_answer(entry: Entry, write: Write, tmp_path: Path) -> None:
+def test_the_source_does_not_contain_the_answer(entry: Entry, write: Write, tmp_path: Path) -> None:
     recipe = recipe_for(entry, write, tmp_path)
     rows = recipe.task.load()["test"]
     for example in to_examples(recipe.task, "test", rows, range(len(rows))):

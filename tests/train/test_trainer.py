@@ -145,24 +145,24 @@ def test_accumulated_batches_equal_one_big_batch(make: Make, registry: Registry,
 NO_DROPOUT = ("method.name=quiet",)
 
 
-class Told(Method):
-    """Full fine-tuning that notes what it is told."""
+class Recording(Method):
+    """Full fine-tuning that records the calls of its hooks."""
 
-    name: Literal["told"] = "told"
-    _told: list[tuple[str, int, bool]]
+    name: Literal["recording"] = "recording"
+    _calls: list[tuple[str, int, bool]]
 
     def model_post_init(self, context: Any) -> None:
-        self._told = []
+        self._calls = []
 
     def apply(self, model: Any, context: Any) -> Any:
-        self._told.append((f"{context.model_kind} {context.task_kind} {context.seed}", context.steps, True))
+        self._calls.append((f"{context.model_kind} {context.task_kind} {context.seed}", context.steps, True))
         return model
 
     def after_backward(self, model: Any, step: int) -> None:
-        self._told.append(("backward", step, any(p.grad is not None for p in model.parameters())))
+        self._calls.append(("backward", step, any(p.grad is not None for p in model.parameters())))
 
     def after_step(self, model: Any, step: int) -> None:
-        self._told.append(("step", step, any(p.grad is not None for p in model.parameters())))
+        self._calls.append(("step", step, any(p.grad is not None for p in model.parameters())))
 
 
 class BitFit(Method):
@@ -191,7 +191,7 @@ class Deaf(Method):
 
 @hookimpl
 def register_methods() -> list[type[Method]]:
-    return [Told, BitFit, Deaf]
+    return [Recording, BitFit, Deaf]
 
 
 @pytest.fixture
@@ -201,9 +201,9 @@ def registry(registry: Registry) -> Registry:
 
 
 def test_the_hooks_of_a_method_are_called_at_every_step(make: Make, registry: Registry) -> None:
-    recipe = make("decoder", "method.name=told", "train.budget.steps=2")
+    recipe = make("decoder", "method.name=recording", "train.budget.steps=2")
     run(recipe, registry)
-    assert recipe.method._told == [  # type: ignore[attr-defined]
+    assert recipe.method._calls == [  # type: ignore[attr-defined]
         ("decoder classification 42", 2, True),
         ("backward", 1, True),
         ("step", 1, True),

@@ -121,7 +121,7 @@ class AcrossTasks:
     """The methods, the most probable best first."""
     places: tuple[TaskSummary, ...]
     decided_by: str
-    """``SCORE``, or ``RANK`` if fewer than two tasks have a scale."""
+    """``BY_SCORE``, or ``BY_RANK`` if fewer than two tasks have a scale."""
     settled: bool
     """Whether the first method is the best with a probability of 95 % or more."""
     difference: Estimate

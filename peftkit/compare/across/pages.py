@@ -23,7 +23,7 @@ def render(aggregate: AcrossTasks, form: str) -> bytes:
 
     Args:
         aggregate: the comparison.
-        form: one of ``FORMS`` in ``output.render``.
+        form: one of ``FORMATS`` in ``output.render``.
 
     Returns:
         The file's content.

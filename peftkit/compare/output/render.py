@@ -38,11 +38,11 @@ class Page:
     lead: Sequence[str] = ()
     """Sentences above the table."""
     wide: bool = True
-    """Whether the table may be wider than ``WIDTH``."""
+    """Whether the table may be wider than ``LINE_WIDTH``."""
 
 
 def render(comparisons: Sequence[Comparison], form: str, *, wide: bool = False) -> bytes:
-    """Write comparisons in one of ``FORMS``.
+    """Write comparisons in one of ``FORMATS``.
 
     Args:
         comparisons: one per task and model.
@@ -69,7 +69,7 @@ def render(comparisons: Sequence[Comparison], form: str, *, wide: bool = False) 
 
 
 def render_pages(pages: Sequence[Page], form: str, name: str) -> bytes:
-    """Write pages in one of ``FORMS``.
+    """Write pages in one of ``FORMATS``.
 
     Args:
         pages: the tables.
@@ -99,7 +99,7 @@ def table_rows(comparison: Comparison, *, wide: bool = False) -> list[TableRow]:
 
     Args:
         comparison: the comparison.
-        wide: whether to include all columns, or only those that fit into ``WIDTH`` characters.
+        wide: whether to include all columns, or only those that fit into ``LINE_WIDTH`` characters.
 
     Returns:
         The rows.
@@ -193,7 +193,7 @@ def _text(page: Page) -> str:
 
 
 def wrap_lines(lines: Sequence[str]) -> list[str]:
-    """Wrap lines at ``WIDTH`` characters."""
+    """Wrap lines at ``LINE_WIDTH`` characters."""
     return [part for line in lines for part in textwrap.wrap(line, LINE_WIDTH, subsequent_indent="  ")]
 
 

@@ -27,7 +27,10 @@ LOG_DEVIATION_DEVIATIONS = np.array([0.05, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2])
 
 @dataclass(frozen=True)
 class ChoiceEffect:
-    """The effect of choosing settings on each method's mean (see ``choice``). Arrays have shape (methods,)."""
+    """The effect of choosing settings on each method's mean (see ``estimate_choice_effect``).
+
+    Arrays have shape (methods,).
+    """
 
     shift: Array
     """The expected mean over repeated tunings, less that of the chosen settings, on the model's scale."""

@@ -22,7 +22,10 @@ PRIOR_SEED_DEVIATION = 0.01
 PRIOR_RELATIVE_SEED_DEVIATION = 0.025
 """The prior standard deviation between seeds of other scores, in standard deviations of example scores."""
 STEEP_PROPORTION = 0.97
-"""The proportion above which the prior standard deviation is below ``POINT``: the arcsine scale is steep there."""
+"""The proportion above which the prior standard deviation is below ``PRIOR_SEED_DEVIATION``.
+
+The arcsine scale is steep there.
+"""
 ARCSINE_DEVIATION = 0.5
 """The standard deviation of one answer on the arcsine scale, which does not depend on its probability."""
 MIN_DISTANCE_FROM_BOUNDS = 0.005

@@ -57,7 +57,7 @@ class PairwiseTests:
 
     differences: tuple[PairwiseResult, ...]
     letters: Mapping[str, str]
-    """Methods that are not separated share a letter. Separated ones share none, up to ``MOST_LETTERS``."""
+    """Methods that are not separated share a letter. Separated ones share none, up to ``MAX_LETTERS``."""
     joined: int
     """The number of separated pairs that share a letter because of that limit."""
 
@@ -82,7 +82,7 @@ def compare_scores(
         scores: Scores of the same examples by method and seed, of shape (examples,), higher is better.
         groups: The group of each example; whole groups are resampled. Empty for an example without one; None if no
             example is in a group.
-        choices: The effect of choosing settings on each method, and its variance (``Posterior.choices``).
+        choices: The effect of choosing settings on each method, and its variance (``Posterior.choice_effects``).
         power: Whether to compute the detectable differences, which takes the most time.
         draws: The number of bootstrap draws.
         seed: Seed of the draws.
@@ -164,7 +164,7 @@ def holm(values: Sequence[float]) -> list[float]:
 def compact_letters(means: Sequence[float], names: Sequence[str], separated: set[tuple[str, str]]) -> dict[str, str]:
     """Build a compact letter display (Piepho, 2004): two methods share a letter unless they are separated.
 
-    With many methods, an exact display can need too many letters to read. Beyond ``MOST_LETTERS``, those groups
+    With many methods, an exact display can need too many letters to read. Beyond ``MAX_LETTERS``, those groups
     are merged that join the fewest separated methods. Methods without a common letter are still separated.
 
     Args:

@@ -55,7 +55,7 @@ def plan_runs(evidence: Evidence, first: str, second: str, gap: float, shows: st
         shows: The statement to support.
 
     Returns:
-        The plan; None if there is no gap, tuning alone varies too much, or more than ``MOST`` runs would be needed.
+        The plan; None if there is no gap, tuning alone varies too much, or more than ``MAX_RUNS`` runs would be needed.
     """
     if gap <= 0:
         return None

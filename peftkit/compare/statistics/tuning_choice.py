@@ -99,7 +99,7 @@ def estimate_choice_effect(
 
 
 def _seed_variances(observed: Observations) -> Array:
-    """The variance between seeds of each method, moderated by the others and the prior, without ``run_variance``."""
+    """The variance between seeds of each method, moderated, without ``run_example_variance``."""
     free = observed.num_seeds - 1
     prior = observed.prior_seed_deviation**2 + observed.run_example_variance
     pooled = (observed.sum_squares.sum() + PRIOR_DEGREES_OF_FREEDOM * prior) / (free.sum() + PRIOR_DEGREES_OF_FREEDOM)

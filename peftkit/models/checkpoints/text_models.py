@@ -62,7 +62,7 @@ def text_model_config(name: str, kind: ModelKind, config: Any, path: str, revisi
 
 
 def is_text_model_config(config: Any) -> bool:
-    """Whether ``text_part`` extracted the config from a multimodal one."""
+    """Whether ``text_model_config`` extracted the config from a multimodal one."""
     return bool(config.architectures == [TEXT_MODEL_ARCHITECTURE])
 
 
@@ -71,7 +71,7 @@ def load_text_model(path: str, config: Any, options: Mapping[str, Any]) -> Any:
 
     Args:
         path: a local folder, or the name of a model on the hub.
-        config: the config that ``text_part`` returned.
+        config: the config that ``text_model_config`` returned.
         options: further arguments of ``from_pretrained``.
 
     Returns:

@@ -120,7 +120,7 @@ def test_what_the_library_saved_under_another_name_is_opened(architecture: str, 
     torch.testing.assert_close(logits(opened, architecture), logits(saved_model, architecture), atol=1e-6, rtol=0)
 
 
-def test_a_recipe_that_names_a_method_is_told_where_it_is_to_be_had() -> None:
+def test_a_method_that_is_not_installed_is_reported_with_its_distribution() -> None:
     assert {name for name, distribution in FIRST_PARTY.items() if distribution == "peftkit-adapters"} == set(BY_NAME)
 
 

@@ -92,7 +92,7 @@ def test_memory_that_no_counter_counts_is_estimated(
     assert asked == left
 
 
-def test_a_machine_on_which_nothing_is_measured_is_told_of(
+def test_a_machine_on_which_nothing_is_measured_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(peftkit_energy, "POWERCAP", tmp_path)

@@ -107,15 +107,15 @@ def test_a_name_of_two_kinds_shows_both(
     assert [c["kind"] for c in json.loads(capsys.readouterr().out)["components"]] == ["meter", "method"]
 
 
-def test_show_tells_what_a_method_touches_in_a_model(peftkit: Peftkit) -> None:
+def test_show_lists_the_modules_that_a_method_trains(peftkit: Peftkit) -> None:
     code, out, err = peftkit("show", "lora", "--model", "pocket-t5", "--set", "r=4")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "lora on pocket-t5 (encoder-decoder)"
     assert "  encoder.block.*.layer.*.SelfAttention.q       3 x  6,144" in lines
     assert lines[-1] == "trainable 28,672 of 6,586,112 parameters (0.44%)"
-    told = json.loads(peftkit("show", "lora", "--model", "pocket-t5", "--set", "r=4", "--json")[1])
-    assert (told["format"], told["trainable_parameters"], len(told["modules"])) == (2, 28_672, 6)
+    document = json.loads(peftkit("show", "lora", "--model", "pocket-t5", "--set", "r=4", "--json")[1])
+    assert (document["format"], document["trainable_parameters"], len(document["modules"])) == (2, 28_672, 6)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,9 @@ def test_show_tells_what_a_method_touches_in_a_model(peftkit: Peftkit) -> None:
         ),
     ],
 )
-def test_show_tells_what_is_wrong_with_a_method_and_a_model(words: list[str], expected: str, peftkit: Peftkit) -> None:
+def test_show_reports_what_is_wrong_with_a_method_and_a_model(
+    words: list[str], expected: str, peftkit: Peftkit
+) -> None:
     code, out, err = peftkit("show", *words)
     assert (code, out) == (2, "")
     assert re.search(expected, err), err

@@ -55,8 +55,8 @@ def test_parquet_csv_and_json_hold_the_same_numbers(found: Comparison) -> None:
 
     table = pq.read_table(io.BytesIO(render([found], "parquet"))).to_pylist()
     rows = list(csv.DictReader(io.StringIO(render([found], "csv").decode())))
-    told = json.loads(render([found], "json"))["comparisons"][0]
-    for one, two, three in zip(table, rows, told["lines"], strict=True):
+    document = json.loads(render([found], "json"))["comparisons"][0]
+    for one, two, three in zip(table, rows, document["lines"], strict=True):
         assert one["method"] == two["method"] == three["method"]
         assert one["score"] == float(two["score"]) == three["score"]
         assert one["cost_to_share_0.99"] == three["cost_to_share"]["0.99"]
@@ -67,8 +67,8 @@ def test_parquet_csv_and_json_hold_the_same_numbers(found: Comparison) -> None:
         assert float(two["cost_to_share_high_0.5"]) == ends[1]
         assert one["reach_probability_0.99"] == three["reach_probability"]["0.99"]
         assert (two["never_0.99"], one["never_0.99"]) == (str(three["never"]["0.99"]), three["never"]["0.99"])
-    assert told["noise"] == pytest.approx(0.1 / 2**0.5)
-    assert told["detectable"] > 0
+    assert document["noise"] == pytest.approx(0.1 / 2**0.5)
+    assert document["detectable"] > 0
 
 
 def test_papers_and_pages_get_what_they_can_read(found: Comparison) -> None:

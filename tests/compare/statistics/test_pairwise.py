@@ -103,8 +103,8 @@ def test_mcnemars_test_counts_what_only_one_has_right() -> None:
     # The first alone has 8 right, the second alone 1: twice the chance of 8 or more heads of 9.
     assert mcnemar(first, second) == pytest.approx(2 * 10 / 512)
     assert mcnemar(first, first) == 1.0
-    told = compare_scores({"a": {0: first}, "b": {0: second}}).differences[0]
-    assert told.p == mcnemar(first, second)
+    result = compare_scores({"a": {0: first}, "b": {0: second}}).differences[0]
+    assert result.p == mcnemar(first, second)
 
 
 @pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (10, 2), (30, 3)])
@@ -123,10 +123,10 @@ def test_the_family_wise_error_rate_holds(methods: int, seeds: int) -> None:
 def test_detectable_differences_are_detected_with_the_stated_power(methods: int, seeds: int) -> None:
     rng = np.random.default_rng(methods + seeds)
     tables = [compare_scores(planted(rng, [0.5] * methods, seeds, 250, 0.02), draws=200) for _ in range(20)]
-    told = float(np.median([d.detectable for verdict in tables for d in verdict.differences]))
+    detectable = float(np.median([d.detectable for verdict in tables for d in verdict.differences]))
     found = []
     for _ in range(60):
-        verdict = compare_scores(planted(rng, [0.5] * (methods - 1) + [0.5 + told], seeds, 250, 0.02), draws=200)
+        verdict = compare_scores(planted(rng, [0.5] * (methods - 1) + [0.5 + detectable], seeds, 250, 0.02), draws=200)
         found += [d.p_adjusted < 0.05 for d in verdict.differences if d.second == f"m{methods - 1}"]
     assert 0.65 < np.mean(found) < 0.97
 

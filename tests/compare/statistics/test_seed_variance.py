@@ -58,24 +58,24 @@ def test_p_values_are_those_of_students_t_the_normal_or_their_sum() -> None:
 
 @pytest.mark.parametrize("freedom", [1.0, 2.0, 10.0])
 def test_detectable_differences_have_the_stated_power(freedom: float) -> None:
-    """Of other runs of two such methods about four in five tell them apart."""
+    """About four in five other runs of two such methods distinguish them."""
     rng = np.random.default_rng(1)
     errors, variance, level = 0.02, 1e-4, 0.05
-    [told] = detectable_differences(np.array([errors]), [SeedVariance(variance, freedom)], np.array([level]))
+    [detectable] = detectable_differences(np.array([errors]), [SeedVariance(variance, freedom)], np.array([level]))
     found = []
     for _ in range(400):
         true = variance * freedom / rng.chisquare(freedom)
         looks = SeedVariance(true * rng.chisquare(freedom) / freedom, freedom)
-        found.append(p_value(told + rng.normal(0, np.sqrt(errors**2 + true)), errors, looks) < level)
+        found.append(p_value(detectable + rng.normal(0, np.sqrt(errors**2 + true)), errors, looks) < level)
     assert 0.7 < np.mean(found) < 0.9
 
 
 def test_without_variance_there_is_no_detectable_difference() -> None:
-    told = detectable_differences(
+    detectable = detectable_differences(
         np.array([0.0, 0.02]), [SeedVariance(0, 0), SeedVariance(0, 0)], np.array([0.05, 0.05])
     )
-    assert np.isnan(told[0])
-    assert told[1] == pytest.approx((1.96 + 0.8416) * 0.02, rel=1e-3)
+    assert np.isnan(detectable[0])
+    assert detectable[1] == pytest.approx((1.96 + 0.8416) * 0.02, rel=1e-3)
 
 
 FIVE = [np.array(seeds) for seeds in ([0.1, 0.2], [0.3, 0.5], [0.4, 0.7], [0.5, 0.9], [0.6, 1.1])]

@@ -139,7 +139,9 @@ def test_wrappers_of_single_blocks_are_recognised(wrapper: str) -> None:
     assert wrapper_prefix(names, ["cls.predictions.bias", "vision.layers.0.weight"]) is None
 
 
-def test_an_adapter_inside_a_checkpoint_is_told(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
+def test_adapters_inside_a_checkpoint_are_reported(
+    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
+) -> None:
     def adapted(tensors: Tensors) -> Tensors:
         layers = {key.replace("q_proj.weight", "q_proj.base_layer.weight"): value for key, value in tensors.items()}
         return layers | {"model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(4, 32)}

@@ -44,12 +44,12 @@ def test_the_costs_of_several_are_a_line_each(peftkit: Peftkit, *, trial: bool) 
 @pytest.mark.slow
 def test_json_holds_the_same_and_a_trial_the_time(peftkit: Peftkit) -> None:
     code, out, err = peftkit("cost", "x.toml", "--json", "--trial", *SMALL)
-    [told] = json.loads(out)["recipes"]
+    [estimate] = json.loads(out)["recipes"]
     assert (code, err) == (0, "")
-    assert told["gmacs_per_epoch"] == pytest.approx(told["gmacs_per_step"] * told["steps_per_epoch"])
-    assert told["seconds_per_epoch"] == pytest.approx(told["seconds_per_step"] * told["steps_per_epoch"])
+    assert estimate["gmacs_per_epoch"] == pytest.approx(estimate["gmacs_per_step"] * estimate["steps_per_epoch"])
+    assert estimate["seconds_per_epoch"] == pytest.approx(estimate["seconds_per_step"] * estimate["steps_per_epoch"])
     parts = ("weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes")
-    assert told["memory_bytes"] == sum(told[key] for key in parts)
+    assert estimate["memory_bytes"] == sum(estimate[key] for key in parts)
 
 
 def test_a_wrong_recipe_among_them_costs_nothing(peftkit: Peftkit) -> None:

@@ -26,7 +26,7 @@ def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path)
     code, _, err = peftkit("compare", str(runs), "-o", str(tmp_path / "none" / "x"))
     assert code == 1
     assert "cannot be written" in err
-    for words, told in ((("--share", "1.5"), "at most 1"), (("--budget", "x"), "must be a number above 0")):
+    for words, message in ((("--share", "1.5"), "at most 1"), (("--budget", "x"), "must be a number above 0")):
         code, _, err = peftkit("compare", str(runs), *words)
         assert code == 2
-        assert told in err
+        assert message in err
