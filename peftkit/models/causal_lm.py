@@ -32,10 +32,8 @@ from peftkit.models.padding import group_by_length, ignores_padding
 from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, sum_logprobs
 from peftkit.models.text_encoding import (
     append_eos,
-    check_candidates_differ,
     continuation_ids,
     token_ids,
-    truncate_target,
 )
 
 
@@ -83,20 +81,7 @@ class CausalLM(CachedScorer):
             texts, source_ids, prompts, lengths, targets_and_answers, strict=True
         ):
             candidates = [self._target_ids(next(whole_ids), ids, prompt, text, target) for target in targets]
-            truncated = [truncate_target(c, self.max_target_length) for c in candidates]
-            if len(targets) > 1:
-                check_candidates_differ(targets, candidates)
-                check_candidates_differ(targets, truncated, self.max_target_length)
-            rows.append(
-                {
-                    "source": self._truncate_source(prompt),
-                    "candidates": truncated,
-                    "answer": answer,
-                    "source_tokens": length,
-                    "target_tokens": max(map(len, candidates)),
-                    "segments": [],
-                }
-            )
+            rows.append(self._build_row(prompt, length, targets, candidates, answer))
         return rows
 
     def _target_ids(
@@ -214,7 +199,7 @@ class CausalLM(CachedScorer):
         return logprobs.scores()
 
     def score_with_cache(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
-        """Score like ``score_packed``, but with each suffix as a row of the second pass, with a copy of the cache.
+        """Score like ``score_with_packed_suffixes``, with each suffix as a row of the second pass, on a copied cache.
 
         Args:
             model: the model, in evaluation mode.

@@ -17,11 +17,13 @@ from peftkit.errors import InputError, RowError
 from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, at_least_float32
 from peftkit.models.text_encoding import (
     SpecialTokens,
+    check_candidates_differ,
     describe_ids_without_embedding,
     detect_special_tokens,
     embedding_size,
     find_eos_id,
     token_ids,
+    truncate_target,
 )
 from peftkit.models.truncation import truncate_context
 
@@ -334,6 +336,39 @@ class ModelFamily:
         if ranked and example.candidates:
             return example.candidates, example.candidates.index(example.target)
         return (example.target,), 0
+
+    def _build_row(
+        self,
+        source: list[int],
+        source_tokens: int,
+        targets: Sequence[str],
+        candidates: Sequence[list[int]],
+        answer: int,
+    ) -> TokenizedRow:
+        """Truncate source and candidates to the length limits, for families whose candidates continue a source.
+
+        Args:
+            source: token ids of the source, with the template's.
+            source_tokens: number of tokens of the source before its context was truncated.
+            targets: texts of the candidates.
+            candidates: token ids of the candidates, end of text included.
+            answer: index of the target among the candidates.
+
+        Raises:
+            RowError: two candidates have the same ids, or the source does not fit.
+        """
+        truncated = [truncate_target(ids, self.max_target_length) for ids in candidates]
+        if len(targets) > 1:
+            check_candidates_differ(targets, candidates)
+            check_candidates_differ(targets, truncated, self.max_target_length)
+        return {
+            "source": self._truncate_source(source),
+            "candidates": truncated,
+            "answer": answer,
+            "source_tokens": source_tokens,
+            "target_tokens": max(map(len, candidates)),
+            "segments": [],
+        }
 
     def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
         """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""

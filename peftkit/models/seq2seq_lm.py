@@ -28,11 +28,9 @@ from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, s
 from peftkit.models.text_encoding import (
     SpecialTokens,
     append_eos,
-    check_candidates_differ,
     detect_special_tokens,
     find_decoder_start_id,
     token_ids,
-    truncate_target,
 )
 
 
@@ -67,20 +65,7 @@ class Seq2SeqLM(CachedScorer):
         encoded = iter(token_ids(self.tokenizer, all_targets, target=True, special=False))
         for source, length, (targets, answer) in zip(sources, lengths, targets_and_answers, strict=True):
             candidates = [self._target_ids(next(encoded), target) for target in targets]
-            truncated = [truncate_target(c, self.max_target_length) for c in candidates]
-            if len(targets) > 1:
-                check_candidates_differ(targets, candidates)
-                check_candidates_differ(targets, truncated, self.max_target_length)
-            rows.append(
-                {
-                    "source": self._truncate_source(source),
-                    "candidates": truncated,
-                    "answer": answer,
-                    "source_tokens": length,
-                    "target_tokens": max(map(len, candidates)),
-                    "segments": [],
-                }
-            )
+            rows.append(self._build_row(source, length, targets, candidates, answer))
         return rows
 
     def _target_ids(self, ids: list[int], text: str) -> list[int]:
