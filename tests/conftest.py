@@ -7,11 +7,16 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from peftkit.plugins import Registry
+    from peftkit.recipe import Recipe
 
 # A shell starts background jobs with SIGINT ignored, which every process of a test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -99,6 +104,51 @@ def slow_unless_quick(method: str, *others: str) -> Any:
 settings.register_profile("few", deadline=None, database=None, max_examples=150, derandomize=True)
 settings.register_profile("many", deadline=None, database=None, max_examples=5000)
 settings.load_profile("few")
+
+
+# Fixtures of tiny models and recipes import tests.tiny_runs, and so torch, where a test asks for them.
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from tests import tiny_runs
+
+    return tiny_runs.save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    from tests import tiny_runs
+
+    return tiny_runs.with_those_above()
+
+
+@pytest.fixture
+def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Callable[..., Recipe]:
+    from tests import tiny_runs
+
+    return tiny_runs.recipe_maker(models, registry, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def plain(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import tiny_runs
+
+    return tiny_runs.save_without_dropout(models, tmp_path_factory.mktemp("plain") / "t5")
+
+
+@pytest.fixture
+def built_in(make: Callable[..., Recipe], plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    from tests import tiny_runs
+
+    return tiny_runs.built_in_maker(make, plain, tmp_path)
+
+
+@pytest.fixture
+def written(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
+    from tests import tiny_runs
+
+    return tiny_runs.built_in_writer(built_in, tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
 import torch
 from transformers import (
     AutoTokenizer,
@@ -46,17 +45,14 @@ def tiny(kind: str) -> tuple[PreTrainedModel, str]:
     ), "pocket-encoder"
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of the tiny models, in the form that a hub's have, by kind."""
-    found = {}
-    for kind in ("encoder-decoder", "decoder", "encoder"):
-        folder = tmp_path_factory.mktemp("models") / kind
+def save_models(parent: Path) -> dict[str, Path]:
+    """Saves the tiny models in the layout of the hub; returns their folders by kind."""
+    folders = {kind: parent / kind for kind in ("encoder-decoder", "decoder", "encoder")}
+    for kind, folder in folders.items():
         model, tokenizer = tiny(kind)
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(model_path(tokenizer)).save_pretrained(folder)
-        found[kind] = folder
-    return found
+    return folders
 
 
 class ColourChoice(Colours):
@@ -97,12 +93,6 @@ class Quiet(Method):
         return model
 
 
-@pytest.fixture(scope="session")
-def registry() -> Registry:
-    """What is installed, and the components above."""
-    return with_those_above()
-
-
 def with_those_above() -> Registry:
     """What is installed, and the components above."""
     installed = load_registry()
@@ -116,9 +106,8 @@ def with_those_above() -> Registry:
 Make = Callable[..., Recipe]
 
 
-@pytest.fixture
-def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Make:
-    """Makes a small recipe: ``make("decoder", "train.batch_size=4")``."""
+def recipe_maker(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Make:
+    """Returns a function that makes a small recipe: ``make("decoder", "train.batch_size=4")``."""
     base = tmp_path / "recipe.toml"
     base.write_text(
         f"""
@@ -150,19 +139,16 @@ def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Make:
     return made
 
 
-@pytest.fixture(scope="session")
-def plain(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout, which no two divisions of a batch draw alike."""
-    folder = tmp_path_factory.mktemp("plain") / "t5"
+def save_without_dropout(models: dict[str, Path], folder: Path) -> Path:
+    """Saves a model without dropout, which no two divisions of a batch draw alike."""
     shutil.copytree(models["encoder-decoder"], folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.0}))
     return folder
 
 
-@pytest.fixture
-def built_in(make: Make, plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
-    """Makes recipes of built-in components, which other processes know too, with run directories by name."""
+def built_in_maker(make: Make, plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Returns a function that makes recipes of built-in components, with run directories by name."""
 
     def made(name: str, *overrides: str) -> Recipe:
         own = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
@@ -171,9 +157,8 @@ def built_in(make: Make, plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
     return made
 
 
-@pytest.fixture
-def written(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
-    """Writes such a recipe into a file."""
+def built_in_writer(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
+    """Returns a function that writes such a recipe into a file."""
 
     def made(name: str, *overrides: str) -> Path:
         path = tmp_path / f"{name}.toml"

@@ -11,9 +11,6 @@ import pytest
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
 from peftkit.train.run import run
-from tests.tiny_runs import built_in, make, models, plain, registry, written
-
-__all__ = ["built_in", "make", "models", "plain", "registry", "written"]
 
 COLOURS = {"red": "blood fire rose", "green": "grass leaf frog", "blue": "sky sea ink"}
 
