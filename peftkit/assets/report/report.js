@@ -39,7 +39,7 @@
   // The values on a split of the checkpoint selected on dev, up to each evaluation.
   const bestSoFar = (run, split, quantity) => {
     let best = null, reached = null;
-    return run.dev[section.selects].map((dev, i) => {
+    return run.dev[section.selection_metric].map((dev, i) => {
       if (dev !== null && (best === null || better(dev, best))) { best = dev; reached = (run[split][quantity] || [])[i]; }
       return reached;
     });

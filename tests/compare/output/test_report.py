@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_everything_is_in_the_page(page: Path) -> None:
     assert section["fronts"]["gmacs"] == ["full", "lora"]
     scores = {"constant": 0.45, "majority": 0.3, "random": 0.3}
     assert section["baselines"] == {"dev": {}, "test": {"accuracy": scores}}
+
+
+def test_the_script_reads_keys_that_the_page_has(page: Path) -> None:
+    script = (files("peftkit") / "assets" / "report" / "report.js").read_text(encoding="utf-8")
+    data = data_of(page)
+    [section] = data["sections"]
+    method = section["methods"][0]
+    added = {"section": set(), "method": {"index"}, "m": {"index"}, "run": set(), "data": set()}
+    for name, table in (("data", data), ("section", section), ("method", method), ("m", method), ("run", method["runs"][0])):
+        read = set(re.findall(rf"(?<![\w.-]){name}\.(\w+)", script))
+        assert read
+        assert read <= {*table, *added[name]}, name
 
 
 @pytest.fixture
