@@ -14,6 +14,8 @@ from peftkit.recipe.toml_lines import KeyPath
 
 ELEMENTWISE = ("adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd")
 """Elementwise optimizers: they work on the flattened shards of ZeRO, which have no shapes and norms of parameters."""
+OFFLOADS = ("offload_optimizer", "offload_param")
+"""Tables of ``zero_optimization``."""
 TABLE: KeyPath = ("train", "deepspeed")
 
 
@@ -56,6 +58,9 @@ def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         text = f"{train.optimizer} is not supported on sharded weights; use one of {comma_separated(ELEMENTWISE)}"
         yield ("train", "optimizer"), text
     if not options.used:
+        for key in ("offload_optimizer", "offload_parameters"):
+            if getattr(options, key) != "none":
+                yield (*TABLE, key), "is used only with DeepSpeed; set train.deepspeed.stage, or leave it out"
         return
     try:
         config = deepspeed_config(recipe)
@@ -67,6 +72,10 @@ def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     stage = _read_table(file, "zero_optimization").get("stage")
     if options.stage is not None and stage not in (None, options.stage):
         yield (*TABLE, "stage"), f"is {options.stage}, and {stage} in the file; make them equal"
+    if options.offload_parameters != "none" and config["zero_optimization"]["stage"] != 3:
+        yield (*TABLE, "offload_parameters"), "offloads weights at stage 3 only; set train.deepspeed.stage = 3"
+    if options.offload_optimizer != "none" and not config["zero_optimization"]["stage"]:
+        yield (*TABLE, "offload_optimizer"), "offloads from stage 1 on; set train.deepspeed.stage"
     if config["zero_optimization"]["stage"] and train.optimizer.lower() not in ELEMENTWISE:
         text = f"ZeRO flattens parameters, which changes the updates of {train.optimizer}; use one of "
         text += f"{comma_separated(ELEMENTWISE)}, or train.deepspeed.stage = 0"
@@ -102,6 +111,15 @@ def _read_config(path: str) -> dict[str, Any]:
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object")
+    for table in (("zero_optimization",), ("bf16",), ("fp16",), *(("zero_optimization", key) for key in OFFLOADS)):
+        value: Any = config
+        for key in table:
+            value = value.get(key, {})
+        if not isinstance(value, dict):
+            raise ValueError(f"{'.'.join(table)} must be an object, not {json.dumps(value)}")
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if type(stage) is not int or stage not in range(4):
+        raise ValueError(f"zero_optimization.stage must be one of 0, 1, 2, 3, not {json.dumps(stage)}")
     return config
 
 

@@ -85,12 +85,23 @@ def test_deepspeeds_configuration_without_a_file(precision: str, registry: Regis
         (["train.fsdp=true"], "train.fsdp: FSDP and DeepSpeed cannot be combined"),
         (["train.on_nan=skip"], "train.on_nan: DeepSpeed cannot discard the gradients of a step"),
         (["train.deepspeed.stage=4"], "train.deepspeed.stage: must be one of 0, 1, 2, 3"),
+        (["train.deepspeed.offload_parameters=cpu"], "train.deepspeed.offload_parameters: offloads weights at stage 3"),
+        (
+            ["train.deepspeed.stage=0", "train.deepspeed.offload_optimizer=cpu"],
+            "train.deepspeed.offload_optimizer: offloads from stage 1 on",
+        ),
         (["train.deepspeed.config=none.json"], "train.deepspeed.config: cannot be read: .*No such file"),
     ],
 )
 def test_what_cannot_be_done_is_refused(overrides: list[str], words: str, registry: Registry) -> None:
     with pytest.raises(RecipeError, match=words):
         load(registry, *overrides)
+
+
+@pytest.mark.parametrize("key", ["offload_optimizer", "offload_parameters"])
+def test_offloading_without_deepspeed_is_refused(key: str, registry: Registry) -> None:
+    with pytest.raises(RecipeError, match=f"train.deepspeed.{key}: is used only with DeepSpeed"):
+        load_recipe("x.toml", registry, [f"train.deepspeed.{key}=cpu"])
 
 
 def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> None:
@@ -116,6 +127,17 @@ def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> N
         ),
         ({"zero_optimization": {"stage": 3}}, "train.deepspeed.stage: is 2, and 3 in the file; make them equal"),
         ([], "cannot be read: ds.json is not a JSON object"),
+        (
+            {"zero_optimization": 3},
+            "train.deepspeed.config: cannot be read: zero_optimization must be an object, not 3",
+        ),
+        ({"bf16": True}, "cannot be read: bf16 must be an object, not true"),
+        (
+            {"zero_optimization": {"offload_param": "cpu"}},
+            r'cannot be read: zero_optimization\.offload_param must be an object, not "cpu"',
+        ),
+        ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage must be one of 0, 1, 2, 3, not 7"),
+        ({"zero_optimization": {"stage": True}}, "zero_optimization.stage must be one of 0, 1, 2, 3, not true"),
     ],
 )
 def test_a_file_that_says_otherwise_is_refused(given: Any, words: str, registry: Registry, folder: Path) -> None:
