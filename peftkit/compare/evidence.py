@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from peftkit.compare.baseline_scores import mean_baseline_scores
 from peftkit.compare.curves import (
     cost,
     keep_measured,
@@ -20,6 +19,7 @@ from peftkit.compare.curves import (
 from peftkit.compare.groups import RunGroup
 from peftkit.compare.load_runs import Run
 from peftkit.compare.per_example_scores import ScoredExamples, read_group_scores
+from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.statistics import Posterior, Tuning
 from peftkit.compare.statistics.score_posterior import (
     Scores,
