@@ -64,7 +64,7 @@ class SweepCommand(SubCommand):
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.sweep.config import read_sweep
         from peftkit.sweep.grid import expand
-        from peftkit.sweep.tuning import check_tuning
+        from peftkit.sweep.tuning_stages import check_tuning
 
         registry = plugins.load_registry()
         grid = expand(Path(args.file), read_sweep(Path(args.file)), registry, args.overrides, args.only)
