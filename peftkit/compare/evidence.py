@@ -16,8 +16,8 @@ from peftkit.compare.curves import (
     step_cost,
     uses_longer_run,
 )
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
 from peftkit.compare.per_example_scores import ScoredExamples, read_group_scores
 from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.statistics import Posterior, Tuning

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.curves import selected_score
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
 from peftkit.compare.statistics.observations import Array
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError, comma_separated

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from peftkit.compare.groups import RunGroup
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.tuning_records import describe_transfer, tuning_record
 from peftkit.compare.output.notes import tuning_notes
 from peftkit.compare.output.render import Page, TableRow, render_pages
 from peftkit.compare.recorded_baselines import mean_baseline_scores
-from peftkit.compare.tuning_records import describe_transfer, tuning_record
 from peftkit.errors import InputError
 from peftkit.run_directory import tuning_edges
 

@@ -18,9 +18,9 @@ import tomli_w
 from peftkit import __version__
 from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.curves import AXES, cost, has_cost, lower_is_better
-from peftkit.compare.fairness import flatten
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.fairness import flatten
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
 from peftkit.compare.output.render import TableRow, table_rows
 from peftkit.compare.output.table_notes import notes
 from peftkit.compare.recorded_baselines import mean_baseline_scores

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.curves import lower_is_better, selected_score
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run, read_run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run, read_run
+from peftkit.compare.input.tuning_records import tuning_record
 from peftkit.compare.per_example_scores import PREDICTION_KEYS, ScoredExamples, read_example_scores, read_group_scores
 from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
 from peftkit.compare.statistics.observations import Array
-from peftkit.compare.tuning_records import tuning_record
 from peftkit.errors import InputError
 
 NOT_PROPORTIONS = ("bleu", "chrf", "matthews_correlation")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.report import render_report
 from tests.compare.conftest import Plant
 
@@ -82,7 +82,13 @@ def test_the_script_reads_keys_that_the_page_has(page: Path) -> None:
     [section] = data["sections"]
     method = section["methods"][0]
     added = {"section": set(), "method": {"index"}, "m": {"index"}, "run": set(), "data": set()}
-    for name, table in (("data", data), ("section", section), ("method", method), ("m", method), ("run", method["runs"][0])):
+    for name, table in (
+        ("data", data),
+        ("section", section),
+        ("method", method),
+        ("m", method),
+        ("run", method["runs"][0]),
+    ):
         read = set(re.findall(rf"(?<![\w.-]){name}\.(\w+)", script))
         assert read
         assert read <= {*table, *added[name]}, name

@@ -182,8 +182,8 @@ def _run_document(sweep: Any, grid: Grid, failures: Sequence[Failure]) -> dict[s
 def _print_verdicts(grid: Grid) -> None:
     """Prints the recommendation for each task and model."""
     from peftkit.compare.comparison import compare
-    from peftkit.compare.groups import group_runs
-    from peftkit.compare.load_runs import find_runs
+    from peftkit.compare.input.groups import group_runs
+    from peftkit.compare.input.load_runs import find_runs
     from peftkit.compare.output.render import wrap_lines
 
     try:

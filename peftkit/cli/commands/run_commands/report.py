@@ -16,7 +16,7 @@ from peftkit.errors import InputError, RunError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peftkit.compare.groups import RunGroup
+    from peftkit.compare.input.groups import RunGroup
     from peftkit.verify import Verification
 
 

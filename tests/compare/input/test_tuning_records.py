@@ -14,8 +14,8 @@ import pytest
 from peftkit.cli import main
 from peftkit.compare.advice import advise
 from peftkit.compare.comparison import Comparison, compare
-from peftkit.compare.groups import RunGroup, group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import RunGroup, group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.figures import draw_figures
 from peftkit.compare.output.render import FORMATS, render
 from peftkit.compare.output.report import render_report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.load_runs import Run
 
 AT_EDGE = "tuning stopped at the edge of its range"
 
