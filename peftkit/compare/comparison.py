@@ -24,7 +24,7 @@ from peftkit.compare.evidence import Evidence, collect_evidence
 from peftkit.compare.input.groups import RunGroup, imported_notes
 from peftkit.compare.input.load_runs import Run
 from peftkit.compare.input.tuning_records import tuning_record
-from peftkit.compare.output.notes import method_notes
+from peftkit.compare.method_notes import method_notes
 from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.cost_uncertainty import (
     cost_interval,

@@ -11,7 +11,7 @@ import numpy as np
 from peftkit.compare.evidence import Evidence
 from peftkit.compare.input.load_runs import Run
 from peftkit.compare.input.tuning_records import AT_EDGE, tuning_record
-from peftkit.compare.output.notes import TEACHER_FORCED_PREFIX
+from peftkit.compare.method_notes import TEACHER_FORCED_PREFIX
 from peftkit.compare.quantities import format_cost
 from peftkit.compare.statistics.observations import Array
 from peftkit.compare.statistics.required_runs import SETTLED_PROBABILITY, Plan, plan_runs

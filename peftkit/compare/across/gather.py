@@ -14,7 +14,7 @@ from peftkit.compare.curves import cost, has_cost, is_number, keep_measured, low
 from peftkit.compare.input.fairness import describe_differences, flatten
 from peftkit.compare.input.groups import RunGroup, imported_notes
 from peftkit.compare.input.tuning_records import describe_transfer, tuning_record
-from peftkit.compare.output.notes import tuning_notes
+from peftkit.compare.method_notes import tuning_notes
 from peftkit.compare.per_example_scores import read_group_scores
 from peftkit.compare.statistics.score_posterior import fit_posterior
 from peftkit.compare.verdict import BEATS_BASELINES

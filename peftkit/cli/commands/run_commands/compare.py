@@ -69,10 +69,10 @@ class CompareCommand(SubCommand):
 
 def _compare(args: argparse.Namespace) -> bytes:
     from peftkit.compare.across import compare_across_tasks
-    from peftkit.compare.across import render as render_across
     from peftkit.compare.comparison import compare
-    from peftkit.compare.output.render import render as render
-    from peftkit.compare.regret import render as render_regret
+    from peftkit.compare.output.across_pages import render as render_across
+    from peftkit.compare.output.regret_table import render as render_regret
+    from peftkit.compare.output.render import render
 
     groups = load_groups(args)
     if args.regret:

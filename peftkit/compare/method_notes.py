@@ -1,4 +1,4 @@
-"""Notes on single methods: a keyword in the table row, explained below the table."""
+"""Notes on methods: a keyword in a row of a table, explained below it, and how they were tuned."""
 
 from __future__ import annotations
 
