@@ -25,6 +25,7 @@ from peftkit.compare.input.groups import RunGroup, imported_notes
 from peftkit.compare.input.load_runs import Run
 from peftkit.compare.input.tuning_records import tuning_record
 from peftkit.compare.method_notes import method_notes
+from peftkit.compare.score_posterior import fit_posterior
 from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.cost_uncertainty import (
     cost_interval,
@@ -33,7 +34,6 @@ from peftkit.compare.statistics.cost_uncertainty import (
     reach_probability,
 )
 from peftkit.compare.statistics.pairwise import PairwiseTests, compare_scores
-from peftkit.compare.statistics.score_posterior import fit_posterior
 from peftkit.compare.verdict import Verdict, decide
 from peftkit.errors import InputError
 from peftkit.run_directory import tuning_edges

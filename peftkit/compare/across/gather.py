@@ -16,7 +16,7 @@ from peftkit.compare.input.groups import RunGroup, imported_notes
 from peftkit.compare.input.tuning_records import describe_transfer, tuning_record
 from peftkit.compare.method_notes import tuning_notes
 from peftkit.compare.per_example_scores import read_group_scores
-from peftkit.compare.statistics.score_posterior import fit_posterior
+from peftkit.compare.score_posterior import fit_posterior
 from peftkit.compare.verdict import BEATS_BASELINES
 from peftkit.errors import InputError, comma_separated
 from peftkit.recipe.resolve import BUILT_IN_MODELS
