@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.tuning_records import describe_transfer, tuning_record
+from peftkit.compare.input.tuning_records import TRANSFER_STAGE, describe_transfer, tuning_record
 from peftkit.compare.method_notes import tuning_notes
 from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.run_directory import tuning_edges
 
 LEARNING_RATE = "train.learning_rate"
-TRANSFER_STAGE = "transfer"
-"""The stage whose runs have another budget than the other trials, so that their regret is undefined."""
 
 
 @dataclass(frozen=True)
@@ -124,5 +122,5 @@ def _trials_of_method(label: str, tuning: Mapping[str, Any], sign: float) -> lis
 
 
 def _has_regret(record: Mapping[str, Any]) -> bool:
-    """Whether a trial has the budget of the method's other trials."""
+    """Whether a trial has the budget of the method's other trials; its regret is undefined if not."""
     return record.get("stage") != TRANSFER_STAGE

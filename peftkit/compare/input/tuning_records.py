@@ -8,6 +8,8 @@ from typing import Any
 from peftkit.compare.input.load_runs import Run
 
 AT_EDGE = "tuning stopped at the edge of its range"
+TRANSFER_STAGE = "transfer"
+"""The stage of trials at the final runs' budget, which the other trials do not have."""
 
 
 def tuning_record(runs: Mapping[int, Run]) -> Mapping[str, Any] | None:
