@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.cli.arguments import add_cost_axis, add_fairness, add_metric, add_runs, positive, share
-from peftkit.cli.run_groups import load_groups
+from peftkit.cli.load_groups import load_groups
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, RunError
 

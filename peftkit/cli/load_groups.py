@@ -1,4 +1,4 @@
-"""Loads the runs that a command compares."""
+"""Loads the runs that a command compares, in groups of one task and model."""
 
 from __future__ import annotations
 
