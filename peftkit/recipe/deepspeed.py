@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from peftkit.components import Method
-from peftkit.errors import comma_separated
+from peftkit.components.declared_options import SourceLibrary
+from peftkit.errors import comma_separated, did_you_mean
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -100,6 +103,11 @@ def _file_conflicts(recipe: Recipe, file: Mapping[str, Any]) -> Iterator[tuple[K
     for key in ("optimizer", "scheduler", "train_batch_size"):
         if file.get(key, "auto") != "auto":
             yield (*TABLE, "config"), f"the recipe sets the {key.replace('_', ' ')}; remove {key!r} from the file"
+    known = _zero_keys()
+    for key in _read_table(file, "zero_optimization"):
+        if known and key not in known:
+            text = f"zero_optimization has no key {key!r}{did_you_mean(key, known)}; DeepSpeed takes"
+            yield (*TABLE, "config"), f"{text} {comma_separated(known)}"
     for precision in ("bf16", "fp16"):
         enabled = _read_table(file, precision).get("enabled", "auto")
         if enabled != "auto" and enabled != (train.mixed_precision == precision):
@@ -121,6 +129,24 @@ def _read_config(path: str) -> dict[str, Any]:
     if type(stage) is not int or stage not in range(4):
         raise ValueError(f"zero_optimization.stage must be one of 0, 1, 2, 3, not {json.dumps(stage)}")
     return config
+
+
+@cache
+def _zero_keys() -> tuple[str, ...]:
+    """The keys of ``zero_optimization``, read from DeepSpeed's source; none if it is not installed."""
+    library = SourceLibrary("deepspeed")
+    try:
+        config = library.module(library.folder / "runtime" / "zero" / "config.py").find_class("DeepSpeedZeroConfig")
+    except (ImportError, OSError, SyntaxError):
+        return ()
+    if config is None:
+        return ()
+    aliases = [
+        keyword.value.value
+        for keyword in ast.walk(config.node)
+        if isinstance(keyword, ast.keyword) and keyword.arg == "alias" and isinstance(keyword.value, ast.Constant)
+    ]
+    return (*config.options(), *map(str, aliases))
 
 
 def _read_table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import pytest
 from peftkit.errors import RecipeError
 from peftkit.methods.full import Full
 from peftkit.plugins import Registry
-from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe import Recipe, deepspeed, load_recipe
 from peftkit.recipe.config import DeepSpeedConfig
 from peftkit.recipe.deepspeed import deepspeed_config, sharding_conflicts
 
@@ -152,6 +153,30 @@ def test_a_file_that_agrees_is_taken(registry: Registry, folder: Path) -> None:
     precision = {"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2}}
     (folder / "ds.json").write_text(json.dumps({**auto, **agreeing, **precision}), encoding="utf-8")
     assert [*sharding_conflicts(load(registry, "train.deepspeed.config=ds.json"))] == []
+
+
+def test_unknown_keys_of_zero_are_refused_where_deepspeed_is_installed(
+    registry: Registry, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"overlap_com": True, "stage3_max_live_parameters": 1, "max_live_parameters": 1}
+    (folder / "ds.json").write_text(json.dumps({"zero_optimization": given}), encoding="utf-8")
+    source = tmp_path / "runtime/zero/config.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "class DeepSpeedZeroConfig(Base):\n    overlap_comm: bool = False\n"
+        "    max_live_parameters: int = Field(1, alias='stage3_max_live_parameters')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(deepspeed.SourceLibrary, "folder", tmp_path)
+    monkeypatch.setattr(deepspeed, "_zero_keys", deepspeed._zero_keys.__wrapped__)
+    text = (
+        "zero_optimization has no key 'overlap_com' (did you mean 'overlap_comm'?); DeepSpeed takes "
+        "overlap_comm, max_live_parameters, stage3_max_live_parameters"
+    )
+    with pytest.raises(RecipeError, match=re.escape(text) + "$"):
+        load(registry, "train.deepspeed.config=ds.json")
+    source.unlink()
+    assert load(registry, "train.deepspeed.config=ds.json").train.deepspeed.config == "ds.json"
 
 
 class Reading(Full):
