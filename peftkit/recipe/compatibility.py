@@ -187,16 +187,16 @@ def _precision_conflicts(recipe: Recipe) -> list[Conflict]:
 
 def _optimizer_conflicts(recipe: Recipe) -> list[Conflict]:
     """Find the options that the optimizer does not take, and those that the run sets itself."""
-    train, arguments = (
-        recipe.train,
-        optimizer_arguments(recipe.train.optimizer) if recipe.train.optimizer_options else {},
-    )
+    train = recipe.train
+    arguments = optimizer_arguments(train.optimizer) if train.optimizer_options or train.weight_decay else {}
     if not arguments:
         return []
     set_by_run = {"params": "is set by the run; leave it out", "lr": "is set by train.learning_rate; leave it out"}
     if train.weight_decay:
         set_by_run["weight_decay"] = "is set by train.weight_decay; leave it out"
     conflicts: list[Conflict] = []
+    if train.weight_decay and "weight_decay" not in arguments:
+        conflicts.append((("train", "weight_decay"), f"{train.optimizer} has no weight decay; set it to 0"))
     for name, value in train.optimizer_options.items():
         problem = set_by_run.get(name, "")
         if name not in arguments:

@@ -221,6 +221,11 @@ def test_an_option_that_a_key_of_its_own_sets(right: str, complaints: Complaints
     ]
 
 
+def test_weight_decay_of_an_optimizer_that_has_none(right: str, complaints: Complaints) -> None:
+    text = f'{right}[train]\noptimizer = "Rprop"\nweight_decay = 0.1\n'
+    assert complaints({"x.toml": text}) == ["x.toml:11: train.weight_decay: Rprop has no weight decay; set it to 0"]
+
+
 def test_options_of_an_optimizer_that_is_not_known_are_not_checked(right: str, complaints: Complaints) -> None:
     text = f'{right}[train]\noptimizer = "SGDD"\n{OPTIONS}momentum = 0.9\n'
     (error,) = complaints({"x.toml": text})
