@@ -1,4 +1,4 @@
-"""What is valid by itself and cannot work together; the words that a recipe's author reads are in test_problems.py."""
+"""Conflicts between valid values; ``test_error_messages.py`` tests the messages."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ KINDS = {
 
 
 @pytest.fixture
-def recipe(right: str, folder: Path, registry: Registry) -> Recipe:
-    (folder / "x.toml").write_text(right, encoding="utf-8")
+def recipe(valid_recipe: str, folder: Path, registry: Registry) -> Recipe:
+    (folder / "x.toml").write_text(valid_recipe, encoding="utf-8")
     return load_recipe("x.toml", registry, ["model.name=some/hub-model", "task.name=wordnet_distractors"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hub_model_is_judged_once_its_config_is_known(kind: str, recipe: Recipe) -> None:
+def test_a_hub_model_is_checked_once_its_config_is_known(kind: str, recipe: Recipe) -> None:
     assert find_conflicts(recipe, {}) == []
-    found = find_conflicts(recipe, KINDS[kind])
-    assert [path for path, _ in found] == ([("task", "name")] if kind == "encoder" else [])
+    conflicts = find_conflicts(recipe, KINDS[kind])
+    assert [path for path, _ in conflicts] == ([("task", "name")] if kind == "encoder" else [])
 
 
-def test_the_situation_says_what_the_recipe_asks_for(recipe: Recipe) -> None:
-    asked = run_spec(recipe, KINDS["decoder"])
-    assert (asked.model_kind, asked.task_kind, asked.model_type) == ("decoder", "generation", "gpt2")
-    assert (asked.gradient_checkpointing, asked.mixed_precision) == (False, "no")
+def test_run_spec_describes_the_recipe(recipe: Recipe) -> None:
+    spec = run_spec(recipe, KINDS["decoder"])
+    assert (spec.model_kind, spec.task_kind, spec.model_type) == ("decoder", "generation", "gpt2")
+    assert (spec.gradient_checkpointing, spec.mixed_precision) == (False, "no")
     assert run_spec(recipe, {}).model_kind is None
 
 
@@ -58,13 +58,15 @@ def test_the_situation_says_what_the_recipe_asks_for(recipe: Recipe) -> None:
     ],
 )
 @pytest.mark.usefixtures("recipe")
-def test_what_cannot_work_together(overrides: list[str], expected: list[str], registry: Registry) -> None:
-    found: list[str] = []
+def test_conflicting_values_are_reported_at_their_keys(
+    overrides: list[str], expected: list[str], registry: Registry
+) -> None:
+    keys: list[str] = []
     try:
         load_recipe("x.toml", registry, ["task.name=wordnet_distractors", *overrides])
     except RecipeError as error:
-        found = sorted(problem.key for problem in error.problems)
-    assert found == expected
+        keys = sorted(problem.key for problem in error.problems)
+    assert keys == expected
 
 
 RULES = {
@@ -123,7 +125,7 @@ RULES = {
 
 
 @pytest.mark.parametrize(("data", "overrides", "expected"), RULES.values(), ids=RULES)
-def test_each_rule_names_its_keys(
+def test_every_rule_reports_its_keys(
     data: str, overrides: list[str], expected: list[str], folder: Path, registry: Registry
 ) -> None:
     rows = "".join(f'{{"text": "t{i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(8))
@@ -139,15 +141,15 @@ def test_each_rule_names_its_keys(
     if data == "stream":
         tables["task"]["streaming"] = True
     (folder / "x.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    found: list[str] = []
+    keys: list[str] = []
     try:
         load_recipe("x.toml", registry, overrides)
     except RecipeError as error:
-        found = sorted(problem.key for problem in error.problems)
-    assert found == expected
+        keys = sorted(problem.key for problem in error.problems)
+    assert keys == expected
 
 
-def test_a_budget_of_joules_needs_a_meter_of_them(recipe: Recipe, registry: Registry) -> None:
+def test_a_budget_of_joules_needs_a_meter(recipe: Recipe, registry: Registry) -> None:
     limited = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": BudgetConfig(joules=5.0)})})
     reading = type("Reading", (Meter,), {"budgets": ("joules",)})
     assert [path for path, _ in unmeasured_budgets(limited, registry)] == [("train", "budget", "joules")]
@@ -155,7 +157,7 @@ def test_a_budget_of_joules_needs_a_meter_of_them(recipe: Recipe, registry: Regi
     assert unmeasured_budgets(limited, replace(registry, entries=(Entry("meter", "reading", reading, "x", "1"),))) == []
 
 
-def test_the_situation_of_a_recipe_that_shards_and_quantises(recipe: Recipe) -> None:
+def test_run_spec_has_sharding_and_quantization(recipe: Recipe) -> None:
     assert (run_spec(recipe, {}).quantization, run_spec(recipe, {}).sharded) == ("", False)
     train, model = recipe.train, recipe.model
     for update in ({"fsdp": True}, {"deepspeed": DeepSpeedConfig(stage=1)}):
