@@ -34,16 +34,33 @@ class EvaluateMetric(Metric):
     ) -> dict[str, float]:
         """Score the predictions; see ``Metric.compute``.
 
+        The scores are those of ``module().compute``, which also writes the texts to an Arrow table and reads them
+        back: that takes longer than most metrics.
+
+        Args:
+            predictions: A text for each example.
+            references: At least one text for each example.
+            examples: The examples, for metrics that need them.
+
+        Returns:
+            The scores by name.
+
         Raises:
             ValueError: There are no predictions, their number differs from that of the references, or an example has no
                 reference.
         """
         if any(isinstance(texts, str) for texts in references):  # a str passes the type checker as a Sequence[str]
             raise ValueError(f"{self.name}: the references of an example must be a list of texts, not one text")
-        scores: dict[str, float] = self.module().compute(
-            predictions=list(predictions), references=[list(texts) for texts in references], examples=examples
-        )
-        return scores
+        if len(predictions) != len(references):
+            raise ValueError(
+                f"{self.name}: the number of predictions, {len(predictions)}, is not that of the references, "
+                f"{len(references)}"
+            )
+        if not predictions:
+            raise ValueError(f"{self.name}: there are no predictions to score")
+        if not all(references):
+            raise ValueError(f"{self.name}: every example needs at least one reference")
+        return self._compute(list(predictions), [list(texts) for texts in references], examples)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -13,7 +13,8 @@ import evaluate
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
-from peftkit.components import Example, Metric
+from peftkit.components import Example
+from peftkit.metrics.base import EvaluateMetric
 
 
 class EvaluateModule(evaluate.Metric):
@@ -23,7 +24,7 @@ class EvaluateModule(evaluate.Metric):
     takes ``examples``, for metrics that need them.
     """
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, metric: EvaluateMetric) -> None:
         self.metric = metric  # set before super().__init__, which calls _info
         # evaluate creates a cache folder even for in-memory metrics, and never uses it.
         with TemporaryDirectory() as folder:
@@ -41,8 +42,4 @@ class EvaluateModule(evaluate.Metric):
     def _compute(
         self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example] = ()
     ) -> dict[str, float]:
-        if not predictions:
-            raise ValueError(f"{self.metric.name}: there are no predictions to score")
-        if not all(references):
-            raise ValueError(f"{self.metric.name}: every example needs at least one reference")
-        return self.metric._compute(predictions, references, examples)
+        return self.metric.compute(predictions, references, examples)

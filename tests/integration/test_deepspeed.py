@@ -1,4 +1,4 @@
-"""ZeRO shards what it holds and changes nothing of what is learnt."""
+"""DeepSpeed: sharded runs equal unsharded ones, and launches that would not shard are errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,32 +21,31 @@ from peftkit.errors import RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.testing.processes import fork_all, free_port
 from peftkit.train.run import run
 from tests.integration.test_launch import CPU_WORLD, LAUNCH, SHORT
 from tests.tiny_runs import Make
 from tests.train.test_trainer import assert_close
 
-# The launches compile a kernel once, which takes a minute and a C++ compiler.
-WORLD = [*LAUNCH, *CPU_WORLD, "--main_process_port", "0", "--num_processes", "2", "-m", "peftkit"]
 
+def run_sharded(recipe: Recipe, registry: Registry, resume: str | None = None) -> None:
+    """Run a recipe in two forked processes, with the environment variables of a launch.
 
-def launch(*words: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
-    environment |= {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*WORLD, *words],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            _, errors = process.communicate(timeout=400)
-        finally:
-            with suppress(ProcessLookupError):  # the launcher's children too, where it hung
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, errors[-4000:]
+    Reductions go through gloo: DeepSpeed's own kernel takes a minute to compile, and is used in the launch below.
+    """
+    backend = import_module("deepspeed.comm.torch")
+    import_module("deepspeed.runtime.zero.muon.original_muon")  # imports torch's compiler, once for all children
+    port = free_port()
+
+    def run_rank(rank: int) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.environ.pop("ACCELERATE_USE_CPU", None)
+        os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        vars(backend).update(build_shm_op=lambda: None)
+        run(recipe, registry, resume=resume)
+
+    assert fork_all([partial(run_rank, rank) for rank in range(2)]) == [0, 0]
 
 
 def only(folder: Path) -> Path:
@@ -54,45 +55,59 @@ def only(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "method"), [(2, "lora"), (3, "full")])
-def test_a_sharded_run_equals_one_that_is_not(
-    stage: int,
-    method: str,
-    built_in: Callable[..., Recipe],
-    written: Callable[..., Path],
-    registry: Registry,
-    tmp_path: Path,
+def test_a_sharded_run_equals_an_unsharded_one_and_resumes(
+    stage: int, method: str, built_in: Callable[..., Recipe], registry: Registry, tmp_path: Path
 ) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     options = (*SHORT, f"method.name={method}", "train.max_grad_norm=0.1", "train.gradient_accumulation_steps=2")
-    options += ("train.checkpoint.every=1 steps", "train.checkpoint.keep=9")
+    options += ("train.checkpoint.every=1 steps", "train.checkpoint.keep=9", "evaluate.train_examples=4")
+    options += ("evaluate.dev_examples=4", "evaluate.test_examples=5")
     whole = run(built_in("one", *options, "train.batch_size=8"), registry)
     assert whole is not None
-    recipe = written("two", *options, "train.batch_size=4", f"train.deepspeed.stage={stage}")
-    launch(str(recipe))
+    recipe = built_in("two", *options, "train.batch_size=4", f"train.deepspeed.stage={stage}")
+    run_sharded(recipe, registry)
     sharded = only(tmp_path / "two")
     assert_close(whole, sharded, 1e-5)
     one, two = RunDirectory(whole).summary(), RunDirectory(sharded).summary()
     assert two["processes"] == 2
     assert two["parameters"] == one["parameters"]
     file = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
-    right, saved = load_file(whole / "model" / file), load_file(sharded / "model" / file)
-    assert right.keys() == saved.keys()
-    for name, tensor in right.items():
+    expected, saved = load_file(whole / "model" / file), load_file(sharded / "model" / file)
+    assert expected.keys() == saved.keys()
+    for name, tensor in expected.items():
         assert tensor.shape == saved[name].shape
         assert (tensor - saved[name]).abs().max() < 1e-5
 
-    # Killed after step 2, it goes on to the same end.
+    # As if it had been killed after step 2.
     before = (sharded / "evaluations.jsonl").read_text()
     (sharded / "summary.json").unlink()
     for later in sorted((sharded / "checkpoints").iterdir())[2:]:
         shutil.rmtree(later)
-    launch(str(recipe), "--resume", str(sharded))
+    run_sharded(recipe, registry, resume=str(sharded))
     assert RunDirectory(sharded).summary()["resumed_after_steps"] == [2]
     assert [timeless(line) for line in before.splitlines()] == [
         timeless(line) for line in (sharded / "evaluations.jsonl").read_text().splitlines()
     ]
     for name, tensor in load_file(sharded / "model" / file).items():
         assert tensor.equal(saved[name])
+
+
+@pytest.mark.slow
+def test_the_launch_of_the_docs_shards(written: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    recipe = written("two", *SHORT, "train.batch_size=4", "train.deepspeed.stage=2")
+    command = [*LAUNCH, *CPU_WORLD, "--main_process_port", "0", "--num_processes", "2", "-m", "peftkit", str(recipe)]
+    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"} | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=400)
+        finally:
+            with suppress(ProcessLookupError):  # the launcher's children too, where it hung
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors[-4000:]
+    assert RunDirectory(only(tmp_path / "two")).summary()["processes"] == 2
 
 
 def timeless(line: str) -> dict[str, object]:

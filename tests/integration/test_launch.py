@@ -36,6 +36,7 @@ SHORT = (
     "train.learning_rate=0.05",
     "train.budget.steps=3",
     "evaluate.every=1 steps",
+    "evaluate.train_examples=9",
     "evaluate.dev_examples=9",
     "evaluate.test_examples=10",
     "evaluate.full_splits=false",
