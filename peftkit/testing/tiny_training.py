@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -33,6 +34,53 @@ def apply_method(method: Method, architecture: str, seed: int = 7, **changes: An
     model = method.apply(base, context(architecture, seed))
     unfreeze_head(model, head_parameters(architecture))
     return model
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A tiny model that was trained with a method, and what its training recorded."""
+
+    method: Method
+    model: nn.Module
+    before: dict[str, Tensor]
+    """All parameters and buffers before training."""
+    trainable: frozenset[str]
+    """Names of the parameters that were trainable before training."""
+    losses: list[float]
+    """The loss of each step."""
+    without_gradient: list[str]
+    """Names of trainable parameters without a gradient in the second step."""
+
+
+_last: dict[tuple[type[Method], str, str], TrainedModel] = {}
+
+
+def train_method(method: Method, architecture: str) -> TrainedModel:
+    """Apply a method to a tiny model and train it.
+
+    The last model is kept for the next check of the same method and architecture. A check that changes the model calls
+    ``forget_trained``.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+
+    Returns:
+        The trained model.
+    """
+    key = (type(method), method.model_dump_json(), architecture)
+    if key not in _last:
+        forget_trained()
+        model = apply_method(method, architecture)
+        before = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
+        trainable = frozenset(trained_tensors(model))
+        _last[key] = TrainedModel(method, model, before, trainable, *train_on_batch(model, architecture, method=method))
+    return _last[key]
+
+
+def forget_trained() -> None:
+    """Forget the model that ``train_method`` keeps."""
+    _last.clear()
 
 
 def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
