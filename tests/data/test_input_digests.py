@@ -202,13 +202,13 @@ def stopped(files: Files, registry: Registry, monkeypatch: pytest.MonkeyPatch) -
 
     def failing(self: Trainer, *arguments: Any) -> None:
         if self.progress.step == 2:
-            raise RunError("the power went")
+            raise RunError("power failure")
         account(self, *arguments)
 
     recipe = files.recipe("train.checkpoint.every=1 steps")
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_record_step", failing)
-        with pytest.raises(RunError, match="the power went"):
+        with pytest.raises(RunError, match="power failure"):
             run(recipe, registry)
     (path,) = Path(recipe.run.output).iterdir()
     return recipe, path

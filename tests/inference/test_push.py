@@ -139,9 +139,9 @@ from pathlib import Path
 from peftkit.errors import PeftkitError
 from peftkit.inference import push as push_module
 from peftkit.inference.push import push
-from tests.tiny_runs import with_those_above
+from tests.tiny_runs import registry_with_test_components
 try:
-    print(push(Path(sys.argv[1]), with_those_above(), sys.argv[2], private=True))
+    print(push(Path(sys.argv[1]), registry_with_test_components(), sys.argv[2], private=True))
 except PeftkitError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
