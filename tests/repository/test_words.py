@@ -6,6 +6,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,16 @@ CODE = paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py", "tests/**/
 DOCUMENTS = paths("README.md", "CONTRIBUTING.md", "docs/*.md")
 
 
+@cache
+def all_prose() -> list[tuple[Path, int, str]]:
+    return [(path, number, line) for path in (*CODE, *DOCUMENTS) for number, line in prose(path)]
+
+
 @pytest.mark.parametrize("pattern", WORDS)
 def test_prose_uses_the_fields_terms(pattern: str) -> None:
+    search = re.compile(pattern, flags=re.IGNORECASE).search
     places = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
-        for path in (*CODE, *DOCUMENTS)
-        for number, line in prose(path)
-        if re.search(pattern, line, flags=re.IGNORECASE)
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}" for path, number, line in all_prose() if search(line)
     ]
     assert not places, f"write {WORDS[pattern]}:\n" + "\n".join(places)
 
