@@ -13,8 +13,7 @@ import evaluate
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
-from peftkit.components import Example
-from peftkit.metrics.base import EvaluateMetric
+from peftkit.components import Example, Metric
 
 
 class EvaluateModule(evaluate.Metric):
@@ -24,7 +23,7 @@ class EvaluateModule(evaluate.Metric):
     takes ``examples``, for metrics that need them.
     """
 
-    def __init__(self, metric: EvaluateMetric) -> None:
+    def __init__(self, metric: Metric) -> None:
         self.metric = metric  # set before super().__init__, which calls _info
         # evaluate creates a cache folder even for in-memory metrics, and never uses it.
         with TemporaryDirectory() as folder:

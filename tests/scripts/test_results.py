@@ -28,8 +28,8 @@ def results() -> Any:
 
 def test_packed_runs_give_the_same_comparison(plant: Plant, results: Any, tmp_path: Path) -> None:
     from peftkit.compare.comparison import compare
-    from peftkit.compare.groups import group_runs
-    from peftkit.compare.load_runs import find_runs
+    from peftkit.compare.input.groups import group_runs
+    from peftkit.compare.input.load_runs import find_runs
 
     sweep = tmp_path / "pocket"
     for method in ("full", "lora"):
