@@ -1,4 +1,4 @@
-"""What every test relies on: no network, nobody's settings, and nothing left behind."""
+"""Isolation of tests: no network, no user settings, no files left behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 # Set on import, before any library reads them. Each worker has a folder of its own.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="peftkit-tests-")
 os.environ.pop("PEFTKIT_PLUGINS", None)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are so small that threads would mostly wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not speed up tiny models
 os.environ.update(
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
@@ -40,7 +40,7 @@ os.environ.update(
     MPLBACKEND="agg",
     HYPOTHESIS_STORAGE_DIRECTORY=f"{_SCRATCH.name}/hypothesis",
 )
-if "PYTEST_XDIST_WORKER" not in os.environ:  # one for all workers: a kernel takes a minute to compile
+if "PYTEST_XDIST_WORKER" not in os.environ:  # shared by all workers, as compiling a kernel takes a minute
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{_SCRATCH.name}/torch-extensions"
 
 ONE_LINE = (
@@ -73,8 +73,8 @@ ONE_LINE = (
     "test_run_directory.py",
     "test_standard_streams.py",
 )
-"""Tests of one line of transformers, since nothing that they import imports a package of which the lines have different
-versions: transformers, tokenizers and huggingface_hub. ``tests/test_lines.py`` holds that."""
+"""Tests that run with one version of transformers only, as they do not import transformers, tokenizers or
+huggingface_hub; ``tests/repository/test_lines.py`` checks that."""
 AROUND = (
     "data/test_pipeline.py",
     "data/test_resampling.py",
@@ -86,21 +86,21 @@ AROUND = (
     "monitor/test_trackers.py",
     "train/test_strategies.py",
 )
-"""Tests of one line too: they need a model, but the module of the runner that they test imports none of these packages.
-Single tests of other files have the mark ``one_line`` for the same reason. With a model of either line there are the
-other tests of the runner, the conformance kit's whole runs, the recipe matrix and the fuzzing."""
+"""More tests that run with one version: they need a model, but the tested module imports none of these packages.
+Single tests of other files have the mark ``one_line``. The other tests of runs, the conformance suite, the recipe
+matrix and fuzzing run with both versions."""
 
 QUICK = ("full", "lora", "prefix_tuning", "vera", "parallel_adapters", "none")
-"""The methods with which the quick loop, ``-m "not slow"``, runs the tests that are of all methods."""
+"""Methods for which tests of all methods run with ``-m "not slow"``."""
 
 
 def slow_unless_quick(method: str, *others: str) -> Any:
-    """A test's parameters, with the method and what comes before it, marked slow unless the method is of the quick."""
+    """Test parameters that end with the method, marked slow unless the method is in QUICK."""
     return pytest.param(*others, method, marks=() if method in QUICK else pytest.mark.slow)
 
 
-# `pytest --hypothesis-profile=many -m fuzz` is what CI runs besides.
-# The same examples each time: what lands must not depend on luck. Other ones are drawn by "many".
+# CI also runs `pytest --hypothesis-profile=many -m fuzz`.
+# "few" is deterministic; "many" draws random examples.
 settings.register_profile("few", deadline=None, database=None, max_examples=150, derandomize=True)
 settings.register_profile("many", deadline=None, database=None, max_examples=5000)
 settings.load_profile("few")
@@ -120,7 +120,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def registry() -> Registry:
     from tests import tiny_runs
 
-    return tiny_runs.with_those_above()
+    return tiny_runs.registry_with_test_components()
 
 
 @pytest.fixture
@@ -153,12 +153,12 @@ def written(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Pa
 
 @pytest.fixture(autouse=True)
 def hub_is_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test makes of the hub ends with it."""
+    """Resets whether the hub is reachable."""
     monkeypatch.setattr("peftkit.hub_commits._unreachable", [])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that run on one line of transformers only."""
+    """Marks the tests that run with one version of transformers only."""
     here = Path(__file__).parent
     chosen = [here / name for name in (*ONE_LINE, *AROUND)]
     for item in items:
@@ -167,7 +167,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Takes what has been imported out of garbage collection: each run collects twice, in half a second of a second."""
+    """Excludes imported objects from garbage collection, which otherwise takes half of each run's time."""
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""The functions of the package itself."""
+"""Functions of the package ``peftkit``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ to = []
 """
 
 
-def test_importing_the_package_imports_no_library() -> None:
+def test_import_peftkit_imports_no_library() -> None:
     code = "import sys, peftkit; peftkit.__all__; print({'torch', 'pydantic', 'peftkit.api'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
@@ -48,12 +48,12 @@ def test_every_public_name_can_be_imported() -> None:
     assert all(getattr(peftkit, name) for name in peftkit.__all__)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'load_models'"):
         peftkit.load_models  # noqa: B018
 
 
-def test_a_run_that_only_peftkit_reads_is_loaded_with_its_head(tmp_path: Path) -> None:
+def test_load_model_loads_the_head_of_a_run(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text(ENCODER)
     registry = load_registry()
@@ -63,10 +63,10 @@ def test_a_run_that_only_peftkit_reads_is_loaded_with_its_head(tmp_path: Path) -
     rows = [json.loads(line) for line in (path / "predictions" / "test.jsonl").read_text().splitlines()]
     for row in rows:
         with torch.no_grad():
-            found = model(**tokenizer(row["source"], return_tensors="pt").to(model.device)).logits.log_softmax(-1)[0]
-        assert found.tolist() == pytest.approx(row["log_likelihoods"], abs=1e-5)
+            scores = model(**tokenizer(row["source"], return_tensors="pt").to(model.device)).logits.log_softmax(-1)[0]
+        assert scores.tolist() == pytest.approx(row["log_likelihoods"], abs=1e-5)
 
 
-def test_a_folder_that_is_no_run_is_an_input_error(tmp_path: Path) -> None:
+def test_load_model_of_another_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run directory: it has no recipe\.toml"):
         peftkit.load_model(tmp_path)

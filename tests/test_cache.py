@@ -1,4 +1,4 @@
-"""Where things are kept, on machines whose home folder is not there, is read-only or is full."""
+"""The cache folder, also where the home folder is missing, read-only or full."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    forget()
+    clear_caches()
     yield
-    forget()
+    clear_caches()
 
 
-def forget() -> None:
+def clear_caches() -> None:
     cache._cache_folder.cache_clear()
     cache._write_problem.cache_clear()
 
 
 def blocked(path: Path) -> Path:
-    """A folder that cannot be made, also not by root: a file stands where its parent would."""
+    """A folder that nobody can create, as its parent is a file."""
     path.write_text("")
     return path / "folder"
 
 
-def test_the_named_folder_comes_first_then_the_user_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_peftkit_cache_precedes_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder() == tmp_path / "home" / ".cache" / "peftkit"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "peftkit"
@@ -45,7 +45,7 @@ def test_the_named_folder_comes_first_then_the_user_s(monkeypatch: pytest.Monkey
     assert cache_folder() == tmp_path / "home" / "mine"
 
 
-def test_a_home_that_cannot_be_written_is_named_once_with_the_variable(
+def test_an_unwritable_home_is_warned_of_once_with_the_variable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HOME", str(blocked(tmp_path / "file")))
@@ -59,7 +59,7 @@ def test_a_home_that_cannot_be_written_is_named_once_with_the_variable(
     assert "PEFTKIT_CACHE moves it" in record.getMessage()
 
 
-def test_nobody_s_home_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_home_is_not_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -67,14 +67,16 @@ def test_nobody_s_home_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert cache_folder().parent == tmp_path
 
 
-def test_a_named_folder_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unwritable_peftkit_cache_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = blocked(tmp_path / "file")
     monkeypatch.setenv("PEFTKIT_CACHE", str(folder))
     with pytest.raises(InputError, match=rf"PEFTKIT_CACHE: '{folder}' is not writable \(Not a directory\)"):
         cache_folder()
 
 
-def test_without_any_folder_both_variables_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_any_writable_folder_the_error_names_both_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     folder = blocked(tmp_path / "file")
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -82,7 +84,7 @@ def test_without_any_folder_both_variables_are_named(monkeypatch: pytest.MonkeyP
         cache_folder()
 
 
-def test_a_stranger_s_folder_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_symlink_in_the_temporary_folder_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(blocked(tmp_path / "file")))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -90,7 +92,7 @@ def test_a_stranger_s_folder_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert cache_folder() not in (elsewhere, tmp_path / f"peftkit-{cache.os.getuid()}")
 
 
-def test_the_cache_of_datasets_is_moved_where_it_cannot_be_written(
+def test_an_unwritable_datasets_cache_is_moved(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH"):

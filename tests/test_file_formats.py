@@ -96,7 +96,7 @@ def test_a_recipe_of_format_1_equals_its_rewritten_form(
         ('wandb = "off"', ['track.to=["wandb"]'], ("wandb",)),
     ],
 )
-def test_trackers_of_format_1_change_the_list_of_the_layer_below(
+def test_format_1_trackers_change_the_list_of_the_base(
     base: str, overrides: list[str], trackers: tuple[str, ...], folder: Path, registry: Registry
 ) -> None:
     (folder / "base.toml").write_text(f"{BASE}[track]\n{base}\n")
@@ -117,7 +117,7 @@ def test_old_keys_are_errors_in_a_recipe_of_the_current_format(folder: Path, reg
     ]
 
 
-def test_an_error_in_an_old_key_is_located_where_it_is_written(folder: Path, registry: Registry) -> None:
+def test_an_error_in_an_old_key_has_its_line(folder: Path, registry: Registry) -> None:
     (folder / "x.toml").write_text(BASE + "[train]\ncut_targets = 2\n")
     with pytest.raises(RecipeError, match=r"x\.toml:8: train\.truncate_targets: must be a number"):
         load_recipe("x.toml", registry)

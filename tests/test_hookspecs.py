@@ -1,4 +1,4 @@
-"""Every hook that there is: documented, typed, with an example that runs, and known to the registry."""
+"""Every hook is documented, typed, known to the registry and has an example that runs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HOOKS = live()
 EACH = pytest.mark.parametrize("name", sorted(HOOKS))
 
 
-def test_there_is_a_hook_for_every_kind_of_component_and_none_besides() -> None:
+def test_every_kind_of_component_has_one_hook() -> None:
     assert sorted(HOOKS) == sorted(plugins.HOOKS)
 
 
 @EACH
-def test_a_hook_takes_nothing_and_returns_classes_of_its_kind(name: str) -> None:
+def test_hooks_take_no_arguments_and_return_classes_of_their_kind(name: str) -> None:
     assert not inspect.signature(HOOKS[name]).parameters
     returns = get_type_hints(HOOKS[name])["return"]
     assert get_origin(returns) is Sequence
@@ -38,7 +38,7 @@ def test_a_hook_takes_nothing_and_returns_classes_of_its_kind(name: str) -> None
 
 
 @EACH
-def test_a_hook_s_example_runs_and_shows_a_whole_plugin(name: str) -> None:
+def test_the_example_of_a_hook_is_a_complete_plugin(name: str) -> None:
     [example] = doctest.DocTestFinder(recurse=False).find(HOOKS[name], name, globs={})
     source = "".join(step.source for step in example.examples)
     assert "@hookimpl\n" in source

@@ -18,15 +18,15 @@ OLD, NEW = "a" * 40, "b" * 40
 
 
 class Hub:
-    """Stands for the hub: knows commits, or fails."""
+    """A fake hub that returns commits or fails."""
 
     def __init__(self) -> None:
         self.commits = {("model", "org/tiny", None): NEW, ("model", "org/tiny", "v1"): OLD}
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.failure: Exception | None = None
 
     def repo_info(self, name: str, *, repo_type: str, revision: str | None, timeout: float) -> Any:
-        self.asked.append({"name": name, "revision": revision, "timeout": timeout})
+        self.requests.append({"name": name, "revision": revision, "timeout": timeout})
         if self.failure:
             raise self.failure
         return SimpleNamespace(sha=self.commits[repo_type, name, revision])
@@ -34,11 +34,11 @@ class Hub:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
-    found = Hub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: found)
+    fake = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return found
+    return fake
 
 
 def cache(folder: Path, ref: str, commit: str, kind: str = "models") -> None:
@@ -48,21 +48,21 @@ def cache(folder: Path, ref: str, commit: str, kind: str = "models") -> None:
     (folder / f"{kind}--org--tiny" / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
 
 
-def test_a_branch_or_tag_is_what_the_hub_says_within_seconds(hub: Hub) -> None:
+def test_branches_and_tags_are_resolved_by_the_hub_with_a_timeout(hub: Hub) -> None:
     assert resolve_commit("model", "org/tiny", None) == NEW
     assert resolve_commit("model", "org/tiny", "v1") == OLD
-    assert {each["timeout"] for each in hub.asked} == {SECONDS}
+    assert {each["timeout"] for each in hub.requests} == {SECONDS}
     assert SECONDS <= 15
 
 
-def test_a_commit_is_itself_and_nobody_is_asked(hub: Hub) -> None:
-    hub.failure = AssertionError("was asked")
+def test_a_commit_is_returned_without_a_request(hub: Hub) -> None:
+    hub.failure = AssertionError("a request was sent")
     assert resolve_commit("model", "org/tiny", OLD) == OLD
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), TimeoutError("slow"), ValueError("404"), RuntimeError("gone")])
-def test_a_hub_that_does_not_answer_leaves_the_cached_commit_with_a_notice(
+def test_an_unreachable_hub_falls_back_to_the_cached_commit(
     error: Exception, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.failure = error
@@ -76,7 +76,7 @@ def test_a_hub_that_does_not_answer_leaves_the_cached_commit_with_a_notice(
     assert str(error) in record.getMessage()
 
 
-def test_offline_the_cache_is_asked_alone(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_uses_the_cache_only(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert resolve_commit("dataset", "org/tiny", None) is None
     cache(tmp_path, "main", NEW, "datasets")
@@ -84,10 +84,10 @@ def test_offline_the_cache_is_asked_alone(hub: Hub, tmp_path: Path, monkeypatch:
     assert resolve_commit("dataset", "org/tiny", None) == NEW
     assert resolve_commit("dataset", "org/tiny", "refs/pr/1") == OLD
     assert resolve_commit("model", "org/tiny", None) is None
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_what_the_cache_holds_is_no_commit_unless_it_looks_like_one(hub: Hub, tmp_path: Path) -> None:
+def test_malformed_commits_of_the_cache_are_ignored(hub: Hub, tmp_path: Path) -> None:
     cache(tmp_path, "main", "not a commit")
     assert cached_commit("model", "org/tiny", None) is None
     assert snapshot("model", "org/tiny", NEW) is None
@@ -96,7 +96,7 @@ def test_what_the_cache_holds_is_no_commit_unless_it_looks_like_one(hub: Hub, tm
 
 
 @pytest.mark.parametrize("failure", [ConnectionError("refused"), TimeoutError("10 s"), OSError("no route to host")])
-def test_a_hub_that_does_not_answer_is_asked_no_more_in_this_run(
+def test_an_unreachable_hub_is_not_tried_again_in_the_run(
     failure: Exception, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in (("datasets.config", "HF_HUB_OFFLINE"), ("datasets.config", "HF_DATASETS_OFFLINE")):
@@ -109,14 +109,14 @@ def test_a_hub_that_does_not_answer_is_asked_no_more_in_this_run(
     assert constants.HF_HUB_OFFLINE
     assert datasets.config.HF_HUB_OFFLINE
     hub.failure = None
-    assert resolve_commit("model", "org/tiny", None) == NEW  # the next run asks again
+    assert resolve_commit("model", "org/tiny", None) == NEW  # the next run tries again
     assert not hub_is_unreachable()
     assert not constants.HF_HUB_OFFLINE
     assert not datasets.config.HF_DATASETS_OFFLINE
 
 
 @pytest.mark.parametrize("failure", [ValueError("no such name"), KeyError("sha")])
-def test_other_errors_do_not_mean_that_the_hub_is_away(failure: Exception, hub: Hub) -> None:
+def test_other_errors_do_not_mark_the_hub_as_unreachable(failure: Exception, hub: Hub) -> None:
     hub.failure = failure
     assert resolve_commit("model", "org/tiny", None) is None
     assert not hub_is_unreachable()

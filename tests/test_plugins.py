@@ -1,4 +1,4 @@
-"""The registry, from made-up entry points in a manager of its own each time."""
+"""The registry, loaded from fake entry points."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from peftkit.errors import InputError, PluginError
 from peftkit.plugins import Registry, load_registry
 
 
-class Made(Distribution):
-    """A distribution that lies on no disk."""
+class FakeDistribution(Distribution):
+    """A distribution in memory."""
 
     def __init__(self, name: str | None, version: str) -> None:
         self.texts = {"METADATA": f"Metadata-Version: 2.1\n{f'Name: {name}' if name else ''}\nVersion: {version}\n"}
@@ -37,17 +37,17 @@ Install = Callable[..., EntryPoint]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Makes an entry point to a module of the given names; what is no module is raised when it is imported."""
+    """Creates an entry point to a module with these contents."""
     numbers = itertools.count()
 
     def point(distribution: str | None, name: str = "plugin", version: str = "1.0", **contents: Any) -> EntryPoint:
         module = types.ModuleType(f"made_up_{next(numbers)}")
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        # As importlib.metadata does it; a new attribute on something immutable.
-        made = EntryPoint(name, module.__name__, "peftkit")
-        vars(made)["dist"] = Made(distribution, version)
-        return made
+        # Entry points are immutable; importlib.metadata sets "dist" in the same way.
+        entry_point = EntryPoint(name, module.__name__, "peftkit")
+        vars(entry_point)["dist"] = FakeDistribution(distribution, version)
+        return entry_point
 
     return point
 
@@ -56,10 +56,10 @@ def component(name: str, base: type[Component] = Method) -> Any:
     attributes = {}
     if issubclass(base, Task):
         attributes = {"kind": "generation", "metrics": (), "selection_metric": "loss"}
-    made = create_model(name.title(), __base__=base, name=(Literal[name], name), __doc__=f"The {name}.\n\nMore.")
+    model = create_model(name.title(), __base__=base, name=(Literal[name], name), __doc__=f"The {name}.\n\nMore.")
     for key, value in attributes.items():
-        setattr(made, key, value)
-    return made
+        setattr(model, key, value)
+    return model
 
 
 def hook(name: str, returned: Any) -> Any:
@@ -74,51 +74,51 @@ def registry(*points: EntryPoint, only: str | None = None) -> Registry:
     return load_registry(only, points)
 
 
-def names(found: Registry) -> list[str]:
-    return [f"{e.kind} {e.name}" for e in found.entries]
+def names(loaded: Registry) -> list[str]:
+    return [f"{e.kind} {e.name}" for e in loaded.entries]
 
 
-def test_what_is_registered_is_known_with_its_distribution(install: Install) -> None:
+def test_an_entry_has_its_component_and_distribution(install: Install) -> None:
     a = component("a")
-    found = registry(install("peftkit-a", "x", "2.5", register_methods=methods(a)))
-    [entry] = found.entries
+    loaded = registry(install("peftkit-a", "x", "2.5", register_methods=methods(a)))
+    [entry] = loaded.entries
     assert (entry.kind, entry.name, entry.component) == ("method", "a", a)
     assert (entry.distribution, entry.version, entry.summary) == ("peftkit-a", "2.5", "The a.")
-    assert dict(found.distributions) == {"peftkit-a": "2.5"}
-    assert (found.failures, found.excluded) == ((), ())
-    assert found.find("method", "a") is found.all("method")["a"] is entry
+    assert dict(loaded.distributions) == {"peftkit-a": "2.5"}
+    assert (loaded.failures, loaded.excluded) == ((), ())
+    assert loaded.find("method", "a") is loaded.all("method")["a"] is entry
 
 
-def test_all_kinds_come_from_one_module(install: Install) -> None:
+def test_one_module_may_register_all_kinds(install: Install) -> None:
     hooks: dict[str, Any] = {}
     for kind, base in (("methods", Method), ("tasks", Task), ("metrics", Metric), ("meters", Meter)):
-        made = component("same", base)
-        hooks[kind] = hook(f"register_{kind}", [made])
-    found = registry(install("d", **hooks))
-    assert names(found) == ["method same", "task same", "metric same", "meter same"]
+        same = component("same", base)
+        hooks[kind] = hook(f"register_{kind}", [same])
+    loaded = registry(install("d", **hooks))
+    assert names(loaded) == ["method same", "task same", "metric same", "meter same"]
 
 
-def test_no_order_of_installation_changes_anything(install: Install) -> None:
+def test_the_order_of_installation_does_not_matter(install: Install) -> None:
     points = [install(f"d{n}", "x", register_methods=methods(component(f"b{n}"), component(f"a{n}"))) for n in range(3)]
-    found = [registry(*order) for order in itertools.permutations(points)]
-    assert names(found[0]) == [f"method {letter}{n}" for letter in "ab" for n in range(3)]
-    assert all(each == found[0] for each in found)
+    registries = [registry(*order) for order in itertools.permutations(points)]
+    assert names(registries[0]) == [f"method {letter}{n}" for letter in "ab" for n in range(3)]
+    assert all(each == registries[0] for each in registries)
 
 
-def test_the_built_ins_are_all_there() -> None:
-    found = load_registry("")
-    assert set(found.distributions) == {"peftkit"}
-    assert {"full", "lora", "prefix_tuning", "vera"} <= set(found.all("method"))
-    assert {"wordnet_topic", "wordnet_mcq", "wordnet_distractors"} <= set(found.all("task"))
-    assert {"accuracy", "rouge", "bleu"} <= set(found.all("metric"))
-    assert {"clock", "peak_memory"} <= set(found.all("meter"))
-    assert all(e.summary.endswith(".") or "." in e.summary for e in found.entries)
+def test_the_built_in_components_are_registered() -> None:
+    loaded = load_registry("")
+    assert set(loaded.distributions) == {"peftkit"}
+    assert {"full", "lora", "prefix_tuning", "vera"} <= set(loaded.all("method"))
+    assert {"wordnet_topic", "wordnet_mcq", "wordnet_distractors"} <= set(loaded.all("task"))
+    assert {"accuracy", "rouge", "bleu"} <= set(loaded.all("metric"))
+    assert {"clock", "peak_memory"} <= set(loaded.all("meter"))
+    assert all(e.summary.endswith(".") or "." in e.summary for e in loaded.entries)
 
 
 # ---- distributions
 
 
-def test_a_name_twice_names_both_distributions(install: Install) -> None:
+def test_a_duplicate_name_is_an_error_that_names_both_distributions(install: Install) -> None:
     points = [install(d, register_methods=methods(component("a"))) for d in ("peftkit-one", "peftkit-two")]
     for order in (points, points[::-1]):
         with pytest.raises(
@@ -127,40 +127,40 @@ def test_a_name_twice_names_both_distributions(install: Install) -> None:
             registry(*order)
 
 
-def test_a_built_in_may_give_way_to_one_other_of_its_name(install: Install) -> None:
-    own, other, third = component("a"), component("a"), component("a")
-    own.overridable = True
-    points = [install(d, register_methods=methods(c)) for d, c in (("peftkit", own), ("x", other), ("a", third))]
+def test_an_overridable_built_in_is_replaced_by_one_other(install: Install) -> None:
+    built_in, other, third = component("a"), component("a"), component("a")
+    built_in.overridable = True
+    points = [install(d, register_methods=methods(c)) for d, c in (("peftkit", built_in), ("x", other), ("a", third))]
     for order in (points[:2], points[1::-1]):
         assert registry(*order).all("method")["a"].component is other
-    assert registry(points[0]).all("method")["a"].component is own
+    assert registry(points[0]).all("method")["a"].component is built_in
     with pytest.raises(PluginError, match="registered twice"):
         registry(*points)
-    own.overridable, other.overridable = False, True
+    built_in.overridable, other.overridable = False, True
     with pytest.raises(PluginError, match="registered twice"):
         registry(*points[:2])
 
 
-def test_a_name_twice_in_one_hook_is_refused(install: Install) -> None:
+def test_a_duplicate_name_in_one_hook_is_an_error(install: Install) -> None:
     with pytest.raises(PluginError, match="registered twice, by d and by d"):
         registry(install("d", register_methods=methods(component("a"), component("a"))))
 
 
-def test_entry_points_of_one_name_in_two_distributions_are_both_loaded(install: Install) -> None:
+def test_equal_entry_point_names_of_two_distributions_are_both_loaded(install: Install) -> None:
     points = [install(d, "same", register_methods=methods(component(n))) for d, n in (("d1", "a"), ("d2", "b"))]
     assert names(registry(*points)) == ["method a", "method b"]
 
 
-def test_of_two_versions_of_a_distribution_the_first_counts(install: Install) -> None:
+def test_the_first_of_two_versions_of_a_distribution_is_used(install: Install) -> None:
     points = [install("d", version=v, register_methods=methods(component(n))) for v, n in (("1", "old"), ("2", "new"))]
-    found = registry(*points)
-    assert (names(found), dict(found.distributions)) == (["method old"], {"d": "1"})
+    loaded = registry(*points)
+    assert (names(loaded), dict(loaded.distributions)) == (["method old"], {"d": "1"})
 
 
-def test_one_module_under_two_names_is_refused(install: Install) -> None:
+def test_one_module_with_two_entry_points_is_an_error(install: Install) -> None:
     point = install("d1", register_methods=methods(component("a")))
     other = EntryPoint("again", point.value, "peftkit")
-    vars(other)["dist"] = Made("d2", "1")
+    vars(other)["dist"] = FakeDistribution("d2", "1")
     with pytest.raises(PluginError, match="the plugins d1:plugin and d2:again are the same module"):
         registry(point, other)
 
@@ -195,7 +195,7 @@ def register_method() -> list[type[Method]]:
 
 @hookimpl
 def with_arguments(config: Any) -> list[type[Method]]:
-    """Takes what no hook gives."""
+    """Has a parameter, which hooks do not pass."""
     return []
 
 
@@ -205,7 +205,7 @@ def unmarked() -> list[type[Method]]:
 
 
 class Silent(Method):
-    """Names itself wrongly."""
+    """Declares its name as a plain string."""
 
     name: str = "silent"
 
@@ -223,32 +223,32 @@ class Nameless(Method):
 
 
 class Loud(Method):
-    """Has a name that no recipe's key could be."""
+    """Has a name that is not a valid recipe key."""
 
     name: Literal["Loud Name"] = "Loud Name"
 
 
 class Aimless(Task):
-    """Says nothing of itself."""
+    """Declares neither its kind nor its metrics."""
 
     name: Literal["aimless"] = "aimless"
 
 
 class Optional(Aimless):
-    """Makes its kind an option."""
+    """Declares its kind as an option."""
 
     kind: str = "generation"  # type: ignore[misc, assignment]
 
 
 class Plain(Aimless):
-    """Names its metrics in one text."""
+    """Declares its metrics as one string."""
 
     kind: ClassVar[Any] = "generation"
     metrics: ClassVar[Any] = "accuracy"
 
 
 class Odd(Metric):
-    """Scores what there is not."""
+    """Declares an unknown kind of task."""
 
     name: Literal["odd"] = "odd"
     kinds: ClassVar[Any] = ("generation", "regression")
@@ -311,18 +311,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("contents", "words"), BAD.values(), ids=BAD)
-def test_a_plugin_that_breaks_the_rules_is_named(contents: dict[str, Any], words: str, install: Install) -> None:
+def test_an_invalid_plugin_is_an_error_that_names_it(contents: dict[str, Any], words: str, install: Install) -> None:
     with pytest.raises(PluginError, match=words) as caught:
         registry(install("d", **contents))
     assert "d:plugin" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_entry_point_to_a_class_is_refused(install: Install) -> None:
+def test_an_entry_point_to_a_class_is_an_error(install: Install) -> None:
     point = install("d", A=component("a"))
-    made = EntryPoint("x", f"{point.value}:A", "peftkit")
+    entry_point = EntryPoint("x", f"{point.value}:A", "peftkit")
     with pytest.raises(PluginError, match="x implements no hook: its entry point must name a module"):
-        registry(made)
+        registry(entry_point)
 
 
 def test_a_hook_may_return_any_collection(install: Install) -> None:
@@ -330,15 +330,15 @@ def test_a_hook_may_return_any_collection(install: Install) -> None:
         yield component("a")
         yield component("b")
 
-    found = registry(
+    loaded = registry(
         install("d1", register_methods=hookimpl(specname="register_methods")(several)),
         install("d2", register_methods=returning((component("c"),))),
         install("d3", register_methods=returning(())),
     )
-    assert names(found) == ["method a", "method b", "method c"]
+    assert names(loaded) == ["method a", "method b", "method c"]
 
 
-# ---- plugins that cannot be imported, and those that are left out
+# ---- import failures and excluded plugins
 
 
 @pytest.mark.parametrize(
@@ -350,40 +350,40 @@ def test_a_hook_may_return_any_collection(install: Install) -> None:
         ("from peftkit import Method\nclass A(Method):\n    name = 'a'", "PydanticUserError: "),
     ],
 )
-def test_what_cannot_be_imported_is_quoted_only_where_something_is_missing(
+def test_import_failures_are_shown_if_a_component_is_missing(
     code: str, words: str, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_for_test.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     broken = EntryPoint("b", "broken_for_test", "peftkit")
-    vars(broken)["dist"] = Made("peftkit-broken", "1")
-    found = registry(broken, install("d", register_methods=methods(component("alpha"))))
-    assert found.find("method", "alpha").distribution == "d"
-    [failure] = found.failures
+    vars(broken)["dist"] = FakeDistribution("peftkit-broken", "1")
+    loaded = registry(broken, install("d", register_methods=methods(component("alpha"))))
+    assert loaded.find("method", "alpha").distribution == "d"
+    [failure] = loaded.failures
     assert failure.plugin == "peftkit-broken:b"
     assert failure.error.startswith(words)
     assert "\n" not in failure.error
     with pytest.raises(PluginError) as caught:
-        found.find("method", "alpah")
+        loaded.find("method", "alpah")
     assert str(caught.value) == (
         "no method is called 'alpah' (did you mean 'alpha'?); installed: alpha; "
         f"the plugin peftkit-broken:b could not be imported: {failure.error}"
     )
 
 
-def test_a_missing_attribute_of_a_module_is_a_failure_to_import(install: Install) -> None:
-    found = registry(EntryPoint("x", f"{install('d').value}:none", "peftkit"))
-    assert found.failures[0].error.startswith("AttributeError")
+def test_a_missing_attribute_is_an_import_failure(install: Install) -> None:
+    loaded = registry(EntryPoint("x", f"{install('d').value}:none", "peftkit"))
+    assert loaded.failures[0].error.startswith("AttributeError")
 
 
-def test_an_interrupt_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_during_import_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "interrupted_for_test.py").write_text("raise KeyboardInterrupt", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         registry(EntryPoint("x", "interrupted_for_test", "peftkit"))
 
 
-def test_a_component_that_is_shipped_apart_says_where_it_is(install: Install) -> None:
+def test_a_missing_first_party_component_names_its_distribution(install: Install) -> None:
     with pytest.raises(
         PluginError, match=r"called 'parallel_adapters'; installed: nothing; .* distribution peftkit-adapters$"
     ):
@@ -402,7 +402,7 @@ def test_a_component_that_is_shipped_apart_says_where_it_is(install: Install) ->
         ("peftkit", ["own"]),
     ],
 )
-def test_peftkit_plugins_limits_what_is_loaded_beside_the_built_ins(
+def test_peftkit_plugins_selects_the_loaded_plugins(
     only: str | None, expected: list[str], install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = [
@@ -410,22 +410,22 @@ def test_peftkit_plugins_limits_what_is_loaded_beside_the_built_ins(
         install("peftkit-one", "first", register_methods=methods(component("one"))),
         install("peftkit-two", "second", register_methods=methods(component("two"))),
     ]
-    found = registry(*points, only=only)
-    assert set(found.all("method")) == set(expected)
+    loaded = registry(*points, only=only)
+    assert set(loaded.all("method")) == set(expected)
     if only is not None:
         monkeypatch.setenv("PEFTKIT_PLUGINS", only)
-    assert registry(*points) == found
+    assert registry(*points) == loaded
     if "two" not in expected:
         with pytest.raises(PluginError, match=r"PEFTKIT_PLUGINS excludes .*peftkit-two:second"):
-            found.find("method", "two")
+            loaded.find("method", "two")
 
 
-def test_what_is_left_out_is_not_even_imported(install: Install) -> None:
+def test_excluded_plugins_are_not_imported(install: Install) -> None:
     broken = EntryPoint("b", "none_such_module", "peftkit")
     assert registry(broken, only="").failures == ()
 
 
-def test_peftkit_plugins_names_what_is_not_installed(install: Install) -> None:
+def test_unknown_names_in_peftkit_plugins_are_an_error(install: Install) -> None:
     point = install("peftkit-one", "first", register_methods=methods(component("one")))
     with pytest.raises(InputError) as caught:
         registry(point, only="peftkit-on,first,zzz")

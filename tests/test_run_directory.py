@@ -1,4 +1,4 @@
-"""The run directory survives what happens to it."""
+"""The run directory stays readable after failures and interruptions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_output_that_is_a_file_is_an_error(tmp_path: Path) -> None:
         RunDirectory.create(tmp_path / "file", "name")
 
 
-def test_numbers_that_json_lacks_become_null(run: RunDirectory) -> None:
+def test_non_finite_numbers_become_null(run: RunDirectory) -> None:
     run.write_json("summary.json", {"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}})
     assert run.summary() == {"format": 3, "a": None, "b": [None, 1.5], "c": {"d": None}}
 
@@ -41,14 +41,14 @@ def test_evaluations_are_appended_and_read_back(run: RunDirectory) -> None:
     assert [row["step"] for row in run.evaluations()] == [0, 5]
 
 
-def test_a_write_that_fails_leaves_the_old_file(run: RunDirectory) -> None:
+def test_a_failed_write_keeps_the_old_file(run: RunDirectory) -> None:
     run.write_json("summary.json", {"status": "done"})
     with pytest.raises(TypeError):
         run.write_json("summary.json", {"status": object()})
     assert run.summary()["status"] == "done"
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(run: RunDirectory) -> None:
+def test_a_folder_is_replaced_atomically(run: RunDirectory) -> None:
     run.replace_folder("model", lambda folder: (folder / "a").write_text("1") and None)
     run.replace_folder("model", lambda folder: (folder / "b").write_text("2") and None)
     assert [f.name for f in (run.path / "model").iterdir()] == ["b"]
@@ -64,7 +64,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize("name", ["summary.json", "evaluations.jsonl"])
 @pytest.mark.parametrize("text", ["", '{"format": 1, "a', '{"format": 4}', "[]", "\x00"])
-def test_damaged_missing_and_newer_files_are_reported_by_name(run: RunDirectory, name: str, text: str) -> None:
+def test_damaged_missing_and_newer_files_are_errors_that_name_them(run: RunDirectory, name: str, text: str) -> None:
     read = run.summary if name == "summary.json" else run.evaluations
     with pytest.raises(InputError, match=name):
         read()
@@ -76,18 +76,18 @@ def test_damaged_missing_and_newer_files_are_reported_by_name(run: RunDirectory,
         read()
 
 
-def test_text_is_utf_8_whatever_the_locale(run: RunDirectory) -> None:
+def test_text_is_utf_8_in_every_locale(run: RunDirectory) -> None:
     run.write_lines("predictions/test.jsonl", [{"source": "naïve → 字"}])
     raw = (run.path / "predictions/test.jsonl").read_bytes()
     assert json.loads(raw.decode("utf-8")) == {"source": "naïve → 字"}
 
 
 def lines(step: int, number: int = 3) -> dict[str, list[dict[str, Any]]]:
-    made = [
+    rows = [
         {"index": i, "loss": step + i / 8, "tokens": 2, "scores": {"rougeL": i / 4}, "group": "a" if i else ""}
         for i in range(number)
     ]
-    return {"dev": made[:2], "test": made}
+    return {"dev": rows[:2], "test": rows}
 
 
 def stored(run: RunDirectory) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def stored(run: RunDirectory) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["full_split"], row["step"], row["split"], row["index"]))
 
 
-def test_examples_of_every_evaluation_are_in_one_file_at_the_end(run: RunDirectory) -> None:
+def test_examples_of_all_evaluations_are_merged_into_one_file(run: RunDirectory) -> None:
     assert run.examples() is None
     for step in (0, 5, 10):
         run.add_examples(step, lines(step), whole=False)
@@ -119,7 +119,7 @@ def test_examples_of_every_evaluation_are_in_one_file_at_the_end(run: RunDirecto
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_a_resumed_run_keeps_the_examples_of_the_evaluations_that_it_keeps(run: RunDirectory, merged: bool) -> None:
+def test_a_resumed_run_keeps_the_examples_of_kept_evaluations(run: RunDirectory, merged: bool) -> None:
     whole = RunDirectory.create(run.path.parent, "whole")
     for each in (run, whole):
         for step in (0, 5, 10):
@@ -156,7 +156,7 @@ def test_a_full_disk_loses_no_example(run: RunDirectory, monkeypatch: pytest.Mon
     assert not [path for path in run.path.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_kill_between_merging_and_cleaning_up_counts_nothing_twice(
+def test_a_kill_between_merge_and_cleanup_duplicates_no_example(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.add_examples(0, lines(0), whole=False)
@@ -169,12 +169,12 @@ def test_a_kill_between_merging_and_cleaning_up_counts_nothing_twice(
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_files_of_older_formats_are_read(run: RunDirectory, number: int) -> None:
+def test_summaries_of_older_formats_are_read(run: RunDirectory, number: int) -> None:
     (run.path / "summary.json").write_text(json.dumps({"format": number, "status": "done"}))
     assert run.finished
 
 
-def test_baselines_are_there_before_the_summary_and_in_old_runs_after_it(run: RunDirectory) -> None:
+def test_baselines_are_read_from_their_file_or_an_old_summary(run: RunDirectory) -> None:
     assert run.baselines() == {}
     scores = {"constant": {"test": {"accuracy": 0.5}}}
     run.write_json("summary.json", {"status": "done", "baselines": scores})

@@ -1,4 +1,4 @@
-"""What is printed never ends a run, and a command that only prints ends with one line."""
+"""A failing output stream does not end a run; commands that only print end with one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Failing(io.StringIO):
 
 
 @given(TEXTS, st.sampled_from(["ascii", "latin-1", "utf-8", "cp1252", "utf-16"]))
-def test_whatever_the_encoding_any_text_is_written(text: str, encoding: str) -> None:
+def test_any_text_is_written_in_any_encoding(text: str, encoding: str) -> None:
     raw = io.BytesIO()
     output = Output(io.TextIOWrapper(raw, encoding=encoding, newline=""))
     print(text, file=output, flush=True)
@@ -51,7 +51,7 @@ def _fits(character: str, encoding: str) -> bool:
 
 
 @given(st.dictionaries(TEXTS, TEXTS), st.sampled_from(["ascii", "latin-1", "utf-8"]))
-def test_json_stays_json(values: dict[str, str], encoding: str) -> None:
+def test_json_is_valid_in_any_encoding(values: dict[str, str], encoding: str) -> None:
     raw = io.BytesIO()
     output = Output(io.TextIOWrapper(raw, encoding=encoding, newline=""))
     print(json.dumps(values, ensure_ascii=not shows_all_characters(output)), file=output, flush=True)
@@ -59,7 +59,7 @@ def test_json_stays_json(values: dict[str, str], encoding: str) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EDQUOT])
-def test_a_stream_that_fails_is_written_to_no_more(number: int) -> None:
+def test_a_failed_stream_is_not_written_again(number: int) -> None:
     output = Output(Failing(number))
     print("one", file=output, flush=True)
     assert output.failure == os.strerror(number)
@@ -67,7 +67,7 @@ def test_a_stream_that_fails_is_written_to_no_more(number: int) -> None:
     output.flush()
 
 
-def test_where_output_is_all_there_is_its_failure_is_an_error() -> None:
+def test_a_failure_of_required_output_is_an_error() -> None:
     with pytest.raises(OutputError, match="standard output cannot be written: No space left on device"):
         Output(Failing(errno.ENOSPC), required=True).write("text")
     with pytest.raises(OutputClosed) as closed:
@@ -75,7 +75,7 @@ def test_where_output_is_all_there_is_its_failure_is_an_error() -> None:
     assert closed.value.exit_code == 0
 
 
-def test_a_stream_is_wrapped_once_and_put_back() -> None:
+def test_streams_are_wrapped_once_and_restored() -> None:
     before = sys.stdout, sys.stderr
     with safe_streams() as streams:
         assert (sys.stdout, sys.stderr) == streams
@@ -94,7 +94,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize(("place", "words"), [(place, words) for place, each in QUERIES.items() for words in each])
-def test_verbs_that_print_end_in_order(place: str, words: str) -> None:
+def test_printing_commands_exit_cleanly(place: str, words: str) -> None:
     command = [sys.executable, "-m", "peftkit", *words.split()]
     variables = {"PYTHONPATH": str(ROOT)}
     variables |= {"ascii": {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, "narrow": {"COLUMNS": "1"}}.get(place, {})
@@ -122,7 +122,7 @@ def test_verbs_that_print_end_in_order(place: str, words: str) -> None:
         assert done.stdout or place == "pipe"
 
 
-def test_an_error_that_nobody_can_read_keeps_its_exit_code() -> None:
+def test_an_unprintable_error_keeps_its_exit_code() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "peftkit", "nonsense"], cwd=ROOT, stdout=full, stderr=full)
     assert done.returncode == 2

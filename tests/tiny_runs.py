@@ -32,7 +32,7 @@ TOPICS = COLOURS
 
 
 def tiny(kind: str) -> tuple[PreTrainedModel, str]:
-    """An untrained model of that kind, and the built-in whose tokenizer fits it."""
+    """An untrained model of a kind, and the built-in model with the matching tokenizer."""
     torch.manual_seed(0)
     if kind == "encoder-decoder":
         config = T5Config(d_model=32, d_kv=16, d_ff=64, num_heads=2, num_layers=2, decoder_start_token_id=0, **SPECIAL)
@@ -56,7 +56,7 @@ def save_models(parent: Path) -> dict[str, Path]:
 
 
 class ColourChoice(Colours):
-    """The same as multiple choice."""
+    """The colour task as multiple choice."""
 
     name: Literal["colour_choice"] = "colour_choice"  # type: ignore[assignment]
 
@@ -68,7 +68,7 @@ class ColourChoice(Colours):
 
 
 class ColourText(Colours):
-    """The same as free text."""
+    """The colour task as text generation."""
 
     name: Literal["colour_text"] = "colour_text"  # type: ignore[assignment]
 
@@ -81,20 +81,20 @@ class ColourText(Colours):
 
 
 class Quiet(Method):
-    """Full fine-tuning without dropout, which no two divisions of a batch draw alike."""
+    """Full fine-tuning without dropout, whose random masks depend on the microbatches."""
 
     name: Literal["quiet"] = "quiet"
 
     def apply(self, model: Any, context: Any) -> Any:
-        for module in model.modules():  # a layer's own rate, or one that it hands to a fused attention
+        for module in model.modules():  # the rate of a dropout layer or of a fused attention
             for name, value in vars(module).items():
                 if isinstance(value, float) and (isinstance(module, torch.nn.Dropout) or "dropout" in name):
                     setattr(module, name, 0.0)
         return model
 
 
-def with_those_above() -> Registry:
-    """What is installed, and the components above."""
+def registry_with_test_components() -> Registry:
+    """The installed components and those of this module."""
     installed = load_registry()
     tasks = tuple(
         Entry("task", str(t.model_fields["name"].default), t, "tests", "0") for t in (Colours, ColourChoice, ColourText)
@@ -133,14 +133,14 @@ def recipe_maker(models: dict[str, Path], registry: Registry, tmp_path: Path) ->
         encoding="utf-8",
     )
 
-    def made(kind: str, *overrides: str) -> Recipe:
+    def make_recipe(kind: str, *overrides: str) -> Recipe:
         return load_recipe(base, registry, [f'model.name="{models[kind].as_posix()}"', *overrides])
 
-    return made
+    return make_recipe
 
 
 def save_without_dropout(models: dict[str, Path], folder: Path) -> Path:
-    """Saves a model without dropout, which no two divisions of a batch draw alike."""
+    """Saves a model without dropout, whose random masks depend on the microbatches."""
     shutil.copytree(models["encoder-decoder"], folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.0}))
@@ -150,19 +150,19 @@ def save_without_dropout(models: dict[str, Path], folder: Path) -> Path:
 def built_in_maker(make: Make, plain: Path, tmp_path: Path) -> Callable[..., Recipe]:
     """Returns a function that makes recipes of built-in components, with run directories by name."""
 
-    def made(name: str, *overrides: str) -> Recipe:
-        own = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
-        return make("encoder-decoder", *own, *overrides)
+    def make_recipe(name: str, *overrides: str) -> Recipe:
+        defaults = ("task.name=wordnet_topic", f"model.name={plain}", f"run.output={tmp_path / name}")
+        return make("encoder-decoder", *defaults, *overrides)
 
-    return made
+    return make_recipe
 
 
 def built_in_writer(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
     """Returns a function that writes such a recipe into a file."""
 
-    def made(name: str, *overrides: str) -> Path:
+    def write_recipe(name: str, *overrides: str) -> Path:
         path = tmp_path / f"{name}.toml"
         path.write_text(dump_recipe(built_in(name, *overrides)), encoding="utf-8")
         return path
 
-    return made
+    return write_recipe

@@ -24,7 +24,7 @@ from tests.tiny_runs import Make
 KINDS = ["encoder-decoder", "decoder", "encoder"]
 
 
-def spent(recipe: Recipe, registry: Registry) -> Any:
+def run_summary(recipe: Recipe, registry: Registry) -> Any:
     path = run(recipe, registry)
     assert path is not None
     return RunDirectory(path).summary()
@@ -33,16 +33,16 @@ def spent(recipe: Recipe, registry: Registry) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_what_is_predicted_is_what_a_run_records(kind: str, method: str, make: Make, registry: Registry) -> None:
+def test_the_estimate_equals_the_recorded_costs(kind: str, method: str, make: Make, registry: Registry) -> None:
     epoch = ("train.budget.epochs=1", "train.budget.steps=999")
     recipe = make(kind, f"method.name={method}", "train.batch_size=4", *epoch)
-    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+    estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
+    assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=0.01)
     assert estimate.gmacs_per_epoch == pytest.approx(estimate.gmacs)
-    assert estimate.steps == estimate.steps_per_epoch == found["steps"]
-    assert estimate.trainable_parameters == found["parameters"]["trainable"]
-    assert estimate.total_parameters == found["parameters"]["total"]
-    assert estimate.checkpoint_bytes == found["cost"]["checkpoint_bytes"]
+    assert estimate.steps == estimate.steps_per_epoch == summary["steps"]
+    assert estimate.trainable_parameters == summary["parameters"]["trainable"]
+    assert estimate.total_parameters == summary["parameters"]["total"]
+    assert estimate.checkpoint_bytes == summary["cost"]["checkpoint_bytes"]
 
 
 @pytest.mark.slow
@@ -50,25 +50,23 @@ def test_what_is_predicted_is_what_a_run_records(kind: str, method: str, make: M
     "options",
     [
         ["method.name=loha"],
-        ["method.name=lora", "method.init_lora_weights=eva"],  # of the first rows' activations
-        ["method.name=lora", "method.monteclora_config={}"],  # draws weights, and checks what it draws from
+        ["method.name=lora", "method.init_lora_weights=eva"],  # from the activations of the first rows
+        ["method.name=lora", "method.monteclora_config={}"],  # samples weights and checks the distribution
     ],
 )
-def test_methods_that_go_by_values_are_predicted_too(options: list[str], make: Make, registry: Registry) -> None:
+def test_methods_that_need_values_are_estimated(options: list[str], make: Make, registry: Registry) -> None:
     recipe = make("decoder", *options, "train.budget.epochs=1")
-    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=0.01)
+    estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
+    assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=0.01)
 
 
-def test_weights_are_not_made_up_for_large_models(
-    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_models_get_no_random_weights(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_estimate, "MAX_RANDOM_PARAMETERS", 1000)
     with pytest.raises(InputError, match=r"'waveft' needs weights to be counted, and a model with .* too large"):
         estimate_cost(make("decoder", "method.name=waveft", "method.n_frequency=4"), registry)
 
 
-def test_no_weights_are_read(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_weights_are_loaded(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("weights are loaded")
 
@@ -82,40 +80,42 @@ def test_no_weights_are_read(make: Make, registry: Registry, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("budget", "steps"), [("steps=7", 7), ("samples=20", 3), ("epochs=2", 12), ("seconds=5", None)]
 )
-def test_the_length_of_a_run_follows_its_budget(budget: str, steps: int | None, make: Make, registry: Registry) -> None:
+def test_the_budget_sets_the_number_of_steps(budget: str, steps: int | None, make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.batch_size=8", f"train.budget.{budget}")
     only = recipe.train.budget.model_copy(
         update={key: None for key, _ in recipe.train.budget if key != budget.split("=")[0]}
     )
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": only})})
-    found = estimate_cost(recipe, registry)
+    estimate = estimate_cost(recipe, registry)
     if budget.startswith("epochs"):
-        assert found.steps == 2 * (found.steps_per_epoch or 0)
+        assert estimate.steps == 2 * (estimate.steps_per_epoch or 0)
     else:
-        assert found.steps == steps
+        assert estimate.steps == steps
 
 
-def test_a_budget_of_work_is_converted_to_steps(make: Make, registry: Registry) -> None:
+def test_a_gmacs_budget_is_converted_to_steps(make: Make, registry: Registry) -> None:
     step = estimate_cost(make("decoder"), registry).gmacs_per_step
     estimate = estimate_cost(make("decoder", f"train.budget.gmacs={2.5 * step}", "train.budget.steps=100"), registry)
     assert estimate.steps == 3
 
 
-def test_a_budget_of_time_is_converted_to_steps_after_a_trial(make: Make, registry: Registry) -> None:
+def test_a_time_budget_is_converted_to_steps_by_a_trial(make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.budget.seconds=1", "train.budget.steps=3000")
     unknown = estimate_cost(recipe, registry)
     assert (unknown.steps, unknown.gmacs) == (None, None)  # time may end it before
     estimate = estimate_cost(recipe, registry, trial=True)
     assert estimate.steps is not None
     assert estimate.seconds_per_step is not None
-    # Of steps that differ in length, the last one passes the limit.
+    # The last step exceeds the limit, as steps differ in length.
     assert estimate.steps * estimate.seconds_per_step == pytest.approx(1, rel=0.2)
     assert estimate.seconds == pytest.approx(estimate.steps * estimate.seconds_per_step)
 
 
-def test_energy_may_end_a_run_at_any_step(make: Make, registry: Registry) -> None:
+def test_an_energy_budget_leaves_the_steps_unknown(make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.budget.steps=5")
-    budget = recipe.train.budget.model_copy(update={"joules": 20.0})  # the check asks for a meter that reads them
+    budget = recipe.train.budget.model_copy(
+        update={"joules": 20.0}
+    )  # not set by an override, as the check requires a meter of joules
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": budget})})
     estimate = estimate_cost(recipe, registry)
     assert (estimate.steps, estimate.gmacs) == (None, None)
@@ -131,15 +131,15 @@ def test_energy_may_end_a_run_at_any_step(make: Make, registry: Registry) -> Non
         ["task.streaming=true", "train.budget.tokens=900", "train.budget.steps=1000", "train.batch_size=5"],
     ],
 )
-def test_the_order_of_later_epochs_is_reckoned_with(options: list[str], make: Make, registry: Registry) -> None:
+def test_the_row_order_of_later_epochs_is_used(options: list[str], make: Make, registry: Registry) -> None:
     recipe = make("encoder", "train.budget.steps=999", *options)
-    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert estimate.steps == found["steps"]
-    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
-    assert found["epoch"] > 1
+    estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
+    assert estimate.steps == summary["steps"]
+    assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=1e-9)
+    assert summary["epoch"] > 1
 
 
-def test_of_long_runs_the_first_steps_stand_for_the_others(
+def test_long_runs_are_extrapolated_from_their_first_steps(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make("decoder", "train.batch_size=2", "train.budget.epochs=3", "train.budget.steps=999")
@@ -153,16 +153,16 @@ def test_of_long_runs_the_first_steps_stand_for_the_others(
 
 
 @pytest.mark.parametrize("limit", ["gmacs", "tokens"])
-def test_a_run_ends_at_its_limit(limit: str, make: Make, registry: Registry) -> None:
+def test_the_estimate_ends_at_the_limit(limit: str, make: Make, registry: Registry) -> None:
     whole = estimate_cost(make("decoder", "train.batch_size=2", "train.budget.epochs=1"), registry)
     amount = 0.3 * (whole.gmacs_per_epoch or 0) if limit == "gmacs" else 150
     recipe = make("decoder", "train.batch_size=2", f"train.budget.{limit}={amount}", "train.budget.steps=1000")
-    estimate, found = estimate_cost(recipe, registry), spent(recipe, registry)
-    assert estimate.steps == found["steps"] < (whole.steps_per_epoch or 0)
-    assert estimate.gmacs == pytest.approx(found["cost"]["gmacs"], rel=1e-9)
+    estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
+    assert estimate.steps == summary["steps"] < (whole.steps_per_epoch or 0)
+    assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=1e-9)
 
 
-def test_what_is_frozen_keeps_less_for_the_optimizer(make: Make, registry: Registry) -> None:
+def test_frozen_weights_need_no_gradients_and_optimizer_state(make: Make, registry: Registry) -> None:
     full, lora = (
         estimate_cost(make("encoder-decoder", f"method.name={name}", "train.optimizer=AdamW"), registry)
         for name in ("full", "lora")
@@ -175,7 +175,7 @@ def test_what_is_frozen_keeps_less_for_the_optimizer(make: Make, registry: Regis
     assert full.weight_bytes >= trained
 
 
-def test_recomputed_activations_are_not_kept(make: Make, registry: Registry) -> None:
+def test_gradient_checkpointing_reduces_activation_bytes(make: Make, registry: Registry) -> None:
     kept, recomputed = (
         estimate_cost(make("decoder", "method.name=lora", f"train.gradient_checkpointing={word}"), registry)
         for word in ("false", "true")
@@ -194,11 +194,11 @@ def test_recomputed_activations_are_not_kept(make: Make, registry: Registry) -> 
         ("parallel_adapters", {}, 0.67),
     ],
 )
-def test_the_work_of_t5_base_is_as_its_geometry_says(
+def test_macs_of_t5_base_relative_to_full_fine_tuning(
     name: str, options: dict[str, Any], ratio: float, registry: Registry
 ) -> None:
     methods = registry.all("method")
-    if name not in methods:  # it is of another distribution, which has it tested
+    if name not in methods:  # tested where its distribution is installed
         assert registry.distributions.keys() == {"peftkit"} | {d for d in registry.distributions if "adapters" not in d}
         return
     rows = {
@@ -209,25 +209,25 @@ def test_the_work_of_t5_base_is_as_its_geometry_says(
     }
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        found: Tensor = model(**batch).loss
-        return found
+        value: Tensor = model(**batch).loss
+        return value
 
-    def work(method: str, options: dict[str, Any]) -> int:
+    def macs(method: str, options: dict[str, Any]) -> int:
         config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)
         with torch.device("meta"):
             model = AutoModelForSeq2SeqLM.from_config(config)
             component: Any = methods[method].component
-            made = component.model_validate(options).apply(
+            adapted = component.model_validate(options).apply(
                 model, ApplyContext("encoder-decoder", "generation", seed=0, steps=9)
             )
-        found = MacCounter(made, loss).count(rows)
-        return found.forward_macs + found.backward_macs
+        count = MacCounter(adapted, loss).count(rows)
+        return count.forward_macs + count.backward_macs
 
-    assert work(name, options) / work("full", {}) == pytest.approx(ratio, abs=0.015)
+    assert macs(name, options) / macs("full", {}) == pytest.approx(ratio, abs=0.015)
 
 
 @pytest.mark.slow
-def test_of_data_on_the_hub_a_sample_is_read(
+def test_a_sample_of_hub_data_is_read(
     make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"text": f"{'a long story of ' * (i % 7)}tweet {i}", "label": i % 2} for i in range(60)]
@@ -235,18 +235,18 @@ def test_of_data_on_the_hub_a_sample_is_read(
         Dataset.from_list(rows).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
     task = ["task.name=text_classification", f"task.path={tmp_path / 'data'}", 'task.label_names=["no", "yes"]']
     recipe = make("decoder", *task, "train.batch_size=4", "train.budget.epochs=2", "train.budget.steps=999")
-    found = spent(recipe, registry)["cost"]["gmacs"]
+    recorded_gmacs = run_summary(recipe, registry)["cost"]["gmacs"]
     builder = load_dataset_builder(str(tmp_path / "data"))
     builder.info.splits = {s: SplitInfo(s, num_examples=60) for s in ("train", "validation", "test")}
     for split in ("validation", "test"):
-        Dataset.from_list([{"nothing": "of it"}]).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
+        Dataset.from_list([{"other": "column"}]).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
     monkeypatch.setattr(loading, "undownloaded_builder", lambda source: builder)
     monkeypatch.setattr(cost_estimate, "SAMPLE_ROWS", 40)
     estimate = estimate_cost(recipe, registry, trial=True)
     assert estimate.steps_per_epoch == 15
     assert estimate.steps == 30
-    assert estimate.gmacs == pytest.approx(found, rel=0.05)  # of 40 of 60 rows
+    assert estimate.gmacs == pytest.approx(recorded_gmacs, rel=0.05)  # estimated from 40 of 60 rows
     assert estimate.seconds_per_step
-    builder.info.splits = None  # how many rows there are is published nowhere
+    builder.info.splits = None  # the number of rows is not published
     estimate = estimate_cost(recipe, registry)
     assert (estimate.steps_per_epoch, estimate.steps, estimate.gmacs) == (None, None, None)

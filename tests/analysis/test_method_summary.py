@@ -1,4 +1,4 @@
-"""What a method would touch is summary from a config alone, and is what a run then trains."""
+"""The modules that a method trains, from a config without weights."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ TYPES = {"encoder-decoder": "t5", "decoder": "llama", "encoder": "bert"}
 
 @pytest.fixture(params=["encoder-decoder", "decoder", "encoder"])
 def weightless(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path: Path) -> tuple[str, Path]:
-    """A model's kind, and a folder of its config and nothing else."""
+    """A model's kind, and a folder that holds only its config."""
     shutil.copy(models[request.param] / "config.json", tmp_path / "config.json")
     return request.param, tmp_path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_it_is_what_a_run_trains(name: str, weightless: tuple[str, Path], make: Make, registry: Registry) -> None:
+def test_the_summary_equals_the_parameters_that_a_run_trains(
+    name: str, weightless: tuple[str, Path], make: Make, registry: Registry
+) -> None:
     kind, folder = weightless
     component: Any = registry.all("method")[name].component
     method = component.model_validate(dict(component.tiny_options))
-    situation = RunSpec(kind, "classification", False, "no", {"model_type": TYPES[kind], "tie_word_embeddings": True})  # type: ignore[arg-type]
-    if method.incompatible_with(situation):
+    spec = RunSpec(kind, "classification", False, "no", {"model_type": TYPES[kind], "tie_word_embeddings": True})  # type: ignore[arg-type]
+    if method.incompatible_with(spec):
         with pytest.raises(InputError, match="is incompatible with"):
             summarize_method(method, str(folder))
         return
@@ -46,13 +48,13 @@ def test_it_is_what_a_run_trains(name: str, weightless: tuple[str, Path], make: 
         return
     recipe = make(kind, f"method.name={name}")
     base = load_base(recipe)
-    own = {n for n, _ in base.model.named_modules()}
+    modules = {n for n, _ in base.model.named_modules()}
     trained, _ = count_parameters(apply_method(recipe, base, 6))
     head = sum(t.parameters for t in summary.groups if t.modules in ("classifier", "score"))
-    # The head is as wide as the task has labels, of which nothing is known here.
+    # The size of the head depends on the task's labels, which are unknown here.
     assert summary.trainable - head == trained - (32 * 3 + 3 if kind == "encoder" else 0)
     for group in summary.groups:
-        assert group.modules == OUTSIDE_MODULES or any(_fits(group.modules, n) for n in own)
+        assert group.modules == OUTSIDE_MODULES or any(_fits(group.modules, n) for n in modules)
 
 
 def _fits(pattern: str, name: str) -> bool:
@@ -60,13 +62,13 @@ def _fits(pattern: str, name: str) -> bool:
     return len(parts) == len(other) and all(a in ("*", b) for a, b in zip(parts, other, strict=True))
 
 
-def test_modules_that_differ_in_numbers_are_one_line(models: dict[str, Path]) -> None:
+def test_modules_that_differ_in_layer_numbers_are_one_group(models: dict[str, Path]) -> None:
     lora: Any = load_registry().all("method")["lora"].component
-    found = {t.modules: t.number for t in summarize_method(lora(), str(models["decoder"])).groups}
-    assert found == {"model.layers.*.self_attn.q_proj": 2, "model.layers.*.self_attn.v_proj": 2}
+    numbers = {t.modules: t.number for t in summarize_method(lora(), str(models["decoder"])).groups}
+    assert numbers == {"model.layers.*.self_attn.q_proj": 2, "model.layers.*.self_attn.v_proj": 2}
 
 
-def test_what_cannot_be_applied_is_reported_with_what_there_is(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_module_is_an_error_that_lists_the_modules(models: dict[str, Path], tmp_path: Path) -> None:
     lora: Any = load_registry().all("method")["lora"].component
     with pytest.raises(InputError, match=r"no module is called 'query'; available: .*k_proj.*q_proj"):
         summarize_method(lora(target_modules=("query",)), str(models["decoder"]))

@@ -1,4 +1,4 @@
-"""What is shown of a task is what the runner encodes."""
+"""The preview of a task shows rows as the runner tokenizes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tiny_runs import Make
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
-def test_rows_are_shown_as_they_are_encoded_and_no_weights_are_loaded(kind: str, make: Make) -> None:
+def test_rows_are_shown_as_tokenized_without_loading_weights(kind: str, make: Make) -> None:
     recipe = make(kind)
     with mock.patch.object(load, "load_base", side_effect=AssertionError("weights")):
         preview = preview_task(recipe, "dev", 4)
@@ -42,7 +42,7 @@ def test_an_encoders_choices_are_shown_with_the_source(make: Make) -> None:
     assert all(c["tokens"] > 3 for c in example["candidates"])
 
 
-def test_what_is_cut_is_shown_and_counted(make: Make) -> None:
+def test_truncated_rows_are_shown_and_counted(make: Make) -> None:
     preview = preview_task(make("encoder-decoder", "train.max_source_length=6"), "train", 48)
     assert all(e["source_tokens_kept"] <= 6 for e in preview["examples"])
     cut = sum(e["source_tokens"] > 6 for e in preview["examples"])
@@ -50,7 +50,7 @@ def test_what_is_cut_is_shown_and_counted(make: Make) -> None:
     assert cut > 0
 
 
-def test_of_a_stream_the_first_rows_are_shown(make: Make) -> None:
+def test_a_stream_shows_its_first_rows(make: Make) -> None:
     preview = preview_task(make("decoder", "task.streaming=true"), "train", 2)
     assert preview["splits"]["train"]["rows"] is None
     assert [e["target"] for e in preview["examples"]] == ["red", "green"]

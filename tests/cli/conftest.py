@@ -91,17 +91,17 @@ def finished_run(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class Rich(Method):
-    """A method with options of every kind.
+    """A method with options of every type.
 
-    It has more to say.
+    This paragraph is shown too.
     """
 
     name: Literal["rich"] = "rich"
     needed: int
-    """What has to be said."""
+    """A required option."""
     since: datetime.date = datetime.date(2024, 1, 2)
     where: Path = Path("a/b")
-    made: list[int] = Field(default_factory=lambda: [1, 2])
+    sizes: list[int] = Field(default_factory=lambda: [1, 2])
     from_others: int = Field(default_factory=lambda others: others["needed"])
     odd: frozenset[str] = frozenset({"ö"})
     weight: float | None = Field(default=None, alias="lambda", gt=0)
@@ -112,6 +112,8 @@ class Rich(Method):
 @pytest.fixture
 def rich(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
     entry = Entry("method", "rich", Rich, "peftkit-rich", "3.1")
-    found = replace(registry, entries=(*registry.entries, entry), failures=(Failure("peftkit-sad:sad", "OSError: no"),))
-    monkeypatch.setattr(plugins, "load_registry", lambda: found)
-    return found
+    extended = replace(
+        registry, entries=(*registry.entries, entry), failures=(Failure("peftkit-sad:sad", "OSError: no"),)
+    )
+    monkeypatch.setattr(plugins, "load_registry", lambda: extended)
+    return extended

@@ -1,4 +1,4 @@
-"""What a shell gets when Tab is pressed, by the protocol of argcomplete's scripts."""
+"""Shell completion, by the protocol of argcomplete's scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Complete = Callable[[str], set[str]]
 
 @pytest.fixture
 def complete(tmp_path: Path) -> Complete:
-    """Completes a line by a process; a torch that cannot be imported proves that none is needed."""
+    """Completes a line in a process in which importing torch fails."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')", encoding="utf-8")
 
     def run(line: str) -> set[str]:
@@ -75,11 +75,11 @@ def test_every_component_completes_with_its_summary(peftkit: Peftkit, registry: 
 
 @pytest.mark.usefixtures("rich")
 def test_a_plugin_s_components_complete() -> None:
-    assert component_names("method")("ri") == {"rich": "A method with options of every kind."}
+    assert component_names("method")("ri") == {"rich": "A method with options of every type."}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_says_how_to_install_it(shell: str, peftkit: Peftkit) -> None:
+def test_the_script_has_installation_instructions(shell: str, peftkit: Peftkit) -> None:
     code, out, err = peftkit("completion", shell)
     assert (code, err) == (0, "")
     assert "# To install, " in out
@@ -88,7 +88,7 @@ def test_the_script_says_how_to_install_it(shell: str, peftkit: Peftkit) -> None
         assert subprocess.run([program, "-n"], input=out, text=True, capture_output=True).stderr == ""
 
 
-def test_another_shell_is_refused(peftkit: Peftkit) -> None:
+def test_an_unsupported_shell_is_rejected(peftkit: Peftkit) -> None:
     code, _, err = peftkit("completion", "tcsh")
     assert code == 2
     assert "'tcsh'" in err

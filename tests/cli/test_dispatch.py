@@ -23,18 +23,18 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The arguments of each call of the runner, which does nothing."""
-    asked: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     def run(recipe: Any, registry: Any, *, log_level: str, resume: str | None) -> None:
-        asked.append((recipe, registry, log_level, resume))
+        calls.append((recipe, registry, log_level, resume))
 
     runner = types.ModuleType("peftkit.train.run")
     vars(runner)["run"] = run
     monkeypatch.setitem(sys.modules, "peftkit.train.run", runner)
-    return asked
+    return calls
 
 
-def test_a_file_is_run_as_by_the_command(peftkit: Peftkit, runs: list[tuple[Any, ...]]) -> None:
+def test_a_file_argument_equals_the_run_command(peftkit: Peftkit, runs: list[tuple[Any, ...]]) -> None:
     options = ("--set", "run.seed=7", "--log-level", "info")
     assert peftkit("x.toml", *options) == peftkit("run", "x.toml", *options) == (0, "", "")
     assert runs[0] == runs[1]
@@ -55,7 +55,7 @@ def test_a_file_with_a_command_s_name_does_not_hide_the_command(peftkit: Peftkit
 
 
 def test_ctrl_c_prints_one_line(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x.toml")  # reading it waits for a writer
+    os.mkfifo(tmp_path / "x.toml")  # opening it blocks until there is a writer
     command = [sys.executable, "-m", "peftkit", "check", str(tmp_path / "x.toml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     writer = _open_for_writing(tmp_path / "x.toml", process)
@@ -82,7 +82,7 @@ def test_an_error_that_ctrl_c_caused_is_an_interruption(
     def fail() -> Any:
         try:
             signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:  # as libraries do
+        except KeyboardInterrupt:  # like some libraries
             raise error from None
 
     before = signal.getsignal(signal.SIGINT)
@@ -124,7 +124,7 @@ def test_python_m_peftkit_is_the_same_command() -> None:
     )
 
 
-def test_a_wrong_recipe_is_not_run(peftkit: Peftkit, runs: list[tuple[Any, ...]]) -> None:
+def test_an_invalid_recipe_is_not_run(peftkit: Peftkit, runs: list[tuple[Any, ...]]) -> None:
     code, out, err = peftkit("x.toml", "--set", "method.rank=8", "--set", "train.lr=1")
     assert (code, out, runs) == (2, "", [])
     assert err.startswith("peftkit: errors:\n--set: method.rank: unknown key; ")
@@ -140,7 +140,7 @@ def test_a_wrong_recipe_is_not_run(peftkit: Peftkit, runs: list[tuple[Any, ...]]
     ],
 )
 @pytest.mark.parametrize("rank", [None, "0", "1"])
-def test_a_run_that_fails_leaves_with_its_code_on_every_rank_and_one_of_them_says_why(
+def test_failure_gives_its_exit_code_on_every_rank_and_one_message(
     error: BaseException, code: int, words: str, rank: str | None, peftkit: Peftkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*args: object, **options: object) -> None:
@@ -202,13 +202,13 @@ def test_wrong_arguments_are_reported(
     assert peftkit(*words) == (2, "", "")
 
 
-def test_a_wrong_choice_names_what_there_is(peftkit: Peftkit) -> None:
+def test_unknown_choice_lists_the_choices(peftkit: Peftkit) -> None:
     code, out, err = peftkit("list", "method")
     assert (code, out) == (2, "")
     assert all(word in err for word in ("'method'", "methods", "tasks", "metrics", "meters"))
 
 
-def test_a_plugin_error_is_reported_like_any_other(peftkit: Peftkit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_error_is_reported(peftkit: Peftkit, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftkit import plugins
 
     monkeypatch.undo()
@@ -242,7 +242,7 @@ def test_nothing_heavy_is_imported_before_a_run() -> None:
     assert "quickstart.toml: OK (lora on wordnet_mcq, pocket-t5)" in done.stdout
 
 
-@pytest.mark.parametrize("command_name", ["list", "schema"])  # less than a buffer, and more
+@pytest.mark.parametrize("command_name", ["list", "schema"])  # less and more than a buffer
 def test_a_closed_pipe_is_no_error(command_name: str) -> None:
     command = [sys.executable, "-m", "peftkit", command_name]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

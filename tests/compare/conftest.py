@@ -1,4 +1,4 @@
-"""Run directories as a run leaves them, with planted results."""
+"""Run directories with planted results."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Plant = Callable[..., Path]
 
 @pytest.fixture
 def plant(tmp_path: Path) -> Plant:
-    """Writes a run: its method, its seed, and the shares of right answers at costs of 1, 2, 3 … GMACs."""
+    """Writes a run of this method and seed with these shares of right answers at 1, 2, 3 … GMACs."""
 
-    def made(
+    def write_run(
         method: str,
         seed: int,
         shares: list[float],
@@ -93,11 +93,11 @@ def plant(tmp_path: Path) -> Plant:
         (path / "summary.json").write_text(json.dumps(summary))
         return path
 
-    return made
+    return write_run
 
 
 def with_values(path: Path, values: list[dict[str, Any]], metric: str, score: float, **more: Any) -> Path:
-    """The run with other predictions, whose metric on test is so much; the last evaluation is selected."""
+    """Gives a run other predictions and another test score; the last evaluation is selected."""
     lines = [{"index": i, "target": "yes", "prediction": "no", **each} for i, each in enumerate(values)]
     (path / "predictions" / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary = json.loads((path / "summary.json").read_text())

@@ -19,15 +19,15 @@ def advised(path: Any, axis: str = "gmacs", budget: float = 3.0, **options: Any)
     return advise(section, axis, budget, **options)
 
 
-def test_a_method_that_is_far_better_is_recommended_and_settled(plant: Plant) -> None:
+def test_a_far_better_method_is_recommended_and_settled(plant: Plant) -> None:
     for seed in (1, 2, 3):
         plant("full", seed, [0.1, 0.3, 0.4, 0.5 + seed / 200], examples=2000)
         path = plant("lora", seed, [0.1, 0.6, 0.7, 0.8 + seed / 200], examples=2000)
-    found = advised(path.parent)
-    first, second = found.candidates
+    advice = advised(path.parent)
+    first, second = advice.candidates
     assert (first.method, second.method) == ("lora", "full")
     assert first.best > 0.99
-    verdict = found.verdict
+    verdict = advice.verdict
     assert (verdict.use.method, verdict.use.best, verdict.use.score) == ("lora", first.best, first.score)
     assert verdict.settled
     assert verdict.not_separable == ()
@@ -38,7 +38,7 @@ def test_a_method_that_is_far_better_is_recommended_and_settled(plant: Plant) ->
     assert first.score == pytest.approx(0.81, abs=0.01)
 
 
-def test_the_budget_decides(plant: Plant) -> None:
+def test_the_recommendation_depends_on_the_budget(plant: Plant) -> None:
     for seed in (1, 2):
         plant("slow", seed, [0.1, 0.2, 0.3, 0.9])
         path = plant("quick", seed, [0.1, 0.5, 0.55, 0.6])
@@ -46,58 +46,58 @@ def test_the_budget_decides(plant: Plant) -> None:
     assert advised(path.parent, budget=3.0).candidates[0].method == "slow"
     quick = advised(path.parent, budget=2.0).candidates[0]
     assert (quick.score, quick.cost) == (pytest.approx(0.55, abs=0.01), 2.0)
-    # A run ends with the step that reaches its budget, and so up to one step beyond; nothing else may.
+    # Only the last step of a run may exceed the budget.
     assert advised(path.parent, budget=2.1).candidates[0].method == "slow"
     assert advised(path.parent, budget=1.9).candidates[0].score == pytest.approx(0.5, abs=0.01)
 
 
-def test_what_does_not_fit_is_left_out_with_the_reason(plant: Plant) -> None:
+def test_methods_over_the_memory_limit_are_left_out_with_the_reason(plant: Plant) -> None:
     for seed in (1, 2):
         plant("heavy", seed, [0.1, 0.9, 0.9, 0.9], cost=4.0)
         plant("light", seed, [0.1, 0.5, 0.6, 0.7])
         path = plant("short", seed, [0.1, 0.5, 0.55, 0.56])
-    found = advised(path.parent, memory=2 * 2**30)
-    assert [c.method for c in found.candidates] == ["light", "short"]
-    assert dict(found.left_out) == {"heavy": "its training took 4.00 GiB"}
+    advice = advised(path.parent, memory=2 * 2**30)
+    assert [c.method for c in advice.candidates] == ["light", "short"]
+    assert dict(advice.left_out) == {"heavy": "its training took 4.00 GiB"}
 
 
-def test_what_ended_before_the_budget_takes_part_and_is_marked(plant: Plant) -> None:
+def test_runs_that_ended_before_the_budget_are_candidates_and_marked(plant: Plant) -> None:
     for seed in (1, 2):
         plant("heavy", seed, [0.1, 0.5, 0.5, 0.5], cost=4.0)
         path = plant("light", seed, [0.1, 0.5, 0.6, 0.9])
-    found = advised(path.parent, budget=12.0)
-    assert found.verdict.use.method == "light", "it costs less and scores more"
-    assert [(each.method, each.ended_at) for each in found.candidates] == [("light", 3.0), ("heavy", None)]
+    advice = advised(path.parent, budget=12.0)
+    assert advice.verdict.use.method == "light", "it costs less and scores more"
+    assert [(each.method, each.ended_at) for each in advice.candidates] == [("light", 3.0), ("heavy", None)]
 
 
-def test_thin_evidence_is_refused_with_reasons(plant: Plant) -> None:
+def test_insufficient_evidence_gives_no_recommendation_and_the_reason(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.5])
-    found = advised(path.parent, budget=1.0)
-    assert found.verdict.use is None
-    assert "only one method, lora" in found.verdict.why_not[0]
+    advice = advised(path.parent, budget=1.0)
+    assert advice.verdict.use is None
+    assert "only one method, lora" in advice.verdict.why_not[0]
     plant("full", 1, [0.1, 0.6])
-    found = advised(path.parent, budget=1.0)
-    assert found.verdict.use is None
-    assert "the variance between seeds is unknown" in found.verdict.why_not[0]
-    assert [each.best for each in found.candidates] == [None, None]
+    advice = advised(path.parent, budget=1.0)
+    assert advice.verdict.use is None
+    assert "the variance between seeds is unknown" in advice.verdict.why_not[0]
+    assert [each.best for each in advice.candidates] == [None, None]
 
 
-def test_a_method_with_one_seed_does_not_keep_others_from_being_recommended(plant: Plant) -> None:
+def test_a_method_with_one_seed_does_not_prevent_a_recommendation(plant: Plant) -> None:
     for seed in (1, 2, 3):
         plant("full", seed, [0.1, 0.5])
         path = plant("lora", seed, [0.1, 0.8])
     plant("vera", 1, [0.1, 0.9])
-    found = advised(path.parent, budget=1.0)
-    assert [(each.method, each.best is None) for each in found.candidates] == [
+    advice = advised(path.parent, budget=1.0)
+    assert [(each.method, each.best is None) for each in advice.candidates] == [
         ("lora", False),
         ("full", False),
         ("vera", True),
     ]
-    assert (found.verdict.use.method, found.verdict.methods) == ("lora", 2)
-    assert set(found.candidates[-1].notes) == {"one seed"}
+    assert (advice.verdict.use.method, advice.verdict.methods) == ("lora", 2)
+    assert set(advice.candidates[-1].notes) == {"one seed"}
 
 
-def advised_of_close_ones(plant: Plant, examples: int) -> Any:
+def close_verdict(plant: Plant, examples: int) -> Any:
     """Two methods whose difference, of 0.03, is within chance."""
     for seed, noise in ((1, 0.03), (2, -0.03), (3, 0.0)):
         plant("full", seed, [0.1, 0.50 + noise], examples=examples)
@@ -108,53 +108,53 @@ def advised_of_close_ones(plant: Plant, examples: int) -> Any:
     return verdict
 
 
-def test_a_difference_within_chance_is_not_settled_and_says_what_would_do(plant: Plant) -> None:
-    verdict = advised_of_close_ones(plant, 4000)
+def test_a_difference_within_chance_is_not_settled_and_gets_a_plan_of_runs(plant: Plant) -> None:
+    verdict = close_verdict(plant, 4000)
     plan = verdict.runner_up.plan
     assert 4 <= plan.seeds <= 200
     assert plan.more_runs == 2 * (plan.seeds - 3)
-    assert plan.gmacs == plan.more_runs * 1.0, "each of these runs took one"
+    assert plan.gmacs == plan.more_runs * 1.0, "each run took 1 GMAC"
     assert plan.minutes == pytest.approx(plan.more_runs * 2.0 / 60)
     [sentence] = [each for each in verdict.sentences if "runner-up" in each]
     assert "would show that lora is better" in sentence
     assert "more runs: " in sentence
 
 
-def of_losses(path: Path, losses: list[float]) -> Path:
-    """The run with these losses on test, of a token each, which select."""
+def with_losses(path: Path, losses: list[float]) -> Path:
+    """Gives a run these test losses, of one token each, and selects by loss."""
     values = [{"loss": loss, "tokens": 1} for loss in losses]
     return with_values(path, values, "loss", sum(losses) / len(losses), higher_is_better=False)
 
 
-def test_a_loss_varies_by_example_too_and_of_few_examples_nothing_is_said(plant: Plant) -> None:
+def test_losses_vary_by_example_and_too_few_examples_give_no_recommendation(plant: Plant) -> None:
     rng = random.Random(1)
     losses = [rng.gauss(3, 1) for _ in range(100)]
     for seed in (1, 2, 3):
-        of_losses(plant("full", seed, [0.1, 0.2, 0.3]), [each + 0.02 + seed / 1e4 for each in losses])
-        path = of_losses(plant("lora", seed, [0.1, 0.2, 0.3]), [each + seed / 1e4 for each in losses])
-    found = advised(path.parent, budget=2.0)
-    assert found.verdict.use.method == "lora"
-    assert found.verdict.settled, "it is the same on each example"
-    # Seeds are all but equal: the interval is that of a mean of 100 with a standard deviation of one.
-    assert found.candidates[0].high - found.candidates[0].low == pytest.approx(2 * 1.96 / 10, rel=0.15)
+        with_losses(plant("full", seed, [0.1, 0.2, 0.3]), [each + 0.02 + seed / 1e4 for each in losses])
+        path = with_losses(plant("lora", seed, [0.1, 0.2, 0.3]), [each + seed / 1e4 for each in losses])
+    advice = advised(path.parent, budget=2.0)
+    assert advice.verdict.use.method == "lora"
+    assert advice.verdict.settled, "the difference is the same on every example"
+    # Seeds are almost equal: the interval is that of a mean of 100 values with standard deviation 1.
+    assert advice.candidates[0].high - advice.candidates[0].low == pytest.approx(2 * 1.96 / 10, rel=0.15)
     for folder in path.parent.iterdir():
-        of_losses(folder, losses[:5])
+        with_losses(folder, losses[:5])
     assert advised(path.parent, budget=2.0).verdict.why_not == (
         "5 test examples are too few to compare methods: evaluate on 30 or more",
     )
 
 
-def test_what_was_not_measured_leaves_a_method_out_and_not_all(plant: Plant) -> None:
+def test_methods_without_a_measured_cost_are_left_out(plant: Plant) -> None:
     for seed in (1, 2):
         plant("full", seed, [0.1, 0.5])
         plant("lora", seed, [0.1, 0.6])
         path = plant("vera", seed, [0.1, 0.7])
         rows = (path / "evaluations.jsonl").read_text()
         (path / "evaluations.jsonl").write_text(rows.replace('"gmacs"', '"other"'))
-    found = advised(path.parent, budget=1.0)
-    assert [each.method for each in found.candidates] == ["lora", "full"]
-    assert found.left_out == (("vera", "not all its runs have measured gmacs"),)
-    # Memory is asked for only where it is limited.
+    advice = advised(path.parent, budget=1.0)
+    assert [each.method for each in advice.candidates] == ["lora", "full"]
+    assert advice.left_out == (("vera", "not all its runs have measured gmacs"),)
+    # Measured memory is required only with a limit.
     for folder in path.parent.iterdir():
         summary = (folder / "summary.json").read_text()
         (folder / "summary.json").write_text(summary.replace('"peak_host_bytes"', '"other"'))
@@ -165,20 +165,20 @@ def test_what_was_not_measured_leaves_a_method_out_and_not_all(plant: Plant) -> 
         advised(path.parent, "joules", 1.0)
 
 
-def test_predictions_that_are_gone_leave_what_the_run_records_of_their_number(plant: Plant) -> None:
+def test_without_predictions_the_recorded_number_of_rows_is_used(plant: Plant) -> None:
     for seed in (1, 2, 3):
         plant("full", seed, [0.1, 0.50 + seed / 1000], tables={"evaluate": {"test_examples": 200}})
         path = plant("lora", seed, [0.1, 0.52 + seed / 1000], tables={"evaluate": {"test_examples": 200}})
     for folder in path.parent.iterdir():
         (folder / "predictions" / "test.jsonl").unlink()
-    found = advised(path.parent, budget=1.0)
-    assert not found.verdict.settled
-    assert found.verdict.runner_up.plan.examples > 200
-    width = found.candidates[0].high - found.candidates[0].low
+    advice = advised(path.parent, budget=1.0)
+    assert not advice.verdict.settled
+    assert advice.verdict.runner_up.plan.examples > 200
+    width = advice.candidates[0].high - advice.candidates[0].low
     assert width == pytest.approx(2 * 1.96 * (0.25 / 200) ** 0.5, rel=0.35)
 
 
-def test_what_dev_has_not_selected_is_not_reached(plant: Plant) -> None:
+def test_evaluations_without_a_dev_score_are_not_within_the_budget(plant: Plant) -> None:
     for seed in (1, 2):
         plant("full", seed, [0.1, 0.5, 0.5])
         path = plant("lora", seed, [0.1, 0.6, 0.6])
@@ -188,7 +188,7 @@ def test_what_dev_has_not_selected_is_not_reached(plant: Plant) -> None:
     assert [each.method for each in advised(path.parent, budget=1.0).candidates] == ["lora", "full"]
 
 
-def test_a_metric_that_is_not_there_is_reported(plant: Plant) -> None:
+def test_an_unknown_metric_is_an_error(plant: Plant) -> None:
     plant("full", 1, [0.1, 0.5])
     path = plant("lora", 1, [0.1, 0.6])
     with pytest.raises(InputError, match=r"no metric 'acuracy' \(did you mean 'accuracy'\?\)"):
@@ -196,7 +196,7 @@ def test_a_metric_that_is_not_there_is_reported(plant: Plant) -> None:
 
 
 def test_equal_methods_are_seldom_separated(plant: Plant) -> None:
-    """Seeds and examples are drawn; of 40 pairs of equal methods few are called settled."""
+    """Simulates seeds and examples; few of 40 pairs of equal methods are settled."""
     from peftkit.compare import advice
 
     rng = random.Random(5)
@@ -224,17 +224,17 @@ def test_equal_methods_are_seldom_separated(plant: Plant) -> None:
         ("3e4samples", "samples", 3e4),
     ],
 )
-def test_budgets(text: str, axis: str, amount: float) -> None:
+def test_parse_budget(text: str, axis: str, amount: float) -> None:
     assert parse_budget(text) == (axis, amount)
 
 
 @pytest.mark.parametrize("text", ["", "5", "gmacs", "-3gmacs", "0s", "5 gmac", "1e999s", "nanh", "1..2s"])
-def test_what_is_no_budget_is_refused(text: str) -> None:
+def test_invalid_budgets_are_rejected(text: str) -> None:
     with pytest.raises(InputError, match="must be a number above zero with a unit"):
         parse_budget(text)
 
 
-def test_bytes() -> None:
+def test_parse_bytes() -> None:
     assert parse_bytes("8GiB") == 8 * 2**30
     assert parse_bytes("500MB") == 5e8
     with pytest.raises(InputError, match="did you mean 'gib'"):

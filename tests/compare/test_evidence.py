@@ -1,4 +1,4 @@
-"""``compare`` and ``advise`` take their numbers from one posterior, of runs and trials; of one seed nothing is said."""
+"""``compare`` and ``advise`` take their numbers from one posterior of runs and trials; single seeds are not ranked."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def section_of(path: Path, *pool: str) -> RunGroup:
 
 
 def random_runs(rng: random.Random, plant: Plant) -> tuple[Path, float]:
-    """Methods with some seeds and some cost each, and the highest cost: accuracies or losses, baselines or none."""
-    examples, loss, gone = rng.choice([20, 40, 200]), rng.random() < 0.3, rng.random() < 0.3
+    """Runs of random methods, and the highest cost: accuracies or losses, with or without baselines."""
+    examples, loss, without_predictions = rng.choice([20, 40, 200]), rng.random() < 0.3, rng.random() < 0.3
     seeds, blind = rng.choice([2, 3, 5]), rng.choice([None, 0.2, 0.6])
-    alike = rng.choice([None, 1.0])
+    constant_share = rng.choice([None, 1.0])
     path, highest = Path(), 0.0
     for number in range(rng.randint(1, 6)):
-        level, cost = rng.uniform(0.3, 1.0), alike or rng.uniform(0.5, 3.0)
+        level, cost = rng.uniform(0.3, 1.0), constant_share or rng.uniform(0.5, 3.0)
         highest = max(highest, 2 * cost)
         for seed in range(1 if rng.random() < 0.15 else seeds):
             share = min(1.0, max(0.0, level + rng.gauss(0, 0.02)))
@@ -49,7 +49,7 @@ def random_runs(rng: random.Random, plant: Plant) -> tuple[Path, float]:
                 losses = [rng.lognormvariate(-level, 0.5) for _ in range(examples)]
                 values = [{"loss": each, "tokens": 1} for each in losses]
                 with_values(path, values, "loss", float(np.mean(losses)), higher_is_better=False)
-            if gone:
+            if without_predictions:
                 (path / "predictions" / "test.jsonl").unlink()
     return path.parent, highest
 
@@ -82,37 +82,37 @@ def test_compare_and_advise_name_the_same_method_with_the_same_probability(
         assert compared.verdict.use.best == compared.lines[0].best
 
 
-def one_seed(plant: Plant) -> Comparison:
+def comparison_of_single_seeds(plant: Plant) -> Comparison:
     plant("full", 1, [0.1, 0.4], cost=3.0)
     return compare(section_of(plant("lora", 1, [0.1, 0.9]).parent))
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_of_one_seed_each_no_form_ranks_methods(form: str, plant: Plant) -> None:
-    found = one_seed(plant)
-    assert {(line.best, line.near_best, line.letter) for line in found.lines} == {(None, None, "")}
-    assert found.winners == ()
-    assert found.differences == found.pairwise.differences == ()
-    assert found.verdict.use is None
-    assert render([found], form)
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_no_format_ranks_methods_with_one_seed_each(output_format: str, plant: Plant) -> None:
+    comparison = comparison_of_single_seeds(plant)
+    assert {(line.best, line.near_best, line.letter) for line in comparison.lines} == {(None, None, "")}
+    assert comparison.winners == ()
+    assert comparison.differences == comparison.pairwise.differences == ()
+    assert comparison.verdict.use is None
+    assert render([comparison], output_format)
 
 
-def test_of_one_seed_each_the_table_says_what_further_ones_cost(plant: Plant) -> None:
-    found = one_seed(plant)
-    assert {"P(best)", "group"}.isdisjoint(table_rows(found, wide=True)[0])
-    [note] = [note for note in notes(found) if note.startswith("one seed")]
+def test_with_one_seed_each_the_table_shows_the_cost_of_more(plant: Plant) -> None:
+    comparison = comparison_of_single_seeds(plant)
+    assert {"P(best)", "group"}.isdisjoint(table_rows(comparison, wide=True)[0])
+    [note] = [note for note in notes(comparison) if note.startswith("one seed")]
     assert "are of this run" in note
     assert note.endswith("costs 4 GMACs"), "a seed of each costs 3 and 1"
 
 
-def test_a_method_with_one_seed_comes_after_those_that_are_ranked(plant: Plant) -> None:
+def test_a_method_with_one_seed_comes_after_ranked_ones(plant: Plant) -> None:
     for seed in (1, 2):
         plant("full", seed, [0.1, 0.4])
         path = plant("lora", seed, [0.1, 0.5])
     plant("vera", 1, [0.1, 0.9])
-    found = compare(section_of(path.parent))
-    assert found.lines[-1].method == "vera"
-    assert [line.best is None for line in found.lines] == [False, False, True]
+    comparison = compare(section_of(path.parent))
+    assert comparison.lines[-1].method == "vera"
+    assert [line.best is None for line in comparison.lines] == [False, False, True]
     assert render_report([section_of(path.parent)])
 
 
@@ -125,9 +125,7 @@ def test_a_method_with_one_seed_comes_after_those_that_are_ranked(plant: Plant) 
         ("x", (0.5, 1.8), False),
     ],
 )
-def test_a_share_is_what_lies_within_nought_and_one(
-    metric: str, scores: tuple[float, float], share: bool, plant: Plant
-) -> None:
+def test_which_metrics_are_shares(metric: str, scores: tuple[float, float], share: bool, plant: Plant) -> None:
     section = section_of(plant("full", 1, [0.1, 0.5]))
     [run] = section.runs["full"].values()
     assert is_proportion(run, metric, {"full": dict(enumerate(scores))}) == share
@@ -137,7 +135,7 @@ RATES = (0.001, 0.01, 0.1)
 
 
 def study(plant: Plant, method: str, shares: tuple[float, ...], chosen: int, **more: Any) -> None:
-    """The final runs of a sweep's study, and its trials: of each rate one with that share of right answers."""
+    """Writes the final runs of a sweep's study and a trial of each rate with that share of right answers."""
     runs = [plant(method, seed, [0.1, shares[chosen]], examples=400) for seed in (1, 2, 3)]
     sweep = runs[0].parents[1] / "sweep"
     (sweep / method).mkdir(parents=True)
@@ -156,28 +154,28 @@ def study(plant: Plant, method: str, shares: tuple[float, ...], chosen: int, **m
         run.rename(sweep / method / run.name)
 
 
-def test_what_tuning_tried_is_read_and_counts(plant: Plant, tmp_path: Path) -> None:
+def test_trials_of_a_sweep_lower_the_score_of_an_uncertain_choice(plant: Plant, tmp_path: Path) -> None:
     study(plant, "clear", (0.3, 0.6, 0.4), 1)
     study(plant, "close", (0.57, 0.6, 0.57), 1)
     section = section_of(tmp_path / "sweep")
-    found = read_tunings(section, "accuracy")
-    assert [trial.setting for trial in found["close"].trials] == [0, 1, 2]
-    assert found["close"].chosen == 1
-    assert [trial.test.mean() for trial in found["close"].trials if trial.test is not None] == [0.57, 0.6, 0.57]
-    assert all(len(trial.dev) == 400 for trial in found["close"].trials)
+    tunings = read_tunings(section, "accuracy")
+    assert [trial.setting for trial in tunings["close"].trials] == [0, 1, 2]
+    assert tunings["close"].chosen == 1
+    assert [trial.test.mean() for trial in tunings["close"].trials if trial.test is not None] == [0.57, 0.6, 0.57]
+    assert all(len(trial.dev) == 400 for trial in tunings["close"].trials)
     scores = {line.method: line.score for line in compare(section).lines}
     assert scores["close"] < scores["clear"], "another choice would have scored less"
     assert read_tunings(section, "loss") == {}, "settings were chosen by another metric"
 
 
-def test_trials_at_another_budget_count_by_dev_alone(plant: Plant, tmp_path: Path) -> None:
+def test_trials_at_another_budget_count_by_dev_only(plant: Plant, tmp_path: Path) -> None:
     budgets = {"trials_budget": {"epochs": 1.0}, "final_budget": {"epochs": 4.0}, "order_holds": True}
     study(plant, "lora", (0.3, 0.6, 0.4), 1, transfer=budgets)
     [tuning] = read_tunings(section_of(tmp_path / "sweep"), "accuracy").values()
     assert all(trial.test is None for trial in tuning.trials)
 
 
-def test_trials_that_are_gone_leave_their_scores_on_dev(plant: Plant, tmp_path: Path) -> None:
+def test_deleted_trials_leave_their_recorded_dev_scores(plant: Plant, tmp_path: Path) -> None:
     study(plant, "lora", (0.3, 0.6, 0.4), 1)
     shutil.rmtree(tmp_path / "sweep" / "trials")
     [tuning] = read_tunings(section_of(tmp_path / "sweep"), "accuracy").values()

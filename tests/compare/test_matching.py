@@ -33,7 +33,7 @@ from tests.compare.conftest import Plant
         ("memory=500MB+-100%", Match("memory", 5e8, 1.0)),
     ],
 )
-def test_a_match_is_read_as_it_is_written(text: str, match: Match) -> None:
+def test_parse_match(text: str, match: Match) -> None:
     assert parse_match(text) == match
 
 
@@ -64,10 +64,10 @@ def test_invalid_matches_are_errors_that_list_valid_ones(
 
 
 @given(st.text(max_size=20))
-def test_nothing_that_is_typed_ends_in_anything_but_words(text: str) -> None:
-    for asked in (text, f"parameters={text}", f"parameters=1e5±{text}", f"memory={text}±10%"):
+def test_any_text_is_parsed_or_an_input_error(text: str) -> None:
+    for match_option in (text, f"parameters={text}", f"parameters=1e5±{text}", f"memory={text}±10%"):
         try:
-            match = parse_match(asked)
+            match = parse_match(match_option)
         except InputError:
             continue
         assert match.target > 0
@@ -86,12 +86,12 @@ def ranks(plant: Plant) -> Path:
 
 
 def section(folder: Path) -> RunGroup:
-    [found] = group_runs(find_runs([folder])[0])
-    return found
+    [group] = group_runs(find_runs([folder])[0])
+    return group
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept", "outside"),
+    ("match_option", "kept", "outside"),
     [
         ("parameters=400±30%", {"lora (r=4)", "bottleneck (size=3)"}, "full (nearest: 10,000 parameters)"),
         ("parameters=410±30%", {"lora (r=4)", "bottleneck (size=5)"}, "full (nearest: 10,000 parameters)"),
@@ -101,17 +101,17 @@ def section(folder: Path) -> RunGroup:
         ("parameters=10k±1%", {"full"}, "bottleneck (nearest: 500 parameters with size=5); lora"),
     ],
 )
-def test_of_each_method_the_nearest_variant_within_the_tolerance_is_kept(
-    asked: str, kept: set[str], outside: str, plant: Plant
+def test_the_nearest_variant_of_each_method_within_the_tolerance_is_kept(
+    match_option: str, kept: set[str], outside: str, plant: Plant
 ) -> None:
-    found = match_runs(section(ranks(plant)), parse_match(asked))
-    assert found.runs.keys() == kept
-    assert outside in found.remarks[-1]
-    assert all(sorted(of) == [1, 2] for of in found.runs.values())
+    group = match_runs(section(ranks(plant)), parse_match(match_option))
+    assert group.runs.keys() == kept
+    assert outside in group.remarks[-1]
+    assert all(sorted(seeds) == [1, 2] for seeds in group.runs.values())
 
 
 @given(st.floats(1, 1e5), st.floats(0, 1))
-def test_the_tolerance_is_a_share_of_the_target_and_its_ends_are_inside(target: float, tolerance: float) -> None:
+def test_the_tolerance_is_a_share_of_the_target_and_includes_its_ends(target: float, tolerance: float) -> None:
     match = Match("parameters", target, tolerance)
     low, high = target * (1 - tolerance), target * (1 + tolerance)
     for value in (low, target, high):
@@ -119,45 +119,45 @@ def test_the_tolerance_is_a_share_of_the_target_and_its_ends_are_inside(target: 
     assert not match.allows(high * 1.01 + 1)
 
 
-def test_where_no_method_is_inside_the_nearest_are_named(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_match_the_error_names_the_nearest(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(ranks(plant)), "--match", "parameters=5000±5%"]) == 2
     err = capsys.readouterr().err
     assert "no run of 't' with 'm' is within the match" in err
     assert "lora (nearest: 1,600 parameters with r=16)" in err
 
 
-def test_a_method_that_has_not_measured_it_is_left_out_by_name(plant: Plant) -> None:
+def test_methods_without_the_measurement_are_left_out_and_named(plant: Plant) -> None:
     folder = ranks(plant)
     path = plant("vera", 1, [0.1, 0.5])
     summary = json.loads((path / "summary.json").read_text())
     del summary["cost"]["trainable_parameters"]
     (path / "summary.json").write_text(json.dumps(summary))
-    found = match_runs(section(folder), parse_match("parameters=400±10%"))
-    assert "vera (not all its runs have measured trainable_parameters)" in found.remarks[-1]
+    group = match_runs(section(folder), parse_match("parameters=400±10%"))
+    assert "vera (not all its runs have measured trainable_parameters)" in group.remarks[-1]
 
 
-def methods_of(form: str, data: bytes) -> str:
-    if form == "parquet":
+def methods_of(output_format: str, data: bytes) -> str:
+    if output_format == "parquet":
         return str(pq.read_table(io.BytesIO(data)).to_pylist())
     return data.decode()
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_every_form_of_compare_has_the_matched_variants_and_what_is_outside(
-    form: str, plant: Plant, tmp_path: Path
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_every_format_of_compare_shows_matched_and_unmatched_methods(
+    output_format: str, plant: Plant, tmp_path: Path
 ) -> None:
-    out = tmp_path / f"out.{form}"
-    words = ["compare", str(ranks(plant)), "--match", "parameters=400±30%", "--format", form, "-o", str(out)]
+    out = tmp_path / f"out.{output_format}"
+    words = ["compare", str(ranks(plant)), "--match", "parameters=400±30%", "--format", output_format, "-o", str(out)]
     assert main(words) == 0
-    text = methods_of(form, out.read_bytes())
-    for there in ("lora (r=4)", "bottleneck (size=3)", "full (nearest: 10,000 parameters)"):
-        assert there in text
+    text = methods_of(output_format, out.read_bytes())
+    for expected in ("lora (r=4)", "bottleneck (size=3)", "full (nearest: 10,000 parameters)"):
+        assert expected in text
     assert "r=16" not in text
-    if form == "csv":
+    if output_format == "csv":
         assert len([*csv.DictReader(io.StringIO(text))]) == 2
 
 
-def test_advise_and_report_match_too(plant: Plant, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_advise_and_report_take_match(plant: Plant, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder, page = str(ranks(plant)), tmp_path / "page.html"
     assert main(["advise", folder, "--budget", "3gmacs", "--match", "parameters=400±30%"]) == 0
     out = capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_advise_and_report_match_too(plant: Plant, capsys: pytest.CaptureFixture
     assert "lora (r=16)" not in text
 
 
-def test_every_quantity_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_lists_every_quantity(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
     out = capsys.readouterr().out

@@ -48,7 +48,7 @@ def read(path: Path) -> Run:
 
 
 def store(path: Path, groups: list[str] | None = None, whole: list[bool] | None = None) -> dict[int, list[bool]]:
-    """Makes a planted run one of format 2; which examples are right at each step."""
+    """Converts a planted run to format 2; returns which examples are right at each step."""
     run = RunDirectory(path)
     run.truncate_examples([])
     rows = run.evaluations()
@@ -67,7 +67,7 @@ def store(path: Path, groups: list[str] | None = None, whole: list[bool] | None 
     return right
 
 
-def test_every_evaluation_has_its_scores(plant: Plant) -> None:
+def test_every_evaluation_has_per_example_scores(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.3, 0.6, 0.5])
     right = store(path)
     run = read(path)
@@ -88,7 +88,7 @@ def test_every_evaluation_has_its_scores(plant: Plant) -> None:
     assert read_example_scores(run, "bleu", "test", 1) is None
 
 
-def test_the_selected_scores_are_those_of_whole_splits(plant: Plant) -> None:
+def test_selected_scores_are_those_of_whole_splits(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.6])
     right = store(path, whole=[True] * 300 + [False] * 100)
     run = read(path)
@@ -101,7 +101,7 @@ def test_the_selected_scores_are_those_of_whole_splits(plant: Plant) -> None:
     assert compare(section, budgets=[1.0]).examples == 400
 
 
-def test_runs_of_format_1_have_scores_of_the_selected_checkpoint_alone(plant: Plant) -> None:
+def test_format_1_runs_have_scores_of_the_selected_checkpoint_only(plant: Plant) -> None:
     run = read(plant("lora", 1, [0.1, 0.6, 0.5]))
     selected = read_example_scores(run, "accuracy")
     assert selected is not None
@@ -116,9 +116,9 @@ def test_runs_of_both_formats_are_compared(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.5])
     store(path)
     [section] = group_runs(find_runs([path.parent])[0])
-    found = compare(section)
-    assert found.examples == 200
-    assert [line.score for line in found.lines] == [0.6, 0.5]
+    comparison = compare(section)
+    assert comparison.examples == 200
+    assert [line.score for line in comparison.lines] == [0.6, 0.5]
 
 
 def test_groups_are_resampled_together(plant: Plant) -> None:
@@ -134,7 +134,7 @@ def test_groups_are_resampled_together(plant: Plant) -> None:
     assert widths[1] / widths[0] == pytest.approx(np.sqrt(10), rel=0.15)
 
 
-def test_a_metric_of_labels_is_computed_again_at_every_step(plant: Plant) -> None:
+def test_label_metrics_are_recomputed_at_every_step(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.5], tables={"metric": [{"name": "f1_macro"}], "task": {"name": "t"}})
     right = store(path)
     run = read(path)
@@ -154,7 +154,7 @@ def test_a_metric_of_labels_is_computed_again_at_every_step(plant: Plant) -> Non
 
 @given(st.lists(st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.none()), min_size=1, max_size=8))
 @settings(max_examples=60, deadline=None)
-def test_what_is_no_number_on_dev_selects_nothing_along_a_curve(dev: list[float | None]) -> None:
+def test_evaluations_without_a_dev_score_are_not_on_the_curve(dev: list[float | None]) -> None:
     rows = [
         {"step": i, "cost": {"gmacs": float(i)}, "dev": {"accuracy": value}, "test": {"accuracy": float(i)}}
         for i, value in enumerate(dev)

@@ -1,4 +1,4 @@
-"""What baselines score, as lines in plots."""
+"""Baseline scores, as lines in plots."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def summary(**scores: Any) -> dict[str, Any]:
     return {"baselines": {name: {"test": {"accuracy": score}} for name, score in scores.items()}}
 
 
-def test_only_numbers_that_were_recorded_count() -> None:
+def test_missing_baseline_scores_are_left_out() -> None:
     baselines = summary(constant=0.5, random=None)["baselines"] | {"format": 3}
     assert recorded_baselines(baselines, "accuracy", "test") == {"constant": 0.5}
     assert recorded_baselines(baselines, "accuracy", "dev") == {}
     assert recorded_baselines(baselines, "loss", "test") == {}
 
 
-def test_scores_are_means_over_the_runs_that_record_them() -> None:
+def test_baseline_scores_are_means_over_runs() -> None:
     runs = [summary(constant=0.5, random=0.2), summary(constant=0.5, random=0.3), {}, {"baselines": None}]
-    found = mean_baseline_scores(runs, "accuracy", "test")
-    assert found == {"constant": 0.5, "random": pytest.approx(0.25)}
+    scores = mean_baseline_scores(runs, "accuracy", "test")
+    assert scores == {"constant": 0.5, "random": pytest.approx(0.25)}
     assert mean_baseline_scores([{}], "accuracy", "test") == {}
 
 

@@ -1,4 +1,4 @@
-"""What is recommended, how sure that is, and when nothing is."""
+"""Recommendations, their probability, and when there is none."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def compared(path: Path, **options: Any) -> Comparison:
 
 
 def with_baselines(path: Path, **values: float) -> Path:
-    """The run with these scores of models that read nothing, on test."""
+    """Gives a run these test scores of input-blind baselines."""
     summary = json.loads((path / "summary.json").read_text())
     summary["baselines"] = {name: {"test": {"accuracy": value}} for name, value in values.items()}
     (path / "summary.json").write_text(json.dumps(summary))
     return path
 
 
-def drawn(plant: Plant, shares: dict[str, float], *, examples: int, seeds: int = 5, **more: Any) -> Path:
-    """Methods that are right on about such shares of the same examples, which are as hard for all of them."""
+def simulated_runs(plant: Plant, shares: dict[str, float], *, examples: int, seeds: int = 5, **more: Any) -> Path:
+    """Writes runs of methods that are right on about these shares of the same examples."""
     rng, path = random.Random(3), Path()
     hard = [rng.random() for _ in range(examples)]
     for method, share in shares.items():
@@ -41,33 +41,33 @@ def drawn(plant: Plant, shares: dict[str, float], *, examples: int, seeds: int =
     return path.parent
 
 
-def test_equivalence_is_shown_and_not_assumed(plant: Plant) -> None:
-    found = compared(drawn(plant, {"full": 0.7, "lora": 0.7005}, examples=4000)).verdict
-    assert not found.settled
-    rival = found.runner_up
+def test_equivalent_methods_are_reported_with_their_probability(plant: Plant) -> None:
+    verdict = compared(simulated_runs(plant, {"full": 0.7, "lora": 0.7005}, examples=4000)).verdict
+    assert not verdict.settled
+    rival = verdict.runner_up
     assert rival is not None
     assert rival.equivalent >= 0.95
     assert rival.low > -0.01
     assert rival.high < 0.01
     assert rival.plan is None, "it is settled"
-    assert found.equivalent == (rival,)
+    assert verdict.equivalent == (rival,)
     assert any(
-        each.startswith(f"Equivalent to it, less than 0.01 apart: {rival.method} (P ") for each in found.sentences
+        each.startswith(f"Equivalent to it, less than 0.01 apart: {rival.method} (P ") for each in verdict.sentences
     )
 
 
-def test_without_a_test_of_equivalence_it_is_not_settled(plant: Plant) -> None:
+def test_few_seeds_neither_settle_nor_show_equivalence(plant: Plant) -> None:
     for method in ("a", "b"):
         for seed, share in ((1, 0.6), (2, 0.8)):
             path = plant(method, seed, [0.1, share])
-    found = compared(path.parent).verdict
-    text = " ".join(found.sentences)
+    verdict = compared(path.parent).verdict
+    text = " ".join(verdict.sentences)
     assert "not certain to be the best" in text
     assert "equivalent" not in text
     assert "as good as equal" not in text
-    assert found.runner_up is not None
-    assert found.runner_up.plan is not None
-    assert found.runner_up.plan.seeds > 100
+    assert verdict.runner_up is not None
+    assert verdict.runner_up.plan is not None
+    assert verdict.runner_up.plan.seeds > 100
     assert "GMACs" in text
 
 
@@ -79,12 +79,12 @@ def test_a_cheaper_method_that_is_not_inferior_is_named(plant: Plant) -> None:
         for seed in range(1, 6):
             right = [each < share + rng.gauss(0, 0.001) for each in hard]
             path = plant(method, seed, [0.1] * 20 + [share], right=right, cost=3.0 if method == "full" else 1.0)
-    found = compared(path.parent).verdict
-    assert found.use is not None
-    assert found.use.method == "full"
-    assert [each.method for each in found.cheaper] == ["lora"]
-    assert found.cheaper[0].relative_cost == pytest.approx(1 / 3)
-    assert any(each.startswith("As good and cheaper: lora, at 0.33 of the cost") for each in found.sentences)
+    verdict = compared(path.parent).verdict
+    assert verdict.use is not None
+    assert verdict.use.method == "full"
+    assert [each.method for each in verdict.cheaper] == ["lora"]
+    assert verdict.cheaper[0].relative_cost == pytest.approx(1 / 3)
+    assert any(each.startswith("As good and cheaper: lora, at 0.33 of the cost") for each in verdict.sentences)
     strict = compared(path.parent, margin=0.001).verdict
     assert strict.cheaper == ()
 
@@ -93,12 +93,12 @@ def test_costs_within_a_step_of_each_other_are_equal(plant: Plant) -> None:
     for seed in (1, 2, 3):
         plant("full", seed, [0.1, 0.7, 0.701], examples=3000, cost=1.001)
         path = plant("lora", seed, [0.1, 0.7, 0.7], examples=3000)
-    found = compared(path.parent, margin=0.2).verdict
-    assert found.cheaper == ()
-    assert found.perhaps == ()
+    verdict = compared(path.parent, margin=0.2).verdict
+    assert verdict.cheaper == ()
+    assert verdict.perhaps == ()
 
 
-def test_what_full_fine_tuning_would_add(plant: Plant) -> None:
+def test_the_verdict_compares_with_full_fine_tuning(plant: Plant) -> None:
     for seed in (1, 2, 3):
         plant("full", seed, [0.1, 0.5], cost=2.5)
         path = plant("lora", seed, [0.1, 0.8])
@@ -107,7 +107,7 @@ def test_what_full_fine_tuning_would_add(plant: Plant) -> None:
     assert sentence.endswith("and cost 2.50 times as much.")
 
 
-def test_a_baseline_that_was_not_run_is_named(plant: Plant) -> None:
+def test_a_missing_baseline_is_named(plant: Plant) -> None:
     for seed in (1, 2, 3):
         plant("vera", seed, [0.1, 0.5])
         path = plant("lora", seed, [0.1, 0.8], cost=2.0)
@@ -127,10 +127,10 @@ def test_no_method_learned_the_task_below_the_constant_answer(plant: Plant) -> N
             share = rng.gauss(0.2, 0.015)
             path = plant(f"m{number}", seed, [0.1, share], examples=300)
             with_baselines(path, constant=0.228, majority=0.21, random=0.2)
-    found = compared(path.parent)
-    assert found.verdict.use is None
-    assert found.winners == ()
-    text = " ".join(found.verdict.sentences)
+    comparison = compared(path.parent)
+    assert comparison.verdict.use is None
+    assert comparison.winners == ()
+    text = " ".join(comparison.verdict.sentences)
     assert text.startswith("No recommendation.")
     assert "none beats the constant answer (0.2280) beyond noise" in text
     for cause in ("the budget", "learning rates", "the prompt", "base model"):
@@ -143,9 +143,9 @@ def test_above_the_constant_answer_a_method_is_recommended(plant: Plant) -> None
         with_baselines(plant("full", seed, [0.1, 0.3 + seed / 500]), constant=0.228)
         path = with_baselines(plant("lora", seed, [0.1, 0.6 + seed / 500]), constant=0.228)
     [section] = group_runs(find_runs([path.parent])[0])
-    found = probability_above_baselines(collect_evidence(section, "gmacs"))
-    assert found["lora"] > 0.99
-    assert 0.8 < found["full"] < 1
+    probabilities = probability_above_baselines(collect_evidence(section, "gmacs"))
+    assert probabilities["lora"] > 0.99
+    assert 0.8 < probabilities["full"] < 1
     verdict = compared(path.parent).verdict
     assert verdict.use is not None
     assert verdict.use.method == "lora"
@@ -160,20 +160,20 @@ def test_a_baseline_on_few_examples_varies_too(plant: Plant) -> None:
     assert max(probability_above_baselines(collect_evidence(section, "gmacs")).values()) < 0.95
 
 
-def test_scores_that_leak_the_answer_recommend_nothing(plant: Plant) -> None:
+def test_scores_that_leak_the_answer_give_no_recommendation(plant: Plant) -> None:
     for method in ("full", "lora"):
         for seed in (1, 2):
             path = plant(method, seed, [0.1, 0.5])
             for file in ("summary.json", "evaluations.jsonl"):
                 text = (path / file).read_text()
                 (path / file).write_text(text.replace('"accuracy"', '"teacher_forced_accuracy"'))
-    found = compared(path.parent)
-    assert found.verdict.use is None
-    assert "leak" in found.verdict.sentences[1]
-    assert all("leaked" in line.notes for line in found.lines)
+    comparison = compared(path.parent)
+    assert comparison.verdict.use is None
+    assert "leak" in comparison.verdict.sentences[1]
+    assert all("leaked" in line.notes for line in comparison.lines)
 
 
-def _of_model(plant: Plant, model: str) -> Verdict:
+def verdict_with_model(plant: Plant, model: str) -> Verdict:
     for method, share in (("full", 0.5), ("lora", 0.8)):
         for seed in (1, 2):
             path = plant(method, seed, [0.1, share])
@@ -182,12 +182,15 @@ def _of_model(plant: Plant, model: str) -> Verdict:
     return compared(path.parent).verdict
 
 
-def test_a_verdict_names_what_it_holds_for(plant: Plant) -> None:
-    assert _of_model(plant, "org/base").sentences[-1] == "This holds for t with org/base and this training sample."
+def test_a_verdict_names_its_task_model_and_training_sample(plant: Plant) -> None:
+    assert (
+        verdict_with_model(plant, "org/base").sentences[-1]
+        == "This holds for t with org/base and this training sample."
+    )
 
 
 def test_results_of_a_pocket_model_do_not_carry_over(plant: Plant) -> None:
-    assert "results do not carry over to larger models" in _of_model(plant, "pocket-t5").sentences[-1]
+    assert "results do not carry over to larger models" in verdict_with_model(plant, "pocket-t5").sentences[-1]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ class BitFit(Method):
 
     name: Literal["bitfit"] = "bitfit"
     weight: float = Field(default=0.5, alias="lambda")
-    """A share."""
+    """A weight."""
 
     incompatibilities = (Incompatibility(lambda s: s.model_type == "t5", "a T5 has no biases", "use another model"),)
 
@@ -28,7 +28,7 @@ class BitFit(Method):
         return model
 
 
-def situation(**config: str) -> RunSpec:
+def run_spec(**config: str) -> RunSpec:
     return RunSpec(None, "generation", gradient_checkpointing=False, mixed_precision="no", config=config)
 
 
@@ -45,8 +45,8 @@ def test_the_public_module_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_an_option_is_documented_strictly_named_and_frozen() -> None:
-    assert BitFit.model_fields["weight"].description == "A share."
+def test_options_are_documented_strict_and_frozen() -> None:
+    assert BitFit.model_fields["weight"].description == "A weight."
     with pytest.raises(ValidationError, match="extra_forbidden"):
         BitFit.model_validate({"wieght": 1})
     with pytest.raises(ValidationError, match="finite"):
@@ -58,13 +58,13 @@ def test_an_option_is_documented_strictly_named_and_frozen() -> None:
     assert BitFit.model_validate({"lambda": 1}) == BitFit.model_validate({"weight": 1})
 
 
-def test_a_refusal_says_reason_and_remedy_where_it_applies() -> None:
-    assert BitFit().incompatible_with(situation(model_type="t5")) == ["a T5 has no biases; use another model"]
-    assert BitFit().incompatible_with(situation()) == []
-    assert situation().model_type == ""
+def test_incompatible_with_gives_reason_and_remedy() -> None:
+    assert BitFit().incompatible_with(run_spec(model_type="t5")) == ["a T5 has no biases; use another model"]
+    assert BitFit().incompatible_with(run_spec()) == []
+    assert run_spec().model_type == ""
 
 
-def test_by_default_what_was_trained_is_saved_and_read_back(tmp_path: Path) -> None:
+def test_by_default_trained_parameters_are_saved_and_loaded(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     BitFit().save(trained(3.0), tmp_path)
@@ -79,7 +79,7 @@ def test_by_default_what_was_trained_is_saved_and_read_back(tmp_path: Path) -> N
         BitFit().load(model, tmp_path)
 
 
-def test_what_has_to_be_written_says_so() -> None:
+def test_abstract_methods_raise_errors() -> None:
     class Bare(Task):
         name: Literal["bare"] = "bare"
 
@@ -106,7 +106,7 @@ def test_what_has_to_be_written_says_so() -> None:
     assert set(Dumb.kinds) == {"classification", "multiple_choice", "generation"}
 
 
-def test_what_may_be_left_out_does_nothing() -> None:
+def test_optional_hooks_do_nothing() -> None:
     class Steps(Meter):
         name: Literal["steps"] = "steps"
         _count: int = 0
@@ -126,7 +126,7 @@ def test_what_may_be_left_out_does_nothing() -> None:
     assert model.bias.tolist() == [1.0, 1.0]
 
 
-def test_an_example_is_what_its_task_says_and_no_more() -> None:
+def test_examples_are_frozen_and_have_empty_defaults() -> None:
     choices: Sequence[str] = ("a", "b")
     example = Example("q", "a", tuple(choices))
     assert (example.references, dict(example.extra)) == ((), {})

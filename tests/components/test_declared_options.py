@@ -62,7 +62,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceLibrary:
     return SourceLibrary("declaring", ignored_bases=("Base",))
 
 
-def test_options_of_a_class_and_its_bases_are_read_without_importing_the_library(library: SourceLibrary) -> None:
+def test_options_are_read_without_importing_the_library(library: SourceLibrary) -> None:
     config = library.module(library.folder / "config.py").find_class("Config")
     assert config is not None
     options = config.options()
@@ -85,6 +85,6 @@ def test_options_of_a_class_and_its_bases_are_read_without_importing_the_library
     assert argument_descriptions(config.docstring) == {"r": "The rank."}
 
 
-def test_a_library_that_is_not_installed_has_no_folder() -> None:
+def test_a_missing_library_is_an_import_error() -> None:
     with pytest.raises(ImportError, match="no_such_library is not installed"):
         SourceLibrary("no_such_library").folder  # noqa: B018 - the property raises

@@ -18,17 +18,17 @@ from peftkit.components.search_space import MATRICES
         ((0.1,), " ", "needs its source"),
     ],
 )
-def test_a_published_rate_that_cannot_be(rates: tuple[float, ...], source: str, words: str) -> None:
+def test_invalid_published_rates_are_rejected(rates: tuple[float, ...], source: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PublishedRate(rates, source)
 
 
 @pytest.mark.parametrize(("low", "high", "log"), [(1.0, 1.0, False), (2.0, 1.0, True), (0.0, 1.0, True)])
-def test_a_range_that_cannot_be(low: float, high: float, log: bool) -> None:
+def test_invalid_ranges_are_rejected(low: float, high: float, log: bool) -> None:
     with pytest.raises(ValueError, match="a range needs low < high"):
         Range(low, high, log)
 
 
-def test_a_method_that_declares_nothing_is_tuned_like_new_matrices() -> None:
+def test_the_default_search_space_is_that_of_new_matrices() -> None:
     assert Method.search_space == MATRICES
     assert Method.published_rates == ()

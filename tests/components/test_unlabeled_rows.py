@@ -1,4 +1,4 @@
-"""A task that takes its answer as it stands needs nothing more for predictions; the kit finds one that does."""
+"""``to_prompt`` of unlabeled rows, and how ``check_task`` checks it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LooksUp(Plain):
 
 
 class LooksUpAndSays(LooksUp):
-    """As it should be written."""
+    """Overrides to_prompt correctly."""
 
     def to_prompt(self, row: Any) -> Example:
         if "thing" not in row:
@@ -51,7 +51,7 @@ class LooksUpAndSays(LooksUp):
 
 
 class Other(LooksUpAndSays):
-    """Predicts with another prompt than it trains with."""
+    """Uses another prompt for prediction than for training."""
 
     def to_prompt(self, row: Any) -> Example:
         super().to_prompt(row)
@@ -59,7 +59,7 @@ class Other(LooksUpAndSays):
 
 
 class Knows(Plain):
-    """Hands the answer on."""
+    """Reads the answer in to_prompt."""
 
     def to_prompt(self, row: Any) -> Example:
         super().to_prompt(row)
@@ -67,14 +67,14 @@ class Knows(Plain):
 
 
 class Fails(Plain):
-    """Says in no words what is missing."""
+    """Raises a KeyError for a missing field."""
 
     def to_prompt(self, row: Any) -> Example:
         return Example(f"is it big: {row['thing']}", LABELS[0], LABELS)
 
 
 @pytest.mark.parametrize("task", [Plain(), LooksUpAndSays()], ids=lambda t: type(t).__name__)
-def test_a_row_needs_what_the_prompt_shows(task: Task) -> None:
+def test_to_prompt_needs_the_fields_of_the_prompt_only(task: Task) -> None:
     expected = Example("is it big: a tree", "no", LABELS)
     assert task.to_prompt({"thing": "a tree"}) == expected
     assert task.to_prompt({"thing": "a tree", "label": "yes", "number": 1, "more": 2}) == expected
@@ -85,9 +85,9 @@ def test_a_row_needs_what_the_prompt_shows(task: Task) -> None:
     check_task(task)
 
 
-def test_several_missing_fields_are_all_named() -> None:
+def test_all_missing_fields_are_named() -> None:
     class Two(Plain):
-        """Two fields, of which one may be absent."""
+        """Has an optional field."""
 
         def to_example(self, row: Any) -> Example:
             where = row.get("where", "")
@@ -98,9 +98,9 @@ def test_several_missing_fields_are_all_named() -> None:
     assert set(caught.value.fields) == {"thing", "other", "first", "second"}
 
 
-def test_a_field_that_is_wrong_is_reported_as_such() -> None:
+def test_an_invalid_field_is_a_row_error() -> None:
     class Strict(Plain):
-        """Refuses a row."""
+        """Rejects every row."""
 
         def to_example(self, row: Any) -> Example:
             raise RowError("thing", "is wrong")
@@ -119,6 +119,6 @@ def test_a_field_that_is_wrong_is_reported_as_such() -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Task) else "",
 )
-def test_the_kit_finds_a_prompt_that_is_not_trainings(task: Task, words: str) -> None:
+def test_check_task_detects_prompts_that_differ_from_training(task: Task, words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_task(task)

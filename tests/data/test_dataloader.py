@@ -1,4 +1,4 @@
-"""Batches: their order and make-up, from the disk and from a stream."""
+"""Order and composition of batches, of stored and streaming data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from tests.tiny_runs import Colours, Make
 
 
 @given(st.lists(st.integers(1, 50), max_size=300), st.integers(1, 16), st.integers(0, 3))
-def test_each_epoch_takes_every_row_once_but_for_the_rest(lengths: list[int], batch: int, epoch: int) -> None:
+def test_each_epoch_has_every_row_once_except_the_last_partial_batch(
+    lengths: list[int], batch: int, epoch: int
+) -> None:
     sampler = LengthBucketSampler(lengths, batch, seed=1)
     sampler.set_epoch(epoch)
     order = list(sampler)
@@ -30,7 +32,7 @@ def test_each_epoch_takes_every_row_once_but_for_the_rest(lengths: list[int], ba
     assert len(set(order)) == len(order)
 
 
-def test_batches_hold_like_lengths_and_epochs_differ() -> None:
+def test_batches_have_similar_lengths_and_epochs_differ() -> None:
     lengths = [(7 * i) % 40 + 1 for i in range(400)]
     sampler = LengthBucketSampler(lengths, 8, seed=1)
     first = list(sampler)
@@ -45,7 +47,7 @@ def test_batches_hold_like_lengths_and_epochs_differ() -> None:
     assert means != sorted(means, reverse=True)
 
 
-def test_the_seed_decides_the_order() -> None:
+def test_the_order_depends_on_the_seed() -> None:
     assert list(LengthBucketSampler([1] * 64, 8, seed=1)) != list(LengthBucketSampler([1] * 64, 8, seed=2))
 
 
@@ -54,42 +56,42 @@ def _batches(values: list[int], size: int) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def form() -> Seq2SeqLM:
+def family() -> Seq2SeqLM:
     path = model_path("pocket-t5")
     return Seq2SeqLM(AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path), "classification", 64, 16)
 
 
-def _stream(form: Seq2SeqLM, rows: int, batch: int, seed: int = 1) -> StreamingRows:
+def _stream(family: Seq2SeqLM, rows: int, batch: int, seed: int = 1) -> StreamingRows:
     task = Colours(rows=rows, streaming=True)
     train: Any = task.load()["train"]
     assert isinstance(train, IterableDataset)
-    return StreamingRows(train, task, form, batch, seed)
+    return StreamingRows(train, task, family, batch, seed)
 
 
-def test_a_stream_gives_every_row_once_an_epoch_but_for_the_rest(form: Seq2SeqLM) -> None:
-    stream = _stream(form, 53, 8)
+def test_a_stream_has_every_row_once_except_the_last_partial_batch(family: Seq2SeqLM) -> None:
+    stream = _stream(family, 53, 8)
     sources = [tuple(row["source"]) for row in stream]
     assert len(sources) == 48
-    there = Counter(
-        tuple(form.tokenizer(f"(colour) {r['thing']}")["input_ids"]) for r in Colours(rows=53).load()["train"]
+    expected = Counter(
+        tuple(family.tokenizer(f"(colour) {r['thing']}")["input_ids"]) for r in Colours(rows=53).load()["train"]
     )
-    assert not Counter(sources) - there
+    assert not Counter(sources) - expected
 
 
-def test_a_streams_batches_hold_like_lengths_and_epochs_and_seeds_differ(form: Seq2SeqLM) -> None:
-    stream = _stream(form, 400, 8)
+def test_batches_of_a_stream_have_similar_lengths_and_seeds_differ(family: Seq2SeqLM) -> None:
+    stream = _stream(family, 400, 8)
     first = [row["source"] for row in stream]
     assert first == [row["source"] for row in stream]
     stream.set_epoch(1)
     assert first != [row["source"] for row in stream]
-    assert first != [row["source"] for row in _stream(form, 400, 8, seed=2)]
+    assert first != [row["source"] for row in _stream(family, 400, 8, seed=2)]
     lengths = list(map(len, first))
     assert sum(max(b) - min(b) for b in _batches(lengths, 8)) < len(lengths) / 8
     assert lengths != sorted(lengths)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_the_shortest_and_the_longest_batch_hold_all_others(size: int, form: Seq2SeqLM, make: Make) -> None:
+def test_shortest_and_longest_batch_bound_all_others(size: int, family: Seq2SeqLM, make: Make) -> None:
     recipe = make("encoder-decoder", f"train.batch_size={size}")
     tokens = [(20, 9), (30, 30), (3, 4), (61, 2), (17, 12)]
     kept = [
@@ -97,27 +99,25 @@ def test_the_shortest_and_the_longest_batch_hold_all_others(size: int, form: Seq
         for s, t in tokens
     ]
     rows = Dataset.from_list([{**row, "length": s + t} for row, (s, t) in zip(kept, tokens, strict=True)])
-    shortest, longest = shortest_and_longest_batch(recipe, rows, form)
+    shortest, longest = shortest_and_longest_batch(recipe, rows, family)
     assert shortest["input_ids"].shape == shortest["attention_mask"].shape == (size, 8)
     assert shortest["labels"].shape == shortest["decoder_input_ids"].shape == (size, 8)
     assert longest["input_ids"].shape == longest["attention_mask"].shape == (size, 64)
     assert longest["labels"].shape == longest["decoder_input_ids"].shape == (size, 32)
-    assert {*shortest} == {*longest} == {*form.collate(kept[:1])}  # type: ignore[arg-type]
+    assert {*shortest} == {*longest} == {*family.collate(kept[:1])}  # type: ignore[arg-type]
 
 
-def test_how_long_a_streams_batches_are_is_not_known(form: Seq2SeqLM, make: Make) -> None:
-    assert shortest_and_longest_batch(make("encoder-decoder"), _stream(form, 53, 8), form) == []
+def test_a_stream_has_no_shortest_and_longest_batch(family: Seq2SeqLM, make: Make) -> None:
+    assert shortest_and_longest_batch(make("encoder-decoder"), _stream(family, 53, 8), family) == []
 
 
 @pytest.mark.parametrize(("architecture", "numbered"), [("bert", True), ("roberta", False), ("distilbert", False)])
-def test_methods_that_begin_with_rows_see_the_segments_that_the_model_takes(
-    architecture: str, numbered: bool, make: Make
-) -> None:
+def test_first_batches_have_token_types_if_the_model_uses_them(architecture: str, numbered: bool, make: Make) -> None:
     model = tiny_model(architecture, vocab_size=400, **({"type_vocab_size": 1} if architecture == "roberta" else {}))
-    form = SequenceClassifier(tokenizer("wordpiece", "cls+sep"), model.config, "multiple_choice", 64, 16)
-    rows = form.tokenize([Example("the robin", "a bird", ("a bird", "a stone"))] * 4, ranked=True)
+    family = SequenceClassifier(tokenizer("wordpiece", "cls+sep"), model.config, "multiple_choice", 64, 16)
+    rows = family.tokenize([Example("the robin", "a bird", ("a bird", "a stone"))] * 4, ranked=True)
     train = Dataset.from_list([{**row, "length": 8} for row in rows])
-    [batch] = first_batches(make("encoder"), train, form, model, 4, 1)
+    [batch] = first_batches(make("encoder"), train, family, model, 4, 1)
     assert ("token_type_ids" in batch) is numbered
     if numbered:
         assert batch["token_type_ids"].shape == batch["input_ids"].shape

@@ -46,13 +46,13 @@ class Files:
 @pytest.fixture
 def files(make: Make, models: dict[str, Path], tmp_path: Path) -> Files:
     shutil.copytree(models["decoder"], tmp_path / "model")
-    made = Files(tmp_path, lambda *o: make("decoder", *_own(tmp_path), *o))
+    created = Files(tmp_path, lambda *o: make("decoder", *_overrides(tmp_path), *o))
     for split, number in (("train", 24), ("dev", 8), ("test", 8)):
-        made.write(split, ["text,label", *(f"thing {split} {i},{('red', 'blue')[i % 2]}" for i in range(number))])
-    return made
+        created.write(split, ["text,label", *(f"thing {split} {i},{('red', 'blue')[i % 2]}" for i in range(number))])
+    return created
 
 
-def _own(folder: Path) -> tuple[str, ...]:
+def _overrides(folder: Path) -> tuple[str, ...]:
     paths = {split: str(folder / f"{split}.csv") for split in ("train", "dev", "test")}
     return (
         f'model.name="{folder / "model"}"',
@@ -65,8 +65,8 @@ def _own(folder: Path) -> tuple[str, ...]:
 def digests(recipe: Recipe, registry: Registry) -> dict[str, str]:
     accelerator = make_accelerator(cpu=True)
     try:
-        _, form = load_family(recipe)
-        return input_digests(recipe, registry, form, prepare_data(recipe, form, accelerator))
+        _, family = load_family(recipe)
+        return input_digests(recipe, registry, family, prepare_data(recipe, family, accelerator))
     finally:
         shutdown(accelerator)
 
@@ -125,21 +125,21 @@ CHANGES: dict[str, tuple[Callable[[Files, str], None], str]] = {
 }
 
 
-BEGAN: dict[str, str] = {}
+INITIAL_DIGESTS: dict[str, str] = {}
 
 
 @pytest.fixture(autouse=True)
 def without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending an Accelerator collects garbage twice, which takes a second where much is imported."""
+    """Ending an Accelerator collects garbage twice, which takes a second."""
     monkeypatch.setattr("gc.collect", lambda *_: 0)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_change_of_an_input_is_named(change: str, files: Files, registry: Registry) -> None:
+def test_every_change_of_an_input_is_detected(change: str, files: Files, registry: Registry) -> None:
     recipe = files.recipe()
-    if not BEGAN:  # no path is in it
-        BEGAN.update(digests(recipe, registry))
-    check_inputs(files.folder, BEGAN, BEGAN)
+    if not INITIAL_DIGESTS:  # digests contain no path
+        INITIAL_DIGESTS.update(digests(recipe, registry))
+    check_inputs(files.folder, INITIAL_DIGESTS, INITIAL_DIGESTS)
     times = {path: path.stat().st_mtime_ns for path in (files.folder / "model").iterdir()}
     do, name = CHANGES[change]
     do(files, name)
@@ -147,35 +147,35 @@ def test_every_change_of_an_input_is_named(change: str, files: Files, registry: 
         os.utime(path, ns=(time, time))
     expected = f"the rows of {name}" if name in ("train", "dev", "test") else f"{name} of the model"
     with pytest.raises(InputError, match=rf"started with different inputs: .*{expected}"):
-        check_inputs(files.folder, BEGAN, digests(recipe, registry))
+        check_inputs(files.folder, INITIAL_DIGESTS, digests(recipe, registry))
 
 
-def test_what_changes_nothing_is_no_other_input(files: Files, registry: Registry) -> None:
+def test_unrelated_changes_keep_the_digests(files: Files, registry: Registry) -> None:
     recipe = files.recipe()
-    began = digests(recipe, registry)
+    initial = digests(recipe, registry)
     for path in files.folder.rglob("*"):
         os.utime(path)
     (files.folder / "model" / "README.md").write_text("words")
     (files.folder / "train.csv").write_text("\r\n".join(files.rows("train")))
-    assert digests(recipe, registry) == began
+    assert digests(recipe, registry) == initial
 
 
-def test_files_that_a_recipe_names_are_inputs(files: Files, registry: Registry, make: Make) -> None:
+def test_files_named_in_the_recipe_are_inputs(files: Files, registry: Registry, make: Make) -> None:
     config = files.folder / "deepspeed.json"
     config.write_text("{}")
     recipe = files.recipe(f"train.deepspeed.config={config}", "train.deepspeed.stage=2", "train.optimizer=adamw")
-    began = digests(recipe, registry)
+    initial = digests(recipe, registry)
     config.write_text('{"steps_per_print": 1}')
     with pytest.raises(InputError, match=r"different inputs: the file .*deepspeed\.json"):
-        check_inputs(files.folder, began, digests(recipe, registry))
+        check_inputs(files.folder, initial, digests(recipe, registry))
 
 
 def test_files_of_a_stream_are_inputs(files: Files, registry: Registry) -> None:
     recipe = files.recipe("task.streaming=true", 'task.label_names=["red", "blue"]')
-    began = digests(recipe, registry)
+    initial = digests(recipe, registry)
     another_row(files, "train")
     with pytest.raises(InputError, match=r"different inputs: the file .*train\.csv"):
-        check_inputs(files.folder, began, digests(recipe, registry))
+        check_inputs(files.folder, initial, digests(recipe, registry))
 
 
 def test_code_of_other_distributions_is_an_input(make: Make, registry: Registry, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_code_of_other_distributions_is_an_input(make: Make, registry: Registry,
     assert code_digests(make("decoder", "method.name=lora", "task.name=wordnet_topic"), registry) == {}
 
 
-def test_a_digest_is_of_the_content_whatever_the_time_says(tmp_path: Path) -> None:
+def test_file_digests_depend_on_the_content_not_the_time(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("one")
     stat, first = path.stat(), file_digest(path)
@@ -202,27 +202,27 @@ def stopped(files: Files, registry: Registry, monkeypatch: pytest.MonkeyPatch) -
 
     def failing(self: Trainer, *arguments: Any) -> None:
         if self.progress.step == 2:
-            raise RunError("the power went")
+            raise RunError("power failure")
         account(self, *arguments)
 
     recipe = files.recipe("train.checkpoint.every=1 steps")
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_record_step", failing)
-        with pytest.raises(RunError, match="the power went"):
+        with pytest.raises(RunError, match="power failure"):
             run(recipe, registry)
     (path,) = Path(recipe.run.output).iterdir()
     return recipe, path
 
 
-def test_a_run_is_not_resumed_on_other_rows_and_goes_on_once_they_are_back(
+def test_a_run_resumes_only_with_the_same_rows(
     stopped: tuple[Recipe, Path], files: Files, registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, path = stopped
     rows, before = files.rows("train"), {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
     without_a_row(files, "train")
-    for asked in (str(path), ""):
+    for resume in (str(path), ""):
         with pytest.raises(InputError, match="different inputs: the rows of train; restore them"):
-            run(recipe, registry, resume=asked)
+            run(recipe, registry, resume=resume)
     assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
     files.write("train", rows)
     environment = json.loads((path / "environment.json").read_text())
@@ -234,7 +234,7 @@ def test_a_run_is_not_resumed_on_other_rows_and_goes_on_once_they_are_back(
     assert len(RunDirectory(path).environment()["resumed"]) == 1
 
 
-def test_a_finished_run_is_not_opened_on_another_model(files: Files, registry: Registry) -> None:
+def test_a_finished_run_is_not_loaded_with_another_model(files: Files, registry: Registry) -> None:
     path = run(files.recipe("train.budget.steps=2"), registry)
     assert path
     load_finished_run(path, registry)
@@ -244,7 +244,7 @@ def test_a_finished_run_is_not_opened_on_another_model(files: Files, registry: R
 
 
 @pytest.mark.parametrize("change", ["another_row test", "weights", "tokenizer"])
-def test_a_finished_run_is_not_taken_for_one_of_other_inputs(
+def test_a_finished_run_with_other_inputs_is_not_reused(
     change: str, files: Files, registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = files.recipe("train.budget.steps=1", "evaluate.every=100%")
@@ -253,25 +253,25 @@ def test_a_finished_run_is_not_taken_for_one_of_other_inputs(
     assert run(recipe, registry, resume="") == path
     assert "already finished" in capsys.readouterr().out
     before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
-    changed, what = CHANGES[change]
-    changed(files, what)
-    for asked in (str(path), ""):
+    changed, file = CHANGES[change]
+    changed(files, file)
+    for resume in (str(path), ""):
         with pytest.raises(InputError, match="was started with different inputs: "):
-            run(recipe, registry, resume=asked)
+            run(recipe, registry, resume=resume)
     assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
 
 
 @pytest.mark.parametrize("where", ["itself", "beside", "base"])
-def test_code_of_a_plugin_is_an_input_wherever_it_lies(
+def test_all_code_of_a_plugin_is_an_input(
     where: str, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own module, another module of its distribution, and the module of a class that it is derived from."""
+    """The component's module, another module of its distribution, and the module of a base class."""
     base = (
         "from peftkit import Method\nclass Base(Method):\n    def apply(self, model, context):\n        return model\n"
     )
-    own = "from typing import Literal\nimport own_beside\nfrom own_base import Base\n"
-    own += "class Own(Base):\n    'Trains all.'\n    name: Literal['own'] = 'own'\n"
-    for name, text in {"base": base, "itself": own, "beside": "NUMBER = 1\n"}.items():
+    source = "from typing import Literal\nimport own_beside\nfrom own_base import Base\n"
+    source += "class Own(Base):\n    'Trains all.'\n    name: Literal['own'] = 'own'\n"
+    for name, text in {"base": base, "itself": source, "beside": "NUMBER = 1\n"}.items():
         (tmp_path / f"own_{name}.py").write_text(text)
     info = tmp_path / "own-1.0.dist-info"
     info.mkdir()
@@ -282,10 +282,10 @@ def test_code_of_a_plugin_is_an_input_wherever_it_lies(
     larger = Registry((*registry.entries, Entry("method", "own", component, "own", "1.0")), (), registry.distributions)
     recipe = make("decoder")
     recipe = recipe.model_copy(update={"method": component()})
-    began = code_digests(recipe, larger)
+    initial = code_digests(recipe, larger)
     with (tmp_path / f"own_{where}.py").open("a") as file:
         file.write("# changed\n")
-    assert code_digests(recipe, larger).keys() == began.keys() >= {"own"}
-    assert code_digests(recipe, larger)["own"] != began["own"]
+    assert code_digests(recipe, larger).keys() == initial.keys() >= {"own"}
+    assert code_digests(recipe, larger)["own"] != initial["own"]
     for name in ("own_itself", "own_beside", "own_base"):
         del sys.modules[name]

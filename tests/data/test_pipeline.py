@@ -1,4 +1,4 @@
-"""What is known of the data before training: sizes, what is cut, what train and test share."""
+"""Checks of the data before training: sizes, truncation, and overlap of the splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftkit.models.load import load_base
 from tests.tiny_runs import Colours, Make
 
 
-def test_rows_that_dev_and_test_share_with_train_are_counted(make: Make) -> None:
+def test_overlap_with_train_is_counted(make: Make) -> None:
     recipe = make("decoder", "task.rows=24")
     data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
     splits = recipe.task.load()
@@ -27,7 +27,7 @@ def test_rows_that_dev_and_test_share_with_train_are_counted(make: Make) -> None
     assert data.truncated["train"] == {"sources": 0, "targets": 0}
 
 
-def test_cut_sources_are_counted(make: Make) -> None:
+def test_truncated_sources_are_counted(make: Make) -> None:
     recipe = make("encoder-decoder", "train.max_source_length=6")
     data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
     base = load_base(make("encoder-decoder")).family
@@ -51,7 +51,7 @@ def test_truncated_targets_are_an_error_unless_allowed(kind: str, make: Make, mo
     assert data.truncated["train"]["targets"] == 16
 
 
-def test_a_stream_is_judged_by_its_first_rows_and_never_counted(make: Make) -> None:
+def test_a_stream_is_checked_by_its_first_rows(make: Make) -> None:
     recipe = make("decoder", "task.streaming=true")
     data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
     assert isinstance(data.train, StreamingRows)
@@ -69,7 +69,7 @@ def test_a_stream_is_judged_by_its_first_rows_and_never_counted(make: Make) -> N
         ("train.workers=1", "train.workers"),
     ],
 )
-def test_a_recipe_that_needs_a_streams_length_is_refused(make: Make, override: str, key: str) -> None:
+def test_recipes_that_need_the_length_of_a_stream_are_rejected(make: Make, override: str, key: str) -> None:
     with pytest.raises(RecipeError) as caught:
         make("decoder", "task.streaming=true", override)
     [problem] = caught.value.problems
@@ -77,7 +77,7 @@ def test_a_recipe_that_needs_a_streams_length_is_refused(make: Make, override: s
     assert "are streamed" in problem.text
 
 
-def test_runs_of_other_seeds_are_evaluated_on_the_same_rows(make: Make) -> None:
+def test_every_seed_is_evaluated_on_the_same_rows(make: Make) -> None:
     chosen = []
     for seed in (1, 2):
         recipe = make("decoder", f"run.seed={seed}", "evaluate.dev_examples=4", "evaluate.test_examples=5")
@@ -87,7 +87,7 @@ def test_runs_of_other_seeds_are_evaluated_on_the_same_rows(make: Make) -> None:
     assert {name: len(indices) for name, indices in chosen[0].items()} == {"dev": 4, "test": 5}
 
 
-def test_rows_are_known_by_their_digest(make: Make) -> None:
+def test_row_digests_depend_on_the_rows_only(make: Make) -> None:
     def digests(*options: str) -> dict[str, str]:
         recipe = make("decoder", *options)
         return dict(prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)).digests)

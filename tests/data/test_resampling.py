@@ -1,4 +1,4 @@
-"""Training rows that are drawn by the seed, and the seeds of initialisation and order."""
+"""Resampled training rows, and the seeds of initialization and order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prepared(recipe: Recipe) -> PreparedData:
 
 
 @given(st.integers(1, 500), st.integers(0, 50), st.floats(0.01, 0.99))
-def test_a_sample_depends_on_the_seed_and_the_number_of_rows_alone(rows: int, seed: int, fraction: float) -> None:
+def test_a_sample_depends_only_on_the_seed_and_the_number_of_rows(rows: int, seed: int, fraction: float) -> None:
     assert resample_indices(RunConfig(seed=seed), rows) is None
     drawn = resample_indices(RunConfig(seed=seed, resample_train="bootstrap"), rows)
     chosen = resample_indices(RunConfig(seed=seed, resample_train="subset", subset_fraction=fraction), rows)
@@ -59,11 +59,11 @@ def test_a_bootstrap_leaves_out_about_a_third_of_the_rows() -> None:
     assert len(set(drawn)) == pytest.approx(10_000 * (1 - 1 / 2.718), rel=0.02)
 
 
-@pytest.mark.parametrize("how", BOTH)
-def test_every_method_is_trained_on_the_same_sample_and_every_seed_on_another(how: str, make: Make) -> None:
+@pytest.mark.parametrize("resampling", BOTH)
+def test_samples_are_equal_for_methods_and_differ_for_seeds(resampling: str, make: Make) -> None:
     samples = {
         (seed, method): prepared(
-            make("decoder", f"run.resample_train={how}", f"run.seed={seed}", f"method.name={method}")
+            make("decoder", f"run.resample_train={resampling}", f"run.seed={seed}", f"method.name={method}")
         ).digests["train"]
         for seed in (1, 2)
         for method in ("full", "lora")
@@ -71,9 +71,9 @@ def test_every_method_is_trained_on_the_same_sample_and_every_seed_on_another(ho
     assert samples[1, "full"] == samples[1, "lora"] != samples[2, "full"] == samples[2, "lora"]
 
 
-@pytest.mark.parametrize("how", BOTH)
-def test_what_is_known_of_the_data_is_of_the_sample(how: str, make: Make) -> None:
-    recipe = make("decoder", f"run.resample_train={how}", "task.rows=40", "evaluate.train_examples=12")
+@pytest.mark.parametrize("resampling", BOTH)
+def test_sizes_and_answer_counts_are_those_of_the_sample(resampling: str, make: Make) -> None:
+    recipe = make("decoder", f"run.resample_train={resampling}", "task.rows=40", "evaluate.train_examples=12")
     data = prepared(recipe)
     drawn = resample_indices(recipe.run, 40)
     assert drawn is not None
@@ -90,7 +90,7 @@ def test_what_is_known_of_the_data_is_of_the_sample(how: str, make: Make) -> Non
     assert data.train_overlap["test"] == sum(row["thing"] in trained for row in test)
 
 
-def test_streams_and_a_fraction_of_nothing_are_refused_with_their_keys(make: Make) -> None:
+def test_resampling_a_stream_and_a_fraction_without_a_subset_are_errors(make: Make) -> None:
     with pytest.raises(RecipeError) as caught:
         make("decoder", "task.streaming=true", "run.resample_train=bootstrap", "run.subset_fraction=0.3")
     problems = {problem.key: problem.text for problem in caught.value.problems}
@@ -99,24 +99,24 @@ def test_streams_and_a_fraction_of_nothing_are_refused_with_their_keys(make: Mak
     assert 'run.resample_train = "subset"' in problems["run.subset_fraction"]
 
 
-@pytest.mark.parametrize("how", BOTH)
-def test_a_run_that_goes_on_has_the_rows_that_it_began_with(
-    how: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("resampling", BOTH)
+def test_a_resumed_run_keeps_its_sample(
+    resampling: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peftkit.train.trainer import Trainer
 
-    recipe = make("decoder", *OPTIONS, "method.name=lora", f"run.resample_train={how}", "train.budget.steps=12")
+    recipe = make("decoder", *OPTIONS, "method.name=lora", f"run.resample_train={resampling}", "train.budget.steps=12")
     whole = run(recipe, registry)
     assert whole is not None
     account = Trainer._record_step
 
     def failing(self: Trainer, *arguments: Any) -> None:
         if self.progress.step == 9 and not self.resumed_after_steps:
-            raise RunError("the power went")
+            raise RunError("power failure")
         account(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_record_step", failing)
-    with pytest.raises(RunError, match="the power went"):
+    with pytest.raises(RunError, match="power failure"):
         run(recipe, registry)
     path = max(Path(recipe.run.output).iterdir(), key=lambda folder: folder.stat().st_mtime)
     assert run(recipe, registry, resume=str(path)) == path
@@ -125,22 +125,22 @@ def test_a_run_that_goes_on_has_the_rows_that_it_began_with(
     assert RunDirectory(path).summary()["rows_digests"] == RunDirectory(whole).summary()["rows_digests"]
 
 
-def test_two_processes_share_the_sample_of_one(built_in: Callable[..., Recipe], registry: Registry) -> None:
+def test_two_processes_train_on_the_sample_of_one(built_in: Callable[..., Recipe], registry: Registry) -> None:
     short = ("run.resample_train=bootstrap", "train.optimizer=SGD", "train.budget.steps=3", "evaluate.every=100%")
     short += ("evaluate.dev_examples=8", "evaluate.test_examples=8", "evaluate.train_examples=8", "method.name=lora")
-    made: list[Mapping[str, Any]] = []
+    results: list[Mapping[str, Any]] = []
     for processes, batch in ((1, 8), (2, 4)):
         recipe = built_in(f"of-{processes}", *short, f"train.batch_size={batch}")
         run_processes(recipe, registry, processes)
         [path] = Path(recipe.run.output).iterdir()
-        made.append({"loss": rows_of(path)[-1]["dev"]["loss"], **RunDirectory(path).summary()})
-    assert made[0]["rows_digests"] == made[1]["rows_digests"]
-    assert made[0]["rows"] == made[1]["rows"]
-    assert made[0]["loss"] == pytest.approx(made[1]["loss"], abs=1e-4)
+        results.append({"loss": rows_of(path)[-1]["dev"]["loss"], **RunDirectory(path).summary()})
+    assert results[0]["rows_digests"] == results[1]["rows_digests"]
+    assert results[0]["rows"] == results[1]["rows"]
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-4)
 
 
 def weights_and_order(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the method begins with, and the rows of the first step."""
+    """The initial trainable parameters, and the rows of the first step."""
     base = load_base(recipe)
     data = prepare_data(recipe, base.family, Accelerator(cpu=True))
     model = apply_method(recipe, base, 6)
@@ -148,14 +148,14 @@ def weights_and_order(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     return new, first_batches(recipe, data.train, base.family, base.model, 8, 1)[0]["input_ids"]
 
 
-def test_initialisation_and_order_have_seeds_of_their_own_that_follow_the_seed(make: Make) -> None:
-    def made(**seeds: int) -> tuple[torch.Tensor, torch.Tensor]:
+def test_init_and_order_seeds_default_to_the_seed(make: Make) -> None:
+    def initial(**seeds: int) -> tuple[torch.Tensor, torch.Tensor]:
         return weights_and_order(make("decoder", "method.name=lora", *(f"run.{k}={v}" for k, v in seeds.items())))
 
     def same(one: torch.Tensor, other: torch.Tensor) -> bool:
         return one.shape == other.shape and bool((one == other).all())
 
-    weights, order = made(seed=1)
+    weights, order = initial(seed=1)
     for seeds, keeps_weights, keeps_order in (
         ({"seed": 1}, True, True),
         ({"seed": 2}, False, False),
@@ -163,13 +163,13 @@ def test_initialisation_and_order_have_seeds_of_their_own_that_follow_the_seed(m
         ({"seed": 1, "order_seed": 2}, True, False),
         ({"seed": 2, "init_seed": 1, "order_seed": 1}, True, True),
     ):
-        own, rows = made(**seeds)
-        assert (same(weights, own), same(order, rows)) == (keeps_weights, keeps_order), seeds
+        initial_weights, rows = initial(**seeds)
+        assert (same(weights, initial_weights), same(order, rows)) == (keeps_weights, keeps_order), seeds
 
 
-def test_the_seeds_are_recorded_resolved(make: Make, registry: Registry) -> None:
+def test_resolved_seeds_are_recorded(make: Make, registry: Registry) -> None:
     path = run(make("decoder", "run.seed=3", "run.order_seed=4", "train.budget.steps=1"), registry)
     assert path is not None
     summary = RunDirectory(path).summary()
     assert (summary["seed"], summary["init_seed"], summary["order_seed"]) == (3, 3, 4)
-    assert "init_seed" not in RunDirectory(path).recipe()["run"], "what is unset goes on following the seed"
+    assert "init_seed" not in RunDirectory(path).recipe()["run"], "unset seeds follow the seed"

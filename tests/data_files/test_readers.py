@@ -1,4 +1,4 @@
-"""Files are read as they are written, or refused with the file and line."""
+"""Files are read exactly, or rejected with file and line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ TWO = [{"text": "good", "label": "p"}, {"text": "bad", "label": "n"}]
         ("a.json", json.dumps({"schema": {"fields": [{"name": "text"}]}, "data": TWO})),
     ],
 )
-def test_every_way_to_write_the_same_rows(name: str, content: str, tmp_path: Path) -> None:
+def test_every_layout_of_the_same_rows_is_read(name: str, content: str, tmp_path: Path) -> None:
     assert rows(tmp_path, name, content) == TWO
 
 
@@ -87,7 +87,7 @@ def test_an_object_that_is_neither_rows_nor_columns_is_one_row(content: str, exp
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-def test_a_cell_is_its_text(cell: str, name: str, tmp_path: Path) -> None:
+def test_cells_are_texts_without_type_inference(cell: str, name: str, tmp_path: Path) -> None:
     separator = "," if name == "a.csv" else "\t"
     written = f'"{cell}"' if separator in cell else cell
     assert rows(tmp_path, name, f"text{separator}label\n{written}{separator}1\n") == [{"text": cell, "label": "1"}]
@@ -149,7 +149,7 @@ def test_quoted_cells_of_csv_keep_separators_quotes_and_line_ends(tmp_path: Path
         ("a.csv.xz", lzma.compress(b"text,label\n" * 99)[:-9], r"the compressed file is truncated or damaged"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_with_its_line(name: str, content: Any, words: str, tmp_path: Path) -> None:
+def test_invalid_files_are_rejected_with_the_line(name: str, content: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as caught:
         rows(tmp_path, name, content)
     assert name in str(caught.value)
@@ -157,7 +157,7 @@ def test_what_cannot_be_read_is_refused_with_its_line(name: str, content: Any, w
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, pa.Codec("zstd").compress])
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.bz2", "a.csv.xz", "a.csv.zst", "a.csv"])
-def test_compressed_files_are_read_by_their_content(compress: Callable[..., Any], name: str, tmp_path: Path) -> None:
+def test_compression_is_detected_by_content(compress: Callable[..., Any], name: str, tmp_path: Path) -> None:
     content = b"text,label\ngood,p\nbad,n\n"
     compressed = compress(content)
     assert rows(tmp_path, name, bytes(compressed)) == TWO
@@ -168,7 +168,7 @@ def test_compressed_files_are_read_by_their_content(compress: Callable[..., Any]
     ("name", "expected"),
     [("a.csv", "csv"), ("b/a.x.JSONL.gz", "jsonl"), ("a.json.gz.xz", "json"), ("a.gz", None), ("a", None)],
 )  # fmt: skip
-def test_the_extension_says_the_format(name: str, expected: str | None) -> None:
+def test_the_format_follows_the_extension(name: str, expected: str | None) -> None:
     assert file_format(Path(name)) == expected
 
 
@@ -182,14 +182,16 @@ def test_the_extension_says_the_format(name: str, expected: str | None) -> None:
         (b"", []),
     ],
 )
-def test_other_files_are_lines_of_text(content: bytes, expected: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+def test_other_files_are_read_as_lines_of_text(
+    content: bytes, expected: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
     (tmp_path / "lines").write_bytes(content)
     assert list(read_prediction_inputs(str(tmp_path / "lines"))) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
     assert list(read_prediction_inputs(None)) == expected
 
 
-def test_a_pipe_is_read(tmp_path: Path) -> None:
+def test_a_named_pipe_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"\xef\xbb\xbfa bird\na stone\n",))
@@ -206,7 +208,7 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
         (b"a\0b\n", "line 1: has a null character"),
     ],
 )
-def test_lines_in_another_encoding_are_refused(content: bytes, words: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_lines_in_another_encoding_are_rejected(content: bytes, words: str, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "lines").write_bytes(content)
     with pytest.raises(InputError, match=f"lines, {words}"):
         list(read_prediction_inputs(str(tmp_path / "lines")))

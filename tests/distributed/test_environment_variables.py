@@ -1,4 +1,4 @@
-"""Nothing that stands in the environment alone changes what a run computes: it is recorded, removed or refused."""
+"""Environment variables do not change results: they are recorded, ignored or rejected."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ VALUES = {
     "ACCELERATE_DEBUG_RDV_FILE": "/nowhere",
     "OMP_NUM_THREADS": "1",
 }
-"""What is not ``true`` or a number."""
+"""Values of variables that are neither booleans nor numbers."""
 
 
-def nasty(name: str) -> str:
+def other_value(name: str) -> str:
     return VALUES.get(name) or ("4" if name.endswith(("STEPS", "STAGE", "CLIPPING", "THREADS", "SIZE")) else "true")
 
 
@@ -60,13 +60,13 @@ def may_act(name: str) -> bool:
     return name.startswith(("ACCELERATE_", "FSDP_")) or (rule is not None and rule.treatment in ("ignored", "rejected"))
 
 
-# Two ask for another launch than the tests', which has to agree with the recipe.
+# Two variables select another kind of launch, which must agree with the recipe.
 LAUNCHES = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"}
 ACTING = sorted(name for name in READ if "*" not in name and may_act(name) and name not in LAUNCHES)
 REFUSED = sorted({n for rule in VARIABLES if rule.treatment == "rejected" for n in rule.names.split()})
 
 
-def test_every_name_that_the_libraries_read_is_known() -> None:
+def test_every_variable_of_the_libraries_is_classified() -> None:
     unknown = {name: places for name, places in READ.items() if rule_for(name) is None}
     assert not unknown
     assert not names.configuration_keys().keys() - CONFIGURATION_KEYS.keys()
@@ -88,18 +88,18 @@ def test_every_name_that_the_libraries_read_is_known() -> None:
         ('os.environ["A" if x else "B"]', {"A", "B"}),
     ],
 )
-def test_names_are_read_out_of_sources(source: str, expected: set[str]) -> None:
+def test_names_are_extracted_from_source(source: str, expected: set[str]) -> None:
     assert names.names_in(source) == expected
 
 
 @pytest.fixture
 def without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending an Accelerator collects garbage twice, which takes a second where much is imported."""
+    """Ending an Accelerator collects garbage twice, which takes a second."""
     monkeypatch.setattr("gc.collect", lambda *_: 0)
 
 
 def gradient() -> torch.Tensor:
-    """What one step of a plain Accelerator makes of a fixed loss: the weights after it."""
+    """The weights after one step of a plain Accelerator with a fixed loss."""
     accelerator = make_accelerator(cpu=True)
     try:
         torch.manual_seed(0)
@@ -117,7 +117,7 @@ def gradient() -> torch.Tensor:
 @pytest.mark.parametrize("name", ACTING)
 def test_no_variable_changes_a_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gradient()
-    monkeypatch.setenv(name, nasty(name))
+    monkeypatch.setenv(name, other_value(name))
     before = dict(os.environ)
     if rule_for(name).treatment == "rejected":  # type: ignore[union-attr]
         with pytest.raises(InputError, match=rf"{name}=.*unset {name}"):
@@ -146,7 +146,7 @@ def test_a_run_under_all_variables_is_bit_identical(
     plain = run(recipe, registry)
     for name in ACTING:
         if rule_for(name).treatment == "ignored":  # type: ignore[union-attr]
-            monkeypatch.setenv(name, nasty(name))
+            monkeypatch.setenv(name, other_value(name))
     monkeypatch.setenv("ACCELERATE_OF_A_LATER_VERSION", "4")
     under = run(recipe, registry)
     assert plain
@@ -164,11 +164,11 @@ def losses(path: Path) -> list[Any]:
 
 
 def test_secrets_are_not_recorded() -> None:
-    secrets = {"HF_TOKEN": "a", "WANDB_API_KEY": "b", "AWS_SECRET_ACCESS_KEY": "c", "OF_NOBODY": "d"}
+    secrets = {"HF_TOKEN": "a", "WANDB_API_KEY": "b", "AWS_SECRET_ACCESS_KEY": "c", "UNKNOWN": "d"}
     assert recorded_environment_variables(secrets) == {}
 
 
-def test_variables_that_a_launcher_sets_to_nothing_are_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_values_of_launchers_are_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"MIXED_PRECISION": "no", "DYNAMO_BACKEND": "NO", "DYNAMO_MODE": "default"}.items():
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     ignore_environment_variables()
@@ -191,7 +191,7 @@ def test_the_launcher_s_configuration_is_read(tmp_path: Path) -> None:
     assert parse_launch([*launcher, "--num_processes=1"], here).processes == 1
     assert parse_launch([*launcher, "--num-processes", "3"], here).processes == 3
     assert parse_launch([*launcher, "--num_processes", "3"], here).processes == 3
-    assert parse_launch([*launcher, "--cpu"], here).file == ""  # nor does accelerate read it then
+    assert parse_launch([*launcher, "--cpu"], here).file == ""  # ignored by accelerate too
     assert parse_launch([*launcher, "--cpu", "--config_file", str(file)], {}).processes == 2
     assert parse_launch(["bash"], here) == parse_launch([*launcher], {"HF_HOME": str(tmp_path / "none")})
     file.write_text("- no mapping")

@@ -26,27 +26,27 @@ from peftkit.train.run import run
 from tests.tiny_runs import Make
 
 
-def test_constants_score_the_share_of_their_label(make: Make) -> None:
+def test_constant_and_majority_score_the_share_of_their_label(make: Make) -> None:
     recipe = make("decoder")
-    found = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
     golds = [row["colour"] for row in recipe.task.load()["test"]]
-    assert found["constant"]["test"]["accuracy"] == pytest.approx(max(map(golds.count, golds)) / len(golds))
-    assert found["majority"]["test"]["accuracy"] == pytest.approx(golds.count("blue") / len(golds))
-    assert 0.0 < found["random"]["test"]["accuracy"] < 0.8
-    assert found == compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    assert scores["constant"]["test"]["accuracy"] == pytest.approx(max(map(golds.count, golds)) / len(golds))
+    assert scores["majority"]["test"]["accuracy"] == pytest.approx(golds.count("blue") / len(golds))
+    assert 0.0 < scores["random"]["test"]["accuracy"] < 0.8
+    assert scores == compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
 
 
 def test_a_constant_choice_is_a_position(make: Make) -> None:
     recipe = make("decoder", "task.name=colour_choice")
-    found = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
     golds = [recipe.task.to_example(row).candidates.index(row["colour"]) for row in recipe.task.load()["test"]]
-    assert found["constant"]["test"]["accuracy"] == pytest.approx(max(map(golds.count, golds)) / len(golds))
+    assert scores["constant"]["test"]["accuracy"] == pytest.approx(max(map(golds.count, golds)) / len(golds))
 
 
 def test_generation_tasks_have_baselines(make: Make) -> None:
     recipe = make("decoder", "task.name=colour_text")
-    found = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
-    assert found["majority"]["test"]["exact_match"] == pytest.approx(1 / 3)
+    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    assert scores["majority"]["test"]["exact_match"] == pytest.approx(1 / 3)
 
 
 def test_every_run_stores_baselines_and_the_overlap_of_its_splits(make: Make, registry: Registry) -> None:
@@ -56,7 +56,7 @@ def test_every_run_stores_baselines_and_the_overlap_of_its_splits(make: Make, re
     assert summary["baselines"].keys() == {"constant", "majority", "random"}
     assert summary["baselines"]["majority"]["test"]["accuracy"] == pytest.approx(1 / 3)
     (path / "summary.json").unlink()
-    assert RunDirectory(path).baselines() == summary["baselines"], "there from the start"
+    assert RunDirectory(path).baselines() == summary["baselines"], "stored before training"
     assert summary["train_overlap"].keys() == {"dev", "test"}
     assert summary["rows_truncated"]["test"] == {"sources": 0, "targets": 0}
 
@@ -65,7 +65,7 @@ def test_every_run_stores_baselines_and_the_overlap_of_its_splits(make: Make, re
     ("task", "words"),
     [("colours", "the answer is 'red'"), ("colour_choice", "choice 2 is correct"), ("colour_text", "the answer is")],
 )
-def test_data_with_a_single_correct_answer_is_an_error(
+def test_data_with_one_correct_answer_is_an_error(
     task: str, words: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make("decoder", f"task.name={task}", "train.budget.steps=1")
@@ -97,7 +97,7 @@ ANSWERS = {
 
 
 class Given(Task):
-    """A task of examples that are already there."""
+    """A task of given examples."""
 
     name: Literal["given"] = "given"
 
@@ -131,12 +131,12 @@ class FBeta(Metric):
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
         pairs = [(p == "rare", r[0] == "rare") for p, r in zip(predictions, references, strict=True)]
-        hits, said, there = pairs.count((True, True)), sum(p for p, _ in pairs), sum(r for _, r in pairs)
-        return {"f2": 5 * hits / (said + 4 * there) if said + there else 0.0}
+        hits, predicted, actual = pairs.count((True, True)), sum(p for p, _ in pairs), sum(r for _, r in pairs)
+        return {"f2": 5 * hits / (predicted + 4 * actual) if predicted + actual else 0.0}
 
 
 class Errors(Metric):
-    """Three for the most frequent label where it is wrong, one for others."""
+    """Counts three for a wrong prediction of the most frequent label, one for other errors."""
 
     name: Literal["errors"] = "errors"
     higher_is_better: ClassVar[bool] = False
@@ -149,8 +149,8 @@ class Errors(Metric):
         return {"errors": float(sum((3 if p == "red" else 1) * (p not in r) for p, r in pairs))}
 
 
-def asked(kind: TaskKind, metrics: Sequence[Metric], selects: str | None) -> Recipe:
-    """As much of a recipe as baselines read."""
+def recipe_for(kind: TaskKind, metrics: Sequence[Metric], selects: str | None) -> Recipe:
+    """The parts of a recipe that baselines need."""
     return Recipe.model_construct(
         run=RunConfig(seed=1),
         task=TASKS[kind](),
@@ -165,8 +165,8 @@ def split_of(kind: TaskKind, answers: Sequence[str]) -> EvaluationSplit:
     return EvaluationSplit("dev", [*range(len(examples))], examples, [])
 
 
-def of_splits(split: EvaluationSplit) -> PreparedData:
-    """Data of that split alone, whose answers are those of the training rows too."""
+def data_of_split(split: EvaluationSplit) -> PreparedData:
+    """Data with one split, which has the answers of the training rows."""
     golds = Counter(e.target for e in split.examples)
     none: Any = {}
     return PreparedData(
@@ -174,18 +174,18 @@ def of_splits(split: EvaluationSplit) -> PreparedData:
     )
 
 
-def score(metric: Metric, split: EvaluationSplit, said: Sequence[str]) -> dict[str, float]:
-    return metric.compute(said, [[e.target] for e in split.examples], split.examples)
+def score(metric: Metric, split: EvaluationSplit, predictions: Sequence[str]) -> dict[str, float]:
+    return metric.compute(predictions, [[e.target] for e in split.examples], split.examples)
 
 
 def text_of(kind: TaskKind, answer: str) -> str:
     return CHOICES[int(answer)] if kind == "multiple_choice" else answer
 
 
-MADE: list[Metric] = [metric.model_validate({}) for metric in (*register_metrics(), Errors)]
+METRICS: list[Metric] = [metric.model_validate({}) for metric in (*register_metrics(), Errors)]
 CASES = [
     pytest.param(metric, kind, value, id=f"{value}-{kind}")
-    for metric in MADE
+    for metric in METRICS
     if metric.input == "prediction"
     for kind in type(metric).kinds
     for value in metric.value_names
@@ -193,45 +193,47 @@ CASES = [
 
 
 @pytest.mark.parametrize(("metric", "kind", "value"), CASES)
-def test_no_other_answer_scores_more_than_the_constant_one(metric: Metric, kind: TaskKind, value: str) -> None:
+def test_no_answer_scores_higher_than_the_constant_baseline(metric: Metric, kind: TaskKind, value: str) -> None:
     split = split_of(kind, ANSWERS[kind])
     answers = [*CHOICES] if kind != "generation" else [*dict.fromkeys(TEXTS)]
     scores = {text: score(metric, split, [text] * len(split.examples))[value] for text in answers}
     best = max(scores.values()) if type(metric).higher_is_better else min(scores.values())
-    found = text_of(kind, best_answer(asked(kind, [metric], value), split))
-    assert scores[found] == pytest.approx(best, abs=1e-12)
+    constant = text_of(kind, best_answer(recipe_for(kind, [metric], value), split))
+    assert scores[constant] == pytest.approx(best, abs=1e-12)
     number = Counter(ANSWERS[kind])
     equal = [text for text in answers if math.isclose(scores[text], best, abs_tol=1e-12)]
-    assert number[found] == max(number[text] for text in equal)
+    assert number[constant] == max(number[text] for text in equal)
 
 
 def test_the_best_answer_need_not_be_the_most_frequent() -> None:
     labels = ["common"] * 60 + ["rare"] * 40
     split = split_of("classification", labels)
-    metrics = [FBeta(), *(m for m in MADE if m.name == "accuracy")]
-    recipe = asked("classification", metrics, "f2")
+    metrics = [FBeta(), *(m for m in METRICS if m.name == "accuracy")]
+    recipe = recipe_for("classification", metrics, "f2")
     assert best_answer(recipe, split) == "rare"
-    found = compute_baselines(recipe, of_splits(split))
-    assert found["constant"]["dev"] == {"f2": pytest.approx(5 * 40 / (100 + 160)), "accuracy": 0.4}, "of one answer"
-    assert found["majority"]["dev"] == {"f2": 0.0, "accuracy": 0.6}
+    scores = compute_baselines(recipe, data_of_split(split))
+    assert scores["constant"]["dev"] == {"f2": pytest.approx(5 * 40 / (100 + 160)), "accuracy": 0.4}, (
+        "scores of the constant answer"
+    )
+    assert scores["majority"]["dev"] == {"f2": 0.0, "accuracy": 0.6}
     errors = split_of("classification", ANSWERS["classification"])
-    assert best_answer(asked("classification", [Errors()], "errors"), errors) == "blue"
-    chrf = [m for m in MADE if m.name == "chrf"]
-    assert best_answer(asked("generation", chrf, "chrf"), split_of("generation", TEXTS)) != "rain fell on the hill"
+    assert best_answer(recipe_for("classification", [Errors()], "errors"), errors) == "blue"
+    chrf = [m for m in METRICS if m.name == "chrf"]
+    assert best_answer(recipe_for("generation", chrf, "chrf"), split_of("generation", TEXTS)) != "rain fell on the hill"
 
 
-def test_the_tasks_metric_decides_if_the_loss_selects() -> None:
-    accuracy = [m for m in MADE if m.name == "accuracy"]
+def test_the_tasks_metric_is_used_if_the_loss_selects() -> None:
+    accuracy = [m for m in METRICS if m.name == "accuracy"]
     split = split_of("classification", ["blue", "blue", "red"])
-    assert best_answer(asked("classification", accuracy, "loss"), split) == "blue"
-    assert best_answer(asked("classification", [], "loss"), split) == "blue"
+    assert best_answer(recipe_for("classification", accuracy, "loss"), split) == "blue"
+    assert best_answer(recipe_for("classification", [], "loss"), split) == "blue"
 
 
-def test_the_search_among_many_texts_is_short_and_no_worse_than_the_most_frequent() -> None:
+def test_the_search_among_many_texts_is_fast_and_beats_the_most_frequent() -> None:
     scored: list[int] = []
 
     class Counted(Metric):
-        """The share of characters that are the reference's."""
+        """The share of characters in common with the reference."""
 
         name: Literal["counted"] = "counted"
 
@@ -245,29 +247,33 @@ def test_the_search_among_many_texts_is_short_and_no_worse_than_the_most_frequen
     texts = [f"{'abcdefgh'[: 1 + i % 8]}{i}" for i in range(1500)] + ["zzz"] * 3
     split = split_of("generation", texts)
     metric = Counted.model_validate({})
-    found = best_answer(asked("generation", [metric], "counted"), split)
+    best = best_answer(recipe_for("generation", [metric], "counted"), split)
     assert len({*texts}) > MAX_CANDIDATES
-    assert sum(scored) < 30_000, "where all on all rows are 300,600"
+    assert sum(scored) < 30_000, "scoring all candidates on all rows takes 300,600"
     few = split_of("generation", ["ab v", "ab w", "ab x", "ab y"])
-    assert best_answer(asked("generation", [metric], "counted"), few, "ab ") == "ab ", "the training rows' answer"
-    assert best_answer(asked("generation", [metric], "counted"), few, "c") == "ab v"
-    known = {text: score(metric, split, [text] * len(texts))["counted"] for text in [*texts[::15], "zzz", found]}
-    assert known[found] >= known["zzz"]
-    assert sum(value > known[found] for value in known.values()) <= 5
+    assert best_answer(recipe_for("generation", [metric], "counted"), few, "ab ") == "ab ", (
+        "the answer of the training rows"
+    )
+    assert best_answer(recipe_for("generation", [metric], "counted"), few, "c") == "ab v"
+    known = {text: score(metric, split, [text] * len(texts))["counted"] for text in [*texts[::15], "zzz", best]}
+    assert known[best] >= known["zzz"]
+    assert sum(value > known[best] for value in known.values()) <= 5
 
 
-def test_whether_one_answer_is_always_right_does_not_depend_on_the_metric() -> None:
-    bleu = [m for m in MADE if m.name == "bleu"]
+def test_check_not_trivial_does_not_depend_on_the_metric() -> None:
+    bleu = [m for m in METRICS if m.name == "bleu"]
     many = split_of("generation", ["rain fell on the hill", "rain fell on the roof of a house"] * 10)
-    recipe = asked("generation", bleu, "bleu1")
-    assert compute_baselines(recipe, of_splits(many))["constant"]["dev"]["bleu1"] > 1
-    check_not_trivial(recipe, of_splits(many))
+    recipe = recipe_for("generation", bleu, "bleu1")
+    assert compute_baselines(recipe, data_of_split(many))["constant"]["dev"]["bleu1"] > 1
+    check_not_trivial(recipe, data_of_split(many))
     references = [Example("a row", "Yes", references=("Yes", f"{i}")) for i in range(5)]
     references += [Example("a row", "sure", references=("sure", "yes ")) for _ in range(5)]
     same = EvaluationSplit("test", [*range(10)], references, [])
     with pytest.raises(RunError, match="in every row of test the answer is 'Yes'"):
-        check_not_trivial(recipe, of_splits(same))
+        check_not_trivial(recipe, data_of_split(same))
     with pytest.raises(RunError, match="choice 2 is correct"):
-        check_not_trivial(asked("multiple_choice", [], "f"), of_splits(split_of("multiple_choice", ["green"] * 10)))
+        check_not_trivial(
+            recipe_for("multiple_choice", [], "f"), data_of_split(split_of("multiple_choice", ["green"] * 10))
+        )
     few = split_of("multiple_choice", ["green"] * 9)
-    check_not_trivial(asked("multiple_choice", [], "f"), of_splits(few))
+    check_not_trivial(recipe_for("multiple_choice", [], "f"), data_of_split(few))

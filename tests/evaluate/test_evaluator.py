@@ -1,4 +1,4 @@
-"""A score is earned by reading the input: nothing else moves it."""
+"""Scores of candidates, their order, and the selection metric."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftkit.models.load import load_base
 from tests.tiny_runs import Make
 
 
-class Deaf(ModelFamily):
+class InputBlindModel(ModelFamily):
     """An input-blind model: scores each candidate by its own text and never by the source."""
 
     seed = 0
@@ -49,11 +49,11 @@ class Deaf(ModelFamily):
 @pytest.mark.parametrize("distractors", ["far", "sisters"])
 def test_input_blind_models_score_a_fifth_on_the_built_in_choices(distractors: str, make: Make) -> None:
     recipe = make("decoder", "task.name=wordnet_mcq", f"task.distractors={distractors}")
-    form = Deaf(None, None, "multiple_choice", 64, 16)  # type: ignore[arg-type]
+    family = InputBlindModel(None, None, "multiple_choice", 64, 16)  # type: ignore[arg-type]
     for name in ("dev", "test"):
         examples = [recipe.task.to_example(row) for row in recipe.task.load()[name]]
-        split = EvaluationSplit(name, list(range(len(examples))), examples, form.tokenize(examples, ranked=True))
-        result = evaluate(torch.nn.Linear(1, 1), split, recipe, form, Accelerator(cpu=True))
+        split = EvaluationSplit(name, list(range(len(examples))), examples, family.tokenize(examples, ranked=True))
+        result = evaluate(torch.nn.Linear(1, 1), split, recipe, family, Accelerator(cpu=True))
         assert result.values["accuracy"] == pytest.approx(0.2, abs=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""What a finished run has saved is the model that its predictions are of."""
+"""Prediction, merge and export of finished runs."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ def stored(path: Path) -> list[dict[str, object]]:
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_it_predicts_what_the_run_did(kind: str, options: tuple[str, ...], make: Make, registry: Registry) -> None:
+def test_predictions_equal_those_of_the_run(
+    kind: str, options: tuple[str, ...], make: Make, registry: Registry
+) -> None:
     path = finished(make, registry, kind, *options)
     rows = stored(path)
     lines = [json.dumps({"source": row["source"], "candidates": row["candidates"]}) for row in rows]
-    found = list(predict(load_finished_run(path, registry), lines))
-    for row, one in zip(rows, found, strict=True):
+    predicted = list(predict(load_finished_run(path, registry), lines))
+    for row, one in zip(rows, predicted, strict=True):
         probabilities = one.pop("probabilities")
         assert one.items() <= row.items()
         assert {"source", "prediction", "prediction_norm", "candidates", "log_likelihoods", "candidate_tokens"} == {
@@ -72,7 +74,7 @@ def test_it_predicts_what_the_run_did(kind: str, options: tuple[str, ...], make:
         assert max(one["probabilities"], key=one["probabilities"].get) == one["prediction"]
 
 
-def test_plain_lines_rows_and_generated_text(make: Make, registry: Registry) -> None:
+def test_predict_takes_text_and_rows_and_generates(make: Make, registry: Registry) -> None:
     path = finished(make, registry, "encoder-decoder")
     opened = load_finished_run(path, registry)
     answered = '{"thing": "sky", "colour": "blue"}'
@@ -105,7 +107,7 @@ def test_an_invalid_line_is_reported_with_its_number(line: str, words: str, make
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "ia3"])
-def test_merged_it_is_a_model_of_transformers(method: str, make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_a_merged_model_loads_with_transformers(method: str, make: Make, registry: Registry, tmp_path: Path) -> None:
     path = finished(make, registry, "encoder-decoder", f"method.name={method}")
     opened = load_finished_run(path, registry)
     ids = torch.arange(5, 13)[None]
@@ -118,9 +120,7 @@ def test_merged_it_is_a_model_of_transformers(method: str, make: Make, registry:
         merge(opened, tmp_path / "merged")
 
 
-def test_a_merged_model_has_the_output_layer_that_was_trained_apart_from_the_embedding(
-    make: Make, registry: Registry, tmp_path: Path
-) -> None:
+def test_a_merged_model_has_a_separately_trained_output_layer(make: Make, registry: Registry, tmp_path: Path) -> None:
     options = ("method.name=lora", 'method.modules_to_save=["lm_head"]')
     opened = load_finished_run(finished(make, registry, "decoder", *options), registry)
     assert opened.family.config.tie_word_embeddings
@@ -133,7 +133,7 @@ def test_a_merged_model_has_the_output_layer_that_was_trained_apart_from_the_emb
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_saved_model_keeps_the_settings_of_generation_of_its_base(
+def test_saved_models_keep_the_generation_config_of_the_base(
     method: str, make: Make, models: dict[str, Path], registry: Registry, tmp_path: Path
 ) -> None:
     base = shutil.copytree(models["encoder-decoder"], tmp_path / "base")
@@ -145,14 +145,14 @@ def test_a_saved_model_keeps_the_settings_of_generation_of_its_base(
         assert json.loads((folder / "generation_config.json").read_text()) == written
 
 
-def test_what_is_no_update_of_weights_is_not_merged(make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_methods_without_weight_updates_cannot_be_merged(make: Make, registry: Registry, tmp_path: Path) -> None:
     opened = load_finished_run(finished(make, registry, "decoder", "method.name=prompt_tuning"), registry)
     with pytest.raises(InputError, match="'prompt_tuning' cannot be merged"):
         merge(opened, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_export_opens_with_the_library_and_has_a_card(make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_an_export_loads_with_peft_and_has_a_model_card(make: Make, registry: Registry, tmp_path: Path) -> None:
     path = finished(make, registry, "decoder", "method.name=lora")
     export(path, registry, tmp_path / "out")
     recipe = load_finished_run(path, registry).recipe
@@ -178,7 +178,7 @@ def test_an_export_opens_with_the_library_and_has_a_card(make: Make, registry: R
         ("decoder", "layer_norm", 'model, tokenizer = peftkit.load_model("FOLDER")'),
     ],
 )
-def test_the_card_s_code_loads_the_trained_model(
+def test_the_code_of_the_model_card_loads_the_model(
     kind: str,
     method: str,
     words: str,
@@ -193,17 +193,17 @@ def test_the_card_s_code_loads_the_trained_model(
     text = (tmp_path / "out" / "README.md").read_text()
     [code] = [block.split("```")[0] for block in text.split("```python\n")[1:]]
     assert words in code
-    found: dict[str, Any] = {}
-    exec(code.replace("FOLDER", str(tmp_path / "out")), found)  # noqa: S102 - what a reader would run
+    namespace: dict[str, Any] = {}
+    exec(code.replace("FOLDER", str(tmp_path / "out")), namespace)  # noqa: S102 - what a reader would run
     ids = torch.arange(5, 13)[None]
     inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if kind == "encoder-decoder" else {})
     with torch.no_grad():
         expected = load_finished_run(path, registry).model(**inputs).logits
-        torch.testing.assert_close(found["model"].eval()(**inputs).logits, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(namespace["model"].eval()(**inputs).logits, expected, atol=1e-6, rtol=0)
     assert ("trained classification head" in text) == (kind == "encoder")
 
 
-def test_what_is_no_finished_run(make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_unfinished_runs_and_other_folders_are_errors(make: Make, registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run directory: it has no recipe\.toml"):
         load_finished_run(tmp_path / "none", registry)
     path = finished(make, registry, "decoder", "method.name=lora")

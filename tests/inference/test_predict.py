@@ -1,4 +1,4 @@
-"""Predicting a run's test rows without their answers gives its stored predictions, to the last bit."""
+"""Predictions for test rows without answers equal the run's stored predictions exactly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tiny_runs import Make
 THINGS = ["blood", "grass leaf", "the deep blue sky", "fire and roses", "a frog", "ink", "sea"]
 
 
-def own_rows(number: int) -> list[dict[str, Any]]:
+def user_rows(number: int) -> list[dict[str, Any]]:
     return [
         {
             "text": f"{THINGS[i % 7]} {i}",
@@ -39,7 +39,7 @@ def own_rows(number: int) -> list[dict[str, Any]]:
     ]
 
 
-OWN = {
+USER_TASKS = {
     "text_classification": ('task.prompt="{shop}: {text} Which?"', ["label"], ["text", "shop"]),
     "multiple_choice": ("task.shuffle_choices=true", ["answer"], ["question", "choices"]),
     "text_generation": ('task.prompt="Say {source} now"', ["target"], ["source"]),
@@ -61,7 +61,7 @@ QUICK = (
 )
 CASES = [
     (task, kind)
-    for task in (*OWN, *WORDNET)
+    for task in (*USER_TASKS, *WORDNET)
     for kind in ("encoder-decoder", "decoder", "encoder")
     if not (kind == "encoder" and ("generation" in task or task == "wordnet_distractors"))
 ]
@@ -69,32 +69,32 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "kind"), CASES)
-def test_test_rows_without_answers_give_the_stored_predictions(
+def test_rows_without_answers_give_the_stored_predictions(
     task: str, kind: str, make: Make, registry: Registry, tmp_path: Path
 ) -> None:
     options = ["evaluate.dev_examples=8", "evaluate.test_examples=24", "evaluate.full_splits=false"]
-    if task in OWN:
+    if task in USER_TASKS:
         for split in ("train", "dev", "test"):
-            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own_rows(24)))
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in user_rows(24)))
         files = ", ".join(f'{split}="{tmp_path / split}.jsonl"' for split in ("train", "dev", "test"))
-        options += [f"task.path={{{files}}}", OWN[task][0]]
+        options += [f"task.path={{{files}}}", USER_TASKS[task][0]]
     path = run(make(kind, *QUICK, f"task.name={task}", *options), registry)
     assert path is not None
     opened = load_finished_run(path, registry)
     stored, rows = RunDirectory(path).predictions("test"), opened.recipe.task.load()["test"]
-    answers = OWN[task][1] if task in OWN else WORDNET[task]
+    answers = USER_TASKS[task][1] if task in USER_TASKS else WORDNET[task]
     bare = [{k: v for k, v in rows[line["index"]].items() if k not in answers and k[0] != "_"} for line in stored]
-    found = [*predict(opened, [json.dumps(row) for row in bare])]
-    assert len(found) == 24
-    for one, line in zip(found, stored, strict=True):
+    predicted = [*predict(opened, [json.dumps(row) for row in bare])]
+    assert len(predicted) == 24
+    for one, line in zip(predicted, stored, strict=True):
         known = {key: value for key, value in one.items() if key != "probabilities"}
         assert known.items() <= line.items()
         assert {"source", "prediction"} <= known.keys()
         assert ("log_likelihoods" in known) == ("log_likelihoods" in line)
-    if task in OWN:
-        fields = OWN[task][2]
+    if task in USER_TASKS:
+        fields = USER_TASKS[task][2]
         only = [json.dumps({field: row[field] for field in fields}) for row in bare]
-        assert [*predict(opened, only)] == found
+        assert [*predict(opened, only)] == predicted
         if len(fields) > 1:
             with pytest.raises(
                 InputError, match=r"line 1: .* missing; a line of text stands for exactly one field"
@@ -102,7 +102,7 @@ def test_test_rows_without_answers_give_the_stored_predictions(
                 [*predict(opened, ["some text"])]
             assert all(field in str(caught.value) for field in fields)
         else:
-            assert [*predict(opened, [row[fields[0]] for row in bare])] == found
+            assert [*predict(opened, [row[fields[0]] for row in bare])] == predicted
 
 
 @pytest.mark.slow
@@ -113,13 +113,13 @@ def test_mixed_precision_and_scoring_are_those_of_the_run(kind: str, make: Make,
     assert path is not None
     opened = load_finished_run(path, registry)
     things = [json.dumps({"thing": row["thing"]}) for row in opened.recipe.task.load()["test"]]
-    for _ in range(2):  # the model is left as it was
-        found = [*predict(opened, things)]
-        for one, line in zip(found, RunDirectory(path).predictions("test"), strict=True):
+    for _ in range(2):  # prediction does not change the model
+        predicted = [*predict(opened, things)]
+        for one, line in zip(predicted, RunDirectory(path).predictions("test"), strict=True):
             assert {key: value for key, value in one.items() if key != "probabilities"}.items() <= line.items()
 
 
-def test_what_a_line_can_be_is_said(make: Make, registry: Registry) -> None:
+def test_errors_describe_valid_input_lines(make: Make, registry: Registry) -> None:
     path = run(
         make(
             "decoder",
@@ -151,9 +151,7 @@ def opened_run(make: Make, registry: Registry, *options: str) -> FinishedRun:
     return load_finished_run(path, registry)
 
 
-def test_an_object_without_all_fields_is_no_ready_made_source_where_the_task_reads_that_column(
-    make: Make, registry: Registry, tmp_path: Path
-) -> None:
+def test_an_incomplete_object_with_a_source_column_is_an_error(make: Make, registry: Registry, tmp_path: Path) -> None:
     rows = [{"source": f"{COLOURS[i % 3]} {i}", "num": str(i), "label": COLOURS[i % 3]} for i in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     keys = (
@@ -172,15 +170,15 @@ def test_an_object_without_all_fields_is_no_ready_made_source_where_the_task_rea
     assert one["source"] == "7: red 1"
 
 
-def test_texts_may_begin_with_a_brace_and_keep_their_blanks(make: Make, registry: Registry) -> None:
+def test_texts_may_start_with_a_brace_and_keep_whitespace(make: Make, registry: Registry) -> None:
     opened = opened_run(make, registry)
-    found = list(predict(opened, ["{hello} sky ", "  [sky]", '{"thing": "sky"}']))
-    assert [each["source"] for each in found] == ["(colour) {hello} sky ", "(colour)   [sky]", "(colour) sky"]
+    predicted = list(predict(opened, ["{hello} sky ", "  [sky]", '{"thing": "sky"}']))
+    assert [each["source"] for each in predicted] == ["(colour) {hello} sky ", "(colour)   [sky]", "(colour) sky"]
     with pytest.raises(InputError, match="line 1: not a JSON object"):
         list(predict(opened, ['{"thing": ']))
 
 
-def test_every_form_of_a_file_is_read_as_in_training(make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_every_file_format_is_read_as_in_training(make: Make, registry: Registry, tmp_path: Path) -> None:
     rows = [
         {"text": f"{THINGS[i % 7]} {text}", "shop": text} for i, text in enumerate(["007", "2.50", "true", "NA"] * 6)
     ]
@@ -207,9 +205,9 @@ def test_every_form_of_a_file_is_read_as_in_training(make: Make, registry: Regis
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        found = [*predict(opened, read_prediction_inputs(str(tmp_path / name)), name=name)]
-        assert [one["source"] for one in found] == [f"{row['shop']}: {row['text']} Which?" for row in rows], name
-        assert [one["log_likelihoods"] for one in found] == [line["log_likelihoods"] for line in stored], name
+        predicted = [*predict(opened, read_prediction_inputs(str(tmp_path / name)), name=name)]
+        assert [one["source"] for one in predicted] == [f"{row['shop']}: {row['text']} Which?" for row in rows], name
+        assert [one["log_likelihoods"] for one in predicted] == [line["log_likelihoods"] for line in stored], name
     for name, content, words in (
         ("empty.csv", b"text,shop\na,b\nc,\n", "empty.csv, row 2: shop: is empty"),
         ("lacks.jsonl", b'{"text": "a"}\n', "lacks.jsonl, row 1: shop: missing"),

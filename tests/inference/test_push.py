@@ -27,14 +27,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class Hub(ThreadingHTTPServer):
-    """What the hub's client asks of the hub to put files into a repository: small ones inline, weights as LFS."""
+    """A fake hub that accepts commits: small files inline, weights as LFS."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
-        self.made: list[dict[str, Any]] = []
+        self.repositories: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.stored: dict[str, bytes] = {}
         self.message = ""
@@ -51,14 +51,19 @@ class Answers(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._answer({"error": "Invalid credentials"}, 401)
         elif self.path == "/api/repos/create":
-            made = json.loads(body)
-            self.server.made.append(made)
-            self._answer({"url": f"{self.server.endpoint}/somebody/{made['name']}", "name": f"somebody/{made['name']}"})
+            repository = json.loads(body)
+            self.server.repositories.append(repository)
+            self._answer(
+                {
+                    "url": f"{self.server.endpoint}/somebody/{repository['name']}",
+                    "name": f"somebody/{repository['name']}",
+                }
+            )
         elif self.path == "/api/validate-yaml":
             self._answer({"errors": [], "warnings": []})
         elif self.path.endswith("/preupload/main"):
-            asked = json.loads(body)["files"]
-            modes = [("lfs" if f["path"].endswith(".safetensors") else "regular", f["path"]) for f in asked]
+            requested = json.loads(body)["files"]
+            modes = [("lfs" if f["path"].endswith(".safetensors") else "regular", f["path"]) for f in requested]
             self._answer({"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for m, p in modes]})
         elif self.path.endswith("/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
@@ -113,11 +118,11 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with Hub() as made:
-        thread = threading.Thread(target=made.serve_forever)
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield made
-        made.shutdown()
+        yield server
+        server.shutdown()
         thread.join()
 
 
@@ -134,9 +139,9 @@ from pathlib import Path
 from peftkit.errors import PeftkitError
 from peftkit.inference import push as push_module
 from peftkit.inference.push import push
-from tests.tiny_runs import with_those_above
+from tests.tiny_runs import registry_with_test_components
 try:
-    print(push(Path(sys.argv[1]), with_those_above(), sys.argv[2], private=True))
+    print(push(Path(sys.argv[1]), registry_with_test_components(), sys.argv[2], private=True))
 except PeftkitError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -144,28 +149,28 @@ except PeftkitError as error:
 
 
 def pushed(hub: Hub, path: Path, token: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since the hub's client reads its settings when it is imported."""
+    """Pushes in a separate process, as the hub's client reads its settings at import."""
     settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", CHILD, str(path), "somebody/colours"]
     return subprocess.run(command, env={**os.environ, **settings}, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_run_is_pushed_as_it_is_exported(hub: Hub, finished: Path) -> None:
+def test_a_push_uploads_the_exported_files(hub: Hub, finished: Path) -> None:
     done = pushed(hub, finished, TOKEN)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{hub.endpoint}/somebody/colours/commit/{'1' * 40}"
-    [made] = hub.made
-    assert made["name"] == "colours"
-    assert made.get("private") or made["visibility"] == "private"  # by the client's version
-    of_peft = {"adapter_config.json", "adapter_model.safetensors"}
-    assert set(hub.files) == {"README.md", "recipe.toml", "summary.json", *of_peft}
+    [repository] = hub.repositories
+    assert repository["name"] == "colours"
+    assert repository.get("private") or repository["visibility"] == "private"  # depends on the client's version
+    peft_files = {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(hub.files) == {"README.md", "recipe.toml", "summary.json", *peft_files}
     assert hub.files["adapter_model.safetensors"] == (finished / "model/adapter_model.safetensors").read_bytes()
     assert {hashlib.sha256(value).hexdigest() for value in hub.stored.values()} == set(hub.stored)
     assert b"`colours` with `lora`" in hub.files["README.md"]
     assert hub.message.startswith(f"{finished.name}, by peftkit ")
 
 
-def test_a_hub_that_refuses_is_reported_without_the_token(hub: Hub, finished: Path) -> None:
+def test_a_rejected_token_is_an_error_without_the_token(hub: Hub, finished: Path) -> None:
     wrong = "hf_" + "w" * 34
     done = pushed(hub, finished, wrong)
     assert done.returncode == 1
@@ -176,7 +181,7 @@ def test_a_hub_that_refuses_is_reported_without_the_token(hub: Hub, finished: Pa
     assert hub.files == {}
 
 
-def test_a_hub_that_is_away_is_reported(hub: Hub, finished: Path) -> None:
+def test_an_unreachable_hub_is_an_error(hub: Hub, finished: Path) -> None:
     hub.endpoint = "http://127.0.0.1:9"
     done = pushed(hub, finished, TOKEN)
     assert done.returncode == 1
@@ -196,6 +201,6 @@ def test_nothing_is_pushed_offline(tmp_path: Path, registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "../up", "some body/x", ""])
-def test_what_is_no_name_of_a_repository(name: str, tmp_path: Path, registry: Registry) -> None:
+def test_invalid_repository_names_are_rejected(name: str, tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(InputError, match="is not a valid repository"):
         push(tmp_path, registry, name)

@@ -1,4 +1,4 @@
-"""The road that a third party's plugin takes: a distribution of its own, found by its entry point."""
+"""A third-party plugin: an installed distribution with an entry point."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from tests.repository.test_docs import blocks
 
 BITFIT = blocks("README.md", "python")[0]
-"""The plugin as the README prints it."""
+"""The plugin in the README."""
 
 
-def test_an_installed_plugin_is_found_shown_and_checked(tmp_path: Path) -> None:
+def test_an_installed_plugin_is_listed_shown_and_checked(tmp_path: Path) -> None:
     info = tmp_path / "site" / "peftkit_bitfit-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: peftkit-bitfit\nVersion: 1.2\n", encoding="utf-8")
@@ -45,7 +45,7 @@ def test_an_installed_plugin_is_found_shown_and_checked(tmp_path: Path) -> None:
         "bitfit (method, from peftkit-bitfit 1.2)\n\nTrain the biases only (Ben Zaken et al., 2022).\n"
     )
     assert peftkit("check", "x.toml") == (0, "x.toml: OK (bitfit on wordnet_topic, pocket-decoder)\n", "")
-    # Without the plugin its name is that of the built-in method, which gives way to it.
+    # Without the plugin, the name is that of the overridable built-in method.
     code, out, err = peftkit("check", "x.toml", PEFTKIT_PLUGINS="")
     assert (code, out) == (2, "")
     assert err.startswith(

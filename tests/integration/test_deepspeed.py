@@ -1,4 +1,4 @@
-"""DeepSpeed: sharded runs equal unsharded ones, and launches that would not shard are errors."""
+"""DeepSpeed: sharded runs equal unsharded ones, and launches without sharding are errors."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from tests.train.test_trainer import assert_close
 def run_sharded(recipe: Recipe, registry: Registry, resume: str | None = None) -> None:
     """Run a recipe in two forked processes, with the environment variables of a launch.
 
-    Reductions go through gloo: DeepSpeed's own kernel takes a minute to compile, and is used in the launch below.
+    Reductions go through gloo: DeepSpeed's kernel takes a minute to compile, and is used in the launch test.
     """
     backend = import_module("deepspeed.comm.torch")
-    import_module("deepspeed.runtime.zero.muon.original_muon")  # imports torch's compiler, once for all children
+    import_module("deepspeed.runtime.zero.muon.original_muon")  # imports torch's compiler once, before the fork
     port = free_port()
 
     def run_rank(rank: int) -> None:
@@ -93,7 +93,7 @@ def test_a_sharded_run_equals_an_unsharded_one_and_resumes(
 
 
 @pytest.mark.slow
-def test_the_launch_of_the_docs_shards(written: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_documented_launch_shards(written: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     recipe = written("two", *SHORT, "train.batch_size=4", "train.deepspeed.stage=2")
     command = [*LAUNCH, *CPU_WORLD, "--main_process_port", "0", "--num_processes", "2", "-m", "peftkit", str(recipe)]
@@ -104,7 +104,7 @@ def test_the_launch_of_the_docs_shards(written: Callable[..., Path], tmp_path: P
         try:
             _, errors = process.communicate(timeout=400)
         finally:
-            with suppress(ProcessLookupError):  # the launcher's children too, where it hung
+            with suppress(ProcessLookupError):  # also the launcher's children if it hangs
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, errors[-4000:]
     assert RunDirectory(only(tmp_path / "two")).summary()["processes"] == 2
@@ -125,7 +125,7 @@ def timeless(line: str) -> dict[str, object]:
     ],
     ids=["no launcher", "turned off"],
 )
-def test_a_launch_that_would_not_shard_is_an_error(
+def test_a_launch_without_sharding_is_an_error(
     variables: dict[str, str], words: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
@@ -148,22 +148,24 @@ def test_an_abandoned_build_lock_is_an_error(
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr("peftkit.distributed.accelerator.is_deepspeed_available", lambda: True)
     monkeypatch.setattr("peftkit.distributed.accelerator.DeepSpeedPlugin", reached)
-    words = "60 minutes old.*delete that file" if refused else "^the plugin is made$"
+    words = "60 minutes old.*delete that file" if refused else "^the plugin is created$"
     with pytest.raises(RunError, match=words):
         run(make("decoder", "train.deepspeed.stage=2"), registry)
 
 
 def reached(**_: object) -> None:
-    raise RunError("the plugin is made")
+    raise RunError("the plugin is created")
 
 
-def test_a_missing_extra_is_named(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_an_error_with_the_install_command(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("peftkit.distributed.accelerator.is_deepspeed_available", lambda: False)
     with pytest.raises(RunError, match=r"pip install 'peftkit\[deepspeed\]'"):
         run(make("decoder", "train.deepspeed.stage=2"), registry)
 
 
-def test_a_launch_with_deepspeed_and_a_recipe_without_it_disagree(
+def test_a_launch_with_deepspeed_needs_a_recipe_with_deepspeed(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peftkit.distributed.accelerator.is_deepspeed_available", lambda: True)

@@ -1,4 +1,4 @@
-"""What goes wrong while a run is under way: it says what, keeps what was finished, and lets nothing be lost."""
+"""Failures during a run are reported and damage no earlier results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEYS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY")
 
 
 def broken_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
-    """Makes the loss of these steps no number."""
+    """Makes the loss of these steps NaN."""
     step, loss = Trainer._step, ModelFamily.loss
 
     def _step(self: Trainer, batches: Any) -> None:
@@ -80,7 +80,7 @@ def test_on_nan_skip_skips_and_counts_non_finite_losses(
     whole = run(make("encoder-decoder", "train.budget.steps=2"), registry)
     assert whole is not None
     of_two = RunDirectory(whole).summary()["cost"]["optimizer_gops"]
-    assert summary["cost"]["optimizer_gops"] == pytest.approx(2 * of_two)  # of the four that were made
+    assert summary["cost"]["optimizer_gops"] == pytest.approx(2 * of_two)  # two of four steps
     assert all(t.isfinite().all() for t in load_file(path / "model/model.safetensors").values())
 
 
@@ -88,7 +88,7 @@ def test_on_nan_skip_skips_and_counts_non_finite_losses(
 def test_a_full_disk_is_an_error_and_damages_no_earlier_file(
     number: int, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full from a certain write on."""
+    """Every write from a given one on fails."""
     real, done = os.fsync, 0
 
     def fsync(handle: int) -> None:
@@ -112,7 +112,7 @@ def test_a_full_disk_is_an_error_and_damages_no_earlier_file(
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
-def test_out_of_memory_makes_the_same_step_of_smaller_microbatches(
+def test_out_of_memory_repeats_the_step_with_smaller_microbatches(
     kind: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = "colour_choice" if kind == "encoder" else "colours"
@@ -168,7 +168,7 @@ def test_evaluation_out_of_memory_uses_smaller_batches(
 
 
 class Hanging:
-    """A tracker that answers nothing."""
+    """A tracker that never returns."""
 
     name = "hanging"
 
@@ -202,10 +202,12 @@ def test_a_tracker_that_hangs_when_finishing_does_not_end_the_run(
 def test_processes_with_different_weights_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, number = torch.nn.Linear(2, 2), SimpleNamespace(num_processes=3)
     monkeypatch.setattr(accelerator, "PartialState", lambda: number)
-    monkeypatch.setattr(accelerator, "gather_object", lambda found: found * 3)
+    monkeypatch.setattr(accelerator, "gather_object", lambda digest_list: digest_list * 3)
     accelerator.assert_same_weights(model)
     digests = list[str]()
-    monkeypatch.setattr(accelerator, "gather_object", lambda found: digests.extend(found) or [digests[0], *digests])
+    monkeypatch.setattr(
+        accelerator, "gather_object", lambda digest_list: digests.extend(digest_list) or [digests[0], *digests]
+    )
     accelerator.assert_same_weights(model)
     with torch.no_grad():
         model.weight[0, 0] += 1e-6
@@ -228,10 +230,10 @@ def test_secrets_of_the_environment_are_not_written_or_printed(
         assert f"planted-{key}".encode() not in written
 
 
-def test_a_system_clock_that_is_set_affects_no_cost(
+def test_changes_of_the_system_clock_do_not_affect_costs(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hours = iter(range(0, -10_000_000, -3600))  # whenever it is read, it is an hour earlier
+    hours = iter(range(0, -10_000_000, -3600))  # each reading is an hour earlier than the last
     monkeypatch.setattr(time, "time", lambda: 1e9 + next(hours))
     path = run(make("decoder", "evaluate.every=1 steps", "train.budget.steps=4"), registry)
     assert path is not None

@@ -1,4 +1,4 @@
-"""The launches that the README prints, as processes of their own."""
+"""Launches as printed in the README, in separate processes."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ SHORT = (
 
 
 FAMILIES = ("vera", "prefix_tuning", "prompt_tuning", "p_tuning", "adalora", "ia3", "boft", "ln_tuning")
-"""A method of each kind beside full fine-tuning and LoRA; `scripts/support_matrix.py` runs them all."""
+"""A method of each kind in addition to full fine-tuning and LoRA; `scripts/support_matrix.py` runs all."""
 
 
 def others() -> list[str]:
-    """Full fine-tuning, LoRA, and the methods of other distributions that can be used on a T5."""
-    found = [entry for entry in load_registry().all("method").values() if entry.distribution != "peftkit"]
-    methods = [e.component.model_validate(dict(getattr(e.component, "tiny_options", {}))) for e in found]
+    """Full fine-tuning, LoRA, and methods of other distributions that support T5."""
+    entries = [entry for entry in load_registry().all("method").values() if entry.distribution != "peftkit"]
+    methods = [e.component.model_validate(dict(getattr(e.component, "tiny_options", {}))) for e in entries]
     return [
         "full",
         "lora",
@@ -73,7 +73,7 @@ def test_two_processes_of_four_rows_equal_one_of_eight(
 
 
 @pytest.mark.slow
-def test_the_printed_launch_command_starts_two_processes_and_one_prints(written: Callable[..., Path]) -> None:
+def test_the_documented_launch_starts_two_processes_and_prints_once(written: Callable[..., Path]) -> None:
     command = [*LAUNCH, *CPU_WORLD, "--main_process_port", "0", "--num_processes", "2", "-m", "peftkit"]
     launched = start([*command, str(written("two", *SHORT))], ACCELERATE_USE_CPU="true")
     assert launched.returncode == 0, launched.stderr
@@ -83,7 +83,7 @@ def test_the_printed_launch_command_starts_two_processes_and_one_prints(written:
 @pytest.mark.slow
 def test_processes_without_a_process_group_are_an_error(written: Callable[..., Path], tmp_path: Path) -> None:
     recipe = written("alone", *SHORT)
-    # What a launch for GPUs without one leaves behind: a world in the environment, and no process group.
+    # A GPU launch without GPUs sets WORLD_SIZE but creates no process group.
     launched = command(partial(main, [str(recipe)]), WORLD_SIZE="2", RANK="0")
     assert launched.returncode == 1
     assert "do not form one process group" in launched.stderr

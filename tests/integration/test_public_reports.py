@@ -1,4 +1,4 @@
-"""Faults that others' trackers report of training and scoring: what peftkit does with the same input."""
+"""Bugs reported in other projects, reproduced with peftkit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from peftkit.train.run import run
 from tests.tiny_runs import Make
 
 ABSENT = ["null", "None", "NA", "N/A", "nan", "NaN", "NULL", "n/a", "-nan", "#N/A", "<NA>"]
-"""Words that readers of tables take for nothing."""
+"""Words that CSV readers treat as missing values."""
 
 
 def finished(make: Make, registry: Registry, kind: str, *options: str) -> Path:
@@ -50,14 +50,14 @@ def test_words_that_csv_readers_treat_as_missing_are_texts(make: Make, registry:
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_sources_are_truncated_and_targets_are_kept(kind: str, models: dict[str, Path]) -> None:
+def test_truncation_keeps_targets(kind: str, models: dict[str, Path]) -> None:
     """huggingface/trl#3927, huggingface/trl#6668: truncation left rows without any target."""
     tokenizer = AutoTokenizer.from_pretrained(models[kind])
     config = AutoModelForCausalLM.from_pretrained(models["decoder"]).config
     config.decoder_start_token_id = 0
-    form = FAMILIES[kind](tokenizer, config, "generation", 8, 8)  # type: ignore[index]
-    rows = form.tokenize([Example("a very long question " * 40, "yes"), Example("short", "no")], ranked=False)
-    labels = form.collate(rows)["labels"]
+    family = FAMILIES[kind](tokenizer, config, "generation", 8, 8)  # type: ignore[index]
+    rows = family.tokenize([Example("a very long question " * 40, "yes"), Example("short", "no")], ranked=False)
+    labels = family.collate(rows)["labels"]
     assert ((labels != IGNORE_INDEX).sum(1) >= 2).all()
 
 
@@ -98,7 +98,7 @@ def test_a_model_is_loaded_without_dropout(make: Make, registry: Registry) -> No
     assert not any(module.training for module in opened.model.modules())
 
 
-def test_a_full_embedding_and_head_are_saved_and_read(make: Make, registry: Registry) -> None:
+def test_a_full_embedding_and_head_are_saved_and_loaded(make: Make, registry: Registry) -> None:
     """hiyouga/LlamaFactory#7665: saved with a shape of zero."""
     options = ("method.name=lora", 'method.modules_to_save=["embed_tokens","lm_head"]')
     path = finished(make, registry, "decoder", *options)
@@ -161,7 +161,7 @@ def classifier(kind: str, models: dict[str, Path]) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(models[kind], num_labels=len(COLOURS))
 
 
-def test_a_kept_head_is_scored_by_the_names_of_its_labels(
+def test_outputs_of_a_kept_head_follow_its_label_names(
     make: Make, registry: Registry, models: dict[str, Path], tmp_path: Path
 ) -> None:
     """huggingface/transformers#10401: read in the data set's order, 90 % became 4 %."""
@@ -174,7 +174,7 @@ def test_a_kept_head_is_scored_by_the_names_of_its_labels(
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_the_new_head_of_a_decoder_that_classifies_is_restored(
+def test_the_new_head_of_a_decoder_classifier_is_restored(
     method: str, make: Make, registry: Registry, models: dict[str, Path], tmp_path: Path
 ) -> None:
     """huggingface/peft#876, huggingface/transformers#48595: reloaded, the layer ``score`` was one of chance."""

@@ -45,15 +45,13 @@ def test_full_fine_tuning_of_a_decoder_matches_the_formula() -> None:
     # transformers computes rotary angles as a matrix product of frequencies and positions.
     rotary = length * config.head_dim // 2
     forward = ROWS * (LAYERS * block + length * WIDTH * config.vocab_size) + ROWS * rotary
-    found = MacCounter(apply_method(Full(), "llama"), model_loss).count(batch("llama"))
-    assert found.forward_macs == pytest.approx(forward, rel=1e-3)
-    assert found.backward_macs == pytest.approx(2 * forward, rel=1e-3)
+    count = MacCounter(apply_method(Full(), "llama"), model_loss).count(batch("llama"))
+    assert count.forward_macs == pytest.approx(forward, rel=1e-3)
+    assert count.backward_macs == pytest.approx(2 * forward, rel=1e-3)
 
 
 @pytest.mark.parametrize("architecture", [name for family in FAMILIES.values() for name in family])
-def test_every_architecture_is_counted_with_the_attention_that_transformers_chooses(
-    architecture: str, tmp_path: Path
-) -> None:
+def test_every_architecture_is_counted_with_its_default_attention(architecture: str, tmp_path: Path) -> None:
     check_mac_counts(Full(), architecture, tmp_path)
 
 
@@ -69,16 +67,16 @@ def test_full_fine_tuning_of_an_encoder_decoder_matches_the_formula() -> None:
     encoder = config.num_layers * (attention(source, source) + source * feed)
     decoder = config.num_decoder_layers * (attention(target, target) + attention(target, source) + target * feed)
     forward = ROWS * (encoder + decoder + target * WIDTH * config.vocab_size)
-    found = MacCounter(apply_method(Full(), "t5"), model_loss).count(rows)
-    assert found[:2] == (forward, 2 * forward)
+    count = MacCounter(apply_method(Full(), "t5"), model_loss).count(rows)
+    assert count[:2] == (forward, 2 * forward)
 
 
 def test_full_fine_tuning_of_an_encoder_matches_the_formula() -> None:
     config, length = sizes("bert"), batch("bert")["input_ids"].shape[1]
     block = length * (4 * WIDTH * WIDTH + 2 * WIDTH * config.intermediate_size) + 2 * length * length * WIDTH
     forward = ROWS * (LAYERS * block + WIDTH * WIDTH + WIDTH * config.num_labels)
-    found = MacCounter(apply_method(Full(), "bert"), model_loss).count(batch("bert"))
-    assert found[:2] == (forward, 2 * forward)
+    count = MacCounter(apply_method(Full(), "bert"), model_loss).count(batch("bert"))
+    assert count[:2] == (forward, 2 * forward)
 
 
 def test_weight_gradients_of_frozen_parameters_are_not_counted() -> None:
@@ -124,7 +122,7 @@ def without_shadows(counter: MacCounter) -> MacCounter:
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_the_count_is_the_same_for_every_attention_and_with_weights(architecture: str, attention: str) -> None:
+def test_counts_do_not_depend_on_the_attention_or_on_weights(architecture: str, attention: str) -> None:
     expected = MacCounter(apply_method(Full(), architecture), model_loss).count(batch(architecture))[:2]
     try:
         model = apply_method(Full(), architecture, attn_implementation=attention)
@@ -151,14 +149,14 @@ def test_cached_output_shapes_do_not_change_counts(
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
-def test_fake_tensors_count_a_model_that_was_sharded_since(architecture: str) -> None:
+def test_a_later_sharded_model_is_counted_on_fake_tensors(architecture: str) -> None:
     model = apply_method(Lora(), architecture)
     counter = MacCounter(model, model_loss, has_all_weights=False)
     expected = counter.count(batch(architecture))
     fake = MacCounter(model, model_loss, has_all_weights=False)
     for parameter in model.parameters():
         parameter.data = torch.empty(0)
-    fake._shadow = next(fake._shadows)  # as if nothing could be counted on meta
+    fake._shadow = next(fake._shadows)  # as if counting on meta had failed
     assert fake.count(batch(architecture))[:2] == expected[:2]
     assert fake._shadow is not None
 
@@ -176,7 +174,7 @@ def test_trainable_parameters_may_change_during_training() -> None:
     assert counter.count(batch("t5")) is whole
 
 
-def test_a_sharded_model_that_needs_weights_to_be_counted_is_an_error() -> None:
+def test_counting_that_needs_weights_of_a_sharded_model_is_an_error() -> None:
     counter = without_shadows(MacCounter(apply_method(Full(), "t5"), model_loss, has_all_weights=False))
     with pytest.raises(RunError, match="can only be counted with the model's weights"):
         counter.count(batch("t5"))
@@ -197,14 +195,14 @@ def test_interpolated_counts_equal_real_ones(architecture: str, method: Method) 
     counter, rng = MacCounter(apply_method(method, architecture), model_loss), random.Random(3)
     shapes = [(8 * rng.randint(1, 7), 8 * rng.randint(1, 7)) for _ in range(60)]
     rows = [resized(batch(architecture), *shape) for shape in shapes]
-    found = [counter.count(each) for each in rows]
+    counts = [counter.count(each) for each in rows]
     [family] = counter._families.values()
     assert family.interpolated
     assert family.lengths.regular
     counted = MacCounter(apply_method(method, architecture), model_loss)
-    for each, work in zip(rows, found, strict=True):
+    for each, count in zip(rows, counts, strict=True):
         counted._families.clear()  # so that nothing is interpolated
-        assert work == counted.count(each)
+        assert count == counted.count(each)
 
 
 class Uneven(nn.Module):
@@ -215,10 +213,10 @@ class Uneven(nn.Module):
         self.weight, self.products = nn.Parameter(torch.ones(4, 4)), products
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> Any:
-        found = input_ids.to(self.weight.dtype)[..., None].expand(*input_ids.shape, 4)
+        hidden = input_ids.to(self.weight.dtype)[..., None].expand(*input_ids.shape, 4)
         for _ in range(self.products(input_ids.shape[1])):
-            found = found @ self.weight
-        return SimpleNamespace(loss=found.sum())
+            hidden = hidden @ self.weight
+        return SimpleNamespace(loss=hidden.sum())
 
 
 @pytest.mark.parametrize(
@@ -274,8 +272,8 @@ def test_an_optimizer_step_is_counted_per_trained_number(name: str, times: int, 
     recipe = make("decoder", f'train.optimizer="{name}"', *options)
     model = apply_method(Full(), "llama")
     moved = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    found = MacCounter(model, model_loss, partial(make_optimizer, recipe)).optimizer_elementwise
-    assert moved <= found <= times * moved
+    elementwise = MacCounter(model, model_loss, partial(make_optimizer, recipe)).optimizer_elementwise
+    assert moved <= elementwise <= times * moved
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "adafactor", "RMSprop"])
@@ -290,10 +288,10 @@ def test_an_optimizer_step_covers_all_its_tensors(name: str, make: Make) -> None
     optimizer.step()
     with OpCounter() as op_counter:
         optimizer.step()
-    kept = [value for own in optimizer.state.values() for value in own.values() if isinstance(value, Tensor)]
-    found = MacCounter(model, model_loss, partial(make_optimizer, recipe))
-    assert found.optimizer_elementwise == op_counter.elementwise > 0
-    assert found.optimizer_bytes == sum(value.numel() * value.element_size() for value in kept)
+    kept = [value for tensors in optimizer.state.values() for value in tensors.values() if isinstance(value, Tensor)]
+    mac_counter = MacCounter(model, model_loss, partial(make_optimizer, recipe))
+    assert mac_counter.optimizer_elementwise == op_counter.elementwise > 0
+    assert mac_counter.optimizer_bytes == sum(value.numel() * value.element_size() for value in kept)
 
 
 class Layer(nn.Module):
@@ -309,18 +307,18 @@ class Layer(nn.Module):
 
 @pytest.mark.parametrize("copies", [0, 1, 2])
 def test_activations_are_counted_in_bytes(copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the model itself, on its copy on ``meta``, and on fake tensors."""
+    """Counts on the model, on its copy on ``meta``, and on fake tensors."""
     monkeypatch.setattr(mac_counter, "_shadow_models", lambda model, make=_shadow_models: islice(make(model), copies))
     model, size = Layer(), 4 * 8 * 4
     rows = {"inputs": torch.ones(4, 8)}
-    # The input of each layer, for its weight's gradient, and that of the square; weights are no activations.
+    # The inputs of both layers and of the square; weights are not activations.
     assert MacCounter(model, model_loss).activation_bytes(rows) == 3 * size
     model.first.requires_grad_(False)
     assert MacCounter(model, model_loss).activation_bytes(rows) == 2 * size
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_activations_that_cannot_be_counted_are_an_error() -> None:
+def test_uncountable_activations_are_an_error() -> None:
     def failing(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
         raise RuntimeError("it fails")
 
@@ -329,7 +327,7 @@ def test_activations_that_cannot_be_counted_are_an_error() -> None:
         counter.activation_bytes({"inputs": torch.ones(4, 8)})
 
 
-def test_a_shape_is_counted_whenever_the_interpolated_ones_have_doubled() -> None:
+def test_verification_counts_follow_each_doubling_of_interpolated_shapes() -> None:
     counter = MacCounter(Uneven(lambda length: 1), model_loss)
     counted = []
     lengths = [8, 800, 400, 240, 640, *(range(16, 240, 8)), *(range(248, 400, 8))]
@@ -343,7 +341,7 @@ def test_a_shape_is_counted_whenever_the_interpolated_ones_have_doubled() -> Non
 
 
 class ByValue(torch.optim.SGD):
-    """Cannot step on tensors without values."""
+    """An optimizer that needs values."""
 
     def step(self, closure: Any = None) -> Any:
         assert self.param_groups[0]["params"][0].grad.sum().item() == 0
@@ -354,11 +352,11 @@ def test_an_optimizer_that_needs_values_is_counted_on_zeros() -> None:
     model = Layer()
 
     def make(kind: type[torch.optim.SGD]) -> Callable[[nn.Module], torch.optim.Optimizer]:
-        return lambda like: kind(like.parameters(), lr=0.1, momentum=0.9)
+        return lambda copy: kind(copy.parameters(), lr=0.1, momentum=0.9)
 
-    found = [MacCounter(model, model_loss, make(kind)) for kind in (ByValue, torch.optim.SGD)]
-    assert found[0].optimizer_bytes == found[1].optimizer_bytes == 2 * 8 * 8 * 4
-    assert found[0].optimizer_elementwise >= found[1].optimizer_elementwise > 0
+    counters = [MacCounter(model, model_loss, make(kind)) for kind in (ByValue, torch.optim.SGD)]
+    assert counters[0].optimizer_bytes == counters[1].optimizer_bytes == 2 * 8 * 8 * 4
+    assert counters[0].optimizer_elementwise >= counters[1].optimizer_elementwise > 0
 
 
 def test_gradient_hooks_are_copied() -> None:

@@ -1,4 +1,4 @@
-"""Every installed meter reads what it says, and nothing before it was started."""
+"""Every registered meter measures steps only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METERS = [entry.component for entry in load_registry().all("meter").values()]
 
 
 @pytest.mark.parametrize("component", METERS, ids=lambda c: c.__name__)
-def test_a_meter_reads_finite_numbers_at_any_time_and_two_do_not_share_their_state(component: type[Meter]) -> None:
+def test_meters_have_finite_totals_and_separate_state(component: type[Meter]) -> None:
     one, other = component(), component()  # type: ignore[call-arg]
     before = other.totals()
     one.start(nn.Linear(2, 2))
@@ -42,7 +42,7 @@ def test_a_meter_reads_finite_numbers_at_any_time_and_two_do_not_share_their_sta
     assert {k for k in before if k == "train_seconds" and before[k] != 0.0} == set()
 
 
-def test_the_clock_sums_the_steps() -> None:
+def test_train_time_sums_the_steps() -> None:
     clock = TrainTime()
     for seconds in (0.25, 0.5):
         clock.update(StepStats(samples=1, input_tokens=1, target_tokens=1, seconds=seconds, wait_seconds=2 * seconds))
@@ -50,7 +50,7 @@ def test_the_clock_sums_the_steps() -> None:
     assert TrainTime().totals() == {"train_seconds": 0.0, "data_wait_seconds": 0.0}
 
 
-def test_what_is_trained_has_a_size_in_numbers_and_in_bytes() -> None:
+def test_parameter_count_and_checkpoint_bytes_of_trainable_parameters() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2).half())
     model[0].weight.requires_grad = False
     meter = ParameterCount()
@@ -59,37 +59,37 @@ def test_what_is_trained_has_a_size_in_numbers_and_in_bytes() -> None:
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 10**15)] * 8), max_size=20), st.integers(0, 20))
-def test_readings_are_the_sums_of_the_steps_also_over_a_resume(steps: list[tuple[int, ...]], broken: int) -> None:
+def test_totals_are_sums_over_steps_and_resumes(steps: list[tuple[int, ...]], broken: int) -> None:
     records = [StepStats(*step[:3], 0.5, *step[3:4], 0.25, *step[4:]) for step in steps]
     meters: list[Meter] = [Tokens(), Macs(), TrainTime()]
     for number, record in enumerate(records):
-        if number == broken:  # goes on in another process from what the checkpoint holds
+        if number == broken:  # restored from a checkpoint in another process
             meters = [resumed(m) for m in meters]
         for meter in meters:
             meter.update(record)
-    found = meters[0].totals() | meters[1].totals() | meters[2].totals()
+    totals = meters[0].totals() | meters[1].totals() | meters[2].totals()
 
     def total(name: str) -> float:
         return float(sum(getattr(record, name) for record in records))
 
-    assert {key: found[key] for key in ("samples", "input_tokens", "target_tokens", "padding_tokens")} == {
+    assert {key: totals[key] for key in ("samples", "input_tokens", "target_tokens", "padding_tokens")} == {
         key: total(key) for key in ("samples", "input_tokens", "target_tokens", "padding_tokens")
     }
-    assert found["forward_gmacs"] == pytest.approx(total("forward_macs") / 1e9, rel=1e-12)
-    assert found["backward_gmacs"] == pytest.approx(total("backward_macs") / 1e9, rel=1e-12)
-    assert found["gflops"] == pytest.approx(2 * (total("forward_macs") + total("backward_macs")) / 1e9, rel=1e-12)
-    assert found["elementwise_gops"] == pytest.approx(total("elementwise") / 1e9, rel=1e-12)
-    assert found["optimizer_gops"] == pytest.approx(total("optimizer") / 1e9, rel=1e-12)
-    assert (found["train_seconds"], found["data_wait_seconds"]) == (0.5 * len(steps), 0.25 * len(steps))
+    assert totals["forward_gmacs"] == pytest.approx(total("forward_macs") / 1e9, rel=1e-12)
+    assert totals["backward_gmacs"] == pytest.approx(total("backward_macs") / 1e9, rel=1e-12)
+    assert totals["gflops"] == pytest.approx(2 * (total("forward_macs") + total("backward_macs")) / 1e9, rel=1e-12)
+    assert totals["elementwise_gops"] == pytest.approx(total("elementwise") / 1e9, rel=1e-12)
+    assert totals["optimizer_gops"] == pytest.approx(total("optimizer") / 1e9, rel=1e-12)
+    assert (totals["train_seconds"], totals["data_wait_seconds"]) == (0.5 * len(steps), 0.25 * len(steps))
 
 
 def touched(megabytes: int) -> bytearray:
     held = bytearray(megabytes * 2**20)
-    held[::4096] = b"x" * len(held[::4096])  # memory that is only reserved is not resident
+    held[::4096] = b"x" * len(held[::4096])  # writes to every page, as reserved memory is not resident
     return held
 
 
-def test_peak_memory_sees_what_a_step_uses() -> None:
+def test_peak_memory_includes_memory_of_a_step() -> None:
     meter = PeakMemory()
     meter.on_step_start()
     before = host_peak()
@@ -100,27 +100,27 @@ def test_peak_memory_sees_what_a_step_uses() -> None:
 
 
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs /proc/self/clear_refs, which resets the peak memory (Linux)")
-def test_peak_memory_does_not_see_what_is_between_steps() -> None:
+def test_peak_memory_excludes_memory_between_steps() -> None:
     meter = PeakMemory()
     for _ in range(2):
         meter.on_step_start()
         resident = host_peak()
         meter.on_step_end()
-        touched(400)  # as an evaluation
+        touched(400)  # like an evaluation
     assert meter.totals()["peak_host_bytes"] < resident + 200 * 2**20
 
 
-def test_a_devices_peak_is_that_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_peak_memory_is_that_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     held = [100]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: held.__setitem__(0, 100))
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: held[0])
     meter = PeakMemory()
     for of_step in (300, 250):
-        held[0] = 900  # of an evaluation before it
+        held[0] = 900  # memory of an evaluation before the step
         meter.on_step_start()
         held[0] = of_step
         meter.on_step_end()
-        held[0] = 800  # of counting after it
+        held[0] = 800  # memory of counting after the step
         meter.update(StepStats(samples=1, input_tokens=1, target_tokens=1, seconds=0.1))
     assert meter.totals()["peak_device_bytes"] == 300

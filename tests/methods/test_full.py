@@ -10,7 +10,7 @@ from peftkit.testing import apply_method, logits, tiny_model, train_on_batch
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
-def test_every_weight_learns(architecture: str) -> None:
+def test_every_weight_is_trained(architecture: str) -> None:
     model = apply_method(Full(), architecture)
     assert all(parameter.requires_grad for parameter in model.parameters())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -18,7 +18,7 @@ def test_every_weight_learns(architecture: str) -> None:
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
 
 
-def test_shards_are_read_back_and_tied_weights_stay_tied(tmp_path: Path) -> None:
+def test_shards_are_loaded_and_tied_weights_stay_tied(tmp_path: Path) -> None:
     model = apply_method(Full(), "gpt2")
     train_on_batch(model, "gpt2", steps=2)
     model.save_pretrained(tmp_path, max_shard_size="20KB")
@@ -29,7 +29,7 @@ def test_shards_are_read_back_and_tied_weights_stay_tied(tmp_path: Path) -> None
     assert fresh.lm_head.weight is fresh.transformer.wte.weight
 
 
-def test_a_precision_other_than_float32_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_other_dtypes_are_saved_and_loaded_unchanged(tmp_path: Path) -> None:
     model = Full().apply(tiny_model("llama").to(torch.bfloat16), None)  # type: ignore[arg-type]
     Full().save(model, tmp_path)
     fresh = tiny_model("llama").to(torch.bfloat16)
@@ -39,7 +39,7 @@ def test_a_precision_other_than_float32_comes_back_as_it_was(tmp_path: Path) -> 
     assert torch.equal(fresh.lm_head.weight, model.lm_head.weight)
 
 
-def test_another_models_weights_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_rejected(tmp_path: Path) -> None:
     Full().save(tiny_model("llama"), tmp_path)
     with pytest.raises(RuntimeError, match="size mismatch"):
         Full().load(tiny_model("llama", hidden_size=16), tmp_path)

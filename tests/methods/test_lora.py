@@ -27,7 +27,7 @@ from peftkit.testing import (
 )
 from peftkit.testing.tiny_models import tiny_model
 
-# As it is registered, with all of peft's options.
+# The registered class, with all of peft's options.
 Lora: Any = load_registry().all("method")["lora"].component
 
 
@@ -35,7 +35,7 @@ def reopen(model: nn.Module, folder: Path) -> nn.Module:
     return PeftModel.from_pretrained(model, folder)
 
 
-def test_the_defaults_are_those_of_the_starting_system() -> None:
+def test_the_defaults_train_q_and_v() -> None:
     model = apply_method(Lora(), "t5")
     names = trained_tensors(model)
     # q and v of the encoder, the decoder and its cross-attention: two blocks, two sides each.
@@ -46,7 +46,7 @@ def test_the_defaults_are_those_of_the_starting_system() -> None:
     assert layer.scaling == {"default": 1.0}
 
 
-def test_short_names() -> None:
+def test_alpha_and_dropout_are_aliases() -> None:
     method = Lora.model_validate_json('{"r": 4, "alpha": 16, "dropout": 0.1}', strict=True)
     assert (method.r, method.lora_alpha, method.lora_dropout) == (4, 16, 0.1)
     assert method == Lora.model_validate_json('{"r": 4, "lora_alpha": 16, "lora_dropout": 0.1}', strict=True)
@@ -55,7 +55,7 @@ def test_short_names() -> None:
 
 
 @pytest.mark.parametrize("value", ["loftq", "lora_ga", "corda", "pissa_niter_4", "no_such"])
-def test_what_could_not_be_opened_again_is_not_among_the_initial_weights(value: str) -> None:
+def test_initial_weights_that_cannot_be_reloaded_are_rejected(value: str) -> None:
     with pytest.raises(ValidationError, match="init_lora_weights"):
         Lora(init_lora_weights=value)  # type: ignore[arg-type]
 
@@ -71,7 +71,7 @@ def test_what_could_not_be_opened_again_is_not_among_the_initial_weights(value: 
         ({"target_modules": "all-linear", "layers_to_transform": (1,)}, "list of target_modules"),
     ],
 )
-def test_options_that_cannot_work_are_refused(options: dict[str, object], words: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Lora.model_validate(options)
 
@@ -100,7 +100,7 @@ def test_options_that_cannot_work_are_refused(options: dict[str, object], words:
     ],
     ids=str,
 )
-def test_every_variant_learns_and_can_be_saved(options: dict[str, object], tmp_path: Path) -> None:
+def test_every_variant_trains_and_is_saved(options: dict[str, object], tmp_path: Path) -> None:
     check_method(Lora.model_validate(options), "llama", tmp_path / "saved", reopen)
 
 
@@ -112,30 +112,30 @@ def test_biases_are_trained_and_saved(bias: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
-def test_transposed_layers(options: dict[str, object], tmp_path: Path) -> None:
+def test_variants_on_transposed_layers(options: dict[str, object], tmp_path: Path) -> None:
     check_method(Lora.model_validate(options), "gpt2", tmp_path / "saved", reopen)
 
 
-def test_olora_on_transposed_layers_is_refused_because_it_fails() -> None:
+def test_olora_on_transposed_layers_is_incompatible_and_fails() -> None:
     method = Lora(init_lora_weights="olora")
     assert "GPT-2" in method.incompatible_with(run_spec("gpt2"))[0]
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         logits(apply_method(method, "gpt2"), "gpt2")
 
 
-def test_rank_stabilised_scaling() -> None:
+def test_rank_stabilized_scaling() -> None:
     model = apply_method(Lora(r=4, lora_alpha=8, use_rslora=True), "llama")
     layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     assert layer.scaling["default"] == pytest.approx(8 / math.sqrt(4))
 
 
 @pytest.mark.parametrize("start", ["olora", "pissa", "mica", "gaussian", True])
-def test_nothing_is_changed_before_training(start: str | bool) -> None:
+def test_the_initial_update_is_zero(start: str | bool) -> None:
     model = apply_method(Lora(init_lora_weights=start), "llama")  # type: ignore[arg-type]
     torch.testing.assert_close(logits(model, "llama"), logits(tiny_model("llama"), "llama"), atol=1e-5, rtol=0)
 
 
-def test_dropout_acts_while_training_only() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     model = apply_method(Lora(lora_dropout=0.5), "llama")
     train_on_batch(model, "llama", steps=2)
     assert torch.equal(logits(model, "llama"), logits(model, "llama"))
@@ -143,7 +143,7 @@ def test_dropout_acts_while_training_only() -> None:
     assert len(losses) == 2
 
 
-# ---- what begins with training rows, learns at several rates, or has a penalty
+# ---- EVA, LoRA+ and auxiliary losses
 
 
 def with_rows(architecture: str) -> ApplyContext:
@@ -154,13 +154,13 @@ def with_rows(architecture: str) -> ApplyContext:
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "bert"])
-def test_eva_begins_with_what_the_layers_see(architecture: str, tmp_path: Path) -> None:
+def test_eva_starts_with_directions_of_the_layers_inputs(architecture: str, tmp_path: Path) -> None:
     method = Lora(init_lora_weights="eva", r=2, eva_config={"rho": 1.5})
     torch.manual_seed(7)
     model = method.apply(tiny_model(architecture), with_rows(architecture))
     plain = apply_method(Lora(r=2), architecture)
     sides = {n: p for n, p in trained_tensors(model).items() if ".lora_A." in n}
-    for side in sides.values():  # directions are at right angles, unlike drawn ones
+    for side in sides.values():  # EVA's directions are orthogonal, random ones are not
         torch.testing.assert_close(side @ side.T, torch.eye(len(side)), atol=1e-4, rtol=0)
     assert sum(len(side) for side in sides.values()) == 2 * sum(".lora_A." in n for n in trained_tensors(plain))
     torch.testing.assert_close(logits(model, architecture), logits(plain, architecture), atol=1e-5, rtol=0)
@@ -175,12 +175,12 @@ def test_eva_begins_with_what_the_layers_see(architecture: str, tmp_path: Path) 
     torch.testing.assert_close(logits(opened, architecture), logits(model, architecture), atol=1e-6, rtol=0)
 
 
-def test_eva_without_rows_is_no_plain_lora() -> None:
+def test_eva_without_training_rows_is_an_error() -> None:
     with pytest.raises(InputError, match="needs training data, and there is none"):
         apply_method(Lora(init_lora_weights="eva"), "llama")
 
 
-def test_eva_that_finds_nothing_stable_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eva_that_does_not_converge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peftkit.methods.lora.MAX_EVA_PASSES", 20)
     rows: Mapping[str, torch.Tensor] = {k: v[:1, :1] for k, v in batch("llama").items()}
     one = replace(context("llama"), batches=lambda number: [rows])
@@ -188,7 +188,7 @@ def test_eva_that_finds_nothing_stable_ends(monkeypatch: pytest.MonkeyPatch) -> 
         Lora(init_lora_weights="eva").apply(tiny_model("llama"), one)
 
 
-def test_lora_plus_is_a_rate_of_one_side() -> None:
+def test_loraplus_multiplies_the_learning_rate_of_b() -> None:
     method: Method = Lora(loraplus_lr_ratio=16.0)
     rates = {
         name.split(".lora_")[1][0]: method.lr_multiplier(name)
@@ -199,7 +199,7 @@ def test_lora_plus_is_a_rate_of_one_side() -> None:
 
 
 @pytest.mark.parametrize("part", ["kasa_config", "monteclora_config"])
-def test_penalties_are_added_to_what_is_trained(part: str) -> None:
+def test_kasa_and_monteclora_have_auxiliary_losses(part: str) -> None:
     method: Method = Lora(**{part: {}})
     model = apply_method(method, "llama")
     rows = batch("llama")

@@ -1,4 +1,4 @@
-"""What all methods of the peft library have in common."""
+"""Properties of all methods of the peft library."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SAVED = {"lora": Lora(), "vera": Vera(r=16), "prefix": PrefixTuning(num_virtual_
 
 
 @pytest.mark.parametrize("peft_type", ["LORA", "VERA"])
-def test_the_models_that_peft_has_defaults_for_are_read_from_its_source(peft_type: str) -> None:
-    theirs = getattr(tables, f"TRANSFORMERS_MODELS_TO_{peft_type}_TARGET_MODULES_MAPPING")
-    assert default_targets(peft_type) == set(theirs)
+def test_models_with_default_targets_are_read_from_pefts_source(peft_type: str) -> None:
+    targets_by_model = getattr(tables, f"TRANSFORMERS_MODELS_TO_{peft_type}_TARGET_MODULES_MAPPING")
+    assert default_targets(peft_type) == set(targets_by_model)
 
 
-def test_a_type_without_such_a_table_has_none() -> None:
+def test_a_type_without_default_targets_has_none() -> None:
     assert default_targets("PREFIX_TUNING") == frozenset()
 
 
 @pytest.mark.parametrize("method", [Lora(), Vera()], ids=["lora", "vera"])
-def test_a_model_without_default_targets_is_refused(method: PeftMethod) -> None:
+def test_a_model_without_default_targets_is_rejected(method: PeftMethod) -> None:
     (reason,) = method.incompatible_with(run_spec("distilbert"))
     assert "'distilbert'" in reason
     assert 'target_modules = "all-linear"' in reason
@@ -44,16 +44,16 @@ def test_a_model_without_default_targets_is_refused(method: PeftMethod) -> None:
 
 
 @pytest.mark.parametrize("method", SAVED.values(), ids=SAVED)
-def test_a_hub_model_is_not_refused_before_its_config_is_there(method: PeftMethod) -> None:
+def test_a_hub_model_without_its_config_is_not_rejected(method: PeftMethod) -> None:
     assert method.incompatible_with(RunSpec(None, "generation", False, "no")) == []
 
 
-def test_modules_that_the_model_does_not_have_are_the_inputs_fault() -> None:
+def test_unknown_target_modules_are_an_input_error() -> None:
     with pytest.raises(InputError, match=r"method\.target_modules: no module is called 'no_such_layer'"):
         apply_method(Lora(target_modules=("no_such_layer",)), "t5")
 
 
-def test_what_is_saved_opens_in_another_process(tmp_path: Path) -> None:
+def test_saved_methods_load_in_another_process(tmp_path: Path) -> None:
     tiny_model("t5").save_pretrained(tmp_path / "base")
     ids = torch.arange(3, 11).repeat(2, 1)
     outputs = {}
@@ -81,9 +81,9 @@ save_file(outputs, root / "outputs.safetensors")
     torch.testing.assert_close(load_file(tmp_path / "outputs.safetensors"), outputs, atol=1e-6, rtol=0)
 
 
-def test_saving_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*_: object) -> None:
-        raise AssertionError("a network was asked for")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", connect)
@@ -108,16 +108,14 @@ def test_saving_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (SAVED["prefix"], {"encoder_hidden_size": 7}),
     ],
 )
-def test_the_weights_of_other_options_are_not_loaded(
-    method: PeftMethod, changes: dict[str, object], tmp_path: Path
-) -> None:
+def test_weights_of_other_options_are_rejected(method: PeftMethod, changes: dict[str, object], tmp_path: Path) -> None:
     method.save(apply_method(method, "t5"), tmp_path)
     other = method.model_copy(update=changes)
     with pytest.raises((ValueError, RuntimeError), match=r"do not match the model|size mismatch|must match"):
         other.load(apply_method(other, "t5"), tmp_path)
 
 
-def test_a_projected_prefix_may_go_on_without_its_network(tmp_path: Path) -> None:
+def test_a_projected_prefix_loads_without_its_projection(tmp_path: Path) -> None:
     model = apply_method(SAVED["prefix"], "t5")
     SAVED["prefix"].save(model, tmp_path)
     plain = SAVED["prefix"].model_copy(update={"prefix_projection": False})
@@ -126,7 +124,7 @@ def test_a_projected_prefix_may_go_on_without_its_network(tmp_path: Path) -> Non
     torch.testing.assert_close(logits(other, "t5"), logits(model, "t5"), atol=1e-6, rtol=0)
 
 
-def test_half_precision_weights_are_trained_in_full(tmp_path: Path) -> None:
+def test_half_precision_models_train_float32_parameters(tmp_path: Path) -> None:
     model = Lora().apply(tiny_model("llama").to(torch.bfloat16), context("llama"))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     losses, _ = train_on_batch(model, "llama", steps=4)

@@ -41,7 +41,7 @@ def reopen(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def strong(model: nn.Module) -> nn.Module:
-    """Makes the prefix matter, so that a lost one shows."""
+    """Scales the prefix so that a missing one changes the output."""
     with torch.no_grad():
         for parameter in model.prompt_encoder.parameters():
             parameter.mul_(3)
@@ -50,12 +50,12 @@ def strong(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("architecture", ["t5", "mt5", "bart", "llama", "qwen2", "gpt2"])
-def test_generating_goes_by_the_same_prefix_as_scoring(architecture: str, projected: bool) -> None:
+def test_generation_and_scoring_use_the_same_prefix(architecture: str, projected: bool) -> None:
     method = SHORT.model_copy(update={"prefix_projection": projected})
     check_generation_matches_scores(strong(apply_method(method, architecture)), architecture)
 
 
-def test_a_copy_generates_by_its_own_prefix() -> None:
+def test_a_copied_model_generates_with_its_own_prefix() -> None:
     model = strong(apply_method(SHORT, "t5"))
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -65,11 +65,11 @@ def test_a_copy_generates_by_its_own_prefix() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_beams_are_scored_by_the_same_prefix(architecture: str) -> None:
+def test_beam_scores_use_the_prefix(architecture: str) -> None:
     model = strong(apply_method(SHORT, architecture)).eval()
     row = batch(architecture)
     with torch.no_grad():
-        found = model.generate(
+        generated = model.generate(
             input_ids=row["input_ids"],
             attention_mask=row["attention_mask"],
             max_new_tokens=4,
@@ -81,14 +81,14 @@ def test_beams_are_scored_by_the_same_prefix(architecture: str) -> None:
             output_scores=True,
             eos_token_id=63,
         )
-        text = found.sequences
+        text = generated.sequences
         scored = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"], decoder_input_ids=text).logits
     likely = scored.log_softmax(-1)[:, :-1].gather(-1, text[:, 1:, None])[..., 0].sum(-1)
-    torch.testing.assert_close(found.sequences_scores, likely, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(generated.sequences_scores, likely, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("architecture", "changes"), UNLIKE.values(), ids=UNLIKE)
-def test_a_decoder_unlike_the_encoder(architecture: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_decoders_that_differ_from_the_encoder(architecture: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model = apply_method(SHORT, architecture, **changes)
     losses, silent = train_on_batch(model, architecture)
     assert losses[-1] < losses[0]
@@ -99,11 +99,11 @@ def test_a_decoder_unlike_the_encoder(architecture: str, changes: dict[str, Any]
     torch.testing.assert_close(logits(opened, architecture), logits(model, architecture), atol=1e-6, rtol=0)
 
 
-def test_what_a_config_does_not_say_is_left_to_peft() -> None:
+def test_decoder_shape_leaves_missing_values_to_peft() -> None:
     assert decoder_shape({"num_decoder_layers": None, "num_heads": 4}) == {"num_attention_heads": 4}
 
 
-def test_in_an_encoder_decoder_the_prefix_reaches_the_decoders_self_attention_only() -> None:
+def test_the_prefix_is_in_the_decoders_self_attention_only() -> None:
     model = strong(apply_method(SHORT, "t5"))
     seen = {}
     for name, module in model.named_modules():
@@ -112,16 +112,16 @@ def test_in_an_encoder_decoder_the_prefix_reaches_the_decoders_self_attention_on
                 lambda _, args, kwargs, out, name=name: seen.update({name: kwargs.get("past_key_values")}),
                 with_kwargs=True,
             )
-    ours = logits(model, "t5")
+    prefixed_logits = logits(model, "t5")
     prefixed = {name for name, cache in seen.items() if cache is not None and cache.get_seq_length() > 5}
     assert prefixed == {n for n in seen if ".decoder." in n}
     cache = seen["base_model.decoder.block.0.layer.0.SelfAttention"]
     assert cache.self_attention_cache.get_seq_length() == 5 + 5
     assert cache.cross_attention_cache.get_seq_length() == 8
-    assert not torch.allclose(ours, logits(tiny_model("t5"), "t5"), atol=1e-2)
+    assert not torch.allclose(prefixed_logits, logits(tiny_model("t5"), "t5"), atol=1e-2)
 
 
-def test_a_projected_prefix_keeps_its_network_for_a_resume_and_not_for_use(tmp_path: Path) -> None:
+def test_a_projection_is_kept_for_resuming_but_not_for_inference(tmp_path: Path) -> None:
     method = PrefixTuning(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=7)
     model = apply_method(method, "llama")
     assert "prompt_encoder.default.transform.0.weight" in trained_tensors(model)
@@ -132,14 +132,14 @@ def test_a_projected_prefix_keeps_its_network_for_a_resume_and_not_for_use(tmp_p
     assert not hasattr(opened.prompt_encoder["default"], "transform")
 
 
-def test_a_prefix_of_zeros(tmp_path: Path) -> None:
+def test_a_prefix_may_start_at_zero(tmp_path: Path) -> None:
     method = PrefixTuning(num_virtual_tokens=5, init_weights="zero")
     assert not any(parameter.any() for parameter in trained_tensors(apply_method(method, "llama")).values())
     check_method(method, "llama", tmp_path / "saved", reopen)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
-def test_gradient_checkpointing_is_refused_because_it_fails(architecture: str) -> None:
+def test_gradient_checkpointing_is_incompatible(architecture: str) -> None:
     (reason,) = SHORT.incompatible_with(run_spec(architecture, gradient_checkpointing=True))
     assert "train.gradient_checkpointing = false" in reason
     model = tiny_model(architecture)
@@ -151,7 +151,7 @@ def test_gradient_checkpointing_is_refused_because_it_fails(architecture: str) -
 @pytest.mark.parametrize(
     "architecture", ["bert", "ernie", "roberta", "xlm-roberta", "electra", "deberta-v2", "distilbert"]
 )
-def test_an_encoder_is_refused_if_and_only_if_it_fails(architecture: str) -> None:
+def test_encoders_are_incompatible_exactly_if_they_fail(architecture: str) -> None:
     assert architecture_kind(architecture) == "encoder"
     reasons = SHORT.incompatible_with(run_spec(architecture))
     try:

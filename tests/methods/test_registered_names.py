@@ -1,4 +1,4 @@
-"""Each entry of an option that names parts of a model matches something, for every method that is installed."""
+"""Options that name parts of a model are checked against the model, for every registered method."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OTHER_LISTS = {
     "cpt_mask",
     "cpt_tokens_type_mask",
     "attn_matrices",
-    "leave_out",  # AdapterHub's, which its methods check themselves
+    "leave_out",  # checked by the methods of AdapterHub
     "layers",
     "methods",
     "reduction_factor",
     "tokenizer_kwargs",
 }
-"""Options that are lists or tables and name nothing in a model, or are checked by the method itself."""
+"""Lists and tables that do not name parts of a model, or that the method checks itself."""
 NONSENSE: dict[str, tuple[Any, ...]] = {
     "layers_to_transform": ((0, 99), (-1,), (0, 0), 99),
     "layer_replication": (((0, 99),), ((-1, 1),), ((1, 1),)),
@@ -49,12 +49,12 @@ NAMES = (("q_proj", "no_such"), ("",), ("q_proj", "q_proj"), "no_such", "(unclos
 
 @cache
 def llama() -> Any:
-    """A model that no test changes."""
+    """A shared model; do not change it."""
     return tiny_model("llama")
 
 
 def nonsense(option: str, method: Any) -> list[Any]:
-    """Values that match nothing, as far as the option's type takes them."""
+    """Values of the option's type that match nothing."""
     return list(NONSENSE.get(option, ({"no_such": 4}, {"(unclosed": 4}) if option.endswith("_pattern") else NAMES))
 
 
@@ -63,7 +63,7 @@ def built(method: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "option"), NAMING)
-def test_an_entry_that_matches_nothing_is_refused(name: str, option: str) -> None:
+def test_an_entry_that_matches_nothing_is_rejected(name: str, option: str) -> None:
     method, model = METHODS[name], llama()
     for value in nonsense(option, method):
         with pytest.raises(InputError, match=rf"^method\.{option}: ") as error:
@@ -72,8 +72,8 @@ def test_an_entry_that_matches_nothing_is_refused(name: str, option: str) -> Non
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_list_and_table_of_a_method_is_known(name: str) -> None:
-    """A method of a later peft whose option names modules under another name fails here, and gets a marker."""
+def test_every_list_and_table_option_is_classified(name: str) -> None:
+    """Fails for new options of later versions of peft, which then need a marker."""
     method = METHODS[name]
     lists = {
         option
@@ -96,13 +96,13 @@ def test_every_list_and_table_of_a_method_is_known(name: str) -> None:
         if architecture != "gpt2" or not METHODS[name].linear_only
     ],
 )
-def test_what_is_right_is_taken(name: str, architecture: str) -> None:
-    own = {"llama": "v_proj", "t5": "v", "gpt2": "c_attn", "bert": "value", "bart": "v_proj"}[architecture]
+def test_matching_target_modules_are_accepted(name: str, architecture: str) -> None:
+    module = {"llama": "v_proj", "t5": "v", "gpt2": "c_attn", "bert": "value", "bart": "v_proj"}[architecture]
     method = METHODS[name]
     options = {"feedforward_modules": ()} if name == "ia3" else {}
-    for targets in ((own,), rf".*\.{own}", "all-linear"):
+    for targets in ((module,), rf".*\.{module}", "all-linear"):
         if name == "vera" and targets == "all-linear":
-            continue  # layers of different widths
+            continue  # layers of different sizes
         apply_method(method(**{**method.tiny_options, **options, "target_modules": targets}), architecture)
 
 
@@ -142,14 +142,14 @@ LORA: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", LORA)
-def test_loras_options_are_refused_with_what_there_is(case: str) -> None:
+def test_invalid_names_in_loras_options_are_rejected_with_the_available_ones(case: str) -> None:
     options, words = LORA[case]
-    made: Any = METHODS["lora"]
+    lora: Any = METHODS["lora"]
     with pytest.raises(InputError, match=words):
-        apply_method(made(**{"target_modules": ("q_proj", "v_proj"), **options}), "llama")
+        apply_method(lora(**{"target_modules": ("q_proj", "v_proj"), **options}), "llama")
 
 
-def test_the_head_is_no_target() -> None:
+def test_the_head_is_not_a_target_module() -> None:
     with pytest.raises(InputError, match=r"target_modules: 'classifier' matches only .* classification head"):
         apply_method(METHODS["lora"](target_modules=("query", "classifier")), "bert")
 
@@ -157,18 +157,18 @@ def test_the_head_is_no_target() -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("osf", {"rank_pattern": {"q_pro": 2}}),  # searched for anywhere in a name
+        ("osf", {"rank_pattern": {"q_pro": 2}}),  # matches anywhere in a name
         ("c3a", {"block_size": 8, "block_size_pattern": {"q_proj": 4}}),
         ("lora", {"rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4}}),
         ("lora", {"layers_to_transform": (1,), "layers_pattern": ("layers",)}),
         ("lora", {"exclude_modules": ("lm_head",)}),
     ],
 )
-def test_each_method_matches_by_its_own_rule(name: str, options: dict[str, Any]) -> None:
+def test_names_are_matched_by_the_rule_of_each_method(name: str, options: dict[str, Any]) -> None:
     apply_method(METHODS[name](target_modules=("q_proj", "v_proj"), **options), "llama")
 
 
-def test_a_plugins_options_are_found_by_their_name_or_their_type() -> None:
+def test_options_of_plugins_are_checked_by_name_or_type() -> None:
     class Mine(Method):
         name: Literal["mine"] = "mine"
         target_modules: tuple[str, ...] = ("q_proj",)

@@ -1,4 +1,4 @@
-"""Numbers that do not fit end in an input error that names the option, or in a model: never in a library's error."""
+"""Unsuitable numbers work or are an input error that names the option, never an error of a library."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from peftkit.testing import apply_method, batch, run_spec
 
 METHODS: dict[str, Any] = {name: entry.component for name, entry in load_registry().all("method").items()}
 ABSURD = (0, -1, 97)
-"""The last fits no width, and divides none."""
+"""97 exceeds and divides no dimension of the tiny models."""
 
 
 def numbers(method: Any) -> list[str]:
-    """The options that are a number."""
+    """Numeric options."""
     kinds = ("int", "float", "<class 'int'>", "<class 'float'>", "int | None", "float | None", "int | float | None")
     return [name for name, field in method.model_fields.items() if str(field.annotation) in kinds]
 
 
-def usable(method: Any) -> bool:
-    """Whether a method with its trial options takes a Llama."""
+def supports_llama(method: Any) -> bool:
+    """Whether the method with its tiny options supports Llama."""
     return not method(**method.tiny_options).incompatible_with(run_spec("llama"))
 
 
 CASES = [
     (name, option)
     for name, method in METHODS.items()
-    if name != "adamss" and usable(method)  # whose clustering takes seconds
+    if name != "adamss" and supports_llama(method)  # its clustering takes seconds
     for option in numbers(method)
 ]
 
 
-def outcome(made: Any, option: str, value: float) -> str:
-    """What is said of the option, empty where the model computes with it; anything but an input error goes on."""
+def outcome(component: Any, option: str, value: float) -> str:
+    """The message of the input error, empty if the model works; other errors are raised."""
     try:
-        method = made(**{**made.tiny_options, option: value})
+        method = component(**{**component.tiny_options, option: value})
         if method.incompatible_with(run_spec("llama")):
             return f"{option} is refused before"
         model = apply_method(method, "llama")
@@ -52,20 +52,20 @@ def outcome(made: Any, option: str, value: float) -> str:
 
 
 @pytest.mark.parametrize(("name", "option"), CASES)
-def test_a_number_is_refused_in_words_or_works(name: str, option: str) -> None:
-    made = METHODS[name]
-    whole = "int" in str(made.model_fields[option].annotation)
+def test_unsuitable_numbers_work_or_are_errors_that_name_the_option(name: str, option: str) -> None:
+    component = METHODS[name]
+    whole = "int" in str(component.model_fields[option].annotation)
     for value in ABSURD:
-        said = outcome(made, option, value if whole else float(value))
-        assert not said or option in said
+        message = outcome(component, option, value if whole else float(value))
+        assert not message or option in message
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "r" in method.model_fields])
-def test_no_rank_is_negative(name: str) -> None:
+def test_negative_ranks_are_rejected(name: str) -> None:
     with pytest.raises(ValidationError, match=r"\br\b"):
         METHODS[name](**{**METHODS[name].tiny_options, "r": -1})
 
 
-def test_adalora_refuses_ranks_that_would_have_to_grow() -> None:
+def test_adalora_rejects_an_initial_rank_below_the_target_rank() -> None:
     with pytest.raises(ValidationError, match="init_r = 4 is below target_r = 8"):
         METHODS["adalora"](init_r=4, target_r=8)

@@ -16,7 +16,7 @@ def test_bitfit_trains_all_biases_and_nothing_else(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama"])
-def test_a_model_without_biases_is_refused(architecture: str) -> None:
+def test_bitfit_rejects_a_model_without_biases(architecture: str) -> None:
     assert "no biases" in BitFit().incompatible_with(run_spec(architecture))[0]
     with pytest.raises(InputError, match="has no biases; use another method"):
         apply_method(BitFit(), architecture)
@@ -29,7 +29,7 @@ def test_layer_norm_trains_the_normalisation_layers(architecture: str, number: i
     assert all("norm" in name or ".ln_" in name for name in names)
 
 
-def test_head_only_is_a_linear_probe() -> None:
+def test_head_only_trains_the_head() -> None:
     layers = ("bert.pooler.dense", "classifier")  # a masked language model has no pooler
     assert set(trained_tensors(apply_method(HeadOnly(), "bert"))) == {
         f"{layer}.{n}" for layer in layers for n in ("weight", "bias")
@@ -37,7 +37,7 @@ def test_head_only_is_a_linear_probe() -> None:
     assert set(trained_tensors(apply_method(HeadOnly(), "llama"))) == {"lm_head.weight"}
 
 
-def test_an_output_layer_that_is_the_input_embedding_is_refused() -> None:
+def test_head_only_rejects_a_tied_output_layer() -> None:
     assert "input embedding" in HeadOnly().incompatible_with(run_spec("t5"))[0]
     with pytest.raises(InputError, match="which would be trained too"):
         apply_method(HeadOnly(), "gpt2")
@@ -53,13 +53,13 @@ def test_an_output_layer_that_is_the_input_embedding_is_refused() -> None:
         ("roberta", "roberta.encoder.layer.1."),
     ],
 )
-def test_top_layers(architecture: str, prefix: str) -> None:
+def test_top_layers_trains_the_last_layers(architecture: str, prefix: str) -> None:
     names = {
         name for name in trained_tensors(apply_method(TopLayers(number=1), architecture)) if "classifier" not in name
     }
     assert names == {name for name, _ in tiny_model(architecture).named_parameters() if name.startswith(prefix)}
 
 
-def test_more_layers_than_there_are() -> None:
+def test_top_layers_rejects_more_layers_than_the_model_has() -> None:
     with pytest.raises(InputError, match=r"method\.number = 3, but LlamaForCausalLM has only 2 layers"):
         TopLayers(number=3).apply(tiny_model("llama"), context("llama"))

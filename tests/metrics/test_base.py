@@ -12,7 +12,7 @@ from peftkit.metrics.base import mean, normalize
 
 
 class Seen(EvaluateMetric):
-    """Says what it was given."""
+    """Returns its inputs."""
 
     name: Literal["seen"] = "seen"
 
@@ -20,17 +20,17 @@ class Seen(EvaluateMetric):
         return {f"{predictions} {references} {[e.source for e in examples]}": 1.0}
 
 
-def test_a_metric_of_ones_own_is_given_the_rows_as_they_are() -> None:
-    found = Seen().compute(("a", "ä\n"), (("x", ""), ("y",)), [Example("s", "x"), Example("t", "y")])
-    assert found == {"['a', 'ä\\n'] [['x', ''], ['y']] ['s', 't']": 1.0}
+def test_a_custom_metric_gets_unchanged_rows() -> None:
+    values = Seen().compute(("a", "ä\n"), (("x", ""), ("y",)), [Example("s", "x"), Example("t", "y")])
+    assert values == {"['a', 'ä\\n'] [['x', ''], ['y']] ['s', 't']": 1.0}
 
 
-def test_a_module_has_the_name_and_the_text_of_its_metric() -> None:
+def test_a_module_has_the_name_and_docstring_of_its_metric() -> None:
     module = Seen().module()
-    assert (module.name, module.description) == ("seen", "Says what it was given.")
+    assert (module.name, module.description) == ("seen", "Returns its inputs.")
 
 
-def test_a_metric_without_a_score_says_so() -> None:
+def test_a_metric_without_compute_raises_not_implemented() -> None:
     with pytest.raises(NotImplementedError):
         EvaluateMetric(name="bare").compute(["a"], [["a"]], [])
 
@@ -47,12 +47,12 @@ def test_a_metric_without_a_score_says_so() -> None:
         ("C:\u0327", {"ignore_punctuation": True}, "\u00e7"),
     ],
 )
-def test_normalised(text: str, options: dict[str, bool], right: str) -> None:
+def test_normalize(text: str, options: dict[str, bool], right: str) -> None:
     assert normalize(text, **options) == right
 
 
 @given(st.text(), st.booleans())
-def test_what_is_normalised_stays_as_it_is(text: str, ignore_punctuation: bool) -> None:
+def test_normalize_is_idempotent(text: str, ignore_punctuation: bool) -> None:
     once = normalize(text, ignore_punctuation=ignore_punctuation)
     assert normalize(once, ignore_punctuation=ignore_punctuation) == once
 

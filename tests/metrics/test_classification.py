@@ -24,7 +24,7 @@ MACROS = (PrecisionMacro, RecallMacro, F1Macro)
 
 @pytest.fixture(autouse=True)
 def _no_warnings() -> Iterator[None]:
-    """What scikit-learn warns of would be printed at every evaluation of a run."""
+    """Warnings of scikit-learn would be printed at every evaluation."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="sklearn")
         yield
@@ -56,7 +56,7 @@ def test_values_from_the_documentation_of_scikit_learn(
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abc")), min_size=1, max_size=12))
-def test_the_same_values_as_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+def test_values_equal_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     predicted, right = ("".join(column) for column in zip(*pairs, strict=True))
     codes = ["abcd".index(label) for label in right], ["abcd".index(label) for label in predicted]
     with warnings.catch_warnings(action="ignore"):
@@ -72,34 +72,34 @@ def test_the_same_values_as_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     plain = [Accuracy(), BalancedAccuracy(), MatthewsCorrelation(), PrecisionMacro(), RecallMacro(), F1Macro()]
     assert {metric.name: score(metric, predicted, right) for metric in plain} == pytest.approx(expected)
     skipping = [macro(absent_labels="skip") for macro in MACROS]
-    found = {metric.name: score(metric, predicted, right, "abcd") for metric in skipping}
-    assert found == pytest.approx({name: expected[name] for name in found})
+    scores = {metric.name: score(metric, predicted, right, "abcd") for metric in skipping}
+    assert scores == pytest.approx({name: expected[name] for name in scores})
     assert score(F1Macro(), predicted, right, "abcd") == pytest.approx(over_four)
 
 
-def test_any_of_several_references_is_right() -> None:
+def test_any_of_several_references_counts_as_correct() -> None:
     predictions, references = ["b", "a", "c"], [["a", "b"], ["a"], ["a", "b"]]
     examples = [Example("q", "a", ("a", "b", "c"))] * 3
     assert Accuracy().compute(predictions, references, examples) == {"accuracy": pytest.approx(2 / 3)}
-    # right are b, a and, as c is wrong, the first reference a: recalls 1/2 and 1
+    # labels are b, a and, as c is wrong, the first reference a: recalls 1/2 and 1
     assert BalancedAccuracy().compute(predictions, references, examples) == {"balanced_accuracy": 0.75}
 
 
-def test_a_candidate_that_occurs_nowhere_is_scored_zero_or_skipped() -> None:
+def test_an_absent_candidate_is_scored_zero_or_skipped() -> None:
     for macro in MACROS:
         assert score(macro(), "aabb", "aabb", "abcd") == 0.5
         assert score(macro(absent_labels="skip"), "aabb", "aabb", "abcd") == 1.0
     assert score(BalancedAccuracy(), "aabb", "aabb", "abcd") == 1.0
 
 
-def test_a_candidate_without_references_that_is_predicted_is_not_skipped() -> None:
-    # precisions 1, 1 and 0; recalls 1/2, 1 and, of no reference, 0
+def test_a_predicted_candidate_without_references_is_not_skipped() -> None:
+    # precisions 1, 1 and 0; recalls 1/2, 1 and 0 (without references)
     assert score(PrecisionMacro(absent_labels="skip"), "acbb", "aabb", "abc") == pytest.approx(2 / 3)
     assert score(RecallMacro(absent_labels="skip"), "acbb", "aabb", "abc") == pytest.approx(0.5)
     assert score(BalancedAccuracy(), "acbb", "aabb", "abc") == 0.75
 
 
-def test_a_prediction_that_is_no_candidate_is_wrong_and_no_label() -> None:
+def test_a_prediction_outside_the_candidates_is_wrong_and_not_a_label() -> None:
     assert score(Accuracy(), "axbb", "aabb", "ab") == 0.75
     assert score(PrecisionMacro(), "axbb", "aabb", "ab") == 1.0
     assert score(RecallMacro(), "axbb", "aabb", "ab") == 0.75
@@ -114,12 +114,12 @@ def test_the_candidates_of_all_examples_are_the_labels() -> None:
     assert RecallMacro().compute(["a", "a"], [["a"], ["a"]], examples) == {"recall_macro": pytest.approx(1 / 3)}
 
 
-def test_a_reference_that_is_no_candidate_is_a_label_still() -> None:
+def test_a_reference_outside_the_candidates_is_a_label() -> None:
     assert score(RecallMacro(), "ab", "az", "ab") == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("predicted", ["aaa", "aba", "bbb"])
-def test_a_single_right_class(predicted: str) -> None:
+def test_a_single_reference_class(predicted: str) -> None:
     share = predicted.count("a") / 3
     assert score(Accuracy(), predicted, "aaa", "ab") == share
     assert score(BalancedAccuracy(), predicted, "aaa", "ab") == share
@@ -127,7 +127,7 @@ def test_a_single_right_class(predicted: str) -> None:
     assert score(MatthewsCorrelation(), predicted, "aaa", "ab") == 0.0
 
 
-def test_matthews_correlation_reaches_both_ends() -> None:
+def test_matthews_correlation_ranges_from_minus_1_to_1() -> None:
     assert score(MatthewsCorrelation(), "abab", "abab", "ab") == pytest.approx(1.0)
     assert score(MatthewsCorrelation(), "baba", "abab", "ab") == pytest.approx(-1.0)
     assert score(MatthewsCorrelation(), "aaaa", "abab", "ab") == 0.0

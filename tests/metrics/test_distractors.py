@@ -31,8 +31,8 @@ def distinctness(*predictions: str, expected: int = 3) -> float:
 
 
 def match(prediction: str, *golds: str) -> tuple[float, float, float]:
-    found = DistractorMatch().compute([prediction], [golds], [])
-    return found["distractor_precision"], found["distractor_recall"], found["distractor_f1"]
+    values = DistractorMatch().compute([prediction], [golds], [])
+    return values["distractor_precision"], values["distractor_recall"], values["distractor_f1"]
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,16 @@ def test_novelty(prediction: str, answer: str, value: float) -> None:
     assert novelty([prediction], [answer]) == pytest.approx(value)
 
 
-def test_novelty_weighs_questions_the_same() -> None:
+def test_novelty_is_a_mean_over_questions() -> None:
     assert novelty(["dog", "cat; dog; cow; ox", ""], ["dog", "dog", "dog"]) == pytest.approx((0 + 3 / 4 + 0) / 3)
 
 
 @pytest.mark.parametrize("separator", [",", "\n", " | ", "<sep>"])
-def test_the_separator_is_an_option(separator: str) -> None:
+def test_separator_is_an_option(separator: str) -> None:
     assert novelty([separator.join(["a;b", "dog"])], ["dog"], separator) == 0.5
 
 
-def test_an_empty_separator_is_refused() -> None:
+def test_an_empty_separator_is_rejected() -> None:
     with pytest.raises(ValidationError, match="at least 1 character"):
         DistractorMatch(separator="")
 
@@ -118,36 +118,36 @@ def test_match(prediction: str, gold: str, values: tuple[float, float, float]) -
     assert match(prediction, gold) == pytest.approx(values)
 
 
-def test_match_takes_the_reference_of_the_best_f1() -> None:
+def test_match_uses_the_reference_with_the_best_f1() -> None:
     golds = ("cat", "cat; dog; cow; ox", "hen")  # of the F1s 2/4, 4/7 and 0
     assert match("cat; dog; owl", *golds) == pytest.approx((2 / 3, 1 / 2, 4 / 7))
 
 
-def test_the_order_of_the_references_does_not_decide_between_equal_f1s() -> None:
+def test_match_with_equal_f1s_does_not_depend_on_reference_order() -> None:
     golds = ("a", "a; b; x; y; z")  # the F1 of a; b; c is 1/2 with both
     assert match("a; b; c", *golds) == match("a; b; c", *reversed(golds)) == pytest.approx((1 / 3, 1, 1 / 2))
 
 
 def test_match_is_the_mean_over_the_questions() -> None:
-    found = DistractorMatch(separator=",").compute(["cat, ox", "dog"], [["cat, dog, cow"], ["dog"]], [])
+    values = DistractorMatch(separator=",").compute(["cat, ox", "dog"], [["cat, dog, cow"], ["dog"]], [])
     means = {"distractor_precision": 3 / 4, "distractor_recall": 2 / 3, "distractor_f1": 7 / 10}
-    assert found == pytest.approx(means)
+    assert values == pytest.approx(means)
 
 
 def matched(prediction: str, *references: str) -> dict[str, float]:
     return DistractorAssignment().compute([prediction], [list(references)], [Example("q", references[0])])
 
 
-def test_the_best_assignment_is_found_whatever_the_order() -> None:
+def test_assignment_does_not_depend_on_the_order() -> None:
     gold = "the red fox; a blue cat; green"
     assert matched("green; a blue cat; the red fox", gold) == {"distractor_soft": 1.0, "distractor_exact": 1.0}
-    found = matched("a red cat; a blue fox; x", gold)
+    values = matched("a red cat; a blue fox; x", gold)
     # greedy would pair "a red cat" with "a blue cat" (2/3) and leave 1/3; so do the others: 1/3 + 2/3, or 2/3 + 1/3
-    assert found["distractor_soft"] == pytest.approx((1 / 3 + 2 / 3) / 3)
-    assert found["distractor_exact"] == 0.0
+    assert values["distractor_soft"] == pytest.approx((1 / 3 + 2 / 3) / 3)
+    assert values["distractor_exact"] == 0.0
 
 
-def test_missing_and_superfluous_distractors_cost_alike() -> None:
+def test_missing_and_extra_distractors_cost_the_same() -> None:
     assert matched("a; b", "a; b; c; d") == {"distractor_soft": 0.5, "distractor_exact": 0.5}
     assert matched("a; b; c; d", "a; b") == {"distractor_soft": 0.5, "distractor_exact": 0.5}
     assert matched("", "a") == matched("a", "; ") == {"distractor_soft": 0.0, "distractor_exact": 0.0}
@@ -159,7 +159,7 @@ def test_the_best_of_several_references_counts() -> None:
 
 
 @given(st.lists(st.text("ab c", max_size=6), max_size=4), st.lists(st.text("ab c", max_size=6), max_size=4))
-def test_the_assignment_is_as_good_as_any(produced: list[str], gold: list[str]) -> None:
+def test_assignment_is_optimal(produced: list[str], gold: list[str]) -> None:
     shorter, longer = sorted([produced, gold], key=len)
     best = max(sum(map(word_f1, shorter, chosen)) for chosen in permutations(longer, len(shorter)))
     expected = best / len(longer) if shorter else float(not longer)
@@ -167,7 +167,7 @@ def test_the_assignment_is_as_good_as_any(produced: list[str], gold: list[str]) 
     assert assignment_score(gold, produced, word_f1) == pytest.approx(expected)
 
 
-def test_an_answer_leaks_where_a_distractor_is_it_or_holds_it() -> None:
+def test_answer_leakage_of_equal_and_containing_distractors() -> None:
     examples = [Example("q", "x", extra={"answer": "New York"})] * 4
     predictions = ["paris; new  york", "the new york times; rome", "newyork; york", ""]
     references = [["x"]] * 4

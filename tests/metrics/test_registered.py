@@ -1,4 +1,4 @@
-"""What holds of every metric that peftkit registers, whatever it measures."""
+"""Every registered metric."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from peftkit.metrics import EvaluateMetric, register_metrics
 
 METRICS = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
-"""Those that compare with the right texts."""
+"""Metrics that compare predictions with references."""
 EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 
-# Texts that mean something to all of them: labels, sentences long enough for BLEU, and three distractors each.
+# Texts for all metrics: labels, sentences long enough for BLEU, and three distractors each.
 TEXTS = ("one red fox; two blue cats; three green dogs", "rain fell; snow came; hail broke", "to go; to sit; to eat")
 NOISE = ("", "nonsense", "one red fox; one red fox", "right", "to eat; to eat; to go")
 
@@ -54,16 +54,16 @@ SEVERAL = {
 Pairs = list[tuple[str, str]]
 Rows = tuple[list[str], list[list[str]], list[Example]]
 
-drawn = st.lists(st.tuples(st.sampled_from(TEXTS + NOISE), st.sampled_from(TEXTS)), min_size=1, max_size=6)
+pair_lists = st.lists(st.tuples(st.sampled_from(TEXTS + NOISE), st.sampled_from(TEXTS)), min_size=1, max_size=6)
 
 
 def rows(pairs: Pairs) -> Rows:
-    """What a metric is given for pairs of a predicted and a right text."""
+    """The inputs of a metric for pairs of prediction and reference."""
     examples = [Example("q", right, TEXTS, extra={"answer": "right"}) for _, right in pairs]
     return [predicted for predicted, _ in pairs], [[right] for _, right in pairs], examples
 
 
-def test_the_registered_metrics_are_these_for_these_kinds_of_task() -> None:
+def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in METRICS} == KINDS
     assert len(METRICS) == len(register_metrics())
     assert [metric.name for metric in METRICS if not metric.higher_is_better] == ["answer_leakage"]
@@ -71,10 +71,10 @@ def test_the_registered_metrics_are_these_for_these_kinds_of_task() -> None:
 
 
 @EACH
-def test_one_value_has_the_name_of_the_metric(metric: EvaluateMetric) -> None:
-    found = metric.compute(*rows([(TEXTS[0], TEXTS[0]), ("", TEXTS[1])]))
-    assert found.keys() == SEVERAL.get(metric.name, {metric.name})
-    assert all(type(value) is float for value in found.values())
+def test_values_have_the_name_of_the_metric(metric: EvaluateMetric) -> None:
+    values = metric.compute(*rows([(TEXTS[0], TEXTS[0]), ("", TEXTS[1])]))
+    assert values.keys() == SEVERAL.get(metric.name, {metric.name})
+    assert all(type(value) is float for value in values.values())
 
 
 @EACH
@@ -86,8 +86,8 @@ def test_every_option_and_every_metric_is_documented(metric: EvaluateMetric) -> 
 
 @pytest.mark.parametrize("metric", COMPARED, ids=lambda metric: metric.name)
 @settings(deadline=None, max_examples=30)
-@given(pairs=drawn)
-def test_the_right_texts_score_best(metric: EvaluateMetric, pairs: Pairs) -> None:
+@given(pairs=pair_lists)
+def test_correct_predictions_score_best(metric: EvaluateMetric, pairs: Pairs) -> None:
     best = metric._compute(*rows([(right, right) for _, right in pairs]))
     for key, value in metric._compute(*rows(pairs)).items():
         assert -1 <= value <= best[key] + 1e-9
@@ -96,15 +96,15 @@ def test_the_right_texts_score_best(metric: EvaluateMetric, pairs: Pairs) -> Non
 
 @EACH
 @settings(deadline=None, max_examples=30)
-@given(data=st.data(), pairs=drawn)
-def test_the_order_of_the_rows_changes_nothing(metric: EvaluateMetric, data: st.DataObject, pairs: Pairs) -> None:
+@given(data=st.data(), pairs=pair_lists)
+def test_scores_do_not_depend_on_the_order_of_rows(metric: EvaluateMetric, data: st.DataObject, pairs: Pairs) -> None:
     shuffled = data.draw(st.permutations(pairs))
     assert metric._compute(*rows(shuffled)) == pytest.approx(metric._compute(*rows(pairs)))
 
 
 @EACH
-def test_a_prediction_of_nothing_earns_nothing(metric: EvaluateMetric) -> None:
-    if metric.input == "prediction":  # for what it is fed, the old score takes nothing for the last label
+def test_empty_predictions_score_zero(metric: EvaluateMetric) -> None:
+    if metric.input == "prediction":  # the teacher-forced score counts an empty prediction as the last label
         assert all(value == 0 for value in metric.compute(*rows([("", text) for text in TEXTS])).values())
 
 
@@ -118,14 +118,14 @@ def test_a_prediction_of_nothing_earns_nothing(metric: EvaluateMetric) -> None:
         (["a"], ["a"], "not one text"),
     ],
 )
-def test_rows_that_cannot_be_scored_are_refused(
+def test_invalid_rows_are_rejected(
     metric: EvaluateMetric, predictions: list[str], references: list[list[str]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         metric.compute(predictions, references, [])
 
 
-def test_all_combine_in_evaluate() -> None:
+def test_all_metrics_combine_in_evaluate() -> None:
     import evaluate
 
     modules = [metric.module() for metric in METRICS]
@@ -139,13 +139,13 @@ def test_all_combine_in_evaluate() -> None:
         together.add_batch(predictions=[predicted], references=[right])
     assert together.compute(examples=examples) == alone
     prefixed = evaluate.combine(modules, force_prefix=True)
-    found = prefixed.compute(predictions=predictions, references=references, examples=examples)
-    assert found["accuracy_accuracy"] == alone["accuracy"]
-    assert found["rouge_rouge1"] == alone["rouge1"]
+    values = prefixed.compute(predictions=predictions, references=references, examples=examples)
+    assert values["accuracy_accuracy"] == alone["accuracy"]
+    assert values["rouge_rouge1"] == alone["rouge1"]
 
 
 @EACH
-def test_a_module_of_evaluate_refuses_references_that_are_plain_texts(metric: EvaluateMetric) -> None:
+def test_evaluate_modules_reject_plain_text_references(metric: EvaluateMetric) -> None:
     with pytest.raises(ValueError, match="expected a list"):
         metric.module().compute(predictions=["a"], references=["a"])
 
@@ -157,19 +157,19 @@ def run(code: str, **environment: str) -> str:
     return result.stdout.strip()
 
 
-def test_making_a_metric_imports_nothing_heavy() -> None:
+def test_creating_metrics_imports_nothing_heavy() -> None:
     code = """
 import sys
 from peftkit.metrics import register_metrics
-made = [metric() for metric in register_metrics()]
+metrics = [metric() for metric in register_metrics()]
 heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "scipy", "sacrebleu", "rouge_score", "numpy"}
-print(len(made), sorted(heavy & sys.modules.keys()))
+print(len(metrics), sorted(heavy & sys.modules.keys()))
 """
     assert run(code) == f"{len(METRICS)} []"
 
 
 @pytest.mark.slow
-def test_computing_needs_no_network_and_leaves_no_file(tmp_path: Path) -> None:
+def test_computing_needs_no_network_and_writes_no_file(tmp_path: Path) -> None:
     code = """
 import socket
 def refuse(*arguments, **options):
@@ -182,7 +182,7 @@ for metric in register_metrics():
     assert metric().compute(["a", "b"], [["a"], ["a", "b"]], examples)
 print("computed")
 """
-    # the last because torch, which evaluate imports, makes that folder, and says so to its child processes
+    # evaluate imports torch, which creates the last folder and exports it to child processes
     names = ("HF_HOME", "HOME", "XDG_CACHE_HOME", "TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
     folders = {name: tmp_path / name.lower() for name in names}
     for folder in folders.values():
@@ -191,16 +191,16 @@ print("computed")
     assert [path for path in tmp_path.rglob("*") if path not in folders.values()] == []
 
 
-def test_metrics_of_single_examples_are_the_mean_of_what_these_score() -> None:
+def test_scores_are_means_of_per_example_scores() -> None:
     right = [["red; green; blue"], ["a b c d", "x"], ["one two"], ["yes"]]
-    said = ["green; red; grey", "a b d", "three", "yes"]
+    predictions = ["green; red; grey", "a b d", "three", "yes"]
     examples = [Example("q", texts[0], extra={"answer": "grey"}) for texts in right]
-    found = [metric for metric in METRICS if metric.is_mean_of_examples]
-    assert {metric.name for metric in found} == {
+    metrics = [metric for metric in METRICS if metric.is_mean_of_examples]
+    assert {metric.name for metric in metrics} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
         *("distractor_novelty", "exact_match", "rouge", "accuracy"),
     }
-    for metric in found:
-        each = metric.compute_per_example(said, right, examples)
-        for key, value in metric.compute(said, right, examples).items():
+    for metric in metrics:
+        each = metric.compute_per_example(predictions, right, examples)
+        for key, value in metric.compute(predictions, right, examples).items():
             assert sum(one[key] for one in each) / len(each) == pytest.approx(value, abs=1e-9)

@@ -1,4 +1,4 @@
-"""The old system's score, and what is wrong with it."""
+"""The teacher-forced score, and how it leaks the answer."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ def labelled(*golds: str) -> list[Example]:
     return [Example("x", gold, LABELS) for gold in golds]
 
 
-def test_a_label_is_taken_by_its_text_and_another_where_none_came_out() -> None:
-    said, examples = [NOT, "Hate speech is not not"], labelled(NOT, PRESENT)
+def test_labels_are_matched_by_text_else_by_otherwise() -> None:
+    predictions, examples = [NOT, "Hate speech is not not"], labelled(NOT, PRESENT)
     references = [[e.target] for e in examples]
-    assert TeacherForcedMatch().compute(said, references, examples) == {"teacher_forced_match": 1.0}
-    assert TeacherForcedMatch(otherwise="first").compute(said, references, examples) == {"teacher_forced_match": 0.5}
+    assert TeacherForcedMatch().compute(predictions, references, examples) == {"teacher_forced_match": 1.0}
+    assert TeacherForcedMatch(otherwise="first").compute(predictions, references, examples) == {
+        "teacher_forced_match": 0.5
+    }
 
 
-def test_without_labels_the_target_itself_must_come_out() -> None:
+def test_without_labels_the_prediction_must_equal_the_target() -> None:
     examples = [Example("x", "a b"), Example("x", "c d")]
     references = [[e.target] for e in examples]
     assert TeacherForcedMatch().compute(["a b", "c c"], references, examples) == {"teacher_forced_match": 0.5}
 
 
 class AlwaysNot(nn.Module):
-    """Begins every answer with "Hate speech is not", and knows how each of the two answers goes on."""
+    """Starts every answer with "Hate speech is not" and completes the two answers correctly."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
         self.follows: dict[tuple[int, ...], int] = {}
-        for text in (PRESENT, NOT):  # of what may follow "is", the last stays: "not"
+        for text in (PRESENT, NOT):  # the last continuation of "is" is kept: "not"
             ids = [0, *tokenizer(text)["input_ids"]]
             self.follows |= {tuple(ids[:end]): ids[end] for end in range(1, len(ids))}
         self.size = len(tokenizer)
@@ -65,7 +67,7 @@ class AlwaysNot(nn.Module):
 
 
 class Hate(Task):
-    """As many hateful rows as others."""
+    """A task with equally many rows of both labels."""
 
     name: Literal["hate"] = "hate"
     kind = "classification"
@@ -84,7 +86,7 @@ class Hate(Task):
 
 
 class HateByForce(Hate):
-    """The same, selected by the score that leaks."""
+    """The same task, selected by the teacher-forced score."""
 
     name: Literal["hate_by_force"] = "hate_by_force"  # type: ignore[assignment]
     selection_metric = "teacher_forced_match"
@@ -100,25 +102,25 @@ def recipe_for(name: str, folder: Any) -> Any:
     return load_recipe(folder / "x.toml", registry)
 
 
-def test_a_model_that_always_says_not_has_1_by_that_score_and_one_half_by_ours(tmp_path: Any) -> None:
+def test_a_constant_model_scores_1_teacher_forced_and_one_half_balanced(tmp_path: Any) -> None:
     recipe = recipe_for("hate", tmp_path)
     path = model_path("pocket-t5")
     tokenizer = AutoTokenizer.from_pretrained(path)
-    form = Seq2SeqLM(tokenizer, AutoConfig.from_pretrained(path), "classification", 64, 32)
+    family = Seq2SeqLM(tokenizer, AutoConfig.from_pretrained(path), "classification", 64, 32)
     examples = [recipe.task.to_example(row) for row in recipe.task.load()["test"]]
-    split = EvaluationSplit("test", list(range(20)), examples, form.tokenize(examples, ranked=True))
-    found = evaluate(AlwaysNot(tokenizer), split, recipe, form, Accelerator(cpu=True))
-    assert found.values["teacher_forced_match"] == 1.0
-    assert found.values["balanced_accuracy"] == 0.5
-    assert {p["prediction"] for p in found.predictions} == {NOT}
+    split = EvaluationSplit("test", list(range(20)), examples, family.tokenize(examples, ranked=True))
+    result = evaluate(AlwaysNot(tokenizer), split, recipe, family, Accelerator(cpu=True))
+    assert result.values["teacher_forced_match"] == 1.0
+    assert result.values["balanced_accuracy"] == 0.5
+    assert {p["prediction"] for p in result.predictions} == {NOT}
 
 
-def test_it_never_selects(tmp_path: Any) -> None:
+def test_teacher_forced_match_cannot_select(tmp_path: Any) -> None:
     with pytest.raises(RecipeError, match="by 'teacher_forced_match', which none of these metrics computes"):
         recipe_for("hate_by_force", tmp_path)
 
 
-def test_it_is_said_to_leak() -> None:
+def test_teacher_forced_match_documents_its_leak() -> None:
     assert "leaks" in (TeacherForcedMatch.__doc__ or "")
     assert TeacherForcedMatch.input == "teacher_forced"
     assert BalancedAccuracy.input == "prediction"

@@ -1,4 +1,4 @@
-"""Ranking shares among candidates what they have in common, and gives what scoring each alone gives."""
+"""Candidate scores with shared prefixes equal those of candidates scored alone."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ EXAMPLES = [
     Example("a bird", "robin", ("robin", "a steam locomotive", "granite")),
     Example(LONG, "a steam locomotive", ("soup", "a steam locomotive")),
     Example("a choice of one", "granite", ("granite",)),
-    # Beginnings in common, up to a candidate that is another's beginning.
+    # Common prefixes, up to a candidate that is a prefix of another.
     Example("stone", "a long way to go", ("a long way to go", "a long way to go home", "a long day")),
     Example("x", "no", ("no", "yes", "perhaps", "a steam locomotive")),
 ]
 
 
-def made(name: str) -> nn.Module:
-    """A tiny untrained model whose scores are not all alike."""
+def untrained_model(name: str) -> nn.Module:
+    """A tiny untrained model with different scores for different candidates."""
     if name in {"t5", "llama"}:
         return tiny(KINDS[name])[0]
     torch.manual_seed(0)
@@ -70,41 +70,41 @@ BART = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
 
 
 def chosen(method: str) -> Any:
-    """The method with options that suit a model of width 32."""
+    """The method with options for the tiny models."""
     component: Any = load_registry().all("method")[method].component
     return component.model_validate(dict(component.tiny_options))
 
 
-def usable() -> list[tuple[str, str]]:
-    """The models of different architectures, each with every method that can be used on it."""
-    found = []
+def supported_pairs() -> list[tuple[str, str]]:
+    """Pairs of architectures and methods that support them."""
+    pairs = []
     for name in ("t5", "bart", "llama", "gpt2"):
-        asked = RunSpec(
+        spec = RunSpec(
             KINDS[name],  # type: ignore[arg-type]
             "multiple_choice",
             gradient_checkpointing=False,
             mixed_precision="no",
             config={"model_type": name, "tie_word_embeddings": True},
         )
-        methods = [m for m in sorted(load_registry().all("method")) if not chosen(m).incompatible_with(asked)]
-        found += [(name, method) for method in ("none", *methods)]
-    return found
+        methods = [m for m in sorted(load_registry().all("method")) if not chosen(m).incompatible_with(spec)]
+        pairs += [(name, method) for method in ("none", *methods)]
+    return pairs
 
 
 def setting(name: str, method: str = "none") -> tuple[nn.Module, CachedScorer, list[TokenizedRow]]:
     kind = KINDS[name]
-    model = made(name)
+    model = untrained_model(name)
     tokenizer = AutoTokenizer.from_pretrained(
         model_path("pocket-t5" if kind == "encoder-decoder" else "pocket-decoder")
     )
-    form = FAMILIES[kind](tokenizer, model.config, "multiple_choice", 64, 16)  # type: ignore[index]
-    assert isinstance(form, CachedScorer)
+    family = FAMILIES[kind](tokenizer, model.config, "multiple_choice", 64, 16)  # type: ignore[index]
+    assert isinstance(family, CachedScorer)
     if method != "none":
         model = chosen(method).apply(model, ApplyContext(kind, "multiple_choice", seed=0, steps=10))  # type: ignore[arg-type]
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.02 * torch.randn_like(parameter)
-    return model.eval(), form, form.tokenize(EXAMPLES, ranked=True)
+    return model.eval(), family, family.tokenize(EXAMPLES, ranked=True)
 
 
 def assert_equal(sums: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> None:
@@ -113,11 +113,11 @@ def assert_equal(sums: Sequence[Sequence[float]], right: Sequence[Sequence[float
         assert row == pytest.approx(other, rel=1e-4, abs=1e-4)
 
 
-def alone(model: nn.Module, form: CachedScorer, rows: Sequence[TokenizedRow]) -> list[list[float]]:
+def alone(model: nn.Module, family: CachedScorer, rows: Sequence[TokenizedRow]) -> list[list[float]]:
     """Each candidate by itself, in a batch of one."""
     return [
         [
-            form.score_without_sharing(model, [{**row, "candidates": [ids], "answer": 0}], CPU).loglikelihoods[0][0]
+            family.score_without_sharing(model, [{**row, "candidates": [ids], "answer": 0}], CPU).loglikelihoods[0][0]
             for ids in row["candidates"]
         ]
         for row in rows
@@ -125,31 +125,31 @@ def alone(model: nn.Module, form: CachedScorer, rows: Sequence[TokenizedRow]) ->
 
 
 @contextmanager
-def counted(module: nn.Module, found: list[int]) -> Iterator[None]:
-    """Notes how many rows × positions each call of the module gives."""
-    handle = module.register_forward_hook(lambda m, args, out: found.append(out.shape[0] * out.shape[1]))
+def counted(module: nn.Module, sizes: list[int]) -> Iterator[None]:
+    """Records the number of rows × positions of each call of the module."""
+    handle = module.register_forward_hook(lambda m, args, out: sizes.append(out.shape[0] * out.shape[1]))
     yield
     handle.remove()
 
 
-@pytest.mark.parametrize(("name", "method"), usable())
-def test_what_an_evaluation_does_equals_scoring_alone(name: str, method: str) -> None:
-    model, form, rows = setting(name, method)
+@pytest.mark.parametrize(("name", "method"), supported_pairs())
+def test_batched_scores_equal_scores_of_single_candidates(name: str, method: str) -> None:
+    model, family, rows = setting(name, method)
     with torch.inference_mode():
-        right = alone(model, form, rows)
-        assert_equal(form.score_without_sharing(model, rows, CPU).loglikelihoods, right)
-        assert_equal(form.candidate_scorer(model)(rows, CPU).loglikelihoods, right)
+        right = alone(model, family, rows)
+        assert_equal(family.score_without_sharing(model, rows, CPU).loglikelihoods, right)
+        assert_equal(family.candidate_scorer(model)(rows, CPU).loglikelihoods, right)
     flat = [value for row in right for value in row]
-    assert len({round(value, 2) for value in flat}) > len(flat) // 2, "scores that are alike show nothing"
+    assert len({round(value, 2) for value in flat}) > len(flat) // 2, "the scores must differ"
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "vera", "prefix_tuning"])
 @pytest.mark.parametrize("name", ["t5", "bart", "llama", "gpt2"])
 @pytest.mark.parametrize("limits", [Limits(0, 0), Limits(1, 10**9), Limits(2**40, 10**9)], ids=["small", "row", "one"])
-def test_every_way_holds_at_every_size_of_its_passes(
+def test_scores_do_not_depend_on_the_batch_limits(
     name: str, method: str, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, form, rows = setting(name, method)
+    model, family, rows = setting(name, method)
     for module in (
         candidate_scoring,
         *(__import__(m, fromlist=["limits"]) for m in (CausalLM.__module__, Seq2SeqLM.__module__)),
@@ -157,20 +157,20 @@ def test_every_way_holds_at_every_size_of_its_passes(
         monkeypatch.setattr(module, "limits", lambda device: limits)
     held = 0
     with torch.inference_mode():
-        right = form.score_without_sharing(model, rows, CPU).loglikelihoods
-        for way in form.strategies():
+        right = family.score_without_sharing(model, rows, CPU).loglikelihoods
+        for way in family.strategies():
             try:
                 assert_equal(way(model, rows, CPU).loglikelihoods, right)
             except candidate_scoring.CacheNotShareable:
                 continue
             held += 1
-    assert held == len(form.strategies())
+    assert held == len(family.strategies())
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "prefix_tuning"])
-def test_the_encoder_and_the_cross_attentions_keys_are_computed_once_for_each_example(method: str) -> None:
-    model, form, rows = setting("t5", method)
-    rank = form.candidate_scorer(model)
+def test_the_encoder_runs_once_per_example(method: str) -> None:
+    model, family, rows = setting("t5", method)
+    rank = family.candidate_scorer(model)
     encoder: list[int] = []
     keys: list[int] = []
     values: list[int] = []
@@ -189,9 +189,9 @@ def test_the_encoder_and_the_cross_attentions_keys_are_computed_once_for_each_ex
     assert keys == values == [once]
 
 
-def test_decoders_read_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, form, rows = setting("llama")
-    rank, read = form.candidate_scorer(model), list[int]()
+def test_decoders_process_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, family, rows = setting("llama")
+    rank, read = family.candidate_scorer(model), list[int]()
     with torch.inference_mode():
         rank(rows, CPU)
         with counted(model.model.embed_tokens, read):  # type: ignore[union-attr,arg-type]
@@ -204,7 +204,7 @@ def test_decoders_read_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Forgetful(nn.Module):
-    """A model whose cache does not hold what it has read: its first position's keys and values are lost."""
+    """A model whose cache loses the first position's keys and values."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class Forgetful(nn.Module):
 
 
 class Uncached(nn.Module):
-    """A model that gives no cache."""
+    """A model without a cache."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -230,29 +230,27 @@ class Uncached(nn.Module):
 
 
 @pytest.mark.parametrize("wrapper", [Forgetful, Uncached])
-def test_a_cache_that_would_falsify_scores_is_reported_and_not_used(
-    wrapper: type[nn.Module], caplog: pytest.LogCaptureFixture
-) -> None:
-    model, form, rows = setting("llama")
+def test_an_incorrect_cache_is_logged_and_not_used(wrapper: type[nn.Module], caplog: pytest.LogCaptureFixture) -> None:
+    model, family, rows = setting("llama")
     candidate_scoring._warn_cache_not_shareable.cache_clear()
     with torch.inference_mode(), caplog.at_level(logging.WARNING, logger="peftkit"):
-        right = alone(model, form, rows)
-        ranker = CandidateScorer(form, wrapper(model))
+        right = alone(model, family, rows)
+        ranker = CandidateScorer(family, wrapper(model))
         assert_equal(ranker.score(rows, CPU).loglikelihoods, right)
         assert ranker.strategies == []
         assert_equal(ranker.score(rows, CPU).loglikelihoods, right)
     assert f"the cache of {wrapper.__name__} cannot be shared" in caplog.text
 
 
-def test_a_window_that_drops_positions_is_seen() -> None:
-    model, form, rows = setting("mistral")
+def test_sliding_windows_do_not_change_scores() -> None:
+    model, family, rows = setting("mistral")
     with torch.inference_mode():
-        assert_equal(form.candidate_scorer(model)(rows, CPU).loglikelihoods, alone(model, form, rows))
+        assert_equal(family.candidate_scorer(model)(rows, CPU).loglikelihoods, alone(model, family, rows))
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
 @settings(deadline=None)
-def test_what_candidates_begin_with(candidates: list[list[int]]) -> None:
+def test_common_prefix_length(candidates: list[list[int]]) -> None:
     shared = common_prefix_length(candidates)
     assert all(ids[:shared] == candidates[0][:shared] for ids in candidates)
     assert all(shared < len(ids) for ids in candidates)  # the last token is predicted only

@@ -1,4 +1,4 @@
-"""All three kinds of model give the same three things: a summed loss, scores of candidates, generated text."""
+"""Losses, candidate scores and generated text of all three kinds of model."""
 
 from __future__ import annotations
 
@@ -37,77 +37,77 @@ def setting(kind: str, task_kind: TaskKind = "multiple_choice", **lengths: int) 
         torch.manual_seed(1)
         model.config.num_labels = 1 if task_kind == "multiple_choice" else 3
         model = BertForSequenceClassification(model.config)
-    form = FAMILIES[kind](  # type: ignore[index]
+    family = FAMILIES[kind](  # type: ignore[index]
         AutoTokenizer.from_pretrained(model_path(tokenizer)),
         model.config,
         task_kind,
         lengths.get("source", 64),
         lengths.get("target", 16),
     )
-    return model.eval(), form
+    return model.eval(), family
 
 
-def alone(form: ModelFamily, model: torch.nn.Module, row: TokenizedRow) -> list[float]:
-    """Each candidate scored for itself, in a batch of one with no other candidate."""
+def alone(family: ModelFamily, model: torch.nn.Module, row: TokenizedRow) -> list[float]:
+    """Scores each candidate in a batch of one, without other candidates."""
     return [
-        form.loglikelihoods(model, [{**row, "candidates": [candidate], "answer": 0}], CPU).loglikelihoods[0][0]
+        family.loglikelihoods(model, [{**row, "candidates": [candidate], "answer": 0}], CPU).loglikelihoods[0][0]
         for candidate in row["candidates"]
     ]
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
-def test_ranking_together_equals_scoring_alone(kind: str) -> None:
-    model, form = setting(kind)
-    rows = form.tokenize(EXAMPLES, ranked=True)
+def test_batched_scores_equal_scores_of_single_candidates(kind: str) -> None:
+    model, family = setting(kind)
+    rows = family.tokenize(EXAMPLES, ranked=True)
     with torch.no_grad():
-        scores = form.loglikelihoods(model, rows, CPU)
+        scores = family.loglikelihoods(model, rows, CPU)
         for row, sums in zip(rows, scores.loglikelihoods, strict=True):
-            assert sums == pytest.approx(alone(form, model, row), abs=1e-4)
+            assert sums == pytest.approx(alone(family, model, row), abs=1e-4)
     assert [len(s) for s in scores.loglikelihoods] == [3, 2, 5]
     assert all(len(t) == len(s) for t, s in zip(scores.num_tokens, scores.loglikelihoods, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
 @pytest.mark.parametrize("method", [Lora(), Vera(), PrefixTuning()], ids=lambda m: m.name)
-def test_ranking_goes_through_the_method(method: Method, kind: ModelKind) -> None:
-    model, form = setting(kind)
-    rows = form.tokenize(EXAMPLES, ranked=True)
+def test_scoring_uses_the_methods_parameters(method: Method, kind: ModelKind) -> None:
+    model, family = setting(kind)
+    rows = family.tokenize(EXAMPLES, ranked=True)
     with torch.no_grad():
-        bare = form.loglikelihoods(model, rows, CPU).loglikelihoods
+        bare = family.loglikelihoods(model, rows, CPU).loglikelihoods
         changed = method.apply(model, ApplyContext(kind, "multiple_choice", seed=0, steps=None)).eval()
         for parameter in changed.parameters():
             if parameter.requires_grad:
                 parameter.normal_()
-        scores = form.loglikelihoods(changed, rows, CPU)
+        scores = family.loglikelihoods(changed, rows, CPU)
         for row, sums, before in zip(rows, scores.loglikelihoods, bare, strict=True):
-            assert sums == pytest.approx(alone(form, changed, row), abs=1e-3)
+            assert sums == pytest.approx(alone(family, changed, row), abs=1e-3)
             assert sums != pytest.approx(before, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
-def test_a_score_is_the_models_own_log_likelihood(kind: str) -> None:
-    model, form = setting(kind)
-    row = form.tokenize(EXAMPLES[:1], ranked=True)[0]
+def test_scores_are_the_models_log_likelihoods(kind: str) -> None:
+    model, family = setting(kind)
+    row = family.tokenize(EXAMPLES[:1], ranked=True)[0]
     candidate = row["candidates"][1]
     with torch.no_grad():
         if kind == "encoder-decoder":
-            own = model(input_ids=torch.tensor([row["source"]]), labels=torch.tensor([candidate])).loss
+            loss = model(input_ids=torch.tensor([row["source"]]), labels=torch.tensor([candidate])).loss
         else:
             text = torch.tensor([row["source"] + candidate])
             labels = text.clone()
             labels[:, : len(row["source"])] = IGNORE_INDEX
-            own = model(input_ids=text, labels=labels).loss
-        scored = form.loglikelihoods(model, [row], CPU)
+            loss = model(input_ids=text, labels=labels).loss
+        scored = family.loglikelihoods(model, [row], CPU)
     assert scored.num_tokens[0][1] == len(candidate)
-    assert scored.loglikelihoods[0][1] == pytest.approx(-own.item() * len(candidate), rel=1e-4)
+    assert scored.loglikelihoods[0][1] == pytest.approx(-loss.item() * len(candidate), rel=1e-4)
 
 
-def test_an_encoder_scores_the_choices_of_a_row_against_each_other() -> None:
-    model, form = setting("encoder")
-    rows = form.tokenize(EXAMPLES, ranked=True)
+def test_encoder_scores_are_normalized_over_the_choices_of_a_row() -> None:
+    model, family = setting("encoder")
+    rows = family.tokenize(EXAMPLES, ranked=True)
     with torch.no_grad():
-        together = form.loglikelihoods(model, rows, CPU).loglikelihoods
-        each = [form.loglikelihoods(model, [row], CPU).loglikelihoods[0] for row in rows]
+        together = family.loglikelihoods(model, rows, CPU).loglikelihoods
+        each = [family.loglikelihoods(model, [row], CPU).loglikelihoods[0] for row in rows]
     for one, other in zip(together, each, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
         assert sum(torch.tensor(one).exp().tolist()) == pytest.approx(1.0, abs=1e-5)
@@ -115,36 +115,36 @@ def test_an_encoder_scores_the_choices_of_a_row_against_each_other() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_training_loss_is_the_targets_negative_log_likelihood(kind: str) -> None:
-    model, form = setting(kind)
-    rows = form.tokenize(EXAMPLES, ranked=True)
-    batch = form.collate(rows)
+    model, family = setting(kind)
+    rows = family.tokenize(EXAMPLES, ranked=True)
+    batch = family.collate(rows)
     with torch.no_grad():
-        loss = form.loss(model, batch).item()
-        scores = form.loglikelihoods(model, rows, CPU)
+        loss = family.loss(model, batch).item()
+        scores = family.loglikelihoods(model, rows, CPU)
     assert loss == pytest.approx(
         -sum(s[r["answer"]] for s, r in zip(scores.loglikelihoods, rows, strict=True)), rel=1e-4
     )
-    assert form.num_targets(batch).item() == sum(t[r["answer"]] for t, r in zip(scores.num_tokens, rows, strict=True))
+    assert family.num_targets(batch).item() == sum(t[r["answer"]] for t, r in zip(scores.num_tokens, rows, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
 def test_generation_does_not_depend_on_padding(kind: str) -> None:
-    model, form = setting(kind, "generation")
-    rows = form.tokenize([Example(e.source, e.target) for e in EXAMPLES], ranked=False)
+    model, family = setting(kind, "generation")
+    rows = family.tokenize([Example(e.source, e.target) for e in EXAMPLES], ranked=False)
     with torch.no_grad():
-        together = form.generate(model, rows, CPU, max_new_tokens=6, num_beams=1)
-        each = [form.generate(model, [row], CPU, max_new_tokens=6, num_beams=1)[0] for row in rows]
+        together = family.generate(model, rows, CPU, max_new_tokens=6, num_beams=1)
+        each = [family.generate(model, [row], CPU, max_new_tokens=6, num_beams=1)[0] for row in rows]
     assert together == each
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_widths_are_multiples_of_eight_and_cuts_are_reported(kind: str) -> None:
-    _, form = setting(kind, source=8, target=3)
-    rows = form.tokenize(EXAMPLES, ranked=True)
+def test_padded_lengths_are_multiples_of_eight_and_truncation_is_reported(kind: str) -> None:
+    _, family = setting(kind, source=8, target=3)
+    rows = family.tokenize(EXAMPLES, ranked=True)
     assert [row["source_tokens"] > 8 for row in rows] == [False, True, False] or kind == "encoder"
     assert rows[1]["source_tokens"] > 8
     assert rows[1]["target_tokens"] > 3 or kind == "encoder"
-    batch = form.collate(rows)
+    batch = family.collate(rows)
     assert batch["input_ids"].shape[1] % 8 == 0
     if kind != "encoder":
         assert all(len(row["source"]) <= 8 and max(map(len, row["candidates"])) <= 3 for row in rows)
@@ -152,16 +152,16 @@ def test_widths_are_multiples_of_eight_and_cuts_are_reported(kind: str) -> None:
         assert all(len(text) <= 8 for row in rows for text in row["candidates"])
 
 
-def test_an_encoder_decoders_cut_source_keeps_its_end_mark() -> None:
-    _, form = setting("encoder-decoder", source=8)
-    row = form.tokenize(EXAMPLES[1:2], ranked=True)[0]
+def test_truncated_encoder_decoder_sources_keep_their_end_of_text() -> None:
+    _, family = setting("encoder-decoder", source=8)
+    row = family.tokenize(EXAMPLES[1:2], ranked=True)[0]
     assert len(row["source"]) == 8
-    assert row["source"][-1] == form.tokenizer.eos_token_id
+    assert row["source"][-1] == family.tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fixed_labels_keep_their_numbers(kind: str) -> None:
-    _, form = setting(kind, "classification")
+    _, family = setting(kind, "classification")
     labels = ("robin", "granite", "soup")
     examples: Sequence[Example] = [Example("x", label, labels) for label in labels]
-    assert [row["answer"] for row in form.tokenize(examples, ranked=True)] == [0, 1, 2]
+    assert [row["answer"] for row in family.tokenize(examples, ranked=True)] == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Whatever a checkpoint says of generation, text is generated greedily, until the token that targets end with."""
+"""Generation is greedy and ends with the end-of-text token, whatever the checkpoint's generation config."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tiny_runs import Make
 
 TEXTS = ("colour: sky", "colour: grass and many other things", "a")
 KINDS = ("decoder", "encoder-decoder")
-NASTY: dict[str, Any] = {
+OTHER_VALUES: dict[str, Any] = {
     "min_length": 40,
     "min_new_tokens": 9,
     "max_length": 2,
@@ -75,11 +75,11 @@ NASTY: dict[str, Any] = {
 }
 
 
-def nasty(name: str) -> Any:
+def other_value(name: str) -> Any:
     """A value that is not the default one."""
     default = getattr(GenerationConfig(), name)
-    if name in NASTY:
-        return NASTY[name]
+    if name in OTHER_VALUES:
+        return OTHER_VALUES[name]
     return (not default) if isinstance(default, bool) else 0.5 if isinstance(default, float) else 3
 
 
@@ -107,22 +107,22 @@ def generated(base: LoadedBase) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("field", FIELDS)
-def test_no_setting_of_a_checkpoint_changes_what_is_generated(
+def test_generation_configs_do_not_change_generated_text(
     field: str, kind: str, make: Make, bases: dict[str, LoadedBase]
 ) -> None:
     base = base_of(kind, make, bases)
     expected = generated(base)
     changed = GenerationConfig()
-    setattr(changed, field, nasty(field))
+    setattr(changed, field, other_value(field))
     base.model.generation_config = changed
     ignored = reset_generation_config(base.model, base.family)
-    assert ignored == {field: nasty(field)}
+    assert ignored == {field: other_value(field)}
     assert generated(base) == expected
     assert base.model.generation_config.eos_token_id == base.family.tokenizer.eos_token_id
 
 
 IN_CONFIG: dict[str, Any] = {
-    key: NASTY[key]
+    key: OTHER_VALUES[key]
     for key in (
         "min_length",
         "max_length",
@@ -147,8 +147,8 @@ IN_CONFIG: dict[str, Any] = {
 
 def with_config(source: Path, folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Path:
     shutil.copytree(source, folder)
-    own = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**own, **config}))
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**document, **config}))
     if generation:
         (folder / "generation_config.json").write_text(json.dumps(generation))
     else:
@@ -159,7 +159,7 @@ def with_config(source: Path, folder: Path, config: dict[str, Any], generation: 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("key", IN_CONFIG)
-def test_nor_does_any_in_the_config_of_its_model(
+def test_generation_settings_in_model_configs_do_not_change_generated_text(
     key: str, kind: str, make: Make, models: dict[str, Path], bases: dict[str, LoadedBase], tmp_path: Path
 ) -> None:
     folder = with_config(models[kind], tmp_path / "model", {key: IN_CONFIG[key]}, {})
@@ -169,7 +169,7 @@ def test_nor_does_any_in_the_config_of_its_model(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_says_and_records_what_has_no_effect(
+def test_ignored_generation_settings_are_printed_and_recorded(
     kind: str,
     make: Make,
     models: dict[str, Path],

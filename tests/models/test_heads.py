@@ -1,4 +1,4 @@
-"""Classification heads: which parameters are new, what is kept of a checkpoint's, and that nothing of them is lost."""
+"""Classification heads: new parameters, kept heads, and saving."""
 
 from __future__ import annotations
 
@@ -55,13 +55,11 @@ def classifier(make: Make, tmp_path: Path) -> Any:
     return build
 
 
-# ---- which parameters are new
+# ---- new parameters
 
 
 @pytest.mark.parametrize("architecture", FAMILIES["encoder"])
-def test_the_names_in_the_files_show_what_the_loading_report_says(
-    architecture: str, make: Make, tmp_path: Path
-) -> None:
+def test_new_parameters_equal_those_of_the_loading_report(architecture: str, make: Make, tmp_path: Path) -> None:
     recipe = make("encoder", f"model.name={save_tiny_model(architecture, tmp_path / 'model')}")
     base = load_base(recipe)
     assert set(base.head.parameters) == set(head_parameters(architecture))
@@ -80,11 +78,11 @@ def test_old_names_and_sharded_files_are_read(make: Make, models: dict[str, Path
     index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00002.safetensors")}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert parameters_not_in_checkpoint(base.model, config, str(tmp_path)) == set(base.head.parameters)
-    # Of a model on a hub nothing but the config may be known.
+    # Only the config of a hub model may be available.
     assert parameters_not_in_checkpoint(base.model, config, "someone/not-here") == set(base.head.parameters)
 
 
-def test_layers_that_the_checkpoint_lacks_are_no_head(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
+def test_missing_layers_do_not_belong_to_the_head(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
     tensors = load_file(models["encoder"] / "model.safetensors")
     kept = {key: value for key, value in tensors.items() if "layer.1.output" not in key}
     folder = tmp_path / "half"
@@ -103,7 +101,7 @@ def test_modules_cover_exactly_the_named_parameters(make: Make) -> None:
     assert covering_modules(base.model, ["bert.embeddings.LayerNorm.bias"]) == ["bert.embeddings.LayerNorm"]
 
 
-# ---- how a head is trained
+# ---- training
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "ia3", "prompt_tuning", "bitfit", "head_only", "layer_norm"])
@@ -125,16 +123,16 @@ def test_every_method_trains_the_head_at_its_own_rate(method: str, make: Make) -
 
 @pytest.mark.parametrize("key", ["train.head_learning_rate=0.01", "model.keep_head=true"])
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_models_without_a_head_take_none_of_its_options(kind: str, key: str, make: Make) -> None:
+def test_models_without_a_head_reject_its_options(kind: str, key: str, make: Make) -> None:
     with pytest.raises(RecipeError, match=f"{key.split('=')[0]}: only encoders have a classification head"):
         make(kind, key)
 
 
-# ---- what a run leaves
+# ---- saving
 
 
 @pytest.mark.parametrize("method", ["lora", "vera", "prompt_tuning"])
-def test_plain_peft_gives_the_stored_scores(method: str, make: Make, registry: Registry) -> None:
+def test_peft_alone_reproduces_the_stored_scores(method: str, make: Make, registry: Registry) -> None:
     recipe = make("encoder", f"method.name={method}", "train.budget.steps=8")
     path = run(recipe, registry)
     assert path is not None
@@ -154,7 +152,7 @@ def test_plain_peft_gives_the_stored_scores(method: str, make: Make, registry: R
 
 
 class Forgetful(Method):
-    """Saves nothing of the head."""
+    """Does not save the head."""
 
     name: Literal["forgetful"] = "forgetful"
 
@@ -164,11 +162,11 @@ class Forgetful(Method):
         return model
 
     def save(self, model: Any, folder: Path) -> None:
-        own = {key: p.detach().clone() for key, p in model.named_parameters() if key.endswith("LayerNorm.bias")}
-        save_file(own, folder / "trainable.safetensors")
+        tensors = {key: p.detach().clone() for key, p in model.named_parameters() if key.endswith("LayerNorm.bias")}
+        save_file(tensors, folder / "trainable.safetensors")
 
 
-def test_a_method_that_does_not_save_the_head_is_refused_on_encoders(
+def test_a_method_that_does_not_save_the_head_is_rejected_on_encoders(
     make: Make, registry: Registry, tmp_path: Path
 ) -> None:
     known = Registry((*registry.entries, Entry("method", "forgetful", Forgetful, "tests", "0")))
@@ -183,7 +181,7 @@ def test_a_method_that_does_not_save_the_head_is_refused_on_encoders(
             run(recipe, known)
 
 
-# ---- a checkpoint that has a head
+# ---- kept heads
 
 
 @pytest.mark.slow
@@ -216,7 +214,7 @@ def test_a_head_of_another_kind_of_task_is_replaced_and_trained_whole(
     assert "is replaced by a new one" in base.head.notice
 
 
-def test_a_head_for_multiple_choice_is_kept_for_a_choice(make: Make, tmp_path: Path) -> None:
+def test_a_multiple_choice_head_is_kept_for_multiple_choice(make: Make, tmp_path: Path) -> None:
     folder = save_tiny_model("bert", tmp_path / "mlm")
     chooser = AutoModelForMultipleChoice.from_config(AutoConfig.from_pretrained(folder))
     chooser.save_pretrained(tmp_path / "chooser")
@@ -235,7 +233,7 @@ LABELS: dict[str, tuple[dict[str, Any], str]] = {
         {"id2label": {"0": "red", "1": "Red ", "2": "blue"}, "label2id": None},
         "differ in case and whitespace",
     ),
-    "all alike": (
+    "all equal": (
         {"id2label": {"0": "red", "1": "red", "2": "red"}, "label2id": None},
         "differ in case and whitespace",
     ),
@@ -243,7 +241,7 @@ LABELS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", LABELS)
-def test_a_head_is_kept_only_where_its_labels_are_certain(case: str, make: Make, tmp_path: Path) -> None:
+def test_a_head_with_ambiguous_labels_is_not_kept(case: str, make: Make, tmp_path: Path) -> None:
     changes, words = LABELS[case]
     folder = save_tiny_model("bert", tmp_path / "mlm")
     config = AutoConfig.from_pretrained(folder, num_labels=3)
@@ -291,9 +289,7 @@ def test_the_head_of_another_task_is_replaced_with_a_notice(
     assert base.head.notice.endswith(remedy)
 
 
-def test_a_head_is_kept_and_its_outputs_follow_the_labels_names(
-    classifier: Any, make: Make, registry: Registry
-) -> None:
+def test_a_kept_head_is_reordered_by_label_names(classifier: Any, make: Make, registry: Registry) -> None:
     folder = classifier("Blue", "white", "red", "GREEN")
     recipe = make("encoder", f"model.name={folder}", "model.keep_head=true", "method.name=lora", "train.budget.steps=4")
     base = load_base(recipe)
@@ -328,12 +324,12 @@ def test_a_head_of_other_labels_cannot_be_kept(
         load_base(make("encoder", f"model.name={classifier(*labels)}", "model.keep_head=true"))
 
 
-def test_a_checkpoint_without_a_head_has_none_to_keep(make: Make) -> None:
+def test_keep_head_without_a_head_is_an_error(make: Make) -> None:
     with pytest.raises(ModelError, match=r"has no classification head \(it is a BertForMaskedLM\)"):
         load_base(make("encoder", "model.keep_head=true"))
 
 
-def test_a_choice_keeps_a_head_of_one_output(classifier: Any, make: Make) -> None:
+def test_multiple_choice_keeps_a_head_with_one_output(classifier: Any, make: Make) -> None:
     base = load_base(
         make("encoder", "task.name=colour_choice", f"model.name={classifier('s')}", "model.keep_head=true")
     )

@@ -21,9 +21,9 @@ from peftkit.recipe import load_recipe
 from tests.tiny_runs import Make
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # of float16, transformers keeps parts of T5 in float32
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # with float16, transformers keeps parts of T5 in float32
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
-def test_the_dtype_is_the_recipes_whatever_was_saved(make: Make, kind: str, dtype: str) -> None:
+def test_models_have_the_dtype_of_the_recipe(make: Make, kind: str, dtype: str) -> None:
     base = load_base(make(kind, f"model.dtype={dtype}"))
     assert base.kind == kind
     assert {p.dtype for p in base.model.parameters()} == {getattr(torch, dtype)}
@@ -37,14 +37,14 @@ def test_built_in_models_load_by_name(make: Make, name: str) -> None:
     assert count_parameters(base.model)[1] > 1_000_000
 
 
-def test_a_head_has_one_output_a_label(make: Make) -> None:
+def test_a_head_has_one_output_per_label(make: Make) -> None:
     base = load_base(make("encoder"))
     assert base.model.classifier.out_features == 3  # type: ignore[union-attr]
     assert base.model.config.id2label == {0: "red", 1: "green", 2: "blue"}  # type: ignore[union-attr]
     assert load_base(make("encoder", "task.name=colour_choice")).model.classifier.out_features == 1  # type: ignore[union-attr]
 
 
-def test_weights_that_are_pickled_are_refused(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     shutil.copytree(models["decoder"], folder)
     (folder / "model.safetensors").unlink()
@@ -53,9 +53,9 @@ def test_weights_that_are_pickled_are_refused(make: Make, models: dict[str, Path
         load_base(make("decoder", f"model.name={folder}"))
 
 
-def test_a_hub_that_is_away_is_made_up_for_by_its_cache(make: Make, models: dict[str, Path]) -> None:
+def test_cached_hub_models_are_loaded_offline(make: Make, models: dict[str, Path]) -> None:
     hub = Path(HF_HUB_CACHE)
-    assert hub.is_relative_to(tempfile.gettempdir()), "nobody's own cache is touched"
+    assert hub.is_relative_to(tempfile.gettempdir()), "the user's cache is not touched"
     folder, commit = hub / "models--someone--tiny", "0" * 40
     shutil.copytree(models["decoder"], folder / "snapshots" / commit)
     (folder / "refs").mkdir()
@@ -71,7 +71,7 @@ def test_a_hub_that_is_away_is_made_up_for_by_its_cache(make: Make, models: dict
         load_base(make("decoder", "model.name=someone/tiny"))
 
 
-def test_a_config_without_an_architecture_is_refused(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_config_without_an_architecture_is_rejected(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "nameless"
     shutil.copytree(models["decoder"], folder)
     config = json.loads((folder / "config.json").read_text())
@@ -81,10 +81,10 @@ def test_a_config_without_an_architecture_is_refused(make: Make, models: dict[st
         load_base(make("decoder", f"model.name={folder}"))
 
 
-def test_what_only_the_fetched_config_shows_is_refused_then(
+def test_conflicts_with_a_fetched_config_are_errors(
     make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A model on a hub: the check knows nothing of it, the runner does once it has the config.
+    # The check has no config of a hub model; the runner does after fetching it.
     recipe = make("decoder", "task.name=colour_text")
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": "pocket-encoder"})})
     with pytest.raises(RecipeError, match="which an encoder cannot"):
@@ -100,7 +100,7 @@ class Idle(Method):
         return model.requires_grad_(False)
 
 
-def test_a_method_that_trains_nothing_is_refused(make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_a_method_without_trainable_parameters_is_rejected(make: Make, registry: Registry, tmp_path: Path) -> None:
     make("decoder")
     known = Registry((*registry.entries, Entry("method", "idle", Idle, "tests", "0")))
     recipe = load_recipe(tmp_path / "recipe.toml", known, ["model.name=pocket-decoder", "method.name=idle"])
@@ -108,7 +108,7 @@ def test_a_method_that_trains_nothing_is_refused(make: Make, registry: Registry,
         apply_method(recipe, load_base(recipe), None)
 
 
-# ---- quantised models
+# ---- quantized models
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
@@ -118,7 +118,7 @@ def test_a_quantised_model_needs_a_gpu(bits: str, make: Make) -> None:
         load_base(recipe)
 
 
-def test_without_bitsandbytes_it_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bitsandbytes_is_an_error_with_the_install_command(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("peftkit.models.load.find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"pip install 'peftkit\[quant\]'"):
@@ -126,12 +126,14 @@ def test_without_bitsandbytes_it_says_what_to_install(make: Make, monkeypatch: p
 
 
 @pytest.mark.parametrize(("bits", "key"), [("4bit", "load_in_4bit"), ("8bit", "load_in_8bit")])
-def test_it_is_loaded_as_the_recipe_says(bits: str, key: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+def test_quantization_options_are_passed_to_transformers(
+    bits: str, key: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: dict[str, Any] = {}
 
     def loaded(path: str, **options: Any) -> Any:
-        asked.update(options)
-        raise OSError("far enough")
+        passed.update(options)
+        raise OSError("stop here")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("peftkit.models.load.find_spec", lambda name: True)
@@ -141,20 +143,20 @@ def test_it_is_loaded_as_the_recipe_says(bits: str, key: str, make: Make, monkey
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "1.0" if name == "bitsandbytes" else installed(name)
     )
-    with pytest.raises(ModelError, match="far enough"):
+    with pytest.raises(ModelError, match="stop here"):
         load_base(recipe)
-    assert getattr(asked["quantization_config"], key)
-    assert asked["device_map"] == {"": 0}
+    assert getattr(passed["quantization_config"], key)
+    assert passed["device_map"] == {"": 0}
 
 
 @pytest.mark.parametrize("method", ["full", "boft", "layer_norm"])
-def test_a_method_that_moves_the_weights_themselves_is_refused(method: str, make: Make) -> None:
+def test_methods_that_change_base_weights_reject_quantization(method: str, make: Make) -> None:
     with pytest.raises(RecipeError, match=r"does not support 4-bit weights; remove model\.quantization"):
         make("decoder", f"method.name={method}", "model.quantization=4bit")
     assert make("decoder", "method.name=prompt_tuning", "model.quantization=4bit").model.quantization == "4bit"
 
 
-def test_packed_weights_are_counted_as_what_they_stand_for() -> None:
+def test_packed_4_bit_weights_count_as_two_parameters_per_byte() -> None:
     class Params4bit(torch.nn.Parameter):
         pass
 

@@ -1,4 +1,4 @@
-"""A text's scores and what is generated after it do not depend on the texts beside it."""
+"""Scores and generated text do not depend on padding."""
 
 from __future__ import annotations
 
@@ -56,50 +56,50 @@ def model_of(name: str, pad: int | None) -> tuple[Any, torch.nn.Module]:
     return cls(tok, config, "multiple_choice", 64, 32), model
 
 
-def suits(name: str, pad: str) -> bool:
-    """Whether such a model can be made, and says something that the others do not."""
+def is_relevant(name: str, pad: str) -> bool:
+    """Whether the model supports this padding id and the case adds coverage."""
     if name in ("openai-gpt", "fnet", "bloom"):
         return pad == "the tokenizer's"
-    if pad == "beyond":  # of which the others make a table
+    if pad == "beyond":  # the other models would create an embedding of that size
         return name in ("gpt2", "llama", "t5")
-    return pad != "none" or name not in ("roberta", "bart", "opt")  # these count from it
+    return pad != "none" or name not in ("roberta", "bart", "opt")  # their positions depend on it
 
 
-@pytest.mark.parametrize(("name", "pad"), [(name, pad) for name in KINDS for pad in PADS if suits(name, pad)])
-def test_texts_are_scored_alike_alone_and_together(name: str, pad: str) -> None:
+@pytest.mark.parametrize(("name", "pad"), [(name, pad) for name in KINDS for pad in PADS if is_relevant(name, pad)])
+def test_scores_and_generation_do_not_depend_on_the_batch(name: str, pad: str) -> None:
     number = None if pad == "beyond" else PADS[pad]
-    form, model = model_of(name, number)
+    family, model = model_of(name, number)
     if pad == "beyond":
-        form.config.pad_token_id = PADS[pad]
-    rows = form.tokenize(EXAMPLES, ranked=True)
+        family.config.pad_token_id = PADS[pad]
+    rows = family.tokenize(EXAMPLES, ranked=True)
     with torch.no_grad():
-        together = form.loglikelihoods(model, rows, CPU).loglikelihoods
+        together = family.loglikelihoods(model, rows, CPU).loglikelihoods
         for row, scores in zip(rows, together, strict=True):
-            assert scores == pytest.approx(form.loglikelihoods(model, [row], CPU).loglikelihoods[0], abs=1e-4)
-        if form.can_generate:
+            assert scores == pytest.approx(family.loglikelihoods(model, [row], CPU).loglikelihoods[0], abs=1e-4)
+        if family.can_generate:
             options = {"max_new_tokens": 8, "num_beams": 1}
-            texts = form.generate(model, rows, CPU, **options)
-            assert texts == [form.generate(model, [row], CPU, **options)[0] for row in rows]
+            texts = family.generate(model, rows, CPU, **options)
+            assert texts == [family.generate(model, [row], CPU, **options)[0] for row in rows]
 
 
-def test_a_model_that_reads_its_padding_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    form, model = model_of("fnet", 0)
+def test_a_model_that_attends_to_padding_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    family, model = model_of("fnet", 0)
     with torch.no_grad(), caplog.at_level(logging.WARNING):
-        form.loglikelihoods(model, form.tokenize(EXAMPLES, ranked=True), CPU)
+        family.loglikelihoods(model, family.tokenize(EXAMPLES, ranked=True), CPU)
     assert "padding changes the output of FNetForSequenceClassification" in caplog.text
 
 
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
-def test_what_is_generated_ends_at_the_end_of_text(cls: Any) -> None:
+def test_decoded_text_ends_at_the_end_of_text(cls: Any) -> None:
     tok = tokenizer("byte-level", "none")
     config = SimpleNamespace(vocab_size=len(tok), pad_token_id=40, decoder_start_token_id=41)
-    form = cls(tok, config, "generation", 64, 32)
+    family = cls(tok, config, "generation", 64, 32)
     word = tok("good")["input_ids"]
     ids = torch.tensor([[*word, 1, 40, 40], [*word, 6, 7, 1]])
-    assert form._decode(ids) == ["good", "good"]
+    assert family._decode(ids) == ["good", "good"]
 
 
-def test_the_segments_of_a_pair_are_those_of_the_tokenizer() -> None:
+def test_token_types_of_a_pair_are_those_of_the_tokenizer() -> None:
     tok = tokenizer("wordpiece", "cls+sep")
     config = SimpleNamespace(vocab_size=999, pad_token_id=0)
     row = SequenceClassifier(tok, config, "multiple_choice", 64, 32).tokenize(EXAMPLES[:1], ranked=True)[0]
@@ -108,17 +108,17 @@ def test_the_segments_of_a_pair_are_those_of_the_tokenizer() -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
-def test_models_of_one_segment_go_without(name: str) -> None:
+def test_models_without_token_types_get_none(name: str) -> None:
     options = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4} if name == "distilbert" else WIDE
     segments = {"type_vocab_size": 1} if name == "roberta" else {}
     tok = tokenizer("wordpiece", "cls+sep")
     config = tf.AutoConfig.for_model(name, vocab_size=999, num_labels=1, pad_token_id=0, **segments, **options)
     torch.manual_seed(0)
     model = tf.AutoModelForSequenceClassification.from_config(config).eval()
-    form = SequenceClassifier(tok, config, "multiple_choice", 64, 32)
-    rows = form.tokenize(EXAMPLES, ranked=True)
+    family = SequenceClassifier(tok, config, "multiple_choice", 64, 32)
+    rows = family.tokenize(EXAMPLES, ranked=True)
     seen: list[bool] = []
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append("token_type_ids" in kwargs), with_kwargs=True)
     with torch.no_grad():
-        form.loglikelihoods(model, rows, CPU)
+        family.loglikelihoods(model, rows, CPU)
     assert {*seen} == {name == "bert"}

@@ -1,4 +1,4 @@
-"""At exactly the positions that a model has a step and an evaluation pass; one more is fitted or refused."""
+"""Rows of exactly the model's number of positions are trained and evaluated; longer ones are truncated or rejected."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ ARCHITECTURES: dict[str, tuple[ModelKind, dict[str, Any], Positions]] = {
     # with an offset
     "opt": ("decoder", {**LIMITED, "word_embed_proj_dim": 32, "ffn_dim": 64}, Positions(decoder=NUMBER)),
     "biogpt": ("decoder", LIMITED, Positions(decoder=NUMBER)),
-    "roberta": ("encoder", LIMITED, Positions(NUMBER - 1)),  # less its padding id, 0 here, and one
+    "roberta": ("encoder", LIMITED, Positions(NUMBER - 1)),  # minus its padding id, 0 here, and one
     "xlm-roberta": ("encoder", {**LIMITED, "pad_token_id": 5}, Positions(NUMBER - 6)),
-    "mpnet": ("encoder", LIMITED, Positions(NUMBER - 2)),  # padded with 1, whatever its config says
+    "mpnet": ("encoder", LIMITED, Positions(NUMBER - 2)),  # its padding id is always 1
     "bart": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
     "mbart": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
     "led": ("encoder-decoder", LED, Positions(64, NUMBER)),
@@ -121,9 +121,9 @@ def recipe(method: Method | None = None, *, source: int = 512, target: int = 8, 
     )
 
 
-def form_of(name: str, config: Any, asked: Any) -> ModelFamily:
+def family_for(name: str, config: Any, recipe: Any) -> ModelFamily:
     kind = ARCHITECTURES[name][0]
-    lengths = fit_lengths(asked, kind, count_positions(config, kind, FAMILIES[kind].auto_class))
+    lengths = fit_lengths(recipe, kind, count_positions(config, kind, FAMILIES[kind].auto_class))
     return FAMILIES[kind](
         tokenizer("byte-level", "none"),
         config,
@@ -135,35 +135,35 @@ def form_of(name: str, config: Any, asked: Any) -> ModelFamily:
     )
 
 
-def step_and_evaluation(form: ModelFamily, model: Any, new: int) -> int:
-    """Trains and evaluates a row as long as can be beside a short one, and says how long its source was."""
-    long = Example("a " * 200, "b " * (form.max_target_length - 1), ("b " * (form.max_target_length - 1),))
-    rows = form.tokenize([long, Example("a", "b", ("b",))], ranked=False)
+def step_and_evaluation(family: ModelFamily, model: Any, new: int) -> int:
+    """Trains and evaluates a row of maximal length and a short one; returns the length of its source."""
+    long = Example("a " * 200, "b " * (family.max_target_length - 1), ("b " * (family.max_target_length - 1),))
+    rows = family.tokenize([long, Example("a", "b", ("b",))], ranked=False)
     assert max(len(row["source"]) for row in rows) == min(
-        form.max_source_length, len(form.tokenizer("a " * 200)["input_ids"])
+        family.max_source_length, len(family.tokenizer("a " * 200)["input_ids"])
     )
-    form.loss(model, form.collate(rows)).backward()
+    family.loss(model, family.collate(rows)).backward()
     model.eval()
     with torch.no_grad():
-        form.loglikelihoods(model, rows, CPU)
-        if form.can_generate:
+        family.loglikelihoods(model, rows, CPU)
+        if family.can_generate:
             model.generation_config.min_new_tokens = new
-            form.generate(model, rows, CPU, max_new_tokens=new, num_beams=1)
+            family.generate(model, rows, CPU, max_new_tokens=new, num_beams=1)
     return len(rows[0]["source"])
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_positions_are_those_of_the_models_tables(name: str) -> None:
+def test_count_positions_equals_the_models_tables(name: str) -> None:
     kind, _, expected = ARCHITECTURES[name]
     assert count_positions(config_of(name), kind, FAMILIES[kind].auto_class) == expected
 
 
 @pytest.mark.parametrize("new", [4, 12])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_as_long_as_can_be_a_row_is_trained_and_evaluated(name: str, new: int) -> None:
+def test_rows_of_maximal_length_are_trained_and_evaluated(name: str, new: int) -> None:
     config, model = model_of(name)
-    form = form_of(name, config, recipe(new=new, target=8))
-    length = step_and_evaluation(form, model, new)
+    family = family_for(name, config, recipe(new=new, target=8))
+    length = step_and_evaluation(family, model, new)
     kind, _, positions = ARCHITECTURES[name]
     if kind == "decoder" and positions.decoder:
         assert length == positions.decoder - max(8, new)
@@ -177,31 +177,31 @@ def test_as_long_as_can_be_a_row_is_trained_and_evaluated(name: str, new: int) -
     "name",
     [n for n, (_, _, p) in ARCHITECTURES.items() if p != Positions() and n not in ("llama", "modernbert", "biogpt")],
 )
-def test_one_more_would_be_too_many(name: str) -> None:
-    """Of rotary positions there are more than the model was trained with; all others end."""
+def test_one_position_more_fails(name: str) -> None:
+    """Except for rotary positions, which have no end."""
     config, model = model_of(name)
     kind, _, positions = ARCHITECTURES[name]
     number = (positions.decoder if kind == "decoder" else positions.encoder) or 0
-    form = FAMILIES[kind](
+    family = FAMILIES[kind](
         tokenizer("byte-level", "none"), config, "classification", number + 1, 1, number + 1, number + 1
     )
-    rows = form.tokenize([Example("a " * 200, "", ("",))], ranked=False)
+    rows = family.tokenize([Example("a " * 200, "", ("",))], ranked=False)
     if kind == "decoder":
         rows[0]["source"] = rows[0]["source"][:number]
     with pytest.raises((IndexError, RuntimeError)):
-        form.loss(model, form.collate(rows))
+        family.loss(model, family.collate(rows))
 
 
 @pytest.mark.parametrize(("name", "key"), METHODS)
-def test_virtual_tokens_take_positions_of_the_text(name: str, key: str) -> None:
+def test_virtual_tokens_reduce_the_positions_of_the_text(name: str, key: str) -> None:
     kind, _, positions = ARCHITECTURES[name]
     method: Any = load_registry().all("method")[key].component(name=key, **VIRTUAL[key])
     side = SIDES.get((key, kind), "decoder" if kind == "decoder" else "encoder")
     assert method.virtual_tokens(kind) == {side: 7}
     config, model = model_of(name)
-    form = form_of(name, config, recipe(method, new=12, target=8))
+    family = family_for(name, config, recipe(method, new=12, target=8))
     wrapped = method.apply(model, ApplyContext(kind, "generation", seed=0, steps=None))
-    length = step_and_evaluation(form, wrapped, 12)
+    length = step_and_evaluation(family, wrapped, 12)
     if kind == "decoder":
         assert length == (positions.decoder or 0) - 7 - 12
     elif positions.encoder:
@@ -225,21 +225,21 @@ def test_virtual_tokens_take_positions_of_the_text(name: str, key: str) -> None:
         ("led", {"new": 44}, "evaluate.max_new_tokens: 44 tokens exceed the model's 43 positions"),
     ],
 )
-def test_what_has_no_room_is_refused_with_the_numbers(name: str, options: dict[str, int], words: str) -> None:
+def test_lengths_that_leave_no_room_are_errors_with_numbers(name: str, options: dict[str, int], words: str) -> None:
     with pytest.raises(RecipeError) as raised:
-        form_of(name, config_of(name), recipe(**options))
+        family_for(name, config_of(name), recipe(**options))
     assert str(raised.value).startswith(f"the-model: {words}")
 
 
-def test_virtual_tokens_that_leave_no_room_are_refused() -> None:
+def test_virtual_tokens_that_leave_no_room_are_an_error() -> None:
     method: Any = load_registry().all("method")["prompt_tuning"].component(name="prompt_tuning", num_virtual_tokens=40)
     with pytest.raises(RecipeError, match="43 positions, of which 'prompt_tuning' uses 40 for virtual tokens"):
-        form_of("gpt2", config_of("gpt2"), recipe(method))
+        family_for("gpt2", config_of("gpt2"), recipe(method))
 
 
-def test_targets_are_fitted_into_the_decoders_positions() -> None:
-    form = form_of("led", config_of("led"), recipe(target=100))
-    assert (form.max_source_length, form.max_target_length) == (64, 43)
+def test_targets_are_limited_to_the_decoders_positions() -> None:
+    family = family_for("led", config_of("led"), recipe(target=100))
+    assert (family.max_source_length, family.max_target_length) == (64, 43)
 
 
 @pytest.mark.parametrize(
@@ -252,14 +252,14 @@ def test_targets_are_fitted_into_the_decoders_positions() -> None:
         ({"rope_type": "default"}, NUMBER),
     ],
 )
-def test_scaled_rotary_positions_hold_more(rope: dict[str, Any], expected: int) -> None:
+def test_scaled_rotary_positions_are_counted(rope: dict[str, Any], expected: int) -> None:
     config = config_of("llama")
     key = "rope_parameters" if hasattr(config, "rope_parameters") else "rope_scaling"
     setattr(config, key, {"rope_theta": 10_000.0, **rope})
     assert count_positions(config, "decoder", "AutoModelForCausalLM") == Positions(decoder=expected)
 
 
-def test_sides_of_two_models_have_their_own() -> None:
+def test_encoder_and_decoder_may_have_different_positions() -> None:
     bert = tf.BertConfig(vocab_size=500, **LIMITED)
     short = tf.BertConfig(vocab_size=500, **{**LIMITED, "max_position_embeddings": 30})
     config = tf.EncoderDecoderConfig.from_encoder_decoder_configs(bert, short)

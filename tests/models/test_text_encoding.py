@@ -1,4 +1,4 @@
-"""Whatever tokenizer: prompt and target together are the whole text, and every target has its end."""
+"""Token ids of prompts and targets equal those of the whole text, with any tokenizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = st.builds("".join, st.lists(st.one_of(WORDS, st.just(" ")), max_size=12)
 IDS = [f"{make}/{template}" for make, template in TOKENIZER_CASES]
 
 
-def form(cls: Any, make: str, template: str, config: Any = None, **lengths: Any) -> Any:
+def family_for(cls: Any, make: str, template: str, config: Any = None, **lengths: Any) -> Any:
     config = config or SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
     task = "classification" if cls is SequenceClassifier else lengths.get("task", "multiple_choice")
     return cls(tokenizer(make, template), config, task, lengths.get("source", 512), lengths.get("target", 512))
@@ -35,7 +35,7 @@ def form(cls: Any, make: str, template: str, config: Any = None, **lengths: Any)
 @settings(deadline=None, max_examples=40)
 @given(source=TEXTS, target=TEXTS)
 def test_a_decoders_prompt_and_target_are_the_whole_text(make: str, frame: str, source: str, target: str) -> None:
-    decoder = form(CausalLM, make, frame)
+    decoder = family_for(CausalLM, make, frame)
     tok = decoder.tokenizer
     (prompt,) = (r["source"] for r in decoder.tokenize([Example(source, "")], ranked=False))
     try:
@@ -45,7 +45,7 @@ def test_a_decoders_prompt_and_target_are_the_whole_text(make: str, frame: str, 
         assert refused or "</s>" in target or not _kept(tok, source, target)
         return
     (ids,) = row["candidates"]
-    assert row["source"] == prompt  # what prediction sees
+    assert row["source"] == prompt  # as in prediction
     assert ids[-1] == tok.eos_token_id
     assert tok.eos_token_id not in ids[:-1]
     assert tok.bos_token_id not in prompt[1:] or "<s>" in source
@@ -54,14 +54,14 @@ def test_a_decoders_prompt_and_target_are_the_whole_text(make: str, frame: str, 
         if whole[-1:] == [tok.eos_token_id] and "</s>" in target:
             whole = whole[:-1]
         frame_ids = [*decoder.special_tokens.prefix, *decoder.special_tokens.strip_prefix(whole)]
-        read_back, wanted = decode_exactly(tok, [*prompt, *ids[:-1]]), decode_exactly(tok, frame_ids)
-        if not token_ids(tok, [source], special=False)[0]:  # nothing to see, but the token that begins a text
-            wanted = decode_exactly(tok, [*prompt[:1], *whole])
-        assert read_back == wanted
+        read_back, expected_text = decode_exactly(tok, [*prompt, *ids[:-1]]), decode_exactly(tok, frame_ids)
+        if not token_ids(tok, [source], special=False)[0]:  # only the start token
+            expected_text = decode_exactly(tok, [*prompt[:1], *whole])
+        assert read_back == expected_text
 
 
 def _kept(tok: Any, source: str, target: str) -> bool:
-    """Whether encoding the whole keeps something of the target."""
+    """Whether the tokens of the whole text include some of the target."""
     (both,), (alone,) = (token_ids(tok, [text], special=False) for text in (f"{source} {target}", source))
     return bool(target.strip()) and len(both) > len(alone) + 1
 
@@ -69,16 +69,16 @@ def _kept(tok: Any, source: str, target: str) -> bool:
 @pytest.mark.parametrize(("make", "frame"), TOKENIZER_CASES, ids=IDS)
 @settings(deadline=None, max_examples=15)
 @given(source=TEXTS, target=TEXTS)
-def test_an_encoder_decoders_sides_are_whole_texts(make: str, frame: str, source: str, target: str) -> None:
-    both = form(Seq2SeqLM, make, frame)
+def test_an_encoder_decoders_source_and_target_are_whole_texts(make: str, frame: str, source: str, target: str) -> None:
+    both = family_for(Seq2SeqLM, make, frame)
     tok = both.tokenizer
     (text,) = token_ids(tok, [target], special=False)
     try:
         (row,) = both.tokenize([Example(source, target)], ranked=False)
     except RowError:
         nothing = not both.special_tokens.wrap(token_ids(tok, [source], special=False)[0])
-        own = any(token in target for token in ("<s>", "[CLS]", "<extra>"))  # what templates put before a text
-        assert "</s>" in target or not decode_exactly(tok, text).strip() or nothing or own
+        has_prefix_token = any(token in target for token in ("<s>", "[CLS]", "<extra>"))  # prefixes of the templates
+        assert "</s>" in target or not decode_exactly(tok, text).strip() or nothing or has_prefix_token
         return
     (ids,) = row["candidates"]
     assert ids[-1] == tok.eos_token_id
@@ -92,9 +92,9 @@ def test_an_encoder_decoders_sides_are_whole_texts(make: str, frame: str, source
 @pytest.mark.parametrize(("make", "frame"), TOKENIZER_CASES, ids=IDS)
 @settings(deadline=None, max_examples=10)
 @given(source=TEXTS, room=st.integers(4, 12))
-def test_what_is_cut_keeps_its_frame(make: str, frame: str, source: str, room: int) -> None:
+def test_truncated_sources_keep_their_special_tokens(make: str, frame: str, source: str, room: int) -> None:
     for cls in (SequenceClassifier, Seq2SeqLM, CausalLM):
-        model = form(cls, make, frame, source=room)
+        model = family_for(cls, make, frame, source=room)
         try:
             (row,) = model.tokenize([Example(source, "good", ("good",))], ranked=False)
         except RowError as error:
@@ -109,7 +109,7 @@ def test_what_is_cut_keeps_its_frame(make: str, frame: str, source: str, room: i
 
 
 @pytest.mark.parametrize("frame", TEMPLATES)
-def test_the_template_is_what_the_tokenizer_adds(frame: str) -> None:
+def test_detected_special_tokens_are_those_of_the_template(frame: str) -> None:
     tok = tokenizer("byte-level", frame)
     single = TEMPLATES[frame][0].split()
     place = single.index("$A")
@@ -118,8 +118,8 @@ def test_the_template_is_what_the_tokenizer_adds(frame: str) -> None:
 
 
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
-def test_a_source_keeps_the_end_of_text_that_it_ends_with(cls: Any) -> None:
-    model = form(cls, "byte-level", "eos")
+def test_a_source_that_ends_with_the_end_of_text_keeps_it(cls: Any) -> None:
+    model = family_for(cls, "byte-level", "eos")
     (row,) = model.tokenize([Example("is it good?</s>", "yes")], ranked=False)
     end = model.tokenizer.eos_token_id
     assert row["source"].count(end) == (1 if cls is CausalLM else 2)
@@ -134,18 +134,18 @@ def test_a_source_keeps_the_end_of_text_that_it_ends_with(cls: Any) -> None:
         ("a", "yes</s></s>", "'yes</s></s>' contains the end-of-text token '</s>'"),
     ],
 )
-def test_the_end_of_text_within_a_target_is_refused(cls: Any, source: str, target: str, words: str) -> None:
+def test_the_end_of_text_within_a_target_is_an_error(cls: Any, source: str, target: str, words: str) -> None:
     with pytest.raises(RowError, match=r"^target: ") as raised:
-        form(cls, "byte-level", "bos").tokenize([Example(source, target)], ranked=False)
+        family_for(cls, "byte-level", "bos").tokenize([Example(source, target)], ranked=False)
     assert words in str(raised.value)
 
 
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
-def test_a_special_token_that_predictions_go_without_is_refused(cls: Any) -> None:
+def test_a_special_token_in_a_generated_target_is_an_error(cls: Any) -> None:
     example = Example("a", "good <extra> x")
     with pytest.raises(RowError, match="'good <extra> x' contains the special token '<extra>'"):
-        form(cls, "byte-level", "bos", task="generation").tokenize([example], ranked=False)
-    form(cls, "byte-level", "bos").tokenize([example], ranked=False)
+        family_for(cls, "byte-level", "bos", task="generation").tokenize([example], ranked=False)
+    family_for(cls, "byte-level", "bos").tokenize([example], ranked=False)
 
 
 UNKNOWN = ("wordpiece", "words", "unigram, always", "bpe, never, over blanks", "llama without bytes")
@@ -154,8 +154,8 @@ UNKNOWN = ("wordpiece", "words", "unigram, always", "bpe, never, over blanks", "
 
 @pytest.mark.parametrize("make", UNKNOWN)
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
-def test_a_target_of_unknown_tokens_only_is_refused(cls: Any, make: str) -> None:
-    model = form(cls, make, "none", task="generation")
+def test_a_target_of_unknown_tokens_is_an_error(cls: Any, make: str) -> None:
+    model = family_for(cls, make, "none", task="generation")
     for target in ("☃", "☃ ☃☃"):
         with pytest.raises(RowError, match="has no token in the model's vocabulary"):
             model.tokenize([Example("the robin", target)], ranked=False)
@@ -165,9 +165,9 @@ def test_a_target_of_unknown_tokens_only_is_refused(cls: Any, make: str) -> None
 
 
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
-def test_a_target_without_a_token_is_refused(cls: Any) -> None:
+def test_a_target_without_tokens_is_an_error(cls: Any) -> None:
     with pytest.raises(RowError, match="target: '\u0301' has no token in the model's vocabulary"):
-        form(cls, "unigram, no accents", "none").tokenize([Example("a", "\u0301")], ranked=False)
+        family_for(cls, "unigram, no accents", "none").tokenize([Example("a", "\u0301")], ranked=False)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_target_without_a_token_is_refused(cls: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM, SequenceClassifier])
-def test_candidates_of_the_same_tokens_are_refused(cls: Any, make: str, texts: tuple[str, str]) -> None:
+def test_candidates_with_equal_tokens_are_an_error(cls: Any, make: str, texts: tuple[str, str]) -> None:
     config = SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
     model = cls(tokenizer(make, "none"), config, "multiple_choice", 64, 64)
     with pytest.raises(RowError) as raised:
@@ -189,7 +189,7 @@ def test_candidates_of_the_same_tokens_are_refused(cls: Any, make: str, texts: t
 
 
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
-def test_candidates_that_differ_after_their_cut_only_are_refused(cls: Any) -> None:
+def test_candidates_that_are_equal_after_truncation_are_an_error(cls: Any) -> None:
     config = SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
     model = cls(tokenizer("words", "none"), config, "multiple_choice", 64, 4)
     texts = ("a cat sat on the mat", "a cat sat on the stone")
@@ -204,7 +204,7 @@ def test_candidates_that_differ_after_their_cut_only_are_refused(cls: Any) -> No
         *((cls, field) for cls in (CausalLM, Seq2SeqLM) for field in ("source", "target")),
     ],
 )
-def test_a_token_without_an_embedding_is_refused(cls: Any, field: str) -> None:
+def test_a_token_without_an_embedding_is_an_error(cls: Any, field: str) -> None:
     tok = tokenizer("byte-level", "bos", mask_token="<new>")  # not in the vocabulary, so added to it
     config = SimpleNamespace(vocab_size=len(tok) - 1, pad_token_id=0, decoder_start_token_id=0)
     model = cls(tok, config, "classification" if cls is SequenceClassifier else "generation", 64, 64)
@@ -224,7 +224,7 @@ def test_a_token_without_an_embedding_is_refused(cls: Any, field: str) -> None:
         (CausalLM, {"eos_token": "<eot>"}, {}, "the token '<eot>' has the id"),
     ],
 )
-def test_special_tokens_that_are_missing_are_reported(cls: Any, missing: Any, config: Any, words: str) -> None:
+def test_missing_special_tokens_are_reported(cls: Any, missing: Any, config: Any, words: str) -> None:
     plain = tokenizer("byte-level", "none")
     ids = {"vocab_size": len(plain), "pad_token_id": 0, "decoder_start_token_id": 0, **config}
     tok = tokenizer("byte-level", "none", **missing)
@@ -233,7 +233,7 @@ def test_special_tokens_that_are_missing_are_reported(cls: Any, missing: Any, co
     assert words in problems[0]
 
 
-def test_the_configs_end_of_text_serves_where_the_tokenizer_names_none() -> None:
+def test_the_configs_end_of_text_is_used_if_the_tokenizer_has_none() -> None:
     tok = tokenizer("wordpiece", "cls+sep", eos_token=None, bos_token=None, cls_token="[CLS]", sep_token="[SEP]")
     config = SimpleNamespace(vocab_size=999, pad_token_id=0, decoder_start_token_id=0, eos_token_id=tok.sep_token_id)
     model = Seq2SeqLM(tok, config, "generation", 64, 64)  # type: ignore[arg-type]
@@ -260,7 +260,7 @@ def test_rows_are_padded_with_an_id_that_has_an_embedding(named: Any, config: An
 
 @pytest.mark.parametrize("named", [{}, {"pad_token": "</s>"}, {"pad_token": None}], ids=["own", "eos", "none"])
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
-def test_the_end_of_text_is_trained_though_it_pads(cls: Any, named: Any) -> None:
+def test_the_end_of_text_is_trained_even_if_it_pads(cls: Any, named: Any) -> None:
     config = (GPT2Config if cls is CausalLM else T5Config)(vocab_size=999, pad_token_id=1, decoder_start_token_id=1)
     model = cls(tokenizer("byte-level", "none", **named), config, "generation", 64, 64)
     rows = model.tokenize([Example("a robin", "good"), Example("x", "a steam locomotive and water")], ranked=False)

@@ -1,4 +1,4 @@
-"""The curve reaches the trackers, without an account, and a tracker that fails ends nothing."""
+"""Trackers record the curve offline, and a failing tracker does not end the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peftkit.train.run import run
 from tests.tiny_runs import Make
 
 
-def test_flat_names_and_values() -> None:
+def test_flatten() -> None:
     row = {"step": 2, "dev": {"loss": 0.5, "deep": {"x": 1}}, "none": None, "names": ["a", "b"], "on": True}
     assert flatten(row) == {"step": 2, "dev/loss": 0.5, "dev/deep/x": 1, "names": "['a', 'b']", "on": True}
 

@@ -12,7 +12,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 def test_logs_of_libraries_are_redirected_to_stderr(
     level: str, shown: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DeepSpeed gives its logger a handler on standard output when something imports it, which may be late."""
+    """DeepSpeed adds a handler on standard output whenever it is imported."""
     logger = logging.getLogger("DeepSpeed")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "filters", [])

@@ -1,4 +1,4 @@
-"""A recipe that is right, and what the command line says of recipes that are not."""
+"""A valid recipe, and the errors that ``peftkit check`` prints for invalid ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peftkit import plugins
 from peftkit.cli import main
 from peftkit.plugins import Registry, load_registry
 
-RIGHT = """\
+VALID = """\
 [model]
 name = "pocket-t5"
 
@@ -23,13 +23,13 @@ name = "wordnet_mcq"
 name = "lora"
 """
 
-Complaints = Callable[..., list[str]]
+CheckErrors = Callable[..., list[str]]
 
 
 @pytest.fixture
-def right() -> str:
-    """Eight lines; what is added begins at line 9, in [method]."""
-    return RIGHT
+def valid_recipe() -> str:
+    """A valid recipe of eight lines; appended text starts at line 9, in [method]."""
+    return VALID
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +46,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def complaints(
+def check_errors(
     folder: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Complaints:
+) -> CheckErrors:
     """Runs ``peftkit check`` on the first of some files; it must exit with 2 and print one error per line."""
     monkeypatch.setattr(plugins, "load_registry", lambda: registry)
 

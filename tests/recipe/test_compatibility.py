@@ -1,4 +1,4 @@
-"""What is valid by itself and cannot work together; the words that a recipe's author reads are in test_problems.py."""
+"""Conflicts between valid values; ``test_error_messages.py`` tests the messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftkit.plugins import Entry, Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.compatibility import find_conflicts, run_spec, unmeasured_budgets
 from peftkit.recipe.config import BudgetConfig, DeepSpeedConfig
-from tests.recipe.conftest import Complaints
+from tests.recipe.conftest import CheckErrors
 
 KINDS = {
     "encoder-decoder": {"is_encoder_decoder": True, "model_type": "t5"},
@@ -25,22 +25,22 @@ KINDS = {
 
 
 @pytest.fixture
-def recipe(right: str, folder: Path, registry: Registry) -> Recipe:
-    (folder / "x.toml").write_text(right, encoding="utf-8")
+def recipe(valid_recipe: str, folder: Path, registry: Registry) -> Recipe:
+    (folder / "x.toml").write_text(valid_recipe, encoding="utf-8")
     return load_recipe("x.toml", registry, ["model.name=some/hub-model", "task.name=wordnet_distractors"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hub_model_is_judged_once_its_config_is_known(kind: str, recipe: Recipe) -> None:
+def test_a_hub_model_is_checked_once_its_config_is_known(kind: str, recipe: Recipe) -> None:
     assert find_conflicts(recipe, {}) == []
-    found = find_conflicts(recipe, KINDS[kind])
-    assert [path for path, _ in found] == ([("task", "name")] if kind == "encoder" else [])
+    conflicts = find_conflicts(recipe, KINDS[kind])
+    assert [path for path, _ in conflicts] == ([("task", "name")] if kind == "encoder" else [])
 
 
-def test_the_situation_says_what_the_recipe_asks_for(recipe: Recipe) -> None:
-    asked = run_spec(recipe, KINDS["decoder"])
-    assert (asked.model_kind, asked.task_kind, asked.model_type) == ("decoder", "generation", "gpt2")
-    assert (asked.gradient_checkpointing, asked.mixed_precision) == (False, "no")
+def test_run_spec_describes_the_recipe(recipe: Recipe) -> None:
+    spec = run_spec(recipe, KINDS["decoder"])
+    assert (spec.model_kind, spec.task_kind, spec.model_type) == ("decoder", "generation", "gpt2")
+    assert (spec.gradient_checkpointing, spec.mixed_precision) == (False, "no")
     assert run_spec(recipe, {}).model_kind is None
 
 
@@ -59,13 +59,15 @@ def test_the_situation_says_what_the_recipe_asks_for(recipe: Recipe) -> None:
     ],
 )
 @pytest.mark.usefixtures("recipe")
-def test_what_cannot_work_together(overrides: list[str], expected: list[str], registry: Registry) -> None:
-    found: list[str] = []
+def test_conflicting_values_are_reported_at_their_keys(
+    overrides: list[str], expected: list[str], registry: Registry
+) -> None:
+    keys: list[str] = []
     try:
         load_recipe("x.toml", registry, ["task.name=wordnet_distractors", *overrides])
     except RecipeError as error:
-        found = sorted(problem.key for problem in error.problems)
-    assert found == expected
+        keys = sorted(problem.key for problem in error.problems)
+    assert keys == expected
 
 
 RULES = {
@@ -124,7 +126,7 @@ RULES = {
 
 
 @pytest.mark.parametrize(("data", "overrides", "expected"), RULES.values(), ids=RULES)
-def test_each_rule_names_its_keys(
+def test_every_rule_reports_its_keys(
     data: str, overrides: list[str], expected: list[str], folder: Path, registry: Registry
 ) -> None:
     rows = "".join(f'{{"text": "t{i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(8))
@@ -140,15 +142,15 @@ def test_each_rule_names_its_keys(
     if data == "stream":
         tables["task"]["streaming"] = True
     (folder / "x.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    found: list[str] = []
+    keys: list[str] = []
     try:
         load_recipe("x.toml", registry, overrides)
     except RecipeError as error:
-        found = sorted(problem.key for problem in error.problems)
-    assert found == expected
+        keys = sorted(problem.key for problem in error.problems)
+    assert keys == expected
 
 
-def test_a_budget_of_joules_needs_a_meter_of_them(recipe: Recipe, registry: Registry) -> None:
+def test_a_budget_of_joules_needs_a_meter(recipe: Recipe, registry: Registry) -> None:
     limited = recipe.model_copy(update={"train": recipe.train.model_copy(update={"budget": BudgetConfig(joules=5.0)})})
     reading = type("Reading", (Meter,), {"budgets": ("joules",)})
     assert [path for path, _ in unmeasured_budgets(limited, registry)] == [("train", "budget", "joules")]
@@ -156,7 +158,7 @@ def test_a_budget_of_joules_needs_a_meter_of_them(recipe: Recipe, registry: Regi
     assert unmeasured_budgets(limited, replace(registry, entries=(Entry("meter", "reading", reading, "x", "1"),))) == []
 
 
-def test_the_situation_of_a_recipe_that_shards_and_quantises(recipe: Recipe) -> None:
+def test_run_spec_has_sharding_and_quantization(recipe: Recipe) -> None:
     assert (run_spec(recipe, {}).quantization, run_spec(recipe, {}).sharded) == ("", False)
     train, model = recipe.train, recipe.model
     for update in ({"fsdp": True}, {"deepspeed": DeepSpeedConfig(stage=1)}):
@@ -165,8 +167,8 @@ def test_the_situation_of_a_recipe_that_shards_and_quantises(recipe: Recipe) -> 
     assert run_spec(quantised, {}).quantization == "4bit"
 
 
-def test_a_revision_of_a_model_that_is_not_on_the_hub(right: str, complaints: Complaints) -> None:
-    (error,) = complaints({"x.toml": right.replace('t5"', 't5"\nrevision = "main"')})
+def test_a_revision_of_a_built_in_model_is_an_error(valid_recipe: str, check_errors: CheckErrors) -> None:
+    (error,) = check_errors({"x.toml": valid_recipe.replace('t5"', 't5"\nrevision = "main"')})
     assert error == "x.toml:3: model.revision: 'pocket-t5' is not on the Hub and has no revisions; leave it out"
 
 
@@ -189,11 +191,11 @@ OPTIONS = "[train.optimizer_options]\n"
         ("adafactor", "clip_threshold = true", ["must be a number, not true"]),
     ],
 )
-def test_options_that_an_optimizer_does_not_take(
-    optimizer: str, options: str, expected: list[str], right: str, complaints: Complaints
+def test_invalid_optimizer_options_are_errors(
+    optimizer: str, options: str, expected: list[str], valid_recipe: str, check_errors: CheckErrors
 ) -> None:
-    text = f'{right}[train]\noptimizer = "{optimizer}"\n{OPTIONS}{options}\n'
-    (error,) = complaints({"x.toml": text})
+    text = f'{valid_recipe}[train]\noptimizer = "{optimizer}"\n{OPTIONS}{options}\n'
+    (error,) = check_errors({"x.toml": text})
     assert error.startswith(f"x.toml:12: train.optimizer_options.{options.split(' ')[0]}: {expected[0]}")
     assert error.endswith(expected[-1]) or len(expected) == 1
 
@@ -206,27 +208,27 @@ def test_options_that_an_optimizer_does_not_take(
         ("Muon", 'ns_steps = 3\nadjust_lr_fn = "original"'),
     ],
 )
-def test_options_that_an_optimizer_takes(
-    optimizer: str, options: str, right: str, folder: Path, registry: Registry
+def test_valid_optimizer_options_are_accepted(
+    optimizer: str, options: str, valid_recipe: str, folder: Path, registry: Registry
 ) -> None:
-    text = f'{right}[train]\noptimizer = "{optimizer}"\n{OPTIONS}{options}\n'
+    text = f'{valid_recipe}[train]\noptimizer = "{optimizer}"\n{OPTIONS}{options}\n'
     (folder / "x.toml").write_text(text, encoding="utf-8")
     assert len(load_recipe("x.toml", registry).train.optimizer_options) == options.count("=")
 
 
-def test_an_option_that_a_key_of_its_own_sets(right: str, complaints: Complaints) -> None:
-    text = f"{right}[train]\nweight_decay = 0.1\n{OPTIONS}weight_decay = 0.0\n"
-    assert complaints({"x.toml": text}) == [
+def test_an_optimizer_option_that_a_recipe_key_sets_is_an_error(valid_recipe: str, check_errors: CheckErrors) -> None:
+    text = f"{valid_recipe}[train]\nweight_decay = 0.1\n{OPTIONS}weight_decay = 0.0\n"
+    assert check_errors({"x.toml": text}) == [
         "x.toml:12: train.optimizer_options.weight_decay: is set by train.weight_decay; leave it out"
     ]
 
 
-def test_weight_decay_of_an_optimizer_that_has_none(right: str, complaints: Complaints) -> None:
-    text = f'{right}[train]\noptimizer = "Rprop"\nweight_decay = 0.1\n'
-    assert complaints({"x.toml": text}) == ["x.toml:11: train.weight_decay: Rprop has no weight decay; set it to 0"]
+def test_weight_decay_with_an_optimizer_without_it_is_an_error(valid_recipe: str, check_errors: CheckErrors) -> None:
+    text = f'{valid_recipe}[train]\noptimizer = "Rprop"\nweight_decay = 0.1\n'
+    assert check_errors({"x.toml": text}) == ["x.toml:11: train.weight_decay: Rprop has no weight decay; set it to 0"]
 
 
-def test_options_of_an_optimizer_that_is_not_known_are_not_checked(right: str, complaints: Complaints) -> None:
-    text = f'{right}[train]\noptimizer = "SGDD"\n{OPTIONS}momentum = 0.9\n'
-    (error,) = complaints({"x.toml": text})
+def test_options_of_an_unknown_optimizer_are_not_checked(valid_recipe: str, check_errors: CheckErrors) -> None:
+    text = f'{valid_recipe}[train]\noptimizer = "SGDD"\n{OPTIONS}momentum = 0.9\n'
+    (error,) = check_errors({"x.toml": text})
     assert error.startswith("x.toml:10: train.optimizer: ")

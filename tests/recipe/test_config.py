@@ -39,7 +39,7 @@ from peftkit.recipe.config import (
         ("100%", (100, "%")),
     ],
 )
-def test_an_interval(text: str, expected: tuple[float, str]) -> None:
+def test_parse_interval(text: str, expected: tuple[float, str]) -> None:
     assert parse_interval(text) == expected
 
 
@@ -64,7 +64,7 @@ def test_an_interval(text: str, expected: tuple[float, str]) -> None:
         "9" * 400 + " steps",
     ],
 )
-def test_what_is_no_interval(text: str) -> None:
+def test_invalid_intervals_are_rejected(text: str) -> None:
     with pytest.raises(PydanticCustomError, match=r"must be written as '100 steps', '0\.5 epochs', '10%'"):
         parse_interval(text)
 
@@ -74,11 +74,11 @@ def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
     return {model}.union(*(tables(t) for t in inner if issubclass(t, ConfigTable)))
 
 
-def test_every_table_is_strict_frozen_closed_and_documented() -> None:
-    found = tables(Recipe)
+def test_every_table_is_strict_frozen_and_documented() -> None:
+    config_tables = tables(Recipe)
     train = {TrainConfig, BudgetConfig, CheckpointConfig, DeepSpeedConfig}
-    assert found == {Recipe, RunConfig, ModelConfig, *train, EvaluateConfig, TrackConfig, WandbConfig}
-    for table in found:
+    assert config_tables == {Recipe, RunConfig, ModelConfig, *train, EvaluateConfig, TrackConfig, WandbConfig}
+    for table in config_tables:
         config: dict[str, Any] = dict(table.model_config)
         assert (config["extra"], config["frozen"], config["strict"]) == ("forbid", True, True)
         if table is not Recipe:
@@ -86,7 +86,7 @@ def test_every_table_is_strict_frozen_closed_and_documented() -> None:
             assert undocumented == []
 
 
-def test_the_public_tables_and_keys_are_there() -> None:
+def test_public_tables_and_keys_exist() -> None:
     assert set(Recipe.model_fields) >= {"run", "model", "task", "method", "train", "evaluate", "metric", "track"}
     keys = {table: set(table.model_fields) for table in tables(Recipe)}
     assert keys[RunConfig] >= {"name", "seed", "output"}
@@ -163,11 +163,11 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     TrackConfig: {"to": ("wandb",), "project": "peftkit", "tags": ()},
     WandbConfig: {"mode": "offline"},
 }
-"""What keys that a recipe leaves out mean: another default changes what existing recipes measure."""
+"""Defaults of keys; changing one changes what existing recipes measure."""
 
 
-def test_every_key_has_the_default_that_existing_recipes_rely_on(right: str, folder: Path, registry: Registry) -> None:
-    (folder / "x.toml").write_text(right, encoding="utf-8")
+def test_defaults_of_all_keys(valid_recipe: str, folder: Path, registry: Registry) -> None:
+    (folder / "x.toml").write_text(valid_recipe, encoding="utf-8")
     recipe = load_recipe("x.toml", registry)
     train = recipe.train
     read: list[BaseModel] = [recipe.run, recipe.evaluate, recipe.track, recipe.track.wandb, train]
@@ -234,7 +234,7 @@ CHOICES: list[tuple[type[BaseModel], str, set[Any]]] = [
 ]
 
 
-def test_keys_that_are_one_of_a_few_words_take_these() -> None:
+def test_choices_of_keys() -> None:
     declared = {
         (table, key): choices(field.annotation)
         for table in DEFAULTS
@@ -254,7 +254,7 @@ def choices(annotation: Any) -> set[Any]:
     return {word for a in arguments for word in ([None] if a is type(None) else get_args(a))}
 
 
-def test_a_budget_needs_a_limit_and_has_known_steps_with_limits_in_rows_only() -> None:
+def test_a_budget_needs_a_limit_and_row_limits_give_known_steps() -> None:
     with pytest.raises(ValidationError, match="needs at least one limit of: steps, samples, tokens, epochs, seconds"):
         BudgetConfig()
     for key in ("steps", "samples", "epochs"):
@@ -264,7 +264,7 @@ def test_a_budget_needs_a_limit_and_has_known_steps_with_limits_in_rows_only() -
             assert not BudgetConfig(**{other: 1}).has_known_steps
 
 
-def test_seeds_and_rates_that_are_unset_follow_others() -> None:
+def test_unset_seeds_and_rates_have_effective_values() -> None:
     assert (RunConfig(seed=3).effective_init_seed, RunConfig(seed=3).effective_order_seed) == (3, 3)
     apart = RunConfig(seed=3, init_seed=0, order_seed=1)
     assert (apart.effective_init_seed, apart.effective_order_seed) == (0, 1)
@@ -277,7 +277,7 @@ def test_seeds_and_rates_that_are_unset_follow_others() -> None:
     assert DeepSpeedConfig(config="ds.json").used
 
 
-def test_a_checkpoint_is_written_at_intervals_or_never() -> None:
+def test_checkpoint_intervals_may_be_off() -> None:
     assert CheckpointConfig(every="off").every == "off"
     for table in (CheckpointConfig, EvaluateConfig):
         assert table(every="5 steps").every == "5 steps"
@@ -287,8 +287,8 @@ def test_a_checkpoint_is_written_at_intervals_or_never() -> None:
         EvaluateConfig(every="off")
 
 
-def test_which_value_selects_and_which_way_is_better(right: str, folder: Path, registry: Registry) -> None:
-    (folder / "x.toml").write_text(right, encoding="utf-8")
+def test_selection_metric_and_its_direction(valid_recipe: str, folder: Path, registry: Registry) -> None:
+    (folder / "x.toml").write_text(valid_recipe, encoding="utf-8")
     recipe = load_recipe("x.toml", registry)
     assert recipe.selection_metric == "accuracy"
     assert recipe.higher_is_better("accuracy")

@@ -1,4 +1,4 @@
-"""What of a recipe DeepSpeed could not do as it is said is refused before anything is loaded."""
+"""The DeepSpeed configuration, and recipes that DeepSpeed does not support."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from peftkit.recipe.deepspeed import deepspeed_config, sharding_conflicts
 
 
 @pytest.fixture(autouse=True)
-def recipe_file(right: str, folder: Path) -> None:
-    (folder / "x.toml").write_text(right, encoding="utf-8")
+def recipe_file(valid_recipe: str, folder: Path) -> None:
+    (folder / "x.toml").write_text(valid_recipe, encoding="utf-8")
 
 
 def load(registry: Registry, *overrides: str) -> Recipe:
     return load_recipe("x.toml", registry, ["train.optimizer=adamw", "train.deepspeed.stage=2", *overrides])
 
 
-def test_the_recipe_decides_and_the_file_says_the_rest(registry: Registry, folder: Path) -> None:
+def test_recipe_values_precede_those_of_the_file(registry: Registry, folder: Path) -> None:
     given = {"zero_optimization": {"overlap_comm": False, "stage": 2}, "wall_clock_breakdown": True, "bf16": {"x": 1}}
     (folder / "ds.json").write_text(json.dumps({**given, "gradient_clipping": "auto"}), encoding="utf-8")
     config = deepspeed_config(
@@ -39,13 +39,13 @@ def test_the_recipe_decides_and_the_file_says_the_rest(registry: Registry, folde
     assert (config["gradient_clipping"], config["train_micro_batch_size_per_gpu"]) == (0.5, 3)
 
 
-def test_a_file_may_say_the_stage(registry: Registry, folder: Path) -> None:
+def test_a_file_may_set_the_stage(registry: Registry, folder: Path) -> None:
     (folder / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 3}}), encoding="utf-8")
     recipe = load_recipe("x.toml", registry, ["train.optimizer=adamw", "train.deepspeed.config=ds.json"])
     assert deepspeed_config(recipe)["zero_optimization"]["stage"] == 3
 
 
-def test_offloading(registry: Registry) -> None:
+def test_offload_options_are_passed_to_deepspeed(registry: Registry) -> None:
     config = deepspeed_config(load(registry, "train.deepspeed.offload_optimizer=cpu"))
     assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
     assert "offload_param" not in config["zero_optimization"]
@@ -54,7 +54,7 @@ def test_offloading(registry: Registry) -> None:
     assert "offload_optimizer" not in config["zero_optimization"]
 
 
-def test_offloading_keeps_what_the_file_says_of_it(registry: Registry, folder: Path) -> None:
+def test_offload_options_of_the_file_are_kept(registry: Registry, folder: Path) -> None:
     given = {"zero_optimization": {"offload_optimizer": {"pin_memory": True, "device": "nvme"}}}
     (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
     recipe = load(registry, "train.deepspeed.config=ds.json", "train.deepspeed.offload_optimizer=cpu")
@@ -62,7 +62,7 @@ def test_offloading_keeps_what_the_file_says_of_it(registry: Registry, folder: P
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_deepspeeds_configuration_without_a_file(precision: str, registry: Registry) -> None:
+def test_deepspeed_config_without_a_file(precision: str, registry: Registry) -> None:
     keys = ("train.batch_size=3", "train.gradient_accumulation_steps=5", "train.max_grad_norm=0.5")
     assert deepspeed_config(load(registry, *keys, f"train.mixed_precision={precision}")) == {
         "zero_optimization": {"stage": 2, "stage3_gather_16bit_weights_on_model_save": True},
@@ -94,13 +94,13 @@ def test_deepspeeds_configuration_without_a_file(precision: str, registry: Regis
         (["train.deepspeed.config=none.json"], "train.deepspeed.config: cannot be read: .*No such file"),
     ],
 )
-def test_what_cannot_be_done_is_refused(overrides: list[str], words: str, registry: Registry) -> None:
+def test_unsupported_recipes_are_errors(overrides: list[str], words: str, registry: Registry) -> None:
     with pytest.raises(RecipeError, match=words):
         load(registry, *overrides)
 
 
 @pytest.mark.parametrize("key", ["offload_optimizer", "offload_parameters"])
-def test_offloading_without_deepspeed_is_refused(key: str, registry: Registry) -> None:
+def test_offloading_without_deepspeed_is_an_error(key: str, registry: Registry) -> None:
     with pytest.raises(RecipeError, match=f"train.deepspeed.{key}: is used only with DeepSpeed"):
         load_recipe("x.toml", registry, [f"train.deepspeed.{key}=cpu"])
 
@@ -141,13 +141,15 @@ def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> N
         ({"zero_optimization": {"stage": True}}, "zero_optimization.stage must be one of 0, 1, 2, 3, not true"),
     ],
 )
-def test_a_file_that_says_otherwise_is_refused(given: Any, words: str, registry: Registry, folder: Path) -> None:
+def test_a_file_that_contradicts_the_recipe_is_an_error(
+    given: Any, words: str, registry: Registry, folder: Path
+) -> None:
     (folder / "ds.json").write_text(json.dumps(given), encoding="utf-8")
     with pytest.raises(RecipeError, match=words):
         load(registry, "train.deepspeed.config=ds.json")
 
 
-def test_a_file_that_agrees_is_taken(registry: Registry, folder: Path) -> None:
+def test_a_file_that_agrees_with_the_recipe_is_accepted(registry: Registry, folder: Path) -> None:
     auto = dict.fromkeys(("gradient_clipping", "train_batch_size", "optimizer", "scheduler"), "auto")
     agreeing = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "fp16": {"enabled": False}}
     precision = {"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2}}
@@ -155,7 +157,7 @@ def test_a_file_that_agrees_is_taken(registry: Registry, folder: Path) -> None:
     assert [*sharding_conflicts(load(registry, "train.deepspeed.config=ds.json"))] == []
 
 
-def test_unknown_keys_of_zero_are_refused_where_deepspeed_is_installed(
+def test_unknown_zero_keys_are_errors_if_deepspeed_is_installed(
     registry: Registry, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"overlap_com": True, "stage3_max_live_parameters": 1, "max_live_parameters": 1}
@@ -188,7 +190,7 @@ class Reading(Full):
         pass
 
 
-def test_a_method_that_reads_gradients_is_refused_with_deepspeed_only(registry: Registry) -> None:
+def test_methods_that_read_gradients_reject_deepspeed(registry: Registry) -> None:
     sharded = load(registry).model_copy(update={"method": Reading()})
     [(path, text)] = sharding_conflicts(sharded)
     assert path == ("train", "deepspeed", "stage")
@@ -200,9 +202,9 @@ def test_a_method_that_reads_gradients_is_refused_with_deepspeed_only(registry: 
 
 
 @pytest.mark.parametrize(("optimizer", "refused"), [("adafactor", True), ("adamw", False), ("AdamW", False)])
-def test_fsdp_shards_optimizers_that_go_element_by_element(optimizer: str, refused: bool, registry: Registry) -> None:
+def test_fsdp_accepts_elementwise_optimizers_only(optimizer: str, refused: bool, registry: Registry) -> None:
     recipe = load(registry)
     train = recipe.train.model_copy(update={"deepspeed": DeepSpeedConfig(), "fsdp": True, "optimizer": optimizer})
-    found = [*sharding_conflicts(recipe.model_copy(update={"train": train}))]
-    assert [path for path, _ in found] == ([("train", "optimizer")] if refused else [])
-    assert all(text.startswith("adafactor is not supported on sharded weights; use one of ") for _, text in found)
+    conflicts = [*sharding_conflicts(recipe.model_copy(update={"train": train}))]
+    assert [path for path, _ in conflicts] == ([("train", "optimizer")] if refused else [])
+    assert all(text.startswith("adafactor is not supported on sharded weights; use one of ") for _, text in conflicts)

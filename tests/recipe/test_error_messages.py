@@ -14,8 +14,8 @@ from peftkit.errors import RecipeError
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 
-# What is added to the recipe of eight lines that conftest.py has, and every problem that it makes, in order:
-# where it stands, and words that its text must have.
+# Text appended to the valid recipe of conftest.py, and its errors in order:
+# location, and words that the message must have.
 Case = tuple[str, dict[str, tuple[str, ...]]]
 
 WRONG: dict[str, Case] = {
@@ -263,22 +263,22 @@ WHOLE: dict[str, Case] = {
 }
 
 
-def assert_reported(complaints: list[str], expected: dict[str, tuple[str, ...]]) -> None:
-    assert [": ".join(line.split(": ")[:2]) for line in complaints] == [f"x.toml:{where}" for where in expected]
-    for line, words in zip(complaints, expected.values(), strict=True):
+def assert_errors(check_errors: list[str], expected: dict[str, tuple[str, ...]]) -> None:
+    assert [": ".join(line.split(": ")[:2]) for line in check_errors] == [f"x.toml:{where}" for where in expected]
+    for line, words in zip(check_errors, expected.values(), strict=True):
         assert [word for word in words if word not in line] == [], line
 
 
 @pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
-def test_an_addition_that_is_wrong(case: Case, right: str, complaints: Callable[..., list[str]]) -> None:
+def test_errors_of_appended_text(case: Case, valid_recipe: str, check_errors: Callable[..., list[str]]) -> None:
     added, expected = case
-    assert_reported(complaints({"x.toml": right + added + "\n"}), expected)
+    assert_errors(check_errors({"x.toml": valid_recipe + added + "\n"}), expected)
 
 
 @pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
-def test_a_recipe_that_is_wrong(case: Case, complaints: Callable[..., list[str]]) -> None:
+def test_errors_of_whole_recipes(case: Case, check_errors: Callable[..., list[str]]) -> None:
     text, expected = case
-    assert_reported(complaints({"x.toml": text}), expected)
+    assert_errors(check_errors({"x.toml": text}), expected)
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,11 @@ def test_a_recipe_that_is_wrong(case: Case, complaints: Callable[..., list[str]]
         ("", "must be a text in quotes, not empty"),
     ],
 )
-def test_a_model_that_cannot_be_meant(
-    name: str, words: str, right: str, folder: Path, complaints: Callable[..., list[str]]
+def test_errors_of_invalid_model_names(
+    name: str, words: str, valid_recipe: str, folder: Path, check_errors: Callable[..., list[str]]
 ) -> None:
     (folder / "pocket").mkdir()
-    [line] = complaints({"x.toml": right.replace("pocket-t5", name)})
+    [line] = check_errors({"x.toml": valid_recipe.replace("pocket-t5", name)})
     assert line.startswith("x.toml:2: model.name: ")
     assert words in line.replace(" (pocket-t5, pocket-decoder, pocket-encoder)", "")
 
@@ -308,7 +308,7 @@ class Inner(BaseModel, extra="forbid"):
 
 
 class Rich(Method):
-    """A method with options of every kind."""
+    """A method with options of every type."""
 
     name: Literal["rich"] = "rich"
     needed: int
@@ -354,18 +354,20 @@ class Rich(Method):
         ("needed = 1\nchecked = 8", "7: method: 'rich' failed to validate its options: KeyError: 8"),
     ],
 )
-def test_a_plugin_s_options(added: str, expected: str, right: str, folder: Path, registry: Registry) -> None:
-    several = replace(registry, entries=(*registry.entries, Entry("method", "rich", Rich, "peftkit-rich", "1.0")))
-    (folder / "x.toml").write_text(right.replace('"lora"', '"rich"') + added, encoding="utf-8")
+def test_errors_of_a_plugins_options(
+    added: str, expected: str, valid_recipe: str, folder: Path, registry: Registry
+) -> None:
+    extended = replace(registry, entries=(*registry.entries, Entry("method", "rich", Rich, "peftkit-rich", "1.0")))
+    (folder / "x.toml").write_text(valid_recipe.replace('"lora"', '"rich"') + added, encoding="utf-8")
     with pytest.raises(RecipeError) as caught:
-        load_recipe("x.toml", several)
+        load_recipe("x.toml", extended)
     assert [str(p)[: len(expected) + 7] for p in caught.value.problems] == [f"x.toml:{expected}"]
 
 
-def test_a_date_is_taken_where_a_date_is_meant(right: str, folder: Path, registry: Registry) -> None:
-    several = replace(registry, entries=(*registry.entries, Entry("method", "rich", Rich, "peftkit-rich", "1.0")))
-    text = right.replace('"lora"', '"rich"') + "needed = 1\nsince = 2024-01-02\n"
+def test_a_date_option_takes_a_toml_date(valid_recipe: str, folder: Path, registry: Registry) -> None:
+    extended = replace(registry, entries=(*registry.entries, Entry("method", "rich", Rich, "peftkit-rich", "1.0")))
+    text = valid_recipe.replace('"lora"', '"rich"') + "needed = 1\nsince = 2024-01-02\n"
     (folder / "x.toml").write_text(text, encoding="utf-8")
-    method = load_recipe("x.toml", several).method
+    method = load_recipe("x.toml", extended).method
     assert isinstance(method, Rich)
     assert method.since == datetime.date(2024, 1, 2)

@@ -28,14 +28,16 @@ class BitFit(Method):
 
 @pytest.fixture(scope="module")
 def schema(registry: Registry) -> dict[str, Any]:
-    several = replace(registry, entries=(*registry.entries, Entry("method", "bitfit", BitFit, "peftkit-bitfit", "1.0")))
-    # What a reader of the printed form has.
-    found: dict[str, Any] = json.loads(json.dumps(recipe_schema(several)))
-    return found
+    extended = replace(
+        registry, entries=(*registry.entries, Entry("method", "bitfit", BitFit, "peftkit-bitfit", "1.0"))
+    )
+    # As printed.
+    document: dict[str, Any] = json.loads(json.dumps(recipe_schema(extended)))
+    return document
 
 
 def fits(value: Any, rule: dict[str, Any], root: dict[str, Any]) -> bool:
-    """The few words of JSON Schema that pydantic uses here."""
+    """A validator for the JSON Schema keywords that pydantic uses here."""
     if "$ref" in rule and not fits(value, root["$defs"][rule["$ref"].rsplit("/", 1)[1]], root):
         return False
     types = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
@@ -74,18 +76,18 @@ def refs(value: Any) -> Iterator[str]:
             yield from refs(inner)
 
 
-def test_it_says_what_it_is_and_points_to_nothing_that_is_missing(schema: dict[str, Any]) -> None:
+def test_the_schema_has_a_title_and_resolvable_references(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["title"] == "peftkit recipe"
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
     assert schema["properties"].keys() == {"extends", *Recipe.model_fields}
-    found = set(refs(schema))
-    assert found
-    assert found <= {f"#/$defs/{name}" for name in schema["$defs"]}
+    references = set(refs(schema))
+    assert references
+    assert references <= {f"#/$defs/{name}" for name in schema["$defs"]}
 
 
-def test_it_has_the_options_of_every_component(schema: dict[str, Any], registry: Registry) -> None:
+def test_the_schema_has_the_options_of_every_component(schema: dict[str, Any], registry: Registry) -> None:
     for kind in ("method", "task", "metric"):
         place = schema["properties"][kind]
         union = place["items"] if kind == "metric" else place
@@ -98,9 +100,9 @@ def test_it_has_the_options_of_every_component(schema: dict[str, Any], registry:
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_the_recipes_fit_it(file: Path, schema: dict[str, Any]) -> None:
+def test_the_schema_accepts_all_recipes(file: Path, schema: dict[str, Any]) -> None:
     data = tomllib.loads(file.read_text(encoding="utf-8"))
-    if data.get("method", {}).get("name") in FIRST_PARTY:  # it may not be installed
+    if data.get("method", {}).get("name") in FIRST_PARTY:  # the plugin may not be installed
         data["method"] = {"name": "bitfit"}
     assert fits(data, schema, schema) == (
         file.parent.name != "bases" or "extends" in data
@@ -124,19 +126,19 @@ def test_the_recipes_fit_it(file: Path, schema: dict[str, Any]) -> None:
         ("[foo]", False),
     ],
 )
-def test_it_accepts_what_is_valid_and_nothing_else(
-    added: str, expected: bool, right: str, schema: dict[str, Any]
+def test_the_schema_accepts_valid_recipes_only(
+    added: str, expected: bool, valid_recipe: str, schema: dict[str, Any]
 ) -> None:
-    assert fits(tomllib.loads(right + added), schema, schema) == expected
+    assert fits(tomllib.loads(valid_recipe + added), schema, schema) == expected
 
 
-def test_what_is_required_may_come_from_a_base(schema: dict[str, Any]) -> None:
+def test_required_keys_may_come_from_a_base(schema: dict[str, Any]) -> None:
     assert not fits({}, schema, schema)
     assert fits({"extends": "base.toml"}, schema, schema)
     assert fits({"extends": "base.toml", "method": {"r": 8}, "model": {"dtype": "float32"}}, schema, schema)
     assert not fits({"model": {"name": "x"}, "task": {"name": "wordnet_mcq"}, "method": {"r": 8}}, schema, schema)
 
 
-def test_it_can_be_made_where_nothing_is_installed() -> None:
-    found = recipe_schema(Registry(()))
-    assert found["properties"]["task"]["type"] == "object"
+def test_the_schema_of_an_empty_registry() -> None:
+    document = recipe_schema(Registry(()))
+    assert document["properties"]["task"]["type"] == "object"

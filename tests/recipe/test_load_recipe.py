@@ -70,15 +70,17 @@ def load(text: str, file: Path, registry: Registry, *overrides: str) -> Recipe:
     return load_recipe(file, registry, overrides)
 
 
-def test_a_short_recipe_has_the_defaults_and_the_task_s_metrics(right: str, file: Path, registry: Registry) -> None:
-    recipe = load(right, file, registry)
+def test_a_short_recipe_has_the_defaults_and_the_task_s_metrics(
+    valid_recipe: str, file: Path, registry: Registry
+) -> None:
+    recipe = load(valid_recipe, file, registry)
     assert (recipe.run.seed, recipe.train.budget.epochs, recipe.train.optimizer) == (42, 1, "adafactor")
     assert [metric.name for metric in recipe.metric] == ["accuracy"]
     assert type(recipe.task) is registry.find("task", "wordnet_mcq").component
     assert type(recipe.method) is registry.find("method", "lora").component
 
 
-def test_everything_that_is_said_is_kept(file: Path, registry: Registry) -> None:
+def test_all_values_of_a_recipe_are_kept(file: Path, registry: Registry) -> None:
     recipe = load(EVERYTHING, file, registry)
     dumped = recipe.model_dump()
     assert dumped["method"]["lora_alpha"] == 16
@@ -90,8 +92,8 @@ def test_everything_that_is_said_is_kept(file: Path, registry: Registry) -> None
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
-def test_a_resolved_recipe_reads_back_equal(seed: int, right: str, file: Path, registry: Registry) -> None:
-    for text in (right, EVERYTHING):
+def test_a_resolved_recipe_reads_back_equal(seed: int, valid_recipe: str, file: Path, registry: Registry) -> None:
+    for text in (valid_recipe, EVERYTHING):
         recipe = load(text, file, registry, f"run.seed={seed}")
         dumped = dump_recipe(recipe)
         again = load(dumped, file, registry)
@@ -100,32 +102,34 @@ def test_a_resolved_recipe_reads_back_equal(seed: int, right: str, file: Path, r
         assert f"seed = {seed}\n" in dumped
 
 
-def test_a_recipe_is_frozen_all_the_way_down(right: str, file: Path, registry: Registry) -> None:
-    recipe = load(right, file, registry)
+def test_all_tables_of_a_recipe_are_frozen(valid_recipe: str, file: Path, registry: Registry) -> None:
+    recipe = load(valid_recipe, file, registry)
     for table, key in ((recipe, "run"), (recipe.run, "seed"), (recipe.train.budget, "steps"), (recipe.method, "r")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(table, key, getattr(table, key))
 
 
-def test_the_upper_layer_s_spelling_of_an_option_counts(right: str, file: Path, registry: Registry) -> None:
-    (file.parent / "base.toml").write_text(right + "lora_alpha = 1\ndropout = 0.1\n", encoding="utf-8")
+def test_aliases_of_an_option_override_each_other(valid_recipe: str, file: Path, registry: Registry) -> None:
+    (file.parent / "base.toml").write_text(valid_recipe + "lora_alpha = 1\ndropout = 0.1\n", encoding="utf-8")
     child = 'extends = "base.toml"\n[method]\nalpha = 2\n'
     assert load(child, file, registry).model_dump()["method"]["lora_alpha"] == 2
-    found = load(child, file, registry, "method.lora_alpha=3", "method.lora_dropout=0.3").model_dump()["method"]
-    assert (found["lora_alpha"], found["lora_dropout"]) == (3, 0.3)
+    options = load(child, file, registry, "method.lora_alpha=3", "method.lora_dropout=0.3").model_dump()["method"]
+    assert (options["lora_alpha"], options["lora_dropout"]) == (3, 0.3)
     assert (
         load(child, file, registry, "method.alpha=4", "method.lora_alpha=5").model_dump()["method"]["lora_alpha"] == 5
     )
 
 
-def test_another_component_comes_without_the_options_of_the_first(right: str, file: Path, registry: Registry) -> None:
-    recipe = load(right + "lora_alpha = 1\nr = 3\n", file, registry, "method.name=vera", "task.name=wordnet_topic")
+def test_another_component_drops_the_options_of_the_first(valid_recipe: str, file: Path, registry: Registry) -> None:
+    recipe = load(
+        valid_recipe + "lora_alpha = 1\nr = 3\n", file, registry, "method.name=vera", "task.name=wordnet_topic"
+    )
     assert recipe.method == registry.find("method", "vera").component()
     assert [metric.name for metric in recipe.metric] == list(type(recipe.task).metrics)
 
 
 class Careless(Method):
-    """A method whose own check fails."""
+    """A method whose incompatibility check fails."""
 
     name: Literal["careless"] = "careless"
 
@@ -137,7 +141,7 @@ class Careless(Method):
 
 
 class Hasty(Task):
-    """A task that asks for a metric that nobody has."""
+    """A task with an unknown metric."""
 
     name: Literal["hasty"] = "hasty"
     kind = "generation"
@@ -150,14 +154,16 @@ def with_entries(registry: Registry) -> Registry:
     return replace(registry, entries=(*registry.entries, *entries))
 
 
-def test_a_plugin_whose_refusals_fail_is_named(right: str, file: Path, registry: Registry) -> None:
+def test_a_failing_incompatibility_check_is_an_error_that_names_the_method(
+    valid_recipe: str, file: Path, registry: Registry
+) -> None:
     with pytest.raises(PluginError, match="'careless' failed while its incompatibilities were checked: KeyError"):
-        load(right.replace('"lora"', '"careless"'), file, registry := with_entries(registry))
+        load(valid_recipe.replace('"lora"', '"careless"'), file, registry := with_entries(registry))
 
 
-def test_an_unknown_metric_of_a_task_is_reported_at_the_task(right: str, file: Path, registry: Registry) -> None:
+def test_an_unknown_metric_of_a_task_is_reported_at_the_task(valid_recipe: str, file: Path, registry: Registry) -> None:
     with pytest.raises(RecipeError) as caught:
-        load(right.replace('"wordnet_mcq"', '"hasty"'), file, with_entries(registry))
+        load(valid_recipe.replace('"wordnet_mcq"', '"hasty"'), file, with_entries(registry))
     [problem] = caught.value.problems
     assert (problem.line, problem.key) == (5, "metric[0].name")
     assert problem.text.startswith("no metric is called 'none_such'; installed: accuracy")
@@ -191,7 +197,7 @@ values = st.recursive(
 
 @given(st.data())
 @pytest.mark.fuzz
-def test_a_recipe_with_any_values_changed_is_read_or_refused_in_words(
+def test_a_recipe_with_random_values_loads_or_is_a_recipe_error(
     file: Path, registry: Registry, data: st.DataObject
 ) -> None:
     changed: dict[str, Any] = copy.deepcopy(tomllib.loads(EVERYTHING))
@@ -206,12 +212,12 @@ def test_a_recipe_with_any_values_changed_is_read_or_refused_in_words(
         elif isinstance(table, dict):
             table[data.draw(st.sampled_from(["name", "r", "rank", "lr", "metric", "train"]))] = table.pop(last)
     text = tomli_w.dumps(changed)
-    read_or_refused(text, file, registry)
+    check_loads_or_recipe_error(text, file, registry)
 
 
 @given(st.data())
 @pytest.mark.fuzz
-def test_a_recipe_with_any_characters_changed_is_read_or_refused_in_words(
+def test_a_recipe_with_random_characters_loads_or_is_a_recipe_error(
     file: Path, registry: Registry, data: st.DataObject
 ) -> None:
     text = EVERYTHING
@@ -219,10 +225,10 @@ def test_a_recipe_with_any_characters_changed_is_read_or_refused_in_words(
         start = data.draw(st.integers(0, len(text)))
         new = data.draw(st.text(st.sampled_from("\"'[]{}=.,#\n\t a1-_\x00é"), max_size=3))
         text = text[:start] + new + text[start + data.draw(st.integers(0, 8)) :]
-    read_or_refused(text, file, registry)
+    check_loads_or_recipe_error(text, file, registry)
 
 
-def read_or_refused(text: str, file: Path, registry: Registry) -> None:
+def check_loads_or_recipe_error(text: str, file: Path, registry: Registry) -> None:
     problems: tuple[Problem, ...] = ()
     try:
         recipe = load(text, file, registry)

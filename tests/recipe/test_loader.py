@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from peftkit.errors import RecipeError
 from peftkit.recipe.loader import KeyLocation, format_key, load_raw
 
-Complaints = Callable[..., list[str]]
+CheckErrors = Callable[..., list[str]]
 
-# What a file may be that is not TOML, or TOML too odd to be a recipe, and what is said of it.
+# Invalid TOML files, and TOML files that are not recipes, with their errors.
 BROKEN: dict[str, tuple[bytes, str]] = {
     "open text": (b'[run]\nname = "abc\n', "x.toml:2: not valid TOML: Illegal character '\\n', in: name = \"abc"),
     "open list": (b"[run]\nseed = [1\n\n\n", "x.toml:2: not valid TOML: Unclosed array, in: seed = [1"),
@@ -56,41 +56,41 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("raw", "expected"), BROKEN.values(), ids=BROKEN)
-def test_a_file_that_cannot_be_read(raw: bytes, expected: str, complaints: Complaints) -> None:
-    [lines] = complaints({"x.toml": raw})
+def test_invalid_toml_is_reported_with_its_line(raw: bytes, expected: str, check_errors: CheckErrors) -> None:
+    [lines] = check_errors({"x.toml": raw})
     assert lines.startswith(expected)
 
 
-def test_a_file_that_is_not_there(folder: Path, complaints: Complaints) -> None:
+def test_a_missing_file_is_reported(folder: Path, check_errors: CheckErrors) -> None:
     (folder / "y.toml").write_bytes(b"")
-    assert complaints({}) == ["x.toml: file not found (did you mean 'y.toml'?)"]
+    assert check_errors({}) == ["x.toml: file not found (did you mean 'y.toml'?)"]
     (folder / "x.toml").mkdir()
-    assert complaints({}) == ["x.toml: is a folder; give a recipe file in it"]
+    assert check_errors({}) == ["x.toml: is a folder; give a recipe file in it"]
 
 
 @pytest.mark.parametrize(
     "change", [lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n")], ids=["BOM", "CRLF"]
 )
-def test_windows_files_are_read_with_their_lines(
-    change: Callable[[bytes], bytes], right: str, complaints: Complaints
+def test_files_with_bom_or_crlf_are_read(
+    change: Callable[[bytes], bytes], valid_recipe: str, check_errors: CheckErrors
 ) -> None:
-    [lines] = complaints({"x.toml": change(f"{right}rank = 1\n".encode())})
+    [lines] = check_errors({"x.toml": change(f"{valid_recipe}rank = 1\n".encode())})
     assert lines.startswith("x.toml:9: method.rank: unknown key")
 
 
-def test_a_circle_of_recipes_is_reported_where_it_closes(complaints: Complaints) -> None:
+def test_circular_extends_is_reported(check_errors: CheckErrors) -> None:
     files = {
         "x.toml": 'extends = "sub/b.toml"',
         "sub/b.toml": '\nextends = "../c.toml"',
         "c.toml": 'extends = "sub/b.toml"',
     }
-    assert complaints(files) == ["sub/../c.toml:1: extends: is circular: b.toml → c.toml → b.toml"]
+    assert check_errors(files) == ["sub/../c.toml:1: extends: is circular: b.toml → c.toml → b.toml"]
 
 
-def test_a_problem_is_reported_in_the_file_that_has_it(complaints: Complaints) -> None:
+def test_errors_are_reported_in_the_file_that_has_them(check_errors: CheckErrors) -> None:
     base = '[method]\nname = "lora"\nr = 8\nlora_dropout = 2\n[task]\nname = "wordnet_mcq"\n[train]\nlr = 1\n'
     child = 'extends = "base.toml"\n[method]\nbais = "none"\nr = "8"\n[model]\nname = "pocket-t5"\n'
-    lines = complaints({"x.toml": child, "base.toml": base}, "train.workers=-1")
+    lines = check_errors({"x.toml": child, "base.toml": base}, "train.workers=-1")
     assert [line.split(": ")[:2] for line in lines] == [
         ["x.toml:3", "method.bais"],
         ["x.toml:4", "method.r"],
@@ -100,17 +100,17 @@ def test_a_problem_is_reported_in_the_file_that_has_it(complaints: Complaints) -
     ]
 
 
-def test_a_base_that_is_not_toml_is_reported_with_its_own_line(complaints: Complaints) -> None:
-    assert complaints({"x.toml": 'extends = "b.toml"', "b.toml": "\n\nseed\n"})[0].startswith(
+def test_an_invalid_base_is_reported_with_its_line(check_errors: CheckErrors) -> None:
+    assert check_errors({"x.toml": 'extends = "b.toml"', "b.toml": "\n\nseed\n"})[0].startswith(
         "b.toml:3: not valid TOML"
     )
-    assert complaints({"x.toml": 'extends = "b.toml"', "b.toml": b"\n\xff\n"})[0].startswith("b.toml:2: is not UTF-8")
+    assert check_errors({"x.toml": 'extends = "b.toml"', "b.toml": b"\n\xff\n"})[0].startswith("b.toml:2: is not UTF-8")
 
 
-def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complaints) -> None:
+def test_replaced_tables_leave_no_line_numbers(check_errors: CheckErrors) -> None:
     base = '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"\n[[metric]]\nfoo = 1\n'
     child = 'extends = "b.toml"\n\n[method]\nname = "vera"\nr = 0\n[[metric]]\nname = "accuracy"\nfoo = 1\n'
-    lines = complaints({"x.toml": child, "b.toml": base})
+    lines = check_errors({"x.toml": child, "b.toml": base})
     assert [line.split(": ")[:2] for line in lines] == [["x.toml:5", "method.r"], ["x.toml:8", "metric[0].foo"]]
 
 
@@ -150,14 +150,14 @@ def test_a_table_replaced_as_a_whole_leaves_no_lines_behind(complaints: Complain
         ("model.name=pocket-t6", "--set: model.name: 'pocket-t6' is not a folder"),
     ],
 )
-def test_an_override_that_is_wrong(override: str, expected: str, right: str, complaints: Complaints) -> None:
-    [lines] = complaints({"x.toml": right}, override)
+def test_errors_of_overrides(override: str, expected: str, valid_recipe: str, check_errors: CheckErrors) -> None:
+    [lines] = check_errors({"x.toml": valid_recipe}, override)
     assert lines.startswith(expected)
 
 
-def test_all_wrong_overrides_are_reported(right: str, complaints: Complaints) -> None:
-    text = right + '[[metric]]\nname = "accuracy"\n'
-    lines = complaints({"x.toml": text}, "nothing", "metric.7.name=bleu", "track.wandb=[", "metric.0.x=1")
+def test_all_invalid_overrides_are_reported(valid_recipe: str, check_errors: CheckErrors) -> None:
+    text = valid_recipe + '[[metric]]\nname = "accuracy"\n'
+    lines = check_errors({"x.toml": text}, "nothing", "metric.7.name=bleu", "track.wandb=[", "metric.0.x=1")
     assert [line.split(": ")[:2] for line in lines] == [
         ["--set", "'nothing' is not of the form key.path=value, such as train.batch_size=4"],
         ["--set", "track.wandb"],
@@ -183,18 +183,18 @@ def test_all_wrong_overrides_are_reported(right: str, complaints: Complaints) ->
         (["t=1"], {"t": 1}),
     ],
 )
-def test_what_overrides_make_of_a_recipe(overrides: list[str], expected: object, folder: Path) -> None:
+def test_overrides_change_a_recipe(overrides: list[str], expected: object, folder: Path) -> None:
     (folder / "x.toml").write_text("[t]\nx = 1\nl = [1, {y = 2}]\n", encoding="utf-8")
     assert load_raw(Path("x.toml"), overrides).data == expected
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_an_override_s_component_keeps_the_options_beside_it_in_any_order(order: int, folder: Path) -> None:
+def test_overrides_of_name_and_options_combine_in_any_order(order: int, folder: Path) -> None:
     (folder / "x.toml").write_text('[method]\nname = "a"\nold = 1\n', encoding="utf-8")
-    found = load_raw(Path("x.toml"), ["method.name=b", "method.new=2"][::order])
-    assert found.data == {"method": {"name": "b", "new": 2}}
-    assert found.origins[("method", "new")] == KeyLocation("--set", None)
-    assert ("method", "old") not in found.origins
+    raw = load_raw(Path("x.toml"), ["method.name=b", "method.new=2"][::order])
+    assert raw.data == {"method": {"name": "b", "new": 2}}
+    assert raw.origins[("method", "new")] == KeyLocation("--set", None)
+    assert ("method", "old") not in raw.origins
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_an_override_s_component_keeps_the_options_beside_it_in_any_order(order:
     ],
 )
 @pytest.mark.parametrize("table", ["task", "method"])
-def test_a_layer_that_names_another_component_drops_the_options_below(
+def test_a_layer_with_another_component_drops_the_options_of_its_base(
     base: dict[str, object], child: dict[str, object], expected: object, table: str, folder: Path
 ) -> None:
     import tomli_w
@@ -219,34 +219,34 @@ def test_a_layer_that_names_another_component_drops_the_options_below(
     assert load_raw(Path("x.toml")).data == {table: expected}
 
 
-def test_a_chain_of_bases_is_followed_relative_to_each(folder: Path) -> None:
+def test_bases_are_relative_to_the_file_that_names_them(folder: Path) -> None:
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "a.toml").write_text("[run]\nseed = 1\nname = 'a'\noutput = 'a'\n", encoding="utf-8")
     (folder / "deep" / "b.toml").write_text("extends = '../a.toml'\nrun = {name = 'b', output = 'b'}", encoding="utf-8")
     (folder / "deep" / "er" / "c.toml").write_text("extends = '../b.toml'\n\nrun.output = 'c'\n", encoding="utf-8")
-    found = load_raw(Path("deep/er/c.toml"))
-    assert found.data == {"run": {"seed": 1, "name": "b", "output": "c"}}
-    lines = {key: found.locate(("run", key)).line for key in ("seed", "name", "output")}
+    raw = load_raw(Path("deep/er/c.toml"))
+    assert raw.data == {"run": {"seed": 1, "name": "b", "output": "c"}}
+    lines = {key: raw.locate(("run", key)).line for key in ("seed", "name", "output")}
     assert lines == {"seed": 2, "name": 2, "output": 3}
-    assert found.locate(("run", "none")) == found.locate(("run",))
-    assert found.locate(("train", "none")) == KeyLocation("deep/er/c.toml", 1)
+    assert raw.locate(("run", "none")) == raw.locate(("run",))
+    assert raw.locate(("train", "none")) == KeyLocation("deep/er/c.toml", 1)
 
 
-def test_the_same_base_twice_in_a_chain_is_no_circle_unless_it_comes_round(folder: Path) -> None:
+def test_circular_extends_through_a_symlink_is_reported(folder: Path) -> None:
     (folder / "x.toml").symlink_to(folder / "y.toml")
     (folder / "y.toml").write_text("extends = 'x.toml'", encoding="utf-8")
     with pytest.raises(RecipeError, match=r"y\.toml → y\.toml"):
         load_raw(Path("x.toml"))
 
 
-def test_keys_are_written_as_toml_has_them() -> None:
+def test_format_key_writes_toml_keys() -> None:
     assert format_key(("metric", 0, "name")) == "metric[0].name"
     assert format_key(("a-b", "c d", "")) == 'a-b."c d".""'
     assert format_key(()) == ""
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_key_in_quotes_is_toml_and_stays_as_readable_as_it_can_be(key: str) -> None:
+def test_format_key_quotes_any_key_as_toml(key: str) -> None:
     text = format_key(("a b", key))
     assert tomllib.loads(f"{text} = 1") == {"a b": {key: 1}}
     escaped = sum(not c.isprintable() or c in '"\\' for c in key)

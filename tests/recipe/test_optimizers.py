@@ -12,13 +12,13 @@ from peftkit.recipe import optimizers
 from peftkit.recipe.optimizers import optimizer_arguments, torch_optimizers, validate_optimizer_name
 
 
-def test_the_optimizers_are_those_of_torch() -> None:
-    theirs = {name for name, found in vars(torch.optim).items() if isinstance(found, type)} - {"Optimizer"}
-    assert set(torch_optimizers()) == theirs
+def test_torch_optimizers_are_the_classes_of_torch() -> None:
+    classes = {name for name, value in vars(torch.optim).items() if isinstance(value, type)} - {"Optimizer"}
+    assert set(torch_optimizers()) == classes
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adamw", "AdamW", "sgd", "RMSprop"])
-def test_an_optimizer_in_any_case(name: str) -> None:
+def test_optimizer_names_ignore_case(name: str) -> None:
     assert validate_optimizer_name(name) == ""
 
 
@@ -32,12 +32,12 @@ def test_an_optimizer_in_any_case(name: str) -> None:
         ("", "no optimizer is called ''"),
     ],
 )
-def test_an_optimizer_that_cannot_be_had(name: str, words: str) -> None:
+def test_unknown_optimizers_are_reported(name: str, words: str) -> None:
     assert words in validate_optimizer_name(name)
 
 
 @pytest.mark.parametrize("source", [None, "not Python"])
-def test_without_torchs_source_any_optimizer_may_be_meant(
+def test_without_torchs_source_any_optimizer_is_valid(
     source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "optim").mkdir()
@@ -56,11 +56,11 @@ def test_without_torchs_source_any_optimizer_may_be_meant(
 
 
 @pytest.mark.parametrize("name", [name for name in torch_optimizers() if name != "Adafactor"])
-def test_the_arguments_are_those_of_the_class(name: str) -> None:
+def test_optimizer_arguments_are_those_of_the_class(name: str) -> None:
     assert list(optimizer_arguments(name)) == list(inspect.signature(getattr(torch.optim, name)).parameters)
 
 
-def test_the_types_of_arguments_are_those_of_annotations_or_defaults() -> None:
+def test_argument_types_come_from_annotations_or_defaults() -> None:
     adamw, adafactor = optimizer_arguments("AdamW"), optimizer_arguments("adafactor")
     assert (adamw["betas"], adamw["eps"], adamw["amsgrad"]) == (tuple[float, float], float, bool)
     assert adamw["fused"] == bool | None
@@ -73,9 +73,7 @@ def test_the_types_of_arguments_are_those_of_annotations_or_defaults() -> None:
     [None, "not Python", "class Adafactor:\n    pass\n", "def __init__(self, lr): ...\n"],
     ids=["missing", "broken", "without a constructor", "without the class"],
 )
-def test_arguments_that_cannot_be_read_are_unknown(
-    source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_arguments_are_unknown(source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if source is not None:
         (tmp_path / "optimization.py").write_text(source, encoding="utf-8")
     monkeypatch.setattr(optimizers.SourceLibrary, "folder", tmp_path)

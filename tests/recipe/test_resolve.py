@@ -16,7 +16,7 @@ from peftkit.recipe.resolve import (
 )
 
 
-def test_the_built_in_models_are_there() -> None:
+def test_built_in_models_have_their_kinds_and_paths() -> None:
     kinds = {name: model_kind(model_config(name)) for name in BUILT_IN_MODELS}
     assert kinds == {"pocket-t5": "encoder-decoder", "pocket-decoder": "decoder", "pocket-encoder": "encoder"}
     assert [model_path(name) for name in BUILT_IN_MODELS] == [str(ASSETS / name) for name in BUILT_IN_MODELS]
@@ -36,14 +36,14 @@ def test_the_built_in_models_are_there() -> None:
         ({}, None),
     ],
 )
-def test_the_kind_of_a_model(config: dict[str, Any], expected: str | None) -> None:
+def test_model_kind(config: dict[str, Any], expected: str | None) -> None:
     assert model_kind(config) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["[1]", "{", "", "\xff", "[" * 100_000], ids=["list", "broken", "empty", "latin", "deep"]
 )
-def test_a_config_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
+def test_an_unreadable_config_is_empty(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     assert model_config(str(tmp_path)) == {}
     assert validate_model_name(str(tmp_path)).startswith(f"the config.json of {str(tmp_path)!r} ")
@@ -69,7 +69,7 @@ def test_a_config_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None
         ({"adapter_config.json": "{"}, "use the model that it was trained on"),
     ],
 )
-def test_a_folder_that_is_no_model(files: dict[str, str], expected: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_reported(files: dict[str, str], expected: str, tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     problem = validate_model_name(str(tmp_path))
@@ -77,7 +77,7 @@ def test_a_folder_that_is_no_model(files: dict[str, str], expected: str, tmp_pat
     assert bool(problem) == bool(expected)
 
 
-def test_a_model_that_is_misspelt_or_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelt_models_and_missing_folders_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "weights.safetensors").write_bytes(b"")
@@ -114,25 +114,25 @@ IMAGES = {
         ({"text_config": {**TEXT, "is_encoder_decoder": True}}, False),
     ],
 )
-def test_the_text_model_in_one_that_reads_images(changes: dict[str, Any], is_text: bool) -> None:
+def test_text_models_of_multimodal_configs(changes: dict[str, Any], is_text: bool) -> None:
     config = {**IMAGES, **changes}
     expected = {**TEXT, "architectures": ["TextModelForCausalLM"]} if is_text else config
     assert text_config(config) == expected
 
 
-def test_a_text_model_without_its_own_type_and_vocabulary() -> None:
+def test_a_text_config_inherits_type_and_vocabulary() -> None:
     config = {**IMAGES, "text_config": {"hidden_size": 8}, "vocab_size": 9}
-    found = text_config(config)
-    assert (found["model_type"], found["vocab_size"]) == ("llava", 9)
+    text = text_config(config)
+    assert (text["model_type"], text["vocab_size"]) == ("llava", 9)
     assert model_kind(config) == "decoder"
 
 
 @pytest.mark.parametrize("name", [*BUILT_IN_MODELS, "gpt2", "google-t5/t5-base", "EleutherAI/pythia-70m", "a_b/c.d"])
-def test_a_model_that_may_be_meant(name: str) -> None:
+def test_model_names_that_may_exist_are_valid(name: str) -> None:
     assert validate_model_name(name) == ""
 
 
-def test_a_local_model_is_taken(tmp_path: Path) -> None:
+def test_a_local_model_is_valid(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
     assert validate_model_name(str(tmp_path)) == ""
     assert model_config(str(tmp_path)) == {"model_type": "t5"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peftkit.recipe.toml_lines import KeyPath, key_lines, key_positions, split_assignment
 
-# A value as it is written, and the keys and elements in it with their lines below its first.
+# The text of a value, and its inner keys with their line offsets.
 Value = tuple[str, list[tuple[KeyPath, int]]]
 
 SCALARS = (
@@ -43,26 +43,26 @@ def scalar(text: str) -> Value:
 
 @st.composite
 def arrays(draw: st.DrawFn, inner: st.SearchStrategy[Value]) -> Value:
-    text, found = "[", []
+    text, positions = "[", []
     for index, (value, inside) in enumerate(draw(st.lists(inner, max_size=3))):
         text += ("," if index else "") + draw(blanks)
         line = text.count("\n")
-        found += [((index,), line), *(((index, *path), line + below) for path, below in inside)]
+        positions += [((index,), line), *(((index, *path), line + below) for path, below in inside)]
         text += value + draw(blanks)
-    return text + "]", found
+    return text + "]", positions
 
 
 @st.composite
 def inline_tables(draw: st.DrawFn, inner: st.SearchStrategy[Value]) -> Value:
-    text, found = "{", []
+    text, positions = "{", []
     for index, ((written_key, key), (value, inside)) in enumerate(
         draw(st.lists(st.tuples(keys, inner), max_size=3, unique_by=lambda pair: pair[0][1]))
     ):
         text += ", " if index else " "
         line = text.count("\n")
-        found += [((key,), line), *(((key, *path), line + below) for path, below in inside)]
+        positions += [((key,), line), *(((key, *path), line + below) for path, below in inside)]
         text += f"{written_key} = {value}"
-    return text + " }", found
+    return text + " }", positions
 
 
 values: st.SearchStrategy[Value] = st.recursive(
@@ -115,7 +115,7 @@ def paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 @given(documents())
 @settings(deadline=None, database=None, max_examples=50)
-def test_every_key_of_a_document_stands_where_it_was_written(document: tuple[str, dict[KeyPath, int]]) -> None:
+def test_key_positions_of_generated_documents(document: tuple[str, dict[KeyPath, int]]) -> None:
     text, lines = document
     assert set(paths(tomllib.loads(text.removeprefix("\ufeff")))) == set(lines)
     assert key_positions(text) == lines
@@ -131,7 +131,7 @@ plain = st.recursive(
 
 @given(st.dictionaries(texts, plain, max_size=4))
 @settings(deadline=None, database=None, max_examples=60)
-def test_what_a_writer_of_toml_writes_has_all_its_keys(data: dict[str, Any]) -> None:
+def test_key_positions_has_all_keys_of_written_toml(data: dict[str, Any]) -> None:
     text = tomli_w.dumps(data, multiline_strings=True)
     assert set(key_positions(text)) == set(paths(tomllib.loads(text)))
 
@@ -154,27 +154,27 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 @settings(deadline=None, database=None, max_examples=300)
-def test_no_text_makes_it_fail_or_loop_and_what_is_toml_is_understood(text: str) -> None:
-    found = key_positions(text)
+def test_key_positions_takes_any_text(text: str) -> None:
+    positions = key_positions(text)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        assert all(1 <= line <= text.count("\n") + 1 for line in found.values())
+        assert all(1 <= line <= text.count("\n") + 1 for line in positions.values())
     else:
-        assert set(found) == set(paths(data))
+        assert set(positions) == set(paths(data))
 
 
 @pytest.mark.parametrize(
     "deep", ["a = " + "[" * 200 + "]" * 200, "a = " + "{a = [" * 90 + "']'" + "]}" * 90, "a." * 900 + "a = 1"]
 )
-def test_what_is_nested_too_deep_is_passed_over(deep: str) -> None:
-    found = key_positions(f"{deep}\nb = 1\n")
-    assert found[("b",)] == 2
-    assert found[("a",)] == 1
-    assert max(map(len, found)) <= 51
+def test_deep_nesting_is_skipped(deep: str) -> None:
+    positions = key_positions(f"{deep}\nb = 1\n")
+    assert positions[("b",)] == 2
+    assert positions[("a",)] == 1
+    assert max(map(len, positions)) <= 51
 
 
-def test_a_key_written_twice_is_there_twice() -> None:
+def test_duplicate_keys_have_both_lines() -> None:
     assert key_lines("a = 1\n[b]\na = 1\na = 2\n") == [(("a",), 1), (("b",), 2), (("b", "a"), 3), (("b", "a"), 4)]
 
 
@@ -191,5 +191,5 @@ def test_a_key_written_twice_is_there_twice() -> None:
         ('"a=1', ([], "")),
     ],
 )
-def test_a_key_before_an_equals_sign(text: str, expected: object) -> None:
+def test_split_assignment(text: str, expected: object) -> None:
     assert split_assignment(text) == expected

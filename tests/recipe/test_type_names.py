@@ -58,7 +58,7 @@ class Colour(enum.Enum):
         (bytes, "bytes"),
     ],
 )
-def test_types_in_words(annotation: Any, expected: str) -> None:
+def test_describe_type(annotation: Any, expected: str) -> None:
     assert describe_type(annotation) == expected
 
 
@@ -80,7 +80,7 @@ class Options(BaseModel):
         ("pair", "a list of whole numbers, of length 2 or more"),
     ],
 )
-def test_limits_in_words(key: str, expected: str) -> None:
+def test_describe_field_has_the_limits(key: str, expected: str) -> None:
     assert sorted(describe_field(Options.model_fields[key]).split(", ")) == sorted(expected.split(", "))
 
 
@@ -100,22 +100,22 @@ def test_limits_in_words(key: str, expected: str) -> None:
         (-(2**63), "-9223372036854775808"),
     ],
 )
-def test_values_in_words(value: object, expected: str) -> None:
+def test_format_value(value: object, expected: str) -> None:
     assert format_value(value) == expected
 
 
-def test_a_number_too_long_for_a_text_has_words_too() -> None:
+def test_format_value_of_huge_integers() -> None:
     assert format_value(16**9999) == format_value(-(16**9999)) == "a number beyond 64 bits"
 
 
-def test_spellings_of_a_key() -> None:
-    found = {name: aliases(name, field) for name, field in Options.model_fields.items()}
-    assert (found["low"], found["short"], found["odd"]) == (["low"], ["short", "s"], ["odd", "lambda"])
+def test_aliases_and_known_keys() -> None:
+    names = {name: aliases(name, field) for name, field in Options.model_fields.items()}
+    assert (names["low"], names["short"], names["odd"]) == (["low"], ["short", "s"], ["odd", "lambda"])
     assert known_keys(Options) == ["low", "even", "code", "pair", "short", "s", "odd", "lambda"]
     assert known_keys(Recipe)[:2] == ["extends", "format"]
 
 
-def test_fields_are_found_by_their_paths(registry: Registry) -> None:
+def test_field_for_finds_fields_by_path(registry: Registry) -> None:
     lora = registry.find("method", "lora").component
     components = {("method",): lora, ("metric", 1): registry.find("metric", "rouge").component}
 
@@ -138,7 +138,7 @@ def test_fields_are_found_by_their_paths(registry: Registry) -> None:
     assert model_for(("run", "seed"), components) is model_for(("none",), components) is None
 
 
-def test_what_a_type_spells_out_and_whether_it_takes_dates() -> None:
+def test_literals_and_takes_dates() -> None:
     assert literals(bool | Literal["x", 1] | list[Literal["y"]]) == ["x", "y"]
     assert takes_dates(datetime.date | None)
     assert takes_dates(dict[str, Any])

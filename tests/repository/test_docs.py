@@ -1,4 +1,4 @@
-"""What the documentation prints works as printed."""
+"""Examples in the documentation work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(file: str, language: str) -> list[str]:
-    """The fenced blocks of that language."""
+    """The fenced code blocks of a language."""
     return re.findall(
         rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
@@ -32,7 +32,7 @@ PLUGINS = [text for text in PRINTED if "@hookimpl" in text]
 
 
 def installed(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """What a module of that text registers."""
+    """The registry of a module with this source."""
     (folder / "documented_plugin.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "documented_plugin", raising=False)
@@ -42,7 +42,7 @@ def installed(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Regis
 
 
 @pytest.mark.parametrize("text", PLUGINS, ids=lambda text: re.findall(r"class (\w+)", text)[0])
-def test_every_printed_plugin_registers(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_documented_plugin_registers(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = installed(text, tmp_path, monkeypatch)
     assert registry.failures == ()
     (entry,) = registry.entries
@@ -50,19 +50,19 @@ def test_every_printed_plugin_registers(text: str, tmp_path: Path, monkeypatch: 
     assert entry.summary
 
 
-def test_the_printed_method_passes_the_printed_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_method_passes_the_documented_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [proof] = [text for text in PRINTED if "conformance" in text]
     [method] = [text for text in PLUGINS if "class TopLayers" in text]
     (tmp_path / "peftkit_top_layers.py").write_text(method, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    made: dict[str, Any] = {}
-    exec(proof, made)  # noqa: S102 - our own document
-    assert {name for name in vars(made["TestTopLayers"]) if name.startswith("test_")} == {
+    namespace: dict[str, Any] = {}
+    exec(proof, namespace)  # noqa: S102 - our own document
+    assert {name for name in vars(namespace["TestTopLayers"]) if name.startswith("test_")} == {
         "test_options",
         "test_conforms",
     }
     for check in ("trains", "reloads", "checkpointing"):
-        METHOD_CHECKS[check](made["TopLayers"](number=1), "bert", tmp_path / check)
+        METHOD_CHECKS[check](namespace["TopLayers"](number=1), "bert", tmp_path / check)
 
 
 VARIANTS = [
@@ -72,12 +72,12 @@ VARIANTS = [
 ]
 
 
-def test_the_variants_of_lora_are_found() -> None:
+def test_the_documented_variants_of_lora_are_parsed() -> None:
     assert len(VARIANTS) == 8
 
 
 @pytest.mark.parametrize(("cell", "link"), VARIANTS)
-def test_the_printed_variants_of_lora_are_those_of_their_recipes(cell: str, link: str) -> None:
+def test_the_documented_variants_of_lora_equal_their_recipes(cell: str, link: str) -> None:
     options = tomllib.loads("\n".join(re.findall("`([^`]+)`", cell)))
     [file] = re.findall("`([^`]+)`", link)
     method = tomllib.loads((ROOT / file).read_text(encoding="utf-8"))["method"]
@@ -92,7 +92,7 @@ def test_the_documents_show_every_kind_of_component() -> None:
     assert hooks == {"register_methods", "register_tasks", "register_metrics", "register_meters"}
 
 
-def test_the_printed_task_encodes_what_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_task_loads_and_builds_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = [t for t in PLUGINS if "register_tasks" in t]
     (entry,) = installed(text, tmp_path, monkeypatch).entries
     task = entry.component()  # type: ignore[call-arg]
@@ -116,14 +116,14 @@ def test_the_readmes_recipe_is_valid(tmp_path: Path) -> None:
             assert keys <= printed, f"[{table}] has keys that the README does not show: {keys - printed}"
 
 
-def test_the_readme_names_files_that_exist() -> None:
+def test_links_of_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).is_file()] == []
 
 
-def test_the_commands_of_the_readme_are_stages_of_the_script() -> None:
+def test_dev_commands_of_the_readme_are_stages_of_the_script() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     script = (ROOT / "scripts/dev.py").read_text(encoding="utf-8")
     stages = re.findall(r"python3 scripts/dev\.py (\w+)", text)

@@ -24,7 +24,7 @@ EXTERNAL_METHODS = {"forward", "write"}
 """Methods that override one of a base class of another library."""
 
 IN_LIBRARIES = {"Args", "MulticlassF1Score", "RankAllocator"}
-"""Names in docstrings that are no names of the code."""
+"""Names in docstrings that do not exist in the code."""
 
 TENSOR = re.compile(r"\bTensor\b")
 SHAPE = re.compile(r"\(.*\)|shape|scalar")
@@ -56,7 +56,7 @@ class Function:
         return section[1] if section else ""
 
     def description(self, argument: str) -> str:
-        """What the ``Args`` section has on an argument, in one line."""
+        """The description of an argument in the ``Args`` section, in one line."""
         entry = re.search(rf"^ +\*{{0,2}}{argument}(?: \(.*?\))?: (.*(?:\n {{8,}}.*)*)", self.args, re.MULTILINE)
         return " ".join(entry[1].split()) if entry else ""
 
@@ -120,7 +120,7 @@ FUNCTIONS = [function for file in FILES for function in public_functions(file)]
 
 
 def problems(functions: list[Function]) -> list[str]:
-    """What is missing in these functions' docstrings."""
+    """Missing sections and shapes in the docstrings of functions."""
     result = []
     for function in functions:
         place = f"{function.file}:{function.line}: {function.name}"
@@ -161,7 +161,7 @@ def test_a_missing_section_and_a_missing_shape_are_reported() -> None:
     assert problems([returning]) == ["f.py:1: f: no shape of the tensor that it returns"]
 
 
-def test_functions_that_need_no_section_are_left_out() -> None:
+def test_overrides_and_functions_of_one_argument_need_no_section() -> None:
     names = {(function.file, function.name) for function in FUNCTIONS}
     assert ("peftkit/components/method.py", "Method.save") in names
     assert ("peftkit/methods/full.py", "Full.apply") not in names, "it overrides Method.apply"

@@ -1,4 +1,4 @@
-"""The shape of the code: sizes, names, directions, and tests beside their modules."""
+"""Sizes and names of modules, import cycles, and the layout of tests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TESTS_OF_NO_MODULE = {"integration", "repository", "scripts"}
 
 
 def modules(*folders: str) -> list[Path]:
-    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    return [path for path in found if not {"assets", "build", "templates"} & {*path.relative_to(ROOT).parts}]
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return [path for path in files if not {"assets", "build", "templates"} & {*path.relative_to(ROOT).parts}]
 
 
 def script(name: str) -> ModuleType:
@@ -38,27 +38,27 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_no_module_is_long() -> None:
+def test_no_module_exceeds_the_line_limit() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules(*CODE)}
     most = {path: MOST_TEST_LINES if "tests" in Path(path).parts else MOST_LINES for path in lengths}
     assert {path: length for path, length in lengths.items() if length > most[path]} == {}
 
 
-def test_no_folder_is_crowded() -> None:
+def test_no_folder_exceeds_the_module_limit() -> None:
     numbers = Counter(path.parent.relative_to(ROOT) for path in modules(*CODE))
     assert {str(folder): number for folder, number in numbers.items() if number > MOST_MODULES} == {}
 
 
-def test_no_modules_import_each_other() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = grimp.build_graph("peftkit", exclude_type_checking_imports=True)
-    # The package's own names are imported when they are asked for.
+    # Names of the package itself are imported lazily.
     imports = {
         module: graph.find_modules_directly_imported_by(module) - {"peftkit"} for module in graph.modules - {"peftkit"}
     }
     TopologicalSorter(imports).prepare()  # raises CycleError with the modules
 
 
-def test_a_name_is_one_kind_of_thing() -> None:
+def test_module_names_are_unique() -> None:
     names: dict[str, list[str]] = {}
     for path in modules("peftkit", "plugins"):
         place = path.relative_to(ROOT)
@@ -81,14 +81,14 @@ def test_tests_mirror_the_source() -> None:
     assert wrong == []
 
 
-def test_the_picture_is_that_of_the_imports() -> None:
+def test_the_architecture_diagram_is_up_to_date() -> None:
     picture = script("architecture_picture")
     document = picture.DOCUMENT.read_text(encoding="utf-8")
     assert picture.with_picture(document) == document
 
 
 @pytest.mark.parametrize("heading", ["## Packages"])
-def test_every_package_is_described(heading: str) -> None:
+def test_the_architecture_document_describes_every_package(heading: str) -> None:
     document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = document.split(heading)[1].split("\n## ")[0]
     packages = {

@@ -1,4 +1,4 @@
-"""What runs on one line of transformers only does not depend on it."""
+"""Tests that run with one version of transformers do not import it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.parametrize("name", [*ONE_LINE, *AROUND])
-def test_each_entry_is_there(name: str) -> None:
+def test_listed_tests_exist(name: str) -> None:
     assert (TESTS / name).exists()
 
 
-def test_tests_of_one_line_can_be_imported_without_the_packages_that_differ() -> None:
+def test_one_line_tests_import_without_transformers() -> None:
     files = [
         file for name in ONE_LINE for file in ([TESTS / name] if name.endswith(".py") else (TESTS / name).rglob("*.py"))
     ]

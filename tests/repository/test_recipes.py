@@ -1,4 +1,4 @@
-"""Every recipe that is shipped, found wherever it lies."""
+"""All recipes and sweeps of the repository."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def method_of(name: str) -> str:
     return str(tomllib.loads(FILES[name].read_text(encoding="utf-8"))["method"]["name"])
 
 
-def of_hub(task: str, method: str, *, large: bool) -> str:
-    """The file of one of the starting system's experiments."""
+def hub_recipe(task: str, method: str, *, large: bool) -> str:
+    """The recipe file of a hub task and a method."""
     if (task, method, large) == ("commonsense_qa", "parallel_adapters", False):
         return "cqa_adapters.toml"
     return f"{task}/{'large_' if large else ''}{method}.toml"
 
 
 HUB_FILES = [
-    of_hub(t, m, large=large) for t in HUB for m in METHODS for large in (False, True) if not large or t in LARGE
+    hub_recipe(t, m, large=large) for t in HUB for m in METHODS for large in (False, True) if not large or t in LARGE
 ]
 
 
@@ -55,14 +55,14 @@ def registry() -> Registry:
     return load_registry()
 
 
-def test_there_are_as_many_as_there_should_be() -> None:
+def test_number_of_recipes() -> None:
     assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (86, 78, 8, len(METHODS) * len(TASKS))
     assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_recipe_is_right_or_says_which_plugin_it_needs(name: str, registry: Registry) -> None:
+def test_every_recipe_is_valid_or_names_its_plugin(name: str, registry: Registry) -> None:
     needed = method_of(name)
     if needed in registry.all("method"):
         recipe = load_recipe(FILES[name], registry)
@@ -79,7 +79,7 @@ def test_a_recipe_is_right_or_says_which_plugin_it_needs(name: str, registry: Re
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("task", TASKS)
-def test_five_methods_on_three_tasks(task: str, method: str, registry: Registry) -> None:
+def test_the_matrix_has_five_methods_on_three_tasks(task: str, method: str, registry: Registry) -> None:
     name = f"wordnet/{task}_{method}.toml"
     assert name in FILES
     if method in registry.all("method"):
@@ -90,38 +90,38 @@ def test_five_methods_on_three_tasks(task: str, method: str, registry: Registry)
         assert method in FIRST_PARTY
 
 
-def test_each_variant_of_lora_that_is_documented_has_a_recipe() -> None:
+def test_every_documented_variant_of_lora_has_a_recipe() -> None:
     documented = (RECIPES.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     variants = {name for name in WHOLE if name.startswith("lora/")}
     assert variants == {f"lora/{name}.toml" for name in re.findall(r"recipes/lora/(\w+)\.toml", documented)}
     assert len(variants) == 8
 
 
-def test_the_runs_of_no_two_recipes_have_one_name(registry: Registry) -> None:
-    found = [name for name in WHOLE if method_of(name) in registry.all("method")]
-    names = [load_recipe(FILES[name], registry).run.name for name in found]
+def test_run_names_of_recipes_are_unique(registry: Registry) -> None:
+    available = [name for name in WHOLE if method_of(name) in registry.all("method")]
+    names = [load_recipe(FILES[name], registry).run.name for name in available]
     assert len(set(names)) == len(names) >= 50
 
 
-def test_each_sweep_is_the_grid_that_it_says(registry: Registry) -> None:
+def test_sweeps_have_the_expected_number_of_studies(registry: Registry) -> None:
     sizes = {}
     for file in SWEEPS:
         table = read_sweep(file).model_copy(update={"skip_incompatible": True})
-        made = expand(file, table, registry)
-        missing = [each for each in made.rejected if "no method is called" in each.reason]
+        grid = expand(file, table, registry)
+        missing = [each for each in grid.rejected if "no method is called" in each.reason]
         assert all(FIRST_PARTY["parallel_adapters"] in each.reason for each in missing)
-        sizes[file.stem] = len(made.studies) + len(missing)
-        assert {len(study.recipes) for study in made.studies} == {3}
+        sizes[file.stem] = len(grid.studies) + len(missing)
+        assert {len(study.recipes) for study in grid.studies} == {3}
         assert table.tune is not None
     assert [*sizes] == ["emotion", "learning_efficiency", "pocket", "ranks"]
     assert sizes["emotion"] == 5
     assert sizes["learning_efficiency"] == 5 * (4 + 2)
-    # Of the built-in methods alone; three models and three tasks.
+    # With built-in methods only; three models and three tasks.
     assert sizes["pocket"] >= 3 * 3 * 35
     assert sizes["ranks"] == 2 * 20
 
 
-def test_the_rank_sweep_has_each_method_at_three_sizes_or_more_with_labels_of_their_own(registry: Registry) -> None:
+def test_the_rank_sweep_has_three_sizes_of_each_method(registry: Registry) -> None:
     file = RECIPES / "sweeps" / "ranks.toml"
     grid = expand(file, read_sweep(file), registry)
     sizes: dict[str, set[str]] = {}
@@ -135,7 +135,7 @@ def test_the_rank_sweep_has_each_method_at_three_sizes_or_more_with_labels_of_th
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_a_base_lacks_what_a_recipe_adds_and_nothing_else(name: str, registry: Registry) -> None:
+def test_bases_lack_only_the_keys_that_recipes_add(name: str, registry: Registry) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(FILES[name], registry)
     lacking = ["method.name"] if name in TASK_BASES else ["task.name", "method.name"]
@@ -143,7 +143,7 @@ def test_a_base_lacks_what_a_recipe_adds_and_nothing_else(name: str, registry: R
 
 
 @pytest.mark.parametrize("name", HUB_FILES)
-def test_the_starting_systems_experiments_are_short_and_have_its_settings(name: str, registry: Registry) -> None:
+def test_hub_recipes_are_short_and_have_the_published_settings(name: str, registry: Registry) -> None:
     text = FILES[name].read_text(encoding="utf-8")
     assert len(text.splitlines()) < 15
     assert text.startswith("extends = ")
@@ -184,9 +184,7 @@ ROWS = {
 @pytest.mark.one_line
 @pytest.mark.parametrize("task", HUB)
 @pytest.mark.parametrize("model", ["pocket-t5", "pocket-decoder", "pocket-encoder"])
-def test_an_experiment_runs_on_a_local_folder_in_the_hubs_form(
-    task: str, model: str, registry: Registry, write: Write, tmp_path: Path
-) -> None:
+def test_hub_recipes_run_on_local_data(task: str, model: str, registry: Registry, write: Write, tmp_path: Path) -> None:
     for split, number in (("train", 120), ("validation", 12), ("test", 12)):
         write(f"hub/{split}.parquet", ROWS[task](number))
     overrides = [
@@ -200,7 +198,7 @@ def test_an_experiment_runs_on_a_local_folder_in_the_hubs_form(
         "track.to=[]",
     ]
     lora = overrides + (["method.target_modules=all-linear"] if model != "pocket-t5" else [])  # q and v are T5's names
-    recipe_file = FILES[of_hub(task, "lora", large=False)]
+    recipe_file = FILES[hub_recipe(task, "lora", large=False)]
     if (task, model) == ("race_distractors", "pocket-encoder"):
         with pytest.raises(RecipeError, match="generates text, which an encoder cannot"):
             load_recipe(recipe_file, registry, lora)

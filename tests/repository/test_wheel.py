@@ -1,4 +1,4 @@
-"""The built wheel holds the package with its assets, and nothing else that lies in the repository."""
+"""Contents and metadata of the built wheel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Built in a copy, so that a build/ left in the repository cannot lend it files that are gone.
+    # Built in a copy, so that stale files in build/ are not included.
     folder = tmp_path_factory.mktemp("wheel")
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "wandb")
     shutil.copytree(ROOT, folder / "copy", ignore=unwanted)
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def members(wheel: Path) -> dict[str, str]:
-    """Where each file lies in the wheel; those of the metadata without the version in their folder's name."""
+    """Names in the wheel by file; metadata files without their versioned folder."""
     with ZipFile(wheel) as archive:
         return {n.partition(".dist-info/")[2] if ".dist-info/" in n else n: n for n in archive.namelist()}
 
@@ -51,7 +51,7 @@ def metadata(wheel: Path, members: dict[str, str]) -> Message:
         return message_from_string(archive.read(members["METADATA"]).decode())
 
 
-def test_it_holds_all_of_the_package(members: dict[str, str]) -> None:
+def test_the_wheel_has_all_files_of_the_package(members: dict[str, str]) -> None:
     files = {
         f.relative_to(ROOT).as_posix() for f in (ROOT / "peftkit").rglob("*") if f.is_file() and f.suffix != ".pyc"
     }
@@ -60,12 +60,12 @@ def test_it_holds_all_of_the_package(members: dict[str, str]) -> None:
     assert any(name.startswith("peftkit/assets/") for name in files)
 
 
-def test_it_holds_nothing_else(members: dict[str, str]) -> None:
+def test_the_wheel_has_no_other_files(members: dict[str, str]) -> None:
     others = {name for name in members if not name.startswith("peftkit/")}
     assert others == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
 
 
-def test_its_entry_points(wheel: Path, members: dict[str, str]) -> None:
+def test_entry_points_of_the_wheel(wheel: Path, members: dict[str, str]) -> None:
     parser = configparser.ConfigParser()
     with ZipFile(wheel) as archive:
         parser.read_string(archive.read(members["entry_points.txt"]).decode())
@@ -80,7 +80,7 @@ def test_its_entry_points(wheel: Path, members: dict[str, str]) -> None:
     }
 
 
-def test_its_metadata(metadata: Message) -> None:
+def test_metadata_of_the_wheel(metadata: Message) -> None:
     assert metadata["Name"] == "peftkit"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
@@ -88,5 +88,5 @@ def test_its_metadata(metadata: Message) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 
-def test_its_size(wheel: Path) -> None:
+def test_size_of_the_wheel(wheel: Path) -> None:
     assert wheel.stat().st_size < 60e6

@@ -1,4 +1,4 @@
-"""Words that are nobody's, and what the field says instead."""
+"""Unidiomatic words and names in code, tests and documents, and the field's terms for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,13 @@ WORDS = {
     r"\bas they come\b|\bas it comes\b": "one at a time",
     r"\bthe like\b|\balike\b": "equal, the same",
 }
-"""Patterns of words, and what to write."""
+"""Patterns of unidiomatic words, and their replacements."""
 NOT_NAMES = {"told", "found", "made", "own", "of", "ours", "theirs", "those", "whose"}
-"""Names of locals that do not say what they hold."""
+"""Names of variables that do not describe their values."""
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that people read: all of a document; comments and texts of code."""
+    """Lines of prose: all of a document, comments and strings of code."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         yield from enumerate(text.splitlines(), 1)
@@ -57,38 +58,42 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def paths(*patterns: str) -> list[Path]:
-    found = [path for pattern in patterns for path in ROOT.glob(pattern)]
-    return [path for path in found if "assets" not in path.parts and path.name not in ("test_words.py", "CHANGELOG.md")]
+    files = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    return [path for path in files if "assets" not in path.parts and path.name not in ("test_words.py", "CHANGELOG.md")]
 
 
-READ = paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py", "README.md", "CONTRIBUTING.md", "docs/*.md")
+CODE = paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py", "tests/**/*.py")
+DOCUMENTS = paths("README.md", "CONTRIBUTING.md", "docs/*.md")
+
+
+@cache
+def all_prose() -> list[tuple[Path, int, str]]:
+    return [(path, number, line) for path in (*CODE, *DOCUMENTS) for number, line in prose(path)]
 
 
 @pytest.mark.parametrize("pattern", WORDS)
-def test_words_are_the_fields(pattern: str) -> None:
+def test_prose_uses_the_fields_terms(pattern: str) -> None:
+    search = re.compile(pattern, flags=re.IGNORECASE).search
     places = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
-        for path in READ
-        for number, line in prose(path)
-        if re.search(pattern, line, flags=re.IGNORECASE)
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}" for path, number, line in all_prose() if search(line)
     ]
     assert not places, f"write {WORDS[pattern]}:\n" + "\n".join(places)
 
 
-def test_names_say_what_they_hold() -> None:
+def test_names_describe_their_values() -> None:
     places = [
         f"{path.relative_to(ROOT)}:{token.start[0]}: {token.string}"
-        for path in paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py")
+        for path in CODE
         for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
         if token.type == tokenize.NAME and token.string in NOT_NAMES
     ]
     assert not places, "\n".join(places)
 
 
-def test_tests_report_and_do_not_tell() -> None:
+def test_identifiers_report_and_do_not_tell() -> None:
     places = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
-        for path in paths("tests/**/*.py", "plugins/*/tests/*.py")
+        for path in paths("tests/**/*.py", "plugins/*/tests/**/*.py")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(r"(?:\b|_)told(?:\b|_)|_tells?_", line)
     ]

@@ -72,7 +72,7 @@ def test_equal_methods_are_seldom_separated(results: list[dict[str, Any]]) -> No
     assert np.mean([result["holm"] for result in null if result["holm"] is not None]) <= most + 0.05
 
 
-def test_all_tables_are_printed_and_chunks_are_kept(
+def test_report_prints_all_tables_and_chunks_are_kept(
     script: Any, criteria: Any, results: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = script.report(results, 1)
@@ -92,7 +92,9 @@ def test_all_tables_are_printed_and_chunks_are_kept(
     assert script.run(3, 1, tmp_path, "worlds") == first
 
 
-def test_processes_change_nothing(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_number_of_processes(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(script, "CHUNK", 1)
     alone, both = (
         script.run(3, 2, tmp_path / str(number), "worlds", number, methods=2, examples=100) for number in (1, 2)
@@ -103,7 +105,7 @@ def test_processes_change_nothing(script: Any, tmp_path: Path, monkeypatch: pyte
 def planted(
     scenarios: Any, *, coverage: float = 0.95, stated: float = 0.97, correct: bool = True, **changed: Any
 ) -> list[Any]:
-    """Equal results of as many scenarios as make the criteria strict."""
+    """Equal results of enough scenarios to make the criteria strict."""
     results = []
     for number in range(400):
         scenario = {
@@ -133,21 +135,21 @@ def planted(
         ({"stated": 0.99, "correct": False}, {4, 5}),
     ],
 )
-def test_each_criterion_can_be_missed(scenarios: Any, criteria: Any, changed: dict[str, Any], missed: set[int]) -> None:
+def test_every_criterion_can_fail(scenarios: Any, criteria: Any, changed: dict[str, Any], missed: set[int]) -> None:
     results = planted(scenarios, **{key: changed[key] for key in changed if key in ("coverage", "stated", "correct")})
     results = [{**each, **{key: changed[key] for key in changed if key in ("width", "inside")}} for each in results]
-    results += [{**each} for each in results]  # 400 statements of scenarios that are not null
+    results += [{**each} for each in results]  # 400 probabilities of non-null scenarios
     assert {place for place, (*_, met) in enumerate(criteria(results)) if met is False} == missed
 
 
-def test_claims_and_tests_of_equal_methods_are_criteria(scenarios: Any, criteria: Any) -> None:
+def test_false_claims_about_equal_methods_fail_criteria(scenarios: Any, criteria: Any) -> None:
     results = [{**each, "claim": 0.96, "holm": True if not each["spread"] else None} for each in planted(scenarios)]
     assert [met for *_, met in criteria(results)][6:] == [False, False, False]
 
 
 @pytest.mark.parametrize("level", [0.4, 0.97, "loss"])
 @pytest.mark.parametrize("curve", [False, True])
-def test_the_truth_is_the_mean_of_simulated_runs(scenarios: Any, level: float | str, curve: bool) -> None:
+def test_the_true_score_is_the_mean_of_simulated_runs(scenarios: Any, level: float | str, curve: bool) -> None:
     rng = np.random.default_rng(0)
     scenario = scenarios.Scenario(2, 10, 2000, 2.0, "equal", "t5", curve, level)
     gaps = []

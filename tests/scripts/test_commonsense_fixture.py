@@ -1,4 +1,4 @@
-"""The invented rows in the hub's form, and the stage of CI that launches a hub recipe on them."""
+"""Synthetic rows in the hub's layout, and the CI stage that runs a hub recipe on them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cqa"
 
 
-def test_it_has_the_files_and_columns_of_the_hub(folder: Path) -> None:
+def test_the_fixture_has_the_files_and_columns_of_the_hub(folder: Path) -> None:
     files = {file.name: Dataset.from_parquet(str(file)) for file in sorted((folder / "data").iterdir())}
     assert [*files] == [f"{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")]
     for name, rows in files.items():
@@ -49,18 +49,18 @@ def test_it_has_the_files_and_columns_of_the_hub(folder: Path) -> None:
     assert len(set(ids)) == len(ids) == 80
 
 
-def test_the_right_answers_stand_at_every_letter(folder: Path) -> None:
+def test_correct_answers_have_every_letter(folder: Path) -> None:
     rows = Dataset.from_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
     assert set(rows["answerKey"][:]) == {*"ABCDE"}
 
 
 @pytest.mark.parametrize("name", ["cqa_adapters", "commonsense_qa/lora"])
-def test_a_recipe_of_the_hub_trains_on_it(name: str, folder: Path, tmp_path: Path) -> None:
+def test_hub_recipes_train_on_the_fixture(name: str, folder: Path, tmp_path: Path) -> None:
     registry = load_registry()
     method = "parallel_adapters" if name == "cqa_adapters" else "lora"
     path = ROOT / "recipes" / f"{name}.toml"
     keys = [*script("dev").SHORT, f"task.path={folder}", "model.name=pocket-t5", "track.to=[]"]
-    if method not in registry.all("method"):  # without the plugin: what the recipe asks of everything else
+    if method not in registry.all("method"):  # without the plugin, test the rest of the recipe
         keys.append('method={name = "lora"}')
     done = run(load_recipe(path, registry, [*keys, f"run.output={tmp_path / 'runs'}"]), registry)
     assert done is not None
@@ -70,7 +70,7 @@ def test_a_recipe_of_the_hub_trains_on_it(name: str, folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("status", ["done", "failed"])
-def test_the_matrix_launches_it_as_the_readme_does_and_looks_at_the_outcome(
+def test_the_matrix_stage_launches_the_recipe_and_checks_its_status(
     status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dev = script("dev")

@@ -1,4 +1,4 @@
-"""What a change must pass is run whole, each stage once, and says what failed and how long it took."""
+"""Stages of CI: each runs once, failures and times are printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = ["quickstart", "test", "lint", "matrix", "scaffold", "fuzz", "build"]
 
 @pytest.fixture
 def dev(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, whose environments are there."""
+    """The script, with prepared environments."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     import dev
 
@@ -45,7 +45,7 @@ def test_ci_runs_every_stage_but_results(dev: ModuleType, monkeypatch: pytest.Mo
     assert [line for stage, line in ran if stage == "fuzz"] == ["5", "4.57"]
 
 
-def test_a_lane_that_fails_fails_all_and_what_it_printed_is_printed(
+def test_a_failing_lane_fails_ci_and_its_output_is_printed(
     dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in = tmp_path / "dev.py"
@@ -62,7 +62,7 @@ def test_a_lane_that_fails_fails_all_and_what_it_printed_is_printed(
         dev.ci([dev.MAIN])
 
 
-def test_the_time_of_each_stage_and_of_all_is_printed(
+def test_the_times_of_stages_and_their_sum_are_printed(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(dev.STAGES, "lint", lambda environments: None)
@@ -72,16 +72,16 @@ def test_the_time_of_each_stage_and_of_all_is_printed(
     assert capsys.readouterr().out.splitlines()[-1] == "== lint 0 s, build 0 s; 0 s in all"
 
 
-def test_temporary_files_are_gone_at_the_end(dev: ModuleType) -> None:
+def test_temporary_files_are_deleted(dev: ModuleType) -> None:
     with dev.scratch() as folder:
         (Path(folder) / "x").touch()
     assert not Path(folder).exists()
 
 
-def test_the_hooks_before_a_commit_are_the_commands_of_lint(dev: ModuleType) -> None:
+def test_pre_commit_hooks_are_the_commands_of_lint(dev: ModuleType) -> None:
     [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     hooks = [shlex.split(hook["entry"]) for hook in repository["hooks"]]
-    own = f"{dev.MAIN.name}/bin/"
-    assert all(hook[0].startswith(own) for hook in hooks)
-    commands = [tuple(w for w in (hook[0].removeprefix(own), *hook[1:]) if w != "--force-exclude") for hook in hooks]
+    prefix = f"{dev.MAIN.name}/bin/"
+    assert all(hook[0].startswith(prefix) for hook in hooks)
+    commands = [tuple(w for w in (hook[0].removeprefix(prefix), *hook[1:]) if w != "--force-exclude") for hook in hooks]
     assert commands == [tuple(word for word in command if word != "--check") for command in dev.LINT]

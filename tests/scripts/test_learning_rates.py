@@ -1,4 +1,4 @@
-"""The page on learning rates says what the methods declare, those of the plugins in this repository too."""
+"""The page on learning rates matches the methods' declarations, including first-party plugins."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def script() -> ModuleType:
     return module
 
 
-def test_the_page_is_what_the_script_writes(script: ModuleType) -> None:
+def test_the_page_is_up_to_date(script: ModuleType) -> None:
     page = script.PAGE.read_text(encoding="utf-8")
     assert script.update(page) == page, "run python scripts/learning_rates.py"
 
 
-def test_every_method_of_the_registry_has_its_row(script: ModuleType) -> None:
+def test_every_registered_method_has_a_row(script: ModuleType) -> None:
     rows = [line.split("|")[1].strip(" `") for line in "\n".join(script.tables().values()).splitlines()]
-    ours = {"peftkit", *script.PLUGINS}
-    there = {name for name, e in load_registry().all("method").items() if e.distribution in ours}
-    assert there
-    assert there <= set(rows)
+    distributions = {"peftkit", *script.PLUGINS}
+    expected = {name for name, e in load_registry().all("method").items() if e.distribution in distributions}
+    assert expected
+    assert expected <= set(rows)
 
 
-def test_every_method_has_one_of_the_named_ranges(script: ModuleType) -> None:
-    of_families = script.families()
+def test_every_method_is_in_one_family(script: ModuleType) -> None:
+    families = script.families()
     for distribution in script.MODULES:
         for method in script.methods(distribution):
-            assert of_families.count(f"`{script.name_of(method)}`") == 1
+            assert families.count(f"`{script.name_of(method)}`") == 1
 
 
 def test_a_page_without_markers_for_a_table_is_rejected(script: ModuleType) -> None:

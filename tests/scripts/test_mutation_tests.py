@@ -1,4 +1,4 @@
-"""Mutants are valid Python that differs, and the rooms and explanations name source that exists."""
+"""Mutants are valid Python, and rooms and explanations refer to existing source."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_tests_are_chosen_by_the_lines_they_execute(script: ModuleType) -> None:
     assert script.tests_for(mutants[27], baseline) is None, "no test executes it"
 
 
-def test_rooms_and_explanations_name_what_exists(script: ModuleType) -> None:
+def test_rooms_and_explanations_refer_to_existing_source(script: ModuleType) -> None:
     patterns = [p for room in script.ROOMS.values() for p in (*room.source, *room.tests)]
     assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []
     files = [file for room in script.ROOMS.values() for pattern in room.source for file in ROOT.glob(pattern)]

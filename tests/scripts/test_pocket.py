@@ -1,4 +1,4 @@
-"""The scripts that make the built-in data and models, on a WordNet of a few synsets."""
+"""The scripts that build the built-in data and models, on a small WordNet."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ NOUNS = """\
 def pocket(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     monkeypatch.syspath_prepend(str(FOLDER))
     names = ("wordnet", "build_tasks", "pretext")
-    found = {name: __import__(name) for name in names}
+    modules = {name: __import__(name) for name in names}
     for name in names:
         monkeypatch.delitem(sys.modules, name)
-    return found
+    return modules
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def synsets(pocket: dict[str, ModuleType], tmp_path: Path) -> dict[str, object]:
     return pocket["wordnet"].read(tmp_path)  # type: ignore[no-any-return]
 
 
-def test_the_database_is_read_as_its_manual_says(synsets) -> None:  # type: ignore[no-untyped-def]
+def test_the_wordnet_database_is_parsed(synsets) -> None:  # type: ignore[no-untyped-def]
     assert list(synsets) == ["n00000001", "n00000002", "n00000003", "n00000004"]
     hound, rex, rose = list(synsets.values())[1:]
     assert hound.lemmas == ("hound", "hunting dog")
@@ -47,7 +47,7 @@ def test_the_database_is_read_as_its_manual_says(synsets) -> None:  # type: igno
     assert synsets["n00000001"].category is None
 
 
-def test_definitions_that_give_the_answer_away_are_seen(pocket, synsets) -> None:  # type: ignore[no-untyped-def]
+def test_definitions_that_contain_the_answer_are_detected(pocket, synsets) -> None:  # type: ignore[no-untyped-def]
     build = pocket["build_tasks"]
     _, hound, rex, rose = synsets.values()
     assert [build.names_category(s) for s in (hound, rex, rose)] == [False, True, True]
@@ -56,7 +56,7 @@ def test_definitions_that_give_the_answer_away_are_seen(pocket, synsets) -> None
     assert not build.gives_itself_away(hound)
 
 
-def test_groups_hold_five_sisters_or_five_categories(pocket) -> None:  # type: ignore[no-untyped-def]
+def test_groups_have_five_sisters_or_five_categories(pocket) -> None:  # type: ignore[no-untyped-def]
     synset, build = pocket["wordnet"].Synset, pocket["build_tasks"]
     nouns = [
         synset(f"n{f}{i}", 4 + f, (f"word{chr(97 + f)}{chr(97 + i)}",), (f"n{f}",), "a thing of some use", ())
@@ -83,11 +83,11 @@ def test_a_synset_is_never_in_two_splits(pocket, synsets) -> None:  # type: igno
         assignment.assign(synsets.values(), "train")
 
 
-def test_pretext_pairs_hold_no_category_and_corruption_loses_no_word(pocket, synsets) -> None:  # type: ignore[no-untyped-def]
+def test_pretext_pairs_have_no_category_and_corruption_keeps_all_words(pocket, synsets) -> None:  # type: ignore[no-untyped-def]
     pretext = pocket["pretext"]
-    made = pretext.pairs(list(synsets.values()), synsets, random.Random(0))
-    assert {source.split(":")[0] for source, _ in made} >= {"word", "kind", "kind of word"}
-    kinds = {target for source, target in made if source.startswith("kind")}
+    pairs = pretext.pairs(list(synsets.values()), synsets, random.Random(0))
+    assert {source.split(":")[0] for source, _ in pairs} >= {"word", "kind", "kind of word"}
+    kinds = {target for source, target in pairs if source.startswith("kind")}
     assert kinds <= {"thing", "hound", "hunting dog"}
     text = " ".join(f"w{i}" for i in range(40))
     source, target = pretext.corrupt(text, random.Random(1))
@@ -96,7 +96,7 @@ def test_pretext_pairs_hold_no_category_and_corruption_loses_no_word(pocket, syn
     assert " ".join(spans.get(word, word).strip() for word in source.split()) == text
 
 
-def test_what_a_dev_or_test_split_holds_is_not_trained_on(pocket, synsets, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_pretraining_excludes_dev_and_test_synsets(pocket, synsets, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -26,7 +26,7 @@ def results() -> Any:
     return module
 
 
-def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results: Any, tmp_path: Path) -> None:
+def test_packed_runs_give_the_same_comparison(plant: Plant, results: Any, tmp_path: Path) -> None:
     from peftkit.compare.comparison import compare
     from peftkit.compare.input.groups import group_runs
     from peftkit.compare.input.load_runs import find_runs
@@ -101,7 +101,7 @@ def test_runs_of_excluded_models_are_neither_packed_nor_listed(plant: Plant, res
     assert results.progress({"studies": studies}) == ""
 
 
-def test_the_notice_stands_at_the_top_of_every_page_and_the_encoder_in_none(results: Any) -> None:
+def test_pages_start_with_the_notice_and_exclude_the_encoder(results: Any) -> None:
     readme = (results.DOCS / "README.md").read_text(encoding="utf-8")
     page = (results.DOCS / "pocket.html").read_text(encoding="utf-8")
     assert readme.splitlines()[2] == f"> **Notice.** {results.NOTICE}"

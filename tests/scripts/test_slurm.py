@@ -1,4 +1,4 @@
-"""The SLURM script, run with stand-ins for SLURM's commands and for the launcher."""
+"""The SLURM script, run with fake SLURM commands and a fake launcher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.py"
 COMMANDS = {
     "srun": 'shift; exec "$@"',
     "scontrol": 'if [ "$1" = show ]; then echo node7; echo node8; else echo "scontrol $*" >> calls; fi',
-    # As the launcher does: it lives on when the signal comes, its process saves and ends, and then it fails.
+    # Like the launcher: it ignores the signal, its process saves and exits, and then it fails.
     "accelerate": """
 printf '%s\\n' "$@" > calls
 [ "${1}" = launch ] || exit 3
@@ -32,22 +32,22 @@ wait "$!" || exit 1
 
 @pytest.fixture
 def job(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """The rendered script, and an environment in which SLURM's commands are the ones above."""
+    """The rendered script, and an environment with the fake commands."""
     for name, text in COMMANDS.items():
         file = tmp_path / "bin" / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(f"#!/usr/bin/env bash\n{text}\n")
         file.chmod(0o755)
     words = ["my recipes/it's.toml", "--nodes", "2", "--gpus", "4", "--cpus", "16", "--hours", "3"]
-    made = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=True)
+    rendered = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=True)
     script = tmp_path / "job.sh"
-    script.write_text(made.stdout)
+    script.write_text(rendered.stdout)
     slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "node[7-8]"}
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return script, {**os.environ, **slurm, "SLURM_NODEID": "1", "PATH": path}
 
 
-def test_it_starts_a_launcher_on_every_machine(job: tuple[Path, dict[str, str]]) -> None:
+def test_the_script_starts_a_launcher_on_every_machine(job: tuple[Path, dict[str, str]]) -> None:
     script, environment = job
     text = script.read_text()
     for line in ("--nodes=2", "--gpus-per-node=4", "--cpus-per-task=16", "--time=3:00:00", "--signal=B:USR1@300"):
@@ -71,7 +71,7 @@ def test_a_job_at_its_time_limit_is_requeued_and_a_failed_one_is_not(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     worker = int((script.parent / "worker").read_text())
-    if signalled:  # SLURM's srun hands it on to all that runs below it
+    if signalled:  # srun forwards the signal to its processes
         running.send_signal(signal.SIGUSR1)
         os.kill(worker, signal.SIGUSR1)
     else:

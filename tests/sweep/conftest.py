@@ -1,4 +1,4 @@
-"""Sweeps whose runs are planted by a stand-in for the processes, so that only the sweep's own doing is tested."""
+"""Sweeps with fake workers, which write run directories without training."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def registry() -> Registry:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Written:
-    """Writes a sweep's file beside its base recipe."""
+    """Writes a sweep file and its base recipe."""
 
-    def made(text: str, **tables: Any) -> Path:
+    def write_sweep(text: str, **tables: Any) -> Path:
         (tmp_path / "base.toml").write_text(BASE)
         path = tmp_path / "sweep.toml"
         head = f'name = "s"\nrecipe = "base.toml"\noutput = "{tmp_path}"\n'
         path.write_text(head + text)
         return path
 
-    return made
+    return write_sweep
 
 
 @pytest.fixture
 def grid(written: Written, registry: Registry) -> Callable[..., Grid]:
-    def made(text: str, overrides: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Grid:
+    def make_grid(text: str, overrides: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Grid:
         path = written(text)
         return expand(path, read_sweep(path), registry, overrides, only)
 
-    return made
+    return make_grid
 
 
 def best_at(rate: float, key: str = "learning_rate") -> Callable[[Any], float]:
@@ -70,7 +70,7 @@ BEST = best_at(1e-3)
 
 
 class Planted:
-    """In the place of ``Workers``: leaves a run directory as a run of that recipe would, the best at a rate of 1e-3."""
+    """Fake ``Workers``: writes a run directory for each recipe, with the best score at a rate of 1e-3."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Planted:
     ) -> None:
         self.registry, self.fails, self.diverges, self.score, self.jobs = registry, fails, diverges, score, jobs
         self.stopped = 0
-        self.asked: list[Any] = []
+        self.started: list[Any] = []
         self.resumed: list[Path | None] = []
         self._guard = threading.Lock()
 
@@ -94,9 +94,9 @@ class Planted:
     def run(self, file: Path, resume: Path | None, log: Path) -> Outcome:
         recipe = load_recipe(file, self.registry)
         with self._guard:
-            self.asked.append(recipe)
+            self.started.append(recipe)
             self.resumed.append(resume)
-            number = len(self.asked)
+            number = len(self.started)
         folder = resume or Path(recipe.run.output) / f"{recipe.run.name}-{number:04}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.toml").write_text(dump_recipe(recipe))
@@ -120,11 +120,11 @@ class Planted:
 
 
 def trials_of(workers: Planted, method: str) -> list[Any]:
-    """The recipes that a method's trials were run with, heads not among them."""
-    found = [recipe for recipe in workers.asked if "trials" in Path(recipe.run.output).parts]
+    """The recipes of a method's trials, without those of the head."""
+    trials = [recipe for recipe in workers.started if "trials" in Path(recipe.run.output).parts]
     return [
         recipe
-        for recipe in found
+        for recipe in trials
         if recipe.method.name == method and not any(p.startswith("head-") for p in Path(recipe.run.output).parts)
     ]
 

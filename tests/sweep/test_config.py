@@ -9,7 +9,7 @@ from peftkit.sweep.config import read_sweep
 from tests.sweep.conftest import Written
 
 
-def test_the_old_key_of_skipped_combinations(written: Written) -> None:
+def test_the_old_key_skip_refused_is_read(written: Written) -> None:
     assert read_sweep(written("skip_refused = true\n[axes]\nseed = [1]\n")).skip_incompatible
 
 
@@ -40,12 +40,12 @@ def test_defaults(written: Written) -> None:
         ("[axes\n", r"cannot be read"),
     ],
 )
-def test_what_is_wrong_is_reported_with_its_line(written: Written, text: str, message: str) -> None:
+def test_errors_have_their_line(written: Written, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_sweep(written(text))
 
 
-def test_a_missing_file_names_one_that_is_near(written: Written) -> None:
+def test_a_missing_file_is_an_error_with_a_suggestion(written: Written) -> None:
     path = written("[axes]\nseed = [1]\n")
     with pytest.raises(InputError, match=r"no such file.*did you mean 'sweep.toml'"):
         read_sweep(path.with_name("sweeps.toml"))

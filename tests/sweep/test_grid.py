@@ -21,8 +21,8 @@ seed = [1, 2, 3]
 
 
 def test_every_combination_is_a_study_of_its_seeds(grid: Make) -> None:
-    made = grid(AXES)
-    assert [study.label for study in made.studies] == [
+    expanded = grid(AXES)
+    assert [study.label for study in expanded.studies] == [
         "lora · 0.001",
         "lora · 0.0001",
         "lora (r=16) · 0.001",
@@ -30,20 +30,20 @@ def test_every_combination_is_a_study_of_its_seeds(grid: Make) -> None:
         "full · 0.001",
         "full · 0.0001",
     ]
-    assert all([*study.recipes] == [1, 2, 3] for study in made.studies)
-    wide = made.studies[2].recipes[2]
+    assert all([*study.recipes] == [1, 2, 3] for study in expanded.studies)
+    wide = expanded.studies[2].recipes[2]
     assert (wide.method.r, wide.train.learning_rate, wide.run.seed) == (16, 1e-3, 2)  # type: ignore[attr-defined]
     assert wide.run.name == "wordnet_topic-lora"
     assert wide.track.tags == ("s",)
     assert wide.run.output.endswith(f"s/runs/{recipe_hash(wide)}")
 
 
-def test_no_two_runs_share_an_address(grid: Make) -> None:
+def test_recipe_hashes_are_distinct(grid: Make) -> None:
     recipes = [recipe for study in grid(AXES).studies for recipe in study.recipes.values()]
     assert len({recipe_hash(recipe) for recipe in recipes}) == len(recipes) == 18
 
 
-def test_an_address_is_of_what_is_run_and_of_nothing_else(grid: Make, registry: Registry) -> None:
+def test_recipe_hash_ignores_name_output_and_tracking(grid: Make, registry: Registry) -> None:
     recipe = grid("[axes]\nseed = [1]\n").studies[0].recipes[1]
     same = recipe.model_copy(
         update={
@@ -60,7 +60,7 @@ def test_an_address_is_of_what_is_run_and_of_nothing_else(grid: Make, registry: 
         assert recipe_hash(other.any_recipe) != recipe_hash(recipe), key
 
 
-def test_a_recipe_that_sets_no_key_that_came_later_keeps_its_address(grid: Make) -> None:
+def test_recipe_hash_does_not_depend_on_unset_newer_keys(grid: Make) -> None:
     recipe = grid("[axes]\nseed = [1]\n").studies[0].recipes[1]
     data = drop_none(recipe.model_dump(mode="json"))
     assert data.pop("run").keys() == {"name", "seed", "output"}
@@ -74,13 +74,13 @@ def _toml(override: str) -> str:
     return f"{key} = {value}" if value.replace(".", "").isdigit() else f'{key} = "{value}"'
 
 
-def test_the_same_point_twice_is_run_once(grid: Make) -> None:
-    made = grid('[axes]\nmethod = ["lora", { name = "lora", r = 8 }]\nseed = [1]\n')
-    assert [study.label for study in made.studies] == ["lora"]
+def test_duplicate_points_are_run_once(grid: Make) -> None:
+    expanded = grid('[axes]\nmethod = ["lora", { name = "lora", r = 8 }]\nseed = [1]\n')
+    assert [study.label for study in expanded.studies] == ["lora"]
 
 
-def test_an_axis_of_its_own_name_sets_several_keys(grid: Make) -> None:
-    made = grid(
+def test_a_named_axis_sets_several_keys(grid: Make) -> None:
+    expanded = grid(
         """
 [[axes.on]]
 label = "few"
@@ -90,42 +90,42 @@ evaluate = { dev_examples = 3, test_examples = 4 }
 task.name = "wordnet_topic"
 """
     )
-    few, topic = made.studies
+    few, topic = expanded.studies
     assert (few.label, topic.label) == ("few", "wordnet_topic")
     assert (few.any_recipe.task.name, few.any_recipe.evaluate.test_examples) == ("wordnet_mcq", 4)
     assert topic.any_recipe.evaluate.test_examples is None
 
 
-def test_all_stands_for_every_installed_one_that_is_not_named_otherwise(grid: Make, registry: Registry) -> None:
-    made = grid('skip_incompatible = true\n[axes]\nmethod = ["all", { name = "lora", r = 2 }]\n')
-    labels = {study.label for study in made.studies}
-    refused = {each.label for each in made.rejected}
-    assert labels | refused == {*registry.all("method")}
-    assert "bitfit" in refused
-    assert [study.any_recipe.method.r for study in made.studies if study.label == "lora"] == [2]  # type: ignore[attr-defined]
-    assert "has no biases" in next(each.reason for each in made.rejected if each.label == "bitfit")
+def test_all_means_every_installed_method(grid: Make, registry: Registry) -> None:
+    expanded = grid('skip_incompatible = true\n[axes]\nmethod = ["all", { name = "lora", r = 2 }]\n')
+    labels = {study.label for study in expanded.studies}
+    rejected = {each.label for each in expanded.rejected}
+    assert labels | rejected == {*registry.all("method")}
+    assert "bitfit" in rejected
+    assert [study.any_recipe.method.r for study in expanded.studies if study.label == "lora"] == [2]  # type: ignore[attr-defined]
+    assert "has no biases" in next(each.reason for each in expanded.rejected if each.label == "bitfit")
 
 
-def test_what_is_refused_is_an_error_unless_it_may_be_skipped(grid: Make) -> None:
+def test_incompatible_combinations_are_an_error_unless_skipped(grid: Make) -> None:
     with pytest.raises(RecipeError, match=r"(?s)bitfit: method.name: .*has no biases.*skip_incompatible = true"):
         grid('[axes]\nmethod = ["lora", "bitfit"]\n')
 
 
 def test_exclusions_take_values_and_lists(grid: Make) -> None:
-    made = grid(
+    expanded = grid(
         AXES + '[[exclude]]\nmethod.name = "full"\ntrain.learning_rate = 1e-3\n[[exclude]]\nmethod.r = [16, 4]\n'
     )
-    assert [study.label for study in made.studies] == ["lora · 0.001", "lora · 0.0001", "full · 0.0001"]
+    assert [study.label for study in expanded.studies] == ["lora · 0.001", "lora · 0.0001", "full · 0.0001"]
 
 
 def test_exclusions_take_keys_that_some_recipes_have(grid: Make) -> None:
     axes = '[axes]\nmethod = ["lora"]\ntrain.optimizer_options = [{}, { eps = 1e-6 }]\n'
-    made = grid(axes + "[[exclude]]\ntrain.optimizer_options.eps = 1e-6\n")
-    assert len(made.studies) == 1
-    assert made.studies[0].any_recipe.train.optimizer_options == {}
+    expanded = grid(axes + "[[exclude]]\ntrain.optimizer_options.eps = 1e-6\n")
+    assert len(expanded.studies) == 1
+    assert expanded.studies[0].any_recipe.train.optimizer_options == {}
 
 
-def test_only_chooses_among_the_values(grid: Make) -> None:
+def test_only_selects_values_of_axes(grid: Make) -> None:
     assert [s.label for s in grid(AXES, only=("method=full", "train.learning_rate=0.001")).studies] == ["full · 0.001"]
     with pytest.raises(InputError, match=r"method has no value 'lara'.*did you mean 'lora'"):
         grid(AXES, only=("method=lara",))
@@ -133,9 +133,9 @@ def test_only_chooses_among_the_values(grid: Make) -> None:
         grid(AXES, only=("methods=lora",))
 
 
-def test_overrides_lie_under_the_axes(grid: Make) -> None:
-    made = grid(AXES, overrides=("train.batch_size=3", "train.learning_rate=9"))
-    assert {(s.any_recipe.train.batch_size, s.any_recipe.train.learning_rate) for s in made.studies} == {
+def test_axes_precede_overrides(grid: Make) -> None:
+    expanded = grid(AXES, overrides=("train.batch_size=3", "train.learning_rate=9"))
+    assert {(s.any_recipe.train.batch_size, s.any_recipe.train.learning_rate) for s in expanded.studies} == {
         (3, 1e-3),
         (3, 1e-4),
     }
@@ -159,19 +159,19 @@ def test_overrides_lie_under_the_axes(grid: Make) -> None:
         ),
     ],
 )
-def test_wrong_axes_are_reported(grid: Make, text: str, message: str) -> None:
+def test_invalid_axes_are_errors(grid: Make, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         grid(text)
 
 
-def test_a_layer_is_the_same_as_overrides(registry: Registry, grid: Make) -> None:
+def test_a_layer_equals_its_overrides(registry: Registry, grid: Make) -> None:
     layer = unflatten({"train.learning_rate": 0.5, "train.budget.steps": 9}) | {"method": {"name": "vera", "r": 4}}
     assert sorted(to_overrides(layer)) == [
         'method={"name" = "vera", "r" = 4}',
         "train.budget.steps=9",
         "train.learning_rate=0.5",
     ]
-    made = grid("[axes]\nseed = [1]\n")
-    recipe = load_recipe(made.path.parent / "base.toml", registry, [*to_overrides(layer)])
+    expanded = grid("[axes]\nseed = [1]\n")
+    recipe = load_recipe(expanded.path.parent / "base.toml", registry, [*to_overrides(layer)])
     assert (recipe.method.name, recipe.method.r, recipe.train.budget.steps) == ("vera", 4, 9)  # type: ignore[attr-defined]
     assert "learning_rate = 0.5" in dump_recipe(recipe)

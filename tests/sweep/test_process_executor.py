@@ -1,4 +1,4 @@
-"""With real processes and real runs, as short as they can be."""
+"""Sweeps with real processes and short runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def peftkit(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_sweep_from_the_command_line(written: Written, tmp_path: Path, short: str) -> None:
+def test_sweep_command_runs_all_and_reports_failures(written: Written, tmp_path: Path, short: str) -> None:
     path = written(AXES + short)
     done = peftkit("sweep", str(path), "--jobs", "2")
     assert done.returncode == 1, done.stderr
@@ -69,7 +69,9 @@ def test_a_sweep_from_the_command_line(written: Written, tmp_path: Path, short: 
 
 
 @pytest.mark.slow
-def test_a_launcher_goes_before_the_run(written: Written, registry: Registry, tmp_path: Path, short: str) -> None:
+def test_the_launcher_precedes_the_run_command(
+    written: Written, registry: Registry, tmp_path: Path, short: str
+) -> None:
     path = written("[axes]\nseed = [1]\n" + short + f'[local]\nlaunch = ["{sys.executable}"]\n')
     done = peftkit("sweep", str(path))
     assert done.returncode == 0, done.stderr
@@ -81,7 +83,7 @@ def test_a_launcher_goes_before_the_run(written: Written, registry: Registry, tm
 
 
 @pytest.mark.slow
-def test_a_signal_reaches_the_runs_and_the_next_sweep_goes_on(written: Written, registry: Registry, short: str) -> None:
+def test_sigterm_stops_the_runs_and_the_next_sweep_resumes(written: Written, registry: Registry, short: str) -> None:
     path = written("[axes]\nseed = [1]\n" + short.replace("steps = 2", "steps = 4000"))
     process = subprocess.Popen(
         [sys.executable, "-m", "peftkit", "sweep", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -92,17 +94,15 @@ def test_a_signal_reaches_the_runs_and_the_next_sweep_goes_on(written: Written, 
         time.sleep(0.3)
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
-    _said, complained = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, complained
-    assert "interrupted; resume with: peftkit sweep" in complained
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert "interrupted; resume with: peftkit sweep" in stderr
     run = RunDirectory(next(output.glob("*/recipe.toml")).parent)
     assert run.summary()["status"] == "interrupted"
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_a_failure_of_that_run(
-    written: Written, registry: Registry, tmp_path: Path
-) -> None:
+def test_a_killed_process_is_a_failure_of_its_run(written: Written, registry: Registry, tmp_path: Path) -> None:
     killer = tmp_path / "killer.py"
     killer.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     workers = Workers(1, [sys.executable, str(killer)])
@@ -110,14 +110,14 @@ def test_a_process_that_is_killed_is_a_failure_of_that_run(
     assert (outcome.code, outcome.last_lines) == (-9, ("killed by signal 9",))
 
 
-def test_the_fork_server_starts_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    # That forks then do use a GPU is seen where there is one: scripts/check_gpu.py.
+def test_the_fork_server_does_not_initialize_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    # scripts/check_gpu.py checks that forked runs use a GPU.
     monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
     Workers(1)
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
 
 
-def test_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visible_gpus_follow_cuda_visible_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert visible_gpus() == ["3", "5"]
     assert Workers(None).jobs == 2
@@ -127,14 +127,14 @@ def test_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_a_plan_predicts_what_is_run(written: Written, registry: Registry, short: str) -> None:
+def test_the_plan_estimates_the_cost_of_all_runs(written: Written, registry: Registry, short: str) -> None:
     path = written('[axes]\nmethod = ["lora", "full"]\nseed = [1, 2]\n' + short + "[tune]\ntrials = 3\n")
     grid = expand(path, read_sweep(path), registry)
     reported: list[str] = []
-    made = estimate_sweep(grid, registry, trial=False, say=reported.append)
+    plan = estimate_sweep(grid, registry, trial=False, say=reported.append)
     assert reported == ["lora", "full"]
-    assert made.runs == 4
-    lora, full = made.studies
+    assert plan.runs == 4
+    lora, full = plan.studies
     assert lora.gmacs is not None
     assert full.gmacs is not None
     assert 1.3 < full.gmacs / lora.gmacs < 1.6
@@ -150,7 +150,7 @@ def test_a_plan_predicts_what_is_run(written: Written, registry: Registry, short
     assert timed.studies[0].gmacs == lora.gmacs
 
 
-def test_a_script_for_slurm_has_the_files_parameters(
+def test_the_slurm_script_has_the_configured_parameters(
     written: Written, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("submitit")
@@ -168,7 +168,7 @@ def test_a_script_for_slurm_has_the_files_parameters(
 
 
 @pytest.mark.slow
-def test_jobs_of_a_cluster_run_their_studies(written: Written, registry: Registry, short: str) -> None:
+def test_cluster_jobs_run_their_studies(written: Written, registry: Registry, short: str) -> None:
     pytest.importorskip("submitit")
     path = written('[axes]\nmethod = ["lora", "layer_norm"]\nseed = [1]\n' + short)
     grid = expand(path, read_sweep(path), registry)

@@ -1,4 +1,4 @@
-"""The design of tuning, over everything that a study may search and find."""
+"""The design of trials, for any search space and any scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def tuned(
     recipe: Recipe, search: SearchSpace, score: Score, *, trials: int = 5, transfer: int = 0, seed: int = 0
 ) -> TuningResult:
-    """A tuning whose trials score what the function says; None of it is a run that diverged."""
+    """Tunes with trials scored by a function; None is a diverged run."""
 
     def attempt(settings: Mapping[str, Any], seed: int, stage: Stage) -> TrialResult | None:
         value = score(settings)
@@ -44,12 +44,15 @@ def tuned(
     return tune(subject, TuneConfig(trials=trials, seed=seed), Design(trials, transfer), attempt, valid)
 
 
-def valid(of: Mapping[str, Any]) -> bool:
-    return all(value > 0 for key, value in of.items() if key in (RATE, "method.r")) and of.get("method.dropout", 0) >= 0
+def valid(values: Mapping[str, Any]) -> bool:
+    return (
+        all(value > 0 for key, value in values.items() if key in (RATE, "method.r"))
+        and values.get("method.dropout", 0) >= 0
+    )
 
 
 def peak(best: float) -> Score:
-    return lambda of: -abs(math.log10(of[RATE] / best))
+    return lambda values: -abs(math.log10(values[RATE] / best))
 
 
 rates = st.builds(lambda low, width: Range(10**low, 10 ** (low + width), True), st.floats(-6, -1), st.floats(0.5, 4))
@@ -64,163 +67,165 @@ searches = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(searches, st.integers(3, 20), st.sampled_from([0, 2]), st.randoms(use_true_random=False), st.floats(0, 0.9))
-def test_every_study_runs_as_many_trials_whatever_comes_out(
+def test_the_number_of_trials_does_not_depend_on_scores(
     recipe: Recipe, search: SearchSpace, trials: int, transfer: int, random: Any, failing: float
 ) -> None:
-    """Scores at random, some runs diverged: the number of trials is the same, and no two of them are one run."""
+    """With random scores and diverged runs, the number of trials is fixed and no run is repeated."""
     succeeded = False
 
-    def score(of: Mapping[str, Any]) -> float | None:
+    def score(values: Mapping[str, Any]) -> float | None:
         nonlocal succeeded
         if succeeded and random.random() < failing:
             return None
         succeeded = True
         return float(random.choice([0.1, 0.2, 0.5]))
 
-    found = tuned(recipe, search, score, trials=trials, transfer=transfer)
+    result = tuned(recipe, search, score, trials=trials, transfer=transfer)
     design = Design(trials, transfer)
-    assert len(found.trials) == design.total
-    stages = [trial.stage for trial in found.trials]
+    assert len(result.trials) == design.total
+    stages = [trial.stage for trial in result.trials]
     assert stages.count("design") + stages.count("model") in (trials, trials + 2)  # + 2: lists have no follow-ups
     assert stages.count("model") == trials - design.evenly_spaced
     assert stages.count("repeat") == 2
     assert stages.count("transfer") == transfer
-    runs = [(sorted(t.settings.items()), t.seed, t.stage == "transfer") for t in found.trials]
+    runs = [(sorted(t.settings.items()), t.seed, t.stage == "transfer") for t in result.trials]
     assert all(runs.count(run) == 1 for run in runs)
-    assert any(trial.settings == found.settings and trial.score is not None for trial in found.trials)
-    assert all(valid(trial.settings) for trial in found.trials)
+    assert any(trial.settings == result.settings and trial.score is not None for trial in result.trials)
+    assert all(valid(trial.settings) for trial in result.trials)
 
 
 @settings(max_examples=100, deadline=None)
 @given(rates, st.integers(3, 15))
-def test_the_start_is_evenly_spaced_on_the_log_scale_with_both_ends(of: Range, number: int) -> None:
-    space = Space.from_search_space({RATE: of})
+def test_the_first_trials_are_log_spaced_over_the_range(search_range: Range, number: int) -> None:
+    space = Space.from_search_space({RATE: search_range})
     tried = [space.settings(point)[RATE] for point in space.start(number, seed=0)]
-    assert (tried[0], tried[-1]) == (of.low, of.high)
+    assert (tried[0], tried[-1]) == (search_range.low, search_range.high)
     steps = [math.log(b / a) for a, b in pairwise(tried)]
-    assert steps == pytest.approx([math.log(of.high / of.low) / (number - 1)] * (number - 1), rel=0.02, abs=2e-3)
+    assert steps == pytest.approx(
+        [math.log(search_range.high / search_range.low) / (number - 1)] * (number - 1), rel=0.02, abs=2e-3
+    )
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 16), st.integers(0, 2**31 - 1))
-def test_several_axes_start_with_a_sobol_sequence_of_the_seed(number: int, seed: int) -> None:
+def test_several_axes_start_with_a_seeded_sobol_sequence(number: int, seed: int) -> None:
     space = Space.from_search_space({RATE: Range(1e-4, 1e-2, True), "method.r": Range(1, 64, True)})
     points = space.start(number, seed)
     assert points == space.start(number, seed)
     assert points != space.start(number, seed + 1)
     full = 2 ** math.floor(math.log2(number))
-    for axis in (0, 1):  # of a power of two each lies in a part of its own of every axis
+    for axis in (0, 1):  # a power-of-two number of points has one in each interval of every axis
         assert {math.floor(point[axis] * full) for point in points[:full]} == set(range(full))
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.floats(0, 1), rates)
-def test_a_peak_anywhere_in_the_declared_range_is_found_within_half_of_the_spacing(
-    recipe: Recipe, at: float, of: Range
-) -> None:
-    best = Axis(RATE, of).value(at)
-    found = tuned(recipe, {RATE: of}, peak(best))
-    spacing = math.log10(of.high / of.low) / 4
-    inside = 0.126 < at < 0.874  # an inner point of the design wins, and both sides of it are bisected
-    assert abs(math.log10(found.settings[RATE] / best)) <= spacing / (4 if inside else 2) + 5e-3
-    outermost = min(t.settings[RATE] for t in found.trials), max(t.settings[RATE] for t in found.trials)
-    assert found.at_edge == () or found.settings[RATE] in outermost
+def test_any_peak_in_the_range_is_found_within_half_the_spacing(recipe: Recipe, at: float, search_range: Range) -> None:
+    best = Axis(RATE, search_range).value(at)
+    result = tuned(recipe, {RATE: search_range}, peak(best))
+    spacing = math.log10(search_range.high / search_range.low) / 4
+    inside = 0.126 < at < 0.874  # an inner point of the design wins and is bisected on both sides
+    assert abs(math.log10(result.settings[RATE] / best)) <= spacing / (4 if inside else 2) + 5e-3
+    outermost = min(t.settings[RATE] for t in result.trials), max(t.settings[RATE] for t in result.trials)
+    assert result.at_edge == () or result.settings[RATE] in outermost
 
 
 @settings(max_examples=100, deadline=None)
 @given(rates, st.sampled_from(["low", "high"]), st.floats(0.1, 6))
-def test_the_range_is_extended_where_its_end_wins_and_said_to_be_too_narrow_where_the_extension_ends_there(
-    recipe: Recipe, of: Range, end: str, decades: float
+def test_a_range_is_extended_at_a_winning_end_and_reported_at_edge(
+    recipe: Recipe, search_range: Range, end: str, decades: float
 ) -> None:
-    way = 1 if end == "high" else -1
-    best = (of.high if way > 0 else of.low) * 10 ** (way * decades)
-    found = tuned(recipe, {RATE: of}, peak(best))
-    extension = [trial.settings[RATE] for trial in found.trials if trial.stage == "extension"]
-    spacing = math.log10(of.high / of.low) / 4
+    direction = 1 if end == "high" else -1
+    best = (search_range.high if direction > 0 else search_range.low) * 10 ** (direction * decades)
+    result = tuned(recipe, {RATE: search_range}, peak(best))
+    extension = [trial.settings[RATE] for trial in result.trials if trial.stage == "extension"]
+    spacing = math.log10(search_range.high / search_range.low) / 4
     assert extension == pytest.approx(
-        [(of.high if way > 0 else of.low) * 10 ** (way * spacing * step) for step in (1, 2)], rel=1e-3
+        [
+            (search_range.high if direction > 0 else search_range.low) * 10 ** (direction * spacing * step)
+            for step in (1, 2)
+        ],
+        rel=1e-3,
     )
     if decades >= 2 * spacing:
-        assert [(each["key"], each["end"]) for each in found.at_edge] == [(RATE, end)]
-        assert found.at_edge[0]["value"] == found.settings[RATE] == extension[-1]
+        assert [(each["key"], each["end"]) for each in result.at_edge] == [(RATE, end)]
+        assert result.at_edge[0]["value"] == result.settings[RATE] == extension[-1]
     elif decades < 1.4 * spacing:
-        assert found.at_edge == ()
-        assert abs(math.log10(found.settings[RATE] / best)) <= spacing / 2 + 5e-3
+        assert result.at_edge == ()
+        assert abs(math.log10(result.settings[RATE] / best)) <= spacing / 2 + 5e-3
 
 
 def test_a_peak_inside_is_bisected_on_both_sides(recipe: Recipe) -> None:
-    found = tuned(recipe, {RATE: Range(1e-4, 1e-2, True)}, peak(8e-4))
-    bisected = [trial.settings[RATE] for trial in found.trials if trial.stage == "bisection"]
+    result = tuned(recipe, {RATE: Range(1e-4, 1e-2, True)}, peak(8e-4))
+    bisected = [trial.settings[RATE] for trial in result.trials if trial.stage == "bisection"]
     assert bisected == pytest.approx([1e-3 * 10**-0.25, 1e-3 * 10**0.25], rel=1e-3)
 
 
 @pytest.mark.parametrize("trials", [3, 5, 8, 16, 24])
-def test_methods_that_respond_alike_get_the_same_settings(recipe: Recipe, trials: int) -> None:
-    """LoRA drew 0.0087 and DoRA never did, so equal methods differed."""
+def test_equal_responses_give_equal_settings(recipe: Recipe, trials: int) -> None:
+    """A regression test: random trials made equal methods differ, as only one of them tried 0.0087."""
     search = {RATE: Range(1e-4, 1e-2, True)}
     first, second = (tuned(recipe, search, peak(8.7e-3), trials=trials) for _ in range(2))
     assert first == second
     assert abs(math.log10(first.settings[RATE] / 8.7e-3)) < 0.2
 
 
-def test_the_trials_of_a_wide_range_are_not_its_first_one_again(recipe: Recipe) -> None:
-    """IA3 drew 0.001, 0.001123 and 0.001211 of a range of 1e-3 to 0.3, and was best at 0.1."""
-    found = tuned(recipe, {RATE: Range(1e-3, 0.3, True)}, peak(0.1))
-    design = [trial.settings[RATE] for trial in found.trials if trial.stage == "design"]
+def test_trials_span_a_wide_range(recipe: Recipe) -> None:
+    """A regression test: random trials of 1e-3 to 0.3 were all close to 1e-3, and the best rate was 0.1."""
+    result = tuned(recipe, {RATE: Range(1e-3, 0.3, True)}, peak(0.1))
+    design = [trial.settings[RATE] for trial in result.trials if trial.stage == "design"]
     assert max(design) / min(design) == pytest.approx(300)
-    assert 0.05 <= found.settings[RATE] <= 0.2
+    assert 0.05 <= result.settings[RATE] <= 0.2
 
 
 @settings(max_examples=50, deadline=None)
 @given(searches, st.integers(3, 20), st.integers(0, 1000), st.floats(-6, 0))
-def test_a_tuning_is_a_function_of_its_seed_and_of_what_came_out(
-    recipe: Recipe, search: SearchSpace, trials: int, seed: int, best: float
-) -> None:
-    def score(of: Mapping[str, Any]) -> float:
-        return -sum(abs(math.log10(value + 1e-3) - best) for value in of.values() if not isinstance(value, str))
+def test_tuning_is_deterministic(recipe: Recipe, search: SearchSpace, trials: int, seed: int, best: float) -> None:
+    def score(values: Mapping[str, Any]) -> float:
+        return -sum(abs(math.log10(value + 1e-3) - best) for value in values.values() if not isinstance(value, str))
 
     first, second = (tuned(recipe, search, score, trials=trials, seed=seed) for _ in range(2))
     assert first == second
 
 
-def test_an_end_beyond_which_nothing_is_valid_is_no_edge(recipe: Recipe) -> None:
-    found = tuned(recipe, {"method.r": Range(1, 16)}, lambda of: -of["method.r"])
-    assert found.settings == {"method.r": 1}
-    assert found.at_edge == ()
-    assert "extension" not in {trial.stage for trial in found.trials}
-    found = tuned(recipe, {"method.r": Range(1, 16)}, lambda of: of["method.r"])
-    assert found.at_edge == ({"key": "method.r", "end": "high", "value": 24},)
+def test_the_limit_of_valid_values_is_no_edge(recipe: Recipe) -> None:
+    result = tuned(recipe, {"method.r": Range(1, 16)}, lambda values: -values["method.r"])
+    assert result.settings == {"method.r": 1}
+    assert result.at_edge == ()
+    assert "extension" not in {trial.stage for trial in result.trials}
+    result = tuned(recipe, {"method.r": Range(1, 16)}, lambda values: values["method.r"])
+    assert result.at_edge == ({"key": "method.r", "end": "high", "value": 24},)
 
 
-def test_lists_are_tried_in_full_before_anything_is_repeated(recipe: Recipe) -> None:
-    found = tuned(recipe, {"method.r": [2, 4, 8, 16, 32]}, lambda of: -abs(of["method.r"] - 4), trials=3)
-    first = [trial.settings["method.r"] for trial in found.trials if trial.stage == "design"]
+def test_all_values_of_a_list_are_tried(recipe: Recipe) -> None:
+    result = tuned(recipe, {"method.r": [2, 4, 8, 16, 32]}, lambda values: -abs(values["method.r"] - 4), trials=3)
+    first = [trial.settings["method.r"] for trial in result.trials if trial.stage == "design"]
     assert sorted(first) == [2, 4, 8, 16, 32]
-    assert found.settings == {"method.r": 4}
-    assert found.at_edge == ()
+    assert result.settings == {"method.r": 4}
+    assert result.at_edge == ()
 
 
-def test_the_second_seeds_decide_between_the_leading_two(recipe: Recipe) -> None:
+def test_second_seeds_decide_between_the_leading_two(recipe: Recipe) -> None:
     """The leader of the first seed was lucky: its second seed is far worse."""
 
-    def attempt(of: Mapping[str, Any], seed: int, stage: Stage) -> TrialResult:
-        lucky = of[RATE] == 1e-3
-        score = (1.0 if seed == 0 else 0.0) if lucky else 0.9 - abs(math.log10(of[RATE]) + 3)
+    def attempt(values: Mapping[str, Any], seed: int, stage: Stage) -> TrialResult:
+        lucky = values[RATE] == 1e-3
+        score = (1.0 if seed == 0 else 0.0) if lucky else 0.9 - abs(math.log10(values[RATE]) + 3)
         return TrialResult(score, 1.0, 1.0, "run")
 
     subject = TuningTarget("s", (), recipe, {RATE: Range(1e-4, 1e-2, True)}, 5, "s")
-    found = tune(subject, TuneConfig(), Design(5), attempt)
-    repeats = [trial for trial in found.trials if trial.stage == "repeat"]
+    result = tune(subject, TuneConfig(), Design(5), attempt)
+    repeats = [trial for trial in result.trials if trial.stage == "repeat"]
     assert [trial.seed for trial in repeats] == [1, 1]
     assert repeats[0].settings == {RATE: 1e-3}
-    assert found.settings == repeats[1].settings != {RATE: 1e-3}
+    assert result.settings == repeats[1].settings != {RATE: 1e-3}
 
 
 @pytest.mark.parametrize("trials", [5, 16])
-def test_what_is_no_number_never_wins(recipe: Recipe, trials: int) -> None:
-    def score(of: Mapping[str, Any]) -> float | None:
-        return None if of[RATE] > 1.1e-4 else 0.0
+def test_diverged_trials_never_win(recipe: Recipe, trials: int) -> None:
+    def score(values: Mapping[str, Any]) -> float | None:
+        return None if values[RATE] > 1.1e-4 else 0.0
 
-    found = tuned(recipe, {RATE: Range(1e-4, 1e-2, True)}, score, trials=trials)
-    assert found.settings[RATE] <= 1.1e-4
-    assert len(found.trials) == trials + 4
+    result = tuned(recipe, {RATE: Range(1e-4, 1e-2, True)}, score, trials=trials)
+    assert result.settings[RATE] <= 1.1e-4
+    assert len(result.trials) == trials + 4

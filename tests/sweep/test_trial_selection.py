@@ -1,4 +1,4 @@
-"""The rule by which one of several settings is chosen."""
+"""Selection of one of several settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peftkit.sweep.trial_selection import Selector, Trial, TrialResult, read_tri
 
 
 def trial(name: str, right: list[int], loss: float | None, *, seed: int = 0, rows: int = 100) -> Trial:
-    """A trial that is right in so many of the rows, from the first to the second number."""
+    """A trial whose predictions are right in the rows of this range."""
     low, high = right
     predictions = [
         {"index": i, "target": "yes", "prediction": "yes" if low <= i < high else "no", "candidates": ["yes", "no"]}
@@ -28,28 +28,28 @@ def chosen(trials: list[Trial], **options: Any) -> str:
 
 
 def test_the_loss_decides_where_scores_are_too_close() -> None:
-    """50 and 48 of 100 rows, different ones: the difference is within its standard error, and the loss is not equal."""
+    """50 and 48 right of 100 rows, different ones: the scores are within a standard error; the losses differ."""
     ahead, behind = trial("ahead", [0, 50], 2.0), trial("behind", [30, 78], 1.0)
     assert chosen([ahead, behind]) == "behind"
     assert chosen([behind, ahead]) == "behind"
 
 
 def test_the_score_decides_where_it_differs_enough() -> None:
-    """50 and 48 of the same rows: paired, each of the two rows that differ is for the leader."""
+    """The leader is right in all rows of the other and in more: a paired difference."""
     ahead, behind = trial("ahead", [0, 50], 2.0), trial("behind", [0, 40], 1.0)
     assert chosen([ahead, behind]) == "ahead"
     many = trial("ahead", [0, 5000], 2.0, rows=10_000), trial("behind", [3000, 7800], 1.0, rows=10_000)
-    assert chosen([*many]) == "ahead", "the same shares of many rows are apart"
+    assert chosen([*many]) == "ahead", "the same shares differ significantly with more rows"
 
 
 def test_of_equal_scores_the_lowest_loss_wins_even_without_predictions() -> None:
     trials = [Trial({"x": n}, 0, "design", TrialResult(0.5, loss, 1.0, n)) for n, loss in (("a", 2.0), ("b", 1.0))]
     assert chosen(trials) == "b"
     trials.append(Trial({"x": "c"}, 0, "design", TrialResult(0.51, 9.0, 1.0, "c")))
-    assert chosen(trials) == "c", "nothing is known of how sure the difference is: the score decides"
+    assert chosen(trials) == "c", "without predictions there is no standard error: the score decides"
 
 
-def test_a_loss_that_is_no_number_does_not_win_a_tie() -> None:
+def test_a_missing_loss_does_not_win_a_tie() -> None:
     assert chosen([trial("a", [0, 50], None), trial("b", [0, 50], 3.0)]) == "b"
 
 
@@ -59,7 +59,7 @@ def test_settings_are_compared_by_their_means_over_seeds() -> None:
     assert chosen([*lucky, *steady]) == "steady"
 
 
-def test_a_setting_of_which_a_run_failed_comes_after_those_that_did_not() -> None:
+def test_settings_with_a_failed_run_rank_last() -> None:
     broken = [trial("broken", [0, 90], 1.0), Trial({"x": "broken"}, 1, "repeat", None)]
     whole = [trial("whole", [0, 20], 5.0)]
     assert chosen([*broken, *whole]) == "whole"
@@ -67,14 +67,14 @@ def test_a_setting_of_which_a_run_failed_comes_after_those_that_did_not() -> Non
     assert Selector("accuracy", True).rank([Trial({"x": "none"}, 0, "design", None)]) == []
 
 
-@pytest.mark.parametrize(("higher", "wanted"), [(True, "b"), (False, "a")])
-def test_the_direction_of_the_score_is_that_of_the_metric(higher: bool, wanted: str) -> None:
+@pytest.mark.parametrize(("higher", "expected"), [(True, "b"), (False, "a")])
+def test_the_metrics_direction_is_used(higher: bool, expected: str) -> None:
     trials = [Trial({"x": n}, 0, "design", TrialResult(score, 1.0, 1.0, n)) for n, score in (("a", 0.1), ("b", 0.9))]
     [first, _] = Selector("mae", higher).rank(trials)
-    assert first[0].settings == {"x": wanted}
+    assert first[0].settings == {"x": expected}
 
 
-def test_a_score_that_is_no_mean_over_examples_has_a_standard_error_by_the_jackknife() -> None:
+def test_scores_that_are_no_means_use_the_jackknife() -> None:
     entry = load_registry().find("metric", "f1_macro")
     metric: Any = entry.component.model_validate({"name": "f1_macro"})
 
@@ -96,7 +96,7 @@ def test_a_score_that_is_no_mean_over_examples_has_a_standard_error_by_the_jackk
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_what_is_read_of_a_run_is_dev_and_no_number_is_none(tmp_path: Path, value: float | None) -> None:
+def test_only_finite_dev_scores_of_a_run_are_read(tmp_path: Path, value: float | None) -> None:
     summary = {
         "format": 1,
         "status": "done",

@@ -1,4 +1,4 @@
-"""What trials score on test is stored for the final statistics, and nothing that tunes or selects reads it."""
+"""Test scores of trials are stored, but neither tuning nor selection reads them."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ train.budget.steps = 2
 
 
 class Sealed(dict[str, Any]):
-    """The values of a selected checkpoint, of which test's may not be looked at."""
+    """Scores of a selected checkpoint; reading those of test is an error."""
 
     def __getitem__(self, key: str) -> Any:
-        assert key != "test", "tuning reads what a trial scores on test"
+        assert key != "test", "tuning reads a test score"
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        assert key != "test", "tuning reads what a trial scores on test"
+        assert key != "test", "tuning reads a test score"
         return super().get(key, default)
 
 
-def test_tuning_never_looks_at_test(
+def test_tuning_never_reads_test_scores(
     grid: Callable[..., Grid], planted: Any, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summary = RunDirectory.summary
 
-    def sealed(self: RunDirectory) -> dict[str, Any]:
-        found = summary(self)
-        if "selected" in found:
-            found["selected"] = Sealed(found["selected"], test={"accuracy": 1.0})
-        return found
+    def sealed_summary(self: RunDirectory) -> dict[str, Any]:
+        document = summary(self)
+        if "selected" in document:
+            document["selected"] = Sealed(document["selected"], test={"accuracy": 1.0})
+        return document
 
     predictions = RunDirectory.predictions
 
-    def of_dev(self: RunDirectory, split: str) -> list[dict[str, Any]]:
-        assert split == "dev", "tuning reads what test examples score"
+    def dev_predictions(self: RunDirectory, split: str) -> list[dict[str, Any]]:
+        assert split == "dev", "tuning reads predictions on test"
         return predictions(self, split)
 
     def forbidden(*arguments: Any) -> Any:
         raise AssertionError("tuning reads the table of dev's and test's examples")
 
-    monkeypatch.setattr(RunDirectory, "summary", sealed)
-    monkeypatch.setattr(RunDirectory, "predictions", of_dev)
+    monkeypatch.setattr(RunDirectory, "summary", sealed_summary)
+    monkeypatch.setattr(RunDirectory, "predictions", dev_predictions)
     monkeypatch.setattr(RunDirectory, "examples", forbidden)
     workers = planted()
     assert Sweep(grid(TUNED), registry, workers, lambda line: None).run() == []
-    assert len(workers.asked) >= 2 * 4 + 2
+    assert len(workers.started) >= 2 * 4 + 2

@@ -39,17 +39,15 @@ trials = 3
         ("", "[tune.set]\ntrain.budgit.steps = 2", "budgit.*budget"),
     ],
 )
-def test_tuning_that_would_go_wrong_is_refused_before_anything_is_run(
+def test_invalid_tuning_is_rejected_before_any_run(
     axes: str, tune: str, words: str, grid: Callable[..., Grid], registry: Registry
 ) -> None:
-    made = grid(f"{AXES}{axes}\n{TUNE}{tune}\n")
+    expanded = grid(f"{AXES}{axes}\n{TUNE}{tune}\n")
     with pytest.raises(PeftkitError, match=words):
-        check_tuning(made, registry)
+        check_tuning(expanded, registry)
 
 
-def test_tuning_that_is_right_is_right_of_a_part_of_the_sweep_too(
-    grid: Callable[..., Grid], registry: Registry
-) -> None:
+def test_valid_tuning_is_valid_for_a_part_of_the_sweep(grid: Callable[..., Grid], registry: Registry) -> None:
     text = AXES + TUNE + '[tune.space.lora]\n"method.r" = [2, 4]\n[tune.set]\ntrain.budget.steps = 2\n'
     check_tuning(grid(text), registry)
     check_tuning(grid(text, only=("method=full",)), registry)
@@ -59,26 +57,26 @@ def test_tuning_that_is_right_is_right_of_a_part_of_the_sweep_too(
 @pytest.mark.parametrize(
     ("seeds", "trials"), [("seed = [1, 2]", {0, 3}), ("run.seed = [0, 1, 2]", {3, 4}), ("", {0, 1})]
 )
-def test_trials_have_no_seed_of_a_final_run_whatever_part_of_the_sweep_is_run(
+def test_seeds_of_trials_differ_from_those_of_final_runs(
     seeds: str, trials: set[int], grid: Callable[..., Grid], registry: Registry, planted: Any
 ) -> None:
     text = f'[axes]\nmethod = ["lora"]\n{seeds}\n[tune]\ntrials = 3\n'
     for only in ((), ("run.seed=1",) if seeds else ()):
         workers = planted()
-        made = grid(text, only=only)
-        shutil.rmtree(made.folder, ignore_errors=True)
-        assert Sweep(made, registry, workers, lambda text: None).run() == []
+        expanded = grid(text, only=only)
+        shutil.rmtree(expanded.folder, ignore_errors=True)
+        assert Sweep(expanded, registry, workers, lambda text: None).run() == []
         assert {recipe.run.seed for recipe in trials_of(workers, "lora")} == trials
 
 
-def test_the_edge_of_a_range_is_said_at_the_end_and_by_status(
+def test_settings_at_the_edge_are_printed_at_the_end_and_by_status(
     written: Written,
     registry: Registry,
     planted: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of two methods one has its best rate far beyond the declared range."""
+    """The best rate of one of two methods is far outside the declared range."""
 
     def score(recipe: Any) -> float:
         return best_at(10.0 if recipe.method.name == "lora" else 1e-4)(recipe)

@@ -1,4 +1,4 @@
-"""Rows of each data set in the hub's columns, written as the hub or a user would."""
+"""Rows of each data set with the hub's columns, and a fixture that writes them to files."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def examinations(number: int) -> list[dict[str, Any]]:
     return [
         {
             "example_id": f"high{i}.txt",
-            "article": f"Article {i} tells a long story. " * 5,
-            "question": f"What does article {i} tell?",
+            "article": f"Article {i} has a long story. " * 5,
+            "question": f"What is in article {i}?",
             "options": [f"a story {i}", f"a tale; long {i}", f"nothing {i}", f"a lie {i}"],
             "answer": "ABCD"[i % 4],
         }
@@ -47,7 +47,7 @@ def examinations(number: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes rows into a file of the form that its name says, below a folder of the test's own."""
+    """Writes rows to a file, in the format of its extension, in the test's folder."""
 
     def written(name: str, rows: Rows) -> Path:
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Rows of any values are kept exactly."""
+"""Rows of any JSON values are stored exactly."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_any_json_rows_round_trip(rows: list[dict[str, Any]], lines: bool) -> No
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / ("a.jsonl" if lines else "a.json")
         file.write_text("".join(json.dumps(row) + "\n" for row in rows) if lines else json.dumps(rows))
-        found = load_rows([str(file)])
-    assert [typed(row) for row in found] == [typed(row) for row in expected]
+        loaded = load_rows([str(file)])
+    assert [typed(row) for row in loaded] == [typed(row) for row in expected]
 
 
 def typed(value: Any) -> str:
@@ -49,16 +49,16 @@ def test_columns_and_types_may_appear_late(write: Write, monkeypatch: pytest.Mon
     rows[7] |= {"extra": {"deep": [1, "x"]}, "n": 2.5}
     rows[9] |= {"extra": "text", "n": "last"}
     file = str(write("a.jsonl", rows))
-    found = load_rows([file])
-    assert [row["n"] for row in found] == [0, 1, 2, 3, 4, 5, 6, 2.5, 8, "last"]
-    assert [type(row["n"]) for row in found[:2]] == [int, int]
-    assert [row["extra"] for row in found] == [None] * 7 + [{"deep": [1, "x"]}, None, "text"]
+    loaded = load_rows([file])
+    assert [row["n"] for row in loaded] == [0, 1, 2, 3, 4, 5, 6, 2.5, 8, "last"]
+    assert [type(row["n"]) for row in loaded[:2]] == [int, int]
+    assert [row["extra"] for row in loaded] == [None] * 7 + [{"deep": [1, "x"]}, None, "text"]
     assert [row["n"] for row in load_rows([file], streaming=True)] == [row["n"] for row in rows]
     task = TextClassification(path={"train": file, "dev": file, "test": file})
     assert [example.target for example in examples(task)] == [row["label"] for row in rows]
 
 
-def test_datasets_of_no_rows_lone_surrogates_and_large_integers() -> None:
+def test_empty_datasets_lone_surrogates_and_large_integers() -> None:
     assert len(make_dataset([])) == 0
     assert make_dataset([{"a": "\ud800"}, {"a": None}, {"a": "x"}])["a"][:] == ["\ud800", None, "x"]
     assert make_dataset([{"a": 10**30}, {"a": 1}])["a"][:] == [10**30, 1]

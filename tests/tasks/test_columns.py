@@ -18,7 +18,7 @@ ROW: dict[str, Any] = {
 }
 
 
-def test_dots_go_into_tables_and_through_lists() -> None:
+def test_dots_select_nested_fields_and_fields_of_lists() -> None:
     assert get_value(ROW, "choices.text") == get_value(ROW, "listed.text") == ["x", "y"]
     assert get_value(ROW, "a.b") == "dotted"
     assert get_text(ROW, "number") == "7"
@@ -37,12 +37,12 @@ def test_dots_go_into_tables_and_through_lists() -> None:
         ("choices", "choices: must be a text, not {'label'"),
     ],
 )
-def test_what_is_missing_or_no_text_is_reported(column: str, words: str) -> None:
+def test_missing_fields_and_other_types_are_errors(column: str, words: str) -> None:
     with pytest.raises(RowError, match=words):
         get_text(ROW, column)
 
 
-def test_lists_hold_texts() -> None:
+def test_lists_must_hold_texts() -> None:
     with pytest.raises(RowError, match="must be a list of texts, not 'q'"):
         get_texts(ROW, ["question"])
     assert get_texts({"c": ["x", 1]}, ["c"]) == ["x", "1"]
@@ -54,7 +54,7 @@ CHOICES = ["cat", "dog ", "B", "7"]
 
 
 @pytest.mark.parametrize(
-    ("given", "form", "index"),
+    ("given", "answer_is", "index"),
     [
         ("A", "auto", 0),
         (" D ", "label", 3),
@@ -70,12 +70,12 @@ CHOICES = ["cat", "dog ", "B", "7"]
         ("7", "auto", 3),
     ],
 )
-def test_an_answer_is_a_label_a_number_or_a_text(given: object, form: Any, index: int) -> None:
-    assert match_choice(given, CHOICES, LETTERS[:4], form, "answer") == index
+def test_an_answer_is_a_label_a_number_or_a_text(given: object, answer_is: Any, index: int) -> None:
+    assert match_choice(given, CHOICES, LETTERS[:4], answer_is, "answer") == index
 
 
 @pytest.mark.parametrize(
-    ("given", "form", "words"),
+    ("given", "answer_is", "words"),
     [
         ("E", "auto", "the answer 'E' is not among the choices .labels A, B, C, D; choices 'cat', "),
         ("bird", "text", "the answer 'bird' is not among the choices"),
@@ -90,12 +90,12 @@ def test_an_answer_is_a_label_a_number_or_a_text(given: object, form: Any, index
         ("", "label", "is not among the choices"),
     ],
 )
-def test_an_answer_that_is_none_or_two_is_reported(given: object, form: Any, words: str) -> None:
+def test_unknown_and_ambiguous_answers_are_errors(given: object, answer_is: Any, words: str) -> None:
     with pytest.raises(RowError, match=words):
-        match_choice(given, CHOICES, LETTERS[:4], form, "answer")
+        match_choice(given, CHOICES, LETTERS[:4], answer_is, "answer")
 
 
-def test_a_choice_stands_once() -> None:
+def test_duplicate_choices_are_an_error() -> None:
     check_choices(["a", "b", "A"], "choices")
     with pytest.raises(RowError, match="choices: has the choice 'a' twice"):
         check_choices(["a", "b", " a "], "choices")

@@ -22,20 +22,20 @@ from tests.tasks.table_files import examples, write_file
         (TextGeneration(path="x", target_column="kind"), "kind"),
         (TextGeneration(path="x", source_column="kind"), "kind"),
         (TextClassification(path="x", prompt="{kind}: {text}"), "kind"),
-        (TextClassification(path="x", prompt="{of.kind}: {text}"), "of.kind"),
+        (TextClassification(path="x", prompt="{nested.kind}: {text}"), "nested.kind"),
         (MultipleChoice(path="x", choices_columns=("source", "kind"), answer_column="text"), "kind"),
     ],
 )
 def test_label_numbers_are_not_used_as_texts(task: Any, column: str, tmp_path: Path) -> None:
     kind = ClassLabel(names=["x", "y"])
     features = {**dict.fromkeys(("text", "source", "target", "question"), Value("string")), "kind": kind}
-    features = Features({**features, "of": {"kind": kind}, "label": kind})
-    row = {**dict.fromkeys(("text", "source", "target", "question"), "a"), "kind": 1, "of": {"kind": 1}, "label": 0}
+    features = Features({**features, "nested": {"kind": kind}, "label": kind})
+    row = {**dict.fromkeys(("text", "source", "target", "question"), "a"), "kind": 1, "nested": {"kind": 1}, "label": 0}
     Dataset.from_list([row, {**row, "label": 1}], features=features).to_parquet(tmp_path / "a.parquet")
     file = str(tmp_path / "a.parquet")
-    made = task.model_copy(update={"path": {"train": file, "dev": file, "test": file}})
+    task_of_file = task.model_copy(update={"path": {"train": file, "dev": file, "test": file}})
     with pytest.raises(InputError, match=rf"a\.parquet: {column}: is used as text, but has label numbers"):
-        made.load()
+        task_of_file.load()
 
 
 def test_messages_do_not_show_internal_columns(write: Write) -> None:
@@ -95,9 +95,9 @@ def test_an_empty_cell_is_rejected_with_its_location(task: Any, column: str, nam
     row |= {"question": "q", "1": "a", "2": "b", "answer": "a"}
     write_file(tmp_path / name, [row, {**row, "label": "b"}, {**row, column: ""}])
     file = str(tmp_path / name)
-    made = task.model_copy(update={"path": {"train": file, "dev": file, "test": file}})
+    task_of_file = task.model_copy(update={"path": {"train": file, "dev": file, "test": file}})
     with pytest.raises(InputError, match=rf"{name}, row 3: {column}: is empty"):
-        examples(made)
+        examples(task_of_file)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,6 @@ def test_an_empty_cell_is_rejected_with_its_location(task: Any, column: str, nam
         ([{"a": 1, "b": 2}] * 2, r"has 2 rows \(columns: a, b\), too few"),
     ],
 )
-def test_too_few_rows_to_hold_out(rows: Any, words: str, write: Write) -> None:
+def test_too_few_rows_to_hold_out_are_an_error(rows: Any, words: str, write: Write) -> None:
     with pytest.raises(InputError, match=words):
         load_splits(DataSource(str(write("a.json", rows)), dev_fraction=0.2, test_fraction=0.2))

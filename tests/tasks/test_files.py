@@ -91,14 +91,14 @@ def test_equal_rows_in_every_format_are_equal_examples(kind: type, name: str, st
         options["label_names"] = ("9", "10")
     write_file(tmp_path / name, EXAMPLE_ROWS[kind])
     write_file(tmp_path / "plain.jsonl", EXAMPLE_ROWS[kind])
-    found, expected = (
+    task, expected = (
         kind(path=dict.fromkeys(("train", "dev", "test"), str(tmp_path / file)), streaming=streaming, **options)
         for file in (name, "plain.jsonl")
     )
-    assert examples(found) == examples(expected)
-    assert {example.target for example in examples(found)} <= {"9", "10", "1", "007", "01234", "NA"}
+    assert examples(task) == examples(expected)
+    assert {example.target for example in examples(task)} <= {"9", "10", "1", "007", "01234", "NA"}
     if kind is TextClassification:
-        assert found.labels == ("9", "10")
+        assert task.labels == ("9", "10")
 
 
 @pytest.mark.parametrize("column", [*COLUMN_NAMES, "extra", "what was it?", "é", "", "x" * 300])
@@ -127,7 +127,7 @@ def test_file_names_are_not_patterns(name: str, streaming: bool, write: Write) -
 
 
 @pytest.mark.parametrize("name", FILE_NAMES)
-def test_a_replaced_file_is_read_again_even_with_the_same_modification_time(name: str, tmp_path: Path) -> None:
+def test_a_replaced_file_is_read_again_despite_an_equal_mtime(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     for text in ("old", "new", "odd"):
         write_file(file, [{"text": text, "label": "a"}, {"text": text, "label": "b"}])

@@ -1,4 +1,4 @@
-"""Tasks on anybody's data: what columns mean, and what is wrong with a row."""
+"""Generic tasks on user data: columns, labels, choices, and errors in rows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.tasks.conftest import Rows, Write
 
 
 def examples_of(task: Any, split: str = "train") -> list[Example]:
-    """The examples as the runner makes them."""
+    """The examples of a split, as the runner builds them."""
     rows = task.load()[split]
     return to_examples(task, split, rows, range(len(rows)))
 
 
-def three(write: Write, rows: Rows, name: str = "rows.jsonl") -> dict[str, Any]:
+def all_splits(write: Write, rows: Rows, name: str = "rows.jsonl") -> dict[str, Any]:
     """The same rows as all three splits."""
     file = str(write(name, rows))
     return {"train": file, "dev": file, "test": file}
@@ -38,15 +38,17 @@ TEXTS = [{"text": f"text {i}", "label": ["bad", "good", "fine"][i % 3]} for i in
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
-def test_labels_that_are_texts_are_found_in_the_training_rows(name: str, write: Write) -> None:
-    task = TextClassification(path=three(write, TEXTS, name), prompt="is {text} good?", verbalisers={"bad": "not good"})
+def test_text_labels_are_collected_from_the_training_rows(name: str, write: Write) -> None:
+    task = TextClassification(
+        path=all_splits(write, TEXTS, name), prompt="is {text} good?", verbalisers={"bad": "not good"}
+    )
     assert task.labels == ("not good", "fine", "good")
     assert examples_of(task)[0] == Example(
         "is text 0 good?", "not good", ("not good", "fine", "good"), truncatable_span=(3, 9)
     )
 
 
-def test_numbers_mean_the_names_of_the_data_set(tmp_path: Path) -> None:
+def test_label_numbers_are_names_of_the_dataset(tmp_path: Path) -> None:
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}).cast_column(
         "label", ClassLabel(names=["no", "yes"])
     )
@@ -57,14 +59,14 @@ def test_numbers_mean_the_names_of_the_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
-def test_numbers_are_indices_into_the_given_names(name: str, write: Write) -> None:
-    path = three(write, [{"text": "a", "label": 1}, {"text": "b", "label": 0}], name)
+def test_label_numbers_are_indices_into_label_names(name: str, write: Write) -> None:
+    path = all_splits(write, [{"text": "a", "label": 1}, {"text": "b", "label": 0}], name)
     assert [e.target for e in examples_of(TextClassification(path=path, label_names=("no", "yes")))] == ["yes", "no"]
     assert TextClassification(path=path).labels == ("0", "1")
 
 
-def test_names_that_are_digits_are_matched_by_index(write: Write, tmp_path: Path) -> None:
-    path = three(write, [{"text": "a", "label": n} for n in (0, 1, 2)])
+def test_label_names_that_are_digits_are_matched_by_index(write: Write, tmp_path: Path) -> None:
+    path = all_splits(write, [{"text": "a", "label": n} for n in (0, 1, 2)])
     assert [e.target for e in examples_of(TextClassification(path=path, label_names=("1", "2", "3")))] == [
         "1",
         "2",
@@ -74,7 +76,7 @@ def test_names_that_are_digits_are_matched_by_index(write: Write, tmp_path: Path
 
 
 @pytest.mark.parametrize("first", ["", '"quoted, so one field",neg\n'])
-def test_a_row_of_too_many_fields_is_reported_and_loses_none(first: str, tmp_path: Path) -> None:
+def test_a_row_with_too_many_cells_is_an_error(first: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(f"text,label\n{first}good, they say,pos\nbad,neg\n")
     task = TextClassification(path={"train": str(file), "dev": str(file), "test": str(file)})
@@ -83,7 +85,7 @@ def test_a_row_of_too_many_fields_is_reported_and_loses_none(first: str, tmp_pat
         task.load()
 
 
-def test_without_a_context_a_long_question_is_refused_and_never_loses_a_choice(write: Write) -> None:
+def test_without_a_context_nothing_is_truncatable(write: Write) -> None:
     [example] = examples_of(choices(write, [{"question": "q " * 99, "choices": ["x", "y"], "answer": "B"}]))
     assert example.truncatable_span == (0, 0)
 
@@ -93,19 +95,19 @@ def test_choices_may_be_numbers(write: Write) -> None:
     assert (example.target, example.candidates) == ("4", ("3", "4"))
 
 
-def test_pairs_nested_fields_and_other_columns(write: Write) -> None:
+def test_text_pairs_nested_columns_and_prompt_fields(write: Write) -> None:
     rows = [
         {"a": {"b": "one"}, "c": "two", "label": "x", "extra": 3},
         {"a": {"b": "1"}, "c": "2", "label": "y", "extra": 4},
     ]
-    task = TextClassification(path=three(write, rows), text_column="a.b", text_pair_column="c")
+    task = TextClassification(path=all_splits(write, rows), text_column="a.b", text_pair_column="c")
     assert examples_of(task)[0].source == "classify: one two"
-    task = TextClassification(path=three(write, rows), text_column="a.b", prompt="{extra}: {text} {{}} {a.b}")
+    task = TextClassification(path=all_splits(write, rows), text_column="a.b", prompt="{extra}: {text} {{}} {a.b}")
     assert examples_of(task)[0].source == "3: one {} one"
 
 
 def choices(write: Write, rows: Rows, **options: Any) -> MultipleChoice:
-    return MultipleChoice(path=three(write, rows), **options)
+    return MultipleChoice(path=all_splits(write, rows), **options)
 
 
 def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
@@ -120,7 +122,7 @@ def test_choices_in_a_list_in_columns_and_in_tables(write: Write) -> None:
     assert examples_of(nested)[0].target == "y"
 
 
-def test_choices_of_which_the_right_one_has_a_column_are_shuffled(write: Write) -> None:
+def test_choices_with_an_answer_column_are_shuffled(write: Write) -> None:
     rows = [{"question": f"q{i}", "answer": "x", "1": "y", "2": "z"} for i in range(60)]
     task = choices(write, rows, choices_columns=("answer", "1", "2"), shuffle_choices=True)
     examples = examples_of(task)
@@ -138,7 +140,7 @@ def test_choices_of_which_the_right_one_has_a_column_are_shuffled(write: Write) 
     assert {e.candidates for e in by_label} == {("x", "y"), ("y", "x")}
 
 
-def test_the_context_is_what_may_be_shortened(write: Write) -> None:
+def test_the_context_is_truncatable(write: Write) -> None:
     rows = [{"question": "q", "choices": ["x", "y"], "answer": "x", "story": "long"}]
     [example] = examples_of(choices(write, rows, context_column="story"))
     assert example.source == "question: q choices: A - x B - y context: long"
@@ -146,25 +148,27 @@ def test_the_context_is_what_may_be_shortened(write: Write) -> None:
     assert example.source[slice(*example.truncatable_span)] == "long"
 
 
-def test_free_text_and_lists_of_right_texts(write: Write) -> None:
-    task = TextGeneration(path=three(write, [{"source": "s", "target": ["t", "u"]}]), prompt="say: {source}")
+def test_generation_targets_are_texts_or_lists_of_references(write: Write) -> None:
+    task = TextGeneration(path=all_splits(write, [{"source": "s", "target": ["t", "u"]}]), prompt="say: {source}")
     assert examples_of(task) == [Example("say: s", "t", references=("t", "u"), truncatable_span=(5, 6))]
-    task = TextGeneration(path=three(write, [{"a": "s", "b": "t"}]), source_column="a", target_column="b")
+    task = TextGeneration(path=all_splits(write, [{"a": "s", "b": "t"}]), source_column="a", target_column="b")
     assert examples_of(task) == [Example("s", "t", truncatable_span=(0, 1))]
 
 
-def test_distractors_are_the_choices_that_are_wrong(write: Write) -> None:
+def test_distractors_are_the_wrong_choices(write: Write) -> None:
     rows = [{"question": "q", "choices": ["a", "b", "c"], "answer": "B"}]
-    [example] = examples_of(DistractorGeneration(path=three(write, rows), choices_column="choices"))
+    [example] = examples_of(DistractorGeneration(path=all_splits(write, rows), choices_column="choices"))
     assert (example.source, example.target) == ("answer: b question: q", "a; c")
     rows = [{"question": "q", "choices": ["a", "b", "c"], "answer": 3}]
-    [example] = examples_of(DistractorGeneration(path=three(write, rows), choices_column="choices", answer_is="number"))
+    [example] = examples_of(
+        DistractorGeneration(path=all_splits(write, rows), choices_column="choices", answer_is="number")
+    )
     assert (example.extra["answer"], example.target) == ("c", "a; b")
 
 
-def test_distractors(write: Write) -> None:
+def test_distractor_generation_examples(write: Write) -> None:
     rows = [{"question": "q", "answer": "right; yes", "distractors": ["a;b", "c "], "story": "long"}]
-    task = DistractorGeneration(path=three(write, rows), context_column="story")
+    task = DistractorGeneration(path=all_splits(write, rows), context_column="story")
     assert examples_of(task) == [
         Example(
             "answer: right; yes question: q context: long",
@@ -175,7 +179,9 @@ def test_distractors(write: Write) -> None:
         )
     ]
     rows = [{"question": "q", "answer": "x", "d1": "a", "d2": "b"}]
-    task = DistractorGeneration(path=three(write, rows), distractors_columns=("d1", "d2"), prompt="{question}/{answer}")
+    task = DistractorGeneration(
+        path=all_splits(write, rows), distractors_columns=("d1", "d2"), prompt="{question}/{answer}"
+    )
     assert examples_of(task) == [Example("q/x", "a; b", extra={"answer": "x"}, truncatable_span=(0, 0))]
 
 
@@ -206,20 +212,20 @@ def test_distractors(write: Write) -> None:
         (DistractorGeneration, {"question": "q", "answer": "x", "distractors": []}, r"distractors: has no distractors"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_reported_with_file_row_and_field(
+def test_invalid_rows_are_reported_with_file_row_and_field(
     task: Any, row: dict[str, Any], words: str, write: Write
 ) -> None:
-    right = {
+    valid = {
         TextClassification: {"text": "x", "label": "good"},
         MultipleChoice: {"question": "q", "choices": ["x", "y"], "answer": "x"},
         TextGeneration: {"source": "s", "target": "t"},
         DistractorGeneration: {"question": "q", "answer": "x", "distractors": ["y"]},
     }[task]
-    good, bad = write("good.jsonl", [right, right]), write("bad.jsonl", [right, right, row])
+    good, bad = write("good.jsonl", [valid, valid]), write("bad.jsonl", [valid, valid, row])
     options = {"label_names": ("bad", "good")} if task is TextClassification else {}
-    made = task(path={"train": [str(good), str(bad)], "dev": str(good), "test": str(good)}, **options)
+    task_of_files = task(path={"train": [str(good), str(bad)], "dev": str(good), "test": str(good)}, **options)
     with pytest.raises(InputError, match=rf"bad\.jsonl, row 3: {words}"):
-        examples_of(made)
+        examples_of(task_of_files)
 
 
 @pytest.mark.parametrize(
@@ -235,9 +241,9 @@ def test_what_is_wrong_with_a_row_is_reported_with_file_row_and_field(
         (TextGeneration, {"source_column": "text"}, r"target_column: there is no column 'target'"),
     ],
 )
-def test_a_missing_column_is_reported_before_any_row_is_read(task: Any, options: Any, words: str, write: Write) -> None:
+def test_a_missing_column_is_an_error_before_reading_rows(task: Any, options: Any, words: str, write: Write) -> None:
     with pytest.raises(InputError, match=words):
-        task(path=three(write, TEXTS, "good.jsonl"), **options).load()
+        task(path=all_splits(write, TEXTS, "good.jsonl"), **options).load()
 
 
 @pytest.mark.parametrize(
@@ -287,13 +293,13 @@ def test_a_missing_column_is_reported_before_any_row_is_read(task: Any, options:
         ),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(task: Any, options: Any, words: str) -> None:
+def test_invalid_options_are_rejected(task: Any, options: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         task(**options)
 
 
-def test_streamed_rows_are_labelled_by_the_given_names(write: Write) -> None:
-    task = TextClassification(path=three(write, TEXTS), streaming=True, label_names=("bad", "good", "fine"))
+def test_streamed_rows_use_label_names(write: Write) -> None:
+    task = TextClassification(path=all_splits(write, TEXTS), streaming=True, label_names=("bad", "good", "fine"))
     assert task.is_streaming
     rows: Any = task.load()["train"]
     assert [task.to_example(row).target for row in rows] == [row["label"] for row in TEXTS]
@@ -328,7 +334,7 @@ ANYTHING = st.one_of(
 )
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("text", "label", "question", "choices", "answer"), ANYTHING)))
 @settings(max_examples=300, deadline=None, database=None)
-def test_any_row_is_encoded_or_refused_with_its_field(task: DatasetTask, row: dict[str, Any]) -> None:
+def test_any_row_is_an_example_or_an_error_with_its_field(task: DatasetTask, row: dict[str, Any]) -> None:
     try:
         example = task.to_example(row)
     except RowError:

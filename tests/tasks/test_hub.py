@@ -1,4 +1,4 @@
-"""The starting system's data sets, from local folders in the hub's form."""
+"""The hub's data sets, loaded from local folders in the hub's layout."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_every_subset_of_tweet_eval(subset: Any, write: Write, tmp_path: Path) -
     assert TweetEval.published_sizes[subset].keys() == {"train", "validation", "test"}
 
 
-def test_labels_of_tweets_are_the_hubs_in_words() -> None:
+def test_tweet_eval_labels_are_words() -> None:
     assert TweetEval().labels == ("anger", "joy", "optimism", "sadness")
     assert TweetEval(subset="hate").labels == ("not hateful", "hateful")
     assert len(TweetEval(subset="emoji").labels) == 20
     assert TweetEval(subset="hate", verbalisers={"hate": "yes", "non-hate": "no"}).labels == ("no", "yes")
 
 
-def test_ag_news_takes_its_dev_rows_from_training(write: Write, tmp_path: Path) -> None:
+def test_ag_news_holds_out_dev_rows_from_train(write: Write, tmp_path: Path) -> None:
     write("hub/data/train-00000-of-00001.parquet", tweets(400))
     write("hub/data/test-00000-of-00001.parquet", tweets(8))
     task = AgNews(path=str(tmp_path / "hub"))
@@ -65,12 +65,12 @@ def test_commonsense_qa_is_tested_on_the_validation_split(write: Write, tmp_path
     )
 
 
-def test_splits_may_be_files_of_their_own(write: Write) -> None:
+def test_splits_may_be_files(write: Write) -> None:
     files: Any = {split: str(write(f"{split}.jsonl", questions(6))) for split in ("train", "dev", "test")}
     assert {s: len(r) for s, r in CommonsenseQa(path=files).load().items()} == {"train": 6, "dev": 6, "test": 6}
 
 
-def test_choices_that_stand_twice_in_published_data_are_right_together() -> None:
+def test_duplicate_choices_of_published_data_count_as_one() -> None:
     row = {"question": "q", "choices": {"label": ["A", "B", "C"], "text": ["x", "y", "y"]}, "answerKey": "C"}
     example = CommonsenseQa().to_example(row)
     assert (example.target, example.candidates) == ("y", ("x", "y"))
@@ -93,7 +93,7 @@ def test_race(subset: Any, number: int, race: str) -> None:
     example = task.to_example(rows[1])
     article = rows[1]["article"]
     assert example.source == (
-        "question: What does article 1 tell? choices: A - a story 1 B - a tale; long 1 C - nothing 1 D - a lie 1 "
+        "question: What is in article 1? choices: A - a story 1 B - a tale; long 1 C - nothing 1 D - a lie 1 "
         f"context: {article}"
     )
     assert example.target == "a tale; long 1"
@@ -104,7 +104,7 @@ def test_race(subset: Any, number: int, race: str) -> None:
 def test_race_distractors(race: str) -> None:
     task = RaceDistractors(path=race)
     example = task.to_example(task.load()["train"][0])
-    assert example.source.startswith("answer: a story 0 question: What does article 0 tell? context: Article 0 tells")
+    assert example.source.startswith("answer: a story 0 question: What is in article 0? context: Article 0 has")
     assert example.target == "a tale, long 0; nothing 0; a lie 0"
     assert example.extra == {"answer": "a story 0"}
     assert not example.candidates
@@ -123,13 +123,13 @@ def test_race_distractors(race: str) -> None:
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_the_hubs_rows_must_be_as_many_as_were_published(
+def test_the_number_of_hub_rows_must_equal_the_published_one(
     task: Any, config: str | None, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    requests: list[Any] = []
 
     def load(path: str, name: str | None, **options: Any) -> DatasetDict:
-        asked.append((path, name))
+        requests.append((path, name))
         return DatasetDict({split: Dataset.from_dict({"x": range(n + short)}) for split, n in sizes.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
@@ -143,4 +143,4 @@ def test_the_hubs_rows_must_be_as_many_as_were_published(
     with pytest.raises(InputError, match=r"rows in split 'train', but .* were published; clear the cache"):
         loading.load_splits(task._data_source())
     loading._load_splits.cache_clear()
-    assert asked[0] == (type(task).hub_id, config)
+    assert requests[0] == (type(task).hub_id, config)

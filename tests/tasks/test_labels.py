@@ -36,7 +36,7 @@ def label_task(write: Write, labels: Sequence[Any], name: str = "a.jsonl", **opt
         (["nan", "inf", "NA"], ("NA", "inf", "nan")),
     ],
 )
-def test_labels_are_found_in_natural_order(labels: Sequence[Any], names: Sequence[str], write: Write) -> None:
+def test_labels_are_in_natural_order(labels: Sequence[Any], names: Sequence[str], write: Write) -> None:
     task = label_task(write, labels)
     assert task.labels == names
     assert {example.target for example in examples(task)} == set(names)
@@ -127,7 +127,7 @@ def test_nested_labels(write: Write, tmp_path: Path) -> None:
         assert [example.target for example in examples(task)] == ["no", "yes", "no", "yes"]
 
 
-def test_all_splits_files_and_the_recipe_must_number_labels_equally(tmp_path: Path) -> None:
+def test_splits_and_recipe_must_number_labels_equally(tmp_path: Path) -> None:
     files = []
     for number, names in enumerate((["no", "yes"], ["yes", "no"])):
         features = Features({"text": Value("string"), "label": ClassLabel(names=names)})

@@ -1,4 +1,4 @@
-"""Every way in which rows are brought, and what is wrong with them."""
+"""Every source of rows, and errors in them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(write: Write, pattern: str) -> None:
         "data/emotion/{}-00000-of-00001.parquet",
     ],
 )
-def test_a_folder_in_the_hubs_form(pattern: str, write: Write, tmp_path: Path) -> None:
+def test_a_folder_in_the_hubs_layout_is_loaded(pattern: str, write: Write, tmp_path: Path) -> None:
     folder(write, pattern)
     source = DataSource(str(tmp_path / "data"), config="emotion" if "emotion" in pattern else None)
     assert sizes(source) == SIZES
@@ -48,13 +48,13 @@ def test_a_folder_in_the_hubs_form(pattern: str, write: Write, tmp_path: Path) -
     assert (row["text"], int(row["label"])) == ("tweet 3 #tag @user é", 3)
 
 
-def test_one_folder_a_configuration(write: Write, tmp_path: Path) -> None:
+def test_a_configuration_may_be_a_subfolder(write: Write, tmp_path: Path) -> None:
     folder(write, "data/hate/{}-00000-of-00001.parquet")
     write("data/emotion/train-00000-of-00001.parquet", tweets(3))
     assert sizes(DataSource(str(tmp_path / "data"), config="hate")) == SIZES
 
 
-def test_shards_are_put_together(write: Write, tmp_path: Path) -> None:
+def test_shards_are_concatenated(write: Write, tmp_path: Path) -> None:
     folder(write, "data/{}.parquet")
     (tmp_path / "data/train.parquet").unlink()
     for shard in range(3):
@@ -64,7 +64,7 @@ def test_shards_are_put_together(write: Write, tmp_path: Path) -> None:
     assert row_location(source, "train", 5) == f"{tmp_path}/data/train-00001-of-00003.parquet, row 2"
 
 
-def test_a_saved_dataset_dict(tmp_path: Path) -> None:
+def test_a_saved_dataset_dict_is_loaded(tmp_path: Path) -> None:
     splits = {name: Dataset.from_list(tweets(n)) for name, n in zip(SPLITS, SIZES.values(), strict=True)}
     DatasetDict(splits).save_to_disk(tmp_path / "saved")
     source = DataSource(str(tmp_path / "saved"))
@@ -72,7 +72,7 @@ def test_a_saved_dataset_dict(tmp_path: Path) -> None:
     assert row_location(source, "test", 1) == f"'{tmp_path}/saved', split 'test', row 2"
 
 
-def test_a_readme_with_configurations(write: Write, tmp_path: Path) -> None:
+def test_configurations_of_a_readme_are_loaded(write: Write, tmp_path: Path) -> None:
     folder(write, "data/odd/{}_rows.jsonl")
     files = "".join(f"  - split: {name}\n    path: odd/{name}_rows.jsonl\n" for name in SPLITS)
     text = f"---\nconfigs:\n- config_name: one\n  data_files:\n{files}---\n"
@@ -80,14 +80,14 @@ def test_a_readme_with_configurations(write: Write, tmp_path: Path) -> None:
     assert sizes(DataSource(str(tmp_path / "data"), config="one")) == SIZES
 
 
-def test_files_by_split_of_different_forms(write: Write) -> None:
+def test_splits_may_be_files_of_different_formats(write: Write) -> None:
     a, b, c = write("a.csv", tweets(4)), write("b.jsonl", tweets(5)), write("c.parquet", tweets(6))
     source = DataSource((("train", (str(a),)), ("dev", (str(b),)), ("test", (str(c),))))
     assert sizes(source) == {"train": 4, "dev": 5, "test": 6}
     assert row_location(source, "dev", 2) == f"{b}, row 3"
 
 
-def test_words_that_csv_readers_take_for_nothing_stay(write: Write) -> None:
+def test_csv_words_for_missing_values_are_texts(write: Write) -> None:
     file = write("a.csv", [{"text": word, "label": "x"} for word in ("NA", "None", "null", "nan", "")])
     source = DataSource(str(file), dev_fraction=0.2, test_fraction=0.2)
     rows = [row for split in load_splits(source).splits.values() for row in split]
@@ -95,7 +95,7 @@ def test_words_that_csv_readers_take_for_nothing_stay(write: Write) -> None:
 
 
 @pytest.mark.parametrize("column", ["label", "meta.label"])
-def test_shares_of_one_file_are_stratified_seeded_and_disjoint(column: str, write: Write) -> None:
+def test_held_out_shares_are_stratified_seeded_and_disjoint(column: str, write: Write) -> None:
     labels = ["a" if i % 10 else "b" for i in range(200)]
     rows = [{"text": f"t{i}", "label": label, "meta": {"label": label}} for i, label in enumerate(labels)]
     file = str(write("rows.jsonl", rows))
@@ -117,7 +117,7 @@ def test_shares_of_one_file_are_stratified_seeded_and_disjoint(column: str, writ
             assert row_location(source, split, index) == f"{file}, row {number + 1}"
 
 
-def test_a_few_rows_are_drawn_by_the_seed_for_trials(write: Write, tmp_path: Path) -> None:
+def test_max_rows_samples_rows_with_the_seed(write: Write, tmp_path: Path) -> None:
     folder(write, "data/{}.parquet")
     source = DataSource(str(tmp_path / "data"), max_rows=4)
     splits = load_splits(source).splits
@@ -127,13 +127,13 @@ def test_a_few_rows_are_drawn_by_the_seed_for_trials(write: Write, tmp_path: Pat
     assert row_location(source, "train", 2).endswith(f"train.parquet, row {row[ORIGIN] + 1}")
 
 
-def test_names_of_splits_can_be_given(write: Write, tmp_path: Path) -> None:
+def test_split_names_can_be_given(write: Write, tmp_path: Path) -> None:
     folder(write, "data/{}.parquet")
     source = DataSource(str(tmp_path / "data"), names=(None, None, "validation"), dev_fraction=0.25)
     assert sizes(source) == {"train": 9, "test": 5, "dev": 3}
 
 
-def test_training_rows_are_streamed_and_the_others_held(write: Write, tmp_path: Path) -> None:
+def test_only_training_rows_are_streamed(write: Write, tmp_path: Path) -> None:
     folder(write, "data/{}.jsonl")
     splits: Any = load_splits(DataSource(str(tmp_path / "data"), streaming=True)).splits
     assert isinstance(splits["train"], IterableDataset)
@@ -167,12 +167,12 @@ def test_a_changed_file_is_read_again(write: Write) -> None:
         ((("train", ("pyproject.toml",)),), r"has an unsupported extension; allowed: \.csv, "),
     ],
 )
-def test_what_is_not_there_is_reported(path: Any, words: str) -> None:
+def test_missing_files_and_datasets_are_errors(path: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         load_splits(DataSource(path))
 
 
-def test_missing_and_empty_splits_are_reported(write: Write, tmp_path: Path) -> None:
+def test_missing_and_empty_splits_are_errors(write: Write, tmp_path: Path) -> None:
     file = str(write("rows.jsonl", tweets(10)))
     with pytest.raises(InputError, match=r"has no test split; set test_split to its name, or test_fraction"):
         load_splits(DataSource(file, dev_fraction=0.1))
@@ -187,7 +187,7 @@ def test_missing_and_empty_splits_are_reported(write: Write, tmp_path: Path) -> 
         load_splits(DataSource(str(tmp_path / "data")))
 
 
-def test_a_file_that_cannot_be_parsed_is_reported(tmp_path: Path) -> None:
+def test_an_unparsable_file_is_an_error_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "x"\n{"text": }\n')
     with pytest.raises(
         InputError, match=r"bad\.jsonl, line 1: is not valid JSON: Expecting ',' delimiter at column 13"
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_parsed_is_reported(tmp_path: Path) -> None:
         load_splits(DataSource(str(tmp_path / "bad.jsonl")))
 
 
-def test_published_sizes_are_asserted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_sizes_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **options: Any) -> DatasetDict:
         return DatasetDict({name: Dataset.from_list(tweets(6)) for name in SPLITS})
 
@@ -208,18 +208,18 @@ def test_published_sizes_are_asserted(monkeypatch: pytest.MonkeyPatch) -> None:
         load_splits(DataSource("owner/name", sizes=(("extra", 3),)))
 
 
-def test_texts_on_the_hub_are_read_as_they_are_written(
+def test_csv_files_of_the_hub_are_read_without_type_inference(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for split in ("train", "validation", "test"):
         (folder / f"{split}.csv").write_text("text,label\n007,01\n2.50,true\n")
-    found = datasets.load_dataset_builder(str(folder))
+    hub_builder = datasets.load_dataset_builder(str(folder))
     commit = "a" * 40
-    found.config.data_files = {
+    hub_builder.config.data_files = {
         str(split): [f"hf://datasets/owner/name@{commit}/{Path(str(file)).name}" for file in files]
-        for split, files in found.config.data_files.items()
+        for split, files in hub_builder.config.data_files.items()
     }
     fetched: list[tuple[str, str, str]] = []
 
@@ -227,7 +227,7 @@ def test_texts_on_the_hub_are_read_as_they_are_written(
         fetched.append((repository, repo_type, revision))
         return str(folder / file)
 
-    monkeypatch.setattr(datasets, "load_dataset_builder", lambda **place: found)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda **place: hub_builder)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     rows = load_splits(DataSource("owner/name", revision=commit)).splits["test"]
     assert list(rows) == [{"text": "007", "label": "01"}, {"text": "2.50", "label": "true"}]
@@ -235,20 +235,20 @@ def test_texts_on_the_hub_are_read_as_they_are_written(
 
 
 def builder(path: Path, train: int | None, *others: str) -> Any:
-    """What knows a data set of the hub's form, with the number of training rows if that is published."""
-    found = datasets.load_dataset_builder(str(path))
+    """The builder of a local data set, with a published number of training rows if given."""
+    local_builder = datasets.load_dataset_builder(str(path))
     splits = None if train is None else dict.fromkeys(("train", *others), datasets.SplitInfo("x", num_examples=train))
-    found.info.splits = splits
-    return found
+    local_builder.info.splits = splits
+    return local_builder
 
 
-def test_a_sample_is_some_training_rows_and_how_many_there_are(write: Write, tmp_path: Path) -> None:
+def test_limit_train_rows_gives_a_sample_and_the_total_number(write: Write, tmp_path: Path) -> None:
     write("data/train.parquet", tweets(12))
     source = DataSource(str(tmp_path / "data"))
     sample, number = limit_train_rows(source, builder(tmp_path / "data", 700, "validation", "test"), 5)
     rows = load_splits(sample)
     assert number == 700
-    assert {split: len(found) for split, found in rows.splits.items()} == {"train": 5}
+    assert {split: len(part) for split, part in rows.splits.items()} == {"train": 5}
     assert rows.splits["train"]["text"][:] == [row["text"] for row in tweets(5)]
 
 
@@ -261,7 +261,7 @@ def test_a_sample_is_some_training_rows_and_how_many_there_are(write: Write, tmp
         ({"max_rows": 60}, ("test", "validation"), 60),
     ],
 )
-def test_shares_that_a_run_takes_of_the_training_rows_are_taken_off(
+def test_held_out_shares_reduce_the_number_of_training_rows(
     options: dict[str, Any], splits: tuple[str, ...], number: int, write: Write, tmp_path: Path
 ) -> None:
     write("data/train.parquet", tweets(12))
@@ -269,23 +269,23 @@ def test_shares_that_a_run_takes_of_the_training_rows_are_taken_off(
     assert limit_train_rows(source, builder(tmp_path / "data", 700, *splits), 5)[1] == number
 
 
-def test_a_number_of_rows_that_is_published_nowhere_is_not_made_up(write: Write, tmp_path: Path) -> None:
+def test_an_unpublished_number_of_rows_is_unknown(write: Write, tmp_path: Path) -> None:
     write("data/train.parquet", tweets(12))
-    found = builder(tmp_path / "data", None)
-    assert limit_train_rows(DataSource(str(tmp_path / "data")), found, 5)[1] is None
-    assert limit_train_rows(DataSource(str(tmp_path / "data"), sizes=(("train", 80),)), found, 5)[1] == 80
+    local_builder = builder(tmp_path / "data", None)
+    assert limit_train_rows(DataSource(str(tmp_path / "data")), local_builder, 5)[1] is None
+    assert limit_train_rows(DataSource(str(tmp_path / "data"), sizes=(("train", 80),)), local_builder, 5)[1] == 80
 
 
-def test_only_what_would_be_fetched_is_sampled(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_undownloaded_hub_data_is_sampled(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("data/train.parquet", tweets(12))
     assert undownloaded_builder(DataSource(str(tmp_path / "data"))) is None
     assert undownloaded_builder(DataSource((("train", ("a.csv",)),))) is None
-    found, cache = builder(tmp_path / "data", 700), tmp_path / "cache"
-    found._cache_dir = str(cache)
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(datasets, "load_dataset_builder", lambda **place: asked.append(place) or found)
-    assert undownloaded_builder(DataSource("someone/tweets", config="emotion", revision="v1")) is found
-    assert asked == [{"path": "someone/tweets", "name": "emotion", "revision": "v1"}]
+    local_builder, cache = builder(tmp_path / "data", 700), tmp_path / "cache"
+    local_builder._cache_dir = str(cache)
+    requests: list[dict[str, Any]] = []
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda **place: requests.append(place) or local_builder)
+    assert undownloaded_builder(DataSource("someone/tweets", config="emotion", revision="v1")) is local_builder
+    assert requests == [{"path": "someone/tweets", "name": "emotion", "revision": "v1"}]
     cache.mkdir()
     assert undownloaded_builder(DataSource("someone/tweets")) is None
     with pytest.raises(InputError, match="neither a file, a folder nor a hub id"):

@@ -5,7 +5,7 @@ import pytest
 from peftkit.tasks.prompt_templates import fields, render
 
 
-def test_fields_are_filled_and_the_contexts_place_is_reported() -> None:
+def test_render_fills_fields_and_returns_the_span_of_the_context() -> None:
     values = {"question": "who?", "article": "a {text} in braces", "choices.text": "x"}
     text, span = render("{{q}} {question} on {article} ({choices.text})", values.__getitem__, "article")
     assert text == "{q} who? on a {text} in braces (x)"
@@ -31,18 +31,18 @@ def test_fields_are_filled_and_the_contexts_place_is_reported() -> None:
         "{text:{width}}",
     ],
 )
-def test_whatever_is_more_than_a_name_is_refused(template: str) -> None:
+def test_only_field_names_are_allowed_in_braces(template: str) -> None:
     with pytest.raises(ValueError, match="is not a valid field; use names"):
         fields(template)
 
 
 @pytest.mark.parametrize("template", ["{", "}", "{text", "text}"])
-def test_lone_braces_are_refused_with_the_remedy(template: str) -> None:
+def test_lone_braces_are_an_error_with_a_remedy(template: str) -> None:
     with pytest.raises(ValueError, match="double a brace"):
         fields(template)
 
 
-def test_dots_go_into_tables_and_never_to_attributes() -> None:
+def test_dots_select_nested_fields_and_never_attributes() -> None:
     from peftkit.errors import RowError
     from peftkit.tasks.columns import get_text
 

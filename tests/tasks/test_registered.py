@@ -1,4 +1,4 @@
-"""What holds of every task that is installed: the answer is nowhere but in the label."""
+"""Every registered task: documented, and without its answer in the source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Entry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.testing import check_task
-from tests.evaluate.test_evaluator import Deaf
+from tests.evaluate.test_evaluator import InputBlindModel
 from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
@@ -30,7 +30,7 @@ RANKED = [entry for entry in TASKS if issubclass(entry.component, Task) and entr
 
 
 def options_for(name: str, write: Write) -> list[str]:
-    """Overrides that give the task rows, where it has none of its own."""
+    """Overrides that give the task rows, unless it is built in."""
     hub = {
         "tweet_eval": tweets(ROWS),
         "ag_news": tweets(ROWS),
@@ -38,13 +38,13 @@ def options_for(name: str, write: Write) -> list[str]:
         "race": examinations(ROWS),
         "race_distractors": examinations(ROWS),
     }
-    own = {
+    generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
-    rows: Any = (hub | own).get(name)
+    rows: Any = (hub | generic).get(name)
     if rows is None:
         return []
     for split in ("train", "validation", "test"):
@@ -59,16 +59,16 @@ def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("entry", RANKED, ids=lambda e: e.name)
-def test_a_model_that_does_not_read_scores_chance(entry: Entry, write: Write, tmp_path: Path) -> None:
+def test_an_input_blind_model_scores_chance(entry: Entry, write: Write, tmp_path: Path) -> None:
     recipe = recipe_for(entry, write, tmp_path)
-    form = Deaf(None, None, recipe.task.kind, 64, 16)  # type: ignore[arg-type]
+    family = InputBlindModel(None, None, recipe.task.kind, 64, 16)  # type: ignore[arg-type]
     rows = recipe.task.load()["test"]
     examples = to_examples(recipe.task, "test", rows, range(len(rows)))[:ROWS]
-    split = EvaluationSplit("test", list(range(len(examples))), examples, form.tokenize(examples, ranked=True))
-    found = evaluate(torch.nn.Linear(1, 1), split, recipe, form, Accelerator(cpu=True)).values["accuracy"]
+    split = EvaluationSplit("test", list(range(len(examples))), examples, family.tokenize(examples, ranked=True))
+    accuracy = evaluate(torch.nn.Linear(1, 1), split, recipe, family, Accelerator(cpu=True)).values["accuracy"]
     chance = sum(1 / len(e.candidates) for e in examples) / len(examples)
     half = 2.576 * math.sqrt(chance * (1 - chance) / len(examples))  # the 99 % interval
-    assert chance - half <= found <= chance + half
+    assert chance - half <= accuracy <= chance + half
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
@@ -78,7 +78,7 @@ def test_the_source_does_not_contain_the_answer(entry: Entry, write: Write, tmp_
     for example in to_examples(recipe.task, "test", rows, range(len(rows))):
         if example.candidates:
             assert example.target in example.candidates
-            if recipe.task.kind == "multiple_choice":  # where choices are shown, all of them are
+            if recipe.task.kind == "multiple_choice":  # all choices are in the source
                 shown = [re.search(rf"(?<!\w){re.escape(c)}(?!\w)", example.source) for c in example.candidates]
                 assert all(shown) or not shown[example.candidates.index(example.target)]
         if example.truncatable_span is not None:
@@ -87,7 +87,7 @@ def test_the_source_does_not_contain_the_answer(entry: Entry, write: Write, tmp_
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
-def test_every_task_says_its_kind_metrics_and_options(entry: Entry) -> None:
+def test_every_task_declares_its_kind_metrics_and_options(entry: Entry) -> None:
     component = entry.component
     assert issubclass(component, Task)
     assert component.metrics
@@ -103,7 +103,7 @@ def test_every_task_says_its_kind_metrics_and_options(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
-def test_the_kit_passes_every_task(entry: Entry, write: Write, tmp_path: Path) -> None:
+def test_every_task_passes_check_task(entry: Entry, write: Write, tmp_path: Path) -> None:
     check_task(recipe_for(entry, write, tmp_path).task)
 
 
@@ -123,7 +123,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_prompt_needs_no_answer_and_names_what_it_needs(name: str, write: Write, tmp_path: Path) -> None:
+def test_to_prompt_needs_no_answer_and_names_missing_fields(name: str, write: Write, tmp_path: Path) -> None:
     task = recipe_for(load_registry().all("task")[name], write, tmp_path).task
     for row in list(task.load()["test"])[:20]:
         example, bare = task.to_example(row), {key: row[key] for key in row if key not in ANSWERS[name]}
@@ -133,11 +133,11 @@ def test_a_prompt_needs_no_answer_and_names_what_it_needs(name: str, write: Writ
             example.candidates,
             example.truncatable_span,
         )
-    with pytest.raises(MissingFieldsError) as found:
+    with pytest.raises(MissingFieldsError) as error:
         task.to_prompt({})
-    assert found.value.fields
-    assert not {*found.value.fields} & {*ANSWERS[name]}
-    only = {field: value_of(row, field) for field in found.value.fields}
+    assert error.value.fields
+    assert not {*error.value.fields} & {*ANSWERS[name]}
+    only = {field: value_of(row, field) for field in error.value.fields}
     assert task.to_prompt(only).source == example.source
 
 
@@ -147,7 +147,7 @@ def value_of(row: Any, field: str) -> Any:
     return row
 
 
-def test_race_distractors_takes_the_answer_as_a_label_or_written_out(write: Write, tmp_path: Path) -> None:
+def test_race_distractors_takes_the_answer_as_a_label_or_a_text(write: Write, tmp_path: Path) -> None:
     task = recipe_for(load_registry().all("task")["race_distractors"], write, tmp_path).task
     row = next(iter(task.load()["test"]))
     right = row["options"]["ABCD".index(row["answer"])]
@@ -178,7 +178,7 @@ def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_p
 
 
 @pytest.mark.parametrize("name", ["text_classification", "multiple_choice", "text_generation", "distractor_generation"])
-def test_own_data_name_their_groups(name: str, write: Write, tmp_path: Path) -> None:
+def test_group_column_sets_the_groups(name: str, write: Write, tmp_path: Path) -> None:
     file = tmp_path / "y.toml"
     file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")
     options = options_for(name, write)

@@ -1,4 +1,4 @@
-"""The built-in data: balance, duplicates, splits, and that no definition gives its answer away."""
+"""The built-in data: balance, duplicates, splits, and definitions without their answer."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def data() -> dict[str, DatasetDict]:
 
 
 def words(text: str) -> set[str]:
-    found = set(re.findall("[a-z]+", text.lower()))
-    return found | {w[:-1] for w in found if w.endswith("s")}
+    singular = set(re.findall("[a-z]+", text.lower()))
+    return singular | {w[:-1] for w in singular if w.endswith("s")}
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_sizes(data: dict[str, DatasetDict], name: str) -> None:
+def test_sizes_of_splits(data: dict[str, DatasetDict], name: str) -> None:
     assert tuple(len(data[name][s]) for s in ("train", "dev", "test")) == SIZES[name]
 
 
-def test_a_synset_lies_in_one_split_over_all_tasks(data: dict[str, DatasetDict]) -> None:
+def test_a_synset_is_in_one_split_of_all_tasks(data: dict[str, DatasetDict]) -> None:
     ids = {s: {i for splits in data.values() for i in splits[s]["synset"]} for s in ("train", "dev", "test")}
     assert all(not ids[a] & ids[b] for a, b in combinations(ids, 2))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_no_row_stands_twice(data: dict[str, DatasetDict], name: str) -> None:
+def test_there_are_no_duplicate_rows(data: dict[str, DatasetDict], name: str) -> None:
     rows = [row for split in data[name].values() for row in split]
     assert len({row["synset"] for row in rows}) == len(rows)
     assert len({row["gloss"].lower() for row in rows}) == len(rows)
 
 
-def test_topics_are_balanced_and_not_named(data: dict[str, DatasetDict]) -> None:
+def test_topics_are_balanced_and_not_in_the_definition(data: dict[str, DatasetDict]) -> None:
     labels = TASKS["topic"].labels
     assert len(labels) == 10
     for split in data["topic"].values():
@@ -59,7 +59,7 @@ def test_topics_are_balanced_and_not_named(data: dict[str, DatasetDict]) -> None
 
 
 @pytest.mark.parametrize("name", ["far", "sisters"])
-def test_choices_come_in_fives_each_right_once_and_never_in_the_definition(
+def test_each_of_five_choices_is_the_answer_once_and_not_in_the_definition(
     data: dict[str, DatasetDict], name: str
 ) -> None:
     for split in data[name].values():
@@ -73,14 +73,14 @@ def test_choices_come_in_fives_each_right_once_and_never_in_the_definition(
         assert max(places.values()) < 1.35 * min(places.values())
 
 
-def test_distractors_are_three_others_than_the_word(data: dict[str, DatasetDict]) -> None:
+def test_there_are_three_distractors_other_than_the_word(data: dict[str, DatasetDict]) -> None:
     for split in data["distractors"].values():
         assert all(len(set(row["distractors"])) == 3 and row["word"] not in row["distractors"] for row in split)
         assert not [row for row in split if row["word"] in words(row["gloss"])]
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_row_is_an_example_whose_target_can_be_found(data: dict[str, DatasetDict], name: str) -> None:
+def test_every_row_is_a_valid_example(data: dict[str, DatasetDict], name: str) -> None:
     task = TASKS[name]
     for row in data[name]["dev"]:
         example = task.to_example(row)
@@ -89,5 +89,5 @@ def test_every_row_is_an_example_whose_target_can_be_found(data: dict[str, Datas
         assert example.target not in example.source.removeprefix("topic: ").split()
 
 
-def test_the_licence_lies_beside_the_data() -> None:
+def test_the_licence_is_next_to_the_data() -> None:
     assert "Princeton University" in (DATA_DIR / "LICENSE").read_text()

@@ -1,4 +1,4 @@
-"""The kit finds what is wrong with a method, and passes one that is right."""
+"""The conformance suite detects faulty methods and passes correct ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TestRight = conformance(LayerNorm, architectures=("t5", "bert"))
 
 
 class Wrong(Method):
-    """Trains the norms, but for one fault."""
+    """Trains the layer norms; subclasses add one fault each."""
 
     name: Literal["wrong"] = "wrong"
 
@@ -40,7 +40,7 @@ class Forgets(Wrong):
 
 
 class Moves(Wrong):
-    """Moves what it says is frozen."""
+    """Changes a frozen parameter."""
 
     def after_step(self, model: Any, step: int) -> None:
         with torch.no_grad():
@@ -48,7 +48,7 @@ class Moves(Wrong):
 
 
 class Unread(Wrong):
-    """Trains a tensor that no pass reads."""
+    """Trains a tensor that the forward pass does not use."""
 
     def apply(self, model: Any, context: Any) -> Any:
         model = super().apply(model, context)
@@ -57,7 +57,7 @@ class Unread(Wrong):
 
 
 class New(Wrong):
-    """Puts new parameters in the place of those that an optimizer has."""
+    """Replaces parameters when loading."""
 
     def load(self, model: Any, folder: Path) -> None:
         super().load(model, folder)
@@ -67,7 +67,7 @@ class New(Wrong):
 
 
 class Adds(Wrong):
-    """Adds weights of its own, and says it can be merged."""
+    """Adds weights, and claims to be mergeable."""
 
     def apply(self, model: Any, context: Any) -> Any:
         model = super().apply(model, context)
@@ -77,14 +77,14 @@ class Adds(Wrong):
 
 
 class Pickles(Wrong):
-    """Writes what can run code when it is read."""
+    """Saves a pickle."""
 
     def save(self, model: Any, folder: Path) -> None:
         torch.save({}, folder / "weights.bin")
 
 
 class Forgetful(Wrong):
-    """Keeps something from step to step that no checkpoint has."""
+    """Has state that is not in checkpoints."""
 
     _steps: int = 0
 
@@ -96,10 +96,10 @@ class Forgetful(Wrong):
 
 
 class Silent(Wrong):
-    """Cannot be used at all."""
+    """Is incompatible with everything."""
 
     incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (
-        Incompatibility(lambda s: True, "it is made so", "use another"),
+        Incompatibility(lambda s: True, "it is never compatible", "use another"),
     )
 
 
@@ -115,18 +115,18 @@ class Silent(Wrong):
         (Forgetful, "resume", "results differ after resuming"),
     ],
 )
-def test_a_fault_is_found(method: type[Method], check: str, words: str, tmp_path: Path) -> None:
+def test_faulty_methods_fail_their_check(method: type[Method], check: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=words):
         {**METHOD_CHECKS, **RUN_CHECKS}[check](method(), "llama", tmp_path / "own")
 
 
 @pytest.mark.parametrize("check", [*METHOD_CHECKS, *RUN_CHECKS])
-def test_what_refuses_itself_is_passed_with_its_reason(check: str, tmp_path: Path) -> None:
-    with pytest.raises(NotSupportedError, match="it is made so; use another"):
+def test_incompatible_methods_raise_not_supported(check: str, tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError, match="it is never compatible; use another"):
         {**METHOD_CHECKS, **RUN_CHECKS}[check](Silent(), "llama", tmp_path / "own")
 
 
-def test_an_option_without_a_description() -> None:
+def test_an_option_without_a_description_fails() -> None:
     class Bare(Wrong):
         option: int = 1
 
@@ -145,7 +145,7 @@ def test_an_option_without_a_description() -> None:
         ({"train.learning_rate": Range(1e-4, 1e-2, log=True)}, 5e-3, None),
     ],
 )
-def test_a_range_without_the_published_rate_is_found(search: Any, rate: float, words: str | None) -> None:
+def test_a_range_without_the_published_rate_fails(search: Any, rate: float, words: str | None) -> None:
     class Published(Wrong):
         published_rates = (PublishedRate((rate,), "Somebody (2020): table 1"),)
 

@@ -1,4 +1,4 @@
-"""How far a run is, when it evaluates, and the learning rate in between."""
+"""Used budget, planned steps and intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftkit.train.budget import IntervalTrigger, Progress, budget_used, planned
         ({"steps": 20, "seconds": 2.0}, 1.0),
     ],
 )
-def test_the_closest_limit_counts(limits: dict[str, float], share: float) -> None:
+def test_budget_used_follows_the_closest_limit(limits: dict[str, float], share: float) -> None:
     used = Progress(
         step=10, samples=80, input_tokens=200, target_tokens=100, seconds=2.0, macs=2_000_000_000, steps_per_epoch=4
     )
@@ -63,6 +63,6 @@ def test_a_logarithmic_interval_starts_at_a_thousandth_and_ends_with_the_budget(
     assert all(abs(mark - point) <= 2 for mark, point in zip(due, points, strict=True))
 
 
-def test_an_interval_in_epochs() -> None:
+def test_an_interval_in_epochs_is_due_regularly() -> None:
     marks = IntervalTrigger("0.5 epochs", BudgetConfig(epochs=2))
     assert [s for s in range(1, 21) if marks.due(Progress(step=s, steps_per_epoch=10))] == [5, 10, 15, 20]

@@ -26,12 +26,12 @@ from tests.tiny_runs import Make
 
 def test_auxiliary_losses_are_counted(make: Make, registry: Registry) -> None:
     options = ("method.name=lora", "method.monteclora_config={}", "train.batch_size=2")
-    found = costs(run(make("encoder-decoder", *options, "evaluate.every=1 steps"), registry))
+    with_loss = costs(run(make("encoder-decoder", *options, "evaluate.every=1 steps"), registry))
     plain = costs(run(make("encoder-decoder", *options[::2], "evaluate.every=1 steps"), registry))
-    assert all(drawn["gmacs"] > without["gmacs"] for drawn, without in zip(found[1:], plain[1:], strict=True))
+    assert all(counted["gmacs"] > without["gmacs"] for counted, without in zip(with_loss[1:], plain[1:], strict=True))
 
 
-def test_a_quantised_model_is_counted_on_one_that_is_not(
+def test_a_quantized_model_is_counted_on_an_unquantized_copy(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make("decoder", "method.name=lora")
@@ -39,11 +39,11 @@ def test_a_quantised_model_is_counted_on_one_that_is_not(
     quantised = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "4bit"})})
     loaded = load.load_base(recipe)
     monkeypatch.setattr("peftkit.train.run.load_base", lambda _: loaded)  # bitsandbytes needs a GPU
-    made, devices = MacCounter.__init__, []
+    init, devices = MacCounter.__init__, []
 
     def note(self: MacCounter, model: nn.Module, *rest: Any, **options: Any) -> None:
         devices.append({parameter.device.type for parameter in model.parameters()})
-        made(self, model, *rest, **options)
+        init(self, model, *rest, **options)
 
     monkeypatch.setattr(MacCounter, "__init__", note)
     assert costs(run(quantised, registry))[-1]["gmacs"] == expected
@@ -51,7 +51,7 @@ def test_a_quantised_model_is_counted_on_one_that_is_not(
 
 
 class Kept(Meter):
-    """Keeps every record, for all runs of a test."""
+    """Stores the records of all runs of a test."""
 
     name: Literal["kept"] = "kept"
 
@@ -68,44 +68,44 @@ class Kept(Meter):
 @given(
     rows=st.integers(24, 40),
     size=st.integers(1, 4),
-    passes=st.integers(1, 3),
+    microbatches=st.integers(1, 3),
     steps=st.integers(1, 9),
     streaming=st.booleans(),
     kind=st.sampled_from(["encoder-decoder", "decoder", "encoder"]),
 )
 def test_a_runs_cost_is_the_sum_of_its_steps(
-    make: Make, registry: Registry, rows: int, size: int, passes: int, steps: int, streaming: bool, kind: str
+    make: Make, registry: Registry, rows: int, size: int, microbatches: int, steps: int, streaming: bool, kind: str
 ) -> None:
     Kept.records.clear()
-    batch = size * passes
+    batch = size * microbatches
     recipe = make(
         kind,
         f"task.rows={rows}",
         f"task.streaming={str(streaming).lower()}",
         f"train.batch_size={size}",
-        f"train.gradient_accumulation_steps={passes}",
+        f"train.gradient_accumulation_steps={microbatches}",
         f"train.budget.samples={(steps - 1) * batch + 1}",
         "train.budget.steps=1000",
         "evaluate.every=2 steps",
     )
-    kept = Entry("meter", "kept", Kept, "tests", "0")
-    watched = Registry((*registry.entries, kept), registry.failures, registry.distributions)
+    meter = Entry("meter", "kept", Kept, "tests", "0")
+    watched = Registry((*registry.entries, meter), registry.failures, registry.distributions)
     path = run(recipe, watched)
     assert path is not None
-    found, records = RunDirectory(path).summary(), Kept.records
-    # Rows that fill no batch are left out of an epoch, and a step that starts within the budget is counted whole.
-    assert found["steps"] == len(records) == steps
-    assert found["samples"] == found["cost"]["samples"] == sum(r.samples for r in records) == steps * batch
-    assert found["tokens"] == {
+    summary, records = RunDirectory(path).summary(), Kept.records
+    # Epochs drop the last partial batch; a step that starts within the budget is counted as a whole.
+    assert summary["steps"] == len(records) == steps
+    assert summary["samples"] == summary["cost"]["samples"] == sum(r.samples for r in records) == steps * batch
+    assert summary["tokens"] == {
         "input": sum(r.input_tokens for r in records),
         "target": sum(r.target_tokens for r in records),
     }
-    assert found["cost"]["padding_tokens"] == sum(r.padding_tokens for r in records)
+    assert summary["cost"]["padding_tokens"] == sum(r.padding_tokens for r in records)
     macs = [(r.forward_macs, r.backward_macs) for r in records]
-    assert found["cost"]["forward_gmacs"] == pytest.approx(sum(f for f, _ in macs) / 1e9, rel=1e-12)
-    assert found["cost"]["backward_gmacs"] == pytest.approx(sum(b for _, b in macs) / 1e9, rel=1e-12)
+    assert summary["cost"]["forward_gmacs"] == pytest.approx(sum(f for f, _ in macs) / 1e9, rel=1e-12)
+    assert summary["cost"]["backward_gmacs"] == pytest.approx(sum(b for _, b in macs) / 1e9, rel=1e-12)
     assert all(forward > 0 and backward > 0 for forward, backward in macs)
-    assert found["cost"]["train_seconds"] == pytest.approx(sum(r.seconds for r in records))
+    assert summary["cost"]["train_seconds"] == pytest.approx(sum(r.seconds for r in records))
 
 
 def test_meters_stop_before_the_step_is_counted(
@@ -130,9 +130,9 @@ def test_meters_stop_before_the_step_is_counted(
 
     counted = MacCounter.count
     monkeypatch.setattr(MacCounter, "count", lambda self, batch: (seen.append("count"), counted(self, batch))[1])
-    own = Entry("meter", "watching", Watching, "tests", "0")
-    run(make("encoder"), Registry((*registry.entries, own), registry.failures, registry.distributions))
-    assert seen[:2] == ["count", "count"]  # the shortest and the longest batch, before all
+    entry = Entry("meter", "watching", Watching, "tests", "0")
+    run(make("encoder"), Registry((*registry.entries, entry), registry.failures, registry.distributions))
+    assert seen[:2] == ["count", "count"]  # the shortest and the longest batch, before training
     steps = len(seen) // 4
     assert seen[2:] == ["begin", "end", "count", "step"] * steps
     assert steps > 1
@@ -146,10 +146,10 @@ def costs(path: Path | None) -> list[dict[str, float]]:
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
 def test_a_run_records_its_compute(kind: str, make: Make, registry: Registry) -> None:
     path = run(make(kind, "evaluate.every=1 steps"), registry)
-    found = costs(path)
-    assert found[0]["gmacs"] == 0
-    assert all(later["gmacs"] > before["gmacs"] for before, later in pairwise(found))
-    last = found[-1]
+    recorded = costs(path)
+    assert recorded[0]["gmacs"] == 0
+    assert all(later["gmacs"] > before["gmacs"] for before, later in pairwise(recorded))
+    last = recorded[-1]
     assert last["elementwise_gops"] > 0
     assert last["optimizer_gops"] > 0
     assert last["gmacs"] == pytest.approx(last["forward_gmacs"] + last["backward_gmacs"])
@@ -159,15 +159,15 @@ def test_a_run_records_its_compute(kind: str, make: Make, registry: Registry) ->
     assert RunDirectory(path).summary()["counting_seconds"] > 0
 
 
-def test_a_run_counts_its_shortest_and_its_longest_batch_and_few_between(
+def test_a_run_counts_few_batches_besides_the_shortest_and_longest(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
     counted: list[int] = []
     work, count = MacCounter.count, MacCounter._count
 
     def note(self: MacCounter, rows: dict[str, Tensor]) -> StepMacs:
-        asked.append(rows["input_ids"].shape[1])
+        requested.append(rows["input_ids"].shape[1])
         return work(self, rows)
 
     def note_count(self: MacCounter, requires_grad: tuple[bool, ...], rows: dict[str, Tensor]) -> StepMacs:
@@ -179,10 +179,10 @@ def test_a_run_counts_its_shortest_and_its_longest_batch_and_few_between(
     sizes = [f"evaluate.{split}_examples=8" for split in ("train", "dev", "test")]
     options = ("task.name=wordnet_mcq", "train.batch_size=2", "train.budget.steps=300", *sizes)
     run(make("encoder-decoder", *options), registry)
-    assert counted[:2] == asked[:2]
-    assert counted[0] <= min(asked)
-    assert counted[1] >= max(asked)
-    assert len(counted) <= 7 < len({*asked})
+    assert counted[:2] == requested[:2]
+    assert counted[0] <= min(requested)
+    assert counted[1] >= max(requested)
+    assert len(counted) <= 7 < len({*requested})
 
 
 def test_batches_too_large_to_count_before_training_are_counted_during_it(
@@ -198,9 +198,9 @@ def test_batches_too_large_to_count_before_training_are_counted_during_it(
         return counted(self, requires_grad, rows)
 
     monkeypatch.setattr(MacCounter, "_count", without_memory)
-    found = costs(run(make("decoder", "run.name=two"), registry))
+    counted_later = costs(run(make("decoder", "run.name=two"), registry))
     assert len(lengths) > 2
-    assert [row["gmacs"] for row in found] == [row["gmacs"] for row in expected]
+    assert [row["gmacs"] for row in counted_later] == [row["gmacs"] for row in expected]
 
 
 def test_gradient_accumulation_costs_as_much_as_one_large_batch(make: Make, registry: Registry) -> None:
@@ -220,14 +220,14 @@ def test_two_processes_compute_as_much_as_one(make: Make, registry: Registry) ->
     two = make("decoder", "run.name=two", "train.batch_size=4")
     run_processes(one, registry)
     run_processes(two, registry, 2)
-    found = [
+    gmacs = [
         costs(path)[-1]["gmacs"]
         for name in ("one", "two")
         for path in Path(one.run.output).iterdir()
         if path.name.startswith(name)
     ]
-    assert len(found) == 2
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert len(gmacs) == 2
+    assert gmacs[0] == pytest.approx(gmacs[1], rel=1e-5)
 
 
 def test_a_budget_of_gmacs_is_met_within_one_step(make: Make, registry: Registry) -> None:
@@ -248,7 +248,7 @@ def test_the_summary_has_the_cost_of_the_last_evaluation(make: Make, registry: R
 
 
 class Broken(Full):
-    """A method whose library does not know the model."""
+    """A method that fails in the forward pass."""
 
     name: Literal["broken"] = "broken"  # type: ignore[assignment]
 
@@ -257,7 +257,7 @@ class Broken(Full):
         return model
 
 
-def test_a_method_that_fails_in_its_first_pass_is_an_input_error(make: Make, registry: Registry) -> None:
+def test_a_method_that_fails_in_the_first_forward_pass_is_an_input_error(make: Make, registry: Registry) -> None:
     known = Registry((*registry.entries, Entry("method", "broken", Broken, "tests", "0")), registry.failures)
     recipe = make("decoder").model_copy(update={"method": Broken()})
     with pytest.raises(InputError, match=r"'broken' fails in the first forward pass .*IndexError: list index"):

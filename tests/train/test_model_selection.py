@@ -1,4 +1,4 @@
-"""What dev selects: never what is no number, on a fixed sample that has the proportions of all rows."""
+"""Selection of the checkpoint on dev, and stratified samples of the splits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALUES = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.none())
 
 
 @given(st.lists(VALUES, max_size=9), st.booleans())
-def test_the_first_of_the_best_finite_values_is_selected(values: list[float | None], higher: bool) -> None:
+def test_the_first_best_finite_value_is_selected(values: list[float | None], higher: bool) -> None:
     selected: int | None = None
     for i, value in enumerate(values):
         if is_better(value, None if selected is None else values[selected], higher_is_better=higher):
@@ -45,9 +45,9 @@ def test_a_sample_keeps_the_proportions_of_every_answer(strata: list[str], limit
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(limit, len(strata))
     assert chosen == stratified_sample(strata, limit, "dev")
-    found = Counter(strata[i] for i in chosen)
+    counts = Counter(strata[i] for i in chosen)
     for stratum, number in Counter(strata).items():
-        assert abs(found[stratum] - number * len(chosen) / len(strata)) < 1
+        assert abs(counts[stratum] - number * len(chosen) / len(strata)) < 1
 
 
 def test_a_sample_is_drawn_within_strata() -> None:
@@ -59,20 +59,20 @@ Spoil = Callable[[Callable[[int, str], float | None]], None]
 
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
-    """Has the n-th evaluation of a split give another accuracy, where the function returns one."""
+    """Replaces the accuracy of the n-th evaluation of a split if the function returns a value."""
 
-    def spoilt(value: Callable[[int, str], float | None]) -> None:
+    def replace_accuracy(value: Callable[[int, str], float | None]) -> None:
         turns: Counter[str] = Counter()
 
         def other(model: Any, split: Any, *rest: Any, **more: Any) -> Any:
             result = evaluate(model, split, *rest, **more)
-            found = value(turns[split.name], split.name)
+            accuracy = value(turns[split.name], split.name)
             turns[split.name] += 1
-            return result if found is None else replace(result, values={**result.values, "accuracy": found})
+            return result if accuracy is None else replace(result, values={**result.values, "accuracy": accuracy})
 
         monkeypatch.setattr("peftkit.train.trainer.evaluate", other)
 
-    return spoilt
+    return replace_accuracy
 
 
 def test_the_first_finite_value_is_selected(make: Make, registry: Registry, spoil: Spoil) -> None:
@@ -100,7 +100,7 @@ PARTS = ("method.name=lora", "evaluate.dev_examples=6", "evaluate.test_examples=
 
 @pytest.mark.slow
 def test_the_selected_checkpoint_is_evaluated_on_whole_splits(make: Make, registry: Registry, spoil: Spoil) -> None:
-    """With the first, a middle and the last evaluation selected; the whole splits' values are those of its weights."""
+    """Selects the first, a middle and the last evaluation; full-split values are those of its weights."""
     whole = run(make("decoder", "method.name=lora", "evaluate.batch_size=4"), registry)
     assert whole is not None
     expected = {row["step"]: row for row in RunDirectory(whole).evaluations()}
@@ -145,7 +145,7 @@ def test_without_whole_splits_the_samples_are_reported(make: Make, registry: Reg
     assert not (path / "selected").exists()
 
 
-def test_a_run_killed_in_its_last_evaluation_resumes_there(
+def test_a_run_killed_in_its_last_evaluation_resumes_with_it(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make("encoder-decoder", *PARTS, "train.checkpoint.every=50%")
@@ -174,9 +174,9 @@ def test_a_run_killed_in_its_last_evaluation_resumes_there(
         assert (path / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_selection_never_looks_at_test(make: Make, registry: Registry, spoil: Spoil) -> None:
+def test_selection_does_not_depend_on_test_scores(make: Make, registry: Registry, spoil: Spoil) -> None:
     steps = set()
-    for best in range(3):  # whichever evaluation is the best on test
+    for best in range(3):  # the best evaluation on test
         spoil(lambda turn, split, best=best: [0.2, 0.9, 0.4][turn] if split == "dev" else float(turn == best))  # type: ignore[misc]
         path = run(make("decoder", "method.name=lora"), registry)
         assert path is not None
@@ -185,7 +185,7 @@ def test_selection_never_looks_at_test(make: Make, registry: Registry, spoil: Sp
 
 
 def test_two_processes_report_the_same_as_one(make: Make, registry: Registry, tmp_path: Path) -> None:
-    """The selected weights are put back on every process, also by one that resumes at the end."""
+    """Every process restores the selected weights, also after resuming at the end."""
     parts = [option for option in PARTS if option != "method.name=lora"] + ["method.name=quiet"]
     options = (*parts, "train.optimizer=SGD", "train.learning_rate=5", "train.checkpoint.every=50%")
     one = make("encoder-decoder", *options, f"run.output={tmp_path / 'one'}")
@@ -200,8 +200,8 @@ def test_two_processes_report_the_same_as_one(make: Make, registry: Registry, tm
     assert summaries[1]["resumed_after_steps"] == [6]
     assert summaries[0]["selected"]["step"] == summaries[1]["selected"]["step"]
     for split in ("dev", "test"):
-        expected, found = (summary["selected"][split] for summary in summaries)
-        assert found == pytest.approx(expected, abs=1e-4)
+        expected, actual = (summary["selected"][split] for summary in summaries)
+        assert actual == pytest.approx(expected, abs=1e-4)
         lines = [RunDirectory(path).predictions(split) for path in (first, second)]
         assert [line["index"] for line in lines[1]] == [line["index"] for line in lines[0]] == list(range(12))
         pairs = zip(*lines, strict=True)

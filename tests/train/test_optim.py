@@ -45,17 +45,17 @@ def test_adafactor_uses_the_recipes_learning_rate(make: Make, registry: Registry
     )
 
 
-def test_the_options_of_adafactor_are_those_of_transformers() -> None:
+def test_adafactor_arguments_are_those_of_transformers() -> None:
     assert list(optimizer_arguments("adafactor")) == list(inspect.signature(Adafactor).parameters)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "NAdam", "Muon", "SGD"])
-def test_weight_decay_is_the_recipes_and_not_the_optimizers_default(name: str, make: Make) -> None:
+def test_weight_decay_is_that_of_the_recipe_not_the_optimizers_default(name: str, make: Make) -> None:
     model = nn.Linear(2, 2, bias=False)
     optimizer = make_optimizer(make("decoder", f"train.optimizer={name}"), model)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0]
-    own = make("decoder", f"train.optimizer={name}", "train.optimizer_options={weight_decay=0.2}")
-    assert [group["weight_decay"] for group in make_optimizer(own, model).param_groups] == [0.2]
+    with_option = make("decoder", f"train.optimizer={name}", "train.optimizer_options={weight_decay=0.2}")
+    assert [group["weight_decay"] for group in make_optimizer(with_option, model).param_groups] == [0.2]
 
 
 def test_biases_get_no_weight_decay(make: Make) -> None:
@@ -74,7 +74,7 @@ def test_biases_get_no_weight_decay(make: Make) -> None:
         ("SGD", {"momentums": 0.9}, "momentums"),
     ],
 )
-def test_rejected_optimizer_options_end_a_run_before_it_has_a_directory(
+def test_rejected_optimizer_options_are_an_error_before_the_run_directory(
     make: Make, registry: Registry, optimizer: str, options: dict[str, float], reason: str
 ) -> None:
     valid = make("decoder", f"train.optimizer={optimizer}")

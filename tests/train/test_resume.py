@@ -1,4 +1,4 @@
-"""A run that was killed at any moment and resumed ends like one that was not, bit for bit."""
+"""Runs that are killed and resumed end bit-identical to uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPTIONS = (
 
 
 def outcome(path: Path) -> dict[str, Any]:
-    """All that a finished run leaves and no clock decides."""
+    """The deterministic results of a finished run."""
     rows = rows_of(path)
     summary = RunDirectory(path).summary()
     kept = ("status", "selected", "final", "steps", "samples", "tokens", "epoch")
@@ -52,13 +52,13 @@ def outcome(path: Path) -> dict[str, Any]:
 
 
 def last_weights(path: Path) -> str:
-    """The hash of what the last checkpoint holds."""
+    """The hash of the last checkpoint's weights."""
     newest = max((path / "checkpoints").glob("step-*"))
     return hashlib.sha256((newest / "trainable.safetensors").read_bytes()).hexdigest()
 
 
 def only(recipe: Recipe) -> Path:
-    """The one run that came to its end; a kill at the very beginning leaves an empty directory."""
+    """The only finished run; a kill at the start leaves an empty directory."""
     [path] = [path for path in Path(recipe.run.output).iterdir() if (path / "summary.json").is_file()]
     return path
 
@@ -81,7 +81,7 @@ OTHERS = ["parallel_adapters"] if "parallel_adapters" in load_registry().all("me
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
+def test_a_run_killed_at_random_steps_equals_an_uninterrupted_one(
     variant: str, make: Make, registry: Registry, tmp_path: Path
 ) -> None:
     processes, kind, *options = VARIANTS.get(variant, (1, "encoder-decoder", f"method.name={variant}"))
@@ -102,7 +102,7 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_saves_the_run_and_prints_how_to_resume(
+def test_a_signal_saves_the_run_and_prints_the_resume_command(
     number: int, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make("decoder", *OPTIONS, "train.checkpoint.every=off", "method.name=lora")
@@ -134,7 +134,7 @@ def test_a_signal_saves_the_run_and_prints_how_to_resume(
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Where that run lies, and where it is kept as it was."""
+    """The directory of the stopped run, and of its backup."""
     folder = tmp_path_factory.mktemp("stopped")
     return folder / "runs", folder / "kept"
 
@@ -143,7 +143,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def stopped(
     make: Make, registry: Registry, outputs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Recipe, Path]:
-    """A run that failed at its 13th step: made once, and the same for each test."""
+    """A run that failed at step 13; trained once and restored for each test."""
     from peftkit.train.trainer import Trainer
 
     output, kept = outputs
@@ -156,12 +156,12 @@ def stopped(
 
     def failing(self: Trainer, *arguments: Any) -> None:
         if self.progress.step == 12:
-            raise RunError("the power went")
+            raise RunError("power failure")
         account(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_record_step", failing)
-        with pytest.raises(RunError, match="the power went"):
+        with pytest.raises(RunError, match="power failure"):
             run(recipe, registry)
     [path] = shutil.copytree(output, kept).iterdir()
     return recipe, output / path.name
@@ -209,9 +209,9 @@ def test_a_resumed_run_adds_its_counting_time_to_the_earlier_one(
 
     monkeypatch.setattr("peftkit.train.trainer.make_mac_counter", note)
     run(recipe, registry, resume="")
-    found = RunDirectory(path).summary()
-    assert found["resumed_after_steps"] == [12]
-    assert found["counting_seconds"] >= state["counting_seconds"] + earlier_seconds[0] > earlier_seconds[0] > 0
+    summary = RunDirectory(path).summary()
+    assert summary["resumed_after_steps"] == [12]
+    assert summary["counting_seconds"] >= state["counting_seconds"] + earlier_seconds[0] > earlier_seconds[0] > 0
 
 
 def test_a_different_environment_is_recorded_on_resume(
@@ -221,9 +221,9 @@ def test_a_different_environment_is_recorded_on_resume(
     first = RunDirectory(path).environment()
     monkeypatch.setattr(environment, "_processor", lambda: "another one")
     run(recipe, registry, resume="")
-    found = RunDirectory(path).environment()
-    [other] = found.pop("resumed")
-    assert found == first
+    recorded = RunDirectory(path).environment()
+    [other] = recorded.pop("resumed")
+    assert recorded == first
     assert other["hardware"] == first["hardware"] | {"processor": "another one"}
 
 
@@ -232,12 +232,12 @@ def test_a_run_that_starts_over_records_only_the_new_environment(
 ) -> None:
     recipe, path = stopped
     shutil.rmtree(path / "checkpoints")
-    (path / "environment.json").unlink()  # or it was killed before there was one
+    (path / "environment.json").unlink()  # as if killed before it was written
     monkeypatch.setattr(environment, "_processor", lambda: "another one")
     run(recipe, registry, resume="")
-    found = RunDirectory(path).environment()
-    assert "resumed" not in found
-    assert found["hardware"]["processor"] == "another one"
+    recorded = RunDirectory(path).environment()
+    assert "resumed" not in recorded
+    assert recorded["hardware"]["processor"] == "another one"
 
 
 def test_a_finished_run_is_not_repeated(make: Make, registry: Registry) -> None:
@@ -266,8 +266,8 @@ def test_resuming_a_run_of_another_recipe_is_an_error(
         run(other, registry, resume="nowhere")
 
 
-def test_a_run_without_its_results_per_example_is_not_resumed(stopped: tuple[Recipe, Path], registry: Registry) -> None:
-    """Runs of older versions have none."""
+def test_a_run_without_per_example_results_is_not_resumed(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+    """Like runs of older versions."""
     recipe, path = stopped
     shutil.rmtree(path / "examples")
     with pytest.raises(InputError, match="no results per example of the evaluation at step 0; restore"):
@@ -285,7 +285,9 @@ def test_a_run_directory_is_locked(stopped: tuple[Recipe, Path], registry: Regis
     assert run(recipe, registry, resume="") == path
 
 
-def test_resuming_with_other_processes_is_an_error(stopped: tuple[Recipe, Path], registry: Registry) -> None:
+def test_resuming_with_another_number_of_processes_is_an_error(
+    stopped: tuple[Recipe, Path], registry: Registry
+) -> None:
     recipe, path = stopped
     for file in (path / "checkpoints").glob("*/state.json"):
         document = json.loads(file.read_text())
@@ -318,7 +320,7 @@ FILES = (
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-def test_a_corrupted_run_directory_resumes_or_is_a_clear_error(
+def test_a_corrupted_run_directory_resumes_or_is_an_error(
     stopped: tuple[Recipe, Path],
     outputs: tuple[Path, Path],
     registry: Registry,

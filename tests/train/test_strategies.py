@@ -1,4 +1,4 @@
-"""FSDP2's engine on two CPU processes, which Accelerate itself cannot start: its part is played here."""
+"""The FSDP2 strategy on two CPU processes; a fake accelerator shards the model, as Accelerate cannot on CPUs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEPS = 3
 
 
 def sharding(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """What Accelerate's ``prepare`` makes of them."""
+    """Shards like Accelerate's ``prepare``."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     wanted = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
     mesh = init_device_mesh("cpu", (2,))
@@ -40,9 +40,9 @@ def sharding(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Mod
         if type(module).__name__ == "LlamaDecoderLayer":
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     for group, chosen in zip(optimizer.param_groups, wanted, strict=True):
-        group["params"] = [own[name] for name in chosen]
+        group["params"] = [parameters[name] for name in chosen]
     return model, optimizer
 
 
@@ -56,40 +56,40 @@ def accelerator(prepare: Callable[..., Any], kind: DistributedType) -> Any:
     )
 
 
-def engine(recipe: Recipe, *, sharded: bool) -> Strategy:
+def strategy_for(recipe: Recipe, *, sharded: bool) -> Strategy:
     model, _ = tiny("decoder")
     torch.manual_seed(0)
     model = recipe.method.apply(model, ApplyContext("decoder", "classification", seed=0, steps=None))
     kind = DistributedType.FSDP if sharded else DistributedType.NO
-    made = make_strategy(recipe, model, accelerator(sharding if sharded else lambda *both: both, kind))
-    assert isinstance(made, FsdpStrategy) == sharded
-    return made
+    strategy = make_strategy(recipe, model, accelerator(sharding if sharded else lambda *both: both, kind))
+    assert isinstance(strategy, FsdpStrategy) == sharded
+    return strategy
 
 
-def step(of: Strategy) -> None:
+def step(strategy: Strategy) -> None:
     ids = torch.arange(24).reshape(2, 12) % 100 + 5
-    with of.microbatch_context(last=True):
-        of.backward(of.model(input_ids=ids, labels=ids, use_cache=False).loss, last=True)
-    of.clip()
-    of.step()
-    of.zero_grad()
+    with strategy.microbatch_context(last=True):
+        strategy.backward(strategy.model(input_ids=ids, labels=ids, use_cache=False).loss, last=True)
+    strategy.clip()
+    strategy.step()
+    strategy.zero_grad()
 
 
 def trained(recipe: Recipe, *, sharded: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """The weights and the optimizer's state after some steps, and the weights after another that began from these."""
-    first = engine(recipe, sharded=sharded)
+    """Weights and optimizer state after some steps, and weights after one more step from the restored state."""
+    first = strategy_for(recipe, sharded=sharded)
     for _ in range(STEPS):
         step(first)
     weights, (state, rest) = copy.deepcopy((first.trainable_state(), first.state_dict()))
-    second = engine(recipe, sharded=sharded)
+    second = strategy_for(recipe, sharded=sharded)
     second.load_state_dict(weights, copy.deepcopy(state), rest)
     step(second)
     return weights, state, second.trainable_state()
 
 
-def work(recipe: Recipe, rank: int, port: int, out: Path) -> None:
-    world = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in world.items()})
+def train_sharded(recipe: Recipe, rank: int, port: int, out: Path) -> None:
+    variables = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in variables.items()})
     torch.distributed.init_process_group("gloo")
     for name, tensors in zip("abc", trained(recipe, sharded=True), strict=True):
         if rank == 0:
@@ -107,13 +107,13 @@ def test_sharded_weights_train_and_are_restored_unsharded(method: str, make: Mak
         "train.optimizer_options={momentum=0.9}",
     )
     port = free_port()
-    assert fork_all([partial(work, recipe, rank, port, tmp_path) for rank in range(2)]) == [0, 0]
+    assert fork_all([partial(train_sharded, recipe, rank, port, tmp_path) for rank in range(2)]) == [0, 0]
     for name, right in zip("abc", trained(recipe, sharded=False), strict=True):
-        found = load_file(tmp_path / f"{name}.safetensors")
-        assert found.keys() == right.keys()
+        tensors = load_file(tmp_path / f"{name}.safetensors")
+        assert tensors.keys() == right.keys()
         for key, value in right.items():
-            assert found[key].shape == value.shape
-            assert (found[key] - value).abs().max() < 1e-5, (name, key)
+            assert tensors[key].shape == value.shape
+            assert (tensors[key] - value).abs().max() < 1e-5, (name, key)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_sharded_weights_train_and_are_restored_unsharded(method: str, make: Mak
         ({"ACCELERATE_USE_FSDP": "true"}, [], r"the recipe does not; set train\.fsdp = true"),
     ],
 )
-def test_fsdp_that_would_not_shard_is_an_error(
+def test_fsdp_without_effect_is_an_error(
     variables: dict[str, str],
     recipe: list[str],
     words: str,

@@ -1,4 +1,4 @@
-"""The loop end to end: what a recipe says is what is trained, measured and written."""
+"""The training loop end to end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEASURED = ("seconds", "peak_", "joules")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The evaluations without what a clock or the machine decides."""
+    """The evaluations without measured values."""
     rows = RunDirectory(path).evaluations()
     for row in rows:
         del row["evaluation_seconds"]
@@ -44,7 +44,7 @@ def trained(make: Make, registry: Registry, kind: str, *overrides: str) -> Path:
 @pytest.mark.parametrize("task", ["colours", "colour_choice"])
 def test_every_model_kind_trains(make: Make, registry: Registry, kind: str, task: str) -> None:
     rate = {"encoder-decoder": 1e-2, "decoder": 1e-2, "encoder": 1e-3}[kind]
-    steps = 500 if (kind, task) == ("encoder", "colour_choice") else 120  # a pair's two texts must first be related
+    steps = 500 if (kind, task) == ("encoder", "colour_choice") else 120  # pairs need more steps
     options = (f"task.name={task}", f"train.budget.steps={steps}", f"train.learning_rate={rate}")
     path = trained(make, registry, kind, *options)
     summary = RunDirectory(path).summary()
@@ -66,7 +66,7 @@ def test_a_generation_task_trains_and_generates(make: Make, registry: Registry, 
     assert RunDirectory(path).summary()["selected"]["test"]["exact_match"] == 1.0
 
 
-def test_the_run_directory_holds_what_it_should(make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_the_run_directory_has_all_files(make: Make, registry: Registry, tmp_path: Path) -> None:
     recipe = make("encoder-decoder")
     path = run(recipe, registry)
     assert path is not None
@@ -87,14 +87,14 @@ def test_the_run_directory_holds_what_it_should(make: Make, registry: Registry, 
 
     environment = json.loads((path / "environment.json").read_text())
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert (environment["git_commit"] or "").removesuffix("+changes") == head.stdout.strip()  # nothing outside of one
+    assert (environment["git_commit"] or "").removesuffix(
+        "+changes"
+    ) == head.stdout.strip()  # empty outside a git repository
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["plugins"]["peftkit"]
 
 
-def test_the_selected_checkpoint_is_devs_first_best_and_its_predictions_give_its_scores(
-    make: Make, registry: Registry
-) -> None:
+def test_the_first_best_dev_checkpoint_is_selected_and_matches_its_predictions(make: Make, registry: Registry) -> None:
     path = trained(make, registry, "decoder", "train.budget.steps=12", "evaluate.every=2 steps")
     rows, summary = RunDirectory(path).evaluations(), RunDirectory(path).summary()
     scores = [row["dev"]["accuracy"] for row in rows]
@@ -176,8 +176,8 @@ class BitFit(Method):
         return model
 
 
-class Deaf(Method):
-    """Trains weights that no pass reads."""
+class UnusedWeights(Method):
+    """Trains weights that the forward pass does not use."""
 
     name: Literal["deaf"] = "deaf"
 
@@ -191,13 +191,13 @@ class Deaf(Method):
 
 @hookimpl
 def register_methods() -> list[type[Method]]:
-    return [Recording, BitFit, Deaf]
+    return [Recording, BitFit, UnusedWeights]
 
 
 @pytest.fixture
 def registry(registry: Registry) -> Registry:
-    found = tuple(Entry("method", str(m.model_fields["name"].default), m, "tests", "0") for m in register_methods())
-    return Registry(registry.entries + found, registry.failures, registry.distributions)
+    entries = tuple(Entry("method", str(m.model_fields["name"].default), m, "tests", "0") for m in register_methods())
+    return Registry(registry.entries + entries, registry.failures, registry.distributions)
 
 
 def test_the_hooks_of_a_method_are_called_at_every_step(make: Make, registry: Registry) -> None:
@@ -212,10 +212,10 @@ def test_the_hooks_of_a_method_are_called_at_every_step(make: Make, registry: Re
     ]
 
 
-def test_a_plugin_of_one_method_trains_counts_and_saves_by_the_defaults(make: Make, registry: Registry) -> None:
+def test_a_minimal_method_trains_counts_and_saves(make: Make, registry: Registry) -> None:
     path = trained(make, registry, "encoder", "method.name=bitfit", "train.budget.steps=4")
     saved = load_file(path / "model" / "trainable.safetensors")
-    # The head is new: frozen at random, it would measure nothing.
+    # The new head must be trained.
     head = {f"{layer}.{name}" for layer in ("classifier", "bert.pooler.dense") for name in ("weight", "bias")}
     assert head <= saved.keys()
     assert all(key.endswith("bias") for key in saved.keys() - head)
@@ -258,7 +258,7 @@ def test_the_first_limit_ends_training_with_an_evaluation(
 ) -> None:
     path = trained(make, registry, "decoder", f"train.budget={budget}", "evaluate.every=100%")
     limited = RunDirectory(path).evaluations()
-    # The base recipe's limit of 6 steps stands beside it: the first one reached counts.
+    # The base recipe also has a limit of 6 steps; the first one reached counts.
     assert limited[-1]["step"] == steps
     assert RunDirectory(path).summary()["steps"] == steps
 
@@ -288,7 +288,7 @@ def test_streaming_data_trains(make: Make, registry: Registry) -> None:
     assert summary["selected"]["test"]["accuracy"] == 1.0
     assert summary["rows"] == {"train": None, "dev": 12, "test": 12}
     assert summary["rows_dropped_per_epoch"] is None
-    assert summary["epoch"] == 9  # finished passes over 48 rows, six steps each
+    assert summary["epoch"] == 9  # epochs of 48 rows, six steps each
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])

@@ -1,4 +1,4 @@
-"""Changes by hand to the files of a run."""
+"""Changes to the files of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def in_lines(name: str, line: int, change: Callable[[Any], None]) -> Callable[[P
 
 
 def set_to(*keys: str, to: Any) -> Callable[[Any], None]:
-    """Sets an inner value; a function is given the value that is there."""
+    """Sets an inner value; a function gets the current value."""
 
     def change(document: Any) -> None:
         for key in keys[:-1]:
@@ -45,5 +45,5 @@ def set_to(*keys: str, to: Any) -> Callable[[Any], None]:
     return change
 
 
-def names(found: Verification) -> list[tuple[str, str]]:
-    return [(check.group, check.name) for check in found.with_status("differs")]
+def names(verification: Verification) -> list[tuple[str, str]]:
+    return [(check.group, check.name) for check in verification.with_status("differs")]

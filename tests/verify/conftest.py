@@ -66,5 +66,5 @@ def original(models: dict[str, Path], registry: Registry, tmp_path_factory: pyte
 
 @pytest.fixture
 def copied(original: Path, tmp_path: Path) -> Path:
-    """A copy of that run, to change."""
+    """A copy of the run that may be changed."""
     return Path(shutil.copytree(original, tmp_path / "run"))

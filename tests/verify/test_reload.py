@@ -1,4 +1,4 @@
-"""Which differences of a reloaded model are permitted."""
+"""Tolerances for predictions of a reloaded model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from peftkit.verify import reload
 
 
-def test_near_ties_are_excused_and_others_are_not() -> None:
+def test_only_near_ties_may_differ() -> None:
     row: dict[str, Any] = {"prediction": "a", "candidates": ["a", "b", "c"], "log_likelihoods": [-1.0, -1.001, -1.1]}
     row |= {"candidate_tokens": [1, 1, 1], "loss": 1.0}
     recipe: Any = type("Recipe", (), {})()
@@ -22,7 +22,7 @@ def test_near_ties_are_excused_and_others_are_not() -> None:
         assert reload._compare_predictions(rows, new, recipe, 1e-3, 0.02)[1:] == counts
 
 
-def test_numbers_that_are_none_are_far_from_those_that_are() -> None:
+def test_nan_differs_from_numbers() -> None:
     nan = float("nan")
     assert (
         reload._largest_distance({"loss": 2.0, "log_likelihoods": [-4.0]}, {"loss": 2.0, "log_likelihoods": [-3.0]})

@@ -1,4 +1,4 @@
-"""Every kind of change by hand to a run directory is found."""
+"""Changes to files of a run directory are detected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def other_colour(row: Any) -> None:
 def flip_byte(path: Path) -> None:
     file = path / "model" / "adapter_model.safetensors"
     content = bytearray(file.read_bytes())
-    content[-4] ^= 1  # the last bit of a number
+    content[-4] ^= 1  # the lowest bit of the last number
     file.write_bytes(bytes(content))
 
 
@@ -125,39 +125,43 @@ TAMPERED: dict[str, dict[str, tuple[Callable[[Path], Any], str, str]]] = {
         "a damaged file": (lambda path: (path / "examples.parquet").write_bytes(b"PAR1"), "curve", "files"),
     },
 }
-"""Changes that do not hide each other, and the value that each makes differ."""
+"""Independent changes, and the value that differs after each."""
 
 
 @pytest.fixture(scope="module")
 def differing(
     original: Path, registry: Registry, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Verification]:
-    """What verifying a copy gives that has all changes of that kind."""
+    """The verification of a copy with all changes of a kind."""
 
     @cache
-    def found(kind: str) -> Verification:
+    def verify_tampered(kind: str) -> Verification:
         path = Path(shutil.copytree(original, tmp_path_factory.mktemp("tampered") / "run"))
         for tamper, _, _ in TAMPERED[kind].values():
             tamper(path)
         return verify_run(path, registry)
 
-    return found
+    return verify_tampered
 
 
-@pytest.mark.parametrize(("kind", "change"), [(kind, change) for kind, of in TAMPERED.items() for change in of])
-def test_what_is_changed_by_hand_is_found(kind: str, change: str, differing: Callable[[str], Verification]) -> None:
-    _, what, name = TAMPERED[kind][change]
-    found = differing(kind)
-    assert (what, name) in names(found)
-    assert "recomputed values differ: " in found.verdict
+@pytest.mark.parametrize(
+    ("kind", "change"), [(kind, change) for kind, changes in TAMPERED.items() for change in changes]
+)
+def test_every_change_of_a_file_is_detected(kind: str, change: str, differing: Callable[[str], Verification]) -> None:
+    _, group, name = TAMPERED[kind][change]
+    verification = differing(kind)
+    assert (group, name) in names(verification)
+    assert "recomputed values differ: " in verification.verdict
 
 
-def test_a_weight_that_says_something_else_is_found_without_digests(copied: Path, registry: Registry) -> None:
+def test_a_changed_weight_is_detected_without_digests(copied: Path, registry: Registry) -> None:
     in_json(SUMMARY, lambda document: document.pop("file_digests"))(copied)
     file = copied / "model" / "adapter_model.safetensors"
     content = bytearray(file.read_bytes())
-    content[-1] ^= 0x40  # of the exponent
+    content[-1] ^= 0x40  # a bit of the exponent
     file.write_bytes(bytes(content))
-    found = verify_run(copied, registry)
-    assert ("model", "test log-likelihoods, largest difference") in names(found)
-    assert [check.reason for check in found.checks if check.name == "digests"] == ["an older peftkit did not record it"]
+    verification = verify_run(copied, registry)
+    assert ("model", "test log-likelihoods, largest difference") in names(verification)
+    assert [check.reason for check in verification.checks if check.name == "digests"] == [
+        "an older peftkit did not record it"
+    ]

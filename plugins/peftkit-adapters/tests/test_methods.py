@@ -1,4 +1,4 @@
-"""All methods of the distribution, beside what the live registry's tests try of each."""
+"""All methods of the distribution, in addition to the tests of every registered method."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from peftkit_adapters.config_options import config_options
 
 BY_NAME = {str(method.model_fields["name"].default): method for method in METHODS}
 OTHER = ("bart", "qwen2")
-"""Beside t5, llama, gpt2 and bert, on which every method of the registry is tried."""
+"""In addition to t5, llama, gpt2 and bert, on which every registered method is tested."""
 
 RUNS = ("loreft", "compacter", "adapters_union")
 TestOthers = pytest.mark.slow(conformance(*METHODS, architectures=OTHER, runs=False))
@@ -49,12 +49,12 @@ TestRunsOfAnEncoder = pytest.mark.slow(conformance(BY_NAME["unipelt"], architect
 
 
 def method(name: str, **changes: Any) -> AdapterMethod:
-    """A method with options that suit a model of width 32."""
+    """A method with options that suit the tiny models."""
     return BY_NAME[name].model_validate({**BY_NAME[name].tiny_options, **changes})
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:
-    """What the library's documentation says."""
+    """Loads as the library documents it."""
     if "prefix_length" in (folder / "adapter_config.json").read_text():
         model.set_attn_implementation("eager")
     adapters.init(model)
@@ -78,7 +78,7 @@ def able(name: str, architecture: str) -> bool:
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name != "unipelt"])
-def test_the_library_itself_opens_what_was_saved(name: str, architecture: str, tmp_path: Path) -> None:
+def test_the_library_opens_saved_methods(name: str, architecture: str, tmp_path: Path) -> None:
     if able(name, architecture):
         check_reloads(method(name), architecture, tmp_path / "saved", reopen_direft if name == "direft" else reopen)
     else:
@@ -91,8 +91,8 @@ ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert")
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ENCODERS)
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_new_head_is_trained_and_given_back(name: str, architecture: str, tmp_path: Path) -> None:
-    """By the library; that the method itself does so, the live registry's tests try."""
+def test_a_new_head_is_trained_and_restored(name: str, architecture: str, tmp_path: Path) -> None:
+    """The library restores the head; the tests of every registered method check the method itself."""
     if able(name, architecture):
         library = method(name).loaded_by == "adapters"
         assert library == (name not in ("direft", "unipelt"))
@@ -103,15 +103,15 @@ def test_a_new_head_is_trained_and_given_back(name: str, architecture: str, tmp_
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bert"])
-def test_what_the_library_saved_under_another_name_is_opened(architecture: str, tmp_path: Path) -> None:
+def test_adapters_saved_under_another_name_are_opened(architecture: str, tmp_path: Path) -> None:
     saved_model = tiny_model(architecture)
     adapters.init(saved_model)
-    saved_model.add_adapter("theirs", config=adapters.LoRAConfig(r=4))
-    saved_model.train_adapter("theirs")
+    saved_model.add_adapter("other", config=adapters.LoRAConfig(r=4))
+    saved_model.train_adapter("other")
     with torch.no_grad():
         for parameter in (p for p in saved_model.parameters() if p.requires_grad):
             parameter.normal_()
-    saved_model.save_adapter(str(tmp_path), "theirs", use_safetensors=True)
+    saved_model.save_adapter(str(tmp_path), "other", use_safetensors=True)
     # The library trains and saves no pooler.
     opened = method("adapters_lora", r=4).apply(
         tiny_model(architecture), replace(context(architecture), head_parameters=())
@@ -120,12 +120,12 @@ def test_what_the_library_saved_under_another_name_is_opened(architecture: str, 
     torch.testing.assert_close(logits(opened, architecture), logits(saved_model, architecture), atol=1e-6, rtol=0)
 
 
-def test_a_method_that_is_not_installed_is_reported_with_its_distribution() -> None:
+def test_first_party_lists_every_method_of_the_distribution() -> None:
     assert {name for name, distribution in FIRST_PARTY.items() if distribution == "peftkit-adapters"} == set(BY_NAME)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_it_is_tuned_over_decades_that_hold_its_published_learning_rates(name: str) -> None:
+def test_search_spaces_span_four_decades_and_the_published_rates(name: str) -> None:
     search_range = BY_NAME[name].search_space["train.learning_rate"]
     assert isinstance(search_range, Range)
     assert search_range.log
@@ -145,7 +145,7 @@ def test_it_is_tuned_over_decades_that_hold_its_published_learning_rates(name: s
         ("adapters_prompt_tuning", "prompt_tuning"),
     ],
 )
-def test_a_method_that_peft_has_too_is_tuned_alike(name: str, peft_name: str) -> None:
+def test_methods_that_peft_has_too_share_its_search_space(name: str, peft_name: str) -> None:
     other = load_registry().all("method")[peft_name].component
     assert issubclass(other, Method)
     component = BY_NAME[name]
@@ -162,19 +162,19 @@ def test_every_option_is_described_and_known_to_the_library(name: str) -> None:
         assert {key: config[key] for key in options} == options
 
 
-def test_there_is_a_method_for_every_configuration_of_the_library_that_trains() -> None:
+def test_every_trainable_configuration_of_the_library_has_a_method() -> None:
     offered = {value for m in METHODS for value in (m.configuration, *getattr(m, "variants", {}).values())}
     declared = {n for n, c in vars(adapter_config).items() if isinstance(c, type) and n.endswith("Config")}
     left_out = {
-        *("AdapterConfig", "BnConfig", "ReftConfig", "MultiTaskConfig"),  # of which others are made
+        *("AdapterConfig", "BnConfig", "ReftConfig", "MultiTaskConfig"),  # base classes
         "DoRAConfig",  # adapters_lora with use_dora
-        *("VeraConfig", "DvoRAConfig"),  # train full matrices, and are not what their paper says
+        *("VeraConfig", "DvoRAConfig"),  # they train full matrices, unlike the paper
         "MTLLoRAConfig",  # for several tasks at once
     }
     assert offered - {"ConfigUnion"} == declared - left_out
 
 
-def test_options_are_read_as_the_library_declares_them() -> None:
+def test_options_have_the_librarys_defaults() -> None:
     config = adapters.PrefixTuningConfig()
     for name, option in config_options("PrefixTuningConfig").items():
         value = config[name]
@@ -184,7 +184,7 @@ def test_options_are_read_as_the_library_declares_them() -> None:
 
 
 @pytest.mark.parametrize("variant", ["pfeiffer", "houlsby"])
-def test_a_variant_is_the_librarys(variant: str) -> None:
+def test_variants_equal_the_librarys(variant: str) -> None:
     expected = adapters.SeqBnConfig() if variant == "pfeiffer" else adapters.DoubleSeqBnConfig()
     assert BY_NAME["bottleneck"].model_validate({"variant": variant}).config() == expected
     inverted = BY_NAME["invertible_bottleneck"].model_validate({"variant": variant}).config()
@@ -195,7 +195,7 @@ def test_a_variant_is_the_librarys(variant: str) -> None:
     ("name", "expected"),
     [("mam", adapters.MAMConfig()), ("unipelt", adapters.UniPELTConfig()), ("compacter", adapters.CompacterConfig())],
 )
-def test_the_defaults_are_the_librarys(name: str, expected: Any) -> None:
+def test_default_configurations_equal_the_librarys(name: str, expected: Any) -> None:
     assert BY_NAME[name]().config() == expected
 
 
@@ -213,7 +213,7 @@ def test_the_defaults_are_the_librarys(name: str, expected: Any) -> None:
     ],
     ids=str,
 )
-def test_variants_learn_and_are_saved(name: str, changes: dict[str, Any], architecture: str, tmp_path: Path) -> None:
+def test_variants_train_and_are_saved(name: str, changes: dict[str, Any], architecture: str, tmp_path: Path) -> None:
     check_reloads(method(name, **changes), architecture, tmp_path / "saved", reopen)
 
 
@@ -223,9 +223,7 @@ def test_variants_learn_and_are_saved(name: str, changes: dict[str, Any], archit
     [{"use_dora": True}, {"intermediate_lora": True, "output_lora": True, "attn_matrices": ("q", "k", "v")}],
     ids=str,
 )
-def test_lora_is_merged_into_a_model_without_anything_of_the_library(
-    changes: dict[str, Any], architecture: str
-) -> None:
+def test_merged_lora_has_no_modules_of_the_library(changes: dict[str, Any], architecture: str) -> None:
     component = method("adapters_lora", **changes)
     if architecture == "gpt2" and component.value("use_dora"):
         assert "leave out use_dora" in component.incompatible_with(run_spec(architecture))[0]
@@ -240,7 +238,7 @@ def test_lora_is_merged_into_a_model_without_anything_of_the_library(
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
-def test_merged_factors_are_those_of_the_bias_too(architecture: str) -> None:
+def test_merged_ia3_scales_the_bias_too(architecture: str) -> None:
     component = method("adapters_ia3")
     model = apply_method(component, architecture)
     with torch.no_grad():
@@ -262,13 +260,13 @@ def test_weight_decay_leaves_the_axes_of_loreft_orthogonal() -> None:
         model(**rows).loss.backward()
         optimizer.step()
         if step == 1:
-            assert axes.weight.abs().sum() == 0  # what the library leaves
+            assert axes.weight.abs().sum() == 0  # without the correction
         component.after_step(model, step)
         optimizer.zero_grad()
     torch.testing.assert_close(axes.weight @ axes.weight.T, torch.eye(4))
 
 
-def test_no_position_that_does_not_exist_learns() -> None:
+def test_only_existing_positions_are_trained() -> None:
     assert not any(".units.1." in name for name in trained_tensors(apply_method(method("loreft"), "bert")))
     both = trained_tensors(apply_method(method("loreft", suffix_positions=2), "bert"))
     assert any(".units.0." in name for name in both)
@@ -291,7 +289,7 @@ def test_loreft_takes_targets_shorter_than_its_positions() -> None:
     assert all(p.grad is not None for p in trained_tensors(model).values())
 
 
-def test_the_gates_of_unipelt_are_means_over_text_and_not_over_padding() -> None:
+def test_unipelt_gates_ignore_padding() -> None:
     model = apply_method(method("unipelt"), "bert").eval()
     train_on_batch(model, "bert", steps=2)
     model.eval()
@@ -323,7 +321,7 @@ def test_the_gates_of_unipelt_are_means_over_text_and_not_over_padding() -> None
     ],
     ids=str,
 )
-def test_options_that_cannot_work_are_refused(name: str, changes: dict[str, Any], words: str) -> None:
+def test_invalid_options_are_rejected(name: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         method(name, **changes)
 
@@ -341,7 +339,9 @@ def test_options_that_cannot_work_are_refused(name: str, changes: dict[str, Any]
     ],
     ids=str,
 )
-def test_what_a_model_cannot_have_is_refused(name: str, changes: dict[str, Any], architecture: str, words: str) -> None:
+def test_options_that_a_model_does_not_support_are_rejected(
+    name: str, changes: dict[str, Any], architecture: str, words: str
+) -> None:
     (reason,) = method(name, **changes).incompatible_with(run_spec(architecture))
     assert words in reason
 
@@ -349,30 +349,30 @@ def test_what_a_model_cannot_have_is_refused(name: str, changes: dict[str, Any],
 @pytest.mark.parametrize(
     "name", [n for n, m in BY_NAME.items() if any(p.uses_forward_context for p in m(**m.tiny_options).parts())]
 )
-def test_what_the_library_prepares_for_a_pass_goes_with_no_checkpointing(name: str) -> None:
+def test_methods_with_a_forward_context_reject_gradient_checkpointing(name: str) -> None:
     reasons = method(name).incompatible_with(run_spec("bert", gradient_checkpointing=True))
     assert any("gradient_checkpointing = false" in reason for reason in reasons)
 
 
-def test_a_reduction_factor_of_a_block_that_is_not_there_is_refused() -> None:
+def test_a_reduction_factor_of_an_unknown_block_is_rejected() -> None:
     with pytest.raises(InputError, match="reduction_factor names block '9', but the model has blocks 0 to 1"):
         apply_method(method("bottleneck", reduction_factor={"9": 4.0, "default": 8.0}), "bert")
     apply_method(method("bottleneck", reduction_factor={"1": 4.0, "default": 8.0}), "bert")
 
 
 @pytest.mark.parametrize(("option", "name"), [("leave_out", "bottleneck"), ("layers", "loreft")])
-def test_blocks_that_do_not_exist_are_refused(option: str, name: str) -> None:
+def test_unknown_blocks_are_rejected(option: str, name: str) -> None:
     with pytest.raises(InputError, match=f"{option} names block 9, but the model has blocks 0 to 1"):
         apply_method(method(name, **{option: (0, 9)}), "llama")
 
 
-def test_a_model_of_which_every_block_is_left_out_is_refused() -> None:
+def test_leaving_out_every_block_is_rejected() -> None:
     with pytest.raises(InputError, match="adds no trainable parameters to BertForSequenceClassification"):
         apply_method(method("bottleneck", leave_out=(0, 1)), "bert")
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_decoders_generate_without_a_cache_and_reft_does_everywhere(name: str) -> None:
+def test_decoders_and_reft_generate_without_a_cache(name: str) -> None:
     for architecture in ("t5", "llama"):
         if able(name, architecture):
             expected = architecture_kind(architecture) == "encoder-decoder" and name not in (
@@ -383,22 +383,22 @@ def test_decoders_generate_without_a_cache_and_reft_does_everywhere(name: str) -
             assert apply_method(method(name), architecture).generation_config.use_cache == expected
 
 
-def test_the_file_is_complete_where_the_library_forgets(tmp_path: Path) -> None:
-    """Compacter's shared parameters are outside T5's blocks, and the library saves by the names of blocks."""
+def test_saved_files_include_shared_parameters(tmp_path: Path) -> None:
+    """Compacter's shared parameters are outside T5's blocks; the library saves parameters by block name."""
     component = method("compacter")
     component.save(apply_method(component, "t5"), tmp_path)
     assert any(key.startswith("shared_parameters.") for key in load_file(tmp_path / "adapter.safetensors"))
     assert json.loads((tmp_path / "adapter_config.json").read_text())["name"] == ADAPTER
 
 
-def test_without_the_library_its_options_are_passed_over_since_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_its_options_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter_method, "config_options", lambda configuration: {})
     without = adapter_method.make_method(type(method("adapters_lora")).__bases__[0], "adapters_lora", "LoRA.")
     assert without.model_validate({"name": "adapters_lora", "r": 4}).model_dump() == {"name": "adapters_lora"}
 
 
 @pytest.mark.parametrize("name", ["adapters_prefix_tuning", "mam"])
-def test_a_prefix_takes_positions_of_a_decoder(name: str) -> None:
+def test_a_prefix_uses_positions_of_a_decoder(name: str) -> None:
     method = BY_NAME[name](**BY_NAME[name].tiny_options)  # type: ignore[call-arg]
     assert method.virtual_tokens("encoder") == method.virtual_tokens("encoder-decoder") == {}
     model = tiny_model("gpt2", n_positions=43)

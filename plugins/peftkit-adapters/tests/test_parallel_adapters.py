@@ -40,7 +40,7 @@ NOT_TEXT = {"beit", "clip", "eat", "vit", "whisper"}
 
 
 def reopen(model: nn.Module, folder: Path) -> nn.Module:
-    """What the library's documentation says."""
+    """Loads as the library documents it."""
     adapters.init(model)
     model.load_adapter(str(folder), set_active=True, use_safetensors=True)
     return model
@@ -50,7 +50,7 @@ def reopen(model: nn.Module, folder: Path) -> nn.Module:
     "architecture",
     ["t5", "mt5", "bart", "llama", "qwen2", "gemma2", "gpt2", "bert", "roberta", "distilbert", "deberta-v2"],
 )
-def test_it_learns_and_what_it_learnt_can_be_saved(architecture: str, tmp_path: Path) -> None:
+def test_every_architecture_trains_and_is_saved(architecture: str, tmp_path: Path) -> None:
     check_method(ParallelAdapters(), architecture, tmp_path / "saved", reopen)
 
 
@@ -64,12 +64,12 @@ def test_it_learns_and_what_it_learnt_can_be_saved(architecture: str, tmp_path: 
     ],
     ids=str,
 )
-def test_every_variant_learns_and_can_be_saved(options: dict[str, object], tmp_path: Path) -> None:
+def test_every_variant_trains_and_is_saved(options: dict[str, object], tmp_path: Path) -> None:
     check_method(ParallelAdapters.model_validate(options), "t5", tmp_path / "saved", reopen)
 
 
 @pytest.mark.parametrize("function", ["relu", "gelu", "gelu_new", "leakyrelu", "linear", "sigmoid", "silu", "tanh"])
-def test_every_function_of_the_bottleneck_is_known_to_the_library(function: str) -> None:
+def test_every_non_linearity_trains(function: str) -> None:
     options = {"non_linearity": function, "init_weights": "bert"}
     model = apply_method(ParallelAdapters.model_validate(options), "bert")
     assert train_on_batch(model, "bert", steps=2)[1] == []
@@ -80,13 +80,13 @@ def test_gradient_checkpointing_changes_nothing(architecture: str, tmp_path: Pat
     check_gradient_checkpointing(ParallelAdapters(), architecture, tmp_path)
 
 
-def test_it_is_no_update_of_weights_and_not_merged() -> None:
+def test_merge_is_an_error() -> None:
     with pytest.raises(InputError, match="'parallel_adapters' cannot be merged: it does not update"):
         ParallelAdapters().merge(apply_method(ParallelAdapters(), "t5"))
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "qwen2", "gemma2", "gpt2"])
-def test_it_generates_what_it_scores_highest(architecture: str) -> None:
+def test_generation_matches_scores(architecture: str) -> None:
     model = apply_method(ParallelAdapters(), architecture)
     train_on_batch(model, architecture, steps=2)
     check_generation_matches_scores(model, architecture)
@@ -94,7 +94,7 @@ def test_it_generates_what_it_scores_highest(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert", "distilbert"])
-def test_exactly_the_adapter_is_trained_and_an_encoders_head(architecture: str) -> None:
+def test_only_the_adapter_and_an_encoders_head_are_trained(architecture: str) -> None:
     model = apply_method(ParallelAdapters(), architecture)
     others = {name for name in trained_tensors(model) if f".adapters.{peftkit_adapters.ADAPTER}." not in name}
     assert others == set(head_parameters(architecture))
@@ -104,21 +104,21 @@ def test_exactly_the_adapter_is_trained_and_an_encoders_head(architecture: str) 
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
-def test_the_output_layer_is_saved_only_where_it_is_trained(architecture: str, tmp_path: Path) -> None:
+def test_the_output_layer_is_saved_only_if_trained(architecture: str, tmp_path: Path) -> None:
     method = ParallelAdapters()
     method.save(apply_method(method, architecture), tmp_path)
     assert (tmp_path / "model_head.safetensors").exists() == (architecture_kind(architecture) == "encoder")
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "gpt2", "bert"])
-def test_nothing_is_changed_before_training(architecture: str) -> None:
+def test_the_untrained_adapter_does_not_change_the_output(architecture: str) -> None:
     model = apply_method(ParallelAdapters(), architecture)
     torch.testing.assert_close(
         logits(model, architecture), logits(tiny_model(architecture), architecture), atol=1e-5, rtol=0
     )
 
 
-def test_the_weights_of_other_options_are_not_loaded(tmp_path: Path) -> None:
+def test_weights_of_other_options_are_rejected(tmp_path: Path) -> None:
     ParallelAdapters().save(apply_method(ParallelAdapters(), "t5"), tmp_path)
     other = ParallelAdapters(leave_out=(0,))
     with pytest.raises(ValueError, match="do not match the model"):
@@ -134,12 +134,12 @@ def test_the_weights_of_other_options_are_not_loaded(tmp_path: Path) -> None:
         ({"rank": 8}, "Extra inputs"),
     ],
 )
-def test_options_that_cannot_work_are_refused(options: dict[str, Any], words: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         ParallelAdapters.model_validate(options)
 
 
-def test_the_model_types_are_those_of_the_library() -> None:
+def test_model_types_equal_those_of_the_library() -> None:
     folder = Path(adapters.__file__).parent / "models"
     modeling = {path.parent.name.replace("_", "-") for path in folder.glob("*/modeling_*.py")}
     mixed = {path.parent.name.replace("_", "-") for path in folder.glob("*/mixin_*.py")}
@@ -150,14 +150,14 @@ def test_the_model_types_are_those_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["ernie", "phi"])
-def test_a_model_that_the_library_cannot_adapt_is_refused_because_it_fails(architecture: str) -> None:
+def test_unsupported_model_types_are_rejected_and_fail(architecture: str) -> None:
     (reason,) = ParallelAdapters().incompatible_with(run_spec(architecture))
     assert "use one of albert, bart, bert" in reason
     with pytest.raises((InputError, TypeError), match=r"cannot be applied to Ernie|not NoneType"):
         train_on_batch(apply_method(ParallelAdapters(), architecture), architecture)
 
 
-def test_a_model_that_the_library_changes_is_refused() -> None:
+def test_deberta_is_rejected_as_the_library_changes_its_output() -> None:
     (reason,) = ParallelAdapters().incompatible_with(run_spec("deberta"))
     assert "before training" in reason
     changed = logits(apply_method(ParallelAdapters(), "deberta"), "deberta") - logits(tiny_model("deberta"), "deberta")
@@ -171,7 +171,7 @@ def test_a_model_that_the_library_changes_is_refused() -> None:
         ({"transformers": "4.57.6"}, "is not installed; install peftkit-adapters"),
     ],
 )
-def test_an_environment_that_cannot_work_is_refused_before_anything_is_loaded(
+def test_incompatible_versions_are_rejected_before_loading(
     versions: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def version(name: str) -> str:
@@ -180,18 +180,18 @@ def test_an_environment_that_cannot_work_is_refused_before_anything_is_loaded(
         return versions[name]
 
     monkeypatch.setattr(adapter_method, "version", version)
-    monkeypatch.setitem(sys.modules, "adapters", None)  # what import finds is then an ImportError
+    monkeypatch.setitem(sys.modules, "adapters", None)  # importing it raises an ImportError
     (reason,) = ParallelAdapters().incompatible_with(RunSpec("decoder", "generation", False, "no"))
     assert words in reason
     with pytest.raises(InputError, match=re.escape(words)):
         ParallelAdapters().apply(tiny_model("llama"), context("llama"))
 
 
-def test_this_environment_works_and_a_hub_model_is_not_refused_before_its_config_is_there() -> None:
+def test_a_hub_model_without_its_config_is_not_rejected() -> None:
     assert ParallelAdapters().incompatible_with(RunSpec(None, "generation", True, "bf16")) == []
 
 
-def test_the_registry_finds_it_by_the_declared_entry_point() -> None:
+def test_the_declared_entry_point_registers_it() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["peftkit"]
     points = [EntryPoint(name, value, "peftkit") for name, value in declared.items()]
     registry = load_registry(only=None, points=points)
@@ -199,7 +199,7 @@ def test_the_registry_finds_it_by_the_declared_entry_point() -> None:
     assert {entry.component for entry in registry.all("method").values()} == set(METHODS)
 
 
-def test_what_is_declared_for_the_wheel_is_there() -> None:
+def test_declared_packages_and_files_exist() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for package in declared["tool"]["setuptools"]["packages"]:
         assert (ROOT / package / "__init__.py").exists()
@@ -208,7 +208,7 @@ def test_what_is_declared_for_the_wheel_is_there() -> None:
     assert (ROOT / declared["project"]["readme"]).exists()
 
 
-def test_importing_it_imports_nothing_heavy() -> None:
+def test_import_is_light() -> None:
     code = """
 import sys, peftkit_adapters
 peftkit_adapters.ParallelAdapters()

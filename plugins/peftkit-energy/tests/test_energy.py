@@ -36,7 +36,7 @@ def move(folder: Path, key: str, energy: int) -> None:
     (folder / key / "energy_uj").write_text(str(energy))
 
 
-def test_it_is_registered() -> None:
+def test_energy_is_registered() -> None:
     entry = load_registry().all("meter")["energy"]
     assert (entry.component, entry.distribution) == (Energy, "peftkit-energy")
 
@@ -45,7 +45,7 @@ def test_packages_and_memory_are_counted_once(powercap: Path) -> None:
     assert [path.name for path in rapl_domains(powercap)] == ["intel-rapl:0", "intel-rapl:0:1"]
 
 
-def test_steps_are_added_and_what_lies_between_them_is_not(powercap: Path) -> None:
+def test_only_energy_of_steps_is_counted(powercap: Path) -> None:
     meter = Energy()
     meter.start(nn.Linear(2, 2))
     for before, after in ((6_000_000, 8_000_000), (50_000_000, 50_500_000)):
@@ -56,20 +56,20 @@ def test_steps_are_added_and_what_lies_between_them_is_not(powercap: Path) -> No
     assert meter.totals() == {"joules": 2.5, "joules_rapl": 2.5}
 
 
-def test_a_counter_that_starts_again_loses_nothing(tmp_path: Path) -> None:
+def test_a_counter_overflow_is_corrected(tmp_path: Path) -> None:
     source = Rapl([domain(tmp_path, "intel-rapl:0", "package-0", 9_000_000, limit=10_000_000)])
     source.begin()
     move(tmp_path, "intel-rapl:0", 500_000)
     assert source.end() == pytest.approx(1.5)
 
 
-def test_a_counter_that_must_not_be_read_is_none(powercap: Path) -> None:
+def test_an_unreadable_counter_is_skipped(powercap: Path) -> None:
     (powercap / "intel-rapl:0:1" / "energy_uj").unlink()
-    (powercap / "intel-rapl:0:1" / "energy_uj").mkdir()  # as unreadable for an administrator as for anybody
+    (powercap / "intel-rapl:0:1" / "energy_uj").mkdir()  # a folder is unreadable for root too
     assert [path.name for path in rapl_domains(powercap)] == ["intel-rapl:0"]
 
 
-def test_boards_are_counted_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_counters_are_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
     import pynvml
 
     counters = {"a": 1_000, "b": 5_000}
@@ -81,18 +81,18 @@ def test_boards_are_counted_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("dram", "left"), [(True, []), (False, [{"ram"}])])
-def test_memory_that_no_counter_counts_is_estimated(
+def test_memory_without_a_counter_is_estimated(
     dram: bool, left: list[set[str]], monkeypatch: pytest.MonkeyPatch, powercap: Path
 ) -> None:
     if not dram:
         (powercap / "intel-rapl:0:1" / "name").write_text("uncore\n")
-    asked: list[set[str]] = []
-    monkeypatch.setattr(CodeCarbon, "create", classmethod(lambda cls, parts: asked.append(parts)))
+    estimated_parts: list[set[str]] = []
+    monkeypatch.setattr(CodeCarbon, "create", classmethod(lambda cls, parts: estimated_parts.append(parts)))
     assert [source.name for source in detect_sources(gpu=False)] == ["rapl"]
-    assert asked == left
+    assert estimated_parts == left
 
 
-def test_a_machine_on_which_nothing_is_measured_is_reported(
+def test_a_machine_without_measurements_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(peftkit_energy, "POWERCAP", tmp_path)
@@ -106,7 +106,7 @@ def test_a_machine_on_which_nothing_is_measured_is_reported(
 
 
 @pytest.mark.parametrize("prefix", ["", "GPU-"])
-def test_boards_are_found_by_their_identity(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_found_by_uuid(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import pynvml
     import torch
 
@@ -121,7 +121,7 @@ def test_boards_are_found_by_their_identity(prefix: str, monkeypatch: pytest.Mon
     assert peftkit_energy.gpu_handles() == ["GPU-0", "GPU-1"]
 
 
-def test_a_board_without_a_counter_is_estimated(monkeypatch: pytest.MonkeyPatch, powercap: Path) -> None:
+def test_a_gpu_without_a_counter_is_estimated(monkeypatch: pytest.MonkeyPatch, powercap: Path) -> None:
     import pynvml
 
     def unsupported(handle: Any) -> int:
@@ -138,7 +138,7 @@ def test_a_board_without_a_counter_is_estimated(monkeypatch: pytest.MonkeyPatch,
     assert left == [{"gpu"}]
 
 
-def test_what_nothing_counts_is_estimated_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_counters_energy_is_estimated_and_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peftkit_energy, "POWERCAP", tmp_path)
     monkeypatch.chdir(tmp_path)
     meter = Energy()
@@ -153,7 +153,7 @@ def test_what_nothing_counts_is_estimated_and_said_to_be(tmp_path: Path, monkeyp
     assert not [*tmp_path.iterdir()]
 
 
-def test_another_process_goes_on_from_what_was_read(powercap: Path) -> None:
+def test_a_restored_meter_continues_the_total(powercap: Path) -> None:
     first, second = Energy(), Energy()
     first.start(nn.Linear(2, 2))
     first.on_step_start()

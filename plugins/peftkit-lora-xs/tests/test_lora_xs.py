@@ -30,18 +30,18 @@ TestLoraXs = pytest.mark.slow(
 TestRuns = pytest.mark.slow(conformance(LoraXs(r=4), architectures=("t5", "bert")))
 
 
-def test_it_is_registered() -> None:
+def test_lora_xs_is_registered() -> None:
     entry = load_registry().all("method")["lora_xs"]
     assert (entry.component, entry.distribution) == (LoraXs, "peftkit-lora-xs")
 
 
-def test_it_declares_the_learning_rates_of_its_paper() -> None:
+def test_published_rates_are_those_of_the_paper() -> None:
     assert {rate for published in LoraXs.published_rates for rate in published.rates} == {1e-4, 5e-4, 1e-3, 2e-3, 4e-3}
     check_published_rates(LoraXs)
 
 
 @pytest.mark.parametrize(("architecture", "layers"), [("t5", 2 * 2 * 3), ("llama", 4), ("gpt2", 2), ("bert", 4)])
-def test_only_square_matrices_learn_and_their_size_is_the_ranks(architecture: str, layers: int) -> None:
+def test_only_r_by_r_matrices_are_trained(architecture: str, layers: int) -> None:
     head = head_parameters(architecture)
     names = {
         name: p for name, p in trained_tensors(apply_method(LoraXs(r=4), architecture)).items() if name not in head
@@ -50,7 +50,7 @@ def test_only_square_matrices_learn_and_their_size_is_the_ranks(architecture: st
     assert len(names) == layers
 
 
-def test_it_begins_next_to_nothing() -> None:
+def test_the_initial_update_is_close_to_zero() -> None:
     torch.testing.assert_close(
         logits(apply_method(LoraXs(r=4), "t5"), "t5"), logits(tiny_model("t5"), "t5"), atol=1e-3, rtol=0
     )
@@ -75,12 +75,12 @@ def test_the_update_is_that_of_the_paper() -> None:
         ({"r": 33}, "method.r = 33, but .* has only 32 singular directions"),
     ],
 )
-def test_what_cannot_be(options: dict[str, object], words: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         apply_method(LoraXs.model_validate(options), "llama")
 
 
-def test_layers_by_an_expression() -> None:
+def test_target_modules_may_be_an_expression() -> None:
     model = apply_method(LoraXs(r=2, target_modules=r".*layers\.1\..*_proj"), "llama")
     assert trained_tensors(model)
     assert all(re.search(r"layers\.1\.", name) for name in trained_tensors(model))

@@ -1,4 +1,4 @@
-"""What holds for every command: examples that parse, help, JSON, and quiet output."""
+"""Checks of every command: examples, help, JSON and quiet output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.cli.conftest import VALID, Peftkit
 
 ROOT = Path(__file__).parents[3]
 INTERNAL = "\x1f"
-"""Begins the names of internal columns."""
+"""The first character of names of internal columns."""
 INVOCATIONS = {
     "run": "run {tmp}/short.toml",
     "check": "check x.toml",
@@ -43,7 +43,7 @@ INVOCATIONS = {
     "completion": "completion bash",
 }
 WRITES_A_LINE = {"run", "report", "import", "merge", "export", "push", "new"}
-"""Commands that print, when quiet, just where their result is."""
+"""Commands whose quiet output is the path of their result."""
 by_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 
 
@@ -68,7 +68,7 @@ def words(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> list[str]:
-    """An invocation of the command that succeeds, with everything that it needs."""
+    """The arguments of a successful invocation of the command."""
     from peftkit.inference import push
 
     monkeypatch.setattr(push, "push", lambda *args, **options: "https://hub/owner/name/commit/1")
@@ -88,7 +88,7 @@ def documented() -> dict[str, tuple[int, list[str]]]:
     return {name: (int(number), re.findall(r"`(\w+)`", keys)) for name, number, keys in rows}
 
 
-def test_every_command_has_an_invocation_here() -> None:
+def test_every_command_has_a_tested_invocation() -> None:
     assert set(INVOCATIONS) == {command.name for command in COMMANDS}
 
 
@@ -111,9 +111,7 @@ def test_the_two_examples_parse_and_name_files_that_exist(command: type[SubComma
 
 
 @by_command
-def test_the_help_is_a_sentence_and_has_the_examples(
-    command: type[SubCommand], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_has_a_summary_and_the_examples(command: type[SubCommand], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         build_parser().parse_args([*command.name.split(), "--help"])
     out = capsys.readouterr().out

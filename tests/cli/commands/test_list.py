@@ -9,9 +9,7 @@ from peftkit.plugins import BASE_CLASSES, Registry
 from tests.cli.conftest import Peftkit
 
 
-def test_the_list_has_every_component_under_its_kind_with_its_distribution(
-    peftkit: Peftkit, registry: Registry
-) -> None:
+def test_list_shows_every_component_with_its_kind_and_distribution(peftkit: Peftkit, registry: Registry) -> None:
     code, out, err = peftkit("list")
     assert (code, err) == (0, "")
     kind, seen = "", []
@@ -26,18 +24,18 @@ def test_the_list_has_every_component_under_its_kind_with_its_distribution(
 
 
 @pytest.mark.parametrize("kind", BASE_CLASSES)
-def test_one_kind_alone_and_as_json(kind: str, peftkit: Peftkit, registry: Registry) -> None:
+def test_list_of_one_kind_as_text_and_json(kind: str, peftkit: Peftkit, registry: Registry) -> None:
     lines = peftkit("list", f"{kind}s")[1].splitlines()
     assert lines[0] == f"{kind}s"
     assert [line.split()[0] for line in lines[1:]] == list(registry.all(kind))  # type: ignore[arg-type]
-    found = json.loads(peftkit("list", f"{kind}s", "--json")[1])
-    assert found["format"] == 2
-    assert [c["name"] for c in found["components"]] == list(registry.all(kind))  # type: ignore[arg-type]
-    assert {(c["kind"], c["distribution"]) for c in found["components"]} == {(kind, "peftkit")}
+    document = json.loads(peftkit("list", f"{kind}s", "--json")[1])
+    assert document["format"] == 2
+    assert [c["name"] for c in document["components"]] == list(registry.all(kind))  # type: ignore[arg-type]
+    assert {(c["kind"], c["distribution"]) for c in document["components"]} == {(kind, "peftkit")}
 
 
 @pytest.mark.usefixtures("rich")
-def test_plugins_that_cannot_be_imported_are_listed_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_plugins_that_cannot_be_imported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     out, err = capsys.readouterr()
     assert "\n  rich                     peftkit-rich  A method with options" in out

@@ -1,4 +1,4 @@
-"""What ``peftkit new`` writes is found as a plugin, and passes the tests that come with it."""
+"""Projects that ``peftkit new`` scaffolds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.conftest import Peftkit
 
 
 def install(folder: Path, site: Path) -> dict[str, str]:
-    """Write into a folder what pip writes to install the distribution; returns the environment that has it."""
+    """Install the distribution like pip; returns the environment variables of a process that has it."""
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir(parents=True)
@@ -58,14 +58,14 @@ def test_scaffolded_project_passes_its_tests(kind: str, peftkit: Peftkit, tmp_pa
         (("meter", "x"), "invalid choice: 'meter'"),
     ],
 )
-def test_names_that_cannot_be(words: tuple[str, ...], error: str, peftkit: Peftkit, tmp_path: Path) -> None:
+def test_invalid_names_are_rejected(words: tuple[str, ...], error: str, peftkit: Peftkit, tmp_path: Path) -> None:
     code, out, err = peftkit("new", *words, "--in", str(tmp_path))
     assert (code, out) == (2, "")
     assert error in err
     assert not list(tmp_path.glob("peftkit-*"))
 
 
-def test_a_folder_that_is_there_is_left_alone(peftkit: Peftkit, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(peftkit: Peftkit, tmp_path: Path) -> None:
     (tmp_path / "peftkit-mine").mkdir()
     code, _, err = peftkit("new", "task", "mine", "--in", str(tmp_path))
     assert code == 2

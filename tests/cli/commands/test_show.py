@@ -12,19 +12,19 @@ from peftkit.plugins import Entry, Registry
 from tests.cli.conftest import Peftkit, Rich
 
 
-def test_every_component_can_be_shown_in_both_forms(peftkit: Peftkit, registry: Registry) -> None:
+def test_show_prints_every_component_as_text_and_json(peftkit: Peftkit, registry: Registry) -> None:
     for entry in registry.entries:
         code, out, err = peftkit("show", entry.name)
         assert (code, err) == (0, "")
         assert out.startswith(f"{entry.name} ({entry.kind}, from peftkit {entry.version})\n\n{entry.summary[:20]}")
-        [found] = json.loads(peftkit("show", entry.name, "--json")[1])["components"]
-        options = [option["name"] for option in found["options"]]
+        [document] = json.loads(peftkit("show", entry.name, "--json")[1])["components"]
+        options = [option["name"] for option in document["options"]]
         assert options == [key for key in entry.component.model_fields if key != "name"]
         assert all(f"\n  {option}" in out for option in options)
-        assert all(option["description"] and option["type"] for option in found["options"])
+        assert all(option["description"] and option["type"] for option in document["options"])
 
 
-def test_a_method_s_page(peftkit: Peftkit) -> None:
+def test_show_method(peftkit: Peftkit) -> None:
     out = peftkit("show", "prefix_tuning")[1]
     assert (
         "\nOptions:\n  num_virtual_tokens: a whole number, above 0; default 20\n      The number of trained vectors.\n"
@@ -35,14 +35,14 @@ def test_a_method_s_page(peftkit: Peftkit) -> None:
     assert "\n  lora_alpha or alpha: a whole number, above 0; default 8\n" in peftkit("show", "lora")[1]
 
 
-def test_a_method_s_page_has_its_range_and_its_published_learning_rates(peftkit: Peftkit) -> None:
+def test_show_prints_the_search_space_and_published_learning_rates(peftkit: Peftkit) -> None:
     out = peftkit("show", "ia3")[1]
     assert "\nSearch space:\n  train.learning_rate: 0.0001 to 1, on a log scale\n" in out
     published = "0.003 with Adafactor; Liu et al. (2022): configs/ia3.json in r-three/t-few"
     assert f"\nPublished learning rates:\n  - {published}\n" in out
-    [found] = json.loads(peftkit("show", "ia3", "--json")[1])["components"]
-    assert found["search_space"] == {"train.learning_rate": {"low": 1e-4, "high": 1.0, "log": True}}
-    assert found["published_learning_rates"][0] == {
+    [document] = json.loads(peftkit("show", "ia3", "--json")[1])["components"]
+    assert document["search_space"] == {"train.learning_rate": {"low": 1e-4, "high": 1.0, "log": True}}
+    assert document["published_learning_rates"][0] == {
         "learning_rates": [0.003],
         "source": "Liu et al. (2022): configs/ia3.json in r-three/t-few",
         "optimizer": "Adafactor",
@@ -52,12 +52,12 @@ def test_a_method_s_page_has_its_range_and_its_published_learning_rates(peftkit:
 
 
 @pytest.mark.usefixtures("rich")
-def test_a_method_without_published_rates_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_none_declared_without_published_rates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "rich"]) == 0
     assert "\nPublished learning rates: none declared\n" in capsys.readouterr().out
 
 
-def test_a_task_s_and_a_metric_s_page(peftkit: Peftkit) -> None:
+def test_show_task_and_metric(peftkit: Peftkit) -> None:
     out = peftkit("show", "wordnet_mcq")[1]
     for line in (
         "Kind: multiple_choice",
@@ -73,17 +73,17 @@ def test_a_task_s_and_a_metric_s_page(peftkit: Peftkit) -> None:
 
 
 @pytest.mark.usefixtures("rich")
-def test_options_of_every_kind_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_options_of_every_type(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "rich"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        "rich (method, from peftkit-rich 3.1)\n\nA method with options of every kind.\n\nIt has more to say.\n"
+        "rich (method, from peftkit-rich 3.1)\n\nA method with options of every type.\n\nThis paragraph is shown too.\n"
     )
     for line in (
-        "needed: a whole number; required\n      What has to be said.",
+        "needed: a whole number; required\n      A required option.",
         'since: a date; default "2024-01-02"',
         'where: a path in quotes; default "a/b"',
-        "made: a list of whole numbers; default [1, 2]",
+        "sizes: a list of whole numbers; default [1, 2]",
         "from_others: a whole number; not set",
         'odd: a list of texts in quotes; default ["ö"]',
         "weight or lambda: a number, above 0; not set",
@@ -91,14 +91,14 @@ def test_options_of_every_kind_are_shown(capsys: pytest.CaptureFixture[str]) -> 
         assert f"\n  {line}\n" in out
     assert out.endswith("\nIncompatibilities:\n  - it never works; use another\n")
     assert main(["show", "rich", "--json"]) == 0
-    [found] = json.loads(capsys.readouterr().out)["components"]
-    options = {option["name"]: option for option in found["options"]}
+    [document] = json.loads(capsys.readouterr().out)["components"]
+    options = {option["name"]: option for option in document["options"]}
     assert (options["needed"]["required"], options["since"]["default"]) == (True, "2024-01-02")
     assert options["weight"]["aliases"] == ["lambda"]
 
 
 @pytest.mark.usefixtures("rich")
-def test_a_name_of_two_kinds_shows_both(
+def test_show_prints_all_components_of_a_name(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     twice = replace(registry, entries=(*registry.entries, Entry("method", "clock", Rich, "d", "1")))
@@ -132,9 +132,7 @@ def test_show_lists_the_modules_that_a_method_trains(peftkit: Peftkit) -> None:
         ),
     ],
 )
-def test_show_reports_what_is_wrong_with_a_method_and_a_model(
-    words: list[str], expected: str, peftkit: Peftkit
-) -> None:
+def test_show_reports_invalid_methods_and_models(words: list[str], expected: str, peftkit: Peftkit) -> None:
     code, out, err = peftkit("show", *words)
     assert (code, out) == (2, "")
     assert re.search(expected, err), err

@@ -50,7 +50,7 @@ def part(
     return TaskPosterior(task, "m", "accuracy", names, draws, constant)
 
 
-def numbers(found: AcrossTasks) -> dict[str, list[float | None]]:
+def numbers(comparison: AcrossTasks) -> dict[str, list[float | None]]:
     """All numbers of each method."""
     return {
         line.method: [line.best, line.cost]
@@ -59,7 +59,7 @@ def numbers(found: AcrossTasks) -> dict[str, list[float | None]]:
             for each in (line.score, line.iqm, line.rank, line.improvement, *line.profile)
             for number in ((each.mean, each.low, each.high) if each else (None,))
         ]
-        for line in found.lines
+        for line in comparison.lines
     }
 
 

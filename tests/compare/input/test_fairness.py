@@ -1,4 +1,4 @@
-"""What is compared fairly: protocol, devices, commits, training samples and seeds."""
+"""Fairness checks: protocol, devices, commits, training samples and seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.compare.conftest import Plant
 
 
 def changed(path: Path, name: str, **values: Any) -> Path:
-    """The run with other values in one of its JSON files."""
+    """Changes values in one of the run's JSON files."""
     document = json.loads((path / name).read_text())
     (path / name).write_text(json.dumps(document | values))
     return path
@@ -62,15 +62,15 @@ PROTOCOL = [
 ]
 
 
-@pytest.mark.parametrize(("what", "options", "words"), PROTOCOL)
-def test_methods_that_were_trained_by_another_protocol_are_pooled_only_when_asked(
-    what: str, options: dict[str, Any], words: str, plant: Plant
+@pytest.mark.parametrize(("check", "options", "words"), PROTOCOL)
+def test_other_protocols_are_compared_only_with_pool(
+    check: str, options: dict[str, Any], words: str, plant: Plant
 ) -> None:
     runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
-    with pytest.raises(InputError, match=f"{what}: {words}(.|\n)*--pool {what}"):
+    with pytest.raises(InputError, match=f"{check}: {words}(.|\n)*--pool {check}"):
         group_runs(runs)
-    [section] = group_runs(runs, [what])
-    assert [*section.pooled] == [what]
+    [section] = group_runs(runs, [check])
+    assert [*section.pooled] == [check]
     assert sorted(section.runs) == ["full", "lora"]
 
 
@@ -78,7 +78,7 @@ def test_every_check_can_be_pooled_on_the_command_line() -> None:
     assert tuple(POOLED) == tuple(FAIRNESS_CHECKS)
 
 
-def test_a_learning_rate_and_whatever_was_tuned_are_a_methods_own(plant: Plant) -> None:
+def test_learning_rates_and_tuned_settings_may_differ(plant: Plant) -> None:
     one, other = plant("full", 1, [0.1, 0.5], **train(learning_rate=0.3)), plant("lora", 1, [0.1, 0.5])
     assert group_runs(find_runs([one, other])[0])
     for path, batch in ((one, 8), (other, 16)):
@@ -98,7 +98,7 @@ def test_a_learning_rate_and_whatever_was_tuned_are_a_methods_own(plant: Plant) 
 @pytest.mark.parametrize(
     "options", [{"optimizer": "lora-fa"}, {"optimizer_options": {"betas": [0.9, 0.99]}}, {"weight_decay": 0.1}]
 )
-def test_an_optimizer_may_be_a_methods_own_and_is_noted(options: dict[str, Any], plant: Plant) -> None:
+def test_optimizers_may_differ_and_are_noted(options: dict[str, Any], plant: Plant) -> None:
     path = plant("lora_fa", 1, [0.1, 0.5], **train(**options))
     [section] = group_runs(find_runs([path, plant("lora", 1, [0.1, 0.5])])[0])
     [note] = [each for each in section.remarks if each.startswith("methods do not share an optimizer: train.")]
@@ -137,13 +137,13 @@ DEVICES: list[tuple[str, tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(("device", "devices", "name"), DEVICES)
-def test_a_device_has_one_name(device: str, devices: tuple[str, ...], name: str) -> None:
+def test_device_names_are_normalized(device: str, devices: tuple[str, ...], name: str) -> None:
     assert device_name(device, devices) == name
-    assert device_name(name, devices) == name, "and keeps it"
+    assert device_name(name, devices) == name, "normalized names are unchanged"
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "devices", "alike"),
+    ("one", "other", "devices", "same"),
     [
         ("cpu", "cpu:0", [], True),
         ("cpu", "CPU", [], True),
@@ -152,25 +152,23 @@ def test_a_device_has_one_name(device: str, devices: tuple[str, ...], name: str)
         ("cpu", "cuda:0", ["A100"], False),
     ],
 )
-def test_runs_on_one_device_are_compared_however_it_was_written(
-    one: str, other: str, devices: list[str], alike: bool, plant: Plant
+def test_different_names_of_one_device_are_comparable(
+    one: str, other: str, devices: list[str], same: bool, plant: Plant
 ) -> None:
     paths = [plant(method, 1, [0.1, 0.5]) for method in ("full", "lora")]
     for path, device in zip(paths, (one, other), strict=True):
         changed(path, "environment.json", hardware={"device": device, "devices": devices, "cores": 2})
     runs = find_runs(paths)[0]
-    if alike:
+    if same:
         assert group_runs(runs)[0].pooled == {}
     else:
         with pytest.raises(InputError, match="hardware: device is"):
             group_runs(runs)
 
 
-@pytest.mark.parametrize(("of", "table"), [("model", {"name": "m", "dtype": "float32"}), ("data", {"name": "t"})])
-def test_commits_are_compared_where_they_were_recorded_and_else_what_was_asked_for(
-    of: str, table: dict[str, Any], plant: Plant
-) -> None:
-    key = "model" if of == "model" else "task"
+@pytest.mark.parametrize(("kind", "table"), [("model", {"name": "m", "dtype": "float32"}), ("data", {"name": "t"})])
+def test_recorded_commits_are_compared_else_requested_revisions(kind: str, table: dict[str, Any], plant: Plant) -> None:
+    key = "model" if kind == "model" else "task"
     paths = [
         plant(method, 1, [0.1, 0.5], tables={key: table | {"revision": revision}})
         for method, revision in (("full", "main"), ("lora", "v1"))
@@ -178,28 +176,28 @@ def test_commits_are_compared_where_they_were_recorded_and_else_what_was_asked_f
     with pytest.raises(InputError, match=f'{key}.revision is "main" and "v1"'):
         group_runs(find_runs(paths)[0])
     for path in paths:
-        changed(path, "summary.json", revisions={of: "a" * 40})
+        changed(path, "summary.json", revisions={kind: "a" * 40})
     assert group_runs(find_runs(paths)[0])[0].pooled == {}
-    changed(paths[1], "summary.json", revisions={of: "b" * 40})
-    with pytest.raises(InputError, match=f"revisions.{of} is"):
+    changed(paths[1], "summary.json", revisions={kind: "b" * 40})
+    with pytest.raises(InputError, match=f"revisions.{kind} is"):
         group_runs(find_runs(paths)[0])
 
 
-def resampled(plant: Plant, how: str | None) -> RunGroup:
-    """Two methods with three seeds, each of which has other training rows where these are drawn."""
+def resampled(plant: Plant, resampling: str | None) -> RunGroup:
+    """Two methods with three seeds; with resampling, each seed has other training rows."""
     for method, gain in (("full", 0.0), ("lora", 0.1)):
         for seed in (1, 2, 3):
-            run = {"name": method, "seed": seed, **({"resample_train": how} if how else {})}
+            run = {"name": method, "seed": seed, **({"resample_train": resampling} if resampling else {})}
             path = plant(method, seed, [0.1, 0.5 + gain + seed / 100], tables={"run": run})
-            changed(path, "summary.json", rows_digests={"train": f"rows {seed if how else 0}", "test": "t"})
+            changed(path, "summary.json", rows_digests={"train": f"rows {seed if resampling else 0}", "test": "t"})
     [section] = group_runs(find_runs([path.parent])[0])
     return section
 
 
-@pytest.mark.parametrize("how", ["bootstrap", "subset"])
-def test_samples_of_training_rows_are_compared_seed_by_seed(how: str, plant: Plant) -> None:
-    section = resampled(plant, how)
-    assert {run.training_sample for of in section.runs.values() for run in of.values()} == {how}
+@pytest.mark.parametrize("resampling", ["bootstrap", "subset"])
+def test_training_samples_are_compared_per_seed(resampling: str, plant: Plant) -> None:
+    section = resampled(plant, resampling)
+    assert {run.training_sample for seeds in section.runs.values() for run in seeds.values()} == {resampling}
     odd = section.runs["lora"][2].path
     changed(odd, "summary.json", rows_digests={"train": "rows 1", "test": "t"})
     with pytest.raises(InputError, match=r"data: rows_digests.train of seed 2 is"):
@@ -207,13 +205,15 @@ def test_samples_of_training_rows_are_compared_seed_by_seed(how: str, plant: Pla
 
 
 def rendered_remarks(section: RunGroup, tmp_path: Path) -> dict[str, str]:
-    """All forms in which conclusions are written, as text."""
-    found = compare(section)
-    forms = {form: render([found], form) for form in FORMATS if form != "parquet"}
-    [remarks] = {row["remarks"] for row in pq.read_table(BytesIO(render([found], "parquet"))).to_pylist()}
+    """The remarks in every output format, as text."""
+    comparison = compare(section)
+    forms = {
+        output_format: render([comparison], output_format) for output_format in FORMATS if output_format != "parquet"
+    }
+    [remarks] = {row["remarks"] for row in pq.read_table(BytesIO(render([comparison], "parquet"))).to_pylist()}
     [table] = [file for file in draw_figures([section], tmp_path / "figures", ["svg"]) if file.suffix == ".tex"]
     return {
-        **{form: data.decode() for form, data in forms.items()},
+        **{output_format: data.decode() for output_format, data in forms.items()},
         "parquet": remarks,
         "report": render_report([section]),
         "figures": table.read_text(),
@@ -221,16 +221,16 @@ def rendered_remarks(section: RunGroup, tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("how", [None, "bootstrap", "subset"])
-def test_every_form_says_whether_the_training_sample_is_held_fixed(
-    how: str | None, plant: Plant, tmp_path: Path
+@pytest.mark.parametrize("resampling", [None, "bootstrap", "subset"])
+def test_every_format_notes_whether_the_training_sample_is_fixed(
+    resampling: str | None, plant: Plant, tmp_path: Path
 ) -> None:
-    for form, text in rendered_remarks(resampled(plant, how), tmp_path).items():
-        assert ("hold for this training sample" in text) == (how is None), form
-        assert (f"varies with the seed ({how})" in text) == (how is not None), form
+    for output_format, text in rendered_remarks(resampled(plant, resampling), tmp_path).items():
+        assert ("hold for this training sample" in text) == (resampling is None), output_format
+        assert (f"varies with the seed ({resampling})" in text) == (resampling is not None), output_format
 
 
-def test_the_seed_is_all_three_seeds(plant: Plant) -> None:
+def test_runs_differ_by_all_three_seeds(plant: Plant) -> None:
     def planted(method: str, seed: int, init: int, share: float) -> Path:
         run = {"name": method, "seed": seed, "init_seed": init}
         return plant(method, seed, [0.1, share], tables={"run": run})
@@ -239,18 +239,18 @@ def test_the_seed_is_all_three_seeds(plant: Plant) -> None:
         for init in (1, 2):
             path = planted(method, 42, init, 0.5 + init / 10)
     [section] = group_runs(find_runs([path.parent])[0])
-    assert {label: sorted(of) for label, of in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
+    assert {label: sorted(runs) for label, runs in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
     assert section.repeats == ()
     assert "1 (seed 42, init_seed 1, order_seed 42), 2 (seed 42, init_seed 2, order_seed 42)" in section.remarks[-1]
     assert section.remarks[-1] in " ".join(render([compare(section)], "table").decode().split())
 
     again = planted("lora", 42, 2, 0.6)
     [section] = group_runs(find_runs([path.parent])[0])
-    assert [len(of) for of in section.repeats] == [2], "runs of all the same seeds are repeats"
-    assert again in [run.path for of in section.repeats for run in of]
+    assert [len(runs) for runs in section.repeats] == [2], "runs with all three seeds equal are repeats"
+    assert again in [run.path for runs in section.repeats for run in runs]
 
 
-def test_seeds_that_are_followed_are_called_by_themselves(plant: Plant) -> None:
+def test_runs_with_one_seed_value_are_labelled_by_it(plant: Plant) -> None:
     paths = [plant("lora", seed, [0.1, 0.5]) for seed in (7, 9)]
     [section] = group_runs(find_runs(paths)[0])
     assert sorted(section.runs["lora"]) == [7, 9]

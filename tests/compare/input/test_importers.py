@@ -67,10 +67,10 @@ def comparison(name: str, accuracy: float, *, peft: dict[str, Any] | None) -> di
     }
 
 
-def test_a_file_of_peft_by_time_is_a_run_with_its_leak_noted(tmp_path: Path) -> None:
+def test_peft_by_time_files_are_imported_and_noted_to_leak(tmp_path: Path) -> None:
     file = by_time(tmp_path, "prefix_ag_news_nt100", [0.2, 0.7, 0.6])
     folder = import_file("peft-by-time", file, tmp_path / "runs")
-    assert folder == import_file("peft-by-time", file, tmp_path / "runs"), "twice is once"
+    assert folder == import_file("peft-by-time", file, tmp_path / "runs"), "importing twice gives one run"
     [run], problems = find_runs([tmp_path / "runs"])
     assert problems == []
     assert run.imported_from == "peft-by-time"
@@ -90,42 +90,42 @@ def test_a_file_of_peft_by_time_is_a_run_with_its_leak_noted(tmp_path: Path) -> 
         load_recipe(folder / "recipe.toml", load_registry())
 
 
-def test_imported_runs_are_compared_reported_and_drawn_without_false_certainty(tmp_path: Path) -> None:
+def test_imported_runs_have_no_intervals_in_any_output(tmp_path: Path) -> None:
     for name, scores in (("FT_ag_news", [0.2, 0.7, 0.9]), ("LoRA_ag_news", [0.2, 0.8, 0.85])):
         import_file("peft-by-time", by_time(tmp_path, name, scores), tmp_path / "runs")
-    found = group_runs(find_runs([tmp_path / "runs"])[0])
-    made = compare(found[0])
-    full, lora = made.lines
+    groups = group_runs(find_runs([tmp_path / "runs"])[0])
+    result = compare(groups[0])
+    full, lora = result.lines
     assert (full.method, full.score, full.low, full.best) == ("full", 0.9, None, None)
-    assert full.letter == lora.letter == "", "of one seed nothing is said of methods"
+    assert full.letter == lora.letter == "", "methods with one seed are not ranked"
     assert lora.cost_to_share == {0.95: None}
     assert (lora.trainable_parameters, lora.peak_memory) == (None, None)
-    assert any("they leak it" in note for note in notes(made))
-    assert "unknown" in render([made], "table").decode()
-    assert "they leak it" in render_report(found)
-    assert draw_figures(found, tmp_path / "figures", ["svg"])
+    assert any("they leak it" in note for note in notes(result))
+    assert "unknown" in render([result], "table").decode()
+    assert "they leak it" in render_report(groups)
+    assert draw_figures(groups, tmp_path / "figures", ["svg"])
 
 
-def test_methods_without_macs_are_left_out_of_comparisons_by_macs(tmp_path: Path) -> None:
+def test_methods_without_macs_are_left_out_of_macs_comparisons(tmp_path: Path) -> None:
     for name, gmacs in (("VeRA_commonsense_noGMACs", -1.0), ("FT_commonsense", 5.0)):
         import_file("peft-by-time", by_time(tmp_path, name, [0.1, 0.2], gmacs), tmp_path / "runs")
     [section] = group_runs(find_runs([tmp_path / "runs"])[0])
-    found = compare(section)
-    assert ([line.method for line in found.lines], found.unmeasured) == (["full"], ("vera",))
-    assert "left out, gmacs was not measured: vera" in notes(found)
+    result = compare(section)
+    assert ([line.method for line in result.lines], result.unmeasured) == (["full"], ("vera",))
+    assert "left out, gmacs was not measured: vera" in notes(result)
     assert len(compare(section, by="seconds").lines) == 2
     with pytest.raises(InputError, match=r"not all runs have measured 'joules'"):
         compare(section, by="joules")
 
 
-def test_the_size_of_the_model_and_the_batch_are_in_the_name(tmp_path: Path) -> None:
+def test_model_size_and_batch_size_are_read_from_the_file_name(tmp_path: Path) -> None:
     large = import_file("peft-by-time", by_time(tmp_path, "LARGE_LoRA_tweet_eval", [0.1, 0.2]), tmp_path / "runs")
     assert 'name = "google-t5/t5-large"' in (large / "recipe.toml").read_text()
     six = import_file("peft-by-time", by_time(tmp_path, "FT_ag_news_b8", [0.1, 0.2]), tmp_path / "runs")
     assert "batch_size = 8" in (six / "recipe.toml").read_text()
 
 
-def test_results_of_pefts_comparison(tmp_path: Path) -> None:
+def test_peft_method_comparison_results_are_imported(tmp_path: Path) -> None:
     for name, accuracy, peft in (
         ("full-finetuning/lr_0.1", 0.5, None),
         ("lora/rank8", 0.4, {"peft_type": "LORA"}),
@@ -136,9 +136,9 @@ def test_results_of_pefts_comparison(tmp_path: Path) -> None:
         import_file("peft-method-comparison", file, tmp_path / "runs")
     [section] = group_runs(find_runs([tmp_path / "runs"])[0])
     assert (section.task, section.model) == ("metamath+gsm8k", "org/model")
-    made = compare(section, by="seconds")
-    assert [line.method for line in made.lines] == ["full", "lora (experiment=rank32)", "lora (experiment=rank8)"]
-    full = made.lines[0]
+    result = compare(section, by="seconds")
+    assert [line.method for line in result.lines] == ["full", "lora (experiment=rank32)", "lora (experiment=rank8)"]
+    full = result.lines[0]
     assert (full.seeds, full.cost, full.peak_memory, full.checkpoint_bytes) == ((3,), 40.0, 2**30, 400.0)
     assert compare(section, by="tokens").lines[0].cost == 4000.0
     assert compare(section, metric="forgetting", by="samples").lines[0].score == 0.05
@@ -169,19 +169,19 @@ def test_files_of_other_formats_are_errors(tmp_path: Path, system: str, name: st
     assert not (tmp_path / "runs").exists()
 
 
-def test_imported_times_say_what_they_are_the_sum_of(tmp_path: Path) -> None:
+def test_imported_times_have_a_note_on_what_they_include(tmp_path: Path) -> None:
     for name, accuracy in (("full-finetuning/a", 0.5), ("lora/b", 0.4)):
         file = tmp_path / f"{name.replace('/', '-')}.json"
         file.write_text(json.dumps(comparison(name, accuracy, peft={"peft_type": "LORA"} if "lora" in name else None)))
         import_file("peft-method-comparison", file, tmp_path / "runs")
-    found = group_runs(find_runs([tmp_path / "runs"])[0])
-    run = found[0].runs["lora"][3]
+    groups = group_runs(find_runs([tmp_path / "runs"])[0])
+    run = groups[0].runs["lora"][3]
     assert run.summary["imported"]["seconds"] == {"steps": 40.0, "train_time": 72.5}
     assert run.summary["cost"]["train_seconds"] == 40.0
-    remarks = notes(compare(found[0], by="seconds"))
+    remarks = notes(compare(groups[0], by="seconds"))
     assert any("Seconds are the sum of the times of training steps" in note for note in remarks)
     assert any("lora 40.0 s of 72.5 s" in note and "full 40.0 s of 72.5 s" in note for note in remarks)
-    assert "40.0 s of 72.5 s" in render_report(found, by="seconds")
+    assert "40.0 s of 72.5 s" in render_report(groups, by="seconds")
 
     folder = import_file("peft-by-time", by_time(tmp_path, "FT_ag_news", [0.2, 0.7]), tmp_path / "by-time")
     note = json.loads((folder / "summary.json").read_text())["imported"]["note"]

@@ -12,26 +12,26 @@ from peftkit.errors import InputError
 from tests.compare.conftest import Plant
 
 
-def test_runs_are_found_below_a_folder_and_sorted_by_method_and_seed(plant: Plant) -> None:
+def test_runs_below_a_folder_are_grouped_by_method_and_seed(plant: Plant) -> None:
     paths = [plant(method, seed, [0.1, 0.5]) for method in ("lora", "full") for seed in (1, 2)]
     runs, problems = find_runs([paths[0].parent])
     [section] = group_runs(runs)
     assert problems == []
-    assert {label: sorted(of) for label, of in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
+    assert {label: sorted(seeds) for label, seeds in section.runs.items()} == {"full": [1, 2], "lora": [1, 2]}
     assert [run.path for run in find_runs([paths[0]])[0]] == [paths[0]]
 
 
 def test_broken_runs_are_reported_and_the_others_loaded(plant: Plant) -> None:
-    whole, cut, gone, failed, odd = (plant("lora", seed, [0.1, 0.5]) for seed in range(5))
+    whole, cut, unevaluated, failed, odd = (plant("lora", seed, [0.1, 0.5]) for seed in range(5))
     (cut / "summary.json").write_text((cut / "summary.json").read_text()[:50])
-    (gone / "evaluations.jsonl").unlink()
+    (unevaluated / "evaluations.jsonl").unlink()
     (failed / "summary.json").write_text(json.dumps({"format": 1, "status": "failed", "error": "out of memory"}))
     (odd / "summary.json").write_text(json.dumps({"format": 1, "status": "done"}))
     runs, problems = find_runs([whole.parent])
     assert [run.path for run in runs] == [whole]
     assert len(problems) == 4
     assert "out of memory" in "".join(problems)
-    assert all(str(path) in "".join(problems) for path in (cut, gone, failed, odd))
+    assert all(str(path) in "".join(problems) for path in (cut, unevaluated, failed, odd))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_runs_that_lack_a_required_value_are_reported_and_left_out(
     assert words in problem
 
 
-def test_a_run_that_is_named_twice_is_one(plant: Plant) -> None:
+def test_a_run_named_twice_counts_once(plant: Plant) -> None:
     path = plant("lora", 1, [0.1, 0.5])
     [section] = group_runs(find_runs([path, path.parent, path.parent / ".." / "runs"])[0])
     assert section.repeats == ()
@@ -78,7 +78,7 @@ def test_missing_runs_and_folders_are_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "options", "words"),
+    ("check", "options", "words"),
     [
         ("hardware", {"device": "cuda"}, 'device is "cpu" and "cuda"'),
         ("versions", {"torch": "2.14.0"}, 'torch is "2.13.0" and "2.14.0"'),
@@ -92,20 +92,20 @@ def test_missing_runs_and_folders_are_errors(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_unfair_runs_are_compared_only_with_pool_and_then_noted(
-    what: str, options: dict[str, object], words: str, plant: Plant
+def test_unfair_runs_are_compared_only_with_pool_and_noted(
+    check: str, options: dict[str, object], words: str, plant: Plant
 ) -> None:
     runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
-    with pytest.raises(InputError, match=f"{what}: {words}(.|\n)*--pool {what}"):
+    with pytest.raises(InputError, match=f"{check}: {words}(.|\n)*--pool {check}"):
         group_runs(runs)
-    [section] = group_runs(runs, [what])
-    assert [*section.pooled] == [what]
-    assert words in section.pooled[what][0]
-    assert what in FAIRNESS_CHECKS
+    [section] = group_runs(runs, [check])
+    assert [*section.pooled] == [check]
+    assert words in section.pooled[check][0]
+    assert check in FAIRNESS_CHECKS
 
 
 @pytest.mark.parametrize(
-    ("what", "name", "old", "new", "words"),
+    ("check", "name", "old", "new", "words"),
     [
         (
             "data",
@@ -131,23 +131,23 @@ def test_unfair_runs_are_compared_only_with_pool_and_then_noted(
         ),
     ],
 )
-def test_what_a_run_was_made_of_and_where_it_went_on_counts_too(
-    what: str, name: str, old: str, new: str, words: str, plant: Plant
+def test_data_plugins_and_resumed_hardware_are_fairness_checks(
+    check: str, name: str, old: str, new: str, words: str, plant: Plant
 ) -> None:
     paths = [plant(method, 1, [0.1, 0.5]) for method in ("lora", "full", "vera")]
     text = [(path / name).read_text() for path in paths]
-    for path, own, value in zip(paths, text, ("cpu", "cuda"), strict=False):
-        (path / name).write_text(own.replace(old, new.replace("NEW", value), 1))
-    if what != "hardware":  # what one of them says nothing of is no difference
+    for path, document, value in zip(paths, text, ("cpu", "cuda"), strict=False):
+        (path / name).write_text(document.replace(old, new.replace("NEW", value), 1))
+    if check != "hardware":  # a value that one run does not record is no difference
         assert group_runs(find_runs([paths[0], paths[2]])[0])
     runs = find_runs(paths)[0]
     with pytest.raises(InputError, match=words):
         group_runs(runs)
-    [section] = group_runs(runs, [what])
-    assert [*section.pooled] == [what]
+    [section] = group_runs(runs, [check])
+    assert [*section.pooled] == [check]
 
 
-def test_options_that_differ_make_methods_of_their_own(plant: Plant) -> None:
+def test_different_options_make_different_methods(plant: Plant) -> None:
     for r in (4, 8):
         plant("lora", 1, [0.1, 0.5], options={"r": r})
     path = plant("full", 1, [0.1, 0.5])
@@ -155,12 +155,12 @@ def test_options_that_differ_make_methods_of_their_own(plant: Plant) -> None:
     assert sorted(section.runs) == ["full", "lora (r=4)", "lora (r=8)"]
 
 
-def test_one_recipe_with_one_seed_counts_once_and_its_repeats_give_the_noise(plant: Plant) -> None:
+def test_repeats_of_a_recipe_and_seed_count_once(plant: Plant) -> None:
     first = plant("lora", 1, [0.1, 0.5])
     second = plant("lora", 1, [0.1, 0.6])
     [section] = group_runs(find_runs([first.parent])[0])
     assert section.runs["lora"][1].path == first
-    assert [[run.path for run in of] for of in section.repeats] == [[first, second]]
+    assert [[run.path for run in repeats] for repeats in section.repeats] == [[first, second]]
 
 
 def test_runs_of_one_method_and_seed_must_have_the_same_recipe(plant: Plant) -> None:
@@ -170,7 +170,7 @@ def test_runs_of_one_method_and_seed_must_have_the_same_recipe(plant: Plant) -> 
         group_runs(find_runs([path.parent])[0], ["cadence"])
 
 
-def test_trials_of_a_sweep_are_no_results_and_tuning_is_known(plant: Plant, tmp_path: Path) -> None:
+def test_trials_of_a_sweep_are_not_results_and_tuning_is_loaded(plant: Plant, tmp_path: Path) -> None:
     runs, trials = tmp_path / "s" / "runs" / "a1", tmp_path / "s" / "trials" / "b2" / "c3"
     for folder, seed in ((runs, 1), (trials, 2)):
         folder.mkdir(parents=True)
@@ -178,10 +178,10 @@ def test_trials_of_a_sweep_are_no_results_and_tuning_is_known(plant: Plant, tmp_
     (tmp_path / "s" / "sweep.json").write_text("{}")
     tuning = {"format": 3, "limit": {"trials": 4}, "trials": 4, "gmacs": 12.5, "settings": {}}
     (runs / "tuning.json").write_text(json.dumps(tuning))
-    found, _ = find_runs([tmp_path / "s"])
-    assert [run.seed for run in found] == [1]
-    assert found[0].tuning == tuning
-    asked, _ = find_runs([trials / "run"])  # by its own name it can be looked at
+    loaded, _ = find_runs([tmp_path / "s"])
+    assert [run.seed for run in loaded] == [1]
+    assert loaded[0].tuning == tuning
+    asked, _ = find_runs([trials / "run"])  # named itself, a trial is loaded
     assert [run.seed for run in asked] == [2]
     other = plant("full", 1, [0.1, 0.5])
     both = find_runs([tmp_path / "s", other])[0]
@@ -190,7 +190,7 @@ def test_trials_of_a_sweep_are_no_results_and_tuning_is_known(plant: Plant, tmp_
     assert group_runs(both, ["tuning"])[0].pooled == {"tuning": ["trials is 4 and null"]}
 
 
-def test_a_variant_goes_by_its_name_and_tuned_settings_are_named_where_nothing_else_differs(plant: Plant) -> None:
+def test_labels_name_the_variant_else_the_tuned_settings(plant: Plant) -> None:
     for variant, rate in (("houlsby", 0.1), ("pfeiffer", 0.3)):
         path = plant("bottleneck", 1, [0.5], options={"variant": variant}, tables={"train": {"learning_rate": rate}})
         record = {"format": 1, "trials": 3, "gmacs": 1.0, "settings": {"train.learning_rate": rate}}

@@ -1,4 +1,4 @@
-"""What comparisons say of tuning, and of scores that are read off longer runs."""
+"""Notes of comparisons on tuning and on scores read off longer runs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def tuning(**more: Any) -> dict[str, Any]:
 
 
 def tuned(path: Path, **more: Any) -> Path:
-    """The run in a folder of its own beside its tuning."""
+    """Moves the run to a folder with a tuning record."""
     folder = path.parent / f"of-{path.name}"
     folder.mkdir()
     (folder / "tuning.json").write_text(json.dumps(tuning(**more)))
@@ -75,38 +75,40 @@ def schedule(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def edged(plant: Plant, tmp_path: Path) -> RunGroup:
-    """Two methods, of which the tuning of one stopped at an edge and had another budget."""
+    """Two methods; tuning of one stopped at the edge of its range and had another budget."""
     for seed in (1, 2):
         tuned(plant("full", seed, [0.2, 0.4, 0.6]))
         tuned(plant("lora", seed, [0.2, 0.5, 0.7]), at_edge=[EDGE], transfer=TRANSFER)
     return section_of(tmp_path)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_every_form_says_where_tuning_stopped_at_the_edge(form: str, edged: RunGroup, tmp_path: Path) -> None:
-    rendered = render([compare(edged)], form, wide=True)
-    if form == "parquet":
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_every_format_notes_tuning_that_stopped_at_the_edge(
+    output_format: str, edged: RunGroup, tmp_path: Path
+) -> None:
+    rendered = render([compare(edged)], output_format, wide=True)
+    if output_format == "parquet":
         (tmp_path / "x.parquet").write_bytes(rendered)
         rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
         assert {row["method"]: row["at_edge"] for row in rows} == {
             "lora": "train.learning_rate at its high end (0.1)",
             "full": "",
         }
-    elif form == "csv":
+    elif output_format == "csv":
         rows = [*csv.DictReader(io.StringIO(rendered.decode()))]
         assert {row["method"]: bool(row["at_edge"]) for row in rows} == {"lora": True, "full": False}
         [notes] = [row["notes"] for row in rows if row["method"] == "lora"]
         assert "edge: tuning stopped at the edge of its range (train.learning_rate at its high end (0.1))" in notes
         assert "transfer: tuned at a budget of epochs" in notes
-    elif form == "json":
-        [found] = json.loads(rendered)["comparisons"]
-        assert {line["method"]: line["at_edge"] for line in found["lines"]}["lora"] == [
+    elif output_format == "json":
+        [comparison] = json.loads(rendered)["comparisons"]
+        assert {line["method"]: line["at_edge"] for line in comparison["lines"]}["lora"] == [
             "train.learning_rate at its high end (0.1)"
         ]
     else:
         text = rendered.decode().replace("\\_", "_")  # as LaTeX prints it
         [row] = [line for line in text.splitlines() if "lora" in line and "7 trials" in line]
-        assert "stopped at the edge of its range" in row, "in the table itself, and not beside it alone"
+        assert "stopped at the edge of its range" in row, "in the table itself"
         [row] = [line for line in text.splitlines() if "full" in line and "7 trials" in line]
         assert "stopped at the edge" not in row
         text = " ".join(text.split())
@@ -117,12 +119,12 @@ def test_every_form_says_where_tuning_stopped_at_the_edge(form: str, edged: RunG
         assert "does not hold at the final budget" in text
 
 
-def test_the_advice_and_the_report_say_it_too(
+def test_advice_and_report_note_tuning_that_stopped_at_the_edge(
     edged: RunGroup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = {each.method: each for each in advise(edged, "gmacs", 2.0).candidates}
-    assert set(found["full"].notes) == set()
-    assert set(found["lora"].notes) == {"edge", "transfer"}
+    candidates = {each.method: each for each in advise(edged, "gmacs", 2.0).candidates}
+    assert set(candidates["full"].notes) == set()
+    assert set(candidates["lora"].notes) == {"edge", "transfer"}
     assert main(["advise", str(tmp_path / "runs"), "--budget", "2gmacs"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "edge: lora: tuning stopped at the edge of its range" in out
@@ -150,23 +152,25 @@ def test_scores_of_longer_runs_are_noted_unless_the_rate_is_constant(
         plant("full", seed, [0.2, 0.3, 0.3, 0.6], tables=schedule(name))
         plant("lora", seed, [0.2, 0.4, 0.5, 0.7], tables=schedule(name))
     section = section_of(tmp_path)
-    found = compare(section, budgets=(1.5, 3.0))
-    assert [winner.read_off for winner in found.winners] == [read_off, False], "those that end at the budget are not"
-    assert ["read off" in line.notes for line in found.lines] == [read_off, False]
-    assert {line.method: line.wins_within for line in found.lines} == {"lora": (1.5, 3.0), "full": ()}
-    for form in FORMATS:
-        rendered = render([found], form)
-        if form == "json":
+    comparison = compare(section, budgets=(1.5, 3.0))
+    assert [winner.read_off for winner in comparison.winners] == [read_off, False], (
+        "runs that end at the budget are not read off"
+    )
+    assert ["read off" in line.notes for line in comparison.lines] == [read_off, False]
+    assert {line.method: line.wins_within for line in comparison.lines} == {"lora": (1.5, 3.0), "full": ()}
+    for output_format in FORMATS:
+        rendered = render([comparison], output_format)
+        if output_format == "json":
             winners = json.loads(rendered)["comparisons"][0]["winners"]
             assert [winner["read_off"] for winner in winners] == [read_off, False]
-        elif form != "parquet":
+        elif output_format != "parquet":
             assert ("read off longer runs" in " ".join(rendered.decode().split())) == read_off
     assert {"read off" in each.notes for each in advise(section, "gmacs", 1.5).candidates} == {read_off}
     page = render_report([section])
     assert f'"constant":{json.dumps(not read_off)}' in page
 
 
-def test_advice_says_what_is_read_off_longer_runs(
+def test_advice_notes_scores_read_off_longer_runs(
     plant: Plant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (1, 2):
@@ -177,74 +181,76 @@ def test_advice_says_what_is_read_off_longer_runs(
         assert ("read off longer runs" in " ".join(capsys.readouterr().out.split())) == read_off
 
 
-def test_cost_with_tuning_is_the_runs_and_that_of_all_trials_and_the_heads(plant: Plant, tmp_path: Path) -> None:
+def test_cost_with_tuning_adds_all_trials_and_those_of_the_head(plant: Plant, tmp_path: Path) -> None:
     head = {"learning_rate": 0.1, "gmacs": 30.0, "design": {"trials": 5}, "at_edge": []}
     for seed in (1, 2):
         tuned(plant("full", seed, [0.2, 0.4, 0.6]), head=head)
         tuned(plant("lora", seed, [0.2, 0.5, 0.7]), gmacs=7.0, head=head)
     section = section_of(tmp_path)
-    found = compare(section, by="gmacs_with_tuning", budgets=(50.0, 102.0))
-    assert {line.method: line.cost for line in found.lines} == {"full": 2 + 70 + 30, "lora": 2 + 7 + 30}
-    assert [(winner.budget, winner.method) for winner in found.winners] == [(102.0, "lora")], "50 are for one alone"
-    assert compare(section).lines[0].cost == 2.0, "without, it is as it was"
-    assert any("all tuning trials" in note for note in render([found], "table").decode().splitlines())
+    comparison = compare(section, by="gmacs_with_tuning", budgets=(50.0, 102.0))
+    assert {line.method: line.cost for line in comparison.lines} == {"full": 2 + 70 + 30, "lora": 2 + 7 + 30}
+    assert [(winner.budget, winner.method) for winner in comparison.winners] == [(102.0, "lora")], (
+        "one method alone costs 50"
+    )
+    assert compare(section).lines[0].cost == 2.0, "the default cost excludes tuning"
+    assert any("all tuning trials" in note for note in render([comparison], "table").decode().splitlines())
 
 
-def test_a_run_that_was_not_tuned_is_left_out_of_costs_with_tuning(plant: Plant, tmp_path: Path) -> None:
+def test_untuned_runs_are_left_out_of_costs_with_tuning(plant: Plant, tmp_path: Path) -> None:
     tuned(plant("full", 1, [0.2, 0.4, 0.6]))
     plant("lora", 1, [0.2, 0.5, 0.7])
     [section] = group_runs(find_runs([tmp_path / "runs"])[0], ["tuning"])
-    found = compare(section, by="gmacs_with_tuning")
-    assert [line.method for line in found.lines] == ["full"]
-    assert found.unmeasured == ("lora",)
+    comparison = compare(section, by="gmacs_with_tuning")
+    assert [line.method for line in comparison.lines] == ["full"]
+    assert comparison.unmeasured == ("lora",)
 
 
-def test_other_designs_are_unequal_tuning(plant: Plant, tmp_path: Path) -> None:
+def test_different_tuning_designs_are_not_comparable(plant: Plant, tmp_path: Path) -> None:
     tuned(plant("full", 1, [0.2, 0.4]))
     tuned(plant("lora", 1, [0.2, 0.4]), design={"trials": 16, "model_based": 11, "follow_ups": 2, "repeats": 2})
     with pytest.raises(InputError, match=r"(?s)tuning: model_based is 0 and 11.*trials is 16 and 3"):
         section_of(tmp_path)
 
 
-def test_the_regret_is_how_much_worse_a_setting_is_than_the_methods_best(edged: RunGroup) -> None:
-    found = regret_curves(edged)
-    assert found is not None
-    assert found.methods == ["full", "lora"]
-    of = [trial for trial in found.tried if trial.method == "lora"]
-    assert [trial.learning_rate for trial in of] == [*RATES]
-    assert [trial.regret for trial in of] == [pytest.approx(0.09), 0.0, None]
-    assert [trial.chosen for trial in of] == [False, True, False]
-    assert [trial.loss for trial in of] == [pytest.approx(0.9999), pytest.approx(0.999), None]
-    assert any(note.startswith("tuning stopped at the edge") for note in found.notes)
+def test_regret_is_the_distance_to_the_methods_best_setting(edged: RunGroup) -> None:
+    regret = regret_curves(edged)
+    assert regret is not None
+    assert regret.methods == ["full", "lora"]
+    trials = [trial for trial in regret.tried if trial.method == "lora"]
+    assert [trial.learning_rate for trial in trials] == [*RATES]
+    assert [trial.regret for trial in trials] == [pytest.approx(0.09), 0.0, None]
+    assert [trial.chosen for trial in trials] == [False, True, False]
+    assert [trial.loss for trial in trials] == [pytest.approx(0.9999), pytest.approx(0.999), None]
+    assert any(note.startswith("tuning stopped at the edge") for note in regret.notes)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_the_regret_is_written_in_every_form(
-    form: str, edged: RunGroup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_regret_is_rendered_in_every_format(
+    output_format: str, edged: RunGroup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "regret"
-    assert main(["compare", str(tmp_path / "runs"), "--regret", "--format", form, "-o", str(file)]) == 0
-    if form == "parquet":
+    assert main(["compare", str(tmp_path / "runs"), "--regret", "--format", output_format, "-o", str(file)]) == 0
+    if output_format == "parquet":
         rows = pq.read_table(file).to_pylist()
         assert [row["regret"] for row in rows if row["method"] == "full"] == [pytest.approx(0.09), 0.0, None]
-    elif form == "csv":
+    elif output_format == "csv":
         rows = [*csv.DictReader(io.StringIO(file.read_text()))]
         assert [float(row["learning_rate"]) for row in rows] == [*RATES] * 2
-    elif form == "json":
-        [found] = json.loads(file.read_text())["regrets"]
-        assert len(found["tried"]) == 6
+    elif output_format == "json":
+        [regret] = json.loads(file.read_text())["regrets"]
+        assert len(regret["tried"]) == 6
     else:
         text = file.read_text()
         assert all(word in text for word in ("learning rate", "regret", "0.0001", "0.0900", "n/a"))
 
 
-def test_runs_that_were_not_tuned_have_no_regret(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untuned_runs_have_no_regret(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
     path = plant("lora", 1, [0.2, 0.4])
     assert main(["compare", str(path), "--regret"]) == 2
     assert "no method of these runs was tuned by a sweep" in capsys.readouterr().err
 
 
-def test_the_regret_is_in_the_report_and_drawn(edged: RunGroup, tmp_path: Path) -> None:
+def test_report_and_figures_show_regret(edged: RunGroup, tmp_path: Path) -> None:
     page = render_report([edged])
     assert "<h3>Tuning</h3>" in page
     assert "<td>0.0900</td>" in page
@@ -254,16 +260,16 @@ def test_the_regret_is_in_the_report_and_drawn(edged: RunGroup, tmp_path: Path) 
     assert all(f">{word}</text>" in text for word in ("learning rate", "dev accuracy", "dev loss", "lora", "full"))
 
 
-def test_rates_that_tuning_chose_differ_by_method_and_not_within_one(plant: Plant, tmp_path: Path) -> None:
+def test_tuned_learning_rates_are_not_in_method_labels(plant: Plant, tmp_path: Path) -> None:
     for method, rate in (("full", 1e-4), ("lora", 1e-2)):
         for seed in (1, 2):
             table = {"train": {"learning_rate": rate, "head_learning_rate": 0.01}}
             tuned(plant(method, seed, [0.2, 0.4], tables=table), settings={"train.learning_rate": rate})
-    found: Comparison = compare(section_of(tmp_path))
-    assert sorted(line.method for line in found.lines) == ["full", "lora"]
+    comparison: Comparison = compare(section_of(tmp_path))
+    assert sorted(line.method for line in comparison.lines) == ["full", "lora"]
 
 
-def test_what_ends_at_its_own_budget_is_within_it_however_large_its_last_step(plant: Plant, tmp_path: Path) -> None:
+def test_runs_that_end_at_their_own_budget_are_within_it(plant: Plant, tmp_path: Path) -> None:
     # The last evaluation lies more than a mean step beyond the budget of 2 GMACs, which the recipe names.
     for seed in (1, 2):
         plant("full", seed, [0.2, 0.3, 0.3, 0.6], cost=1.3, tables=limited(2.0))
@@ -272,7 +278,7 @@ def test_what_ends_at_its_own_budget_is_within_it_however_large_its_last_step(pl
     (winner,) = compare(section, budgets=(2.0,)).winners
     assert (winner.method, winner.score, winner.read_off) == ("lora", pytest.approx(0.7, abs=0.01), False)
     reached = {each.method: (each.score, "read off" in each.notes) for each in advise(section, "gmacs", 2.0).candidates}
-    # Expected scores, drawn a little towards each other; the curve before the end has 0.3 and 0.5.
+    # Expected scores, slightly shrunk; the evaluation before the end has 0.3 and 0.5.
     assert reached == {"full": (pytest.approx(0.6, abs=0.01), False), "lora": (pytest.approx(0.7, abs=0.01), False)}
     assert '"limits":{"gmacs":2.0}' in render_report([section])
 
@@ -281,7 +287,7 @@ def limited(gmacs: float) -> dict[str, Any]:
     return {"train": {"schedule": "linear", "learning_rate": 0.1, "budget": {"gmacs": gmacs}}}
 
 
-def test_a_method_whose_settings_a_later_tuning_replaced_is_left_out_with_a_notice(
+def test_runs_with_superseded_settings_are_left_out_with_a_notice(
     plant: Plant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for rate, superseded in ((1e-3, True), (1e-2, False)):
@@ -299,7 +305,7 @@ def test_a_method_whose_settings_a_later_tuning_replaced_is_left_out_with_a_noti
     assert printed.err.count("its settings were replaced by a later tuning of its sweep") == 2
 
 
-def test_regret_says_in_every_form_where_tuning_stopped(plant: Plant, tmp_path: Path) -> None:
+def test_every_format_of_regret_notes_tuning_that_stopped_at_the_edge(plant: Plant, tmp_path: Path) -> None:
     edge = [{"key": "train.learning_rate", "end": "high", "value": 0.1}]
     tried = [{"settings": {"train.learning_rate": 0.1}, "seed": 0, "stage": "design", "score": 0.5, "loss": 1.0}]
     record = {"format": 1, "trials": 1, "gmacs": 1.0, "settings": tried[0]["settings"], "tried": tried, "at_edge": edge}
@@ -309,11 +315,11 @@ def test_regret_says_in_every_form_where_tuning_stopped(plant: Plant, tmp_path: 
     path.rename(folder / "run")
     (folder / "tuning.json").write_text(json.dumps(record))
     section = group_runs(find_runs([folder])[0])
-    for form in FORMATS:
-        rendered = written_regrets(section, form)
-        if form == "parquet":
+    for output_format in FORMATS:
+        rendered = written_regrets(section, output_format)
+        if output_format == "parquet":
             [row] = pq.read_table(io.BytesIO(rendered)).to_pylist()
             assert row["at_edge"] == "train.learning_rate at its high end (0.1)"
         else:
             lines = [line for line in rendered.decode().splitlines() if not line.startswith("%")]
-            assert any("stopped at the edge" in line or "its high end (0.1)" in line for line in lines), form
+            assert any("stopped at the edge" in line or "its high end (0.1)" in line for line in lines), output_format

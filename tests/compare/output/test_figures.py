@@ -13,12 +13,12 @@ from tests.compare.conftest import Plant
 
 
 @pytest.mark.slow
-def test_all_figures_and_the_table_are_written_and_alike_each_time(plant: Plant, tmp_path: Path) -> None:
+def test_figures_and_table_are_written_reproducibly(plant: Plant, tmp_path: Path) -> None:
     for seed in (1, 2):
         plant("full", seed, [0.2, 0.4, 0.6], cost=2.0)
         path = plant("lora", seed, [0.2, 0.5, 0.7])
-    found = group_runs(find_runs([path.parent])[0])
-    files = draw_figures(found, tmp_path / "figures", ["svg", "png", "pdf"])
+    groups = group_runs(find_runs([path.parent])[0])
+    files = draw_figures(groups, tmp_path / "figures", ["svg", "png", "pdf"])
     names = {file.name for file in files}
     kinds = [f"curves-{axis}" for axis in ("gmacs", "seconds", "samples", "tokens")]
     kinds += ["gmacs-per-step", "gmacs-per-step-relative", "speed", "memory", "pareto"]
@@ -26,14 +26,14 @@ def test_all_figures_and_the_table_are_written_and_alike_each_time(plant: Plant,
     assert all(file.stat().st_size > 500 for file in files)
     curves = (tmp_path / "figures" / "t-m-curves-gmacs.svg").read_text()
     assert all(f">{word}</text>" in curves for word in ("dev", "test", "lora", "full", "GMACs", "accuracy"))
-    assert ">train</text>" not in curves, "nothing was evaluated on it"
+    assert ">train</text>" not in curves, "train was not evaluated"
     assert r"\toprule" in (tmp_path / "figures" / "t-m.tex").read_text()
-    again = draw_figures(found, tmp_path / "again", ["svg"])
+    again = draw_figures(groups, tmp_path / "again", ["svg"])
     assert all((tmp_path / "figures" / file.name).read_bytes() == file.read_bytes() for file in again)
 
 
 @pytest.mark.slow
-def test_baselines_are_dotted_lines_where_runs_record_them(plant: Plant, tmp_path: Path) -> None:
+def test_recorded_baselines_are_dotted_lines(plant: Plant, tmp_path: Path) -> None:
     for seed in (1, 2):
         plant("full", seed, [0.2, 0.4, 0.6], cost=2.0)
         path = plant("lora", seed, [0.2, 0.5, 0.7])
@@ -52,6 +52,6 @@ def test_baselines_are_dotted_lines_where_runs_record_them(plant: Plant, tmp_pat
 
     for figure, labels in (("curves-gmacs", 3), ("pareto", 2)):
         assert not {"constant", "majority, random"} & {*words("without", figure)}
-        found = [word for word in words("with", figure) if word in ("constant", "majority, random")]
-        assert len(found) == labels, "dev's and test's"
+        labelled = [word for word in words("with", figure) if word in ("constant", "majority, random")]
+        assert len(labelled) == labels, "one for dev and one for test"
     assert words("with", "memory") == words("without", "memory")

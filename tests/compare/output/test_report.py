@@ -1,4 +1,4 @@
-"""The page: what is in it, and what it does in a browser."""
+"""The HTML report: its content, and its behaviour in a browser."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def page(plant: Plant, tmp_path: Path) -> Path:
         path = plant("lora", seed, [0.2, 0.6, 0.7, 0.75 + seed / 100])
     for folder in path.parent.iterdir():
         summary = json.loads((folder / "summary.json").read_text())
-        of = {"constant": 0.45, "majority": 0.3, "random": 0.28 + summary["seed"] / 100}
-        summary["baselines"] = {name: {"test": {"accuracy": score}} for name, score in of.items()}
+        scores = {"constant": 0.45, "majority": 0.3, "random": 0.28 + summary["seed"] / 100}
+        summary["baselines"] = {name: {"test": {"accuracy": score}} for name, score in scores.items()}
         (folder / "summary.json").write_text(json.dumps(summary))
-    found = group_runs(find_runs([path.parent])[0])
+    groups = group_runs(find_runs([path.parent])[0])
     file = tmp_path / "report.html"
-    file.write_text(render_report(found, title="Which <one>?"), encoding="utf-8")
+    file.write_text(render_report(groups, title="Which <one>?"), encoding="utf-8")
     return file
 
 
 def data_of(page: Path) -> Any:
     text = page.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert match
+    return json.loads(match[1])
 
 
-def test_everything_is_in_the_page(page: Path) -> None:
+def test_the_page_has_all_data_and_loads_nothing(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<title>Which &lt;one&gt;?</title>" in text
-    assert not re.findall(r'(?:src|href)="(?!data:)', text), "it asks for nothing else"
+    assert not re.findall(r'(?:src|href)="(?!data:)', text), "the page loads nothing else"
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
     assert "</script><b>" not in text
     verdict, ranking = text.index('class="verdict">Use full: accuracy '), text.index('id="ranking"')
@@ -76,7 +76,7 @@ def test_everything_is_in_the_page(page: Path) -> None:
     assert section["baselines"] == {"dev": {}, "test": {"accuracy": scores}}
 
 
-def test_the_script_reads_keys_that_the_page_has(page: Path) -> None:
+def test_the_script_reads_existing_keys_only(page: Path) -> None:
     script = (files("peftkit") / "assets" / "report" / "report.js").read_text(encoding="utf-8")
     data = data_of(page)
     [section] = data["sections"]
@@ -121,7 +121,7 @@ def rows(browser: Any, table: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None:
+def test_the_page_works_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import Select
@@ -129,7 +129,7 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     browser.set_window_size(1200, 900)
     browser.get(page.as_uri())
 
-    # The budget: full leads with all of it, LoRA with less; moved by keys alone.
+    # The budget slider, moved by keys: full leads at the whole budget, LoRA at less.
     assert [row[1] for row in rows(browser, "ranking")] == ["full", "lora"]
     assert "full, accuracy 0.92" in browser.find_element(By.ID, "leader").text
     slider = browser.find_element(By.ID, "budget")
@@ -143,23 +143,23 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     assert rows(browser, "ranking")[0][1] == "lora"
     assert slider.get_attribute("aria-valuetext") == browser.find_element(By.ID, "amount").text != "1 GMACs"
 
-    # The curves: a line and a band for each method that is chosen.
-    def drawn(kind: str) -> int:
+    # The curves: a line and a band for each selected method.
+    def count_curves(kind: str) -> int:
         return len(browser.find_elements(By.CSS_SELECTOR, f"#curves {kind}"))
 
-    assert (drawn("polyline"), drawn("polygon")) == (2, 2)
-    assert drawn("line.baseline") == 3
+    assert (count_curves("polyline"), count_curves("polygon")) == (2, 2)
+    assert count_curves("line.baseline") == 3
     labels = [label.text for label in browser.find_elements(By.CSS_SELECTOR, "#curves .of-baseline")]
     assert labels == ["majority, random", "constant"]
     assert "Dotted: majority 0.3, random 0.3, constant 0.45." in browser.find_element(By.ID, "c-curves").text
     browser.find_element(By.ID, "none").send_keys(Keys.ENTER)
-    assert drawn("polyline") == 0
+    assert count_curves("polyline") == 0
     browser.find_element(By.CSS_SELECTOR, "#methods input").send_keys(Keys.SPACE)
-    assert drawn("polyline") == 1
+    assert count_curves("polyline") == 1
     browser.find_element(By.ID, "all").click()
     for name in ("seconds", "samples", "tokens", "gmacs"):
         Select(browser.find_element(By.ID, "axis")).select_by_value(name)
-        assert drawn("polyline") == 2
+        assert count_curves("polyline") == 2
     before = browser.find_element(By.CSS_SELECTOR, "#curves polyline").get_attribute("points")
     browser.find_element(By.ID, "log").click()
     assert browser.find_element(By.CSS_SELECTOR, "#curves polyline").get_attribute("points") != before
@@ -167,7 +167,7 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     splits = Select(browser.find_element(By.ID, "split"))
     assert [option.text for option in splits.options] == ["test", "dev"]  # train was not evaluated
     splits.select_by_value("dev")
-    assert (drawn("polyline"), drawn("line.baseline")) == (2, 0), "none was recorded for dev"
+    assert (count_curves("polyline"), count_curves("line.baseline")) == (2, 0), "none was recorded for dev"
 
     # Costs, absolute and relative to the baseline; the Pareto front; sorting; predictions; recipes.
     assert {row[0]: row[1] for row in rows(browser, "bars")} == {"lora": "3", "full": "6"}
@@ -186,7 +186,7 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     browser.find_element(By.CSS_SELECTOR, "#runs summary").click()
     assert 'name = "full"' in browser.find_element(By.CSS_SELECTOR, "#runs pre").text
 
-    # Dark, and on a phone: nothing is wider than the screen, and what can be used is large enough.
+    # Dark mode, and a phone: nothing is wider than the screen, and controls are large enough.
     paper = "return getComputedStyle(document.body).backgroundColor"
     light = browser.execute_script(paper)
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
@@ -202,7 +202,7 @@ def test_the_page_in_a_browser(page: Path, browser: Any, tmp_path: Path) -> None
     assert browser.save_screenshot(str(shot))
     assert shot.stat().st_size > 10_000
 
-    # Every control has a name, and nothing was complained of.
+    # Every control has a name, and the console has no messages.
     unnamed = """return [...document.querySelectorAll('select, input, button')].filter(
         e => !(e.labels && e.labels.length) && !e.textContent.trim() && !e.getAttribute('aria-label')).length"""
     assert browser.execute_script(unnamed) == 0

@@ -1,4 +1,4 @@
-"""How sure costs and the Pareto front are."""
+"""Uncertainty of costs and of the Pareto front."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from peftkit.compare.statistics.cost_uncertainty import (
 )
 from tests.compare.conftest import Plant
 
-WORLDS = 100
+SCENARIOS = 100
 
 
 def posterior_of(draws: list[list[float]]) -> Posterior:
@@ -31,10 +31,10 @@ def posterior_of(draws: list[list[float]]) -> Posterior:
     return Posterior({}, names, np.array(draws), {})
 
 
-def test_the_front_has_what_nothing_beats() -> None:
+def test_the_front_has_the_methods_that_none_dominates() -> None:
     points = np.array([(1, 0.5), (2, 0.7), (3, 0.6), (2, 0.7), (0.5, 0.5)])
-    [found] = on_pareto_front(points[:, 1][None], points[:, 0], np.zeros(5))
-    assert found.tolist() == [False, True, False, True, True]
+    [front] = on_pareto_front(points[:, 1][None], points[:, 0], np.zeros(5))
+    assert front.tolist() == [False, True, False, True, True]
 
 
 def test_costs_within_one_step_are_equal() -> None:
@@ -54,23 +54,23 @@ def test_the_front_is_never_empty_and_does_not_depend_on_order_or_scale(
     points: list[tuple[int, int, float]], order: object
 ) -> None:
     costs, scores, steps = (np.array(column, dtype=float) for column in zip(*points, strict=True))
-    [found] = on_pareto_front(scores[None], costs, steps)
+    [front] = on_pareto_front(scores[None], costs, steps)
     best = scores == scores.max()
-    assert found[best & (costs == costs[best].min())].all(), "the best of all, where it is cheapest"
+    assert front[best & (costs == costs[best].min())].all(), "the best method at its lowest cost is on the front"
     places = [*range(len(points))]
     order.shuffle(places)  # type: ignore[attr-defined]
     [again] = on_pareto_front(scores[places][None], costs[places], steps[places])
-    assert again.tolist() == found[places].tolist()
+    assert again.tolist() == front[places].tolist()
     [scaled] = on_pareto_front(3 * scores[None] - 1, 2 * costs, 2 * steps)
-    assert scaled.tolist() == found.tolist()
+    assert scaled.tolist() == front.tolist()
     for i, (cost, score, _) in enumerate(points):
         if all(abs(c - cost) >= max(s, steps[i]) for c, _, s in points):
             others = [(c, q) for j, (c, q, _) in enumerate(points) if j != i]
             beaten = any(c <= cost and q >= score and (c < cost or q > score) for c, q in others)
-            assert found[i] == (not beaten)
+            assert front[i] == (not beaten)
 
 
-def test_the_probability_is_the_share_of_draws() -> None:
+def test_front_probability_is_the_share_of_draws() -> None:
     posterior = posterior_of([[0.5, 0.6, 0.7], [0.5, 0.6, 0.55], [0.5, 0.4, 0.7], [0.5, 0.6, 0.7]])
     costs, steps = {"a": 1.0, "b": 2.0, "c": 3.0, "one seed": 0.1}, dict.fromkeys(["a", "b", "c"], 0.0)
     assert front_probabilities(posterior, costs, steps) == {"a": 1.0, "b": 0.75, "c": 0.75}
@@ -81,7 +81,7 @@ def test_the_probability_is_the_share_of_draws() -> None:
     assert front_probabilities(losses, equal, steps) == {"a": 0.0, "b": 0.25, "c": 0.75}
 
 
-def test_where_all_have_one_seed_their_scores_decide() -> None:
+def test_with_one_seed_each_the_scores_decide_the_front() -> None:
     none = Posterior({}, (), np.zeros((0, 0)), {})
     scores, costs = {"a": 0.5, "b": 0.7, "c": 0.6}, {"a": 1.0, "b": 1.5, "c": 1.6}
     assert front_probabilities(none, costs, dict.fromkeys(costs, 0.0)) == {}
@@ -98,7 +98,7 @@ def test_cost_intervals_need_several_seeds_that_reached_the_level() -> None:
     assert reach_probability([(1.0, 2.0)] * 3) == 3.5 / 4
 
 
-def test_what_all_seeds_reach_at_one_evaluation_lies_between_it_and_the_one_before() -> None:
+def test_the_cost_interval_spans_the_evaluations_around_the_level() -> None:
     assert cost_interval([(2.0, 4.0)] * 3, 0.1) == (pytest.approx(2.0), pytest.approx(4.0))
     assert cost_interval([(0.0, 4.0)] * 3, 0.1) == (pytest.approx(0.1), pytest.approx(4.0))
     low, high = cost_interval([(2.0, 4.0), (4.0, 8.0)], 1.9) or (0, 0)
@@ -106,12 +106,12 @@ def test_what_all_seeds_reach_at_one_evaluation_lies_between_it_and_the_one_befo
 
 
 @pytest.mark.parametrize(("evaluations", "most"), [(20_000, 0.95), (12, 1.0)])
-def test_intervals_of_costs_cover_the_typical_cost(evaluations: int, most: float) -> None:
-    """As often as they say between fine evaluations, and no less between coarse ones."""
+def test_cost_intervals_cover_the_typical_cost(evaluations: int, most: float) -> None:
+    """Coverage is nominal with fine evaluations and no lower with coarse ones."""
     rng = np.random.default_rng(0)
     grid = np.geomspace(1.0, 1e6, evaluations)
     hits = []
-    for _ in range(6 * WORLDS):
+    for _ in range(6 * SCENARIOS):
         typical, spread = rng.uniform(6, 8), rng.choice([0.1, 0.3, 0.6])
         reached = []
         for cost in np.exp(rng.normal(typical, spread, rng.choice([2, 3, 5, 10]))):
@@ -124,12 +124,12 @@ def test_intervals_of_costs_cover_the_typical_cost(evaluations: int, most: float
 
 
 @pytest.mark.slow
-def test_intervals_of_areas_and_probabilities_of_the_front_are_as_often_right_as_they_say() -> None:
+def test_area_intervals_and_front_probabilities_are_calibrated() -> None:
     rng = np.random.default_rng(1)
     costs = np.geomspace(1.0, 100.0, 12)
     hits: list[bool] = []
-    said, right = [], []
-    for _ in range(WORLDS):
+    stated, right = [], []
+    for _ in range(SCENARIOS):
         truth = rng.normal(0.6, 0.02, 4)
         seeds = int(rng.choice([3, 5]))
         rates = rng.uniform(0.05, 0.5, 4)
@@ -146,20 +146,20 @@ def test_intervals_of_areas_and_probabilities_of_the_front_are_as_often_right_as
         hits += [of_areas.estimates[name].low <= expected[name] <= of_areas.estimates[name].high for name in "abcd"]  # type: ignore[operator]
         total = dict(zip("abcd", rng.permutation([1.0, 2.0, 3.0, 3.2]), strict=True))
         steps = dict.fromkeys("abcd", 0.5)
-        said += [*front_probabilities(fit(finals, share=False), total, steps).values()]
+        stated += [*front_probabilities(fit(finals, share=False), total, steps).values()]
         right += on_pareto_front(truth[None], np.array([*total.values()]), np.full(4, 0.5))[0].tolist()
-    within = np.reshape(hits, (WORLDS, 4)).mean(1)
-    assert abs(within.mean() - 0.95) < 3 * max(within.std() / math.sqrt(WORLDS), 0.006)
-    missed = np.reshape(np.array(said) - np.array(right), (WORLDS, 4)).mean(1)
-    assert abs(missed.mean()) < 3 * missed.std() / math.sqrt(WORLDS)
-    sure = [r for s, r in zip(said, right, strict=True) if s > 0.9]
+    within = np.reshape(hits, (SCENARIOS, 4)).mean(1)
+    assert abs(within.mean() - 0.95) < 3 * max(within.std() / math.sqrt(SCENARIOS), 0.006)
+    missed = np.reshape(np.array(stated) - np.array(right), (SCENARIOS, 4)).mean(1)
+    assert abs(missed.mean()) < 3 * missed.std() / math.sqrt(SCENARIOS)
+    sure = [r for s, r in zip(stated, right, strict=True) if s > 0.9]
     assert np.mean(sure) > 0.9
-    assert np.mean([r for s, r in zip(said, right, strict=True) if s < 0.1]) < 0.1
+    assert np.mean([r for s, r in zip(stated, right, strict=True) if s < 0.1]) < 0.1
 
 
 @pytest.fixture
 def crowd(plant: Plant) -> Comparison:
-    """Twenty methods with one budget: their steps differ, and so does by how much the last one goes beyond it."""
+    """Twenty methods with one budget, which their last steps exceed by different amounts."""
     for index in range(20):
         cost = 100.0 / 10 * (1 + index / 400)
         for seed in (1, 2, 3):
@@ -169,7 +169,7 @@ def crowd(plant: Plant) -> Comparison:
     return compare(section)
 
 
-def test_at_one_budget_the_front_is_not_decided_by_the_last_step(crowd: Comparison) -> None:
+def test_at_one_budget_the_last_step_does_not_decide_the_front(crowd: Comparison) -> None:
     starred = [line.method for line in crowd.lines if line.pareto]
     assert starred
     assert min(starred) >= "m17"
@@ -178,5 +178,5 @@ def test_at_one_budget_the_front_is_not_decided_by_the_last_step(crowd: Comparis
         assert line.pareto_probability is not None
         assert line.pareto == (line.pareto_probability >= 0.5)
         assert line.pareto_probability == pytest.approx(line.best or 0.0, abs=1e-9), "all cost the same"
-    assert len(crowd.fronts["trainable_parameters"]) > 1, "these are costs of their own"
+    assert len(crowd.fronts["trainable_parameters"]) > 1, "parameter counts differ"
     assert {"seconds", "samples", "gmacs_per_step", "checkpoint_bytes"} <= crowd.fronts.keys()

@@ -1,4 +1,4 @@
-"""The sampler's posterior is that of the model it describes, integrated here in another way."""
+"""The sampler's posterior equals that of importance sampling."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def observations(means: list[float], squares: list[float], seeds: list[int], **c
         sum_squares=np.array(squares),
         scale_derivative=np.ones(number),
         example_deviation=UNIT,
-        num_groups=10**12,  # so many that the interaction is known exactly
+        num_groups=10**12,  # a large number, so that the interaction is known exactly
         **values,
     )
 
@@ -53,7 +53,7 @@ def by_importance(observed: Observations, choice: ChoiceEffect, draws: int = 100
     means = (observed.means + choice.shift) / unit
     squares, seeds = observed.sum_squares / unit**2, observed.num_seeds
     logs = np.log(SEED_DEVIATIONS)
-    # The distribution of a method's standard deviation between seeds, for each place and width of that over methods.
+    # The distribution of a method's standard deviation between seeds, given its distribution over methods.
     steps, widths = (
         rng.integers(0, len(LOG_DEVIATION_CENTRES), draws),
         LOG_DEVIATION_DEVIATIONS[rng.integers(0, len(LOG_DEVIATION_DEVIATIONS), draws)],
@@ -61,23 +61,23 @@ def by_importance(observed: Observations, choice: ChoiceEffect, draws: int = 100
     places = np.log(observed.prior_seed_deviation / unit) + LOG_DEVIATION_CENTRES[steps]
     logs_of_weights = -0.5 * (LOG_DEVIATION_CENTRES[steps] / LOG_DEVIATION_CENTRE_DEVIATION) ** 2
     variances = np.empty((draws, number))
-    own = np.empty((draws, number))
+    seed_variances = np.empty((draws, number))
     for method in range(number):
         densities = np.exp(-0.5 * ((logs - places[:, None]) / widths[:, None]) ** 2) / widths[:, None]
-        # Each method's own seeds, given its mean over them.
+        # The likelihood of each method's seeds, given their mean.
         totals = SEED_DEVIATIONS**2 + observed.run_example_variance / unit**2
         densities *= totals ** (-0.5 * (seeds[method] - 1)) * np.exp(-0.5 * squares[method] / totals)
         sums = densities.cumsum(1)
         drawn = (sums < rng.random((draws, 1)) * sums[:, -1:]).sum(1)
         logs_of_weights += np.log(sums[:, -1])
-        own[:, method] = totals[drawn] / seeds[method]
+        seed_variances[:, method] = totals[drawn] / seeds[method]
     spreads = np.where(
         rng.random(draws) < PROBABILITY_EQUAL,
         METHOD_DEVIATIONS[0],
         METHOD_DEVIATIONS[rng.integers(1, len(METHOD_DEVIATIONS), draws)],
     )
     between = spreads[:, None] ** 2 / (rng.chisquare(DEGREES_OF_FREEDOM, (draws, number)) / DEGREES_OF_FREEDOM)
-    noise = choice.gain**2 * own + (observed.method_example_variance + choice.variance) / unit**2
+    noise = choice.gain**2 * seed_variances + (observed.method_example_variance + choice.variance) / unit**2
     variances = noise + between
     # The common mean has a flat prior.
     precision = (1 / variances).sum(1)
@@ -98,7 +98,7 @@ def by_importance(observed: Observations, choice: ChoiceEffect, draws: int = 100
 NOTHING = ChoiceEffect(np.zeros(3), np.ones(3), np.zeros(3))
 CASES = {
     "apart": (observations([50.0, 53.0, 60.0], [4.0, 1.0, 9.0], [3, 3, 3]), NOTHING),
-    "alike": (observations([50.0, 50.5, 51.0], [8.0, 6.0, 2.0], [3, 3, 3]), NOTHING),
+    "close together": (observations([50.0, 50.5, 51.0], [8.0, 6.0, 2.0], [3, 3, 3]), NOTHING),
     "unequal numbers of seeds": (observations([50.0, 52.0, 51.0], [0.5, 6.0, 20.0], [2, 3, 6]), NOTHING),
     "examples vary": (
         observations(
@@ -119,7 +119,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("observed", "choice"), CASES.values(), ids=CASES)
-def test_the_posterior_is_that_of_the_model(observed: Observations, choice: ChoiceEffect) -> None:
+def test_the_posterior_equals_importance_sampling(observed: Observations, choice: ChoiceEffect) -> None:
     means, deviations = by_importance(observed, choice)
     drawn = sample_posterior(
         observed, choice, np.random.default_rng(1), SamplingEffort(chains=200, warm_up_states=30, kept_states=80)
@@ -129,14 +129,14 @@ def test_the_posterior_is_that_of_the_model(observed: Observations, choice: Choi
     assert drawn.std(0) == pytest.approx(deviations, rel=0.04)
 
 
-def test_draws_are_as_many_as_the_effort_says() -> None:
+def test_the_sampling_effort_sets_the_number_of_draws() -> None:
     observed, choice = CASES["apart"]
     effort = SamplingEffort(chains=3, warm_up_states=1, kept_states=2, draws_per_state=5)
     assert sample_posterior(observed, choice, np.random.default_rng(0), effort).shape == (3 * 2 * 5, 3)
     assert sample_posterior(observed, choice, np.random.default_rng(0), SamplingEffort()).shape == (32 * 40 * 4, 3)
 
 
-def test_a_choice_is_made_by_its_chances() -> None:
+def test_draw_index_follows_the_probabilities() -> None:
     chances = np.array([[0.1, 0.6, 0.3], [0.0, 0.0, 1.0]])
     with np.errstate(divide="ignore"):
         logs = np.broadcast_to(np.log(chances) + 900, (20_000, 2, 3))
@@ -146,6 +146,6 @@ def test_a_choice_is_made_by_its_chances() -> None:
     ]
 
 
-def test_sums_of_squared_distances() -> None:
-    own, places = np.array([[1.0, 2.0], [0.0, 5.0]]), np.array([0.0, 1.0, -3.0])
-    assert _sum_squared_distances(own, places) == pytest.approx(((own[:, :, None] - places) ** 2).sum(1))
+def test_sum_squared_distances() -> None:
+    values, places = np.array([[1.0, 2.0], [0.0, 5.0]]), np.array([0.0, 1.0, -3.0])
+    assert _sum_squared_distances(values, places) == pytest.approx(((values[:, :, None] - places) ** 2).sum(1))

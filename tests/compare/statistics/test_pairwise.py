@@ -26,12 +26,12 @@ def planted(
 ) -> dict[str, dict[int, Array]]:
     """Runs whose rate of right answers varies by seed, on examples that are easy or hard for all."""
     hard = rng.normal(0, 0.15, examples)
-    found: dict[str, dict[int, Array]] = {}
+    runs: dict[str, dict[int, Array]] = {}
     for number, rate in enumerate(rates):
-        own = [rate + rng.normal(0, noise) for _ in range(seeds)]
-        right = [(rng.random(examples) < np.clip(r + hard, 0, 1)).astype(float) for r in own]
-        found[f"m{number}"] = dict(enumerate(right))
-    return found
+        run_rates = [rate + rng.normal(0, noise) for _ in range(seeds)]
+        right = [(rng.random(examples) < np.clip(r + hard, 0, 1)).astype(float) for r in run_rates]
+        runs[f"m{number}"] = dict(enumerate(right))
+    return runs
 
 
 @pytest.mark.parametrize(("seeds", "noise"), [(1, 0.0), (3, 0.02), (5, 0.01)])
@@ -41,17 +41,17 @@ def test_equal_methods_are_separated_at_most_one_time_in_twenty(seeds: int, nois
         compare_scores(planted(rng, [0.6, 0.6], seeds, 400, noise), draws=1000, seed=i).differences[0].p < 0.05
         for i in range(200)
     )
-    assert apart <= 10 + 2.33 * (200 * 0.05 * 0.95) ** 0.5  # what chance allows one time in a hundred
+    assert apart <= 10 + 2.33 * (200 * 0.05 * 0.95) ** 0.5  # the 99 % quantile under the null hypothesis
 
 
-def test_a_difference_that_is_there_is_found() -> None:
+def test_real_differences_are_significant() -> None:
     rng = np.random.default_rng(3)
-    found = [compare_scores(planted(rng, [0.7, 0.6], 5, 1000, 0.005), draws=1000, seed=i) for i in range(40)]
-    assert sum(v.differences[0].p_adjusted < 0.05 for v in found) >= 36
-    assert sum(v.letters == {"m0": "a", "m1": "b"} for v in found) >= 36
+    results = [compare_scores(planted(rng, [0.7, 0.6], 5, 1000, 0.005), draws=1000, seed=i) for i in range(40)]
+    assert sum(v.differences[0].p_adjusted < 0.05 for v in results) >= 36
+    assert sum(v.letters == {"m0": "a", "m1": "b"} for v in results) >= 36
 
 
-def test_twenty_runs_of_ten_thousand_examples_are_drawn_in_bounded_memory() -> None:
+def test_ten_thousand_examples_need_bounded_memory() -> None:
     rng = np.random.default_rng(0)
     scores = {f"m{i}": {s: (rng.random(10_000) < 0.6).astype(float) for s in range(2)} for i in range(10)}
     verdict = compare_scores(scores)
@@ -63,42 +63,40 @@ def test_runs_with_different_examples_are_an_error() -> None:
         compare_scores({"a": {0: np.ones(3)}, "b": {0: np.ones(4)}})
 
 
-def test_holm_is_what_the_step_down_says() -> None:
+def test_holm_adjusts_p_values_step_down() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
 
 
 @given(st.integers(1, 6), st.data())
-def test_letters_say_exactly_which_are_apart(number: int, data: st.DataObject) -> None:
+def test_methods_share_a_letter_unless_they_differ(number: int, data: st.DataObject) -> None:
     names = [f"m{i}" for i in range(number)]
     pairs = [*combinations(names, 2)]
     apart = set(data.draw(st.lists(st.sampled_from(pairs), unique=True))) if pairs else set()
-    found = compact_letters([float(-i) for i in range(number)], names, apart)
+    letters = compact_letters([float(-i) for i in range(number)], names, apart)
     for pair in pairs:
-        assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in apart)
-    assert found["m0"].startswith("a")
+        assert (not set(letters[pair[0]]) & set(letters[pair[1]])) == (pair in apart)
+    assert letters["m0"].startswith("a")
 
 
 @settings(max_examples=20)
 @given(st.integers(2, 30), st.floats(0, 1), st.randoms())
-def test_many_methods_have_letters_that_can_be_read_and_never_part_what_is_not_apart(
-    number: int, share: float, rng: random.Random
-) -> None:
+def test_many_methods_have_few_letters_and_no_false_separation(number: int, share: float, rng: random.Random) -> None:
     names = [f"m{i}" for i in range(number)]
     apart = {pair for pair in combinations(names, 2) if rng.random() < share / 4}
-    found = compact_letters([float(-i) for i in range(number)], names, apart)
-    assert len(set("".join(found.values()))) <= MAX_LETTERS
-    assert all(set(found[a]) & set(found[b]) for a, b in combinations(names, 2) if (a, b) not in apart)
+    letters = compact_letters([float(-i) for i in range(number)], names, apart)
+    assert len(set("".join(letters.values()))) <= MAX_LETTERS
+    assert all(set(letters[a]) & set(letters[b]) for a, b in combinations(names, 2) if (a, b) not in apart)
 
 
-def test_pairs_that_are_apart_and_share_a_letter_are_counted() -> None:
+def test_significant_pairs_that_share_a_letter_are_counted() -> None:
     rng = np.random.default_rng(4)
     verdict = compare_scores(planted(rng, [0.3 + 0.01 * i for i in range(45)], 3, 500, 0.005), draws=200)
     shared = [d for d in verdict.differences if {*verdict.letters[d.first]} & {*verdict.letters[d.second]}]
     assert verdict.joined == sum(d.p_adjusted < 0.05 for d in shared) > 0
 
 
-def test_mcnemars_test_counts_what_only_one_has_right() -> None:
+def test_mcnemar_counts_examples_that_only_one_method_has_right() -> None:
     first, second = np.array([1.0] * 9 + [0.0] * 11), np.array([0.0] * 8 + [1.0] * 2 + [0.0] * 10)
     # The first alone has 8 right, the second alone 1: twice the chance of 8 or more heads of 9.
     assert mcnemar(first, second) == pytest.approx(2 * 10 / 512)
@@ -108,8 +106,8 @@ def test_mcnemars_test_counts_what_only_one_has_right() -> None:
 
 
 @pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (10, 2), (30, 3)])
-def test_the_family_wise_error_rate_holds(methods: int, seeds: int) -> None:
-    """The errors of a whole table: any pair of equal methods whose letters differ, where some vary more than others."""
+def test_the_family_wise_error_rate_is_controlled(methods: int, seeds: int) -> None:
+    """Counts tables with any significant pair of equal methods; noise differs between tables."""
     rng = np.random.default_rng(methods)
     number, wrong = 1200 // methods**2 + 20, 0
     for i in range(number):
@@ -124,14 +122,14 @@ def test_detectable_differences_are_detected_with_the_stated_power(methods: int,
     rng = np.random.default_rng(methods + seeds)
     tables = [compare_scores(planted(rng, [0.5] * methods, seeds, 250, 0.02), draws=200) for _ in range(20)]
     detectable = float(np.median([d.detectable for verdict in tables for d in verdict.differences]))
-    found = []
+    detected = []
     for _ in range(60):
         verdict = compare_scores(planted(rng, [0.5] * (methods - 1) + [0.5 + detectable], seeds, 250, 0.02), draws=200)
-        found += [d.p_adjusted < 0.05 for d in verdict.differences if d.second == f"m{methods - 1}"]
-    assert 0.65 < np.mean(found) < 0.97
+        detected += [d.p_adjusted < 0.05 for d in verdict.differences if d.second == f"m{methods - 1}"]
+    assert 0.65 < np.mean(detected) < 0.97
 
 
-def test_among_many_methods_with_three_seeds_those_that_differ_are_found() -> None:
+def test_differing_pairs_of_many_methods_are_significant() -> None:
     rng = np.random.default_rng(1)
     rates = [0.3 + 0.5 * i / 39 for i in range(40)]
     verdict = compare_scores(planted(rng, rates, 3, 500, 0.01), draws=500)
@@ -141,18 +139,18 @@ def test_among_many_methods_with_three_seeds_those_that_differ_are_found() -> No
 
 
 def grouped(rng: np.random.Generator, groups: int, size: int, rates: list[float]) -> tuple[Any, list[str]]:
-    """Methods whose groups of examples are right or wrong as a whole, and the examples' groups."""
-    found = {f"m{i}": {0: np.repeat((rng.random(groups) < r).astype(float), size)} for i, r in enumerate(rates)}
-    return found, [f"g{i // size}" for i in range(groups * size)]
+    """Scores of methods whose groups are right or wrong as a whole, and the group of each example."""
+    scores = {f"m{i}": {0: np.repeat((rng.random(groups) < r).astype(float), size)} for i, r in enumerate(rates)}
+    return scores, [f"g{i // size}" for i in range(groups * size)]
 
 
-def test_pairs_are_separated_by_groups_and_not_by_examples() -> None:
+def test_tests_resample_groups_not_examples() -> None:
     rng = np.random.default_rng(1)
-    rounds, found = 60, 0
+    rounds, significant = 60, 0
     for i in range(rounds):
         scores, groups = grouped(rng, 60, 10, [0.6, 0.6])
-        found += compare_scores(scores, groups=groups, draws=500, seed=i).differences[0].p < 0.05
-    assert found / rounds <= 0.15
+        significant += compare_scores(scores, groups=groups, draws=500, seed=i).differences[0].p < 0.05
+    assert significant / rounds <= 0.15
     scores, groups = grouped(rng, 400, 10, [0.8, 0.5])
     assert compare_scores(scores, groups=groups, draws=500).differences[0].p < 0.05
 
@@ -163,7 +161,7 @@ def test_groups_of_one_change_nothing(groups: list[str]) -> None:
     assert compare_scores(scores, groups=groups, draws=500) == compare_scores(scores, draws=500)
 
 
-def test_the_standard_error_over_groups_is_that_of_their_means() -> None:
+def test_standard_error_over_groups_is_that_of_their_means() -> None:
     scores, groups = grouped(np.random.default_rng(3), 50, 4, [0.5])
     values = scores["m0"][0]
     assert standard_error(values, groups) == pytest.approx(values[::4].std(ddof=1) / np.sqrt(50))
@@ -171,7 +169,7 @@ def test_the_standard_error_over_groups_is_that_of_their_means() -> None:
     assert standard_error(np.ones(1), None) == 0.0
 
 
-def test_what_tuning_might_have_chosen_counts_in_the_tests() -> None:
+def test_tests_include_the_uncertainty_of_tuning() -> None:
     scores = planted(np.random.default_rng(11), [0.6, 0.65], 5, 2000, 0.002)
     [plain] = compare_scores(scores).differences
     [doubtful] = compare_scores(scores, choices={"m0": (0.0, 0.03**2)}).differences
@@ -187,28 +185,28 @@ def test_draws_are_repeatable_without_a_seed() -> None:
     assert compare_scores(scores) == compare_scores(scores, seed=0) != compare_scores(scores, seed=1)
 
 
-def test_methods_with_other_seeds_vary_by_the_sum_of_their_variances() -> None:
+def test_variances_of_methods_with_different_seeds_are_summed() -> None:
     rng = np.random.default_rng(3)
     scores = {
         "a": {seed: rng.random(200) + 0.1 * seed for seed in (1, 2, 3)},
         "b": {seed: rng.random(200) + 0.2 * seed for seed in (4, 5)},
         "one": {9: rng.random(200)},
     }
-    own = {name: np.array([values.mean() for values in of.values()]) for name, of in scores.items()}
-    variances = {name: each.var(ddof=1) / len(each) if len(each) > 1 else 0.0 for name, each in own.items()}
-    means = {name: np.mean([*of.values()], axis=0) for name, of in scores.items()}
-    found = {(d.first, d.second): d for d in compare_scores(scores, draws=40_000).differences}
+    seed_means = {name: np.array([values.mean() for values in runs.values()]) for name, runs in scores.items()}
+    variances = {name: each.var(ddof=1) / len(each) if len(each) > 1 else 0.0 for name, each in seed_means.items()}
+    means = {name: np.mean([*runs.values()], axis=0) for name, runs in scores.items()}
+    differences = {(d.first, d.second): d for d in compare_scores(scores, draws=40_000).differences}
     for (first, second), freedom in {("a", "b"): 1, ("a", "one"): 2, ("b", "one"): 1}.items():
         error = np.sqrt((means[first] - means[second]).var() / 200)
         difference = means[first].mean() - means[second].mean()
         expected = p_value(difference, error, SeedVariance(variances[first] + variances[second], freedom))
-        assert found[first, second].mean == pytest.approx(difference)
-        assert found[first, second].p == pytest.approx(expected, rel=0.05)
+        assert differences[first, second].mean == pytest.approx(difference)
+        assert differences[first, second].p == pytest.approx(expected, rel=0.05)
 
 
 def test_single_numbers_are_not_tested() -> None:
-    found = compare_scores({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1])}})
-    assert found.differences == (PairwiseResult("a", "b", pytest.approx(0.8), 1.0, 1.0, None),)
-    assert found.letters == {"a": "a", "b": "a"}
+    result = compare_scores({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1])}})
+    assert result.differences == (PairwiseResult("a", "b", pytest.approx(0.8), 1.0, 1.0, None),)
+    assert result.letters == {"a": "a", "b": "a"}
     several = compare_scores({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1]), 1: np.array([0.2])}})
     assert [(d.p, d.detectable) for d in several.differences] == [(1.0, None)]

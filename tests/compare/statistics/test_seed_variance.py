@@ -13,7 +13,7 @@ from peftkit.compare.statistics.seed_variance import (
 )
 
 
-def test_few_methods_borrow_nothing() -> None:
+def test_few_methods_have_unmoderated_variances() -> None:
     values = [np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.5, 0.5]), np.array([0.7])]
     assert moderated_variances(values, 3) == [
         SeedVariance(pytest.approx(0.01 / 3), 2.0),
@@ -22,20 +22,25 @@ def test_few_methods_borrow_nothing() -> None:
     ]
 
 
-def test_of_many_each_is_moderated_and_none_looks_smaller_than_it_is() -> None:
+def test_variances_of_many_methods_are_moderated_and_never_reduced() -> None:
     rng = np.random.default_rng(0)
     values = [rng.normal(0.5, 0.01, 3) for _ in range(40)] + [np.full(3, 0.5), np.array([0.4])]
     values.append(np.array([0.1, 0.5, 0.9]))  # an unstable one
-    found = moderated_variances(values, len(values))
-    assert all(spread.variance >= each.var(ddof=1) / 3 for spread, each in zip(found[:40], values[:40], strict=True))
-    assert found[40].variance > 0  # three seeds alike are an accident among others that vary
-    assert (found[41].variance > 0, found[41].degrees_of_freedom > 0) == (True, True)  # one seed varies as others do
-    assert found[42].variance == pytest.approx(values[42].var(ddof=1) / 3)
-    assert all(2 < spread.degrees_of_freedom <= 2 + min(43 / 4, 6) for spread in found[:41])
-    assert np.median([s.variance for s in found[:40]]) == pytest.approx(1e-4 / 3, rel=0.6)
+    moderated = moderated_variances(values, len(values))
+    assert all(
+        spread.variance >= each.var(ddof=1) / 3 for spread, each in zip(moderated[:40], values[:40], strict=True)
+    )
+    assert moderated[40].variance > 0  # three equal seeds are a coincidence among others that vary
+    assert (moderated[41].variance > 0, moderated[41].degrees_of_freedom > 0) == (
+        True,
+        True,
+    )  # a method with one seed gets the variance of the others
+    assert moderated[42].variance == pytest.approx(values[42].var(ddof=1) / 3)
+    assert all(2 < spread.degrees_of_freedom <= 2 + min(43 / 4, 6) for spread in moderated[:41])
+    assert np.median([s.variance for s in moderated[:40]]) == pytest.approx(1e-4 / 3, rel=0.6)
 
 
-def test_the_prior_is_that_which_variances_were_drawn_from() -> None:
+def test_the_prior_of_simulated_variances_is_recovered() -> None:
     rng = np.random.default_rng(2)
     true = 4 * 2.5 / rng.chisquare(4, 20_000)
     seen = true * rng.chisquare(3, 20_000) / 3
@@ -44,7 +49,7 @@ def test_the_prior_is_that_which_variances_were_drawn_from() -> None:
     assert counts == pytest.approx(4, rel=0.1)
 
 
-def test_p_values_are_those_of_students_t_the_normal_or_their_sum() -> None:
+def test_p_values_of_student_normal_and_their_sum() -> None:
     assert p_value(0.3, 0.0, SeedVariance(0.01, 2)) == pytest.approx(2 * stats.t.sf(3.0, 2), rel=0.02)
     assert p_value(-0.3, 0.1, SeedVariance(0.0, 0)) == pytest.approx(2 * stats.norm.sf(3.0))
     assert (p_value(0.0, 0.1, SeedVariance(0.01, 2)), p_value(0.1, 0.0, SeedVariance(0.0, 2))) == (1.0, 1.0)
@@ -62,15 +67,15 @@ def test_detectable_differences_have_the_stated_power(freedom: float) -> None:
     rng = np.random.default_rng(1)
     errors, variance, level = 0.02, 1e-4, 0.05
     [detectable] = detectable_differences(np.array([errors]), [SeedVariance(variance, freedom)], np.array([level]))
-    found = []
+    detected = []
     for _ in range(400):
         true = variance * freedom / rng.chisquare(freedom)
-        looks = SeedVariance(true * rng.chisquare(freedom) / freedom, freedom)
-        found.append(p_value(detectable + rng.normal(0, np.sqrt(errors**2 + true)), errors, looks) < level)
-    assert 0.7 < np.mean(found) < 0.9
+        estimated = SeedVariance(true * rng.chisquare(freedom) / freedom, freedom)
+        detected.append(p_value(detectable + rng.normal(0, np.sqrt(errors**2 + true)), errors, estimated) < level)
+    assert 0.7 < np.mean(detected) < 0.9
 
 
-def test_without_variance_there_is_no_detectable_difference() -> None:
+def test_no_variance_gives_no_detectable_difference() -> None:
     detectable = detectable_differences(
         np.array([0.0, 0.02]), [SeedVariance(0, 0), SeedVariance(0, 0)], np.array([0.05, 0.05])
     )
@@ -91,9 +96,7 @@ FIVE = [np.array(seeds) for seeds in ([0.1, 0.2], [0.3, 0.5], [0.4, 0.7], [0.5, 
         ([*FIVE, np.array([0.7])], 6, True),
     ],
 )
-def test_five_variances_of_five_methods_are_the_fewest_to_borrow(
-    values: list[np.ndarray], methods: int, borrows: bool
-) -> None:
+def test_variances_are_moderated_from_five_methods_on(values: list[np.ndarray], methods: int, borrows: bool) -> None:
     freedoms = [len(each) - 1 for each in values]
     assert [
         spread.degrees_of_freedom > freedom
@@ -101,12 +104,14 @@ def test_five_variances_of_five_methods_are_the_fewest_to_borrow(
     ] == [borrows] * len(values)
 
 
-def test_a_moderated_variance_is_the_mean_weighted_by_freedom() -> None:
+def test_a_moderated_variance_is_weighted_by_degrees_of_freedom() -> None:
     values = [*FIVE, np.array([0.2, 0.25, 0.3, 0.21, 0.22]), np.array([0.7])]
-    own = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in values]
-    before, counts = _prior([(variance, len(v) - 1) for variance, v in zip(own, values, strict=True) if len(v) > 1])
+    variances = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in values]
+    before, counts = _prior(
+        [(variance, len(v) - 1) for variance, v in zip(variances, values, strict=True) if len(v) > 1]
+    )
     for methods in (7, 16, 100):
-        for spread, each, variance in zip(moderated_variances(values, methods), values, own, strict=True):
+        for spread, each, variance in zip(moderated_variances(values, methods), values, variances, strict=True):
             freedom = len(each) - 1
             weight = min(counts, methods / 4, 3 * max(1, freedom))
             moderated = (weight * before + freedom * variance) / (weight + freedom)
@@ -115,7 +120,7 @@ def test_a_moderated_variance_is_the_mean_weighted_by_freedom() -> None:
 
 
 @pytest.mark.parametrize("freedoms", [(2, 2, 2, 2, 2), (1, 2, 3, 4, 9)])
-def test_the_prior_has_the_moments_of_the_logarithms(freedoms: tuple[int, ...]) -> None:
+def test_the_prior_matches_the_moments_of_log_variances(freedoms: tuple[int, ...]) -> None:
     variances, degrees = np.array([1e-4, 2.0, 3.0, 40.0, 9.0]), np.array(freedoms)
     logs = np.log(variances.clip(min=1e-3 * 3.0)) + np.log(degrees / 2) - special.digamma(degrees / 2)
     excess = logs.var(ddof=1) - special.polygamma(1, degrees / 2).mean()
@@ -125,7 +130,7 @@ def test_the_prior_has_the_moments_of_the_logarithms(freedoms: tuple[int, ...]) 
     assert variance == pytest.approx(np.exp(logs.mean() + special.digamma(half) - np.log(half)), rel=1e-8)
 
 
-def test_variances_that_differ_by_chance_alone_are_one() -> None:
+def test_variances_that_differ_by_chance_share_one_prior() -> None:
     variance, counts = _prior([(4.0, 2)] * 5)
     assert counts == np.inf
     assert variance == pytest.approx(4.0 * np.exp(-special.digamma(1.0)))

@@ -1,4 +1,4 @@
-"""What was loaded is what the checkpoint holds, and what keeps it from being loaded is explained."""
+"""Loaded weights equal the checkpoint's, and broken checkpoints are rejected with an explanation."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     """The folder of an intact tiny checkpoint of an architecture."""
     folders: dict[str, Path] = {}
 
-    def of(architecture: str) -> Path:
+    def checkpoint(architecture: str) -> Path:
         if architecture not in folders:
             folders[architecture] = save_tiny_model(architecture, tmp_path_factory.mktemp("checkpoints") / architecture)
         return folders[architecture]
 
-    return of
+    return checkpoint
 
 
 def damaged(source: Path, folder: Path, change: Callable[[Tensors], Tensors]) -> Path:
@@ -55,7 +55,7 @@ def loaded(make: Make, folder: Path, *overrides: str) -> Any:
     return load_base(make("decoder", f"model.name={folder.as_posix()}", *overrides))
 
 
-def a_layer(tensors: Tensors) -> str:
+def layer_name(tensors: Tensors) -> str:
     """A matrix in a numbered block, of an attention or a feed-forward layer."""
     return next(k for k, v in sorted(tensors.items()) if v.ndim == 2 and any(p.isdigit() for p in k.split(".")))
 
@@ -70,7 +70,7 @@ def is_held(tensors: Tensors) -> Any:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_weight_is_the_checkpoints_or_the_new_heads(
+def test_every_weight_comes_from_the_checkpoint_or_the_new_head(
     architecture: str, checkpoints: Callable[[str], Path], make: Make
 ) -> None:
     folder = checkpoints(architecture)
@@ -86,11 +86,11 @@ def test_every_weight_is_the_checkpoints_or_the_new_heads(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_weight_that_is_not_there_is_named(
+def test_a_missing_weight_is_named(
     architecture: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     tensors = load_file(checkpoints(architecture) / "model.safetensors")
-    lost = a_layer(tensors)
+    lost = layer_name(tensors)
     folder = damaged(
         checkpoints(architecture), tmp_path / "lacking", lambda t: {k: v for k, v in t.items() if k != lost}
     )
@@ -100,7 +100,7 @@ def test_a_weight_that_is_not_there_is_named(
 
 @pytest.mark.parametrize("prefix", ["module.", "base_model.model._orig_mod."])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_prefix_of_a_wrapper_is_recognised(
+def test_wrapper_prefixes_are_detected(
     architecture: str, prefix: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     folder = damaged(
@@ -115,7 +115,7 @@ def test_the_prefix_of_a_wrapper_is_recognised(
 def test_a_weight_of_another_shape_is_named(
     architecture: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
-    name = a_layer(load_file(checkpoints(architecture) / "model.safetensors"))
+    name = layer_name(load_file(checkpoints(architecture) / "model.safetensors"))
     folder = damaged(checkpoints(architecture), tmp_path / "wider", lambda t: {**t, name: t[name].repeat(2, 1)})
     with pytest.raises(ModelError, match=rf"the shapes of 1 weights do not match its config, such as '{name}'"):
         loaded(make, folder)
@@ -132,14 +132,14 @@ def test_combined_wrappers_are_one_prefix(outer: str, inner: str) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
-def test_wrappers_of_single_blocks_are_recognised(wrapper: str) -> None:
+def test_wrappers_of_single_blocks_are_detected(wrapper: str) -> None:
     names = [f"model.layers.{number}.mlp.up_proj.weight" for number in range(3)]
     inside = [name.replace(".mlp", f".{wrapper}.mlp") for name in names]
     assert wrapper_prefix(names, inside) == f"{wrapper}."
     assert wrapper_prefix(names, ["cls.predictions.bias", "vision.layers.0.weight"]) is None
 
 
-def test_adapters_inside_a_checkpoint_are_reported(
+def test_adapters_inside_a_checkpoint_are_an_error(
     checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     def adapted(tensors: Tensors) -> Tensors:
@@ -151,7 +151,7 @@ def test_adapters_inside_a_checkpoint_are_reported(
         loaded(make, folder)
 
 
-def test_saved_again_as_the_message_says_it_loads(
+def test_a_checkpoint_resaved_as_the_error_suggests_loads(
     checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     folder = damaged(checkpoints("llama"), tmp_path / "ddp", lambda t: {f"module.{k}": v for k, v in t.items()})
@@ -160,10 +160,10 @@ def test_saved_again_as_the_message_says_it_loads(
     assert loaded(make, folder).loading_report.missing == ()
 
 
-def test_one_weight_for_two_values_is_never_used(
+def test_conflicting_tied_weights_are_kept_or_an_error(
     checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
-    """transformers 4 drops one of them without a word, 5 keeps both."""
+    """transformers 4 silently drops one of the two weights; 5 keeps both."""
     folder = damaged(checkpoints("llama"), tmp_path / "both", lambda t: t)
     configured(tie_word_embeddings=True)(folder)
     output = load_file(folder / "model.safetensors")["lm_head.weight"]
@@ -174,9 +174,7 @@ def test_one_weight_for_two_values_is_never_used(
         loaded(make, folder)
 
 
-def test_an_output_layer_that_is_not_there_may_be_tied(
-    checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
-) -> None:
+def test_a_missing_output_layer_may_be_tied(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
     folder = damaged(
         checkpoints("llama"), tmp_path / "tied", lambda t: {k: v for k, v in t.items() if k != "lm_head.weight"}
     )
@@ -186,10 +184,10 @@ def test_an_output_layer_that_is_not_there_may_be_tied(
     assert loaded(make, folder).loading_report.missing == ()
 
 
-# ---- what is left out
+# ---- missing and unexpected weights
 
 
-def test_tensors_without_a_place_are_listed(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
+def test_unexpected_tensors_are_listed(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
     more = {f"value_head.{number}.weight": torch.zeros(2) for number in range(3)}
     base = loaded(make, damaged(checkpoints("llama"), tmp_path / "more", lambda t: t | more))
     assert base.loading_report.record() == {"missing": [], "unexpected": sorted(more), "mismatched": []}
@@ -199,7 +197,7 @@ def test_tensors_without_a_place_are_listed(checkpoints: Callable[[str], Path], 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(
+def test_non_finite_weights_are_rejected(
     value: float, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     def spoil(tensors: Tensors) -> Tensors:
@@ -210,7 +208,7 @@ def test_weights_that_are_no_numbers_are_refused(
         loaded(make, damaged(checkpoints("llama"), tmp_path / "spoilt", spoil))
 
 
-def test_weights_too_large_for_the_recipes_type_are_refused(
+def test_weights_too_large_for_the_dtype_are_rejected(
     checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     folder = damaged(checkpoints("llama"), tmp_path / "large", lambda t: {k: v * 1e6 for k, v in t.items()})
@@ -262,8 +260,8 @@ def without_tokenizer(folder: Path) -> None:
         file.unlink()
 
 
-def twice(folder: Path) -> None:
-    """The weights in one file, and others in one that an index names."""
+def with_two_copies(folder: Path) -> None:
+    """Weights in model.safetensors and other weights in an indexed file."""
     tensors = load_file(folder / "model.safetensors")
     save_file({k: v * 0 for k, v in tensors.items()}, folder / "part.safetensors", metadata={"format": "pt"})
     index = {"weight_map": dict.fromkeys(tensors, "part.safetensors")}
@@ -329,7 +327,10 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"saved quantized \(by gptq\), but the recipe asks for float32; use the original checkpoint",
     ),
     **{f"index {c}": (indexed(c), r"index\.json lists no files; download") for c in ([], {}, {"weight_map": ["part"]})},  # type: ignore[misc]
-    "weights twice": (twice, "has both model.safetensors and model.safetensors.index.json .* which may differ"),
+    "weights twice": (
+        with_two_copies,
+        "has both model.safetensors and model.safetensors.index.json .* which may differ",
+    ),
     "whole numbers": (
         stored(lambda t: {k: (v * 100).to(torch.int8) if ".mlp." in k else v for k, v in t.items()}),
         r"integers for \d+ weights, such as 'model\.layers\.0\.mlp\..*no quantization_config; use the original",
@@ -352,7 +353,7 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FILES)
-def test_each_fault_of_a_file_has_words_of_its_own(
+def test_every_damaged_file_has_its_own_message(
     fault: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     folder = tmp_path / "broken"
@@ -366,10 +367,10 @@ def test_each_fault_of_a_file_has_words_of_its_own(
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
-def test_blocks_of_another_kind_are_left_out(
+def test_extra_blocks_of_another_kind_are_ignored(
     architecture: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
-    """Such as those that predict further tokens: they have parts that no block of the model has."""
+    """For example blocks that predict further tokens, whose parts no block of the model has."""
 
     def more(tensors: Tensors) -> Tensors:
         block = next(key for key in tensors if ".1." in key).split(".1.")[0]
@@ -397,7 +398,7 @@ CONFIGS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", CONFIGS)
-def test_a_folder_that_is_no_model_is_refused_with_the_recipe(
+def test_a_folder_without_a_model_is_a_recipe_error(
     fault: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
     folder = tmp_path / "broken"
@@ -408,7 +409,7 @@ def test_a_folder_that_is_no_model_is_refused_with_the_recipe(
         make("decoder", f"model.name={folder.as_posix()}")
 
 
-def test_gguf_alone_and_single_files_are_no_models(make: Make, tmp_path: Path) -> None:
+def test_gguf_weights_and_single_files_are_rejected(make: Make, tmp_path: Path) -> None:
     (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match="contains GGUF weights only"):
         make("decoder", f"model.name={tmp_path.as_posix()}")
@@ -416,10 +417,10 @@ def test_gguf_alone_and_single_files_are_no_models(make: Make, tmp_path: Path) -
         make("decoder", f"model.name={(tmp_path / 'model.Q8_0.gguf').as_posix()}")
 
 
-# ---- a head that is kept, a run that is opened again
+# ---- kept heads, and finished runs
 
 
-def test_a_kept_head_has_to_be_whole(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
+def test_a_kept_head_must_be_complete(checkpoints: Callable[[str], Path], make: Make, tmp_path: Path) -> None:
     folder = tmp_path / "classifier"
     config = AutoConfig.from_pretrained(checkpoints("bert"), num_labels=3)
     config.id2label = {0: "red", 1: "green", 2: "blue"}
@@ -433,7 +434,9 @@ def test_a_kept_head_has_to_be_whole(checkpoints: Callable[[str], Path], make: M
     assert "classifier.bias" in loaded(make, lacking).head.parameters
 
 
-def test_a_whole_model_that_lost_a_weight_does_not_open(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_full_load_rejects_a_checkpoint_with_a_missing_weight(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(checkpoints("llama"), dtype=torch.float32)
     Full().load(model, checkpoints("llama"))
     name = "model.layers.1.mlp.up_proj.weight"
@@ -460,7 +463,7 @@ HUB: dict[str, tuple[Exception, type[PeftkitError], str]] = {
 
 
 @pytest.mark.parametrize("case", HUB)
-def test_a_hub_that_gives_nothing_says_why(case: str) -> None:
+def test_load_errors_of_the_hub_are_explained(case: str) -> None:
     cause, kind, words = HUB[case]
     error = explain_load_error("me/x", "me/x", "v9", cause)
     assert type(error) is kind

@@ -57,9 +57,9 @@ def hub(models: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 (files / "data").mkdir(parents=True)
                 for split, number in ROWS.items():
                     tweets(number, ref).to_parquet(files / "data" / f"{split}-00000-of-00001.parquet")
-    loading._load_splits.cache_clear()  # what other tests have read of data sets of this name
+    loading._load_splits.cache_clear()  # loaded by other tests under the same name
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)  # of 4.57
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)  # transformers 4.57
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return cache
 
@@ -88,40 +88,38 @@ def recipe(hub: Path, registry: Registry, tmp_path: Path) -> Recipe:
 
 
 def test_the_commits_of_model_and_data_are_resolved_and_pinned(recipe: Recipe, hub: Path) -> None:
-    found = resolve_revisions(recipe)
-    assert found == {"model": COMMITS[0], "data": COMMITS[0]}
-    own: Any = pin_revisions(recipe, found)
-    assert (own.model.revision, own.task.revision) == (COMMITS[0], COMMITS[0])
-    assert recipe.model.revision is None, "what was asked for is left as it is"
+    revisions = resolve_revisions(recipe)
+    assert revisions == {"model": COMMITS[0], "data": COMMITS[0]}
+    pinned: Any = pin_revisions(recipe, revisions)
+    assert (pinned.model.revision, pinned.task.revision) == (COMMITS[0], COMMITS[0])
+    assert recipe.model.revision is None, "the requested revision is unchanged"
     later: Any = pin_revisions(recipe, {"model": COMMITS[1], "data": COMMITS[1]})
-    assert own.task.load()["train"][0]["text"] == "main 0"
+    assert pinned.task.load()["train"][0]["text"] == "main 0"
     assert later.task.load()["train"][0]["text"] == "v2 0"
 
 
 @pytest.mark.parametrize("override", ["model.revision=v2", "task.revision=v2"])
 def test_a_tag_is_resolved_like_a_branch(override: str, hub: Path, registry: Registry, tmp_path: Path) -> None:
-    found = resolve_revisions(load_recipe(written(tmp_path), registry, [override]))
+    revisions = resolve_revisions(load_recipe(written(tmp_path), registry, [override]))
     tagged = "model" if override.startswith("model") else "data"
-    assert found == {"model": COMMITS[0], "data": COMMITS[0], tagged: COMMITS[1]}
+    assert revisions == {"model": COMMITS[0], "data": COMMITS[0], tagged: COMMITS[1]}
 
 
-def test_nothing_local_or_built_in_has_a_commit(make: Make) -> None:
+def test_local_and_built_in_models_and_data_have_no_commit(make: Make) -> None:
     assert resolve_revisions(make("decoder")) == {}
     assert pin_revisions(make("decoder"), {}) == make("decoder")
     assert resolve_revisions(make("decoder", "model.name=pocket-t5", "task.name=wordnet_topic")) == {}
 
 
-def test_a_run_that_goes_on_has_the_commits_that_it_began_with(recipe: Recipe, hub: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_commits(recipe: Recipe, hub: Path, tmp_path: Path) -> None:
     assert recorded_revisions(tmp_path) is None
     RunDirectory(tmp_path).write_json("environment.json", {"revisions": {"model": COMMITS[1]}})
     assert resolve_revisions(recipe, tmp_path) == {"model": COMMITS[1]}
-    RunDirectory(tmp_path).write_json("environment.json", {"python": "3.11"})  # of a run that recorded none
+    RunDirectory(tmp_path).write_json("environment.json", {"python": "3.11"})  # no recorded revisions
     assert resolve_revisions(recipe, tmp_path) == {"model": COMMITS[0], "data": COMMITS[0]}
 
 
-def test_another_cached_commit_than_the_one_that_is_asked_for_is_refused(
-    hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_data_of_another_cached_commit_is_rejected(hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / COMMITS[1]
     folder.mkdir()
     tweets(4, "other").save_to_disk(folder)
@@ -138,11 +136,11 @@ def test_another_cached_commit_than_the_one_that_is_asked_for_is_refused(
     missing = "c" * 40
     with pytest.raises(InputError, match=f"commit {missing} was requested, but the cache has commit {COMMITS[1]}"):
         load_splits(DataSource("org/tweets", revision=missing))
-    # Its files lie in the cache of the hub.
+    # Its files are in the hub's cache.
     assert load_splits(DataSource("org/tweets", revision=COMMITS[0])).splits["train"][0]["text"] == "main 0"
 
 
-def test_a_snapshot_that_lacks_a_shard_is_not_taken_for_the_data(hub: Path) -> None:
+def test_a_snapshot_without_a_shard_is_rejected(hub: Path) -> None:
     data = hub / "datasets--org--tweets" / "snapshots" / COMMITS[0] / "data"
     (data / "train-00000-of-00001.parquet").rename(data / "train-00000-of-00002.parquet")
     with pytest.raises(InputError, match="cannot load 'org/tweets'"):
@@ -150,11 +148,11 @@ def test_a_snapshot_that_lacks_a_shard_is_not_taken_for_the_data(hub: Path) -> N
 
 
 def peftkit(*words: str) -> subprocess.CompletedProcess[str]:
-    """A verb in a process whose libraries know no hub but the fixture's."""
+    """Runs a command in a process whose hub cache is the fixture's."""
     return command(partial(main, words))
 
 
-def test_a_run_on_the_hubs_cache_records_its_commits_and_goes_on_and_predicts_with_them(
+def test_a_run_records_its_commits_and_resumes_and_predicts_with_them(
     hub: Path, registry: Registry, tmp_path: Path
 ) -> None:
     file = written(tmp_path)
@@ -163,10 +161,10 @@ def test_a_run_on_the_hubs_cache_records_its_commits_and_goes_on_and_predicts_wi
     [path] = (tmp_path / "runs").iterdir()
     run = RunDirectory(path)
     assert run.environment()["revisions"] == run.summary()["revisions"] == {"model": COMMITS[0], "data": COMMITS[0]}
-    assert "revision" not in run.recipe()["model"], "what was asked for is left as it is"
+    assert "revision" not in run.recipe()["model"], "the requested revision is unchanged"
     finished = run.summary()
 
-    # The branch moves on, and the run, cut off before its end, goes on with what it began with.
+    # The branch moves; the interrupted run resumes with its original commit.
     for name in ("models--org--tiny", "datasets--org--tweets"):
         (hub / name / "refs" / "main").write_text(COMMITS[1])
     (path / "summary.json").unlink()
@@ -183,12 +181,12 @@ def test_config_tokenizer_and_weights_are_loaded_at_the_commit(recipe: Recipe, m
 
     seen: dict[str, str | None] = {}
 
-    def noted(name: str) -> None:
+    def record_revision(name: str) -> None:
         loader = getattr(transformers, name)
         original = loader.from_pretrained
 
         def load(path: str, *arguments: Any, **options: Any) -> Any:
-            if path != "org/tiny":  # what a library loads by itself from the folder below
+            if path != "org/tiny":  # loaded by the library from the snapshot folder
                 return original(path, *arguments, **options)
             seen[name] = options.get("revision")
             folder = Path(constants.HF_HUB_CACHE) / "models--org--tiny" / "snapshots" / str(options.pop("revision"))
@@ -197,25 +195,25 @@ def test_config_tokenizer_and_weights_are_loaded_at_the_commit(recipe: Recipe, m
         monkeypatch.setattr(loader, "from_pretrained", load)
 
     for name in ("AutoConfig", "AutoTokenizer", "AutoModelForSeq2SeqLM"):
-        noted(name)
+        record_revision(name)
     base = load_base(pin_revisions(recipe, {"model": COMMITS[1]}))
     assert set(seen.values()) == {COMMITS[1]}
     assert len(seen) == 3
     assert base.family.config.dropout_rate == 0.5
 
 
-def test_all_processes_have_the_commits_of_the_main_one(
+def test_all_processes_use_the_commits_of_the_main_one(
     monkeypatch: pytest.MonkeyPatch, built_in: Callable[..., Recipe], registry: Registry, tmp_path: Path
 ) -> None:
-    def resolved(recipe: Recipe, found: Path | None) -> Mapping[str, str]:
-        return {"model": f"what process {os.environ['RANK']} found"}
+    def resolved(recipe: Recipe, run_path: Path | None) -> Mapping[str, str]:
+        return {"model": f"commit of process {os.environ['RANK']}"}
 
-    def noted(recipe: Recipe, revisions: Mapping[str, str]) -> Recipe:
+    def record_commit(recipe: Recipe, revisions: Mapping[str, str]) -> Recipe:
         (tmp_path / f"process {os.environ['RANK']}").write_text(revisions["model"])
         return recipe
 
     monkeypatch.setattr("peftkit.train.run.resolve_revisions", resolved)
-    monkeypatch.setattr("peftkit.train.run.pin_revisions", noted)
+    monkeypatch.setattr("peftkit.train.run.pin_revisions", record_commit)
     short = ("train.budget.steps=1", "evaluate.dev_examples=4", "evaluate.test_examples=4", "train.batch_size=4")
     run_processes(built_in("two", *short), registry, 2)
-    assert [(tmp_path / f"process {rank}").read_text() for rank in (0, 1)] == ["what process 0 found"] * 2
+    assert [(tmp_path / f"process {rank}").read_text() for rank in (0, 1)] == ["commit of process 0"] * 2

@@ -1,4 +1,4 @@
-"""Of a checkpoint that reads images too the text model is trained; refused is what transformers cannot load so."""
+"""The text model of a multimodal checkpoint is loaded, or rejected if transformers cannot load it alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOADED: dict[str, dict[str, Any]] = {
     "smolvlm": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION},
     "llava_next": {"text_config": TEXT | {"model_type": "llama"}, "vision_config": VISION, "image_token_index": 5},
 }
-REFUSED: dict[str, dict[str, Any]] = {
+REJECTED: dict[str, dict[str, Any]] = {
     "qwen2_vl": {
         "text_config": TEXT | {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
         "vision_config": {"embed_dim": 16, "depth": 1, "num_heads": 2, "hidden_size": 32, "patch_size": 8},
@@ -49,7 +49,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 def saved(kind: str, options: dict[str, Any], folder: Path) -> Any:
-    """Saves a tiny model that reads images, with a tokenizer; returns it."""
+    """Saves a tiny multimodal model and a tokenizer; returns the model."""
     config = AutoConfig.for_model(kind, **options)
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(config).eval()
@@ -61,14 +61,14 @@ def saved(kind: str, options: dict[str, Any], folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", LOADED)
-def test_the_text_model_is_loaded_by_itself(kind: str, make: Make, tmp_path: Path) -> None:
+def test_the_text_model_is_loaded_alone(kind: str, make: Make, tmp_path: Path) -> None:
     folder = tmp_path / kind
     whole = saved(kind, LOADED[kind], folder)
     recipe = make("decoder", f"model.name={folder.as_posix()}", "task.name=colour_text", "method.name=lora")
     base = load_base(recipe)
     assert base.kind == "decoder"
     assert base.loading_report.missing == ()
-    assert base.loading_report.unexpected, "the tower is left out, and that is listed"
+    assert base.loading_report.unexpected, "weights of the vision tower are unexpected"
     assert not [name for name, _ in base.model.named_parameters() if "vision" in name]
     ids = torch.arange(10, 22)[None]
     with torch.no_grad():
@@ -78,8 +78,8 @@ def test_the_text_model_is_loaded_by_itself(kind: str, make: Make, tmp_path: Pat
     apply_method(recipe, base, 2)
 
 
-def test_text_weights_of_a_prefix_model_are_its_own(make: Make, tmp_path: Path) -> None:
-    """PaliGemma's whole model lets the text see ahead of itself outside training, so logits cannot be compared."""
+def test_text_weights_of_paligemma_are_loaded(make: Make, tmp_path: Path) -> None:
+    """Compares weights: in evaluation, PaliGemma's attention is not causal, so logits differ."""
     folder = tmp_path / "paligemma"
     sizes = {"hidden_size": 32, "projection_dim": 32, "vocab_size": 8192, "image_token_index": 5}
     vision = VISION | {"model_type": "siglip_vision_model"}
@@ -92,8 +92,8 @@ def test_text_weights_of_a_prefix_model_are_its_own(make: Make, tmp_path: Path) 
         assert parameter.equal(texts[name.removeprefix("model.")])
 
 
-def test_files_that_the_index_does_not_name_are_not_read(make: Make, tmp_path: Path) -> None:
-    """Checkpoints of Mistral have their weights a second time, in a file with other names or of another time."""
+def test_files_outside_the_index_are_ignored(make: Make, tmp_path: Path) -> None:
+    """Mistral's checkpoints have a second copy of their weights in a file with other names."""
     folder = tmp_path / "model"
     saved("llava", LOADED["llava"], folder)
     part = folder / "model-00001-of-00001.safetensors"
@@ -102,7 +102,7 @@ def test_files_that_the_index_does_not_name_are_not_read(make: Make, tmp_path: P
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, part.name)}))
     recipe = make("decoder", f"model.name={folder.as_posix()}", "task.name=colour_text", "method.name=lora")
     first = load_base(recipe)
-    others = {key: torch.zeros_like(value) for key, value in tensors.items()} | {"of.another": torch.ones(1)}
+    others = {key: torch.zeros_like(value) for key, value in tensors.items()} | {"other.weight": torch.ones(1)}
     save_file(others, folder / "zzz.safetensors", metadata={"format": "pt"})
     second = load_base(recipe)
     assert second.loading_report == first.loading_report
@@ -110,12 +110,10 @@ def test_files_that_the_index_does_not_name_are_not_read(make: Make, tmp_path: P
         assert one.equal(other)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_it_is_refused_as_what_it_is_where_transformers_has_no_such_text_model(
-    kind: str, make: Make, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", REJECTED)
+def test_multimodal_models_without_a_text_model_are_rejected(kind: str, make: Make, tmp_path: Path) -> None:
     folder = tmp_path / kind
-    architecture = type(saved(kind, REFUSED[kind], folder)).__name__
+    architecture = type(saved(kind, REJECTED[kind], folder)).__name__
     with pytest.raises(ModelError, match=f"it is a {re.escape(architecture)}, a multimodal model"):
         load_base(make("decoder", f"model.name={folder.as_posix()}", "task.name=colour_text"))
 
@@ -139,12 +137,12 @@ def test_it_is_refused_as_what_it_is_where_transformers_has_no_such_text_model(
         ({"text_config": {"model_type": "llama"}}, None, None),
     ],
 )
-def test_the_kind_is_that_of_the_text_model(config: Any, kind: ModelKind | None, model_type: str | None) -> None:
+def test_the_model_kind_is_that_of_the_text_model(config: Any, kind: ModelKind | None, model_type: str | None) -> None:
     assert model_kind(config) == kind
     assert text_config(config).get("model_type") == model_type
 
 
-def test_the_recipe_check_sees_the_text_models_config(make: Make, tmp_path: Path) -> None:
+def test_the_recipe_check_uses_the_text_models_config(make: Make, tmp_path: Path) -> None:
     folder = tmp_path / "gemma3"
     saved("gemma3", LOADED["gemma3"], folder)
     assert text_config(model_config(folder.as_posix()))["model_type"] == "gemma3_text"

@@ -1,4 +1,4 @@
-"""What one line of transformers has saved, the other reads as it was meant."""
+"""Files saved by transformers 4 and 5 are read correctly by both."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture
 def older(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if transformers 4 were installed."""
+    """Behaves as with transformers 4."""
     monkeypatch.setattr(transformers_versions, "NEWER", False)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.usefixtures("older")
-def test_transformers_4_gets_the_positions_that_5_has_saved(case: str) -> None:
+def test_transformers_4_restores_the_rope_fields_saved_by_5(case: str) -> None:
     before, rope, after = CASES[case]
     config = SimpleNamespace(model_type="some", rope_parameters=rope, **before)
     restore_rope_fields("x", config)
@@ -70,14 +70,16 @@ def test_transformers_4_gets_the_positions_that_5_has_saved(case: str) -> None:
 
 
 @pytest.mark.usefixtures("older")
-def test_positions_that_4_cannot_compute_are_refused() -> None:
+def test_rope_types_that_transformers_4_lacks_are_rejected() -> None:
     config = SimpleNamespace(model_type="some", rope_parameters={"rope_theta": 3.0, "rope_type": "default"})
     with pytest.raises(ModelError, match=r"saved by transformers 5.*install transformers 5"):
         restore_rope_fields("x", config)
 
 
 @pytest.mark.parametrize("case", ["plain", "scaled", "by layer, Gemma"])
-def test_what_is_written_has_the_fields_of_both(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_files_have_the_fields_of_both_versions(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, rope, after = CASES[case]
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "rope_parameters": rope}))
     tokens = {"tokenizer_class": BACKEND, "extra_special_tokens": ["<a>"], "pad_token": "<pad>"}
@@ -92,7 +94,7 @@ def test_what_is_written_has_the_fields_of_both(case: str, tmp_path: Path, monke
     assert written["additional_special_tokens"] == ["<a>"]
 
 
-def test_a_config_and_a_tokenizer_of_either_are_read_alike(tmp_path: Path) -> None:
+def test_configs_and_tokenizers_of_both_versions_are_read(tmp_path: Path) -> None:
     theta = {"rope_theta": 12345.0}
     config = {"model_type": "llama", **theta, "rope_scaling": None, "rope_parameters": theta | {"rope_type": "default"}}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -5,7 +5,7 @@ import json
 from tests.cli.conftest import Peftkit
 
 
-def test_check_names_what_it_has_read(peftkit: Peftkit) -> None:
+def test_check_prints_the_recipe_its_method_task_and_model(peftkit: Peftkit) -> None:
     assert peftkit("check", "x.toml") == (0, "x.toml: OK (lora on wordnet_mcq, pocket-t5)\n", "")
     assert peftkit("check", "x.toml", "-q") == (0, "", "")
     code, out, err = peftkit("check", "x.toml", "--json")

@@ -17,7 +17,7 @@ SMALL = (
 )
 
 
-def test_the_costs_of_a_recipe_are_a_page(peftkit: Peftkit) -> None:
+def test_cost_of_one_recipe_is_a_page(peftkit: Peftkit) -> None:
     code, out, err = peftkit("cost", "x.toml", *SMALL)
     assert (code, err) == (0, "")
     rows = [line.split(maxsplit=1)[0] for line in out.splitlines()[1:]]
@@ -25,13 +25,13 @@ def test_the_costs_of_a_recipe_are_a_page(peftkit: Peftkit) -> None:
     assert "GMACs" in out
 
 
-def test_large_numbers_are_written_out() -> None:
+def test_numbers_have_five_digits_and_no_exponent() -> None:
     assert [_number(n) for n in (172_012.4, 5.9758, 0.00012345678)] == ["172,010", "5.9758", "0.00012346"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", [False, True])
-def test_the_costs_of_several_are_a_line_each(peftkit: Peftkit, *, trial: bool) -> None:
+def test_cost_of_several_recipes_is_a_line_each(peftkit: Peftkit, *, trial: bool) -> None:
     code, out, err = peftkit("cost", "x.toml", "x.toml", *SMALL, *(["--trial"] if trial else []))
     assert (code, err) == (0, "")
     head, first, second = out.splitlines()
@@ -42,7 +42,7 @@ def test_the_costs_of_several_are_a_line_each(peftkit: Peftkit, *, trial: bool) 
 
 
 @pytest.mark.slow
-def test_json_holds_the_same_and_a_trial_the_time(peftkit: Peftkit) -> None:
+def test_cost_json_has_all_numbers_and_a_trial_adds_seconds(peftkit: Peftkit) -> None:
     code, out, err = peftkit("cost", "x.toml", "--json", "--trial", *SMALL)
     [estimate] = json.loads(out)["recipes"]
     assert (code, err) == (0, "")
@@ -52,7 +52,7 @@ def test_json_holds_the_same_and_a_trial_the_time(peftkit: Peftkit) -> None:
     assert estimate["memory_bytes"] == sum(estimate[key] for key in parts)
 
 
-def test_a_wrong_recipe_among_them_costs_nothing(peftkit: Peftkit) -> None:
+def test_cost_of_an_invalid_recipe_is_an_error(peftkit: Peftkit) -> None:
     code, out, err = peftkit("cost", "x.toml", "--set", "train.batch_size=0")
     assert (code, out) == (2, "")
     assert "train.batch_size" in err

@@ -14,7 +14,7 @@ SMALL = (
 )
 
 
-def test_a_profile_is_printed_and_its_events_are_written(peftkit: Peftkit, tmp_path: Path) -> None:
+def test_profile_is_printed_and_its_trace_written(peftkit: Peftkit, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     code, out, _ = peftkit("profile", "x.toml", "--trace", str(trace), *SMALL)
     assert code == 0
@@ -25,7 +25,7 @@ def test_a_profile_is_printed_and_its_events_are_written(peftkit: Peftkit, tmp_p
     assert trace.stat().st_size > 1000
 
 
-def test_where_events_cannot_be_written_no_step_is_made(peftkit: Peftkit, tmp_path: Path) -> None:
+def test_an_unwritable_trace_is_an_error_before_any_step(peftkit: Peftkit, tmp_path: Path) -> None:
     code, out, err = peftkit("profile", "x.toml", "--trace", str(tmp_path / "none" / "trace.json"), *SMALL)
     assert (code, out) == (2, "")
     assert "--trace" in err

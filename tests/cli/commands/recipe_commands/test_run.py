@@ -27,9 +27,7 @@ def log_levels(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
     return levels
 
 
-def test_run_prints_progress_only_where_it_is_no_result(
-    peftkit: Peftkit, log_levels: list[str], finished_run: Path
-) -> None:
+def test_run_quiet_prints_only_the_run_directory(peftkit: Peftkit, log_levels: list[str], finished_run: Path) -> None:
     assert peftkit("run", "x.toml") == (0, "progress\n", "")
     assert peftkit("run", "x.toml", "--quiet") == (0, f"{finished_run}\n", "")
     assert peftkit("run", "x.toml", "-q", "--log-level", "info") == (0, f"{finished_run}\n", "")

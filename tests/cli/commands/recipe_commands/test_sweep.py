@@ -56,7 +56,7 @@ def sweep_file(tmp_path: Path) -> Path:
     return folder / "sweep.toml"
 
 
-def test_run_prints_progress_only_where_it_is_no_result(
+def test_sweep_quiet_prints_no_progress(
     sweep_file: Path, peftkit: Peftkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failure = Failure("seed 1", "log.txt", ("it failed",))

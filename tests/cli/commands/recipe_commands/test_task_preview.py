@@ -7,7 +7,7 @@ import pytest
 from tests.cli.conftest import Peftkit
 
 
-def test_rows_and_counts_are_printed(peftkit: Peftkit) -> None:
+def test_task_preview_prints_rows_and_counts(peftkit: Peftkit) -> None:
     code, out, err = peftkit("task", "preview", "x.toml", "-n", "2", "--split", "test")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -20,7 +20,7 @@ def test_rows_and_counts_are_printed(peftkit: Peftkit) -> None:
     assert [line for line in lines if line.startswith("   answers: ")][1].count("%") == 5
 
 
-def test_json_holds_the_same(peftkit: Peftkit) -> None:
+def test_task_preview_json_has_rows_and_counts(peftkit: Peftkit) -> None:
     code, out, err = peftkit("task", "preview", "x.toml", "-n", "1", "--json", "--set", "train.max_source_length=6")
     document = json.loads(out)
     assert (code, err, document["format"], document["split"]) == (0, "", 2, "train")
@@ -30,13 +30,13 @@ def test_json_holds_the_same(peftkit: Peftkit) -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "1001"])
-def test_a_wrong_number_is_document(peftkit: Peftkit, number: str) -> None:
+def test_an_invalid_number_of_rows_is_an_error(peftkit: Peftkit, number: str) -> None:
     code, _, err = peftkit("task", "preview", "x.toml", "-n", number)
     assert code == 2
     assert "from 1 to 1000" in err
 
 
-def test_a_wrong_recipe_or_view_is_document(peftkit: Peftkit) -> None:
+def test_an_invalid_recipe_or_view_is_an_error(peftkit: Peftkit) -> None:
     code, _, err = peftkit("task", "preview", "x.toml", "--set", "task.name=x")
     assert (code, err.startswith("peftkit: error: --set: task.name: ")) == (2, True)
     assert peftkit("task", "view", "x.toml")[0] == 2

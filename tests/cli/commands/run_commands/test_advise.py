@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.cli.conftest import Peftkit
 
 
-def test_advise(peftkit: Peftkit, runs: Path) -> None:
+def test_advise_prints_the_recommendation(peftkit: Peftkit, runs: Path) -> None:
     code, out, _ = peftkit("advise", str(runs), "--budget", "2gmacs")
     assert code == 0
     assert "Use lora within 2 GMACs: accuracy 0.8185" in out  # the expected score, a little below the mean of 0.82
@@ -16,8 +16,8 @@ def test_advise(peftkit: Peftkit, runs: Path) -> None:
     assert code == 1
     document = json.loads(out)
     assert document["format"] == 3
-    [found] = document["advice"]
-    assert found["verdict"]["use"] is None
-    assert [each["method"] for each in found["candidates"]] == ["lora"]
-    assert found["excluded"] == [{"method": "full", "reason": "its training took 2.00 GiB"}]
+    [advice] = document["advice"]
+    assert advice["verdict"]["use"] is None
+    assert [each["method"] for each in advice["candidates"]] == ["lora"]
+    assert advice["excluded"] == [{"method": "full", "reason": "its training took 2.00 GiB"}]
     assert peftkit("advise", str(runs), "--budget", "2gmac")[0] == 2

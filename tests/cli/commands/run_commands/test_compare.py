@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.cli.conftest import Peftkit
 
 
-def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
+def test_compare_prints_the_table_or_writes_a_file(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
     code, out, err = peftkit("compare", str(runs), "--share", "0.5", "--share", "0.9", "--budget", "1.5", "--wide")
     assert (code, err) == (0, "")
     assert "to 0.5 of full" in out
@@ -15,8 +15,8 @@ def test_compare_prints_and_writes(peftkit: Peftkit, runs: Path, tmp_path: Path)
     assert out.splitlines()[2].startswith("Use lora: accuracy 0.8"), "the verdict comes first"
     narrow = peftkit("compare", str(runs))[1]
     assert max(map(len, narrow.splitlines())) <= 80
-    [found] = json.loads(peftkit("compare", str(runs), "--margin", "0.5", "--format", "json")[1])["comparisons"]
-    assert (found["margin"], found["verdict"]["margin"]) == (0.5, 0.5)
+    [comparison] = json.loads(peftkit("compare", str(runs), "--margin", "0.5", "--format", "json")[1])["comparisons"]
+    assert (comparison["margin"], comparison["verdict"]["margin"]) == (0.5, 0.5)
     file = tmp_path / "table.parquet"
     assert peftkit("compare", str(runs), "--format", "parquet", "-o", str(file))[:2] == (0, "")
     assert file.read_bytes()[:4] == b"PAR1"

@@ -19,7 +19,7 @@ def test_report_writes_a_page_and_figures(peftkit: Peftkit, runs: Path, tmp_path
     assert not any(name.endswith(".html") for name in written)
 
 
-def test_a_report_says_what_was_verified_only_when_asked(peftkit: Peftkit, finished_run: Path, tmp_path: Path) -> None:
+def test_report_verified_shows_the_verification(peftkit: Peftkit, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "mine")
     run, page = str(tmp_path / "mine"), tmp_path / "page.html"
     assert peftkit("report", run, "-o", str(page))[0] == 0

@@ -12,7 +12,7 @@ from tests.cli.conftest import Peftkit
 
 @pytest.fixture
 def runs(finished_run: Path, tmp_path: Path) -> Path:
-    """A folder with that run and, beside it, one that was imported and one that has failed."""
+    """A folder with the finished run, an imported one and a failed one."""
     shutil.copytree(finished_run, tmp_path / "runs" / "mine")
     for name, change in (("imported", {"imported": {"from": "peft-by-time"}}), ("failed", {"status": "failed"})):
         other = tmp_path / "runs" / name
@@ -23,7 +23,7 @@ def runs(finished_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_verify_prints_what_agrees_and_what_cannot_be_recomputed(peftkit: Peftkit, runs: Path) -> None:
+def test_verify_prints_agreeing_and_not_recomputable_values(peftkit: Peftkit, runs: Path) -> None:
     code, out, err = peftkit("verify", str(runs))
     assert (code, err) == (0, "")
     assert f"{runs / 'mine'}: all " in out
@@ -36,7 +36,7 @@ def test_verify_prints_what_agrees_and_what_cannot_be_recomputed(peftkit: Peftki
 
 
 @pytest.mark.slow
-def test_verify_leaves_with_1_where_a_value_differs(peftkit: Peftkit, runs: Path) -> None:
+def test_verify_exits_with_1_if_a_value_differs(peftkit: Peftkit, runs: Path) -> None:
     raise_score(runs / "mine")
     code, out, _ = peftkit("verify", str(runs / "mine"), "--no-model")
     assert code == 1
@@ -44,13 +44,13 @@ def test_verify_leaves_with_1_where_a_value_differs(peftkit: Peftkit, runs: Path
     assert "not recomputable: model all: not checked, as requested" in out
     code, out, _ = peftkit("verify", str(runs / "mine"), "--no-model", "--json")
     assert code == 1
-    [found] = json.loads(out)["runs"]
-    [check] = [check for check in found["checks"] if (check["part"], check["name"]) == ("selected test", "accuracy")]
+    [run] = json.loads(out)["runs"]
+    [check] = [check for check in run["checks"] if (check["part"], check["name"]) == ("selected test", "accuracy")]
     assert check["status"] == "differs"
     assert check["stored"] == pytest.approx(check["recomputed"] + 0.1)
 
 
-def test_verify_leaves_with_2_where_there_is_nothing_to_verify(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
+def test_verify_exits_with_2_without_anything_to_verify(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
     code, out, err = peftkit("verify", str(runs / "imported"))
     assert (code, err) == (2, "peftkit: error: nothing could be recomputed\n")
     assert "imported from peft-by-time" in out

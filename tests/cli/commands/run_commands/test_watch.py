@@ -12,7 +12,7 @@ from peftkit.cli import main
 from tests.cli.conftest import Peftkit
 
 
-def test_watch_draws_the_curve_once_where_nobody_looks(peftkit: Peftkit, runs: Path) -> None:
+def test_watch_draws_the_curve_once_without_a_terminal(peftkit: Peftkit, runs: Path) -> None:
     run = str(next(runs.glob("lora-1-*")))
     code, out, _ = peftkit("watch", run)
     assert code == 0
@@ -26,7 +26,7 @@ def test_watch_draws_the_curve_once_where_nobody_looks(peftkit: Peftkit, runs: P
     assert peftkit("watch", str(runs))[0] == 2
 
 
-def test_watch_shows_what_the_baselines_score(peftkit: Peftkit, runs: Path) -> None:
+def test_watch_shows_baseline_scores(peftkit: Peftkit, runs: Path) -> None:
     run = next(runs.glob("lora-1-*"))
     code, plain, _ = peftkit("watch", str(run))
     assert "dotted" not in plain
@@ -45,7 +45,7 @@ def test_watch_shows_what_the_baselines_score(peftkit: Peftkit, runs: Path) -> N
     assert "dotted" not in peftkit("watch", str(run), "--metric", "loss")[1]
 
 
-def test_watch_passes_over_what_is_no_number(peftkit: Peftkit, runs: Path) -> None:
+def test_watch_skips_evaluations_without_a_score(peftkit: Peftkit, runs: Path) -> None:
     run = next(runs.glob("lora-1-*"))
     text = (run / "evaluations.jsonl").read_text().replace('"dev": {"accuracy": 0.1}', '"dev": {"accuracy": null}')
     (run / "evaluations.jsonl").write_text(text)
