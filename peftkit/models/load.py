@@ -32,7 +32,7 @@ from peftkit.models.method_errors import explain_method_errors
 from peftkit.models.positions import count_positions, fit_lengths
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
-from peftkit.recipe.loader import format_key
+from peftkit.recipe.raw_recipe import format_key
 from peftkit.recipe.resolve import model_kind, model_path
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
