@@ -26,7 +26,7 @@ from peftkit.data.input_digests import (
 from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, run_on_main, shutdown
 from peftkit.distributed.environment_variables import environment_notice
-from peftkit.distributed.launch import read_launch
+from peftkit.distributed.launch_config import read_launch
 from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequested
 from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
 from peftkit.hub_commits import hub_is_unreachable, set_offline
@@ -34,8 +34,8 @@ from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revision
 from peftkit.models.generation import generation_notice
 from peftkit.models.heads import check_saves_head
 from peftkit.models.load import LoadedBase, apply_method, count_parameters, folder_bytes, init_random_base, load_base
+from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.console import ConsoleLogger
-from peftkit.monitor.environment import collect_environment
 from peftkit.monitor.trackers import finish_trackers
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry

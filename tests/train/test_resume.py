@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from peftkit.errors import InputError, PeftkitError, RunError, RunInterrupted
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.monitor import environment
+from peftkit.monitor import collect_env
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
@@ -219,7 +219,7 @@ def test_a_different_environment_is_recorded_on_resume(
 ) -> None:
     recipe, path = stopped
     first = RunDirectory(path).environment()
-    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    monkeypatch.setattr(collect_env, "_processor", lambda: "another one")
     run(recipe, registry, resume="")
     found = RunDirectory(path).environment()
     [other] = found.pop("resumed")
@@ -233,7 +233,7 @@ def test_a_run_that_starts_over_records_only_the_new_environment(
     recipe, path = stopped
     shutil.rmtree(path / "checkpoints")
     (path / "environment.json").unlink()  # or it was killed before there was one
-    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    monkeypatch.setattr(collect_env, "_processor", lambda: "another one")
     run(recipe, registry, resume="")
     found = RunDirectory(path).environment()
     assert "resumed" not in found
