@@ -32,7 +32,7 @@ from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, comput
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.generation import generation_notice
-from peftkit.models.heads import check_saves_head
+from peftkit.models.heads.classification_head import check_saves_head
 from peftkit.models.load import LoadedBase, apply_method, count_parameters, folder_bytes, init_random_base, load_base
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.console import ConsoleLogger
