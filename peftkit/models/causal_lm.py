@@ -29,12 +29,13 @@ from peftkit.models.candidate_scoring import (
 )
 from peftkit.models.family import PAD_TO_MULTIPLE_OF, no_room_message
 from peftkit.models.padding import group_by_length, ignores_padding
-from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, sum_logprobs
+from peftkit.models.scores import CandidateScores, sum_logprobs
 from peftkit.models.text_encoding import (
     append_eos,
     continuation_ids,
     token_ids,
 )
+from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 
 
 class CausalLM(CachedScorer):

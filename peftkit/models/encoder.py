@@ -13,8 +13,9 @@ from peftkit.errors import RowError
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
 from peftkit.models.family import ModelFamily
 from peftkit.models.padding import group_by_length, ignores_padding
-from peftkit.models.scores import CandidateScores, TokenizedRow, at_least_float32
+from peftkit.models.scores import CandidateScores, at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
+from peftkit.models.tokenized_row import TokenizedRow
 from peftkit.models.truncation import truncate_context
 
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side, TaskKind
 from peftkit.errors import InputError, RowError
-from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, at_least_float32
+from peftkit.models.scores import CandidateScores, at_least_float32
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
@@ -25,6 +25,7 @@ from peftkit.models.text_encoding import (
     token_ids,
     truncate_target,
 )
+from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 from peftkit.models.truncation import truncate_context
 
 PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small

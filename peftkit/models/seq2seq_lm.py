@@ -24,7 +24,7 @@ from peftkit.models.candidate_scoring import (
     slice_cache,
 )
 from peftkit.models.family import PAD_TO_MULTIPLE_OF
-from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, sum_logprobs
+from peftkit.models.scores import CandidateScores, sum_logprobs
 from peftkit.models.text_encoding import (
     SpecialTokens,
     append_eos,
@@ -32,6 +32,7 @@ from peftkit.models.text_encoding import (
     find_decoder_start_id,
     token_ids,
 )
+from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 
 
 class Seq2SeqLM(CachedScorer):
