@@ -12,7 +12,8 @@ from peftkit.components import Example
 from peftkit.errors import RowError
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
 from peftkit.models.family import ModelFamily
-from peftkit.models.padding import group_by_length, ignores_padding
+from peftkit.models.padding import attention_mask, pad_sequences
+from peftkit.models.padding_check import group_by_length, ignores_padding
 from peftkit.models.scores import CandidateScores, at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
 from peftkit.models.tokenized_row import TokenizedRow
@@ -94,9 +95,9 @@ class SequenceClassifier(ModelFamily):
         segments = [segment for row in rows for segment in row.get("segments", ())]
         max_length = self.max_encoder_length
         return {
-            "input_ids": self._pad(texts, self.pad_id, max_length=max_length),
-            "attention_mask": self._mask(texts, max_length=max_length),
-            **({"token_type_ids": self._pad(segments, 0, max_length=max_length)} if segments else {}),
+            "input_ids": pad_sequences(texts, self.pad_id, max_length=max_length),
+            "attention_mask": attention_mask(texts, max_length=max_length),
+            **({"token_type_ids": pad_sequences(segments, 0, max_length=max_length)} if segments else {}),
             "labels": torch.tensor([row["answer"] for row in rows]),
             "choices": torch.tensor([len(row["candidates"]) for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, texts))),
