@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from peftkit.components import Example
-from peftkit.errors import RowError
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CacheNotShareable,
@@ -27,7 +26,6 @@ from peftkit.models.candidate_scoring import (
     slice_cache,
     tolerance,
 )
-from peftkit.models.family import no_room_message
 from peftkit.models.padding import PAD_TO_MULTIPLE_OF, attention_mask, pad_sequences
 from peftkit.models.padding_check import group_by_length, ignores_padding
 from peftkit.models.scores import CandidateScores, sum_logprobs
@@ -37,6 +35,7 @@ from peftkit.models.text_encoding import (
     token_ids,
 )
 from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
+from peftkit.models.truncation import truncate_start
 
 
 class CausalLM(CachedScorer):
@@ -58,12 +57,8 @@ class CausalLM(CachedScorer):
         return prompt or [self.eos_id if bos_id is None else bos_id]
 
     def _truncate_source(self, ids: list[int]) -> list[int]:
-        """Truncate a prompt at its start, keeping the prefix of the template."""
-        if len(ids) > self.max_source_length:
-            prefix_length = len(self.special_tokens.prefix)
-            if self.max_source_length <= prefix_length:
-                raise RowError("source", no_room_message(self.max_source_length))
-            ids = [*ids[:prefix_length], *ids[len(ids) - self.max_source_length + prefix_length :]]
+        """Truncate a prompt at its start, and check its ids."""
+        ids = truncate_start(ids, self.max_source_length, self.special_tokens)
         return self._check_ids(ids, "source", "decoder")
 
     def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
-from peftkit.errors import RowError
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
 from peftkit.models.family import ModelFamily
 from peftkit.models.padding import attention_mask, pad_sequences
@@ -17,7 +15,7 @@ from peftkit.models.padding_check import group_by_length, ignores_padding
 from peftkit.models.scores import CandidateScores, at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
 from peftkit.models.tokenized_row import TokenizedRow
-from peftkit.models.truncation import truncate_context
+from peftkit.models.truncation import truncate_context, truncate_pairs
 
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 """The tensors whose first dimension is texts instead of rows."""
@@ -61,7 +59,7 @@ class SequenceClassifier(ModelFamily):
         if longest > self.max_source_length and example.truncatable_span:
             source = truncate_context(example, self.max_source_length - (longest - source_tokens), self.tokenizer)
         if longest > self.max_source_length:
-            pairs = self._truncate_pairs(source, choices)
+            pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer)
         texts = [self._check_ids(list(pair), "source", "encoder") for pair in pairs["input_ids"]]
         check_candidates_differ(choices, texts)
         return {
@@ -72,23 +70,6 @@ class SequenceClassifier(ModelFamily):
             "target_tokens": 0,
             "segments": [list(ids) for ids in pairs["token_type_ids"]],
         }
-
-    def _truncate_pairs(self, source: str, choices: list[str]) -> Any:
-        """Tokenize pairs with the source truncated at its end."""
-        longest = max(len(pair) for pair in self.tokenizer([""] * len(choices), choices)["input_ids"])
-        if longest >= self.max_source_length:
-            raise RowError(
-                "candidates",
-                f"one of them has {longest} tokens, which leaves no room for the source within the limit of "
-                f"{self.max_source_length} tokens; raise train.max_source_length",
-            )
-        self.tokenizer.truncation_side = "right"
-        options: dict[str, Any] = {
-            "truncation": "only_first",
-            "max_length": self.max_source_length,
-            "return_token_type_ids": True,
-        }
-        return self.tokenizer([source] * len(choices), choices, **options)
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]

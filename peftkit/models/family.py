@@ -24,10 +24,9 @@ from peftkit.models.text_encoding import (
     embedding_size,
     find_eos_id,
     token_ids,
-    truncate_target,
 )
 from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
-from peftkit.models.truncation import truncate_context
+from peftkit.models.truncation import truncate_context, truncate_end, truncate_target
 
 
 @dataclass(frozen=True)
@@ -258,18 +257,14 @@ class ModelFamily:
         return self.special_tokens.wrap(ids)
 
     def _truncate_source(self, ids: list[int]) -> list[int]:
-        """Truncate a source at its end, keeping the special tokens of the template.
+        """Truncate a source at its end, and check its ids.
 
         Raises:
-            RowError: the source has no tokens, or the template leaves no room for any.
+            RowError: the source has no tokens, the template leaves no room for any, or one has no embedding.
         """
-        suffix_length = len(self.special_tokens.suffix)
         if not ids:
             raise RowError("source", "it has no token in the model's vocabulary")
-        if self.max_source_length <= len(self.special_tokens.prefix) + suffix_length < len(ids):
-            raise RowError("source", no_room_message(self.max_source_length))
-        if len(ids) > self.max_source_length:
-            ids = [*ids[: self.max_source_length - suffix_length], *ids[len(ids) - suffix_length :]]
+        ids = truncate_end(ids, self.max_source_length, self.special_tokens)
         return self._check_ids(ids, "source", "encoder")
 
     def _decode(self, generated: Tensor) -> list[str]:
@@ -343,8 +338,3 @@ class ModelFamily:
         """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
         max_candidates = max(len(row["candidates"]) for row in rows)
         return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]
-
-
-def no_room_message(limit: int) -> str:
-    """Describe a source of which truncation to ``limit`` tokens leaves nothing."""
-    return f"truncation to {limit} tokens leaves none of it; raise train.max_source_length"
