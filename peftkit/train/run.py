@@ -41,9 +41,10 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.run_directory.lock import lock_run_directory
 from peftkit.train.budget import planned_steps
 from peftkit.train.checkpoint import latest_checkpoint
-from peftkit.train.resume import find_run, lock_run_directory
+from peftkit.train.resume import find_run
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
