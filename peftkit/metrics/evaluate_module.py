@@ -8,13 +8,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import evaluate
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
 from peftkit.components import Example
-from peftkit.metrics.base import EvaluateMetric
+
+if TYPE_CHECKING:
+    from peftkit.metrics.base import EvaluateMetric
 
 
 class EvaluateModule(evaluate.Metric):
