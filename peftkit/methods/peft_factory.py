@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from peftkit.components.declared_options import Option, python_type
 from peftkit.components.name_matching import PEFT_NAME_OPTIONS, ModulePatterns
-from peftkit.methods._peft import PeftMethod, PromptMethod, SubConfig
-from peftkit.methods._peft_schema import Configuration, configurations
+from peftkit.methods.peft_base import PeftMethod, PromptMethod, SubConfig
+from peftkit.methods.peft_schema import Configuration, configurations
 from peftkit.methods.adalora import AdaLora
 from peftkit.methods.adamss import Adamss
 from peftkit.methods.lora import Lora
