@@ -27,7 +27,7 @@ from peftkit.models.candidate_scoring import (
     tolerance,
 )
 from peftkit.models.padding import PAD_TO_MULTIPLE_OF, attention_mask, pad_sequences
-from peftkit.models.padding_check import group_by_length, ignores_padding
+from peftkit.models.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.scores import CandidateScores, sum_logprobs
 from peftkit.models.text_encoding import (
     append_eos,
@@ -271,7 +271,7 @@ class CausalLM(CachedScorer):
         if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
             return self._decode(self._generate_ids(model, sources, device, options))
         texts = [""] * len(rows)
-        for indices in group_by_length(sources):
+        for indices in group_equal_lengths(sources):
             ids = self._generate_ids(model, [sources[i] for i in indices], device, options, multiple=1)
             for i, text in zip(indices, self._decode(ids), strict=True):
                 texts[i] = text

@@ -11,7 +11,7 @@ from peftkit.components import Example
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
 from peftkit.models.family import ModelFamily
 from peftkit.models.padding import attention_mask, pad_sequences
-from peftkit.models.padding_check import group_by_length, ignores_padding
+from peftkit.models.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.scores import CandidateScores, at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
 from peftkit.models.tokenized_row import TokenizedRow
@@ -136,7 +136,7 @@ class SequenceClassifier(ModelFamily):
             return difference > 10 * tolerance(model, device) * max(1.0, outputs[shortest].abs().max().item())
 
         if not ignores_padding(model, differs):
-            for indices in group_by_length([range(length) for length in lengths]):
+            for indices in group_equal_lengths([range(length) for length in lengths]):
                 outputs[indices] = outputs_without_padding(indices)
         logits = self._outputs_by_row(outputs, batch)
         logprobs = at_least_float32(logits).log_softmax(-1).tolist()

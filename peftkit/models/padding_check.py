@@ -35,7 +35,7 @@ def ignores_padding(model: nn.Module, differs: Callable[[], bool | None]) -> boo
     return _IGNORES_PADDING[model]
 
 
-def group_by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+def group_equal_lengths(texts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return the indices of tokenized texts, grouped by length."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     return [list(group) for _, group in groupby(order, key=lambda i: len(texts[i]))]

@@ -16,7 +16,7 @@ LATEST = ""
 """Stands for the newest run with the recipe's name and content."""
 
 
-def find_run(recipe: Recipe, registry: Registry, requested: str) -> Path | None:
+def find_run_to_resume(recipe: Recipe, registry: Registry, requested: str) -> Path | None:
     """Find the run directory to resume.
 
     Args:

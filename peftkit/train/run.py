@@ -44,7 +44,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
 from peftkit.train.budget import planned_steps
 from peftkit.train.checkpoint import latest_checkpoint
-from peftkit.train.resume import find_run
+from peftkit.train.resume import find_run_to_resume
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
@@ -78,7 +78,9 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     baseline_scores: BaselineScores = {}
     trainer: Trainer | None = None
     try:
-        previous = None if resume is None else run_on_main(accelerator, lambda: find_run(recipe, registry, resume))
+        previous = (
+            None if resume is None else run_on_main(accelerator, lambda: find_run_to_resume(recipe, registry, resume))
+        )
         revisions = run_on_main(accelerator, lambda: resolve_revisions(recipe, previous))
         if run_on_main(accelerator, hub_is_unreachable):
             set_offline(True)
