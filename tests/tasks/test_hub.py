@@ -133,7 +133,7 @@ def test_the_hubs_rows_must_be_as_many_as_were_published(
         return DatasetDict({split: Dataset.from_dict({"x": range(n + short)}) for split, n in sizes.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    from peftkit.tasks import loading
+    from peftkit.tasks.sources import loading
 
     short = 0
     loading._load_splits.cache_clear()
