@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 TEXTS = ("target", "prediction", "prediction_norm")
 """Columns of ranked examples only; generated texts would take too much space."""
+NORM_SUFFIX = "_norm"
+"""Suffix of the values of the second ranking: per token, like ``acc_norm`` in lm-evaluation-harness, or by sum if the
+recipe ranks per token."""
+PREDICTION_KEYS = {"accuracy": "prediction", "accuracy_norm": "prediction_norm"}
+"""Metrics that are the proportion of predictions equal to the target, with the prediction's key."""
 LABELS = "labels"
 """Metadata key of the labels, as JSON, if all examples have the same candidates."""
 ORDER = ("split", "full_split", "index", "step")

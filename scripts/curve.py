@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from peftkit.compare.baseline_scores import mean_baseline_scores
+from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.errors import InputError
 from peftkit.run_directory import RunDirectory
 

@@ -56,11 +56,11 @@ ROOMS = {
     "recipe": Room(("peftkit/recipe/*.py",), ("tests/recipe",)),
     "macs": Room(("peftkit/macs/*.py",), ("tests/macs",)),
     "statistics": Room(
-        ("peftkit/compare/statistics/*.py",),
+        ("peftkit/compare/statistics/*.py", "peftkit/compare/score_posterior.py", "peftkit/compare/required_runs.py"),
         (
             "tests/compare/statistics",
             "tests/compare/statistics/test_hierarchy.py",
-            "tests/compare/test_tuning_records.py",
+            "tests/compare/input/test_tuning_records.py",
         ),
     ),
 }

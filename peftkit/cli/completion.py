@@ -126,7 +126,7 @@ def method_options(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> di
 
 
 def _values(key: str, value: str, args: argparse.Namespace) -> Mapping[str, str]:
-    from peftkit.recipe.resolve import torch_optimizers
+    from peftkit.recipe.optimizers import torch_optimizers
     from peftkit.recipe.type_names import field_for, literals
 
     if key in ("method.name", "task.name"):

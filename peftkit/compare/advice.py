@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from peftkit.compare.curves import cost, peak_memory
 from peftkit.compare.evidence import Evidence, collect_evidence
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
-from peftkit.compare.output.notes import method_notes
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
+from peftkit.compare.method_notes import method_notes
 from peftkit.compare.verdict import Verdict, decide
 
 ENDED_EARLY_SHARE = 0.9

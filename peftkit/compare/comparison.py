@@ -21,9 +21,11 @@ from peftkit.compare.curves import (
     step_cost,
 )
 from peftkit.compare.evidence import Evidence, collect_evidence
-from peftkit.compare.groups import RunGroup, imported_notes
-from peftkit.compare.load_runs import Run
-from peftkit.compare.output.notes import method_notes
+from peftkit.compare.input.groups import RunGroup, imported_notes
+from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.tuning_records import tuning_record
+from peftkit.compare.method_notes import method_notes
+from peftkit.compare.score_posterior import fit_posterior
 from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.cost_uncertainty import (
     cost_interval,
@@ -32,8 +34,6 @@ from peftkit.compare.statistics.cost_uncertainty import (
     reach_probability,
 )
 from peftkit.compare.statistics.pairwise import PairwiseTests, compare_scores
-from peftkit.compare.statistics.score_posterior import fit_posterior
-from peftkit.compare.tuning_records import tuning_record
 from peftkit.compare.verdict import Verdict, decide
 from peftkit.errors import InputError
 from peftkit.run_directory import tuning_edges

@@ -8,13 +8,11 @@ from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
+from peftkit.compare.statistics.observations import Array
 from peftkit.errors import InputError, comma_separated, did_you_mean
-
-Array = NDArray[np.float64]
 
 AXES = {
     "gmacs": "gmacs",

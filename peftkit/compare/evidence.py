@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from peftkit.compare.baseline_scores import mean_baseline_scores
 from peftkit.compare.curves import (
     cost,
     keep_measured,
@@ -17,11 +16,11 @@ from peftkit.compare.curves import (
     step_cost,
     uses_longer_run,
 )
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
 from peftkit.compare.per_example_scores import ScoredExamples, read_group_scores
-from peftkit.compare.statistics import Posterior, Tuning
-from peftkit.compare.statistics.score_posterior import (
+from peftkit.compare.recorded_baselines import mean_baseline_scores
+from peftkit.compare.score_posterior import (
     Scores,
     default_margin,
     fit_posterior,
@@ -30,6 +29,7 @@ from peftkit.compare.statistics.score_posterior import (
     recorded_num_examples,
     scores_by_seed,
 )
+from peftkit.compare.statistics import Posterior, Tuning
 
 
 @dataclass(frozen=True)

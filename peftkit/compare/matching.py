@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from peftkit.compare.curves import cost
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
 from peftkit.compare.quantities import parse_bytes, parse_parameters
 from peftkit.errors import InputError, comma_separated, did_you_mean
 

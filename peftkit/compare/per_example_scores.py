@@ -10,21 +10,18 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.curves import selected_score
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
 from peftkit.compare.statistics.observations import Array
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError, comma_separated
-from peftkit.example_tables import to_prediction_rows
+from peftkit.example_tables import NORM_SUFFIX, PREDICTION_KEYS, to_prediction_rows
 from peftkit.plugins import Registry, load_registry
 from peftkit.run_directory import RunDirectory
 
 Row = Mapping[str, Any]
 """A line of predictions."""
 
-PREDICTION_KEYS = {"accuracy": "prediction", "accuracy_norm": "prediction_norm"}
-"""Metrics that are the proportion of predictions equal to the target, with the prediction's key (format 1)."""
-NORM = "_norm"
 SCORE_TOLERANCE = 1e-3
 """The largest difference between a run's score and that of its predictions, whose numbers may have been rounded."""
 MAX_LABEL_PAIRS = 400
@@ -181,9 +178,9 @@ def _pseudo_values(run: Run, rows: Sequence[Row], metric: str) -> Array | None:
 
     Each is an example's contribution to the score. Examples with the same target and prediction have the same value.
     """
-    text = f"prediction{NORM}" if metric.endswith(NORM) else "prediction"
+    text = f"prediction{NORM_SUFFIX}" if metric.endswith(NORM_SUFFIX) else "prediction"
     pairs = [(str(row["target"]), str(row.get(text))) for row in rows]
-    label_metric = _label_metric(run, metric.removesuffix(NORM))
+    label_metric = _label_metric(run, metric.removesuffix(NORM_SUFFIX))
     if label_metric is None or len({*pairs}) > MAX_LABEL_PAIRS or not all("candidates" in row for row in rows):
         return None
     examples = [Example("", row["target"], tuple(row["candidates"])) for row in rows]
@@ -192,7 +189,7 @@ def _pseudo_values(run: Run, rows: Sequence[Row], metric: str) -> Array | None:
         kept = [i for i in range(len(rows)) if i != left_out]
         predictions, references = [pairs[i][1] for i in kept], [[pairs[i][0]] for i in kept]
         values = label_metric._compute(predictions, references, [examples[i] for i in kept])
-        return float(values[metric.removesuffix(NORM)])
+        return float(values[metric.removesuffix(NORM_SUFFIX)])
 
     whole = compute_without()
     without = {pair: compute_without(pairs.index(pair)) for pair in {*pairs}}

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from peftkit.compare.baseline_scores import mean_baseline_scores
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.output.notes import tuning_notes
-from peftkit.compare.output.render import Page, TableRow, render_pages
-from peftkit.compare.tuning_records import describe_transfer, tuning_record
-from peftkit.errors import InputError
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.tuning_records import TRANSFER_STAGE, describe_transfer, tuning_record
+from peftkit.compare.method_notes import tuning_notes
+from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.run_directory import tuning_edges
 
 LEARNING_RATE = "train.learning_rate"
-TRANSFER_STAGE = "transfer"
-"""The stage whose runs have another budget than the other trials, so that their regret is undefined."""
 
 
 @dataclass(frozen=True)
@@ -85,68 +81,6 @@ def regret_curves(group: RunGroup) -> RegretCurves | None:
     )
 
 
-def render(groups: Sequence[RunGroup], form: str) -> bytes:
-    """Write the regret curves in one of the output formats of a comparison.
-
-    Args:
-        groups: the runs, one group per task and model.
-        form: one of ``FORMATS`` in ``output.render``.
-
-    Returns:
-        The file's content.
-
-    Raises:
-        InputError: no method was tuned.
-    """
-    curves = [each for each in map(regret_curves, groups) if each]
-    if not curves:
-        raise InputError("no method of these runs was tuned by a sweep: there are no trials to show")
-    return render_pages([_page(each) for each in curves], form, "regrets")
-
-
-def table_rows(curves: RegretCurves) -> list[TableRow]:
-    """Build the table, header first; empty columns are left out."""
-    header = (
-        "method",
-        "learning rate",
-        "settings",
-        "stage",
-        "seed",
-        f"dev {curves.metric}",
-        "dev loss",
-        "regret",
-        "chosen",
-    )
-    rows = [
-        (
-            trial.method,
-            _format_number(trial.learning_rate, "g"),
-            trial.settings,
-            trial.stage,
-            "" if trial.seed is None else str(trial.seed),
-            _format_number(trial.score, ".4f", "n/a"),
-            _format_number(trial.loss, ".4f"),
-            _format_number(trial.regret, ".4f"),
-            "yes" + ("; stopped at the edge of its range" if trial.at_edge else "") if trial.chosen else "",
-        )
-        for trial in curves.tried
-    ]
-    rows += [(name, "", "", "", "", f"{score:.4f}", "", "", "") for name, score in curves.baselines.items()]
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    return [tuple(row[i] for i in kept) for row in (header, *rows)]
-
-
-def title(curves: RegretCurves) -> str:
-    """Format the title of the table."""
-    return f"{curves.task} with {curves.model}: tuning trials by dev {curves.metric} and loss"
-
-
-def _page(curves: RegretCurves) -> Page:
-    common = {"task": curves.task, "model": curves.model, "metric": curves.metric}
-    records = [{**common, **asdict(trial)} for trial in curves.tried]
-    return Page(title(curves), table_rows(curves), curves.notes, asdict(curves), records)
-
-
 def _trials_of_method(label: str, tuning: Mapping[str, Any], sign: float) -> list[TuningTrial]:
     """Read the trials of one method from its tuning record.
 
@@ -188,9 +122,5 @@ def _trials_of_method(label: str, tuning: Mapping[str, Any], sign: float) -> lis
 
 
 def _has_regret(record: Mapping[str, Any]) -> bool:
-    """Whether a trial has the budget of the method's other trials."""
+    """Whether a trial has the budget of the method's other trials; its regret is undefined if not."""
     return record.get("stage") != TRANSFER_STAGE
-
-
-def _format_number(number: float | None, form: str, otherwise: str = "") -> str:
-    return otherwise if number is None else format(number, form)

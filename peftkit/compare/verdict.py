@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from peftkit.compare.evidence import Evidence
-from peftkit.compare.load_runs import Run
-from peftkit.compare.output.notes import TEACHER_FORCED_PREFIX
+from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.tuning_records import AT_EDGE, tuning_record
+from peftkit.compare.method_notes import TEACHER_FORCED_PREFIX
 from peftkit.compare.quantities import format_cost
+from peftkit.compare.required_runs import SETTLED_PROBABILITY, Plan, plan_runs
 from peftkit.compare.statistics.observations import Array
-from peftkit.compare.statistics.required_runs import SETTLED_PROBABILITY, Plan, plan_runs
-from peftkit.compare.tuning_records import AT_EDGE, tuning_record
 from peftkit.recipe.resolve import BUILT_IN_MODELS
 from peftkit.run_directory import tuning_edges
 

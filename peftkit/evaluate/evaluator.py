@@ -15,6 +15,7 @@ from torch import nn
 from peftkit.components import Example
 from peftkit.data.pipeline import EvaluationSplit
 from peftkit.errors import RunError
+from peftkit.example_tables import NORM_SUFFIX
 from peftkit.models import CandidateScores, ModelFamily, TokenizedRow
 from peftkit.oom import retry_with_half_batch
 from peftkit.recipe import Recipe
@@ -25,9 +26,6 @@ Prediction = dict[str, Any]
 """A line of a predictions file."""
 TEACHER_FORCED = "teacher_forced"
 """Key of a prediction: the most likely tokens while the target is fed to the model, as text."""
-NORM_SUFFIX = "_norm"
-"""Suffix of the values of the second ranking: per token, like ``acc_norm`` in lm-evaluation-harness, or by sum if the
-recipe ranks per token."""
 
 
 @dataclass(frozen=True)

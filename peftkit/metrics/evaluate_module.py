@@ -8,16 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import evaluate
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
-from peftkit.components import Example
-
-if TYPE_CHECKING:
-    from peftkit.metrics.base import EvaluateMetric
+from peftkit.components import Example, Metric
 
 
 class EvaluateModule(evaluate.Metric):
@@ -27,7 +23,7 @@ class EvaluateModule(evaluate.Metric):
     takes ``examples``, for metrics that need them.
     """
 
-    def __init__(self, metric: EvaluateMetric) -> None:
+    def __init__(self, metric: Metric) -> None:
         self.metric = metric  # set before super().__init__, which calls _info
         # evaluate creates a cache folder even for in-memory metrics, and never uses it.
         with TemporaryDirectory() as folder:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from peftkit.components import Component, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.config import LOSS, Recipe, parse_interval
 from peftkit.recipe.deepspeed import sharding_conflicts
-from peftkit.recipe.resolve import model_kind, text_config
+from peftkit.recipe.optimizers import optimizer_arguments
+from peftkit.recipe.resolve import is_local_model, model_kind, text_config
 from peftkit.recipe.toml_lines import KeyPath
+from peftkit.recipe.type_names import describe_type, format_value
 
 Conflict = tuple[KeyPath, str]
 """The path of a key and what is wrong with it."""
@@ -58,7 +63,9 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         *_precision_conflicts(recipe),
         *_streaming_conflicts(recipe),
         *_subset_conflicts(recipe),
+        *_revision_conflicts(recipe),
         *_head_conflicts(recipe, spec),
+        *_optimizer_conflicts(recipe),
         *sharding_conflicts(recipe),
     ]
     components: list[tuple[str, Component]] = [("task", recipe.task), ("method", recipe.method)]
@@ -162,6 +169,12 @@ def _subset_conflicts(recipe: Recipe) -> list[Conflict]:
     return [(("run", "subset_fraction"), text)]
 
 
+def _revision_conflicts(recipe: Recipe) -> list[Conflict]:
+    if recipe.model.revision is None or not is_local_model(recipe.model.name):
+        return []
+    return [(("model", "revision"), f"{recipe.model.name!r} is not on the Hub and has no revisions; leave it out")]
+
+
 def _precision_conflicts(recipe: Recipe) -> list[Conflict]:
     if recipe.train.mixed_precision == "fp16" and recipe.model.dtype != "float32":
         text = 'fp16 autocast needs float32 weights for gradient scaling; set model.dtype = "float32"'
@@ -170,3 +183,38 @@ def _precision_conflicts(recipe: Recipe) -> list[Conflict]:
         key = ("train", "mixed_precision") if recipe.train.mixed_precision != "no" else ("model", "quantization")
         return [(key, 'is incompatible with model.dtype = "float64"; leave it out')]
     return []
+
+
+def _optimizer_conflicts(recipe: Recipe) -> list[Conflict]:
+    """Find the options that the optimizer does not take, and those that the run sets itself."""
+    train = recipe.train
+    arguments = optimizer_arguments(train.optimizer) if train.optimizer_options or train.weight_decay else {}
+    if not arguments:
+        return []
+    set_by_run = {"params": "is set by the run; leave it out", "lr": "is set by train.learning_rate; leave it out"}
+    if train.weight_decay:
+        set_by_run["weight_decay"] = "is set by train.weight_decay; leave it out"
+    conflicts: list[Conflict] = []
+    if train.weight_decay and "weight_decay" not in arguments:
+        conflicts.append((("train", "weight_decay"), f"{train.optimizer} has no weight decay; set it to 0"))
+    for name, value in train.optimizer_options.items():
+        problem = set_by_run.get(name, "")
+        if name not in arguments:
+            allowed = [argument for argument in arguments if argument not in set_by_run]
+            takes = f"{train.optimizer} takes {comma_separated(allowed)}"
+            problem = f"unknown option; {takes}{did_you_mean(name, allowed)}"
+        elif not problem and not _is_valid(value, arguments[name]):
+            problem = f"must be {describe_type(arguments[name])}, not {format_value(value)}"
+        elif train.optimizer.lower() == "adafactor" and name in ("relative_step", "warmup_init") and value:
+            problem = "must be false: the learning rate is train.learning_rate"
+        if problem:
+            conflicts.append((("train", "optimizer_options", name), problem))
+    return conflicts
+
+
+def _is_valid(value: Any, annotation: Any) -> bool:
+    try:
+        TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        return False
+    return True

@@ -23,7 +23,8 @@ from peftkit.components import Component, Method, Metric, Task
 from peftkit.errors import PluginError, comma_separated, summarize_error
 from peftkit.file_formats import DEFAULT_TRACKERS, RECIPE_FORMAT
 from peftkit.plugins import Kind, Registry
-from peftkit.recipe.resolve import validate_model_name, validate_optimizer_name
+from peftkit.recipe.optimizers import validate_optimizer_name
+from peftkit.recipe.resolve import validate_model_name
 
 FORMAT = RECIPE_FORMAT
 """The version of recipes; newer ones are rejected."""

@@ -58,11 +58,13 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
         with suppress(ValidationError):
             recipe = _validate(_without_keys(raw.data, problems), registry)
     if recipe:
-        # Options of an invalid component are defaults here: its incompatibilities would mislead.
+        # An invalid component or optimizer is the default here: what is incompatible with that would mislead.
         invalid = {key[:1] if key[0] in ("task", "method", "metric") else key for key in problems}
+        if ("train", "optimizer") in invalid:
+            invalid.add(("train", "optimizer_options"))
         conflicts = find_conflicts(recipe, model_config(recipe.model.name)) + unmeasured_budgets(recipe, registry)
         for key, text in conflicts:
-            if key not in invalid and key[:1] not in invalid:
+            if invalid.isdisjoint({key, key[:1], key[:2]}):
                 problems.setdefault(key, text)
     if problems or recipe is None:
         raise RecipeError(_sort_problems(problems, raw))

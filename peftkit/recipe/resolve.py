@@ -1,14 +1,11 @@
-"""Resolves the models and optimizers that a recipe names, without importing torch or transformers."""
+"""Resolves the model that a recipe names, without importing torch or transformers."""
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shlex
 from collections.abc import Mapping
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,16 @@ NOT_MODEL_CONFIGS = frozenset({"text_config", "quantization_config", "task_speci
 """Tables of a config that do not configure a part of the model beside its text model."""
 TEXT_MODEL_ARCHITECTURE = "TextModelForCausalLM"
 """The architecture name of a text model within a multimodal model."""
-_BUILT_IN_OPTIMIZERS = ("adafactor", "adamw")
-_UNSUPPORTED_OPTIMIZERS = {"LBFGS": "needs a closure", "SparseAdam": "takes sparse gradients only"}
 
 
 def model_path(name: str) -> str:
     """Return what ``from_pretrained`` takes: the folder of a built-in model, else the name itself."""
     return str(ASSETS / name) if name in BUILT_IN_MODELS else name
+
+
+def is_local_model(name: str) -> bool:
+    """Return whether a model is on this machine and not on the Hub."""
+    return Path(model_path(name)).exists() or not HUB_ID.fullmatch(name)
 
 
 def model_config(name: str) -> Mapping[str, Any]:
@@ -128,35 +128,3 @@ def _folder_problem(name: str, folder: Path) -> str:
     except (ValueError, RecursionError) as error:
         return f"the config.json of {name!r} cannot be read: {summarize_error(error)}"
     return "" if isinstance(config, dict) and config else f"the config.json of {name!r} is not a JSON object"
-
-
-def validate_optimizer_name(name: str) -> str:
-    """Return why an optimizer is not available, or an empty text."""
-    known = torch_optimizers()
-    by_lower = {k.lower(): k for k in known}
-    if name.lower() in _BUILT_IN_OPTIMIZERS or not known:
-        return ""
-    if name.lower() not in by_lower:
-        options = [
-            *_BUILT_IN_OPTIMIZERS,
-            *(k for k in known if k not in _UNSUPPORTED_OPTIMIZERS and k.lower() not in _BUILT_IN_OPTIMIZERS),
-        ]
-        return f"no optimizer is called {name!r}; available: {comma_separated(options)}{did_you_mean(name, options)}"
-    if reason := _UNSUPPORTED_OPTIMIZERS.get(by_lower[name.lower()]):
-        return f"{name!r} {reason} and is not supported; use adamw"
-    return ""
-
-
-@cache
-def torch_optimizers() -> tuple[str, ...]:
-    """List the optimizers of ``torch.optim`` from its source, because importing torch is slow."""
-    spec = find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        return ()
-    try:
-        source = (Path(spec.submodule_search_locations[0]) / "optim" / "__init__.py").read_text(encoding="utf-8")
-        tree = ast.parse(source)
-    except (OSError, SyntaxError):
-        return ()
-    imported = (a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names)
-    return tuple(sorted({name for name in imported if name[0].isupper() and name != "Optimizer"}))

@@ -14,7 +14,7 @@ from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
 from peftkit.sweep.config import TuneConfig
 from peftkit.sweep.grid import Grid, Layer, Study, final_seeds, make_recipe, recipe_hash, relocate_problems, unflatten
-from peftkit.sweep.tuning import HEAD_LEARNING_RATE, TuningTarget, resolve_model_kind
+from peftkit.sweep.tuning_stages import HEAD_LEARNING_RATE, TuningTarget, resolve_model_kind
 
 
 def find_heads(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> dict[str, TuningTarget]:

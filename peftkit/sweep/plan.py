@@ -15,8 +15,8 @@ from peftkit.run_directory import RunDirectory
 from peftkit.sweep.grid import Grid, RejectedStudy, recipe_hash
 from peftkit.sweep.head_tuning import find_heads
 from peftkit.sweep.scheduler import final_recipes, find_run
-from peftkit.sweep.trials import Tuner
-from peftkit.sweep.tuning import TuningTarget
+from peftkit.sweep.tuner import Tuner
+from peftkit.sweep.tuning_stages import TuningTarget
 
 
 @dataclass(frozen=True)

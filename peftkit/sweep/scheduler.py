@@ -23,8 +23,8 @@ from peftkit.sweep.grid import Grid, Study, make_recipe, recipe_hash, unflatten
 from peftkit.sweep.head_tuning import find_heads, head_layer
 from peftkit.sweep.process_executor import Outcome, Workers
 from peftkit.sweep.reused import ReuseCheck
-from peftkit.sweep.trials import TUNING, Record, Tuner
-from peftkit.sweep.tuning import TuningTarget
+from peftkit.sweep.tuner import TUNING, Record, Tuner
+from peftkit.sweep.tuning_stages import TuningTarget
 
 Say = Callable[[str], None]
 Jobs = list[Callable[[], "Jobs"]]

@@ -12,14 +12,12 @@ import numpy as np
 
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError
+from peftkit.example_tables import NORM_SUFFIX, PREDICTION_KEYS
 from peftkit.run_directory import RunDirectory
 
 Stage = Literal["design", "model", "extension", "bisection", "repeat", "transfer"]
 Row = Mapping[str, Any]
 """One line of a predictions file."""
-PREDICTION_KEYS = {"accuracy": "prediction", "accuracy_norm": "prediction_norm"}
-"""Metrics that are the proportion of examples whose prediction equals the target, and the key of that prediction."""
-NORM = "_norm"
 JACKKNIFE_GROUPS = 20
 """The number of groups of examples in the jackknife."""
 
@@ -156,8 +154,8 @@ class Selector:
 
     def _jackknife(self, rows: Sequence[Sequence[Sequence[Row]]]) -> float:
         """Grouped jackknife (Shao and Wu, 1989), for scores that are not means over examples."""
-        scorer = next((m for m in self.metrics if self.metric.removesuffix(NORM) in m.value_names), None)
-        prediction_key = f"prediction{NORM}" if self.metric.endswith(NORM) else "prediction"
+        scorer = next((m for m in self.metrics if self.metric.removesuffix(NORM_SUFFIX) in m.value_names), None)
+        prediction_key = f"prediction{NORM_SUFFIX}" if self.metric.endswith(NORM_SUFFIX) else "prediction"
         if scorer is None or not all(prediction_key in row for group in rows for each in group for row in each):
             return 0.0
         num_groups = min(JACKKNIFE_GROUPS, len(rows[0][0]))
@@ -166,7 +164,7 @@ class Selector:
             kept = [row for i, row in enumerate(rows) if i % num_groups != excluded_group]
             examples = [Example(str(r.get("source", "")), r["target"], tuple(r.get("candidates", ()))) for r in kept]
             values = scorer.compute([r[prediction_key] for r in kept], [[r["target"]] for r in kept], examples)
-            return float(values[self.metric.removesuffix(NORM)])
+            return float(values[self.metric.removesuffix(NORM_SUFFIX)])
 
         differences = np.array(
             [

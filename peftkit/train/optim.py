@@ -13,7 +13,8 @@ from transformers.optimization import Adafactor
 from peftkit.components.head_parameters import is_head_parameter
 from peftkit.errors import InputError
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import torch_optimizers
+from peftkit.recipe.config import TrainConfig
+from peftkit.recipe.optimizers import torch_optimizers
 
 LR_MULTIPLIER = "lr_multiplier"
 """Key of a parameter group: its factor of the recipe's learning rate."""
@@ -44,6 +45,27 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
                 else recipe.method.lr_multiplier(key)
             )
             groups.setdefault((rate, decay), []).append(parameter)
+    # Set also where it is 0, since the default of some optimizers is not: that of AdamW is 0.01.
+    sets_decay = "weight_decay" not in train.optimizer_options
+    return _create(
+        train,
+        [
+            {"params": parameters, LR_MULTIPLIER: rate, **({"weight_decay": decay} if sets_decay else {})}
+            for (rate, decay), parameters in groups.items()
+        ],
+    )
+
+
+def check_optimizer_options(recipe: Recipe) -> None:
+    """Check the values of the optimizer's options, which needs no model.
+
+    Raises:
+        InputError: The optimizer rejects its options.
+    """
+    _create(recipe.train, [{"params": [nn.Parameter(torch.zeros(1, 1))]}])
+
+
+def _create(train: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     name = train.optimizer.lower()
     if name == "adafactor":
         kind: Any = Adafactor
@@ -53,14 +75,8 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         kind, defaults = getattr(torch.optim, class_names[name]), {}
     options = {**defaults, "lr": train.learning_rate, **train.optimizer_options}
     try:
-        optimizer: torch.optim.Optimizer = kind(
-            [
-                {"params": parameters, LR_MULTIPLIER: rate, **({"weight_decay": decay} if train.weight_decay else {})}
-                for (rate, decay), parameters in groups.items()
-            ],
-            **options,
-        )
-    except (TypeError, ValueError) as error:
+        optimizer: torch.optim.Optimizer = kind(groups, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"train.optimizer_options: {train.optimizer} does not accept them: {error}") from error
     return optimizer
 

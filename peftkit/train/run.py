@@ -44,6 +44,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
 from peftkit.train.budget import planned_steps
 from peftkit.train.checkpoint import latest_checkpoint
+from peftkit.train.optim import check_optimizer_options
 from peftkit.train.resume import find_run_to_resume
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
@@ -71,6 +72,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         RunInterrupted: A signal was received; the progress is saved.
     """
     quiet_libraries(log_level)
+    check_optimizer_options(recipe)
     accelerator = init_accelerator(accelerator_options(recipe, registry))
     console = ConsoleLogger(recipe, main=accelerator.is_main_process)
     directory: RunDirectory | None = None

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 
 from peftkit.data.pipeline import EvaluationSplit
 from peftkit.errors import ModelError, RecipeError, RunError, comma_separated, summarize_error
-from peftkit.evaluate.evaluator import NORM_SUFFIX, TEACHER_FORCED, Prediction, compute_values, evaluate
+from peftkit.evaluate.evaluator import TEACHER_FORCED, Prediction, compute_values, evaluate
+from peftkit.example_tables import NORM_SUFFIX
 from peftkit.inference.finished_run import FinishedRun, evaluation_context, load_finished_run
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.plugins import Registry

@@ -14,13 +14,12 @@ from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError
 from peftkit.evaluate.baselines import compute_baselines
 from peftkit.evaluate.evaluator import (
-    NORM_SUFFIX,
     TEACHER_FORCED,
     argmax_candidate,
     compute_values,
     resolve_selection_metric,
 )
-from peftkit.example_tables import to_prediction_rows
+from peftkit.example_tables import NORM_SUFFIX, to_prediction_rows
 from peftkit.models import FAMILIES
 from peftkit.models.load import folder_bytes
 from peftkit.recipe import Recipe

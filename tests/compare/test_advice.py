@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from peftkit.compare.advice import advise
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.quantities import parse_budget, parse_bytes
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant, with_values

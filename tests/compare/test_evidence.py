@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from peftkit.compare.advice import advise
 from peftkit.compare.comparison import Comparison, compare
-from peftkit.compare.groups import RunGroup, group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import RunGroup, group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.render import FORMATS, render, table_rows
 from peftkit.compare.output.report import render_report
 from peftkit.compare.output.table_notes import notes
-from peftkit.compare.statistics.score_posterior import is_proportion, read_tunings
+from peftkit.compare.score_posterior import is_proportion, read_tunings
 from tests.compare.conftest import Plant, with_values
 
 

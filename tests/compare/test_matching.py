@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftkit.cli import main
-from peftkit.compare.groups import RunGroup, group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import RunGroup, group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.matching import QUANTITIES, Match, match_runs, parse_match
 from peftkit.compare.output.render import FORMATS
 from peftkit.errors import InputError

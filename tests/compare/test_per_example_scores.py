@@ -14,8 +14,8 @@ from sklearn.metrics import f1_score
 
 from peftkit.compare.comparison import compare
 from peftkit.compare.curves import learning_curve
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import Run, find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import Run, find_runs
 from peftkit.compare.per_example_scores import read_example_scores, read_group_scores
 from peftkit.errors import InputError
 from peftkit.run_directory import RunDirectory

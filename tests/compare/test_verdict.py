@@ -11,8 +11,8 @@ import pytest
 
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.evidence import collect_evidence
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.verdict import Verdict, format_percent, probability_above_baselines
 from tests.compare.conftest import Plant
 

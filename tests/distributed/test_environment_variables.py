@@ -190,6 +190,7 @@ def test_the_launcher_s_configuration_is_read(tmp_path: Path) -> None:
     assert launch.notice == f"accelerate's configuration {file}: num_processes = 2, of_later = 3"
     assert parse_launch([*launcher, "--num_processes=1"], here).processes == 1
     assert parse_launch([*launcher, "--num-processes", "3"], here).processes == 3
+    assert parse_launch([*launcher, "--num_processes", "3"], here).processes == 3
     assert parse_launch([*launcher, "--cpu"], here).file == ""  # nor does accelerate read it then
     assert parse_launch([*launcher, "--cpu", "--config_file", str(file)], {}).processes == 2
     assert parse_launch(["bash"], here) == parse_launch([*launcher], {"HF_HOME": str(tmp_path / "none")})

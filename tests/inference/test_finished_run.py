@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.per_example_scores import read_example_scores
 from peftkit.errors import InputError
 from peftkit.inference.export import export

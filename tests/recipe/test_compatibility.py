@@ -15,6 +15,7 @@ from peftkit.plugins import Entry, Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.compatibility import find_conflicts, run_spec, unmeasured_budgets
 from peftkit.recipe.config import BudgetConfig, DeepSpeedConfig
+from tests.recipe.conftest import Complaints
 
 KINDS = {
     "encoder-decoder": {"is_encoder_decoder": True, "model_type": "t5"},
@@ -162,3 +163,70 @@ def test_the_situation_of_a_recipe_that_shards_and_quantises(recipe: Recipe) -> 
         assert run_spec(recipe.model_copy(update={"train": train.model_copy(update=update)}), {}).sharded
     quantised = recipe.model_copy(update={"model": model.model_copy(update={"quantization": "4bit"})})
     assert run_spec(quantised, {}).quantization == "4bit"
+
+
+def test_a_revision_of_a_model_that_is_not_on_the_hub(right: str, complaints: Complaints) -> None:
+    (error,) = complaints({"x.toml": right.replace('t5"', 't5"\nrevision = "main"')})
+    assert error == "x.toml:3: model.revision: 'pocket-t5' is not on the Hub and has no revisions; leave it out"
+
+
+OPTIONS = "[train.optimizer_options]\n"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "expected"),
+    [
+        ("adafactor", "no_such = 1", ["unknown option; adafactor takes eps, clip_threshold, decay_rate, beta1"]),
+        ("AdamW", "beta = [0.9, 0.99]", ["unknown option; AdamW takes betas, eps, ", "(did you mean 'betas'?)"]),
+        ("SGD", "momentums = 0.9", ["unknown option; SGD takes momentum, ", "(did you mean 'momentum'?)"]),
+        ("sgd", "lr = 0.1", ["is set by train.learning_rate; leave it out"]),
+        ("adamw", "params = []", ["is set by the run; leave it out"]),
+        ("adamw", "betas = 0.9", ["must be a list of 2: a number, a number, not 0.9"]),
+        ("adamw", "betas = [0.9]", ["must be a list of 2: a number, a number, not [0.9]"]),
+        ("adamw", "amsgrad = 1", ["must be true or false, not 1"]),
+        ("adamw", 'eps = "small"', ["must be a number, not 'small'"]),
+        ("adafactor", "relative_step = true", ["must be false: the learning rate is train.learning_rate"]),
+        ("adafactor", "clip_threshold = true", ["must be a number, not true"]),
+    ],
+)
+def test_options_that_an_optimizer_does_not_take(
+    optimizer: str, options: str, expected: list[str], right: str, complaints: Complaints
+) -> None:
+    text = f'{right}[train]\noptimizer = "{optimizer}"\n{OPTIONS}{options}\n'
+    (error,) = complaints({"x.toml": text})
+    assert error.startswith(f"x.toml:12: train.optimizer_options.{options.split(' ')[0]}: {expected[0]}")
+    assert error.endswith(expected[-1]) or len(expected) == 1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        ("adafactor", "eps = [1e-30, 1e-3]\nscale_parameter = true\nrelative_step = false\nbeta1 = 0.9"),
+        ("AdamW", "betas = [0.9, 1]\nfused = true\nweight_decay = 0"),
+        ("Muon", 'ns_steps = 3\nadjust_lr_fn = "original"'),
+    ],
+)
+def test_options_that_an_optimizer_takes(
+    optimizer: str, options: str, right: str, folder: Path, registry: Registry
+) -> None:
+    text = f'{right}[train]\noptimizer = "{optimizer}"\n{OPTIONS}{options}\n'
+    (folder / "x.toml").write_text(text, encoding="utf-8")
+    assert len(load_recipe("x.toml", registry).train.optimizer_options) == options.count("=")
+
+
+def test_an_option_that_a_key_of_its_own_sets(right: str, complaints: Complaints) -> None:
+    text = f"{right}[train]\nweight_decay = 0.1\n{OPTIONS}weight_decay = 0.0\n"
+    assert complaints({"x.toml": text}) == [
+        "x.toml:12: train.optimizer_options.weight_decay: is set by train.weight_decay; leave it out"
+    ]
+
+
+def test_weight_decay_of_an_optimizer_that_has_none(right: str, complaints: Complaints) -> None:
+    text = f'{right}[train]\noptimizer = "Rprop"\nweight_decay = 0.1\n'
+    assert complaints({"x.toml": text}) == ["x.toml:11: train.weight_decay: Rprop has no weight decay; set it to 0"]
+
+
+def test_options_of_an_optimizer_that_is_not_known_are_not_checked(right: str, complaints: Complaints) -> None:
+    text = f'{right}[train]\noptimizer = "SGDD"\n{OPTIONS}momentum = 0.9\n'
+    (error,) = complaints({"x.toml": text})
+    assert error.startswith("x.toml:10: train.optimizer: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import pytest
 from peftkit.errors import RecipeError
 from peftkit.methods.full import Full
 from peftkit.plugins import Registry
-from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe import Recipe, deepspeed, load_recipe
 from peftkit.recipe.config import DeepSpeedConfig
 from peftkit.recipe.deepspeed import deepspeed_config, sharding_conflicts
 
@@ -85,12 +86,23 @@ def test_deepspeeds_configuration_without_a_file(precision: str, registry: Regis
         (["train.fsdp=true"], "train.fsdp: FSDP and DeepSpeed cannot be combined"),
         (["train.on_nan=skip"], "train.on_nan: DeepSpeed cannot discard the gradients of a step"),
         (["train.deepspeed.stage=4"], "train.deepspeed.stage: must be one of 0, 1, 2, 3"),
+        (["train.deepspeed.offload_parameters=cpu"], "train.deepspeed.offload_parameters: offloads weights at stage 3"),
+        (
+            ["train.deepspeed.stage=0", "train.deepspeed.offload_optimizer=cpu"],
+            "train.deepspeed.offload_optimizer: offloads from stage 1 on",
+        ),
         (["train.deepspeed.config=none.json"], "train.deepspeed.config: cannot be read: .*No such file"),
     ],
 )
 def test_what_cannot_be_done_is_refused(overrides: list[str], words: str, registry: Registry) -> None:
     with pytest.raises(RecipeError, match=words):
         load(registry, *overrides)
+
+
+@pytest.mark.parametrize("key", ["offload_optimizer", "offload_parameters"])
+def test_offloading_without_deepspeed_is_refused(key: str, registry: Registry) -> None:
+    with pytest.raises(RecipeError, match=f"train.deepspeed.{key}: is used only with DeepSpeed"):
+        load_recipe("x.toml", registry, [f"train.deepspeed.{key}=cpu"])
 
 
 def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> None:
@@ -116,6 +128,17 @@ def test_stage_0_shards_nothing_and_takes_any_optimizer(registry: Registry) -> N
         ),
         ({"zero_optimization": {"stage": 3}}, "train.deepspeed.stage: is 2, and 3 in the file; make them equal"),
         ([], "cannot be read: ds.json is not a JSON object"),
+        (
+            {"zero_optimization": 3},
+            "train.deepspeed.config: cannot be read: zero_optimization must be an object, not 3",
+        ),
+        ({"bf16": True}, "cannot be read: bf16 must be an object, not true"),
+        (
+            {"zero_optimization": {"offload_param": "cpu"}},
+            r'cannot be read: zero_optimization\.offload_param must be an object, not "cpu"',
+        ),
+        ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage must be one of 0, 1, 2, 3, not 7"),
+        ({"zero_optimization": {"stage": True}}, "zero_optimization.stage must be one of 0, 1, 2, 3, not true"),
     ],
 )
 def test_a_file_that_says_otherwise_is_refused(given: Any, words: str, registry: Registry, folder: Path) -> None:
@@ -130,6 +153,30 @@ def test_a_file_that_agrees_is_taken(registry: Registry, folder: Path) -> None:
     precision = {"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2}}
     (folder / "ds.json").write_text(json.dumps({**auto, **agreeing, **precision}), encoding="utf-8")
     assert [*sharding_conflicts(load(registry, "train.deepspeed.config=ds.json"))] == []
+
+
+def test_unknown_keys_of_zero_are_refused_where_deepspeed_is_installed(
+    registry: Registry, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"overlap_com": True, "stage3_max_live_parameters": 1, "max_live_parameters": 1}
+    (folder / "ds.json").write_text(json.dumps({"zero_optimization": given}), encoding="utf-8")
+    source = tmp_path / "runtime/zero/config.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "class DeepSpeedZeroConfig(Base):\n    overlap_comm: bool = False\n"
+        "    max_live_parameters: int = Field(1, alias='stage3_max_live_parameters')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(deepspeed.SourceLibrary, "folder", tmp_path)
+    monkeypatch.setattr(deepspeed, "_zero_keys", deepspeed._zero_keys.__wrapped__)
+    text = (
+        "zero_optimization has no key 'overlap_com' (did you mean 'overlap_comm'?); DeepSpeed takes "
+        "overlap_comm, max_live_parameters, stage3_max_live_parameters"
+    )
+    with pytest.raises(RecipeError, match=re.escape(text) + "$"):
+        load(registry, "train.deepspeed.config=ds.json")
+    source.unlink()
+    assert load(registry, "train.deepspeed.config=ds.json").train.deepspeed.config == "ds.json"
 
 
 class Reading(Full):

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-from peftkit.recipe import resolve
 from peftkit.recipe.resolve import (
     ASSETS,
     BUILT_IN_MODELS,
@@ -15,9 +12,7 @@ from peftkit.recipe.resolve import (
     model_kind,
     model_path,
     text_config,
-    torch_optimizers,
     validate_model_name,
-    validate_optimizer_name,
 )
 
 
@@ -141,44 +136,3 @@ def test_a_local_model_is_taken(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
     assert validate_model_name(str(tmp_path)) == ""
     assert model_config(str(tmp_path)) == {"model_type": "t5"}
-
-
-def test_the_optimizers_are_those_of_torch() -> None:
-    theirs = {name for name, found in vars(torch.optim).items() if isinstance(found, type)} - {"Optimizer"}
-    assert set(torch_optimizers()) == theirs
-
-
-@pytest.mark.parametrize("name", ["adafactor", "adamw", "AdamW", "sgd", "RMSprop"])
-def test_an_optimizer_in_any_case(name: str) -> None:
-    assert validate_optimizer_name(name) == ""
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("adam w", "no optimizer is called 'adam w'; available: adafactor, adamw, ASGD, "),
-        ("adagard", "(did you mean 'Adagrad'?)"),
-        ("sparseadam", "takes sparse gradients only"),
-        ("Optimizer", "no optimizer is called 'Optimizer'"),
-        ("", "no optimizer is called ''"),
-    ],
-)
-def test_an_optimizer_that_cannot_be_had(name: str, words: str) -> None:
-    assert words in validate_optimizer_name(name)
-
-
-@pytest.mark.parametrize("source", [None, "not Python"])
-def test_without_torchs_source_any_optimizer_may_be_meant(
-    source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "optim").mkdir()
-    if source is not None:
-        (tmp_path / "optim/__init__.py").write_text(source, encoding="utf-8")
-    read = torch_optimizers.__wrapped__
-    monkeypatch.setattr(resolve, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
-    monkeypatch.setattr(resolve, "torch_optimizers", read)
-    assert read() == ()
-    assert validate_optimizer_name("any") == ""
-    for spec in (None, SimpleNamespace(submodule_search_locations=None)):
-        monkeypatch.setattr(resolve, "find_spec", lambda name, spec=spec: spec)
-        assert read() == ()

@@ -28,8 +28,8 @@ def results() -> Any:
 
 def test_what_is_packed_compares_like_the_runs_themselves(plant: Plant, results: Any, tmp_path: Path) -> None:
     from peftkit.compare.comparison import compare
-    from peftkit.compare.groups import group_runs
-    from peftkit.compare.load_runs import find_runs
+    from peftkit.compare.input.groups import group_runs
+    from peftkit.compare.input.load_runs import find_runs
 
     sweep = tmp_path / "pocket"
     for method in ("full", "lora"):

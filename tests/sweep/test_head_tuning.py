@@ -17,7 +17,7 @@ from peftkit.sweep.grid import Grid, recipe_hash
 from peftkit.sweep.head_tuning import find_heads
 from peftkit.sweep.plan import estimate_sweep
 from peftkit.sweep.scheduler import Sweep, final_recipes, read_tuning, write_marker
-from peftkit.sweep.tuning import search_space_of
+from peftkit.sweep.tuning_stages import search_space_of
 from tests.sweep.conftest import best_at
 
 Make = Callable[..., Grid]

@@ -17,7 +17,7 @@ from peftkit.recipe import Recipe, load_recipe
 from peftkit.sweep.config import TuneConfig
 from peftkit.sweep.trial_design import Axis, Space
 from peftkit.sweep.trial_selection import Stage, TrialResult
-from peftkit.sweep.tuning import Design, TuningResult, TuningTarget, tune
+from peftkit.sweep.tuning_stages import Design, TuningResult, TuningTarget, tune
 from tests.sweep.conftest import BASE
 
 RATE = "train.learning_rate"

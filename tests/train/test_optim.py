@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 from torch import nn
+from transformers.optimization import Adafactor
 
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
+from peftkit.recipe.optimizers import optimizer_arguments
 from peftkit.train.optim import make_optimizer, make_schedule
 from peftkit.train.run import run
 from tests.tiny_runs import Make
@@ -41,6 +45,19 @@ def test_adafactor_uses_the_recipes_learning_rate(make: Make, registry: Registry
     )
 
 
+def test_the_options_of_adafactor_are_those_of_transformers() -> None:
+    assert list(optimizer_arguments("adafactor")) == list(inspect.signature(Adafactor).parameters)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "NAdam", "Muon", "SGD"])
+def test_weight_decay_is_the_recipes_and_not_the_optimizers_default(name: str, make: Make) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    optimizer = make_optimizer(make("decoder", f"train.optimizer={name}"), model)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0]
+    own = make("decoder", f"train.optimizer={name}", "train.optimizer_options={weight_decay=0.2}")
+    assert [group["weight_decay"] for group in make_optimizer(own, model).param_groups] == [0.2]
+
+
 def test_biases_get_no_weight_decay(make: Make) -> None:
     optimizer = make_optimizer(make("decoder", "train.optimizer=NAdam", "train.weight_decay=0.1"), nn.Linear(2, 2))
     assert [(g["weight_decay"], [p.ndim for p in g["params"]]) for g in optimizer.param_groups] == [
@@ -49,6 +66,19 @@ def test_biases_get_no_weight_decay(make: Make) -> None:
     ]
 
 
-def test_an_unknown_optimizer_option_is_an_input_error(make: Make, registry: Registry) -> None:
-    with pytest.raises(InputError, match=r"train\.optimizer_options: SGD does not accept them: .*momentums"):
-        run(make("decoder", "train.optimizer=SGD", "train.optimizer_options.momentums=0.9"), registry)
+@pytest.mark.parametrize(
+    ("optimizer", "options", "reason"),
+    [
+        ("SGD", {"momentum": -1.0}, "Invalid momentum value"),
+        ("adamw", {"fused": True, "foreach": True}, "fused"),
+        ("SGD", {"momentums": 0.9}, "momentums"),
+    ],
+)
+def test_rejected_optimizer_options_end_a_run_before_it_has_a_directory(
+    make: Make, registry: Registry, optimizer: str, options: dict[str, float], reason: str
+) -> None:
+    valid = make("decoder", f"train.optimizer={optimizer}")
+    recipe = valid.model_copy(update={"train": valid.train.model_copy(update={"optimizer_options": options})})
+    with pytest.raises(InputError, match=rf"train\.optimizer_options: {optimizer} does not accept them: .*{reason}"):
+        run(recipe, registry)
+    assert not Path(recipe.run.output).exists()

@@ -13,7 +13,6 @@ from peftkit.compare.across.aggregate import (
     normalize_scores,
 )
 from peftkit.compare.across.gather import compare_across_tasks
-from peftkit.compare.across.pages import notes, render, table_rows
 
 __all__ = [
     "BY_RANK",
@@ -27,7 +26,4 @@ __all__ = [
     "describe_tasks",
     "interquartile_mean",
     "normalize_scores",
-    "notes",
-    "render",
-    "table_rows",
 ]

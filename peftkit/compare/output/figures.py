@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.across import BY_SCORE, AcrossTasks, compare_across_tasks, describe_tasks
-from peftkit.compare.across import render as render_across
-from peftkit.compare.baseline_scores import mean_baseline_scores, merge_close_labels
 from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.curves import cost, has_cost
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
+from peftkit.compare.output.across_pages import render as render_across
 from peftkit.compare.output.render import render
+from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
 from peftkit.compare.regret import RegretCurves, regret_curves
 from peftkit.errors import InputError, RunError
 

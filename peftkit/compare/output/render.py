@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import Any
 
 from peftkit.compare.comparison import Comparison, MethodRow
-from peftkit.compare.output.notes import BASELINE_NOTE
+from peftkit.compare.method_notes import BASELINE_NOTE
 from peftkit.compare.output.table_notes import notes
 from peftkit.compare.verdict import format_percent
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from peftkit import __version__
-from peftkit.compare.baseline_scores import mean_baseline_scores
 from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.curves import AXES, cost, has_cost, lower_is_better
-from peftkit.compare.fairness import flatten
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.fairness import flatten
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run
+from peftkit.compare.output.regret_table import table_rows as regret_rows
+from peftkit.compare.output.regret_table import title as regret_title
 from peftkit.compare.output.render import TableRow, table_rows
 from peftkit.compare.output.table_notes import notes
+from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.regret import regret_curves
-from peftkit.compare.regret import table_rows as regret_rows
-from peftkit.compare.regret import title as regret_title
 from peftkit.errors import InputError
 from peftkit.run_directory import RunDirectory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from peftkit.compare.comparison import Comparison
-from peftkit.compare.output.notes import READ_OFF_NOTE
+from peftkit.compare.method_notes import READ_OFF_NOTE
 from peftkit.compare.quantities import format_cost
 from peftkit.compare.verdict import MAX_NAMED, format_probability
 

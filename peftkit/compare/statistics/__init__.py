@@ -1,4 +1,4 @@
-"""Uncertainty of a comparison: the posterior of methods' scores, and pairwise tests."""
+"""Statistics on arrays: the posterior of methods' scores, pairwise tests, and the variance between seeds."""
 
 from peftkit.compare.statistics.posterior import MethodEstimate, PairDifference, Posterior, fit
 from peftkit.compare.statistics.tuning_choice import Trial, Tuning

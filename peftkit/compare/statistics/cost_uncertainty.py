@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from peftkit.compare.curves import Array
 from peftkit.compare.statistics import Posterior
+from peftkit.compare.statistics.observations import Array
 from peftkit.compare.statistics.posterior import CONFIDENCE_LEVEL
 
 ON_FRONT = 0.5

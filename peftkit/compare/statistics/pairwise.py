@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from peftkit.compare.statistics.observations import group_numbers
+from peftkit.compare.statistics.observations import Array, group_numbers
 from peftkit.compare.statistics.seed_variance import (
-    Array,
     SeedVariance,
     detectable_differences,
     moderated_variances,

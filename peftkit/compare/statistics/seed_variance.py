@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-Array = NDArray[np.float64]
+from peftkit.compare.statistics.observations import Array
+
 Bools = NDArray[np.bool_]
 
 POWER = 0.8

@@ -8,7 +8,7 @@ from pathlib import Path
 from peftkit.errors import InputError
 from peftkit.hub_commits import resolve_commit
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import HUB_ID, model_path
+from peftkit.recipe.resolve import is_local_model
 from peftkit.run_directory import RunDirectory
 
 Revisions = Mapping[str, str]
@@ -25,9 +25,8 @@ def resolve_revisions(recipe: Recipe, resumed: Path | None = None) -> Revisions:
     if resumed is not None and (recorded := recorded_revisions(resumed)) is not None:
         return recorded
     name = recipe.model.name
-    local = Path(model_path(name)).exists() or not HUB_ID.fullmatch(name)
     commits = {
-        "model": None if local else resolve_commit("model", name, recipe.model.revision),
+        "model": None if is_local_model(name) else resolve_commit("model", name, recipe.model.revision),
         "data": recipe.task.resolve_revision(),
     }
     return {key: commit for key, commit in commits.items() if commit}

@@ -13,8 +13,8 @@ from peftkit.compare.across import (
     AcrossTasks,
     TaskPosterior,
 )
-from peftkit.compare.groups import RunGroup, group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import RunGroup, group_runs
+from peftkit.compare.input.load_runs import find_runs
 from tests.compare.conftest import Plant
 
 TASKS = ("cola", "rte", "sst2")

@@ -16,10 +16,10 @@ from peftkit.compare.across import (
     compare_across_tasks,
     interquartile_mean,
     normalize_scores,
-    notes,
 )
+from peftkit.compare.output.across_pages import notes
+from peftkit.compare.score_posterior import fit_posterior
 from peftkit.compare.statistics import fit
-from peftkit.compare.statistics.score_posterior import fit_posterior
 from tests.compare.across.conftest import BEST, MEANS, numbers, part, read, runs
 from tests.compare.conftest import Plant
 

@@ -9,9 +9,8 @@ from peftkit.compare.across import (
     BY_RANK,
     POCKET_CAVEAT,
     compare_across_tasks,
-    notes,
-    table_rows,
 )
+from peftkit.compare.output.across_pages import notes, table_rows
 from tests.compare.across.conftest import BEST, TASKS, read, runs
 from tests.compare.conftest import Plant, with_values
 

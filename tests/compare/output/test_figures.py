@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.figures import draw_figures
 from tests.compare.conftest import Plant
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from peftkit.compare.comparison import Comparison, compare
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.render import render, table_rows
 from tests.compare.conftest import Plant
 

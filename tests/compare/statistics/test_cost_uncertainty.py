@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.curves import area_under_curve, reached_at
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.statistics import Posterior, fit
 from peftkit.compare.statistics.cost_uncertainty import (
     cost_interval,

@@ -64,7 +64,7 @@ class SweepCommand(SubCommand):
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.sweep.config import read_sweep
         from peftkit.sweep.grid import expand
-        from peftkit.sweep.tuning import check_tuning
+        from peftkit.sweep.tuning_stages import check_tuning
 
         registry = plugins.load_registry()
         grid = expand(Path(args.file), read_sweep(Path(args.file)), registry, args.overrides, args.only)
@@ -182,8 +182,8 @@ def _run_document(sweep: Any, grid: Grid, failures: Sequence[Failure]) -> dict[s
 def _print_verdicts(grid: Grid) -> None:
     """Prints the recommendation for each task and model."""
     from peftkit.compare.comparison import compare
-    from peftkit.compare.groups import group_runs
-    from peftkit.compare.load_runs import find_runs
+    from peftkit.compare.input.groups import group_runs
+    from peftkit.compare.input.load_runs import find_runs
     from peftkit.compare.output.render import wrap_lines
 
     try:

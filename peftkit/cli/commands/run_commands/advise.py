@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from peftkit.cli.arguments import add_fairness, add_metric, add_runs
-from peftkit.cli.run_groups import load_groups
+from peftkit.cli.load_groups import load_groups
 from peftkit.cli.subcommand import SubCommand
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.cli.arguments import add_cost_axis, add_fairness, add_metric, add_runs, positive, share
-from peftkit.cli.run_groups import load_groups
+from peftkit.cli.load_groups import load_groups
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, RunError
 
@@ -69,10 +69,10 @@ class CompareCommand(SubCommand):
 
 def _compare(args: argparse.Namespace) -> bytes:
     from peftkit.compare.across import compare_across_tasks
-    from peftkit.compare.across import render as render_across
     from peftkit.compare.comparison import compare
-    from peftkit.compare.output.render import render as render
-    from peftkit.compare.regret import render as render_regret
+    from peftkit.compare.output.across_pages import render as render_across
+    from peftkit.compare.output.regret_table import render as render_regret
+    from peftkit.compare.output.render import render
 
     groups = load_groups(args)
     if args.regret:

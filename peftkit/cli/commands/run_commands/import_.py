@@ -27,7 +27,7 @@ class ImportCommand(SubCommand):
         )
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.compare.importers import import_file
+        from peftkit.compare.input.importers import import_file
 
         imported = []
         for file in args.files:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.cli.arguments import add_cost_axis, add_fairness, add_metric, add_runs
 from peftkit.cli.commands.run_commands.verify import verify_each
-from peftkit.cli.run_groups import load_groups
+from peftkit.cli.load_groups import load_groups
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peftkit.compare.groups import RunGroup
+    from peftkit.compare.input.groups import RunGroup
     from peftkit.verify import Verification
 
 

@@ -31,7 +31,7 @@ class VerifyCommand(SubCommand):
         parser.add_argument("--no-model", action="store_true", help="Load no weights: skip the saved model.")
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.compare.load_runs import run_folders
+        from peftkit.compare.input.load_runs import run_folders
 
         folders = run_folders(map(Path, args.runs))
         if not folders:

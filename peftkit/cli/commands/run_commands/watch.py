@@ -115,8 +115,8 @@ def _read_curve(run: RunDirectory, by: str, metric: str | None) -> Curve:
     Raises:
         InputError: The run has measured neither the cost nor the metric.
     """
-    from peftkit.compare.baseline_scores import recorded_baselines
     from peftkit.compare.curves import cost, is_number
+    from peftkit.compare.recorded_baselines import recorded_baselines
 
     rows: Sequence[dict[str, Any]] = []
     with suppress(InputError):  # before the first evaluation, or while a line is being written

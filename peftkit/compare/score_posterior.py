@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.curves import lower_is_better, selected_score
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.load_runs import Run, read_run
-from peftkit.compare.per_example_scores import PREDICTION_KEYS, ScoredExamples, read_example_scores, read_group_scores
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.load_runs import Run, read_run
+from peftkit.compare.input.tuning_records import TRANSFER_STAGE, tuning_record
+from peftkit.compare.per_example_scores import ScoredExamples, read_example_scores, read_group_scores
 from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
 from peftkit.compare.statistics.observations import Array
-from peftkit.compare.tuning_records import tuning_record
 from peftkit.errors import InputError
+from peftkit.example_tables import PREDICTION_KEYS
 
 NOT_PROPORTIONS = ("bleu", "chrf", "matthews_correlation")
 """Prefixes of metrics that are not proportions although their values may lie within [0, 1]."""
-TRANSFER_STAGE = "transfer"
-"""The stage of trials at the final runs' budget, which the other trials do not have."""
 
 Scores = Mapping[str, Mapping[int, float]]
 """Scores of runs, by method and seed."""

@@ -1,4 +1,4 @@
-"""Tune every study equally: the same number of trials by the same design, selected on dev only.
+"""The stages of a tuning, equal for every study: as many trials by the same design, selected on dev only.
 
 The next trial is a function of the seed and the earlier trials, so that an interrupted sweep reproduces its trials and
 no state is stored except their run directories.

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.compare.fairness import FAIRNESS_CHECKS
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.fairness import FAIRNESS_CHECKS
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from peftkit.compare.fairness import FIXED_SAMPLE
+from peftkit.compare.input.fairness import FIXED_SAMPLE
 from peftkit.errors import InputError, comma_separated
 from peftkit.run_directory import RunDirectory
 

@@ -10,10 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftkit.cli import main
-from peftkit.compare.across import (
-    compare_across_tasks,
-    render,
-)
+from peftkit.compare.across import compare_across_tasks
+from peftkit.compare.output.across_pages import render
 from peftkit.compare.output.figures import draw_figures
 from peftkit.compare.output.render import FORMATS
 from tests.compare.across.conftest import BEST, read, runs

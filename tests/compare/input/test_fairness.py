@@ -13,9 +13,9 @@ import pytest
 from peftkit.cli.arguments import POOLED
 from peftkit.compare.advice import advise
 from peftkit.compare.comparison import compare
-from peftkit.compare.fairness import FAIRNESS_CHECKS
-from peftkit.compare.groups import RunGroup, group_runs
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.fairness import FAIRNESS_CHECKS
+from peftkit.compare.input.groups import RunGroup, group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.figures import draw_figures
 from peftkit.compare.output.render import FORMATS, render
 from peftkit.compare.output.report import render_report

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peftkit.compare.baseline_scores import mean_baseline_scores, merge_close_labels, recorded_baselines
+from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels, recorded_baselines
 
 
 def summary(**scores: Any) -> dict[str, Any]:

@@ -7,8 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftkit.compare.fairness import FAIRNESS_CHECKS, FIXED_SAMPLE, describe_differences, flatten, optimizer_options
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.fairness import (
+    FAIRNESS_CHECKS,
+    FIXED_SAMPLE,
+    describe_differences,
+    flatten,
+    optimizer_options,
+)
+from peftkit.compare.input.load_runs import Run
 from peftkit.errors import InputError, comma_separated
 
 VARIANT_KEY = "method.variant"

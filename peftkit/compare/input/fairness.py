@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.run_directory import device_name
 
 if TYPE_CHECKING:
-    from peftkit.compare.load_runs import Run
+    from peftkit.compare.input.load_runs import Run
 
 COMPARED_WHERE_RECORDED = ("rows_digests.", "plugins.", "revisions.")
 """Prefixes of keys that are compared only among the runs that record them.

@@ -23,7 +23,7 @@ def render(aggregate: AcrossTasks, form: str) -> bytes:
 
     Args:
         aggregate: the comparison.
-        form: one of ``FORMATS`` in ``output.render``.
+        form: one of ``FORMATS`` in ``render``.
 
     Returns:
         The file's content.

@@ -12,7 +12,7 @@ from peftkit.errors import PeftkitError
 from peftkit.plugins import Registry
 from peftkit.sweep.grid import Grid
 from peftkit.sweep.scheduler import Sweep
-from peftkit.sweep.tuning import check_tuning
+from peftkit.sweep.tuning_stages import check_tuning
 from tests.sweep.conftest import Written, best_at, trials_of
 
 AXES = """

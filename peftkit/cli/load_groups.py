@@ -1,4 +1,4 @@
-"""Loads the runs that a command compares."""
+"""Loads the runs that a command compares, in groups of one task and model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:
-    from peftkit.compare.groups import RunGroup
+    from peftkit.compare.input.groups import RunGroup
 
 
 def load_groups(args: argparse.Namespace) -> list[RunGroup]:
@@ -25,8 +25,8 @@ def load_groups(args: argparse.Namespace) -> list[RunGroup]:
     Raises:
         InputError: There are no runs, they are not comparable, or none is of the size that ``--match`` asks for.
     """
-    from peftkit.compare.groups import group_runs
-    from peftkit.compare.load_runs import find_runs
+    from peftkit.compare.input.groups import group_runs
+    from peftkit.compare.input.load_runs import find_runs
     from peftkit.compare.matching import match_runs, parse_match
 
     wanted = None if args.match is None else parse_match(args.match)

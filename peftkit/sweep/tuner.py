@@ -17,7 +17,7 @@ from peftkit.sweep.config import TuneConfig
 from peftkit.sweep.grid import Grid, Layer, Study, final_seeds, make_recipe, recipe_hash, unflatten
 from peftkit.sweep.head_tuning import head_layer
 from peftkit.sweep.trial_selection import Stage, TrialResult, read_trial_result
-from peftkit.sweep.tuning import HEAD_LEARNING_RATE, Design, TuningResult, TuningTarget, search_space_of, tune
+from peftkit.sweep.tuning_stages import HEAD_LEARNING_RATE, Design, TuningResult, TuningTarget, search_space_of, tune
 
 TUNING = "tuning.json"
 Record = Mapping[str, Any]

@@ -1,11 +1,11 @@
-"""Notes on single methods: a keyword in the table row, explained below the table."""
+"""Notes on methods: a keyword in a row of a table, explained below it, and how they were tuned."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peftkit.compare.groups import RunGroup
-from peftkit.compare.tuning_records import AT_EDGE, describe_transfer, tuning_record
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.input.tuning_records import AT_EDGE, describe_transfer, tuning_record
 from peftkit.run_directory import tuning_edges
 
 READ_OFF_NOTE = "read off longer runs"

@@ -8,9 +8,9 @@ import pytest
 
 from peftkit.compare.comparison import compare
 from peftkit.compare.curves import lower_is_better
-from peftkit.compare.groups import group_runs
-from peftkit.compare.importers import import_file
-from peftkit.compare.load_runs import find_runs
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.importers import import_file
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.figures import draw_figures
 from peftkit.compare.output.render import render
 from peftkit.compare.output.report import render_report

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftkit.compare.load_runs import Run
+from peftkit.compare.input.load_runs import Run
 
 AT_EDGE = "tuning stopped at the edge of its range"
+TRANSFER_STAGE = "transfer"
+"""The stage of trials at the final runs' budget, which the other trials do not have."""
 
 
 def tuning_record(runs: Mapping[int, Run]) -> Mapping[str, Any] | None:

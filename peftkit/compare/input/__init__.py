@@ -1,0 +1,1 @@
+"""Run directories and imported results as groups of comparable runs."""
