@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from peftkit.cli import main
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
@@ -20,25 +23,36 @@ from peftkit.sweep.grid import expand
 from peftkit.sweep.plan import estimate_sweep
 from peftkit.sweep.process_executor import Workers, visible_gpus
 from peftkit.sweep.scheduler import find_run
+from peftkit.testing.processes import command
 from tests.sweep.conftest import Written
 
-SHORT = """
-[set]
-train = { batch_size = 4, max_source_length = 32, budget = { steps = 2 } }
-evaluate = { every = "100%", at_start = false, train_examples = 0, dev_examples = 4, test_examples = 4, whole = false }
-"""
 AXES = "[axes]\ntrain.learning_rate = [1e-3, 1e30]\nseed = [1]\n"
 
 
+@pytest.fixture
+def short(tmp_path: Path) -> str:
+    """Tables of short runs on a small task: the built-in ones have ten thousand rows to tokenize."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for split, count in (("train", 24), ("dev", 8), ("test", 8)):
+        size = ["small", "big"]
+        lines = [json.dumps({"text": f"thing {i} is {size[i % 2]}", "label": "ab"[i % 2]}) for i in range(count)]
+        (rows / f"{split}.jsonl").write_text("\n".join(lines))
+    return f"""
+[set]
+train = {{ batch_size = 4, max_source_length = 32, budget = {{ steps = 2 }} }}
+evaluate = {{ every = "100%", at_start = false, train_examples = 0, dev_examples = 4, test_examples = 4 }}
+task = {{ name = "text_classification", path = "{rows.as_posix()}" }}
+"""
+
+
 def peftkit(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "peftkit", *words], capture_output=True, text=True, timeout=300, check=False
-    )
+    return command(partial(main, [*words]))
 
 
 @pytest.mark.slow
-def test_a_sweep_from_the_command_line(written: Written, tmp_path: Path) -> None:
-    path = written(AXES + SHORT)
+def test_a_sweep_from_the_command_line(written: Written, tmp_path: Path, short: str) -> None:
+    path = written(AXES + short)
     done = peftkit("sweep", str(path), "--jobs", "2")
     assert done.returncode == 1, done.stderr
     assert "[2/2]" in done.stdout
@@ -55,8 +69,8 @@ def test_a_sweep_from_the_command_line(written: Written, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_launcher_goes_before_the_run(written: Written, registry: Registry, tmp_path: Path) -> None:
-    path = written("[axes]\nseed = [1]\n" + SHORT + f'[local]\nlaunch = ["{sys.executable}"]\n')
+def test_a_launcher_goes_before_the_run(written: Written, registry: Registry, tmp_path: Path, short: str) -> None:
+    path = written("[axes]\nseed = [1]\n" + short + f'[local]\nlaunch = ["{sys.executable}"]\n')
     done = peftkit("sweep", str(path))
     assert done.returncode == 0, done.stderr
     recipe = expand(path, read_sweep(path), registry).studies[0].recipes[1]
@@ -67,8 +81,8 @@ def test_a_launcher_goes_before_the_run(written: Written, registry: Registry, tm
 
 
 @pytest.mark.slow
-def test_a_signal_reaches_the_runs_and_the_next_sweep_goes_on(written: Written, registry: Registry) -> None:
-    path = written("[axes]\nseed = [1]\n" + SHORT.replace("steps = 2", "steps = 4000"))
+def test_a_signal_reaches_the_runs_and_the_next_sweep_goes_on(written: Written, registry: Registry, short: str) -> None:
+    path = written("[axes]\nseed = [1]\n" + short.replace("steps = 2", "steps = 4000"))
     process = subprocess.Popen(
         [sys.executable, "-m", "peftkit", "sweep", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -113,8 +127,8 @@ def test_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_a_plan_predicts_what_is_run(written: Written, registry: Registry) -> None:
-    path = written('[axes]\nmethod = ["lora", "full"]\nseed = [1, 2]\n' + SHORT + "[tune]\ntrials = 3\n")
+def test_a_plan_predicts_what_is_run(written: Written, registry: Registry, short: str) -> None:
+    path = written('[axes]\nmethod = ["lora", "full"]\nseed = [1, 2]\n' + short + "[tune]\ntrials = 3\n")
     grid = expand(path, read_sweep(path), registry)
     reported: list[str] = []
     made = estimate_sweep(grid, registry, trial=False, say=reported.append)
@@ -154,9 +168,9 @@ def test_a_script_for_slurm_has_the_files_parameters(
 
 
 @pytest.mark.slow
-def test_jobs_of_a_cluster_run_their_studies(written: Written, registry: Registry) -> None:
+def test_jobs_of_a_cluster_run_their_studies(written: Written, registry: Registry, short: str) -> None:
     pytest.importorskip("submitit")
-    path = written('[axes]\nmethod = ["lora", "layer_norm"]\nseed = [1]\n' + SHORT)
+    path = written('[axes]\nmethod = ["lora", "layer_norm"]\nseed = [1]\n' + short)
     grid = expand(path, read_sweep(path), registry)
     jobs = submit(grid, cluster="local")
     assert [job.result() for job in jobs] == [[], []]
