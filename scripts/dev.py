@@ -291,7 +291,7 @@ def scaffold(environments: Sequence[Environment]) -> None:
             try:
                 # Without isolation, and so without a network: setuptools is there.
                 MAIN.run("python", "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", folder)
-                # tests/cli/test_scaffold.py runs all the tests that come with it, on both lines.
+                # tests/cli/commands/test_new.py runs all the tests that come with it, on both lines.
                 MAIN.run("pytest", "-q", "-p", "no:cacheprovider", "-k", "registered", folder, OMP_NUM_THREADS="1")
             finally:
                 MAIN.run("python", "-m", "pip", "uninstall", "-q", "-y", f"peftkit-example-{kind}")

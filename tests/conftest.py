@@ -70,7 +70,7 @@ ONE_LINE = (
     "repository/test_changelog.py",
     "test_errors.py",
     "test_hookspecs.py",
-    "test_run_directory.py",
+    "run_directory",
     "test_standard_streams.py",
 )
 """Tests that run with one version of transformers only, as they do not import transformers, tokenizers or

@@ -20,7 +20,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.train.budget import planned_steps
-from peftkit.train.interrupt import InterruptHandler
+from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
 

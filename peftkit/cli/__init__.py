@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from peftkit.cli.error_output import print_interrupted
-from peftkit.cli.interrupts import EXIT_CODE, SigintRecord
+from peftkit.cli.keyboard_interrupt import EXIT_CODE, SigintRecord
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -171,7 +171,7 @@ def _recipe_keys(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 def _components(args: argparse.Namespace) -> dict[str, Any]:
     """The classes of the recipe's task and method, as far as the recipe can be read."""
-    from peftkit.recipe.loader import load_raw
+    from peftkit.recipe.raw_recipe import load_raw
 
     recipe = getattr(args, "recipe", None)
     with suppress(PeftkitError):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from peftkit.cli.error_output import print_error, print_interrupted
-from peftkit.cli.interrupts import SigintRecord
+from peftkit.cli.keyboard_interrupt import SigintRecord
 from peftkit.cli.parser import build_parser, commands_by_word
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, PeftkitError, RunInterrupted, did_you_mean

@@ -68,7 +68,7 @@ class LengthBucketSampler(Sampler[int]):
         order = order[: len(self)]
         batches: list[list[int]] = []
         for start in range(0, len(order), self.batch * BUCKET):
-            batches += group_by_length(order[start : start + self.batch * BUCKET], self.lengths, self.batch)
+            batches += batch_similar_lengths(order[start : start + self.batch * BUCKET], self.lengths, self.batch)
         rng.shuffle(batches)
         for batch in batches[self.start :]:
             yield from batch
@@ -112,7 +112,7 @@ class StreamingRows(IterableDataset[TokenizedRow]):
                 continue
             tokenized = tokenize_columns(self.task, self.family, columns, indices)
             num_rows = len(indices) // self.batch * self.batch
-            batches = group_by_length(range(num_rows), tokenized["length"], self.batch)
+            batches = batch_similar_lengths(range(num_rows), tokenized["length"], self.batch)
             rng.shuffle(batches)
             skipped, remaining = remaining, 0
             for number in (number for batch in batches[skipped:] for number in batch):
@@ -174,7 +174,7 @@ def _row_columns(rows: Dataset) -> list[str]:
     return [key for key in ROW_COLUMNS if key in rows.column_names]
 
 
-def group_by_length(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
+def batch_similar_lengths(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
     """Splits rows into batches of similar length.
 
     Args:

@@ -32,7 +32,7 @@ from peftkit.distributed.environment_variables import (
     ignore_environment_variables,
     restore_environment_variables,
 )
-from peftkit.distributed.launch import read_launch
+from peftkit.distributed.launch_config import read_launch
 from peftkit.errors import PeftkitError, RunError
 
 LAUNCH_CPU = (

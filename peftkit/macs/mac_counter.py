@@ -4,6 +4,8 @@ One MAC is a multiplication and an addition, so FLOPs are twice the MACs. Matrix
 forward and backward passes are counted with torch's formulas, from the operations that are really called: weight
 gradients of frozen parameters are not counted, and activations that gradient checkpointing recomputes are counted
 again. Element-wise operations and the optimizer's step are counted separately.
+
+This module counts one pass; ``train.mac_counting`` makes a run's counter, and ``meters.macs`` adds up its counts.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from peftkit.errors import RunError
 from peftkit.macs.length_polynomial import LengthPolynomial, Lengths
 from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.plain_attention import plain_attention
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 RequiresGrad = tuple[bool, ...]
@@ -232,7 +234,7 @@ class MacCounter:
         counter, model, device = OpCounter(guess), shadow.model, next(self.model.parameters()).device
         devices = [device] if device.type == "cuda" else []
         fork_rng = torch.random.fork_rng(devices=devices)
-        with fork_rng, _plain_attention(model), _quiet_fake_tensors(), _paused_gc(), shadow.mode:
+        with fork_rng, plain_attention(model), _quiet_fake_tensors(), _paused_gc(), shadow.mode:
             inputs = shadow.prepare(batch)
             try:
                 with counter:
@@ -350,22 +352,3 @@ def _quiet_fake_tensors() -> Iterator[None]:
         yield
     finally:
         log.disabled = before
-
-
-@contextmanager
-def _plain_attention(model: nn.Module) -> Iterator[None]:
-    """Compute attention with plain matrix products, which are counted the same on every device."""
-    # transformers 4 chooses some models' attention layers at construction, and their masks by the config: there the
-    # config must not change.
-    fixed = any("SdpaAttention" in type(module).__name__ for module in model.modules())
-    all_configs = (None if fixed else getattr(module, "config", None) for module in model.modules())
-    configs: dict[int, Any] = {id(config): config for config in all_configs if hasattr(config, "_attn_implementation")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    try:
-        for config, _ in before:
-            config._attn_implementation = "eager"
-        with sdpa_kernel(SDPBackend.MATH):  # for layers that call torch's attention all the same
-            yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation = implementation

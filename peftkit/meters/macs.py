@@ -1,4 +1,4 @@
-"""A meter of multiply-accumulates."""
+"""A meter that adds up the multiply-accumulates of all steps; ``macs.mac_counter`` counts those of one."""
 
 from __future__ import annotations
 

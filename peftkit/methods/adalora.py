@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from peftkit.components import ApplyContext, Incompatibility
 from peftkit.errors import InputError
-from peftkit.methods._peft import PeftMethod
+from peftkit.methods.peft_base import PeftMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

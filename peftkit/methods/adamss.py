@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from peftkit.components import RunSpec
-from peftkit.methods._peft import PeftMethod
+from peftkit.methods.peft_base import PeftMethod
 
 
 class Adamss(PeftMethod):

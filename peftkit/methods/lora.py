@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from peftkit.components import ApplyContext, RunSpec
 from peftkit.errors import InputError
-from peftkit.methods._peft import CONV1D, PeftMethod
+from peftkit.methods.peft_base import CONV1D, PeftMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

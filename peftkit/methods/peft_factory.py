@@ -10,11 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from peftkit.components.declared_options import Option, python_type
 from peftkit.components.name_matching import PEFT_NAME_OPTIONS, ModulePatterns
-from peftkit.methods._peft import PeftMethod, PromptMethod, SubConfig
-from peftkit.methods._peft_schema import Configuration, configurations
 from peftkit.methods.adalora import AdaLora
 from peftkit.methods.adamss import Adamss
 from peftkit.methods.lora import Lora
+from peftkit.methods.peft_base import PeftMethod, PromptMethod, SubConfig
 from peftkit.methods.peft_overrides import (
     AdaptionPrompt,
     Cartridge,
@@ -29,6 +28,7 @@ from peftkit.methods.peft_overrides import (
     TrainableTokens,
     XLora,
 )
+from peftkit.methods.peft_schema import Configuration, configurations
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.published_learning_rates import PEFT_LEARNING_RATES
 from peftkit.methods.vera import Vera

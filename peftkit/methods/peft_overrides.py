@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from peftkit.components import ApplyContext, Incompatibility, ModelKind, RunSpec, Side
-from peftkit.methods._peft import PeftMethod, PromptMethod, first_batch_tensor
+from peftkit.methods.peft_base import PeftMethod, PromptMethod, first_batch_tensor
 from peftkit.methods.prefix_tuning import LearnedKVPrefix
 
 if TYPE_CHECKING:

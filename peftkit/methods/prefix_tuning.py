@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from peftkit.components import ApplyContext, Incompatibility
-from peftkit.methods._peft import PromptMethod
+from peftkit.methods.peft_base import PromptMethod
 
 if TYPE_CHECKING:
     from peft import PeftConfig

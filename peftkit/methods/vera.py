@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from peftkit.components import ApplyContext
-from peftkit.methods._peft import PeftMethod
+from peftkit.methods.peft_base import PeftMethod
 
 if TYPE_CHECKING:
     from torch import nn

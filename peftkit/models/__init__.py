@@ -12,8 +12,9 @@ from peftkit.components import ModelKind
 from peftkit.models.causal_lm import CausalLM
 from peftkit.models.encoder import SequenceClassifier
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.models.scores import CandidateScores
 from peftkit.models.seq2seq_lm import Seq2SeqLM
+from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 
 __all__ = [
     "FAMILIES",

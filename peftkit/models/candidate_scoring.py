@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import CandidateScores, TokenizedRow, at_least_float32
+from peftkit.models.scores import CandidateScores, at_least_float32
+from peftkit.models.tokenized_row import TokenizedRow
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from peftkit.components import Example
-from peftkit.errors import RowError
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CacheNotShareable,
@@ -27,14 +26,16 @@ from peftkit.models.candidate_scoring import (
     slice_cache,
     tolerance,
 )
-from peftkit.models.family import PAD_TO_MULTIPLE_OF, no_room_message
-from peftkit.models.padding import group_by_length, ignores_padding
-from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, sum_logprobs
+from peftkit.models.padding import PAD_TO_MULTIPLE_OF, attention_mask, pad_sequences
+from peftkit.models.padding_check import group_equal_lengths, ignores_padding
+from peftkit.models.scores import CandidateScores, sum_logprobs
 from peftkit.models.text_encoding import (
     append_eos,
     continuation_ids,
     token_ids,
 )
+from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
+from peftkit.models.truncation import truncate_start
 
 
 class CausalLM(CachedScorer):
@@ -56,12 +57,8 @@ class CausalLM(CachedScorer):
         return prompt or [self.eos_id if bos_id is None else bos_id]
 
     def _truncate_source(self, ids: list[int]) -> list[int]:
-        """Truncate a prompt at its start, keeping the prefix of the template."""
-        if len(ids) > self.max_source_length:
-            prefix_length = len(self.special_tokens.prefix)
-            if self.max_source_length <= prefix_length:
-                raise RowError("source", no_room_message(self.max_source_length))
-            ids = [*ids[:prefix_length], *ids[len(ids) - self.max_source_length + prefix_length :]]
+        """Truncate a prompt at its start, and check its ids."""
+        ids = truncate_start(ids, self.max_source_length, self.special_tokens)
         return self._check_ids(ids, "source", "decoder")
 
     def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
@@ -118,9 +115,9 @@ class CausalLM(CachedScorer):
         labels = [[IGNORE_INDEX] * len(s) + t for s, t in zip(sources, targets, strict=True)]
         max_length = self.max_decoder_length
         return {
-            "input_ids": self._pad(texts, self.pad_id, max_length=max_length),
-            "attention_mask": self._mask(texts, max_length=max_length),
-            "labels": self._pad(labels, IGNORE_INDEX, max_length=max_length),
+            "input_ids": pad_sequences(texts, self.pad_id, max_length=max_length),
+            "attention_mask": attention_mask(texts, max_length=max_length),
+            "labels": pad_sequences(labels, IGNORE_INDEX, max_length=max_length),
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -174,16 +171,18 @@ class CausalLM(CachedScorer):
             chunk, packs = slice(first, first + size), by_row[first : first + size]
             if not any(packs):
                 continue
-            ids = self._pad([[t for c in pack for t in c.suffix] for pack in packs], self.pad_id, multiple=1)
+            ids = pad_sequences([[t for c in pack for t in c.suffix] for pack in packs], self.pad_id, multiple=1)
             positions = [[next_positions[c.row] + i for c in pack for i in range(len(c.suffix))] for pack in packs]
-            owners = self._pad([[c.candidate_index for c in pack for _ in c.suffix] for pack in packs], -1, multiple=1)
+            owners = pad_sequences(
+                [[c.candidate_index for c in pack for _ in c.suffix] for pack in packs], -1, multiple=1
+            )
             same_candidate = (owners[:, :, None] == owners[:, None, :]).tril().to(device)
             visible = torch.cat([mask[chunk, None, :].bool().expand(-1, ids.shape[1], -1), same_candidate], 2)
             bias = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, torch.finfo(dtype).min)
             logits = base_for_cache(model)(
                 input_ids=ids.to(device),
                 attention_mask=bias[:, None],
-                position_ids=self._pad(positions, 0, multiple=1).to(device),
+                position_ids=pad_sequences(positions, 0, multiple=1).to(device),
                 past_key_values=slice_cache(past, chunk),
                 use_cache=True,
             ).logits
@@ -215,7 +214,7 @@ class CausalLM(CachedScorer):
             logprobs.with_suffix, len(rows), cache_row_bytes(past), vocab_size, limits(device)
         ):
             indices = torch.tensor([c.row for c in batch], device=device)
-            ids = self._pad([c.suffix for c in batch], self.pad_id, multiple=1).to(device)
+            ids = pad_sequences([c.suffix for c in batch], self.pad_id, multiple=1).to(device)
             first = torch.tensor([next_positions[c.row] for c in batch], device=device)[:, None]
             # Padding repeats the last position, since there may be no position after it.
             last = torch.tensor([len(c.suffix) - 1 for c in batch], device=device)[:, None]
@@ -244,9 +243,8 @@ class CausalLM(CachedScorer):
         texts = [row["source"] + row["candidates"][0][:n] for row, n in zip(rows, logprobs.prefix_lengths, strict=True)]
         multiple = 1 if logprobs.device.type == "cpu" else PAD_TO_MULTIPLE_OF
         max_length = self.max_decoder_length
-        ids = self._pad(texts, self.pad_id, multiple=multiple, max_length=max_length).to(logprobs.device)
-        ones = [[1] * len(text) for text in texts]
-        mask = self._pad(ones, 0, multiple=multiple, max_length=max_length).to(logprobs.device)
+        ids = pad_sequences(texts, self.pad_id, multiple=multiple, max_length=max_length).to(logprobs.device)
+        mask = attention_mask(texts, multiple=multiple, max_length=max_length).to(logprobs.device)
         last = [len(row["source"]) - 1 for row in rows]
         needed = sorted(
             {end + read for end, n in zip(last, logprobs.prefix_lengths, strict=True) for read in range(n + 1)}
@@ -273,7 +271,7 @@ class CausalLM(CachedScorer):
         if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
             return self._decode(self._generate_ids(model, sources, device, options))
         texts = [""] * len(rows)
-        for indices in group_by_length(sources):
+        for indices in group_equal_lengths(sources):
             ids = self._generate_ids(model, [sources[i] for i in indices], device, options, multiple=1)
             for i, text in zip(indices, self._decode(ids), strict=True):
                 texts[i] = text
@@ -290,9 +288,8 @@ class CausalLM(CachedScorer):
         """Return the generated ids, or the output object of ``generate`` if the options ask for it."""
         # The positions after source_length are needed for generated tokens.
         max_length = None if self.max_decoder_length is None else self.max_source_length
-        ids = self._pad(sources, self.pad_id, left=True, multiple=multiple, max_length=max_length).to(device)
-        ones = [[1] * len(source) for source in sources]
-        mask = self._pad(ones, 0, left=True, multiple=multiple, max_length=max_length).to(device)
+        ids = pad_sequences(sources, self.pad_id, left=True, multiple=multiple, max_length=max_length).to(device)
+        mask = attention_mask(sources, left=True, multiple=multiple, max_length=max_length).to(device)
         generated: Any = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
-from peftkit.errors import RowError
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
 from peftkit.models.family import ModelFamily
-from peftkit.models.padding import group_by_length, ignores_padding
-from peftkit.models.scores import CandidateScores, TokenizedRow, at_least_float32
+from peftkit.models.padding import attention_mask, pad_sequences
+from peftkit.models.padding_check import group_equal_lengths, ignores_padding
+from peftkit.models.scores import CandidateScores, at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
-from peftkit.models.truncation import truncate_context
+from peftkit.models.tokenized_row import TokenizedRow
+from peftkit.models.truncation import truncate_context, truncate_pairs
 
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 """The tensors whose first dimension is texts instead of rows."""
@@ -59,7 +59,7 @@ class SequenceClassifier(ModelFamily):
         if longest > self.max_source_length and example.truncatable_span:
             source = truncate_context(example, self.max_source_length - (longest - source_tokens), self.tokenizer)
         if longest > self.max_source_length:
-            pairs = self._truncate_pairs(source, choices)
+            pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer)
         texts = [self._check_ids(list(pair), "source", "encoder") for pair in pairs["input_ids"]]
         check_candidates_differ(choices, texts)
         return {
@@ -71,31 +71,14 @@ class SequenceClassifier(ModelFamily):
             "segments": [list(ids) for ids in pairs["token_type_ids"]],
         }
 
-    def _truncate_pairs(self, source: str, choices: list[str]) -> Any:
-        """Tokenize pairs with the source truncated at its end."""
-        longest = max(len(pair) for pair in self.tokenizer([""] * len(choices), choices)["input_ids"])
-        if longest >= self.max_source_length:
-            raise RowError(
-                "candidates",
-                f"one of them has {longest} tokens, which leaves no room for the source within the limit of "
-                f"{self.max_source_length} tokens; raise train.max_source_length",
-            )
-        self.tokenizer.truncation_side = "right"
-        options: dict[str, Any] = {
-            "truncation": "only_first",
-            "max_length": self.max_source_length,
-            "return_token_type_ids": True,
-        }
-        return self.tokenizer([source] * len(choices), choices, **options)
-
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]
         segments = [segment for row in rows for segment in row.get("segments", ())]
         max_length = self.max_encoder_length
         return {
-            "input_ids": self._pad(texts, self.pad_id, max_length=max_length),
-            "attention_mask": self._mask(texts, max_length=max_length),
-            **({"token_type_ids": self._pad(segments, 0, max_length=max_length)} if segments else {}),
+            "input_ids": pad_sequences(texts, self.pad_id, max_length=max_length),
+            "attention_mask": attention_mask(texts, max_length=max_length),
+            **({"token_type_ids": pad_sequences(segments, 0, max_length=max_length)} if segments else {}),
             "labels": torch.tensor([row["answer"] for row in rows]),
             "choices": torch.tensor([len(row["candidates"]) for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, texts))),
@@ -153,7 +136,7 @@ class SequenceClassifier(ModelFamily):
             return difference > 10 * tolerance(model, device) * max(1.0, outputs[shortest].abs().max().item())
 
         if not ignores_padding(model, differs):
-            for indices in group_by_length([range(length) for length in lengths]):
+            for indices in group_equal_lengths([range(length) for length in lengths]):
                 outputs[indices] = outputs_without_padding(indices)
         logits = self._outputs_by_row(outputs, batch)
         logprobs = at_least_float32(logits).log_softmax(-1).tolist()

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side, TaskKind
 from peftkit.errors import InputError, RowError
-from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, at_least_float32
+from peftkit.models.padding import find_pad_id, pad_batch
+from peftkit.models.scores import CandidateScores, at_least_float32
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
@@ -23,11 +24,9 @@ from peftkit.models.text_encoding import (
     embedding_size,
     find_eos_id,
     token_ids,
-    truncate_target,
 )
-from peftkit.models.truncation import truncate_context
-
-PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small
+from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
+from peftkit.models.truncation import truncate_context, truncate_end, truncate_target
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,8 @@ class ModelFamily:
 
     @cached_property
     def pad_id(self) -> int:
-        """The padding id: the config's if there is one, otherwise any id that has an embedding.
-
-        RoBERTa derives positions from the config's id. Padding is masked, so the id may equal the end of text.
-        """
-        sizes = [size for side in ("encoder", "decoder") if (size := embedding_size(self.config, side))]
-        known = (getattr(self.config, "pad_token_id", None), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        return next((i for i in known if isinstance(i, int) and 0 <= i < min(sizes, default=i + 1)), 0)
+        """The padding id: the config's if there is one, otherwise any id that has an embedding."""
+        return find_pad_id(self.tokenizer, self.config)
 
     def special_token_problems(self) -> list[str]:
         """Describe the special tokens that every row needs and that are missing or have no embedding."""
@@ -138,12 +132,7 @@ class ModelFamily:
         Returns:
             The batch with tensors of shape (rows, new length).
         """
-        pad_values = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
-        padded = {
-            key: pad(batch[key], (0, length - batch[key].shape[1]), value=pad_values.get(key, self.pad_id))
-            for key, length in lengths.items()
-        }
-        return {**batch, **padded}
+        return pad_batch(batch, lengths, self.pad_id)
 
     def num_tokens(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Count the tokens that the model reads on both sides, without padding; a scalar."""
@@ -243,27 +232,6 @@ class ModelFamily:
         """Count the targets that the loss of a batch is summed over; a scalar."""
         return (batch["labels"] != IGNORE_INDEX).sum()
 
-    def _pad(
-        self,
-        rows: Sequence[Sequence[int]],
-        pad_value: int,
-        *,
-        left: bool = False,
-        multiple: int = PAD_TO_MULTIPLE_OF,
-        max_length: int | None = None,
-    ) -> Tensor:
-        """Pad sequences of ids to a common length, a multiple of ``multiple`` where ``max_length`` allows it."""
-        longest = max(map(len, rows))
-        length = -(-longest // multiple) * multiple
-        if max_length is not None:  # no padding beyond the last position
-            length = max(longest, min(length, max_length))
-        padding = [[pad_value] * (length - len(row)) for row in rows]
-        return torch.tensor([p + list(r) if left else list(r) + p for r, p in zip(rows, padding, strict=True)])
-
-    def _mask(self, rows: Sequence[Sequence[int]], *, left: bool = False, max_length: int | None = None) -> Tensor:
-        """Build the attention mask that goes with ``_pad``."""
-        return self._pad([[1] * len(row) for row in rows], 0, left=left, max_length=max_length)
-
     def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], list[list[int]], list[int]]:
         """Tokenize sources, truncating their contexts where necessary.
 
@@ -289,18 +257,14 @@ class ModelFamily:
         return self.special_tokens.wrap(ids)
 
     def _truncate_source(self, ids: list[int]) -> list[int]:
-        """Truncate a source at its end, keeping the special tokens of the template.
+        """Truncate a source at its end, and check its ids.
 
         Raises:
-            RowError: the source has no tokens, or the template leaves no room for any.
+            RowError: the source has no tokens, the template leaves no room for any, or one has no embedding.
         """
-        suffix_length = len(self.special_tokens.suffix)
         if not ids:
             raise RowError("source", "it has no token in the model's vocabulary")
-        if self.max_source_length <= len(self.special_tokens.prefix) + suffix_length < len(ids):
-            raise RowError("source", no_room_message(self.max_source_length))
-        if len(ids) > self.max_source_length:
-            ids = [*ids[: self.max_source_length - suffix_length], *ids[len(ids) - suffix_length :]]
+        ids = truncate_end(ids, self.max_source_length, self.special_tokens)
         return self._check_ids(ids, "source", "encoder")
 
     def _decode(self, generated: Tensor) -> list[str]:
@@ -374,8 +338,3 @@ class ModelFamily:
         """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
         max_candidates = max(len(row["candidates"]) for row in rows)
         return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]
-
-
-def no_room_message(limit: int) -> str:
-    """Describe a source of which truncation to ``limit`` tokens leaves nothing."""
-    return f"truncation to {limit} tokens leaves none of it; raise train.max_source_length"

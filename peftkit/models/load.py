@@ -27,12 +27,12 @@ from peftkit.models.checkpoints.model_files import check_checkpoint_files, expla
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
 from peftkit.models.generation import reset_generation_config, reset_output_flags
-from peftkit.models.heads import ClassificationHead, detect_head, load_with_head, set_labels
+from peftkit.models.heads.classification_head import ClassificationHead, detect_head, load_with_head, set_labels
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.models.positions import count_positions, fit_lengths
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
-from peftkit.recipe.loader import format_key
+from peftkit.recipe.raw_recipe import format_key
 from peftkit.recipe.resolve import model_kind, model_path
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")

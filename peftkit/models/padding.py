@@ -1,41 +1,90 @@
-"""Finds out whether a model ignores padding; if not, only texts of the same length are evaluated together."""
+"""Pads the token ids of a batch to a common length, on the right or on the left."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from itertools import groupby
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase
 
-log = logging.getLogger(__name__)
-_IGNORES_PADDING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""The result for each model that has been tested."""
+from peftkit.models.text_encoding import embedding_size
+from peftkit.models.tokenized_row import IGNORE_INDEX
+
+PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small
 
 
-def ignores_padding(model: nn.Module, differs: Callable[[], bool | None]) -> bool:
-    """Whether a model's output for a text is the same with padding; tested once per model.
+def find_pad_id(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
+    """Return the padding id: the config's if there is one, otherwise any id that has an embedding.
 
-    Some models have no attention mask (FNet), or lose it in generation (GPT in transformers 4).
+    RoBERTa derives positions from the config's id. Padding is masked, so the id may equal the end of text.
 
     Args:
-        model: the model.
-        differs: compares outputs with and without padding; returns None if no text of the batch is padded.
+        tokenizer: the model's tokenizer.
+        config: the model's config.
     """
-    if model not in _IGNORES_PADDING:
-        if (different := differs()) is None:
-            return True
-        _IGNORES_PADDING[model] = not different
-        if different:
-            log.warning(
-                "padding changes the output of %s: only texts of the same length are evaluated together",
-                type(model).__name__,
-            )
-    return _IGNORES_PADDING[model]
+    sizes = [size for side in ("encoder", "decoder") if (size := embedding_size(config, side))]
+    known = (getattr(config, "pad_token_id", None), tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((i for i in known if isinstance(i, int) and 0 <= i < min(sizes, default=i + 1)), 0)
 
 
-def group_by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the indices of tokenized texts, grouped by length."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    return [list(group) for _, group in groupby(order, key=lambda i: len(texts[i]))]
+def pad_sequences(
+    sequences: Sequence[Sequence[int]],
+    pad_value: int,
+    *,
+    left: bool = False,
+    multiple: int = PAD_TO_MULTIPLE_OF,
+    max_length: int | None = None,
+) -> Tensor:
+    """Pad sequences to a common length, a multiple of ``multiple`` where ``max_length`` allows it.
+
+    Args:
+        sequences: token ids, labels or positions.
+        pad_value: the value to pad with.
+        left: whether to pad on the left, as before generation, instead of on the right.
+        multiple: pad to a multiple of this length.
+        max_length: the model's last position; padding does not go beyond it. None if positions are unlimited.
+
+    Returns:
+        A tensor of shape (sequences, length).
+    """
+    longest = max(map(len, sequences))
+    length = -(-longest // multiple) * multiple
+    if max_length is not None:  # no padding beyond the last position
+        length = max(longest, min(length, max_length))
+    padding = [[pad_value] * (length - len(each)) for each in sequences]
+    return torch.tensor([p + list(s) if left else list(s) + p for s, p in zip(sequences, padding, strict=True)])
+
+
+def attention_mask(sequences: Sequence[Sequence[int]], **options: Any) -> Tensor:
+    """Build the attention mask of padded sequences: 1 for tokens, 0 for padding.
+
+    Args:
+        sequences: the sequences before padding.
+        options: the other arguments of ``pad_sequences``.
+
+    Returns:
+        A tensor of shape (sequences, length).
+    """
+    return pad_sequences([[1] * len(each) for each in sequences], 0, **options)
+
+
+def pad_batch(batch: Mapping[str, Tensor], lengths: Mapping[str, int], pad_id: int) -> dict[str, Tensor]:
+    """Pad a collated batch further, on the right.
+
+    Args:
+        batch: a collated batch; its texts are tensors of shape (rows, length).
+        lengths: the new length of each tensor, by its key; at least its current length.
+        pad_id: the padding id of token ids.
+
+    Returns:
+        The batch with tensors of shape (rows, new length).
+    """
+    pad_values = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
+    padded = {
+        key: pad(batch[key], (0, length - batch[key].shape[1]), value=pad_values.get(key, pad_id))
+        for key, length in lengths.items()
+    }
+    return {**batch, **padded}

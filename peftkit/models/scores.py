@@ -1,37 +1,14 @@
-"""Tokenized rows, and the log-likelihoods of their candidates."""
+"""Log-likelihoods of the candidates of tokenized rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-IGNORE_INDEX = -100
-"""The label of positions that do not count towards the loss (the default ``ignore_index`` of torch)."""
-
-
-class TokenizedRow(TypedDict):
-    """One tokenized example.
-
-    Attributes:
-        source: token ids of the source, including special tokens; empty for an encoder that scores pairs.
-        candidates: token ids of each candidate, or of the target alone where nothing is ranked. For an encoder, each
-            is a whole input of source and choice; it is empty for fixed labels.
-        answer: index of the target among the candidates.
-        source_tokens: length of the source before truncation.
-        target_tokens: length of the longest candidate before truncation.
-        segments: token type ids of an encoder's pairs, if the tokenizer has them.
-    """
-
-    source: list[int]
-    candidates: list[list[int]]
-    answer: int
-    source_tokens: int
-    target_tokens: int
-    segments: NotRequired[list[list[int]]]
+from peftkit.models.tokenized_row import IGNORE_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +16,8 @@ class CandidateScores:
     """Log-likelihoods of the candidates of a batch of rows.
 
     Attributes:
-        sums: for each row, the log-likelihood of each candidate in nats, summed over its tokens.
-        tokens: for each row, the number of tokens of each candidate.
+        loglikelihoods: for each row, the log-likelihood of each candidate in nats, summed over its tokens.
+        num_tokens: for each row, the number of tokens of each candidate.
     """
 
     loglikelihoods: list[list[float]]

@@ -23,8 +23,8 @@ from peftkit.models.candidate_scoring import (
     limits,
     slice_cache,
 )
-from peftkit.models.family import PAD_TO_MULTIPLE_OF
-from peftkit.models.scores import IGNORE_INDEX, CandidateScores, TokenizedRow, sum_logprobs
+from peftkit.models.padding import PAD_TO_MULTIPLE_OF, attention_mask, pad_sequences
+from peftkit.models.scores import CandidateScores, sum_logprobs
 from peftkit.models.text_encoding import (
     SpecialTokens,
     append_eos,
@@ -32,6 +32,7 @@ from peftkit.models.text_encoding import (
     find_decoder_start_id,
     token_ids,
 )
+from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 
 
 class Seq2SeqLM(CachedScorer):
@@ -80,8 +81,8 @@ class Seq2SeqLM(CachedScorer):
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         sources = [row["source"] for row in rows]
         return {
-            "input_ids": self._pad(sources, self.pad_id, max_length=self.max_encoder_length),
-            "attention_mask": self._mask(sources, max_length=self.max_encoder_length),
+            "input_ids": pad_sequences(sources, self.pad_id, max_length=self.max_encoder_length),
+            "attention_mask": attention_mask(sources, max_length=self.max_encoder_length),
             **self._collate_targets([row["candidates"][row["answer"]] for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, sources))),
         }
@@ -91,8 +92,10 @@ class Seq2SeqLM(CachedScorer):
         # Shifted here, since not all wrappers leave that to the model.
         options: dict[str, Any] = {"multiple": multiple, "max_length": self.max_decoder_length}
         return {
-            "decoder_input_ids": self._pad([[self.decoder_start_id, *t[:-1]] for t in targets], self.pad_id, **options),
-            "labels": self._pad(targets, IGNORE_INDEX, **options),
+            "decoder_input_ids": pad_sequences(
+                [[self.decoder_start_id, *t[:-1]] for t in targets], self.pad_id, **options
+            ),
+            "labels": pad_sequences(targets, IGNORE_INDEX, **options),
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -166,7 +169,7 @@ class Seq2SeqLM(CachedScorer):
             [self.decoder_start_id, *row["candidates"][0][:n]]
             for row, n in zip(rows, logprobs.prefix_lengths, strict=True)
         ]
-        prefix_ids = self._pad(prefixes, self.pad_id, multiple=1).to(device)
+        prefix_ids = pad_sequences(prefixes, self.pad_id, multiple=1).to(device)
         # The adapters library returns tuples unless it gets a cache.
         empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
         output = model(
@@ -190,7 +193,7 @@ class Seq2SeqLM(CachedScorer):
             logits = base_for_cache(model)(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[indices]),  # type: ignore[arg-type]
                 attention_mask=mask[indices],
-                decoder_input_ids=self._pad([c.suffix for c in batch], self.pad_id, multiple=1).to(device),
+                decoder_input_ids=pad_sequences([c.suffix for c in batch], self.pad_id, multiple=1).to(device),
                 past_key_values=slice_cache(past, indices, num_virtual + 1 + batch[0].prefix_length),
                 use_cache=True,
             ).logits
@@ -202,8 +205,8 @@ class Seq2SeqLM(CachedScorer):
         sources = [row["source"] for row in rows]
         multiple = 1 if device.type == "cpu" else PAD_TO_MULTIPLE_OF
         options: dict[str, Any] = {"multiple": multiple, "max_length": self.max_encoder_length}
-        ids = self._pad(sources, self.pad_id, **options)
-        mask = self._pad([[1] * len(source) for source in sources], 0, **options)
+        ids = pad_sequences(sources, self.pad_id, **options)
+        mask = attention_mask(sources, **options)
         return ids.to(device), mask.to(device)
 
     def generate(

@@ -186,16 +186,6 @@ def append_eos(ids: list[int], eos_id: int, text: str, tokenizer: PreTrainedToke
     return [*inner, eos_id]
 
 
-def truncate_target(ids: list[int], max_tokens: int) -> list[int]:
-    """Truncate a target, keeping the end of text.
-
-    Args:
-        ids: token ids of the target, the end of text last.
-        max_tokens: maximum number of tokens, including the end of text.
-    """
-    return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
-
-
 def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]], cut_to: int | None = None) -> None:
     """Check that different candidates have different token ids.
 

@@ -1,4 +1,8 @@
-"""Truncates the context of sources that are too long; questions, choices and answers are kept."""
+"""Truncates sources and targets that are too long.
+
+The context of a source is truncated first, so that its question and choices are kept. A source without a context loses
+its end, or its start in front of a decoder. ``positions.fit_lengths`` says how many tokens there is room for.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example
 from peftkit.errors import RowError
+from peftkit.models.text_encoding import SpecialTokens
 
 
 def truncate_context(example: Example, max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -39,6 +44,85 @@ def truncate_context(example: Example, max_tokens: int, tokenizer: PreTrainedTok
         cut = token_starts[-min(excess, len(token_starts))]
         text, end = text[:cut].rstrip() + text[end:], max(start, len(text[:cut].rstrip()))
     return text
+
+
+def truncate_end(ids: list[int], max_tokens: int, special_tokens: SpecialTokens) -> list[int]:
+    """Truncate a source at its end, keeping the special tokens of the template.
+
+    Args:
+        ids: token ids of the source, including special tokens.
+        max_tokens: maximum number of tokens.
+        special_tokens: the special tokens of the template.
+
+    Raises:
+        RowError: the template leaves no room for any token of the source.
+    """
+    prefix_length, suffix_length = len(special_tokens.prefix), len(special_tokens.suffix)
+    if max_tokens <= prefix_length + suffix_length < len(ids):
+        raise _no_room_error(max_tokens)
+    if len(ids) <= max_tokens:
+        return ids
+    return [*ids[: max_tokens - suffix_length], *ids[len(ids) - suffix_length :]]
+
+
+def truncate_start(ids: list[int], max_tokens: int, special_tokens: SpecialTokens) -> list[int]:
+    """Truncate a decoder's prompt at its start, keeping the prefix of the template; the target follows its end.
+
+    Args:
+        ids: token ids of the prompt, including the prefix.
+        max_tokens: maximum number of tokens.
+        special_tokens: the special tokens of the template.
+
+    Raises:
+        RowError: the prefix leaves no room for any other token of the prompt.
+    """
+    if len(ids) <= max_tokens:
+        return ids
+    prefix_length = len(special_tokens.prefix)
+    if max_tokens <= prefix_length:
+        raise _no_room_error(max_tokens)
+    return [*ids[:prefix_length], *ids[len(ids) - max_tokens + prefix_length :]]
+
+
+def truncate_pairs(source: str, choices: list[str], max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Tokenize pairs of a source and a choice with the source truncated at its end.
+
+    Args:
+        source: the text of the source.
+        choices: the texts of the choices.
+        max_tokens: maximum number of tokens of a pair, including special tokens.
+        tokenizer: the model's tokenizer.
+
+    Returns:
+        The output of the tokenizer, with token type ids.
+
+    Raises:
+        RowError: a choice leaves no room for the source.
+    """
+    longest = max(len(pair) for pair in tokenizer([""] * len(choices), choices)["input_ids"])
+    if longest >= max_tokens:
+        raise RowError(
+            "candidates",
+            f"one of them has {longest} tokens, which leaves no room for the source within the limit of "
+            f"{max_tokens} tokens; raise train.max_source_length",
+        )
+    tokenizer.truncation_side = "right"
+    options: dict[str, Any] = {"truncation": "only_first", "max_length": max_tokens, "return_token_type_ids": True}
+    return tokenizer([source] * len(choices), choices, **options)
+
+
+def truncate_target(ids: list[int], max_tokens: int) -> list[int]:
+    """Truncate a target, keeping the end of text.
+
+    Args:
+        ids: token ids of the target, the end of text last.
+        max_tokens: maximum number of tokens, including the end of text.
+    """
+    return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
+
+
+def _no_room_error(max_tokens: int) -> RowError:
+    return RowError("source", f"truncation to {max_tokens} tokens leaves none of it; raise train.max_source_length")
 
 
 def _token_starts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -1,6 +1,6 @@
 """Recipes: TOML files in, a validated, frozen ``Recipe`` with its components out.
 
-``loader`` reads the files, ``config`` defines the tables, ``compatibility`` checks them against each other, and
+``raw_recipe`` reads the files, ``config`` defines the tables, ``compatibility`` checks them against each other, and
 ``error_messages`` turns validation errors into messages with file, line and key.
 """
 

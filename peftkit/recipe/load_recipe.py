@@ -20,7 +20,7 @@ from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatches
-from peftkit.recipe.loader import OVERRIDE, MigratedKey, RawRecipe, format_key, load_raw
+from peftkit.recipe.raw_recipe import OVERRIDE, MigratedKey, RawRecipe, format_key, load_raw
 from peftkit.recipe.resolve import model_config
 from peftkit.recipe.toml_lines import KeyPath
 from peftkit.recipe.type_names import Components, aliases

@@ -14,7 +14,7 @@ from typing import Any
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
-from peftkit.recipe.loader import OVERRIDE, load_raw
+from peftkit.recipe.raw_recipe import OVERRIDE, load_raw
 from peftkit.sweep.config import SweepConfig
 
 KINDS: Mapping[str, Kind] = {"method": "method", "task": "task"}

@@ -9,9 +9,10 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Example, Task
 from peftkit.errors import InputError, MissingFieldsError, comma_separated, did_you_mean
-from peftkit.tasks import loading, prompt_templates
+from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.labels import feature_names
+from peftkit.tasks.sources import loading
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
-from peftkit.tasks import loading
 from peftkit.tasks.columns import EMPTY, get_value, short_repr, visible_columns
+from peftkit.tasks.sources import loading
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 INDEX = re.compile(r"0|[1-9][0-9]*")

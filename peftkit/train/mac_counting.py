@@ -1,4 +1,7 @@
-"""Creates the MAC counter of a run from its recipe, model family and optimizer."""
+"""Makes the MAC counter of a run from its recipe, model family and optimizer.
+
+``macs.mac_counter`` does the counting, and ``meters.macs`` adds up the counts of all steps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the run to resume, checks that it has the same recipe, and locks run directories."""
+"""Finds the run to resume, and checks that it has the same recipe."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from peftkit.errors import InputError, PeftkitError, RunError
+from peftkit.errors import InputError, PeftkitError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
 from peftkit.run_directory import RunDirectory
@@ -18,7 +16,7 @@ LATEST = ""
 """Stands for the newest run with the recipe's name and content."""
 
 
-def find_run(recipe: Recipe, registry: Registry, requested: str) -> Path | None:
+def find_run_to_resume(recipe: Recipe, registry: Registry, requested: str) -> Path | None:
     """Find the run directory to resume.
 
     Args:
@@ -56,20 +54,6 @@ def find_run(recipe: Recipe, registry: Registry, requested: str) -> Path | None:
         except PeftkitError:  # killed before the recipe was written, or written by another version
             continue
     return None
-
-
-def lock_run_directory(path: Path) -> FileLock:
-    """Lock a run directory against other processes, until the lock is released or this process ends.
-
-    Raises:
-        RunError: Another process holds the lock.
-    """
-    run_lock = FileLock(path / ".lock")
-    try:
-        run_lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RunError(f"{path} is in use by another process; wait until it ends, or stop it") from error
-    return run_lock
 
 
 def _different_keys(new: Recipe, old: Recipe) -> Iterator[str]:

@@ -26,26 +26,27 @@ from peftkit.data.input_digests import (
 from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, run_on_main, shutdown
 from peftkit.distributed.environment_variables import environment_notice
-from peftkit.distributed.launch import read_launch
+from peftkit.distributed.launch_config import read_launch
 from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequested
 from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.generation import generation_notice
-from peftkit.models.heads import check_saves_head
+from peftkit.models.heads.classification_head import check_saves_head
 from peftkit.models.load import LoadedBase, apply_method, count_parameters, folder_bytes, init_random_base, load_base
+from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.console import ConsoleLogger
-from peftkit.monitor.environment import collect_environment
 from peftkit.monitor.trackers import finish_trackers
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.run_directory.lock import lock_run_directory
 from peftkit.train.budget import planned_steps
 from peftkit.train.checkpoint import latest_checkpoint
-from peftkit.train.interrupt import InterruptHandler
 from peftkit.train.optim import check_optimizer_options
-from peftkit.train.resume import find_run, lock_run_directory
+from peftkit.train.resume import find_run_to_resume
+from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
 
@@ -79,7 +80,9 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     baseline_scores: BaselineScores = {}
     trainer: Trainer | None = None
     try:
-        previous = None if resume is None else run_on_main(accelerator, lambda: find_run(recipe, registry, resume))
+        previous = (
+            None if resume is None else run_on_main(accelerator, lambda: find_run_to_resume(recipe, registry, resume))
+        )
         revisions = run_on_main(accelerator, lambda: resolve_revisions(recipe, previous))
         if run_on_main(accelerator, hub_is_unreachable):
             set_offline(True)

@@ -32,11 +32,11 @@ from peftkit.run_directory import RunDirectory
 from peftkit.train import checkpoint
 from peftkit.train.budget import IntervalTrigger, Progress, budget_used
 from peftkit.train.checkpoint import Checkpoint
-from peftkit.train.interrupt import InterruptHandler
+from peftkit.train.checkpoint_selection import CheckpointSelector, EvaluationRow, stored_predictions
 from peftkit.train.mac_counting import make_mac_counter
-from peftkit.train.model_selection import CheckpointSelector, EvaluationRow, stored_predictions
 from peftkit.train.optim import make_schedule, set_learning_rate
 from peftkit.train.step import TrainStep
+from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import make_strategy
 
 EARLY_STEPS = 3

@@ -14,7 +14,7 @@ from peftkit.errors import ModelError, RecipeError, RunError, comma_separated, s
 from peftkit.evaluate.evaluator import TEACHER_FORCED, Prediction, compute_values, evaluate
 from peftkit.example_tables import NORM_SUFFIX
 from peftkit.inference.finished_run import FinishedRun, evaluation_context, load_finished_run
-from peftkit.monitor.environment import collect_environment
+from peftkit.monitor.collect_env import collect_environment
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.config import LOSS

@@ -25,7 +25,7 @@ from peftkit.models.load import folder_bytes
 from peftkit.recipe import Recipe
 from peftkit.recipe.config import LOSS
 from peftkit.run_directory import RunDirectory
-from peftkit.train.model_selection import is_better
+from peftkit.train.checkpoint_selection import is_better
 from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value, check_values
 
 if TYPE_CHECKING:

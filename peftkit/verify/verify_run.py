@@ -11,7 +11,7 @@ from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import PeftkitError, comma_separated, summarize_error
 from peftkit.inference.finished_run import load_finished_recipe
 from peftkit.models.load import load_family
-from peftkit.monitor.environment import collect_environment
+from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory

@@ -85,7 +85,7 @@ def list_runs(folder: Path, number: int) -> None:
     from peftkit.plugins import load_registry
     from peftkit.recipe import dump_recipe, load_recipe
     from peftkit.run_directory import RunDirectory
-    from peftkit.train.resume import find_run
+    from peftkit.train.resume import find_run_to_resume
 
     registry = load_registry()
     file = folder.parent / "x.toml"
@@ -101,7 +101,7 @@ def list_runs(folder: Path, number: int) -> None:
     print(f"{len(summaries):,} run directories listed: {time.perf_counter() - started:.1f} s")
     started = time.perf_counter()
     other = load_recipe(file, registry, ["task.path=x", f"run.output={folder}", "run.seed=100"])
-    assert find_run(other, registry, "") == folder / "run-20260101-000000-0000"
+    assert find_run_to_resume(other, registry, "") == folder / "run-20260101-000000-0000"
     print(f"the oldest one found for --resume: {time.perf_counter() - started:.1f} s")
 
 

@@ -17,7 +17,7 @@ from peftkit.macs.mac_counter import MacCounter
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.tasks import loading
+from peftkit.tasks.sources import loading
 from peftkit.train.run import run
 from tests.tiny_runs import Make
 

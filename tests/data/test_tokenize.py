@@ -18,8 +18,8 @@ from peftkit.data.tokenize import fingerprint, gold_answer, text_hash, to_exampl
 from peftkit.errors import InputError, RunError
 from peftkit.models import Seq2SeqLM
 from peftkit.recipe.resolve import model_path
-from peftkit.tasks.arrow_columns import make_dataset
 from peftkit.tasks.generic import MultipleChoice
+from peftkit.tasks.sources.arrow_columns import make_dataset
 from tests.tiny_runs import ColourChoice, Colours
 
 

@@ -22,7 +22,7 @@ from peftkit.distributed.environment_variables import (
     restore_environment_variables,
     rule_for,
 )
-from peftkit.distributed.launch import parse_launch
+from peftkit.distributed.launch_config import parse_launch
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory

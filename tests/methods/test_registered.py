@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from peftkit import Method, Range
 from peftkit.methods import register_methods
-from peftkit.methods._peft import PeftMethod
+from peftkit.methods.peft_base import PeftMethod
 from peftkit.methods.peft_factory import HIDDEN
 from peftkit.methods.published_learning_rates import PEFT_LEARNING_RATES
 from peftkit.recipe.config import TrainConfig

@@ -14,8 +14,8 @@ from datasets import Dataset
 
 from peftkit import Example
 from peftkit.data.tokenize import to_examples
-from peftkit.tasks.files import load_files
 from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks.sources.files import load_files
 from tests.tasks.conftest import Rows
 
 FILE_NAMES = ("a.csv", "a.tsv", "a.json", "a.jsonl", "a.parquet", "columns.json", "wrapped.json")

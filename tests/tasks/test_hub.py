@@ -133,7 +133,7 @@ def test_the_number_of_hub_rows_must_equal_the_published_one(
         return DatasetDict({split: Dataset.from_dict({"x": range(n + short)}) for split, n in sizes.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    from peftkit.tasks import loading
+    from peftkit.tasks.sources import loading
 
     short = 0
     loading._load_splits.cache_clear()

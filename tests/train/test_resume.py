@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from peftkit.errors import InputError, PeftkitError, RunError, RunInterrupted
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.monitor import environment
+from peftkit.monitor import collect_env
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.run_directory.lock import lock_run_directory
 from peftkit.testing.processes import run_processes
 from peftkit.train.checkpoint import state_digest
 from peftkit.train.mac_counting import make_mac_counter
-from peftkit.train.resume import lock_run_directory
 from peftkit.train.run import run
 from tests.tiny_runs import Make
 from tests.train.test_trainer import rows_of
@@ -219,7 +219,7 @@ def test_a_different_environment_is_recorded_on_resume(
 ) -> None:
     recipe, path = stopped
     first = RunDirectory(path).environment()
-    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    monkeypatch.setattr(collect_env, "_processor", lambda: "another one")
     run(recipe, registry, resume="")
     recorded = RunDirectory(path).environment()
     [other] = recorded.pop("resumed")
@@ -233,7 +233,7 @@ def test_a_run_that_starts_over_records_only_the_new_environment(
     recipe, path = stopped
     shutil.rmtree(path / "checkpoints")
     (path / "environment.json").unlink()  # as if killed before it was written
-    monkeypatch.setattr(environment, "_processor", lambda: "another one")
+    monkeypatch.setattr(collect_env, "_processor", lambda: "another one")
     run(recipe, registry, resume="")
     recorded = RunDirectory(path).environment()
     assert "resumed" not in recorded

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from peftkit_adapters.adapter_method import AdapterMethod, make_method
 from peftkit_adapters.config_options import config_options
-from peftkit_adapters.configs import (
+from peftkit_adapters.method_bases import (
     Compacter,
     CompacterPlusPlus,
     DiReft,

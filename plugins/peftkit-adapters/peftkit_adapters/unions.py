@@ -11,7 +11,7 @@ from pydantic import model_validator
 from peftkit import ApplyContext, PublishedRate, RunSpec
 from peftkit.components import ModelKind, Side
 from peftkit_adapters.adapter_method import ADAPTER, AdapterMethod
-from peftkit_adapters.configs import HE_REPOSITORY, RECOMMENDED_RATE, TINY_BOTTLENECK
+from peftkit_adapters.method_bases import HE_REPOSITORY, RECOMMENDED_RATE, TINY_BOTTLENECK
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

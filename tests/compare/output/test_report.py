@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peftkit.compare.groups import group_runs
-from peftkit.compare.load_runs import find_runs
 
+from peftkit.compare.input.groups import group_runs
+from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.report import render_report
 from tests.compare.conftest import Plant
 

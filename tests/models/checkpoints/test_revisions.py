@@ -24,8 +24,8 @@ from peftkit.models.load import load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.tasks import loading
-from peftkit.tasks.loading import DataSource, load_splits
+from peftkit.tasks.sources import loading
+from peftkit.tasks.sources.loading import DataSource, load_splits
 from peftkit.testing.processes import command, run_processes
 from tests.tiny_runs import Make
 

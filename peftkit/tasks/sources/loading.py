@@ -13,10 +13,10 @@ from peftkit.cache import use_writable_datasets_cache
 from peftkit.data_files import is_saved_dataset, to_plain_types
 from peftkit.errors import InputError, comma_separated, did_you_mean, summarize_error
 from peftkit.hub_commits import COMMIT, resolve_commit, snapshot
-from peftkit.tasks import folders
 from peftkit.tasks.columns import visible_columns
-from peftkit.tasks.files import count_rows, load_files
-from peftkit.tasks.splitting import ORIGIN, draw_sample, hold_out
+from peftkit.tasks.sources import folders
+from peftkit.tasks.sources.files import count_rows, load_files
+from peftkit.tasks.sources.splitting import ORIGIN, draw_sample, hold_out
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, DatasetDict
@@ -295,7 +295,7 @@ def _to_dataset(rows: Any) -> Dataset:
 
     if isinstance(rows, Dataset):
         return rows
-    from peftkit.tasks.arrow_columns import make_dataset  # imports pyarrow, which checking a recipe must not
+    from peftkit.tasks.sources.arrow_columns import make_dataset  # imports pyarrow, which checking a recipe must not
 
     return Dataset.from_list(list(rows), features=rows.features) if rows.features else make_dataset(rows)
 

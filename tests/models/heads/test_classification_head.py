@@ -24,7 +24,7 @@ from peftkit import Method
 from peftkit.components.head_parameters import covering_modules, find_head_parameters, is_head_parameter
 from peftkit.errors import InputError, ModelError, RecipeError
 from peftkit.inference.finished_run import load_finished_run
-from peftkit.models.heads import parameters_not_in_checkpoint
+from peftkit.models.heads.classification_head import parameters_not_in_checkpoint
 from peftkit.models.load import apply_method, init_random_base, load_base
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe

@@ -12,7 +12,14 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from peftkit.errors import InputError
-from peftkit.tasks.loading import ORIGIN, DataSource, limit_train_rows, load_splits, row_location, undownloaded_builder
+from peftkit.tasks.sources.loading import (
+    ORIGIN,
+    DataSource,
+    limit_train_rows,
+    load_splits,
+    row_location,
+    undownloaded_builder,
+)
 from tests.tasks.conftest import Write, tweets
 
 SPLITS = ("train", "validation", "test")

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from peftkit.data_files import file_format, is_saved_dataset, read_rows
 from peftkit.errors import InputError
-from peftkit.tasks.files import load_files
+from peftkit.tasks.sources.files import load_files
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder

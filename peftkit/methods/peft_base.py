@@ -15,7 +15,7 @@ from peftkit.components import ApplyContext, Method, ModelKind, RunSpec, Side
 from peftkit.components.head_parameters import covering_modules
 from peftkit.components.name_matching import ModulePatterns, format_changed_options, is_named, naming_options
 from peftkit.errors import InputError, comma_separated, summarize_error
-from peftkit.methods._peft_schema import constants
+from peftkit.methods.peft_schema import constants
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

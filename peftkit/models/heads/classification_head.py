@@ -14,16 +14,21 @@ from torch import nn
 
 from peftkit.components import Method
 from peftkit.components.head_parameters import find_head_parameters
-from peftkit.errors import InputError, ModelError, comma_separated, did_you_mean
+from peftkit.errors import InputError, comma_separated
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
 from peftkit.models.checkpoints.model_files import checkpoint_keys
+from peftkit.models.heads.label_matching import (
+    SEQUENCE_HEADS,
+    architecture_name,
+    checkpoint_labels,
+    labels_fit,
+    match_labels,
+)
 from peftkit.recipe import Recipe
 
 PRETRAINED = ("Model", "ForMaskedLM", "ForPreTraining", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Suffixes of architectures without a task head. Parameters outside their backbone, such as ModernBERT's prediction
 head, are pre-trained."""
-SEQUENCE_HEADS = ("ForSequenceClassification", "ForMultipleChoice")
-"""Suffixes of architectures whose head scores whole texts, and so can be kept."""
 LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
 """Suffixes of layer norm parameters in old checkpoints, and what they are called now."""
 LoadModel = Callable[..., tuple[nn.Module, Mapping[str, Any]]]
@@ -36,7 +41,7 @@ class ClassificationHead:
 
     Attributes:
         parameters: names of its parameters; every method trains and saves them.
-        new: number of its parameters (elements) that are not in the checkpoint.
+        num_new: number of its parameters (elements) that are not in the checkpoint.
         kept: whether it is the checkpoint's head.
         notice: a message for the user; may be empty.
         labels: labels of the checkpoint's head; empty if it has no head that scores whole texts.
@@ -89,10 +94,10 @@ def load_with_head(
     Raises:
         ModelError: weights outside a new head are missing, or the checkpoint has no head that can be kept.
     """
-    labels, checkpoint_labels, architecture = recipe.task.labels, _head_labels(config), _architecture(config)
+    labels, head_labels, architecture = recipe.task.labels, checkpoint_labels(config), architecture_name(config)
     if recipe.model.keep_head:
-        output_indices = _outputs_to_keep(recipe, config, outputs)
-        set_labels(config, (), len(checkpoint_labels))
+        output_indices = match_labels(recipe, config, outputs)
+        set_labels(config, (), len(head_labels))
         model, report = load(config)
         loading = read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
@@ -100,9 +105,9 @@ def load_with_head(
         set_labels(config, labels, outputs)
         set_labels(model.config, labels, outputs)
         kept = tuple(_names_outside_backbone(model))
-        label_list = comma_separated(checkpoint_labels)
+        label_list = comma_separated(head_labels)
         notice = f"the classification head of {recipe.model.name} is kept; its labels are {label_list}"
-        return model, ClassificationHead(kept, kept=True, notice=notice, labels=tuple(checkpoint_labels)), loading
+        return model, ClassificationHead(kept, kept=True, notice=notice, labels=tuple(head_labels)), loading
     replaced = has_task_head(config)
     set_labels(config, labels, outputs)
     torch.manual_seed(recipe.run.effective_init_seed)  # loading initializes the weights of a new head
@@ -115,8 +120,8 @@ def load_with_head(
         torch.manual_seed(recipe.run.effective_init_seed)
         _reinitialize_head(model)
         missing |= set(outside_backbone)
-        notice = _replacement_notice(recipe, architecture, checkpoint_labels)
-    kept_labels = tuple(checkpoint_labels) if architecture.endswith(SEQUENCE_HEADS) else ()
+        notice = _replacement_notice(recipe, architecture, head_labels)
+    kept_labels = tuple(head_labels) if architecture.endswith(SEQUENCE_HEADS) else ()
     return model, replace(_new_head(model, missing, notice), labels=kept_labels), loading
 
 
@@ -195,77 +200,14 @@ def _new_head(model: nn.Module, names: Iterable[str], notice: str) -> Classifica
     return ClassificationHead(tuple(sizes), sum(sizes.values()), notice=notice)
 
 
-def _architecture(config: Any) -> str:
-    return str((config.architectures or ["no architecture"])[0])
-
-
-def _head_labels(config: Any) -> list[str]:
-    """Return the labels of a head's outputs."""
-    if _architecture(config).endswith("ForMultipleChoice"):
-        return ["score"]  # one output per pair, whatever the config says
-    return [str(config.id2label[number]) for number in sorted(config.id2label)]
-
-
-def _outputs_to_keep(recipe: Recipe, config: Any, outputs: int) -> list[int]:
-    """Return the index of the checkpoint's output for each output of the task."""
-    if not _architecture(config).endswith(SEQUENCE_HEADS):
-        raise ModelError(
-            f"model.keep_head: the checkpoint {recipe.model.name!r} has no classification head (it is a "
-            f"{_architecture(config)}); leave model.keep_head out"
-        )
-    task_labels, head_labels = recipe.task.labels, _head_labels(config)
-    if problem := _find_label_problem(config, head_labels):
-        raise ModelError(
-            f"model.keep_head: the labels in the config.json of {recipe.model.name!r} are ambiguous: {problem}; "
-            "correct it, or leave model.keep_head out for a new head"
-        )
-    if not task_labels and len(head_labels) == outputs:
-        return [0]
-    indices = {_normalize_label(label): index for index, label in enumerate(head_labels)}
-    missing = [label for label in task_labels if _normalize_label(label) not in indices]
-    if missing or not task_labels:
-        if missing:
-            problem = f"has no label {missing[0]!r}{did_you_mean(missing[0], head_labels)}"
-        else:
-            problem = f"has {len(head_labels)} outputs"
-        needed = comma_separated(task_labels) if task_labels else "one output"
-        raise ModelError(
-            f"model.keep_head: the head of {recipe.model.name!r} {problem}, but the task {recipe.task.name!r} needs "
-            f"{needed}; the head's labels are {comma_separated(head_labels)}; leave model.keep_head out for a new head"
-        )
-    return [indices[_normalize_label(label)] for label in task_labels]
-
-
-def _find_label_problem(config: Any, labels: list[str]) -> str:
-    """Describe why a config does not map outputs to labels unambiguously; empty if it does."""
-    if _architecture(config).endswith("ForMultipleChoice"):
-        return ""
-    indices = sorted(int(index) for index in config.id2label)
-    if indices != list(range(len(indices))):
-        return f"id2label has the ids {comma_separated([str(index) for index in indices])}"
-    names = [_normalize_label(label) for label in labels]
-    if duplicates := [label for label, name in zip(labels, names, strict=True) if names.count(name) > 1]:
-        return f"id2label has {comma_separated(duplicates)}, which differ in case and whitespace at most"
-    label2id = {str(label): int(index) for label, index in (getattr(config, "label2id", None) or {}).items()}
-    for index, label in enumerate(labels):
-        if label2id.get(label, index) != index:
-            return f"{label!r} is {index} in id2label, but {label2id[label]} in label2id"
-    return ""
-
-
 def _replacement_notice(recipe: Recipe, architecture: str, head_labels: list[str]) -> str:
     """Return the notice that a new head replaces the checkpoint's."""
     notice = f"the head of {recipe.model.name} ({architecture}) is replaced by a new one"
     if not architecture.endswith(SEQUENCE_HEADS):
         return notice
-    known, task_labels = {_normalize_label(label) for label in head_labels}, recipe.task.labels
-    fits = all(_normalize_label(label) in known for label in task_labels) if task_labels else len(head_labels) == 1
+    fits = labels_fit(recipe.task.labels, head_labels)
     remedy = "set model.keep_head = true to keep it" if fits else "they differ from the task's"
     return f"{notice}; its labels are {comma_separated(head_labels)}; {remedy}"
-
-
-def _normalize_label(label: str) -> str:
-    return " ".join(label.casefold().split())
 
 
 def _select_outputs(model: Any, indices: list[int]) -> None:

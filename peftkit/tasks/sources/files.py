@@ -72,7 +72,7 @@ def _load(split: str, names: list[str], *, streaming: bool) -> Any:
 
 
 def _read_all(names: Sequence[str]) -> Dataset:
-    from peftkit.tasks.arrow_columns import make_dataset
+    from peftkit.tasks.sources.arrow_columns import make_dataset
 
     return make_dataset(_stream_rows(names), fingerprint=digest(names)[:32])
 

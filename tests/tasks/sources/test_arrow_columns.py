@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.tasks.arrow_columns import make_dataset
-from peftkit.tasks.files import load_files
 from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks.sources.arrow_columns import make_dataset
+from peftkit.tasks.sources.files import load_files
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples, load_rows
 
@@ -44,7 +44,7 @@ def typed(value: Any) -> str:
 
 
 def test_columns_and_types_may_appear_late(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftkit.tasks.arrow_columns.CHUNK", 3)
+    monkeypatch.setattr("peftkit.tasks.sources.arrow_columns.CHUNK", 3)
     rows: list[dict[str, Any]] = [{"text": f"t{i}", "label": "ab"[i % 2], "n": i} for i in range(10)]
     rows[7] |= {"extra": {"deep": [1, "x"]}, "n": 2.5}
     rows[9] |= {"extra": "text", "n": "last"}

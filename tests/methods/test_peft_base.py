@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from peftkit import RunSpec
 from peftkit.errors import InputError
-from peftkit.methods._peft import PeftMethod, default_targets
 from peftkit.methods.lora import Lora
+from peftkit.methods.peft_base import PeftMethod, default_targets
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.vera import Vera
 from peftkit.testing import apply_method, context, logits, run_spec, tiny_model, train_on_batch

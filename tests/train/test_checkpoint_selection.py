@@ -19,7 +19,7 @@ from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import run_processes
-from peftkit.train.model_selection import is_better
+from peftkit.train.checkpoint_selection import is_better
 from peftkit.train.run import run
 from tests.tiny_runs import Make
 

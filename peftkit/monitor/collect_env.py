@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.distributed.environment_variables import ignored_environment_variables, recorded_environment_variables
-from peftkit.distributed.launch import read_launch
+from peftkit.distributed.launch_config import read_launch
 from peftkit.plugins import Registry
 from peftkit.run_directory import device_name
 

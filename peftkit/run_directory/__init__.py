@@ -1,0 +1,20 @@
+"""The run directory: the files of a run, written so that a crash damages no finished file.
+
+=====================  ==============================================================================
+``recipe.toml``        the recipe with all defaults; loads as an equal recipe
+``environment.json``   versions, hardware, git commit, plugins
+``loading.json``       missing and unexpected weights of the checkpoint, its head's labels, its config
+``baselines.json``     scores of the baselines, written before training; also in the summary
+``evaluations.jsonl``  one line per evaluation
+``examples.parquet``   per-example results of all evaluations on dev and test (``example_tables``); one
+                       file per evaluation in ``examples/`` until the run ends
+``predictions/``       ``dev.jsonl`` and ``test.jsonl`` of the selected checkpoint, one line per example
+``model/``             the trained parameters at the selected checkpoint, in their library's format
+``summary.json``       the outcome, written last
+``.lock``              locked by the process that trains the run (``lock``); empty
+=====================  ==============================================================================
+"""
+
+from peftkit.run_directory.run_directory import FORMAT, RunDirectory, device_name, tuning_edges
+
+__all__ = ["FORMAT", "RunDirectory", "device_name", "tuning_edges"]
