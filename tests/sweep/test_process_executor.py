@@ -23,7 +23,6 @@ from peftkit.sweep.grid import expand
 from peftkit.sweep.plan import estimate_sweep
 from peftkit.sweep.process_executor import Workers, visible_gpus
 from peftkit.sweep.scheduler import find_run
-from peftkit.testing.processes import command
 from tests.sweep.conftest import Written
 
 AXES = "[axes]\ntrain.learning_rate = [1e-3, 1e30]\nseed = [1]\n"
@@ -47,6 +46,8 @@ task = {{ name = "text_classification", path = "{rows.as_posix()}" }}
 
 
 def peftkit(*words: str) -> subprocess.CompletedProcess[str]:
+    from peftkit.testing.processes import command  # imports torch
+
     return command(partial(main, [*words]))
 
 
