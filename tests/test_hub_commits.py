@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 import pytest
+import transformers  # noqa: F401 - it takes HfApi in annotations, and so must be imported before that is replaced
 from huggingface_hub import constants
 
 from peftkit.hub_commits import SECONDS, cached_commit, hub_is_unreachable, resolve_commit, snapshot
