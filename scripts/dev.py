@@ -1,4 +1,4 @@
-"""Everything the README and CI run, from a bare Python >= 3.11 with pip: environments, tests, checks, the build."""
+"""Run the commands of the README and of CI with nothing but Python >= 3.11 and pip."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PLUGINS = sorted(file.parent.relative_to(ROOT).as_posix() for file in ROOT.glob(
 
 
 class StageError(Exception):
-    """A stage failed; the text says which command or what to do."""
+    """A stage failed; the message names the command or the remedy."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment for one line of transformers; it is made, or made anew, when it is needed."""
+    """A virtual environment for one line of transformers, created or updated when it is needed."""
 
     name: str
     transformers: str
@@ -45,48 +45,48 @@ class Environment:
         return str(self.folder / ("Scripts" if windows else "bin") / (f"{name}.exe" if windows else name))
 
     def run(self, tool: str, *arguments: str, **variables: str) -> None:
-        """Runs a command of the environment, in the repository."""
+        """Run a command of the environment in the repository."""
         self.prepare()
         run(self.tool(tool), *arguments, **variables)
 
     def prepare(self) -> None:
-        """Installs, unless what is there was made from the same files."""
+        """Install everything, unless the environment was made from the same files."""
         stamp, key = self.folder / "stamp", self._key()
         if stamp.is_file() and stamp.read_text() == key:
             return
         if Path(sys.prefix).resolve() == self.folder.resolve():
-            raise StageError(f"{self.name} has to be made anew: deactivate it first")
-        with timed(f"{self.name}: transformers {self.transformers}, {road().upper()} build of torch"):
+            raise StageError(f"{self.name} is out of date: deactivate it, so that it can be created again")
+        with timed(f"{self.name}: transformers {self.transformers}, {torch_build().upper()} build of torch"):
             run(sys.executable, "-m", "venv", "--clear", str(self.folder))
-            # torch comes first and alone: the other packages must neither choose its build, nor wait for an index
-            # that has nothing else.
-            extra = ("--extra-index-url", CPU_INDEX) if road() == "cpu" and cpu_index_answers() else ()
+            # torch first and alone: the other packages must neither choose its build nor query an index that has
+            # nothing else.
+            extra = ("--extra-index-url", CPU_INDEX) if torch_build() == "cpu" and cpu_index_answers() else ()
             self._pip(*extra, "torch")
             self.install(*(word for project in (".[dev]", *self.plugins) for word in ("-e", project)))
             self._check_torch()
         stamp.write_text(key)
 
     def install(self, *what: str) -> None:
-        """Installs in the versions that are tested."""
+        """Install packages in the tested versions."""
         pins = ("-c", "constraints/tested.txt", "-c", f"constraints/transformers-{self.transformers}.txt")
         self._pip(*pins, *what)
 
     def _key(self) -> str:
-        # The path counts too: an environment that was moved or copied does not work.
-        digest = hashlib.sha256(repr((str(ROOT), sys.version, road(), self)).encode())
+        # With the path, because an environment that was moved or copied does not work.
+        digest = hashlib.sha256(repr((str(ROOT), sys.version, torch_build(), self)).encode())
         for pattern in ("pyproject.toml", "plugins/*/pyproject.toml", "constraints/*"):
             for file in sorted(ROOT.glob(pattern)):
                 digest.update(file.read_bytes())
         return digest.hexdigest()
 
     def _pip(self, *arguments: str) -> None:
-        constraints, log = f"constraints/{road()}.txt", self.folder / "pip.log"
+        constraints, log = f"constraints/{torch_build()}.txt", self.folder / "pip.log"
         print(f"   pip install -c {constraints} {' '.join(arguments)}  (log: {log.relative_to(ROOT)})", flush=True)
-        # --no-compile: byte code is made on first import; to make all of it takes longer than the installation.
+        # --no-compile: to compile everything takes longer than the installation; Python does it on first import.
         options = ("--no-compile", "--no-input", "--progress-bar=off", "--disable-pip-version-check", "-c", constraints)
         command = (self.tool("python"), "-m", "pip", "install", *options, *arguments)
         with log.open("w") as output:
-            # DeepSpeed compiles its kernels when they are needed, and not here.
+            # DeepSpeed compiles its kernels when they are needed.
             variables = {**os.environ, "DS_BUILD_OPS": "0"}
             status = subprocess.run(
                 command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT
@@ -97,9 +97,9 @@ class Environment:
     def _check_torch(self) -> None:
         code = "import torch; print(torch.version.cuda or torch.version.hip or 'cpu', torch.cuda.is_available())"
         build, sees_gpu = subprocess.check_output([self.tool("python"), "-c", code], text=True).split()
-        if road() == "cpu" and build != "cpu":
-            raise StageError(f"torch is built for a GPU ({build}), and here is none; see constraints/cpu.txt")
-        if road() == "gpu" and sees_gpu == "False":
+        if torch_build() == "cpu" and build != "cpu":
+            raise StageError(f"torch is built for a GPU ({build}), but there is none; see constraints/cpu.txt")
+        if torch_build() == "gpu" and sees_gpu == "False":
             print("   torch does not see the GPU; see constraints/gpu.txt, or set PEFTKIT_TORCH=cpu", flush=True)
 
 
@@ -108,7 +108,7 @@ ADAPTERS = Environment(".venv-adapters", "4.57", tuple(PLUGINS))
 
 
 BUILT_IN = ("quickstart.toml", "kinds/*.toml", "wordnet/*.toml", "lora/*.toml", "adapters/*.toml")
-"""The recipes that need no network."""
+"""Recipes that need no network."""
 
 SHORT = (
     "train.budget.steps=4",
@@ -119,21 +119,21 @@ SHORT = (
     "evaluate.full_splits=false",
     "evaluate.max_new_tokens=8",
 )
-"""What makes any recipe one of seconds."""
+"""Overrides with which any recipe takes seconds."""
 
 
 LINT = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",), ("typos",))
-"""The commands of lint; .pre-commit-config.yaml has the same ones."""
+"""The commands of lint; the same as in .pre-commit-config.yaml."""
 
 
-def road() -> str:
-    """``gpu`` where there is one for NVIDIA's or AMD's driver, else ``cpu``; ``PEFTKIT_TORCH`` decides otherwise."""
+def torch_build() -> str:
+    """Return ``gpu`` if there is an NVIDIA or AMD driver, else ``cpu``; ``PEFTKIT_TORCH`` overrides it."""
     gpu = any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd"))) or shutil.which("nvidia-smi")
     return os.environ.get("PEFTKIT_TORCH") or ("gpu" if gpu else "cpu")
 
 
 def cpu_index_answers() -> bool:
-    """Whether PyTorch's CPU index can be reached: pip would retry a dead one for minutes."""
+    """Check that PyTorch's CPU index can be reached, because pip would retry for minutes."""
     if sys.platform != "linux":  # elsewhere the default index has the CPU build
         return False
     try:
@@ -144,7 +144,7 @@ def cpu_index_answers() -> bool:
 
 
 def chromium() -> str:
-    """The browser that the report is tested in; installed from Debian's packages where there is none and we may."""
+    """Return the browser for the report's test; root installs a missing one from Debian's packages."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if (browser and shutil.which("chromedriver")) or not (shutil.which("apt-get") and os.geteuid() == 0):
         return browser or ""
@@ -154,43 +154,45 @@ def chromium() -> str:
             run("apt-get", "update", "-qq", **quiet)
             run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "chromium-driver", **quiet)
         except StageError as error:
-            print(f"   the report's test in a browser is left out: {error}", flush=True)
+            print(f"   the report's test in a browser is skipped: {error}", flush=True)
     return shutil.which("chromium") or ""
 
 
-def surroundings(**variables: str) -> dict[str, str]:
-    """Our environment variables with others besides.
+def environment_variables(**variables: str) -> dict[str, str]:
+    """Return our environment variables and additional ones.
 
-    Byte code is kept in our own environments, also where the caller wants none written: without, every process would
-    compile torch and transformers anew, for a dozen seconds.
+    Byte code is written even if the caller turned it off: otherwise every process would spend a dozen seconds compiling
+    torch and transformers.
     """
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | variables
 
 
 def run(*command: str, **variables: str) -> None:
-    """Runs a command in the repository, with these environment variables besides ours."""
-    status = subprocess.run(command, cwd=ROOT, env=surroundings(**variables), stdin=subprocess.DEVNULL).returncode
+    """Run a command in the repository with additional environment variables."""
+    status = subprocess.run(
+        command, cwd=ROOT, env=environment_variables(**variables), stdin=subprocess.DEVNULL
+    ).returncode
     if status:
         raise StageError(f"{Path(command[0]).name} {' '.join(command[1:])}: exit code {status}")
 
 
 @contextmanager
-def timed(what: str) -> Iterator[None]:
-    """Says what begins, and how long it took."""
-    print(f"== {what}", flush=True)
+def timed(title: str) -> Iterator[None]:
+    """Print a title, and afterwards the time it took."""
+    print(f"== {title}", flush=True)
     start = time.monotonic()
     yield
-    print(f"== {what}: {time.monotonic() - start:.0f} s", flush=True)
+    print(f"== {title}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def processes() -> int:
-    """How many processes of tests or runs there may be at a time: one with torch in it takes a gigabyte."""
+    """Return the number of parallel test processes or runs; each takes a gigabyte of memory."""
     return int(os.environ.get("PEFTKIT_PROCESSES") or min(4, os.cpu_count() or 1))
 
 
 @contextmanager
 def scratch() -> Iterator[str]:
-    """A folder for temporary files, in memory if there is room: runs wait for the disk at each file that they write."""
+    """Create a folder for temporary files, in memory if there is room, because runs wait for the disk at each file."""
     memory = Path("/dev/shm")  # noqa: S108 - the folder in it has a random name
     fits = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4e9
     if fits and os.statvfs(memory).f_flag & os.ST_NOEXEC:  # DeepSpeed loads what it compiles
@@ -205,7 +207,7 @@ def quickstart(environments: Sequence[Environment]) -> None:
 
 
 def test(environments: Sequence[Environment]) -> None:
-    """Run the tests on both lines of transformers, those of the plugins and not those marked one_line on the second."""
+    """Run the tests on both lines of transformers; the second has the plugins' tests, but not those marked one_line."""
     for environment in environments:
         words = ["-n", str(processes()), "--dist=worksteal", "tests"]
         if environment.plugins:
@@ -226,7 +228,7 @@ def lint(environments: Sequence[Environment]) -> None:
 
 
 def matrix(environments: Sequence[Environment]) -> None:
-    """Run every recipe on the built-in data for a few steps; those with the adapters' methods where the plugins are."""
+    """Run every recipe on built-in data for a few steps; recipes with adapters where the plugins are installed."""
     recipes = sorted(f for pattern in BUILT_IN for f in (ROOT / "recipes").glob(pattern))
     for environment in environments:
         environment.prepare()
@@ -241,7 +243,7 @@ def matrix(environments: Sequence[Environment]) -> None:
 
 
 def launch_on_fixture(environment: Environment, output: Path) -> None:
-    """Runs a recipe of the hub's CommonsenseQA by the README's launch, on invented rows in the hub's columns."""
+    """Launch a recipe of CommonsenseQA as in the README, on generated rows in the layout of the hub."""
     rows, runs = output / "commonsense_qa", output / "cqa_adapters"
     environment.run("python", "scripts/commonsense_fixture.py", str(rows))
     keys = (f"run.output={runs}", "model.name=pocket-t5", f"task.path={rows}", "track.to=[]", *SHORT)
@@ -253,21 +255,21 @@ def launch_on_fixture(environment: Environment, output: Path) -> None:
 
 
 def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequence[Path]) -> None:
-    """Runs recipes in one process: of a run of four steps most is the import of torch and transformers."""
+    """Run recipes in one process: a run of four steps takes less time than importing torch and transformers."""
     command = (
         environment.tool("python"),
         "scripts/run_recipes.py",
         *(str(f.relative_to(ROOT)) for f in recipes),
         *overrides,
     )
-    done = subprocess.run(command, cwd=ROOT, env=surroundings(OMP_NUM_THREADS="1"), stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=ROOT, env=environment_variables(OMP_NUM_THREADS="1"), stdin=subprocess.DEVNULL)
     if done.returncode:
         raise StageError(f"a recipe on transformers {environment.transformers} failed, see above")
 
 
 def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed: int = 1) -> None:
-    """Read recipes that were changed at random, and hold random runs against a plain reference for --minutes."""
-    if MAIN in environments:  # what reads recipes is the same on both
+    """Load randomly changed recipes, and compare random runs with a plain reference implementation for --minutes."""
+    if MAIN in environments:  # loading recipes does not depend on transformers
         words = ("-n", str(processes()), "-m", "fuzz", "--hypothesis-profile=many", "tests/recipe")
         MAIN.run("pytest", *words, OMP_NUM_THREADS="1")
         if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
@@ -275,7 +277,7 @@ def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed
             MAIN.run("python", "scripts/fuzz_recipes.py", "30")
     for environment in environments:
         with timed(f"runs against a reference on transformers {environment.transformers}"), scratch() as folder:
-            # Without a time the same cases each time, since what lands must not depend on the machine's speed.
+            # Without --minutes, always the same cases: whether CI passes must not depend on the machine's speed.
             limit = ("--minutes", "2", "--most", "40") if minutes is None else ("--minutes", str(minutes))
             options = (*limit, "--seed", str(seed))
             variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": folder}
@@ -283,7 +285,7 @@ def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed
 
 
 def scaffold(environments: Sequence[Environment]) -> None:
-    """Write a distribution of each kind with `peftkit new`, install it, and see that it is registered."""
+    """Create a distribution of each kind with `peftkit new`, install it, and test that it is registered."""
     with tempfile.TemporaryDirectory() as parent:
         for kind in ("method", "task", "metric"):
             MAIN.run("peftkit", "new", kind, f"example_{kind}", "--in", parent)
@@ -313,14 +315,13 @@ def results(environments: Sequence[Environment]) -> None:
 
 
 LANES = ((MAIN, ("matrix", "fuzz", "scaffold")), (ADAPTERS, ("matrix", "fuzz", "lint", "build")))
-"""What runs side by side, each in one process at a time. Only scaffold changes an environment, and comes after what
-would see it."""
+"""Stages that run side by side, each with one process. Only scaffold changes an environment, so it comes last."""
 
 
 def ci(environments: Sequence[Environment]) -> None:
-    """Run all that a change must pass: quickstart, test, and then the other stages but results, two at a time."""
+    """Run everything a change must pass: quickstart, test, then the other stages except results, two at a time."""
     with ThreadPoolExecutor() as pool:
-        # What waits for the network does so while the quickstart computes.
+        # Downloads run while the quickstart computes.
         waiting: list[Callable[[], object]] = [chromium, *(e.prepare for e in environments if e is not MAIN)]
         waited = [pool.submit(wait) for wait in waiting]
         _stage("quickstart", environments)
@@ -339,9 +340,9 @@ def ci(environments: Sequence[Environment]) -> None:
 
 
 def _lane(environment: Environment, stages: Sequence[str]) -> str:
-    """Runs stages in a process of its own, whose output is printed at its end; returns their names if one failed."""
+    """Run stages in a subprocess and print its output at the end; return their names if one failed."""
     command = (sys.executable, __file__, *stages, "--transformers", environment.transformers)
-    variables = surroundings(PEFTKIT_PROCESSES="1")
+    variables = environment_variables(PEFTKIT_PROCESSES="1")
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         done = subprocess.run(
             command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -352,7 +353,7 @@ def _lane(environment: Environment, stages: Sequence[str]) -> str:
 
 
 def _stage(name: str, environments: Sequence[Environment], **options: object) -> None:
-    """Runs a stage, and notes how long it took."""
+    """Run a stage and record its duration."""
     start = time.monotonic()
     with timed(name):
         STAGES[name](environments, **options)
@@ -360,15 +361,15 @@ def _stage(name: str, environments: Sequence[Environment], **options: object) ->
 
 
 SECONDS: dict[str, float] = {}
-"""How long each stage took."""
+"""The duration of each stage in seconds."""
 STAGES: dict[str, Callable[..., None]] = {
     stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, results, ci)
 }
 
 
 def main() -> None:
-    """Runs the stages of the command line in their order, up to the first that fails."""
-    if sys.version_info < (3, 11):  # noqa: UP036 - this file is what a too old Python meets first
+    """Run the stages given on the command line, up to the first that fails."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - an old Python meets this file first
         sys.exit(f"peftkit needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     texts = [f"  {name:<11} {stage.__doc__}" for name, stage in STAGES.items()]
     parser = argparse.ArgumentParser(
@@ -376,11 +377,13 @@ def main() -> None:
         epilog="\n".join(["stages:", *texts]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stages", nargs="+", choices=[*STAGES], metavar="STAGE", help="what to do, see below")
+    parser.add_argument("stages", nargs="+", choices=[*STAGES], metavar="STAGE", help="see below")
     lines = "test, matrix, fuzz: only on this line of transformers"
     parser.add_argument("--transformers", choices=["5", "4.57"], help=lines)
-    parser.add_argument("--minutes", type=float, help="fuzz: how long to hold runs against a reference on each line")
-    parser.add_argument("--seed", type=int, default=1, help="fuzz: what these runs are drawn from")
+    parser.add_argument(
+        "--minutes", type=float, help="fuzz: minutes of comparing runs with the reference, on each line"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="fuzz: the seed of these runs")
     options = parser.parse_args()
     fuzzing = {"minutes": options.minutes, "seed": options.seed}
     start = time.monotonic()
