@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from peftkit.components import Component, OptionProblem
 from peftkit.distributed import device_requirements as device
-from peftkit.errors import InputError, Problem, RecipeError
+from peftkit.errors import InputError, PeftkitError, PluginError, Problem, RecipeError, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.load_recipe import sort_problems, validate_recipe
 from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.recipe.toml_lines import KeyPath
+
+C = TypeVar("C", bound=Component)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def check_recipe(
     if recipe is not None:
         tables = {key[0] for key in problems if key}
         if "task" not in tables and data is not False:
-            for problem in recipe.task.find_data_problems(download=bool(data)):
+            for problem in _call(recipe.task, lambda task: task.find_data_problems(download=bool(data))):
                 target = errors if problem.is_error else warnings
                 target.append((("task", problem.option), problem.text))
         if "method" not in tables:
@@ -84,8 +88,18 @@ def check_method_options(recipe: Recipe) -> None:
 
 
 def _option_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    for problem in recipe.method.find_option_problems(model_kind(model_config(recipe.model.name))):
+    kind = model_kind(model_config(recipe.model.name))
+    for problem in _call(recipe.method, lambda method: method.find_option_problems(kind)):
         yield ("method", problem.option), problem.text
+
+
+def _call(component: C, find: Callable[[C], Sequence[OptionProblem]]) -> Sequence[OptionProblem]:
+    try:
+        return find(component)
+    except PeftkitError:
+        raise
+    except Exception as error:  # of a plugin: reported like any other
+        raise PluginError(f"{component.name!r} failed while it was checked: {summarize_error(error)}") from error
 
 
 def _device_conflicts(recipe: Recipe) -> Iterator[Conflict]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components import OptionProblem
 from peftkit.data_files import check_encoding, file_format, is_saved_dataset
-from peftkit.errors import DataError, InputError, RowError, did_you_mean
+from peftkit.errors import DataError, InputError, RowError, did_you_mean, summarize_error
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.sources import loading
 from peftkit.tasks.sources.data_source import files_of, is_local
@@ -127,6 +127,10 @@ def _row_problems(
                 yield OptionProblem(option, f"{task.describe_row(split, index)}: {error}")
         except InputError as error:  # concerns the whole dataset
             yield _problem(error)
+            return
+        except Exception as error:  # a plugin's task
+            text = f"{task.describe_row(split, index)}: the task raised {summarize_error(error)}"
+            yield OptionProblem("name", text)
             return
 
 

@@ -270,6 +270,17 @@ def test_a_run_reports_the_same_text() -> None:
         assert str(caught.value).removeprefix("path: ") == problems(task)[0][1]
 
 
+class Raising(TextClassification):
+    """A plugin's task that fails on all rows."""
+
+    def to_example(self, row: Mapping[str, Any]) -> Any:
+        raise KeyError("topic")
+
+
+def test_an_exception_of_a_plugins_task_has_the_row() -> None:
+    assert problems(Raising(path=files()))[0] == ("name", "train.csv, row 1: the task raised KeyError: 'topic'")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_valid_data_have_no_problems(suffix: str) -> None:
     file = write(f"valid.{suffix}", ROWS)

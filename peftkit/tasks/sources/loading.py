@@ -93,7 +93,11 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
             )
             problems.append(InputError(text))
         elif isinstance(train, Dataset):
-            _check_enough_rows(train, source)
+            try:
+                _check_enough_rows(train, source)
+            except InputError as error:
+                problems.append(error)
+                break
             number = round(len(train) * fraction)
             splits["train"], splits[split] = hold_out(splits["train"], number, source.seed, source.stratify)
             origins[split] = origins["train"]
