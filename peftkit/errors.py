@@ -55,6 +55,21 @@ class InputError(PeftkitError):
     exit_code = 2
 
 
+class DataError(InputError):
+    """The data that an option of a task names are invalid.
+
+    Args:
+        option: The option.
+        text: What is wrong.
+        location: The file or split that is invalid.
+        column: The column that is missing or invalid.
+    """
+
+    def __init__(self, option: str, text: str, location: str = "", column: str = "") -> None:
+        self.option, self.text, self.location, self.column = option, text, location, column
+        super().__init__(": ".join(filter(None, [location, option, text])))
+
+
 class RowError(InputError):
     """A row of a task's data is invalid.
 

@@ -173,7 +173,7 @@ def _components(args: argparse.Namespace) -> dict[str, Any]:
     """The classes of the recipe's task and method, as far as the recipe can be read."""
     from peftkit.recipe.raw_recipe import load_raw
 
-    recipe = getattr(args, "recipe", None)
+    recipe = getattr(args, "recipe", None) or next(iter(getattr(args, "recipes", None) or ()), None)
     with suppress(PeftkitError):
         data = load_raw(Path(recipe), args.overrides or ()).data if recipe else {}
         names = {kind: data.get(kind, {}).get("name") for kind in ("task", "method")}

@@ -67,6 +67,21 @@ class Incompatibility:
 
 
 @dataclass(frozen=True, slots=True)
+class OptionProblem:
+    """A problem that `peftkit check` finds beyond the recipe itself.
+
+    Attributes:
+        option: The option of the component that has to be changed.
+        text: What is wrong, where, and what is allowed.
+        is_error: Whether a run would fail; otherwise the problem is a warning.
+    """
+
+    option: str
+    text: str
+    is_error: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyContext:
     """The settings of the run that a method is applied in.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components.component import Component
 from peftkit.components.head_parameters import unfreeze_head
-from peftkit.components.inputs import ApplyContext, ModelKind, RunSpec, Side
+from peftkit.components.inputs import ApplyContext, ModelKind, OptionProblem, RunSpec, Side
 from peftkit.components.search_space import MATRICES, PublishedRate, SearchSpace
 
 if TYPE_CHECKING:
@@ -52,6 +52,19 @@ class Method(Component):
                 "model.quantization, or use lora"
             )
         return reasons
+
+    def find_option_problems(self, model_kind: ModelKind | None) -> Sequence[OptionProblem]:
+        """Find options that the library which implements the method rejects whatever the model.
+
+        `peftkit check` and runs call this, while `incompatible_with` is also called by commands that must be quick.
+
+        Args:
+            model_kind: The kind of model, or None if it is not known yet.
+
+        Returns:
+            The problems; empty by default.
+        """
+        return ()
 
     def search_space_for(self, model_kind: ModelKind | None) -> SearchSpace:
         """Return the search space of ``[tune]`` for a kind of model, by default ``search_space``.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.inputs import Example, TaskKind
+from peftkit.components.inputs import Example, OptionProblem, TaskKind
 from peftkit.components.unlabeled_rows import example_without_answer
 
 if TYPE_CHECKING:
@@ -44,6 +44,17 @@ class Task(Component):
             The splits ``train``, ``dev`` and ``test``.
         """
         raise NotImplementedError
+
+    def find_data_problems(self, *, download: bool = False) -> Sequence[OptionProblem]:
+        """Find what is wrong with the data without a model, within a second.
+
+        Args:
+            download: Whether data may be downloaded; otherwise only data on this machine are checked.
+
+        Returns:
+            The problems; empty by default.
+        """
+        return ()
 
     def resolve_revision(self) -> str | None:
         """Look up the commit of the hub data set that ``load`` would read now.

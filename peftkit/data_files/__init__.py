@@ -10,12 +10,15 @@ from peftkit.data_files.json_rows import JsonFloat, format_json, parse_json
 from peftkit.data_files.parquet import read_parquet_table
 from peftkit.data_files.prediction_inputs import read_prediction_inputs
 from peftkit.data_files.readers import FORMATS, file_format, read_rows
-from peftkit.data_files.saved import is_saved_dataset, read_saved_dataset, to_plain_types
+from peftkit.data_files.saved import first_rows, is_saved_dataset, read_saved_dataset, to_plain_types
+from peftkit.data_files.streams import check_encoding
 
 __all__ = [
     "FORMATS",
     "JsonFloat",
+    "check_encoding",
     "file_format",
+    "first_rows",
     "format_json",
     "is_saved_dataset",
     "parse_json",

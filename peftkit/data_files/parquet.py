@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from peftkit.data_files.streams import LFS
@@ -30,12 +31,12 @@ def _open_parquet(file: str) -> Iterator[pq.ParquetFile]:
         raise InputError(f"{file}: is not a readable Parquet file ({summarize_error(error)})") from error
 
 
-def read_parquet_table(file: str, *, empty: bool = False) -> pa.Table:
+def read_parquet_table(file: str, max_rows: int | None = None) -> pa.Table:
     """Reads a Parquet file as a table of plain types (see ``make_plain``).
 
     Args:
         file: Path of the file.
-        empty: Whether to read the schema only, without rows.
+        max_rows: Maximum number of rows; 0 reads the schema only, None all rows.
 
     Returns:
         The table, with the metadata of the file's schema.
@@ -43,8 +44,14 @@ def read_parquet_table(file: str, *, empty: bool = False) -> pa.Table:
     Raises:
         InputError: The file is not a readable Parquet file.
     """
+    import pyarrow as pa
+
     with _open_parquet(file) as parquet:
-        return make_plain(parquet.schema_arrow.empty_table() if empty else parquet.read())
+        if max_rows is None:
+            return make_plain(parquet.read())
+        batches = parquet.iter_batches(batch_size=max_rows) if max_rows else iter(())
+        first = list(islice(batches, 1))
+        return make_plain(pa.Table.from_batches(first, parquet.schema_arrow))
 
 
 def read_parquet(file: str) -> Iterator[dict[str, Any]]:

@@ -17,11 +17,12 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
-def read_saved_dataset(folder: str) -> Dataset:
+def read_saved_dataset(folder: str, max_rows: int | None = None) -> Dataset:
     """Reads the rows of a folder that ``Dataset.save_to_disk`` wrote.
 
     Args:
         folder: Path of the folder.
+        max_rows: Maximum number of rows; None for all.
 
     Returns:
         The rows, in plain types.
@@ -40,7 +41,17 @@ def read_saved_dataset(folder: str) -> Dataset:
         rows: Any = load_from_disk(folder)
     except Exception as error:  # load_from_disk documents no exceptions
         raise InputError(f"{folder}: is not a readable folder of Dataset.save_to_disk: {error}") from error
-    return to_plain_types(rows)
+    return to_plain_types(first_rows(rows, max_rows))
+
+
+def first_rows(rows: Dataset, number: int | None) -> Dataset:
+    """Returns the first rows of a dataset.
+
+    Args:
+        rows: The dataset.
+        number: Maximum number of rows; None for all.
+    """
+    return rows if number is None or len(rows) <= number else rows.select(range(number))
 
 
 def to_plain_types(rows: Dataset) -> Dataset:

@@ -82,6 +82,21 @@ def open_text(file: str) -> Iterator[IO[str]]:
         raise _not_utf8(file) from error
 
 
+def check_encoding(file: str, max_characters: int) -> None:
+    """Checks that a file is UTF-8, without parsing it.
+
+    Args:
+        file: Path of the file.
+        max_characters: Number of characters to read at most.
+
+    Raises:
+        InputError: The file cannot be opened, or is not UTF-8; the message has the line.
+    """
+    with open_text(file) as text:
+        while max_characters > 0 and (block := text.read(min(max_characters, 1 << 20))):
+            max_characters -= len(block)
+
+
 def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
     """Decodes the lines of a binary stream lazily, without their line breaks.
 

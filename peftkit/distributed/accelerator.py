@@ -28,6 +28,7 @@ from torch import nn
 from torch.utils import cpp_extension
 from transformers.integrations import unset_hf_deepspeed_config
 
+from peftkit.distributed.device_requirements import DEEPSPEED_MISSING, fsdp_problem, precision_problem
 from peftkit.distributed.environment_variables import (
     ignore_environment_variables,
     restore_environment_variables,
@@ -101,8 +102,8 @@ def _ignoring_variables(make: Callable[[], Accelerator]) -> Accelerator:
 
 def _init_accelerator(options: AcceleratorOptions) -> Accelerator:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise RunError('train.mixed_precision = "fp16" needs a GPU; on a CPU use "bf16" or "no"')
+    if problem := precision_problem(options.mixed_precision):
+        raise RunError(problem)
     sharding = _fsdp_arguments(options) or _deepspeed_arguments(options)
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision,
@@ -209,11 +210,8 @@ def _fsdp_arguments(options: AcceleratorOptions) -> dict[str, Any]:
         return {}
     if not options.fsdp:
         raise RunError("the launch asks for FSDP, but the recipe does not; set train.fsdp = true in the recipe")
-    if not torch.cuda.is_available() or _is_on("ACCELERATE_USE_CPU"):
-        raise RunError(
-            "train.fsdp needs GPUs (on a CPU accelerate would use plain data parallelism instead); set it to false, "
-            "or use train.deepspeed"
-        )
+    if problem := fsdp_problem(on_cpu=_is_on("ACCELERATE_USE_CPU")):
+        raise RunError(problem)
     if "RANK" not in os.environ:
         raise RunError(f"FSDP needs a launcher; launch with: {_launch_command(torch.cuda.device_count(), gpu=True)}")
     os.environ["ACCELERATE_USE_FSDP"] = "true"  # otherwise the Accelerator ignores the plugin
@@ -229,7 +227,7 @@ def _deepspeed_arguments(options: AcceleratorOptions) -> dict[str, Any]:
     if options.deepspeed is None and not launched:
         return {}
     if not is_deepspeed_available():
-        raise RunError("DeepSpeed is not installed: pip install 'peftkit[deepspeed]'")
+        raise RunError(DEEPSPEED_MISSING)
     if options.deepspeed is None:
         raise RunError(
             "the launch asks for DeepSpeed, but the recipe does not; set train.deepspeed.stage in the recipe"

@@ -34,6 +34,7 @@ class AdaLora(PeftMethod):
     """
 
     peft_type: ClassVar[str] = "ADALORA"
+    placeholder_options: ClassVar[Mapping[str, Any]] = {"total_step": 10**9}
     excluded_options: ClassVar[frozenset[str]] = frozenset(
         {
             *("total_step", "r"),

@@ -5,43 +5,24 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from peftkit.components import ApplyContext, Method, ModelKind, RunSpec, Side
+from peftkit.components import ApplyContext, Method, ModelKind, OptionProblem, RunSpec, Side
 from peftkit.components.head_parameters import covering_modules
 from peftkit.components.name_matching import ModulePatterns, format_changed_options, is_named, naming_options
 from peftkit.errors import InputError, comma_separated, summarize_error
+from peftkit.methods.peft_config import TASK_TYPES, SubConfig, find_rejected_options
 from peftkit.methods.peft_schema import constants
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch import Tensor, nn
 
-TASK_TYPES: Mapping[ModelKind, str] = {
-    "encoder-decoder": "SEQ_2_SEQ_LM",
-    "decoder": "CAUSAL_LM",
-    "encoder": "SEQ_CLS",
-}
 CONV1D = ("gpt2", "openai-gpt")
 """Models whose linear layers have transposed weights."""
-
-
-class SubConfig(BaseModel):
-    """A nested configuration of peft."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
-
-    peft_class: ClassVar[tuple[str, str]]
-    """The module and the name of peft's configuration class."""
-
-    def build(self) -> Any:
-        """Build peft's configuration object."""
-        module, class_name = self.peft_class
-        return getattr(import_module(module), class_name)(**self.model_dump(exclude_none=True))
 
 
 class PeftMethod(Method):
@@ -57,6 +38,8 @@ class PeftMethod(Method):
     """Fields of peft's configuration with a fixed value."""
     linear_only: ClassVar[bool] = False
     """Whether it does not support layers with transposed weights."""
+    placeholder_options: ClassVar[Mapping[str, Any]] = {}
+    """Fields of peft's configuration that depend on the model or the run, with a valid value."""
     default_target_modules: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Default ``target_modules`` by ``model_type``, where peft has none."""
 
@@ -85,6 +68,10 @@ class PeftMethod(Method):
                 'list the modules, or set target_modules = "all-linear"'
             )
         return reasons
+
+    def find_option_problems(self, model_kind: ModelKind | None) -> list[OptionProblem]:
+        """Find options that peft's configuration rejects; imports peft only if it checks one that is set."""
+        return find_rejected_options(self, model_kind)
 
     def config(self, model: nn.Module, context: ApplyContext) -> PeftConfig:
         """Build peft's configuration of the method.
@@ -233,6 +220,7 @@ class PromptMethod(PeftMethod):
     excluded_options: ClassVar[frozenset[str]] = frozenset(
         {"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
     )
+    placeholder_options: ClassVar[Mapping[str, Any]] = {"tokenizer_name_or_path": "tokenizer"}
     prepends_embeddings: ClassVar[bool] = True
     """Whether the vectors are prepended to the input embeddings, and not to the KV cache of each layer."""
 

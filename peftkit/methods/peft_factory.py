@@ -13,7 +13,8 @@ from peftkit.components.name_matching import PEFT_NAME_OPTIONS, ModulePatterns
 from peftkit.methods.adalora import AdaLora
 from peftkit.methods.adamss import Adamss
 from peftkit.methods.lora import Lora
-from peftkit.methods.peft_base import PeftMethod, PromptMethod, SubConfig
+from peftkit.methods.peft_base import PeftMethod, PromptMethod
+from peftkit.methods.peft_config import SubConfig
 from peftkit.methods.peft_overrides import (
     AdaptionPrompt,
     Cartridge,

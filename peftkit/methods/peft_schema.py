@@ -18,10 +18,10 @@ from importlib.metadata import version
 from typing import Any
 
 from peftkit.cache import cache_folder
-from peftkit.components.declared_options import Option, SourceLibrary, SourceModule, plain_summary
+from peftkit.components.declared_options import Option, SourceClass, SourceLibrary, SourceModule, plain_summary
 
 PEFT = SourceLibrary("peft", ignored_bases=("PeftConfig", "PeftConfigMixin"))  # their fields are set by peftkit
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 """The version of the cache file's format."""
 
 
@@ -34,12 +34,14 @@ class Configuration:
         summary: The start of the docstring of its configuration class.
         options: The fields of its configuration class.
         supports_quantized_base: Whether it has layers for weights quantized by bitsandbytes.
+        checked_options: Options on which the configuration class raises an exception for some values.
     """
 
     name: str
     summary: str
     options: tuple[Option, ...]
     supports_quantized_base: bool = False
+    checked_options: tuple[str, ...] = ()
 
 
 @cache
@@ -50,7 +52,13 @@ def configurations() -> Mapping[str, Configuration]:
         stored = json.loads(cache_file.read_text(encoding="utf-8"))
         if stored["key"] == _cache_key():
             return {
-                name: Configuration(**fields | {"options": tuple(Option(**option) for option in fields["options"])})
+                name: Configuration(
+                    **fields
+                    | {
+                        "options": tuple(Option(**option) for option in fields["options"]),
+                        "checked_options": tuple(fields["checked_options"]),
+                    }
+                )
                 for name, fields in stored["methods"].items()
             }
     methods = read_sources()
@@ -72,8 +80,32 @@ def read_sources() -> dict[str, Configuration]:
             if config := module.find_class(class_name):
                 options = tuple(config.options().values())
                 has_quantized_layers = file.with_name("bnb.py").is_file()
-                methods[name] = Configuration(name, plain_summary(config.docstring), options, has_quantized_layers)
+                checked = tuple(sorted(config.options().keys() & _checked_names(config)))
+                summary = plain_summary(config.docstring)
+                methods[name] = Configuration(name, summary, options, has_quantized_layers, checked)
     return methods
+
+
+def _checked_names(config: SourceClass) -> set[str]:
+    """Return the attributes on which ``__post_init__`` of a class or of its bases raises an exception."""
+    names: set[str] = set().union(*map(_checked_names, config.bases()))
+    for function in config.node.body:
+        if isinstance(function, ast.FunctionDef) and function.name == "__post_init__":
+            for node in ast.walk(function):
+                if isinstance(node, ast.If) and any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
+                    names |= _attributes(node.test, skip_types=True) or _attributes(node.test)
+    return names
+
+
+def _attributes(test: ast.expr, *, skip_types: bool = False) -> set[str]:
+    """Return the attributes of ``self`` in a condition, or only those that it does more with than test their type."""
+    if skip_types and isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "isinstance":
+        return set()
+    if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self":
+        return {test.attr}
+    return set().union(
+        *(_attributes(n, skip_types=skip_types) for n in ast.iter_child_nodes(test) if isinstance(n, ast.expr))
+    )
 
 
 def _registered_methods(module: SourceModule) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 from peftkit.components import ApplyContext, ModelKind
 from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.name_matching import check_names
+from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
 from peftkit.models import FAMILIES, ModelFamily
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
@@ -186,13 +186,8 @@ def _quantization_options(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RunError: there is no GPU, or bitsandbytes is not installed.
     """
-    if not torch.cuda.is_available():
-        raise RunError(
-            f"model.quantization = {recipe.model.quantization!r} needs a GPU, since bitsandbytes runs quantized models "
-            "there only; leave it out on a CPU"
-        )
-    if find_spec("bitsandbytes") is None:
-        raise RunError("bitsandbytes is not installed: pip install 'peftkit[quant]'")
+    if problem := quantization_problem(recipe.model.quantization):
+        raise RunError(problem)
     dtype = getattr(torch, recipe.model.dtype)
     if recipe.model.quantization == "4bit":
         config = BitsAndBytesConfig(

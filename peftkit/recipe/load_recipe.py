@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from itertools import takewhile
@@ -43,6 +43,30 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
         RecipeError: The recipe is invalid; it lists all problems.
         PluginError: A component raises while its incompatibilities are checked.
     """
+    raw, recipe, problems = validate_recipe(path, registry, overrides)
+    if problems or recipe is None:
+        raise RecipeError(sort_problems(problems.items(), raw))
+    return recipe
+
+
+def validate_recipe(
+    path: str | Path, registry: Registry, overrides: Iterable[str] = ()
+) -> tuple[RawRecipe, Recipe | None, dict[KeyPath, str]]:
+    """Validate a recipe.
+
+    Args:
+        path: The TOML file.
+        registry: The installed components.
+        overrides: ``key.path=value`` texts that override keys of the file.
+
+    Returns:
+        The recipe before validation; the recipe, without its invalid keys if it has any and None if it is invalid
+        without them too; and the problems by key.
+
+    Raises:
+        RecipeError: The files cannot be read.
+        PluginError: A component raises while its incompatibilities are checked.
+    """
     raw = load_raw(Path(path), overrides)
     if raw.migrated and not any((Path(path).parent / name).exists() for name in ("environment.json", "summary.json")):
         _warn_of_old_keys(raw.migrated)  # not for run directories, whose recipes nobody edits
@@ -66,9 +90,7 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
         for key, text in conflicts:
             if invalid.isdisjoint({key, key[:1], key[:2]}):
                 problems.setdefault(key, text)
-    if problems or recipe is None:
-        raise RecipeError(_sort_problems(problems, raw))
-    return recipe
+    return raw, recipe, problems
 
 
 @cache
@@ -142,12 +164,17 @@ def _without_keys(data: dict[str, Any], paths: Iterable[KeyPath]) -> dict[str, A
     return pruned
 
 
-def _sort_problems(texts: Mapping[KeyPath, str], raw: RawRecipe) -> list[Problem]:
-    """Sort problems by file and line: those of the recipe first, then of its bases, then of the command line."""
+def sort_problems(texts: Iterable[tuple[KeyPath, str]], raw: RawRecipe) -> list[Problem]:
+    """Sort problems by file and line: those of the recipe first, then of its bases, then of the command line.
+
+    Args:
+        texts: Keys, and what is wrong with them.
+        raw: The recipe before validation.
+    """
     order = {path: index for index, path in enumerate(raw.origins)}
     problems = []
-    for path in sorted(texts, key=lambda path: order.get(path, -1)):
+    for path, text in sorted(texts, key=lambda problem: order.get(problem[0], -1)):
         location = raw.locate(path)
-        problems.append(Problem(location.file, location.line, format_key(path), texts[path]))
+        problems.append(Problem(location.file, location.line, format_key(path), text))
     files = list(dict.fromkeys([raw.file, *(p.file for p in problems if p.file != OVERRIDE), OVERRIDE]))
     return sorted(problems, key=lambda p: (files.index(p.file), p.line or 0))

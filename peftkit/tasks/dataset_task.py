@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from peftkit.components import Example, Task
-from peftkit.errors import InputError, MissingFieldsError, comma_separated, did_you_mean
+from peftkit.components import Example, OptionProblem, Task
+from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
+from peftkit.tasks.data_check import find_data_problems
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import loading
+from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -67,7 +69,7 @@ class DatasetTask(Task):
     """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
     context column, if the task has one, if unset."""
 
-    _sample: loading.DataSource | None = PrivateAttr(default=None)
+    _sample: DataSource | None = PrivateAttr(default=None)
 
     @field_validator("path")
     @classmethod
@@ -77,7 +79,7 @@ class DatasetTask(Task):
                 raise ValueError("must not be empty")
             return path
         for split, files in path.items():
-            if split not in loading.SPLIT_NAMES:
+            if split not in SPLIT_NAMES:
                 raise ValueError(f"unknown split {split!r}; allowed: train, dev, test")
             if not files:
                 raise ValueError(f"no files for split {split!r}")
@@ -174,7 +176,7 @@ class DatasetTask(Task):
         task._sample = sample
         return task, total
 
-    def _data_source(self) -> loading.DataSource:
+    def _data_source(self) -> DataSource:
         if self._sample is not None:
             return self._sample
         files: Any = self.path
@@ -182,7 +184,7 @@ class DatasetTask(Task):
             files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())
         config = self._config_name()
         published = self.published_sizes.get(config or "", {}) if files == self.hub_id and self.hub_id else {}
-        return loading.DataSource(
+        return DataSource(
             path=files,
             config=config,
             revision=self.revision,
@@ -204,22 +206,39 @@ class DatasetTask(Task):
             InputError: The data cannot be read, lack a split or a column, or differ from the published sizes.
         """
         splits = loading.load_splits(self._data_source()).splits
+        for problem in self._column_problems(splits):
+            raise problem
+        return splits
+
+    def find_data_problems(self, *, download: bool = False) -> list[OptionProblem]:
+        """Finds what is wrong with local data, and with a hub dataset if it may be downloaded."""
+        return find_data_problems(self, download=download)
+
+    def _column_problems(self, splits: Mapping[str, Any]) -> Iterator[DataError]:
+        """Yields an error for each column of each split that does not exist, or has no text."""
         for split, rows in splits.items():
             columns = rows.column_names or ()
             for option, column in self._column_options():
                 if columns and column not in columns and column.split(".")[0] not in columns:
                     known = sorted(visible_columns(columns))
-                    raise InputError(
-                        f"{self._describe_split(split)}: {option}: there is no column {column!r}"
-                        f"{did_you_mean(column, known)}; columns: {comma_separated(known)}"
-                    )
+                    near = did_you_mean(column, known)
+                    text = f"there is no column {column!r}{near}; columns: {comma_separated(known)}"
+                    yield DataError(option, text, self._describe_split(split), column)
             for column in self._text_columns():
                 if names := feature_names(rows.features, column):
-                    raise InputError(
-                        f"{self._describe_split(split)}: {column}: is used as text, but has label numbers (of "
-                        f"{comma_separated(names)}); write the label names to a text column"
+                    text = (
+                        f"is used as text, but has label numbers (of {comma_separated(names)}); write the label names "
+                        "to a text column"
                     )
-        return splits
+                    yield DataError(column, text, self._describe_split(split), column)
+
+    def _label_problems(self, splits: Mapping[str, Any]) -> Iterable[OptionProblem]:
+        """Finds what is wrong with the labels of all splits together."""
+        return ()
+
+    def _row_check(self) -> Callable[[Mapping[str, Any]], object]:
+        """Returns a function that raises RowError if a row is invalid."""
+        return self.to_example
 
     def describe_row(self, split: str, index: int) -> str:
         """Describes a row by its file, or dataset and split, and its number from 1."""

@@ -12,13 +12,14 @@ from typing import Any
 from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
 from peftkit.tasks.columns import EMPTY, get_value, short_repr, visible_columns
 from peftkit.tasks.sources import loading
+from peftkit.tasks.sources.data_source import DataSource
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 INDEX = re.compile(r"0|[1-9][0-9]*")
 
 
 @lru_cache(maxsize=8)
-def find_label_names(source: loading.DataSource, column: str) -> tuple[tuple[str, ...], bool]:
+def find_label_names(source: DataSource, column: str) -> tuple[tuple[str, ...], bool]:
     """Finds the names of the labels of a data source.
 
     Args:
@@ -32,7 +33,10 @@ def find_label_names(source: loading.DataSource, column: str) -> tuple[tuple[str
     Raises:
         InputError: The column does not exist, a row does not have one label, or texts and numbers are mixed.
     """
-    train: Any = loading.load_splits(source).splits["train"]
+    loaded = loading.load_valid_splits(source)
+    if "train" not in loaded.splits:
+        raise loaded.problems[0].with_traceback(None)
+    train: Any = loaded.splits["train"]
     if names := feature_names(train.features, column):
         return names, True
     top = column if column in train.column_names else column.split(".")[0]

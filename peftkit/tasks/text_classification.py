@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from peftkit.components import Example, TaskKind
+from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.errors import InputError, comma_separated, did_you_mean
+from peftkit.tasks.data_check import ROWS_PER_FILE
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.labels import check_label_names, check_label_order, find_label_names, match_label, read_label
+from peftkit.tasks.labels import (
+    check_label_names,
+    check_label_order,
+    feature_names,
+    find_label_names,
+    match_label,
+    read_label,
+)
+from peftkit.tasks.sources.loading import load_valid_splits
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -96,12 +105,50 @@ class TextClassification(DatasetTask):
     def load(self) -> DatasetDict:
         find_label_names.cache_clear()  # files may have changed
         splits = super().load()
+        self._check_label_names(splits)
+        return splits
+
+    def _check_label_names(self, splits: Mapping[str, Any]) -> None:
         names, origin = self._label_names(), "label_names" if self._configured_names() else "the training split"
         check_label_order(splits, self.label_column, names, origin)
         check_label_names(names, self.label_column)
         if reason := self._verbaliser_error(names):
             raise InputError(reason)
-        return splits
+
+    def _label_problems(self, splits: Mapping[str, Any]) -> Iterator[OptionProblem]:
+        try:
+            if self._knows_all_labels():
+                self._check_label_names(splits)
+            elif "train" in splits:
+                self._label_names()
+                text = f"only the first {ROWS_PER_FILE:,} rows of each file are read; labels are not compared"
+                yield OptionProblem("label_column", text, is_error=False)
+        except InputError as error:
+            yield OptionProblem("label_column", str(error))
+
+    def _knows_all_labels(self) -> bool:
+        """Returns whether the label names are configured, or those of all training rows."""
+        if self._configured_names():
+            return True
+        loaded = load_valid_splits(self._data_source())
+        if "train" not in loaded.splits:
+            return False
+        named = feature_names(loaded.splits["train"].features, self.label_column)
+        return bool(named) or loaded.origins["train"] not in loaded.cut
+
+    def _row_check(self) -> Callable[[Mapping[str, Any]], object]:
+        try:
+            if self._knows_all_labels() and self._label_names():
+                return self.to_example
+        except InputError:  # reported with the labels
+            pass
+
+        def check(row: Mapping[str, Any]) -> None:
+            self._render_prompt(row)
+            read_label(row, self.label_column)
+            self._group(row)
+
+        return check
 
     def _prompt_template(self) -> str:
         return self.prompt or ("classify: {text}" + (" {text_pair}" if self.text_pair_column else ""))

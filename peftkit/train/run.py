@@ -40,6 +40,7 @@ from peftkit.monitor.trackers import finish_trackers
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
+from peftkit.recipe.check_recipe import check_method_options
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
 from peftkit.train.budget import planned_steps
@@ -73,6 +74,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     """
     quiet_libraries(log_level)
     check_optimizer_options(recipe)
+    check_method_options(recipe)
     accelerator = init_accelerator(accelerator_options(recipe, registry))
     console = ConsoleLogger(recipe, main=accelerator.is_main_process)
     directory: RunDirectory | None = None

@@ -56,6 +56,7 @@ def complete(tmp_path: Path) -> Complete:
         ("peftkit check recipes/quickstart.toml --set task.name=wordnet_m", {"task.name=wordnet_mcq"}),
         ("peftkit run recipes/quickstart.toml --set train.mixed_precision=bf", {"train.mixed_precision=bf16"}),
         ("peftkit run recipes/quickstart.toml --set train.optimizer=adamw", {"train.optimizer=adamw"}),
+        ("peftkit check recipes/quickstart.toml --set method.lora_al", {"method.lora_alpha="}),
         ("peftkit check recipes/quick", {"recipes/quickstart.toml"}),
     ],
 )

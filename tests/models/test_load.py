@@ -120,7 +120,7 @@ def test_a_quantised_model_needs_a_gpu(bits: str, make: Make) -> None:
 
 def test_missing_bitsandbytes_is_an_error_with_the_install_command(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("peftkit.models.load.find_spec", lambda name: None)
+    monkeypatch.setattr("peftkit.distributed.device_requirements.find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"pip install 'peftkit\[quant\]'"):
         load_base(make("decoder", "method.name=lora", "model.quantization=4bit"))
 
@@ -136,7 +136,7 @@ def test_quantization_options_are_passed_to_transformers(
         raise OSError("stop here")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("peftkit.models.load.find_spec", lambda name: True)
+    monkeypatch.setattr("peftkit.distributed.device_requirements.find_spec", lambda name: True)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
     recipe = make("decoder", "method.name=lora", f"model.quantization={bits}")
     installed = importlib.metadata.version  # transformers 4 asks for the version of bitsandbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -75,7 +76,9 @@ def json_feature() -> type:
         def decode_example(self, value: str, token_per_repo_id: Any = None) -> Any:
             return parse_json(value)
 
-    register_feature(JsonText, "JsonText")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it is experimental
+        register_feature(JsonText, "JsonText")
     return JsonText
 
 

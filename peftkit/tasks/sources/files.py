@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.data_files import FORMATS, file_format, is_saved_dataset, read_parquet_table, read_rows, read_saved_dataset
-from peftkit.errors import InputError, comma_separated, did_you_mean
+from peftkit.errors import DataError, InputError, comma_separated, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load_files(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -> dict[str, Any]:
+def load_files(
+    files: Mapping[str, Sequence[str]], *, streaming: bool = False, max_rows: int | None = None
+) -> dict[str, Any]:
     """Loads the rows of each split.
 
     Args:
         files: Files of each split, in one format per split, or one folder that ``Dataset.save_to_disk`` wrote.
         streaming: Whether to stream the rows.
+        max_rows: Maximum number of rows of each file; None for all.
 
     Returns:
         A dataset for each split.
@@ -28,18 +32,19 @@ def load_files(files: Mapping[str, Sequence[str]], *, streaming: bool = False) -
     Raises:
         InputError: A file does not exist, has an unsupported format, or is invalid.
     """
-    return {split: _load(split, list(names), streaming=streaming) for split, names in files.items()}
+    return {split: _load(split, list(names), max_rows, streaming=streaming) for split, names in files.items()}
 
 
 @lru_cache(maxsize=64)
-def count_rows(file: str, stamp: tuple[Any, ...]) -> int:
+def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None) -> int:
     """Returns the number of rows of a file, cached.
 
     Args:
         file: Path of the file.
         stamp: Cache key that changes when the file changes.
+        max_rows: Number of rows after which counting ends; None to count all.
     """
-    return sum(1 for _ in read_rows(file))
+    return sum(1 for _ in islice(read_rows(file), max_rows))
 
 
 def digest(files: Sequence[str]) -> str:
@@ -52,60 +57,68 @@ def digest(files: Sequence[str]) -> str:
     return combined.hexdigest()
 
 
-def _load(split: str, names: list[str], *, streaming: bool) -> Any:
+def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool) -> Any:
     if any(is_saved_dataset(Path(name)) for name in names):
-        return _load_saved(split, names, streaming=streaming)
+        return _load_saved(split, names, max_rows, streaming=streaming)
     for name in names:
-        _check_readable(name)
+        check_readable(name)
     formats = {file_format(Path(name)) for name in names}
     if len(formats) > 1:
-        raise InputError(f"path: the files of split {split!r} have different formats; convert them to one")
+        raise DataError("path", f"the files of split {split!r} have different formats; convert them to one")
     if streaming:
         from datasets import IterableDataset
 
-        features = _load_parquet(names, empty=True).features if formats == {"parquet"} else None
+        features = _load_parquet(names, 0).features if formats == {"parquet"} else None
         return IterableDataset.from_generator(_stream_rows, features, gen_kwargs={"files": names})
-    rows = _load_parquet(names) if formats == {"parquet"} else _read_all(names)
+    rows = _load_parquet(names, max_rows) if formats == {"parquet"} else _read_all(names, max_rows)
     if not len(rows):
         raise InputError(f"{', '.join(names)}: has no rows")
     return rows
 
 
-def _read_all(names: Sequence[str]) -> Dataset:
+def _read_all(names: Sequence[str], max_rows: int | None) -> Dataset:
     from peftkit.tasks.sources.arrow_columns import make_dataset
 
-    return make_dataset(_stream_rows(names), fingerprint=digest(names)[:32])
+    fingerprint = digest(names)[:32] if max_rows is None else None
+    return make_dataset(_stream_rows(names, max_rows), fingerprint)
 
 
-def _stream_rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _stream_rows(files: Sequence[str], max_rows: int | None = None) -> Iterator[dict[str, Any]]:
     for name in files:
-        yield from read_rows(name)
+        yield from islice(read_rows(name), max_rows)
 
 
-def _load_saved(split: str, names: Sequence[str], *, streaming: bool) -> Any:
+def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, streaming: bool) -> Any:
     if len(names) > 1:
-        raise InputError(f"path: split {split!r} has a folder of save_to_disk and other paths; set one folder only")
-    rows = read_saved_dataset(names[0])
+        text = f"split {split!r} has a folder of save_to_disk and other paths; set one folder only"
+        raise DataError("path", text)
+    rows = read_saved_dataset(names[0], max_rows)
     return rows.to_iterable_dataset() if streaming else rows
 
 
-def _check_readable(name: str) -> None:
+def check_readable(name: str) -> None:
+    """Checks that a path is a file of a supported format.
+
+    Raises:
+        InputError: It is not.
+    """
     path = Path(name)
     if path.is_dir():
         read_saved_dataset(name)  # raises with the reason
     if not path.is_file():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise InputError(f"path: there is no file {name!r}{did_you_mean(path.name, siblings)}")
+        raise DataError("path", f"there is no file {name!r}{did_you_mean(path.name, siblings)}")
     if file_format(path) is None:
-        raise InputError(f"path: {name!r} has an unsupported extension; allowed: {comma_separated(list(FORMATS))}")
+        allowed = comma_separated(list(FORMATS))
+        raise DataError("path", f"{name!r} has an unsupported extension; allowed: {allowed}")
 
 
-def _load_parquet(names: Sequence[str], *, empty: bool = False) -> Dataset:
-    """Loads Parquet files, or only their schema; their columns must have the same types and label names."""
+def _load_parquet(names: Sequence[str], max_rows: int | None = None) -> Dataset:
+    """Loads Parquet files, or only their first rows; their columns must have the same types and label names."""
     import pyarrow as pa
     from datasets import Dataset
 
-    tables = [(name, read_parquet_table(name, empty=empty)) for name in names]
+    tables = [(name, read_parquet_table(name, max_rows)) for name in names]
     known: dict[str, tuple[str, Any]] = {}
     for name, table in tables:
         features = Dataset(table.slice(0, 0)).features
@@ -120,7 +133,7 @@ def _load_parquet(names: Sequence[str], *, empty: bool = False) -> Dataset:
         whole = pa.concat_tables([table for _, table in tables], promote_options="default")
     except pa.ArrowException as error:
         raise InputError(f"{', '.join(names)}: columns have different types: {error}") from error
-    return Dataset(whole, fingerprint=digest(names)[:32])
+    return Dataset(whole, fingerprint=digest(names)[:32] if max_rows is None else None)
 
 
 def _names(feature: Any) -> str:

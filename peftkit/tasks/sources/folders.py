@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from glob import has_magic
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -57,12 +58,13 @@ def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Fi
     return ()
 
 
-def load_folder(path: str, config: str | None) -> dict[str, Any]:
+def load_folder(path: str, config: str | None, max_rows: int | None = None) -> dict[str, Any]:
     """Loads a folder whose splits are defined by a README or by file patterns, as in hub datasets.
 
     Args:
         path: The folder.
         config: Name of the configuration.
+        max_rows: Maximum number of rows of each file; None for all.
 
     Returns:
         A dataset for each split; empty if reading the folder requires a builder or options of ``datasets``.
@@ -77,7 +79,7 @@ def load_folder(path: str, config: str | None) -> dict[str, Any]:
             f"{path!r}: the name of the folder has *, ? or [, so its files must be named by their split, such as "
             "train.csv; otherwise set task.path = {train = …, dev = …, test = …}"
         )
-    return _load_builder_files(load_dataset_builder(path, config))
+    return _load_builder_files(load_dataset_builder(path, config), max_rows)
 
 
 def load_hub_texts(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def load_hub_texts(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return _load_builder_files(builder)
 
 
-def _load_builder_files(builder: DatasetBuilder) -> dict[str, Any]:
+def _load_builder_files(builder: DatasetBuilder, max_rows: int | None = None) -> dict[str, Any]:
     files = {str(split): [str(file) for file in names] for split, names in (builder.config.data_files or {}).items()}
     if not files or not all(file_format(Path(name)) for names in files.values() for name in names):
         return {}
@@ -111,8 +113,8 @@ def _load_builder_files(builder: DatasetBuilder) -> dict[str, Any]:
     files = {split: [_download(name) for name in names] for split, names in files.items()}
     features = builder.config.features or builder.info.features
     if features is None:
-        return load_files(files)
-    return {split: _load_with_features(names, features) for split, names in files.items()}
+        return load_files(files, max_rows=max_rows)
+    return {split: _load_with_features(names, features, max_rows) for split, names in files.items()}
 
 
 def _download(name: str) -> str:
@@ -142,11 +144,11 @@ def _uses_default_parsing(config: Any, files: Mapping[str, list[str]]) -> bool:
     return True
 
 
-def _load_with_features(names: list[str], features: Any) -> Any:
+def _load_with_features(names: list[str], features: Any, max_rows: int | None) -> Any:
     """Loads files with the types that the dataset's README declares."""
     from datasets import Dataset
 
     if all(file_format(Path(name)) in ("json", "jsonl") for name in names):
-        rows = [row for name in names for row in read_rows(name)]
+        rows = [row for name in names for row in islice(read_rows(name), max_rows)]
         return Dataset.from_list([{column: row.get(column) for column in features} for row in rows], features=features)
-    return load_files({"rows": names})["rows"].cast(features)
+    return load_files({"rows": names}, max_rows=max_rows)["rows"].cast(features)

@@ -5,50 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.cache import use_writable_datasets_cache
-from peftkit.data_files import is_saved_dataset, to_plain_types
-from peftkit.errors import InputError, comma_separated, did_you_mean, summarize_error
+from peftkit.data_files import first_rows, is_saved_dataset, to_plain_types
+from peftkit.errors import DataError, InputError, comma_separated, did_you_mean, summarize_error
 from peftkit.hub_commits import COMMIT, resolve_commit, snapshot
 from peftkit.tasks.columns import visible_columns
 from peftkit.tasks.sources import folders
-from peftkit.tasks.sources.files import count_rows, load_files
+from peftkit.tasks.sources.data_source import (
+    HUB_NAME,
+    SPLIT_NAMES,
+    DataSource,
+    describe,
+    files_of,
+    is_missing_file,
+    stamp,
+)
+from peftkit.tasks.sources.files import check_readable, count_rows, load_files
 from peftkit.tasks.sources.splitting import ORIGIN, draw_sample, hold_out
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, DatasetDict
 
 T = TypeVar("T")
-
-SPLIT_NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
-"""Default names of the splits in a data source."""
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where to load rows from and how to split them; equal data sources yield equal rows."""
-
-    path: str | folders.Files
-    """Hub id, file or folder; or the files of each split."""
-    config: str | None = None
-    revision: str | None = None
-    names: tuple[str | None, ...] = (None, None, None)
-    """Names of the splits for train, dev and test; None for the default names."""
-    dev_fraction: float | None = None
-    test_fraction: float | None = None
-    stratify: str | None = None
-    """Column that held-out rows are stratified by."""
-    seed: int = 42
-    max_rows: int | None = None
-    streaming: bool = False
-    sizes: tuple[tuple[str, int], ...] = ()
-    """Expected number of rows by split."""
-    sample: int | None = None
-    """Number of training rows to load, without other splits; None to load all splits."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +40,10 @@ class LoadedSplits:
     splits: DatasetDict
     origins: Mapping[str, str]
     """Name of the split in the data source that each split was taken from."""
+    problems: tuple[InputError, ...] = ()
+    """Why splits are missing; empty if there are all three."""
+    cut: frozenset[str] = frozenset()
+    """Names of the splits in the data source that may have more rows than were loaded."""
 
 
 def load_splits(source: DataSource) -> LoadedSplits:
@@ -66,49 +52,64 @@ def load_splits(source: DataSource) -> LoadedSplits:
     Raises:
         InputError: The data source does not exist or cannot be read, or a split is missing or empty.
     """
-    return _load_splits(source, _stamp(source))
+    loaded = load_valid_splits(source)
+    for problem in loaded.problems:
+        raise problem.with_traceback(None)
+    return loaded
+
+
+def load_valid_splits(source: DataSource) -> LoadedSplits:
+    """Loads the splits of a data source that can be loaded; cached until its files change.
+
+    Raises:
+        InputError: The data source does not exist, or none of its splits can be loaded.
+    """
+    return _load_splits(source, stamp(source))
 
 
 @lru_cache(maxsize=8)
-def _load_splits(source: DataSource, stamp: tuple[Any, ...]) -> LoadedSplits:
+def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
     from datasets import Dataset, DatasetDict
 
     use_writable_datasets_cache()
-    loaded = _load_source_splits(source)
-    names = {split: _split_name(source, split, list(loaded)) for split in SPLIT_NAMES}
-    _check_sizes(source, loaded)
-    splits: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for split, name in names.items():
-        if name is not None:
-            splits[split], origins[split] = loaded[name], name
-    if "train" not in splits:
-        raise _no_train_split(source, loaded)
-    if source.sample:
-        sample = _with_load_errors(source, lambda: _to_dataset(splits["train"].take(source.sample)))
+    loaded, origins, problems = _load_source_splits(source)
+    if not problems:
+        _check_sizes(source, loaded)
+    limit = source.rows_per_file
+    cut = frozenset(name for name, rows in loaded.items() if limit is not None and len(rows) >= limit)
+    splits: dict[str, Any] = {split: loaded[name] for split, name in origins.items() if name in loaded}
+    if source.sample and not problems:
+        sample = _with_load_errors(source, partial(_take, splits["train"], source.sample))
         return LoadedSplits(DatasetDict({"train": sample}), origins)
-    train: Any = splits["train"]
+    train: Any = splits.get("train")
+    named = [split for split, name in zip(SPLIT_NAMES, source.names, strict=True) if name is not None]
     for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
-        if split in splits:
+        if split in origins or split in named or "train" not in origins:
             continue
         if fraction is None:
-            raise InputError(
-                f"{_describe(source)} has no {split} split; set {split}_split to its name, or {split}_fraction to "
+            text = (
+                f"{describe(source)} has no {split} split; set {split}_split to its name, or {split}_fraction to "
                 "hold out training rows"
             )
-        if not isinstance(train, Dataset):
-            raise InputError(f"{_describe(source)} is streamed, so no rows can be held out for {split}")
-        _check_enough_rows(train, source)
-        splits["train"], splits[split] = hold_out(
-            splits["train"], round(len(train) * fraction), source.seed, source.stratify
-        )
-        origins[split] = origins["train"]
-    for split, rows in splits.items():
+            problems.append(InputError(text))
+        elif isinstance(train, Dataset):
+            try:
+                _check_enough_rows(train, source)
+            except InputError as error:
+                problems.append(error)
+                break
+            number = round(len(train) * fraction)
+            splits["train"], splits[split] = hold_out(splits["train"], number, source.seed, source.stratify)
+            origins[split] = origins["train"]
+        elif train is not None:
+            problems.append(InputError(f"{describe(source)} is streamed, so no rows can be held out for {split}"))
+    for split, rows in list(splits.items()):
         if isinstance(rows, Dataset) and not len(rows):
-            raise InputError(f"{_describe(source)} has no rows in split {origins[split]!r}")
-        if source.max_rows:
+            problems.append(InputError(f"{describe(source)} has no rows in split {origins[split]!r}"))
+            del splits[split]
+        elif source.max_rows:
             splits[split] = draw_sample(rows, source.max_rows, source.seed, split)
-    return LoadedSplits(DatasetDict(splits), origins)
+    return LoadedSplits(DatasetDict(splits), origins, tuple(problems), cut)
 
 
 def undownloaded_builder(source: DataSource) -> DatasetBuilder | None:
@@ -117,7 +118,7 @@ def undownloaded_builder(source: DataSource) -> DatasetBuilder | None:
     Raises:
         InputError: The dataset does not exist, or the hub is not reachable.
     """
-    if _files(source) or source.streaming or Path(str(source.path)).exists():
+    if files_of(source) or source.streaming or Path(str(source.path)).exists():
         return None
     from datasets import load_dataset_builder
 
@@ -162,52 +163,75 @@ def row_location(source: DataSource, split: str, index: int) -> str:
         split: Name of the split.
         index: Index of the row in the split.
     """
-    loaded = load_splits(source)
+    loaded = load_valid_splits(source)
     rows: Any = loaded.splits[split]
     name, number = loaded.origins[split], index
     if ORIGIN in (rows.column_names or ()):
         number = rows[index][ORIGIN]
-    for file in dict(_files(source)).get(name, ()):
+    for file in dict(files_of(source)).get(name, ()):
         if is_saved_dataset(Path(file)):
             return f"{file}, row {number + 1}"
-        length = count_rows(file, _stamp(replace(source, path=file)))
+        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file)
         if number < length:
             return f"{file}, row {number + 1}"
         number -= length
-    return f"{_describe(source)}, split {name!r}, row {number + 1}"
+    return f"{describe(source)}, split {name!r}, row {number + 1}"
 
 
-def _load_source_splits(source: DataSource) -> dict[str, Any]:
-    """Loads the splits of a data source under their original names."""
+def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, str], list[InputError]]:
+    """Loads the splits of a data source.
+
+    Returns:
+        The rows of each split by its name in the data source, that name by train, dev or test, and why splits cannot
+        be loaded.
+    """
     from datasets import Dataset
 
-    files = dict(_files(source))
-    if files:  # skip files of other names, which may be unreadable
-        used = {_split_name(source, split, list(files)) for split in SPLIT_NAMES}
-        if _split_name(source, "train", list(files)) is None:
-            raise _no_train_split(source, files)
-        files = {name: names for name, names in files.items() if name in used}
-    if files and source.streaming:  # only the training split is streamed
-        train = _split_name(source, "train", list(files))
-        streamed = {name: names for name, names in files.items() if name == train}
-        splits = load_files(streamed, streaming=True)
-        splits |= load_files({name: names for name, names in files.items() if name not in streamed})
-        return {name: splits[name] for name in files}
-    if files:
-        return load_files(files)
+    splits: dict[str, Any] = {}
+    if files := dict(files_of(source)):
+        origins, problems = _split_names(source, list(files))
+        for name in files:  # skip files of other names, which may be unreadable
+            if name not in origins.values():
+                continue
+            streaming = source.streaming and name == origins.get("train")  # only the training split is streamed
+            try:
+                splits |= load_files({name: files[name]}, streaming=streaming, max_rows=source.rows_per_file)
+            except InputError as error:
+                problems.append(error)
+        return splits, origins, problems
     if not isinstance(source.path, str):
-        raise InputError("path: has no files")
+        raise DataError("path", "has no files")
     if (Path(source.path) / "dataset_dict.json").is_file():
         from datasets import load_from_disk
 
         splits = _with_load_errors(source, lambda: dict(load_from_disk(source.path)))
     else:
         splits = _with_load_errors(source, lambda: _load_from_hub(source))
-    splits = {name: to_plain_types(rows) if isinstance(rows, Dataset) else rows for name, rows in splits.items()}
+    for name, rows in splits.items():
+        if isinstance(rows, Dataset):
+            splits[name] = to_plain_types(first_rows(rows, source.rows_per_file))
+        elif source.rows_per_file is not None:
+            splits[name] = _with_load_errors(source, partial(_take, rows, source.rows_per_file))
+    origins, problems = _split_names(source, list(splits))
     if source.streaming and not source.sample:
-        train = _split_name(source, "train", list(splits))
+        train = origins.get("train")
         splits = {name: rows if name == train else _to_dataset(rows) for name, rows in splits.items()}
-    return splits
+    return splits, origins, problems
+
+
+def _split_names(source: DataSource, available: Sequence[str]) -> tuple[dict[str, str], list[InputError]]:
+    """Returns the names of train, dev and test in the data source, and why it has no split of a name."""
+    names: dict[str, str] = {}
+    problems: list[InputError] = []
+    for split in SPLIT_NAMES:
+        try:
+            if (name := _split_name(source, split, available)) is not None:
+                names[split] = name
+            elif split == "train":
+                problems.append(_no_train_split(source, available))
+        except InputError as error:
+            problems.append(error)
+    return names, problems
 
 
 def resolve_revision(source: DataSource) -> str | None:
@@ -229,12 +253,15 @@ def _load_from_hub(source: DataSource) -> dict[str, Any]:
     from datasets import load_dataset
 
     arguments = _load_arguments(source)
-    if Path(str(source.path)).is_dir() and (local := folders.load_folder(str(source.path), source.config)):
+    if Path(str(source.path)).is_dir() and (
+        local := folders.load_folder(str(source.path), source.config, source.rows_per_file)
+    ):
         return local
     try:
         if not source.streaming and (texts := folders.load_hub_texts(arguments)):
             return texts
-        splits: dict[str, Any] = dict(load_dataset(**arguments, streaming=source.streaming))
+        streaming = source.streaming or source.rows_per_file is not None
+        splits: dict[str, Any] = dict(load_dataset(**arguments, streaming=streaming))
         commit = source.revision or ""
         if COMMIT.fullmatch(commit) and (others := _commits(splits) - {commit}):
             # Without network, datasets loads the latest commit in its cache.
@@ -258,7 +285,7 @@ def _cached_files(source: DataSource) -> folders.Files:
     if not COMMIT.fullmatch(source.revision or ""):
         return ()
     folder = snapshot("dataset", str(source.path), str(source.revision))
-    files = _files(replace(source, path=str(folder))) if folder else ()
+    files = files_of(replace(source, path=str(folder))) if folder else ()
     for _, names in files:
         shards = [match for name in names if (match := re.search(r"-of-(\d{5})\.", name))]
         if shards and len(shards) != int(shards[0][1]):
@@ -270,8 +297,12 @@ def _load_arguments(source: DataSource) -> dict[str, Any]:
     """Returns the arguments of ``load_dataset`` for a folder or hub dataset."""
     path = str(source.path)
     local = Path(path).exists()
+    if is_missing_file(path):
+        check_readable(path)  # raises with a similar name
     if not local and not HUB_NAME.fullmatch(path):
-        raise InputError(f"{path!r} is neither a file, a folder nor a hub id (owner/name)")
+        folder = Path(path).parent
+        near = did_you_mean(Path(path).name, sorted(p.name for p in folder.iterdir()) if folder.is_dir() else ())
+        raise DataError("path", f"{path!r} is neither a file, a folder nor a hub id (owner/name){near}")
     return {"path": path, "name": source.config, "revision": None if local else source.revision}
 
 
@@ -286,7 +317,12 @@ def _with_load_errors(source: DataSource, load: Callable[[], T]) -> T:
             if Path(str(source.path)).exists()
             else "without network, download it elsewhere, or set path to local files with the same columns"
         )
-        raise InputError(f"cannot load {_describe(source)} ({summarize_error(error)}); {remedy}") from error
+        raise InputError(f"cannot load {describe(source)} ({summarize_error(error)}); {remedy}") from error
+
+
+def _take(rows: Any, number: int) -> Dataset:
+    """Reads the first rows of a stream."""
+    return _to_dataset(rows.take(number))
 
 
 def _to_dataset(rows: Any) -> Dataset:
@@ -300,15 +336,6 @@ def _to_dataset(rows: Any) -> Dataset:
     return Dataset.from_list(list(rows), features=rows.features) if rows.features else make_dataset(rows)
 
 
-def _files(source: DataSource) -> folders.Files:
-    """Returns the files of each split; empty if they are not known by their names."""
-    if not isinstance(source.path, str):
-        return source.path
-    return folders.files_by_split(
-        Path(source.path), source.config, {name for names in SPLIT_NAMES.values() for name in names}
-    )
-
-
 def _split_name(source: DataSource, split: str, available: Sequence[str]) -> str | None:
     """Returns the name of a split in the data source; None if it has none."""
     name = dict(zip(SPLIT_NAMES, source.names, strict=True))[split]
@@ -316,12 +343,12 @@ def _split_name(source: DataSource, split: str, available: Sequence[str]) -> str
         return next((name for name in SPLIT_NAMES[split] if name in available and name not in source.names), None)
     if name not in available:
         hint = f"{did_you_mean(name, available)}; splits: {comma_separated(sorted(available))}"
-        raise InputError(f"{split}_split: {_describe(source)} has no split {name!r}{hint}")
+        raise DataError(f"{split}_split", f"{describe(source)} has no split {name!r}{hint}")
     return name
 
 
 def _no_train_split(source: DataSource, available: Iterable[str]) -> InputError:
-    return InputError(f"{_describe(source)} has no split 'train'; splits: {comma_separated(sorted(available))}")
+    return InputError(f"{describe(source)} has no split 'train'; splits: {comma_separated(sorted(available))}")
 
 
 def _check_enough_rows(rows: Dataset, source: DataSource) -> None:
@@ -330,7 +357,7 @@ def _check_enough_rows(rows: Dataset, source: DataSource) -> None:
     if len(rows) < num_splits:
         columns = visible_columns(rows.column_names)
         raise InputError(
-            f"{_describe(source)} has {len(rows)} row{'s' if len(rows) != 1 else ''} (columns: "
+            f"{describe(source)} has {len(rows)} row{'s' if len(rows) != 1 else ''} (columns: "
             f"{comma_separated(columns)}), too few to hold out rows for dev and test"
         )
 
@@ -343,29 +370,8 @@ def _check_sizes(source: DataSource, splits: Mapping[str, Any]) -> None:
         rows = splits.get(name)
         if isinstance(rows, Dataset) and len(rows) != size:
             raise InputError(
-                f"{_describe(source)} has {len(rows):,} rows in split {name!r}, but {size:,} were published; clear the "
+                f"{describe(source)} has {len(rows):,} rows in split {name!r}, but {size:,} were published; clear the "
                 "cache of the dataset, or set path to other files"
             )
         if rows is None:
-            raise InputError(f"{_describe(source)} has no split {name!r}, which was published with {size:,} rows")
-
-
-def _describe(source: DataSource) -> str:
-    if isinstance(source.path, str):
-        return f"{source.path!r}" + (f" ({source.config})" if source.config else "")
-    return ", ".join(file for _, files in source.path for file in files)
-
-
-def _stamp(source: DataSource) -> tuple[Any, ...]:
-    """Returns a cache key of the source's files, which changes when a file changes.
-
-    It includes ``st_ctime``, which copying with preserved modification times does not keep.
-    """
-    if isinstance(source.path, str):
-        path = Path(source.path)
-        files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
-    else:
-        paths = [Path(name) for _, names in source.path for name in names]
-        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    stats = ((str(file), file.stat()) for file in files if file.is_file())
-    return tuple((name, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_size) for name, s in stats)
+            raise InputError(f"{describe(source)} has no split {name!r}, which was published with {size:,} rows")

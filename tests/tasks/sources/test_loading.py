@@ -163,7 +163,7 @@ def test_a_changed_file_is_read_again(write: Write) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("rows.csv", "'rows.csv' is neither a file, a folder nor a hub id"),
+        ("rows.csv", "path: there is no file 'rows.csv'"),
         ("pandas", "'pandas' is neither a file, a folder nor a hub id"),
         ("no/such/place", "is neither a file, a folder nor a hub id"),
         (

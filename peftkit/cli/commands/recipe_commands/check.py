@@ -3,40 +3,83 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from peftkit import plugins
-from peftkit.cli.arguments import add_recipe
+from peftkit.cli.arguments import add_overrides
 from peftkit.cli.subcommand import SubCommand
-from peftkit.errors import RecipeError
+from peftkit.errors import InputError, Problem, RecipeError
+
+if TYPE_CHECKING:
+    from peftkit.recipe import Recipe
+    from peftkit.recipe.check_recipe import RecipeReport
+    from peftkit.recipe.compatibility import Conflict
 
 
 class CheckCommand(SubCommand):
-    """Validates a recipe without importing torch."""
+    """Checks recipes and their data without loading models."""
 
     name = "check"
-    help = "Validate a recipe without loading data or models."
+    help = "Check recipes and their local data, without loading models."
     examples = (
-        ("Check a recipe", "peftkit check recipes/quickstart.toml"),
-        ("Check it with another method", "peftkit check recipes/quickstart.toml --set method.name=ia3 --json"),
+        ("Check a recipe and its data", "peftkit check recipes/quickstart.toml"),
+        ("Check several with another method", "peftkit check recipes/lora/*.toml --set method.name=ia3 --json"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_recipe(parser)
+        parser.add_argument("recipes", metavar="RECIPE", nargs="+", help="Recipes: TOML files.")
+        add_overrides(parser, "Override a key of all recipes, such as train.batch_size=4. Repeatable.")
+        parser.add_argument(
+            "--data",
+            action=argparse.BooleanOptionalAction,
+            help="Check the task's data: also download hub datasets, or with --no-data not even local files. "
+            "[default: local data only]",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.recipe import load_recipe
+        from peftkit.recipe.check_recipe import check_recipe
+
+        registry = plugins.load_registry()
+        errors: list[Problem] = []
+        documents: list[dict[str, Any]] = []
+        for path in args.recipes:
+            report = check_recipe(path, registry, args.overrides, data=args.data, further=_optimizer_conflicts)
+            errors += report.errors
+            if args.json:
+                documents.append(_document(path, report))
+                continue
+            for warning in report.warnings:
+                self.notice(args, f"peftkit: warning: {warning}")
+            if report.recipe and not args.quiet:
+                print("{}: OK ({method} on {task}, {model})".format(path, **_names(report.recipe)), flush=True)
+        if args.json:
+            self.print_json({"valid": not errors, "recipes": documents}, version=2)
+            return RecipeError.exit_code if errors else 0
+        if errors:
+            raise RecipeError(dict.fromkeys(errors))
+        return 0
+
+
+def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.train.optimizer_options:
+        from peftkit.train.optim import check_optimizer_options  # imports torch
 
         try:
-            recipe = load_recipe(args.recipe, plugins.load_registry(), args.overrides)
-        except RecipeError as error:
-            if not args.json:
-                raise
-            errors = [{"file": p.file, "line": p.line, "key": p.key, "message": p.text} for p in error.problems]
-            self.print_json({"recipe": args.recipe, "valid": False, "errors": errors})
-            return error.exit_code
-        names = {"method": recipe.method.name, "task": recipe.task.name, "model": recipe.model.name}
-        if args.json:
-            self.print_json({"recipe": args.recipe, "valid": True, "errors": [], **names})
-        elif not args.quiet:
-            print("{recipe}: OK ({method} on {task}, {model})".format(recipe=args.recipe, **names))
-        return 0
+            check_optimizer_options(recipe)
+        except InputError as error:
+            yield ("train", "optimizer_options"), str(error).removeprefix("train.optimizer_options: ")
+
+
+def _names(recipe: Recipe) -> dict[str, str]:
+    return {"method": recipe.method.name, "task": recipe.task.name, "model": recipe.model.name}
+
+
+def _document(path: str, report: RecipeReport) -> dict[str, Any]:
+    names = _names(report.recipe) if report.recipe else {}
+    problems = {"errors": _as_json(report.errors), "warnings": _as_json(report.warnings)}
+    return {"recipe": path, "valid": report.recipe is not None, **problems, **names}
+
+
+def _as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    return [{"file": p.file, "line": p.line, "key": p.key, "message": p.text} for p in problems]

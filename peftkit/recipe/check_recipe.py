@@ -1,0 +1,118 @@
+"""Checks everything about a recipe that needs no model: its keys, its data, and what it needs of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from peftkit.components import Component, OptionProblem
+from peftkit.distributed import device_requirements as device
+from peftkit.errors import InputError, PeftkitError, PluginError, Problem, RecipeError, summarize_error
+from peftkit.plugins import Registry
+from peftkit.recipe.compatibility import Conflict
+from peftkit.recipe.config import Recipe
+from peftkit.recipe.load_recipe import sort_problems, validate_recipe
+from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.recipe.toml_lines import KeyPath
+
+C = TypeVar("C", bound=Component)
+
+
+@dataclass(frozen=True)
+class RecipeReport:
+    """What is wrong with a recipe."""
+
+    recipe: Recipe | None
+    """The recipe; None if it is invalid."""
+    errors: tuple[Problem, ...]
+    """Why a run would fail, on any machine."""
+    warnings: tuple[Problem, ...] = ()
+    """What may be unintended, and why a run would fail on this machine."""
+
+
+def check_recipe(
+    path: str | Path,
+    registry: Registry,
+    overrides: Iterable[str] = (),
+    *,
+    data: bool | None = None,
+    further: Callable[[Recipe], Iterable[Conflict]] = lambda recipe: (),
+) -> RecipeReport:
+    """Check a recipe without loading its model.
+
+    Args:
+        path: The TOML file.
+        registry: The installed components.
+        overrides: ``key.path=value`` texts that override keys of the file.
+        data: Whether to check the data of the task; None to check them if they are on this machine.
+        further: Finds more problems of a valid recipe.
+
+    Returns:
+        All problems.
+
+    Raises:
+        PluginError: A component raises while it is checked.
+    """
+    try:
+        raw, recipe, problems = validate_recipe(path, registry, overrides)
+    except RecipeError as error:
+        return RecipeReport(None, error.problems)
+    errors: list[Conflict] = list(problems.items())
+    warnings: list[Conflict] = []
+    if recipe is not None:
+        tables = {key[0] for key in problems if key}
+        if "task" not in tables and data is not False:
+            for problem in _call(recipe.task, lambda task: task.find_data_problems(download=bool(data))):
+                target = errors if problem.is_error else warnings
+                target.append((("task", problem.option), problem.text))
+        if "method" not in tables:
+            errors += _option_conflicts(recipe)
+        if not problems:
+            errors += further(recipe)
+        invalid = {key for key, _ in errors}
+        warnings += [conflict for conflict in _device_conflicts(recipe) if conflict[0] not in invalid]
+    valid = recipe if not errors else None
+    return RecipeReport(valid, tuple(sort_problems(errors, raw)), tuple(sort_problems(warnings, raw)))
+
+
+def check_method_options(recipe: Recipe) -> None:
+    """Check the options of a recipe's method, which needs no model.
+
+    Raises:
+        InputError: The library that implements the method rejects an option.
+    """
+    if conflicts := list(_option_conflicts(recipe)):
+        raise InputError("\n".join(f"method.{key[-1]}: {text}" for key, text in conflicts))
+
+
+def _option_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    kind = model_kind(model_config(recipe.model.name))
+    for problem in _call(recipe.method, lambda method: method.find_option_problems(kind)):
+        yield ("method", problem.option), problem.text
+
+
+def _call(component: C, find: Callable[[C], Sequence[OptionProblem]]) -> Sequence[OptionProblem]:
+    try:
+        return find(component)
+    except PeftkitError:
+        raise
+    except Exception as error:  # of a plugin: reported like any other
+        raise PluginError(f"{component.name!r} failed while it was checked: {summarize_error(error)}") from error
+
+
+def _device_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Yield what the recipe needs and this machine does not have."""
+    train = recipe.train
+    problems: list[tuple[KeyPath, str]] = [
+        (("train", "mixed_precision"), device.precision_problem(train.mixed_precision)),
+        (("model", "quantization"), device.quantization_problem(recipe.model.quantization)),
+    ]
+    if train.fsdp:
+        problems.append((("train", "fsdp"), device.fsdp_problem()))
+    if train.deepspeed.used:
+        problems.append((("train", "deepspeed"), device.deepspeed_problem()))
+    yield from ((key, f"cannot run on this machine: {text}") for key, text in problems if text)
+    if notice := device.emulation_notice(train.mixed_precision):
+        yield ("train", "mixed_precision"), f"on this machine, {notice}"

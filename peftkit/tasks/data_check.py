@@ -1,0 +1,155 @@
+"""Checks the data of a task without a model, on the first rows of each file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.components import OptionProblem
+from peftkit.data_files import check_encoding, file_format, is_saved_dataset
+from peftkit.errors import DataError, InputError, RowError, did_you_mean, summarize_error
+from peftkit.tasks import prompt_templates
+from peftkit.tasks.sources import loading
+from peftkit.tasks.sources.data_source import files_of, is_local
+
+if TYPE_CHECKING:
+    from peftkit.tasks.dataset_task import DatasetTask
+    from peftkit.tasks.sources.data_source import DataSource
+
+ROWS_PER_FILE = 10_000
+"""Number of rows of each file that are checked; together they take less than a second."""
+MOST_CHARACTERS = 1 << 26
+"""Number of characters of each file whose encoding is checked."""
+MOST_JSON_BYTES = 1 << 24
+"""Size of the largest JSON file that is checked: such files cannot be read in part."""
+
+
+def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProblem]:
+    """Finds what is wrong with the data of a task.
+
+    Args:
+        task: The task.
+        download: Whether to load hub datasets; otherwise only local data are checked.
+
+    Returns:
+        The problems: at most one for each split and column, and that of the first row.
+    """
+    source = task._data_source()
+    local = is_local(source)
+    if not local and not download:
+        return list(_resembles_local_path(str(source.path)))
+    if large := _large_json(source):
+        text = f"{large} is not checked, since JSON files of this size take long to read; JSON Lines files do not"
+        return [OptionProblem("path", text, is_error=False)]
+    if local:
+        task = task.model_copy()
+        source = task._sample = replace(source, rows_per_file=ROWS_PER_FILE, streaming=False)
+    try:
+        loaded = loading.load_valid_splits(source)
+    except InputError as error:
+        return [_problem(error)]
+    columns = list(task._column_problems(loaded.splits))
+    invalid = {(error.location, error.column) for error in columns}
+    problems = [*map(_problem, loaded.problems), *_merged(task, columns), *_encoding_problems(source, loaded)]
+    if "label_column" not in {error.option for error in columns}:
+        problems += task._label_problems(loaded.splits)
+    check_row = task._row_check()
+    for split, rows in loaded.splits.items():
+        problems += _row_problems(task, split, rows, check_row, invalid)
+    return list(dict.fromkeys(problems))
+
+
+def _resembles_local_path(path: str) -> Iterator[OptionProblem]:
+    """Yields a warning if a hub id looks like a path whose last part is misspelled."""
+    folder = Path(path).parent
+    if folder.is_dir() or file_format(Path(path)):
+        near = did_you_mean(Path(path).name, sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
+        yield OptionProblem("path", f"{path!r} is not a file or folder here, so it is a hub id{near}", is_error=False)
+
+
+def _large_json(source: DataSource) -> str | None:
+    """Returns a JSON file that is too large to check; None if there is none."""
+    files = (Path(name) for _, names in files_of(source) for name in names)
+    return next(
+        (str(f) for f in files if file_format(f) == "json" and f.is_file() and f.stat().st_size > MOST_JSON_BYTES),
+        None,
+    )
+
+
+def _problem(error: InputError) -> OptionProblem:
+    if isinstance(error, DataError):
+        return OptionProblem(error.option, ": ".join(filter(None, [error.location, error.text])))
+    return OptionProblem("path", str(error))
+
+
+def _merged(task: DatasetTask, errors: Iterable[DataError]) -> Iterator[OptionProblem]:
+    """Yields one problem for the same error in several splits."""
+    locations: dict[tuple[str, str], list[str]] = {}
+    for error in errors:
+        known = error.option in type(task).model_fields
+        option, text = (error.option, "") if known else (option_of_column(task, error.column), f"{error.column}: ")
+        locations.setdefault((option, f"{text}{error.text}"), []).append(error.location)
+    for (option, text), names in locations.items():
+        yield OptionProblem(option, f"{' and '.join(dict.fromkeys(names))}: {text}")
+
+
+def _encoding_problems(source: DataSource, loaded: loading.LoadedSplits) -> Iterator[OptionProblem]:
+    """Yields a problem for each file with an invalid byte after the rows that are checked."""
+    files = dict(files_of(source))
+    for split in loaded.splits:
+        for name in files.get(loaded.origins[split], ()) if loaded.origins[split] in loaded.cut else ():
+            if not is_saved_dataset(Path(name)) and file_format(Path(name)) != "parquet":
+                try:
+                    check_encoding(name, MOST_CHARACTERS)
+                except InputError as error:
+                    yield _problem(error)
+
+
+def _row_problems(
+    task: DatasetTask,
+    split: str,
+    rows: Any,
+    check_row: Callable[[Mapping[str, Any]], object],
+    reported: Iterable[tuple[str, str]],
+) -> Iterator[OptionProblem]:
+    """Yields a problem for the first invalid row of each column that is not reported yet."""
+    invalid = {column for location, column in reported if location == task._describe_split(split)}
+    for index, row in enumerate(islice(_iterate(rows), ROWS_PER_FILE * 4)):
+        try:
+            check_row(row)
+        except RowError as error:
+            if error.field not in invalid:
+                invalid.add(error.field)
+                option = option_of_column(task, error.field)
+                yield OptionProblem(option, f"{task.describe_row(split, index)}: {error}")
+        except InputError as error:  # concerns the whole dataset
+            yield _problem(error)
+            return
+        except Exception as error:  # a plugin's task
+            text = f"{task.describe_row(split, index)}: the task raised {summarize_error(error)}"
+            yield OptionProblem("name", text)
+            return
+
+
+def _iterate(rows: Any) -> Iterator[Mapping[str, Any]]:
+    """Yields the rows of a dataset, which is faster by batches."""
+    for batch in rows.iter(batch_size=1000):
+        names: Sequence[str] = list(batch)
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def option_of_column(task: DatasetTask, column: str) -> str:
+    """Returns the option of a task that names a column; the prompt or path if none does.
+
+    Args:
+        task: The task.
+        column: Name of the column.
+    """
+    for option, name in task._column_options():
+        if name == column:
+            return option
+    return "prompt" if column in prompt_templates.fields(task._prompt_template()) else "path"
