@@ -17,6 +17,7 @@ from peftkit.components.inputs import (
 from peftkit.components.meter import Meter
 from peftkit.components.method import Method
 from peftkit.components.metric import Metric
+from peftkit.components.preset import Preset
 from peftkit.components.search_space import PublishedRate, Range, SearchSpace
 from peftkit.components.task import Task
 
@@ -29,6 +30,7 @@ __all__ = [
     "Method",
     "Metric",
     "ModelKind",
+    "Preset",
     "PublishedRate",
     "Range",
     "RunSpec",
