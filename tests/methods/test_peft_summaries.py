@@ -34,7 +34,7 @@ def test_no_line_is_from_a_docstring_of_peft() -> None:
 
 def test_every_method_of_peft_names_its_paper() -> None:
     without = {name for name, e in METHODS.items() if e.distribution == "peftkit" and not PAPER.search(e.summary)}
-    assert without == {"head_only", "shadow", "trainable_tokens"}
+    assert without == {"head_only", "trainable_tokens"}
 
 
 def test_every_method_of_the_installed_peft_has_a_line() -> None:
