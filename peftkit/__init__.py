@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Meter,
         Method,
         Metric,
+        Preset,
         RunSpec,
         StepStats,
         Task,
@@ -33,6 +34,7 @@ __all__ = [
     "Method",
     "Metric",
     "MissingFieldsError",
+    "Preset",
     "PublishedRate",
     "Range",
     "RowError",
@@ -48,8 +50,8 @@ __all__ = [
 _MODULES = {
     "api": ("load_model",),
     "components": (
-        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "PublishedRate", "Range"),
-        *("RunSpec", "SearchSpace", "StepStats", "Task"),
+        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "Preset", "PublishedRate"),
+        *("Range", "RunSpec", "SearchSpace", "StepStats", "Task"),
     ),
     "errors": ("MissingFieldsError", "RowError"),
     "hookspecs": ("hookimpl",),

@@ -136,12 +136,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     Returns:
         `` (did you mean 'x'?)``, or an empty text if no known word is similar.
     """
+    near = closest(word, known)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Find a similar word by spelling, ignoring case.
+
+    Args:
+        word: The unknown word.
+        known: The known words.
+
+    Returns:
+        The known word, or an empty text if none is similar.
+    """
     options = list(known)
     by_lower = {option.lower(): option for option in reversed(options)}
     near = [by_lower[o] for o in difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)]
     if not near:  # 'rank' for 'r', 'lr' for 'learning_rate': an abbreviation is not close by edit distance
         near = [o for o in options if word and (_abbreviates(word, o) or _abbreviates(o, word))]
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return near[0] if near else ""
 
 
 def summarize_error(error: BaseException) -> str:

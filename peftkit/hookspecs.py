@@ -1,4 +1,4 @@
-"""The hooks of plugins. Each returns component classes; importing a plugin must not import torch.
+"""The hooks of plugins. Each returns component classes or presets; importing a plugin must not import torch.
 
 A distribution registers its module as an entry point of the group ``peftkit``::
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from peftkit.components import Meter, Method, Metric, Task
+from peftkit.components import Meter, Method, Metric, Preset, Task
 
 hookspec = pluggy.HookspecMarker("peftkit")
 hookimpl = pluggy.HookimplMarker("peftkit")
@@ -33,6 +33,29 @@ def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
     ...     return [BitFit]
     >>> [method().name for method in register_methods()]
     ['bitfit']
+    """
+
+
+@hookspec
+def register_presets() -> Sequence[Preset]:  # type: ignore[empty-body]
+    """Register presets: names for a method of any distribution with options.
+
+    >>> from peftkit import Preset, hookimpl
+    >>> @hookimpl
+    ... def register_presets():
+    ...     return [
+    ...         Preset(
+    ...             name="wide_lora",
+    ...             method="lora",
+    ...             summary="Low-rank updates of all linear layers",
+    ...             paper="Doe et al., 2026",
+    ...             fixed={"target_modules": "all-linear"},
+    ...             defaults={"r": 64},
+    ...         )
+    ...     ]
+    >>> [preset] = register_presets()
+    >>> str(preset)
+    'lora with target_modules = "all-linear", r = 64'
     """
 
 

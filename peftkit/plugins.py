@@ -1,21 +1,23 @@
-"""Finds, loads and checks plugins, and registers their components with the distribution they come from."""
+"""Finds, loads and checks plugins, and registers their components and presets with the distribution they come from."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 import pluggy
 
 from peftkit import hookspecs
-from peftkit.components import Component, Meter, Method, Metric, Task, TaskKind
-from peftkit.errors import InputError, PluginError, comma_separated, did_you_mean, summarize_error
+from peftkit.components import Component, Meter, Method, Metric, Preset, Task, TaskKind
+from peftkit.components.method_names import find_left_out, suggest_method
+from peftkit.components.preset import preset_class
+from peftkit.errors import InputError, PluginError, closest, comma_separated, did_you_mean, summarize_error
 
 GROUP = "peftkit"
 BUILTIN_DISTRIBUTION = "peftkit"
@@ -28,7 +30,7 @@ FIRST_PARTY: Mapping[str, str] = {
         (
             *("adapter_plus", "adapters_ia3", "adapters_lora", "adapters_prefix_tuning", "adapters_prompt_tuning"),
             *("adapters_union", "bottleneck", "compacter", "compacter_plus_plus", "direft", "invertible_bottleneck"),
-            *("loreft", "mam", "noreft", "parallel_adapters", "unipelt"),
+            *("houlsby", "loreft", "mam", "noreft", "parallel_adapters", "pfeiffer", "unipelt"),
         ),
         "peftkit-adapters",
     ),
@@ -38,7 +40,7 @@ FIRST_PARTY: Mapping[str, str] = {
 BASE_CLASSES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """The form of component names."""
-HOOKS = tuple(f"register_{kind}s" for kind in BASE_CLASSES)
+HOOKS = (*(f"register_{kind}s" for kind in BASE_CLASSES), "register_presets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Entry:
     def summary(self) -> str:
         """The first paragraph of the class's docstring, on one line."""
         return " ".join((inspect.getdoc(self.component) or "").split("\n\n")[0].split())
+
+    @property
+    def preset(self) -> Preset | None:
+        """The preset, if the component is one."""
+        return self.component.preset if issubclass(self.component, Method) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +82,20 @@ class Registry:
     """The versions of the distributions whose plugins were loaded."""
     excluded: tuple[str, ...] = ()
     """The plugins that ``PEFTKIT_PLUGINS`` excludes."""
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """By the name of each preset whose method is not installed, the name of that method."""
 
-    def all(self, kind: Kind) -> Mapping[str, Entry]:
+    def all(self, kind: Kind, *, presets: bool = True) -> Mapping[str, Entry]:
         """Returns the components of one kind.
 
         Args:
             kind: ``method``, ``task``, ``metric`` or ``meter``.
+            presets: Whether methods include presets.
 
         Returns:
             The entries by name.
         """
-        return MappingProxyType({e.name: e for e in self.entries if e.kind == kind})
+        return MappingProxyType({e.name: e for e in self.entries if e.kind == kind and (presets or not e.preset)})
 
     def find(self, kind: Kind, name: str) -> Entry:
         """Returns the component with a kind and name.
@@ -98,13 +108,39 @@ class Registry:
             The entry.
 
         Raises:
-            PluginError: There is none. The message lists the installed ones, a similar name, and plugins that failed.
+            PluginError: There is none. The message lists the installed ones, a similar name, and why it may be missing.
         """
         known = self.all(kind)
         if name in known:
             return known[name]
-        text = f"no {kind} is called {name!r}{did_you_mean(name, known)}; installed: {comma_separated(list(known))}"
+        guess = self.suggest(name, kind)
+        text = f"no {kind} is called {name!r}{guess}; installed: {comma_separated(list(known))}"
         raise PluginError(text + self.why_missing(name))
+
+    def suggest(self, name: str, kind: Kind | None = None) -> str:
+        """Returns a suggestion for an unknown name: by meaning for a method, by spelling for others.
+
+        Args:
+            name: The unknown name.
+            kind: The kind of component; by default any.
+
+        Returns:
+            `` (did you mean 'x'?)``, where x may be in a plugin that is not installed; empty if none is similar.
+        """
+        guess = self._guess(name, kind)
+        if find_left_out(name):
+            return f" (the closest is {guess!r})"
+        return f" (did you mean {guess!r}?)" if guess else ""
+
+    def _guess(self, name: str, kind: Kind | None) -> str:
+        entries = [entry for entry in self.entries if kind in (None, entry.kind)]
+        if kind in (None, "method"):
+            if name in FIRST_PARTY or name in self.unavailable:  # it is the right name
+                return ""
+            methods = {e.name: e.component.also_called for e in entries if issubclass(e.component, Method)}
+            if guess := suggest_method(name, methods):
+                return guess
+        return closest(name, [entry.name for entry in entries])
 
     def why_missing(self, name: str) -> str:
         """Returns why a name may not be registered.
@@ -118,8 +154,15 @@ class Registry:
         reasons = [f"the plugin {f.plugin} could not be imported: {f.error}" for f in self.failures]
         if self.excluded:
             reasons.append(f"PEFTKIT_PLUGINS excludes {comma_separated(self.excluded)}")
-        if (distribution := FIRST_PARTY.get(name)) and distribution not in self.distributions:
-            reasons.append(f"it is in the distribution {distribution}")
+        if left_out := find_left_out(name):
+            reasons.append(left_out[1])
+        method = self.unavailable.get(name)
+        if method:
+            reasons.append(f"it is a preset of {method}, which is not installed")
+        guess = self._guess(name, "method")
+        for wanted, subject in ((name, "it"), (method, method), (guess, repr(guess))):
+            if (distribution := FIRST_PARTY.get(wanted or "")) and distribution not in self.distributions:
+                reasons.append(f"{subject} is in the distribution {distribution}")
         return "".join(f"; {reason}" for reason in reasons)
 
 
@@ -153,8 +196,11 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
             continue
         _register(manager, plugin, name)
         versions[name] = _distribution(point)
-    entries = [entry for kind in BASE_CLASSES for entry in _entries(manager, kind, versions)]
-    return Registry(tuple(entries), tuple(failures), MappingProxyType(dict(sorted(versions.values()))), left_out)
+    components = {kind: _entries(manager, kind, versions) for kind in BASE_CLASSES}
+    unavailable = _add_presets(manager, components["method"], versions)
+    entries = [entry for kind in BASE_CLASSES for _, entry in sorted(components[kind].items())]
+    distributions = MappingProxyType(dict(sorted(versions.values())))
+    return Registry(tuple(entries), tuple(failures), distributions, left_out, MappingProxyType(unavailable))
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
@@ -203,25 +249,51 @@ def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
         )
 
 
-def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, tuple[str, str]]) -> list[Entry]:
+def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, tuple[str, str]]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    caller = getattr(manager.hook, f"register_{kind}s")
-    # Call each implementation, to know which plugin raised.
-    for implementation in sorted(caller.get_hookimpls(), key=lambda i: str(i.plugin_name)):
-        plugin = implementation.plugin_name
-        for component in _classes(f"{plugin}: register_{kind}s", implementation.function, BASE_CLASSES[kind]):
+    for plugin, where, components in _call_hook(manager, f"register_{kind}s"):
+        for component in components:
+            _check_class(where, component, BASE_CLASSES[kind])
             name = _component_name(f"{plugin}: {component.__name__}", component)
             _check_attributes(f"{plugin}: {component.__name__}", component)
-            distribution, version = versions[plugin]
-            entry, present = Entry(kind, name, component, distribution, version), entries.get(name)
-            if present is None or _is_overridable(present, entry):
-                entries[name] = entry
-            elif not _is_overridable(entry, present):
-                raise PluginError(
-                    f"the {kind} {name!r} is registered twice, by {present.distribution} and by {distribution} "
-                    f"({plugin}); uninstall one, or exclude it with PEFTKIT_PLUGINS"
-                )
-    return [entry for _, entry in sorted(entries.items())]
+            _add(entries, Entry(kind, name, component, *versions[plugin]), plugin)
+    return entries
+
+
+def _add_presets(
+    manager: pluggy.PluginManager, methods: dict[str, Entry], versions: Mapping[str, tuple[str, str]]
+) -> dict[str, str]:
+    """Add the classes of presets to the methods; return the others with the method that each lacks."""
+    bases, unavailable = dict(methods), {}
+    for plugin, where, presets in _call_hook(manager, "register_presets"):
+        for preset in presets:
+            if not isinstance(preset, Preset):
+                raise PluginError(f"{where} returned {preset!r}, which is not a peftkit.Preset")
+            label = f"{plugin}: the preset {preset.name!r}"
+            _check_name(label, preset.name)
+            texts = {key: getattr(preset, key) for key in ("method", "summary", "paper")}
+            if missing := [key for key, text in texts.items() if not isinstance(text, str) or not text.strip()]:
+                raise PluginError(f"{label} must have a text for {comma_separated(missing)}")
+            if preset.method not in bases:
+                unavailable[preset.name] = preset.method
+                continue
+            try:
+                component = preset_class(preset, cast("type[Method]", bases[preset.method].component))
+            except PluginError as error:
+                raise PluginError(f"{label} {error}") from error
+            _add(methods, Entry("method", preset.name, component, *versions[plugin]), plugin)
+    return unavailable
+
+
+def _add(entries: dict[str, Entry], entry: Entry, plugin: str) -> None:
+    present = entries.get(entry.name)
+    if present is None or _is_overridable(present, entry):
+        entries[entry.name] = entry
+    elif not _is_overridable(entry, present):
+        raise PluginError(
+            f"the {entry.kind} {entry.name!r} is registered twice, by {present.distribution} and by "
+            f"{entry.distribution} ({plugin}); uninstall one, or exclude it with PEFTKIT_PLUGINS"
+        )
 
 
 def _is_overridable(built_in: Entry, other: Entry) -> bool:
@@ -229,20 +301,27 @@ def _is_overridable(built_in: Entry, other: Entry) -> bool:
     return built_in.distribution == BUILTIN_DISTRIBUTION != other.distribution and built_in.component.overridable
 
 
-def _classes(where: str, function: Callable[[], Any], base: type[Component]) -> list[type[Component]]:
-    try:
-        returned = function()
-        is_list = isinstance(returned, Iterable) and not isinstance(returned, type | str | Component)
-        items = list(returned) if is_list else []
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{where} failed: {summarize_error(error)}") from error
-    if not is_list:
-        raise PluginError(f"{where} returned {returned!r}; it must return a list of classes")
-    for item in items:
-        if not (isinstance(item, type) and issubclass(item, base)):
-            hint = "; return the class itself" if isinstance(item, base) else ""
-            raise PluginError(f"{where} returned {item!r}, which is not a subclass of peftkit.{base.__name__}{hint}")
-    return items
+def _call_hook(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, str, list[Any]]]:
+    """Yield each plugin that implements a hook, where that is for messages, and what it returns."""
+    # Call each implementation, to know which plugin raised.
+    for implementation in sorted(getattr(manager.hook, hook).get_hookimpls(), key=lambda i: str(i.plugin_name)):
+        where = f"{implementation.plugin_name}: {hook}"
+        try:
+            returned = implementation.function()
+            is_list = isinstance(returned, Iterable) and not isinstance(returned, type | str | Component)
+            items = list(returned) if is_list else []
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{where} failed: {summarize_error(error)}") from error
+        if not is_list:
+            what = "presets" if hook == "register_presets" else "classes"
+            raise PluginError(f"{where} returned {returned!r}; it must return a list of {what}")
+        yield implementation.plugin_name, where, items
+
+
+def _check_class(where: str, item: Any, base: type[Component]) -> None:
+    if not (isinstance(item, type) and issubclass(item, base)):
+        hint = "; return the class itself" if isinstance(item, base) else ""
+        raise PluginError(f"{where} returned {item!r}, which is not a subclass of peftkit.{base.__name__}{hint}")
 
 
 def _component_name(where: str, component: type[Component]) -> str:
@@ -250,9 +329,13 @@ def _component_name(where: str, component: type[Component]) -> str:
     name = component.model_fields["name"].default
     if get_origin(annotation) is not Literal or get_args(annotation) != (name,):
         raise PluginError(f'{where} must declare its name as: name: Literal["x"] = "x"')
+    _check_name(where, name)
+    return str(name)
+
+
+def _check_name(where: str, name: Any) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise PluginError(f"{where} has the name {name!r}; names have lower-case letters, digits and underscores")
-    return name
 
 
 def _check_attributes(where: str, component: type[Component]) -> None:

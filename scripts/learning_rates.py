@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / "plugins" / plugin) for plugin in PLUGIN
 
 from peftkit import Method, Range  # noqa: E402 - from this tree
 from peftkit.components import search_space  # noqa: E402 - from this tree
+from peftkit.components.preset import preset_class  # noqa: E402 - from this tree
 
 PAGE = ROOT / "docs" / "learning-rates.md"
 KEY = "train.learning_rate"
@@ -26,9 +27,11 @@ FAMILIES = ("WEIGHTS", "ROTATIONS", "MATRICES", "VECTORS", "SCALES", "PROMPTS")
 
 
 def methods(distribution: str) -> Sequence[type[Method]]:
-    """The methods that a distribution of this repository registers."""
-    registered: Sequence[type[Method]] = import_module(MODULES[distribution]).register_methods()
-    return registered
+    """The methods and presets that a distribution of this repository registers."""
+    module = import_module(MODULES[distribution])
+    registered = {name_of(method): method for method in module.register_methods()}
+    presets = getattr(module, "register_presets", list)()
+    return [*registered.values(), *(preset_class(preset, registered[preset.method]) for preset in presets)]
 
 
 def name_of(method: type[Method]) -> str:

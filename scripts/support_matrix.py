@@ -146,7 +146,7 @@ def main() -> int:
     options = parser.parse_args()
     from peftkit.plugins import load_registry
 
-    registered = load_registry().all("method")
+    registered = load_registry().all("method", presets=False)
     names = options.methods.split(",") if options.methods else list(registered)
     file = DOCS / "support.json"
     stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pluggy
 import pytest
 
-from peftkit import hookspecs, plugins
+from peftkit import Preset, hookspecs, plugins
 
 
 def live() -> dict[str, Callable[..., Any]]:
@@ -24,17 +24,18 @@ HOOKS = live()
 EACH = pytest.mark.parametrize("name", sorted(HOOKS))
 
 
-def test_every_kind_of_component_has_one_hook() -> None:
+def test_every_kind_of_component_and_presets_have_one_hook() -> None:
     assert sorted(HOOKS) == sorted(plugins.HOOKS)
 
 
 @EACH
-def test_hooks_take_no_arguments_and_return_classes_of_their_kind(name: str) -> None:
+def test_hooks_take_no_arguments_and_return_classes_of_their_kind_or_presets(name: str) -> None:
     assert not inspect.signature(HOOKS[name]).parameters
     returns = get_type_hints(HOOKS[name])["return"]
     assert get_origin(returns) is Sequence
     kind = name.removeprefix("register_").removesuffix("s")
-    assert get_args(returns) == (type[plugins.BASE_CLASSES[kind]],)  # type: ignore[index]
+    expected: Any = Preset if kind == "preset" else type[plugins.BASE_CLASSES[kind]]  # type: ignore[index]
+    assert get_args(returns) == (expected,)
 
 
 @EACH

@@ -18,6 +18,7 @@ from peftkit.components.inputs import (
 from peftkit.components.meter import Meter
 from peftkit.components.method import Method
 from peftkit.components.metric import Metric
+from peftkit.components.preset import Preset
 from peftkit.components.search_space import PublishedRate, Range, SearchSpace
 from peftkit.components.task import Task
 
@@ -31,6 +32,7 @@ __all__ = [
     "Metric",
     "ModelKind",
     "OptionProblem",
+    "Preset",
     "PublishedRate",
     "Range",
     "RunSpec",

@@ -14,6 +14,8 @@ from peftkit.components.search_space import MATRICES, PublishedRate, SearchSpace
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from peftkit.components.preset import Preset
+
 
 class Method(Component):
     """A fine-tuning method.
@@ -33,6 +35,12 @@ class Method(Component):
     """Published learning rates of the method, which ``search_space`` must contain."""
     tiny_options: ClassVar[Mapping[str, Any]] = {}
     """Options for test models with a hidden size of 32, where the defaults do not fit."""
+    recipe_keys: ClassVar[Mapping[str, Any]] = {}
+    """Keys of other tables that the method sets, such as ``model.quantization``; a recipe cannot set them otherwise."""
+    also_called: ClassVar[tuple[str, ...]] = ()
+    """Further names and descriptions, by which it is suggested for an unknown name."""
+    preset: ClassVar[Preset | None] = None
+    """The preset that the class was built from, if it was."""
     loaded_by: ClassVar[Literal["transformers", "peft", "adapters", "peftkit"]] = "peftkit"
     """The library that can load the files that ``save`` writes."""
 

@@ -30,6 +30,7 @@ from peftkit.methods.peft_overrides import (
     XLora,
 )
 from peftkit.methods.peft_schema import Configuration, configurations
+from peftkit.methods.peft_summaries import summary
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.published_learning_rates import PEFT_LEARNING_RATES
 from peftkit.methods.vera import Vera
@@ -113,7 +114,7 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
         patterns = [key for key in fields if key.endswith("_pattern") and key not in PEFT_NAME_OPTIONS]
         fields |= {key: (Annotated[fields[key][0], marker], fields[key][1]) for key in patterns}
     fields["name"] = (Literal[name], name)
-    text = base.__doc__ if name in SPECIALIZED else configuration.summary
+    text = base.__doc__ if name in SPECIALIZED else summary(name)
     method = _build_model("".join(word.capitalize() for word in name.split("_")), base, text, fields)
     method.peft_type = name.upper()
     method.fixed_options = {"progressbar": False} if "progressbar" in options else {}

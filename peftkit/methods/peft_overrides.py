@@ -178,7 +178,7 @@ class Poly(PeftMethod):
 
 
 class Shadow(PeftMethod):
-    """A small trained copy of the model whose hidden states are mixed into the frozen model's (ShadowPEFT).
+    """A small trained copy of the model whose hidden states are mixed into the frozen model's (ShadowPEFT, 2026).
 
     The copy's own loss is added to the training loss, and not to the recorded loss.
     """

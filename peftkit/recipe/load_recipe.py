@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from peftkit.components import Component
+from peftkit.components import Component, Method
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
@@ -23,7 +23,7 @@ from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatc
 from peftkit.recipe.raw_recipe import OVERRIDE, MigratedKey, RawRecipe, format_key, load_raw
 from peftkit.recipe.resolve import model_config
 from peftkit.recipe.toml_lines import KeyPath
-from peftkit.recipe.type_names import Components, aliases
+from peftkit.recipe.type_names import Components, aliases, format_value
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def validate_recipe(
     components = _component_classes(raw.data, registry)
     _fill_defaults(raw, components)
     recipe: Recipe | None = None
+    contradictions = _fill_recipe_keys(raw, components)
     problems = type_mismatches(raw, components)
     try:
         recipe = _validate(raw.data, registry)
@@ -90,6 +91,7 @@ def validate_recipe(
         for key, text in conflicts:
             if invalid.isdisjoint({key, key[:1], key[:2]}):
                 problems.setdefault(key, text)
+    problems |= {key: text for key, text in contradictions.items() if key not in problems}
     return raw, recipe, problems
 
 
@@ -149,6 +151,26 @@ def _fill_defaults(raw: RawRecipe, components: Components) -> None:
                 files = {raw.locate((*path, k)).file for k in (key, last)}
                 if len(files) > 1 or files == {OVERRIDE}:
                     del options[key]
+
+
+def _fill_recipe_keys(raw: RawRecipe, components: Components) -> dict[KeyPath, str]:
+    """Fill in the keys of other tables that the method sets; return an error for each that the recipe contradicts."""
+    method = components.get(("method",))
+    problems: dict[KeyPath, str] = {}
+    for key, value in method.recipe_keys.items() if method and issubclass(method, Method) else ():
+        path = tuple(key.split("."))
+        table: Any = raw.data
+        for part in path[:-1]:
+            table = table.setdefault(part, {}) if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            continue  # reported by validation
+        name = raw.value(("method", "name"))
+        if path[-1] not in table:
+            table[path[-1]] = value
+            raw.origins[path] = raw.locate(("method", "name"))
+        elif table[path[-1]] != value:
+            problems[path] = f"{name!r} sets it to {format_value(value)}; leave it out, or use another method"
+    return problems
 
 
 def _without_keys(data: dict[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from peftkit.sweep.config import SweepConfig
 
 KINDS: Mapping[str, Kind] = {"method": "method", "task": "task"}
 ALL = "all"
-"""A value of the axes ``method`` and ``task``: every installed component that the axis does not name otherwise."""
+"""A value of the axes ``method`` and ``task``: every installed component that the axis does not name otherwise, without
+presets."""
 SEED: Keys = ("run", "seed")
 Keys = tuple[str, ...]
 Layer = Mapping[str, Any]
@@ -290,7 +291,9 @@ def _expand_components(kind: str, values: Sequence[Any], registry: Registry) -> 
     expanded: list[dict[str, Any]] = []
     for table in tables:
         if table == {"name": ALL}:
-            expanded += [{"name": name} for name in registry.all(KINDS[kind]) if name not in explicit_names]
+            expanded += [
+                {"name": name} for name in registry.all(KINDS[kind], presets=False) if name not in explicit_names
+            ]
         elif isinstance(table, Mapping) and "name" in table:
             expanded.append(dict(table))
         else:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from peftkit.components import ModelKind, Range, SearchSpace
-from peftkit.errors import InputError, RecipeError, RunError, did_you_mean
+from peftkit.errors import InputError, RecipeError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_config, model_kind
@@ -177,7 +177,7 @@ def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) 
         return
     for key, name in [("tune.head.method", tune.head.method), *((f"tune.space.{name}", name) for name in tune.space)]:
         if name not in methods:
-            raise InputError(f"{grid.path}: {key}: no method {name!r}{did_you_mean(name, methods)}")
+            raise InputError(f"{grid.path}: {key}: no method {name!r}{registry.suggest(name, 'method')}")
     if tune.trials >= MODEL_BASED_FROM:
         _import_optuna()
     checked = set()

@@ -15,7 +15,7 @@ from peftkit.models.load import apply_method, count_parameters, load_base
 from peftkit.plugins import Registry, load_registry
 from tests.tiny_runs import Make
 
-METHODS = sorted(load_registry().all("method"))
+METHODS = sorted(load_registry().all("method", presets=False))
 TYPES = {"encoder-decoder": "t5", "decoder": "llama", "encoder": "bert"}
 
 

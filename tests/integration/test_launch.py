@@ -51,7 +51,9 @@ FAMILIES = ("vera", "prefix_tuning", "prompt_tuning", "p_tuning", "adalora", "ia
 
 def others() -> list[str]:
     """Full fine-tuning, LoRA, and methods of other distributions that support T5."""
-    entries = [entry for entry in load_registry().all("method").values() if entry.distribution != "peftkit"]
+    entries = [
+        entry for entry in load_registry().all("method", presets=False).values() if entry.distribution != "peftkit"
+    ]
     methods = [e.component.model_validate(dict(getattr(e.component, "tiny_options", {}))) for e in entries]
     return [
         "full",

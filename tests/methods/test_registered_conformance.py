@@ -19,7 +19,7 @@ from peftkit.testing.method_checks import check_new_head, check_reloads
 from peftkit.testing.tiny_models import FAMILIES, head_parameters, save_tiny_model
 from tests.conftest import slow_unless_quick
 
-METHODS = {name: entry.component for name, entry in load_registry().all("method").items()}
+METHODS = {name: entry.component for name, entry in load_registry().all("method", presets=False).items()}
 
 
 def tiny_method(name: str) -> Method:

@@ -14,7 +14,9 @@ from peftkit.methods.lora import Lora
 from peftkit.plugins import load_registry
 from peftkit.testing import apply_method, tiny_model
 
-METHODS: dict[str, Any] = {name: entry.component for name, entry in load_registry().all("method").items()}
+METHODS: dict[str, Any] = {
+    name: entry.component for name, entry in load_registry().all("method", presets=False).items()
+}
 NAMING = [(name, option) for name, method in METHODS.items() for option in naming_options(method)]
 OTHER_LISTS = {
     "cpt_mask",

@@ -13,7 +13,9 @@ from peftkit.models.method_errors import explain_method_errors
 from peftkit.plugins import load_registry
 from peftkit.testing import apply_method, batch, run_spec
 
-METHODS: dict[str, Any] = {name: entry.component for name, entry in load_registry().all("method").items()}
+METHODS: dict[str, Any] = {
+    name: entry.component for name, entry in load_registry().all("method", presets=False).items()
+}
 ABSURD = (0, -1, 97)
 """97 exceeds and divides no dimension of the tiny models."""
 

@@ -86,7 +86,9 @@ def supported_pairs() -> list[tuple[str, str]]:
             mixed_precision="no",
             config={"model_type": name, "tie_word_embeddings": True},
         )
-        methods = [m for m in sorted(load_registry().all("method")) if not chosen(m).incompatible_with(spec)]
+        methods = [
+            m for m in sorted(load_registry().all("method", presets=False)) if not chosen(m).incompatible_with(spec)
+        ]
         pairs += [(name, method) for method in ("none", *methods)]
     return pairs
 

@@ -120,6 +120,43 @@ def test_aliases_of_an_option_override_each_other(valid_recipe: str, file: Path,
     )
 
 
+PRESET = '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "{}"\n'
+
+
+def test_a_preset_is_recorded_with_its_name_and_all_options(file: Path, registry: Registry) -> None:
+    recipe = load(PRESET.format("dora") + "r = 4\n", file, registry)
+    options = tomllib.loads(dump_recipe(recipe))["method"]
+    assert (options["name"], options["r"], options["use_dora"], options["use_rslora"]) == ("dora", 4, True, False)
+    assert load(dump_recipe(recipe), file, registry) == recipe
+    assert load(PRESET.format("dora"), file, registry, "method.name=lora").method.name == "lora"
+
+
+def test_a_preset_sets_keys_of_other_tables(file: Path, registry: Registry) -> None:
+    recipe = load(PRESET.format("qlora"), file, registry)
+    assert (recipe.method.name, recipe.model.quantization) == ("qlora", "4bit")
+    assert load(dump_recipe(recipe), file, registry) == recipe
+    assert load(PRESET.format("qlora"), file, registry, "model.quantization=4bit") == recipe
+    assert load(PRESET.format("qlora"), file, registry, "method.name=lora").model.quantization is None
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "problem"),
+    [
+        ("qlora", "model.quantization=8bit", "'qlora' sets it to '4bit'; leave it out, or use another method"),
+        ("qlora", "model.quantization=2", "must be one of '4bit', '8bit', not 2"),
+        ("dora", "method.use_dora=false", "'dora' is lora with use_dora = true; leave use_dora out, or use lora"),
+        ("dora", "method.use_dora=1", "must be true or false, not 1"),
+    ],
+)
+def test_what_a_preset_sets_cannot_be_contradicted(
+    name: str, override: str, problem: str, file: Path, registry: Registry
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(PRESET.format(name), file, registry, override)
+    key = override.partition("=")[0]
+    assert caught.value.problems == (Problem("--set", None, key, problem),)
+
+
 def test_another_component_drops_the_options_of_the_first(valid_recipe: str, file: Path, registry: Registry) -> None:
     recipe = load(
         valid_recipe + "lora_alpha = 1\nr = 3\n", file, registry, "method.name=vera", "task.name=wordnet_topic"

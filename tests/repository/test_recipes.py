@@ -56,7 +56,7 @@ def registry() -> Registry:
 
 
 def test_number_of_recipes() -> None:
-    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (86, 78, 8, len(METHODS) * len(TASKS))
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (87, 79, 8, len(METHODS) * len(TASKS))
     assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 
@@ -94,7 +94,7 @@ def test_every_documented_variant_of_lora_has_a_recipe() -> None:
     documented = (RECIPES.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     variants = {name for name in WHOLE if name.startswith("lora/")}
     assert variants == {f"lora/{name}.toml" for name in re.findall(r"recipes/lora/(\w+)\.toml", documented)}
-    assert len(variants) == 8
+    assert len(variants) == 9
 
 
 def test_run_names_of_recipes_are_unique(registry: Registry) -> None:

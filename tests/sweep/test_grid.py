@@ -100,10 +100,17 @@ def test_all_means_every_installed_method(grid: Make, registry: Registry) -> Non
     expanded = grid('skip_incompatible = true\n[axes]\nmethod = ["all", { name = "lora", r = 2 }]\n')
     labels = {study.label for study in expanded.studies}
     rejected = {each.label for each in expanded.rejected}
-    assert labels | rejected == {*registry.all("method")}
+    assert labels | rejected == {*registry.all("method", presets=False)}
     assert "bitfit" in rejected
     assert [study.any_recipe.method.r for study in expanded.studies if study.label == "lora"] == [2]  # type: ignore[attr-defined]
     assert "has no biases" in next(each.reason for each in expanded.rejected if each.label == "bitfit")
+
+
+def test_presets_are_values_of_an_axis_by_their_names(grid: Make) -> None:
+    expanded = grid('[axes]\nmethod = ["lora", "dora", { name = "rslora", r = 2 }]\n')
+    assert [study.label for study in expanded.studies] == ["lora", "dora", "rslora"]
+    assert [study.any_recipe.method.name for study in expanded.studies] == ["lora", "dora", "rslora"]
+    assert len({recipe_hash(study.any_recipe) for study in expanded.studies}) == 3
 
 
 def test_incompatible_combinations_are_an_error_unless_skipped(grid: Make) -> None:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from peftkit import plugins
 from peftkit.cli.subcommand import SubCommand
+from peftkit.components import Preset
+
+KINDS = ("methods", "presets", "tasks", "metrics", "meters")
 
 
 class ListCommand(SubCommand):
-    """Lists components."""
+    """Lists components and presets."""
 
     name = "list"
-    help = "List the installed methods, tasks, metrics and meters."
+    help = "List the installed methods, presets, tasks, metrics and meters."
     examples = (
         ("List everything", "peftkit list"),
         ("List the methods as JSON", "peftkit list methods --json"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        kinds = [f"{kind}s" for kind in plugins.BASE_CLASSES]
-        parser.add_argument("kind", nargs="?", choices=kinds, help="List only this kind.")
+        parser.add_argument("kind", nargs="?", choices=KINDS, help="List only this kind.")
 
     def run(self, args: argparse.Namespace) -> int:
         registry = plugins.load_registry()
-        entries = [entry for entry in registry.entries if args.kind in (None, f"{entry.kind}s")]
+        entries = [entry for entry in registry.entries if args.kind in (None, _kind(entry))]
         for failure in registry.failures:
             self.notice(args, f"warning: the plugin {failure.plugin} cannot be imported: {failure.error}")
         if args.json:
@@ -38,6 +43,7 @@ class ListCommand(SubCommand):
                     "distribution": entry.distribution,
                     "version": entry.version,
                     "summary": entry.summary,
+                    **_describe_preset(entry.preset),
                 }
                 for entry in entries
             ]
@@ -48,14 +54,28 @@ class ListCommand(SubCommand):
         return 0
 
 
+def _kind(entry: plugins.Entry) -> str:
+    return "presets" if entry.preset else f"{entry.kind}s"
+
+
+def _describe_preset(preset: Preset | None) -> dict[str, Any]:
+    if preset is None:
+        return {}
+    options = {**preset.fixed, **preset.defaults}
+    return {"preset_of": preset.method, "options": options, "recipe_keys": preset.recipe}
+
+
 def _print_table(entries: Sequence[plugins.Entry]) -> None:
+    """Print one line per component, wrapped in a terminal; pipes get whole lines."""
     name_width = max((len(entry.name) for entry in entries), default=0)
     distribution_width = max((len(entry.distribution) for entry in entries), default=0)
-    summary_width = max(shutil.get_terminal_size().columns - name_width - distribution_width - 6, 30)
-    for kind in plugins.BASE_CLASSES:
-        of_kind = [entry for entry in entries if entry.kind == kind]
+    indent = name_width + distribution_width + 6
+    columns = shutil.get_terminal_size((0, 0)).columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 0
+    for kind in KINDS:
+        of_kind = [entry for entry in entries if _kind(entry) == kind]
         if of_kind:
-            print(f"{kind}s")
+            print(kind)
         for entry in of_kind:
-            summary = textwrap.shorten(entry.summary, summary_width, placeholder=" …")
-            print(f"  {entry.name:{name_width}}  {entry.distribution:{distribution_width}}  {summary}")
+            start = f"  {entry.name:{name_width}}  {entry.distribution:{distribution_width}}  "
+            width = max(columns - indent, 30) if columns else sys.maxsize
+            print(start + f"\n{' ' * indent}".join(textwrap.wrap(entry.summary, width, break_on_hyphens=False)))

@@ -18,7 +18,7 @@ from peftkit.cli.arguments import add_overrides
 from peftkit.cli.completion import complete_with, component_names, method_options, model_names
 from peftkit.cli.subcommand import SubCommand
 from peftkit.components import Method, Metric, PublishedRate, Range, Task
-from peftkit.errors import InputError, did_you_mean
+from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry
 
 FORMAT = 2
@@ -100,8 +100,7 @@ class ShowCommand(SubCommand):
 
 
 def _unknown(name: str, registry: Registry) -> NoReturn:
-    names = [entry.name for entry in registry.entries]
-    text = f"no component is called {name!r}{did_you_mean(name, names)}; to list all, run: peftkit list"
+    text = f"no component is called {name!r}{registry.suggest(name)}; to list all, run: peftkit list"
     raise InputError(text + registry.why_missing(name))
 
 
@@ -150,6 +149,12 @@ def _describe(entry: Entry) -> dict[str, Any]:
             {"learning_rates": each.rates, "optimizer": each.optimizer, "source": each.source}
             for each in component.published_rates
         ]
+        if preset := component.preset:
+            described |= {
+                "preset_of": preset.method,
+                "fixed": preset.fixed,
+                "recipe_keys": component.recipe_keys,
+            }
         described |= {"loaded_by": component.loaded_by, "search_space": space, "published_learning_rates": rates}
     if issubclass(component, Metric):
         described |= {"task_kinds": component.kinds, "higher_is_better": component.higher_is_better}
@@ -158,7 +163,8 @@ def _describe(entry: Entry) -> dict[str, Any]:
 
 def _page(entry: Entry) -> str:
     described = _describe(entry)
-    lines = [f"{entry.name} ({entry.kind}, from {entry.distribution} {entry.version})", "", described["description"]]
+    kind = f"preset of {entry.preset.method}" if entry.preset else entry.kind
+    lines = [f"{entry.name} ({kind}, from {entry.distribution} {entry.version})", "", described["description"]]
     for key, title in TITLES.items():
         value = described.get(key)
         if value:
@@ -167,7 +173,10 @@ def _page(entry: Entry) -> str:
     for option in described["options"]:
         keys = " or ".join([option["name"], *option["aliases"]])
         default = "not set" if option["default"] is None else f"default {_as_text(option['default'])}"
-        lines.append(f"  {keys}: {option['type']}; {'required' if option['required'] else default}")
+        if option["name"] in described.get("fixed", {}):
+            lines.append(f"  {keys}: always {_as_text(option['default'])}")
+        else:
+            lines.append(f"  {keys}: {option['type']}; {'required' if option['required'] else default}")
         lines += textwrap.wrap(option["description"], 100, initial_indent="      ", subsequent_indent="      ")
     if issubclass(entry.component, Method):
         lines += ["", "Search space:" if entry.component.search_space else "Search space: none declared"]

@@ -28,6 +28,10 @@ HE_REPOSITORY = "jxhe/unify-parameter-efficient-tuning"
 LIBRARY_REPOSITORY = "adapter-hub/adapters (2026)"
 RECOMMENDED_RATE = PublishedRate((1e-4,), f"{LIBRARY_REPOSITORY}: docs/training.md, for adapters of any kind")
 """The learning rate that the library's documentation recommends."""
+HOULSBY_RATES = (
+    PublishedRate((3e-5, 3e-4, 3e-3), "Houlsby et al. (2019): section 3.2", "Adam"),
+    PublishedRate((3e-4,), "Houlsby et al. (2019): README.md in google-research/adapter-bert"),
+)
 TINY_BOTTLENECK: Mapping[str, Any] = {"reduction_factor": 2.0}
 """Options with which a bottleneck fits a model with a hidden size of 32."""
 
@@ -91,8 +95,7 @@ class Sequential(Bottleneck):
 
     configuration = "SeqBnConfig"
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
-        PublishedRate((3e-5, 3e-4, 3e-3), "Houlsby et al. (2019): section 3.2", "Adam"),
-        PublishedRate((3e-4,), "Houlsby et al. (2019): README.md in google-research/adapter-bert"),
+        *HOULSBY_RATES,
         RECOMMENDED_RATE,
     )
     variants: ClassVar[Mapping[str, str]] = {"pfeiffer": "SeqBnConfig", "houlsby": "DoubleSeqBnConfig"}

@@ -6,9 +6,12 @@ from typing import Annotated, Any, Union
 
 from pydantic import Field
 
+from peftkit import Preset
 from peftkit_adapters.adapter_method import AdapterMethod, make_method
 from peftkit_adapters.config_options import config_options
 from peftkit_adapters.method_bases import (
+    HOULSBY_RATES,
+    RECOMMENDED_RATE,
     Compacter,
     CompacterPlusPlus,
     DiReft,
@@ -149,3 +152,22 @@ METHODS = (
     ),
 )
 """The methods of this distribution."""
+PRESETS = (
+    Preset(
+        name="houlsby",
+        method="bottleneck",
+        summary="Bottleneck layers after the attention and the feed-forward layer of each block",
+        paper="adapters, Houlsby et al., 2019",
+        fixed={"variant": "houlsby"},
+        published_rates=HOULSBY_RATES,
+    ),
+    Preset(
+        name="pfeiffer",
+        method="bottleneck",
+        summary="Bottleneck layers after the feed-forward layer of each block",
+        paper="AdapterFusion, Pfeiffer et al., 2020",
+        fixed={"variant": "pfeiffer"},
+        published_rates=(RECOMMENDED_RATE,),
+    ),
+)
+"""The presets of this distribution."""

@@ -20,17 +20,20 @@ def test_list_shows_every_component_with_its_kind_and_distribution(peftkit: Peft
             assert text
         else:
             kind = line.removesuffix("s")
-    assert seen == [(e.kind, e.name, "peftkit") for k in BASE_CLASSES for e in registry.entries if e.kind == k]
+    expected = [("preset" if e.preset else e.kind, e.name, "peftkit") for e in registry.entries]
+    assert sorted(seen) == sorted(expected)
+    assert list(dict.fromkeys(kind for kind, _, _ in seen)) == ["method", "preset", "task", "metric", "meter"]
 
 
 @pytest.mark.parametrize("kind", BASE_CLASSES)
 def test_list_of_one_kind_as_text_and_json(kind: str, peftkit: Peftkit, registry: Registry) -> None:
     lines = peftkit("list", f"{kind}s")[1].splitlines()
     assert lines[0] == f"{kind}s"
-    assert [line.split()[0] for line in lines[1:]] == list(registry.all(kind))  # type: ignore[arg-type]
+    expected = list(registry.all(kind, presets=False))  # type: ignore[arg-type]
+    assert [line.split()[0] for line in lines[1:]] == expected
     document = json.loads(peftkit("list", f"{kind}s", "--json")[1])
     assert document["format"] == 2
-    assert [c["name"] for c in document["components"]] == list(registry.all(kind))  # type: ignore[arg-type]
+    assert [c["name"] for c in document["components"]] == expected
     assert {(c["kind"], c["distribution"]) for c in document["components"]} == {(kind, "peftkit")}
 
 
@@ -42,3 +45,26 @@ def test_list_shows_plugins_that_cannot_be_imported(capsys: pytest.CaptureFixtur
     assert err == "warning: the plugin peftkit-sad:sad cannot be imported: OSError: no\n"
     assert main(["list", "meters", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["failures"] == [{"plugin": "peftkit-sad:sad", "error": "OSError: no"}]
+
+
+def test_list_of_presets_names_the_method_the_options_and_the_paper(peftkit: Peftkit) -> None:
+    lines = peftkit("list", "presets")[1].splitlines()
+    assert lines[0] == "presets"
+    [dora] = [line for line in lines if line.startswith("  dora ")]
+    assert dora.endswith("(DoRA, Liu et al., 2024).")
+    document = json.loads(peftkit("list", "presets", "--json")[1])
+    described = {c["name"]: (c["kind"], c["preset_of"], c["options"], c["recipe_keys"]) for c in document["components"]}
+    assert described["dora"] == ("method", "lora", {"use_dora": True}, {})
+    assert described["qlora"][2:] == ({"target_modules": "all-linear"}, {"model.quantization": "4bit"})
+
+
+def test_lines_are_whole_in_a_pipe_and_wrapped_in_a_terminal(
+    peftkit: Peftkit, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summaries = {entry.name: entry.summary for entry in registry.entries if entry.kind == "method"}
+    out = peftkit("list", "methods")[1]
+    assert all(line.endswith(summaries[line.split()[0]]) for line in out.splitlines()[1:])
+    monkeypatch.setenv("COLUMNS", "72")
+    wrapped = peftkit("list", "methods")[1]
+    assert max(map(len, wrapped.splitlines())) <= 72
+    assert wrapped.split() == out.split()

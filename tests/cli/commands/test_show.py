@@ -16,7 +16,8 @@ def test_show_prints_every_component_as_text_and_json(peftkit: Peftkit, registry
     for entry in registry.entries:
         code, out, err = peftkit("show", entry.name)
         assert (code, err) == (0, "")
-        assert out.startswith(f"{entry.name} ({entry.kind}, from peftkit {entry.version})\n\n{entry.summary[:20]}")
+        kind = f"preset of {entry.preset.method}" if entry.preset else entry.kind
+        assert out.startswith(f"{entry.name} ({kind}, from peftkit {entry.version})\n\n{entry.summary[:20]}")
         [document] = json.loads(peftkit("show", entry.name, "--json")[1])["components"]
         options = [option["name"] for option in document["options"]]
         assert options == [key for key in entry.component.model_fields if key != "name"]
@@ -136,3 +137,22 @@ def test_show_reports_invalid_methods_and_models(words: list[str], expected: str
     code, out, err = peftkit("show", *words)
     assert (code, out) == (2, "")
     assert re.search(expected, err), err
+
+
+def test_show_of_a_preset_marks_what_it_fixes(peftkit: Peftkit) -> None:
+    out = peftkit("show", "dora")[1]
+    assert "A preset: lora with use_dora = true." in out
+    assert "\n  use_dora: always true\n" in out
+    assert "\n  use_rslora: true or false; default false\n" in out
+    [described] = json.loads(peftkit("show", "qlora", "--json")[1])["components"]
+    assert (described["preset_of"], described["fixed"]) == ("lora", {})
+    assert described["recipe_keys"] == {"model.quantization": "4bit"}
+    rates = [each["learning_rates"] for each in described["published_learning_rates"]]
+    assert rates == [[1e-4, 2e-4]]
+
+
+def test_show_suggests_methods_by_meaning(peftkit: Peftkit) -> None:
+    assert "(did you mean 'prompt_tuning'?)" in peftkit("show", "soft_prompt")[2]
+    assert peftkit("show", "lora-fa")[2].endswith(
+        "LoRA-FA is an optimizer of peft, and peftkit has those of torch.optim and Adafactor only\n"
+    )
