@@ -256,12 +256,8 @@ def launch_on_fixture(environment: Environment, output: Path) -> None:
 
 def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequence[Path]) -> None:
     """Run recipes in one process: a run of four steps takes less time than importing torch and transformers."""
-    command = (
-        environment.tool("python"),
-        "scripts/run_recipes.py",
-        *(str(f.relative_to(ROOT)) for f in recipes),
-        *overrides,
-    )
+    files = (str(f.relative_to(ROOT)) for f in recipes)
+    command = (environment.tool("python"), "scripts/run_recipes.py", *files, *overrides)
     done = subprocess.run(command, cwd=ROOT, env=environment_variables(OMP_NUM_THREADS="1"), stdin=subprocess.DEVNULL)
     if done.returncode:
         raise StageError(f"a recipe on transformers {environment.transformers} failed, see above")
