@@ -88,6 +88,20 @@ def suggest_method(word: str, known: Mapping[str, Iterable[str]]) -> str:
     return phrases[max(contained, key=len)] if contained else ""
 
 
+def find_spelling(word: str, known: Iterable[str]) -> str:
+    """Find the name that a word spells in another way.
+
+    Args:
+        word: A name as papers and other tools spell it, such as ``LoRA+`` or ``prefix-tuning``.
+        known: The installed methods.
+
+    Returns:
+        The installed method, such as ``lora_plus``; empty if there is none or more than one.
+    """
+    names = [name for name in known if _squeeze(name) == _squeeze(word)]
+    return names[0] if len(names) == 1 else ""
+
+
 def find_left_out(word: str) -> tuple[str, str] | None:
     """Return the closest method to one that peftkit leaves out, and why; None for any other word."""
     return next((text for name, text in LEFT_OUT.items() if _squeeze(name) == _squeeze(word)), None)

@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from peftkit.components import Component, Method
+from peftkit.components.method_names import find_spelling
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
@@ -70,6 +71,7 @@ def validate_recipe(
     raw = load_raw(Path(path), overrides)
     if raw.migrated and not any((Path(path).parent / name).exists() for name in ("environment.json", "summary.json")):
         _warn_of_old_keys(raw.migrated)  # not for run directories, whose recipes nobody edits
+    _normalize_method_name(raw.data.get("method"), registry)
     components = _component_classes(raw.data, registry)
     _fill_defaults(raw, components)
     recipe: Recipe | None = None
@@ -116,6 +118,13 @@ def drop_none(value: Any) -> Any:
 
 def _validate(data: dict[str, Any], registry: Registry) -> Recipe:
     return Recipe.model_validate_json(to_json(data), strict=True, context={"registry": registry})
+
+
+def _normalize_method_name(table: Any, registry: Registry) -> None:
+    """Replace another spelling of an installed method, such as ``LoRA+``, by its name."""
+    known = registry.all("method")
+    if isinstance(table, dict) and isinstance(name := table.get("name"), str) and name not in known:
+        table["name"] = find_spelling(name, known) or name
 
 
 def _component_classes(data: dict[str, Any], registry: Registry) -> Components:

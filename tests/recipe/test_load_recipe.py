@@ -131,6 +131,16 @@ def test_a_preset_is_recorded_with_its_name_and_all_options(file: Path, registry
     assert load(PRESET.format("dora"), file, registry, "method.name=lora").method.name == "lora"
 
 
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [("LoRA+", "lora_plus"), ("DoRA", "dora"), ("rs-lora", "rslora"), ("Prefix Tuning", "prefix_tuning")],
+)
+def test_another_spelling_of_a_method_is_recorded_by_its_name(
+    spelling: str, name: str, file: Path, registry: Registry
+) -> None:
+    assert load(PRESET.format(spelling), file, registry) == load(PRESET.format(name), file, registry)
+
+
 def test_a_preset_sets_keys_of_other_tables(file: Path, registry: Registry) -> None:
     recipe = load(PRESET.format("qlora"), file, registry)
     assert (recipe.method.name, recipe.model.quantization) == ("qlora", "4bit")
