@@ -46,6 +46,23 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
     raw = load_raw(Path(path), overrides)
     if raw.migrated and not any((Path(path).parent / name).exists() for name in ("environment.json", "summary.json")):
         _warn_of_old_keys(raw.migrated)  # not for run directories, whose recipes nobody edits
+    return validate_recipe(raw, registry)
+
+
+def validate_recipe(raw: RawRecipe, registry: Registry) -> Recipe:
+    """Validate a recipe and create its components.
+
+    Args:
+        raw: The recipe as plain data; the defaults that depend on its components are filled in.
+        registry: The installed components.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: The recipe is invalid; it lists all problems.
+        PluginError: A component raises while its incompatibilities are checked.
+    """
     components = _component_classes(raw.data, registry)
     _fill_defaults(raw, components)
     recipe: Recipe | None = None
