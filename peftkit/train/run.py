@@ -53,7 +53,14 @@ from peftkit.train.trainer import Trainer
 __all__ = ["run"]
 
 
-def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resume: str | None = None) -> Path | None:
+def run(
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    log_level: str = "warning",
+    resume: str | None = None,
+    quiet: bool = False,
+) -> Path | None:
     """Run a recipe.
 
     Args:
@@ -61,6 +68,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         registry: The installed components; all its meters measure the run.
         log_level: The log level of the libraries.
         resume: The run directory to resume, or ``""`` for the latest run of this recipe; None starts a new run.
+        quiet: Whether to print no progress.
 
     Returns:
         The run directory; None on all processes but the main one.
@@ -74,7 +82,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     quiet_libraries(log_level)
     check_optimizer_options(recipe)
     accelerator = init_accelerator(accelerator_options(recipe, registry))
-    console = ConsoleLogger(recipe, main=accelerator.is_main_process)
+    console = ConsoleLogger(recipe, quiet=quiet or not accelerator.is_main_process)
     directory: RunDirectory | None = None
     run_lock: FileLock | None = None
     baseline_scores: BaselineScores = {}
