@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import peftkit
 from peftkit import Example
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import load_recipe
@@ -85,6 +86,14 @@ def test_the_documented_variants_of_lora_equal_their_recipes(cell: str, link: st
     assert {"name": "lora", "r": 8, "lora_alpha": 16, **options} == method
     lora: Any = load_registry().all("method")["lora"].component
     assert lora.model_validate_json(json.dumps(options), strict=True) != lora()
+
+
+def test_the_documented_functions_are_the_public_ones() -> None:
+    text = (ROOT / "docs/python.md").read_text(encoding="utf-8").split("## Functions")[1].split("\n## ")[0]
+    cells = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    documented = set(re.findall(r"`([a-z_]+)\(", cells))
+    public = {name for name in peftkit.__all__ if name.islower() and not name.startswith("__")}
+    assert documented == public - {"hookimpl"}
 
 
 def test_the_documents_show_every_kind_of_component() -> None:
