@@ -61,7 +61,7 @@ def test_a_run_shows_what_it_recorded(run: peftkit.Run) -> None:
 def test_predictions_for_texts_and_rows(run: peftkit.Run) -> None:
     (answer,) = run.predict("a small bird")
     assert answer["prediction"] in answer["probabilities"]
-    first, second = run.predict(["a small bird", {"definition": "a small bird"}], batch_size=1)
+    first, second = run.predict(["a small bird", {"gloss": "a small bird"}], batch_size=1)
     assert first == second
     assert first["log_likelihoods"] == pytest.approx(answer["log_likelihoods"], abs=1e-5)
     with pytest.raises(InputError, match=r"row 1: .*missing"):

@@ -81,7 +81,7 @@ def test_an_invalid_sweep_is_an_input_error(sweep_file: Path) -> None:
 def test_a_script_without_a_guard_runs_a_sweep_once(sweep_file: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        f"import peftkit\nresult = peftkit.run_sweep({str(sweep_file)!r}, only=['seed=1'])\nprint(result.runs)\n"
+        f"import peftkit\nresult = peftkit.run_sweep({str(sweep_file)!r}, only=['run.seed=1'])\nprint(result.runs)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
