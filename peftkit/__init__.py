@@ -7,7 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftkit.api import load_model
+    from peftkit.api.comparisons import RunComparison, compare_runs
+    from peftkit.api.component_views import describe, list_methods, list_metrics, list_tasks
+    from peftkit.api.recipes import estimate, load_recipe, method, metric, task
+    from peftkit.api.runs import Run, Runs, load_model, load_run, load_runs, run
+    from peftkit.api.sweeps import SweepResult, run_sweep
     from peftkit.components import (
         ApplyContext,
         Example,
@@ -21,8 +25,17 @@ if TYPE_CHECKING:
         Task,
     )
     from peftkit.components.search_space import PublishedRate, Range, SearchSpace
-    from peftkit.errors import MissingFieldsError, RowError
+    from peftkit.errors import (
+        InputError,
+        MissingFieldsError,
+        PeftkitError,
+        RecipeError,
+        RowError,
+        RunError,
+        RunInterrupted,
+    )
     from peftkit.hookspecs import hookimpl
+    from peftkit.recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -30,31 +43,62 @@ __all__ = [
     "ApplyContext",
     "Example",
     "Incompatibility",
+    "InputError",
     "Meter",
     "Method",
     "Metric",
     "MissingFieldsError",
+    "PeftkitError",
     "Preset",
     "PublishedRate",
     "Range",
+    "Recipe",
+    "RecipeError",
     "RowError",
+    "Run",
+    "RunComparison",
+    "RunError",
+    "RunInterrupted",
     "RunSpec",
+    "Runs",
     "SearchSpace",
     "StepStats",
+    "SweepResult",
     "Task",
     "__version__",
+    "compare_runs",
+    "describe",
+    "estimate",
     "hookimpl",
+    "list_methods",
+    "list_metrics",
+    "list_tasks",
     "load_model",
+    "load_recipe",
+    "load_run",
+    "load_runs",
+    "method",
+    "metric",
+    "run",
+    "run_sweep",
+    "task",
 ]
 
 _MODULES = {
-    "api": ("load_model",),
+    "api.comparisons": ("RunComparison", "compare_runs"),
+    "api.component_views": ("describe", "list_methods", "list_metrics", "list_tasks"),
+    "api.recipes": ("estimate", "load_recipe", "method", "metric", "task"),
+    "api.runs": ("Run", "Runs", "load_model", "load_run", "load_runs", "run"),
+    "api.sweeps": ("SweepResult", "run_sweep"),
     "components": (
         *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "Preset", "PublishedRate"),
         *("Range", "RunSpec", "SearchSpace", "StepStats", "Task"),
     ),
-    "errors": ("MissingFieldsError", "RowError"),
+    "errors": (
+        *("InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError", "RunInterrupted"),
+    ),
     "hookspecs": ("hookimpl",),
+    "recipe": ("Recipe",),
 }
 
 
@@ -66,3 +110,7 @@ def __getattr__(name: str) -> Any:
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -106,7 +106,7 @@ class PluginError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of a recipe, with its location."""
+    """A problem of a recipe, with its location; ``file`` is empty for a recipe that was built in Python."""
 
     file: str
     line: int | None
@@ -115,7 +115,7 @@ class Problem:
 
     def __str__(self) -> str:
         location = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{location}: {self.key}: {self.text}" if self.key else f"{location}: {self.text}"
+        return ": ".join(filter(None, (location, self.key, self.text)))
 
 
 class RecipeError(InputError):

@@ -44,6 +44,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # shared by all workers, as compili
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{_SCRATCH.name}/torch-extensions"
 
 ONE_LINE = (
+    "api/test_comparisons.py",
+    "api/test_component_views.py",
     "compare",
     "components/test_components.py",
     "components/test_search_space.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ WARMUP_STEPS, TIMED_STEPS = 2, 5
 """Warm-up steps and timed steps of a trial."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CostEstimate:
     """The estimated cost of one run. Sizes in bytes are per process, without the libraries' overhead."""
 
@@ -76,6 +77,52 @@ class CostEstimate:
     def memory_bytes(self) -> int:
         """The estimated peak memory of training in bytes."""
         return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+
+    def __repr__(self) -> str:
+        share = self.trainable_parameters / self.total_parameters
+        memory = {
+            "weights": self.weight_bytes,
+            "gradients": self.gradient_bytes,
+            "optimizer": self.optimizer_bytes,
+            "activations": self.activation_bytes,
+        }
+        parts = ", ".join(f"{key} {format_bytes(value)}" for key, value in memory.items())
+        rows = {
+            "trainable": f"{self.trainable_parameters:,} of {self.total_parameters:,} parameters ({share:.2%})",
+            "per step": f"{format_number(self.gmacs_per_step)} GMACs, {self.effective_batch} rows",
+            "per epoch": _format_amount(self.steps_per_epoch, self.gmacs_per_epoch),
+            "total": _format_amount(self.steps, self.gmacs),
+            "memory": f"{format_bytes(self.memory_bytes)} ({parts})",
+            "checkpoint": format_bytes(self.checkpoint_bytes),
+        }
+        if self.seconds_per_step is not None:
+            times = {"per step": self.seconds_per_step, "per epoch": self.seconds_per_epoch, "total": self.seconds}
+            rows["time here"] = ", ".join(f"{key} {value:,.3g} s" for key, value in times.items() if value is not None)
+        head = f"{self.name}: {self.method} on {self.task} with {self.model}"
+        return "\n".join([head, *(f"  {key:<11}{value}" for key, value in rows.items())])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def _format_amount(steps: int | None, gmacs: float | None) -> str:
+    if steps is None or gmacs is None:
+        return "unknown before the run"
+    return f"{format_number(gmacs)} GMACs, {steps:,} steps"
+
+
+def format_number(value: float) -> str:
+    """Format a number with five digits, without an exponent for large ones."""
+    return f"{float(f'{value:.5g}'):,.15g}"
+
+
+def format_bytes(number: float) -> str:
+    """Format a size in bytes: ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.4g} {unit}"
+        number /= 1024
+    return f"{number:,.4g} GiB"
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> Iterator[DryRun]:
         data = prepare_data(recipe, base.family, accelerator, only_train=True)
         model = apply_recipe_method(recipe, base, data, effective_batch_size(recipe, accelerator.num_processes))
         assert_same_weights(model)
-        log, display = StepLog(), ConsoleLogger(recipe, main=False)
+        log, display = StepLog(), ConsoleLogger(recipe, quiet=True)
         with InterruptHandler() as signals:
             trainer = Trainer(recipe, model, base.family, data, (log,), accelerator, None, display, signals)
             yield DryRun(trainer, log.records)

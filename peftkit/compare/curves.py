@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
@@ -27,6 +27,21 @@ AXES = {
 """Cost axes, with the key of each in the costs of a run's rows."""
 FIXED_COSTS = ("peak_memory", "trainable_parameters")
 """Costs that do not grow during training."""
+
+
+def check_axis(axis: str, known: Iterable[str] = AXES) -> None:
+    """Check the name of a cost axis.
+
+    Args:
+        axis: The name.
+        known: The names that are allowed.
+
+    Raises:
+        InputError: There is no such axis.
+    """
+    names = [*known]
+    if axis not in names:
+        raise InputError(f"no cost is called {axis!r}{did_you_mean(axis, names)}; known are {comma_separated(names)}")
 
 
 def cost(row: Any, axis: str) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from peftkit.compare.curves import cost
-from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.groups import RunGroup, group_runs
+from peftkit.compare.input.load_runs import Run, find_runs
 from peftkit.compare.quantities import parse_bytes, parse_parameters
 from peftkit.errors import InputError, comma_separated, did_you_mean
 
@@ -51,6 +52,36 @@ class Match:
     def __str__(self) -> str:
         write = QUANTITIES[self.name].format
         return f"{write(self.target)} ± {100 * self.tolerance:g} %"
+
+
+def load_groups(
+    paths: Iterable[Path], pool: Sequence[str] = (), match: str | None = None
+) -> tuple[list[RunGroup], list[str]]:
+    """Load the finished runs below folders, grouped by task and model.
+
+    Args:
+        paths: Run directories, or folders that contain them.
+        pool: Names of ``FAIRNESS_CHECKS`` that may fail.
+        match: A size, as for ``parse_match``; None for all variants.
+
+    Returns:
+        The groups, at least one, and one message for each run and group that is skipped.
+
+    Raises:
+        InputError: There are no runs, they are not comparable, or none is of that size.
+    """
+    wanted = None if match is None else parse_match(match)
+    runs, problems = find_runs(paths)
+    groups: list[RunGroup] = []
+    unmatched: list[str] = []
+    for group in group_runs(runs, pool):
+        try:
+            groups.append(match_runs(group, wanted) if wanted else group)
+        except InputError as error:
+            unmatched.append(str(error))
+    if not groups:
+        raise InputError("\n".join(unmatched))
+    return groups, [*problems, *unmatched]
 
 
 def parse_match(text: str) -> Match:

@@ -67,7 +67,7 @@ class Recommendation:
     """The mean cost of its runs, up to the budget."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """The recommendation for one task and model."""
 
@@ -104,6 +104,9 @@ class Verdict:
     """The method with the second highest score."""
     sentences: tuple[str, ...]
     """The verdict as sentences."""
+
+    def __repr__(self) -> str:
+        return "\n".join(self.sentences)
 
 
 def decide(evidence: Evidence, baseline: str = "full") -> Verdict:

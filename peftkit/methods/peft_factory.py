@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -98,9 +99,10 @@ TINY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 """Options with which a method fits a model with a hidden size of 32."""
 
 
-def peft_methods() -> list[type[PeftMethod]]:
-    """Build the classes of all methods of the installed peft."""
-    return [method_class(configuration) for configuration in configurations().values()]
+@cache
+def peft_methods() -> tuple[type[PeftMethod], ...]:
+    """Build the classes of all methods of the installed peft, once: equal recipes have methods of one class."""
+    return tuple(method_class(configuration) for configuration in configurations().values())
 
 
 def method_class(configuration: Configuration) -> type[PeftMethod]:

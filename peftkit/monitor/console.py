@@ -25,12 +25,13 @@ class ConsoleLogger:
 
     Args:
         recipe: The recipe of the run.
-        main: Whether this is the main process; the others print nothing.
+        quiet: Whether to print nothing, as on all processes but the main one.
     """
 
-    def __init__(self, recipe: Recipe, *, main: bool) -> None:
+    def __init__(self, recipe: Recipe, *, quiet: bool) -> None:
         output: Any = safe_output(sys.stdout)
-        self.console = Console(file=output, quiet=not main, highlight=False, soft_wrap=True)
+        # In a notebook, lines of text instead of one HTML element per line.
+        self.console = Console(file=output, quiet=quiet, highlight=False, soft_wrap=True, force_jupyter=False)
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, MIN_WIDTH)
         self.recipe = recipe

@@ -1,7 +1,7 @@
-"""Recipes: TOML files in, a validated, frozen ``Recipe`` with its components out.
+"""Recipes: TOML files or Python values in, a validated, frozen ``Recipe`` with its components out.
 
-``raw_recipe`` reads the files, ``config`` defines the tables, ``compatibility`` checks them against each other, and
-``error_messages`` turns validation errors into messages with file, line and key.
+``raw_recipe`` reads the files, ``build_recipe`` takes Python values, ``config`` defines the tables, ``compatibility``
+checks them against each other, and ``error_messages`` turns validation errors into messages with file, line and key.
 """
 
 from peftkit.recipe.config import Recipe

@@ -13,7 +13,7 @@ from peftkit.errors import InputError, PeftkitError, PluginError, Problem, Recip
 from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
 from peftkit.recipe.config import Recipe
-from peftkit.recipe.load_recipe import sort_problems, validate_recipe
+from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
 from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -56,9 +56,10 @@ def check_recipe(
         PluginError: A component raises while it is checked.
     """
     try:
-        raw, recipe, problems = validate_recipe(path, registry, overrides)
+        raw = load_raw_recipe(path, overrides)
     except RecipeError as error:
         return RecipeReport(None, error.problems)
+    recipe, problems = find_problems(raw, registry)
     errors: list[Conflict] = list(problems.items())
     warnings: list[Conflict] = []
     if recipe is not None:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import html
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    SerializeAsAny,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from peftkit.components import Component, Method, Metric, Task
-from peftkit.errors import PluginError, comma_separated, summarize_error
+from peftkit.components import Method, Metric, Task
 from peftkit.file_formats import DEFAULT_TRACKERS, RECIPE_FORMAT
-from peftkit.plugins import Kind, Registry
+from peftkit.recipe.component_tables import component_validator
 from peftkit.recipe.optimizers import validate_optimizer_name
 from peftkit.recipe.resolve import validate_model_name
 
@@ -304,44 +296,6 @@ def _raise_problem(problem: str, value: str) -> str:
     return value
 
 
-def _component(kind: Kind) -> PlainValidator:
-    """Validate a table as the component that it names; the registry is the validation context."""
-
-    def validate(value: Any, info: ValidationInfo) -> Component:
-        if isinstance(value, Component):
-            return value
-        registry: Registry = (info.context or {})["registry"]
-        known = list(registry.all(kind))
-        if not isinstance(value, dict):
-            example = value if value in known else next(iter(known), "…")
-            header = "[[metric]]" if kind == "metric" else f"[{kind}]"
-            raise _build_error((), value, f'must be a table: {header} and below it name = "{example}"')
-        if "name" not in value:
-            raise _build_error(("name",), value, f"missing; it is required, one of: {comma_separated(known)}")
-        name = value["name"]
-        if not isinstance(name, str):
-            raise _build_error(("name",), name, f"must be in quotes, one of: {comma_separated(known)}")
-        try:
-            entry = registry.find(kind, name)
-        except PluginError as error:
-            raise _build_error(("name",), name, str(error)) from error
-        try:
-            return entry.component.model_validate_json(json.dumps(value), strict=True)
-        except ValueError:  # of pydantic, and raised by validators
-            raise
-        except Exception as error:  # an error in a plugin's validator is reported like any other
-            raise _build_error(
-                (), value, f"{name!r} failed to validate its options: {summarize_error(error)}"
-            ) from error
-
-    return PlainValidator(validate, json_schema_input_type=dict[str, Any])
-
-
-def _build_error(path: tuple[str, ...], value: Any, text: str) -> ValidationError:
-    kind = PydanticCustomError("component_name", "{text}", {"text": text})
-    return ValidationError.from_exception_data("component", [InitErrorDetails(type=kind, loc=path, input=value)])
-
-
 class Recipe(ConfigTable):
     """A validated, frozen recipe with its components."""
 
@@ -349,12 +303,68 @@ class Recipe(ConfigTable):
     """The version of the recipe format."""
     run: RunConfig = RunConfig()
     model: ModelConfig
-    task: Annotated[SerializeAsAny[Task], _component("task")]
-    method: Annotated[SerializeAsAny[Method], _component("method")]
+    task: Annotated[SerializeAsAny[Task], component_validator("task")]
+    method: Annotated[SerializeAsAny[Method], component_validator("method")]
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    metric: tuple[Annotated[SerializeAsAny[Metric], _component("metric")], ...] = ()
+    metric: tuple[Annotated[SerializeAsAny[Metric], component_validator("metric")], ...] = ()
     track: TrackConfig = TrackConfig()
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        model: str | Path | Mapping[str, Any] | BaseModel | None = None,
+        task: str | Mapping[str, Any] | BaseModel | None = None,
+        method: str | Mapping[str, Any] | BaseModel | None = None,
+        budget: Mapping[str, Any] | BaseModel | None = None,
+        run: Mapping[str, Any] | BaseModel | None = None,
+        train: Mapping[str, Any] | BaseModel | None = None,
+        evaluate: Mapping[str, Any] | BaseModel | None = None,
+        metric: str | Sequence[str | Mapping[str, Any] | BaseModel] | None = None,
+        track: Mapping[str, Any] | BaseModel | None = None,
+        extends: str | Path | None = None,
+        overrides: Iterable[str] = (),
+    ) -> Recipe:
+        """Build a recipe in Python; a TOML file with the same keys gives an equal one.
+
+        Args:
+            model: The model's name, or the table ``[model]``.
+            task: The task's name, or the table ``[task]``, such as ``peftkit.task("csv", path="rows.csv")``.
+            method: The method's name, or the table ``[method]``, such as ``peftkit.method("lora", r=8)``.
+            budget: The table ``[train.budget]``.
+            run: The table ``[run]``.
+            train: The table ``[train]``.
+            evaluate: The table ``[evaluate]``.
+            metric: The names or tables of the metrics; None for the task's own.
+            track: The table ``[track]``.
+            extends: A recipe's file to start from; None for none.
+            overrides: ``key.path=value`` texts, as after ``--set``.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            RecipeError: The recipe is invalid; it lists all problems by key.
+        """
+        # By its name, because that module imports this one.
+        build_recipe = import_module("peftkit.recipe.build_recipe").build_recipe
+        tables = {"model": model, "task": task, "method": method, "run": run, "train": train, "evaluate": evaluate}
+        recipe: Recipe = build_recipe(
+            {**tables, "metric": metric, "track": track}, budget=budget, overrides=overrides, extends=extends
+        )
+        return recipe
+
+    def to_toml(self) -> str:
+        """Write the recipe as TOML with all defaults."""
+        return str(import_module("peftkit.recipe.load_recipe").dump_recipe(self))
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from ((table, getattr(self, table).name) for table in ("model", "task", "method"))
+        yield "budget", self.train.budget.model_dump(exclude_none=True)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.to_toml())}</pre>"
 
     @property
     def selection_metric(self) -> str:

@@ -44,33 +44,62 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
         RecipeError: The recipe is invalid; it lists all problems.
         PluginError: A component raises while its incompatibilities are checked.
     """
-    raw, recipe, problems = validate_recipe(path, registry, overrides)
+    return validate_recipe(load_raw_recipe(path, overrides), registry)
+
+
+def load_raw_recipe(path: str | Path, overrides: Iterable[str] = ()) -> RawRecipe:
+    """Load a recipe without validating it, and show once which of its keys have new names.
+
+    Args:
+        path: The TOML file.
+        overrides: ``key.path=value`` texts that override keys of the file.
+
+    Returns:
+        The recipe as plain data.
+
+    Raises:
+        RecipeError: The files cannot be read.
+    """
+    raw = load_raw(Path(path), overrides)
+    if raw.migrated and not any((Path(path).parent / name).exists() for name in ("environment.json", "summary.json")):
+        _warn_of_old_keys(raw.migrated)  # not for run directories, whose recipes nobody edits
+    return raw
+
+
+def validate_recipe(raw: RawRecipe, registry: Registry) -> Recipe:
+    """Validate a recipe and create its components.
+
+    Args:
+        raw: The recipe as plain data; the defaults that depend on its components are filled in.
+        registry: The installed components.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: The recipe is invalid; it lists all problems.
+        PluginError: A component raises while its incompatibilities are checked.
+    """
+    recipe, problems = find_problems(raw, registry)
     if problems or recipe is None:
         raise RecipeError(sort_problems(problems.items(), raw))
     return recipe
 
 
-def validate_recipe(
-    path: str | Path, registry: Registry, overrides: Iterable[str] = ()
-) -> tuple[RawRecipe, Recipe | None, dict[KeyPath, str]]:
-    """Validate a recipe.
+def find_problems(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, dict[KeyPath, str]]:
+    """Validate a recipe and return its problems.
 
     Args:
-        path: The TOML file.
+        raw: The recipe as plain data; the defaults that depend on its components are filled in.
         registry: The installed components.
-        overrides: ``key.path=value`` texts that override keys of the file.
 
     Returns:
-        The recipe before validation; the recipe, without its invalid keys if it has any and None if it is invalid
-        without them too; and the problems by key.
+        The recipe, without its invalid keys if it has any and None if it is invalid without them too; and the problems
+        by key.
 
     Raises:
-        RecipeError: The files cannot be read.
         PluginError: A component raises while its incompatibilities are checked.
     """
-    raw = load_raw(Path(path), overrides)
-    if raw.migrated and not any((Path(path).parent / name).exists() for name in ("environment.json", "summary.json")):
-        _warn_of_old_keys(raw.migrated)  # not for run directories, whose recipes nobody edits
     _normalize_method_name(raw.data.get("method"), registry)
     components = _component_classes(raw.data, registry)
     _fill_defaults(raw, components)
@@ -94,7 +123,7 @@ def validate_recipe(
             if invalid.isdisjoint({key, key[:1], key[:2]}):
                 problems.setdefault(key, text)
     problems |= {key: text for key, text in contradictions.items() if key not in problems}
-    return raw, recipe, problems
+    return recipe, problems
 
 
 @cache

@@ -19,13 +19,14 @@ COMPONENT_TABLES = ("task", "method")
 OVERRIDE = "--set"
 """The file name of keys from the command line."""
 
-_MAX_DEPTH = 32
+MAX_DEPTH = 32
+"""How deep tables and lists may be nested."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLocation:
-    """Where a key is written: a file and its line, or ``--set`` and no line."""
+    """Where a key is written: a file and its line, or no line for ``--set`` and, with an empty file, for Python."""
 
     file: str
     line: int | None
@@ -58,7 +59,7 @@ class RawRecipe:
         for depth in range(len(path), 0, -1):
             if origin := self.origins.get(tuple(path[:depth])):
                 return origin
-        return KeyLocation(self.file, 1)
+        return KeyLocation(self.file, 1 if self.file else None)
 
     def value(self, path: KeyPath) -> Any:
         """Return the value of an existing key."""
@@ -81,7 +82,40 @@ def load_raw(path: Path, overrides: Iterable[str] = ()) -> RawRecipe:
     Raises:
         RecipeError: A file cannot be read, is not TOML, or extends itself, or an override has no ``=``.
     """
-    raw = _read(path, ())
+    return _apply_overrides(_read(path, ()), overrides)
+
+
+def raw_from_tables(
+    tables: Mapping[str, Any], overrides: Iterable[str] = (), extends: str | Path | None = None
+) -> RawRecipe:
+    """Make a recipe of tables that were built in Python, as ``load_raw`` does of a file.
+
+    Args:
+        tables: The tables, with the types of TOML.
+        overrides: ``key.path=value`` texts.
+        extends: A recipe's file that the tables extend; None for none.
+
+    Returns:
+        The merged recipe; its keys have no location.
+
+    Raises:
+        RecipeError: The file cannot be read, or an override has no ``=``.
+    """
+    data = dict(tables)
+    layer = RawRecipe("", data, {path: KeyLocation("", None) for path in _key_paths(data, ())})
+    raw = _migrate(layer, {}) if extends is None else _merge_layers(_read(Path(extends), ()), layer)
+    return _apply_overrides(raw, overrides)
+
+
+def _key_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    if path:
+        yield path
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _key_paths(inner, (*path, key))
+
+
+def _apply_overrides(raw: RawRecipe, overrides: Iterable[str]) -> RawRecipe:
     layers: list[RawRecipe] = []
     problems: list[Problem] = []
     for override in overrides:
@@ -194,7 +228,7 @@ def _find_duplicate(text: str, line: int) -> tuple[str, int] | None:
 
 def _check_depth(raw: RawRecipe) -> None:
     def deep(value: Any, path: KeyPath) -> Iterator[KeyPath]:
-        if len(path) > _MAX_DEPTH:
+        if len(path) > MAX_DEPTH:
             yield path
         elif isinstance(value, dict | list):
             for key, inner in value.items() if isinstance(value, dict) else enumerate(value):

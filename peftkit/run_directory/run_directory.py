@@ -80,6 +80,14 @@ class RunDirectory:
             raise InputError(f"{text}; set run.output to a writable folder") from error
 
     @property
+    def status(self) -> str:
+        """``done``, ``failed``, ``interrupted`` or ``diverged``; ``running`` if there is no summary yet."""
+        try:
+            return str(self.summary().get("status", "running"))
+        except InputError:
+            return "running"
+
+    @property
     def finished(self) -> bool:
         """Whether the run has ended successfully."""
         return self._has_status("done")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from peftkit.components import ModelKind, Range, SearchSpace
@@ -16,8 +17,8 @@ from peftkit.errors import InputError, RecipeError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_config, model_kind
-from peftkit.sweep.config import MODEL_BASED_FROM, TuneConfig, to_search_space
-from peftkit.sweep.grid import Grid, Layer, Study, make_recipe, relocate_problems, to_overrides, unflatten
+from peftkit.sweep.config import MODEL_BASED_FROM, TuneConfig, read_sweep, to_search_space
+from peftkit.sweep.grid import Grid, Layer, Study, expand, make_recipe, relocate_problems, to_overrides, unflatten
 from peftkit.sweep.trial_design import FOLLOW_UPS, TOLERANCE, Point, Space, end_name
 from peftkit.sweep.trial_selection import Selector, Stage, Trial, TrialResult
 
@@ -157,6 +158,27 @@ def resolve_model_kind(recipe: Recipe) -> ModelKind | None:
 
         kind, _ = load_family(recipe)
     return kind
+
+
+def load_grid(path: Path, registry: Registry, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Grid:
+    """Read a sweep's file, expand it, and check its tuning.
+
+    Args:
+        path: The sweep's file.
+        registry: The installed components.
+        overrides: ``key.path=value`` texts for all recipes.
+        only: ``axis=value`` texts that restrict these axes to these values.
+
+    Returns:
+        The grid.
+
+    Raises:
+        InputError: The file, a recipe of the grid or its tuning is invalid.
+        RunError: optuna is needed and not installed.
+    """
+    grid = expand(path, read_sweep(path), registry, overrides, only)
+    check_tuning(grid, registry, overrides)
+    return grid
 
 
 def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) -> None:

@@ -54,7 +54,14 @@ from peftkit.train.trainer import Trainer
 __all__ = ["run"]
 
 
-def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resume: str | None = None) -> Path | None:
+def run(
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    log_level: str = "warning",
+    resume: str | None = None,
+    quiet: bool = False,
+) -> Path | None:
     """Run a recipe.
 
     Args:
@@ -62,6 +69,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         registry: The installed components; all its meters measure the run.
         log_level: The log level of the libraries.
         resume: The run directory to resume, or ``""`` for the latest run of this recipe; None starts a new run.
+        quiet: Whether to print no progress.
 
     Returns:
         The run directory; None on all processes but the main one.
@@ -76,7 +84,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
     check_optimizer_options(recipe)
     check_method_options(recipe)
     accelerator = init_accelerator(accelerator_options(recipe, registry))
-    console = ConsoleLogger(recipe, main=accelerator.is_main_process)
+    console = ConsoleLogger(recipe, quiet=quiet or not accelerator.is_main_process)
     directory: RunDirectory | None = None
     run_lock: FileLock | None = None
     baseline_scores: BaselineScores = {}

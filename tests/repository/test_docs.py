@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import peftkit
 from peftkit import Example
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import load_recipe
@@ -103,6 +104,14 @@ def test_the_documented_variants_of_lora_equal_their_recipes(cell: str, link: st
     preset = load_registry().find("method", method["name"]).preset
     assert preset is not None
     assert preset.settings == options
+
+
+def test_the_documented_functions_are_the_public_ones() -> None:
+    text = (ROOT / "docs/python.md").read_text(encoding="utf-8").split("## Functions")[1].split("\n## ")[0]
+    cells = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    documented = set(re.findall(r"`([a-z_]+)\(", cells))
+    public = {name for name in peftkit.__all__ if name.islower() and not name.startswith("__")}
+    assert documented == public - {"hookimpl"}
 
 
 def test_the_documents_show_every_kind_of_component() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from peftkit.compare.output.across_pages import render as render_across
 from peftkit.compare.output.render import render
 from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
 from peftkit.compare.regret import RegretCurves, regret_curves
+from peftkit.compare.run_curve import RunCurve
 from peftkit.errors import InputError, RunError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f")  # Okabe, Ito (2008)
@@ -54,29 +58,87 @@ def draw_figures(groups: Sequence[RunGroup], folder: Path, forms: Sequence[str],
         InputError: the runs cannot be compared.
         RunError: matplotlib is not installed, or a file cannot be written.
     """
-    plt = _import_pyplot()
+    with figure_style():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return _write_figures(groups, folder, forms, options)
+        except OSError as error:
+            raise RunError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+
+
+def _write_figures(
+    groups: Sequence[RunGroup], folder: Path, forms: Sequence[str], options: Mapping[str, Any]
+) -> list[Path]:
     files = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for group in groups:
-            comparison = compare(group, **options)
-            stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{group.task}-{Path(group.model).name}")
-            for name, figure in _draw_group(group, comparison, plt):
-                files += _save(figure, folder / f"{stem}-{name}", forms)
-                plt.close(figure)
-            files.append(folder / f"{stem}.tex")
-            files[-1].write_bytes(render([comparison], "latex"))
-        across_tasks = _compare_across(groups, options)
-        if across_tasks:
-            if across_tasks.decided_by == BY_SCORE:
-                figure = _draw_profiles(across_tasks, plt)
-                files += _save(figure, folder / "across-profile", forms)
-                plt.close(figure)
-            files.append(folder / "across.tex")
-            files[-1].write_bytes(render_across(across_tasks, "latex"))
-    except OSError as error:
-        raise RunError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    for group in groups:
+        comparison = compare(group, **options)
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{group.task}-{Path(group.model).name}")
+        for name, figure in _draw_group(group, comparison):
+            files += _save(figure, folder / f"{stem}-{name}", forms)
+        files.append(folder / f"{stem}.tex")
+        files[-1].write_bytes(render([comparison], "latex"))
+    across_tasks = _compare_across(groups, options)
+    if across_tasks:
+        if across_tasks.decided_by == BY_SCORE:
+            files += _save(_draw_profiles(across_tasks), folder / "across-profile", forms)
+        files.append(folder / "across.tex")
+        files[-1].write_bytes(render_across(across_tasks, "latex"))
     return files
+
+
+def draw_comparison(group: RunGroup, comparison: Comparison, kind: str) -> Any:
+    """Draw one figure of a comparison.
+
+    Args:
+        group: the runs.
+        comparison: their comparison.
+        kind: ``curves``, the scores against the comparison's cost, or ``pareto``, each method's score and cost.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        InputError: there is no such kind, or the cost does not grow in the course of a run.
+        RunError: matplotlib is not installed.
+    """
+    if kind not in ("curves", "pareto"):
+        raise InputError(f"no figure is called {kind!r}; known are curves, pareto")
+    if kind == "curves" and comparison.by not in COST_AXES:
+        raise InputError(f"{comparison.by!r} does not grow in the course of a run; draw 'pareto' instead of 'curves'")
+    with figure_style():
+        if kind == "pareto":
+            figure = _draw_pareto(group, comparison)
+        else:
+            figure = _draw_curves(group, comparison, _choose_methods(comparison), comparison.by)
+        figure.draw_without_rendering()  # ticks get the style of the first drawing
+        return figure
+
+
+def draw_run(curve: RunCurve, by: str, title: str) -> Any:
+    """Draw the learning curve of one run: train, dev and test scores, and the baselines.
+
+    Args:
+        curve: the scores.
+        by: the cost axis.
+        title: the title of the figure.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        RunError: matplotlib is not installed.
+    """
+    with figure_style():
+        figure, panel = _subplots(figsize=(6, 3.6))
+        for index, (split, points) in enumerate(curve.lines.items()):
+            costs, scores = zip(*points, strict=True)
+            panel.plot(costs, scores, color=COLOURS[index], marker=MARKERS[index], markersize=3, label=split)
+        panel.set(xlabel=NAMES.get(by, by), ylabel=curve.metric)
+        _draw_levels(panel, curve.baselines)
+        figure.legend(loc="outside right center", fontsize=8)
+        figure.suptitle(title, fontsize=10)
+        figure.draw_without_rendering()
+        return figure
 
 
 def _save(figure: Any, path: Path, forms: Sequence[str]) -> list[Path]:
@@ -108,47 +170,78 @@ def _compare_across(groups: Sequence[RunGroup], options: Mapping[str, Any]) -> A
         return None
 
 
-def _import_pyplot() -> Any:
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Set matplotlib's parameters for the figures, and restore those of the process.
+
+    Raises:
+        RunError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
         raise RunError("figures need matplotlib: pip install 'peftkit[figures]'") from error
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"svg.hashsalt": "peftkit", "svg.fonttype": "none", "axes.spines.top": False})
-    plt.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9})
-    return plt
+    style: dict[str, Any] = {"svg.hashsalt": "peftkit", "svg.fonttype": "none", "axes.spines.top": False}
+    style |= {"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
+    with matplotlib.rc_context(style):
+        yield
 
 
-def _draw_group(group: RunGroup, comparison: Comparison, plt: Any) -> Iterator[tuple[str, Any]]:
+def _subplots(*grid: int, figsize: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+    """Create a figure and its panels without pyplot, which would choose a window system for the whole process."""
+    figure = _figure_class()(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(*grid, **options)
+
+
+@cache
+def _figure_class() -> Any:
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):  # type: ignore[misc, unused-ignore]
+        """A figure that notebooks show without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    return NotebookFigure
+
+
+def _choose_methods(comparison: Comparison) -> list[str]:
+    """The methods to draw: the best ones, and the baseline."""
     chosen = [row.method for row in comparison.lines[:MAX_METHODS]]
     if comparison.baseline and comparison.baseline not in chosen:
         chosen[-1] = comparison.baseline
+    return chosen
+
+
+def _draw_group(group: RunGroup, comparison: Comparison) -> Iterator[tuple[str, Any]]:
+    chosen = _choose_methods(comparison)
     for axis in COST_AXES:
         if all(has_cost(run, axis) for label in chosen for run in group.runs[label].values()):
-            yield f"curves-{axis}", _draw_curves(group, comparison, chosen, axis, plt)
+            yield f"curves-{axis}", _draw_curves(group, comparison, chosen, axis)
     per_step = {row.method: _cost_per_step(group, row.method, "gmacs") for row in comparison.lines}
     base = per_step.get(comparison.baseline or "")
     if all(per_step.values()):  # imported results may lack MACs
-        yield "gmacs-per-step", _draw_bars(per_step, "GMACs per step", plt)
-        yield "speed", _draw_speed(group, comparison, per_step, plt)
+        yield "gmacs-per-step", _draw_bars(per_step, "GMACs per step")
+        yield "speed", _draw_speed(group, comparison, per_step)
     if base and all(per_step.values()):
         relative = {label: value / base for label, value in per_step.items()}
-        yield "gmacs-per-step-relative", _draw_bars(relative, f"GMACs per step, {comparison.baseline} = 1", plt)
+        yield "gmacs-per-step-relative", _draw_bars(relative, f"GMACs per step, {comparison.baseline} = 1")
     memory = {row.method: row.peak_memory / 2**30 for row in comparison.lines if row.peak_memory is not None}
     if memory:
-        yield "memory", _draw_bars(memory, "peak memory (GiB)", plt)
-    yield "pareto", _draw_pareto(group, comparison, plt)
+        yield "memory", _draw_bars(memory, "peak memory (GiB)")
+    yield "pareto", _draw_pareto(group, comparison)
     tried = regret_curves(group)
     if tried and any(trial.learning_rate for trial in tried.tried):
-        yield "regret", _draw_regret(group, tried, [label for label in chosen if label in tried.methods], plt)
+        yield "regret", _draw_regret(group, tried, [label for label in chosen if label in tried.methods])
 
 
-def _draw_regret(group: RunGroup, curves: RegretCurves, chosen: Sequence[str], plt: Any) -> Any:
+def _draw_regret(group: RunGroup, curves: RegretCurves, chosen: Sequence[str]) -> Any:
     """Dev score and loss against the learning rate, mean over its trials; the chosen rate is marked."""
     values = (("score", f"dev {curves.metric}"), ("loss", "dev loss"))
-    figure, panels = plt.subplots(1, len(values), figsize=(8.7, 3.6), sharex=True, layout="constrained")
+    figure, panels = _subplots(1, len(values), figsize=(8.7, 3.6), sharex=True)
     for panel, (value, name) in zip(panels, values, strict=True):
         for index, label in enumerate(chosen):
             points: dict[float, list[float]] = defaultdict(list)
@@ -175,7 +268,7 @@ def _draw_regret(group: RunGroup, curves: RegretCurves, chosen: Sequence[str], p
     return figure
 
 
-def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str], axis: str, plt: Any) -> Any:
+def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str], axis: str) -> Any:
     """Train, dev and test scores against cost: the mean over seeds, with a band from the lowest to the highest."""
     runs = [run for label in chosen for run in group.runs[label].values()]
     splits = [
@@ -184,7 +277,7 @@ def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str],
         if all(len(_score_curve(run, axis, s, comparison.metric)[0]) for run in runs)
     ]
     size = (1.5 + 3.6 * len(splits), 3.6)
-    figure, panels = plt.subplots(1, len(splits), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    figure, panels = _subplots(1, len(splits), figsize=size, sharex=True, squeeze=False)
     for panel, split in zip(panels[0], splits, strict=True):
         for index, label in enumerate(chosen):
             lines = [_score_curve(run, axis, split, comparison.metric) for run in group.runs[label].values()]
@@ -212,9 +305,9 @@ def _score_curve(run: Run, axis: str, split: str, metric: str) -> tuple[Any, Any
     return np.array([cost(row, axis) for row in rows]), np.array([float(row[split][metric]) for row in rows])
 
 
-def _draw_bars(values: dict[str, float], name: str, plt: Any) -> Any:
+def _draw_bars(values: dict[str, float], name: str) -> Any:
     order = sorted(values, key=values.__getitem__)
-    figure, panel = plt.subplots(figsize=(6, 0.6 + 0.24 * len(order)), layout="constrained")
+    figure, panel = _subplots(figsize=(6, 0.6 + 0.24 * len(order)))
     bars = panel.barh(order, [values[label] for label in order], color=COLOURS[0])
     panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
     panel.set(xlabel=name)
@@ -223,9 +316,9 @@ def _draw_bars(values: dict[str, float], name: str, plt: Any) -> Any:
     return figure
 
 
-def _draw_speed(group: RunGroup, comparison: Comparison, per_step: dict[str, float], plt: Any) -> Any:
+def _draw_speed(group: RunGroup, comparison: Comparison, per_step: dict[str, float]) -> Any:
     """Seconds against GMACs per step: with equal hardware utilization, all methods lie on one line."""
-    figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    figure, panel = _subplots(figsize=(6, 4.2))
     for index, row in enumerate(comparison.lines):
         x, y = per_step[row.method], _cost_per_step(group, row.method, "seconds")
         panel.scatter(x, y, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], s=22)
@@ -236,7 +329,11 @@ def _draw_speed(group: RunGroup, comparison: Comparison, per_step: dict[str, flo
 
 def _draw_baselines(panel: Any, group: RunGroup, metric: str, split: str) -> None:
     """Dotted, labelled lines at the scores of the input-blind baselines."""
-    scores = mean_baseline_scores((run.summary for runs in group.runs.values() for run in runs.values()), metric, split)
+    summaries = (run.summary for runs in group.runs.values() for run in runs.values())
+    _draw_levels(panel, mean_baseline_scores(summaries, metric, split))
+
+
+def _draw_levels(panel: Any, scores: Mapping[str, float]) -> None:
     for value in scores.values():
         panel.axhline(value, **DOTTED)
     low, high = panel.get_ylim()
@@ -253,8 +350,8 @@ def _draw_baselines(panel: Any, group: RunGroup, metric: str, split: str) -> Non
         )
 
 
-def _draw_pareto(group: RunGroup, comparison: Comparison, plt: Any) -> Any:
-    figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
+def _draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
+    figure, panel = _subplots(figsize=(6, 4.2))
     for index, row in enumerate(comparison.lines):
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         panel.errorbar(row.cost_to_best, row.score, _error_bars(row), alpha=0.5, **look)
@@ -266,9 +363,9 @@ def _draw_pareto(group: RunGroup, comparison: Comparison, plt: Any) -> Any:
     return figure
 
 
-def _draw_profiles(aggregate: AcrossTasks, plt: Any) -> Any:
+def _draw_profiles(aggregate: AcrossTasks) -> Any:
     """The share of tasks and models in which a method reaches each normalised score, with 95 % intervals."""
-    figure, panel = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, panel = _subplots(figsize=(7, 4.2))
     for index, row in enumerate(aggregate.lines[:MAX_METHODS]):
         look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
         panel.plot(aggregate.thresholds, [each.mean for each in row.profile], label=row.method, **look)

@@ -52,7 +52,7 @@ def render(comparisons: Sequence[Comparison], form: str, *, wide: bool = False) 
     Returns:
         The file's content, UTF-8 text except for ``parquet``.
     """
-    flat = _flat_records(comparisons)
+    flat = flat_records(comparisons)
     pages = [
         Page(
             _title(comparison),
@@ -249,7 +249,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
     return {**document, "detectable": comparison.detectable, "notes": notes(comparison, wide=True)}
 
 
-def _flat_records(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+def flat_records(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """One record per method and per baseline; all have the same keys."""
     records = []
     for comparison in comparisons:

@@ -27,7 +27,7 @@ from peftkit.compare.output.render import TableRow, table_rows
 from peftkit.compare.output.table_notes import notes
 from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.regret import regret_curves
-from peftkit.errors import InputError
+from peftkit.errors import InputError, RunError
 from peftkit.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -92,6 +92,26 @@ def render_report(
         script=(assets / "report.js").read_text(encoding="utf-8"),
         data=text.replace("<", "\\u003c"),  # so that it cannot end the script element
     )
+
+
+def write_report(path: Path, groups: Sequence[RunGroup], **options: Any) -> None:
+    """Write the HTML report into a file, and create its folder.
+
+    Args:
+        path: the file.
+        groups: the runs, one group per task and model.
+        options: keyword arguments of ``render_report``.
+
+    Raises:
+        InputError: the runs cannot be compared.
+        RunError: the file cannot be written.
+    """
+    page = render_report(groups, **options)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _section(group: RunGroup, comparison: Comparison) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftkit import plugins
 from peftkit.cli.arguments import add_overrides
@@ -48,39 +48,12 @@ class CostCommand(SubCommand):
             documents = [asdict(estimate) | {"memory_bytes": estimate.memory_bytes} for estimate in estimates]
             self.print_json({"recipes": documents})
         elif len(recipes) == 1:
-            print(*map(_page, estimates))
+            print(*estimates)
         else:
             widths = _print_head(recipes, trial=args.trial)
             for estimate in estimates:
                 print(_line(widths, _cells(estimate)), flush=True)
         return 0
-
-
-def _page(estimate: CostEstimate) -> str:
-    share = estimate.trainable_parameters / estimate.total_parameters
-    memory = {
-        "weights": estimate.weight_bytes,
-        "gradients": estimate.gradient_bytes,
-        "optimizer": estimate.optimizer_bytes,
-        "activations": estimate.activation_bytes,
-    }
-    parts = ", ".join(f"{key} {_bytes(value)}" for key, value in memory.items())
-    parameters = f"{estimate.trainable_parameters:,} of {estimate.total_parameters:,} parameters ({share:.2%})"
-    rows = [
-        ("trainable", parameters),
-        ("per step", f"{_number(estimate.gmacs_per_step)} GMACs, {estimate.effective_batch} rows"),
-        ("per epoch", _amount(estimate.steps_per_epoch, estimate.gmacs_per_epoch)),
-        ("total", _amount(estimate.steps, estimate.gmacs)),
-        ("memory", f"{_bytes(estimate.memory_bytes)} ({parts})"),
-        ("checkpoint", _bytes(estimate.checkpoint_bytes)),
-    ]
-    if estimate.seconds_per_step is not None:
-        times: dict[str, Any] = {"per step": estimate.seconds_per_step, "per epoch": estimate.seconds_per_epoch}
-        times["total"] = estimate.seconds
-        text = ", ".join(f"{key} {value:,.3g} s" for key, value in times.items() if value is not None)
-        rows.append(("time here", text))
-    head = f"{estimate.name}: {estimate.method} on {estimate.task} with {estimate.model}"
-    return "\n".join([head, *(f"  {key:<11}{value}" for key, value in rows)])
 
 
 def _print_head(recipes: Sequence[Recipe], *, trial: bool) -> tuple[int, int]:
@@ -92,16 +65,18 @@ def _print_head(recipes: Sequence[Recipe], *, trial: bool) -> tuple[int, int]:
 
 
 def _cells(estimate: CostEstimate) -> list[str]:
+    from peftkit.analysis.cost_estimate import format_bytes, format_number
+
     seconds = (estimate.seconds_per_step, estimate.seconds) if estimate.seconds_per_step is not None else ()
     gmacs = (estimate.gmacs_per_step, estimate.gmacs_per_epoch, estimate.gmacs)
     return [
         estimate.name,
         estimate.method,
         f"{estimate.trainable_parameters:,}",
-        *("?" if number is None else _number(number) for number in gmacs),
+        *("?" if number is None else format_number(number) for number in gmacs),
         "?" if estimate.steps is None else f"{estimate.steps:,}",
-        _bytes(estimate.memory_bytes),
-        _bytes(estimate.checkpoint_bytes),
+        format_bytes(estimate.memory_bytes),
+        format_bytes(estimate.checkpoint_bytes),
         *("?" if number is None else f"{number:,.3g}" for number in seconds),
     ]
 
@@ -109,22 +84,3 @@ def _cells(estimate: CostEstimate) -> list[str]:
 def _line(widths: tuple[int, int], cells: Sequence[str]) -> str:
     name, method, trainable, *rest = cells
     return f"{name:<{widths[0]}}  {method:<{widths[1]}}{trainable:>13}" + "".join(f"{cell:>11}" for cell in rest)
-
-
-def _amount(steps: int | None, gmacs: float | None) -> str:
-    if steps is None or gmacs is None:
-        return "unknown before the run"
-    return f"{_number(gmacs)} GMACs, {steps:,} steps"
-
-
-def _number(value: float) -> str:
-    """Five digits, without an exponent for large numbers."""
-    return f"{float(f'{value:.5g}'):,.15g}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.4g} {unit}"
-        number /= 1024
-    return f"{number:,.4g} GiB"

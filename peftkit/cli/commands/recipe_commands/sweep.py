@@ -62,13 +62,10 @@ class SweepCommand(SubCommand):
         return bool(args.action != "run")
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.sweep.config import read_sweep
-        from peftkit.sweep.grid import expand
-        from peftkit.sweep.tuning_stages import check_tuning
+        from peftkit.sweep.tuning_stages import load_grid
 
         registry = plugins.load_registry()
-        grid = expand(Path(args.file), read_sweep(Path(args.file)), registry, args.overrides, args.only)
-        check_tuning(grid, registry, args.overrides)
+        grid = load_grid(Path(args.file), registry, args.overrides, args.only)
         actions = {"run": self._run, "plan": self._plan, "status": self._status}
         return actions[args.action](args, grid, registry)
 

@@ -11,11 +11,9 @@ from peftkit.cli.arguments import add_cost_axis, add_fairness, add_metric, add_r
 from peftkit.cli.commands.run_commands.verify import verify_each
 from peftkit.cli.load_groups import load_groups
 from peftkit.cli.subcommand import SubCommand
-from peftkit.errors import InputError, RunError
+from peftkit.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from peftkit.compare.input.groups import RunGroup
     from peftkit.verify import Verification
 
@@ -65,7 +63,10 @@ class ReportCommand(SubCommand):
         if output:
             if args.verified:
                 verifications = list(verify_each([run.path for group in groups for run in _runs(group)]))
-            _write_page(output, groups, args.title, verifications if args.verified else None, options)
+            from peftkit.compare.output.report import write_report
+
+            verified = {each.path: each for each in verifications} if args.verified else None
+            write_report(Path(output), groups, title=args.title, verified=verified, **options)
             files.append(output)
         if args.figures:
             from peftkit.compare.output.figures import draw_figures
@@ -83,21 +84,3 @@ class ReportCommand(SubCommand):
 
 def _runs(group: RunGroup) -> list[Any]:
     return [run for runs in group.runs.values() for run in runs.values()]
-
-
-def _write_page(
-    output: str,
-    groups: Sequence[RunGroup],
-    title: str,
-    verifications: Sequence[Verification] | None,
-    options: dict[str, Any],
-) -> None:
-    from peftkit.compare.output.report import render_report
-
-    verified = None if verifications is None else {each.path: each for each in verifications}
-    page = render_report(groups, title=title, verified=verified, **options)
-    try:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {error.strerror}") from error

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +16,12 @@ from peftkit.run_directory import RunDirectory
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from peftkit.cli.terminal_plot import Points
+    from peftkit.compare.run_curve import RunCurve
 
 NARROWEST = 40
 """Columns of output that is no terminal, whatever COLUMNS is."""
 SECONDS = 1.0
 """Between two frames."""
-SPLITS = ("train", "dev", "test")
 
 
 class WatchCommand(SubCommand):
@@ -51,24 +47,12 @@ class WatchCommand(SubCommand):
         if not (run.path / "recipe.toml").is_file():
             raise InputError(f"{args.run!r} is not a run directory: it has no recipe.toml")
         if args.json:
-            self.print_json(_document(run, args.by, _read_curve(run, args.by, args.metric)))
+            from peftkit.compare.run_curve import read_run_curve
+
+            self.print_json(_document(run, args.by, read_run_curve(run, args.by, args.metric)))
         else:
             _watch(run, args.by, args.metric, once=args.once)
         return 0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The scores of a run so far."""
-
-    metric: str | None = None
-    lines: Mapping[str, Points] = field(default_factory=dict)
-    """Cost and score of each evaluation, by split."""
-    baselines: Mapping[str, float] = field(default_factory=dict)
-    """Scores of input-blind baselines on ``baseline_split``."""
-    baseline_split: str = "dev"
-    step: int | None = None
-    """Of the latest evaluation; None before the first one."""
 
 
 def _watch(run: RunDirectory, by: str, metric: str | None, *, once: bool) -> None:
@@ -82,7 +66,7 @@ def _watch(run: RunDirectory, by: str, metric: str | None, *, once: bool) -> Non
         console.print(_frame(run, by, metric, console.width))
         return
     with Live(_frame(run, by, metric, console.width), console=console, auto_refresh=False) as live:
-        while _status(run) == "running":
+        while run.status == "running":
             time.sleep(SECONDS)
             live.update(_frame(run, by, metric, console.width), refresh=True)
 
@@ -92,10 +76,11 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
     from rich.text import Text
 
     from peftkit.cli.terminal_plot import COLORS, plot
+    from peftkit.compare.run_curve import read_run_curve
 
     names = _names(run)
-    head = Text(f"{names['method']} on {names['task']} with {names['model']}: {_status(run)}")
-    curve = _read_curve(run, by, metric)
+    head = Text(f"{names['method']} on {names['task']} with {names['model']}: {run.status}")
+    curve = read_run_curve(run, by, metric)
     if curve.step is None:
         return Group(head, Text("no evaluation yet"))
     if not curve.lines:
@@ -109,39 +94,10 @@ def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:
     return Group(head, legend, plot(curve.lines, width, by, levels=curve.baselines), *below)
 
 
-def _read_curve(run: RunDirectory, by: str, metric: str | None) -> Curve:
-    """Reads the scores of a run.
-
-    Raises:
-        InputError: The run has measured neither the cost nor the metric.
-    """
-    from peftkit.compare.curves import cost, is_number
-    from peftkit.compare.recorded_baselines import recorded_baselines
-
-    rows: Sequence[dict[str, Any]] = []
-    with suppress(InputError):  # before the first evaluation, or while a line is being written
-        rows = run.evaluations()
-    if not rows:
-        return Curve(metric)
-    known = sorted({key for row in rows for key in row.get("dev") or {}})
-    metric = metric or ("accuracy" if "accuracy" in known else next((key for key in known if key != "loss"), "loss"))
-    lines = {
-        split: [
-            (cost(row, by), float(row[split][metric])) for row in rows if is_number((row.get(split) or {}).get(metric))
-        ]
-        for split in SPLITS
-    }
-    lines = {split: points for split, points in lines.items() if points}
-    if not lines and metric not in known:
-        raise InputError(f"{run.path}: no metric is called {metric!r}; the run has {', '.join(known)}")
-    split = "test" if "test" in lines else "dev"
-    return Curve(metric, lines, recorded_baselines(run.baselines(), metric, split), split, rows[-1]["step"])
-
-
-def _document(run: RunDirectory, by: str, curve: Curve) -> dict[str, Any]:
+def _document(run: RunDirectory, by: str, curve: RunCurve) -> dict[str, Any]:
     return {
         "run": str(run.path),
-        "status": _status(run),
+        "status": run.status,
         **_names(run),
         "metric": curve.metric,
         "by": by,
@@ -156,9 +112,3 @@ def _document(run: RunDirectory, by: str, curve: Curve) -> dict[str, Any]:
 def _names(run: RunDirectory) -> dict[str, str]:
     recipe = run.recipe()
     return {table: recipe.get(table, {}).get("name", "?") for table in ("method", "task", "model")}
-
-
-def _status(run: RunDirectory) -> str:
-    with suppress(InputError):
-        return str(run.summary().get("status", "running"))
-    return "running"

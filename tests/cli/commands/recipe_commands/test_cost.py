@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from peftkit.cli.commands.recipe_commands.cost import _number
+from peftkit.analysis.cost_estimate import format_number
 from tests.cli.conftest import Peftkit
 
 SMALL = (
@@ -26,7 +26,7 @@ def test_cost_of_one_recipe_is_a_page(peftkit: Peftkit) -> None:
 
 
 def test_numbers_have_five_digits_and_no_exponent() -> None:
-    assert [_number(n) for n in (172_012.4, 5.9758, 0.00012345678)] == ["172,010", "5.9758", "0.00012346"]
+    assert [format_number(n) for n in (172_012.4, 5.9758, 0.00012345678)] == ["172,010", "5.9758", "0.00012346"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,129 @@
+"""Recipes: build them in Python, load them from files, and estimate what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.plugins import load_registry
+from peftkit.recipe import Recipe
+from peftkit.recipe.build_recipe import build_recipe, build_table
+from peftkit.recipe.load_recipe import load_recipe as load_recipe_file
+
+if TYPE_CHECKING:
+    from peftkit.analysis.cost_estimate import CostEstimate
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Load and validate a recipe's file.
+
+    Args:
+        path: The TOML file.
+        overrides: ``key.path=value`` texts, as after ``--set``.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: The recipe is invalid; it lists all problems with file, line and key.
+    """
+    return load_recipe_file(path, load_registry(), overrides)
+
+
+def method(name: str, **options: Any) -> dict[str, Any]:
+    """Build the table ``[method]`` of a recipe.
+
+    Args:
+        name: The method's name, such as ``lora``.
+        options: Its options, such as ``r=8``.
+
+    Returns:
+        The table, for ``Recipe.build``.
+
+    Raises:
+        RecipeError: There is no such method, or an option is invalid.
+    """
+    return build_table("method", name, options)
+
+
+def task(name: str, **options: Any) -> dict[str, Any]:
+    """Build the table ``[task]`` of a recipe.
+
+    Args:
+        name: The task's name, such as ``wordnet_topic``.
+        options: Its options.
+
+    Returns:
+        The table, for ``Recipe.build``.
+
+    Raises:
+        RecipeError: There is no such task, or an option is invalid.
+    """
+    return build_table("task", name, options)
+
+
+def metric(name: str, **options: Any) -> dict[str, Any]:
+    """Build a table ``[[metric]]`` of a recipe.
+
+    Args:
+        name: The metric's name, such as ``accuracy``.
+        options: Its options.
+
+    Returns:
+        The table, for ``Recipe.build``.
+
+    Raises:
+        RecipeError: There is no such metric, or an option is invalid.
+    """
+    return build_table("metric", name, options)
+
+
+def estimate(recipe: Recipe | str | Path, overrides: Iterable[str] = (), *, trial: bool = False) -> CostEstimate:
+    """Estimate the MACs, memory and checkpoint size of a recipe, without loading weights.
+
+    Args:
+        recipe: The recipe, or its file.
+        overrides: ``key.path=value`` texts, as after ``--set``.
+        trial: Whether to run a few steps on this machine to estimate the time too.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        RecipeError: The recipe is invalid.
+        InputError: A row of its data is invalid, or the model is too large for a method that needs weights.
+        RunError: The model's config, its tokenizer or the data cannot be read.
+    """
+    resolved = resolve_recipe(recipe, overrides)
+    from peftkit.monitor.process_state import isolated_process_state
+
+    with isolated_process_state():
+        from peftkit.analysis.cost_estimate import estimate_cost
+
+        return estimate_cost(resolved, load_registry(), trial=trial)
+
+
+def resolve_recipe(recipe: Recipe | str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a recipe if it is a file, and apply overrides.
+
+    Args:
+        recipe: The recipe, or its file.
+        overrides: ``key.path=value`` texts.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: The recipe is invalid.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    overrides = [*overrides]
+    if not overrides:
+        return recipe
+    tables = dict(recipe)
+    without_metrics = {key: value for key, value in tables.items() if key != "metric"}
+    if build_recipe(without_metrics) == recipe:  # the task's own metrics: another task has others
+        tables = without_metrics
+    return build_recipe(tables, overrides=overrides)

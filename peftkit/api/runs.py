@@ -1,0 +1,362 @@
+"""Runs: train a recipe, and read what runs recorded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from peftkit.api.recipes import load_recipe, resolve_recipe
+from peftkit.api.text_output import html_facts, html_table, text_table
+from peftkit.errors import InputError
+from peftkit.plugins import load_registry
+from peftkit.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from peftkit.inference.finished_run import FinishedRun
+    from peftkit.recipe import Recipe
+
+NOT_COLUMNS = ("format",)
+"""Keys of an evaluation that are no columns of the curve."""
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A run directory, which is read when an attribute is used: also of a run that is still training.
+
+    Attributes:
+        path: The run directory.
+    """
+
+    path: Path
+
+    @property
+    def status(self) -> str:
+        """``done``, ``failed``, ``interrupted`` or ``diverged``; ``running`` before the run has ended."""
+        return RunDirectory(self.path).status
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with every key resolved.
+
+        Raises:
+            RecipeError: It is not valid here, for example because a plugin is not installed.
+        """
+        return load_recipe(self.path / "recipe.toml")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json``: the selected step, its scores, and the cost.
+
+        Raises:
+            InputError: The run has not ended.
+        """
+        return RunDirectory(self.path).summary()
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """The evaluations as rows, with columns such as ``step``, ``cost/gmacs``, ``dev/loss`` and ``test/accuracy``.
+
+        Raises:
+            InputError: There are no evaluations yet.
+        """
+        import pandas as pd
+
+        rows = [
+            {key: value for key, value in row.items() if key not in NOT_COLUMNS}
+            for row in RunDirectory(self.path).evaluations()
+        ]
+        return pd.json_normalize(rows, sep="/")
+
+    def predictions(self, split: str = "test") -> pd.DataFrame:
+        """Read the recorded predictions of the selected checkpoint.
+
+        Args:
+            split: ``dev`` or ``test``.
+
+        Returns:
+            One row per example.
+
+        Raises:
+            InputError: There are none.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(RunDirectory(self.path).predictions(split))
+
+    def predict(
+        self, inputs: str | Iterable[str | Mapping[str, Any]], *, batch_size: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Predict for new inputs with the selected checkpoint; the model is loaded once and kept.
+
+        Args:
+            inputs: Texts for the one field of the task's prompt, or rows with its fields.
+            batch_size: Examples per batch; None for the recipe's ``evaluate.batch_size``.
+
+        Returns:
+            For each input ``source`` and ``prediction``, and the scores of the candidates if there are any.
+
+        Raises:
+            InputError: The run has not finished, or an input is invalid.
+            RunError: The base model cannot be loaded.
+        """
+        from peftkit.monitor.process_state import isolated_process_state
+
+        with isolated_process_state():
+            from peftkit.inference.predict import predict
+
+            texts = [inputs] if isinstance(inputs, str) else inputs
+            return list(predict(self._loaded, texts, batch_size))
+
+    @cached_property
+    def _loaded(self) -> FinishedRun:
+        from peftkit.inference.finished_run import load_finished_run
+
+        return load_finished_run(self.path, load_registry())
+
+    def plot(self, metric: str | None = None, *, by: str = "gmacs") -> Figure:
+        """Draw the learning curve.
+
+        Args:
+            metric: The metric; None for accuracy, or the first one.
+            by: The cost axis: ``gmacs``, ``seconds``, ``samples``, ``tokens`` or ``joules``.
+
+        Returns:
+            The figure, which notebooks show; ``savefig`` writes it into a file.
+
+        Raises:
+            InputError: The run has measured neither the cost nor the metric, or has no evaluations yet.
+            RunError: matplotlib is not installed.
+        """
+        from peftkit.compare.curves import check_axis
+        from peftkit.compare.output.figures import COST_AXES, draw_run
+        from peftkit.compare.run_curve import read_run_curve
+
+        check_axis(by, COST_AXES)
+        curve = read_run_curve(RunDirectory(self.path), by, metric)
+        if not curve.lines:
+            raise InputError(f"{self.path}: there are no evaluations to draw yet")
+        figure: Figure = draw_run(curve, by, self._title)
+        return figure
+
+    @property
+    def _names(self) -> dict[str, str]:
+        recipe = RunDirectory(self.path).recipe()
+        return {table: str(recipe.get(table, {}).get("name", "?")) for table in ("method", "task", "model")}
+
+    @property
+    def _title(self) -> str:
+        return "{method} on {task} with {model}".format(**self._names)
+
+    def _facts(self) -> dict[str, str]:
+        summary = self.summary if self.status == "done" else {}
+        metric, selected = summary.get("selection_metric"), summary.get("selected", {})
+        facts = {"status": self.status}
+        if "error" in summary:
+            facts["error"] = str(summary["error"])
+        if summary:
+            facts["seed"] = str(summary["seed"])
+            for split in ("dev", "test"):
+                value = (selected.get(split) or {}).get(metric)
+                if value is not None:
+                    facts[f"{split} {metric}"] = f"{value:.4f}"
+            cost = summary.get("cost", {})
+            facts["steps"] = f"{summary['steps']:,}, selected {selected['step']:,} by dev {metric}"
+            facts["cost"] = f"{cost.get('gmacs', 0):,.4g} GMACs, {cost.get('train_seconds', 0):,.1f} s"
+        return {**facts, "path": str(self.path)}
+
+    def __repr__(self) -> str:
+        return "\n".join([self._title, *(f"  {key:<14}{text}" for key, text in self._facts().items())])
+
+    def _repr_html_(self) -> str:
+        return html_facts(self._title, self._facts())
+
+
+@dataclass(frozen=True, repr=False)
+class Runs(Sequence[Run]):
+    """Several runs, as ``load_runs`` returns them."""
+
+    _runs: tuple[Run, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+    @overload
+    def __getitem__(self, index: slice) -> Runs: ...
+    def __getitem__(self, index: int | slice) -> Run | Runs:
+        return Runs(self._runs[index]) if isinstance(index, slice) else self._runs[index]
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per run: what it trained, its status, and the score and cost if it is done."""
+        import pandas as pd
+
+        return pd.DataFrame([_record(run) for run in self])
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        records = [_record(run) for run in self]
+        names = ["method", "task", "model", "seed", "status", "metric", "test", "gmacs"]
+        shown = [["" if r[name] is None else _format_cell(r[name]) for name in names] for r in records]
+        return [*names, "path"], [[*row, str(run.path)] for row, run in zip(shown, self, strict=True)]
+
+    def __repr__(self) -> str:
+        return text_table(*self._cells())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._cells())
+
+
+def _record(run: Run) -> dict[str, Any]:
+    done = run.status == "done"
+    summary = run.summary if done else {}
+    metric, selected, cost = summary.get("selection_metric"), summary.get("selected", {}), summary.get("cost", {})
+    return {
+        **run._names,
+        "seed": summary.get("seed"),
+        "status": run.status,
+        "metric": metric,
+        "dev": (selected.get("dev") or {}).get(metric),
+        "test": (selected.get("test") or {}).get(metric),
+        "step": selected.get("step"),
+        "gmacs": cost.get("gmacs"),
+        "seconds": cost.get("train_seconds"),
+        "path": str(run.path),
+    }
+
+
+def _format_cell(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def run(
+    recipe: Recipe | str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    resume: Run | str | Path | bool = False,
+    quiet: bool = False,
+    log_level: str | None = None,
+) -> Run:
+    """Train and evaluate a recipe, and restore the state of the process afterwards.
+
+    A signal such as Ctrl-C ends the run after the current step, and the run is saved. In another thread than the main
+    one signals cannot be handled.
+
+    Args:
+        recipe: The recipe, or its file.
+        overrides: ``key.path=value`` texts, as after ``--set``.
+        resume: The run to resume, or True for the latest run of this recipe; False starts a new one.
+        quiet: Whether to print no progress.
+        log_level: The level of log messages of the libraries; None for ``warning``, or ``error`` if quiet.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RecipeError: The recipe is invalid.
+        InputError: The run to resume does not exist or has another recipe, a row of the data is invalid, or the
+            process belongs to a group of several.
+        RunError: The run failed.
+        RunInterrupted: A signal was received; the run is saved.
+    """
+    resolved = resolve_recipe(recipe, overrides)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "peftkit.run trains in one process, and this one was launched with others; use: accelerate launch -m "
+            "peftkit run RECIPE"
+        )
+    previous = {False: None, True: ""}[resume] if isinstance(resume, bool) else _path_of(resume)
+    from peftkit.monitor.process_state import isolated_process_state
+
+    with isolated_process_state():
+        from peftkit.train import run as training
+
+        level = log_level or ("error" if quiet else "warning")
+        path = training.run(resolved, load_registry(), log_level=level, resume=previous, quiet=quiet)
+        assert path is not None  # this is the only process  # noqa: S101
+        return Run(path)
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run directory; its files are read when they are needed.
+
+    Args:
+        path: The run directory.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: The folder is not a run directory.
+    """
+    folder = Path(path)
+    if not (folder / "recipe.toml").is_file():
+        raise InputError(f"{str(folder)!r} is not a run directory: it has no recipe.toml")
+    return Run(folder)
+
+
+def load_runs(paths: str | Path | Iterable[str | Path] = "runs") -> Runs:
+    """Open all run directories at or below folders, finished or not; the trials of sweeps are left out.
+
+    Args:
+        paths: One folder, or several.
+
+    Returns:
+        The runs.
+
+    Raises:
+        InputError: A folder does not exist, or there is no run in any of them.
+    """
+    from peftkit.compare.input.load_runs import run_folders
+
+    folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    runs = tuple(Run(folder) for folder in run_folders(folders))
+    if not runs:
+        raise InputError(f"there is no run in {', '.join(map(str, folders))}")
+    return Runs(runs)
+
+
+def load_model(path: str | Path | Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the trained model of a finished run: the base model with the method, its trained parameters and the head.
+
+    Works for every method, also for those whose files no other library reads.
+
+    Args:
+        path: The run, or its directory.
+
+    Returns:
+        The model in evaluation mode, on the GPU if there is one, and its tokenizer.
+
+    Raises:
+        InputError: The folder is not a finished run, or its files do not fit the model.
+        RunError: The base model cannot be loaded.
+    """
+    from peftkit.monitor.process_state import isolated_process_state
+
+    with isolated_process_state():
+        from peftkit.inference.finished_run import load_finished_run
+
+        finished = load_finished_run(Path(_path_of(path)), load_registry())
+    return finished.model, finished.family.tokenizer  # type: ignore[return-value]
+
+
+def _path_of(run_or_path: Run | str | Path) -> str:
+    return str(run_or_path.path if isinstance(run_or_path, Run) else run_or_path)
+
+
+def paths_of(runs: Run | str | Path | Iterable[Run | str | Path]) -> Iterator[Path]:
+    """Yield the folders of runs.
+
+    Args:
+        runs: Runs, run directories, or folders that contain them.
+    """
+    for each in [runs] if isinstance(runs, Run | str | Path) else runs:
+        yield Path(_path_of(each))

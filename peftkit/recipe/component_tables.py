@@ -1,0 +1,51 @@
+"""Validates the tables of a recipe that name components."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import PlainValidator, ValidationError, ValidationInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from peftkit.components import Component
+from peftkit.errors import PluginError, comma_separated, summarize_error
+from peftkit.plugins import Kind, Registry
+
+
+def component_validator(kind: Kind) -> PlainValidator:
+    """Validate a table as the component that it names; the registry is the validation context."""
+
+    def validate(value: Any, info: ValidationInfo) -> Component:
+        if isinstance(value, Component):
+            return value
+        registry: Registry = (info.context or {})["registry"]
+        known = list(registry.all(kind))
+        if not isinstance(value, dict):
+            example = value if value in known else next(iter(known), "…")
+            header = "[[metric]]" if kind == "metric" else f"[{kind}]"
+            raise _build_error((), value, f'must be a table: {header} and below it name = "{example}"')
+        if "name" not in value:
+            raise _build_error(("name",), value, f"missing; it is required, one of: {comma_separated(known)}")
+        name = value["name"]
+        if not isinstance(name, str):
+            raise _build_error(("name",), name, f"must be in quotes, one of: {comma_separated(known)}")
+        try:
+            entry = registry.find(kind, name)
+        except PluginError as error:
+            raise _build_error(("name",), name, str(error)) from error
+        try:
+            return entry.component.model_validate_json(json.dumps(value), strict=True)
+        except ValueError:  # of pydantic, and raised by validators
+            raise
+        except Exception as error:  # an error in a plugin's validator is reported like any other
+            raise _build_error(
+                (), value, f"{name!r} failed to validate its options: {summarize_error(error)}"
+            ) from error
+
+    return PlainValidator(validate, json_schema_input_type=dict[str, Any])
+
+
+def _build_error(path: tuple[str, ...], value: Any, text: str) -> ValidationError:
+    kind = PydanticCustomError("component_name", "{text}", {"text": text})
+    return ValidationError.from_exception_data("component", [InitErrorDetails(type=kind, loc=path, input=value)])
