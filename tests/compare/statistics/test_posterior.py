@@ -35,6 +35,7 @@ def test_probabilities_and_differences_come_from_the_same_draws() -> None:
     posterior = fit(planted(np.random.default_rng(0), [0.6, 0.62, 0.7], 3, 500), share=True)
     assert sum(each.best for each in posterior.estimates.values() if each.best is not None) == pytest.approx(1)
     assert posterior.estimates["m2"].best == pytest.approx((posterior.draws.argmax(1) == 2).mean(), abs=1e-9)
+    assert posterior.within_margin_of_best(0.03) == pytest.approx({"m0": 0.0, "m1": 0.0, "m2": 1.0}, abs=0.05)
     gap = posterior.difference("m2", "m0")
     assert gap.mean == pytest.approx(posterior.estimates["m2"].score - posterior.estimates["m0"].score)
     assert gap.better == pytest.approx(1 - posterior.difference("m0", "m2").better)
@@ -114,6 +115,7 @@ def test_losses_are_positive_and_lower_is_better() -> None:
     assert posterior.difference("low", "high").mean == pytest.approx(0.6, abs=0.15)
     assert posterior.not_inferior("low", "high", 0.01) > 0.99
     assert posterior.not_inferior("high", "low", 0.01) < 0.01
+    assert posterior.within_margin_of_best(0.1) == pytest.approx({"low": 1.0, "high": 0.0}, abs=0.01)
 
 
 def test_equivalence_needs_evidence() -> None:
