@@ -187,7 +187,7 @@ def test_the_code_of_the_model_card_loads_the_model(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("peftkit.plugins.load_registry", lambda: registry)  # with the tests' task
+    monkeypatch.setattr("peftkit.api.runs.load_registry", lambda: registry)  # with the tests' task
     path = finished(make, registry, kind, f"method.name={method}")
     export(path, registry, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import textwrap
@@ -65,12 +64,17 @@ def _describe_preset(preset: Preset | None) -> dict[str, Any]:
     return {"preset_of": preset.method, "options": options, "recipe_keys": preset.recipe}
 
 
+def _terminal_columns() -> int:
+    """Return the width of the terminal; 0 for a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
 def _print_table(entries: Sequence[plugins.Entry]) -> None:
     """Print one line per component, wrapped in a terminal; pipes get whole lines."""
     name_width = max((len(entry.name) for entry in entries), default=0)
     distribution_width = max((len(entry.distribution) for entry in entries), default=0)
     indent = name_width + distribution_width + 6
-    columns = shutil.get_terminal_size((0, 0)).columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 0
+    columns = _terminal_columns()
     for kind in KINDS:
         of_kind = [entry for entry in entries if _kind(entry) == kind]
         if of_kind:

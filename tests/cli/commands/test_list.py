@@ -64,7 +64,7 @@ def test_lines_are_whole_in_a_pipe_and_wrapped_in_a_terminal(
     summaries = {entry.name: entry.summary for entry in registry.entries if entry.kind == "method"}
     out = peftkit("list", "methods")[1]
     assert all(line.endswith(summaries[line.split()[0]]) for line in out.splitlines()[1:])
-    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setattr("peftkit.cli.commands.list._terminal_columns", lambda: 72)
     wrapped = peftkit("list", "methods")[1]
     assert max(map(len, wrapped.splitlines())) <= 72
     assert wrapped.split() == out.split()
