@@ -10,14 +10,18 @@ if TYPE_CHECKING:
     from peftkit.api import load_model
     from peftkit.components import (
         ApplyContext,
+        Callback,
+        EvaluationResult,
         Example,
         Incompatibility,
         Meter,
         Method,
         Metric,
         RunSpec,
+        StepResult,
         StepStats,
         Task,
+        TrainContext,
     )
     from peftkit.components.search_space import PublishedRate, Range, SearchSpace
     from peftkit.errors import MissingFieldsError, RowError
@@ -27,6 +31,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ApplyContext",
+    "Callback",
+    "EvaluationResult",
     "Example",
     "Incompatibility",
     "Meter",
@@ -38,8 +44,10 @@ __all__ = [
     "RowError",
     "RunSpec",
     "SearchSpace",
+    "StepResult",
     "StepStats",
     "Task",
+    "TrainContext",
     "__version__",
     "hookimpl",
     "load_model",
@@ -48,8 +56,8 @@ __all__ = [
 _MODULES = {
     "api": ("load_model",),
     "components": (
-        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "PublishedRate", "Range"),
-        *("RunSpec", "SearchSpace", "StepStats", "Task"),
+        *("ApplyContext", "Callback", "EvaluationResult", "Example", "Incompatibility", "Meter", "Method", "Metric"),
+        *("PublishedRate", "Range", "RunSpec", "SearchSpace", "StepResult", "StepStats", "Task", "TrainContext"),
     ),
     "errors": ("MissingFieldsError", "RowError"),
     "hookspecs": ("hookimpl",),

@@ -14,14 +14,14 @@ from typing import Any, Literal, get_args, get_origin
 import pluggy
 
 from peftkit import hookspecs
-from peftkit.components import Component, Meter, Method, Metric, Task, TaskKind
+from peftkit.components import Callback, Component, Meter, Method, Metric, Task, TaskKind
 from peftkit.errors import InputError, PluginError, comma_separated, did_you_mean, summarize_error
 
 GROUP = "peftkit"
 BUILTIN_DISTRIBUTION = "peftkit"
 """The distribution of the built-in components, which is loaded whatever ``PEFTKIT_PLUGINS`` is."""
 
-Kind = Literal["method", "task", "metric", "meter"]
+Kind = Literal["method", "task", "metric", "meter", "callback"]
 FIRST_PARTY: Mapping[str, str] = {
     "lora_xs": "peftkit-lora-xs",
     **dict.fromkeys(
@@ -35,7 +35,13 @@ FIRST_PARTY: Mapping[str, str] = {
 }
 """Components of peftkit's own plugins, for a hint where the plugin is not installed."""
 
-BASE_CLASSES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
+BASE_CLASSES: Mapping[Kind, type[Component]] = {
+    "method": Method,
+    "task": Task,
+    "metric": Metric,
+    "meter": Meter,
+    "callback": Callback,
+}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """The form of component names."""
 HOOKS = tuple(f"register_{kind}s" for kind in BASE_CLASSES)
@@ -80,7 +86,7 @@ class Registry:
         """Returns the components of one kind.
 
         Args:
-            kind: ``method``, ``task``, ``metric`` or ``meter``.
+            kind: ``method``, ``task``, ``metric``, ``meter`` or ``callback``.
 
         Returns:
             The entries by name.
@@ -91,7 +97,7 @@ class Registry:
         """Returns the component with a kind and name.
 
         Args:
-            kind: ``method``, ``task``, ``metric`` or ``meter``.
+            kind: ``method``, ``task``, ``metric``, ``meter`` or ``callback``.
             name: The name in a recipe.
 
         Returns:

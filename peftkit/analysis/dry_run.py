@@ -70,7 +70,7 @@ def dry_run(recipe: Recipe, registry: Registry, steps: int, callbacks: Sequence[
             yield trainer
     finally:
         if trainer is not None:
-            trainer.strategy.release()
+            trainer.release()
         shutdown(accelerator)
 
 

@@ -135,6 +135,8 @@ class ConsoleLogger(TrainerCallback):
         self.console.print(table)
         self.print("constant, majority, random: input-blind baselines on test (dev: see summary.json)")
         cost = summary["cost"]
+        if stop := summary["stopped_early"]:
+            self.print(f"stopped early by {stop['callback']}: {stop['reason']}")
         self.print(
             f"{summary['steps']} steps, {summary['samples']:,} samples, "
             f"{cost.get('gmacs', 0):,.4g} GMACs, {cost.get('train_seconds', 0):.1f} s of training, "

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from peftkit.components import Component, Method, Metric, Task
+from peftkit.components import Callback, Component, Method, Metric, Task
 from peftkit.errors import PluginError, comma_separated, summarize_error
 from peftkit.file_formats import DEFAULT_TRACKERS, RECIPE_FORMAT
 from peftkit.plugins import Kind, Registry
@@ -30,6 +30,10 @@ FORMAT = RECIPE_FORMAT
 """The version of recipes; newer ones are rejected."""
 LOSS = "loss"
 """A value that every evaluation has, whatever the metrics."""
+
+
+LISTED: tuple[Kind, ...] = ("metric", "callback")
+"""The components of which a recipe has a list of tables."""
 
 
 class ConfigTable(BaseModel):
@@ -150,6 +154,15 @@ class CheckpointConfig(ConfigTable):
         return value
 
 
+class EarlyStoppingConfig(ConfigTable):
+    """Ends training when the dev score that selects the checkpoint stops improving."""
+
+    patience: int = Field(gt=0)
+    """The number of evaluations without improvement after which training ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """A score improves if it is better than the best one by more than this."""
+
+
 class DeepSpeedConfig(ConfigTable):
     """DeepSpeed ZeRO: sharding among processes; needs the extra `deepspeed` and a launcher."""
 
@@ -210,6 +223,8 @@ class TrainConfig(ConfigTable):
     """When training ends."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """The checkpoints that `--resume` continues from."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Ends training when the dev score that selects the checkpoint stops improving. By default, the budget ends it."""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     """DeepSpeed ZeRO: sharding among processes; needs the extra `deepspeed` and a launcher."""
     fsdp: bool = False
@@ -314,7 +329,7 @@ def _component(kind: Kind) -> PlainValidator:
         known = list(registry.all(kind))
         if not isinstance(value, dict):
             example = value if value in known else next(iter(known), "…")
-            header = "[[metric]]" if kind == "metric" else f"[{kind}]"
+            header = f"[[{kind}]]" if kind in LISTED else f"[{kind}]"
             raise _build_error((), value, f'must be a table: {header} and below it name = "{example}"')
         if "name" not in value:
             raise _build_error(("name",), value, f"missing; it is required, one of: {comma_separated(known)}")
@@ -354,6 +369,7 @@ class Recipe(ConfigTable):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     metric: tuple[Annotated[SerializeAsAny[Metric], _component("metric")], ...] = ()
+    callback: tuple[Annotated[SerializeAsAny[Callback], _component("callback")], ...] = ()
     track: TrackConfig = TrackConfig()
 
     @property

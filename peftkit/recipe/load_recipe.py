@@ -18,7 +18,7 @@ from peftkit.components import Component
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
-from peftkit.recipe.config import Recipe
+from peftkit.recipe.config import LISTED, Recipe
 from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatches
 from peftkit.recipe.raw_recipe import OVERRIDE, MigratedKey, RawRecipe, format_key, load_raw
 from peftkit.recipe.resolve import model_config
@@ -59,7 +59,7 @@ def load_recipe(path: str | Path, registry: Registry, overrides: Iterable[str] =
             recipe = _validate(_without_keys(raw.data, problems), registry)
     if recipe:
         # An invalid component or optimizer is the default here: what is incompatible with that would mislead.
-        invalid = {key[:1] if key[0] in ("task", "method", "metric") else key for key in problems}
+        invalid = {key[:1] if key[0] in ("task", "method", *LISTED) else key for key in problems}
         if ("train", "optimizer") in invalid:
             invalid.add(("train", "optimizer_options"))
         conflicts = find_conflicts(recipe, model_config(recipe.model.name)) + unmeasured_budgets(recipe, registry)
@@ -100,9 +100,9 @@ def _component_classes(data: dict[str, Any], registry: Registry) -> Components:
         (("task",), "task", data.get("task")),
         (("method",), "method", data.get("method")),
     ]
-    metrics = data.get("metric")
-    if isinstance(metrics, list):
-        tables += [(("metric", index), "metric", table) for index, table in enumerate(metrics)]
+    for kind in LISTED:
+        if isinstance(listed := data.get(kind), list):
+            tables += [((kind, index), kind, table) for index, table in enumerate(listed)]
     classes: dict[KeyPath, type[Component]] = {}
     for path, kind, table in tables:
         name = table.get("name") if isinstance(table, dict) else None

@@ -181,15 +181,17 @@ class MeterList(LoopCallback):
         self.meters = meters
 
     def attach(self, trainer: Trainer) -> None:
-        """Start the meters.
-
-        Raises:
-            RunError: The budget limits energy, which no meter measures here.
-        """
         super().attach(trainer)
         for meter in self.meters:
             meter.start(trainer.module)
-        if trainer.recipe.train.budget.joules is not None and "joules" not in self.totals():
+
+    def on_train_start(self, context: TrainContext) -> None:
+        """Check that energy is measured if the budget limits it.
+
+        Raises:
+            RunError: It is not.
+        """
+        if self.trainer.recipe.train.budget.joules is not None and "joules" not in self.totals():
             raise RunError("train.budget.joules: energy cannot be measured on this machine; use another budget")
 
     def on_step_start(self, context: TrainContext) -> None:

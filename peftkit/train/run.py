@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,7 @@ from peftkit.train.budget import planned_steps
 from peftkit.train.callbacks import Checkpoints, MeterList
 from peftkit.train.checkpoint import CHECKPOINTS, latest_checkpoint
 from peftkit.train.checkpoint_selection import CheckpointSelector
+from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.evaluation import Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import check_optimizer_options
@@ -72,7 +74,7 @@ class OpenRun:
         """Create the run directory, or prepare the previous one for resuming, and lock it.
 
         Args:
-            recipe: The recipe of the run, as it was written.
+            recipe: The recipe of the run, without pinned revisions.
             environment: The content of ``environment.json``.
             previous: The run directory to resume; None for a new run.
         """
@@ -209,6 +211,8 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
             evaluations = Evaluations(meters, directory)
             callbacks = [
                 meters,
+                *copy.deepcopy(recipe.callback),  # a recipe may be run again
+                *([EarlyStopping(recipe.train.early_stopping)] if recipe.train.early_stopping else []),
                 console,
                 RunTrackers(accelerator, recipe, directory.path if directory else Path()),
                 Checkpoints(directory, inputs),
@@ -248,7 +252,7 @@ def run(recipe: Recipe, registry: Registry, *, log_level: str = "warning", resum
         console.close()
         opened.release()
         if trainer is not None:
-            trainer.strategy.release()
+            trainer.release()
         finish_trackers(accelerator)
         shutdown(accelerator)
 
@@ -314,7 +318,7 @@ def _summarize(
         "samples": progress.samples,
         "epoch": progress.epoch,
         "tokens": {"input": progress.input_tokens, "target": progress.target_tokens},
-        "stopped_early": None if state.stop is None else state.stop._asdict(),
+        "stopped_early": None if state.stop is None or state.budget_used >= 1 else state.stop._asdict(),
         "cost": last["cost"],
         "evaluation_seconds": state.evaluation_seconds,
         "counting_seconds": trainer.mac_counter.seconds,

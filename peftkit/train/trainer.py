@@ -109,6 +109,13 @@ class Trainer:
             self.callbacks.on_interrupt()
             raise
 
+    def release(self) -> None:
+        """Release the wrapped model before the process group is destroyed, and the callbacks, which refer to this."""
+        self.strategy.release()
+        for callback in self.callbacks.loop:
+            del callback.trainer
+        del self.callbacks, self.train_step
+
     def agree_on_stop(self) -> None:
         """Stop training on all processes if a callback of any process asked for it; a collective operation."""
         if self.accelerator.num_processes == 1 or not self.callbacks.named:

@@ -15,7 +15,7 @@ class ListCommand(SubCommand):
     """Lists components."""
 
     name = "list"
-    help = "List the installed methods, tasks, metrics and meters."
+    help = "List the installed methods, tasks, metrics, meters and callbacks."
     examples = (
         ("List everything", "peftkit list"),
         ("List the methods as JSON", "peftkit list methods --json"),
