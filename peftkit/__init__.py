@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from peftkit.api.sweeps import SweepResult, run_sweep
     from peftkit.components import (
         ApplyContext,
+        Callback,
+        EvaluationResult,
         Example,
         Incompatibility,
         Meter,
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
         Metric,
         Preset,
         RunSpec,
+        StepResult,
         StepStats,
         Task,
+        TrainContext,
     )
     from peftkit.components.search_space import PublishedRate, Range, SearchSpace
     from peftkit.errors import (
@@ -41,6 +45,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ApplyContext",
+    "Callback",
+    "EvaluationResult",
     "Example",
     "Incompatibility",
     "InputError",
@@ -62,9 +68,11 @@ __all__ = [
     "RunSpec",
     "Runs",
     "SearchSpace",
+    "StepResult",
     "StepStats",
     "SweepResult",
     "Task",
+    "TrainContext",
     "__version__",
     "compare_runs",
     "describe",
@@ -91,8 +99,9 @@ _MODULES = {
     "api.runs": ("Run", "Runs", "load_model", "load_run", "load_runs", "run"),
     "api.sweeps": ("SweepResult", "run_sweep"),
     "components": (
-        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "Preset", "PublishedRate"),
-        *("Range", "RunSpec", "SearchSpace", "StepStats", "Task"),
+        *("ApplyContext", "Callback", "EvaluationResult", "Example", "Incompatibility", "Meter", "Method", "Metric"),
+        *("Preset", "PublishedRate", "Range", "RunSpec", "SearchSpace", "StepResult", "StepStats", "Task"),
+        "TrainContext",
     ),
     "errors": (
         *("InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError", "RunInterrupted"),

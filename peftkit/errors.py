@@ -41,11 +41,10 @@ class StopRequested(Exception):  # noqa: N818 - not an error
 
     Args:
         number: The signal's number.
-        evaluated: Whether the evaluation that was due is done.
     """
 
-    def __init__(self, number: int, *, evaluated: bool) -> None:
-        self.number, self.evaluated = number, evaluated
+    def __init__(self, number: int) -> None:
+        self.number = number
         super().__init__(signal.Signals(number).name)
 
 

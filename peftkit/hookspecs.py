@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from peftkit.components import Meter, Method, Metric, Preset, Task
+from peftkit.components import Callback, Meter, Method, Metric, Preset, Task
 
 hookspec = pluggy.HookspecMarker("peftkit")
 hookimpl = pluggy.HookimplMarker("peftkit")
@@ -123,4 +123,24 @@ def register_meters() -> Sequence[type[Meter]]:  # type: ignore[empty-body]
     ...     return [Steps]
     >>> register_meters()[0]().totals()
     {'steps': 0.0}
+    """
+
+
+@hookspec
+def register_callbacks() -> Sequence[type[Callback]]:  # type: ignore[empty-body]
+    """Register callbacks.
+
+    >>> from typing import Literal
+    >>> from peftkit import Callback, hookimpl
+    >>> class TargetScore(Callback):
+    ...     name: Literal["target_score"] = "target_score"
+    ...     target: float = 0.9
+    ...     def on_evaluate(self, context, evaluation):
+    ...         if evaluation.score >= self.target:
+    ...             context.stop(f"the score reached {self.target}")
+    >>> @hookimpl
+    ... def register_callbacks():
+    ...     return [TargetScore]
+    >>> register_callbacks()[0](target=0.8).target
+    0.8
     """

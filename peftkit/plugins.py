@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 import pluggy
 
 from peftkit import hookspecs
-from peftkit.components import Component, Meter, Method, Metric, Preset, Task, TaskKind
+from peftkit.components import Callback, Component, Meter, Method, Metric, Preset, Task, TaskKind
 from peftkit.components.method_names import find_left_out, suggest_method
 from peftkit.components.preset import preset_class
 from peftkit.errors import InputError, PluginError, closest, comma_separated, did_you_mean, summarize_error
@@ -23,7 +23,7 @@ GROUP = "peftkit"
 BUILTIN_DISTRIBUTION = "peftkit"
 """The distribution of the built-in components, which is loaded whatever ``PEFTKIT_PLUGINS`` is."""
 
-Kind = Literal["method", "task", "metric", "meter"]
+Kind = Literal["method", "task", "metric", "meter", "callback"]
 FIRST_PARTY: Mapping[str, str] = {
     "lora_xs": "peftkit-lora-xs",
     **dict.fromkeys(
@@ -37,7 +37,13 @@ FIRST_PARTY: Mapping[str, str] = {
 }
 """Components of peftkit's own plugins, for a hint where the plugin is not installed."""
 
-BASE_CLASSES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
+BASE_CLASSES: Mapping[Kind, type[Component]] = {
+    "method": Method,
+    "task": Task,
+    "metric": Metric,
+    "meter": Meter,
+    "callback": Callback,
+}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """The form of component names."""
 HOOKS = (*(f"register_{kind}s" for kind in BASE_CLASSES), "register_presets")
@@ -89,7 +95,7 @@ class Registry:
         """Returns the components of one kind.
 
         Args:
-            kind: ``method``, ``task``, ``metric`` or ``meter``.
+            kind: ``method``, ``task``, ``metric``, ``meter`` or ``callback``.
             presets: Whether methods include presets.
 
         Returns:
@@ -101,7 +107,7 @@ class Registry:
         """Returns the component with a kind and name.
 
         Args:
-            kind: ``method``, ``task``, ``metric`` or ``meter``.
+            kind: ``method``, ``task``, ``metric``, ``meter`` or ``callback``.
             name: The name in a recipe.
 
         Returns:

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor, nn
 
-from peftkit.analysis.dry_run import apply_recipe_method, dry_run
+from peftkit.analysis.dry_run import StepLog, apply_recipe_method, dry_run
 from peftkit.data.dataloader import LengthBucketSampler, StreamingRows, effective_batch_size
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.tokenize import ROW_COLUMNS
@@ -359,7 +359,8 @@ def _weight_bytes(recipe: Recipe, model: nn.Module) -> int:
 
 def _time_steps(recipe: Recipe, registry: Registry, macs: float) -> float:
     """Time a few steps, and scale their seconds to a step with this number of multiply-accumulates."""
-    with dry_run(recipe, registry) as steps:
-        steps.run(WARMUP_STEPS)
-        stats = steps.run(TIMED_STEPS)
-    return median(s.seconds / (s.forward_macs + s.backward_macs) for s in stats) * macs
+    log = StepLog()
+    with dry_run(recipe, registry, WARMUP_STEPS + TIMED_STEPS, [log]) as trainer:
+        trainer.train()
+    timed = log.stats[WARMUP_STEPS:]
+    return median(stats.seconds / (stats.forward_macs + stats.backward_macs) for stats in timed) * macs

@@ -2,82 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import PrivateAttr
-
-from peftkit.components import Meter, StepStats
+from peftkit.components import StepResult, StepStats, TrainContext
+from peftkit.components.callback import TrainerCallback
 from peftkit.data.dataloader import effective_batch_size, first_batches
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, shutdown
 from peftkit.models.load import LoadedBase, apply_method, init_random_base
-from peftkit.monitor.console import ConsoleLogger
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
+from peftkit.recipe.config import BudgetConfig
 from peftkit.train.budget import planned_steps
+from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
 
 
-class StepLog(Meter):
-    """Keep the statistics of every step."""
+class StepLog(TrainerCallback):
+    """Keeps the statistics of every step."""
 
-    name: Literal["records"] = "records"
+    def __init__(self) -> None:
+        self.stats: list[StepStats] = []
 
-    _records: list[StepStats] = PrivateAttr(default_factory=list)
-
-    def update(self, stats: StepStats) -> None:
-        """Append the statistics of a step."""
-        self._records.append(stats)
-
-    def totals(self) -> dict[str, float]:
-        """Return no totals."""
-        return {}
-
-    @property
-    def records(self) -> list[StepStats]:
-        """The statistics of all steps so far."""
-        return self._records
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """A run before its first step, with random weights, which do not affect how long a step takes."""
-
-    trainer: Trainer
-    records: list[StepStats] = field(default_factory=list)
-    """The statistics of all steps so far."""
-
-    def run(self, number: int) -> list[StepStats]:
-        """Run optimizer steps.
-
-        Args:
-            number: How many.
-
-        Returns:
-            Their statistics.
-        """
-        before = len(self.records)
-        self.trainer.run_steps(number)
-        return self.records[before:]
+    def on_step_end(self, context: TrainContext, step: StepResult) -> None:
+        self.stats.append(step.stats)
 
 
 @contextmanager
-def dry_run(recipe: Recipe, registry: Registry) -> Iterator[DryRun]:
-    """Set up training of a recipe; only the config, tokenizer and data are downloaded.
+def dry_run(recipe: Recipe, registry: Registry, steps: int, callbacks: Sequence[TrainerCallback]) -> Iterator[Trainer]:
+    """Set up the training of a recipe with random weights, which do not affect how long a step takes.
+
+    Only the config, tokenizer and data are downloaded. Nothing is evaluated or written.
 
     Args:
         recipe: The recipe.
         registry: The installed components.
+        steps: The number of steps, instead of the recipe's budget.
+        callbacks: The callbacks, from the innermost to the outermost.
 
     Yields:
-        The dry run.
+        The trainer, whose ``train`` takes the steps.
 
     Raises:
         RunError: The processes, config or data are not usable for training.
@@ -92,13 +62,15 @@ def dry_run(recipe: Recipe, registry: Registry) -> Iterator[DryRun]:
         data = prepare_data(recipe, base.family, accelerator, only_train=True)
         model = apply_recipe_method(recipe, base, data, effective_batch_size(recipe, accelerator.num_processes))
         assert_same_weights(model)
-        log, display = StepLog(), ConsoleLogger(recipe, quiet=True)
-        with InterruptHandler() as signals:
-            trainer = Trainer(recipe, model, base.family, data, (log,), accelerator, None, display, signals)
-            yield DryRun(trainer, log.records)
+        counter = make_mac_counter(recipe, base.family, model, data.train)
+        train = recipe.train.model_copy(update={"budget": BudgetConfig(steps=steps)})
+        recipe = recipe.model_copy(update={"train": train})
+        with InterruptHandler() as interrupts:
+            trainer = Trainer(recipe, model, base.family, data, accelerator, counter, callbacks, interrupts)
+            yield trainer
     finally:
         if trainer is not None:
-            trainer.strategy.release()
+            trainer.release()
         shutdown(accelerator)
 
 

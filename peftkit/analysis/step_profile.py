@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from peftkit.analysis.dry_run import dry_run
-from peftkit.macs.mac_counter import MacCounter, StepMacs
+from peftkit.components import StepResult, StepStats, TrainContext
+from peftkit.macs.mac_counter import StepMacs
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
+from peftkit.train.callbacks import LoopCallback
+from peftkit.train.mac_counting import StepCounter
+from peftkit.train.trainer import Trainer
 
 WARMUP_STEPS, STEPS = 3, 20
 PARTS = ("data", "forward", "backward", "optimizer", "other")
@@ -50,17 +53,68 @@ class StepProfile:
 
 
 class DeferredCounter:
-    """Store batches instead of counting them, so that counting is not profiled."""
+    """Keeps the microbatches and counts them later, so that counting is not profiled.
+
+    Args:
+        counter: Counts them later.
+    """
 
     optimizer_elementwise = 0
 
-    def __init__(self) -> None:
-        self.batches: list[dict[str, Tensor]] = []
+    def __init__(self, counter: StepCounter) -> None:
+        self.counter, self.seconds = counter, 0.0
+        self.microbatches: list[dict[str, Tensor]] = []
 
     def count(self, batch: dict[str, Tensor]) -> StepMacs:
-        """Store the batch."""
-        self.batches.append(batch)
+        """Keep the microbatch."""
+        self.microbatches.append(batch)
         return StepMacs(0, 0, 0)
+
+    def count_kept(self) -> int:
+        """Return the multiply-accumulates of the microbatches so far."""
+        counts = map(self.counter.count, self.microbatches)
+        return sum(macs.forward_macs + macs.backward_macs for macs in counts)
+
+
+class StepProfiler(LoopCallback):
+    """Profiles the steps after the warm-up, including the wait for their batches."""
+
+    profiler: profile
+    counter: DeferredCounter
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        """Seconds by part of the step, over all profiled steps."""
+        self.stats: list[StepStats] = []
+        """The statistics of the profiled steps."""
+        self._profiling = False
+
+    def attach(self, trainer: Trainer) -> None:
+        """Let the trainer count MACs later."""
+        super().attach(trainer)
+        trainer.mac_counter = self.counter = DeferredCounter(trainer.mac_counter)
+
+    def on_step_end(self, context: TrainContext, step: StepResult) -> None:
+        if self._profiling:
+            self.stats.append(step.stats)
+        if context.step == WARMUP_STEPS:
+            self.profiler = profile(activities=_activities(self.trainer.accelerator.device))
+            self.profiler.start()
+            self._profiling = True
+            self.counter.microbatches.clear()
+
+    def on_train_end(self, context: TrainContext) -> None:
+        self.profiler.stop()
+
+    @contextmanager
+    def profile_region(self, name: str) -> Iterator[None]:
+        """Time a part of the step until the device has finished it."""
+        start = time.perf_counter()
+        with record_function(name):
+            yield
+            _synchronize(self.trainer.accelerator.device)
+        if self._profiling:
+            self.seconds[name] += time.perf_counter() - start
 
 
 def profile_steps(recipe: Recipe, registry: Registry, trace: Path | None = None) -> StepProfile | None:
@@ -80,26 +134,11 @@ def profile_steps(recipe: Recipe, registry: Registry, trace: Path | None = None)
     Raises:
         RunError: The processes, config or data are not usable for training, or the trace cannot be written.
     """
-    seconds_by_part = dict.fromkeys(PARTS, 0.0)
-    with dry_run(recipe, registry) as steps:
-        trainer = steps.trainer
+    profiler = StepProfiler()
+    with dry_run(recipe, registry, WARMUP_STEPS + STEPS, [profiler]) as trainer:
         device = trainer.accelerator.device
-
-        @contextmanager
-        def region(name: str) -> Iterator[None]:
-            start = time.perf_counter()
-            with record_function(name):
-                yield
-                _synchronize(device)
-            seconds_by_part[name] += time.perf_counter() - start
-
-        steps.run(WARMUP_STEPS)
-        trainer.train_step.profile_region = region
-        mac_counter, deferred = trainer.mac_counter, DeferredCounter()
-        trainer.mac_counter = cast(MacCounter, deferred)
-        with profile(activities=_activities(device)) as profiler:
-            stats = steps.run(STEPS)
-        macs = sum(m.forward_macs + m.backward_macs for m in map(mac_counter.count, deferred.batches))
+        trainer.train()
+        macs = profiler.counter.count_kept()
         processes, main = trainer.accelerator.num_processes, trainer.accelerator.is_main_process
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
             recipe.train.mixed_precision, getattr(torch, recipe.model.dtype)
@@ -108,9 +147,10 @@ def profile_steps(recipe: Recipe, registry: Registry, trace: Path | None = None)
     if not main:
         return None
     if trace is not None:
-        profiler.export_chrome_trace(str(trace))
+        profiler.profiler.export_chrome_trace(str(trace))
+    stats, seconds_by_part = profiler.stats, profiler.seconds
     total = sum(step.seconds for step in stats)
-    averages = profiler.key_averages()
+    averages = profiler.profiler.key_averages()
     self_seconds = {event.key: max(event.self_cpu_time_total, event.self_device_time_total) / 1e6 for event in averages}
     calls = {event.key: event.count for event in averages}
     seconds_by_part["data"] = sum(step.wait_seconds for step in stats)

@@ -34,6 +34,9 @@ def method_notes(group: RunGroup, label: str, metric: str, *, off: bool = False)
         notes["edge"] = f"{AT_EDGE} ({', '.join(edges)})"
     if carried_over := describe_transfer(tuning):
         notes["transfer"] = carried_over
+    if stopped := [run.summary["stopped_early"] for run in runs.values() if run.summary.get("stopped_early")]:
+        causes = ", ".join(dict.fromkeys(str(stop["callback"]) for stop in stopped))
+        notes["stopped early"] = f"{len(stopped)} of {len(runs)} runs ended before the budget was used ({causes})"
     if metric.startswith(TEACHER_FORCED_PREFIX):
         notes["leaked"] = "scores are teacher-forced, which leaks the answer"
     if systems := dict.fromkeys(run.imported_from for run in runs.values() if run.imported_from):

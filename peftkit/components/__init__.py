@@ -3,6 +3,7 @@
 Importing this package does not import torch, so recipes can be checked quickly.
 """
 
+from peftkit.components.callback import Callback, EvaluationResult, StepResult, TrainContext
 from peftkit.components.component import Component
 from peftkit.components.inputs import (
     ApplyContext,
@@ -24,7 +25,9 @@ from peftkit.components.task import Task
 
 __all__ = [
     "ApplyContext",
+    "Callback",
     "Component",
+    "EvaluationResult",
     "Example",
     "Incompatibility",
     "Meter",
@@ -38,7 +41,9 @@ __all__ = [
     "RunSpec",
     "SearchSpace",
     "Side",
+    "StepResult",
     "StepStats",
     "Task",
     "TaskKind",
+    "TrainContext",
 ]

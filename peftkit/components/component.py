@@ -10,7 +10,7 @@ from peftkit.components.inputs import Incompatibility, RunSpec
 
 
 class Component(BaseModel):
-    """Base class of methods, tasks, metrics and meters.
+    """Base class of methods, tasks, metrics, meters and callbacks.
 
     A component is named by a table of a recipe. Its fields are the options of that table; the docstring below a field
     describes the option.

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from peftkit.components.callback import EvaluationResult, StepResult, TrainContext, TrainerCallback
 from peftkit.data.pipeline import PreparedData
 from peftkit.recipe import Recipe
 from peftkit.standard_streams import safe_output
@@ -20,7 +21,7 @@ MIN_WIDTH = 80
 """Minimum width of output that is not a terminal, even if COLUMNS is smaller."""
 
 
-class ConsoleLogger:
+class ConsoleLogger(TrainerCallback):
     """Prints to standard output, without a progress bar if that is not a terminal.
 
     Args:
@@ -81,33 +82,21 @@ class ConsoleLogger:
             self.bar = self.progress.add_task("", total=1.0, status="", left="–")
             self.progress.start()
 
-    def step(self, share: float, loss: float, rate: float, seconds: float) -> None:
-        """Update the progress bar.
-
-        Args:
-            share: The used share of the budget.
-            loss: The mean loss of the step.
-            rate: The learning rate.
-            seconds: The training time so far.
-        """
+    def on_step_end(self, context: TrainContext, step: StepResult) -> None:
+        """Update the progress bar."""
         if self.progress is not None and self.bar is not None:
-            elapsed = time.monotonic() - self._start_time
+            elapsed, share = time.monotonic() - self._start_time, context.budget_used
             left = elapsed / share * (1 - share) if share > 0 else 0.0
-            status = f"loss {loss:.3f}  rate {rate:.1e}"
+            status = f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}"
             self.progress.update(self.bar, completed=min(share, 1.0), status=status, left=format_duration(left))
 
-    def evaluation(self, row: Mapping[str, Any], metric: str, *, selected: bool) -> None:
-        """Print a row of the table.
-
-        Args:
-            row: The evaluation.
-            metric: The metric that selects the checkpoint.
-            selected: Whether this is the best evaluation so far; it is marked with an asterisk.
-        """
+    def on_evaluate(self, context: TrainContext, evaluation: EvaluationResult) -> None:
+        """Print a row of the table; the best evaluation so far is marked with an asterisk."""
+        row = evaluation.row
         cells = {"step": f"{row['step']}", "epoch": f"{row['epoch']:.2f}"}
         for split in ("train", "dev", "test"):
             values = row.get(split, {})
-            for key in dict.fromkeys(("loss", metric)):
+            for key in dict.fromkeys(("loss", evaluation.metric)):
                 if key in values:
                     cells[f"{split} {key}"] = f"{values[key]:.4f}"
         cells["seconds"] = f"{row['cost'].get('train_seconds', 0):.1f}"
@@ -115,7 +104,7 @@ class ConsoleLogger:
             self.columns = list(cells)
             self.print("  ".join(f"{name:>{self._width(name)}}" for name in self.columns))
         line = "  ".join(f"{cells.get(name, ''):>{self._width(name)}}" for name in self.columns)
-        self.print(line + ("  *" if selected else ""))
+        self.print(line + ("  *" if evaluation.is_best else ""))
 
     @staticmethod
     def _width(name: str) -> int:
@@ -147,6 +136,8 @@ class ConsoleLogger:
         self.console.print(table)
         self.print("constant, majority, random: input-blind baselines on test (dev: see summary.json)")
         cost = summary["cost"]
+        if stop := summary["stopped_early"]:
+            self.print(f"stopped early by {stop['callback']}: {stop['reason']}")
         self.print(
             f"{summary['steps']} steps, {summary['samples']:,} samples, "
             f"{cost.get('gmacs', 0):,.4g} GMACs, {cost.get('train_seconds', 0):.1f} s of training, "

@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from dotenv import dotenv_values
 
+from peftkit.components.callback import EvaluationResult, TrainContext, TrainerCallback
 from peftkit.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def enabled_trackers(recipe: Recipe) -> list[str]:
     return names
 
 
-class RunTrackers:
+class RunTrackers(TrainerCallback):
     """The trackers of a run.
 
     Args:
@@ -58,10 +59,11 @@ class RunTrackers:
         accelerator.project_configuration.logging_dir = str(run)
         self._try(lambda: accelerator.init_trackers(recipe.track.project, config=config, init_kwargs=options))
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def on_evaluate(self, context: TrainContext, evaluation: EvaluationResult) -> None:
         """Log the numbers of an evaluation."""
         if not self.active:
             return
+        row = evaluation.row
         values = {k: v for k, v in flatten(row).items() if isinstance(v, int | float) and k != "step"}
         self._try(lambda: self.accelerator.log(values, step=int(row["step"])))
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from peftkit.errors import Problem, RecipeError
 from peftkit.plugins import Kind, Registry, load_registry
+from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.load_recipe import validate_recipe
 from peftkit.recipe.raw_recipe import MAX_DEPTH, format_key, raw_from_tables
@@ -49,10 +50,11 @@ def build_recipe(
     for name in NAMED:
         if isinstance(data.get(name), str):
             data[name] = {"name": data[name]}
-    if isinstance(data.get("metric"), str):
-        data["metric"] = [data["metric"]]
-    if isinstance(data.get("metric"), list):
-        data["metric"] = [{"name": each} if isinstance(each, str) else each for each in data["metric"]]
+    for kind in LISTED:
+        if isinstance(data.get(kind), str):
+            data[kind] = [data[kind]]
+        if isinstance(data.get(kind), list):
+            data[kind] = [{"name": each} if isinstance(each, str) else each for each in data[kind]]
     if budget is not None:
         train = data.setdefault("train", {})
         if isinstance(train, dict) and "budget" in train:
@@ -83,7 +85,7 @@ def build_table(kind: Kind, name: str, options: Mapping[str, Any]) -> dict[str, 
     if problems:
         raise _error(problems)
     try:
-        validate_recipe(raw_from_tables({kind: [table] if kind == "metric" else table}), load_registry())
+        validate_recipe(raw_from_tables({kind: [table] if kind in LISTED else table}), load_registry())
     except RecipeError as error:  # as a recipe, it lacks the other tables
         of_table = [each for each in error.problems if each.key.startswith((f"{kind}.", f"{kind}["))]
         if of_table:

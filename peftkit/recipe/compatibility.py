@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -60,6 +60,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
     spec = run_spec(recipe, config)
     conflicts = [
         *_metric_conflicts(recipe, spec),
+        *_repeated(recipe),
         *_precision_conflicts(recipe),
         *_streaming_conflicts(recipe),
         *_subset_conflicts(recipe),
@@ -68,10 +69,11 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         *_optimizer_conflicts(recipe),
         *sharding_conflicts(recipe),
     ]
-    components: list[tuple[str, Component]] = [("task", recipe.task), ("method", recipe.method)]
+    components: list[tuple[KeyPath, Component]] = [(("task",), recipe.task), (("method",), recipe.method)]
+    components += [(("callback", index), callback) for index, callback in enumerate(recipe.callback)]
     for key, component in components:
         conflicts += [
-            ((key, "name"), f"{component.name!r} is incompatible with this recipe: {reason}")
+            ((*key, "name"), f"{component.name!r} is incompatible with this recipe: {reason}")
             for reason in _incompatibilities(component, spec)
         ]
     if spec.model_kind == "encoder" and spec.task_kind == "generation":
@@ -113,8 +115,6 @@ def _metric_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
         if kind not in type(metric).kinds:
             kinds = comma_separated(type(metric).kinds)
             conflicts.append((path, f"{metric.name!r} scores {kinds}, and {task.name!r} is {kind}"))
-        if metric.name in [m.name for m in recipe.metric[:index]]:
-            conflicts.append((path, f"{metric.name!r} is listed twice; keep one"))
         if metric.input == "teacher_forced" and spec.model_kind == "encoder":
             conflicts.append((path, f"{metric.name!r} scores the tokens of a decoder, and the model is an encoder"))
     metrics = [metric for metric in recipe.metric if metric.input == "prediction"]
@@ -127,6 +127,16 @@ def _metric_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
     near = did_you_mean(recipe.selection_metric, values)
     text = f"no metric here computes {recipe.selection_metric!r}{near}; available: {comma_separated(values)}"
     return [*conflicts, (("evaluate", "selection_metric"), text)]
+
+
+def _repeated(recipe: Recipe) -> Iterator[Conflict]:
+    """Find the metrics and callbacks that are listed twice."""
+    lists: dict[str, Sequence[Component]] = {"metric": recipe.metric, "callback": recipe.callback}
+    for kind, components in lists.items():
+        names = [component.name for component in components]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield (kind, index, "name"), f"{name!r} is listed twice; keep one"
 
 
 def _streaming_conflicts(recipe: Recipe) -> list[Conflict]:

@@ -12,6 +12,9 @@ from peftkit.components import Component
 from peftkit.errors import PluginError, comma_separated, summarize_error
 from peftkit.plugins import Kind, Registry
 
+LISTED: tuple[Kind, ...] = ("metric", "callback")
+"""Kinds of which a recipe has a list of tables."""
+
 
 def component_validator(kind: Kind) -> PlainValidator:
     """Validate a table as the component that it names; the registry is the validation context."""
@@ -23,7 +26,7 @@ def component_validator(kind: Kind) -> PlainValidator:
         known = list(registry.all(kind))
         if not isinstance(value, dict):
             example = value if value in known else next(iter(known), "…")
-            header = "[[metric]]" if kind == "metric" else f"[{kind}]"
+            header = f"[[{kind}]]" if kind in LISTED else f"[{kind}]"
             raise _build_error((), value, f'must be a table: {header} and below it name = "{example}"')
         if "name" not in value:
             raise _build_error(("name",), value, f"missing; it is required, one of: {comma_separated(known)}")

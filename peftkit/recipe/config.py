@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from peftkit.components import Method, Metric, Task
+from peftkit.components import Callback, Method, Metric, Task
 from peftkit.file_formats import DEFAULT_TRACKERS, RECIPE_FORMAT
 from peftkit.recipe.component_tables import component_validator
 from peftkit.recipe.optimizers import validate_optimizer_name
@@ -142,6 +142,15 @@ class CheckpointConfig(ConfigTable):
         return value
 
 
+class EarlyStoppingConfig(ConfigTable):
+    """Ends training when the dev score that selects the checkpoint stops improving."""
+
+    patience: int = Field(gt=0)
+    """The number of evaluations without improvement after which training ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """A score improves if it is better than the best one by more than this."""
+
+
 class DeepSpeedConfig(ConfigTable):
     """DeepSpeed ZeRO: sharding among processes; needs the extra `deepspeed` and a launcher."""
 
@@ -202,6 +211,8 @@ class TrainConfig(ConfigTable):
     """When training ends."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """The checkpoints that `--resume` continues from."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Ends training when the dev score that selects the checkpoint stops improving. By default, the budget ends it."""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     """DeepSpeed ZeRO: sharding among processes; needs the extra `deepspeed` and a launcher."""
     fsdp: bool = False
@@ -308,6 +319,7 @@ class Recipe(ConfigTable):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     metric: tuple[Annotated[SerializeAsAny[Metric], component_validator("metric")], ...] = ()
+    callback: tuple[Annotated[SerializeAsAny[Callback], component_validator("callback")], ...] = ()
     track: TrackConfig = TrackConfig()
 
     @classmethod
@@ -322,6 +334,7 @@ class Recipe(ConfigTable):
         train: Mapping[str, Any] | BaseModel | None = None,
         evaluate: Mapping[str, Any] | BaseModel | None = None,
         metric: str | Sequence[str | Mapping[str, Any] | BaseModel] | None = None,
+        callback: str | Sequence[str | Mapping[str, Any] | BaseModel] | None = None,
         track: Mapping[str, Any] | BaseModel | None = None,
         extends: str | Path | None = None,
         overrides: Iterable[str] = (),
@@ -337,6 +350,7 @@ class Recipe(ConfigTable):
             train: The table ``[train]``.
             evaluate: The table ``[evaluate]``.
             metric: The names or tables of the metrics; None for the task's own.
+            callback: The names or tables of callbacks.
             track: The table ``[track]``.
             extends: A recipe's file to start from; None for none.
             overrides: ``key.path=value`` texts, as after ``--set``.
@@ -351,7 +365,10 @@ class Recipe(ConfigTable):
         build_recipe = import_module("peftkit.recipe.build_recipe").build_recipe
         tables = {"model": model, "task": task, "method": method, "run": run, "train": train, "evaluate": evaluate}
         recipe: Recipe = build_recipe(
-            {**tables, "metric": metric, "track": track}, budget=budget, overrides=overrides, extends=extends
+            {**tables, "metric": metric, "callback": callback, "track": track},
+            budget=budget,
+            overrides=overrides,
+            extends=extends,
         )
         return recipe
 

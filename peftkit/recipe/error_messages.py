@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, core_schema
 
 from peftkit.errors import comma_separated, did_you_mean
+from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.raw_recipe import RawRecipe, format_key
 from peftkit.recipe.toml_lines import KeyPath
@@ -127,8 +128,8 @@ def _message(details: ErrorDetails, path: KeyPath, raw: RawRecipe, components: C
         return f"missing; it is required{_required(path, field, components)}"
     if kind not in _PYDANTIC_ERRORS:  # the message of a validator
         return details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if path == ("metric",):
-        return f"must be a list of tables, each under [[metric]], not {format_value(raw.value(path))}"
+    if len(path) == 1 and path[0] in LISTED:
+        return f"must be a list of tables, each under [[{path[0]}]], not {format_value(raw.value(path))}"
     value = raw.value(path)
     if field is None:
         return f"{details['msg'][:1].lower()}{details['msg'][1:]}, not {format_value(value)}"

@@ -9,18 +9,19 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from peftkit.plugins import Kind, Registry
+from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import ConfigTable, Recipe
 from peftkit.recipe.type_names import aliases
 
 
 def recipe_schema(registry: Registry) -> dict[str, Any]:
     """Build a JSON Schema (draft 2020-12) with which editors validate and complete recipes."""
-    metrics: Any = list[_union_of_components(registry, "metric")]  # type: ignore[misc]
+    lists: dict[str, Any] = {kind: list[_union_of_components(registry, kind)] for kind in LISTED}  # type: ignore[misc]
     fields: dict[str, Any] = {
         "extends": (str, Field(default="", description="A recipe to build on, relative to this file.")),
         "task": (_union_of_components(registry, "task"), ...),
         "method": (_union_of_components(registry, "method"), ...),
-        "metric": (metrics, Field(default=[])),
+        **{kind: (annotation, Field(default=[])) for kind, annotation in lists.items()},
     }
     for key, field in Recipe.model_fields.items():
         if key not in fields:
@@ -29,7 +30,8 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
     schema = model.model_json_schema(schema_generator=_SchemaWithAliases)
     schema["title"] = "peftkit recipe"
     schema["$defs"]["ModelConfig"].pop("required")
-    schema["properties"]["metric"]["items"]["required"] = ["name"]
+    for kind in LISTED:
+        schema["properties"][kind]["items"]["required"] = ["name"]
     # Required keys may come from the recipe that `extends` names.
     named = {"required": ["name"]}
     complete = {"required": schema.pop("required"), "properties": dict.fromkeys(("model", "task", "method"), named)}

@@ -19,6 +19,7 @@ from peftkit.components.method_names import find_spelling
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
+from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatches
 from peftkit.recipe.raw_recipe import OVERRIDE, MigratedKey, RawRecipe, format_key, load_raw
@@ -115,7 +116,7 @@ def find_problems(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, di
             recipe = _validate(_without_keys(raw.data, problems), registry)
     if recipe:
         # An invalid component or optimizer is the default here: what is incompatible with that would mislead.
-        invalid = {key[:1] if key[0] in ("task", "method", "metric") else key for key in problems}
+        invalid = {key[:1] if key[0] in ("task", "method", *LISTED) else key for key in problems}
         if ("train", "optimizer") in invalid:
             invalid.add(("train", "optimizer_options"))
         conflicts = find_conflicts(recipe, model_config(recipe.model.name)) + unmeasured_budgets(recipe, registry)
@@ -162,9 +163,9 @@ def _component_classes(data: dict[str, Any], registry: Registry) -> Components:
         (("task",), "task", data.get("task")),
         (("method",), "method", data.get("method")),
     ]
-    metrics = data.get("metric")
-    if isinstance(metrics, list):
-        tables += [(("metric", index), "metric", table) for index, table in enumerate(metrics)]
+    for kind in LISTED:
+        if isinstance(listed := data.get(kind), list):
+            tables += [((kind, index), kind, table) for index, table in enumerate(listed)]
     classes: dict[KeyPath, type[Component]] = {}
     for path, kind, table in tables:
         name = table.get("name") if isinstance(table, dict) else None

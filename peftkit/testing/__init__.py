@@ -1,4 +1,4 @@
-"""The public conformance kit: checks of methods, tasks and metrics, on tiny models of many architectures."""
+"""The public conformance kit: checks of methods, tasks, metrics and callbacks, on tiny models of many architectures."""
 
 from peftkit.testing.component_checks import check_metric, check_published_rates, check_round_trip, check_task
 from peftkit.testing.method_checks import (
@@ -9,6 +9,7 @@ from peftkit.testing.method_checks import (
     check_method,
 )
 from peftkit.testing.pytest_suite import conformance
+from peftkit.testing.run_checks import check_callback
 from peftkit.testing.tiny_models import architecture_kind, batch, context, run_spec, save_tiny_model, tiny_model
 from peftkit.testing.tiny_training import apply_method, logits, train_on_batch, trained_tensors
 
@@ -18,6 +19,7 @@ __all__ = [
     "apply_method",
     "architecture_kind",
     "batch",
+    "check_callback",
     "check_generation_matches_scores",
     "check_gradient_checkpointing",
     "check_method",

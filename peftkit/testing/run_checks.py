@@ -11,10 +11,11 @@ from typing import Any, Literal
 import tomli_w
 from datasets import Dataset, DatasetDict
 
-from peftkit.components import Example, Method, Task
-from peftkit.plugins import Entry, Registry, load_registry
+from peftkit.components import Callback, Component, Example, Method, Task
+from peftkit.plugins import BASE_CLASSES, Entry, Registry, load_registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.testing.component_checks import check_round_trip
 from peftkit.testing.method_checks import Check, raise_if_unsupported
 from peftkit.testing.processes import run_processes
 from peftkit.testing.tiny_models import run_spec, save_tiny_model
@@ -22,6 +23,8 @@ from peftkit.testing.tiny_models import run_spec, save_tiny_model
 COLOURS = ("red", "green", "blue")
 WORDS = {"red": "blood fire rose", "green": "grass leaf frog", "blue": "sky sea ink"}
 TOLERANCE = 1e-5
+EVERY_STEP = ("train.checkpoint.every=1 steps", "train.checkpoint.keep=9")
+"""Options of runs that are resumed after any of their steps."""
 
 
 class Colours(Task):
@@ -106,17 +109,67 @@ def check_resume(method: Method, architecture: str, folder: Path) -> None:
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
-    recipe = _recipe_maker(method, architecture, folder)(
-        "run", "train.checkpoint.every=1 steps", "train.checkpoint.keep=9"
-    )
+    recipe = _recipe_maker(method, architecture, folder)("run", *EVERY_STEP)
     run_processes(recipe, _registry(method))
+    _check_resume_after(2, recipe, _registry(method))
+
+
+def check_callback(callback: Callback, folder: Path, *, changes_training: bool = False) -> None:
+    """Check a callback in short runs of a tiny model.
+
+    Its options survive a round trip through JSON. Evaluations are the same as without it, unless it changes training. A
+    run resumed after its first or second step ends bit for bit like one that was not interrupted, with the same state
+    of the callback. Two processes end at the same step as one.
+
+    Args:
+        callback: The callback with its options.
+        folder: An empty folder.
+        changes_training: Whether the callback changes what is trained, such as the weights.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    check_round_trip(callback)
+    options = (*EVERY_STEP, "evaluate.every=1 steps")
+    registry, method = _registry(callback), load_registry().find("method", "full").component
+    full = method.model_validate({})
+    assert isinstance(full, Method)
+    make_recipe = _recipe_maker(full, "llama", folder)
+    (folder / "callback.toml").write_text(
+        'extends = "recipe.toml"\n' + tomli_w.dumps({"callback": [drop_none(callback.model_dump(mode="json"))]}),
+        encoding="utf-8",
+    )
+
+    def make_with_callback(name: str, *overrides: str) -> Recipe:
+        output = f"run.output={json.dumps((folder / name).as_posix())}"
+        return load_recipe(folder / "callback.toml", registry, [output, *options, *overrides])
+
+    plain, one = make_recipe("without", *options), make_with_callback("with")
+    two = make_with_callback("two", "train.batch_size=4")
+    run_processes(plain, registry)
+    run_processes(one, registry)
+    run_processes(two, registry, 2)
+    without, outcome = _outcome(_only_run(plain))["evaluations"], _outcome(_only_run(one))
+    assert changes_training or outcome["evaluations"] == without[: len(outcome["evaluations"])], (
+        "evaluations differ from those of a run without the callback; if it is meant to change training, pass "
+        "changes_training=True"
+    )
+    summaries = [RunDirectory(_only_run(recipe)).summary() for recipe in (one, two)]
+    ends = [(summary["steps"], summary["stopped_early"]) for summary in summaries]
+    assert ends[0] == ends[1], f"one process ended with {ends[0]}, two with {ends[1]}"
+    if summaries[0]["steps"] > 1:
+        _check_resume_after(min(2, summaries[0]["steps"] - 1), one, registry)
+
+
+def _check_resume_after(step: int, recipe: Recipe, registry: Registry) -> None:
+    """Check that a finished run ends with the same results when it is resumed after a step."""
     path = _only_run(recipe)
     before = _outcome(path)
-    for later in sorted((path / "checkpoints").iterdir())[2:]:
+    for later in sorted((path / "checkpoints").iterdir())[step:]:
         shutil.rmtree(later)
     (path / "summary.json").unlink()
-    run_processes(recipe, _registry(method), resume=str(path))
-    assert RunDirectory(path).summary()["resumed_after_steps"] == [2]
+    run_processes(recipe, registry, resume=str(path))
+    assert RunDirectory(path).summary()["resumed_after_steps"] == [step]
     after = _outcome(path)
     different = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     assert not different, f"results differ after resuming: {different[:5]}"
@@ -143,13 +196,14 @@ def _recipe_maker(method: Method, architecture: str, folder: Path) -> Callable[.
     return make_recipe
 
 
-def _registry(method: Method) -> Registry:
-    """Return the installed components with the task above and the class of the method."""
+def _registry(component: Component) -> Registry:
+    """Return the installed components with the task above and the class of the component."""
     installed = load_registry()
-    others = [e for e in installed.entries if (e.kind, e.name) != ("method", method.name) and e.name != "colours"]
+    kind = next(kind for kind, base in BASE_CLASSES.items() if isinstance(component, base))
+    others = [e for e in installed.entries if (e.kind, e.name) != (kind, component.name) and e.name != "colours"]
     additional = [
         Entry("task", "colours", Colours, "peftkit", "0"),
-        Entry("method", method.name, type(method), "peftkit", "0"),
+        Entry(kind, component.name, type(component), "peftkit", "0"),
     ]
     return Registry((*others, *additional), installed.failures, installed.distributions)
 
@@ -168,7 +222,10 @@ def _outcome(path: Path) -> dict[str, Any]:
     last = max((path / "checkpoints").iterdir())
     files = [*(path / "model").rglob("*"), *(path / "predictions").iterdir(), path / "examples.parquet"]
     files.append(last / "trainable.safetensors")
-    return {"evaluations": rows, **{f.name: f.read_bytes() for f in files if f.is_file()}}
+    state = json.loads((last / "state.json").read_text(encoding="utf-8"))["state"]
+    summary = RunDirectory(path).summary()
+    recorded = {"evaluations": rows, "callbacks": state["callbacks"], "stopped_early": summary["stopped_early"]}
+    return {**recorded, **{f.name: f.read_bytes() for f in files if f.is_file()}}
 
 
 RUN_CHECKS: Mapping[str, Check] = {"two_processes": check_two_processes, "resume": check_resume}

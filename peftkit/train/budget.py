@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from peftkit.components import StepStats
 from peftkit.recipe.config import BudgetConfig, parse_interval
 
 FIRST = 0.001
@@ -33,6 +34,16 @@ class Progress:
     def epoch(self) -> float:
         """Epochs so far, with the fraction of the current one; for streaming data only finished ones."""
         return self.completed_epochs if self.steps_per_epoch is None else self.step / self.steps_per_epoch
+
+    def add(self, stats: StepStats) -> None:
+        """Add a step."""
+        self.step += 1
+        self.steps_of_epoch += 1
+        self.samples += stats.samples
+        self.input_tokens += stats.input_tokens
+        self.target_tokens += stats.target_tokens
+        self.seconds += stats.seconds
+        self.macs += stats.forward_macs + stats.backward_macs
 
 
 def budget_used(budget: BudgetConfig, progress: Progress) -> float:

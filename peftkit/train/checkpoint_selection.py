@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -20,10 +19,9 @@ from peftkit.models.generation import copy_generation_config
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.train import checkpoint
+from peftkit.train.state import EvaluationRow
 from peftkit.train.strategies import Strategy
 
-EvaluationRow = dict[str, Any]
-"""A row of ``evaluations.jsonl``."""
 Results = Mapping[str, SplitResult]
 
 

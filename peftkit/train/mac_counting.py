@@ -6,16 +6,31 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Protocol
 
 from datasets import Dataset
 from torch import Tensor, nn
 
 from peftkit.data.dataloader import StreamingRows, shortest_and_longest_batch
-from peftkit.macs.mac_counter import MacCounter
+from peftkit.macs.mac_counter import MacCounter, StepMacs
 from peftkit.models import ModelFamily
 from peftkit.oom import is_oom
 from peftkit.recipe import Recipe
 from peftkit.train.optim import make_optimizer
+
+
+class StepCounter(Protocol):
+    """What the trainer needs of a MAC counter."""
+
+    seconds: float
+    """Seconds spent counting."""
+
+    @property
+    def optimizer_elementwise(self) -> int:
+        """Operations of an optimizer update."""
+
+    def count(self, batch: dict[str, Tensor]) -> StepMacs:
+        """Count the passes of a microbatch, tensors of shape (rows, length)."""
 
 
 def make_mac_counter(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,10 @@ from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revision
 from peftkit.models.generation import generation_notice
 from peftkit.models.heads.classification_head import check_saves_head
 from peftkit.models.load import LoadedBase, apply_method, count_parameters, folder_bytes, init_random_base, load_base
+from peftkit.models.method_errors import explain_method_errors
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.console import ConsoleLogger
-from peftkit.monitor.trackers import finish_trackers
+from peftkit.monitor.trackers import RunTrackers, finish_trackers
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
@@ -44,7 +47,12 @@ from peftkit.recipe.check_recipe import check_method_options
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
 from peftkit.train.budget import planned_steps
-from peftkit.train.checkpoint import latest_checkpoint
+from peftkit.train.callbacks import Checkpoints, MeterList
+from peftkit.train.checkpoint import CHECKPOINTS, latest_checkpoint
+from peftkit.train.checkpoint_selection import CheckpointSelector
+from peftkit.train.early_stopping import EarlyStopping
+from peftkit.train.evaluation import Evaluations
+from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import check_optimizer_options
 from peftkit.train.resume import find_run_to_resume
 from peftkit.train.stop_signals import InterruptHandler
@@ -52,6 +60,61 @@ from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
 
 __all__ = ["run"]
+
+
+@dataclass
+class OpenRun:
+    """The run directory while it is being written, and its lock; none on all processes but the main one."""
+
+    directory: RunDirectory | None = None
+    lock: FileLock | None = None
+    baseline_scores: BaselineScores = field(default_factory=dict)
+    """The scores of the input-blind baselines."""
+
+    def open(self, recipe: Recipe, environment: Mapping[str, Any], previous: Path | None) -> None:
+        """Create the run directory, or prepare the previous one for resuming, and lock it.
+
+        Args:
+            recipe: The recipe of the run, without pinned revisions.
+            environment: The content of ``environment.json``.
+            previous: The run directory to resume; None for a new run.
+        """
+        if previous is None:
+            directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
+        else:
+            directory = RunDirectory(previous)
+        self.lock = lock_run_directory(directory.path)
+        if previous is None:
+            directory.write_text("recipe.toml", dump_recipe(recipe))
+            directory.write_json("environment.json", environment)
+        elif latest_checkpoint(previous / CHECKPOINTS) is None:  # the run starts over
+            directory.write_text("evaluations.jsonl", "")
+            directory.truncate_examples([])
+            directory.write_json("environment.json", environment)
+        else:
+            _add_environment(directory, environment)
+        self.directory = directory
+
+    def write(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write a JSON file into the run directory, if this process has it.
+
+        Args:
+            name: The name of the file.
+            document: Its content.
+        """
+        if self.directory is not None:
+            self.directory.write_json(name, document)
+
+    def sizes_and_digests(self) -> dict[str, Any]:
+        """Return the size of the saved model, and the digests of the run's files."""
+        assert self.directory is not None  # only the main process summarizes a run  # noqa: S101
+        size = folder_bytes(self.directory.path / "model")
+        return {"model_bytes": size, "file_digests": self.directory.file_digests()}
+
+    def release(self) -> None:
+        """Release the lock."""
+        if self.lock is not None:
+            self.lock.release()
 
 
 def run(
@@ -85,9 +148,7 @@ def run(
     check_method_options(recipe)
     accelerator = init_accelerator(accelerator_options(recipe, registry))
     console = ConsoleLogger(recipe, quiet=quiet or not accelerator.is_main_process)
-    directory: RunDirectory | None = None
-    run_lock: FileLock | None = None
-    baseline_scores: BaselineScores = {}
+    opened = OpenRun()
     trainer: Trainer | None = None
     try:
         previous = (
@@ -120,28 +181,26 @@ def run(
         assert_same_weights(model)
         run_on_main(accelerator, lambda: check_saves_head(recipe.method, model, base.head))
         trainable, total = count_parameters(model)
-        meters = tuple(_create_meter(entry.component) for entry in registry.all("meter").values())
-
         saved = latest_checkpoint(previous / "checkpoints") if previous else None
         inputs = run_on_main(accelerator, lambda: input_digests(recipe, registry, base.family, data))
 
         def open_run_directory() -> None:
-            nonlocal baseline_scores, directory, run_lock
             if previous and saved and (recorded := saved.state.get("inputs")) is not None:
                 check_inputs(previous, recorded, inputs)
             check_not_trivial(recipe, data)
-            baseline_scores = compute_baselines(recipe, data)
+            opened.baseline_scores.update(compute_baselines(recipe, data))
             environment = {
                 **collect_environment(registry, accelerator),
                 "revisions": dict(revisions),
                 "inputs": inputs,
                 "ignored_generation_config": to_jsonable_python(dict(base.ignored_generation_settings), fallback=str),
             }
-            directory, run_lock = _lock_run_directory(original_recipe, environment, previous)
-            directory.write_json("baselines.json", {"baselines": baseline_scores})
-            directory.write_json("loading.json", base.record())
+            opened.open(original_recipe, environment, previous)
+            opened.write("baselines.json", {"baselines": opened.baseline_scores})
+            opened.write("loading.json", base.record())
 
         run_on_main(accelerator, open_run_directory)
+        directory = opened.directory
         if directory is not None:
             for notice in _notices(recipe, base):
                 console.print(notice)
@@ -158,40 +217,52 @@ def run(
             if versions := changed_versions(directory.environment()["packages"]):
                 console.print(f"packages that changed since the start: {', '.join(versions)}")
         with InterruptHandler() as interrupts:
+            meters = MeterList([_create_meter(entry.component) for entry in registry.all("meter").values()])
+            evaluations = Evaluations(meters, directory)
+            callbacks = [
+                meters,
+                *copy.deepcopy(recipe.callback),  # a recipe may be run again
+                *([EarlyStopping(recipe.train.early_stopping)] if recipe.train.early_stopping else []),
+                console,
+                RunTrackers(accelerator, recipe, directory.path if directory else Path()),
+                Checkpoints(directory, inputs),
+                evaluations,
+            ]
+            failure = f"fails in the first forward pass of {recipe.model.name!r}"
+            with explain_method_errors(recipe.method, failure, remedy="use another method or model"):
+                mac_counter = make_mac_counter(recipe, base.family, mac_model or model, data.train)
             trainer = Trainer(
-                recipe, model, base.family, data, meters, accelerator, directory, console, interrupts, mac_model, inputs
+                recipe, model, base.family, data, accelerator, mac_counter, callbacks, interrupts, directory
             )
             trainer.train(saved)
         if directory is not None:
-            summary = _summarize(recipe, trainer, directory.path, baseline_scores, trainable, total, base)
+            parameters = {"trainable": trainable, "total": total}
+            summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
             summary["revisions"] = dict(revisions)
             directory.write_json("summary.json", summary)
             console.summary(summary, directory.path)
         return directory.path if directory else None
     except StopRequested as stop:
         step = trainer.progress.step if trainer else 0
-        hint = f"; resume with: {directory.resume_command}" if directory else ""
+        hint = f"; resume with: {opened.directory.resume_command}" if opened.directory else ""
         text = f"interrupted by {stop}, saved after step {step}{hint}"
-        if directory is not None:
-            directory.write_json("summary.json", {"status": "interrupted", "error": text})
+        opened.write("summary.json", {"status": "interrupted", "error": text})
         raise RunInterrupted(text, stop.number) from stop
     except DivergedError as error:
-        if directory is not None and trainer is not None:
+        if trainer is not None:
             cost = {"gmacs": trainer.progress.macs / 1e9}
-            directory.write_json("summary.json", {"status": "diverged", "error": str(error), "cost": cost})
+            opened.write("summary.json", {"status": "diverged", "error": str(error), "cost": cost})
         raise
     except BaseException as error:
-        if directory is not None:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            with suppress(RunError):  # the disk may be full
-                directory.write_json("summary.json", {"status": status, "error": f"{type(error).__name__}: {error}"})
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(RunError):  # the disk may be full
+            opened.write("summary.json", {"status": status, "error": f"{type(error).__name__}: {error}"})
         raise
     finally:
         console.close()
-        if run_lock is not None:
-            run_lock.release()
+        opened.release()
         if trainer is not None:
-            trainer.strategy.release()
+            trainer.release()
         finish_trackers(accelerator)
         shutdown(accelerator)
 
@@ -204,26 +275,6 @@ def _notices(recipe: Recipe, base: LoadedBase) -> Iterator[str]:
         generation_notice(base.ignored_generation_settings),
     )
     return filter(None, (*checkpoint, environment_notice(), read_launch().notice))
-
-
-def _lock_run_directory(
-    recipe: Recipe, environment: Mapping[str, Any], previous: Path | None
-) -> tuple[RunDirectory, FileLock]:
-    """Create the run directory, or prepare the previous one for resuming, and lock it."""
-    if previous is None:
-        directory = RunDirectory.create(Path(recipe.run.output), recipe.run.name)
-        run_lock = lock_run_directory(directory.path)
-        directory.write_text("recipe.toml", dump_recipe(recipe))
-        directory.write_json("environment.json", environment)
-    else:
-        directory, run_lock = RunDirectory(previous), lock_run_directory(previous)
-        if latest_checkpoint(previous / "checkpoints") is None:  # the run starts over
-            directory.write_text("evaluations.jsonl", "")
-            directory.truncate_examples([])
-            directory.write_json("environment.json", environment)
-        else:
-            _add_environment(directory, environment)
-    return directory, run_lock
 
 
 def _add_environment(directory: RunDirectory, environment: Mapping[str, Any]) -> None:
@@ -242,17 +293,11 @@ def _create_meter(component: Any) -> Meter:
 
 
 def _summarize(
-    recipe: Recipe,
-    trainer: Trainer,
-    folder: Path,
-    baseline_scores: BaselineScores,
-    trainable: int,
-    total: int,
-    base: LoadedBase,
+    trainer: Trainer, selection: CheckpointSelector, opened: OpenRun, base: LoadedBase, parameters: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``."""
-    selection, last, progress, data = trainer.selection, trainer.evaluations[-1], trainer.progress, trainer.data
-    selected = selection.row or {}
+    recipe, state, data = trainer.recipe, trainer.state, trainer.data
+    last, progress, selected = state.evaluations[-1], state.progress, selection.row or {}
     rows = data.split_sizes["train"]
     splits = ("train", "dev", "test")
     return {
@@ -276,26 +321,26 @@ def _summarize(
             "curve": {split: selected[split] for split in selection.reported},
         },
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
-        "baselines": baseline_scores,
-        "parameters": {"trainable": trainable, "total": total, "new_head": base.head.num_new},
+        "baselines": opened.baseline_scores,
+        "parameters": {**parameters, "new_head": base.head.num_new},
         "kept_head": base.head.kept,
         "steps": progress.step,
         "samples": progress.samples,
         "epoch": progress.epoch,
         "tokens": {"input": progress.input_tokens, "target": progress.target_tokens},
+        "stopped_early": None if state.stop is None or state.budget_used >= 1 else state.stop._asdict(),
         "cost": last["cost"],
-        "evaluation_seconds": trainer.evaluation_seconds,
+        "evaluation_seconds": state.evaluation_seconds,
         "counting_seconds": trainer.mac_counter.seconds,
-        "model_bytes": folder_bytes(folder / "model"),
-        "file_digests": RunDirectory(folder).file_digests(),
+        **opened.sizes_and_digests(),
         "rows": dict(data.split_sizes),
         "rows_digests": dict(data.digests),
         "rows_evaluated": data.num_evaluated_rows,
         "rows_dropped_per_epoch": None if rows is None else rows % trainer.effective_batch,
         "rows_truncated": {split: dict(counts) for split, counts in data.truncated.items()},
         "train_overlap": dict(data.train_overlap),
-        "resumed_after_steps": trainer.resumed_after_steps,
-        "steps_skipped": trainer.skipped_steps,
+        "resumed_after_steps": state.resumed_after_steps,
+        "steps_skipped": state.skipped_steps,
         "effective_batch": trainer.effective_batch,
         "microbatch_size": trainer.train_step.microbatch_size,
         "processes": trainer.accelerator.num_processes,

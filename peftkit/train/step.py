@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftkit.components import StepStats
 from peftkit.data.dataloader import effective_batch_size
@@ -35,23 +34,24 @@ class TrainStep:
 
     Args:
         recipe: The recipe of the run.
-        model: The unwrapped model, which the method was applied to.
         family: The family of the model.
         strategy: Holds the wrapped model, which the batches go through.
-        accelerator: The Accelerator of the run.
+        profile_region: Returns a context manager around ``forward`` and ``backward``.
     """
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, family: ModelFamily, strategy: Strategy, accelerator: Accelerator
+        self,
+        recipe: Recipe,
+        family: ModelFamily,
+        strategy: Strategy,
+        profile_region: Callable[[str], AbstractContextManager[Any]],
     ) -> None:
-        self.recipe, self.module, self.family = recipe, model, family
-        self.strategy, self.accelerator = strategy, accelerator
+        self.recipe, self.family, self.strategy, self.profile_region = recipe, family, strategy, profile_region
+        self.module, self.accelerator = strategy.module, strategy.accelerator
         self.microbatch_size = recipe.train.batch_size
         """Maximum rows per forward pass; reduced when memory runs out."""
         self.microbatches: list[dict[str, Tensor]] = []
         """The microbatches of the last step."""
-        self.profile_region: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()
-        """Context manager around ``forward``, ``backward`` and ``optimizer``, for profiling."""
 
     def agree_on_inputs(self, batches: list[dict[str, Tensor]], *, interrupted: bool) -> StepInputs:
         """Pad the batches of all processes to common lengths, so that compute does not depend on their number.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ from peftkit.macs.mac_counter import VALUE_ERRORS, StepMacs
 from peftkit.models.load import LoadedBase, count_parameters, init_random_base, load_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
+from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value
 from peftkit.verify.stored_files import RecordedRun
@@ -76,10 +78,7 @@ def compute_checks(run: RecordedRun, *, load_model: bool) -> Iterator[Check]:
     approximate = bool(run.changed_versions) or _may_change_training(recipe.method) or bool(recipe.model.quantization)
     yield check_value("work", "trainable parameters", summary["parameters"]["trainable"], recount.trainable)
     yield check_value("work", "parameters", summary["parameters"]["total"], recount.total)
-    if recount.ends is None:
-        yield cannot_check("work", "steps", "the budget limits time or energy", summary["steps"])
-    else:
-        yield check_value("work", "steps", summary["steps"], recount.ends, reason="the budget ends at another step")
+    yield _check_steps(run, evaluations, recount.ends)
     for row in evaluations:
         if row["step"] not in recount.readings:
             raise InputError(f"step {row['step']} is not in a run of {summary['steps']} steps")
@@ -98,6 +97,36 @@ def measurement_checks(run: RecordedRun) -> Iterator[Check]:
     for name in ("evaluation_seconds", "counting_seconds"):
         if name in run.summary:
             yield cannot_check("measured", name, "time is measured during training", run.summary[name])
+
+
+def _check_steps(run: RecordedRun, evaluations: Sequence[Mapping[str, Any]], budget_ends: int | None) -> Check:
+    """Check the step at which training ended: by the budget, by early stopping, or by a callback of a plugin."""
+    summary, reason = run.summary, "the budget ends at another step"
+    ends = budget_ends
+    stopped = _early_stopping_step(run, evaluations)
+    if stopped is not None and (ends is None or stopped < ends):
+        ends, reason = stopped, "early stopping ends at another step"
+    if (summary.get("stopped_early") or {}).get("callback", EARLY_STOPPING) != EARLY_STOPPING and (
+        ends is None or ends >= summary["steps"]
+    ):
+        return cannot_check("work", "steps", "a callback ended training", summary["steps"])
+    if ends is None:
+        return cannot_check("work", "steps", "the budget limits time or energy", summary["steps"])
+    return check_value("work", "steps", summary["steps"], ends, reason=reason)
+
+
+def _early_stopping_step(run: RecordedRun, evaluations: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step at which early stopping ends training by the recorded evaluations; None if it does not."""
+    config, metric = run.recipe.train.early_stopping, run.summary["selection_metric"]
+    if config is None:
+        return None
+    early_stopping = EarlyStopping(config)
+    for row in evaluations:
+        value = row["dev"].get(metric)
+        score = math.nan if value is None else float(value)
+        if early_stopping.ends_with(score, higher_is_better=run.summary["higher_is_better"]):
+            return int(row["step"])
+    return None
 
 
 @dataclass(frozen=True)

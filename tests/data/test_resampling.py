@@ -111,7 +111,7 @@ def test_a_resumed_run_keeps_its_sample(
     account = Trainer._record_step
 
     def failing(self: Trainer, *arguments: Any) -> None:
-        if self.progress.step == 9 and not self.resumed_after_steps:
+        if self.progress.step == 9 and not self.state.resumed_after_steps:
             raise RunError("power failure")
         account(self, *arguments)
 

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import Accelerator
 
+from peftkit.components import EvaluationResult, TrainContext
 from peftkit.monitor.trackers import RunTrackers, enabled_trackers, flatten
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
@@ -49,7 +51,9 @@ class Failing(Accelerator):
 def test_a_failing_tracker_does_not_end_the_run(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         tracking = RunTrackers(Failing(cpu=True), make("decoder", "track.to=['wandb']"), tmp_path)
-        tracking.log({"step": 1, "dev": {"loss": 1.0}})
+        context = TrainContext(torch.nn.Linear(1, 1), None, 1, 0.5, 8, 16, 0.1, 0.5, 1, stop=lambda reason: None)
+        row = {"step": 1, "dev": {"loss": 1.0}}
+        tracking.on_evaluate(context, EvaluationResult(row, "loss", higher_is_better=False, is_best=True))
     assert not tracking.active
     assert "no route to the tracker" in caplog.text
 

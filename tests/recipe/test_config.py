@@ -15,6 +15,7 @@ from peftkit.recipe.config import (
     CheckpointConfig,
     ConfigTable,
     DeepSpeedConfig,
+    EarlyStoppingConfig,
     EvaluateConfig,
     ModelConfig,
     Recipe,
@@ -70,13 +71,13 @@ def test_invalid_intervals_are_rejected(text: str) -> None:
 
 
 def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
-    inner = {f.annotation for f in model.model_fields.values() if isinstance(f.annotation, type)}
-    return {model}.union(*(tables(t) for t in inner if issubclass(t, ConfigTable)))
+    inner = {part for f in model.model_fields.values() for part in (f.annotation, *get_args(f.annotation))}
+    return {model}.union(*(tables(t) for t in inner if isinstance(t, type) and issubclass(t, ConfigTable)))
 
 
 def test_every_table_is_strict_frozen_and_documented() -> None:
     config_tables = tables(Recipe)
-    train = {TrainConfig, BudgetConfig, CheckpointConfig, DeepSpeedConfig}
+    train = {TrainConfig, BudgetConfig, CheckpointConfig, EarlyStoppingConfig, DeepSpeedConfig}
     assert config_tables == {Recipe, RunConfig, ModelConfig, *train, EvaluateConfig, TrackConfig, WandbConfig}
     for table in config_tables:
         config: dict[str, Any] = dict(table.model_config)
@@ -126,6 +127,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "joules": None,
     },
     CheckpointConfig: {"every": "10%", "keep": 1},
+    EarlyStoppingConfig: {"patience": 1, "min_delta": 0.0},
     DeepSpeedConfig: {"stage": None, "offload_optimizer": "none", "offload_parameters": "none", "config": None},
     TrainConfig: {
         "batch_size": 8,
@@ -145,6 +147,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "max_target_length": 128,
         "truncate_targets": 0.01,
         "workers": 0,
+        "early_stopping": None,
         "fsdp": False,
     },
     EvaluateConfig: {
@@ -171,7 +174,7 @@ def test_defaults_of_all_keys(valid_recipe: str, folder: Path, registry: Registr
     recipe = load_recipe("x.toml", registry)
     train = recipe.train
     read: list[BaseModel] = [recipe.run, recipe.evaluate, recipe.track, recipe.track.wandb, train]
-    read += [train.budget, train.checkpoint, train.deepspeed, ModelConfig(name="m")]
+    read += [train.budget, train.checkpoint, train.deepspeed, ModelConfig(name="m"), EarlyStoppingConfig(patience=1)]
     for table in read:
         values = {key: value for key, value in table if not isinstance(value, BaseModel)}
         assert values == DEFAULTS[type(table)]
@@ -189,6 +192,8 @@ LIMITS = [
     (BudgetConfig, ["steps", "samples", "tokens"], [1], [0, 1.5]),
     (BudgetConfig, ["epochs", "seconds", "gmacs", "joules"], [1e-6], [0.0, 9e-7, math.inf]),
     (CheckpointConfig, ["keep"], [1], [0]),
+    (EarlyStoppingConfig, ["patience"], [1], [0]),
+    (EarlyStoppingConfig, ["min_delta"], [0.0, 0.1], [-1e-9]),
     (TrainConfig, ["batch_size", "gradient_accumulation_steps", "max_source_length", "max_target_length"], [1], [0]),
     (TrainConfig, ["learning_rate", "head_learning_rate"], [1e-12], [0.0, -0.1, math.nan]),
     (TrainConfig, ["weight_decay", "max_grad_norm"], [0.0, 1e-9], [-1e-9]),

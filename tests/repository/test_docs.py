@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import peftkit
-from peftkit import Example
-from peftkit.plugins import Registry, load_registry
+from peftkit import Callback, Example
+from peftkit.plugins import BASE_CLASSES, Registry, load_registry
 from peftkit.recipe import load_recipe
-from peftkit.testing import METHOD_CHECKS, check_published_rates
+from peftkit.testing import METHOD_CHECKS, check_callback, check_published_rates
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +116,22 @@ def test_the_documented_functions_are_the_public_ones() -> None:
 
 def test_the_documents_show_every_kind_of_component() -> None:
     hooks = {hook for text in PLUGINS for hook in re.findall(r"def (register_\w+)", text)}
-    assert hooks == {"register_methods", "register_tasks", "register_metrics", "register_meters", "register_presets"}
+    assert hooks == {*(f"register_{kind}s" for kind in BASE_CLASSES), "register_presets"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("target_score", {"target": 0.2, "times": 3}), ("step_log", {})])
+def test_the_documented_callbacks_pass_the_documented_check(
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = [t for t in PLUGINS if f'"{name}"' in t and "register_callbacks" in t]
+    (entry,) = installed(text, tmp_path, monkeypatch).entries
+    callback = entry.component.model_validate(options)
+    assert isinstance(callback, Callback)
+    check_callback(callback, tmp_path / "runs")
+    if name == "step_log":
+        (file,) = (tmp_path / "runs" / "with").glob("*/steps.csv")  # of a run that was resumed after its second step
+        assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["1", "2", "3", "4"]
 
 
 def test_the_documented_task_loads_and_builds_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +153,7 @@ def test_the_readmes_recipe_is_valid(tmp_path: Path) -> None:
     commented = {line.split("#")[1].strip() for line in text.splitlines() if line.startswith("# ")}
     printed = set(re.findall(r"^(\w+) =", text, re.MULTILINE)) | {w for t in commented for w in t.split(", ")}
     for table in ("run", "model", "train", "evaluate", "track"):
-        keys = set(type(getattr(recipe, table)).model_fields) - {"budget", "checkpoint", "deepspeed"}
+        keys = set(type(getattr(recipe, table)).model_fields) - {"budget", "checkpoint", "early_stopping", "deepspeed"}
         if table != "track":
             assert keys <= printed, f"[{table}] has keys that the README does not show: {keys - printed}"
 

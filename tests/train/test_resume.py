@@ -115,7 +115,7 @@ def test_a_signal_saves_the_run_and_prints_the_resume_command(
 
     def signalled(self: Trainer, batches: Any) -> None:
         step(self, batches)
-        if self.progress.step == 9 and not self.resumed_after_steps:
+        if self.progress.step == 9 and not self.state.resumed_after_steps:
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Trainer, "_step", signalled)
@@ -208,7 +208,7 @@ def test_a_resumed_run_adds_its_counting_time_to_the_earlier_one(
         earlier_seconds.append(counter.seconds)
         return counter
 
-    monkeypatch.setattr("peftkit.train.trainer.make_mac_counter", note)
+    monkeypatch.setattr("peftkit.train.run.make_mac_counter", note)
     run(recipe, registry, resume="")
     summary = RunDirectory(path).summary()
     assert summary["resumed_after_steps"] == [12]

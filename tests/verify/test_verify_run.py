@@ -166,6 +166,7 @@ def test_the_constant_baseline_of_older_runs_is_not_compared(copied: Path, regis
         ("encoder-decoder", ("task.name=colour_text", "method.name=prefix_tuning")),
         ("decoder", ("task.name=colour_choice", "method.name=adalora", "run.resample_train=bootstrap")),
         ("decoder", ("method.name=lora", "task.streaming=true", "model.dtype=bfloat16")),
+        ("decoder", ("train.early_stopping.patience=2", "train.learning_rate=1e-30", "evaluate.every=1 steps")),
         (
             "encoder-decoder",
             ("method.name=lora", "method.init_lora_weights=eva", "evaluate.scoring=norm", "evaluate.dev_examples=6"),

@@ -20,7 +20,7 @@ class ListCommand(SubCommand):
     """Lists components and presets."""
 
     name = "list"
-    help = "List the installed methods, presets, tasks, metrics and meters."
+    help = "List the installed methods, presets, tasks, metrics, meters and callbacks."
     examples = (
         ("List everything", "peftkit list"),
         ("List the methods as JSON", "peftkit list methods --json"),

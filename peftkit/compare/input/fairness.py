@@ -18,7 +18,9 @@ Older runs record less, and not every run uses every plugin.
 """
 NOT_COMPARED = object()
 """The value of a key in which a run may differ from the others."""
-PROTOCOL = ("schedule", "warmup_ratio", "max_grad_norm", "head_learning_rate", "gradient_checkpointing")
+PROTOCOL = (
+    *("schedule", "warmup_ratio", "max_grad_norm", "head_learning_rate", "gradient_checkpointing", "early_stopping"),
+)
 """Keys of ``[train]`` that must be the same for all methods; the learning rate is not among them."""
 OPTIMIZER = ("optimizer", "optimizer_options", "weight_decay")
 """Keys of ``[train]`` that may belong to a method, such as LoRA-FA's optimizer. Differences are only noted."""
@@ -151,6 +153,7 @@ def _training(run: Run) -> Mapping[str, Any]:
         # How an effective batch is split into microbatches depends on memory; only its size matters.
         "effective_batch": run.summary.get("effective_batch"),
         "model.keep_head": run.recipe.get("model", {}).get("keep_head") or None,
+        "callback": run.recipe.get("callback") or None,
     }
     tuned = (run.tuning or {}).get("settings", {})
     if {"train.batch_size", "train.gradient_accumulation_steps"} & tuned.keys():

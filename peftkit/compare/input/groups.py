@@ -123,7 +123,8 @@ def imported_notes(run_group: RunGroup) -> tuple[str, ...]:
 
 def _recipe_without_seeds(run: Run) -> dict[str, Any]:
     """The flat recipe without its seeds, names, folders and trackers."""
-    flat = flatten({key: value for key, value in run.recipe.items() if key not in ("run", "track")})
+    # Recipes of older runs have no list of callbacks.
+    flat = flatten({key: value for key, value in run.recipe.items() if key not in ("run", "track") and value != []})
     run_table = run.recipe.get("run", {})
     flat |= {f"run.{key}": run_table[key] for key in ("resample_train", "subset_fraction") if key in run_table}
     return {key: repr(value) for key, value in flat.items()}

@@ -58,6 +58,12 @@ PROTOCOL = [
         {"tables": {"model": {"name": "m", "dtype": "float32", "keep_head": True}}},
         "model.keep_head is null and true",
     ),
+    ("training", train(early_stopping={"patience": 3}), 'train.early_stopping is null and {"patience": 3}'),
+    (
+        "training",
+        {"tables": {"callback": [{"name": "averaging"}]}},
+        r'callback is \[{"name": "averaging"}\] and null',
+    ),
     ("data", {"tables": {"run": {"name": "x", "seed": 1, "resample_train": "subset"}}}, "run.resample_train is"),
 ]
 
@@ -76,6 +82,17 @@ def test_other_protocols_are_compared_only_with_pool(
 
 def test_every_check_can_be_pooled_on_the_command_line() -> None:
     assert tuple(POOLED) == tuple(FAIRNESS_CHECKS)
+
+
+def test_runs_that_stopped_early_are_noted(plant: Plant) -> None:
+    stop = {"callback": "train.early_stopping", "reason": "dev accuracy did not improve in the last 3 evaluations"}
+    paths = [plant(method, seed, [0.1, 0.5]) for method in ("full", "lora") for seed in (1, 2)]
+    for path in paths:
+        changed(path, "summary.json", stopped_early=stop if path == paths[-1] else None)
+    [section] = group_runs(find_runs(paths)[0])
+    text = " ".join(render([compare(section)], "table").decode().split())
+    note = "stopped early: lora: 1 of 2 runs ended before the budget was used (train.early_stopping)"
+    assert note in text
 
 
 def test_learning_rates_and_tuned_settings_may_differ(plant: Plant) -> None:

@@ -1,0 +1,127 @@
+"""Evaluates the model during training, and records and selects the evaluations."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftkit.components import TrainContext
+from peftkit.components.callback import EvaluationResult
+from peftkit.data.pipeline import EvaluationSplit
+from peftkit.distributed.accelerator import run_on_main
+from peftkit.evaluate.evaluator import SplitResult, evaluate
+from peftkit.run_directory import RunDirectory
+from peftkit.train.callbacks import LoopCallback, MeterList
+from peftkit.train.checkpoint_selection import CheckpointSelector, stored_predictions
+from peftkit.train.state import EvaluationRow
+
+if TYPE_CHECKING:
+    from peftkit.train.trainer import Trainer
+
+
+class Evaluations(LoopCallback):
+    """Evaluates the model when that is due, and the selected checkpoint at the end.
+
+    Args:
+        meters: The meters, whose totals each evaluation records.
+        run: The run directory; None on all processes but the main one.
+    """
+
+    selection: CheckpointSelector
+
+    def __init__(self, meters: MeterList, run: RunDirectory | None) -> None:
+        self.meters, self.run = meters, run
+
+    def attach(self, trainer: Trainer) -> None:
+        """Create the selector of checkpoints."""
+        super().attach(trainer)
+        self.selection = CheckpointSelector(
+            trainer.recipe, trainer.module, trainer.strategy, trainer.accelerator, trainer.data, self.run
+        )
+
+    def on_step_settled(self) -> None:
+        state = self.trainer.state
+        if state.evaluation_due:
+            state.evaluation_due = False
+            self._evaluate()
+
+    def on_train_end(self, context: TrainContext) -> None:
+        """Evaluate the selected checkpoint on the full splits, if that has not been done.
+
+        Raises:
+            RunError: No score on dev was finite.
+        """
+        state = self.trainer.state
+        self.selection.finish(
+            state.progress.step,
+            lambda splits: self._evaluate_splits(splits)[0],
+            resumed=bool(state.resumed_after_steps),
+            evaluations=len(state.evaluations),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number and digest of the evaluations, and the index of the selected one."""
+        evaluations, selected = self.trainer.state.evaluations, self.selection.row
+        assert self.run is not None  # only the main process saves  # noqa: S101
+        return {
+            "evaluations": len(evaluations),
+            "evaluations_digest": self.run.evaluations_digest(len(evaluations)),
+            "selected_evaluation": None if selected is None else evaluations.index(selected),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the evaluations up to the checkpoint, and remove later ones from the run directory."""
+        number, digest = state["evaluations"], state["evaluations_digest"]
+        accelerator = self.trainer.accelerator
+        evaluations = run_on_main(accelerator, lambda: self.run.truncate_evaluations(number, digest))  # type: ignore[union-attr]
+        steps = [row["step"] for row in evaluations]
+        run_on_main(accelerator, lambda: self.run.truncate_examples(steps))  # type: ignore[union-attr]
+        self.trainer.state.evaluations = evaluations
+        if state["selected_evaluation"] is not None:
+            self.selection.resume(evaluations[state["selected_evaluation"]])
+
+    def _evaluate(self) -> None:
+        trainer, progress = self.trainer, self.trainer.progress
+        results, seconds = self._evaluate_splits(trainer.data.curve_splits)
+        row: EvaluationRow = {
+            "step": progress.step,
+            "samples": progress.samples,
+            "epoch": progress.epoch,
+            "tokens": {"input": progress.input_tokens, "target": progress.target_tokens},
+            "cost": self.meters.totals(),
+            "evaluation_seconds": seconds,
+            "train": {"step_loss": trainer.state.pop_mean_loss()},
+        }
+        for name, result in results.items():
+            row[name] = {**row.get(name, {}), **result.values}
+        trainer.state.evaluations.append(row)
+        if self.run is not None:
+            self.run.add_examples(progress.step, stored_predictions(results), whole=False)
+            self.run.append_evaluation(row)
+        is_best = self.selection.offer(row, results)
+        selection = self.selection
+        # A copy, since the row is also written to the summary.
+        trainer.callbacks.on_evaluate(
+            EvaluationResult(copy.deepcopy(row), selection.metric, selection.higher_is_better, is_best)
+        )
+        trainer.agree_on_stop()
+
+    def _evaluate_splits(self, splits: Sequence[EvaluationSplit]) -> tuple[dict[str, SplitResult], float]:
+        """Return the results of splits by name, and the seconds that they took."""
+        trainer, started = self.trainer, time.perf_counter()
+        results = {
+            split.name: evaluate(
+                trainer.module,
+                split,
+                trainer.recipe,
+                trainer.family,
+                trainer.accelerator,
+                all_ranks_forward=trainer.strategy.all_ranks_forward,
+            )
+            for split in splits
+        }
+        seconds = time.perf_counter() - started
+        trainer.state.evaluation_seconds += seconds
+        return results, seconds
