@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from peftkit.components import Component, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
-from peftkit.recipe.config import LOSS, Recipe, parse_interval
+from peftkit.recipe.config import LOSS, Recipe
 from peftkit.recipe.deepspeed import sharding_conflicts
+from peftkit.recipe.intervals import parse_interval
 from peftkit.recipe.optimizers import optimizer_arguments
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
 from peftkit.recipe.toml_lines import KeyPath

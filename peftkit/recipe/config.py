@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from peftkit.components import Callback, Method, Metric, Task
 from peftkit.file_formats import DEFAULT_TRACKERS, RECIPE_FORMAT
 from peftkit.recipe.component_tables import component_validator
+from peftkit.recipe.intervals import MIN_AMOUNT, parse_interval
 from peftkit.recipe.optimizers import validate_optimizer_name
 from peftkit.recipe.resolve import validate_model_name
 
@@ -90,8 +90,6 @@ class ModelConfig(ConfigTable):
 
 HEAD_LEARNING_RATE = 1e-3
 """The learning rate of classification heads where the recipe sets none."""
-MIN_AMOUNT = 1e-6
-"""The smallest budget and interval."""
 
 
 class BudgetConfig(ConfigTable):
@@ -284,20 +282,6 @@ class TrackConfig(ConfigTable):
     """Tags of the run in W&B."""
     wandb: WandbConfig = WandbConfig()
     """Options of W&B."""
-
-
-def parse_interval(text: str) -> tuple[float, str]:
-    """Parse an interval: ``"100 steps"`` → ``(100, "steps")``; also ``"0.5 epochs"``, ``"10%"`` and ``"20 log"``."""
-    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*(steps?|epochs?|%|log)\s*", text)
-    number, unit = (float(match[1]), match[2]) if match else (0.0, "")
-    unit = unit if unit in ("%", "log") else unit.rstrip("s") + "s"
-    fractional = unit in ("steps", "log") and number != int(number)
-    if number < MIN_AMOUNT or fractional or (unit == "%" and number > 100) or (unit == "log" and number < 2):
-        template = (
-            "must be written as '100 steps', '0.5 epochs', '10%' (of the budget) or '20 log', above zero, not {text}"
-        )
-        raise PydanticCustomError("interval", template, {"text": repr(text)})
-    return number, unit
 
 
 def _raise_problem(problem: str, value: str) -> str:

@@ -70,7 +70,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
             turns[split.name] += 1
             return result if accuracy is None else replace(result, values={**result.values, "accuracy": accuracy})
 
-        monkeypatch.setattr("peftkit.train.trainer.evaluate", other)
+        monkeypatch.setattr("peftkit.train.evaluation.evaluate", other)
 
     return replace_accuracy
 
@@ -160,11 +160,11 @@ def test_a_run_killed_in_its_last_evaluation_resumes_with_it(
             raise MemoryError("killed")
         return evaluate(model, split, *rest, **more)
 
-    monkeypatch.setattr("peftkit.train.trainer.evaluate", dies)
+    monkeypatch.setattr("peftkit.train.evaluation.evaluate", dies)
     with pytest.raises(MemoryError):
         run(recipe, registry)
     assert evaluations == 3 * 3 + 2
-    monkeypatch.setattr("peftkit.train.trainer.evaluate", evaluate)
+    monkeypatch.setattr("peftkit.train.evaluation.evaluate", evaluate)
     path = max((p for p in whole.parent.iterdir() if p != whole), key=lambda p: p.stat().st_mtime)
     assert run(recipe, registry, resume=str(path)) == path
     one, other = RunDirectory(path), RunDirectory(whole)
