@@ -1,4 +1,4 @@
-"""The hooks of plugins. Each returns component classes; importing a plugin must not import torch.
+"""The hooks of plugins. Each returns one component class or several; importing a plugin must not import torch.
 
 A distribution registers its module as an entry point of the group ``peftkit``::
 
@@ -17,7 +17,7 @@ hookimpl = pluggy.HookimplMarker("peftkit")
 
 
 @hookspec
-def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
+def register_methods() -> type[Method] | Sequence[type[Method]]:  # type: ignore[empty-body]
     """Register fine-tuning methods.
 
     >>> from typing import Literal
@@ -37,7 +37,7 @@ def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_tasks() -> Sequence[type[Task]]:  # type: ignore[empty-body]
+def register_tasks() -> type[Task] | Sequence[type[Task]]:  # type: ignore[empty-body]
     """Register tasks.
 
     >>> from typing import Literal
@@ -64,7 +64,7 @@ def register_tasks() -> Sequence[type[Task]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
+def register_metrics() -> type[Metric] | Sequence[type[Metric]]:  # type: ignore[empty-body]
     """Register metrics.
 
     >>> from typing import Literal
@@ -83,7 +83,7 @@ def register_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_meters() -> Sequence[type[Meter]]:  # type: ignore[empty-body]
+def register_meters() -> type[Meter] | Sequence[type[Meter]]:  # type: ignore[empty-body]
     """Register meters.
 
     >>> from typing import Literal

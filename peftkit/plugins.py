@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import pluggy
 
 from peftkit import hookspecs
-from peftkit.components import Component, Meter, Method, Metric, Task, TaskKind
+from peftkit.components import Component, Meter, Method, Metric, Task
+from peftkit.components.class_checks import check_class, check_options, component_name
 from peftkit.errors import InputError, PluginError, comma_separated, did_you_mean, summarize_error
 
 GROUP = "peftkit"
@@ -36,8 +37,6 @@ FIRST_PARTY: Mapping[str, str] = {
 """Components of peftkit's own plugins, for a hint where the plugin is not installed."""
 
 BASE_CLASSES: Mapping[Kind, type[Component]] = {"method": Method, "task": Task, "metric": Metric, "meter": Meter}
-NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""The form of component names."""
 HOOKS = tuple(f"register_{kind}s" for kind in BASE_CLASSES)
 
 
@@ -210,9 +209,12 @@ def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, t
     for implementation in sorted(caller.get_hookimpls(), key=lambda i: str(i.plugin_name)):
         plugin = implementation.plugin_name
         for component in _classes(f"{plugin}: register_{kind}s", implementation.function, BASE_CLASSES[kind]):
-            name = _component_name(f"{plugin}: {component.__name__}", component)
-            _check_attributes(f"{plugin}: {component.__name__}", component)
+            where = f"{plugin}: {component.__name__}"
+            name = component_name(where, component)
+            check_class(where, component)
             distribution, version = versions[plugin]
+            if distribution != BUILTIN_DISTRIBUTION:  # the built-in ones have a test, since this takes longer
+                check_options(where, component)
             entry, present = Entry(kind, name, component, distribution, version), entries.get(name)
             if present is None or _is_overridable(present, entry):
                 entries[name] = entry
@@ -233,48 +235,21 @@ def _classes(where: str, function: Callable[[], Any], base: type[Component]) -> 
     try:
         returned = function()
         is_list = isinstance(returned, Iterable) and not isinstance(returned, type | str | Component)
-        items = list(returned) if is_list else []
+        items = list(returned) if is_list else [returned]
     except (Exception, SystemExit) as error:
         raise PluginError(f"{where} failed: {summarize_error(error)}") from error
-    if not is_list:
-        raise PluginError(f"{where} returned {returned!r}; it must return a list of classes")
+    if not is_list and not isinstance(returned, type | Component):
+        raise PluginError(f"{where} returned {returned!r}; it must return a class or a list of classes")
     for item in items:
         if not (isinstance(item, type) and issubclass(item, base)):
-            hint = "; return the class itself" if isinstance(item, base) else ""
-            raise PluginError(f"{where} returned {item!r}, which is not a subclass of peftkit.{base.__name__}{hint}")
+            raise PluginError(
+                f"{where} returned {item!r}, which is not a subclass of peftkit.{base.__name__}{_hint(item, base)}"
+            )
     return items
 
 
-def _component_name(where: str, component: type[Component]) -> str:
-    annotation = component.model_fields["name"].annotation
-    name = component.model_fields["name"].default
-    if get_origin(annotation) is not Literal or get_args(annotation) != (name,):
-        raise PluginError(f'{where} must declare its name as: name: Literal["x"] = "x"')
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise PluginError(f"{where} has the name {name!r}; names have lower-case letters, digits and underscores")
-    return name
-
-
-def _check_attributes(where: str, component: type[Component]) -> None:
-    """Check the class attributes, so that errors do not wait for a recipe that uses the class."""
-    kinds = get_args(TaskKind)
-    rules: list[tuple[str, str, Callable[[Any], bool]]] = []
-    if issubclass(component, Task):
-        rules += [
-            ("kind", f"one of {comma_separated(kinds)}", lambda v: v in kinds),
-            ("metrics", "a tuple of the names of metrics", _are_texts),
-            ("selection_metric", "the name of a metric's value", lambda v: isinstance(v, str)),
-        ]
-    if issubclass(component, Metric):
-        rules += [
-            ("kinds", f"a tuple of {comma_separated(kinds)}", lambda v: _are_texts(v) and set(v) <= set(kinds)),
-            ("values", "a tuple of texts", _are_texts),
-        ]
-    for attribute, form, is_valid in rules:
-        value = getattr(component, attribute, None)
-        if attribute in component.model_fields or not is_valid(value):
-            raise PluginError(f"{where} must have the class attribute (not an option) {attribute}: {form}")
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(v, str) for v in value)
+def _hint(item: object, base: type[Component]) -> str:
+    if isinstance(item, base):
+        return "; return the class itself"
+    kinds = [kind for kind, other in BASE_CLASSES.items() if isinstance(item, type) and issubclass(item, other)]
+    return f"; register it with register_{kinds[0]}s" if kinds else ""

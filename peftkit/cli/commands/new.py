@@ -11,8 +11,9 @@ from string import Template
 
 from peftkit import plugins
 from peftkit.cli.subcommand import SubCommand
+from peftkit.components.class_checks import NAME
 from peftkit.errors import InputError
-from peftkit.plugins import NAME, Kind
+from peftkit.plugins import Kind
 
 TEMPLATES = Path(__file__).parents[2] / "assets" / "scaffold"
 
