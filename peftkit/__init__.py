@@ -15,32 +15,51 @@ if TYPE_CHECKING:
         Meter,
         Method,
         Metric,
+        ModelKind,
         RunSpec,
+        Side,
         StepStats,
         Task,
+        TaskKind,
     )
     from peftkit.components.search_space import PublishedRate, Range, SearchSpace
-    from peftkit.errors import MissingFieldsError, RowError
+    from peftkit.errors import InputError, MissingFieldsError, RowError
     from peftkit.hookspecs import hookimpl
+    from peftkit.tasks.columns import get_text, get_texts
+    from peftkit.tasks.dataset_task import DataPath, DatasetTask
+    from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextGeneration
+    from peftkit.tasks.text_classification import TextClassification
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ApplyContext",
+    "DataPath",
+    "DatasetTask",
+    "DistractorGeneration",
     "Example",
     "Incompatibility",
+    "InputError",
     "Meter",
     "Method",
     "Metric",
     "MissingFieldsError",
+    "ModelKind",
+    "MultipleChoice",
     "PublishedRate",
     "Range",
     "RowError",
     "RunSpec",
     "SearchSpace",
+    "Side",
     "StepStats",
     "Task",
+    "TaskKind",
+    "TextClassification",
+    "TextGeneration",
     "__version__",
+    "get_text",
+    "get_texts",
     "hookimpl",
     "load_model",
 ]
@@ -48,11 +67,15 @@ __all__ = [
 _MODULES = {
     "api": ("load_model",),
     "components": (
-        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "PublishedRate", "Range"),
-        *("RunSpec", "SearchSpace", "StepStats", "Task"),
+        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "ModelKind", "PublishedRate"),
+        *("Range", "RunSpec", "SearchSpace", "Side", "StepStats", "Task", "TaskKind"),
     ),
-    "errors": ("MissingFieldsError", "RowError"),
+    "errors": ("InputError", "MissingFieldsError", "RowError"),
     "hookspecs": ("hookimpl",),
+    "tasks.columns": ("get_text", "get_texts"),
+    "tasks.dataset_task": ("DataPath", "DatasetTask"),
+    "tasks.generic": ("DistractorGeneration", "MultipleChoice", "TextGeneration"),
+    "tasks.text_classification": ("TextClassification",),
 }
 
 

@@ -70,3 +70,8 @@ def test_load_model_loads_the_head_of_a_run(tmp_path: Path) -> None:
 def test_load_model_of_another_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run directory: it has no recipe\.toml"):
         peftkit.load_model(tmp_path)
+
+
+def test_a_public_task_imports_neither_torch_nor_datasets() -> None:
+    code = "import sys, peftkit; peftkit.TextClassification; print({'torch', 'datasets'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
