@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Literal
@@ -62,6 +62,29 @@ class Failure:
 
     plugin: str
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """An installed plugin.
+
+    Attributes:
+        name: The names of its distribution and entry point, such as ``peftkit-energy:energy``.
+        distribution: The name of the distribution.
+        version: The version of the distribution.
+        licence: The licence in the distribution's metadata; empty if there is none.
+        error: Why it cannot be loaded; empty if it can.
+        is_excluded: Whether ``PEFTKIT_PLUGINS`` excludes it.
+        entries: Its components.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    licence: str
+    error: str = ""
+    is_excluded: bool = False
+    entries: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +160,45 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
         PluginError: A name is registered twice, or a hook is misspelt, raises, or returns something else than classes.
         InputError: ``only`` names a plugin that is not installed.
     """
-    if only is None:
-        only = os.environ.get("PEFTKIT_PLUGINS")
+    selected, excluded = _select_plugins(points, only)
+    return _load(selected, [name for name, _ in excluded])
+
+
+def list_plugins(only: str | None = None, points: Iterable[EntryPoint] | None = None) -> list[Plugin]:
+    """Return the installed plugins, including those that ``load_registry`` excludes or rejects.
+
+    Args:
+        only: As for ``load_registry``.
+        points: As for ``load_registry``.
+
+    Returns:
+        The plugins, sorted by name.
+
+    Raises:
+        InputError: ``only`` names a plugin that is not installed.
+    """
+    selected, excluded = _select_plugins(points, only)
+    plugins = []
+    for name, point in [*selected, *excluded]:
+        plugin = Plugin(name, *_distribution(point), _licence(point))
+        if (name, point) in excluded:
+            plugin = replace(plugin, is_excluded=True)
+        else:
+            try:
+                registry = _load([(name, point)], ())
+                error = registry.failures[0].error if registry.failures else ""
+                plugin = replace(plugin, entries=registry.entries, error=error)
+            except PluginError as error_of_hook:
+                plugin = replace(plugin, error=str(error_of_hook))
+        plugins.append(plugin)
+    return sorted(plugins, key=lambda plugin: plugin.name)
+
+
+def _load(selected: Sequence[tuple[str, EntryPoint]], left_out: Sequence[str]) -> Registry:
     manager = pluggy.PluginManager("peftkit")
     manager.add_hookspecs(hookspecs)
     failures: list[Failure] = []
     versions: dict[str, tuple[str, str]] = {}
-    selected, left_out = _select_plugins(points if points is not None else entry_points(group=GROUP), only)
     for name, point in selected:
         try:
             plugin = point.load()
@@ -153,22 +208,35 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
         _register(manager, plugin, name)
         versions[name] = _distribution(point)
     entries = [entry for kind in BASE_CLASSES for entry in _entries(manager, kind, versions)]
-    return Registry(tuple(entries), tuple(failures), MappingProxyType(dict(sorted(versions.values()))), left_out)
+    return Registry(tuple(entries), tuple(failures), MappingProxyType(dict(sorted(versions.values()))), tuple(left_out))
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name or "unknown", point.dist.version or "0") if point.dist else ("unknown", "0")
 
 
+def _licence(point: EntryPoint) -> str:
+    """Return the licence in the metadata of an entry point's distribution: a name, or the first line of a text."""
+    metadata = point.dist.metadata if point.dist else None
+    if metadata is None:
+        return ""
+    classifiers = [text.split(" :: ")[-1] for text in metadata.get_all("Classifier", []) if text.startswith("License")]
+    named = [metadata[key] for key in ("License-Expression", "License") if key in metadata]
+    return next((text.strip().splitlines()[0].strip() for text in [*named, *classifiers] if text.strip()), "")
+
+
 def _select_plugins(
-    points: Iterable[EntryPoint], only: str | None
-) -> tuple[list[tuple[str, EntryPoint]], tuple[str, ...]]:
-    """Return the selected entry points, sorted by ``distribution:name``, and the names of the others."""
+    points: Iterable[EntryPoint] | None, only: str | None
+) -> tuple[list[tuple[str, EntryPoint]], list[tuple[str, EntryPoint]]]:
+    """Return the selected entry points with their names, ``distribution:name``, and the excluded ones, both sorted."""
     installed: dict[str, EntryPoint] = {}
-    for point in points:  # of duplicates the first, which is the one that Python imports
+    for point in points if points is not None else entry_points(group=GROUP):
+        # Of duplicates the first, which is the one that Python imports.
         installed.setdefault(f"{_distribution(point)[0]}:{point.name}", point)
     if only is None:
-        return sorted(installed.items()), ()
+        only = os.environ.get("PEFTKIT_PLUGINS")
+    if only is None:
+        return sorted(installed.items()), []
     wanted = {_canonical_name(word): word.strip() for word in only.split(",") if word.strip()}
     aliases = {name: {_canonical_name(part) for part in (name, *name.split(":"))} for name in installed}
     known = {alias for each in aliases.values() for alias in each}
@@ -176,8 +244,11 @@ def _select_plugins(
         text = ", ".join(f"{word!r}{did_you_mean(word, known)}" for word in missing)
         raise InputError(f"PEFTKIT_PLUGINS: not installed: {text}; installed: {comma_separated(sorted(installed))}")
     wanted_names = {*wanted, _canonical_name(BUILTIN_DISTRIBUTION)}
-    selected = [name for name in sorted(installed) if aliases[name] & wanted_names]
-    return [(name, installed[name]) for name in selected], tuple(sorted(installed.keys() - selected))
+    selected = {name for name in installed if aliases[name] & wanted_names}
+    parts: tuple[list[tuple[str, EntryPoint]], list[tuple[str, EntryPoint]]] = [], []
+    for name, point in sorted(installed.items()):
+        parts[name not in selected].append((name, point))
+    return parts
 
 
 def _canonical_name(name: str) -> str:

@@ -16,7 +16,7 @@ from pydantic import create_model
 from peftkit import Meter, Method, Metric, Task, hookimpl
 from peftkit.components import Component
 from peftkit.errors import InputError, PluginError
-from peftkit.plugins import Registry, load_registry
+from peftkit.plugins import Registry, list_plugins, load_registry
 
 
 class FakeDistribution(Distribution):
@@ -437,3 +437,32 @@ def test_unknown_names_in_peftkit_plugins_are_an_error(install: Install) -> None
         "PEFTKIT_PLUGINS: not installed: 'peftkit-on' (did you mean 'peftkit-one'?), 'zzz'; "
         "installed: peftkit-one:first"
     )
+
+
+# ---- the list of plugins
+
+
+def test_plugins_are_listed_with_licence_state_and_components(install: Install) -> None:
+    points = [
+        install("peftkit-two", "second", "2.0", register_methods=methods(component("two"))),
+        install("peftkit-one", "first", register_methods=methods(component("one"))),
+        EntryPoint("broken", "none_such_module", "peftkit"),
+        install("peftkit-odd", "odd", register_methods=methods(component("a", Metric))),
+    ]
+    for point, lines in zip(points, ("License-Expression: MIT", "License: GPL\n  text", "", ""), strict=True):
+        if point.dist and lines:
+            point.dist.texts["METADATA"] += f"{lines}\n"  # type: ignore[attr-defined]
+    listed = {plugin.name: plugin for plugin in list_plugins("first,odd,broken", points)}
+    assert sorted(listed) == list(listed)
+    assert [(p.distribution, p.version, p.licence) for p in listed.values()][1:] == [
+        ("peftkit-one", "1.0", "GPL"),
+        ("peftkit-two", "2.0", "MIT"),
+        ("unknown", "0", ""),
+    ]
+    assert [p.is_excluded for p in listed.values()] == [False, False, True, False]
+    assert [entry.name for p in listed.values() for entry in p.entries] == ["one"]
+    assert listed["unknown:broken"].error.startswith("ModuleNotFoundError")
+    assert listed["peftkit-odd:odd"].error.endswith(
+        "is not a subclass of peftkit.Method; register it with register_metrics"
+    )
+    assert list_plugins(points=[]) == []
