@@ -128,6 +128,7 @@ def test_a_resumed_run_keeps_its_sample(
 def test_two_processes_train_on_the_sample_of_one(built_in: Callable[..., Recipe], registry: Registry) -> None:
     short = ("run.resample_train=bootstrap", "train.optimizer=SGD", "train.budget.steps=3", "evaluate.every=100%")
     short += ("evaluate.dev_examples=8", "evaluate.test_examples=8", "evaluate.train_examples=8", "method.name=lora")
+    short += ("task.name=colours",)
     results: list[Mapping[str, Any]] = []
     for processes, batch in ((1, 8), (2, 4)):
         recipe = built_in(f"of-{processes}", *short, f"train.batch_size={batch}")

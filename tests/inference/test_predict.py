@@ -62,8 +62,8 @@ QUICK = (
 CASES = [
     (task, kind)
     for task in (*USER_TASKS, *WORDNET)
-    for kind in ("encoder-decoder", "decoder", "encoder")
-    if not (kind == "encoder" and ("generation" in task or task == "wordnet_distractors"))
+    for kind in (("encoder-decoder", "decoder", "encoder") if task in USER_TASKS else ("encoder-decoder",))
+    if not (kind == "encoder" and "generation" in task)
 ]
 
 

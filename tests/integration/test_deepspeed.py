@@ -23,7 +23,7 @@ from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import fork_all, free_port
 from peftkit.train.run import run
-from tests.integration.test_launch import CPU_WORLD, LAUNCH, SHORT
+from tests.integration.test_launch import COLOURS, CPU_WORLD, LAUNCH, SHORT
 from tests.tiny_runs import Make
 from tests.train.test_trainer import assert_close
 
@@ -59,7 +59,13 @@ def test_a_sharded_run_equals_an_unsharded_one_and_resumes(
     stage: int, method: str, built_in: Callable[..., Recipe], registry: Registry, tmp_path: Path
 ) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-    options = (*SHORT, f"method.name={method}", "train.max_grad_norm=0.1", "train.gradient_accumulation_steps=2")
+    options = (
+        *SHORT,
+        COLOURS,
+        f"method.name={method}",
+        "train.max_grad_norm=0.1",
+        "train.gradient_accumulation_steps=2",
+    )
     options += ("train.checkpoint.every=1 steps", "train.checkpoint.keep=9", "evaluate.train_examples=4")
     options += ("evaluate.dev_examples=4", "evaluate.test_examples=5")
     whole = run(built_in("one", *options, "train.batch_size=8"), registry)

@@ -43,6 +43,8 @@ SHORT = (
 )
 
 
+COLOURS = "task.name=colours"
+"""A small task for forked processes; the built-in ones have ten thousand rows to tokenize."""
 FAMILIES = ("vera", "prefix_tuning", "prompt_tuning", "p_tuning", "adalora", "ia3", "boft", "ln_tuning")
 """A method of each kind in addition to full fine-tuning and LoRA; `scripts/support_matrix.py` runs all."""
 
@@ -65,8 +67,8 @@ def test_two_processes_of_four_rows_equal_one_of_eight(
 ) -> None:
     component: Any = registry.all("method")[method].component
     trial = {"method": component.model_validate(dict(component.tiny_options))}
-    run(built_in("one", *SHORT, "train.batch_size=8").model_copy(update=trial), registry)
-    run_processes(built_in("two", *SHORT, "train.batch_size=4").model_copy(update=trial), registry, 2)
+    run(built_in("one", *SHORT, COLOURS, "train.batch_size=8").model_copy(update=trial), registry)
+    run_processes(built_in("two", *SHORT, COLOURS, "train.batch_size=4").model_copy(update=trial), registry, 2)
     (first,), (second,) = (tmp_path / "one").iterdir(), (tmp_path / "two").iterdir()
     assert_close(first, second, 1e-5)
     assert RunDirectory(second).summary()["processes"] == 2

@@ -119,8 +119,8 @@ def test_exclusions_take_values_and_lists(grid: Make) -> None:
 
 
 def test_exclusions_take_keys_that_some_recipes_have(grid: Make) -> None:
-    axes = '[axes]\nmethod = ["lora"]\ntrain.optimizer_options = [{}, { eps = 1e-6 }]\n'
-    expanded = grid(axes + "[[exclude]]\ntrain.optimizer_options.eps = 1e-6\n")
+    axes = '[axes]\nmethod = ["lora"]\ntrain.optimizer_options = [{}, { clip_threshold = 0.5 }]\n'
+    expanded = grid(axes + "[[exclude]]\ntrain.optimizer_options.clip_threshold = 0.5\n")
     assert len(expanded.studies) == 1
     assert expanded.studies[0].any_recipe.train.optimizer_options == {}
 

@@ -80,6 +80,7 @@ OTHERS = ["parallel_adapters"] if "parallel_adapters" in load_registry().all("me
 
 
 @pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_killed_at_random_steps_equals_an_uninterrupted_one(
     variant: str, make: Make, registry: Registry, tmp_path: Path
