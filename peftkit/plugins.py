@@ -189,7 +189,7 @@ def list_plugins(only: str | None = None, points: Iterable[EntryPoint] | None = 
                 error = registry.failures[0].error if registry.failures else ""
                 plugin = replace(plugin, entries=registry.entries, error=error)
             except PluginError as error_of_hook:
-                plugin = replace(plugin, error=str(error_of_hook))
+                plugin = replace(plugin, error=str(error_of_hook).removeprefix(f"{name}: "))
         plugins.append(plugin)
     return sorted(plugins, key=lambda plugin: plugin.name)
 

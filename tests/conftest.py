@@ -45,6 +45,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # shared by all workers, as compili
 
 ONE_LINE = (
     "compare",
+    "components/test_class_checks.py",
     "components/test_components.py",
     "components/test_search_space.py",
     "data_files",
@@ -61,6 +62,7 @@ ONE_LINE = (
     "scripts/test_calibrate_statistics.py",
     "scripts/test_dev.py",
     "scripts/test_learning_rates.py",
+    "scripts/test_plugin_reference.py",
     "scripts/test_pocket.py",
     "scripts/test_results.py",
     "scripts/test_slurm.py",
