@@ -19,10 +19,14 @@ if TYPE_CHECKING:
         Meter,
         Method,
         Metric,
+        ModelKind,
+        OptionProblem,
         Preset,
         RunSpec,
+        Side,
         StepStats,
         Task,
+        TaskKind,
     )
     from peftkit.components.search_space import PublishedRate, Range, SearchSpace
     from peftkit.errors import (
@@ -36,11 +40,18 @@ if TYPE_CHECKING:
     )
     from peftkit.hookspecs import hookimpl
     from peftkit.recipe import Recipe
+    from peftkit.tasks.columns import get_text, get_texts
+    from peftkit.tasks.dataset_task import DataPath, DatasetTask
+    from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextGeneration
+    from peftkit.tasks.text_classification import TextClassification
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ApplyContext",
+    "DataPath",
+    "DatasetTask",
+    "DistractorGeneration",
     "Example",
     "Incompatibility",
     "InputError",
@@ -48,6 +59,9 @@ __all__ = [
     "Method",
     "Metric",
     "MissingFieldsError",
+    "ModelKind",
+    "MultipleChoice",
+    "OptionProblem",
     "PeftkitError",
     "Preset",
     "PublishedRate",
@@ -62,13 +76,19 @@ __all__ = [
     "RunSpec",
     "Runs",
     "SearchSpace",
+    "Side",
     "StepStats",
     "SweepResult",
     "Task",
+    "TaskKind",
+    "TextClassification",
+    "TextGeneration",
     "__version__",
     "compare_runs",
     "describe",
     "estimate",
+    "get_text",
+    "get_texts",
     "hookimpl",
     "list_methods",
     "list_metrics",
@@ -91,14 +111,29 @@ _MODULES = {
     "api.runs": ("Run", "Runs", "load_model", "load_run", "load_runs", "run"),
     "api.sweeps": ("SweepResult", "run_sweep"),
     "components": (
-        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "Preset", "PublishedRate"),
-        *("Range", "RunSpec", "SearchSpace", "StepStats", "Task"),
+        *("ApplyContext", "Example", "Incompatibility", "Meter", "Method", "Metric", "ModelKind"),
+        *(
+            "OptionProblem",
+            "Preset",
+            "PublishedRate",
+            "Range",
+            "RunSpec",
+            "SearchSpace",
+            "Side",
+            "StepStats",
+            "Task",
+            "TaskKind",
+        ),
     ),
     "errors": (
         *("InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError", "RunInterrupted"),
     ),
     "hookspecs": ("hookimpl",),
     "recipe": ("Recipe",),
+    "tasks.columns": ("get_text", "get_texts"),
+    "tasks.dataset_task": ("DataPath", "DatasetTask"),
+    "tasks.generic": ("DistractorGeneration", "MultipleChoice", "TextGeneration"),
+    "tasks.text_classification": ("TextClassification",),
 }
 
 
