@@ -21,11 +21,15 @@ if TYPE_CHECKING:
         Meter,
         Method,
         Metric,
+        ModelKind,
+        OptionProblem,
         Preset,
         RunSpec,
+        Side,
         StepResult,
         StepStats,
         Task,
+        TaskKind,
         TrainContext,
     )
     from peftkit.components.search_space import PublishedRate, Range, SearchSpace
@@ -40,12 +44,19 @@ if TYPE_CHECKING:
     )
     from peftkit.hookspecs import hookimpl
     from peftkit.recipe import Recipe
+    from peftkit.tasks.columns import get_text, get_texts
+    from peftkit.tasks.dataset_task import DataPath, DatasetTask
+    from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextGeneration
+    from peftkit.tasks.text_classification import TextClassification
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ApplyContext",
     "Callback",
+    "DataPath",
+    "DatasetTask",
+    "DistractorGeneration",
     "EvaluationResult",
     "Example",
     "Incompatibility",
@@ -54,6 +65,9 @@ __all__ = [
     "Method",
     "Metric",
     "MissingFieldsError",
+    "ModelKind",
+    "MultipleChoice",
+    "OptionProblem",
     "PeftkitError",
     "Preset",
     "PublishedRate",
@@ -68,15 +82,21 @@ __all__ = [
     "RunSpec",
     "Runs",
     "SearchSpace",
+    "Side",
     "StepResult",
     "StepStats",
     "SweepResult",
     "Task",
+    "TaskKind",
+    "TextClassification",
+    "TextGeneration",
     "TrainContext",
     "__version__",
     "compare_runs",
     "describe",
     "estimate",
+    "get_text",
+    "get_texts",
     "hookimpl",
     "list_methods",
     "list_metrics",
@@ -100,14 +120,18 @@ _MODULES = {
     "api.sweeps": ("SweepResult", "run_sweep"),
     "components": (
         *("ApplyContext", "Callback", "EvaluationResult", "Example", "Incompatibility", "Meter", "Method", "Metric"),
-        *("Preset", "PublishedRate", "Range", "RunSpec", "SearchSpace", "StepResult", "StepStats", "Task"),
-        "TrainContext",
+        *("ModelKind", "OptionProblem", "Preset", "PublishedRate", "Range", "RunSpec", "SearchSpace", "Side"),
+        *("StepResult", "StepStats", "Task", "TaskKind", "TrainContext"),
     ),
     "errors": (
         *("InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError", "RunInterrupted"),
     ),
     "hookspecs": ("hookimpl",),
     "recipe": ("Recipe",),
+    "tasks.columns": ("get_text", "get_texts"),
+    "tasks.dataset_task": ("DataPath", "DatasetTask"),
+    "tasks.generic": ("DistractorGeneration", "MultipleChoice", "TextGeneration"),
+    "tasks.text_classification": ("TextClassification",),
 }
 
 

@@ -1,4 +1,6 @@
-"""The hooks of plugins. Each returns component classes or presets; importing a plugin must not import torch.
+"""The hooks of plugins. Each returns one or several component classes or presets.
+
+Importing a plugin must not import torch.
 
 A distribution registers its module as an entry point of the group ``peftkit``::
 
@@ -17,7 +19,7 @@ hookimpl = pluggy.HookimplMarker("peftkit")
 
 
 @hookspec
-def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
+def register_methods() -> type[Method] | Sequence[type[Method]]:  # type: ignore[empty-body]
     """Register fine-tuning methods.
 
     >>> from typing import Literal
@@ -37,7 +39,7 @@ def register_methods() -> Sequence[type[Method]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_presets() -> Sequence[Preset]:  # type: ignore[empty-body]
+def register_presets() -> Preset | Sequence[Preset]:  # type: ignore[empty-body]
     """Register presets: names for a method of any distribution with options.
 
     >>> from peftkit import Preset, hookimpl
@@ -60,7 +62,7 @@ def register_presets() -> Sequence[Preset]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_tasks() -> Sequence[type[Task]]:  # type: ignore[empty-body]
+def register_tasks() -> type[Task] | Sequence[type[Task]]:  # type: ignore[empty-body]
     """Register tasks.
 
     >>> from typing import Literal
@@ -87,7 +89,7 @@ def register_tasks() -> Sequence[type[Task]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
+def register_metrics() -> type[Metric] | Sequence[type[Metric]]:  # type: ignore[empty-body]
     """Register metrics.
 
     >>> from typing import Literal
@@ -106,7 +108,7 @@ def register_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_meters() -> Sequence[type[Meter]]:  # type: ignore[empty-body]
+def register_meters() -> type[Meter] | Sequence[type[Meter]]:  # type: ignore[empty-body]
     """Register meters.
 
     >>> from typing import Literal

@@ -1,27 +1,25 @@
-"""Finds, loads and checks plugins, and registers their components and presets with the distribution they come from."""
+"""Loads and checks plugins, and registers their components and presets with the distribution they come from."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, cast
 
 import pluggy
 
 from peftkit import hookspecs
-from peftkit.components import Callback, Component, Meter, Method, Metric, Preset, Task, TaskKind
+from peftkit.components import Callback, Component, Meter, Method, Metric, Preset, Task
+from peftkit.components.class_checks import check_class, check_name, check_options, component_name
 from peftkit.components.method_names import find_left_out, suggest_method
 from peftkit.components.preset import preset_class
-from peftkit.errors import InputError, PluginError, closest, comma_separated, did_you_mean, summarize_error
-
-GROUP = "peftkit"
-BUILTIN_DISTRIBUTION = "peftkit"
-"""The distribution of the built-in components, which is loaded whatever ``PEFTKIT_PLUGINS`` is."""
+from peftkit.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
+from peftkit.errors import PluginError, closest, comma_separated, did_you_mean, summarize_error
 
 Kind = Literal["method", "task", "metric", "meter", "callback"]
 FIRST_PARTY: Mapping[str, str] = {
@@ -44,8 +42,6 @@ BASE_CLASSES: Mapping[Kind, type[Component]] = {
     "meter": Meter,
     "callback": Callback,
 }
-NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""The form of component names."""
 HOOKS = (*(f"register_{kind}s" for kind in BASE_CLASSES), "register_presets")
 
 
@@ -76,6 +72,31 @@ class Failure:
 
     plugin: str
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """An installed plugin.
+
+    Attributes:
+        name: The names of its distribution and entry point, such as ``peftkit-energy:energy``.
+        distribution: The name of the distribution.
+        version: The version of the distribution.
+        licence: The licence in the distribution's metadata; empty if there is none.
+        error: Why it cannot be loaded; empty if it can.
+        is_excluded: Whether ``PEFTKIT_PLUGINS`` excludes it.
+        entries: Its components and presets.
+        unavailable: By the name of each of its presets whose method is not installed, the name of that method.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    licence: str
+    error: str = ""
+    is_excluded: bool = False
+    entries: tuple[Entry, ...] = ()
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +208,49 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
         PluginError: A name is registered twice, or a hook is misspelt, raises, or returns something else than classes.
         InputError: ``only`` names a plugin that is not installed.
     """
-    if only is None:
-        only = os.environ.get("PEFTKIT_PLUGINS")
+    selected, excluded = select_plugins(points, only)
+    return _load(selected, [name for name, _ in excluded])
+
+
+def list_plugins(only: str | None = None, points: Iterable[EntryPoint] | None = None) -> list[Plugin]:
+    """Return the installed plugins, including those that ``load_registry`` excludes or rejects.
+
+    Args:
+        only: As for ``load_registry``.
+        points: As for ``load_registry``.
+
+    Returns:
+        The plugins, sorted by name.
+
+    Raises:
+        InputError: ``only`` names a plugin that is not installed.
+    """
+    selected, excluded = select_plugins(points, only)
+    methods: dict[str, Entry] = {}
+    for each in selected:
+        with suppress(PluginError):  # reported below
+            methods |= _load([each], ()).all("method", presets=False)
+    plugins = [Plugin(name, *distribution_of(p), licence_of(p), is_excluded=True) for name, p in excluded]
+    for name, point in selected:
+        plugin = Plugin(name, *distribution_of(point), licence_of(point))
+        try:
+            registry = _load([(name, point)], (), methods)
+            error = registry.failures[0].error if registry.failures else ""
+            plugin = replace(plugin, entries=registry.entries, error=error, unavailable=registry.unavailable)
+        except PluginError as error_of_hook:
+            plugin = replace(plugin, error=str(error_of_hook).removeprefix(f"{name}: "))
+        plugins.append(plugin)
+    return sorted(plugins, key=lambda plugin: plugin.name)
+
+
+def _load(
+    selected: Sequence[tuple[str, EntryPoint]], left_out: Sequence[str], preset_bases: Mapping[str, Entry] | None = None
+) -> Registry:
+    """Load plugins; ``preset_bases`` are methods of other plugins that their presets may stand for."""
     manager = pluggy.PluginManager("peftkit")
     manager.add_hookspecs(hookspecs)
     failures: list[Failure] = []
     versions: dict[str, tuple[str, str]] = {}
-    selected, left_out = _select_plugins(points if points is not None else entry_points(group=GROUP), only)
     for name, point in selected:
         try:
             plugin = point.load()
@@ -201,41 +258,12 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
             failures.append(Failure(name, summarize_error(error)))
             continue
         _register(manager, plugin, name)
-        versions[name] = _distribution(point)
+        versions[name] = distribution_of(point)
     components = {kind: _entries(manager, kind, versions) for kind in BASE_CLASSES}
-    unavailable = _add_presets(manager, components["method"], versions)
+    unavailable = _add_presets(manager, components["method"], versions, preset_bases or {})
     entries = [entry for kind in BASE_CLASSES for _, entry in sorted(components[kind].items())]
     distributions = MappingProxyType(dict(sorted(versions.values())))
-    return Registry(tuple(entries), tuple(failures), distributions, left_out, MappingProxyType(unavailable))
-
-
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name or "unknown", point.dist.version or "0") if point.dist else ("unknown", "0")
-
-
-def _select_plugins(
-    points: Iterable[EntryPoint], only: str | None
-) -> tuple[list[tuple[str, EntryPoint]], tuple[str, ...]]:
-    """Return the selected entry points, sorted by ``distribution:name``, and the names of the others."""
-    installed: dict[str, EntryPoint] = {}
-    for point in points:  # of duplicates the first, which is the one that Python imports
-        installed.setdefault(f"{_distribution(point)[0]}:{point.name}", point)
-    if only is None:
-        return sorted(installed.items()), ()
-    wanted = {_canonical_name(word): word.strip() for word in only.split(",") if word.strip()}
-    aliases = {name: {_canonical_name(part) for part in (name, *name.split(":"))} for name in installed}
-    known = {alias for each in aliases.values() for alias in each}
-    if missing := [word for name, word in wanted.items() if name not in known]:
-        text = ", ".join(f"{word!r}{did_you_mean(word, known)}" for word in missing)
-        raise InputError(f"PEFTKIT_PLUGINS: not installed: {text}; installed: {comma_separated(sorted(installed))}")
-    wanted_names = {*wanted, _canonical_name(BUILTIN_DISTRIBUTION)}
-    selected = [name for name in sorted(installed) if aliases[name] & wanted_names]
-    return [(name, installed[name]) for name in selected], tuple(sorted(installed.keys() - selected))
-
-
-def _canonical_name(name: str) -> str:
-    """Normalize the name of a distribution (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+    return Registry(tuple(entries), tuple(failures), distributions, tuple(left_out), MappingProxyType(unavailable))
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
@@ -259,24 +287,28 @@ def _entries(manager: pluggy.PluginManager, kind: Kind, versions: Mapping[str, t
     entries: dict[str, Entry] = {}
     for plugin, where, components in _call_hook(manager, f"register_{kind}s"):
         for component in components:
-            _check_class(where, component, BASE_CLASSES[kind])
-            name = _component_name(f"{plugin}: {component.__name__}", component)
-            _check_attributes(f"{plugin}: {component.__name__}", component)
-            _add(entries, Entry(kind, name, component, *versions[plugin]), plugin)
+            _check_base(where, component, BASE_CLASSES[kind])
+            label = f"{plugin}: {component.__name__}"
+            entry = Entry(kind, component_name(label, component), component, *versions[plugin])
+            _check_entry(label, entry)
+            _add(entries, entry, plugin)
     return entries
 
 
 def _add_presets(
-    manager: pluggy.PluginManager, methods: dict[str, Entry], versions: Mapping[str, tuple[str, str]]
+    manager: pluggy.PluginManager,
+    methods: dict[str, Entry],
+    versions: Mapping[str, tuple[str, str]],
+    preset_bases: Mapping[str, Entry],
 ) -> dict[str, str]:
     """Add the classes of presets to the methods; return the others with the method that each lacks."""
-    bases, unavailable = dict(methods), {}
+    bases, unavailable = {**preset_bases, **methods}, {}
     for plugin, where, presets in _call_hook(manager, "register_presets"):
         for preset in presets:
             if not isinstance(preset, Preset):
                 raise PluginError(f"{where} returned {preset!r}, which is not a peftkit.Preset")
             label = f"{plugin}: the preset {preset.name!r}"
-            _check_name(label, preset.name)
+            check_name(label, preset.name)
             texts = {key: getattr(preset, key) for key in ("method", "summary", "paper")}
             if missing := [key for key, text in texts.items() if not isinstance(text, str) or not text.strip()]:
                 raise PluginError(f"{label} must have a text for {comma_separated(missing)}")
@@ -287,8 +319,16 @@ def _add_presets(
                 component = preset_class(preset, cast("type[Method]", bases[preset.method].component))
             except PluginError as error:
                 raise PluginError(f"{label} {error}") from error
-            _add(methods, Entry("method", preset.name, component, *versions[plugin]), plugin)
+            entry = Entry("method", preset.name, component, *versions[plugin])
+            _check_entry(label, entry)
+            _add(methods, entry, plugin)
     return unavailable
+
+
+def _check_entry(label: str, entry: Entry) -> None:
+    check_class(label, entry.component)
+    if entry.distribution != BUILTIN_DISTRIBUTION:  # the built-in ones have a test, since this takes longer
+        check_options(label, entry.component)
 
 
 def _add(entries: dict[str, Entry], entry: Entry, plugin: str) -> None:
@@ -314,56 +354,28 @@ def _call_hook(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, 
         where = f"{implementation.plugin_name}: {hook}"
         try:
             returned = implementation.function()
+            is_one = isinstance(returned, type | Component | Preset)
             is_list = isinstance(returned, Iterable) and not isinstance(returned, type | str | Component)
-            items = list(returned) if is_list else []
+            items = list(returned) if is_list else [returned]
         except (Exception, SystemExit) as error:
             raise PluginError(f"{where} failed: {summarize_error(error)}") from error
-        if not is_list:
-            what = "presets" if hook == "register_presets" else "classes"
-            raise PluginError(f"{where} returned {returned!r}; it must return a list of {what}")
+        if not is_list and not is_one:
+            form = "preset or a list of presets" if hook == "register_presets" else "class or a list of classes"
+            raise PluginError(f"{where} returned {returned!r}; it must return a {form}")
         yield implementation.plugin_name, where, items
 
 
-def _check_class(where: str, item: Any, base: type[Component]) -> None:
+def _check_base(where: str, item: Any, base: type[Component]) -> None:
     if not (isinstance(item, type) and issubclass(item, base)):
-        hint = "; return the class itself" if isinstance(item, base) else ""
-        raise PluginError(f"{where} returned {item!r}, which is not a subclass of peftkit.{base.__name__}{hint}")
+        raise PluginError(
+            f"{where} returned {item!r}, which is not a subclass of peftkit.{base.__name__}{_hint(item, base)}"
+        )
 
 
-def _component_name(where: str, component: type[Component]) -> str:
-    annotation = component.model_fields["name"].annotation
-    name = component.model_fields["name"].default
-    if get_origin(annotation) is not Literal or get_args(annotation) != (name,):
-        raise PluginError(f'{where} must declare its name as: name: Literal["x"] = "x"')
-    _check_name(where, name)
-    return str(name)
-
-
-def _check_name(where: str, name: Any) -> None:
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise PluginError(f"{where} has the name {name!r}; names have lower-case letters, digits and underscores")
-
-
-def _check_attributes(where: str, component: type[Component]) -> None:
-    """Check the class attributes, so that errors do not wait for a recipe that uses the class."""
-    kinds = get_args(TaskKind)
-    rules: list[tuple[str, str, Callable[[Any], bool]]] = []
-    if issubclass(component, Task):
-        rules += [
-            ("kind", f"one of {comma_separated(kinds)}", lambda v: v in kinds),
-            ("metrics", "a tuple of the names of metrics", _are_texts),
-            ("selection_metric", "the name of a metric's value", lambda v: isinstance(v, str)),
-        ]
-    if issubclass(component, Metric):
-        rules += [
-            ("kinds", f"a tuple of {comma_separated(kinds)}", lambda v: _are_texts(v) and set(v) <= set(kinds)),
-            ("values", "a tuple of texts", _are_texts),
-        ]
-    for attribute, form, is_valid in rules:
-        value = getattr(component, attribute, None)
-        if attribute in component.model_fields or not is_valid(value):
-            raise PluginError(f"{where} must have the class attribute (not an option) {attribute}: {form}")
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(v, str) for v in value)
+def _hint(item: object, base: type[Component]) -> str:
+    if isinstance(item, base):
+        return "; return the class itself"
+    if isinstance(item, Preset):
+        return "; register it with register_presets"
+    kinds = [kind for kind, other in BASE_CLASSES.items() if isinstance(item, type) and issubclass(item, other)]
+    return f"; register it with register_{kinds[0]}s" if kinds else ""

@@ -16,7 +16,7 @@ from pydantic import create_model
 from peftkit import Meter, Method, Metric, Task, hookimpl
 from peftkit.components import Component
 from peftkit.errors import InputError, PluginError
-from peftkit.plugins import Registry, load_registry
+from peftkit.plugins import Registry, list_plugins, load_registry
 
 
 class FakeDistribution(Distribution):
@@ -53,9 +53,13 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def component(name: str, base: type[Component] = Method) -> Any:
-    attributes = {}
+    attributes: dict[str, Any] = {
+        key: lambda self, *args: None
+        for key in ("apply", "load", "to_example", "compute", "totals")
+        if key in dir(base)
+    }
     if issubclass(base, Task):
-        attributes = {"kind": "generation", "metrics": (), "selection_metric": "loss"}
+        attributes |= {"kind": "generation", "metrics": (), "selection_metric": "loss"}
     model = create_model(name.title(), __base__=base, name=(Literal[name], name), __doc__=f"The {name}.\n\nMore.")
     for key, value in attributes.items():
         setattr(model, key, value)
@@ -269,13 +273,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "exits": ({"register_methods": raising(SystemExit(3))}, "d:plugin: register_methods failed: SystemExit: 3"),
     "none": (
         {"register_methods": returning(None)},
-        "d:plugin: register_methods returned None; it must return a list of classes",
+        "d:plugin: register_methods returned None; it must return a class or a list of classes",
     ),
-    "text": ({"register_methods": returning("ab")}, "register_methods returned 'ab'; it must return a list"),
-    "class": ({"register_methods": returning(component("a"))}, "returned <class .*A'>; it must return a list"),
+    "text": ({"register_methods": returning("ab")}, "register_methods returned 'ab'; it must return a class or a list"),
     "object alone": (
         {"register_methods": returning(component("a")())},
-        "returned A\\(name='a'\\); it must return a list",
+        r"returned A\(name='a'\), .*; return the class itself",
     ),
     "object": (
         {"register_methods": returning([component("a")()])},
@@ -284,7 +287,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no class": ({"register_methods": returning([3])}, "returned 3, which is not a subclass of peftkit.Method$"),
     "wrong base": (
         {"register_methods": returning([component("a", Metric)])},
-        "which is not a subclass of peftkit.Method",
+        "which is not a subclass of peftkit.Method; register it with register_metrics$",
     ),
     "no literal": (
         {"register_methods": returning([Silent])},
@@ -325,7 +328,7 @@ def test_an_entry_point_to_a_class_is_an_error(install: Install) -> None:
         registry(entry_point)
 
 
-def test_a_hook_may_return_any_collection(install: Install) -> None:
+def test_a_hook_may_return_one_class_or_any_collection(install: Install) -> None:
     def several() -> Iterator[type[Component]]:
         yield component("a")
         yield component("b")
@@ -334,8 +337,9 @@ def test_a_hook_may_return_any_collection(install: Install) -> None:
         install("d1", register_methods=hookimpl(specname="register_methods")(several)),
         install("d2", register_methods=returning((component("c"),))),
         install("d3", register_methods=returning(())),
+        install("d4", register_methods=returning(component("d"))),
     )
-    assert names(loaded) == ["method a", "method b", "method c"]
+    assert names(loaded) == ["method a", "method b", "method c", "method d"]
 
 
 # ---- import failures and excluded plugins
@@ -433,3 +437,32 @@ def test_unknown_names_in_peftkit_plugins_are_an_error(install: Install) -> None
         "PEFTKIT_PLUGINS: not installed: 'peftkit-on' (did you mean 'peftkit-one'?), 'zzz'; "
         "installed: peftkit-one:first"
     )
+
+
+# ---- the list of plugins
+
+
+def test_plugins_are_listed_with_licence_state_and_components(install: Install) -> None:
+    points = [
+        install("peftkit-two", "second", "2.0", register_methods=methods(component("two"))),
+        install("peftkit-one", "first", register_methods=methods(component("one"))),
+        EntryPoint("broken", "none_such_module", "peftkit"),
+        install("peftkit-odd", "odd", register_methods=methods(component("a", Metric))),
+    ]
+    for point, lines in zip(points, ("License-Expression: MIT", "License: GPL\n  text", "", ""), strict=True):
+        if point.dist and lines:
+            point.dist.texts["METADATA"] += f"{lines}\n"  # type: ignore[attr-defined]
+    listed = {plugin.name: plugin for plugin in list_plugins("first,odd,broken", points)}
+    assert sorted(listed) == list(listed)
+    assert [(p.distribution, p.version, p.licence) for p in listed.values()][1:] == [
+        ("peftkit-one", "1.0", "GPL"),
+        ("peftkit-two", "2.0", "MIT"),
+        ("unknown", "0", ""),
+    ]
+    assert [p.is_excluded for p in listed.values()] == [False, False, True, False]
+    assert [entry.name for p in listed.values() for entry in p.entries] == ["one"]
+    assert listed["unknown:broken"].error.startswith("ModuleNotFoundError")
+    assert listed["peftkit-odd:odd"].error.endswith(
+        "is not a subclass of peftkit.Method; register it with register_metrics"
+    )
+    assert list_plugins(points=[]) == []

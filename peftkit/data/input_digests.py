@@ -23,10 +23,11 @@ from datasets import Dataset
 from peftkit.cache import cache_folder
 from peftkit.components import Component, Example
 from peftkit.data.pipeline import PreparedData, prepare_data
+from peftkit.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import ModelFamily
 from peftkit.models.load import load_family
-from peftkit.plugins import BUILTIN_DISTRIBUTION, Registry
+from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path
 from peftkit.run_directory import RunDirectory

@@ -15,6 +15,7 @@ from peftkit.inference.finished_run import FinishedRun
 from peftkit.inference.model_card import model_card
 from peftkit.models.checkpoints.transformers_versions import write_compatible_files
 from peftkit.models.generation import copy_generation_config
+from peftkit.models.method_errors import merge_problem
 
 
 def merge(run: FinishedRun, out: Path) -> float:
@@ -35,10 +36,8 @@ def merge(run: FinishedRun, out: Path) -> float:
     method = run.recipe.method
     before = _logits(run, run.model)
     merged = method.merge(run.model)
-    if different := sorted(merged.state_dict().keys() ^ run.base_weight_names):
-        raise RunError(
-            f"{method.name!r} cannot be merged: {len(different)} weights are extra or missing, such as {different[0]}"
-        )
+    if problem := merge_problem(method, merged.state_dict(), run.base_weight_names):
+        raise RunError(problem)
     difference = (_logits(run, merged) - before).abs().max().item()
     tolerance = method.merge_tolerance * max(1.0, before.abs().max().item())
     if not difference <= tolerance:

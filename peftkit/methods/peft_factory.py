@@ -109,7 +109,8 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     """Build the class of a method; options declared by its base class have precedence over peft's."""
     name, options = configuration.name, {option.name: option for option in configuration.options}
     base = SPECIALIZED.get(name) or (PromptMethod if "num_virtual_tokens" in options else PeftMethod)
-    excluded = HIDDEN | base.excluded_options | base.model_fields.keys()
+    # An option of a later release of peft must not replace a method of the class, such as `merge`.
+    excluded = HIDDEN | base.excluded_options | base.model_fields.keys() | set(dir(base))
     fields = {key: _field(option) for key, option in options.items() if key not in excluded}
     if name in PATTERNS:
         marker = ModulePatterns(PATTERNS[name])

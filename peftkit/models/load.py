@@ -28,7 +28,7 @@ from peftkit.models.checkpoints.text_models import is_text_model_config, load_te
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
 from peftkit.models.generation import reset_generation_config, reset_output_flags
 from peftkit.models.heads.classification_head import ClassificationHead, detect_head, load_with_head, set_labels
-from peftkit.models.method_errors import explain_method_errors
+from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
 from peftkit.models.positions import count_positions, fit_lengths
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
@@ -291,7 +291,8 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
 
     Raises:
         RunError: no parameter is trainable, or the model does not support gradient checkpointing.
-        InputError: an option names a module that the model does not have, or does not fit the model.
+        InputError: an option names a module that the model does not have, or does not fit the model, or a module of the
+            method lacks the weight of the layer that it replaces.
     """
     context = ApplyContext(
         model_kind=base.kind,
@@ -312,8 +313,10 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
     torch.manual_seed(recipe.run.effective_init_seed)
     check_names(recipe.method, base.model)
+    layers = weighted_layers(base.model)
     with explain_method_errors(recipe.method, "cannot be applied", base.model):
         model = apply_in_model_dtype(recipe, lambda: recipe.method.apply(base.model, context))
+    check_weights(recipe.method, layers)
     unfreeze_head(model, base.head.parameters)
     trainable, total = count_parameters(model)
     if not trainable:

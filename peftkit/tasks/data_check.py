@@ -149,7 +149,7 @@ def option_of_column(task: DatasetTask, column: str) -> str:
         task: The task.
         column: Name of the column.
     """
-    for option, name in task._column_options():
+    for option, name in task.column_options():
         if name == column:
             return option
-    return "prompt" if column in prompt_templates.fields(task._prompt_template()) else "path"
+    return "prompt" if column in prompt_templates.fields(task.prompt_template()) else "path"

@@ -25,7 +25,10 @@ DataPath = str | dict[str, str | list[str]]
 
 
 class DatasetTask(Task):
-    """A task on rows of files, a folder or a hub dataset."""
+    """A task on rows of files, a folder or a hub dataset.
+
+    Subclasses define ``prompt_template`` and ``to_example``; a task with candidates also ``make_prompt``.
+    """
 
     hub_id: ClassVar[str] = ""
     """Hub id of the dataset, for tasks on a particular one."""
@@ -89,7 +92,7 @@ class DatasetTask(Task):
 
     @model_validator(mode="after")
     def _check_prompt(self) -> DatasetTask:
-        fields = prompt_templates.fields(self._prompt_template())
+        fields = prompt_templates.fields(self.prompt_template())
         if not fields:
             raise ValueError("prompt: has no fields; add one in braces, such as {text}")
         columns = [getattr(self, option) or () for option in self.hidden_from_prompt]
@@ -108,35 +111,37 @@ class DatasetTask(Task):
         """Whether the training rows are streamed."""
         return self.streaming
 
-    def _prompt_template(self) -> str:
-        """Returns the prompt template."""
+    def prompt_template(self) -> str:
+        """Returns the prompt template, such as ``self.prompt or "classify: {text}"``."""
         raise NotImplementedError
 
-    def _column_options(self) -> Iterator[tuple[str, str]]:
-        """Yields the options that name columns, with the columns."""
+    def column_options(self) -> Iterator[tuple[str, str]]:
+        """Yields the options that name columns, with the columns, which the data must have."""
         if self.group_column:
             yield "group_column", self.group_column
 
-    def _field_columns(self) -> Mapping[str, str]:
-        """Returns the column of each prompt field that is not itself the name of a column."""
-        raise NotImplementedError
+    def field_columns(self) -> Mapping[str, str]:
+        """Returns the column of each prompt field that is not itself the name of a column; none by default."""
+        return {}
 
-    def _make_prompt(self, row: Mapping[str, Any]) -> Example:
-        """Converts a row to an example whose target is a placeholder."""
-        raise NotImplementedError
+    def make_prompt(self, row: Mapping[str, Any]) -> Example:
+        """Converts a row to an example without its answer: its target is empty, or the first of its candidates."""
+        source, span = self.render_prompt(row)
+        return Example(source, "", truncatable_span=span)
 
-    def _required_columns(self, row: Mapping[str, Any]) -> list[str]:
-        """Returns the columns that ``_make_prompt`` reads of the row."""
-        columns = self._field_columns()
+    def required_columns(self, row: Mapping[str, Any]) -> list[str]:
+        """Returns the columns that ``make_prompt`` reads of the row."""
+        columns = self.field_columns()
         return list(
-            dict.fromkeys(columns.get(field, field) for field in prompt_templates.fields(self._prompt_template()))
+            dict.fromkeys(columns.get(field, field) for field in prompt_templates.fields(self.prompt_template()))
         )
 
-    def _text_columns(self) -> list[str]:
+    def text_columns(self) -> list[str]:
         """Returns the columns that are used as text, in prompts or targets."""
-        return self._required_columns({})
+        return self.required_columns({})
 
-    def _group(self, row: Mapping[str, Any]) -> str:
+    def group_of(self, row: Mapping[str, Any]) -> str:
+        """Returns the group of a row; empty without ``group_column``."""
         return get_text(row, self.group_column) if self.group_column else ""
 
     def to_prompt(self, row: Mapping[str, Any]) -> Example:
@@ -146,12 +151,13 @@ class DatasetTask(Task):
             MissingFieldsError: The row lacks columns of the prompt.
             RowError: A field is empty or invalid.
         """
-        missing = [column for column in self._required_columns(row) if not has_column(row, column)]
+        missing = [column for column in self.required_columns(row) if not has_column(row, column)]
         if missing:
             raise MissingFieldsError(missing)
-        return self._make_prompt(row)
+        return self.make_prompt(row)
 
-    def _config_name(self) -> str | None:
+    def config_name(self) -> str | None:
+        """Returns the configuration of the hub dataset, or the subfolder of a local one."""
         return self.config
 
     def resolve_revision(self) -> str | None:
@@ -182,7 +188,7 @@ class DatasetTask(Task):
         files: Any = self.path
         if isinstance(files, dict):
             files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())
-        config = self._config_name()
+        config = self.config_name()
         published = self.published_sizes.get(config or "", {}) if files == self.hub_id and self.hub_id else {}
         return DataSource(
             path=files,
@@ -218,13 +224,13 @@ class DatasetTask(Task):
         """Yields an error for each column of each split that does not exist, or has no text."""
         for split, rows in splits.items():
             columns = rows.column_names or ()
-            for option, column in self._column_options():
+            for option, column in self.column_options():
                 if columns and column not in columns and column.split(".")[0] not in columns:
                     known = sorted(visible_columns(columns))
                     near = did_you_mean(column, known)
                     text = f"there is no column {column!r}{near}; columns: {comma_separated(known)}"
                     yield DataError(option, text, self._describe_split(split), column)
-            for column in self._text_columns():
+            for column in self.text_columns():
                 if names := feature_names(rows.features, column):
                     text = (
                         f"is used as text, but has label numbers (of {comma_separated(names)}); write the label names "
@@ -248,7 +254,7 @@ class DatasetTask(Task):
         """Describes a split by its file, or by its dataset and name."""
         return self.describe_row(split, 0).rsplit(", row", 1)[0]
 
-    def _render_prompt(self, row: Mapping[str, Any], **computed: str) -> tuple[str, tuple[int, int] | None]:
+    def render_prompt(self, row: Mapping[str, Any], **computed: str) -> tuple[str, tuple[int, int] | None]:
         """Renders the prompt of a row.
 
         Args:
@@ -261,7 +267,7 @@ class DatasetTask(Task):
         Raises:
             RowError: A field does not exist or is invalid.
         """
-        columns = self._field_columns()
+        columns = self.field_columns()
 
         def value(field: str) -> str:
             if field in computed:
@@ -269,4 +275,4 @@ class DatasetTask(Task):
             get = get_nonblank_text if field in self.required_fields else get_text
             return get(row, columns.get(field, field))
 
-        return prompt_templates.render(self._prompt_template(), value, self.truncatable_field)
+        return prompt_templates.render(self.prompt_template(), value, self.truncatable_field)

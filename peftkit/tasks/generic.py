@@ -49,20 +49,20 @@ class _QuestionTask(DatasetTask):
     truncatable_field: ClassVar[str] = "context"
     required_fields: ClassVar[tuple[str, ...]] = ("question",)
 
-    def _field_columns(self) -> Mapping[str, str]:
+    def field_columns(self) -> Mapping[str, str]:
         context = {"context": self.context_column} if self.context_column else {}
         return {"question": self.question_column, **context}
 
-    def _group(self, row: Mapping[str, Any]) -> str:
+    def group_of(self, row: Mapping[str, Any]) -> str:
         column = self.group_column or self.context_column
         return get_text(row, column) if column else ""
 
-    def _column_options(self) -> Iterator[tuple[str, str]]:
+    def column_options(self) -> Iterator[tuple[str, str]]:
         yield "question_column", self.question_column
         yield "answer_column", self.answer_column
         if self.context_column:
             yield "context_column", self.context_column
-        yield from super()._column_options()
+        yield from super().column_options()
 
 
 class MultipleChoice(_QuestionTask):
@@ -101,12 +101,12 @@ class MultipleChoice(_QuestionTask):
             )
         return self
 
-    def _prompt_template(self) -> str:
+    def prompt_template(self) -> str:
         context = " context: {context}" if self.context_column else ""
         return self.prompt or "question: {question} choices: {choices}" + context
 
-    def _column_options(self) -> Iterator[tuple[str, str]]:
-        yield from super()._column_options()
+    def column_options(self) -> Iterator[tuple[str, str]]:
+        yield from super().column_options()
         for column in self.choices_columns:
             yield "choices_columns", column
         if not self.choices_columns:
@@ -114,24 +114,24 @@ class MultipleChoice(_QuestionTask):
         if self.choice_labels_column:
             yield "choice_labels_column", self.choice_labels_column
 
-    def _required_columns(self, row: Mapping[str, Any]) -> list[str]:
-        columns = [column for column in super()._required_columns(row) if column != "choices"]
+    def required_columns(self, row: Mapping[str, Any]) -> list[str]:
+        columns = [column for column in super().required_columns(row) if column != "choices"]
         columns += self._choice_columns()
         if self.shuffle_choices:
             columns.append(self.question_column)
-        if self.choice_labels_column and "choices" in prompt_templates.fields(self._prompt_template()):
+        if self.choice_labels_column and "choices" in prompt_templates.fields(self.prompt_template()):
             columns.append(self.choice_labels_column)
         return list(dict.fromkeys(columns))
 
-    def _make_prompt(self, row: Mapping[str, Any]) -> Example:
+    def make_prompt(self, row: Mapping[str, Any]) -> Example:
         choices = self._choices(row)
         labels = (
             self._choice_labels(row, len(choices))
-            if "choices" in prompt_templates.fields(self._prompt_template())
+            if "choices" in prompt_templates.fields(self.prompt_template())
             else []
         )
         listed = " ".join(f"{label} - {choice}" for label, choice in zip(labels, choices, strict=False))
-        source, span = self._render_prompt(row, choices=listed)
+        source, span = self.render_prompt(row, choices=listed)
         return Example(source, choices[0], tuple(dict.fromkeys(choices)), truncatable_span=span or NO_SPAN)
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
@@ -140,11 +140,11 @@ class MultipleChoice(_QuestionTask):
         Raises:
             RowError: A field is missing or empty, a choice is repeated, or the answer is not one of the choices.
         """
-        prompt, choices = self._make_prompt(row), get_texts(row, self._choice_columns())
+        prompt, choices = self.make_prompt(row), get_texts(row, self._choice_columns())
         labels = self._choice_labels(row, len(choices))
         answer = get_value(row, self.answer_column)
         index = match_choice(answer, choices, labels, self.answer_is, self.answer_column)
-        return replace(prompt, target=choices[index], group=self._group(row))
+        return replace(prompt, target=choices[index], group=self.group_of(row))
 
     def _choice_columns(self) -> tuple[str, ...]:
         return self.choices_columns or (self.choices_column,)
@@ -192,24 +192,20 @@ class TextGeneration(DatasetTask):
     required_fields: ClassVar[tuple[str, ...]] = ("source",)
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("target_column",)
 
-    def _prompt_template(self) -> str:
+    def prompt_template(self) -> str:
         return self.prompt or "{source}"
 
-    def _column_options(self) -> Iterator[tuple[str, str]]:
-        if "source" in prompt_templates.fields(self._prompt_template()):
+    def column_options(self) -> Iterator[tuple[str, str]]:
+        if "source" in prompt_templates.fields(self.prompt_template()):
             yield "source_column", self.source_column
         yield "target_column", self.target_column
-        yield from super()._column_options()
+        yield from super().column_options()
 
-    def _field_columns(self) -> Mapping[str, str]:
+    def field_columns(self) -> Mapping[str, str]:
         return {"source": self.source_column}
 
-    def _text_columns(self) -> list[str]:
-        return [*super()._text_columns(), self.target_column]
-
-    def _make_prompt(self, row: Mapping[str, Any]) -> Example:
-        source, span = self._render_prompt(row)
-        return Example(source, "", truncatable_span=span)
+    def text_columns(self) -> list[str]:
+        return [*super().text_columns(), self.target_column]
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
         """The prompt → the target.
@@ -217,13 +213,13 @@ class TextGeneration(DatasetTask):
         Raises:
             RowError: A field is missing or empty.
         """
-        prompt, column = self._make_prompt(row), self.target_column
+        prompt, column = self.make_prompt(row), self.target_column
         is_list = isinstance(get_value(row, column), list)
         targets = get_texts(row, [column]) if is_list else [get_text(row, column)]
         if not targets or not all(map(str.strip, targets)):
             raise RowError(column, EMPTY)
         references = tuple(targets) if len(targets) > 1 else ()
-        return replace(prompt, target=targets[0], references=references, group=self._group(row))
+        return replace(prompt, target=targets[0], references=references, group=self.group_of(row))
 
 
 class DistractorGeneration(_QuestionTask):
@@ -263,24 +259,24 @@ class DistractorGeneration(_QuestionTask):
             raise ValueError("answer_is: requires choices_column")
         return self
 
-    def _prompt_template(self) -> str:
+    def prompt_template(self) -> str:
         context = " context: {context}" if self.context_column else ""
         return self.prompt or "answer: {answer} question: {question}" + context
 
-    def _column_options(self) -> Iterator[tuple[str, str]]:
-        yield from super()._column_options()
+    def column_options(self) -> Iterator[tuple[str, str]]:
+        yield from super().column_options()
         option = "distractors_columns" if self.distractors_columns else "distractors_column"
         for column in self._list_columns():
             yield "choices_column" if self.choices_column else option, column
 
-    def _text_columns(self) -> list[str]:
-        return [column for column in super()._text_columns() if column != self.answer_column or not self.choices_column]
+    def text_columns(self) -> list[str]:
+        return [column for column in super().text_columns() if column != self.answer_column or not self.choices_column]
 
     def _list_columns(self) -> tuple[str, ...]:
         return (self.choices_column,) if self.choices_column else self.distractors_columns or (self.distractors_column,)
 
-    def _required_columns(self, row: Mapping[str, Any]) -> list[str]:
-        columns = [column for column in super()._required_columns(row) if column != "answer"]
+    def required_columns(self, row: Mapping[str, Any]) -> list[str]:
+        columns = [column for column in super().required_columns(row) if column != "answer"]
         if self.choices_column and not self._answer_is_text(row):
             columns.append(self.choices_column)
         return list(dict.fromkeys([*columns, self.answer_column]))
@@ -302,8 +298,8 @@ class DistractorGeneration(_QuestionTask):
         answer, labels = get_value(row, self.answer_column), LETTERS[: len(choices)]
         return match_choice(answer, choices, labels, self.answer_is, self.answer_column)
 
-    def _make_prompt(self, row: Mapping[str, Any]) -> Example:
-        source, span = self._render_prompt(row, answer=self._answer(row))
+    def make_prompt(self, row: Mapping[str, Any]) -> Example:
+        source, span = self.render_prompt(row, answer=self._answer(row))
         return Example(source, "", truncatable_span=span or NO_SPAN)
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
@@ -324,4 +320,4 @@ class DistractorGeneration(_QuestionTask):
             raise RowError(column, f"contains the answer, {answer!r}")
         target = "; ".join(each.replace(";", ",").strip() for each in distractors)
         extra = {"answer": answer.replace(";", ",")}
-        return replace(self._make_prompt(row), target=target, extra=extra, group=self._group(row))
+        return replace(self.make_prompt(row), target=target, extra=extra, group=self.group_of(row))

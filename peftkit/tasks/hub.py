@@ -107,16 +107,16 @@ class TweetEval(TextClassification):
         "stance_hillary": _sizes(620, 69, 295),
     }
 
-    def _config_name(self) -> str | None:
+    def config_name(self) -> str | None:
         return self.config or self.subset
 
-    def _configured_names(self) -> Sequence[str]:
+    def configured_label_names(self) -> Sequence[str]:
         return self.label_names or TWEET_LABELS[self.subset]
 
-    def _verbaliser(self, name: str) -> str:
+    def verbaliser(self, name: str) -> str:
         return self.verbalisers.get(name, VERBALISERS.get(name, name))
 
-    def _prompt_template(self) -> str:
+    def prompt_template(self) -> str:
         return self.prompt or f"tweet {self.subset.replace('_', ' ')}: {{text}}"
 
 
@@ -202,7 +202,7 @@ class Race(MultipleChoice):
     published_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = RACE
     duplicates: ClassVar[bool] = True
 
-    def _config_name(self) -> str | None:
+    def config_name(self) -> str | None:
         return self.config or self.subset
 
 
@@ -232,5 +232,5 @@ class RaceDistractors(DistractorGeneration):
     published_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = RACE
     duplicates: ClassVar[bool] = True
 
-    def _config_name(self) -> str | None:
+    def config_name(self) -> str | None:
         return self.config or self.subset

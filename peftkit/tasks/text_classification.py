@@ -63,7 +63,7 @@ class TextClassification(DatasetTask):
 
     @model_validator(mode="after")
     def _check_labels(self) -> TextClassification:
-        names = list(self._configured_names())
+        names = list(self.configured_label_names())
         if names and (reason := self._verbaliser_error(names)):
             raise ValueError(reason)
         if self.streaming and not names:
@@ -78,11 +78,11 @@ class TextClassification(DatasetTask):
                 return f"verbalisers: unknown label {name!r}{near}"
         texts: dict[str, str] = {}
         for name in names:
-            if not self._verbaliser(name).strip():
+            if not self.verbaliser(name).strip():
                 return f"verbalisers: the text of the label {name!r} is empty"
-            other = texts.setdefault(self._verbaliser(name), name)
+            other = texts.setdefault(self.verbaliser(name), name)
             if other != name:
-                return f"verbalisers: the labels {other!r} and {name!r} have the same text {self._verbaliser(name)!r}"
+                return f"verbalisers: the labels {other!r} and {name!r} have the same text {self.verbaliser(name)!r}"
         if len(set(names)) < len(names):
             repeated = next(name for name in names if list(names).count(name) > 1)
             return f"label_names: the label {repeated!r} occurs twice"
@@ -91,16 +91,18 @@ class TextClassification(DatasetTask):
     @property
     def labels(self) -> tuple[str, ...]:
         """The text that is ranked for each label, in the order of their numbers."""
-        return tuple(map(self._verbaliser, self._label_names()))
+        return tuple(map(self.verbaliser, self._label_names()))
 
-    def _verbaliser(self, name: str) -> str:
+    def verbaliser(self, name: str) -> str:
+        """Returns the text that is ranked for a label."""
         return self.verbalisers.get(name, name)
 
-    def _configured_names(self) -> Sequence[str]:
+    def configured_label_names(self) -> Sequence[str]:
+        """Returns the label names in the order of their numbers; empty to take those of the training rows."""
         return self.label_names
 
     def _label_names(self) -> Sequence[str]:
-        return self._configured_names() or find_label_names(self._data_source(), self.label_column)[0]
+        return self.configured_label_names() or find_label_names(self._data_source(), self.label_column)[0]
 
     def load(self) -> DatasetDict:
         find_label_names.cache_clear()  # files may have changed
@@ -109,7 +111,7 @@ class TextClassification(DatasetTask):
         return splits
 
     def _check_label_names(self, splits: Mapping[str, Any]) -> None:
-        names, origin = self._label_names(), "label_names" if self._configured_names() else "the training split"
+        names, origin = self._label_names(), "label_names" if self.configured_label_names() else "the training split"
         check_label_order(splits, self.label_column, names, origin)
         check_label_names(names, self.label_column)
         if reason := self._verbaliser_error(names):
@@ -128,7 +130,7 @@ class TextClassification(DatasetTask):
 
     def _knows_all_labels(self) -> bool:
         """Returns whether the label names are configured, or those of all training rows."""
-        if self._configured_names():
+        if self.configured_label_names():
             return True
         loaded = load_valid_splits(self._data_source())
         if "train" not in loaded.splits:
@@ -144,28 +146,28 @@ class TextClassification(DatasetTask):
             pass
 
         def check(row: Mapping[str, Any]) -> None:
-            self._render_prompt(row)
+            self.render_prompt(row)
             read_label(row, self.label_column)
-            self._group(row)
+            self.group_of(row)
 
         return check
 
-    def _prompt_template(self) -> str:
+    def prompt_template(self) -> str:
         return self.prompt or ("classify: {text}" + (" {text_pair}" if self.text_pair_column else ""))
 
-    def _column_options(self) -> Iterator[tuple[str, str]]:
+    def column_options(self) -> Iterator[tuple[str, str]]:
         yield "text_column", self.text_column
         yield "label_column", self.label_column
         if self.text_pair_column:
             yield "text_pair_column", self.text_pair_column
-        yield from super()._column_options()
+        yield from super().column_options()
 
-    def _field_columns(self) -> Mapping[str, str]:
+    def field_columns(self) -> Mapping[str, str]:
         pair = {"text_pair": self.text_pair_column} if self.text_pair_column else {}
         return {"text": self.text_column, **pair}
 
-    def _make_prompt(self, row: Mapping[str, Any]) -> Example:
-        source, span = self._render_prompt(row)
+    def make_prompt(self, row: Mapping[str, Any]) -> Example:
+        source, span = self.render_prompt(row)
         return Example(source, self.labels[0], self.labels, truncatable_span=span)
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
@@ -174,11 +176,11 @@ class TextClassification(DatasetTask):
         Raises:
             RowError: A field is missing or empty, or the label is unknown.
         """
-        prompt = self._make_prompt(row)
-        return replace(prompt, target=self._verbaliser(self._label(row)), group=self._group(row))
+        prompt = self.make_prompt(row)
+        return replace(prompt, target=self.verbaliser(self._label(row)), group=self.group_of(row))
 
     def _label(self, row: Mapping[str, Any]) -> str:
-        numbered = bool(self._configured_names()) or find_label_names(self._data_source(), self.label_column)[1]
+        numbered = bool(self.configured_label_names()) or find_label_names(self._data_source(), self.label_column)[1]
         return match_label(
             read_label(row, self.label_column), self._label_names(), self.label_column, numbered=numbered
         )

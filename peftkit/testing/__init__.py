@@ -1,10 +1,17 @@
-"""The public conformance kit: checks of methods, tasks, metrics and callbacks, on tiny models of many architectures."""
+"""The public conformance kit: checks of components, on tiny models of many architectures."""
 
-from peftkit.testing.component_checks import check_metric, check_published_rates, check_round_trip, check_task
+from peftkit.testing.component_checks import (
+    check_meter,
+    check_metric,
+    check_published_rates,
+    check_registered,
+    check_round_trip,
+    check_task,
+)
+from peftkit.testing.generation_check import check_generation_matches_scores
 from peftkit.testing.method_checks import (
     METHOD_CHECKS,
     NotSupportedError,
-    check_generation_matches_scores,
     check_gradient_checkpointing,
     check_method,
 )
@@ -22,9 +29,11 @@ __all__ = [
     "check_callback",
     "check_generation_matches_scores",
     "check_gradient_checkpointing",
+    "check_meter",
     "check_method",
     "check_metric",
     "check_published_rates",
+    "check_registered",
     "check_round_trip",
     "check_task",
     "conformance",

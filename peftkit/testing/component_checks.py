@@ -1,15 +1,17 @@
-"""Checks of components, tasks and metrics, which raise ``AssertionError`` if they fail."""
+"""Checks of components, tasks, metrics and meters, which raise ``AssertionError`` if they fail."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import islice
 from typing import Any
 
-from peftkit.components import Component, Example, Method, Metric, Range, Task
+from peftkit.components import Component, Example, Meter, Method, Metric, Range, StepStats, Task
 from peftkit.errors import MissingFieldsError
-from peftkit.plugins import load_registry
+from peftkit.plugins import BASE_CLASSES, load_registry
 
 MAX_ROWS = 200
 """The number of rows of each split that are checked."""
@@ -33,6 +35,26 @@ def check_round_trip(component: Component) -> None:
     ]
     assert not undescribed, f"options without a description: {undescribed}"
     assert component_class.model_config.get("extra") == "forbid", "unknown options must be rejected"
+
+
+def check_registered(component: type[Component]) -> None:
+    """Check that an installed plugin registers a class under its name.
+
+    Args:
+        component: The class.
+
+    Raises:
+        AssertionError: No plugin does, or its import fails.
+    """
+    registry = load_registry()
+    name = component.model_fields["name"].default
+    kind = next(kind for kind, base in BASE_CLASSES.items() if issubclass(component, base))
+    entry = registry.all(kind).get(name)
+    assert entry is not None, (
+        f"no installed plugin registers the {kind} {name!r}; install it (pip install -e .) and return its class from "
+        f"register_{kind}s{registry.why_missing(name)}"
+    )
+    assert entry.component is component, f"{kind} {name!r} is another class, of {entry.distribution} {entry.version}"
 
 
 def check_published_rates(method: Method | type[Method]) -> None:
@@ -170,3 +192,45 @@ def check_metric(metric: Metric) -> None:
         assert math.isclose(value, reordered[key], abs_tol=1e-9), f"{key} depends on the order of the examples"
         better = value >= wrong[key] if metric.higher_is_better else value <= wrong[key]
         assert better, f"{key} is {value} for correct answers and {wrong[key]} for wrong ones"
+
+
+def check_meter(meter: Meter) -> None:
+    """Check that a meter has numbers as totals, with all its budgets, and that a resumed run continues them.
+
+    Args:
+        meter: A new meter with its options.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    from torch import nn
+
+    check_round_trip(meter)
+    model, options = nn.Linear(2, 2), meter.model_dump_json()
+    resumed, unused = (type(meter).model_validate_json(options, strict=True) for _ in range(2))
+    meter.start(model)
+    state_of_unused = deepcopy(unused.state_dict())
+    before: dict[str, float] = {}
+    for step in (1, 2):
+        meter.on_step_start()
+        meter.on_step_end()
+        meter.update(StepStats(4 * step, 40, 8, 0.5, 12, 0.25, 1000, 2000, 300, 40))
+        totals = meter.totals()
+        values: list[Any] = list(totals.values())
+        assert all(isinstance(value, int | float) and math.isfinite(value) for value in values), (
+            f"totals returns {totals}, but values must be finite numbers"
+        )
+        missing = [name for name in type(meter).budgets if name not in totals]
+        assert not missing, f"budgets names {missing[0]!r}, but totals returns {sorted(totals)}"
+        for name in type(meter).budgets:
+            assert totals[name] >= before.get(name, 0.0), f"{name} limits a budget, so it must not fall"
+        before = totals
+    state = meter.state_dict()
+    try:
+        stored = json.loads(json.dumps(state))
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"state_dict returns {state}, which is not JSON: {error}; override it") from error
+    resumed.start(model)
+    resumed.load_state_dict(stored)
+    assert resumed.totals() == totals, f"a resumed meter has the totals {resumed.totals()} instead of {totals}"
+    assert unused.state_dict() == state_of_unused, "meters share state; keep it in private attributes"

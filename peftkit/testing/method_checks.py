@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -14,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peftkit.components import Method
 from peftkit.components.head_parameters import find_head_parameters
-from peftkit.errors import InputError
+from peftkit.errors import InputError, PluginError
 from peftkit.macs.mac_counter import MacCounter, StepMacs
+from peftkit.models.method_errors import check_weights, merge_problem, weighted_layers
+from peftkit.testing.generation_check import check_generation_matches_scores
 from peftkit.testing.tiny_models import STEPS, architecture_kind, batch, context, head_parameters, run_spec, tiny_model
 from peftkit.testing.tiny_training import (
     apply_method,
@@ -183,11 +184,33 @@ def check_merges(method: Method, architecture: str, folder: Path) -> None:
         raise NotSupportedError(str(error)) from error
     finally:
         forget_trained()  # merging changes it
-    merged_names, base_names = set(merged.state_dict()), set(tiny_model(architecture).state_dict())
-    different = sorted(merged_names ^ base_names)
-    assert not different, f"the tensors of the merged model are not those of the base model: {different[:5]}"
+    problem = merge_problem(method, merged.state_dict(), tiny_model(architecture).state_dict())
+    assert not problem, problem
     difference = (logits(merged, architecture) - trained_logits).abs().max().item()
     assert difference <= method.merge_tolerance, f"logits differ by {difference:.1e}"
+
+
+def check_layer_weights(method: Method, architecture: str, folder: Path) -> None:
+    """Check that modules in place of layers have the weight of the layer, which T5 reads.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: Not used.
+
+    Raises:
+        NotSupportedError: The method does not support the architecture, or T5.
+        AssertionError: The check failed.
+    """
+    for name in (architecture, "t5"):
+        raise_if_unsupported(method.incompatible_with(run_spec(name)))
+    base = tiny_model(architecture)
+    layers = weighted_layers(base)
+    method.apply(base, context(architecture))
+    try:
+        check_weights(method, layers, reader="T5")
+    except PluginError as error:
+        raise AssertionError(str(error)) from error
 
 
 def check_gradient_checkpointing(method: Method, architecture: str, folder: Path) -> None:
@@ -307,57 +330,6 @@ def raise_if_unsupported(reasons: list[str]) -> None:
         raise NotSupportedError("; ".join(reasons))
 
 
-def check_generation_matches_scores(model: Any, architecture: str, tokens: int = 6, *, cached: bool = True) -> None:
-    """Check that the logits of greedy search equal those of one forward pass over the generated text.
-
-    Args:
-        model: A decoder or encoder-decoder.
-        architecture: Its architecture.
-        tokens: The number of tokens to generate.
-        cached: Whether to generate with a KV cache.
-
-    Raises:
-        AssertionError: The logits differ.
-    """
-    model.eval()
-    rows = batch(architecture)
-    source, mask = rows["input_ids"], rows["attention_mask"]
-    with torch.no_grad(), _without_eos(model):
-        settings = {} if cached else {"use_cache": False}
-        generated = model.generate(
-            input_ids=source,
-            attention_mask=mask,
-            max_new_tokens=tokens,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-            **settings,
-        )
-        text = generated.sequences
-        if architecture_kind(architecture) == "decoder":
-            mask = torch.cat([mask, torch.ones(len(mask), tokens, dtype=mask.dtype)], 1)
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            inputs = {"input_ids": text, "attention_mask": mask, "position_ids": positions}
-            scored = model(**inputs, use_cache=False).logits[:, -tokens - 1 : -1]
-        else:
-            scored = model(input_ids=source, attention_mask=mask, decoder_input_ids=text, use_cache=False).logits
-            scored = scored[:, :-1]
-    assert scored.shape[1] == tokens
-    torch.testing.assert_close(torch.stack(generated.logits, 1), scored, atol=1e-5, rtol=1e-5)
-    assert torch.equal(text[:, -tokens:], scored.argmax(-1)), "generation and scoring choose different tokens"
-
-
-@contextmanager
-def _without_eos(model: Any) -> Iterator[None]:
-    """Disable the end-of-sequence token, after which rows would be padded."""
-    config = model.generation_config
-    eos, config.eos_token_id = config.eos_token_id, None
-    try:
-        yield
-    finally:
-        config.eos_token_id = eos
-
-
 def check_method(method: Method, architecture: str, folder: Path, reopen: Reopen | None = None) -> None:
     """Check the essentials of a method: it is supported, it trains, and it reloads.
 
@@ -382,6 +354,7 @@ METHOD_CHECKS: Mapping[str, Check] = {
     "new_head": check_new_head,
     "generates": check_generates,
     "merges": check_merges,
+    "layer_weights": check_layer_weights,
     "checkpointing": check_gradient_checkpointing,
     "mixed_precision": check_mixed_precision,
     "counts": check_mac_counts,

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from peftkit.components import Method
 from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.name_matching import check_names
+from peftkit.models.method_errors import check_weights, weighted_layers
 from peftkit.testing.tiny_models import STEPS, architecture_kind, batch, context, head_parameters, tiny_model
 
 
@@ -31,7 +32,9 @@ def apply_method(method: Method, architecture: str, seed: int = 7, **changes: An
     torch.manual_seed(seed)
     base = tiny_model(architecture, **changes)
     check_names(method, base)
+    layers = weighted_layers(base)
     model = method.apply(base, context(architecture, seed))
+    check_weights(method, layers)
     unfreeze_head(model, head_parameters(architecture))
     return model
 

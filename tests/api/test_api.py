@@ -62,3 +62,8 @@ def test_every_public_name_can_be_imported_and_is_described(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'load_models'"):
         peftkit.load_models  # noqa: B018
+
+
+def test_a_public_task_imports_neither_torch_nor_datasets() -> None:
+    code = "import sys, peftkit; peftkit.TextClassification; print({'torch', 'datasets'} & {*sys.modules})"
+    assert run_python(code) == "set()"

@@ -15,7 +15,7 @@ from peftkit import Method, Preset, PublishedRate, hookimpl
 from peftkit.components.preset import format_toml, preset_class
 from peftkit.components.search_space import SCALES
 from peftkit.errors import PluginError
-from peftkit.plugins import Registry, load_registry
+from peftkit.plugins import Registry, list_plugins, load_registry
 
 
 class Table(BaseModel):
@@ -39,6 +39,9 @@ class Base(Method):
     """A table."""
     published_rates = (PublishedRate((1e-3,), "Doe et al. (2026): table 1"),)
     tiny_options: ClassVar[Mapping[str, Any]] = {"r": 2}
+
+    def apply(self, model: Any, context: Any) -> Any:
+        return model
 
 
 def preset(**changes: Any) -> Preset:
@@ -165,6 +168,18 @@ def test_a_preset_of_another_plugins_method_is_registered_in_any_order(install: 
         assert list(loaded.all("method", presets=False)) == ["base"]
 
 
+def test_a_hook_may_return_one_preset(install: Install) -> None:
+    assert list(registry(install("a", [Base], preset())).all("method")) == ["base", "p"]
+
+
+def test_a_preset_is_listed_with_its_plugin(install: Install) -> None:
+    points = [install("a", presets=[preset(), preset(name="h", method="bottleneck")]), install("b", [Base])]
+    first, second = list_plugins(points=points)
+    assert [entry.name for entry in first.entries] == ["p"]
+    assert (first.error, dict(first.unavailable)) == ("", {"h": "bottleneck"})
+    assert [entry.name for entry in second.entries] == ["base"]
+
+
 def test_a_preset_without_its_method_says_what_is_missing(install: Install) -> None:
     loaded = registry(install("a", presets=[preset(), preset(name="h", method="bottleneck")]))
     assert dict(loaded.unavailable) == {"p": "base", "h": "bottleneck"}
@@ -184,7 +199,7 @@ def test_a_preset_is_suggested_by_its_other_names(install: Install) -> None:
 @pytest.mark.parametrize(
     ("presets", "words"),
     [
-        ("p", "a: register_presets returned 'p'; it must return a list of presets"),
+        ("p", "a: register_presets returned 'p'; it must return a preset or a list of presets"),
         ([Base], "returned <class .*Base'>, which is not a peftkit.Preset"),
         ([preset(name="A B")], "the preset 'A B' has the name 'A B'; names have lower-case letters"),
         ([preset(summary=" ", paper="")], "the preset 'p' must have a text for summary, paper"),

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from peftkit import Method
-from peftkit.errors import ModelError, RecipeError, RunError
+from peftkit.errors import ModelError, PluginError, RecipeError, RunError
 from peftkit.models.load import apply_method, count_parameters, load_base
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
@@ -105,6 +105,25 @@ def test_a_method_without_trainable_parameters_is_rejected(make: Make, registry:
     known = Registry((*registry.entries, Entry("method", "idle", Idle, "tests", "0")))
     recipe = load_recipe(tmp_path / "recipe.toml", known, ["model.name=pocket-decoder", "method.name=idle"])
     with pytest.raises(RunError, match="trains none of the model's"):
+        apply_method(recipe, load_base(recipe), None)
+
+
+class Doubles(Method):
+    """Wraps T5's feed-forward without passing on the weight."""
+
+    name: Literal["doubles"] = "doubles"
+
+    def apply(self, model: Any, context: Any) -> Any:
+        for module in [module for module in model.modules() if hasattr(module, "wo")]:
+            module.wo = torch.nn.Sequential(module.wo)
+        return model
+
+
+def test_a_wrapper_without_the_weight_that_t5_reads_is_rejected(make: Make, registry: Registry, tmp_path: Path) -> None:
+    make("encoder-decoder")
+    known = Registry((*registry.entries, Entry("method", "doubles", Doubles, "tests", "0")))
+    recipe = load_recipe(tmp_path / "recipe.toml", known, ["model.name=pocket-t5", "method.name=doubles"])
+    with pytest.raises(PluginError, match=r"'doubles' replaces encoder.*\.wo by a Sequential without .* which T5Dense"):
         apply_method(recipe, load_base(recipe), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from peftkit import Incompatibility, Method, PublishedRate, Range
+from peftkit.errors import PluginError
 from peftkit.methods.selective import LayerNorm
 from peftkit.testing import METHOD_CHECKS, NotSupportedError, check_published_rates, check_round_trip, conformance
 from peftkit.testing.run_checks import RUN_CHECKS
@@ -76,6 +78,75 @@ class Adds(Wrong):
         return model
 
 
+class MergesNothing(Adds):
+    """Adds weights that its merge does not remove."""
+
+    def merge(self, model: Any) -> Any:
+        return model
+
+
+class Scaled(torch.nn.Module):
+    """A linear layer times a trained scalar."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer, self.scale = layer, torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = self.scale * self.layer(inputs)
+        return scaled
+
+
+class ScaledWithWeight(Scaled):
+    """Passes on the layer's weight, in another dtype if asked to."""
+
+    dtype = torch.float32
+
+    @property
+    def weight(self) -> Any:
+        return self.layer.weight.to(self.dtype)
+
+
+class ScaledInHalf(ScaledWithWeight):
+    """Has a weight of another dtype."""
+
+    dtype = torch.bfloat16
+
+
+class Wraps(Wrong):
+    """Wraps the feed-forward's output layers."""
+
+    wrapper: ClassVar[type[Scaled]] = Scaled
+
+    def apply(self, model: Any, context: Any) -> Any:
+        model.requires_grad_(False)
+        for module in list(model.modules()):
+            for name in ("wo", "down_proj"):
+                if isinstance(getattr(module, name, None), torch.nn.Linear):
+                    setattr(module, name, self.wrapper(getattr(module, name)))
+        return model
+
+
+class WrapsWithWeight(Wraps):
+    """Passes on the weight."""
+
+    wrapper = ScaledWithWeight
+
+
+class WrapsInHalf(Wraps):
+    """Passes on a weight of another dtype."""
+
+    wrapper = ScaledInHalf
+
+
+class WrapsDecoders(Wraps):
+    """Is declared incompatible with T5."""
+
+    incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (
+        Incompatibility(lambda s: s.model_type == "t5", "T5 reads the weights of its layers", "use another model"),
+    )
+
+
 class Pickles(Wrong):
     """Saves a pickle."""
 
@@ -110,7 +181,22 @@ class Silent(Wrong):
         (Moves, "trains", "frozen tensors changed"),
         (Unread, "trains", r"no gradient in the second step: \['unread'\]"),
         (New, "reloads", "load replaced parameters"),
-        (Adds, "merges", "the tensors of the merged model are not those of the base model"),
+        (
+            Adds,
+            "merges",
+            "since Adds does not override merge: return the base .*, such as more, or raise",
+        ),
+        (MergesNothing, "merges", "'wrong' cannot be merged: 1 weights are extra or missing, such as more"),
+        (
+            Wraps,
+            "layer_weights",
+            r"down_proj by a Scaled without the attribute weight, which T5 reads; ",
+        ),
+        (
+            WrapsInHalf,
+            "layer_weights",
+            r"whose weight is torch.bfloat16 instead of torch.float32, which T5 reads",
+        ),
         (Pickles, "reloads", "files with these suffixes were saved"),
         (Forgetful, "resume", "results differ after resuming"),
     ],
@@ -118,6 +204,32 @@ class Silent(Wrong):
 def test_faulty_methods_fail_their_check(method: type[Method], check: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=words):
         {**METHOD_CHECKS, **RUN_CHECKS}[check](method(), "llama", tmp_path / "own")
+
+
+@pytest.mark.parametrize("check", METHOD_CHECKS)
+def test_a_wrapper_without_weight_is_one_sentence_on_t5(check: str, tmp_path: Path) -> None:
+    if check in ("checkpointing", "new_head"):
+        return
+    with pytest.raises((PluginError, AssertionError)) as caught:
+        METHOD_CHECKS[check](Wraps(), "t5", tmp_path / "own")
+    reader = "T5" if check == "layer_weights" else r"T5Dense\w+"
+    assert re.fullmatch(
+        r"method.name: 'wrong' replaces encoder\.block\.0\.layer\.1\.DenseReluDense\.wo by a Scaled without the "
+        rf"attribute weight, which {reader} reads; return the weight of the wrapped layer from a property",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_a_wrapper_with_the_weight_passes(architecture: str, tmp_path: Path) -> None:
+    for check in ("trains", "layer_weights", "reloads"):
+        METHOD_CHECKS[check](WrapsWithWeight(), architecture, tmp_path / check)
+
+
+def test_a_wrapper_for_decoders_need_not_have_a_weight(tmp_path: Path) -> None:
+    METHOD_CHECKS["trains"](WrapsDecoders(), "llama", tmp_path / "own")
+    with pytest.raises(NotSupportedError, match="T5 reads the weights"):
+        METHOD_CHECKS["layer_weights"](WrapsDecoders(), "llama", tmp_path / "own")
 
 
 @pytest.mark.parametrize("check", [*METHOD_CHECKS, *RUN_CHECKS])

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,16 +21,22 @@ class ListCommand(SubCommand):
     """Lists components and presets."""
 
     name = "list"
-    help = "List the installed methods, presets, tasks, metrics, meters and callbacks."
+    help = "List the installed methods, presets, tasks, metrics, meters and callbacks, or the plugins."
     examples = (
-        ("List everything", "peftkit list"),
         ("List the methods as JSON", "peftkit list methods --json"),
+        ("List the installed plugins", "peftkit list --plugins"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("kind", nargs="?", choices=KINDS, help="List only this kind.")
+        content = parser.add_mutually_exclusive_group()
+        content.add_argument("kind", nargs="?", choices=KINDS, help="List only this kind.")
+        content.add_argument(
+            "--plugins", action="store_true", help="List plugins with their versions, licences and errors."
+        )
 
     def run(self, args: argparse.Namespace) -> int:
+        if args.plugins:
+            return self._list_plugins(args)
         registry = plugins.load_registry()
         entries = [entry for entry in registry.entries if args.kind in (None, _kind(entry))]
         for failure in registry.failures:
@@ -51,6 +58,40 @@ class ListCommand(SubCommand):
         else:
             _print_table(entries)
         return 0
+
+    def _list_plugins(self, args: argparse.Namespace) -> int:
+        installed = plugins.list_plugins()
+        if args.json:
+            documents = [
+                {
+                    "plugin": plugin.name,
+                    "distribution": plugin.distribution,
+                    "version": plugin.version,
+                    "licence": plugin.licence,
+                    "components": [{"kind": entry.kind, "name": entry.name} for entry in plugin.entries],
+                    "excluded": plugin.is_excluded,
+                    "error": plugin.error,
+                }
+                for plugin in installed
+            ]
+            self.print_json({"plugins": documents}, version=2)
+            return 0
+        rows = [(plugin.name, plugin.version, plugin.licence or "no licence", _state(plugin)) for plugin in installed]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]  # the built-in ones are always there
+        for *cells, state in rows:
+            print("  ".join([*(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=False)), state]))
+        return 0
+
+
+def _state(plugin: plugins.Plugin) -> str:
+    if plugin.is_excluded:
+        return "excluded by PEFTKIT_PLUGINS"
+    if plugin.error:
+        return f"error: {plugin.error}"
+    counts = Counter(_kind(entry) for entry in plugin.entries)
+    texts = [f"{counts[kind]} {kind if counts[kind] > 1 else kind.removesuffix('s')}" for kind in KINDS if counts[kind]]
+    texts += [f"{name} needs {method}, which is not installed" for name, method in plugin.unavailable.items()]
+    return ", ".join(texts) or "no components"
 
 
 def _kind(entry: plugins.Entry) -> str:

@@ -11,17 +11,20 @@ from string import Template
 
 from peftkit import plugins
 from peftkit.cli.subcommand import SubCommand
+from peftkit.components.class_checks import NAME
 from peftkit.errors import InputError
-from peftkit.plugins import NAME, Kind
+from peftkit.plugins import Kind
 
 TEMPLATES = Path(__file__).parents[2] / "assets" / "scaffold"
+KINDS = [kind for kind in plugins.BASE_CLASSES if (TEMPLATES / f"{kind}.py.in").is_file()]
+"""The kinds of component that have a template."""
 
 
 class NewCommand(SubCommand):
     """Writes a plugin that installs and passes its tests as written."""
 
     name = "new"
-    help = "Create a plugin with a method, task or metric, and tests that pass."
+    help = "Create a plugin with a method, task, metric or meter, and tests that pass."
     examples = (
         ("Create the folder peftkit-my-method", "peftkit new method my_method"),
         ("Create a task elsewhere", "peftkit new task my_task --in plugins"),
@@ -29,7 +32,7 @@ class NewCommand(SubCommand):
     writes_files = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("kind", choices=["method", "task", "metric"], help="Kind of component.")
+        parser.add_argument("kind", choices=KINDS, help="Kind of component.")
         parser.add_argument("name", metavar="NAME", help="Name of the component.")
         parser.add_argument(
             "--in", dest="parent", metavar="FOLDER", default=".", help="Parent folder. [default: the current folder]"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from peftkit import Method, plugins
 from peftkit.cli import main
-from peftkit.plugins import BASE_CLASSES, Registry
+from peftkit.plugins import BASE_CLASSES, Entry, Plugin, Registry
 from tests.cli.conftest import Peftkit
 
 
@@ -68,3 +70,56 @@ def test_lines_are_whole_in_a_pipe_and_wrapped_in_a_terminal(
     wrapped = peftkit("list", "methods")[1]
     assert max(map(len, wrapped.splitlines())) <= 72
     assert wrapped.split() == out.split()
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("method", "a", Method, "peftkit-good", "1.2")
+    listed = [
+        Plugin("peftkit-bad:bad", "peftkit-bad", "3", "", error="ModuleNotFoundError: No module named 'x'"),
+        Plugin("peftkit-good:good", "peftkit-good", "1.2", "MIT", entries=(entry, replace(entry, name="b"))),
+        Plugin("peftkit-out:out", "peftkit-out", "0.1", "GPL-3.0-only", is_excluded=True),
+    ]
+    monkeypatch.setattr(plugins, "list_plugins", lambda: listed)
+
+
+@pytest.mark.usefixtures("installed")
+def test_list_shows_plugins_with_version_licence_and_errors(peftkit: Peftkit) -> None:
+    assert peftkit("list", "--plugins")[1].splitlines() == [
+        "peftkit-bad:bad    3    no licence    error: ModuleNotFoundError: No module named 'x'",
+        "peftkit-good:good  1.2  MIT           2 methods",
+        "peftkit-out:out    0.1  GPL-3.0-only  excluded by PEFTKIT_PLUGINS",
+    ]
+    document = json.loads(peftkit("list", "--plugins", "--json")[1])
+    assert document["format"] == 2
+    assert [plugin.pop("components") for plugin in document["plugins"]] == [
+        [],
+        [{"kind": "method", "name": "a"}, {"kind": "method", "name": "b"}],
+        [],
+    ]
+    assert document["plugins"][1] == {
+        "plugin": "peftkit-good:good",
+        "distribution": "peftkit-good",
+        "version": "1.2",
+        "licence": "MIT",
+        "excluded": False,
+        "error": "",
+    }
+
+
+def test_list_of_plugins_takes_no_kind(peftkit: Peftkit) -> None:
+    code, _, err = peftkit("list", "methods", "--plugins")
+    assert code == 2
+    assert "not allowed with argument" in err
+
+
+def test_the_built_in_plugins_are_listed(peftkit: Peftkit) -> None:
+    lines = [line for line in peftkit("list", "--plugins")[1].splitlines() if line.startswith("peftkit:")]
+    assert [line.split()[0] for line in lines] == [f"peftkit:{kind}s" for kind in sorted(BASE_CLASSES)]
+    assert all("Apache-2.0" in line for line in lines)
+
+
+def test_presets_of_methods_that_are_not_installed_are_named(peftkit: Peftkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [Plugin("a:a", "a", "1", "MIT", unavailable={"p": "base"})]
+    monkeypatch.setattr(plugins, "list_plugins", lambda: listed)
+    assert peftkit("list", "--plugins")[1] == "a:a  1  MIT  p needs base, which is not installed\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from peftkit.plugins import BASE_CLASSES
 from tests.cli.conftest import Peftkit
 
 
@@ -23,12 +24,13 @@ def install(folder: Path, site: Path) -> dict[str, str]:
     (info / "METADATA").write_text(head, encoding="utf-8")
     points = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["peftkit"].items())
     (info / "entry_points.txt").write_text(f"[peftkit]\n{points}", encoding="utf-8")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(folder)]), "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join([str(site), str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.mark.slow
 @pytest.mark.one_line
-@pytest.mark.parametrize("kind", ["method", "task", "metric"])
+@pytest.mark.parametrize("kind", BASE_CLASSES)
 def test_scaffolded_project_passes_its_tests(kind: str, peftkit: Peftkit, tmp_path: Path) -> None:
     code, out, err = peftkit("new", kind, "my_own", "--in", str(tmp_path))
     folder = tmp_path / "peftkit-my-own"
@@ -66,7 +68,8 @@ def test_scaffolded_project_passes_its_tests(kind: str, peftkit: Peftkit, tmp_pa
         (("method", "My-Own"), "a name has lower-case letters"),
         (("method", "class"), "is no keyword of Python"),
         (("method", "lora"), "the method 'lora' already exists in peftkit; choose another name"),
-        (("meter", "x"), "invalid choice: 'meter'"),
+        (("meter", "clock"), "the meter 'clock' already exists in peftkit; choose another name"),
+        (("model", "x"), "invalid choice: 'model'"),
     ],
 )
 def test_invalid_names_are_rejected(words: tuple[str, ...], error: str, peftkit: Peftkit, tmp_path: Path) -> None:

@@ -1,0 +1,212 @@
+"""Checks of component classes at registration, so that mistakes do not wait for a recipe or a training step."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partialmethod
+from types import FunctionType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+
+from peftkit.components.component import Component
+from peftkit.components.inputs import TaskKind
+from peftkit.components.meter import Meter
+from peftkit.components.metric import Metric
+from peftkit.components.task import Task
+from peftkit.errors import PluginError, comma_separated
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""The form of the names of components and presets."""
+MemberKind = Literal["option", "method", "property", "class attribute", "private attribute"]
+REMEDIES: Mapping[tuple[MemberKind, MemberKind], str] = {
+    ("option", "method"): "rename the option; Field(alias={name!r}) keeps its key in recipes",
+    ("option", "property"): "rename the option and return it from the property; Field(alias={name!r}) keeps its key",
+    ("option", "class attribute"): "remove its type or declare it as ClassVar, or rename the option",
+    ("method", "property"): "put @property above it",
+    ("method", "class attribute"): "assign a value in the class body",
+    ("property", "class attribute"): "assign a value in the class body",
+    ("property", "method"): "remove @property, or rename it",
+    ("class attribute", "method"): "define it with def, or rename it",
+}
+"""What to do if the first kind of member has the name of the second kind in a base class."""
+
+
+def component_name(where: str, component: type[Component]) -> str:
+    """Return the name that a class declares.
+
+    Args:
+        where: The plugin and the class, for error messages.
+        component: The class.
+
+    Returns:
+        The name in recipes.
+
+    Raises:
+        PluginError: The name is missing, is not declared as a ``Literal``, or is not valid.
+    """
+    annotation = component.model_fields["name"].annotation
+    name = component.model_fields["name"].default
+    if get_origin(annotation) is not Literal or get_args(annotation) != (name,):
+        raise PluginError(f'{where} must declare its name as: name: Literal["x"] = "x"')
+    check_name(where, name)
+    return str(name)
+
+
+def check_name(where: str, name: object) -> None:
+    """Check the form of a component's or preset's name.
+
+    Args:
+        where: The plugin and the class or preset, for error messages.
+        name: The name.
+
+    Raises:
+        PluginError: The name is not valid.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise PluginError(f"{where} has the name {name!r}; names have lower-case letters, digits and underscores")
+
+
+def check_class(where: str, component: type[Component]) -> None:
+    """Check the members of a component class against those of its base classes.
+
+    Args:
+        where: The plugin and the class, for error messages.
+        component: The class.
+
+    Raises:
+        PluginError: A class attribute is missing or invalid, a member has the name of another kind of member in a base
+            class, a method has the wrong arguments, or one that must be defined is not.
+    """
+    _check_attributes(where, component)
+    inherited: dict[str, tuple[MemberKind, type]] = {}
+    for owner in reversed(component.__mro__):
+        members = dict(_own_members(owner, inherited))
+        if not owner.__module__.startswith(("peftkit.components.", "pydantic.")):
+            for name, kind in members.items():
+                if name in inherited:
+                    _check_member(where, owner, name, kind, *inherited[name])
+        inherited |= {name: (kind, owner) for name, kind in members.items()}
+    for name, (_, owner) in sorted(inherited.items()):
+        member = vars(owner).get(name)
+        # Its body is only `raise NotImplementedError`.
+        if isinstance(member, FunctionType) and member.__code__.co_names == ("NotImplementedError",):
+            raise PluginError(f"{where} must define {_signature(member)}")
+    required = [key for key, field in component.model_fields.items() if field.is_required()]
+    if required and issubclass(component, Meter):
+        raise PluginError(
+            f"{where}: the option {required[0]!r} needs a default, because every installed meter measures every run"
+        )
+
+
+def check_options(where: str, component: type[Component]) -> None:
+    """Check that pydantic can validate a component's options, and that their defaults are valid.
+
+    Args:
+        where: The plugin and the class, for error messages.
+        component: The class.
+
+    Raises:
+        PluginError: A type does not exist at run time or is not supported by pydantic, or a default is invalid.
+    """
+    try:
+        component.model_rebuild()
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        reason = str(error).partition("\n")[0]
+        raise PluginError(f"{where}: {reason}; import the types of options outside of TYPE_CHECKING") from error
+    for key, field in component.model_fields.items():
+        if field.is_required() or field.default_factory:
+            continue
+        annotation: Any = field.annotation
+        if field.metadata:
+            annotation = Annotated[(annotation, *field.metadata)]
+        try:
+            TypeAdapter(annotation).validate_python(field.default, strict=True)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise PluginError(f"{where}: the default {field.default!r} of the option {key!r}: {message}") from error
+
+
+def _own_members(owner: type, inherited: Mapping[str, object]) -> Iterator[tuple[str, MemberKind]]:
+    """Yield the members that a class defines, but not the options and private attributes that it redefines."""
+    for name in getattr(owner, "__class_vars__", ()):
+        if name not in inherited:  # declared without a value
+            yield name, "class attribute"
+    for name, value in vars(owner).items():
+        if not name.startswith("__") and name not in ("model_config", "_abc_impl"):
+            yield name, _kind(value)
+    if issubclass(owner, BaseModel):
+        bases = [base for base in owner.__mro__[1:] if issubclass(base, BaseModel)]
+        options = {key for base in bases for key in base.model_fields}
+        private = {key for base in bases for key in getattr(base, "__private_attributes__", ())}
+        yield from ((key, "option") for key in owner.model_fields.keys() - options)
+        # pydantic takes a property or method with the name of an inherited option for its default.
+        redefined = {key: _kind(owner.model_fields[key].default) for key in owner.model_fields.keys() & options}
+        yield from ((key, kind) for key, kind in redefined.items() if kind != "class attribute")
+        yield from ((key, "private attribute") for key in {*getattr(owner, "__private_attributes__", ())} - private)
+
+
+def _kind(value: Any) -> MemberKind:
+    value = getattr(value, "wrapped", value)  # of pydantic's decorators
+    if isinstance(value, property | cached_property):
+        return "property"
+    is_method = isinstance(value, FunctionType | classmethod | staticmethod | partialmethod)
+    return "method" if is_method else "class attribute"
+
+
+def _check_member(where: str, owner: type, name: str, kind: MemberKind, base_kind: MemberKind, base: type) -> None:
+    """Check that a member may replace the one of a base class."""
+    if kind == base_kind:
+        member, replaced = vars(owner).get(name), vars(base).get(name)
+        if isinstance(member, FunctionType) and isinstance(replaced, FunctionType) and not _accepts(member, replaced):
+            raise PluginError(f"{where} must define {_signature(replaced)}, not {_signature(member)}")
+        return
+    # A class attribute may give a property its value, and fix an option, which recipes then no longer have.
+    if kind == "class attribute" and base_kind in ("property", "option"):
+        return
+    owner_name = f"{'peftkit.' if base.__module__.startswith('peftkit.') else ''}{base.__name__}"
+    article = "an" if base_kind == "option" else "a"
+    remedy = REMEDIES.get((kind, base_kind), "rename it").format(name=name)
+    raise PluginError(f"{where}: the {kind} {name!r} has the name of {article} {base_kind} of {owner_name}; {remedy}")
+
+
+def _accepts(member: FunctionType, replaced: FunctionType) -> bool:
+    """Return whether a method can be called with the positional arguments of the one that it replaces."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    arguments = [p for p in inspect.signature(replaced).parameters.values() if p.kind in kinds]
+    try:
+        inspect.signature(member).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _signature(method: FunctionType) -> str:
+    return f"{method.__name__}({', '.join(inspect.signature(method).parameters)})"
+
+
+def _check_attributes(where: str, component: type[Component]) -> None:
+    """Check the class attributes, so that errors do not wait for a recipe that uses the class."""
+    kinds = get_args(TaskKind)
+    rules: list[tuple[str, str, Callable[[Any], bool]]] = []
+    if issubclass(component, Task):
+        rules += [
+            ("kind", f"one of {comma_separated(kinds)}", lambda v: v in kinds),
+            ("metrics", "a tuple of the names of metrics", _are_texts),
+            ("selection_metric", "the name of a metric's value", lambda v: isinstance(v, str)),
+        ]
+    if issubclass(component, Metric):
+        rules += [
+            ("kinds", f"a tuple of {comma_separated(kinds)}", lambda v: _are_texts(v) and set(v) <= set(kinds)),
+            ("values", "a tuple of texts", _are_texts),
+        ]
+    for attribute, form, is_valid in rules:
+        value = getattr(component, attribute, None)
+        if attribute in component.model_fields or not is_valid(value):
+            raise PluginError(f"{where} must have the class attribute (not an option) {attribute}: {form}")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(v, str) for v in value)
