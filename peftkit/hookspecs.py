@@ -129,7 +129,7 @@ def register_meters() -> type[Meter] | Sequence[type[Meter]]:  # type: ignore[em
 
 
 @hookspec
-def register_callbacks() -> Sequence[type[Callback]]:  # type: ignore[empty-body]
+def register_callbacks() -> type[Callback] | Sequence[type[Callback]]:  # type: ignore[empty-body]
     """Register callbacks.
 
     >>> from typing import Literal

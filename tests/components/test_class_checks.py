@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pytest
 from pydantic import ConfigDict, Field, PrivateAttr, create_model
 
-from peftkit import Meter, Method, Metric, Task
+from peftkit import Callback, Meter, Method, Metric, Task
 from peftkit.components import Component
 from peftkit.components.class_checks import check_class, check_options, component_name
 from peftkit.errors import PluginError
@@ -66,7 +66,19 @@ class Cost(Meter):
         return {}
 
 
-COMPLETE: dict[str, type[Component]] = {"method": Apply, "task": Data, "metric": Score, "meter": Cost}
+class Watch(Callback):
+    """A complete callback."""
+
+    name: Literal["complete"] = "complete"
+
+
+COMPLETE: dict[str, type[Component]] = {
+    "method": Apply,
+    "task": Data,
+    "metric": Score,
+    "meter": Cost,
+    "callback": Watch,
+}
 
 
 def members(base: type[Component]) -> list[tuple[str, str]]:

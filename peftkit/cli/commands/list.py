@@ -55,8 +55,10 @@ class ListCommand(SubCommand):
             ]
             failures = [{"plugin": failure.plugin, "error": failure.error} for failure in registry.failures]
             self.print_json({"components": components, "failures": failures}, version=2)
-        else:
+        elif entries:
             _print_table(entries)
+        else:
+            print(f"no {args.kind} are installed; plugins register them")
         return 0
 
     def _list_plugins(self, args: argparse.Namespace) -> int:

@@ -10,6 +10,9 @@ from peftkit.cli import main
 from peftkit.plugins import BASE_CLASSES, Entry, Plugin, Registry
 from tests.cli.conftest import Peftkit
 
+BUILT_IN = [kind for kind in BASE_CLASSES if kind != "callback"]
+"""The kinds of built-in components."""
+
 
 def test_list_shows_every_component_with_its_kind_and_distribution(peftkit: Peftkit, registry: Registry) -> None:
     code, out, err = peftkit("list")
@@ -27,7 +30,12 @@ def test_list_shows_every_component_with_its_kind_and_distribution(peftkit: Peft
     assert list(dict.fromkeys(kind for kind, _, _ in seen)) == ["method", "preset", "task", "metric", "meter"]
 
 
-@pytest.mark.parametrize("kind", BASE_CLASSES)
+def test_list_of_a_kind_without_components_says_so(peftkit: Peftkit) -> None:
+    assert peftkit("list", "callbacks")[1] == "no callbacks are installed; plugins register them\n"
+    assert json.loads(peftkit("list", "callbacks", "--json")[1])["components"] == []
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
 def test_list_of_one_kind_as_text_and_json(kind: str, peftkit: Peftkit, registry: Registry) -> None:
     lines = peftkit("list", f"{kind}s")[1].splitlines()
     assert lines[0] == f"{kind}s"
@@ -115,7 +123,7 @@ def test_list_of_plugins_takes_no_kind(peftkit: Peftkit) -> None:
 
 def test_the_built_in_plugins_are_listed(peftkit: Peftkit) -> None:
     lines = [line for line in peftkit("list", "--plugins")[1].splitlines() if line.startswith("peftkit:")]
-    assert [line.split()[0] for line in lines] == [f"peftkit:{kind}s" for kind in sorted(BASE_CLASSES)]
+    assert [line.split()[0] for line in lines] == [f"peftkit:{kind}s" for kind in sorted(BUILT_IN)]
     assert all("Apache-2.0" in line for line in lines)
 
 
