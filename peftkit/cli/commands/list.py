@@ -14,7 +14,7 @@ from peftkit import plugins
 from peftkit.cli.subcommand import SubCommand
 from peftkit.components import Preset
 
-KINDS = ("methods", "presets", "tasks", "metrics", "meters")
+KINDS = ("methods", "presets", "tasks", "metrics", "meters", "callbacks")
 
 
 class ListCommand(SubCommand):
