@@ -11,7 +11,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import FunctionType
@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import peftkit
-from peftkit.components import inputs, name_matching, preset, search_space
+from peftkit.components import callback, inputs, name_matching, preset, search_space
 from peftkit.components.component import Component
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
@@ -46,12 +46,12 @@ FUNCTIONS = ("get_text", "get_texts")
 
 def given_types() -> list[type]:
     """The dataclasses that components are given or make."""
-    modules = (inputs, preset, search_space)
+    modules = (inputs, callback, preset, search_space)
     return [
         value
         for module in modules
         for value in vars(module).values()
-        if isinstance(value, type) and value.__module__ == module.__name__
+        if is_dataclass(value) and isinstance(value, type) and value.__module__ == module.__name__
     ]
 
 
