@@ -121,7 +121,10 @@ def test_adapters_saved_under_another_name_are_opened(architecture: str, tmp_pat
 
 
 def test_first_party_lists_every_method_of_the_distribution() -> None:
-    assert {name for name, distribution in FIRST_PARTY.items() if distribution == "peftkit-adapters"} == set(BY_NAME)
+    registered = load_registry().all("method").values()
+    assert {name for name, distribution in FIRST_PARTY.items() if distribution == "peftkit-adapters"} == {
+        entry.name for entry in registered if entry.distribution == "peftkit-adapters"
+    }
 
 
 @pytest.mark.parametrize("name", BY_NAME)
