@@ -30,7 +30,6 @@ from peftkit.testing import (
     logits,
     run_spec,
     train_on_batch,
-    trained_tensors,
 )
 from peftkit.testing.method_checks import check_new_head, check_reloads
 from peftkit.testing.tiny_models import tiny_model
@@ -254,44 +253,6 @@ def test_merged_ia3_scales_the_bias_too(architecture: str) -> None:
     torch.testing.assert_close(logits(component.merge(model).eval(), architecture), before, atol=1e-4, rtol=1e-4)
 
 
-def test_weight_decay_leaves_the_axes_of_loreft_orthogonal() -> None:
-    component, rows = method("loreft", r=4), batch("t5")
-    model = apply_method(component, "t5")
-    optimizer = torch.optim.AdamW(trained_tensors(model).values(), lr=0.01, weight_decay=0.1)
-    axes = model.get_submodule(f"encoder.block.0.reft_layer.refts.{ADAPTER}.units.0.projection")
-    for step in (1, 2):
-        model(**rows).loss.backward()
-        optimizer.step()
-        if step == 1:
-            assert axes.weight.abs().sum() == 0  # without the correction
-        component.after_step(model, step)
-        optimizer.zero_grad()
-    torch.testing.assert_close(axes.weight @ axes.weight.T, torch.eye(4))
-
-
-def test_only_existing_positions_are_trained() -> None:
-    assert not any(".units.1." in name for name in trained_tensors(apply_method(method("loreft"), "bert")))
-    both = trained_tensors(apply_method(method("loreft", suffix_positions=2), "bert"))
-    assert any(".units.0." in name for name in both)
-    assert any(".units.1." in name for name in both)
-
-
-@pytest.mark.parametrize("name", ["loreft", "noreft", "direft"])
-@pytest.mark.parametrize("architecture", ["t5", "bert", "gpt2"])
-def test_reft_computes_in_the_models_precision(name: str, architecture: str) -> None:
-    model = method(name).apply(tiny_model(architecture), context(architecture)).to(torch.float64)
-    output = model(**batch(architecture))
-    assert output.logits.dtype == torch.float64
-    output.loss.backward()
-
-
-def test_loreft_takes_targets_shorter_than_its_positions() -> None:
-    rows = batch("t5")
-    model = apply_method(method("loreft"), "t5")
-    model(**{**rows, "labels": rows["labels"][:, :2].contiguous()}).loss.backward()
-    assert all(p.grad is not None for p in trained_tensors(model).values())
-
-
 def test_unipelt_gates_ignore_padding() -> None:
     model = apply_method(method("unipelt"), "bert").eval()
     train_on_batch(model, "bert", steps=2)
@@ -413,27 +374,3 @@ def test_a_prefix_uses_positions_of_a_decoder(name: str) -> None:
         longer = torch.ones(1, left + 1, dtype=torch.long)
         with pytest.raises(RuntimeError):
             adapted(input_ids=longer, attention_mask=torch.ones_like(longer))
-
-
-PRESETS = {"houlsby": "DoubleSeqBnConfig", "pfeiffer": "SeqBnConfig"}
-
-
-def test_presets_are_registered() -> None:
-    registered = load_registry().all("method").values()
-    assert {e.name for e in registered if e.preset and e.distribution == "peftkit-adapters"} == set(PRESETS)
-    assert set(PRESETS) <= FIRST_PARTY.keys()
-
-
-@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
-@pytest.mark.parametrize(("name", "configuration"), PRESETS.items())
-def test_houlsby_and_pfeiffer_build_their_configurations(name: str, configuration: str, architecture: str) -> None:
-    component: Any = load_registry().all("method")[name].component
-    preset = component.model_validate(dict(component.tiny_options))
-    assert (preset.name, preset.variant, preset.config_class()) == (name, name, configuration)
-    model: Any = apply_method(preset, architecture)
-    built = model.adapters_config.get(ADAPTER)
-    assert built.mh_adapter == (name == "houlsby")
-    assert built.output_adapter
-    check_published_rates(component)
-    with pytest.raises(ValidationError, match=f"'{name}' is bottleneck with variant"):
-        component(variant="houlsby" if name == "pfeiffer" else "pfeiffer")
