@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.components.component import Component
+from peftkit.components.component import StatefulComponent
 from peftkit.components.inputs import StepStats
 
 if TYPE_CHECKING:
@@ -149,28 +149,13 @@ class TrainerCallback:
         """
 
 
-class Callback(TrainerCallback, Component):
+class Callback(TrainerCallback, StatefulComponent):
     """Acts on the events of a run. State is kept in pydantic private attributes.
 
     A recipe names it in a ``[[callback]]`` table. Every process calls it. What it does is not part of the cost of
     training.
     """
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that a resumed run needs, by default all private attributes.
-
-        It is saved with each checkpoint, by the main process.
-
-        Returns:
-            JSON-serializable values by name.
-        """
-        return dict(self.__pydantic_private__ or {})
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that ``state_dict`` returned.
-
-        Args:
-            state: Values by name, as from ``state_dict``.
-        """
-        for key, value in state.items():
-            setattr(self, key, value)
+    # In place of those of TrainerCallback, which keep no state.
+    state_dict = StatefulComponent.state_dict  # type: ignore[pydantic-field]  # a method, not a field
+    load_state_dict = StatefulComponent.load_state_dict  # type: ignore[pydantic-field]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -44,3 +45,26 @@ class Component(BaseModel):
             One message per reason, with the remedy; empty if the component can be used.
         """
         return [str(conflict) for conflict in self.incompatibilities if conflict.applies(spec)]
+
+
+class StatefulComponent(Component):
+    """A component with state during a run, which is kept in pydantic private attributes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a resumed run needs, by default all private attributes.
+
+        It is saved with each checkpoint, by the main process.
+
+        Returns:
+            JSON-serializable values by name.
+        """
+        return dict(self.__pydantic_private__ or {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that ``state_dict`` returned.
+
+        Args:
+            state: Values by name, as from ``state_dict``.
+        """
+        for key, value in state.items():
+            setattr(self, key, value)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from peftkit.components.component import Component
+from peftkit.components.component import StatefulComponent
 from peftkit.components.inputs import StepStats
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Meter(Component):
+class Meter(StatefulComponent):
     """Measures one kind of cost during training. State is kept in pydantic private attributes."""
 
     budgets: ClassVar[tuple[str, ...]] = ()
@@ -45,20 +44,3 @@ class Meter(Component):
             The totals by name; names include the unit, such as ``train_seconds``.
         """
         raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that a resumed run needs, by default all private attributes.
-
-        Returns:
-            JSON-serializable values by name.
-        """
-        return dict(self.__pydantic_private__ or {})
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that ``state_dict`` returned.
-
-        Args:
-            state: Values by name, as from ``state_dict``.
-        """
-        for key, value in state.items():
-            setattr(self, key, value)
