@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partialmethod
 from types import FunctionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
@@ -20,6 +20,7 @@ from peftkit.errors import PluginError, comma_separated
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """The form of the names of components and presets."""
+Routine = FunctionType | classmethod | staticmethod
 MemberKind = Literal["option", "method", "property", "class attribute", "private attribute"]
 REMEDIES: Mapping[tuple[MemberKind, MemberKind], str] = {
     ("option", "method"): "rename the option; Field(alias={name!r}) keeps its key in recipes",
@@ -160,7 +161,7 @@ def _check_member(where: str, owner: type, name: str, kind: MemberKind, base_kin
     """Check that a member may replace the one of a base class."""
     if kind == base_kind:
         member, replaced = vars(owner).get(name), vars(base).get(name)
-        if isinstance(member, FunctionType) and isinstance(replaced, FunctionType) and not _accepts(member, replaced):
+        if isinstance(member, Routine) and isinstance(replaced, Routine) and not _accepts(member, replaced):
             raise PluginError(f"{where} must define {_signature(replaced)}, not {_signature(member)}")
         return
     # A class attribute may give a property its value, and fix an option, which recipes then no longer have.
@@ -172,19 +173,38 @@ def _check_member(where: str, owner: type, name: str, kind: MemberKind, base_kin
     raise PluginError(f"{where}: the {kind} {name!r} has the name of {article} {base_kind} of {owner_name}; {remedy}")
 
 
-def _accepts(member: FunctionType, replaced: FunctionType) -> bool:
-    """Return whether a method can be called with the positional arguments of the one that it replaces."""
+def _accepts(member: Routine, replaced: Routine) -> bool:
+    """Return whether a method can be called like the one that it replaces, with and without the optional arguments."""
+    if isinstance(member, FunctionType) and not isinstance(replaced, FunctionType):
+        return False  # it needs an object, and is called on the class
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    arguments = [p for p in inspect.signature(replaced).parameters.values() if p.kind in kinds]
-    try:
-        inspect.signature(member).bind(*arguments)
-    except TypeError:
-        return False
+    signature = inspect.signature(_function(member))
+    parameters = [*inspect.signature(_function(replaced)).parameters.values()][_num_bound(replaced) :]
+    for arguments in (parameters, [p for p in parameters if p.default is inspect.Parameter.empty]):
+        positional = [None for _ in range(_num_bound(member))] + [None for p in arguments if p.kind in kinds]
+        try:
+            signature.bind(*positional, **{p.name: None for p in arguments if p.kind is inspect.Parameter.KEYWORD_ONLY})
+        except TypeError:
+            return False
     return True
 
 
-def _signature(method: FunctionType) -> str:
-    return f"{method.__name__}({', '.join(inspect.signature(method).parameters)})"
+def _function(routine: Routine) -> FunctionType:
+    return routine if isinstance(routine, FunctionType) else cast("FunctionType", routine.__func__)
+
+
+def _num_bound(routine: Routine) -> int:
+    """Return the number of arguments that are not passed: ``self`` or ``cls``."""
+    return 0 if isinstance(routine, staticmethod) else 1
+
+
+def _signature(method: Routine) -> str:
+    """Format a method with its parameters, without types: ``load(self, *, download=False)``."""
+    decorator = "" if isinstance(method, FunctionType) else f"@{type(method).__name__} "
+    signature = inspect.signature(_function(method))
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    text = signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)
+    return f"{decorator}{_function(method).__name__}{text}"
 
 
 def _check_attributes(where: str, component: type[Component]) -> None:

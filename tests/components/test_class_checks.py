@@ -153,6 +153,64 @@ def test_a_method_without_the_arguments_of_its_base_is_rejected(kind: str, name:
         check_class("d:p: Mine", make(COMPLETE[kind], **{name: lambda: None}))
 
 
+class Base(Apply):
+    """Has a method of each form."""
+
+    def positional(self, model: Any, factor: float = 1.0) -> Any: ...
+
+    def keywords(self, *, size: int, shape: str = "") -> Any: ...
+
+    @classmethod
+    def of_class(cls, model: Any, *, strict: bool = False) -> Any: ...
+
+    @staticmethod
+    def static(model: Any) -> Any: ...
+
+
+OVERRIDES: dict[str, tuple[str, Any, bool]] = {
+    "same": ("keywords", lambda self, *, size, shape="": 0, True),
+    "any keywords": ("keywords", lambda self, **options: 0, True),
+    "keywords as positional": ("keywords", lambda self, size, shape="": 0, True),
+    "further optional": ("keywords", lambda self, *, size, shape="", extra=0: 0, True),
+    "one missing": ("keywords", lambda self, *, size: 0, False),
+    "all missing": ("keywords", lambda self: 0, False),
+    "renamed": ("keywords", lambda self, *, length, shape="": 0, False),
+    "further required": ("keywords", lambda self, *, size, extra, shape="": 0, False),
+    "required instead of optional": ("keywords", lambda self, *, size, shape: 0, False),
+    "keyword instead of positional": ("positional", lambda self, *, model, factor=1.0: 0, False),
+    "required instead of default": ("positional", lambda self, model, factor: 0, False),
+    "keyword required": ("positional", lambda self, model, factor=1.0, *, extra: 0, False),
+    "of the class": ("of_class", classmethod(lambda cls, model, *, strict=False: 0), True),
+    "of the class, static": ("of_class", staticmethod(lambda model, *, strict=False: 0), True),
+    "of the class, missing": ("of_class", classmethod(lambda cls, model: 0), False),
+    "of the object": ("of_class", lambda self, model, *, strict=False: 0, False),
+    "static": ("static", staticmethod(lambda model: 0), True),
+    "static with self": ("static", staticmethod(lambda self, model: 0), False),
+    "not static": ("static", lambda self, model: 0, False),
+    "of the class instead of the object": ("positional", classmethod(lambda cls, model, factor=1.0: 0), True),
+    "static instead of the object": ("positional", staticmethod(lambda model, factor=1.0: 0), True),
+    "static with self instead of the object": ("positional", staticmethod(lambda self, model, factor: 0), False),
+}
+
+
+@pytest.mark.parametrize(("name", "override", "is_valid"), OVERRIDES.values(), ids=OVERRIDES)
+def test_an_override_can_be_called_like_the_method_that_it_replaces(name: str, override: Any, is_valid: bool) -> None:
+    component = make(Base, **{name: override})
+    if is_valid:
+        check_class("d:p: Mine", component)
+        return
+    with pytest.raises(PluginError, match=rf"^d:p: Mine must define (@\w+ )?{name}\(.*\), not "):
+        check_class("d:p: Mine", component)
+
+
+def test_the_message_of_a_missing_keyword_has_both_signatures() -> None:
+    with pytest.raises(PluginError) as caught:
+        check_class("d:p: Mine", make(Data, find_data_problems=lambda self: []))
+    assert str(caught.value) == (
+        "d:p: Mine must define find_data_problems(self, *, download=False), not <lambda>(self)"
+    )
+
+
 def test_every_registered_class_rejects_an_option_with_the_name_of_a_member() -> None:
     for entry in load_registry("").entries:
         check_class(entry.name, entry.component)
