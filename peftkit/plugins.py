@@ -165,7 +165,7 @@ class Registry:
             if name in FIRST_PARTY or name in self.unavailable:  # it is the right name
                 return ""
             methods = {e.name: e.component.also_called for e in entries if issubclass(e.component, Method)}
-            if guess := suggest_method(name, methods):
+            if guess := suggest_method(name, {**dict.fromkeys(FIRST_PARTY, ()), **methods}):
                 return guess
         return closest(name, [entry.name for entry in entries])
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "adalora": ("adaptive lora", "adaptive low rank adaptation", "adaptive rank"),
-    "adaption_prompt": ("llama adapter", "zero init attention"),
+    "adaption_prompt": ("zero init attention",),
     "bitfit": ("bias", "biases", "bias only", "bias tuning"),
     "boft": ("butterfly",),
     "bottleneck": ("bottleneck layers",),
@@ -17,48 +18,69 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "dora": ("weight decomposed", "weight decomposed low rank adaptation", "magnitude and direction", "qdora"),
     "eva": ("explained variance", "data driven init"),
     "fourierft": ("fourier",),
-    "full": ("all weights", "fft", "fine tuning", "ft", "full fine tuning", "full ft", "sft"),
-    "head_only": ("classifier", "head", "last layer", "linear probe", "linear probing", "output layer", "probe"),
-    "houlsby": ("adapter", "adapters", "bottleneck adapter", "double seq bn", "serial adapter", "series adapter"),
+    "full": ("all weights", "fft", "fine tune", "fine tuning", "ft", "full fine tuning", "full ft", "sft"),
+    "head_only": ("classifier", "head", "last layer", "output layer"),
+    "houlsby": (
+        "adapter",
+        "adapter h",
+        "adapters",
+        "bottleneck adapter",
+        "double seq bn",
+        "serial adapter",
+        "series adapter",
+    ),
     "ia3": ("infused adapter", "t few"),
     "invertible_bottleneck": ("invertible adapter", "mad x"),
     "kasa": ("knowledge aware", "singular value adaptation"),
     "layer_norm": ("layer norms", "norm", "normalization"),
     "ln_tuning": ("layer norm tuning",),
     "loha": ("hadamard", "lycoris"),
+    "linear_probe": ("frozen", "frozen model", "linear probing", "probe", "probing"),
     "lokr": ("krona", "kronecker"),
-    "lora": ("low rank", "low rank adaptation", "peft"),
+    "lora": ("lora adapter", "lora adapters", "low rank", "low rank adaptation", "peft"),
     "lora_plus": ("lora+",),
+    "lora_xs": ("lora extremely small",),
     "loreft": ("reft", "representation finetuning"),
     "mam": ("mix and match",),
     "miss": ("bone", "shard sharing"),
     "multitask_prompt_tuning": ("mpt",),
     "olora": ("orthonormal lora", "qr init"),
-    "parallel_adapters": ("par bn", "parallel", "parallel adapter", "scaled parallel"),
-    "pfeiffer": ("adapterfusion", "adapterhub", "seq bn"),
+    "parallel_adapters": ("adaptformer", "par bn", "parallel", "parallel adapter", "scaled parallel"),
+    "p_tuning_v2": ("ptuning v2",),
+    "pfeiffer": ("adapter p", "adapterfusion", "adapterhub", "seq bn"),
     "pissa": ("principal singular", "svd init", "svd lora"),
     "poly": ("polytropon",),
-    "prefix_tuning": ("deep prompt", "p tuning v2", "prefix"),
+    "prefix_tuning": ("deep prompt", "prefix", "prefix tuning v2"),
     "prompt_tuning": ("prompt", "soft prompt", "soft prompts"),
     "qlora": ("4bit lora", "nf4", "quantized lora", "quantized low rank adaptation"),
     "rslora": ("rank stabilized", "rank stabilized low rank adaptation"),
-    "shira": ("sparse high rank",),
+    "shira": ("sparse fine tuning", "sparse high rank"),
     "top_layers": ("freeze", "freezing", "last layers", "partial fine tuning"),
-    "trainable_tokens": ("embedding tuning", "embeddings", "token embeddings"),
+    "trainable_tokens": ("embedding", "embedding tuning", "embeddings", "token embeddings"),
     "unipelt": ("unified pelt",),
     "vera": ("vector based random matrix",),
     "waveft": ("wavelet",),
-    "xlora": ("lora mixture", "mixture of lora", "mole"),
+    "xlora": ("lora mixture", "mixture of lora", "moe lora", "mole"),
 }
 """Other names and descriptions of the methods and presets of this repository, installed or not."""
+_NO_LIBRARY = "{} is in neither peft nor AdapterHub's library; a plugin can add it"
 LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "corda": ("eva", "CorDA changes the frozen weights by data, so its adapter fits no other copy of the model"),
+    "dylora": ("lora", _NO_LIBRARY.format("DyLoRA")),
+    "galore": (
+        "full",
+        "GaLore is an optimizer of all weights, and peftkit has those of torch.optim and Adafactor only",
+    ),
+    "lisa": ("top_layers", "LISA trains other layers after every few steps; a plugin can add it"),
     "loftq": ("qlora", "LoftQ starts from a quantization of its own, and peftkit has that of bitsandbytes only"),
+    "longlora": ("lora", "LongLoRA changes the model's attention"),
     "lora_fa": ("lora", "LoRA-FA is an optimizer of peft, and peftkit has those of torch.optim and Adafactor only"),
     "lora_ga": ("eva", "LoRA-GA changes the frozen weights by data, so its adapter fits no other copy of the model"),
+    "mora": ("lora", _NO_LIBRARY.format("MoRA")),
     "qalora": ("qlora", "QA-LoRA needs weights quantized by GPTQ, and peftkit has bitsandbytes only"),
+    "relora": ("lora", "ReLoRA merges its updates into the weights during training; a plugin can add it"),
 }
-"""Methods of peft that peftkit leaves out: the closest one that it has, and why."""
+"""Methods that peftkit leaves out: the closest one that it has, and why."""
 
 
 def suggest_method(word: str, known: Mapping[str, Iterable[str]]) -> str:
@@ -109,7 +131,8 @@ def find_left_out(word: str) -> tuple[str, str] | None:
 
 def _normalize(phrase: str) -> str:
     """Write a phrase in lower case, in American spelling, with spaces between words: ``LoRA+`` → ``lora plus``."""
-    text = re.sub(r"(?<=i)s(?=(ed|ation|ing)\b)", "z", phrase.lower().replace("+", " plus "))
+    text = unicodedata.normalize("NFKC", phrase).lower().replace("+", " plus ")  # ``IA³``
+    text = re.sub(r"(?<=i)s(?=(ed|ation|ing)\b)", "z", text)
     text = re.sub(r"[^a-z0-9]+", " ", text)
     return " ".join(re.sub(r"\bfine ?(tun\w+)", r"fine \1", text).split())
 

@@ -1,4 +1,4 @@
-"""Presets: names for a method with options, such as ``dora`` for ``lora`` with ``use_dora = true``."""
+"""Presets: names for a method with options, such as ``dora`` for ``lora`` with ``use_dora = true``, or with none."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from peftkit.errors import PluginError, comma_separated, did_you_mean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """A name for a method with options; recipes, tables and curves show it like the name of any method.
+
+    Without options, keys or a search space, it is another name for the method, whose published rates are its own.
 
     Attributes:
         name: The name in recipes.
@@ -49,7 +51,7 @@ class Preset:
     def __str__(self) -> str:
         """The method and options that it stands for: ``lora with use_dora = true``."""
         texts = [f"{key} = {format_toml(value)}" for key, value in self.settings.items()]
-        return f"{self.method} with {comma_separated(texts)}"
+        return f"{self.method} with {comma_separated(texts)}" if texts else self.method
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -68,10 +70,8 @@ def preset_class(preset: Preset, method: type[Method]) -> type[Method]:
         The class.
 
     Raises:
-        PluginError: The preset sets nothing, or the method does not take an option or its value.
+        PluginError: The method does not take an option or its value.
     """
-    if not preset.settings:
-        raise PluginError("sets nothing: it needs fixed, defaults or recipe")
     annotations: dict[str, Any] = {"name": Literal[preset.name]}
     fields: dict[str, Any] = {"name": preset.name}
     for key in dict.fromkeys((*preset.fixed, *preset.defaults, *preset.forbidden)):
@@ -80,9 +80,10 @@ def preset_class(preset: Preset, method: type[Method]) -> type[Method]:
         if (key in preset.fixed) == (key in preset.defaults):
             raise PluginError(f"{key} must be in either fixed or defaults")
         annotations[key], fields[key] = _field(preset, method, key)
+    what = "A preset" if preset.settings else "Another name"
     namespace = {
         "__module__": method.__module__,
-        "__doc__": f"{preset.summary} ({preset.paper}).\n\nA preset: {preset}. All options of {preset.method} apply.",
+        "__doc__": f"{preset.summary} ({preset.paper}).\n\n{what}: {preset}. All options of {preset.method} apply.",
         "__annotations__": annotations,
         "model_config": ConfigDict(use_attribute_docstrings=False),  # there is no source to read them from
         **fields,
@@ -91,7 +92,8 @@ def preset_class(preset: Preset, method: type[Method]) -> type[Method]:
     built = cast("type[Method]", types.new_class(name, (method,), exec_body=lambda body: body.update(namespace)))
     built.preset, built.overridable = preset, True
     built.recipe_keys = {**method.recipe_keys, **preset.recipe}
-    built.published_rates, built.also_called = preset.published_rates, preset.also_called
+    built.published_rates = preset.published_rates or (() if preset.settings else method.published_rates)
+    built.also_called = preset.also_called
     if preset.search_space is not None:
         built.search_space = preset.search_space
     return built

@@ -1,4 +1,4 @@
-"""Presets of the built-in methods: variants of LoRA by their own names."""
+"""Presets of the built-in methods: variants of LoRA by their own names, and other names of methods."""
 
 from __future__ import annotations
 
@@ -106,6 +106,31 @@ PRESETS = (
             PublishedRate(
                 (1e-4, 2e-4),
                 "Dettmers et al. (2023): scripts/finetune_guanaco_65b.sh and finetune_guanaco_7b.sh in artidoro/qlora",
+            ),
+        ),
+    ),
+    Preset(
+        name="linear_probe",
+        method="head_only",
+        summary="The output layer only, on a frozen model",
+        paper="linear classifier probes, Alain and Bengio, 2016",
+    ),
+    Preset(
+        name="llama_adapter",
+        method="adaption_prompt",
+        summary="Prompts with a gate that starts at zero, in the attention of the upper layers",
+        paper="LLaMA-Adapter, Zhang et al., 2023",
+    ),
+    Preset(
+        name="p_tuning_v2",
+        method="prefix_tuning",
+        summary="Prefix tuning whose keys and values are trained without a network",
+        paper="P-Tuning v2, Liu et al., 2021",
+        fixed={"prefix_projection": False},
+        published_rates=(
+            PublishedRate(
+                (5e-3, 1e-2),
+                "Liu et al. (2021): run_script/run_rte_roberta.sh and run_rte_bert.sh in THUDM/P-tuning-v2",
             ),
         ),
     ),

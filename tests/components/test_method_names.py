@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from peftkit.components.method_names import LEFT_OUT, OTHER_NAMES, find_left_out, suggest_method
+import peftkit
+from peftkit import RecipeError
+from peftkit.components.method_names import LEFT_OUT, OTHER_NAMES, find_left_out, find_spelling, suggest_method
 from peftkit.plugins import FIRST_PARTY, load_registry
 
 KNOWN: dict[str, tuple[str, ...]] = dict.fromkeys(load_registry("").all("method"), ())
@@ -27,9 +31,9 @@ KNOWN: dict[str, tuple[str, ...]] = dict.fromkeys(load_registry("").all("method"
         ("soft prompt", "prompt_tuning"),
         ("soft_prompt_tuning", "prompt_tuning"),
         ("prefix", "prefix_tuning"),
-        ("p-tuning-v2", "prefix_tuning"),
+        ("p-tuning-v2", "p_tuning_v2"),
         ("P-Tuning", "p_tuning"),
-        ("llama_adapter", "adaption_prompt"),
+        ("llama_adapter", "llama_adapter"),
         ("(IA)^3", "ia3"),
         ("adapters", "houlsby"),
         ("bottleneck adapter", "houlsby"),
@@ -38,7 +42,7 @@ KNOWN: dict[str, tuple[str, ...]] = dict.fromkeys(load_registry("").all("method"
         ("compacter++", "compacter_plus_plus"),
         ("reft", "loreft"),
         ("MAD-X", "invertible_bottleneck"),
-        ("linear_probe", "head_only"),
+        ("linear_probing", "linear_probe"),
         ("last layer", "head_only"),
         ("full_finetuning", "full"),
         ("fine-tuning", "full"),
@@ -75,3 +79,105 @@ def test_what_peftkit_leaves_out_has_a_reason() -> None:
     assert closest == "lora"
     assert "is an optimizer of peft" in reason
     assert find_left_out("lora") is None
+
+
+ACCEPTED = {
+    "(IA)^3": "ia3",
+    "AdaLoRA": "adalora",
+    "BitFit": "bitfit",
+    "BOFT": "boft",
+    "C3A": "c3a",
+    "DoRA": "dora",
+    "EVA": "eva",
+    "FourierFT": "fourierft",
+    "full": "full",
+    "IA³": "ia3",
+    "layer norm": "layer_norm",
+    "linear probe": "linear_probe",
+    "LLaMA-Adapter": "llama_adapter",
+    "LN-tuning": "ln_tuning",
+    "LoHa": "loha",
+    "LoKr": "lokr",
+    "LoRA": "lora",
+    "LoRA+": "lora_plus",
+    "OFT": "oft",
+    "OLoRA": "olora",
+    "P-tuning v2": "p_tuning_v2",
+    "P-tuning": "p_tuning",
+    "PiSSA": "pissa",
+    "prefix-tuning": "prefix_tuning",
+    "prompt tuning": "prompt_tuning",
+    "QLoRA": "qlora",
+    "RandLoRA": "randlora",
+    "rsLoRA": "rslora",
+    "VB-LoRA": "vblora",
+    "VeRA": "vera",
+    "X-LoRA": "xlora",
+}
+SUGGESTED = {
+    "adapter": "houlsby",
+    "AdapterFusion": "pfeiffer",
+    "adapter_H": "houlsby",
+    "adapter_P": "pfeiffer",
+    "AdaptFormer": "parallel_adapters",
+    "bias only": "bitfit",
+    "Bone": "miss",
+    "CorDA": "eva",
+    "double_seq_bn": "houlsby",
+    "finetune": "full",
+    "full fine-tuning": "full",
+    "GaLore": "full",
+    "KronA": "lokr",
+    "last_layer": "head_only",
+    "LoftQ": "qlora",
+    "LoRA adapters": "lora",
+    "LoRA-FA": "lora",
+    "LoRA-XS": "lora_xs",
+    "MAM adapter": "mam",
+    "par_bn": "parallel_adapters",
+    "parallel adapter": "parallel_adapters",
+    "prefix": "prefix_tuning",
+    "QDoRA": "dora",
+    "ReFT": "loreft",
+    "seq_bn": "pfeiffer",
+    "SFT": "full",
+    "soft prompts": "prompt_tuning",
+    "sparse fine-tuning": "shira",
+    "T-Few": "ia3",
+}
+OF_PLUGINS = ("compacter", "Compacter++", "DiReFT", "houlsby", "LoReFT", "MAM", "pfeiffer", "UniPELT")
+
+
+@pytest.fixture
+def only_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTKIT_PLUGINS", "")
+
+
+@pytest.mark.usefixtures("only_built_in")
+@pytest.mark.parametrize(("word", "name"), ACCEPTED.items(), ids=ACCEPTED)
+def test_a_name_that_people_use_is_a_name(word: str, name: str) -> None:
+    assert peftkit.method(word) == {"name": word}  # else it raises
+    assert find_spelling(word, KNOWN) == name
+
+
+@pytest.mark.usefixtures("only_built_in")
+@pytest.mark.parametrize(("word", "name"), SUGGESTED.items(), ids=SUGGESTED)
+def test_a_name_that_people_use_gives_the_right_suggestion(word: str, name: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        peftkit.method(word)
+    text = str(caught.value)
+    assert re.findall(rf"called {word!r} \((?:did you mean|the closest is) '(\w+)'", text) == [name]
+    assert (f"'{name}' is in the distribution {FIRST_PARTY.get(name)}" in text) == (name in FIRST_PARTY)
+
+
+@pytest.mark.usefixtures("only_built_in")
+@pytest.mark.parametrize("word", OF_PLUGINS)
+def test_a_name_of_a_plugin_that_is_not_installed_says_where_it_is(word: str) -> None:
+    with pytest.raises(RecipeError, match=r"is in the distribution peftkit-adapters"):
+        peftkit.method(word)
+
+
+def test_the_names_of_plugins_that_are_not_installed_are_suggested_by_their_spelling() -> None:
+    registry = load_registry("")
+    for name in FIRST_PARTY:
+        assert registry.suggest(name.upper().replace("_", "-")) == f" (did you mean {name!r}?)"

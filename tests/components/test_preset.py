@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -110,10 +111,19 @@ def test_rates_and_search_space_are_its_own() -> None:
     assert (built.published_rates, built.search_space) == (rates, SCALES)
 
 
+def test_a_preset_without_options_is_another_name_for_its_method() -> None:
+    built = preset_class(preset(fixed={}), Base)
+    assert str(built.preset) == "base"
+    assert inspect.getdoc(built) == (
+        "A preset (P, Doe et al., 2026).\n\nAnother name: base. All options of base apply."
+    )
+    assert built().model_dump(exclude={"name"}) == Base().model_dump(exclude={"name"})
+    assert built.published_rates == Base.published_rates != ()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"fixed": {}}, "sets nothing"),
         ({"fixed": {"rr": 4}}, r"base has no option 'rr' \(did you mean 'r'\?\)"),
         ({"fixed": {"name": "q"}}, "base has no option 'name'"),
         ({"fixed": {"r": "4"}}, 'r = "4" is not valid: Input should be a valid integer'),

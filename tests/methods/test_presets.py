@@ -27,6 +27,8 @@ CLASSES: dict[str, Any] = {
 }
 ARCHITECTURES = ("t5", "llama", "bert")
 EACH = pytest.mark.parametrize("name", CLASSES)
+OF_LORA = [preset.name for preset in PRESETS if preset.method == "lora"]
+EACH_OF_LORA = pytest.mark.parametrize("name", OF_LORA)
 
 
 def apply(name: str, architecture: str, **options: Any) -> nn.Module:
@@ -64,7 +66,11 @@ EXPECTED: dict[str, dict[str, Any]] = {
 }
 
 
-@EACH
+def test_the_expectations_are_of_all_presets_of_lora() -> None:
+    assert set(EXPECTED) == set(OF_LORA)
+
+
+@EACH_OF_LORA
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_peft_gets_what_the_name_means(name: str, architecture: str) -> None:
     built = config(apply(name, architecture))
@@ -133,29 +139,37 @@ def test_qlora_adapts_all_linear_layers_of_a_quantized_model(architecture: str) 
 def test_a_fixed_option_cannot_be_contradicted(name: str) -> None:
     [preset] = [each for each in PRESETS if each.name == name]
     for option, value in preset.fixed.items():
-        with pytest.raises(ValidationError, match=re.escape(f"{name!r} is lora with {option} = {json.dumps(value)}")):
-            CLASSES[name](**{option: Lora.model_fields[option].default})
+        other = not value if isinstance(value, bool) else Lora.model_fields[option].default
+        with pytest.raises(ValidationError, match=re.escape(f"{name!r} is {preset}; leave {option} out, or use")):
+            CLASSES[name](**{option: other})
         assert getattr(CLASSES[name](**{option: value}), option) == value
+
+
+@EACH_OF_LORA
+def test_a_preset_of_lora_takes_its_options(name: str) -> None:
     assert CLASSES[name](r=4, dropout=0.5).lora_dropout == 0.5
 
 
 @EACH
 def test_the_preset_equals_its_method_with_these_options(name: str) -> None:
     [preset] = [each for each in PRESETS if each.name == name]
-    lora: Any = load_registry("").all("method")["lora"].component
-    method = lora.model_validate_json(json.dumps({**preset.fixed, **preset.defaults}), strict=True)
+    base: Any = load_registry("").all("method")[preset.method].component
+    method = base.model_validate_json(json.dumps({**preset.fixed, **preset.defaults}), strict=True)
     assert CLASSES[name]().model_dump(exclude={"name"}) == method.model_dump(exclude={"name"})
 
 
 @EACH
 def test_published_rates_are_its_own_and_inside_the_range(name: str) -> None:
+    [preset] = [each for each in PRESETS if each.name == name]
+    base = load_registry("").all("method")[preset.method].component
+    assert issubclass(base, Method)
     assert CLASSES[name].published_rates
-    assert CLASSES[name].published_rates != Lora.published_rates
+    assert (CLASSES[name].published_rates == base.published_rates) == (not preset.settings)
     check_published_rates(CLASSES[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CLASSES if name != "eva"])  # tests of lora train it on rows
+@pytest.mark.parametrize("name", [name for name in OF_LORA if name != "eva"])  # tests of lora train it on rows
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("check", ["trains", "reloads"])
 def test_presets_train_and_reload(name: str, architecture: str, check: str, tmp_path: Path) -> None:
