@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftkit.api.comparisons import RunComparison, compare_runs
-    from peftkit.api.component_views import describe, list_methods, list_metrics, list_tasks
-    from peftkit.api.recipes import estimate, load_recipe, method, metric, task
+    from peftkit.api.component_views import describe, list_methods, list_metrics, list_objectives, list_tasks
+    from peftkit.api.recipes import estimate, load_recipe, method, metric, objective, task
     from peftkit.api.runs import Run, Runs, load_model, load_run, load_runs, run
     from peftkit.api.sweeps import SweepResult, run_sweep
     from peftkit.components import (
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
         Callback,
         EvaluationResult,
         Example,
+        Head,
         Incompatibility,
         Meter,
         Method,
         Metric,
         ModelKind,
+        Objective,
+        ObjectiveContext,
         OptionProblem,
         Preset,
         RunSpec,
@@ -59,6 +62,7 @@ __all__ = [
     "DistractorGeneration",
     "EvaluationResult",
     "Example",
+    "Head",
     "Incompatibility",
     "InputError",
     "Meter",
@@ -67,6 +71,8 @@ __all__ = [
     "MissingFieldsError",
     "ModelKind",
     "MultipleChoice",
+    "Objective",
+    "ObjectiveContext",
     "OptionProblem",
     "PeftkitError",
     "Preset",
@@ -100,6 +106,7 @@ __all__ = [
     "hookimpl",
     "list_methods",
     "list_metrics",
+    "list_objectives",
     "list_tasks",
     "load_model",
     "load_recipe",
@@ -107,6 +114,7 @@ __all__ = [
     "load_runs",
     "method",
     "metric",
+    "objective",
     "run",
     "run_sweep",
     "task",
@@ -114,12 +122,13 @@ __all__ = [
 
 _MODULES = {
     "api.comparisons": ("RunComparison", "compare_runs"),
-    "api.component_views": ("describe", "list_methods", "list_metrics", "list_tasks"),
-    "api.recipes": ("estimate", "load_recipe", "method", "metric", "task"),
+    "api.component_views": ("describe", "list_methods", "list_metrics", "list_objectives", "list_tasks"),
+    "api.recipes": ("estimate", "load_recipe", "method", "metric", "objective", "task"),
     "api.runs": ("Run", "Runs", "load_model", "load_run", "load_runs", "run"),
     "api.sweeps": ("SweepResult", "run_sweep"),
     "components": (
-        *("ApplyContext", "Callback", "EvaluationResult", "Example", "Incompatibility", "Meter", "Method", "Metric"),
+        *("ApplyContext", "Callback", "EvaluationResult", "Example", "Head", "Incompatibility", "Meter"),
+        *("Method", "Metric", "Objective", "ObjectiveContext"),
         *("ModelKind", "OptionProblem", "Preset", "PublishedRate", "Range", "RunSpec", "SearchSpace", "Side"),
         *("StepResult", "StepStats", "Task", "TaskKind", "TrainContext"),
     ),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from peftkit.components import Callback, Meter, Method, Metric, Preset, Task
+from peftkit.components import Callback, Meter, Method, Metric, Objective, Preset, Task
 
 hookspec = pluggy.HookspecMarker("peftkit")
 hookimpl = pluggy.HookimplMarker("peftkit")
@@ -85,6 +85,43 @@ def register_tasks() -> type[Task] | Sequence[type[Task]]:  # type: ignore[empty
     ...     return [Parity]
     >>> register_tasks()[0]().to_example({"n": 7}).target
     'odd'
+    """
+
+
+@hookspec
+def register_objectives() -> type[Objective] | Sequence[type[Objective]]:  # type: ignore[empty-body]
+    """Register objectives: how the examples of a kind of task become tensors, a loss and predictions.
+
+    >>> from typing import Literal
+    >>> from peftkit import Head, Objective, hookimpl
+    >>> class Regression(Objective):
+    ...     name: Literal["regression_head"] = "regression_head"
+    ...     task_kind = "regression"
+    ...     families = ("encoder",)
+    ...     def head(self, task):
+    ...         return Head(outputs=1)
+    ...     def tokenize(self, examples, context, *, training):
+    ...         rows = context.family.tokenize_sources(examples)
+    ...         return [{**row, "value": float(e.target or 0)} for row, e in zip(rows, examples)]
+    ...     def collate(self, rows, context):
+    ...         import torch
+    ...         values = torch.tensor([row["value"] for row in rows])
+    ...         return {**context.family.collate(rows), "labels": values}
+    ...     def loss(self, model, batch, context):
+    ...         outputs, values = context.family.logits(model, batch)
+    ...         return (outputs[:, 0] - values).square().sum()
+    ...     def predict(self, model, rows, examples, context, *, has_targets):
+    ...         batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+    ...         outputs = context.family.outputs_without_padding_effects(model, batch)[:, 0].tolist()
+    ...         return [
+    ...             {"prediction": str(output), "loss": (output - row["value"]) ** 2, "tokens": 1}
+    ...             for output, row in zip(outputs, rows)
+    ...         ]
+    >>> @hookimpl
+    ... def register_objectives():
+    ...     return [Regression]
+    >>> register_objectives()[0]().head(None).outputs
+    1
     """
 
 

@@ -14,14 +14,14 @@ from typing import Any, Literal, cast
 import pluggy
 
 from peftkit import hookspecs
-from peftkit.components import Callback, Component, Meter, Method, Metric, Preset, Task
+from peftkit.components import Callback, Component, Meter, Method, Metric, Objective, Preset, Task
 from peftkit.components.class_checks import check_class, check_name, check_options, component_name
 from peftkit.components.method_names import find_left_out, suggest_method
 from peftkit.components.preset import preset_class
 from peftkit.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.errors import PluginError, closest, comma_separated, did_you_mean, summarize_error
 
-Kind = Literal["method", "task", "metric", "meter", "callback"]
+Kind = Literal["method", "task", "objective", "metric", "meter", "callback"]
 FIRST_PARTY: Mapping[str, str] = {
     "lora_xs": "peftkit-lora-xs",
     **dict.fromkeys(
@@ -38,6 +38,7 @@ FIRST_PARTY: Mapping[str, str] = {
 BASE_CLASSES: Mapping[Kind, type[Component]] = {
     "method": Method,
     "task": Task,
+    "objective": Objective,
     "metric": Metric,
     "meter": Meter,
     "callback": Callback,
@@ -116,7 +117,7 @@ class Registry:
         """Returns the components of one kind.
 
         Args:
-            kind: ``method``, ``task``, ``metric``, ``meter`` or ``callback``.
+            kind: ``method``, ``task``, ``objective``, ``metric``, ``meter`` or ``callback``.
             presets: Whether methods include presets.
 
         Returns:
@@ -128,7 +129,7 @@ class Registry:
         """Returns the component with a kind and name.
 
         Args:
-            kind: ``method``, ``task``, ``metric``, ``meter`` or ``callback``.
+            kind: ``method``, ``task``, ``objective``, ``metric``, ``meter`` or ``callback``.
             name: The name in a recipe.
 
         Returns:

@@ -283,7 +283,7 @@ def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed
 def scaffold(environments: Sequence[Environment]) -> None:
     """Create a distribution of each kind with `peftkit new`, install it, and test that it is registered."""
     with tempfile.TemporaryDirectory() as parent:
-        for kind in ("method", "task", "metric", "meter", "callback"):
+        for kind in ("method", "task", "objective", "metric", "meter", "callback"):
             MAIN.run("peftkit", "new", kind, f"example_{kind}", "--in", parent)
             folder = f"{parent}/peftkit-example-{kind}"
             try:

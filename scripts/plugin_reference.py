@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import peftkit
-from peftkit.components import callback, inputs, name_matching, preset, search_space
+from peftkit.components import callback, inputs, name_matching, objective, preset, search_space
 from peftkit.components.component import Component
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
@@ -31,7 +31,8 @@ INTRODUCTION = """# Plugin reference
 Everything that a component is given, and everything that it may define. [Writing a plugin](plugins.md) has an example
 of each kind. This page is generated from the code: `python scripts/plugin_reference.py --write`.
 
-All names are imported from `peftkit`, except those of `peftkit.components.search_space`,
+All names are imported from `peftkit`, except the types of
+`peftkit.components.objective` and `peftkit.components.inputs`, and those of `peftkit.components.search_space`,
 `peftkit.components.name_matching` and `peftkit.testing`. Other modules may change without notice.
 """
 BEFORE_CLASSES = """## Base classes
@@ -46,7 +47,7 @@ FUNCTIONS = ("get_text", "get_texts")
 
 def given_types() -> list[type]:
     """The dataclasses that components are given or make."""
-    modules = (inputs, callback, preset, search_space)
+    modules = (inputs, callback, objective, preset, search_space)
     return [
         value
         for module in modules
@@ -108,7 +109,29 @@ def of_dataclass(given: type) -> str:
         if isinstance(value, property)
     ]
     head = ("attribute", "type", "default", "")
-    return f"### {given.__name__}\n\n{paragraphs(docstring)}\n\n{table(head, rows)}"
+    text = f"### {given.__name__}\n\n{paragraphs(docstring)}\n\n{table(head, rows)}"
+    methods = method_rows(given)
+    return f"{text}\n{table(('method', 'returns', ''), methods)}" if methods else text
+
+
+def method_rows(owner: type) -> list[tuple[str, ...]]:
+    """The rows of the documented methods that a class defines."""
+    functions = [value for name, value in vars(owner).items() if isinstance(value, FunctionType) and name[0] != "_"]
+    return [
+        (code(_signature(function)), code(_returned(function)), described_method(inspect.getdoc(function) or ""))
+        for function in functions
+    ]
+
+
+def of_protocol(protocol: type) -> str:
+    """The properties and methods of a protocol."""
+    rows = [
+        (code(name), f"property, {code(_returned(value.fget))}", markdown(value.__doc__ or ""))
+        for name, value in vars(protocol).items()
+        if isinstance(value, property)
+    ]
+    text = f"### {protocol.__name__}\n\n{paragraphs(inspect.getdoc(protocol) or '')}\n\n"
+    return text + table(("method", "returns", ""), rows + method_rows(protocol))
 
 
 def _default(field: Field[Any]) -> str:
@@ -221,11 +244,13 @@ def constants(module: Any) -> dict[str, str]:
 
 def document() -> str:
     parts = [INTRODUCTION, "## What components are given\n", *map(of_dataclass, given_types())]
-    kinds = "\n".join(
-        f"* `{name}`: {', '.join(map(code, getattr(inputs, name).__args__))}"
-        for name in ("ModelKind", "TaskKind", "Side")
-    )
-    parts += [f"### Names\n\n{kinds}\n* `SearchSpace`: {constants(search_space)['SearchSpace']}\n"]
+    parts += [of_protocol(objective.FamilyServices)]
+    kinds = [f"`{name}`: {', '.join(map(code, getattr(inputs, name).__args__))}" for name in ("ModelKind", "Side")]
+    kinds += [f"`TaskKind`: {constants(inputs)['TaskKind']}"]
+    names = ((objective, "Batch"), (inputs, "Prediction"), (objective, "ScoreCandidates"))
+    kinds += [f"`{name}`: {constants(module)[name]}" for module, name in names]
+    kinds += [f"`SearchSpace`: {constants(search_space)['SearchSpace']}"]
+    parts += ["### Names\n\n" + "\n".join(f"* {kind}" for kind in kinds) + "\n"]
     parts += [BEFORE_CLASSES, *map(of_component, BASE_CLASSES.values())]
     parts += ["## Base classes of tasks on files and hub datasets\n"]
     parts += [of_component(getattr(peftkit, name)) for name in DATASET_TASKS]

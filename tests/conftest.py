@@ -178,3 +178,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _SCRATCH.cleanup()
+
+
+@pytest.fixture
+def regression_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install ``tests/regression_plugin.py`` as a distribution; returns the folder to put on a child's path."""
+    site = tmp_path / "site"
+    info = site / "peftkit_regression-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: peftkit-regression\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[peftkit]\nregression = tests.regression_plugin\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(site)
+    return site

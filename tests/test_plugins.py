@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import create_model
 
-from peftkit import Meter, Method, Metric, Task, hookimpl
+from peftkit import Meter, Method, Metric, Objective, Task, hookimpl
 from peftkit.components import Component
 from peftkit.errors import InputError, PluginError
 from peftkit.plugins import Registry, list_plugins, load_registry
@@ -54,12 +54,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def component(name: str, base: type[Component] = Method) -> Any:
     attributes: dict[str, Any] = {
-        key: lambda self, *args: None
-        for key in ("apply", "load", "to_example", "compute", "totals")
+        key: lambda self, *args, **options: None
+        for key in ("apply", "load", "to_example", "tokenize", "predict", "compute", "totals")
         if key in dir(base)
     }
     if issubclass(base, Task):
         attributes |= {"kind": "generation", "metrics": (), "selection_metric": "loss"}
+    if issubclass(base, Objective):
+        attributes |= {"task_kind": "generation", "families": ("decoder",)}
     model = create_model(name.title(), __base__=base, name=(Literal[name], name), __doc__=f"The {name}.\n\nMore.")
     for key, value in attributes.items():
         setattr(model, key, value)
@@ -94,12 +96,10 @@ def test_an_entry_has_its_component_and_distribution(install: Install) -> None:
 
 
 def test_one_module_may_register_all_kinds(install: Install) -> None:
-    hooks: dict[str, Any] = {}
-    for kind, base in (("methods", Method), ("tasks", Task), ("metrics", Metric), ("meters", Meter)):
-        same = component("same", base)
-        hooks[kind] = hook(f"register_{kind}", [same])
+    bases = {"methods": Method, "tasks": Task, "objectives": Objective, "metrics": Metric, "meters": Meter}
+    hooks: Any = {kind: hook(f"register_{kind}", [component("same", base)]) for kind, base in bases.items()}
     loaded = registry(install("d", **hooks))
-    assert names(loaded) == ["method same", "task same", "metric same", "meter same"]
+    assert names(loaded) == ["method same", "task same", "objective same", "metric same", "meter same"]
 
 
 def test_the_order_of_installation_does_not_matter(install: Install) -> None:
@@ -114,6 +114,7 @@ def test_the_built_in_components_are_registered() -> None:
     assert set(loaded.distributions) == {"peftkit"}
     assert {"full", "lora", "prefix_tuning", "vera"} <= set(loaded.all("method"))
     assert {"wordnet_topic", "wordnet_mcq", "wordnet_distractors"} <= set(loaded.all("task"))
+    assert {"label_ranking", "choice_ranking", "classification_head"} <= set(loaded.all("objective"))
     assert {"accuracy", "rouge", "bleu"} <= set(loaded.all("metric"))
     assert {"clock", "peak_memory"} <= set(loaded.all("meter"))
     assert all(e.summary.endswith(".") or "." in e.summary for e in loaded.entries)
@@ -252,10 +253,31 @@ class Plain(Aimless):
 
 
 class Odd(Metric):
-    """Declares an unknown kind of task."""
+    """Declares a kind of task that is not a name."""
 
     name: Literal["odd"] = "odd"
-    kinds: ClassVar[Any] = ("generation", "regression")
+    kinds: ClassVar[Any] = ("generation", "Free Text")
+
+
+class Homeless(Objective):
+    """Declares no family of models."""
+
+    name: Literal["homeless"] = "homeless"
+    task_kind = "regression"
+    families: ClassVar[Any] = ()
+
+
+class Foreign(Homeless):
+    """Declares an unknown family of models."""
+
+    families: ClassVar[Any] = ("decoder", "diffusion")
+
+
+class Suffixed(Homeless):
+    """Declares no prediction without a suffix."""
+
+    families: ClassVar[Any] = ("decoder",)
+    prediction_suffixes: ClassVar[Any] = ("_norm",)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -299,7 +321,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "odd name": ({"register_methods": returning([Loud])}, "has the name 'Loud Name'; names have lower-case letters"),
     "task": (
         {"t": hook("register_tasks", [Aimless])},
-        r"Aimless must have the class attribute \(not an option\) kind: one of classification",
+        r"Aimless must have the class attribute \(not an option\) kind: the kind of task, such as classification",
     ),
     "option": (
         {"t": hook("register_tasks", [Optional])},
@@ -308,7 +330,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "metrics": ({"t": hook("register_tasks", [Plain])}, "Plain must have the class attribute .* metrics: a tuple of"),
     "kinds": (
         {"m": hook("register_metrics", [Odd])},
-        "Odd must have the class attribute .* kinds: a tuple of classification, ",
+        "Odd must have the class attribute .* kinds: a tuple of kinds of task, such as classification",
+    ),
+    "no family": (
+        {"o": hook("register_objectives", [Homeless])},
+        "Homeless must have the class attribute .* families: a tuple of encoder-decoder, decoder, encoder",
+    ),
+    "family": ({"o": hook("register_objectives", [Foreign])}, "Foreign must have the class attribute .* families: "),
+    "suffixes": (
+        {"o": hook("register_objectives", [Suffixed])},
+        'Suffixed must have the class attribute .* prediction_suffixes: a tuple of texts that starts with ""',
     ),
 }
 

@@ -21,6 +21,8 @@ from transformers import (
 )
 
 from peftkit import Example, Method
+from peftkit.components import ModelKind, Objective, ObjectiveContext
+from peftkit.models import FAMILIES, BoundObjective
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
 from peftkit.recipe.resolve import model_path
@@ -166,3 +168,20 @@ def built_in_writer(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable
         return path
 
     return write_recipe
+
+
+def bind_objective(
+    kind: ModelKind, tokenizer: Any, config: Any, task_kind: str = "multiple_choice", **lengths: int
+) -> BoundObjective:
+    """The installed objective of a kind of task for a model; sources have at most 64 tokens, and targets 32."""
+    [objective] = [
+        entry.component()  # type: ignore[call-arg]
+        for entry in load_registry().all("objective").values()
+        if issubclass(entry.component, Objective)
+        and entry.component.task_kind == task_kind
+        and kind in entry.component.families
+    ]
+    task = {"classification": Colours, "multiple_choice": ColourChoice, "generation": ColourText}[task_kind]()
+    family = FAMILIES[kind](tokenizer, config, **{"max_source_length": 64, "max_target_length": 32, **lengths})
+    context = ObjectiveContext(family, kind, tokenizer, config, task)
+    return BoundObjective(objective, family, context, family.auto_class)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from peftkit.components import Method, Metric, PublishedRate, Range, Task
+from peftkit.components import Method, Metric, Objective, PublishedRate, Range, Task
 from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe.type_names import aliases, describe_field
@@ -19,6 +19,7 @@ from peftkit.recipe.type_names import aliases, describe_field
 TITLES = {
     "task_kind": "Kind",
     "task_kinds": "Task kinds",
+    "model_kinds": "Kinds of model",
     "metrics": "Metrics",
     "selection_metric": "Selection metric",
     "source": "Source",
@@ -98,6 +99,8 @@ def describe_component(entry: Entry) -> dict[str, Any]:
                 "recipe_keys": component.recipe_keys,
             }
         described |= {"loaded_by": component.loaded_by, "search_space": space, "published_learning_rates": rates}
+    if issubclass(component, Objective):
+        described |= {"task_kind": component.task_kind, "model_kinds": component.families}
     if issubclass(component, Metric):
         described |= {"task_kinds": component.kinds, "higher_is_better": component.higher_is_better}
     return described

@@ -14,14 +14,14 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from peftkit.analysis.dry_run import StepLog, apply_recipe_method, dry_run
-from peftkit.data.dataloader import LengthBucketSampler, StreamingRows, effective_batch_size
+from peftkit.components.inputs import Row
+from peftkit.data.dataloader import LengthBucketSampler, StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.pipeline import PreparedData, prepare_data
-from peftkit.data.tokenize import ROW_COLUMNS
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
 from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
-from peftkit.models import ModelFamily, TokenizedRow
-from peftkit.models.load import count_parameters, init_random_base, load_family
+from peftkit.models import BoundObjective
+from peftkit.models.load import count_parameters, init_random_base, load_objective
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
@@ -168,13 +168,13 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         InputError: A row is invalid, or the model is too large for a method that needs weights.
     """
     quiet_libraries("warning")
-    _, family = load_family(recipe)
+    _, objective = load_objective(recipe)
     sampled = recipe.task.subset_for_estimate(SAMPLE_ROWS)
     if sampled:
         recipe = recipe.model_copy(update={"task": sampled[0]})
     accelerator = make_accelerator(cpu=True)
     try:
-        data = prepare_data(recipe, family, accelerator, only_train=True)
+        data = prepare_data(recipe, objective, accelerator, only_train=True)
     finally:
         shutdown(accelerator)
     if sampled:
@@ -231,7 +231,7 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
     """Count the steps until the budget is used up, without its limits of time and energy."""
     base = init_random_base(recipe, device)
     model = apply_recipe_method(recipe, base, data, batch)
-    simulated = SimulatedSteps(model, make_mac_counter(recipe, base.family, model, data.train), [], [], {})
+    simulated = SimulatedSteps(model, make_mac_counter(recipe, base.objective, model, data.train), [], [], {})
     steps_per_epoch = data.steps_per_epoch(batch)
     unknown = ("seconds", "joules") if steps_per_epoch else ("seconds", "joules", "epochs")
     budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
@@ -241,7 +241,7 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
     max_steps = min_steps
     if limited:
         max_steps = min(MAX_STEPS, max(MIN_STEPS, COUNTED_EPOCHS * steps_per_epoch)) if steps_per_epoch else MAX_STEPS
-    for counted in islice(simulate_steps(recipe, data, base.family, simulated.mac_counter, batch), max_steps):
+    for counted in islice(simulate_steps(recipe, data, base.objective, simulated.mac_counter, batch), max_steps):
         progress = counted.progress
         simulated.macs.append(counted.step_macs.forward_macs + counted.step_macs.backward_macs)
         simulated.progress.append(progress)
@@ -255,14 +255,14 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
 
 
 def simulate_steps(
-    recipe: Recipe, data: PreparedData, family: ModelFamily, mac_counter: MacCounter, batch: int
+    recipe: Recipe, data: PreparedData, objective: BoundObjective, mac_counter: MacCounter, batch: int
 ) -> Iterator[SimulatedStep]:
     """Count the steps of a run one after the other, without running them.
 
     Args:
         recipe: The recipe.
         data: Its training rows.
-        family: The model family.
+        objective: The objective.
         mac_counter: Counts the model with the method applied.
         batch: Rows per step.
 
@@ -270,14 +270,14 @@ def simulate_steps(
         The cost of each step.
     """
     progress = Progress(steps_per_epoch=data.steps_per_epoch(batch))
-    for epoch, microbatches in _microbatches_by_step(recipe, data.train, family, batch):
+    for epoch, microbatches in _microbatches_by_step(recipe, data.train, objective, batch):
         step_macs = StepMacs(*(sum(each) for each in zip(*map(mac_counter.count, microbatches), strict=True)))
         progress = replace(
             progress,
             step=progress.step + 1,
             samples=progress.samples + batch,
             input_tokens=progress.input_tokens + sum(int(m["input_tokens"]) for m in microbatches),
-            target_tokens=progress.target_tokens + sum(int(family.num_targets(m)) for m in microbatches),
+            target_tokens=progress.target_tokens + sum(int(objective.num_targets(m)) for m in microbatches),
             macs=progress.macs + step_macs.forward_macs + step_macs.backward_macs,
             completed_epochs=epoch,
         )
@@ -285,35 +285,35 @@ def simulate_steps(
 
 
 def _microbatches_by_step(
-    recipe: Recipe, rows: Dataset | StreamingRows, family: ModelFamily, batch: int
+    recipe: Recipe, rows: TrainRows, objective: BoundObjective, batch: int
 ) -> Iterator[tuple[int, Microbatches]]:
     """Yield the microbatches of each step, with the number of completed epochs."""
-    size = recipe.train.batch_size
+    size, family = recipe.train.batch_size, objective.family
     for epoch in count():
         batches = (
             _batches_in_memory(rows, recipe, batch, epoch)
             if isinstance(rows, Dataset)
             else _streamed_batches(rows, batch, epoch)
         )
-        batch_rows: list[TokenizedRow] | None = None
+        batch_rows: list[Row] | None = None
         for batch_rows in batches:
-            microbatches = [family.collate(batch_rows[start : start + size]) for start in range(0, batch, size)]
+            microbatches = [objective.collate(batch_rows[start : start + size]) for start in range(0, batch, size)]
             max_lengths = family.max_lengths(microbatches)
             yield epoch, [family.pad_to(microbatch, max_lengths) for microbatch in microbatches]
         if batch_rows is None:  # fewer rows than one batch
             return
 
 
-def _batches_in_memory(rows: Dataset, recipe: Recipe, batch: int, epoch: int) -> Iterator[list[TokenizedRow]]:
+def _batches_in_memory(rows: Dataset, recipe: Recipe, batch: int, epoch: int) -> Iterator[list[Row]]:
     sampler = LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed)
     sampler.set_epoch(epoch)
-    tokenized, indices = rows.select_columns(list(ROW_COLUMNS)), iter(sampler)
+    indices = iter(sampler)
     for batch_indices in iter(lambda: [*islice(indices, batch)], []):
-        columns = tokenized[batch_indices]
+        columns = rows[batch_indices]
         yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]  # type: ignore[misc]
 
 
-def _streamed_batches(rows: StreamingRows, batch: int, epoch: int) -> Iterator[list[TokenizedRow]]:
+def _streamed_batches(rows: StreamingRows, batch: int, epoch: int) -> Iterator[list[Row]]:
     rows.set_epoch(epoch)
     iterator = iter(rows)
     for batch_rows in iter(lambda: [*islice(iterator, batch)], []):

@@ -16,7 +16,7 @@ from peftkit.models.load import LoadedBase, apply_method, init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import BudgetConfig
+from peftkit.recipe.tables import BudgetConfig
 from peftkit.train.budget import planned_steps
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.stop_signals import InterruptHandler
@@ -59,14 +59,14 @@ def dry_run(recipe: Recipe, registry: Registry, steps: int, callbacks: Sequence[
     trainer: Trainer | None = None
     try:
         base = init_random_base(recipe, accelerator.device)
-        data = prepare_data(recipe, base.family, accelerator, only_train=True)
+        data = prepare_data(recipe, base.objective, accelerator, only_train=True)
         model = apply_recipe_method(recipe, base, data, effective_batch_size(recipe, accelerator.num_processes))
         assert_same_weights(model)
-        counter = make_mac_counter(recipe, base.family, model, data.train)
+        counter = make_mac_counter(recipe, base.objective, model, data.train)
         train = recipe.train.model_copy(update={"budget": BudgetConfig(steps=steps)})
         recipe = recipe.model_copy(update={"train": train})
         with InterruptHandler() as interrupts:
-            trainer = Trainer(recipe, model, base.family, data, accelerator, counter, callbacks, interrupts)
+            trainer = Trainer(recipe, model, base.objective, data, accelerator, counter, callbacks, interrupts)
             yield trainer
     finally:
         if trainer is not None:
@@ -87,4 +87,6 @@ def apply_recipe_method(recipe: Recipe, base: LoadedBase, data: PreparedData, ba
         The model to train.
     """
     steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=data.steps_per_epoch(batch))
-    return apply_method(recipe, base, steps, partial(first_batches, recipe, data.train, base.family, base.model, batch))
+    return apply_method(
+        recipe, base, steps, partial(first_batches, recipe, data.train, base.objective, base.model, batch)
+    )

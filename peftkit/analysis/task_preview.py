@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import islice
 from typing import Any
 
@@ -10,11 +9,12 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.components import Example
+from peftkit.components.inputs import Row
 from peftkit.data.pipeline import SPLITS
-from peftkit.data.tokenize import gold_answer, to_examples, tokenize_examples
+from peftkit.data.tokenize import TokenizedSplit, tokenize_rows
 from peftkit.errors import InputError
-from peftkit.models import ModelFamily, TokenizedRow
-from peftkit.models.load import load_family
+from peftkit.models import BoundObjective, ModelFamily
+from peftkit.models.load import load_objective
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.recipe import Recipe
 
@@ -39,12 +39,13 @@ def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
         RunError: The tokenizer cannot be loaded.
     """
     quiet_libraries("warning")
-    kind, family = load_family(recipe)
+    kind, objective = load_objective(recipe)
+    family = objective.family
     splits: Any = recipe.task.load()
-    statistics = {name: _split_statistics(recipe, family, name, splits[name]) for name in SPLITS if name in splits}
+    statistics = {name: _split_statistics(objective, name, splits[name]) for name in SPLITS if name in splits}
     if split not in statistics:
         raise InputError(f"the task {recipe.task.name!r} has no split {split!r}")
-    indices, examples, rows = _tokenize_rows(recipe, family, split, splits[split], number)
+    tokenized = _tokenize_sample(objective, split, splits[split], number)
     return {
         "task": recipe.task.name,
         "kind": recipe.task.kind,
@@ -55,14 +56,12 @@ def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
         "split": split,
         "examples": [
             {"row": recipe.task.describe_row(split, i), **_format_example(family, example, row)}
-            for i, example, row in zip(indices, examples, rows, strict=True)
+            for i, example, row in zip(tokenized.indices, tokenized.examples, tokenized.rows, strict=True)
         ],
     }
 
 
-def _tokenize_rows(
-    recipe: Recipe, family: ModelFamily, name: str, split: Any, number: int
-) -> tuple[list[int], list[Example], list[TokenizedRow]]:
+def _tokenize_sample(objective: BoundObjective, name: str, split: Any, number: int) -> TokenizedSplit:
     """Tokenize up to ``number`` evenly spaced rows of a split; the first ones of a stream."""
     if isinstance(split, Dataset):
         indices = (
@@ -72,42 +71,41 @@ def _tokenize_rows(
     else:
         rows = list(islice(split, number))
         indices = list(range(len(rows)))
-    examples = to_examples(recipe.task, name, rows, indices)
-    ranked = recipe.task.kind != "generation"
-    return indices, examples, tokenize_examples(family, recipe.task, name, examples, indices, ranked=ranked)
+    return tokenize_rows(objective, name, rows, indices, training=False)
 
 
-def _split_statistics(recipe: Recipe, family: ModelFamily, name: str, split: Any) -> dict[str, Any]:
-    _, examples, rows = _tokenize_rows(recipe, family, name, split, SAMPLED_ROWS)
-    lengths = {side: np.array([row[f"{side}_tokens"] for row in rows]) for side in ("source", "target")}  # type: ignore[literal-required]
-    limits = {"source": family.max_source_length, "target": family.max_target_length}
+def _split_statistics(objective: BoundObjective, name: str, split: Any) -> dict[str, Any]:
+    sampled = _tokenize_sample(objective, name, split, SAMPLED_ROWS).statistics
+    lengths = {"source": np.asarray(sampled.source_tokens), "target": np.asarray(sampled.target_tokens)}
+    truncated = sampled.count_truncated(objective.family)
     statistics: dict[str, Any] = {
         "rows": len(split) if isinstance(split, Dataset) else None,
-        "judged": len(rows),
+        "judged": len(sampled),
         "lengths": {
             side: {"median": int(np.median(n)), "95%": int(np.quantile(n, 0.95)), "longest": int(n.max())}
             for side, n in lengths.items()
             if len(n)
         },
-        "cut": {side: int((n > limits[side]).sum()) for side, n in lengths.items()},
+        "cut": {side: truncated[f"{side}s"] for side in lengths},
     }
-    if recipe.task.kind != "generation":
-        counts = Counter(gold_answer(e, recipe.task) for e in examples)
-        statistics["answers"] = {gold: count / len(examples) for gold, count in sorted(counts.items())}
+    if not objective.component.generates:
+        counts = sorted(sampled.answer_counts.items())
+        statistics["answers"] = {answer: count / len(sampled) for answer, count in counts}
     return statistics
 
 
-def _format_example(family: ModelFamily, example: Example, row: TokenizedRow) -> dict[str, Any]:
-    all_candidates = len(row["candidates"]) > 1 or not row["candidates"]
-    texts = example.candidates if all_candidates else (example.target,)
-    tokenized = row["candidates"] or [[] for _ in texts]
-    source = row["source"] or row["candidates"][row["answer"]]  # an encoder reads source and choice as one sequence
+def _format_example(family: ModelFamily, example: Example, row: Row) -> dict[str, Any]:
+    candidates = row.get("candidates") or []
+    texts = (example.target,) if len(candidates) == 1 else example.candidates
+    tokenized = candidates or [[] for _ in texts]
+    # An encoder reads source and choice as one sequence.
+    source = row.get("source") or (candidates[row["answer"]] if candidates else [])
     formatted: dict[str, Any] = {
         "source": family.tokenizer.decode(source),
         "source_tokens": row["source_tokens"],
         "source_tokens_kept": len(source),
         "target": example.target,
-        "target_tokens": len(row["candidates"][row["answer"]]) if row["source"] and row["candidates"] else None,
+        "target_tokens": len(candidates[row["answer"]]) if row.get("source") and candidates else None,
         "candidates": [
             {"text": text, "tokens": len(ids), "right": text == example.target}
             for text, ids in zip(texts, tokenized, strict=True)

@@ -101,6 +101,11 @@ def list_tasks() -> ComponentList:
     return _list("task")
 
 
+def list_objectives() -> ComponentList:
+    """List the installed objectives."""
+    return _list("objective")
+
+
 def list_metrics() -> ComponentList:
     """List the installed metrics."""
     return _list("metric")
@@ -115,7 +120,7 @@ def describe(name: str, kind: str | None = None) -> ComponentDescription:
 
     Args:
         name: The name in a recipe.
-        kind: ``method``, ``task``, ``metric`` or ``meter``; None if only one component has the name.
+        kind: The kind of component, such as ``method`` or ``task``; None if only one component has the name.
 
     Returns:
         The description.

@@ -63,6 +63,22 @@ def task(name: str, **options: Any) -> dict[str, Any]:
     return build_table("task", name, options)
 
 
+def objective(name: str, **options: Any) -> dict[str, Any]:
+    """Build the table ``[objective]`` of a recipe.
+
+    Args:
+        name: The objective's name, such as ``classification_head``.
+        options: Its options.
+
+    Returns:
+        The table, for ``Recipe.build``.
+
+    Raises:
+        RecipeError: There is no such objective, or an option is invalid.
+    """
+    return build_table("objective", name, options)
+
+
 def metric(name: str, **options: Any) -> dict[str, Any]:
     """Build a table ``[[metric]]`` of a recipe.
 

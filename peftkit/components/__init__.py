@@ -8,9 +8,11 @@ from peftkit.components.component import Component
 from peftkit.components.inputs import (
     ApplyContext,
     Example,
+    Head,
     Incompatibility,
     ModelKind,
     OptionProblem,
+    Prediction,
     RunSpec,
     Side,
     StepStats,
@@ -19,6 +21,7 @@ from peftkit.components.inputs import (
 from peftkit.components.meter import Meter
 from peftkit.components.method import Method
 from peftkit.components.metric import Metric
+from peftkit.components.objective import Objective, ObjectiveContext
 from peftkit.components.preset import Preset
 from peftkit.components.search_space import PublishedRate, Range, SearchSpace
 from peftkit.components.task import Task
@@ -29,12 +32,16 @@ __all__ = [
     "Component",
     "EvaluationResult",
     "Example",
+    "Head",
     "Incompatibility",
     "Meter",
     "Method",
     "Metric",
     "ModelKind",
+    "Objective",
+    "ObjectiveContext",
     "OptionProblem",
+    "Prediction",
     "Preset",
     "PublishedRate",
     "Range",

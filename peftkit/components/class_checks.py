@@ -12,15 +12,16 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
 from peftkit.components.component import Component
-from peftkit.components.inputs import TaskKind
+from peftkit.components.inputs import ModelKind
 from peftkit.components.meter import Meter
 from peftkit.components.metric import Metric
+from peftkit.components.objective import Objective
 from peftkit.components.task import Task
 from peftkit.errors import PluginError, comma_separated
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """The form of the names of components and presets."""
-Routine = FunctionType | classmethod | staticmethod
+Routine = FunctionType | classmethod | staticmethod  # type: ignore[type-arg]
 MemberKind = Literal["option", "method", "property", "class attribute", "private attribute"]
 REMEDIES: Mapping[tuple[MemberKind, MemberKind], str] = {
     ("option", "method"): "rename the option; Field(alias={name!r}) keeps its key in recipes",
@@ -96,10 +97,10 @@ def check_class(where: str, component: type[Component]) -> None:
         if isinstance(member, FunctionType) and member.__code__.co_names == ("NotImplementedError",):
             raise PluginError(f"{where} must define {_signature(member)}")
     required = [key for key, field in component.model_fields.items() if field.is_required()]
-    if required and issubclass(component, Meter):
-        raise PluginError(
-            f"{where}: the option {required[0]!r} needs a default, because every installed meter measures every run"
-        )
+    always_used = {Meter: "every installed meter measures every run", Objective: "recipes need not name an objective"}
+    for base, reason in always_used.items():
+        if required and issubclass(component, base):
+            raise PluginError(f"{where}: the option {required[0]!r} needs a default, because {reason}")
 
 
 def check_options(where: str, component: type[Component]) -> None:
@@ -209,23 +210,42 @@ def _signature(method: Routine) -> str:
 
 def _check_attributes(where: str, component: type[Component]) -> None:
     """Check the class attributes, so that errors do not wait for a recipe that uses the class."""
-    kinds = get_args(TaskKind)
+    families = get_args(ModelKind)
     rules: list[tuple[str, str, Callable[[Any], bool]]] = []
     if issubclass(component, Task):
         rules += [
-            ("kind", f"one of {comma_separated(kinds)}", lambda v: v in kinds),
+            ("kind", "the kind of task, such as classification", _is_kind),
             ("metrics", "a tuple of the names of metrics", _are_texts),
             ("selection_metric", "the name of a metric's value", lambda v: isinstance(v, str)),
         ]
     if issubclass(component, Metric):
         rules += [
-            ("kinds", f"a tuple of {comma_separated(kinds)}", lambda v: _are_texts(v) and set(v) <= set(kinds)),
+            (
+                "kinds",
+                "a tuple of kinds of task, such as classification",
+                lambda v: _are_texts(v) and all(map(_is_kind, v)),
+            ),
             ("values", "a tuple of texts", _are_texts),
+        ]
+    if issubclass(component, Objective):
+        rules += [
+            ("task_kind", "the kind of task, such as regression", _is_kind),
+            (
+                "families",
+                f"a tuple of {comma_separated(families)}",
+                lambda v: _are_texts(v) and bool(v) and set(v) <= set(families),
+            ),
+            ("prediction_suffixes", 'a tuple of texts that starts with ""', lambda v: _are_texts(v) and v[:1] == ("",)),
         ]
     for attribute, form, is_valid in rules:
         value = getattr(component, attribute, None)
         if attribute in component.model_fields or not is_valid(value):
             raise PluginError(f"{where} must have the class attribute (not an option) {attribute}: {form}")
+
+
+def _is_kind(value: Any) -> bool:
+    """Return whether a value is a kind of task; a method or property is none."""
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
 def _are_texts(value: Any) -> bool:

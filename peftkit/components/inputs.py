@@ -1,4 +1,4 @@
-"""The types that components are given: the settings of a run, examples, and the cost of a step.
+"""The types that components are given: a run's settings, examples, their tokens and scores, and the cost of a step.
 
 Importing this module does not import torch, so recipes can be checked quickly.
 """
@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ModelKind = Literal["encoder-decoder", "decoder", "encoder"]
 Side = Literal["encoder", "decoder"]
-TaskKind = Literal["classification", "multiple_choice", "generation"]
+TaskKind = str
+"""A kind of task, such as ``classification``, ``multiple_choice`` or ``generation``; objectives define them."""
+IGNORE_INDEX = -100
+"""The label of positions that do not count towards the loss (the default ``ignore_index`` of torch)."""
+
+Prediction = dict[str, Any]
+"""What an objective predicts for an example: ``prediction``, which metrics score; for each suffix of
+``prediction_suffixes`` another one; ``loss`` (in nats) and ``tokens`` (the number of targets that it is summed over)
+where there are answers; and any further JSON values, which ``predictions/`` stores."""
+Row = Mapping[str, Any]
+"""A tokenized example of any objective: values that Arrow can store, with at least the keys ``length``,
+``source_tokens`` and ``target_tokens`` of ``TokenizedRow``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +171,70 @@ class StepStats:
     backward_macs: int = 0
     elementwise: int = 0
     optimizer: int = 0
+
+
+class TokenizedRow(TypedDict):
+    """A tokenized example as the model families make it.
+
+    Attributes:
+        source: token ids of the source, including special tokens; empty for an encoder that scores pairs.
+        candidates: token ids of each candidate, or of the target alone where nothing is ranked. For an encoder, each
+            is a whole input of source and choice; it is empty for single texts.
+        answer: index of the target among the candidates; of a single text, an objective sets it.
+        length: number of tokens that the model reads and predicts; rows of similar length share a batch.
+        source_tokens: length of the source before truncation.
+        target_tokens: length of the longest candidate before truncation.
+        segments: token type ids of an encoder's pairs, if the tokenizer has them.
+    """
+
+    source: list[int]
+    candidates: list[list[int]]
+    answer: int
+    length: int
+    source_tokens: int
+    target_tokens: int
+    segments: NotRequired[list[list[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateScores:
+    """Log-likelihoods of the candidates of a batch of rows.
+
+    Attributes:
+        loglikelihoods: for each row, the log-likelihood of each candidate in nats, summed over its tokens.
+        num_tokens: for each row, the number of tokens of each candidate.
+    """
+
+    loglikelihoods: list[list[float]]
+    num_tokens: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The layers on top of a model that an objective needs.
+
+    Attributes:
+        outputs: Number of outputs.
+        labels: The labels of the outputs, in their order; empty if they have no names.
+        auto_class: Name of the transformers class that has such a head.
+    """
+
+    outputs: int
+    labels: tuple[str, ...] = ()
+    auto_class: str = "AutoModelForSequenceClassification"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSettings:
+    """The settings of the recipe that objectives use.
+
+    Attributes:
+        max_new_tokens: The largest number of generated tokens.
+        num_beams: Beams of beam search; 1 is greedy.
+        scoring: Whether candidates are ranked by the sum of their token log-likelihoods (``sum``), or by the mean per
+            token (``norm``).
+    """
+
+    max_new_tokens: int = 48
+    num_beams: int = 1
+    scoring: str = "sum"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from accelerate import Accelerator
@@ -14,9 +14,9 @@ from datasets import IterableDataset as HFIterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from peftkit.components import Task
-from peftkit.data.tokenize import ROW_COLUMNS, tokenize_columns
-from peftkit.models import ModelFamily, TokenizedRow
+from peftkit.components.inputs import Row
+from peftkit.data.tokenize import tokenize_columns
+from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
 
 BUCKET = 50
@@ -74,34 +74,33 @@ class LengthBucketSampler(Sampler[int]):
             yield from batch
 
 
-class StreamingRows(IterableDataset[TokenizedRow]):
+class StreamingRows(IterableDataset[Row]):
     """Training rows that are read, shuffled in a buffer and tokenized lazily.
 
     As with ``LengthBucketSampler``, the order depends on the seed, the epoch and the effective batch size only.
 
     Attributes:
         rows: The shuffled stream.
-        task: The task.
-        family: The model family.
+        objective: The objective.
         batch: Effective batch size.
         seed: Seed of the order.
         epoch: The current epoch, from 0.
         start: Number of batches to skip at the start of the epoch, for a run that was resumed within it.
     """
 
-    def __init__(self, rows: HFIterableDataset, task: Task, family: ModelFamily, batch: int, seed: int) -> None:
+    def __init__(self, rows: HFIterableDataset, objective: BoundObjective, batch: int, seed: int) -> None:
         # The shards of a stream are shuffled too, so the number of a row does not locate it.
         sharded = rows.num_shards > 1
         numbered = rows.map(lambda row, index: {**row, INDEX_COLUMN: -1 if sharded else index}, with_indices=True)
         self.rows = numbered.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-        self.task, self.family, self.batch, self.seed, self.epoch, self.start = task, family, batch, seed, 0, 0
+        self.objective, self.batch, self.seed, self.epoch, self.start = objective, batch, seed, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch whose order is used."""
         self.epoch = epoch
         self.rows.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[TokenizedRow]:
+    def __iter__(self) -> Iterator[Row]:
         rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - not used for security
         remaining = self.start
         for columns in self.rows.iter(batch_size=self.batch * BUCKET):
@@ -110,24 +109,28 @@ class StreamingRows(IterableDataset[TokenizedRow]):
                 rng.shuffle(list(range(len(indices) // self.batch)))
                 remaining -= BUCKET
                 continue
-            tokenized = tokenize_columns(self.task, self.family, columns, indices)
+            tokenized = tokenize_columns(self.objective, "train", columns, indices, training=True).rows
             num_rows = len(indices) // self.batch * self.batch
-            batches = batch_similar_lengths(range(num_rows), tokenized["length"], self.batch)
+            batches = batch_similar_lengths(range(num_rows), [row["length"] for row in tokenized], self.batch)
             rng.shuffle(batches)
             skipped, remaining = remaining, 0
             for number in (number for batch in batches[skipped:] for number in batch):
-                yield {key: tokenized[key][number] for key in ROW_COLUMNS}  # type: ignore[misc]
+                yield tokenized[number]
+
+
+TrainRows: TypeAlias = Dataset | StreamingRows
+"""The tokenized training rows."""
 
 
 def first_batches(
-    recipe: Recipe, rows: Dataset | StreamingRows, family: ModelFamily, model: nn.Module, batch: int, number: int
+    recipe: Recipe, rows: TrainRows, objective: BoundObjective, model: nn.Module, batch: int, number: int
 ) -> list[dict[str, Tensor]]:
     """Returns the first effective batches of the training rows, unsharded and the same on every process.
 
     Args:
         recipe: The recipe, whose seed decides the order.
         rows: The tokenized training rows.
-        family: The model family.
+        objective: The objective.
         model: The model; token type ids are included if it takes them.
         batch: Effective batch size.
         number: Number of batches.
@@ -135,27 +138,24 @@ def first_batches(
     Returns:
         Keyword arguments of the model's forward pass, with tensors of shape (batch, length).
     """
-    keys = (*MODEL_INPUTS, "token_type_ids") if family.uses_token_type_ids(model) else MODEL_INPUTS
+    keys = (*MODEL_INPUTS, "token_type_ids") if objective.family.uses_token_type_ids(model) else MODEL_INPUTS
     if isinstance(rows, Dataset):
         order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed), number * batch)
-        columns = _row_columns(rows)
-        first: Iterable[Any] = [{key: row[key] for key in columns} for row in map(rows.__getitem__, order)]
+        first: Iterable[Any] = map(rows.__getitem__, order)
     else:
         first = islice(iter(rows), number * batch)
     buffered = list(first)
     groups = (buffered[start : start + batch] for start in range(0, len(buffered), batch))
-    return [{key: value for key, value in family.collate(group).items() if key in keys} for group in groups]
+    return [{key: value for key, value in objective.collate(group).items() if key in keys} for group in groups]
 
 
-def shortest_and_longest_batch(
-    recipe: Recipe, rows: Dataset | StreamingRows, family: ModelFamily
-) -> list[dict[str, Tensor]]:
+def shortest_and_longest_batch(recipe: Recipe, rows: TrainRows, objective: BoundObjective) -> list[dict[str, Tensor]]:
     """Returns the two batches of one process with the shortest and the longest training rows.
 
     Args:
         recipe: The recipe.
         rows: The tokenized training rows.
-        family: The model family.
+        objective: The objective.
 
     Returns:
         Two batches, with tensors of shape (batch size, length); no batches for streaming rows.
@@ -163,15 +163,10 @@ def shortest_and_longest_batch(
     if not isinstance(rows, Dataset):
         return []
     lengths = [np.asarray(rows[key][:]) for key in ("length", "source_tokens", "target_tokens")]
-    kept = rows.select_columns(_row_columns(rows))
-    shortest = family.collate([kept[int(lengths[0].argmin())]] * recipe.train.batch_size)  # type: ignore[list-item]
-    longest = family.collate([kept[int(column.argmax())] for column in lengths])  # type: ignore[misc]
+    shortest = objective.collate([rows[int(lengths[0].argmin())]] * recipe.train.batch_size)
+    longest = objective.collate([rows[int(column.argmax())] for column in lengths])
+    family = objective.family
     return [shortest, family.pad_to(shortest, family.max_lengths([longest]))]
-
-
-def _row_columns(rows: Dataset) -> list[str]:
-    """Returns the columns that a model family collates; ``segments`` is optional."""
-    return [key for key in ROW_COLUMNS if key in rows.column_names]
 
 
 def batch_similar_lengths(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
@@ -190,7 +185,7 @@ def batch_similar_lengths(rows: Sequence[int], lengths: Sequence[int], batch: in
 
 
 def train_dataloader(
-    recipe: Recipe, rows: Dataset | StreamingRows, family: ModelFamily, accelerator: Accelerator
+    recipe: Recipe, rows: TrainRows, objective: BoundObjective, accelerator: Accelerator
 ) -> tuple[DataLoader[Any], LengthBucketSampler | StreamingRows]:
     """Makes the training data loader of this process.
 
@@ -199,7 +194,7 @@ def train_dataloader(
     Args:
         recipe: The recipe.
         rows: The tokenized training rows.
-        family: The model family.
+        objective: The objective.
         accelerator: Distributes the batches over the processes.
 
     Returns:
@@ -212,13 +207,12 @@ def train_dataloader(
             rows["length"][:], batch, recipe.run.effective_order_seed
         )
         options["sampler"] = order
-        rows = rows.select_columns(_row_columns(rows))
     else:
         order = rows
     loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]
         batch_size=recipe.train.batch_size,
-        collate_fn=family.collate,
+        collate_fn=objective.collate,
         num_workers=recipe.train.workers,
         drop_last=True,
         **options,

@@ -21,12 +21,12 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from peftkit.cache import cache_folder
-from peftkit.components import Component, Example
+from peftkit.components import Component, Example, Objective
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.errors import InputError, comma_separated
-from peftkit.models import ModelFamily
-from peftkit.models.load import load_family
+from peftkit.models import BoundObjective, ModelFamily
+from peftkit.models.load import load_objective
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path
@@ -38,7 +38,6 @@ WITHOUT_EFFECT = ("generation_config.json", "README.txt", "LICENSE.txt", "traine
 """Files with these extensions that no run depends on."""
 MODEL_SUFFIX = " of the model"
 """Ends the names of inputs that are files of the base model."""
-CONTENT_COLUMNS = ("source", "candidates", "answer")
 LIBRARIES = ("peftkit", "torch", "transformers", "peft", "tokenizers", "datasets", "accelerate")
 """Libraries whose versions may change before a run is resumed; a change is shown and recorded."""
 
@@ -46,19 +45,23 @@ Inputs = Mapping[str, str]
 """Digest by the name of the input."""
 
 
-def input_digests(recipe: Recipe, registry: Registry, family: ModelFamily, data: PreparedData) -> dict[str, str]:
+def input_digests(recipe: Recipe, registry: Registry, objective: BoundObjective, data: PreparedData) -> dict[str, str]:
     """Returns the digests of everything that a run reads.
 
     Args:
         recipe: The recipe.
         registry: The installed components.
-        family: The model family, with config and tokenizer.
+        objective: The objective, with the model family.
         data: The prepared data.
     """
     digests = {f"the rows of {split}": value for split, value in row_digests(data).items()}
-    digests |= {f"{name}{MODEL_SUFFIX}": value for name, value in model_digests(recipe.model.name, family).items()}
+    digests |= {
+        f"{name}{MODEL_SUFFIX}": value for name, value in model_digests(recipe.model.name, objective.family).items()
+    }
     digests |= {f"the file {path}": file_digest(path) for path in sorted(named_files(recipe))}
-    digests |= {f"the code of {name}": value for name, value in code_digests(recipe, registry).items()}
+    digests |= {
+        f"the code of {name}": value for name, value in code_digests(recipe, registry, objective.component).items()
+    }
     return digests
 
 
@@ -73,8 +76,8 @@ def compute_input_digests(recipe: Recipe, registry: Registry, accelerator: Accel
     Raises:
         PeftkitError: An input cannot be read.
     """
-    _, family = load_family(recipe)
-    return input_digests(recipe, registry, family, prepare_data(recipe, family, accelerator))
+    _, objective = load_objective(recipe)
+    return input_digests(recipe, registry, objective, prepare_data(recipe, objective, accelerator))
 
 
 def recorded_input_digests(path: Path) -> Inputs:
@@ -159,7 +162,7 @@ def row_digests(data: PreparedData) -> dict[str, str]:
     """Returns the digest of the rows of each split; for a stream, of its first rows."""
     digests = dict(data.digests)
     if isinstance(data.train, Dataset):
-        digests["train"] = _hash(_arrow_bytes(data.train.select_columns([*CONTENT_COLUMNS])))
+        digests["train"] = _hash(_arrow_bytes(data.train))
     for split in data.final_splits:
         digests[split.name] = _hash(_example_bytes(split.examples))
     return digests
@@ -199,14 +202,16 @@ def named_files(recipe: Recipe) -> set[Path]:
     return files
 
 
-def code_digests(recipe: Recipe, registry: Registry) -> dict[str, str]:
+def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None = None) -> dict[str, str]:
     """Returns the digest of the source code of each plugin distribution that the recipe uses.
 
     Args:
         recipe: The recipe.
         registry: The installed components.
+        objective: The objective of the run; None for the one that the recipe names.
     """
-    used = {type(component) for component in (recipe.task, recipe.method, *recipe.metric)}
+    objective = objective or recipe.objective
+    used = {type(component) for component in (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)}
     digests = {}
     for entry in registry.entries:
         if entry.component in used and entry.distribution != BUILTIN_DISTRIBUTION:

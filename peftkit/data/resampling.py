@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from peftkit.recipe.config import RunConfig
+from peftkit.recipe.tables import RunConfig
 
 DEFAULT_SUBSET_FRACTION = 0.5
 

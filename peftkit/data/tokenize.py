@@ -1,258 +1,240 @@
-"""Converts a task's rows to examples and tokenizes them, with a cache on disk."""
+"""Tokenizes the rows of a split: the one road of training, evaluated, streamed and predicted rows."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
-import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
-import tokenizers
-import transformers
+import numpy as np
 from datasets import Dataset
 
-from peftkit import __version__
-from peftkit.cache import cache_folder
-from peftkit.components import Example, Task
-from peftkit.errors import InputError, RowError, RunError, summarize_error
-from peftkit.models import ModelFamily, TokenizedRow
-from peftkit.text_normalization import normalize
+from peftkit.components import Example
+from peftkit.components.inputs import Row
+from peftkit.data.examples import describe_row, text_hash, to_examples
+from peftkit.data.token_cache import STATISTICS_COLUMNS, Columns, cached_columns
+from peftkit.errors import InputError, PluginError, RowError, comma_separated
+from peftkit.models import BoundObjective, ModelFamily
 
-COLUMN_PREFIX = "\x1fpeftkit/"
-"""Prefix of tokenized columns while the dataset has the original ones too; it cannot occur in a file's column."""
-LOCATION_OPTIONS = ("name_or_path", "is_local", "local_files_only", "_commit_hash")
-"""Tokenizer options that record where it was loaded from."""
-ROW_COLUMNS: tuple[str, ...] = ("source", "candidates", "answer", "source_tokens", "target_tokens", "segments")
-"""Keys of a tokenized row, as in ``peftkit.models.TokenizedRow``."""
+REQUIRED_KEYS = ("length", "source_tokens", "target_tokens")
+"""Keys that the rows of every objective have."""
 
 
-def to_examples(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indices: Iterable[int]) -> list[Example]:
-    """Converts rows to examples.
+@dataclass(frozen=True)
+class SplitStatistics:
+    """Statistics of the rows of a split, or of the first rows of a stream."""
+
+    source_hashes: Sequence[int]
+    """Hash of the normalized source of each row."""
+    answers: Sequence[str]
+    """Answer of each row (see ``Objective.answer``)."""
+    source_tokens: Sequence[int]
+    """Number of tokens of each source before truncation."""
+    target_tokens: Sequence[int]
+    """Number of tokens of each target before truncation."""
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @cached_property
+    def answer_counts(self) -> Counter[str]:
+        """Number of rows by answer."""
+        return Counter(self.answers)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the sources and answers, in the order of the rows."""
+        digest = hashlib.blake2b(digest_size=8)
+        for source_hash, answer in zip(self.source_hashes, self.answers, strict=True):
+            digest.update(f"{source_hash} {len(answer)} {answer}".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    def count_truncated(self, family: ModelFamily) -> dict[str, int]:
+        """Returns the number of truncated ``sources`` and ``targets``.
+
+        Args:
+            family: The model family, with the maximum lengths.
+        """
+        return {
+            "sources": int((np.asarray(self.source_tokens) > family.max_source_length).sum()),
+            "targets": int((np.asarray(self.target_tokens) > family.max_target_length).sum()),
+        }
+
+    def count_sources_in(self, other: SplitStatistics) -> int:
+        """Returns the number of rows whose source occurs in another split."""
+        others = set(other.source_hashes)
+        return sum(source_hash in others for source_hash in self.source_hashes)
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """The tokenized rows of a split, or of some of its rows."""
+
+    name: str
+    indices: Sequence[int]
+    """Index of each row in the split."""
+    examples: Sequence[Example]
+    """The examples of the rows; empty for training rows, which are kept on disk."""
+    rows: Sequence[Row]
+    """The tokenized rows; a ``Dataset`` for training rows."""
+    statistics: SplitStatistics
+
+    def select(self, indices: Sequence[int]) -> TokenizedSplit:
+        """Returns the rows with these indices in the split.
+
+        Args:
+            indices: Indices among ``self.indices``.
+        """
+        if len(indices) == len(self.indices):
+            return self
+        position_of = {index: position for position, index in enumerate(self.indices)}
+        positions = [position_of[index] for index in indices]
+        return TokenizedSplit(
+            self.name,
+            list(indices),
+            [self.examples[i] for i in positions],
+            [self.rows[i] for i in positions],
+            select_statistics(self.statistics, positions),
+        )
+
+
+def tokenize_split(objective: BoundObjective, name: str, rows: Dataset) -> TokenizedSplit:
+    """Tokenizes training rows on disk, or loads them from the cache.
 
     Args:
-        task: The task.
-        split: Name of the split, for error messages.
+        objective: The objective.
+        name: Name of the split, for error messages.
         rows: The rows.
-        indices: Index of each row in the split, for error messages.
+
+    Raises:
+        InputError: A row is invalid; the message has its location.
+        RunError: The task raised another error on a row, or the cache cannot be written.
+    """
+
+    def tokenize(columns: Columns, indices: Sequence[int]) -> Columns:
+        split = tokenize_columns(objective, name, columns, indices, training=True)
+        statistics = (split.statistics.source_hashes, split.statistics.answers)
+        columns_of_rows = {key: [row[key] for row in split.rows] for key in split.rows[0]}
+        return {**columns_of_rows, **dict(zip(STATISTICS_COLUMNS, statistics, strict=True))}
+
+    tokenized = cached_columns(objective, rows, tokenize)
+    return TokenizedSplit(name, range(len(tokenized)), (), without_statistics(tokenized), _read_statistics(tokenized))
+
+
+def tokenize_columns(
+    objective: BoundObjective, name: str, columns: Columns, indices: Sequence[int], *, training: bool
+) -> TokenizedSplit:
+    """Tokenizes a batch of rows, given as columns.
+
+    Args:
+        objective: The objective.
+        name: Name of the split, for error messages.
+        columns: The values of each column.
+        indices: Index of each row in the split.
+        training: Whether the rows are trained on, instead of evaluated.
+    """
+    keys = list(columns)
+    rows = (dict(zip(keys, values, strict=True)) for values in zip(*columns.values(), strict=True))
+    return tokenize_rows(objective, name, rows, indices, training=training)
+
+
+def tokenize_rows(
+    objective: BoundObjective, name: str, rows: Iterable[Mapping[str, Any]], indices: Sequence[int], *, training: bool
+) -> TokenizedSplit:
+    """Tokenizes rows in memory.
+
+    Args:
+        objective: The objective.
+        name: Name of the split, for error messages.
+        rows: The rows.
+        indices: Index of each row in the split.
+        training: Whether the rows are trained on, instead of evaluated.
 
     Raises:
         InputError: A row is invalid; the message has its location.
         RunError: The task raised another error on a row.
     """
-    examples = []
-    for index, row in zip(indices, rows, strict=False):
-        try:
-            example = task.to_example(row)
-            if example.candidates and example.target not in example.candidates:
-                raise RowError("target", f"{example.target!r} is not one of the choices {list(example.candidates)}")
-        except RowError as error:
-            raise InputError(f"{_describe_row(task, split, index, row)}: {error}") from error
-        except InputError:  # concerns the whole dataset
-            raise
-        except Exception as error:  # a plugin's task
-            location = _describe_row(task, split, index, row)
-            raise RunError(f"{location}: the task raised {summarize_error(error)}") from error
-        examples.append(example)
-    return examples
-
-
-def _describe_row(task: Task, split: str, index: int, row: Mapping[str, Any]) -> str:
-    """Describes where a row is, or its content if the index is -1 (streams of several files)."""
-    if index >= 0:
-        return task.describe_row(split, index)
-    content = repr(dict(row))
-    return f"task {task.name!r}, split {split!r}, row {content if len(content) <= 200 else content[:199] + '…'}"
+    examples = to_examples(objective.task, name, rows, indices)
+    return tokenize_examples(objective, name, examples, indices, training=training)
 
 
 def tokenize_examples(
-    family: ModelFamily, task: Task, split: str, examples: Sequence[Example], indices: Sequence[int], *, ranked: bool
-) -> list[TokenizedRow]:
-    """Tokenizes examples.
+    objective: BoundObjective,
+    name: str,
+    examples: Sequence[Example],
+    indices: Sequence[int],
+    *,
+    training: bool,
+    locate: Callable[[int], str] | None = None,
+) -> TokenizedSplit:
+    """Tokenizes examples in memory.
 
     Args:
-        family: The model family.
-        task: The task, for error messages.
-        split: Name of the split, for error messages.
+        objective: The objective.
+        name: Name of the split, for error messages.
         examples: The examples.
-        indices: Index of each example in the split, for error messages.
-        ranked: Whether all candidates are tokenized, instead of the target only.
+        indices: Index of each example in the split.
+        training: Whether the rows are trained on, instead of evaluated.
+        locate: Returns the location of the example at a position, for error messages; defaults to the task's.
 
     Raises:
         InputError: An example does not fit the maximum length; the message has its location.
     """
     try:
-        return family.tokenize(examples, ranked=ranked)
+        rows = list(objective.tokenize(examples, training=training))
     except RowError:
-        for index, example in zip(indices, examples, strict=True):
+        for position, example in enumerate(examples):
             try:
-                family.tokenize([example], ranked=ranked)
+                objective.tokenize([example], training=training)
             except RowError as error:
-                location = _describe_row(task, split, index, {"source": example.source})
+                if locate is None:
+                    row = {"source": example.source}
+                    location = describe_row(objective.task, name, indices[position], row)
+                else:
+                    location = locate(position)
                 raise InputError(f"{location}: {error}") from error
         raise
+    _check_rows(objective, rows, len(examples))
+    statistics = SplitStatistics(
+        [text_hash(example.source) for example in examples],
+        [objective.component.answer(example) for example in examples],
+        [row["source_tokens"] for row in rows],
+        [row["target_tokens"] for row in rows],
+    )
+    return TokenizedSplit(name, list(indices), examples, rows, statistics)
 
 
-def gold_answer(example: Example, task: Task) -> str:
-    """Returns the answer that input-blind baselines count.
-
-    Args:
-        example: The example.
-        task: Its task.
-
-    Returns:
-        The index of the right choice for multiple choice; the target (a label or text) for other kinds of tasks.
-    """
-    if task.kind == "multiple_choice":
-        return str(example.candidates.index(example.target))
-    return example.target
+def _check_rows(objective: BoundObjective, rows: Sequence[Row], expected: int) -> None:
+    """Raises if a plugin's objective does not return a row for each example, with the required keys."""
+    name = objective.component.name
+    if len(rows) != expected:
+        raise PluginError(f"the objective {name!r} tokenized {expected} examples to {len(rows)} rows")
+    if missing := [key for key in REQUIRED_KEYS if any(key not in row for row in rows)]:
+        raise PluginError(f"the rows of the objective {name!r} have no {comma_separated(missing)}")
 
 
-def text_hash(source: str) -> int:
-    """Returns a 64-bit hash of the normalized text, to find equal sources."""
-    digest = hashlib.blake2b(normalize(source).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def tokenize_columns(
-    task: Task, family: ModelFamily, columns: Mapping[str, Sequence[Any]], indices: Sequence[int]
-) -> dict[str, list[Any]]:
-    """Tokenizes a batch of training rows.
+def select_statistics(statistics: SplitStatistics, positions: Sequence[int]) -> SplitStatistics:
+    """Returns the statistics of some rows.
 
     Args:
-        task: The task.
-        family: The model family.
-        columns: The values of each column.
-        indices: Index of each row in the split.
-
-    Returns:
-        The columns ``ROW_COLUMNS``, ``length`` (tokens of the source and the target), ``key`` (hash of the source) and
-        ``gold`` (see ``gold_answer``).
+        statistics: The statistics of all rows.
+        positions: Positions of the rows.
     """
-    names = list(columns)
-    rows = (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
-    examples = to_examples(task, "train", rows, indices)
-    tokenized: list[Any] = tokenize_examples(family, task, "train", examples, indices, ranked=False)
-    result: dict[str, list[Any]] = {key: [row[key] for row in tokenized] for key in ROW_COLUMNS}
-    result["length"] = [len(row["source"]) + sum(map(len, row["candidates"])) for row in tokenized]
-    result["key"] = [text_hash(e.source) for e in examples]
-    result["gold"] = [gold_answer(e, task) for e in examples]
-    return result
+    columns: list[Sequence[Any]] = [
+        *(statistics.source_hashes, statistics.answers),
+        *(statistics.source_tokens, statistics.target_tokens),
+    ]
+    return SplitStatistics(*([column[i] for i in positions] for column in columns))
 
 
-def tokenize_split(task: Task, split: Dataset, family: ModelFamily) -> Dataset:
-    """Tokenizes the training split, or loads it from the cache.
-
-    Args:
-        task: The task.
-        split: The training rows.
-        family: The model family.
-
-    Returns:
-        A dataset with the columns of ``tokenize_columns``.
-
-    Raises:
-        RunError: The cache cannot be written.
-    """
-    key = fingerprint(task, split, family)
-    folder = cache_folder() / "encoded"
-
-    def tokenize(columns: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        # Without the prefix, datasets would cast them to the types of the original columns of the same names.
-        return {
-            f"{COLUMN_PREFIX}{key}": values for key, values in tokenize_columns(task, family, columns, indices).items()
-        }
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenized = split.map(
-            tokenize,
-            batched=True,
-            with_indices=True,
-            remove_columns=split.column_names,
-            cache_file_name=str(folder / f"{key}.arrow"),
-            new_fingerprint=key,
-            desc=None,
-        )
-    except OSError as error:
-        raise RunError(
-            f"cannot write the tokenized rows to {folder} ({error.strerror or error}); free some space, or set "
-            "PEFTKIT_CACHE to another folder"
-        ) from error
-    return tokenized.rename_columns({name: name.removeprefix(COLUMN_PREFIX) for name in tokenized.column_names})
+def without_statistics(rows: Dataset) -> Dataset:
+    """Returns a tokenized dataset with the columns of its rows only."""
+    return rows.remove_columns([name for name in STATISTICS_COLUMNS if name in rows.column_names])
 
 
-def fingerprint(task: Task, split: Dataset, family: ModelFamily) -> str:
-    """Hashes everything that the tokenized rows depend on.
-
-    Args:
-        task: The task; its options and source code are hashed.
-        split: The training rows.
-        family: The model family; its source code, tokenizer, config and maximum lengths are hashed.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    inputs = {
-        "versions": [__version__, transformers.__version__, tokenizers.__version__],
-        "task": task.model_dump(mode="json"),
-        "code": _code(type(task)),
-        "family": [type(family).__name__, _code(type(family))],
-        "kind": family.task_kind,
-        "lengths": [family.max_source_length, family.max_target_length],
-        "columns": [COLUMN_PREFIX, *ROW_COLUMNS, "length", "key", "gold"],
-        "tokenizer": _tokenizer_state(family),
-        "config": _config(family),
-        "features": repr(split.features),  # has the label names
-    }
-    digest.update(json.dumps(inputs, sort_keys=True, default=str).encode())
-    for table in split.with_format("arrow").iter(batch_size=1000):
-        sink = pa.BufferOutputStream()
-        combined = table.combine_chunks().replace_schema_metadata(None)
-        with pa.ipc.new_stream(sink, combined.schema) as writer:
-            writer.write_table(combined)
-        digest.update(sink.getvalue())
-    return digest.hexdigest()[:32]
-
-
-def _code(component: type) -> dict[str, str]:
-    """Returns the source code of a class and its bases: their folders within peftkit, whole packages of plugins."""
-    names = {base.__module__ for base in component.__mro__} - {"builtins", "abc", "typing"}
-    sources = {}
-    for name in (name for name in names if not name.startswith("pydantic")):
-        top, file = sys.modules.get(name.split(".")[0]), Path(inspect.getsourcefile(sys.modules[name]) or "")
-        files: Iterable[Path] = [file]
-        if name.startswith("peftkit."):
-            files = file.parent.glob("*.py")
-        elif folders := getattr(top, "__path__", None):
-            files = (each for folder in folders for each in Path(folder).rglob("*.py"))
-        for each in sorted(files):
-            sources[f"{name.split('.')[0]}/{each.parent.name}/{each.name}"] = each.read_text(encoding="utf-8")
-    return sources
-
-
-def _tokenizer_state(family: ModelFamily) -> str:
-    """Hashes the files that the tokenizer is saved as: vocabulary, rules, special tokens and templates."""
-    digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory() as folder:
-        family.tokenizer.save_pretrained(folder)
-        for file in sorted(Path(folder).rglob("*")):
-            if file.is_file():
-                content = file.read_bytes()
-                if file.name == "tokenizer_config.json":
-                    options = {key: value for key, value in json.loads(content).items() if key not in LOCATION_OPTIONS}
-                    content = json.dumps(options, sort_keys=True).encode()
-                digest.update(f"{file.relative_to(folder)}\0{len(content)}\0".encode())
-                digest.update(content)
-    return digest.hexdigest()
-
-
-def _config(family: ModelFamily) -> dict[str, Any]:
-    """Returns the model's config without its location and the version that saved it."""
-    config: dict[str, Any] = family.config.to_dict()
-    return {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+def _read_statistics(rows: Dataset) -> SplitStatistics:
+    columns: list[Any] = [rows[key][:] for key in (*STATISTICS_COLUMNS, "source_tokens", "target_tokens")]
+    return SplitStatistics(*columns)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +11,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from peftkit.components import Example
-from peftkit.data.pipeline import EvaluationSplit
+from peftkit.components import Example, Objective, Prediction
+from peftkit.components.objective import ObjectiveContext
+from peftkit.data.tokenize import TokenizedSplit
 from peftkit.errors import RunError
-from peftkit.example_tables import NORM_SUFFIX
-from peftkit.models import CandidateScores, ModelFamily, TokenizedRow
+from peftkit.models import BoundObjective
 from peftkit.oom import retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.recipe.config import LOSS
 from peftkit.text_normalization import to_identifier
 
-Prediction = dict[str, Any]
-"""A line of a predictions file."""
 TEACHER_FORCED = "teacher_forced"
 """Key of a prediction: the most likely tokens while the target is fed to the model, as text."""
 
@@ -36,23 +33,11 @@ class SplitResult:
     predictions: list[Prediction]
 
 
-def score_suffixes(recipe: Recipe, family: type[ModelFamily]) -> list[str]:
-    """Return the suffixes of the rankings that are scored; that of the recipe's own ranking is empty.
-
-    Args:
-        recipe: The recipe of the run.
-        family: The family of the model.
-    """
-    if type(recipe.task).kind == "generation":
-        return [""]
-    return ["", NORM_SUFFIX] if family.can_generate else [""]
-
-
 def evaluate(
     model: nn.Module,
-    split: EvaluationSplit,
+    split: TokenizedSplit,
     recipe: Recipe,
-    family: ModelFamily,
+    objective: BoundObjective,
     accelerator: Accelerator,
     *,
     all_ranks_forward: bool = False,
@@ -66,26 +51,26 @@ def evaluate(
         model: The unwrapped model.
         split: The examples.
         recipe: The recipe of the run.
-        family: The family of the model.
+        objective: The objective of the run.
         accelerator: The Accelerator of the run.
         all_ranks_forward: Whether all processes evaluate all examples, as sharded models require.
 
     Returns:
         The values and all predictions, on all processes; per-example scores only on the main one.
     """
-    predictions = predict(model, split, recipe, family, accelerator, all_ranks_forward=all_ranks_forward)
+    predictions = predict(model, split, recipe, objective, accelerator, all_ranks_forward=all_ranks_forward)
     # Metrics are computed on one process, because sums may differ between processes in the last bits.
     main = accelerator.is_main_process
-    shared: list[Any] = [compute_values(recipe, type(family), split.examples, predictions) if main else None]
+    shared: list[Any] = [compute_values(recipe, objective.component, split.examples, predictions) if main else None]
     broadcast_object_list(shared)
     return SplitResult(shared[0], predictions)
 
 
 def predict(
     model: nn.Module,
-    split: EvaluationSplit,
+    split: TokenizedSplit,
     recipe: Recipe,
-    family: ModelFamily,
+    objective: BoundObjective,
     accelerator: Accelerator,
     *,
     answered: bool = True,
@@ -100,7 +85,7 @@ def predict(
         model: The unwrapped model.
         split: The examples.
         recipe: The recipe of the run.
-        family: The family of the model.
+        objective: The objective of the run.
         accelerator: The Accelerator of the run.
         answered: Whether the examples' targets are answers rather than placeholders; if so, losses are computed.
         all_ranks_forward: As in ``evaluate``.
@@ -110,24 +95,15 @@ def predict(
     """
     training = model.training
     model.eval()
-    order = sorted(range(len(split.rows)), key=lambda i: (len(split.rows[i]["source"]), i))
+    order = sorted(range(len(split.rows)), key=lambda i: (split.rows[i]["source_tokens"], i))
     process_order = order if all_ranks_forward else order[accelerator.process_index :: accelerator.num_processes]
-    score_candidates = family.candidate_scorer(model)
+    context = objective.for_evaluation(accelerator.device)
 
     def predict_in_batches(size: int) -> list[Prediction]:
         predictions: list[Prediction] = []
         for start in range(0, len(process_order), size):
             positions = process_order[start : start + size]
-            predictions += _predict_batch(
-                model,
-                score_candidates,
-                split,
-                positions,
-                recipe,
-                family,
-                accelerator.device,
-                has_targets=answered,
-            )
+            predictions += _predict_batch(model, split, positions, recipe, objective, context, has_targets=answered)
         return predictions
 
     # Gathered weights of sharded models cannot be inference tensors.
@@ -139,86 +115,42 @@ def predict(
 
 def _predict_batch(
     model: nn.Module,
-    score_candidates: Callable[[Sequence[TokenizedRow], torch.device], CandidateScores],
-    split: EvaluationSplit,
+    split: TokenizedSplit,
     positions: Sequence[int],
     recipe: Recipe,
-    family: ModelFamily,
-    device: torch.device,
+    objective: BoundObjective,
+    context: ObjectiveContext,
     *,
     has_targets: bool,
 ) -> list[Prediction]:
     """Predict one batch: the examples at these positions of the split."""
-    rows = [split.rows[i] for i in positions]
-    ranked = type(recipe.task).kind != "generation"
-    scores = score_candidates(rows, device) if ranked or has_targets else None
-    options = {"max_new_tokens": recipe.evaluate.max_new_tokens, "num_beams": recipe.evaluate.num_beams}
-    texts = [] if ranked else family.generate(model, rows, device, **options)
+    rows, examples = [split.rows[i] for i in positions], [split.examples[i] for i in positions]
+    component = objective.component
     needs_teacher_forcing = has_targets and any(m.input == TEACHER_FORCED for m in recipe.metric)
-    teacher_forced_ids = family.teacher_forced_ids(model, rows, device) if needs_teacher_forcing else []
+    teacher_forced = component.teacher_force(model, rows, examples, context) if needs_teacher_forcing else []
+    predicted = component.predict(model, rows, examples, context, has_targets=has_targets)
     predictions: list[Prediction] = []
     for turn, i in enumerate(positions):
-        example, row = split.examples[i], rows[turn]
+        example = examples[turn]
         prediction: Prediction = {"index": split.indices[i], "source": example.source}
-        if has_targets and scores:
-            answer = row["answer"]
+        if has_targets:
             if example.group:
                 prediction["group"] = to_identifier(example.group)
-            prediction |= {
-                "target": example.target,
-                "loss": -scores.loglikelihoods[turn][answer],
-                "tokens": scores.num_tokens[turn][answer],
-            }
-        if teacher_forced_ids:
-            prediction[TEACHER_FORCED] = _decode_candidate(teacher_forced_ids[turn], example, row, family)
-        if ranked and scores:
-            sums, tokens = scores.loglikelihoods[turn], scores.num_tokens[turn]
-            norms = [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]
-            first, second = (sums, norms) if recipe.evaluate.scoring == "sum" else (norms, sums)
-            prediction |= {
-                "prediction": argmax_candidate(example.candidates, first),
-                f"prediction{NORM_SUFFIX}": argmax_candidate(example.candidates, second),
-                "candidates": list(example.candidates),
-                "log_likelihoods": sums,
-                "candidate_tokens": tokens,
-            }
-        else:
-            prediction["prediction"] = texts[turn]
-        predictions.append(prediction)
+            prediction["target"] = example.target
+        if teacher_forced:
+            prediction[TEACHER_FORCED] = teacher_forced[turn]
+        predictions.append({**prediction, **predicted[turn]})
     return predictions
 
 
-def _decode_candidate(ids: list[int], example: Example, row: TokenizedRow, family: ModelFamily) -> str:
-    """Return the original text of the candidate with these ids, since decoding may lose case and whitespace."""
-    texts = example.candidates if len(row["candidates"]) > 1 else (example.target,)
-    matches = (
-        text
-        for text, candidate_ids in zip(texts, row["candidates"], strict=True)
-        if ids[: len(candidate_ids)] == candidate_ids
-    )
-    return next(matches, None) or family.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-def argmax_candidate(candidates: Sequence[str], scores: Sequence[float]) -> str:
-    """Return the candidate with the highest score; ties go to the alphabetically first one, so order does not matter.
-
-    Args:
-        candidates: The texts.
-        scores: Their scores; NaN counts as the lowest.
-    """
-    comparable = [-torch.inf if math.isnan(score) else score for score in scores]
-    highest = max(comparable)
-    return min(text for text, score in zip(candidates, comparable, strict=True) if score == highest)
-
-
 def compute_values(
-    recipe: Recipe, family: type[ModelFamily], examples: Sequence[Example], predictions: Sequence[Prediction]
+    recipe: Recipe, objective: Objective, examples: Sequence[Example], predictions: Sequence[Prediction]
 ) -> dict[str, float]:
     """Compute the loss and the metrics of predictions, and add per-example scores to the predictions.
 
     Args:
         recipe: The recipe with the metrics.
-        family: The family of the model.
+        objective: The objective of the run.
         examples: The examples, in the order of the predictions.
         predictions: The predictions that ``predict`` returned; changed in place.
 
@@ -227,7 +159,7 @@ def compute_values(
     """
     values = {LOSS: sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
     references = [list(e.references or (e.target,)) for e in examples]
-    for suffix in score_suffixes(recipe, family):
+    for suffix in objective.prediction_suffixes:
         texts = [p[f"prediction{suffix}"] for p in predictions]
         for metric in (m for m in recipe.metric if m.input == "prediction"):
             for key, value in metric.compute(texts, references, examples).items():

@@ -16,7 +16,7 @@ from peftkit.components import ApplyContext
 from peftkit.data.input_digests import check_model_files
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
-from peftkit.models import ModelFamily
+from peftkit.models import BoundObjective, ModelFamily
 from peftkit.models.checkpoints.revisions import pin_revisions, recorded_revisions
 from peftkit.models.load import apply_in_model_dtype, load_base
 from peftkit.monitor.verbosity import quiet_libraries
@@ -33,11 +33,16 @@ class FinishedRun:
 
     path: Path
     recipe: Recipe
-    family: ModelFamily
+    objective: BoundObjective
     model: nn.Module
     device: torch.device
     base_weight_names: frozenset[str]
     """Names of the base model's weights before the method was applied."""
+
+    @property
+    def family(self) -> ModelFamily:
+        """The model family, with tokenizer and config."""
+        return self.objective.family
 
 
 def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
@@ -63,7 +68,7 @@ def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
     steps = summary["steps"]
     context = ApplyContext(
         base.kind,
-        base.family.task_kind,
+        base.objective.component.task_kind,
         recipe.run.effective_init_seed,
         max(1, steps),
         head_parameters=base.head.parameters,
@@ -82,7 +87,7 @@ def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
         )
         raise InputError(f"{weights} cannot be loaded: {reason}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return FinishedRun(path, recipe, base.family, model.to(device).eval(), device, names)
+    return FinishedRun(path, recipe, base.objective, model.to(device).eval(), device, names)
 
 
 def load_finished_recipe(path: Path, registry: Registry) -> Recipe:

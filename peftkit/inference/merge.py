@@ -74,7 +74,7 @@ def _logits(run: FinishedRun, model: nn.Module) -> torch.Tensor:
     """Logits of a few tokens, of shape (1, 8, vocabulary)."""
     ids = torch.arange(4, 12, device=run.device)[None]
     inputs: Mapping[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if run.family.auto_class == "AutoModelForSeq2SeqLM":
+    if run.objective.auto_class == "AutoModelForSeq2SeqLM":
         inputs = {**inputs, "decoder_input_ids": ids}
     with torch.inference_mode():
         logits: torch.Tensor = model.eval()(**inputs).logits

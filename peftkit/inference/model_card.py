@@ -68,10 +68,11 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
 def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -> list[str]:
     """Python code that loads the trained model with the library of its format."""
     kind = summary.get("model_kind")
-    auto_class = FAMILIES[kind].auto_class if kind else "AutoModel"
+    needed = recipe.objective_for(kind).head(recipe.task) if kind else None
+    auto_class = needed.auto_class if needed else FAMILIES[kind].auto_class if kind else "AutoModel"
     name, dtype = recipe.model.name, f"dtype=torch.{recipe.model.dtype}"
     # A head with a different number of labels is replaced by the one in the files.
-    head = f", num_labels={len(recipe.task.labels) or 1}, ignore_mismatched_sizes=True" if kind == "encoder" else ""
+    head = f", num_labels={needed.outputs}, ignore_mismatched_sizes=True" if needed else ""
     base = f"base = {auto_class}.from_pretrained({name!r}, {dtype}{head})"
     imports = ["import torch", f"from transformers import {auto_class}"]
     if name in BUILT_IN_MODELS:

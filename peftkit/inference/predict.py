@@ -9,11 +9,12 @@ from itertools import islice
 from typing import Any, cast
 
 from peftkit.components import Example, Task
-from peftkit.data.pipeline import EvaluationSplit
+from peftkit.data.tokenize import TokenizedSplit, tokenize_examples
 from peftkit.data_files import parse_json
 from peftkit.errors import InputError, MissingFieldsError, RowError, comma_separated, summarize_error
 from peftkit.evaluate import evaluator
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
+from peftkit.models import BoundObjective
 
 JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
 """Matches a line that is a JSON object; other lines are plain text, even if they start with a brace."""
@@ -60,7 +61,7 @@ def predict(
     with evaluation_context(run) as accelerator:
         while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
             split = _build_split(run, group)
-            predictions = evaluator.predict(run.model, split, recipe, run.family, accelerator, answered=False)
+            predictions = evaluator.predict(run.model, split, recipe, run.objective, accelerator, answered=False)
             for prediction, example in zip(predictions, split.examples, strict=True):
                 del prediction["index"]
                 yield prediction | _candidate_probabilities(prediction, example, recipe.evaluate.scoring)
@@ -82,28 +83,21 @@ def _with_locations(
             yield f"{file}line {number}", line_or_row.rstrip("\r\n")
 
 
-def _build_split(run: FinishedRun, inputs: Sequence[tuple[str, str | Mapping[str, Any]]]) -> EvaluationSplit:
+def _build_split(run: FinishedRun, inputs: Sequence[tuple[str, str | Mapping[str, Any]]]) -> TokenizedSplit:
     """Build a tokenized split from located inputs."""
-    family, ranked = run.family, run.recipe.task.kind != "generation"
-    examples = [_build_example(run.recipe.task, place, line_or_row) for place, line_or_row in inputs]
-    try:
-        rows = family.tokenize(examples, ranked=ranked)
-    except RowError:
-        for (place, _), example in zip(inputs, examples, strict=True):
-            try:
-                family.tokenize([example], ranked=ranked)
-            except RowError as error:
-                raise InputError(f"{place}: {error}") from error
-        raise
-    return EvaluationSplit("predict", list(range(len(rows))), examples, rows)
+    examples = [_build_example(run.objective, place, line_or_row) for place, line_or_row in inputs]
+    return tokenize_examples(
+        run.objective, "predict", examples, range(len(inputs)), training=False, locate=lambda i: inputs[i][0]
+    )
 
 
-def _build_example(task: Task, place: str, line_or_row: str | Mapping[str, Any]) -> Example:
+def _build_example(objective: BoundObjective, place: str, line_or_row: str | Mapping[str, Any]) -> Example:
     """Build the unlabeled example of a line or row.
 
     Raises:
         InputError: The line or row is invalid.
     """
+    task = objective.task
     noun = "a JSON object" if isinstance(line_or_row, str) else "a row"
     if isinstance(line_or_row, str) and JSON_OBJECT.match(line_or_row):
         try:
@@ -115,8 +109,9 @@ def _build_example(task: Task, place: str, line_or_row: str | Mapping[str, Any])
         return task.to_prompt({_input_field(task): line_or_row} if row is None else row)
     except MissingFieldsError as error:
         if row is not None and row.keys() <= READY_MADE and "source" in row.keys() - {*_input_fields(task)}:
-            return _build_ready_made(task, place, row)
-        ready = '"source" and "candidates"' if task.kind == "multiple_choice" else '"source"'
+            return _build_ready_made(objective, place, row)
+        needs_candidates = objective.component.ranks and not task.labels
+        ready = '"source" and "candidates"' if needs_candidates else '"source"'
         needed = f"{task.name!r} needs {noun} with {comma_separated(_input_fields(task))}"
         raise InputError(f"{place}: {error}; {needed}, or one with a ready-made {ready}") from error
     except RowError as error:
@@ -146,12 +141,12 @@ def _input_field(task: Task) -> str:
     return fields[0]
 
 
-def _build_ready_made(task: Task, place: str, row: Mapping[str, Any]) -> Example:
+def _build_ready_made(objective: BoundObjective, place: str, row: Mapping[str, Any]) -> Example:
     """Build an example from a row that gives the model's input directly."""
-    source, candidates = row["source"], row.get("candidates") or list(task.labels)
+    source, candidates = row["source"], row.get("candidates") or list(objective.task.labels)
     if not isinstance(source, str) or not all(isinstance(c, str) for c in candidates):
         raise InputError(f'{place}: "source" must be a string, and "candidates" a list of strings')
-    if task.kind == "generation":
+    if not objective.component.ranks:
         return Example(source, "")
     if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
         raise InputError(f'{place}: needs "candidates": at least two, all different')
@@ -160,7 +155,7 @@ def _build_ready_made(task: Task, place: str, row: Mapping[str, Any]) -> Example
 
 def _candidate_probabilities(prediction: Mapping[str, Any], example: Example, scoring: str) -> dict[str, Any]:
     """Softmax of the candidates' scores, with the scoring that ranks them."""
-    if not example.candidates:
+    if "log_likelihoods" not in prediction:
         return {}
     sums, tokens = prediction["log_likelihoods"], prediction["candidate_tokens"]
     chosen = sums if scoring == "sum" else [s / max(n, 1) for s, n in zip(sums, tokens, strict=True)]

@@ -1,7 +1,8 @@
-"""Loads models, and turns examples into tensors, losses and scores: one family for each architecture.
+"""Loads models, and knows their architectures: one family for each.
 
 A `ModelFamily` is the only place that knows the difference between encoder-decoder, decoder-only and encoder-only
-models. All three offer the same interface: tokenized rows, a summed training loss, and candidate log-likelihoods.
+models. It offers services to objectives: tokenized rows, batches, logits, candidate log-likelihoods and generation. A
+`BoundObjective` is the objective of a run with its family.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peftkit.components import ModelKind
+from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.models.bound_objective import BoundObjective
 from peftkit.models.causal_lm import CausalLM
 from peftkit.models.encoder import SequenceClassifier
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import CandidateScores
 from peftkit.models.seq2seq_lm import Seq2SeqLM
-from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 
 __all__ = [
     "FAMILIES",
     "IGNORE_INDEX",
+    "BoundObjective",
     "CandidateScores",
     "CausalLM",
     "ModelFamily",

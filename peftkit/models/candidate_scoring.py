@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
+from peftkit.components.inputs import CandidateScores, TokenizedRow
+from peftkit.components.objective import ScoreCandidates
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import CandidateScores, at_least_float32
-from peftkit.models.tokenized_row import TokenizedRow
+from peftkit.models.scores import at_least_float32
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class CachedScorer(ModelFamily):
     def loglikelihoods(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
         return self.candidate_scorer(model)(rows, device)
 
-    def candidate_scorer(self, model: nn.Module) -> Callable[[Sequence[TokenizedRow], torch.device], CandidateScores]:
+    def candidate_scorer(self, model: nn.Module) -> ScoreCandidates:
         return CandidateScorer(self, model).score
 
     def strategies(self) -> Sequence[ScoringStrategy]:

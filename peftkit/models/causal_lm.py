@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from peftkit.components import Example
+from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CacheNotShareable,
@@ -28,13 +29,12 @@ from peftkit.models.candidate_scoring import (
 )
 from peftkit.models.padding import PAD_TO_MULTIPLE_OF, attention_mask, pad_sequences
 from peftkit.models.padding_check import group_equal_lengths, ignores_padding
-from peftkit.models.scores import CandidateScores, sum_logprobs
+from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
     append_eos,
     continuation_ids,
     token_ids,
 )
-from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 from peftkit.models.truncation import truncate_start
 
 
@@ -61,7 +61,9 @@ class CausalLM(CachedScorer):
         ids = truncate_start(ids, self.max_source_length, self.special_tokens)
         return self._check_ids(ids, "source", "decoder")
 
-    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+    def tokenize_completions(
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+    ) -> list[TokenizedRow]:
         texts, prompts, lengths = self._tokenize_sources(examples)
         targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
         # The whole text is tokenized and split, since most vocabularies have words with their leading space.
@@ -77,12 +79,21 @@ class CausalLM(CachedScorer):
         for text, ids, prompt, length, (targets, answer) in zip(
             texts, source_ids, prompts, lengths, targets_and_answers, strict=True
         ):
-            candidates = [self._target_ids(next(whole_ids), ids, prompt, text, target) for target in targets]
+            candidates = [
+                self._target_ids(next(whole_ids), ids, prompt, text, target, generated=generated) for target in targets
+            ]
             rows.append(self._build_row(prompt, length, targets, candidates, answer))
         return rows
 
     def _target_ids(
-        self, whole_ids: list[int], source_ids: list[int], prompt: list[int], source: str, target: str
+        self,
+        whole_ids: list[int],
+        source_ids: list[int],
+        prompt: list[int],
+        source: str,
+        target: str,
+        *,
+        generated: bool,
     ) -> list[int]:
         """Return the ids of a target that continues a prompt, end of text included.
 
@@ -92,6 +103,7 @@ class CausalLM(CachedScorer):
             prompt: token ids of the source as the model reads them.
             source: the text of the source.
             target: the text of the target.
+            generated: whether the model must be able to generate the target.
 
         Raises:
             RowError: no ids after the prompt decode to the target.
@@ -102,7 +114,7 @@ class CausalLM(CachedScorer):
             ids = whole_ids[len(source_ids) :]
         else:
             ids = continuation_ids(self.tokenizer, self.special_tokens, prompt, source, target)
-        return self._check_target(append_eos(ids, self.eos_id, target, self.tokenizer), target)
+        return self._check_target(append_eos(ids, self.eos_id, target, self.tokenizer), target, generated=generated)
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         targets = [row["candidates"][row["answer"]] for row in rows]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
+from peftkit.components.inputs import CandidateScores, TokenizedRow
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
 from peftkit.models.family import ModelFamily
 from peftkit.models.padding import attention_mask, pad_sequences
 from peftkit.models.padding_check import group_equal_lengths, ignores_padding
-from peftkit.models.scores import CandidateScores, at_least_float32
+from peftkit.models.scores import at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
-from peftkit.models.tokenized_row import TokenizedRow
 from peftkit.models.truncation import truncate_context, truncate_pairs
 
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
@@ -27,21 +27,25 @@ class SequenceClassifier(ModelFamily):
     auto_class = "AutoModelForSequenceClassification"
     can_generate = False
 
-    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+    def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         _, sources, lengths = self._tokenize_sources(examples)
-        if self.task_kind != "classification":
-            return [self._tokenize_pairs(e, length) for e, length in zip(examples, lengths, strict=True)]
+        truncated = [self._truncate_source(source) for source in sources]
         return [
             {
-                "source": self._truncate_source(source),
+                "source": source,
                 "candidates": [],
-                "answer": e.candidates.index(e.target),
+                "answer": 0,
+                "length": len(source),
                 "source_tokens": length,
                 "target_tokens": 0,
                 "segments": [],
             }
-            for e, source, length in zip(examples, sources, lengths, strict=True)
+            for source, length in zip(truncated, lengths, strict=True)
         ]
+
+    def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
+        _, _, lengths = self._tokenize_sources(examples)
+        return [self._tokenize_pairs(e, length) for e, length in zip(examples, lengths, strict=True)]
 
     def _tokenize_pairs(self, example: Example, source_tokens: int) -> TokenizedRow:
         """Tokenize each choice as a pair with the source; the source is truncated if a pair is too long.
@@ -66,6 +70,7 @@ class SequenceClassifier(ModelFamily):
             "source": [],
             "candidates": texts,
             "answer": choices.index(example.target),
+            "length": sum(map(len, texts)),
             "source_tokens": longest,
             "target_tokens": 0,
             "segments": [list(ids) for ids in pairs["token_type_ids"]],
@@ -121,7 +126,15 @@ class SequenceClassifier(ModelFamily):
 
     def loglikelihoods(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
         batch = {k: v.to(device) for k, v in self.collate(rows).items()}
-        outputs = self._outputs(model, batch)
+        logits = self.outputs_without_padding_effects(model, batch)
+        logprobs = at_least_float32(logits).log_softmax(-1).tolist()
+        counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
+        return CandidateScores(
+            [values[:n] for values, n in zip(logprobs, counts, strict=True)], [[1] * n for n in counts]
+        )
+
+    def outputs_without_padding_effects(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        outputs, device = self._outputs(model, batch), batch["input_ids"].device
         lengths = batch["attention_mask"].sum(1).tolist()
 
         def outputs_without_padding(indices: list[int]) -> Tensor:
@@ -138,9 +151,4 @@ class SequenceClassifier(ModelFamily):
         if not ignores_padding(model, differs):
             for indices in group_equal_lengths([range(length) for length in lengths]):
                 outputs[indices] = outputs_without_padding(indices)
-        logits = self._outputs_by_row(outputs, batch)
-        logprobs = at_least_float32(logits).log_softmax(-1).tolist()
-        counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
-        return CandidateScores(
-            [values[:n] for values, n in zip(logprobs, counts, strict=True)], [[1] * n for n in counts]
-        )
+        return self._outputs_by_row(outputs, batch)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.components import Example, Side, TaskKind
+from peftkit.components import Example, Side
+from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.components.objective import ScoreCandidates
 from peftkit.errors import InputError, RowError
 from peftkit.models.padding import find_pad_id, pad_batch
-from peftkit.models.scores import CandidateScores, at_least_float32
+from peftkit.models.scores import at_least_float32
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
@@ -25,7 +27,6 @@ from peftkit.models.text_encoding import (
     find_eos_id,
     token_ids,
 )
-from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 from peftkit.models.truncation import truncate_context, truncate_end, truncate_target
 
 
@@ -36,7 +37,6 @@ class ModelFamily:
     Attributes:
         tokenizer: the model's tokenizer.
         config: the model's config.
-        task_kind: the kind of task.
         source_length: maximum number of source tokens; longer sources are truncated.
         target_length: maximum number of target tokens; longer targets are truncated.
         max_encoder_length: maximum padded length of encoder inputs in tokens; None if positions are unlimited.
@@ -45,7 +45,6 @@ class ModelFamily:
 
     tokenizer: PreTrainedTokenizerBase
     config: Any
-    task_kind: TaskKind
     max_source_length: int
     max_target_length: int
     max_encoder_length: int | None = None
@@ -101,15 +100,43 @@ class ModelFamily:
             raise RowError(field, problem)
         return ids
 
-    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
-        """Tokenize examples.
+    def tokenize_completions(
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+    ) -> list[TokenizedRow]:
+        """Tokenize examples whose targets continue their sources.
 
         Args:
             examples: the examples.
             ranked: whether to tokenize all candidates, or only the target.
+            generated: whether targets must be texts that the model can generate.
 
         Raises:
             RowError: an example cannot be tokenized or does not fit the length limits.
+        """
+        raise NotImplementedError
+
+    def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
+        """Tokenize the sources of examples as whole inputs.
+
+        Args:
+            examples: the examples.
+
+        Returns:
+            Rows without candidates, with the answer 0.
+
+        Raises:
+            RowError: a source has no tokens.
+        """
+        raise NotImplementedError
+
+    def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
+        """Tokenize each candidate as a pair with its source; the source is truncated if a pair is too long.
+
+        Args:
+            examples: the examples.
+
+        Raises:
+            RowError: a candidate leaves no room for the source, or two candidates have the same ids.
         """
         raise NotImplementedError
 
@@ -136,7 +163,8 @@ class ModelFamily:
 
     def num_tokens(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Count the tokens that the model reads on both sides, without padding; a scalar."""
-        return batch["attention_mask"].sum() + (self.num_targets(batch) if "decoder_input_ids" in batch else 0)
+        predicted = (batch["labels"] != IGNORE_INDEX).sum() if "decoder_input_ids" in batch else 0
+        return batch["attention_mask"].sum() + predicted
 
     def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
         """Split a batch into microbatches whose losses add up to the loss of the whole.
@@ -169,6 +197,19 @@ class ModelFamily:
         """
         raise NotImplementedError
 
+    def outputs_without_padding_effects(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Run an encoder on a batch so that no row's outputs depend on the padding.
+
+        Args:
+            model: the model, in evaluation mode.
+            batch: a collated batch; its texts are tensors of shape (rows, length).
+
+        Returns:
+            The outputs of the head, of shape (rows, outputs); for pairs, of shape (rows, candidates), where rows with
+            fewer candidates are filled with minus infinity.
+        """
+        raise NotImplementedError
+
     def loglikelihoods(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
         """Compute the log-likelihood of every candidate of every row.
 
@@ -179,7 +220,7 @@ class ModelFamily:
         """
         raise NotImplementedError
 
-    def candidate_scorer(self, model: nn.Module) -> Callable[[Sequence[TokenizedRow], torch.device], CandidateScores]:
+    def candidate_scorer(self, model: nn.Module) -> ScoreCandidates:
         """Return a function that scores the batches of one evaluation; it may choose its strategy on the first."""
         return partial(self.loglikelihoods, model)
 
@@ -213,8 +254,8 @@ class ModelFamily:
         pairs = zip(logits.argmax(-1), labels != IGNORE_INDEX, strict=True)
         return [predicted[is_target].tolist() for predicted, is_target in pairs]
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Compute the summed cross-entropy of a batch's targets.
+    def cross_entropy(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Compute the summed cross-entropy of a batch's labels.
 
         Args:
             model: the model.
@@ -227,10 +268,6 @@ class ModelFamily:
         return cross_entropy(
             at_least_float32(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
-
-    def num_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Count the targets that the loss of a batch is summed over; a scalar."""
-        return (batch["labels"] != IGNORE_INDEX).sum()
 
     def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], list[list[int]], list[int]]:
         """Tokenize sources, truncating their contexts where necessary.
@@ -273,27 +310,32 @@ class ModelFamily:
         lines = [ids[: ids.index(self.eos_id) if self.eos_id in ids else None] for ids in generated.tolist()]
         return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
 
-    def _check_target(self, ids: list[int], text: str) -> list[int]:
-        """Return the ids of a target, end of text included, if a model can generate them.
+    def _check_target(self, ids: list[int], text: str, *, generated: bool) -> list[int]:
+        """Return the ids of a target, end of text included, if all have an embedding.
+
+        Args:
+            ids: the ids.
+            text: the text, for error messages.
+            generated: whether the model must be able to generate the text.
 
         Raises:
             RowError: an id has no embedding, or decoding generated text would drop it.
         """
         self._check_ids(ids, "target", "decoder")
         special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id, self.eos_id}
-        if self.task_kind == "generation" and (wrong := next((i for i in ids if i in special), None)) is not None:
+        if generated and (wrong := next((i for i in ids if i in special), None)) is not None:
             raise RowError(
                 "target",
                 f"{text!r} contains the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r}, which is "
                 "removed from predictions; add it to the tokenizer as a token that is not special",
             )
-        if self.contains_unk(ids) and not self._decode(torch.tensor([ids]))[0]:
+        if generated and self.contains_unk(ids) and not self._decode(torch.tensor([ids]))[0]:
             raise RowError("target", f"{text!r} has no token in the model's vocabulary")
         return ids
 
     def contains_unk(self, ids: Sequence[int]) -> bool:
-        """Whether a generation target contains the unknown token, which is removed from predictions."""
-        return self.task_kind == "generation" and self.tokenizer.unk_token_id in ids
+        """Whether a target contains the unknown token, which is removed from generated texts."""
+        return self.tokenizer.unk_token_id in ids
 
     def _candidates_and_target(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
         """Return the candidates to tokenize and the index of the target among them."""
@@ -325,10 +367,12 @@ class ModelFamily:
         if len(targets) > 1:
             check_candidates_differ(targets, candidates)
             check_candidates_differ(targets, truncated, self.max_target_length)
+        truncated_source = self._truncate_source(source)
         return {
-            "source": self._truncate_source(source),
+            "source": truncated_source,
             "candidates": truncated,
             "answer": answer,
+            "length": len(truncated_source) + sum(map(len, truncated)),
             "source_tokens": source_tokens,
             "target_tokens": max(map(len, candidates)),
             "segments": [],

@@ -18,10 +18,12 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import ApplyContext, ModelKind
 from peftkit.components.head_parameters import unfreeze_head
+from peftkit.components.inputs import ObjectiveSettings
 from peftkit.components.name_matching import check_names
+from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
-from peftkit.models import FAMILIES, ModelFamily
+from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, explain_load_errors, stored_tensors
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
@@ -47,7 +49,7 @@ class LoadedBase:
 
     Attributes:
         model: the model.
-        form: its model family, with tokenizer and config.
+        objective: the objective of the run, with the model's family.
         kind: its architecture.
         head: its classification head.
         loading: missing and unexpected weights of the checkpoint.
@@ -55,11 +57,16 @@ class LoadedBase:
     """
 
     model: nn.Module
-    family: ModelFamily
+    objective: BoundObjective
     kind: ModelKind
     head: ClassificationHead = field(default_factory=ClassificationHead)
     loading_report: LoadingReport = field(default_factory=LoadingReport)
     ignored_generation_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> ModelFamily:
+        """The model family, with tokenizer and config."""
+        return self.objective.family
 
     def record(self) -> dict[str, Any]:
         """Return the content of ``loading.json``: the loading report and the model's config."""
@@ -71,7 +78,7 @@ class LoadedBase:
         }
 
 
-def load_family(recipe: Recipe) -> tuple[ModelKind, ModelFamily]:
+def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     """Load the config and the tokenizer, but not the weights.
 
     Raises:
@@ -91,7 +98,7 @@ def load_family(recipe: Recipe) -> tuple[ModelKind, ModelFamily]:
     _check_quantization(recipe, config)
     with explain_load_errors(name, path, revision):
         tokenizer = load_tokenizer(path, options)
-    return kind, _build_family(recipe, kind, config, tokenizer)
+    return kind, _bind_objective(recipe, kind, config, tokenizer)
 
 
 def load_base(recipe: Recipe) -> LoadedBase:
@@ -102,7 +109,8 @@ def load_base(recipe: Recipe) -> LoadedBase:
         ModelError: the model or its tokenizer cannot be loaded, or the checkpoint does not fit the model.
         RecipeError: the recipe is incompatible with the model's config.
     """
-    kind, family = load_family(recipe)
+    kind, objective = load_objective(recipe)
+    family, needed_head = objective.family, objective.component.head(recipe.task)
     path, options = _path_and_options(recipe)
     if recipe.model.quantization:
         options |= _quantization_options(recipe)
@@ -112,7 +120,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }
-    auto_class = getattr(transformers, family.auto_class)
+    auto_class = getattr(transformers, objective.auto_class)
 
     def load(config: Any) -> tuple[nn.Module, Mapping[str, Any]]:
         model_and_report: tuple[nn.Module, Mapping[str, Any]]
@@ -124,8 +132,8 @@ def load_base(recipe: Recipe) -> LoadedBase:
         return model_and_report
 
     torch.manual_seed(recipe.run.effective_init_seed)
-    if kind == "encoder":
-        model, head, loading = load_with_head(recipe, family.config, _num_outputs(recipe, family), load)
+    if needed_head is not None:
+        model, head, loading = load_with_head(recipe, family.config, needed_head, load)
     else:
         model, report = load(family.config)
         head, loading = ClassificationHead(), read_report(model, report)
@@ -139,7 +147,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     # For all tasks, since transformers 4 does not save models with contradictory generation settings.
     ignored = reset_generation_config(model, family) if family.can_generate else {}
-    return LoadedBase(model, family, kind, head, loading, ignored if family.task_kind == "generation" else {})
+    return LoadedBase(model, objective, kind, head, loading, ignored if objective.component.generates else {})
 
 
 def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
@@ -156,22 +164,18 @@ def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
         ModelError: the config or the tokenizer cannot be loaded.
         RecipeError: the recipe is incompatible with the model's config.
     """
-    kind, family = load_family(recipe)
+    kind, objective = load_objective(recipe)
+    family, needed_head = objective.family, objective.component.head(recipe.task)
     checkpoint_config = copy.deepcopy(family.config)
-    if kind == "encoder":
-        set_labels(family.config, recipe.task.labels, _num_outputs(recipe, family))
+    if needed_head is not None:
+        set_labels(family.config, needed_head.labels, needed_head.outputs)
     torch.manual_seed(recipe.run.effective_init_seed)
     options = {"trust_remote_code": recipe.model.trust_remote_code, **_init_options(recipe)}
     with torch.device(device):
-        model = getattr(transformers, family.auto_class).from_config(family.config, **options)
+        model = getattr(transformers, objective.auto_class).from_config(family.config, **options)
     path, _ = _path_and_options(recipe)
-    head = detect_head(recipe, model, checkpoint_config, path) if kind == "encoder" else ClassificationHead()
-    return LoadedBase(model, family, kind, head)
-
-
-def _num_outputs(recipe: Recipe, family: ModelFamily) -> int:
-    """Return the number of outputs of a classification head."""
-    return len(recipe.task.labels) if family.task_kind == "classification" else 1
+    head = ClassificationHead() if needed_head is None else detect_head(recipe, model, checkpoint_config, path)
+    return LoadedBase(model, objective, kind, head)
 
 
 def _init_options(recipe: Recipe) -> dict[str, Any]:
@@ -257,16 +261,18 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
     return kind
 
 
-def _build_family(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> ModelFamily:
+def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> BoundObjective:
     # Suppress the tokenizer's warning about long texts: peftkit truncates them and reports how many.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     options = {"trust_remote_code": recipe.model.trust_remote_code}
-    family_class = FAMILIES[kind]
-    lengths = fit_lengths(recipe, kind, count_positions(config, kind, family_class.auto_class, **options))
+    family_class, objective = FAMILIES[kind], recipe.objective_for(kind)
+    head = objective.head(recipe.task)
+    auto_class = family_class.auto_class if head is None else head.auto_class
+    positions = count_positions(config, kind, auto_class, **options)
+    lengths = fit_lengths(recipe, kind, positions, generates=objective.generates)
     family = family_class(
         tokenizer,
         config,
-        type(recipe.task).kind,
         lengths.source,
         lengths.target,
         lengths.padded.encoder,
@@ -274,7 +280,10 @@ def _build_family(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTr
     )
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)
-    return family
+    evaluation = recipe.evaluate
+    settings = ObjectiveSettings(evaluation.max_new_tokens, evaluation.num_beams, evaluation.scoring)
+    context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
+    return BoundObjective(objective, family, context, auto_class)
 
 
 def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: GetBatches | None = None) -> nn.Module:
@@ -296,7 +305,7 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
     """
     context = ApplyContext(
         model_kind=base.kind,
-        task_kind=base.family.task_kind,
+        task_kind=base.objective.component.task_kind,
         seed=recipe.run.effective_init_seed,
         steps=steps,
         gradient_checkpointing=recipe.train.gradient_checkpointing,

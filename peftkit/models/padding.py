@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.components.inputs import IGNORE_INDEX
 from peftkit.models.text_encoding import embedding_size
-from peftkit.models.tokenized_row import IGNORE_INDEX
 
 PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small
 

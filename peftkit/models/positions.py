@@ -78,18 +78,19 @@ def count_positions(config: Any, kind: ModelKind, auto_class: str, **options: An
     return Positions(**by_side)
 
 
-def fit_lengths(recipe: Recipe, kind: ModelKind, positions: Positions) -> Lengths:
+def fit_lengths(recipe: Recipe, kind: ModelKind, positions: Positions, *, generates: bool) -> Lengths:
     """Limit the recipe's lengths to the positions that the method's virtual tokens leave.
 
     Args:
         recipe: the recipe.
         kind: the model's architecture.
         positions: the model's positions.
+        generates: whether texts are generated.
 
     Raises:
         RecipeError: there is no room for any source, or not for all tokens to generate.
     """
-    train, generates = recipe.train, type(recipe.task).kind == "generation"
+    train = recipe.train
     virtual = recipe.method.virtual_tokens(kind)
     virtual_encoder, virtual_decoder = virtual.get("encoder", 0), virtual.get("decoder", 0)
     encoder = None if positions.encoder is None else positions.encoder - virtual_encoder

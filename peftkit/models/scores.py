@@ -1,27 +1,12 @@
-"""Log-likelihoods of the candidates of tokenized rows."""
+"""Log-likelihoods of tokens, from logits."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from peftkit.models.tokenized_row import IGNORE_INDEX
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateScores:
-    """Log-likelihoods of the candidates of a batch of rows.
-
-    Attributes:
-        loglikelihoods: for each row, the log-likelihood of each candidate in nats, summed over its tokens.
-        num_tokens: for each row, the number of tokens of each candidate.
-    """
-
-    loglikelihoods: list[list[float]]
-    num_tokens: list[list[int]]
+from peftkit.components.inputs import IGNORE_INDEX
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

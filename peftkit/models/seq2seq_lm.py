@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from peftkit.components import Example
+from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CandidateLogprobs,
@@ -24,7 +25,7 @@ from peftkit.models.candidate_scoring import (
     slice_cache,
 )
 from peftkit.models.padding import PAD_TO_MULTIPLE_OF, attention_mask, pad_sequences
-from peftkit.models.scores import CandidateScores, sum_logprobs
+from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
     SpecialTokens,
     append_eos,
@@ -32,7 +33,6 @@ from peftkit.models.text_encoding import (
     find_decoder_start_id,
     token_ids,
 )
-from peftkit.models.tokenized_row import IGNORE_INDEX, TokenizedRow
 
 
 class Seq2SeqLM(CachedScorer):
@@ -58,25 +58,32 @@ class Seq2SeqLM(CachedScorer):
         id_getters = (lambda: [self.decoder_start_id], lambda: [self.eos_id], lambda: self.target_special_tokens.prefix)
         return [*super().special_token_problems(), *self._describe_problems("decoder", *id_getters)]
 
-    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+    def tokenize_completions(
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+    ) -> list[TokenizedRow]:
         _, sources, lengths = self._tokenize_sources(examples)
         rows: list[TokenizedRow] = []
         targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
         all_targets = [target for targets, _ in targets_and_answers for target in targets]
         encoded = iter(token_ids(self.tokenizer, all_targets, target=True, special=False))
         for source, length, (targets, answer) in zip(sources, lengths, targets_and_answers, strict=True):
-            candidates = [self._target_ids(next(encoded), target) for target in targets]
+            candidates = [self._target_ids(next(encoded), target, generated=generated) for target in targets]
             rows.append(self._build_row(source, length, targets, candidates, answer))
         return rows
 
-    def _target_ids(self, ids: list[int], text: str) -> list[int]:
+    def _target_ids(self, ids: list[int], text: str, *, generated: bool) -> list[int]:
         """Return the ids that the decoder predicts for a target: the template's prefix, the text, the end of text.
+
+        Args:
+            ids: token ids of the target.
+            text: the text of the target.
+            generated: whether the model must be able to generate the text.
 
         Raises:
             RowError: a model cannot generate the text.
         """
         ids = append_eos(self.target_special_tokens.strip_prefix(ids), self.eos_id, text, self.tokenizer)
-        return [*self.target_special_tokens.prefix, *self._check_target(ids, text)]
+        return [*self.target_special_tokens.prefix, *self._check_target(ids, text, generated=generated)]
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         sources = [row["source"] for row in rows]

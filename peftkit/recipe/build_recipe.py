@@ -18,7 +18,7 @@ from peftkit.recipe.load_recipe import validate_recipe
 from peftkit.recipe.raw_recipe import MAX_DEPTH, format_key, raw_from_tables
 from peftkit.recipe.toml_lines import KeyPath
 
-NAMED = ("model", "task", "method")
+NAMED = ("model", "task", "method", "objective")
 """Tables that a name may stand for."""
 
 
@@ -70,7 +70,7 @@ def build_table(kind: Kind, name: str, options: Mapping[str, Any]) -> dict[str, 
     """Build the table of a component, and check its name and options.
 
     Args:
-        kind: ``method``, ``task`` or ``metric``.
+        kind: ``method``, ``task``, ``objective`` or ``metric``.
         name: The component's name.
         options: Its options.
 

@@ -13,9 +13,9 @@ from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize
 from peftkit.plugins import Registry
 from peftkit.recipe.config import LOSS, Recipe
 from peftkit.recipe.deepspeed import sharding_conflicts
-from peftkit.recipe.intervals import parse_interval
 from peftkit.recipe.optimizers import optimizer_arguments
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
+from peftkit.recipe.tables import parse_interval
 from peftkit.recipe.toml_lines import KeyPath
 from peftkit.recipe.type_names import describe_type, format_value
 
@@ -72,14 +72,14 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
     ]
     components: list[tuple[KeyPath, Component]] = [(("task",), recipe.task), (("method",), recipe.method)]
     components += [(("callback", index), callback) for index, callback in enumerate(recipe.callback)]
+    if recipe.objective is not None:
+        components.append((("objective",), recipe.objective))
     for key, component in components:
         conflicts += [
             ((*key, "name"), f"{component.name!r} is incompatible with this recipe: {reason}")
             for reason in _incompatibilities(component, spec)
         ]
-    if spec.model_kind == "encoder" and spec.task_kind == "generation":
-        text = f"{recipe.task.name!r} generates text, which an encoder cannot; use an encoder-decoder or a decoder"
-        conflicts.append((("task", "name"), text))
+    conflicts += _objective_conflicts(recipe, spec)
     return conflicts
 
 
@@ -108,6 +108,28 @@ def _incompatibilities(component: Component, spec: RunSpec) -> list[str]:
         ) from error
 
 
+def _objective_conflicts(recipe: Recipe, spec: RunSpec) -> Iterator[Conflict]:
+    """Find out whether there is exactly one objective for the task's kind and the model."""
+    task, kind = recipe.task, type(recipe.task).kind
+    if recipe.objective is not None and type(recipe.objective).task_kind != kind:
+        needed = type(recipe.objective).task_kind
+        yield ("objective", "name"), f"{recipe.objective.name!r} is for {needed} tasks, and {task.name!r} is {kind}"
+        return
+    if not recipe.objectives:
+        text = f"no installed objective is for tasks of the kind {kind!r} of {task.name!r}; install a plugin with one"
+        yield ("task", "name"), text
+        return
+    fitting = [each for each in recipe.objectives if spec.model_kind is None or spec.model_kind in each.families]
+    if not fitting:
+        families = comma_separated(sorted({family for each in recipe.objectives for family in each.families}))
+        key = ("task", "name") if recipe.objective is None else ("objective", "name")
+        subject = f"{task.name!r} is a {kind} task, which" if recipe.objective is None else f"{recipe.objective.name!r}"
+        yield key, f"{subject} has no objective for a model of kind {spec.model_kind!r}; use one of kind {families}"
+    elif len(fitting) > 1 and spec.model_kind is not None:
+        names = comma_separated([each.model_fields["name"].default for each in fitting])
+        yield ("objective",), f"several objectives are for {kind} tasks and this model; choose one by name: {names}"
+
+
 def _metric_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
     task, kind = recipe.task, type(recipe.task).kind
     conflicts: list[Conflict] = []
@@ -116,8 +138,10 @@ def _metric_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
         if kind not in type(metric).kinds:
             kinds = comma_separated(type(metric).kinds)
             conflicts.append((path, f"{metric.name!r} scores {kinds}, and {task.name!r} is {kind}"))
-        if metric.input == "teacher_forced" and spec.model_kind == "encoder":
-            conflicts.append((path, f"{metric.name!r} scores the tokens of a decoder, and the model is an encoder"))
+        fitting = [o for o in recipe.objectives if spec.model_kind is not None and spec.model_kind in o.families]
+        if metric.input == "teacher_forced" and any(not objective.can_teacher_force for objective in fitting):
+            text = f"{metric.name!r} scores the tokens of targets, which the objective for this model does not predict"
+            conflicts.append((path, text))
     metrics = [metric for metric in recipe.metric if metric.input == "prediction"]
     values = [*(value for metric in metrics for value in metric.value_names), LOSS]
     if recipe.selection_metric in values:

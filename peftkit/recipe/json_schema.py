@@ -10,7 +10,8 @@ from pydantic_core import core_schema
 
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import ConfigTable, Recipe
+from peftkit.recipe.config import Recipe
+from peftkit.recipe.tables import ConfigTable
 from peftkit.recipe.type_names import aliases
 
 
@@ -21,6 +22,7 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         "extends": (str, Field(default="", description="A recipe to build on, relative to this file.")),
         "task": (_union_of_components(registry, "task"), ...),
         "method": (_union_of_components(registry, "method"), ...),
+        "objective": (_union_of_components(registry, "objective") | None, Field(default=None)),
         **{kind: (annotation, Field(default=[])) for kind, annotation in lists.items()},
     }
     for key, field in Recipe.model_fields.items():

@@ -116,7 +116,7 @@ def find_problems(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, di
             recipe = _validate(_without_keys(raw.data, problems), registry)
     if recipe:
         # An invalid component or optimizer is the default here: what is incompatible with that would mislead.
-        invalid = {key[:1] if key[0] in ("task", "method", *LISTED) else key for key in problems}
+        invalid = {key[:1] if key[0] in ("task", "method", "objective", *LISTED) else key for key in problems}
         if ("train", "optimizer") in invalid:
             invalid.add(("train", "optimizer_options"))
         conflicts = find_conflicts(recipe, model_config(recipe.model.name)) + unmeasured_budgets(recipe, registry)
@@ -162,6 +162,7 @@ def _component_classes(data: dict[str, Any], registry: Registry) -> Components:
     tables: list[tuple[KeyPath, Kind, Any]] = [
         (("task",), "task", data.get("task")),
         (("method",), "method", data.get("method")),
+        (("objective",), "objective", data.get("objective")),
     ]
     for kind in LISTED:
         if isinstance(listed := data.get(kind), list):

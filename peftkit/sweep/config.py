@@ -12,9 +12,9 @@ from pydantic import Field, ValidationError, model_validator
 from peftkit.components import Range, SearchSpace
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean
 from peftkit.file_formats import SWEEP_KEYS, rename_keys
-from peftkit.recipe.config import ConfigTable
 from peftkit.recipe.error_messages import to_json
 from peftkit.recipe.raw_recipe import format_key
+from peftkit.recipe.tables import ConfigTable
 from peftkit.recipe.toml_lines import KeyPath, key_positions
 
 FORMAT = 1

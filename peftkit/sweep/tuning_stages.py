@@ -154,9 +154,9 @@ def resolve_model_kind(recipe: Recipe) -> ModelKind | None:
     """
     kind = model_kind(model_config(recipe.model.name))
     if kind is None:  # the config is on the hub
-        from peftkit.models.load import load_family  # imports torch
+        from peftkit.models.load import load_objective  # imports torch
 
-        kind, _ = load_family(recipe)
+        kind, _ = load_objective(recipe)
     return kind
 
 

@@ -15,6 +15,7 @@ from peftkit.testing.method_checks import (
     check_gradient_checkpointing,
     check_method,
 )
+from peftkit.testing.objective_checks import check_objective
 from peftkit.testing.pytest_suite import conformance
 from peftkit.testing.run_checks import check_callback
 from peftkit.testing.tiny_models import architecture_kind, batch, context, run_spec, save_tiny_model, tiny_model
@@ -32,6 +33,7 @@ __all__ = [
     "check_meter",
     "check_method",
     "check_metric",
+    "check_objective",
     "check_published_rates",
     "check_registered",
     "check_round_trip",

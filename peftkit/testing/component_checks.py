@@ -9,7 +9,7 @@ from copy import deepcopy
 from itertools import islice
 from typing import Any
 
-from peftkit.components import Component, Example, Meter, Method, Metric, Range, StepStats, Task
+from peftkit.components import Component, Example, Meter, Method, Metric, Objective, Range, StepStats, Task
 from peftkit.errors import MissingFieldsError
 from peftkit.plugins import BASE_CLASSES, load_registry
 
@@ -88,7 +88,8 @@ def check_task(task: Task) -> None:
         AssertionError: The check failed.
     """
     check_round_trip(task)
-    metrics = load_registry().all("metric")
+    registry = load_registry()
+    metrics = registry.all("metric")
     values: list[str] = []
     for name in task.metrics:
         assert name in metrics, f"no metric is called {name!r}"
@@ -99,12 +100,15 @@ def check_task(task: Task) -> None:
     assert task.selection_metric in values, (
         f"none of the metrics has the value {task.selection_metric!r} of selection_metric"
     )
+    objectives = [entry.component for entry in registry.all("objective").values()]
+    ranks = {o.ranks for o in objectives if issubclass(o, Objective) and o.task_kind == task.kind}
+    assert ranks, f"no installed objective is for tasks of the kind {task.kind!r}"
     splits = task.load()
     for split in ("train", "dev", "test"):
         assert split in splits, f"there is no split {split!r}"
         rows = list(islice(splits[split], MAX_ROWS))
         assert rows, f"the split {split!r} is empty"
-        _check_examples(task, split, [task.to_example(row) for row in rows])
+        _check_examples(task, split, [task.to_example(row) for row in rows], ranked=ranks == {True})
         _check_prompts(task, split, rows)
 
 
@@ -147,12 +151,12 @@ def _contains(example: Example, value: object) -> bool:
     return str(value) in "".join([example.source, *example.candidates])
 
 
-def _check_examples(task: Task, split: str, examples: Sequence[Example]) -> None:
+def _check_examples(task: Task, split: str, examples: Sequence[Example], *, ranked: bool) -> None:
     for example in examples:
         assert example.source.strip(), f"{split}: a source is empty"
         assert example.target.strip(), f"{split}: a target is empty"
-        if task.kind == "generation":
-            assert not example.candidates, f"{split}: generation must not have candidates"
+        if not ranked:
+            assert not example.candidates, f"{split}: a task of the kind {task.kind} must not have candidates"
             continue
         assert example.target in example.candidates, f"{split}: the target is not one of {example.candidates}"
         assert len(set(example.candidates)) == len(example.candidates) >= 2, (

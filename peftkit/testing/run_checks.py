@@ -81,12 +81,24 @@ def check_two_processes(method: Method, architecture: str, folder: Path) -> None
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
     raise_if_unsupported([method.stochastic_because] if method.stochastic_because else [])
-    make_recipe = _recipe_maker(method, architecture, folder)
+    check_equal_results(recipe_maker(method, architecture, folder), registry_with(method))
+
+
+def check_equal_results(make_recipe: Callable[..., Recipe], registry: Registry) -> None:
+    """Check that two processes with four rows each record the losses and metrics of one with eight, within 1e-5.
+
+    Args:
+        make_recipe: Returns a recipe, given the name of the output folder and overrides.
+        registry: The components.
+
+    Raises:
+        AssertionError: The check failed.
+    """
     one, two = make_recipe("one", "train.batch_size=8"), make_recipe("two", "train.batch_size=4")
-    run_processes(one, _registry(method))
-    run_processes(two, _registry(method), 2)
-    rows = [RunDirectory(_only_run(recipe)).evaluations() for recipe in (one, two)]
-    assert RunDirectory(_only_run(two)).summary()["processes"] == 2
+    run_processes(one, registry)
+    run_processes(two, registry, 2)
+    rows = [RunDirectory(only_run(recipe)).evaluations() for recipe in (one, two)]
+    assert RunDirectory(only_run(two)).summary()["processes"] == 2
     for first, second in zip(*rows, strict=True):
         for split in ("train", "dev", "test"):
             for key, value in first[split].items():
@@ -109,9 +121,9 @@ def check_resume(method: Method, architecture: str, folder: Path) -> None:
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
-    recipe = _recipe_maker(method, architecture, folder)("run", *EVERY_STEP)
-    run_processes(recipe, _registry(method))
-    _check_resume_after(2, recipe, _registry(method))
+    recipe = recipe_maker(method, architecture, folder)("run", *EVERY_STEP)
+    run_processes(recipe, registry_with(method))
+    check_resume_after(2, recipe, registry_with(method))
 
 
 def check_callback(callback: Callback, folder: Path, *, changes_training: bool = False) -> None:
@@ -131,10 +143,10 @@ def check_callback(callback: Callback, folder: Path, *, changes_training: bool =
     """
     check_round_trip(callback)
     options = (*EVERY_STEP, "evaluate.every=1 steps")
-    registry, method = _registry(callback), load_registry().find("method", "full").component
+    registry, method = registry_with(callback), load_registry().find("method", "full").component
     full = method.model_validate({})
     assert isinstance(full, Method)
-    make_recipe = _recipe_maker(full, "llama", folder)
+    make_recipe = recipe_maker(full, "llama", folder)
     (folder / "callback.toml").write_text(
         'extends = "recipe.toml"\n' + tomli_w.dumps({"callback": [drop_none(callback.model_dump(mode="json"))]}),
         encoding="utf-8",
@@ -149,21 +161,30 @@ def check_callback(callback: Callback, folder: Path, *, changes_training: bool =
     run_processes(plain, registry)
     run_processes(one, registry)
     run_processes(two, registry, 2)
-    without, outcome = _outcome(_only_run(plain))["evaluations"], _outcome(_only_run(one))
+    without, outcome = _outcome(only_run(plain))["evaluations"], _outcome(only_run(one))
     assert changes_training or outcome["evaluations"] == without[: len(outcome["evaluations"])], (
         "evaluations differ from those of a run without the callback; if it is meant to change training, pass "
         "changes_training=True"
     )
-    summaries = [RunDirectory(_only_run(recipe)).summary() for recipe in (one, two)]
+    summaries = [RunDirectory(only_run(recipe)).summary() for recipe in (one, two)]
     ends = [(summary["steps"], summary["stopped_early"]) for summary in summaries]
     assert ends[0] == ends[1], f"one process ended with {ends[0]}, two with {ends[1]}"
     if summaries[0]["steps"] > 1:
-        _check_resume_after(min(2, summaries[0]["steps"] - 1), one, registry)
+        check_resume_after(min(2, summaries[0]["steps"] - 1), one, registry)
 
 
-def _check_resume_after(step: int, recipe: Recipe, registry: Registry) -> None:
-    """Check that a finished run ends with the same results when it is resumed after a step."""
-    path = _only_run(recipe)
+def check_resume_after(step: int, recipe: Recipe, registry: Registry) -> None:
+    """Check that a finished run ends with the same results when it is resumed after a step.
+
+    Args:
+        step: The step.
+        recipe: The recipe of the run, which saves a checkpoint after every step.
+        registry: The components.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    path = only_run(recipe)
     before = _outcome(path)
     for later in sorted((path / "checkpoints").iterdir())[step:]:
         shutil.rmtree(later)
@@ -175,7 +196,22 @@ def _check_resume_after(step: int, recipe: Recipe, registry: Registry) -> None:
     assert not different, f"results differ after resuming: {different[:5]}"
 
 
-def _recipe_maker(method: Method, architecture: str, folder: Path) -> Callable[..., Recipe]:
+def recipe_maker(
+    method: Method,
+    architecture: str,
+    folder: Path,
+    *others: Component,
+    changes: Mapping[str, Any] | None = None,
+) -> Callable[..., Recipe]:
+    """Return a function that makes small recipes, given the name of the output folder and overrides.
+
+    Args:
+        method: The method with its options.
+        architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
+        folder: An empty folder.
+        *others: Further components that the recipes may name.
+        changes: Tables that replace those of the recipe, by name.
+    """
     model = save_tiny_model(architecture, folder / "model")
     base = folder / "recipe.toml"
     tables = {
@@ -186,29 +222,34 @@ def _recipe_maker(method: Method, architecture: str, folder: Path) -> Callable[.
         "train": {"batch_size": 8, "optimizer": "SGD", "learning_rate": 0.05, "budget": {"steps": 4}},
         "evaluate": {"every": "50%", "train_examples": 6, "dev_examples": 6, "test_examples": 6},
         "track": {"to": []},
+        **(changes or {}),
     }
     base.write_text(tomli_w.dumps(drop_none(tables)), encoding="utf-8")
 
     def make_recipe(name: str, *overrides: str) -> Recipe:
         output = f"run.output={json.dumps((folder / name).as_posix())}"
-        return load_recipe(base, _registry(method), [output, *overrides])
+        return load_recipe(base, registry_with(method, *others), [output, *overrides])
 
     return make_recipe
 
 
-def _registry(component: Component) -> Registry:
-    """Return the installed components with the task above and the class of the component."""
+def registry_with(*components: Component) -> Registry:
+    """Return the installed components with the task above and the classes of the components.
+
+    Args:
+        *components: The components; they replace installed ones of the same names.
+    """
     installed = load_registry()
-    kind = next(kind for kind, base in BASE_CLASSES.items() if isinstance(component, base))
-    others = [e for e in installed.entries if (e.kind, e.name) != (kind, component.name) and e.name != "colours"]
-    additional = [
-        Entry("task", "colours", Colours, "peftkit", "0"),
-        Entry(kind, component.name, type(component), "peftkit", "0"),
-    ]
-    return Registry((*others, *additional), installed.failures, installed.distributions)
+    additional = {("task", "colours"): Entry("task", "colours", Colours, "peftkit", "0")}
+    for component in components:
+        kind = next(kind for kind, base in BASE_CLASSES.items() if isinstance(component, base))
+        additional[kind, component.name] = Entry(kind, component.name, type(component), "peftkit", "0")
+    others = [entry for entry in installed.entries if (entry.kind, entry.name) not in additional]
+    return Registry((*others, *additional.values()), installed.failures, installed.distributions)
 
 
-def _only_run(recipe: Recipe) -> Path:
+def only_run(recipe: Recipe) -> Path:
+    """Return the only run directory of a recipe's output folder."""
     [path] = Path(recipe.run.output).iterdir()
     return path
 

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from peftkit.components import StepStats
-from peftkit.recipe.config import BudgetConfig
-from peftkit.recipe.intervals import parse_interval
+from peftkit.recipe.tables import BudgetConfig, parse_interval
 
 FIRST = 0.001
 """Share of the budget at which the first evaluation of a logarithmic interval is due."""

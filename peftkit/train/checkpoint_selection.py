@@ -10,10 +10,12 @@ from accelerate import Accelerator
 from torch import nn
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from peftkit.data.pipeline import EvaluationSplit, PreparedData
+from peftkit.components import Prediction
+from peftkit.data.pipeline import PreparedData
+from peftkit.data.tokenize import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.errors import RunError
-from peftkit.evaluate.evaluator import Prediction, SplitResult, resolve_selection_metric
+from peftkit.evaluate.evaluator import SplitResult, resolve_selection_metric
 from peftkit.models.checkpoints.transformers_versions import write_compatible_files
 from peftkit.models.generation import copy_generation_config
 from peftkit.recipe import Recipe
@@ -105,7 +107,7 @@ class CheckpointSelector:
     def finish(
         self,
         step: int,
-        evaluate_splits: Callable[[Sequence[EvaluationSplit]], Results],
+        evaluate_splits: Callable[[Sequence[TokenizedSplit]], Results],
         *,
         resumed: bool,
         evaluations: int,

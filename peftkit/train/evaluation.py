@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components import TrainContext
 from peftkit.components.callback import EvaluationResult
-from peftkit.data.pipeline import EvaluationSplit
+from peftkit.data.tokenize import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.evaluate.evaluator import SplitResult, evaluate
 from peftkit.run_directory import RunDirectory
@@ -108,7 +108,7 @@ class Evaluations(LoopCallback):
         )
         trainer.agree_on_stop()
 
-    def _evaluate_splits(self, splits: Sequence[EvaluationSplit]) -> tuple[dict[str, SplitResult], float]:
+    def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
         results = {
@@ -116,7 +116,7 @@ class Evaluations(LoopCallback):
                 trainer.module,
                 split,
                 trainer.recipe,
-                trainer.family,
+                trainer.objective,
                 trainer.accelerator,
                 all_ranks_forward=trainer.strategy.all_ranks_forward,
             )

@@ -1,4 +1,4 @@
-"""Makes the MAC counter of a run from its recipe, model family and optimizer.
+"""Makes the MAC counter of a run from its recipe, objective and optimizer.
 
 ``macs.mac_counter`` does the counting, and ``meters.macs`` adds up the counts of all steps.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Protocol
 
-from datasets import Dataset
 from torch import Tensor, nn
 
-from peftkit.data.dataloader import StreamingRows, shortest_and_longest_batch
+from peftkit.data.dataloader import TrainRows, shortest_and_longest_batch
 from peftkit.macs.mac_counter import MacCounter, StepMacs
-from peftkit.models import ModelFamily
+from peftkit.models import BoundObjective
 from peftkit.oom import is_oom
 from peftkit.recipe import Recipe
 from peftkit.train.optim import make_optimizer
@@ -33,9 +32,7 @@ class StepCounter(Protocol):
         """Count the passes of a microbatch, tensors of shape (rows, length)."""
 
 
-def make_mac_counter(
-    recipe: Recipe, family: ModelFamily, model: nn.Module, rows: Dataset | StreamingRows
-) -> MacCounter:
+def make_mac_counter(recipe: Recipe, objective: BoundObjective, model: nn.Module, rows: TrainRows) -> MacCounter:
     """Create the MAC counter of a run.
 
     The shortest and the longest batch are counted right away, because most lengths between two counts can be
@@ -43,20 +40,20 @@ def make_mac_counter(
 
     Args:
         recipe: The recipe of the run.
-        family: The family of the model.
+        objective: The objective of the run.
         model: The model to count on: the trained one, or one with the same matrix products.
         rows: The training rows.
     """
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        task_loss = family.loss(model, batch)
+        task_loss = objective.loss(model, batch)
         # After the forward pass, because the auxiliary loss may use what the pass left in the model.
         auxiliary = recipe.method.auxiliary_loss(model, batch)
         return task_loss if auxiliary is None else task_loss + auxiliary
 
     has_all_weights = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
     counter = MacCounter(model, loss, partial(make_optimizer, recipe), has_all_weights=has_all_weights)
-    for batch in shortest_and_longest_batch(recipe, rows, family):
+    for batch in shortest_and_longest_batch(recipe, rows, objective):
         try:
             counter.count(batch)
         except RuntimeError as error:

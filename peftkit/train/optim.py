@@ -13,8 +13,8 @@ from transformers.optimization import Adafactor
 from peftkit.components.head_parameters import is_head_parameter
 from peftkit.errors import InputError
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import TrainConfig
 from peftkit.recipe.optimizers import torch_optimizers
+from peftkit.recipe.tables import TrainConfig
 
 LR_MULTIPLIER = "lr_multiplier"
 """Key of a parameter group: its factor of the recipe's learning rate."""

@@ -166,11 +166,11 @@ def run(
             return previous if accelerator.is_main_process else None
         set_seed(recipe.run.seed)
         base = load_base(recipe)
-        data = prepare_data(recipe, base.family, accelerator)
+        data = prepare_data(recipe, base.objective, accelerator)
         batch = effective_batch_size(recipe, accelerator.num_processes)
         per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
-        batches = partial(first_batches, recipe, data.train, base.family, base.model, batch)
+        batches = partial(first_batches, recipe, data.train, base.objective, base.model, batch)
         model = apply_method(recipe, base, steps, batches)
         # torch cannot count products with quantized weights; there are as many as with unquantized ones.
         mac_model = (
@@ -182,7 +182,7 @@ def run(
         run_on_main(accelerator, lambda: check_saves_head(recipe.method, model, base.head))
         trainable, total = count_parameters(model)
         saved = latest_checkpoint(previous / "checkpoints") if previous else None
-        inputs = run_on_main(accelerator, lambda: input_digests(recipe, registry, base.family, data))
+        inputs = run_on_main(accelerator, lambda: input_digests(recipe, registry, base.objective, data))
 
         def open_run_directory() -> None:
             if previous and saved and (recorded := saved.state.get("inputs")) is not None:
@@ -230,9 +230,9 @@ def run(
             ]
             failure = f"fails in the first forward pass of {recipe.model.name!r}"
             with explain_method_errors(recipe.method, failure, remedy="use another method or model"):
-                mac_counter = make_mac_counter(recipe, base.family, mac_model or model, data.train)
+                mac_counter = make_mac_counter(recipe, base.objective, mac_model or model, data.train)
             trainer = Trainer(
-                recipe, model, base.family, data, accelerator, mac_counter, callbacks, interrupts, directory
+                recipe, model, base.objective, data, accelerator, mac_counter, callbacks, interrupts, directory
             )
             trainer.train(saved)
         if directory is not None:
@@ -307,6 +307,7 @@ def _summarize(
         "model": recipe.model.name,
         "model_kind": base.kind,
         "task": recipe.task.name,
+        "objective": base.objective.component.name,
         "method": recipe.method.name,
         "seed": recipe.run.seed,
         "init_seed": recipe.run.effective_init_seed,

@@ -12,7 +12,7 @@ from torch import Tensor
 from peftkit.components import StepStats
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.errors import RunError
-from peftkit.models import ModelFamily
+from peftkit.models import BoundObjective
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.strategies import Strategy
@@ -34,7 +34,7 @@ class TrainStep:
 
     Args:
         recipe: The recipe of the run.
-        family: The family of the model.
+        objective: The objective of the run.
         strategy: Holds the wrapped model, which the batches go through.
         profile_region: Returns a context manager around ``forward`` and ``backward``.
     """
@@ -42,11 +42,11 @@ class TrainStep:
     def __init__(
         self,
         recipe: Recipe,
-        family: ModelFamily,
+        objective: BoundObjective,
         strategy: Strategy,
         profile_region: Callable[[str], AbstractContextManager[Any]],
     ) -> None:
-        self.recipe, self.family, self.strategy, self.profile_region = recipe, family, strategy, profile_region
+        self.recipe, self.objective, self.strategy, self.profile_region = recipe, objective, strategy, profile_region
         self.module, self.accelerator = strategy.module, strategy.accelerator
         self.microbatch_size = recipe.train.batch_size
         """Maximum rows per forward pass; reduced when memory runs out."""
@@ -60,11 +60,12 @@ class TrainStep:
             batches: The batches of this process, tensors of shape (rows, length).
             interrupted: Whether this process received a signal to stop.
         """
-        family, device = self.family, self.accelerator.device
+        objective, device = self.objective, self.accelerator.device
+        family = objective.family
         zero = torch.tensor(0, device=device)
         lengths = family.max_lengths(batches)
         sums = [
-            sum((family.num_targets(batch) for batch in batches), zero),
+            sum((objective.num_targets(batch) for batch in batches), zero),
             sum((batch["input_tokens"] for batch in batches), zero),
             sum((family.num_tokens(batch) for batch in batches), zero),
             torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device),
@@ -120,18 +121,18 @@ class TrainStep:
         torch.manual_seed((seed * 1_000_003 + step) * 4099 + accelerator.process_index)
         total_loss = torch.zeros((), device=accelerator.device)
         self.microbatches = [
-            microbatch for batch in batches for microbatch in self.family.microbatches(batch, self.microbatch_size)
+            microbatch for batch in batches for microbatch in self.objective.microbatches(batch, self.microbatch_size)
         ]
         for number, microbatch in enumerate(self.microbatches, 1):
             last = number == len(self.microbatches)
             with self.strategy.microbatch_context(last=last):
                 with self.profile_region("forward"):
-                    summed_loss = self.family.loss(self.strategy.model, microbatch)
+                    summed_loss = self.objective.loss(self.strategy.model, microbatch)
                     # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                     loss = summed_loss * accelerator.num_processes / targets
                     auxiliary = self.recipe.method.auxiliary_loss(self.module, microbatch)
                     if auxiliary is not None:  # usually a mean: weight microbatches by targets, as in the loss
-                        weight = self.family.num_targets(microbatch) * accelerator.num_processes / targets
+                        weight = self.objective.num_targets(microbatch) * accelerator.num_processes / targets
                         loss = loss + auxiliary * weight
                 with self.profile_region("backward"):
                     self.strategy.backward(loss, last=last)

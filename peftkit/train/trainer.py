@@ -21,7 +21,7 @@ from peftkit.data.dataloader import effective_batch_size, train_dataloader
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
 from peftkit.macs.mac_counter import StepMacs
-from peftkit.models import ModelFamily
+from peftkit.models import BoundObjective
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
@@ -46,7 +46,7 @@ class Trainer:
     Args:
         recipe: The recipe of the run.
         model: The model with the method applied.
-        family: The family of the model.
+        objective: The objective of the run.
         data: The data of the run.
         accelerator: The Accelerator of the run.
         mac_counter: Counts the MACs of steps.
@@ -59,7 +59,7 @@ class Trainer:
         self,
         recipe: Recipe,
         model: nn.Module,
-        family: ModelFamily,
+        objective: BoundObjective,
         data: PreparedData,
         accelerator: Accelerator,
         mac_counter: StepCounter,
@@ -67,12 +67,12 @@ class Trainer:
         interrupts: InterruptHandler,
         run: RunDirectory | None = None,
     ) -> None:
-        self.recipe, self.module, self.family, self.data = recipe, model, family, data
+        self.recipe, self.module, self.objective, self.data = recipe, model, objective, data
         self.accelerator, self.mac_counter, self.interrupts, self.run = accelerator, mac_counter, interrupts, run
-        self.loader, self.sampler = train_dataloader(recipe, data.train, family, accelerator)
+        self.loader, self.sampler = train_dataloader(recipe, data.train, objective, accelerator)
         self.strategy = make_strategy(recipe, model, accelerator)
         self.callbacks = CallbackList(callbacks, self._make_context)
-        self.train_step = TrainStep(recipe, family, self.strategy, self.callbacks.profile_region)
+        self.train_step = TrainStep(recipe, objective, self.strategy, self.callbacks.profile_region)
         self.effective_batch = effective_batch_size(recipe, accelerator.num_processes)
         self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
         self.progress = self.state.progress

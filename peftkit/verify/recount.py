@@ -149,7 +149,7 @@ def _recount(
 
     def count(base: LoadedBase) -> _Recount:
         model = apply_recipe_method(recipe, base, data, batch)
-        mac_counter = make_mac_counter(recipe, base.family, model, data.train)
+        mac_counter = make_mac_counter(recipe, base.objective, model, data.train)
         trained = [p for p in model.parameters() if p.requires_grad]
         trainable, total = count_parameters(model)
         sizes = {
@@ -176,7 +176,7 @@ def _recount(
 
         step_macs, padding, ends = StepMacs(0, 0, 0), 0, last_step + 1
         readings = {0: read(Progress(steps_per_epoch=data.steps_per_epoch(batch)), step_macs, padding)}
-        for counted in islice(simulate_steps(recipe, data, base.family, mac_counter, batch), last_step):
+        for counted in islice(simulate_steps(recipe, data, base.objective, mac_counter, batch), last_step):
             progress, step_macs = counted.progress, step_macs.plus(counted.step_macs)
             padding += sum(
                 _num_positions(microbatch) - int(base.family.num_tokens(microbatch))

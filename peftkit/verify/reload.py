@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from peftkit.data.pipeline import EvaluationSplit
+from peftkit.components import Prediction
+from peftkit.data.tokenize import TokenizedSplit
 from peftkit.errors import ModelError, RecipeError, RunError, comma_separated, summarize_error
-from peftkit.evaluate.evaluator import TEACHER_FORCED, Prediction, compute_values, evaluate
+from peftkit.evaluate.evaluator import TEACHER_FORCED, compute_values, evaluate
 from peftkit.example_tables import NORM_SUFFIX
 from peftkit.inference.finished_run import FinishedRun, evaluation_context, load_finished_run
 from peftkit.monitor.collect_env import collect_environment
@@ -116,11 +117,11 @@ def _is_half_precision(recipe: Recipe) -> bool:
 
 
 def _split_checks(
-    run: RecordedRun, finished: FinishedRun, split: EvaluationSplit, accelerator: Accelerator, *, same_environment: bool
+    run: RecordedRun, finished: FinishedRun, split: TokenizedSplit, accelerator: Accelerator, *, same_environment: bool
 ) -> Iterator[Check]:
     recipe, what = finished.recipe, "model"
     try:
-        result = evaluate(finished.model, split, recipe, finished.family, accelerator)
+        result = evaluate(finished.model, split, recipe, finished.objective, accelerator)
     except (RunError, torch.OutOfMemoryError) as error:
         raise NotRecomputable(f"the model cannot be evaluated here: {summarize_error(error)}") from error
     environment = (same_environment, _is_half_precision(recipe))
@@ -148,9 +149,9 @@ def _split_checks(
     )
     yield check_value(what, f"{split.name} changed predictions", 0, wrong, reason=f"beside {excused} permitted ones")
     # Scores may differ by exactly as much as the permitted differences change them.
-    family = type(finished.family)
+    objective = finished.objective.component
     before, after = (
-        compute_values(recipe, family, split.examples, [*map(dict, rows)]) for rows in (stored_rows, adjusted)
+        compute_values(recipe, objective, split.examples, [*map(dict, rows)]) for rows in (stored_rows, adjusted)
     )
     for name in dict.fromkeys((*stored, *scores)):
         if name != LOSS:

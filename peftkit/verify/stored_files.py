@@ -15,13 +15,12 @@ from peftkit.errors import InputError
 from peftkit.evaluate.baselines import compute_baselines
 from peftkit.evaluate.evaluator import (
     TEACHER_FORCED,
-    argmax_candidate,
     compute_values,
     resolve_selection_metric,
 )
 from peftkit.example_tables import NORM_SUFFIX, to_prediction_rows
-from peftkit.models import FAMILIES
 from peftkit.models.load import folder_bytes
+from peftkit.ranking import argmax_candidate
 from peftkit.recipe import Recipe
 from peftkit.recipe.config import LOSS
 from peftkit.run_directory import RunDirectory
@@ -265,8 +264,8 @@ def prediction_checks(run: RecordedRun, split: str) -> Iterator[Check]:
         stored = run.summary["selected"][split].get(LOSS)
         yield check_value(what, LOSS, stored, _loss(rows))
     else:
-        family = FAMILIES[run.summary["model_kind"]]
-        recomputed = compute_values(run.recipe, family, examples, [dict(row) for row in rows])
+        objective = run.recipe.objective_for(run.summary["model_kind"])
+        recomputed = compute_values(run.recipe, objective, examples, [dict(row) for row in rows])
         yield from check_values(what, run.summary["selected"][split], recomputed)
     if run.data is not None and split not in run.changed_splits and examples is not None:
         mismatches = sum(not _matches_example(row, example) for row, example in zip(rows, examples, strict=True))
@@ -320,7 +319,7 @@ def _check_evaluation(
         prediction_metrics = [m for m in run.recipe.metric if m.input != TEACHER_FORCED]
         rescored = [{**row, "scores": {}} for row in rows]
         recipe = run.recipe.model_copy(update={"metric": prediction_metrics})
-        recomputed = compute_values(recipe, FAMILIES[run.summary["model_kind"]], examples, rescored)
+        recomputed = compute_values(recipe, recipe.objective_for(run.summary["model_kind"]), examples, rescored)
         mismatches = sum(
             _differ(row.get("scores") or {}, new["scores"]) for row, new in zip(rows, rescored, strict=True)
         )

@@ -10,7 +10,7 @@ from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import PeftkitError, comma_separated, summarize_error
 from peftkit.inference.finished_run import load_finished_recipe
-from peftkit.models.load import load_family
+from peftkit.models.load import load_objective
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
@@ -138,12 +138,12 @@ def _load_data(run: RecordedRun, registry: Registry) -> tuple[RecordedRun, list[
     """Add the data as they are read now, or the reason why they cannot be read; invalid rows count as a difference."""
     try:
         run.recipe.task.load()
-        _, family = load_family(run.recipe)
+        _, objective = load_objective(run.recipe)
     except Exception as error:  # of the hub, a missing file, or a plugin's task
         return replace(run, unreadable_because=summarize_error(error)), []
     accelerator = make_accelerator(cpu=True)
     try:
-        data = prepare_data(run.recipe, family, accelerator)
+        data = prepare_data(run.recipe, objective, accelerator)
         splits = changed_splits(run.summary, data)
         versions = changed_versions(run, collect_environment(registry, accelerator))
         return replace(run, data=data, changed_splits=splits, changed_versions=tuple(versions)), []

@@ -101,7 +101,7 @@ def load(name: str, device: torch.device) -> Loaded:
     config = transformers.AutoConfig.from_pretrained(path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     kind = FAMILIES[model_kind(config.to_dict()) or "encoder"]
-    family = kind(tokenizer, config, "multiple_choice", max_source_length=128, max_target_length=LONG)
+    family = kind(tokenizer, config, max_source_length=128, max_target_length=LONG)
     if not isinstance(family, CachedScorer):
         raise SystemExit(f"{name} does not generate: choose a causal or seq2seq language model")
     model = getattr(transformers, family.auto_class).from_pretrained(path, dtype=torch.float32)
@@ -124,14 +124,15 @@ def long(family: ModelFamily) -> list[TokenizedRow]:
     """Rows whose candidates are five long definitions: the row's own and the next four."""
     rows = examples("wordnet_mcq")
     texts = [e.source.partition(": ")[2] for e in rows]
-    whole = family.tokenize([Example(e.source, t) for e, t in zip(rows, texts, strict=True)], ranked=False)
+    whole = family.tokenize_completions([Example(e.source, t) for e, t in zip(rows, texts, strict=True)], ranked=False)
     texts = [t for t, row in zip(texts, whole, strict=True) if row["target_tokens"] >= LONG]
     choices = [tuple((texts * 2)[i : i + 5]) for i in range(len(texts))]
-    return family.tokenize([Example(e.source, c[0], c) for e, c in zip(rows, choices, strict=False)], ranked=True)
+    ranked = [Example(e.source, c[0], c) for e, c in zip(rows, choices, strict=False)]
+    return family.tokenize_completions(ranked, ranked=True)
 
 
 def labels(family: ModelFamily) -> list[TokenizedRow]:
-    return family.tokenize(examples("wordnet_topic"), ranked=True)
+    return family.tokenize_completions(examples("wordnet_topic"), ranked=True)
 
 
 def measure(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pytest
 from pydantic import ConfigDict, Field, PrivateAttr, create_model
 
-from peftkit import Callback, Meter, Method, Metric, Task
+from peftkit import Callback, Meter, Method, Metric, Objective, Task
 from peftkit.components import Component
 from peftkit.components.class_checks import check_class, check_options, component_name
 from peftkit.errors import PluginError
@@ -48,6 +48,20 @@ class Data(Task):
         return row
 
 
+class Predict(Objective):
+    """A complete objective."""
+
+    name: Literal["complete"] = "complete"
+    task_kind = "generation"
+    families = ("decoder",)
+
+    def tokenize(self, examples: Any, context: Any, *, training: bool) -> Any:
+        return []
+
+    def predict(self, model: Any, rows: Any, examples: Any, context: Any, *, has_targets: bool) -> Any:
+        return []
+
+
 class Score(Metric):
     """A complete metric."""
 
@@ -75,6 +89,7 @@ class Watch(Callback):
 COMPLETE: dict[str, type[Component]] = {
     "method": Apply,
     "task": Data,
+    "objective": Predict,
     "metric": Score,
     "meter": Cost,
     "callback": Watch,
@@ -109,6 +124,8 @@ def test_the_generated_members_are_those_of_the_base_classes() -> None:
         ("method", "search_space", "class attribute"),
         ("task", "labels", "property"),
         ("task", "copy", "method"),
+        ("objective", "ranks", "class attribute"),
+        ("objective", "loss", "method"),
         ("metric", "kinds", "class attribute"),
         ("meter", "state_dict", "method"),
     } <= set(MEMBERS)
@@ -337,6 +354,13 @@ class Needy(Cost):
     """Seconds."""
 
 
+class Choosy(Predict):
+    """Cannot be created without options."""
+
+    weight: float
+    """A weight."""
+
+
 @pytest.mark.parametrize(
     ("component", "words"),
     [
@@ -346,6 +370,11 @@ class Needy(Cost):
         (lambda: Computed, "the property 'factor' has the name of an option of Renamed; rename it"),
         (lambda: Defined, "the method 'factor' has the name of an option of Renamed; rename it"),
         (lambda: Needy, "the option 'interval' needs a default, because every installed meter measures every run"),
+        (lambda: Choosy, "the option 'weight' needs a default, because recipes need not name an objective"),
+        (
+            lambda: make(Objective, {"name": Literal["a"]}, name="a", task_kind="ages", families=("encoder",)),
+            r"must define predict\(self, model, rows, examples, context, \*",
+        ),
         (lambda: make(Method, {"name": Literal["a"]}, name="a"), r"must define apply\(self, model, context\)"),
         (lambda: make(Metric, {"name": Literal["a"]}, name="a"), r"must define compute\(self, predictions, "),
     ],

@@ -10,15 +10,13 @@ import pytest
 from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoTokenizer
 
 from peftkit import Example
 from peftkit.data.dataloader import LengthBucketSampler, StreamingRows, first_batches, shortest_and_longest_batch
-from peftkit.models import Seq2SeqLM, SequenceClassifier
-from peftkit.recipe.resolve import model_path
+from peftkit.models import BoundObjective
 from peftkit.testing.tiny_models import tiny_model
 from peftkit.testing.tokenizers import tokenizer
-from tests.tiny_runs import Colours, Make
+from tests.tiny_runs import Colours, Make, bind_objective
 
 
 @given(st.lists(st.integers(1, 50), max_size=300), st.integers(1, 16), st.integers(0, 3))
@@ -55,43 +53,38 @@ def _batches(values: list[int], size: int) -> Iterator[list[int]]:
     return (values[i : i + size] for i in range(0, len(values), size))
 
 
-@pytest.fixture
-def family() -> Seq2SeqLM:
-    path = model_path("pocket-t5")
-    return Seq2SeqLM(AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path), "classification", 64, 16)
-
-
-def _stream(family: Seq2SeqLM, rows: int, batch: int, seed: int = 1) -> StreamingRows:
+def _stream(objective: BoundObjective, rows: int, batch: int, seed: int = 1) -> StreamingRows:
     task = Colours(rows=rows, streaming=True)
     train: Any = task.load()["train"]
     assert isinstance(train, IterableDataset)
-    return StreamingRows(train, task, family, batch, seed)
+    return StreamingRows(train, objective.with_task(task), batch, seed)
 
 
-def test_a_stream_has_every_row_once_except_the_last_partial_batch(family: Seq2SeqLM) -> None:
-    stream = _stream(family, 53, 8)
+def test_a_stream_has_every_row_once_except_the_last_partial_batch(objective: BoundObjective) -> None:
+    stream = _stream(objective, 53, 8)
     sources = [tuple(row["source"]) for row in stream]
     assert len(sources) == 48
     expected = Counter(
-        tuple(family.tokenizer(f"(colour) {r['thing']}")["input_ids"]) for r in Colours(rows=53).load()["train"]
+        tuple(objective.family.tokenizer(f"(colour) {r['thing']}")["input_ids"])
+        for r in Colours(rows=53).load()["train"]
     )
     assert not Counter(sources) - expected
 
 
-def test_batches_of_a_stream_have_similar_lengths_and_seeds_differ(family: Seq2SeqLM) -> None:
-    stream = _stream(family, 400, 8)
+def test_batches_of_a_stream_have_similar_lengths_and_seeds_differ(objective: BoundObjective) -> None:
+    stream = _stream(objective, 400, 8)
     first = [row["source"] for row in stream]
     assert first == [row["source"] for row in stream]
     stream.set_epoch(1)
     assert first != [row["source"] for row in stream]
-    assert first != [row["source"] for row in _stream(family, 400, 8, seed=2)]
+    assert first != [row["source"] for row in _stream(objective, 400, 8, seed=2)]
     lengths = list(map(len, first))
     assert sum(max(b) - min(b) for b in _batches(lengths, 8)) < len(lengths) / 8
     assert lengths != sorted(lengths)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_shortest_and_longest_batch_bound_all_others(size: int, family: Seq2SeqLM, make: Make) -> None:
+def test_shortest_and_longest_batch_bound_all_others(size: int, objective: BoundObjective, make: Make) -> None:
     recipe = make("encoder-decoder", f"train.batch_size={size}")
     tokens = [(20, 9), (30, 30), (3, 4), (61, 2), (17, 12)]
     kept = [
@@ -99,25 +92,24 @@ def test_shortest_and_longest_batch_bound_all_others(size: int, family: Seq2SeqL
         for s, t in tokens
     ]
     rows = Dataset.from_list([{**row, "length": s + t} for row, (s, t) in zip(kept, tokens, strict=True)])
-    shortest, longest = shortest_and_longest_batch(recipe, rows, family)
+    shortest, longest = shortest_and_longest_batch(recipe, rows, objective)
     assert shortest["input_ids"].shape == shortest["attention_mask"].shape == (size, 8)
     assert shortest["labels"].shape == shortest["decoder_input_ids"].shape == (size, 8)
     assert longest["input_ids"].shape == longest["attention_mask"].shape == (size, 64)
     assert longest["labels"].shape == longest["decoder_input_ids"].shape == (size, 32)
-    assert {*shortest} == {*longest} == {*family.collate(kept[:1])}  # type: ignore[arg-type]
+    assert {*shortest} == {*longest} == {*objective.collate(kept[:1])}
 
 
-def test_a_stream_has_no_shortest_and_longest_batch(family: Seq2SeqLM, make: Make) -> None:
-    assert shortest_and_longest_batch(make("encoder-decoder"), _stream(family, 53, 8), family) == []
+def test_a_stream_has_no_shortest_and_longest_batch(objective: BoundObjective, make: Make) -> None:
+    assert shortest_and_longest_batch(make("encoder-decoder"), _stream(objective, 53, 8), objective) == []
 
 
 @pytest.mark.parametrize(("architecture", "numbered"), [("bert", True), ("roberta", False), ("distilbert", False)])
 def test_first_batches_have_token_types_if_the_model_uses_them(architecture: str, numbered: bool, make: Make) -> None:
     model = tiny_model(architecture, vocab_size=400, **({"type_vocab_size": 1} if architecture == "roberta" else {}))
-    family = SequenceClassifier(tokenizer("wordpiece", "cls+sep"), model.config, "multiple_choice", 64, 16)
-    rows = family.tokenize([Example("the robin", "a bird", ("a bird", "a stone"))] * 4, ranked=True)
-    train = Dataset.from_list([{**row, "length": 8} for row in rows])
-    [batch] = first_batches(make("encoder"), train, family, model, 4, 1)
+    objective = bind_objective("encoder", tokenizer("wordpiece", "cls+sep"), model.config)
+    rows = objective.tokenize([Example("the robin", "a bird", ("a bird", "a stone"))] * 4, training=True)
+    [batch] = first_batches(make("encoder"), Dataset.from_list([*map(dict, rows)]), objective, model, 4, 1)
     assert ("token_type_ids" in batch) is numbered
     if numbered:
         assert batch["token_type_ids"].shape == batch["input_ids"].shape

@@ -21,7 +21,7 @@ from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError, RunError
 from peftkit.inference.finished_run import load_finished_run
-from peftkit.models.load import load_family
+from peftkit.models.load import load_objective
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
@@ -65,8 +65,8 @@ def _overrides(folder: Path) -> tuple[str, ...]:
 def digests(recipe: Recipe, registry: Registry) -> dict[str, str]:
     accelerator = make_accelerator(cpu=True)
     try:
-        _, family = load_family(recipe)
-        return input_digests(recipe, registry, family, prepare_data(recipe, family, accelerator))
+        _, objective = load_objective(recipe)
+        return input_digests(recipe, registry, objective, prepare_data(recipe, objective, accelerator))
     finally:
         shutdown(accelerator)
 

@@ -17,7 +17,7 @@ from tests.tiny_runs import Colours, Make
 
 def test_overlap_with_train_is_counted(make: Make) -> None:
     recipe = make("decoder", "task.rows=24")
-    data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
+    data = prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
     splits = recipe.task.load()
     train = {row["thing"] for row in splits["train"]}
     for name in ("dev", "test"):
@@ -29,7 +29,7 @@ def test_overlap_with_train_is_counted(make: Make) -> None:
 
 def test_truncated_sources_are_counted(make: Make) -> None:
     recipe = make("encoder-decoder", "train.max_source_length=6")
-    data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
+    data = prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
     base = load_base(make("encoder-decoder")).family
     lengths = [len(base.tokenizer(f"(colour) {row['thing']}")["input_ids"]) for row in recipe.task.load()["test"]]
     assert data.truncated["test"]["sources"] == sum(length > 6 for length in lengths) > 0
@@ -45,15 +45,15 @@ def test_truncated_targets_are_an_error_unless_allowed(kind: str, make: Make, mo
     recipe = make(kind, "train.max_target_length=4", "evaluate.train_examples=0")
     words = r"16 of 48 targets of 'colours' in split 'train' \(33\.3%\) are longer than train\.max_target_length"
     with pytest.raises(InputError, match=words):
-        prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
+        prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
     recipe = make(kind, "train.max_target_length=4", "train.truncate_targets=1.0")
-    data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
+    data = prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
     assert data.truncated["train"]["targets"] == 16
 
 
 def test_a_stream_is_checked_by_its_first_rows(make: Make) -> None:
     recipe = make("decoder", "task.streaming=true")
-    data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
+    data = prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
     assert isinstance(data.train, StreamingRows)
     assert data.split_sizes["train"] is None
     assert data.steps_per_epoch(8) is None
@@ -81,7 +81,7 @@ def test_every_seed_is_evaluated_on_the_same_rows(make: Make) -> None:
     chosen = []
     for seed in (1, 2):
         recipe = make("decoder", f"run.seed={seed}", "evaluate.dev_examples=4", "evaluate.test_examples=5")
-        data = prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
+        data = prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
         chosen.append({split.name: list(split.indices) for split in data.curve_splits if split.name != "train"})
     assert chosen[0] == chosen[1]
     assert {name: len(indices) for name, indices in chosen[0].items()} == {"dev": 4, "test": 5}
@@ -90,7 +90,7 @@ def test_every_seed_is_evaluated_on_the_same_rows(make: Make) -> None:
 def test_row_digests_depend_on_the_rows_only(make: Make) -> None:
     def digests(*options: str) -> dict[str, str]:
         recipe = make("decoder", *options)
-        return dict(prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)).digests)
+        return dict(prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True)).digests)
 
     whole = digests()
     assert whole.keys() == {"train", "dev", "test"}

@@ -21,7 +21,7 @@ from peftkit.errors import RecipeError, RunError
 from peftkit.models.load import apply_method, load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import RunConfig
+from peftkit.recipe.tables import RunConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import run_processes
 from peftkit.train.run import run
@@ -33,7 +33,7 @@ BOTH = ("bootstrap", "subset")
 
 
 def prepared(recipe: Recipe) -> PreparedData:
-    return prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True))
+    return prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
 
 
 @given(st.integers(1, 500), st.integers(0, 50), st.floats(0.01, 0.99))
@@ -143,10 +143,10 @@ def test_two_processes_train_on_the_sample_of_one(built_in: Callable[..., Recipe
 def weights_and_order(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     """The initial trainable parameters, and the rows of the first step."""
     base = load_base(recipe)
-    data = prepare_data(recipe, base.family, Accelerator(cpu=True))
+    data = prepare_data(recipe, base.objective, Accelerator(cpu=True))
     model = apply_method(recipe, base, 6)
     new = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-    return new, first_batches(recipe, data.train, base.family, base.model, 8, 1)[0]["input_ids"]
+    return new, first_batches(recipe, data.train, base.objective, base.model, 8, 1)[0]["input_ids"]
 
 
 def test_init_and_order_seeds_default_to_the_seed(make: Make) -> None:

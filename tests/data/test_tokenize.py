@@ -1,212 +1,158 @@
-"""Tokenization of rows, its cache, and errors that name the row."""
+"""Tokenization of rows, their statistics, and errors that name the row."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import Any, Literal
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
-from transformers import AutoConfig, AutoTokenizer
+from datasets import Dataset
 
-from peftkit import Example, RowError
+from peftkit import Example
+from peftkit.components.inputs import Row
+from peftkit.components.objective import ObjectiveContext
 from peftkit.data.dataloader import StreamingRows
-from peftkit.data.tokenize import fingerprint, gold_answer, text_hash, to_examples, tokenize_examples, tokenize_split
-from peftkit.errors import InputError, RunError
-from peftkit.models import Seq2SeqLM
-from peftkit.recipe.resolve import model_path
+from peftkit.data.examples import text_hash
+from peftkit.data.token_cache import STATISTICS_COLUMNS
+from peftkit.data.tokenize import SplitStatistics, tokenize_examples, tokenize_rows, tokenize_split
+from peftkit.errors import InputError, PluginError
+from peftkit.models import BoundObjective
+from peftkit.objectives import LabelRanking
 from peftkit.tasks.generic import MultipleChoice
-from peftkit.tasks.sources.arrow_columns import make_dataset
-from tests.tiny_runs import ColourChoice, Colours
-
-
-@pytest.fixture
-def family() -> Seq2SeqLM:
-    path = model_path("pocket-t5")
-    return Seq2SeqLM(AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path), "classification", 64, 16)
-
-
-def test_equal_rows_are_tokenized_once(family: Seq2SeqLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
-    task = Colours()
-    first = tokenize_split(task, task.load()["train"], family)
-    with mock.patch.object(Colours, "to_example", side_effect=AssertionError("tokenized again")):
-        again = tokenize_split(task, task.load()["train"], family)
-    assert first.to_list() == again.to_list()
-    assert first[0]["source"] == family.tokenizer("(colour) blood")["input_ids"]
+from tests.data.test_examples import Wrong
+from tests.tiny_runs import Colours, bind_objective
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("value", ["text", 7, 0.5, True, ["a"], {"b": 1}, None], ids=repr)
 def test_user_columns_may_have_any_name(
-    value: Any, streamed: bool, family: Seq2SeqLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    value: Any, streamed: bool, objective: BoundObjective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
-    task = Colours()
-    rows = task.load()["train"]
-    plain = tokenize_split(task, rows, family)
-    names = {*plain.column_names, "index", "label", "labels", "input_ids", "__index__", "group", "scores"}
-    assert {"source", "candidates", "answer", "length", "key", "gold", "source_tokens", "target_tokens"} <= names
+    rows = Colours().load()["train"]
+    plain = tokenize_split(objective, "train", rows)
+    names = {*plain.rows[0], *STATISTICS_COLUMNS}
+    assert names >= {"source", "candidates", "answer", "length", "source_tokens", "target_tokens"}
+    names |= {"key", "gold", "index", "label", "labels", "input_ids", "__index__", "group", "scores"}
     wide = Dataset.from_list([{**row, **dict.fromkeys(names, value)} for row in rows])
     if not streamed:
-        assert tokenize_split(task, wide, family).to_list() == plain.to_list()
+        tokenized = tokenize_split(objective, "train", wide)
+        assert list(tokenized.rows) == list(plain.rows)
+        assert tokenized.statistics == plain.statistics
         return
     narrow, other = (
-        list(StreamingRows(data.to_iterable_dataset(), task, family, batch=8, seed=1)) for data in (rows, wide)
+        list(StreamingRows(data.to_iterable_dataset(), objective, batch=8, seed=1)) for data in (rows, wide)
     )
     assert narrow == other != []
 
 
-def test_the_cache_key_depends_on_the_content(family: Seq2SeqLM) -> None:
-    task = Colours()
-    rows = task.load()["train"]
-    key = fingerprint(task, rows, family)
-    assert key == fingerprint(Colours(), Colours().load()["train"], family)
-    changed = rows.to_list()
-    changed[3]["thing"] = "moss"
-    assert key != fingerprint(task, Dataset.from_list(changed), family)
-    assert key != fingerprint(task, rows.select(range(10)), family)
-    assert key != fingerprint(Colours(rows=12), rows, family)
-    shorter = Seq2SeqLM(family.tokenizer, family.config, "classification", 32, 16)
-    assert key != fingerprint(task, rows, shorter)
-
-
-def changed_family(family: Seq2SeqLM, **changes: Any) -> Seq2SeqLM:
-    tokenizer, config = (
-        AutoTokenizer.from_pretrained(model_path("pocket-t5")),
-        AutoConfig.from_pretrained(model_path("pocket-t5")),
-    )
-    for name, value in changes.items():
-        setattr(tokenizer if hasattr(tokenizer, name) else config, name, value)
-    return Seq2SeqLM(tokenizer, config, "classification", 64, 16)
-
-
-def test_the_cache_key_depends_on_tokenizer_and_config(family: Seq2SeqLM) -> None:
-    task = Colours()
-    rows = task.load()["train"]
-    key = fingerprint(task, rows, family)
-    assert key == fingerprint(task, rows, changed_family(family))
-    changes: dict[str, Any] = {
-        "eos_token": "<pad>",
-        "pad_token": "</s>",
-        "chat_template": "{{ messages }}",
-        "decoder_start_token_id": 3,
-    }
-    for name, value in changes.items():
-        assert key != fingerprint(task, rows, changed_family(family, **{name: value})), name
-
-
-def test_the_cache_key_depends_on_label_names(family: Seq2SeqLM) -> None:
-    rows = [{"thing": "sky", "label": 0}, {"thing": "grass", "label": 1}]
-    keys = set()
-    for names in (["no", "yes"], ["yes", "no"]):
-        features = Features({"thing": Value("string"), "label": ClassLabel(names=names)})
-        keys.add(fingerprint(Colours(), Dataset.from_list(rows, features=features), family))
-    keys.add(fingerprint(Colours(), Dataset.from_list(rows), family))
-    assert len(keys) == 3
-
-
-def test_texts_and_json_values_have_different_cache_keys(family: Seq2SeqLM) -> None:
-    texts, values = make_dataset([{"thing": "1"}, {"thing": "[2]"}]), make_dataset([{"thing": 1}, {"thing": [2]}])
-    assert texts.data.table["thing"].to_pylist() == values.data.table["thing"].to_pylist()
-    assert fingerprint(Colours(), texts, family) != fingerprint(Colours(), values, family)
-
-
 def test_json_rows_are_tokenized_like_parquet_rows(
-    family: Seq2SeqLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objective: BoundObjective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
     rows = [{"question": f"q{i}", "choices": ["x", "y"], "answer": "BA"[i % 2]} for i in range(20)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, "extra": i}) + "\n" for i, row in enumerate(rows)))
     Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
-    tokenized = []
+    choosing = bind_objective("encoder-decoder", objective.family.tokenizer, objective.family.config)
+    tokenized: list[list[Row]] = []
     for name in ("a.jsonl", "a.parquet"):
         task = MultipleChoice(path=str(tmp_path / name), dev_fraction=0.2, test_fraction=0.2, max_rows=10)
-        choice_family = Seq2SeqLM(family.tokenizer, family.config, "multiple_choice", 64, 16)
-        tokenized.append(tokenize_split(task, task.load()["train"], choice_family).to_list())
+        tokenized.append(list(tokenize_split(choosing.with_task(task), "train", task.load()["train"]).rows))
         streamed = task.model_copy(update={"path": dict.fromkeys(("train", "dev", "test"), str(tmp_path / name))})
         streamed = streamed.model_copy(update={"streaming": True, "dev_fraction": None, "test_fraction": None})
-        tokenized.append(list(StreamingRows(streamed.load()["train"], streamed, choice_family, batch=2, seed=1)))
+        stream: Any = streamed.load()["train"]
+        tokenized.append(list(StreamingRows(stream, choosing.with_task(streamed), batch=2, seed=1)))
     assert tokenized[0] == tokenized[2] != []
     assert tokenized[1] == tokenized[3] != []
 
 
-class Absent(Colours):
-    """A task that cannot determine its labels."""
-
-    def to_example(self, row: Any) -> Example:
-        raise InputError("there is no column 'colour'")
-
-
-def test_an_input_error_of_a_task_is_raised_unchanged() -> None:
-    with pytest.raises(InputError, match=r"^there is no column 'colour'$"):
-        to_examples(Absent(), "dev", [{"thing": "sky", "colour": "blue"}], [0])
-
-
-class Wrong(Colours):
-    """Rejects moss and fails on stones."""
-
-    def to_example(self, row: Any) -> Example:
-        if row["thing"] == "moss":
-            raise RowError("thing", "is moss")
-        if row["thing"] == "stone":
-            raise KeyError("stone")
-        return super().to_example(row)
-
-    def describe_row(self, split: str, index: int) -> str:
-        return f"{split}.csv, row {index + 1}"
+def test_training_rows_on_disk_equal_those_in_memory(
+    objective: BoundObjective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    rows = Colours().load()["train"]
+    on_disk = tokenize_split(objective, "train", rows)
+    in_memory = tokenize_rows(objective, "train", rows, range(len(rows)), training=True)
+    assert list(on_disk.rows) == list(in_memory.rows)
+    assert on_disk.statistics == in_memory.statistics
+    assert list(on_disk.indices) == list(in_memory.indices) == list(range(48))
+    ranked = tokenize_rows(objective, "dev", rows, range(len(rows)), training=False)
+    assert {len(row["candidates"]) for row in in_memory.rows} == {1}
+    assert {len(row["candidates"]) for row in ranked.rows} == {3}
 
 
-@pytest.mark.parametrize("option", ["eos_token", "pad_token", "padding_side", "model_max_length", "unk_token"])
-def test_the_cache_key_depends_on_tokenizer_config_json(option: str, family: Seq2SeqLM, tmp_path: Path) -> None:
-    rows, keys = Colours().load()["train"], set()
-    for name, value in (("one", None), ("same", None), ("other", {"padding_side": "left", "model_max_length": 7})):
-        folder = tmp_path / name
-        family.tokenizer.save_pretrained(folder)
-        path = folder / "tokenizer_config.json"
-        config = json.loads(path.read_text())
-        if value is not None:
-            config[option] = value.get(option, "a")
-        path.write_text(json.dumps(config))
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        keys.add(fingerprint(Colours(), rows, replace(family, tokenizer=tokenizer)))
-    assert len(keys) == 2
-
-
-def test_an_invalid_row_is_reported_with_its_location_and_field() -> None:
-    with pytest.raises(InputError, match=r"^dev\.csv, row 8: thing: is moss$"):
-        to_examples(Wrong(), "dev", [{"thing": "sky", "colour": "blue"}, {"thing": "moss", "colour": "green"}], [3, 7])
-
-
-def test_a_failing_task_is_reported_with_the_row() -> None:
-    with pytest.raises(RunError, match=r"^dev\.csv, row 1: the task raised KeyError: 'stone'$"):
-        to_examples(Wrong(), "dev", [{"thing": "stone", "colour": "grey"}], [0])
-
-
-def test_a_target_that_is_not_a_choice_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"row 1: target: 'grey' is not one of the choices \['red', 'green', 'blue'\]"):
-        to_examples(Colours(), "train", [{"thing": "stone", "colour": "grey"}], [0])
-
-
-def test_a_row_that_does_not_fit_is_reported_with_its_location(family: Seq2SeqLM) -> None:
+def test_a_row_that_does_not_fit_is_reported_with_its_location(objective: BoundObjective) -> None:
     short = Example("short", "red", ("red",), truncatable_span=(0, 5))
     long = Example(
         "a question with more words than there is room for in the source " * 2, "red", ("red",), truncatable_span=(0, 1)
     )
-    tight = Seq2SeqLM(family.tokenizer, family.config, "classification", 16, 16)
+    family = objective.family
+    tight = bind_objective(
+        "encoder-decoder", family.tokenizer, family.config, "classification", max_source_length=16
+    ).with_task(Wrong())
     with pytest.raises(InputError, match=r"^test\.csv, row 6: source: .* must not be truncated .* raise train\."):
-        tokenize_examples(tight, Wrong(), "test", [short, long], [2, 5], ranked=True)
+        tokenize_examples(tight, "test", [short, long], [2, 5], training=False)
+    with pytest.raises(InputError, match=r"^example 1: source: .* must not be truncated"):
+        tokenize_examples(tight, "test", [short, long], [2, 5], training=False, locate=lambda i: f"example {i}")
 
 
-def test_the_gold_answer_of_multiple_choice_is_a_position() -> None:
-    example = Example("x", "green", ("red", "green"))
-    assert gold_answer(example, Colours()) == "green"
-    assert gold_answer(example, ColourChoice()) == "1"
+def test_statistics_describe_the_examples(objective: BoundObjective) -> None:
+    examples = [Example("a bird", "red", ("red", "blue")), Example("A  bird", "blue", ("red", "blue"))]
+    examples.append(Example("a train that runs on coal and water", "red", ("red", "blue")))
+    split = tokenize_examples(objective, "dev", examples, [4, 2, 9], training=False)
+    statistics = split.statistics
+    assert len(statistics) == 3
+    assert statistics.source_hashes == [text_hash(example.source) for example in examples]
+    assert statistics.source_hashes[0] == statistics.source_hashes[1] != statistics.source_hashes[2]
+    assert statistics.answer_counts == {"red": 2, "blue": 1}
+    assert statistics.source_tokens == [len(objective.family.tokenizer(e.source)["input_ids"]) for e in examples]
+    longest = max(statistics.source_tokens)
+    family = replace(objective.family, max_source_length=longest - 1, max_target_length=1)
+    assert statistics.count_truncated(family) == {"sources": 1, "targets": 3}
+    assert statistics.count_truncated(replace(family, max_source_length=longest)) == {"sources": 0, "targets": 3}
+    last = split.select([9, 2])
+    assert (list(last.indices), last.examples, last.rows) == ([9, 2], examples[:0:-1], [*split.rows][:0:-1])
+    assert last.statistics.answers == ["red", "blue"]
+    assert last.statistics.source_tokens == statistics.source_tokens[:0:-1]
+    assert last.statistics.count_sources_in(statistics) == 2
+    assert statistics.count_sources_in(split.select([4]).statistics) == 2
+    assert split.select([9]).statistics.count_sources_in(split.select([4]).statistics) == 0
 
 
-def test_text_hash_ignores_case_and_whitespace() -> None:
-    assert text_hash("The  Cat\n") == text_hash("the cat") != text_hash("the cats")
-    assert -(2**63) <= text_hash("x") < 2**63
+def test_digests_depend_on_the_order_and_the_borders_of_texts() -> None:
+    def digest(hashes: list[int], answers: list[str]) -> str:
+        return SplitStatistics(hashes, answers, [1] * len(hashes), [1] * len(hashes)).digest
+
+    plain = digest([1, 2], ["a", "b"])
+    assert plain == SplitStatistics([1, 2], ["a", "b"], [5, 6], [7, 8]).digest, "lengths depend on the tokenizer"
+    assert len({plain, digest([2, 1], ["a", "b"]), digest([1, 2], ["b", "a"]), digest([1, 2], ["ab", ""])}) == 4
+
+
+class Faulty(LabelRanking):
+    """An objective that loses rows, or a key of its rows."""
+
+    name: Literal["faulty"] = "faulty"  # type: ignore[assignment]
+    lost_key: str = ""
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        rows = super().tokenize(examples, context, training=training)
+        if not self.lost_key:
+            return rows[1:]
+        return [{key: value for key, value in row.items() if key != self.lost_key} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("lost_key", "words"),
+    [
+        ("", "the objective 'faulty' tokenized 2 examples to 1 rows"),
+        ("length", "the rows of the objective 'faulty' have no length"),
+        ("target_tokens", "the rows of the objective 'faulty' have no target_tokens"),
+    ],
+)
+def test_rows_of_a_faulty_objective_are_an_error(lost_key: str, words: str, objective: BoundObjective) -> None:
+    faulty = replace(objective, component=Faulty(lost_key=lost_key))
+    with pytest.raises(PluginError, match=words):
+        tokenize_examples(faulty, "dev", [Example("x", "red", ("red", "blue"))] * 2, [0, 1], training=False)

@@ -6,21 +6,24 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pytest
 from accelerate import Accelerator
 
 from peftkit import Example, Metric, Task
-from peftkit.components import TaskKind
-from peftkit.data.pipeline import EvaluationSplit, PreparedData, prepare_data
+from peftkit.components import Objective, TaskKind
+from peftkit.data.pipeline import PreparedData, prepare_data
+from peftkit.data.tokenize import SplitStatistics, TokenizedSplit
 from peftkit.errors import RunError
 from peftkit.evaluate.baselines import MAX_CANDIDATES, best_answer, check_not_trivial, compute_baselines
 from peftkit.metrics import register_metrics
+from peftkit.models import BoundObjective
 from peftkit.models.load import load_base
+from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import EvaluateConfig, RunConfig
+from peftkit.recipe.tables import EvaluateConfig, RunConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
 from tests.tiny_runs import Make
@@ -28,24 +31,24 @@ from tests.tiny_runs import Make
 
 def test_constant_and_majority_score_the_share_of_their_label(make: Make) -> None:
     recipe = make("decoder")
-    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True)))
     golds = [row["colour"] for row in recipe.task.load()["test"]]
     assert scores["constant"]["test"]["accuracy"] == pytest.approx(max(map(golds.count, golds)) / len(golds))
     assert scores["majority"]["test"]["accuracy"] == pytest.approx(golds.count("blue") / len(golds))
     assert 0.0 < scores["random"]["test"]["accuracy"] < 0.8
-    assert scores == compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    assert scores == compute_baselines(recipe, prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True)))
 
 
 def test_a_constant_choice_is_a_position(make: Make) -> None:
     recipe = make("decoder", "task.name=colour_choice")
-    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True)))
     golds = [recipe.task.to_example(row).candidates.index(row["colour"]) for row in recipe.task.load()["test"]]
     assert scores["constant"]["test"]["accuracy"] == pytest.approx(max(map(golds.count, golds)) / len(golds))
 
 
 def test_generation_tasks_have_baselines(make: Make) -> None:
     recipe = make("decoder", "task.name=colour_text")
-    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).family, Accelerator(cpu=True)))
+    scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True)))
     assert scores["majority"]["test"]["exact_match"] == pytest.approx(1 / 3)
 
 
@@ -119,6 +122,11 @@ class Writing(Given):
 
 
 TASKS: dict[TaskKind, type[Given]] = {"classification": Given, "multiple_choice": Choosing, "generation": Writing}
+OBJECTIVES: dict[TaskKind, Objective] = {
+    "classification": LabelRanking(),
+    "multiple_choice": ChoiceRanking(),
+    "generation": FreeGeneration(),
+}
 
 
 class FBeta(Metric):
@@ -159,22 +167,20 @@ def recipe_for(kind: TaskKind, metrics: Sequence[Metric], selects: str | None) -
     )
 
 
-def split_of(kind: TaskKind, answers: Sequence[str]) -> EvaluationSplit:
+def split_of(kind: TaskKind, answers: Sequence[str]) -> TokenizedSplit:
     labels = () if kind == "generation" else CHOICES
     examples = [Example(f"row {i}", text, labels or (), extra={"answer": "snow"}) for i, text in enumerate(answers)]
-    return EvaluationSplit("dev", [*range(len(examples))], examples, [])
+    return TokenizedSplit("dev", [*range(len(examples))], examples, [], SplitStatistics([], [], [], []))
 
 
-def data_of_split(split: EvaluationSplit) -> PreparedData:
+def data_of_split(kind: TaskKind, split: TokenizedSplit) -> PreparedData:
     """Data with one split, which has the answers of the training rows."""
-    golds = Counter(e.target for e in split.examples)
-    none: Any = {}
-    return PreparedData(
-        none, (), (split,), split_sizes=none, truncated=none, train_overlap=none, answer_counts=golds, digests=none
-    )
+    objective, none = OBJECTIVES[kind], cast("Any", None)
+    train = SplitStatistics([], [objective.answer(e) for e in split.examples], [], [])
+    return PreparedData(none, train, (), (split,), {}, BoundObjective(objective, none, none, ""))
 
 
-def score(metric: Metric, split: EvaluationSplit, predictions: Sequence[str]) -> dict[str, float]:
+def score(metric: Metric, split: TokenizedSplit, predictions: Sequence[str]) -> dict[str, float]:
     return metric.compute(predictions, [[e.target] for e in split.examples], split.examples)
 
 
@@ -198,7 +204,7 @@ def test_no_answer_scores_higher_than_the_constant_baseline(metric: Metric, kind
     answers = [*CHOICES] if kind != "generation" else [*dict.fromkeys(TEXTS)]
     scores = {text: score(metric, split, [text] * len(split.examples))[value] for text in answers}
     best = max(scores.values()) if type(metric).higher_is_better else min(scores.values())
-    constant = text_of(kind, best_answer(recipe_for(kind, [metric], value), split))
+    constant = text_of(kind, best_answer(recipe_for(kind, [metric], value), OBJECTIVES[kind], split))
     assert scores[constant] == pytest.approx(best, abs=1e-12)
     number = Counter(ANSWERS[kind])
     equal = [text for text in answers if math.isclose(scores[text], best, abs_tol=1e-12)]
@@ -210,23 +216,26 @@ def test_the_best_answer_need_not_be_the_most_frequent() -> None:
     split = split_of("classification", labels)
     metrics = [FBeta(), *(m for m in METRICS if m.name == "accuracy")]
     recipe = recipe_for("classification", metrics, "f2")
-    assert best_answer(recipe, split) == "rare"
-    scores = compute_baselines(recipe, data_of_split(split))
+    assert best_answer(recipe, OBJECTIVES["classification"], split) == "rare"
+    scores = compute_baselines(recipe, data_of_split("classification", split))
     assert scores["constant"]["dev"] == {"f2": pytest.approx(5 * 40 / (100 + 160)), "accuracy": 0.4}, (
         "scores of the constant answer"
     )
     assert scores["majority"]["dev"] == {"f2": 0.0, "accuracy": 0.6}
     errors = split_of("classification", ANSWERS["classification"])
-    assert best_answer(recipe_for("classification", [Errors()], "errors"), errors) == "blue"
+    assert (
+        best_answer(recipe_for("classification", [Errors()], "errors"), OBJECTIVES["classification"], errors) == "blue"
+    )
     chrf = [m for m in METRICS if m.name == "chrf"]
-    assert best_answer(recipe_for("generation", chrf, "chrf"), split_of("generation", TEXTS)) != "rain fell on the hill"
+    best = best_answer(recipe_for("generation", chrf, "chrf"), OBJECTIVES["generation"], split_of("generation", TEXTS))
+    assert best != "rain fell on the hill"
 
 
 def test_the_tasks_metric_is_used_if_the_loss_selects() -> None:
     accuracy = [m for m in METRICS if m.name == "accuracy"]
     split = split_of("classification", ["blue", "blue", "red"])
-    assert best_answer(recipe_for("classification", accuracy, "loss"), split) == "blue"
-    assert best_answer(recipe_for("classification", [], "loss"), split) == "blue"
+    assert best_answer(recipe_for("classification", accuracy, "loss"), OBJECTIVES["classification"], split) == "blue"
+    assert best_answer(recipe_for("classification", [], "loss"), OBJECTIVES["classification"], split) == "blue"
 
 
 def test_the_search_among_many_texts_is_fast_and_beats_the_most_frequent() -> None:
@@ -247,14 +256,13 @@ def test_the_search_among_many_texts_is_fast_and_beats_the_most_frequent() -> No
     texts = [f"{'abcdefgh'[: 1 + i % 8]}{i}" for i in range(1500)] + ["zzz"] * 3
     split = split_of("generation", texts)
     metric = Counted.model_validate({})
-    best = best_answer(recipe_for("generation", [metric], "counted"), split)
+    recipe, objective = recipe_for("generation", [metric], "counted"), OBJECTIVES["generation"]
+    best = best_answer(recipe, objective, split)
     assert len({*texts}) > MAX_CANDIDATES
     assert sum(scored) < 30_000, "scoring all candidates on all rows takes 300,600"
     few = split_of("generation", ["ab v", "ab w", "ab x", "ab y"])
-    assert best_answer(recipe_for("generation", [metric], "counted"), few, "ab ") == "ab ", (
-        "the answer of the training rows"
-    )
-    assert best_answer(recipe_for("generation", [metric], "counted"), few, "c") == "ab v"
+    assert best_answer(recipe, objective, few, "ab ") == "ab ", "the answer of the training rows"
+    assert best_answer(recipe, objective, few, "c") == "ab v"
     known = {text: score(metric, split, [text] * len(texts))["counted"] for text in [*texts[::15], "zzz", best]}
     assert known[best] >= known["zzz"]
     assert sum(value > known[best] for value in known.values()) <= 5
@@ -264,16 +272,15 @@ def test_check_not_trivial_does_not_depend_on_the_metric() -> None:
     bleu = [m for m in METRICS if m.name == "bleu"]
     many = split_of("generation", ["rain fell on the hill", "rain fell on the roof of a house"] * 10)
     recipe = recipe_for("generation", bleu, "bleu1")
-    assert compute_baselines(recipe, data_of_split(many))["constant"]["dev"]["bleu1"] > 1
-    check_not_trivial(recipe, data_of_split(many))
+    assert compute_baselines(recipe, data_of_split("generation", many))["constant"]["dev"]["bleu1"] > 1
+    check_not_trivial(recipe, data_of_split("generation", many))
     references = [Example("a row", "Yes", references=("Yes", f"{i}")) for i in range(5)]
     references += [Example("a row", "sure", references=("sure", "yes ")) for _ in range(5)]
-    same = EvaluationSplit("test", [*range(10)], references, [])
+    same = TokenizedSplit("test", [*range(10)], references, [], SplitStatistics([], [], [], []))
     with pytest.raises(RunError, match="in every row of test the answer is 'Yes'"):
-        check_not_trivial(recipe, data_of_split(same))
+        check_not_trivial(recipe, data_of_split("generation", same))
+    choosing = recipe_for("multiple_choice", [], "f")
     with pytest.raises(RunError, match="choice 2 is correct"):
-        check_not_trivial(
-            recipe_for("multiple_choice", [], "f"), data_of_split(split_of("multiple_choice", ["green"] * 10))
-        )
+        check_not_trivial(choosing, data_of_split("multiple_choice", split_of("multiple_choice", ["green"] * 10)))
     few = split_of("multiple_choice", ["green"] * 9)
-    check_not_trivial(recipe_for("multiple_choice", [], "f"), data_of_split(few))
+    check_not_trivial(choosing, data_of_split("multiple_choice", few))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,15 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from hypothesis import given
-from hypothesis import strategies as st
 
 from peftkit.components import Example
-from peftkit.data.pipeline import EvaluationSplit
+from peftkit.components.objective import ObjectiveContext
+from peftkit.data.tokenize import tokenize_examples
 from peftkit.errors import RunError
-from peftkit.evaluate.evaluator import argmax_candidate, evaluate, resolve_selection_metric
-from peftkit.models import CandidateScores, ModelFamily, TokenizedRow
+from peftkit.evaluate.evaluator import evaluate, resolve_selection_metric
+from peftkit.models import BoundObjective, CandidateScores, ModelFamily, TokenizedRow
 from peftkit.models.load import load_base
+from peftkit.recipe import Recipe
 from tests.tiny_runs import Make
 
 
@@ -27,12 +26,15 @@ class InputBlindModel(ModelFamily):
 
     seed = 0
 
-    def tokenize(self, examples: Sequence[Example], *, ranked: bool) -> list[TokenizedRow]:
+    def tokenize_completions(
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+    ) -> list[TokenizedRow]:
         return [
             {
                 "source": [],
                 "candidates": [list(c.encode()) for c in e.candidates],
                 "answer": e.candidates.index(e.target),
+                "length": 0,
                 "source_tokens": 0,
                 "target_tokens": 0,
             }
@@ -46,14 +48,21 @@ class InputBlindModel(ModelFamily):
         return CandidateScores(taste, [[1] * len(r["candidates"]) for r in rows])
 
 
+def bind_input_blind_model(recipe: Recipe) -> BoundObjective:
+    """The objective of a recipe for a decoder, with an input-blind model."""
+    family = InputBlindModel(None, None, 64, 16)  # type: ignore[arg-type]
+    context = ObjectiveContext(family, "decoder", None, None, recipe.task)
+    return BoundObjective(recipe.objective_for("decoder"), family, context, "AutoModelForCausalLM")
+
+
 @pytest.mark.parametrize("distractors", ["far", "sisters"])
 def test_input_blind_models_score_a_fifth_on_the_built_in_choices(distractors: str, make: Make) -> None:
     recipe = make("decoder", "task.name=wordnet_mcq", f"task.distractors={distractors}")
-    family = InputBlindModel(None, None, "multiple_choice", 64, 16)  # type: ignore[arg-type]
+    objective = bind_input_blind_model(recipe)
     for name in ("dev", "test"):
         examples = [recipe.task.to_example(row) for row in recipe.task.load()[name]]
-        split = EvaluationSplit(name, list(range(len(examples))), examples, family.tokenize(examples, ranked=True))
-        result = evaluate(torch.nn.Linear(1, 1), split, recipe, family, Accelerator(cpu=True))
+        split = tokenize_examples(objective, name, examples, range(len(examples)), training=False)
+        result = evaluate(torch.nn.Linear(1, 1), split, recipe, objective, Accelerator(cpu=True))
         assert result.values["accuracy"] == pytest.approx(0.2, abs=1e-12)
 
 
@@ -66,21 +75,10 @@ def test_the_order_of_the_labels_does_not_change_a_score(kind: str, task: str, m
     turned = [replace(e, candidates=e.candidates[::-1]) for e in examples]
     values = []
     for each in (examples, turned):
-        split = EvaluationSplit("test", list(range(len(each))), each, base.family.tokenize(each, ranked=True))
-        values.append(evaluate(base.model, split, recipe, base.family, Accelerator(cpu=True)))
+        split = tokenize_examples(base.objective, "test", each, range(len(each)), training=False)
+        values.append(evaluate(base.model, split, recipe, base.objective, Accelerator(cpu=True)))
     assert [p["prediction"] for p in values[0].predictions] == [p["prediction"] for p in values[1].predictions]
     assert values[0].values == pytest.approx(values[1].values, abs=1e-5)
-
-
-@given(st.lists(st.tuples(st.text(), st.floats(allow_infinity=False)), min_size=1, max_size=8), st.randoms())
-def test_the_best_candidate_does_not_depend_on_the_order(pairs: list[tuple[str, float]], rng: random.Random) -> None:
-    shuffled = list(pairs)
-    rng.shuffle(shuffled)
-    assert argmax_candidate(*zip(*pairs, strict=True)) == argmax_candidate(*zip(*shuffled, strict=True))
-
-
-def test_nan_scores_count_as_lowest() -> None:
-    assert argmax_candidate(["a", "b"], [math.nan, -5.0]) == "b"
 
 
 def test_a_recipe_without_the_selection_metric_is_an_error(make: Make) -> None:

@@ -34,12 +34,12 @@ KEYS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY")
 
 def broken_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Makes the loss of these steps NaN."""
-    step, loss = Trainer._step, ModelFamily.loss
+    step, loss = Trainer._step, ModelFamily.cross_entropy
 
     def _step(self: Trainer, batches: Any) -> None:
         at = self.progress.step + 1
         factor = float("nan") if at in steps else 1.0
-        monkeypatch.setattr(ModelFamily, "loss", lambda family, model, batch: loss(family, model, batch) * factor)
+        monkeypatch.setattr(ModelFamily, "cross_entropy", lambda *arguments: loss(*arguments) * factor)
         step(self, batches)
 
     monkeypatch.setattr(Trainer, "_step", _step)
@@ -118,14 +118,14 @@ def test_out_of_memory_repeats_the_step_with_smaller_microbatches(
     task = "colour_choice" if kind == "encoder" else "colours"
     options = ("method.name=quiet", f"task.name={task}", "train.optimizer=SGD", "train.budget.steps=3")
     whole = run(make(kind, *options), registry)
-    loss = ModelFamily.loss
+    loss = ModelFamily.cross_entropy
 
     def short(self: ModelFamily, model: Any, batch: Any) -> Any:
         if len(batch["labels"]) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return loss(self, model, batch)
 
-    monkeypatch.setattr(ModelFamily, "loss", short)
+    monkeypatch.setattr(ModelFamily, "cross_entropy", short)
     parts = run(make(kind, *options), registry)
     assert whole is not None
     assert parts is not None
@@ -141,7 +141,7 @@ def test_out_of_memory_with_one_row_is_an_error(
     def loss(self: ModelFamily, model: Any, batch: Any) -> Any:
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(ModelFamily, "loss", loss)
+    monkeypatch.setattr(ModelFamily, "cross_entropy", loss)
     with pytest.raises(RunError, match="out of memory with a batch size of 1; reduce train"):
         run(make("decoder"), registry)
 

@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from peftkit import Example
 from peftkit.errors import PeftkitError
-from peftkit.evaluate.evaluator import argmax_candidate
 from peftkit.inference.finished_run import load_finished_run
 from peftkit.inference.merge import merge
 from peftkit.inference.predict import predict
 from peftkit.models import FAMILIES, IGNORE_INDEX
 from peftkit.plugins import Registry
+from peftkit.ranking import argmax_candidate
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.run_checks import COLOURS
 from peftkit.train.run import run
@@ -55,8 +55,9 @@ def test_truncation_keeps_targets(kind: str, models: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(models[kind])
     config = AutoModelForCausalLM.from_pretrained(models["decoder"]).config
     config.decoder_start_token_id = 0
-    family = FAMILIES[kind](tokenizer, config, "generation", 8, 8)  # type: ignore[index]
-    rows = family.tokenize([Example("a very long question " * 40, "yes"), Example("short", "no")], ranked=False)
+    family = FAMILIES[kind](tokenizer, config, 8, 8)  # type: ignore[index]
+    examples = [Example("a very long question " * 40, "yes"), Example("short", "no")]
+    rows = family.tokenize_completions(examples, ranked=False, generated=True)
     labels = family.collate(rows)["labels"]
     assert ((labels != IGNORE_INDEX).sum(1) >= 2).all()
 

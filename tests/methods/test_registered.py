@@ -19,7 +19,7 @@ from peftkit.methods import register_methods
 from peftkit.methods.peft_base import PeftMethod
 from peftkit.methods.peft_factory import HIDDEN
 from peftkit.methods.published_learning_rates import PEFT_LEARNING_RATES
-from peftkit.recipe.config import TrainConfig
+from peftkit.recipe.tables import TrainConfig
 from peftkit.testing import check_published_rates
 
 METHODS = register_methods()

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit import Example, Task
-from peftkit.data.pipeline import EvaluationSplit
+from peftkit.data.tokenize import tokenize_examples
 from peftkit.errors import RecipeError
 from peftkit.evaluate.evaluator import evaluate
 from peftkit.metrics import BalancedAccuracy, TeacherForcedMatch
-from peftkit.models import Seq2SeqLM
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.recipe.resolve import model_path
+from tests.tiny_runs import bind_objective
 
 NOT = "Hate speech is not present in the previous sentences."
 PRESENT = "Hate speech is present in the previous sentences."
@@ -106,10 +106,11 @@ def test_a_constant_model_scores_1_teacher_forced_and_one_half_balanced(tmp_path
     recipe = recipe_for("hate", tmp_path)
     path = model_path("pocket-t5")
     tokenizer = AutoTokenizer.from_pretrained(path)
-    family = Seq2SeqLM(tokenizer, AutoConfig.from_pretrained(path), "classification", 64, 32)
+    objective = bind_objective("encoder-decoder", tokenizer, AutoConfig.from_pretrained(path), "classification")
+    objective = objective.with_task(recipe.task)
     examples = [recipe.task.to_example(row) for row in recipe.task.load()["test"]]
-    split = EvaluationSplit("test", list(range(20)), examples, family.tokenize(examples, ranked=True))
-    result = evaluate(AlwaysNot(tokenizer), split, recipe, family, Accelerator(cpu=True))
+    split = tokenize_examples(objective, "test", examples, range(20), training=False)
+    result = evaluate(AlwaysNot(tokenizer), split, recipe, objective, Accelerator(cpu=True))
     assert result.values["teacher_forced_match"] == 1.0
     assert result.values["balanced_accuracy"] == 0.5
     assert {p["prediction"] for p in result.predictions} == {NOT}

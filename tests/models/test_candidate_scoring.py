@@ -99,14 +99,14 @@ def setting(name: str, method: str = "none") -> tuple[nn.Module, CachedScorer, l
     tokenizer = AutoTokenizer.from_pretrained(
         model_path("pocket-t5" if kind == "encoder-decoder" else "pocket-decoder")
     )
-    family = FAMILIES[kind](tokenizer, model.config, "multiple_choice", 64, 16)  # type: ignore[index]
+    family = FAMILIES[kind](tokenizer, model.config, 64, 16)  # type: ignore[index]
     assert isinstance(family, CachedScorer)
     if method != "none":
         model = chosen(method).apply(model, ApplyContext(kind, "multiple_choice", seed=0, steps=10))  # type: ignore[arg-type]
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.02 * torch.randn_like(parameter)
-    return model.eval(), family, family.tokenize(EXAMPLES, ranked=True)
+    return model.eval(), family, family.tokenize_completions(EXAMPLES, ranked=True)
 
 
 def assert_equal(sums: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> None:

@@ -13,8 +13,9 @@ from peftkit.components import ModelKind, TaskKind
 from peftkit.methods.lora import Lora
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.vera import Vera
-from peftkit.models import FAMILIES, IGNORE_INDEX, ModelFamily, TokenizedRow
-from tests.tiny_runs import tiny
+from peftkit.models import IGNORE_INDEX, BoundObjective, ModelFamily, TokenizedRow
+from peftkit.recipe.resolve import model_path
+from tests.tiny_runs import bind_objective, tiny
 
 CPU = torch.device("cpu")
 KINDS = ("encoder-decoder", "decoder", "encoder")
@@ -27,24 +28,19 @@ EXAMPLES = [
 ]
 
 
-def setting(kind: str, task_kind: TaskKind = "multiple_choice", **lengths: int) -> tuple[torch.nn.Module, ModelFamily]:
-    from peftkit.recipe.resolve import model_path
-
-    model, tokenizer = tiny(kind)
+def setting(
+    kind: ModelKind, task_kind: TaskKind = "multiple_choice", *, source: int = 64, target: int = 16
+) -> tuple[torch.nn.Module, BoundObjective]:
+    model, name = tiny(kind)
     if kind == "encoder":
         from transformers import BertForSequenceClassification
 
         torch.manual_seed(1)
         model.config.num_labels = 1 if task_kind == "multiple_choice" else 3
         model = BertForSequenceClassification(model.config)
-    family = FAMILIES[kind](  # type: ignore[index]
-        AutoTokenizer.from_pretrained(model_path(tokenizer)),
-        model.config,
-        task_kind,
-        lengths.get("source", 64),
-        lengths.get("target", 16),
-    )
-    return model.eval(), family
+    tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+    lengths = {"max_source_length": source, "max_target_length": target}
+    return model.eval(), bind_objective(kind, tokenizer, model.config, task_kind, **lengths)
 
 
 def alone(family: ModelFamily, model: torch.nn.Module, row: TokenizedRow) -> list[float]:
@@ -56,9 +52,10 @@ def alone(family: ModelFamily, model: torch.nn.Module, row: TokenizedRow) -> lis
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
-def test_batched_scores_equal_scores_of_single_candidates(kind: str) -> None:
-    model, family = setting(kind)
-    rows = family.tokenize(EXAMPLES, ranked=True)
+def test_batched_scores_equal_scores_of_single_candidates(kind: ModelKind) -> None:
+    model, objective = setting(kind)
+    family = objective.family
+    rows = objective.tokenize(EXAMPLES, training=False)
     with torch.no_grad():
         scores = family.loglikelihoods(model, rows, CPU)
         for row, sums in zip(rows, scores.loglikelihoods, strict=True):
@@ -70,8 +67,9 @@ def test_batched_scores_equal_scores_of_single_candidates(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
 @pytest.mark.parametrize("method", [Lora(), Vera(), PrefixTuning()], ids=lambda m: m.name)
 def test_scoring_uses_the_methods_parameters(method: Method, kind: ModelKind) -> None:
-    model, family = setting(kind)
-    rows = family.tokenize(EXAMPLES, ranked=True)
+    model, objective = setting(kind)
+    family = objective.family
+    rows = objective.tokenize(EXAMPLES, training=False)
     with torch.no_grad():
         bare = family.loglikelihoods(model, rows, CPU).loglikelihoods
         changed = method.apply(model, ApplyContext(kind, "multiple_choice", seed=0, steps=None)).eval()
@@ -85,9 +83,10 @@ def test_scoring_uses_the_methods_parameters(method: Method, kind: ModelKind) ->
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
-def test_scores_are_the_models_log_likelihoods(kind: str) -> None:
-    model, family = setting(kind)
-    row = family.tokenize(EXAMPLES[:1], ranked=True)[0]
+def test_scores_are_the_models_log_likelihoods(kind: ModelKind) -> None:
+    model, objective = setting(kind)
+    family = objective.family
+    row = objective.tokenize(EXAMPLES[:1], training=False)[0]
     candidate = row["candidates"][1]
     with torch.no_grad():
         if kind == "encoder-decoder":
@@ -103,8 +102,9 @@ def test_scores_are_the_models_log_likelihoods(kind: str) -> None:
 
 
 def test_encoder_scores_are_normalized_over_the_choices_of_a_row() -> None:
-    model, family = setting("encoder")
-    rows = family.tokenize(EXAMPLES, ranked=True)
+    model, objective = setting("encoder")
+    family = objective.family
+    rows = objective.tokenize(EXAMPLES, training=False)
     with torch.no_grad():
         together = family.loglikelihoods(model, rows, CPU).loglikelihoods
         each = [family.loglikelihoods(model, [row], CPU).loglikelihoods[0] for row in rows]
@@ -114,23 +114,27 @@ def test_encoder_scores_are_normalized_over_the_choices_of_a_row() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_training_loss_is_the_targets_negative_log_likelihood(kind: str) -> None:
-    model, family = setting(kind)
-    rows = family.tokenize(EXAMPLES, ranked=True)
-    batch = family.collate(rows)
+def test_the_training_loss_is_the_targets_negative_log_likelihood(kind: ModelKind) -> None:
+    model, objective = setting(kind)
+    family = objective.family
+    rows = objective.tokenize(EXAMPLES, training=False)
+    batch = objective.collate(rows)
     with torch.no_grad():
-        loss = family.loss(model, batch).item()
+        loss = objective.loss(model, batch).item()
         scores = family.loglikelihoods(model, rows, CPU)
     assert loss == pytest.approx(
         -sum(s[r["answer"]] for s, r in zip(scores.loglikelihoods, rows, strict=True)), rel=1e-4
     )
-    assert family.num_targets(batch).item() == sum(t[r["answer"]] for t, r in zip(scores.num_tokens, rows, strict=True))
+    assert objective.num_targets(batch).item() == sum(
+        t[r["answer"]] for t, r in zip(scores.num_tokens, rows, strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
-def test_generation_does_not_depend_on_padding(kind: str) -> None:
-    model, family = setting(kind, "generation")
-    rows = family.tokenize([Example(e.source, e.target) for e in EXAMPLES], ranked=False)
+def test_generation_does_not_depend_on_padding(kind: ModelKind) -> None:
+    model, objective = setting(kind, "generation")
+    family = objective.family
+    rows = objective.tokenize([Example(e.source, e.target) for e in EXAMPLES], training=False)
     with torch.no_grad():
         together = family.generate(model, rows, CPU, max_new_tokens=6, num_beams=1)
         each = [family.generate(model, [row], CPU, max_new_tokens=6, num_beams=1)[0] for row in rows]
@@ -138,13 +142,13 @@ def test_generation_does_not_depend_on_padding(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padded_lengths_are_multiples_of_eight_and_truncation_is_reported(kind: str) -> None:
-    _, family = setting(kind, source=8, target=3)
-    rows = family.tokenize(EXAMPLES, ranked=True)
+def test_padded_lengths_are_multiples_of_eight_and_truncation_is_reported(kind: ModelKind) -> None:
+    _, objective = setting(kind, source=8, target=3)
+    rows = objective.tokenize(EXAMPLES, training=False)
     assert [row["source_tokens"] > 8 for row in rows] == [False, True, False] or kind == "encoder"
     assert rows[1]["source_tokens"] > 8
     assert rows[1]["target_tokens"] > 3 or kind == "encoder"
-    batch = family.collate(rows)
+    batch = objective.collate(rows)
     assert batch["input_ids"].shape[1] % 8 == 0
     if kind != "encoder":
         assert all(len(row["source"]) <= 8 and max(map(len, row["candidates"])) <= 3 for row in rows)
@@ -153,15 +157,15 @@ def test_padded_lengths_are_multiples_of_eight_and_truncation_is_reported(kind: 
 
 
 def test_truncated_encoder_decoder_sources_keep_their_end_of_text() -> None:
-    _, family = setting("encoder-decoder", source=8)
-    row = family.tokenize(EXAMPLES[1:2], ranked=True)[0]
+    _, objective = setting("encoder-decoder", source=8)
+    row = objective.tokenize(EXAMPLES[1:2], training=False)[0]
     assert len(row["source"]) == 8
-    assert row["source"][-1] == family.tokenizer.eos_token_id
+    assert row["source"][-1] == objective.family.tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fixed_labels_keep_their_numbers(kind: str) -> None:
-    _, family = setting(kind, "classification")
+def test_fixed_labels_keep_their_numbers(kind: ModelKind) -> None:
+    _, objective = setting(kind, "classification")
     labels = ("robin", "granite", "soup")
     examples: Sequence[Example] = [Example("x", label, labels) for label in labels]
-    assert [row["answer"] for row in family.tokenize(examples, ranked=True)] == [0, 1, 2]
+    assert [row["answer"] for row in objective.tokenize(examples, training=False)] == [0, 1, 2]

@@ -99,7 +99,7 @@ def base_of(kind: str, make: Make, bases: dict[str, LoadedBase]) -> LoadedBase:
 
 
 def generated(base: LoadedBase) -> list[str]:
-    rows = base.family.tokenize([Example(text, "red") for text in TEXTS], ranked=False)
+    rows = base.family.tokenize_completions([Example(text, "red") for text in TEXTS], ranked=False, generated=True)
     with torch.inference_mode():
         return base.family.generate(base.model, rows, torch.device("cpu"), max_new_tokens=8, num_beams=1)
 

@@ -11,7 +11,7 @@ import torch
 import transformers as tf
 
 from peftkit import Example
-from peftkit.models import CausalLM, Seq2SeqLM, SequenceClassifier
+from peftkit.models import CausalLM, ModelFamily, Seq2SeqLM, SequenceClassifier, TokenizedRow
 from peftkit.testing.tokenizers import tokenizer
 
 CPU = torch.device("cpu")
@@ -53,7 +53,14 @@ def model_of(name: str, pad: int | None) -> tuple[Any, torch.nn.Module]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3)
-    return cls(tok, config, "multiple_choice", 64, 32), model
+    return cls(tok, config, 64, 32), model
+
+
+def tokenize(family: ModelFamily) -> list[TokenizedRow]:
+    """The rows of the examples with all candidates."""
+    if family.can_generate:
+        return family.tokenize_completions(EXAMPLES, ranked=True)
+    return family.tokenize_pairs(EXAMPLES)
 
 
 def is_relevant(name: str, pad: str) -> bool:
@@ -71,7 +78,7 @@ def test_scores_and_generation_do_not_depend_on_the_batch(name: str, pad: str) -
     family, model = model_of(name, number)
     if pad == "beyond":
         family.config.pad_token_id = PADS[pad]
-    rows = family.tokenize(EXAMPLES, ranked=True)
+    rows = tokenize(family)
     with torch.no_grad():
         together = family.loglikelihoods(model, rows, CPU).loglikelihoods
         for row, scores in zip(rows, together, strict=True):
@@ -85,7 +92,7 @@ def test_scores_and_generation_do_not_depend_on_the_batch(name: str, pad: str) -
 def test_a_model_that_attends_to_padding_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     family, model = model_of("fnet", 0)
     with torch.no_grad(), caplog.at_level(logging.WARNING):
-        family.loglikelihoods(model, family.tokenize(EXAMPLES, ranked=True), CPU)
+        family.loglikelihoods(model, tokenize(family), CPU)
     assert "padding changes the output of FNetForSequenceClassification" in caplog.text
 
 
@@ -93,7 +100,7 @@ def test_a_model_that_attends_to_padding_is_logged(caplog: pytest.LogCaptureFixt
 def test_decoded_text_ends_at_the_end_of_text(cls: Any) -> None:
     tok = tokenizer("byte-level", "none")
     config = SimpleNamespace(vocab_size=len(tok), pad_token_id=40, decoder_start_token_id=41)
-    family = cls(tok, config, "generation", 64, 32)
+    family = cls(tok, config, 64, 32)
     word = tok("good")["input_ids"]
     ids = torch.tensor([[*word, 1, 40, 40], [*word, 6, 7, 1]])
     assert family._decode(ids) == ["good", "good"]
@@ -102,7 +109,7 @@ def test_decoded_text_ends_at_the_end_of_text(cls: Any) -> None:
 def test_token_types_of_a_pair_are_those_of_the_tokenizer() -> None:
     tok = tokenizer("wordpiece", "cls+sep")
     config = SimpleNamespace(vocab_size=999, pad_token_id=0)
-    row = SequenceClassifier(tok, config, "multiple_choice", 64, 32).tokenize(EXAMPLES[:1], ranked=True)[0]
+    row = SequenceClassifier(tok, config, 64, 32).tokenize_pairs(EXAMPLES[:1])[0]
     assert tok.decode(row["candidates"][0]) == "[CLS] a [SEP] yes [SEP]"
     assert row["segments"][0] == [0, 0, 0, 1, 1]
 
@@ -115,8 +122,8 @@ def test_models_without_token_types_get_none(name: str) -> None:
     config = tf.AutoConfig.for_model(name, vocab_size=999, num_labels=1, pad_token_id=0, **segments, **options)
     torch.manual_seed(0)
     model = tf.AutoModelForSequenceClassification.from_config(config).eval()
-    family = SequenceClassifier(tok, config, "multiple_choice", 64, 32)
-    rows = family.tokenize(EXAMPLES, ranked=True)
+    family = SequenceClassifier(tok, config, 64, 32)
+    rows = family.tokenize_pairs(EXAMPLES)
     seen: list[bool] = []
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append("token_type_ids" in kwargs), with_kwargs=True)
     with torch.no_grad():

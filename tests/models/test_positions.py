@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,7 @@ import transformers as tf
 from peftkit import ApplyContext, Example, Method
 from peftkit.components import ModelKind, Side
 from peftkit.errors import RecipeError
-from peftkit.models import FAMILIES, ModelFamily
+from peftkit.models import FAMILIES, ModelFamily, TokenizedRow
 from peftkit.models.positions import Positions, count_positions, fit_lengths
 from peftkit.plugins import load_registry
 from peftkit.testing.tokenizers import tokenizer
@@ -108,14 +108,10 @@ def model_of(name: str) -> tuple[Any, tf.PreTrainedModel]:
 
 
 def recipe(method: Method | None = None, *, source: int = 512, target: int = 8, new: int = 4) -> Any:
-    class Task:
-        kind = "generation"
-
     none = SimpleNamespace(name="lora", virtual_tokens=lambda kind: {})
     return SimpleNamespace(
         train=SimpleNamespace(max_source_length=source, max_target_length=target),
         evaluate=SimpleNamespace(max_new_tokens=new),
-        task=Task(),
         method=method or none,
         model=SimpleNamespace(name="the-model"),
     )
@@ -123,11 +119,11 @@ def recipe(method: Method | None = None, *, source: int = 512, target: int = 8, 
 
 def family_for(name: str, config: Any, recipe: Any) -> ModelFamily:
     kind = ARCHITECTURES[name][0]
-    lengths = fit_lengths(recipe, kind, count_positions(config, kind, FAMILIES[kind].auto_class))
+    positions = count_positions(config, kind, FAMILIES[kind].auto_class)
+    lengths = fit_lengths(recipe, kind, positions, generates=True)
     return FAMILIES[kind](
         tokenizer("byte-level", "none"),
         config,
-        "classification" if kind == "encoder" else "generation",
         lengths.source,
         lengths.target,
         lengths.padded.encoder,
@@ -135,14 +131,21 @@ def family_for(name: str, config: Any, recipe: Any) -> ModelFamily:
     )
 
 
+def tokenize(family: ModelFamily, examples: Sequence[Example]) -> list[TokenizedRow]:
+    """The rows of sources alone, or with their targets."""
+    if family.can_generate:
+        return family.tokenize_completions(examples, ranked=False)
+    return family.tokenize_sources(examples)
+
+
 def step_and_evaluation(family: ModelFamily, model: Any, new: int) -> int:
     """Trains and evaluates a row of maximal length and a short one; returns the length of its source."""
     long = Example("a " * 200, "b " * (family.max_target_length - 1), ("b " * (family.max_target_length - 1),))
-    rows = family.tokenize([long, Example("a", "b", ("b",))], ranked=False)
+    rows = tokenize(family, [long, Example("a", "b", ("b",))])
     assert max(len(row["source"]) for row in rows) == min(
         family.max_source_length, len(family.tokenizer("a " * 200)["input_ids"])
     )
-    family.loss(model, family.collate(rows)).backward()
+    family.cross_entropy(model, family.collate(rows)).backward()
     model.eval()
     with torch.no_grad():
         family.loglikelihoods(model, rows, CPU)
@@ -182,14 +185,12 @@ def test_one_position_more_fails(name: str) -> None:
     config, model = model_of(name)
     kind, _, positions = ARCHITECTURES[name]
     number = (positions.decoder if kind == "decoder" else positions.encoder) or 0
-    family = FAMILIES[kind](
-        tokenizer("byte-level", "none"), config, "classification", number + 1, 1, number + 1, number + 1
-    )
-    rows = family.tokenize([Example("a " * 200, "", ("",))], ranked=False)
+    family = FAMILIES[kind](tokenizer("byte-level", "none"), config, number + 1, 1, number + 1, number + 1)
+    rows = tokenize(family, [Example("a " * 200, "", ("",))])
     if kind == "decoder":
         rows[0]["source"] = rows[0]["source"][:number]
     with pytest.raises((IndexError, RuntimeError)):
-        family.loss(model, family.collate(rows))
+        family.cross_entropy(model, family.collate(rows))
 
 
 @pytest.mark.parametrize(("name", "key"), METHODS)

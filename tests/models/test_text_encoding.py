@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, T5Config
 
 from peftkit import Example, RowError
-from peftkit.models import CausalLM, Seq2SeqLM, SequenceClassifier
+from peftkit.models import CausalLM, ModelFamily, Seq2SeqLM, SequenceClassifier, TokenizedRow
 from peftkit.models.text_encoding import decode_exactly, detect_special_tokens, token_ids
 from peftkit.testing.tokenizers import TEMPLATES, TOKENIZER_CASES, tokenizer
 
@@ -27,8 +28,14 @@ IDS = [f"{make}/{template}" for make, template in TOKENIZER_CASES]
 
 def family_for(cls: Any, make: str, template: str, config: Any = None, **lengths: Any) -> Any:
     config = config or SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
-    task = "classification" if cls is SequenceClassifier else lengths.get("task", "multiple_choice")
-    return cls(tokenizer(make, template), config, task, lengths.get("source", 512), lengths.get("target", 512))
+    return cls(tokenizer(make, template), config, lengths.get("source", 512), lengths.get("target", 512))
+
+
+def tokenize(family: ModelFamily, example: Example, *, generated: bool = False) -> list[TokenizedRow]:
+    """The row of a source alone, or with its target."""
+    if family.can_generate:
+        return family.tokenize_completions([example], ranked=False, generated=generated)
+    return family.tokenize_sources([example])
 
 
 @pytest.mark.parametrize(("make", "frame"), TOKENIZER_CASES, ids=IDS)
@@ -37,9 +44,9 @@ def family_for(cls: Any, make: str, template: str, config: Any = None, **lengths
 def test_a_decoders_prompt_and_target_are_the_whole_text(make: str, frame: str, source: str, target: str) -> None:
     decoder = family_for(CausalLM, make, frame)
     tok = decoder.tokenizer
-    (prompt,) = (r["source"] for r in decoder.tokenize([Example(source, "")], ranked=False))
+    (prompt,) = (r["source"] for r in decoder.tokenize_completions([Example(source, "")], ranked=False))
     try:
-        (row,) = decoder.tokenize([Example(source, target)], ranked=False)
+        (row,) = decoder.tokenize_completions([Example(source, target)], ranked=False)
     except RowError as error:
         refused = "cannot follow" in str(error)
         assert refused or "</s>" in target or not _kept(tok, source, target)
@@ -74,7 +81,7 @@ def test_an_encoder_decoders_source_and_target_are_whole_texts(make: str, frame:
     tok = both.tokenizer
     (text,) = token_ids(tok, [target], special=False)
     try:
-        (row,) = both.tokenize([Example(source, target)], ranked=False)
+        (row,) = both.tokenize_completions([Example(source, target)], ranked=False)
     except RowError:
         nothing = not both.special_tokens.wrap(token_ids(tok, [source], special=False)[0])
         has_prefix_token = any(token in target for token in ("<s>", "[CLS]", "<extra>"))  # prefixes of the templates
@@ -96,7 +103,7 @@ def test_truncated_sources_keep_their_special_tokens(make: str, frame: str, sour
     for cls in (SequenceClassifier, Seq2SeqLM, CausalLM):
         model = family_for(cls, make, frame, source=room)
         try:
-            (row,) = model.tokenize([Example(source, "good", ("good",))], ranked=False)
+            (row,) = tokenize(model, Example(source, "good", ("good",)))
         except RowError as error:
             refused = any(words in str(error) for words in ("no token", "leaves none of it", "cannot follow"))
             assert refused
@@ -120,7 +127,7 @@ def test_detected_special_tokens_are_those_of_the_template(frame: str) -> None:
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
 def test_a_source_that_ends_with_the_end_of_text_keeps_it(cls: Any) -> None:
     model = family_for(cls, "byte-level", "eos")
-    (row,) = model.tokenize([Example("is it good?</s>", "yes")], ranked=False)
+    (row,) = model.tokenize_completions([Example("is it good?</s>", "yes")], ranked=False)
     end = model.tokenizer.eos_token_id
     assert row["source"].count(end) == (1 if cls is CausalLM else 2)
     assert model.tokenizer.decode(row["candidates"][0]).strip() == "yes</s>"
@@ -136,7 +143,7 @@ def test_a_source_that_ends_with_the_end_of_text_keeps_it(cls: Any) -> None:
 )
 def test_the_end_of_text_within_a_target_is_an_error(cls: Any, source: str, target: str, words: str) -> None:
     with pytest.raises(RowError, match=r"^target: ") as raised:
-        family_for(cls, "byte-level", "bos").tokenize([Example(source, target)], ranked=False)
+        family_for(cls, "byte-level", "bos").tokenize_completions([Example(source, target)], ranked=False)
     assert words in str(raised.value)
 
 
@@ -144,8 +151,8 @@ def test_the_end_of_text_within_a_target_is_an_error(cls: Any, source: str, targ
 def test_a_special_token_in_a_generated_target_is_an_error(cls: Any) -> None:
     example = Example("a", "good <extra> x")
     with pytest.raises(RowError, match="'good <extra> x' contains the special token '<extra>'"):
-        family_for(cls, "byte-level", "bos", task="generation").tokenize([example], ranked=False)
-    family_for(cls, "byte-level", "bos").tokenize([example], ranked=False)
+        family_for(cls, "byte-level", "bos").tokenize_completions([example], ranked=False, generated=True)
+    family_for(cls, "byte-level", "bos").tokenize_completions([example], ranked=False)
 
 
 UNKNOWN = ("wordpiece", "words", "unigram, always", "bpe, never, over blanks", "llama without bytes")
@@ -155,11 +162,13 @@ UNKNOWN = ("wordpiece", "words", "unigram, always", "bpe, never, over blanks", "
 @pytest.mark.parametrize("make", UNKNOWN)
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
 def test_a_target_of_unknown_tokens_is_an_error(cls: Any, make: str) -> None:
-    model = family_for(cls, make, "none", task="generation")
+    model = family_for(cls, make, "none")
     for target in ("☃", "☃ ☃☃"):
         with pytest.raises(RowError, match="has no token in the model's vocabulary"):
-            model.tokenize([Example("the robin", target)], ranked=False)
-    (partly,), (wholly,) = (model.tokenize([Example("the robin", t)], ranked=False) for t in ("good ☃", "good"))
+            model.tokenize_completions([Example("the robin", target)], ranked=False, generated=True)
+    partly, wholly = model.tokenize_completions(
+        [Example("the robin", t) for t in ("good ☃", "good")], ranked=False, generated=True
+    )
     assert model.contains_unk(partly["candidates"][0])
     assert not model.contains_unk(wholly["candidates"][0])
 
@@ -167,7 +176,7 @@ def test_a_target_of_unknown_tokens_is_an_error(cls: Any, make: str) -> None:
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
 def test_a_target_without_tokens_is_an_error(cls: Any) -> None:
     with pytest.raises(RowError, match="target: '\u0301' has no token in the model's vocabulary"):
-        family_for(cls, "unigram, no accents", "none").tokenize([Example("a", "\u0301")], ranked=False)
+        family_for(cls, "unigram, no accents", "none").tokenize_completions([Example("a", "\u0301")], ranked=False)
 
 
 @pytest.mark.parametrize(
@@ -182,19 +191,22 @@ def test_a_target_without_tokens_is_an_error(cls: Any) -> None:
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM, SequenceClassifier])
 def test_candidates_with_equal_tokens_are_an_error(cls: Any, make: str, texts: tuple[str, str]) -> None:
     config = SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
-    model = cls(tokenizer(make, "none"), config, "multiple_choice", 64, 64)
+    model = cls(tokenizer(make, "none"), config, 64, 64)
+    examples = [Example("a bird", texts[0], ("stone", *texts))]
+    encodes = cls is SequenceClassifier
+    tokenize_all = model.tokenize_pairs if encodes else partial(model.tokenize_completions, ranked=True)
     with pytest.raises(RowError) as raised:
-        model.tokenize([Example("a bird", texts[0], ("stone", *texts))], ranked=True)
+        tokenize_all(examples)
     assert f"candidates: {texts[0]!r} and {texts[1]!r} have the same token ids" in str(raised.value)
 
 
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
 def test_candidates_that_are_equal_after_truncation_are_an_error(cls: Any) -> None:
     config = SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
-    model = cls(tokenizer("words", "none"), config, "multiple_choice", 64, 4)
+    model = cls(tokenizer("words", "none"), config, 64, 4)
     texts = ("a cat sat on the mat", "a cat sat on the stone")
     with pytest.raises(RowError, match="after truncation to 4 tokens; raise"):
-        model.tokenize([Example("a", texts[0], texts)], ranked=True)
+        model.tokenize_completions([Example("a", texts[0], texts)], ranked=True)
 
 
 @pytest.mark.parametrize(
@@ -207,11 +219,11 @@ def test_candidates_that_are_equal_after_truncation_are_an_error(cls: Any) -> No
 def test_a_token_without_an_embedding_is_an_error(cls: Any, field: str) -> None:
     tok = tokenizer("byte-level", "bos", mask_token="<new>")  # not in the vocabulary, so added to it
     config = SimpleNamespace(vocab_size=len(tok) - 1, pad_token_id=0, decoder_start_token_id=0)
-    model = cls(tok, config, "classification" if cls is SequenceClassifier else "generation", 64, 64)
+    model = cls(tok, config, 64, 64)
     assert model.special_token_problems() == []
     texts = {"source": "good", "target": "good", field: "<new> good"}
     with pytest.raises(RowError, match=f"{field}: the token '<new>' has the id {len(tok) - 1}, but the model has"):
-        model.tokenize([Example(**texts, candidates=(texts["target"],))], ranked=False)
+        tokenize(model, Example(**texts, candidates=(texts["target"],)), generated=True)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +240,7 @@ def test_missing_special_tokens_are_reported(cls: Any, missing: Any, config: Any
     plain = tokenizer("byte-level", "none")
     ids = {"vocab_size": len(plain), "pad_token_id": 0, "decoder_start_token_id": 0, **config}
     tok = tokenizer("byte-level", "none", **missing)
-    problems = cls(tok, SimpleNamespace(**ids), "generation", 64, 64).special_token_problems()
+    problems = cls(tok, SimpleNamespace(**ids), 64, 64).special_token_problems()
     assert len(problems) == 1
     assert words in problems[0]
 
@@ -236,9 +248,9 @@ def test_missing_special_tokens_are_reported(cls: Any, missing: Any, config: Any
 def test_the_configs_end_of_text_is_used_if_the_tokenizer_has_none() -> None:
     tok = tokenizer("wordpiece", "cls+sep", eos_token=None, bos_token=None, cls_token="[CLS]", sep_token="[SEP]")
     config = SimpleNamespace(vocab_size=999, pad_token_id=0, decoder_start_token_id=0, eos_token_id=tok.sep_token_id)
-    model = Seq2SeqLM(tok, config, "generation", 64, 64)  # type: ignore[arg-type]
+    model = Seq2SeqLM(tok, config, 64, 64)  # type: ignore[arg-type]
     assert model.special_token_problems() == []
-    (row,) = model.tokenize([Example("the robin", "good")], ranked=False)
+    (row,) = model.tokenize_completions([Example("the robin", "good")], ranked=False, generated=True)
     assert tok.convert_ids_to_tokens(row["candidates"][0]) == ["[CLS]", "good", "[SEP]"]
 
 
@@ -254,7 +266,7 @@ def test_the_configs_end_of_text_is_used_if_the_tokenizer_has_none() -> None:
     ],
 )
 def test_rows_are_padded_with_an_id_that_has_an_embedding(named: Any, config: Any, expected: int) -> None:
-    model = CausalLM(tokenizer("byte-level", "none", **named), SimpleNamespace(**config), "generation", 64, 64)
+    model = CausalLM(tokenizer("byte-level", "none", **named), SimpleNamespace(**config), 64, 64)
     assert model.pad_id == expected
 
 
@@ -262,8 +274,9 @@ def test_rows_are_padded_with_an_id_that_has_an_embedding(named: Any, config: An
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
 def test_the_end_of_text_is_trained_even_if_it_pads(cls: Any, named: Any) -> None:
     config = (GPT2Config if cls is CausalLM else T5Config)(vocab_size=999, pad_token_id=1, decoder_start_token_id=1)
-    model = cls(tokenizer("byte-level", "none", **named), config, "generation", 64, 64)
-    rows = model.tokenize([Example("a robin", "good"), Example("x", "a steam locomotive and water")], ranked=False)
+    model = cls(tokenizer("byte-level", "none", **named), config, 64, 64)
+    examples = [Example("a robin", "good"), Example("x", "a steam locomotive and water")]
+    rows = model.tokenize_completions(examples, ranked=False, generated=True)
     labels = model.collate(rows)["labels"]
     for row, line in zip(rows, labels.tolist(), strict=True):
         assert [i for i in line if i != -100] == row["candidates"][0]

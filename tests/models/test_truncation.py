@@ -57,12 +57,12 @@ def test_too_little_room_without_the_context_is_an_error() -> None:
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
 @pytest.mark.parametrize("task_kind", ["multiple_choice", "classification"])
 def test_every_kind_of_model_keeps_the_question_and_the_choices(kind: str, task_kind: str) -> None:
-    _, family = setting(kind, task_kind, source=48)  # type: ignore[arg-type]
-    row = family.tokenize([example_with(ARTICLE)], ranked=True)[0]
+    _, objective = setting(kind, task_kind, source=48)  # type: ignore[arg-type]
+    row = objective.tokenize([example_with(ARTICLE)], training=False)[0]
     assert row["source_tokens"] > 48
     texts = row["candidates"] if kind == "encoder" and task_kind == "multiple_choice" else [row["source"]]
     for ids in texts:
         assert len(ids) <= 48
-        text = family.tokenizer.decode(ids, skip_special_tokens=True)
+        text = objective.family.tokenizer.decode(ids, skip_special_tokens=True)
         assert text.startswith("question: what does it eat? article: the animal lives")
         assert "choices: grass, fish, stones" in text

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tomli_w
 
-from peftkit import Meter
+from peftkit import Incompatibility, Meter
 from peftkit.errors import RecipeError
+from peftkit.objectives import ChoiceRanking
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.compatibility import find_conflicts, run_spec, unmeasured_budgets
-from peftkit.recipe.config import BudgetConfig, DeepSpeedConfig
+from peftkit.recipe.tables import BudgetConfig, DeepSpeedConfig
 from tests.recipe.conftest import CheckErrors
 
 KINDS = {
@@ -148,6 +149,81 @@ def test_every_rule_reports_its_keys(
     except RecipeError as error:
         keys = sorted(problem.key for problem in error.problems)
     assert keys == expected
+
+
+class LongRanking(ChoiceRanking):
+    """Another objective for multiple choice, which decoders only have."""
+
+    name: Literal["long_ranking"] = "long_ranking"  # type: ignore[assignment]
+    families = ("decoder",)
+    incompatibilities = (Incompatibility(lambda s: s.mixed_precision == "fp16", "half is too short", "use bf16"),)
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "expected"),
+    [
+        ("pocket-t5", [], {}),
+        (
+            "pocket-decoder",
+            [],
+            {"objective": "several objectives are for multiple_choice tasks and this model; choose one by name: "},
+        ),
+        ("pocket-decoder", ["objective.name=choice_ranking"], {}),
+        ("pocket-decoder", ["objective.name=long_ranking"], {}),
+        (
+            "pocket-t5",
+            ["objective.name=long_ranking"],
+            {"objective.name": "'long_ranking' has no objective for a model of kind 'encoder-decoder'; use one"},
+        ),
+        (
+            "pocket-decoder",
+            ["objective.name=label_ranking"],
+            {"objective.name": "'label_ranking' is for classification tasks, and 'wordnet_mcq' is multiple_choice"},
+        ),
+        (
+            "pocket-decoder",
+            ["objective.name=long_ranking", "train.mixed_precision=fp16"],
+            {"objective.name": "'long_ranking' is incompatible with this recipe: half is too short; use bf16"},
+        ),
+        ("pocket-decoder", ["objective.name=choice_ranking", "train.mixed_precision=fp16"], {}),
+    ],
+)
+def test_a_recipe_has_one_objective_for_its_task_and_model(
+    model: str,
+    overrides: list[str],
+    expected: dict[str, str],
+    valid_recipe: str,
+    folder: Path,
+    registry: Registry,
+) -> None:
+    (folder / "x.toml").write_text(valid_recipe.replace("pocket-t5", model), encoding="utf-8")
+    entry = Entry("objective", "long_ranking", LongRanking, "x", "1")
+    problems = {}
+    try:
+        load_recipe("x.toml", replace(registry, entries=(*registry.entries, entry)), overrides)
+    except RecipeError as error:
+        problems = {problem.key: problem.text for problem in error.problems}
+    assert problems.keys() == expected.keys()
+    for key, words in expected.items():
+        assert words in problems[key]
+
+
+def test_the_objective_is_that_of_the_model_unless_the_recipe_names_one(
+    valid_recipe: str, folder: Path, registry: Registry
+) -> None:
+    (folder / "x.toml").write_text(valid_recipe, encoding="utf-8")
+    recipe = load_recipe("x.toml", registry)
+    assert recipe.objective is None
+    assert {each.__name__ for each in recipe.objectives} == {"ChoiceRanking", "MultipleChoiceHead"}
+    names = {kind: recipe.objective_for(kind).name for kind in ("encoder-decoder", "decoder", "encoder")}  # type: ignore[arg-type]
+    ranking = "choice_ranking"
+    assert names == {"encoder-decoder": ranking, "decoder": ranking, "encoder": "multiple_choice_head"}
+    named = load_recipe("x.toml", registry, ["objective.name=choice_ranking"])
+    assert named.objectives == (ChoiceRanking,)
+    assert named.objective_for("decoder") is named.objective
+    generating = load_recipe("x.toml", registry, ["task.name=wordnet_distractors"])
+    with pytest.raises(LookupError, match="no objective for the task 'wordnet_distractors' and a model of kind 'enc"):
+        generating.objective_for("encoder")
 
 
 def test_a_budget_of_joules_needs_a_meter(recipe: Recipe, registry: Registry) -> None:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
-from peftkit.recipe.config import (
+from peftkit.recipe.config import Recipe
+from peftkit.recipe.tables import (
     BudgetConfig,
     CheckpointConfig,
     ConfigTable,
@@ -17,7 +18,6 @@ from peftkit.recipe.config import (
     EarlyStoppingConfig,
     EvaluateConfig,
     ModelConfig,
-    Recipe,
     RunConfig,
     TrackConfig,
     TrainConfig,

@@ -13,8 +13,8 @@ from peftkit.errors import RecipeError
 from peftkit.methods.full import Full
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, deepspeed, load_recipe
-from peftkit.recipe.config import DeepSpeedConfig
 from peftkit.recipe.deepspeed import deepspeed_config, sharding_conflicts
+from peftkit.recipe.tables import DeepSpeedConfig
 
 
 @pytest.fixture(autouse=True)

@@ -239,7 +239,13 @@ WHOLE: dict[str, Case] = {
     ),
     "text for an encoder": (
         '[model]\nname = "pocket-encoder"\n[task]\nname = "wordnet_distractors"\n[method]\nname = "lora"\nrank = 1',
-        {"4: task.name": ("generates text, which an encoder cannot",), "7: method.rank": ("mean 'r'?",)},
+        {
+            "4: task.name": (
+                "'wordnet_distractors' is a generation task, which has no objective for a model of kind 'encoder'",
+                "use one of kind decoder, encoder-decoder",
+            ),
+            "7: method.rank": ("mean 'r'?",),
+        },
     ),
     "a newer form": (
         'format = 3\n[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"',

@@ -11,7 +11,8 @@ from pydantic import AliasChoices, BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from peftkit.plugins import Registry
-from peftkit.recipe.config import BudgetConfig, Recipe, TrainConfig
+from peftkit.recipe.config import Recipe
+from peftkit.recipe.tables import BudgetConfig, TrainConfig
 from peftkit.recipe.type_names import (
     aliases,
     describe_field,

@@ -76,6 +76,7 @@ def test_entry_points_of_the_wheel(wheel: Path, members: dict[str, str]) -> None
             "tasks": "peftkit.tasks",
             "metrics": "peftkit.metrics",
             "meters": "peftkit.meters",
+            "objectives": "peftkit.objectives",
         },
     }
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from peftkit import Example
-from peftkit.data.tokenize import to_examples
+from peftkit.data.examples import to_examples
 from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.sources.files import load_files
 from tests.tasks.conftest import Rows

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from peftkit import Example, RowError
-from peftkit.data.tokenize import to_examples
+from peftkit.data.examples import to_examples
 from peftkit.errors import InputError
 from peftkit.recipe.resolve import model_path
 from peftkit.tasks.dataset_task import DatasetTask

@@ -14,14 +14,14 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.components import Task
-from peftkit.data.pipeline import EvaluationSplit
-from peftkit.data.tokenize import to_examples
+from peftkit.data.examples import to_examples
+from peftkit.data.tokenize import tokenize_examples
 from peftkit.errors import InputError, MissingFieldsError
 from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Entry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.testing import check_task
-from tests.evaluate.test_evaluator import InputBlindModel
+from tests.evaluate.test_evaluator import bind_input_blind_model
 from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
@@ -61,11 +61,11 @@ def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("entry", RANKED, ids=lambda e: e.name)
 def test_an_input_blind_model_scores_chance(entry: Entry, write: Write, tmp_path: Path) -> None:
     recipe = recipe_for(entry, write, tmp_path)
-    family = InputBlindModel(None, None, recipe.task.kind, 64, 16)  # type: ignore[arg-type]
+    objective = bind_input_blind_model(recipe)
     rows = recipe.task.load()["test"]
     examples = to_examples(recipe.task, "test", rows, range(len(rows)))[:ROWS]
-    split = EvaluationSplit("test", list(range(len(examples))), examples, family.tokenize(examples, ranked=True))
-    accuracy = evaluate(torch.nn.Linear(1, 1), split, recipe, family, Accelerator(cpu=True)).values["accuracy"]
+    split = tokenize_examples(objective, "test", examples, range(len(examples)), training=False)
+    accuracy = evaluate(torch.nn.Linear(1, 1), split, recipe, objective, Accelerator(cpu=True)).values["accuracy"]
     chance = sum(1 / len(e.candidates) for e in examples) / len(examples)
     half = 2.576 * math.sqrt(chance * (1 - chance) / len(examples))  # the 99 % interval
     assert chance - half <= accuracy <= chance + half

@@ -10,7 +10,7 @@ import pytest
 from peftkit.components import EvaluationResult, TrainContext
 from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
-from peftkit.recipe.config import EarlyStoppingConfig
+from peftkit.recipe.tables import EarlyStoppingConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.run import run

@@ -14,14 +14,14 @@ from peftkit import plugins
 from peftkit.cli.subcommand import SubCommand
 from peftkit.components import Preset
 
-KINDS = ("methods", "presets", "tasks", "metrics", "meters", "callbacks")
+KINDS = ("methods", "presets", "tasks", "objectives", "metrics", "meters", "callbacks")
 
 
 class ListCommand(SubCommand):
     """Lists components and presets."""
 
     name = "list"
-    help = "List the installed methods, presets, tasks, metrics, meters and callbacks, or the plugins."
+    help = "List the installed methods, presets, tasks, objectives, metrics, meters and callbacks, or the plugins."
     examples = (
         ("List the methods as JSON", "peftkit list methods --json"),
         ("List the installed plugins", "peftkit list --plugins"),

@@ -24,7 +24,7 @@ class NewCommand(SubCommand):
     """Writes a plugin that installs and passes its tests as written."""
 
     name = "new"
-    help = "Create a plugin with a method, task, metric, meter or callback, and tests that pass."
+    help = "Create a plugin with a method, task, objective, metric, meter or callback, and tests that pass."
     examples = (
         ("Create the folder peftkit-my-method", "peftkit new method my_method"),
         ("Create a task elsewhere", "peftkit new task my_task --in plugins"),

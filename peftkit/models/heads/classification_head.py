@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from peftkit.components import Method
+from peftkit.components import Head, Method
 from peftkit.components.head_parameters import find_head_parameters
 from peftkit.errors import InputError, comma_separated
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
@@ -78,14 +78,14 @@ def set_labels(config: Any, labels: Collection[str], outputs: int) -> None:
 
 
 def load_with_head(
-    recipe: Recipe, config: Any, outputs: int, load: LoadModel
+    recipe: Recipe, config: Any, needed: Head, load: LoadModel
 ) -> tuple[nn.Module, ClassificationHead, LoadingReport]:
     """Load an encoder with a new classification head, or with the checkpoint's if ``model.keep_head`` is set.
 
     Args:
         recipe: the recipe.
         config: the checkpoint's config; afterwards it has the task's labels.
-        outputs: number of outputs of the head.
+        needed: the head that the objective needs.
         load: loads the model.
 
     Returns:
@@ -94,9 +94,10 @@ def load_with_head(
     Raises:
         ModelError: weights outside a new head are missing, or the checkpoint has no head that can be kept.
     """
-    labels, head_labels, architecture = recipe.task.labels, checkpoint_labels(config), architecture_name(config)
+    labels, outputs = needed.labels, needed.outputs
+    head_labels, architecture = checkpoint_labels(config), architecture_name(config)
     if recipe.model.keep_head:
-        output_indices = match_labels(recipe, config, outputs)
+        output_indices = match_labels(recipe, config, needed)
         set_labels(config, (), len(head_labels))
         model, report = load(config)
         loading = read_report(model, report)
@@ -120,7 +121,7 @@ def load_with_head(
         torch.manual_seed(recipe.run.effective_init_seed)
         _reinitialize_head(model)
         missing |= set(outside_backbone)
-        notice = _replacement_notice(recipe, architecture, head_labels)
+        notice = _replacement_notice(recipe, labels, architecture, head_labels)
     kept_labels = tuple(head_labels) if architecture.endswith(SEQUENCE_HEADS) else ()
     return model, replace(_new_head(model, missing, notice), labels=kept_labels), loading
 
@@ -200,12 +201,12 @@ def _new_head(model: nn.Module, names: Iterable[str], notice: str) -> Classifica
     return ClassificationHead(tuple(sizes), sum(sizes.values()), notice=notice)
 
 
-def _replacement_notice(recipe: Recipe, architecture: str, head_labels: list[str]) -> str:
+def _replacement_notice(recipe: Recipe, labels: tuple[str, ...], architecture: str, head_labels: list[str]) -> str:
     """Return the notice that a new head replaces the checkpoint's."""
     notice = f"the head of {recipe.model.name} ({architecture}) is replaced by a new one"
     if not architecture.endswith(SEQUENCE_HEADS):
         return notice
-    fits = labels_fit(recipe.task.labels, head_labels)
+    fits = labels_fit(labels, head_labels)
     remedy = "set model.keep_head = true to keep it" if fits else "they differ from the task's"
     return f"{notice}; its labels are {comma_separated(head_labels)}; {remedy}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from peftkit.components import Head
 from peftkit.errors import ModelError, comma_separated, did_you_mean
 from peftkit.recipe import Recipe
 
@@ -24,13 +25,13 @@ def checkpoint_labels(config: Any) -> list[str]:
     return [str(config.id2label[number]) for number in sorted(config.id2label)]
 
 
-def match_labels(recipe: Recipe, config: Any, outputs: int) -> list[int]:
-    """Return the index of the checkpoint's output for each output of the task.
+def match_labels(recipe: Recipe, config: Any, head: Head) -> list[int]:
+    """Return the index of the checkpoint's output for each output that a head needs.
 
     Args:
         recipe: the recipe.
         config: the checkpoint's config.
-        outputs: number of outputs that the task needs.
+        head: the head that the objective needs.
 
     Raises:
         ModelError: the checkpoint has no classification head, or its labels are ambiguous or lack one of the task's.
@@ -40,14 +41,14 @@ def match_labels(recipe: Recipe, config: Any, outputs: int) -> list[int]:
             f"model.keep_head: the checkpoint {recipe.model.name!r} has no classification head (it is a "
             f"{architecture_name(config)}); leave model.keep_head out"
         )
-    task_labels, head_labels = recipe.task.labels, checkpoint_labels(config)
+    task_labels, head_labels = head.labels, checkpoint_labels(config)
     if problem := _describe_ambiguity(config, head_labels):
         raise ModelError(
             f"model.keep_head: the labels in the config.json of {recipe.model.name!r} are ambiguous: {problem}; "
             "correct it, or leave model.keep_head out for a new head"
         )
-    if not task_labels and len(head_labels) == outputs:
-        return [0]
+    if not task_labels and len(head_labels) == head.outputs:
+        return [*range(head.outputs)]
     indices = {normalize_label(label): index for index, label in enumerate(head_labels)}
     missing = [label for label in task_labels if normalize_label(label) not in indices]
     if missing or not task_labels:
@@ -55,7 +56,7 @@ def match_labels(recipe: Recipe, config: Any, outputs: int) -> list[int]:
             problem = f"has no label {missing[0]!r}{did_you_mean(missing[0], head_labels)}"
         else:
             problem = f"has {len(head_labels)} outputs"
-        needed = comma_separated(task_labels) if task_labels else "one output"
+        needed = comma_separated(task_labels) if task_labels else f"{head.outputs} output{'s'[: head.outputs != 1]}"
         raise ModelError(
             f"model.keep_head: the head of {recipe.model.name!r} {problem}, but the task {recipe.task.name!r} needs "
             f"{needed}; the head's labels are {comma_separated(head_labels)}; leave model.keep_head out for a new head"

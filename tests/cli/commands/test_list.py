@@ -27,7 +27,14 @@ def test_list_shows_every_component_with_its_kind_and_distribution(peftkit: Peft
             kind = line.removesuffix("s")
     expected = [("preset" if e.preset else e.kind, e.name, "peftkit") for e in registry.entries]
     assert sorted(seen) == sorted(expected)
-    assert list(dict.fromkeys(kind for kind, _, _ in seen)) == ["method", "preset", "task", "metric", "meter"]
+    assert list(dict.fromkeys(kind for kind, _, _ in seen)) == [
+        "method",
+        "preset",
+        "task",
+        "objective",
+        "metric",
+        "meter",
+    ]
 
 
 def test_list_of_a_kind_without_components_says_so(peftkit: Peftkit) -> None:

@@ -28,7 +28,7 @@ from peftkit.models.heads.classification_head import parameters_not_in_checkpoin
 from peftkit.models.load import apply_method, init_random_base, load_base
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
-from peftkit.recipe.config import HEAD_LEARNING_RATE
+from peftkit.recipe.tables import HEAD_LEARNING_RATE
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.tiny_models import FAMILIES, head_parameters, save_tiny_model
 from peftkit.train.optim import LR_MULTIPLIER, make_optimizer
@@ -334,7 +334,7 @@ def test_multiple_choice_keeps_a_head_with_one_output(classifier: Any, make: Mak
         make("encoder", "task.name=colour_choice", f"model.name={classifier('s')}", "model.keep_head=true")
     )
     assert base.head.kept
-    with pytest.raises(ModelError, match="has 3 outputs, but the task 'colour_choice' needs one output"):
+    with pytest.raises(ModelError, match="has 3 outputs, but the task 'colour_choice' needs 1 output;"):
         load_base(
             make("encoder", "task.name=colour_choice", f"model.name={classifier(*COLOURS)}", "model.keep_head=true")
         )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic_core import PydanticCustomError
 
-from peftkit.recipe.intervals import parse_interval
+from peftkit.recipe.tables import parse_interval
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""An objective together with what its methods are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from peftkit.components import Example, Objective, Task
+from peftkit.components.inputs import Row
+from peftkit.components.objective import ObjectiveContext
+from peftkit.models.family import ModelFamily
+
+
+@dataclass(frozen=True)
+class BoundObjective:
+    """The objective of a run, with the family of its model.
+
+    Attributes:
+        component: the objective.
+        family: the model family, with tokenizer and config.
+        context: what the objective's methods are given.
+        auto_class: name of the transformers class that loads the model.
+    """
+
+    component: Objective
+    family: ModelFamily
+    context: ObjectiveContext
+    auto_class: str
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.context.task
+
+    def with_task(self, task: Task) -> BoundObjective:
+        """Return the same objective for another version of the task."""
+        return replace(self, context=replace(self.context, task=task))
+
+    def tokenize(self, examples: Sequence[Example], *, training: bool) -> Sequence[Row]:
+        """Tokenize examples.
+
+        Args:
+            examples: the examples.
+            training: whether the rows are trained on, instead of evaluated.
+
+        Raises:
+            RowError: an example is not valid or does not fit the length limits.
+        """
+        return self.component.tokenize(examples, self.context, training=training)
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Build the padded tensors of a training batch."""
+        return self.component.collate(rows, self.context)
+
+    def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+        """Split a batch into microbatches whose losses add up to the loss of the whole.
+
+        Args:
+            batch: a collated batch; its tensors have shape (rows, …) or are scalars.
+            size: maximum number of rows of a microbatch.
+
+        Returns:
+            The microbatches, with tensors of shape (at most size, …).
+        """
+        return self.family.microbatches(batch, size)
+
+    def num_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the number of targets that the loss of a batch is summed over; a scalar."""
+        return self.component.num_targets(batch, self.context)
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss, summed over the targets of a batch.
+
+        Args:
+            model: the model.
+            batch: a collated batch; its texts are tensors of shape (rows, length).
+
+        Returns:
+            A scalar.
+        """
+        return self.component.loss(model, batch, self.context)
+
+    def for_evaluation(self, device: torch.device) -> ObjectiveContext:
+        """Return the context of a new evaluation on a device."""
+        return self.context.for_evaluation(device)

@@ -1,0 +1,23 @@
+"""The built-in objectives: how kinds of tasks become tensors, losses and predictions."""
+
+from __future__ import annotations
+
+from peftkit.components import Objective
+from peftkit.hookspecs import hookimpl
+from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
+from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+
+__all__ = [
+    "ChoiceRanking",
+    "ClassificationHead",
+    "FreeGeneration",
+    "LabelRanking",
+    "MultipleChoiceHead",
+    "register_objectives",
+]
+
+
+@hookimpl
+def register_objectives() -> list[type[Objective]]:
+    """Register the built-in objectives."""
+    return [ChoiceRanking, ClassificationHead, LabelRanking, MultipleChoiceHead, FreeGeneration]

@@ -1,0 +1,49 @@
+"""Objectives of encoders with a classification head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from peftkit.components import Example, Head, ModelKind, Task
+from peftkit.components.inputs import Row
+from peftkit.components.objective import ObjectiveContext
+from peftkit.objectives.answers import Classification, MultipleChoice
+
+if TYPE_CHECKING:
+    pass
+
+
+class ClassificationHead(Classification):
+    """Classification by a head with one output for each label."""
+
+    name: Literal["classification_head"] = "classification_head"
+
+    families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+
+    def head(self, task: Task) -> Head:
+        """Return a head with the task's labels."""
+        return Head(len(task.labels), task.labels)
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        """Tokenize the sources; the answer is the index of the label."""
+        rows = context.family.tokenize_sources(examples)
+        for row, example in zip(rows, examples, strict=True):
+            row["answer"] = example.candidates.index(example.target)
+        return rows
+
+
+class MultipleChoiceHead(MultipleChoice):
+    """Multiple choice by a head with one output, which scores each pair of source and candidate."""
+
+    name: Literal["multiple_choice_head"] = "multiple_choice_head"
+
+    families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+
+    def head(self, task: Task) -> Head:
+        """Return a head with one output."""
+        return Head(1, task.labels)
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        """Tokenize each candidate as a pair with its source."""
+        return context.family.tokenize_pairs(examples)

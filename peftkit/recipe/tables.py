@@ -1,0 +1,297 @@
+"""The tables of a recipe that name no component, as frozen, strict pydantic models; and intervals in them."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from peftkit.file_formats import DEFAULT_TRACKERS
+from peftkit.recipe.optimizers import validate_optimizer_name
+from peftkit.recipe.resolve import validate_model_name
+
+MIN_AMOUNT = 1e-6
+"""The smallest budget and interval."""
+
+
+def parse_interval(text: str) -> tuple[float, str]:
+    """Parse an interval: ``"100 steps"`` → ``(100, "steps")``; also ``"0.5 epochs"``, ``"10%"`` and ``"20 log"``."""
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*(steps?|epochs?|%|log)\s*", text)
+    number, unit = (float(match[1]), match[2]) if match else (0.0, "")
+    unit = unit if unit in ("%", "log") else unit.rstrip("s") + "s"
+    fractional = unit in ("steps", "log") and number != int(number)
+    if number < MIN_AMOUNT or fractional or (unit == "%" and number > 100) or (unit == "log" and number < 2):
+        template = (
+            "must be written as '100 steps', '0.5 epochs', '10%' (of the budget) or '20 log', above zero, not {text}"
+        )
+        raise PydanticCustomError("interval", template, {"text": repr(text)})
+    return number, unit
+
+
+class ConfigTable(BaseModel):
+    """A table of the recipe: unknown keys are errors, values are not coerced, and instances are frozen."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class RunConfig(ConfigTable):
+    """The run's name, seeds and output folder."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """The prefix of the run directory's name."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of dropout and of the training sample; the default of `init_seed` and `order_seed`."""
+    init_seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """Seed of new weights: those of the method and of a new head. Defaults to `seed`."""
+    order_seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """Seed of the order of the training rows. Defaults to `seed`."""
+    resample_train: Literal["bootstrap", "subset"] | None = None
+    """Draw the training rows by `seed`, the same for every method: `"bootstrap"` draws as many as there are, with
+    replacement; `"subset"` draws a share of them without. Defaults to all rows."""
+    subset_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """The share of the training rows that `resample_train = "subset"` draws. Defaults to 0.5."""
+    output: str = Field(default="runs", min_length=1)
+    """The folder of the run directories."""
+
+    @property
+    def effective_init_seed(self) -> int:
+        """The seed of new weights."""
+        return self.seed if self.init_seed is None else self.init_seed
+
+    @property
+    def effective_order_seed(self) -> int:
+        """The seed of the order of the training rows."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+
+class ModelConfig(ConfigTable):
+    """The pre-trained model."""
+
+    name: str = Field(min_length=1)
+    """A Hugging Face Hub id, a local folder, or a built-in model: pocket-t5, pocket-decoder, pocket-encoder."""
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    """The dtype that weights are loaded in, whatever they were saved in; float64 is for checks."""
+    revision: str | None = None
+    """A branch, tag or commit of a Hub model."""
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """The attention implementation of transformers. Defaults to the choice of transformers."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Quantize frozen weights with bitsandbytes to 4 bits (NF4 of QLoRA, Dettmers et al., 2023) or 8 bits (LLM.int8,
+    Dettmers et al., 2022); needs a GPU and a method that adds parameters."""
+    trust_remote_code: bool = False
+    """Allow code from the Hub model's repository to run."""
+    keep_head: bool = False
+    """Keep the classification head of an encoder's checkpoint, matched to the task's labels by name, instead of
+    initializing a new one."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        return _raise_problem(validate_model_name(value), value)
+
+
+HEAD_LEARNING_RATE = 1e-3
+"""The learning rate of classification heads where the recipe sets none."""
+
+
+class BudgetConfig(ConfigTable):
+    """When training ends: at the first limit reached."""
+
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps."""
+    samples: int | None = Field(default=None, gt=0)
+    """Training rows; a row counts once per epoch."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Input and target tokens, without padding."""
+    epochs: float | None = Field(default=None, ge=MIN_AMOUNT)
+    """Epochs."""
+    seconds: float | None = Field(default=None, ge=MIN_AMOUNT)
+    """Seconds of training steps, without evaluation and waiting for data."""
+    gmacs: float | None = Field(default=None, ge=MIN_AMOUNT)
+    """Billions of multiply-accumulates (MACs) of the forward and backward passes."""
+    joules: float | None = Field(default=None, ge=MIN_AMOUNT)
+    """Joules of training steps; needs a meter that measures them, such as that of `peftkit-energy`."""
+
+    @property
+    def has_known_steps(self) -> bool:
+        """Whether the number of steps is known before training."""
+        others = (self.tokens, self.seconds, self.gmacs, self.joules)
+        return any(limit is not None for limit in (self.steps, self.samples, self.epochs)) and others == (None,) * 4
+
+    @model_validator(mode="after")
+    def _check_any_limit(self) -> BudgetConfig:
+        if all(limit is None for _, limit in self):
+            keys = ", ".join(type(self).model_fields)
+            raise PydanticCustomError("no_limit", "needs at least one limit of: {keys}", {"keys": keys})
+        return self
+
+
+class CheckpointConfig(ConfigTable):
+    """The checkpoints that `--resume` continues from."""
+
+    every: str = "10%"
+    """How often to write one, as `evaluate.every`; `"off"` writes one only when a signal ends the run."""
+    keep: int = Field(default=1, gt=0)
+    """How many of the newest checkpoints are kept."""
+
+    @field_validator("every")
+    @classmethod
+    def _check_interval(cls, value: str) -> str:
+        if value != "off":
+            parse_interval(value)
+        return value
+
+
+class EarlyStoppingConfig(ConfigTable):
+    """Ends training when the dev score that selects the checkpoint stops improving."""
+
+    patience: int = Field(gt=0)
+    """The number of evaluations without improvement after which training ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """A score improves if it is better than the best one by more than this."""
+
+
+class DeepSpeedConfig(ConfigTable):
+    """DeepSpeed ZeRO: sharding among processes; needs the extra `deepspeed` and a launcher."""
+
+    stage: Literal[0, 1, 2, 3] | None = None
+    """1 shards the optimizer state, 2 also gradients, 3 also weights. By default, DeepSpeed is not used."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Where the optimizer state is kept."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Where the weights are kept at stage 3."""
+    config: str | None = None
+    """A JSON file of DeepSpeed settings, for everything that the recipe does not set."""
+
+    @property
+    def used(self) -> bool:
+        """Whether training uses DeepSpeed."""
+        return self.stage is not None or self.config is not None
+
+
+class TrainConfig(ConfigTable):
+    """Training."""
+
+    batch_size: int = Field(default=8, gt=0)
+    """Rows per process and batch."""
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    """Batches per optimizer step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """The peak learning rate."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    """The peak learning rate of an encoder's classification head, the same for every method of a comparison. Defaults
+    to 1e-3."""
+    optimizer: str = "adafactor"
+    """adafactor (fixed learning rate, no relative step, no parameter scaling), adamw, or a name in torch.optim."""
+    optimizer_options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)
+    """Further arguments of the optimizer."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay; decoupled or L2, as the optimizer implements it."""
+    schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"] = "constant"
+    """The learning-rate schedule over the budget, by its name in transformers."""
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """The share of the budget over which the learning rate rises linearly from zero."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """The norm that gradients are clipped to; 0 disables clipping."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What a NaN or infinite loss does: end the run and save its batch, or skip the step and count it."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """The autocast dtype of the forward pass."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass (non-reentrant) instead of storing them."""
+    max_source_length: int = Field(default=512, gt=0)
+    """The largest number of tokens of a source; longer ones are truncated."""
+    max_target_length: int = Field(default=128, gt=0)
+    """The largest number of tokens of a target or candidate."""
+    truncate_targets: float = Field(default=0.01, ge=0, le=1)
+    """The largest share of targets or candidates that may be truncated to `max_target_length`; more is an error."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that load batches."""
+    budget: BudgetConfig = BudgetConfig(epochs=1)
+    """When training ends."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """The checkpoints that `--resume` continues from."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Ends training when the dev score that selects the checkpoint stops improving. By default, the budget ends it."""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """DeepSpeed ZeRO: sharding among processes; needs the extra `deepspeed` and a launcher."""
+    fsdp: bool = False
+    """FSDP2: shard weights, gradients and optimizer state among GPUs; needs a launcher."""
+
+    @property
+    def effective_head_learning_rate(self) -> float:
+        """The peak learning rate of a classification head."""
+        return HEAD_LEARNING_RATE if self.head_learning_rate is None else self.head_learning_rate
+
+    @field_validator("optimizer")
+    @classmethod
+    def _check_optimizer(cls, value: str) -> str:
+        return _raise_problem(validate_optimizer_name(value), value)
+
+
+class EvaluateConfig(ConfigTable):
+    """Evaluation during and after training."""
+
+    every: str = "10%"
+    """`"100 steps"`, `"0.5 epochs"`, a share of the budget such as `"10%"`, or `"20 log"`: 20 evaluations, evenly
+    spaced on a logarithmic scale from a thousandth of the budget to all of it."""
+    at_start: bool = True
+    """Also evaluate before training."""
+    batch_size: int = Field(default=32, gt=0)
+    """Examples per process and batch."""
+    train_examples: int = Field(default=256, ge=0)
+    """Training rows evaluated along the curve, the same for every seed unless `run.resample_train` is set; 0 for
+    none."""
+    dev_examples: int | None = Field(default=None, gt=0)
+    """Dev rows evaluated along the curve, which select the checkpoint: a sample stratified by answer, the same for
+    every seed. Defaults to all."""
+    test_examples: int | None = Field(default=None, gt=0)
+    """Test rows evaluated along the curve, sampled like dev rows. Defaults to all."""
+    full_splits: bool = True
+    """Evaluate the selected checkpoint once on all dev and test rows, where `dev_examples` or `test_examples` limits
+    the evaluations along the curve; false reports its scores on these rows, which is faster and less certain."""
+    selection_metric: str | None = None
+    """The value whose best dev score selects the checkpoint: `"loss"` or a metric's value; defaults to the task's."""
+    scoring: Literal["sum", "norm"] = "sum"
+    """Rank candidates by the sum of their token log-likelihoods, or by the mean per token (`"norm"`)."""
+    max_new_tokens: int = Field(default=48, gt=0)
+    """The largest number of generated tokens."""
+    num_beams: int = Field(default=1, gt=0)
+    """Beams of beam search; 1 is greedy."""
+
+    @field_validator("every")
+    @classmethod
+    def _check_interval(cls, value: str) -> str:
+        parse_interval(value)
+        return value
+
+
+class WandbConfig(ConfigTable):
+    """Options of W&B."""
+
+    mode: Literal["online", "offline"] = "offline"
+    """offline writes into the run directory and needs no account."""
+
+
+class TrackConfig(ConfigTable):
+    """Experiment trackers that get the evaluations, besides the run directory."""
+
+    to: tuple[Literal["wandb", "tensorboard"], ...] = DEFAULT_TRACKERS
+    """The trackers; TensorBoard's event files are written into the run directory. `[]` for none."""
+    project: str = Field(default="peftkit", min_length=1)
+    """The project in the tracker."""
+    tags: tuple[str, ...] = ()
+    """Tags of the run in W&B."""
+    wandb: WandbConfig = WandbConfig()
+    """Options of W&B."""
+
+
+def _raise_problem(problem: str, value: str) -> str:
+    """Return the value, or raise the problem if there is one."""
+    if problem:
+        raise PydanticCustomError("unknown_name", "{problem}", {"problem": problem})
+    return value

@@ -1,0 +1,164 @@
+"""Checks of objectives, on a tiny model of each family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+
+from peftkit.components import Example, Method, ModelKind, Objective, Task
+from peftkit.data.tokenize import tokenize_examples
+from peftkit.evaluate.evaluator import predict
+from peftkit.inference.finished_run import load_finished_run
+from peftkit.inference.predict import predict as predict_inputs
+from peftkit.models import BoundObjective
+from peftkit.models.load import LoadedBase, load_base
+from peftkit.plugins import load_registry
+from peftkit.recipe import Recipe
+from peftkit.run_directory import RunDirectory
+from peftkit.testing.component_checks import check_round_trip
+from peftkit.testing.processes import run_processes
+from peftkit.testing.run_checks import (
+    EVERY_STEP,
+    check_equal_results,
+    check_resume_after,
+    only_run,
+    recipe_maker,
+    registry_with,
+)
+
+ARCHITECTURES: Mapping[ModelKind, str] = {"encoder-decoder": "t5", "decoder": "llama", "encoder": "bert"}
+ROWS = 6
+"""Number of examples that are checked."""
+TOLERANCE = 1e-4
+
+
+def check_objective(objective: Objective, task: Task, folder: Path, *, runs: bool = True) -> None:
+    """Check an objective with tiny models of all its families.
+
+    Its options survive a round trip through JSON. Neither losses nor predictions depend on the other rows of a batch;
+    the losses of microbatches add up. Rows can be stored. Predictions have what metrics and run directories need. With
+    ``runs``, two processes with four rows each give the results of one with eight, and a resumed run ends bit for bit
+    like one that was not interrupted; the run counts its compute, has baselines, and predicts rows without answers.
+
+    Args:
+        objective: The objective with its options.
+        task: A task of its kind, with at least eight training rows.
+        folder: An empty folder.
+        runs: Whether to check whole runs too; each takes a few seconds.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    check_round_trip(objective)
+    assert task.kind == objective.task_kind, f"the task is of kind {task.kind!r}, not {objective.task_kind!r}"
+    full = load_registry().find("method", "full").component.model_validate({})
+    assert isinstance(full, Method)
+    changes = {
+        table: {**component.model_dump(mode="json")} for table, component in (("task", task), ("objective", objective))
+    }
+    for family in objective.families:
+        inner = folder / family
+        make_recipe = recipe_maker(full, ARCHITECTURES[family], inner, objective, task, changes=changes)
+        base = load_base(make_recipe("tensors"))
+        _check_rows(base.objective, make_recipe("tensors"))
+        _check_batches(base, make_recipe("tensors"))
+        _check_predictions(base, make_recipe("tensors"))
+        if runs:
+            _check_runs(make_recipe, objective, task)
+
+
+def _check_rows(objective: BoundObjective, recipe: Recipe) -> None:
+    """Check that rows can be stored, and that those of training and evaluation exist."""
+    for training in (True, False):
+        rows = list(tokenize_examples(objective, "train", _examples(recipe), range(ROWS), training=training).rows)
+        stored = Dataset.from_list([dict(row) for row in rows]).to_list()
+        assert [dict(row) for row in rows] == stored, "rows change when they are stored; use numbers, texts and lists"
+
+
+def _check_batches(base: LoadedBase, recipe: Recipe) -> None:
+    """Check that losses do not depend on padding, and add up over microbatches."""
+    objective, model = base.objective, base.model.eval()
+    rows = tokenize_examples(objective, "train", _examples(recipe), range(ROWS), training=True).rows
+    with torch.no_grad():
+        batch = objective.collate(rows)
+        for key in ("input_ids", "attention_mask", "labels", "input_tokens"):
+            assert key in batch, f"collate returns no {key!r}"
+        whole, targets = objective.loss(model, batch), objective.num_targets(batch)
+        assert whole.ndim == 0, f"the loss has the shape {tuple(whole.shape)}; it must be summed"
+        assert math.isfinite(whole.item()), f"the loss is {whole.item()}"
+        assert int(targets) > 0, "num_targets is 0"
+        for size in (1, 4):
+            parts = list(objective.microbatches(batch, size))
+            total = sum(objective.loss(model, part).item() for part in parts)
+            assert _close(total, whole.item()), (
+                f"the losses of microbatches of {size} add up to {total}, and the loss of the batch is {whole.item()}"
+            )
+            counted = sum(int(objective.num_targets(part)) for part in parts)
+            assert counted == int(targets), f"microbatches have {counted} targets, and the batch {int(targets)}"
+        alone = sum(objective.loss(model, objective.collate([row])).item() for row in rows)
+        assert _close(alone, whole.item()), (
+            f"the losses of single rows add up to {alone}, and the loss of the batch is {whole.item()}"
+        )
+
+
+def _check_predictions(base: LoadedBase, recipe: Recipe) -> None:
+    """Check what is predicted, and that it depends on no other row and on no answer."""
+    accelerator = Accelerator(cpu=True)
+    split = tokenize_examples(base.objective, "dev", _examples(recipe), range(ROWS), training=False)
+    together = predict(base.model, split, recipe, base.objective, accelerator)
+    suffixes = base.objective.component.prediction_suffixes
+    for prediction in together:
+        needed = (*(f"prediction{suffix}" for suffix in suffixes), "loss", "tokens")
+        missing = [key for key in needed if key not in prediction]
+        assert not missing, f"predictions have no {missing[0]!r}"
+    alone_recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": 1})})
+    alone = predict(base.model, split, alone_recipe, base.objective, accelerator)
+    for first, second in zip(together, alone, strict=True):
+        assert _close(first["loss"], second["loss"]), (
+            f"the loss of row {first['index']} is {second['loss']} alone and {first['loss']} in a batch"
+        )
+    prompts = [recipe.task.to_prompt(row) for row in islice(recipe.task.load()["train"], ROWS)]
+    unlabeled = tokenize_examples(base.objective, "dev", prompts, range(ROWS), training=False)
+    blind = predict(base.model, unlabeled, recipe, base.objective, accelerator, answered=False)
+    for first, second in zip(together, blind, strict=True):
+        assert first["prediction"] == second["prediction"], (
+            f"the prediction of row {first['index']} is {first['prediction']!r} with its answer and "
+            f"{second['prediction']!r} without"
+        )
+
+
+def _check_runs(make_recipe: Callable[..., Recipe], objective: Objective, task: Task) -> None:
+    """Check whole runs."""
+    registry = registry_with(objective, task)
+    recipe = make_recipe("run", *EVERY_STEP)
+    run_processes(recipe, registry)
+    path = only_run(recipe)
+    summary = RunDirectory(path).summary()
+    assert summary["objective"] == objective.name, f"the run used the objective {summary['objective']!r}"
+    assert summary["cost"]["gmacs"] > 0, "no compute was counted"
+    assert all(set(summary["baselines"][name]) == {"dev", "test"} for name in ("constant", "majority", "random"))
+    check_resume_after(2, recipe, registry)
+    check_equal_results(make_recipe, registry)
+    finished = load_finished_run(path, registry)
+    rows = [dict(row) for row in islice(recipe.task.load()["test"], ROWS)]
+    predictions = list(predict_inputs(finished, rows))
+    stored = RunDirectory(path).predictions("test")[:ROWS]
+    assert [p["prediction"] for p in predictions] == [p["prediction"] for p in stored], (
+        "rows of test are predicted differently than in the run"
+    )
+
+
+def _examples(recipe: Recipe) -> Sequence[Example]:
+    rows: Any = recipe.task.load()["train"]
+    return [recipe.task.to_example(row) for row in islice(rows, ROWS)]
+
+
+def _close(value: float, expected: float) -> bool:
+    return abs(value - expected) <= TOLERANCE * max(1.0, abs(expected))

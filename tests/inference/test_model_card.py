@@ -1,0 +1,43 @@
+"""The code of a model card loads the class and the head that the objective needs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from peftkit import Head, Task
+from peftkit.inference.model_card import _loading_code
+from peftkit.objectives import ClassificationHead
+from tests.tiny_runs import Make
+
+
+class TwoOutputs(ClassificationHead):
+    """An objective with a head of its own."""
+
+    name: Literal["two_outputs"] = "two_outputs"  # type: ignore[assignment]
+
+    def head(self, task: Task) -> Head:
+        return Head(2, auto_class="AutoModelForTokenClassification")
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "auto_class", "options"),
+    [
+        ("encoder", "colours", "AutoModelForSequenceClassification", ", num_labels=3, ignore_mismatched_sizes=True"),
+        ("encoder", "colour_choice", "AutoModelForSequenceClassification", ", num_labels=1, ignore_mism"),
+        ("decoder", "colours", "AutoModelForCausalLM", ")"),
+        ("encoder-decoder", "colour_text", "AutoModelForSeq2SeqLM", ")"),
+    ],
+)
+def test_the_code_has_the_head_of_the_task(kind: str, task: str, auto_class: str, options: str, make: Make) -> None:
+    recipe = make(kind, f"task.name={task}", "method.name=lora")
+    code = "\n".join(_loading_code({"model_kind": kind, "parameters": {}}, recipe, merged=False))
+    assert f"base = {auto_class}.from_pretrained({recipe.model.name!r}, dtype=torch.float32{options}" in code
+
+
+def test_the_code_has_the_head_of_the_objective(make: Make) -> None:
+    recipe = make("encoder", "method.name=lora").model_copy(update={"objective": TwoOutputs()})
+    code = "\n".join(_loading_code({"model_kind": "encoder", "parameters": {}}, recipe, merged=False))
+    assert "from transformers import AutoModelForTokenClassification\n" in code
+    assert "dtype=torch.float32, num_labels=2, ignore_mismatched_sizes=True)" in code

@@ -1,0 +1,149 @@
+"""Objectives of encoder-decoders and decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from peftkit import Example, RowError
+from peftkit.components import ModelKind
+from peftkit.components.inputs import CandidateScores
+from peftkit.components.objective import ObjectiveContext, ObjectiveSettings
+from peftkit.models import BoundObjective
+from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking
+from peftkit.testing.tokenizers import tokenizer
+from tests.tiny_runs import ColourText, bind_objective
+
+KINDS: tuple[ModelKind, ...] = ("encoder-decoder", "decoder")
+CHOICES = [
+    Example("a bird", "good", ("yes", "good", "no")),
+    Example("a stone", "no", ("yes", "no")),
+]
+TEXTS = [Example(e.source, e.target) for e in CHOICES]
+
+
+def bound(kind: ModelKind, task_kind: str, make: str = "byte-level") -> BoundObjective:
+    config = SimpleNamespace(vocab_size=10_000, pad_token_id=0, decoder_start_token_id=0)
+    return bind_objective(kind, tokenizer(make, "none"), config, task_kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task_kind", ["classification", "multiple_choice"])
+def test_all_candidates_are_tokenized_for_evaluation_only(kind: ModelKind, task_kind: str) -> None:
+    objective = bound(kind, task_kind)
+    evaluated = objective.tokenize(CHOICES, training=False)
+    assert [len(row["candidates"]) for row in evaluated] == [3, 2]
+    assert [row["answer"] for row in evaluated] == [1, 1]
+    trained = objective.tokenize(CHOICES, training=True)
+    assert [(len(row["candidates"]), row["answer"]) for row in trained] == [(1, 0), (1, 0)]
+    for row, longer in zip(trained, evaluated, strict=True):
+        assert row["candidates"][0] == longer["candidates"][longer["answer"]]
+        assert row["source"] == longer["source"]
+        assert row["length"] == len(row["source"]) + len(row["candidates"][0])
+        assert longer["length"] == len(row["source"]) + sum(map(len, longer["candidates"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_to_generate_must_be_such_that_a_model_can_generate_them(kind: ModelKind) -> None:
+    special = [Example("a bird", "good <extra> x")]
+    with pytest.raises(RowError, match="contains the special token '<extra>'"):
+        bound(kind, "generation").tokenize(special, training=True)
+    assert len(bound(kind, "multiple_choice").tokenize(special, training=True)) == 1
+    for training in (True, False):
+        rows = bound(kind, "generation").tokenize(TEXTS, training=training)
+        assert [(len(row["candidates"]), row["answer"]) for row in rows] == [(1, 0), (1, 0)]
+
+
+class Services:
+    """Services that record how they are called."""
+
+    def __init__(self, forced: Sequence[list[int]] = ()) -> None:
+        self.forced, self.scored, self.options = list(forced), 0, dict[str, Any]()
+
+    def candidate_scorer(self, model: Any) -> Any:
+        def score(rows: Sequence[Any], device: Any) -> CandidateScores:
+            self.scored += 1
+            return CandidateScores([[-1.5]] * len(rows), [[3]] * len(rows))
+
+        return score
+
+    def generate(self, model: Any, rows: Sequence[Any], device: Any, **options: Any) -> list[str]:
+        self.options = options
+        return [f"text {i}" for i, _ in enumerate(rows)]
+
+    def teacher_forced_ids(self, model: Any, rows: Sequence[Any], device: Any) -> list[list[int]]:
+        return self.forced
+
+
+def context_with(services: Services, **settings: Any) -> ObjectiveContext:
+    family: Any = services
+    return ObjectiveContext(family, "decoder", None, None, ColourText(), ObjectiveSettings(**settings))
+
+
+def test_texts_are_generated_as_the_recipe_says() -> None:
+    services, model, rows = Services(), torch.nn.Identity(), [{}, {}]
+    context = context_with(services, max_new_tokens=7, num_beams=3)
+    predictions = FreeGeneration().predict(model, rows, TEXTS, context, has_targets=True)
+    assert predictions == [{"loss": 1.5, "tokens": 3, "prediction": f"text {i}"} for i in (0, 1)]
+    assert services.options == {"max_new_tokens": 7, "num_beams": 3}
+
+
+def test_generated_texts_without_answers_are_not_scored() -> None:
+    services = Services()
+    context = context_with(services)
+    predictions = FreeGeneration().predict(torch.nn.Identity(), [{}, {}], TEXTS, context, has_targets=False)
+    assert predictions == [{"prediction": "text 0"}, {"prediction": "text 1"}]
+    assert services.scored == 0
+
+
+@pytest.mark.parametrize("objective", [LabelRanking(), ChoiceRanking()], ids=lambda each: each.name)
+def test_the_most_likely_candidate_is_predicted_by_both_rankings(objective: Any) -> None:
+    assert objective.prediction_suffixes == ("", "_norm")
+    assert objective.ranks
+
+    class Scores(Services):
+        def candidate_scorer(self, model: Any) -> Any:
+            return lambda rows, device: CandidateScores([[-2.0, -3.0, -9.0], [-5.0, -1.0]], [[1, 3, 1], [1, 1]])
+
+    rows = [{"answer": 1}, {"answer": 1}]
+    for scoring, expected in (("sum", ["yes", "no"]), ("norm", ["good", "no"])):
+        context = context_with(Scores(), scoring=scoring)
+        predictions = objective.predict(torch.nn.Identity(), rows, CHOICES, context, has_targets=True)
+        assert [p["prediction"] for p in predictions] == expected
+        assert [p["loss"] for p in predictions] == [3.0, 1.0]
+
+
+def test_teacher_forced_ids_of_a_candidate_give_its_original_text() -> None:
+    objective = bound("encoder-decoder", "multiple_choice", "wordpiece, lower")
+    examples = [Example("a bird", "The Robin", ("The Robin", "A Cat"))] * 3
+    rows = objective.tokenize(examples, training=False)
+    robin, cat = rows[0]["candidates"]
+    [word] = objective.family.tokenizer("stone")["input_ids"]
+    services: Any = Services([robin, [*cat, word], [word, *robin[1:]]])
+    context = replace(objective.context, family=services)
+    texts = ChoiceRanking().teacher_force(torch.nn.Identity(), rows, examples, context)
+    assert texts == ["The Robin", "A Cat", "stone robin"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_row_is_teacher_forced_by_its_target(kind: ModelKind) -> None:
+    objective = bound(kind, "classification", "wordpiece, lower")
+    examples = [Example("a bird", "A Cat", ("The Robin", "A Cat"))]
+    rows = objective.tokenize(examples, training=True)
+    services: Any = Services([rows[0]["candidates"][0]])
+    context = replace(objective.context, family=services)
+    assert LabelRanking().teacher_force(torch.nn.Identity(), rows, examples, context) == ["A Cat"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_targets_with_unknown_tokens_are_counted_where_texts_are_generated(kind: ModelKind) -> None:
+    examples = [Example("the robin", text, (text,)) for text in ("good", "good ☃", "☃ good", "a cat")]
+    for task_kind, expected in (("generation", 2), ("classification", 0)):
+        objective = bound(kind, task_kind, "words")
+        rows = objective.tokenize(examples, training=False)
+        assert objective.component.count_unknown_targets(rows, objective.context) == expected

@@ -1,0 +1,33 @@
+"""The conformance of objectives: the built-in ones, and one of a plugin that has a kind of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from peftkit import Objective, Task
+from peftkit.plugins import load_registry
+from peftkit.testing import check_objective, check_registered, check_task
+from peftkit.testing.run_checks import Colours
+from tests.regression_plugin import RegressionHead, Shades
+from tests.tiny_runs import ColourChoice, ColourText
+
+BUILT_IN = [entry.component for entry in load_registry("").all("objective").values()]
+TASKS: Mapping[str, Task] = {
+    "classification": Colours(),
+    "multiple_choice": ColourChoice(),
+    "generation": ColourText(),
+}
+
+
+@pytest.mark.parametrize("objective", BUILT_IN, ids=lambda each: each.__name__)
+def test_built_in_objectives_conform(objective: type[Objective], tmp_path: Path) -> None:
+    check_objective(objective(), TASKS[objective.task_kind], tmp_path, runs=False)  # type: ignore[call-arg]
+
+
+def test_an_objective_of_a_plugin_conforms(regression_plugin: Path, tmp_path: Path) -> None:
+    check_task(Shades())
+    check_registered(RegressionHead)
+    check_objective(RegressionHead(), Shades(), tmp_path)
