@@ -32,7 +32,9 @@ from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path
 from peftkit.run_directory import RunDirectory
 
-MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".gguf")
+TOKENIZER_FILES = (".json", ".txt", ".model", ".spm", ".codes", ".bpe", ".tokenizer", ".tiktoken", ".jinja")
+"""Extensions of the files of tokenizers."""
+MODEL_FILES = (".safetensors", ".py", ".gguf", *TOKENIZER_FILES)
 """Extensions of the files in a model's folder that determine its output."""
 WITHOUT_EFFECT = ("generation_config.json", "README.txt", "LICENSE.txt", "trainer_state.json", "all_results.json")
 """Files with these extensions that no run depends on."""
@@ -206,7 +208,8 @@ def code_digests(recipe: Recipe, registry: Registry) -> dict[str, str]:
         recipe: The recipe.
         registry: The installed components.
     """
-    used = {type(component) for component in (recipe.task, recipe.method, *recipe.metric)}
+    components = (recipe.task, recipe.method, *recipe.metric, *recipe.callback)
+    used = {type(component) for component in components}
     digests = {}
     for entry in registry.entries:
         if entry.component in used and entry.distribution != BUILTIN_DISTRIBUTION:
