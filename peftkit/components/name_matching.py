@@ -208,7 +208,8 @@ class TokenIds(NamesInModel):
 
 
 PEFT_NAME_OPTIONS: Mapping[str, NamesInModel] = {
-    **dict.fromkeys(("target_modules", "exclude_modules", "feedforward_modules"), ModuleNames()),
+    "target_modules": ModuleNames(),
+    **dict.fromkeys(("exclude_modules", "feedforward_modules"), ModuleNames(keywords=())),
     "modules_to_save": ModuleNames(ending=True),
     "layers_to_transform": BlockNumbers(),
     "layers_pattern": BlockLists(),

@@ -32,7 +32,9 @@ from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path
 from peftkit.run_directory import RunDirectory
 
-MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".gguf")
+TOKENIZER_FILES = (".json", ".txt", ".model", ".spm", ".codes", ".bpe", ".tokenizer", ".tiktoken", ".jinja")
+"""Extensions of the files of tokenizers."""
+MODEL_FILES = (".safetensors", ".py", ".gguf", *TOKENIZER_FILES)
 """Extensions of the files in a model's folder that determine its output."""
 WITHOUT_EFFECT = ("generation_config.json", "README.txt", "LICENSE.txt", "trainer_state.json", "all_results.json")
 """Files with these extensions that no run depends on."""

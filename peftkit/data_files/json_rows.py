@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -142,7 +143,11 @@ def _parse(text: str, file: str, line: int | None = None) -> Any:
     except RecursionError as error:
         raise InputError(f"{file}: is nested too deeply") from error
     except ValueError as error:  # Python limits the number of digits of an integer
-        raise InputError(f"{file}{f', line {line}' if line else ''}: {error}") from error
+        location = f"{file}, line {line}" if line else file
+        limit = sys.get_int_max_str_digits()
+        raise InputError(
+            f"{location}: has a whole number of more than {limit:,} digits; write it as a string"
+        ) from error
 
 
 def _check_rows(rows: Sequence[Any], file: str) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ def read_parquet_table(file: str, max_rows: int | None = None) -> pa.Table:
     import pyarrow as pa
 
     with _open_parquet(file) as parquet:
+        _check_columns(parquet.schema_arrow.names, file)
         if max_rows is None:
             return make_plain(parquet.read())
         batches = parquet.iter_batches(batch_size=max_rows) if max_rows else iter(())
@@ -69,19 +70,27 @@ def read_parquet(file: str) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     with _open_parquet(file) as parquet:
+        _check_columns(parquet.schema_arrow.names, file)
         for batch in parquet.iter_batches(batch_size=1000):
             yield from make_plain(pa.Table.from_batches([batch])).to_pylist()
+
+
+def _check_columns(columns: Sequence[str], file: str) -> None:
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(f"{file}: has the column {column!r} twice; give each column a unique name")
 
 
 def make_plain(table: pa.Table) -> pa.Table:
     """Converts a table to types that ``datasets`` supports.
 
     Args:
-        table: A table, whose columns may be dictionary-encoded, maps, views or single-precision floats, also nested.
+        table: A table, whose columns may be dictionary-encoded, maps, views, or single- or half-precision floats, also
+            nested.
 
     Returns:
-        The table without dictionaries and views, with maps as lists of ``key`` and ``value``, and with single-precision
-        floats as their shortest decimals (0.1 instead of 0.10000000149011612).
+        The table without dictionaries and views, with maps as lists of ``key`` and ``value``, and with single- and
+        half-precision floats as their shortest decimals (0.1 instead of 0.10000000149011612).
     """
     import pyarrow as pa
 
@@ -89,9 +98,11 @@ def make_plain(table: pa.Table) -> pa.Table:
         dtype = _plain_type(field.type, pa.float64())
         if dtype != field.type:
             column = table.column(index)
-            if "list_view" in str(field.type):  # pyarrow loses values when it casts list views
-                column = pa.chunked_array([pa.array(column.to_pylist(), _plain_type(field.type, pa.float32()))])
-            column = column.cast(_plain_type(field.type, pa.string())).cast(dtype)
+            # pyarrow loses values when it casts list views, and writes half-precision floats with all their digits.
+            if "list_view" in str(field.type) or "halffloat" in str(field.type):
+                values = [_shorten_halves(value, field.type) for value in column.to_pylist()]
+                column = pa.chunked_array([pa.array(values, _plain_type(field.type, pa.float32()))])
+            column = column.cast(_plain_type(column.type, pa.string())).cast(dtype)
             table = table.set_column(index, field.with_type(dtype), column)
     return table
 
@@ -105,6 +116,8 @@ def _plain_type(dtype: pa.DataType, single: pa.DataType) -> pa.DataType:
         return _plain_type(dtype.value_type, single)
     if types.is_float32(dtype):
         return single
+    if types.is_float16(dtype):
+        return pa.float64()
     if types.is_fixed_size_binary(dtype):
         return pa.binary()
     if types.is_map(dtype):
@@ -119,3 +132,22 @@ def _plain_type(dtype: pa.DataType, single: pa.DataType) -> pa.DataType:
     if types.is_list(dtype) or types.is_list_view(dtype):
         return pa.list_(dtype.value_field.with_type(_plain_type(dtype.value_type, single)))
     return dtype
+
+
+def _shorten_halves(value: Any, dtype: pa.DataType) -> Any:
+    """Returns a value with its half-precision floats as their shortest decimals; ``dtype`` is its Arrow type."""
+    import numpy as np
+    import pyarrow as pa
+
+    types = pa.types
+    if value is None or "halffloat" not in str(dtype):
+        return value
+    if types.is_float16(dtype):
+        return float(str(np.float16(value)))
+    if types.is_dictionary(dtype):
+        return _shorten_halves(value, dtype.value_type)
+    if types.is_map(dtype):
+        return [(key, _shorten_halves(item, dtype.item_type)) for key, item in value]
+    if types.is_struct(dtype):
+        return {each.name: _shorten_halves(value[each.name], each.type) for each in dtype}
+    return [_shorten_halves(item, dtype.value_type) for item in value]

@@ -137,6 +137,7 @@ class PeftMethod(Method):
 
     def _find_ineffective_options(self, tuner: Any) -> Iterator[str]:
         """Yield an error message for each entry that matches something in the model, but nothing that is trained."""
+        yield from self._find_replaced_values(tuner)
         targeted = [*getattr(tuner, "targeted_module_names", ()), *getattr(tuner, "targeted_parameter_names", ())]
         if self._option("layers_pattern") and self._option("layers_to_transform") is None:
             yield "layers_pattern: has no effect without layers_to_transform; leave it out"
@@ -161,6 +162,36 @@ class PeftMethod(Method):
                 for key, value in table.items():
                     if isinstance(value, int | float) and value <= 0:
                         yield f"{option}: {key!r} is {value}, which disables training there; set it above 0"
+
+    def _find_replaced_values(self, tuner: Any) -> Iterator[str]:
+        """Yield an error message for each number that peft has replaced by another one to fit the model."""
+        patterns = [
+            option.removesuffix("_pattern")
+            for option, marker in naming_options(type(self)).items()
+            if isinstance(marker, ModulePatterns) and self._option(option)
+        ]
+        for option in type(self).model_fields:
+            value = self._option(option)
+            by_pattern = any(name in option or (name, option) == ("rank", "r") for name in patterns)
+            # Zero and None stand for a number that follows from other options.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value or by_pattern:
+                continue
+            for name, layer in tuner.named_modules():
+                used = self.value_in_layer(layer, option)
+                if used is not None and used != value:
+                    yield f"{option}: {value} does not fit {name.removeprefix('model.')}, where peft uses {used}"
+                    break
+
+    def value_in_layer(self, layer: Any, option: str) -> float | None:
+        """Return the value of a numeric option that a layer was made with; None if it keeps none.
+
+        Args:
+            layer: A module of the wrapped model.
+            option: The option.
+        """
+        values = getattr(layer, option, None)
+        value = values.get("default") if isinstance(values, dict) else None
+        return value if isinstance(value, int | float) else None
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Merge the updates into the base weights.

@@ -18,6 +18,7 @@ from peftkit.methods.peft_base import PeftMethod, PromptMethod
 from peftkit.methods.peft_config import SubConfig
 from peftkit.methods.peft_overrides import (
     AdaptionPrompt,
+    Boft,
     Cartridge,
     Cpt,
     Lily,
@@ -52,6 +53,7 @@ SPECIALIZED: Mapping[str, type[PeftMethod]] = {
             AdaLora,
             Adamss,
             AdaptionPrompt,
+            Boft,
             Cartridge,
             Cpt,
             Lily,
@@ -83,6 +85,8 @@ PATTERNS: Mapping[str, str] = {
     "osf": r".*{key}",
 }
 """Regular expressions of methods that match the keys of pattern options differently from most of peft."""
+DERIVABLE = frozenset({"oft_block_size", "boft_block_size"})
+"""Sizes that follow from another option if they are 0."""
 TINY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "adamss": {"r": 8, "num_subspaces": 2},
     "c3a": {"block_size": 8},
@@ -160,7 +164,7 @@ def _bounds(option: Option) -> dict[str, Any]:
         return {"gt": 0} if "alpha" in name and default != 0 else {}
     if not kinds or kinds - {"int", "float"}:
         return {}
-    if "seed" in name or name.endswith(("prng_key", "_task")):
+    if name in DERIVABLE or "seed" in name or name.endswith(("prng_key", "_task")):
         return {"ge": 0}
     return {"gt": 0} if default is None or default > 0 else {"ge": default}
 

@@ -46,6 +46,20 @@ class AdaptionPrompt(PeftMethod):
         return {"adapter_layers": cast(Any, model).config.num_hidden_layers, **super().options(model, context)}
 
 
+class Boft(PeftMethod):
+    """Rotates weights by products of sparse orthogonal matrices (BOFT, Liu et al., 2024)."""
+
+    peft_type: ClassVar[str] = "BOFT"
+
+    name: Literal["boft"] = "boft"
+
+    def value_in_layer(self, layer: Any, option: str) -> float | None:
+        """Return an option's value; peft keeps the butterfly factor as the number of matrices only."""
+        if option == "boft_n_butterfly_factor" and "default" in getattr(layer, "boft_R", {}):
+            return len(layer.boft_R["default"])
+        return super().value_in_layer(layer, option)
+
+
 class Cpt(PeftMethod):
     """Trains perturbations of the embeddings of a fixed context (context-aware prompt tuning, Blau et al., 2024)."""
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 PEFT_SUMMARIES: Mapping[str, str] = {
     "beft": "Trains added biases of the value projections only (BEFT, Huang et al., 2025).",
-    "boft": "Rotates weights by products of sparse orthogonal matrices (BOFT, Liu et al., 2024).",
     "c3a": "Full-rank updates by circular convolutions (C3A, Chen et al., 2024).",
     "deft": "Replaces a low-rank subspace of each weight by new content (DEFT, Kumar et al., 2025).",
     "delora": "Low-rank updates of normalized directions and a trained norm (DeLoRA, Bini et al., 2025).",

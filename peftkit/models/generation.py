@@ -20,12 +20,6 @@ INTERNAL = ("transformers_version", "cache_config", "compile_config", "continuou
 """Attributes of a ``GenerationConfig`` that do not affect which text is generated."""
 
 
-def reset_output_flags(config: Any) -> None:
-    """Make a model return its default outputs; the configs of some checkpoints ask for tuples or attentions."""
-    config.output_attentions = config.output_hidden_states = False
-    config.return_dict = True
-
-
 def greedy_generation_config(family: ModelFamily) -> GenerationConfig:
     """Return the settings of greedy search that stops at the token that ends targets."""
     tokenizer = family.tokenizer

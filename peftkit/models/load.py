@@ -24,11 +24,13 @@ from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
+from peftkit.models.checkpoints.causality import check_causality
+from peftkit.models.checkpoints.config_settings import reset_execution_settings
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, explain_load_errors, stored_tensors
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
-from peftkit.models.generation import reset_generation_config, reset_output_flags
+from peftkit.models.generation import reset_generation_config
 from peftkit.models.heads.classification_head import ClassificationHead, detect_head, load_with_head, set_labels
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
 from peftkit.models.positions import count_positions, fit_lengths
@@ -94,7 +96,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     kind = _check_architecture(recipe, config)
     config = text_model_config(name, kind, config, path, revision)
     restore_rope_fields(name, config)
-    reset_output_flags(config)
+    reset_execution_settings(config)
     _check_quantization(recipe, config)
     with explain_load_errors(name, path, revision):
         tokenizer = load_tokenizer(path, options)
@@ -138,6 +140,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
         model, report = load(family.config)
         head, loading = ClassificationHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
+        check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
         check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
     if recipe.model.quantization:

@@ -63,7 +63,8 @@ def model_kind(config: Mapping[str, Any]) -> ModelKind | None:
     """Determine whether a model is an encoder, a decoder or an encoder-decoder.
 
     Configs with ``is_encoder_decoder`` are encoder-decoders. The architectures ``…ForCausalLM`` and ``…LMHeadModel``
-    and the text models of multimodal models are decoders; all other architectures are encoders.
+    and the text models of multimodal models are decoders, except XLM, FlauBERT and XLNet if their config lets them read
+    both directions; all other architectures are encoders.
 
     Args:
         config: The model's ``config.json``.
@@ -76,7 +77,16 @@ def model_kind(config: Mapping[str, Any]) -> ModelKind | None:
     architecture = _architecture(text_config(config))
     if not architecture:
         return None
-    return "decoder" if architecture.endswith(("ForCausalLM", "LMHeadModel")) else "encoder"
+    is_decoder = architecture.endswith(("ForCausalLM", "LMHeadModel")) and not _reads_both_directions(config)
+    return "decoder" if is_decoder else "encoder"
+
+
+def _reads_both_directions(config: Mapping[str, Any]) -> bool:
+    """Return whether an architecture ``…LMHeadModel`` is not a causal one, as in masked language models."""
+    architecture = _architecture(config)
+    if architecture == "XLNetLMHeadModel":
+        return bool(config.get("attn_type", "bi") != "uni")
+    return architecture.endswith("WithLMHeadModel") and not config.get("causal")
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

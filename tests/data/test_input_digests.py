@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,15 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from peftkit.data.input_digests import check_inputs, code_digests, file_digest, input_digests
+from peftkit.data.input_digests import MODEL_FILES, check_inputs, code_digests, file_digest, input_digests
 from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError, RunError
 from peftkit.inference.finished_run import load_finished_run
 from peftkit.models.load import load_objective
-from peftkit.plugins import Entry, Registry
+from peftkit.plugins import BASE_CLASSES, Entry, Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
@@ -259,6 +261,49 @@ def test_a_finished_run_with_other_inputs_is_not_reused(
         with pytest.raises(InputError, match="was started with different inputs: "):
             run(recipe, registry, resume=resume)
     assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
+
+
+COMPONENTS = {
+    "task": "class Own(Task):\n    'A.'\n    name: Literal['own'] = 'own'\n",
+    "method": "class Own(Method):\n    'A.'\n    name: Literal['own'] = 'own'\n",
+    "objective": "class Own(Objective):\n    'A.'\n    name: Literal['own'] = 'own'\n",
+    "metric": "class Own(Metric):\n    'A.'\n    name: Literal['own'] = 'own'\n",
+    "callback": "class Own(Callback):\n    'A.'\n    name: Literal['own'] = 'own'\n",
+}
+"""The source of a component of each kind that a recipe names."""
+
+
+@pytest.mark.parametrize("kind", COMPONENTS)
+def test_the_code_of_every_kind_of_component_is_an_input(
+    kind: Any, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"own_{kind}"
+    imports = "from typing import Literal\nfrom peftkit import Callback, Method, Metric, Objective, Task\n"
+    (tmp_path / f"{module}.py").write_text(imports + COMPONENTS[kind])
+    monkeypatch.syspath_prepend(tmp_path)
+    component = importlib.import_module(module).Own
+    larger = Registry((*registry.entries, Entry(kind, "own", component, "own", "1.0")), (), registry.distributions)
+    named = component.model_construct(name="own")
+    recipe = make("decoder")
+    recipe = recipe.model_copy(update={kind: (named,) if kind in ("metric", "callback") else named})
+    initial = code_digests(recipe, larger)
+    (tmp_path / f"{module}.py").write_text("CHANGED = True\n" + imports + COMPONENTS[kind])
+    assert code_digests(recipe, larger)["own"] != initial["own"]
+    del sys.modules[module]
+
+
+def test_recipes_name_no_other_kinds_of_components() -> None:
+    assert BASE_CLASSES.keys() & Recipe.model_fields.keys() == COMPONENTS.keys()
+
+
+def test_the_files_of_every_tokenizer_of_transformers_are_inputs() -> None:
+    folder = Path(transformers.__file__).parent / "models"
+    names: set[str] = set()
+    for module in folder.glob("*/tokenization_*.py"):
+        for table in re.findall(r"VOCAB_FILES_NAMES = \{(.*?)\}", module.read_text(encoding="utf-8"), re.DOTALL):
+            names |= set(re.findall(r':\s*"([^"]+\.\w+)"', table))
+    assert {"source.spm", "vocab.txt", "bpe.codes"} <= names
+    assert {name for name in names if not name.endswith((*MODEL_FILES, ".pkl"))} == set()
 
 
 @pytest.mark.parametrize("where", ["itself", "beside", "base"])

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from peftkit.data_files import file_format, read_prediction_inputs, read_rows
+from peftkit.data_files import file_format, read_parquet_table, read_prediction_inputs, read_rows
 from peftkit.errors import InputError
 
 
@@ -139,6 +140,7 @@ def test_quoted_cells_of_csv_keep_separators_quotes_and_line_ends(tmp_path: Path
         ("a.jsonl", '{"a": 1}\n[1]\n', r"a\.jsonl, line 2: holds a list; a row is an object"),
         ("a.jsonl", '{"a": 1}\ntext\n', r"a\.jsonl, line 2: is not valid JSON"),
         ("a.jsonl", '{"a": 1, "a": 2}\n', r"a\.jsonl, line 1: an object has the key 'a' twice; remove one"),
+        ("a.jsonl", '{"a": "b"}\n{"b": ' + "9" * 5000 + "}", r"line 2: has a whole number of more than 4,300 digits"),
         ("a.json", '[{"b": {"a": 1, "a": 2}}]', r"a\.json: an object has the key 'a' twice; remove one"),
         ("a.jsonl", '{"a": ' + "[" * 100_000 + "\n", r"a\.jsonl: is nested too deeply"),
         ("a.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:1\n", r"LFS pointer; .*git lfs pull"),
@@ -153,6 +155,14 @@ def test_invalid_files_are_rejected_with_the_line(name: str, content: Any, words
     with pytest.raises(InputError, match=words) as caught:
         rows(tmp_path, name, content)
     assert name in str(caught.value)
+
+
+def test_parquet_files_with_a_column_twice_are_rejected(tmp_path: Path) -> None:
+    file = str(tmp_path / "a.parquet")
+    pq.write_table(pa.Table.from_arrays([pa.array(["x"])] * 2, names=["label", "label"]), file)
+    for read in (lambda: list(read_rows(file)), lambda: read_parquet_table(file), lambda: read_parquet_table(file, 0)):
+        with pytest.raises(InputError, match=r"a\.parquet: has the column 'label' twice; give each column a unique"):
+            read()
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, pa.Codec("zstd").compress])

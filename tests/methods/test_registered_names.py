@@ -120,6 +120,7 @@ LORA: dict[str, tuple[dict[str, Any], str]] = {
     "save": ({"modules_to_save": ("lm_hed",)}, r"no module is called 'lm_hed' \(did you mean 'lm_head'\?\)"),
     "saves nothing": ({"modules_to_save": ("act_fn",)}, "has no parameters to train"),
     "exclude": ({"exclude_modules": ("nothing",)}, "no module is called 'nothing'"),
+    "a keyword of other options": ({"exclude_modules": "all-linear"}, "matches the regular expression 'all-linear'"),
     "all excluded": (
         {"target_modules": ("q_proj", "v_proj"), "exclude_modules": ("v_proj",)},
         "target_modules: 'v_proj' matches only modules that are excluded",

@@ -48,9 +48,16 @@ def outcome(component: Any, option: str, value: float) -> str:
         model = apply_method(method, "llama")
         with explain_method_errors(method, "fails in its first pass"), torch.no_grad():
             model(**batch("llama"))
+        assert values_in_layers(model, option) <= {value} or not value
     except (ValidationError, InputError) as error:
         return str(error)
     return ""
+
+
+def values_in_layers(model: Any, option: str) -> set[float]:
+    """The values that peft's layers keep of an option, by the name of their only adapter."""
+    kept = [getattr(layer, option, None) for layer in model.modules()]
+    return {each["default"] for each in kept if isinstance(each, dict) and isinstance(each.get("default"), int | float)}
 
 
 @pytest.mark.parametrize(("name", "option"), CASES)
@@ -71,3 +78,17 @@ def test_negative_ranks_are_rejected(name: str) -> None:
 def test_adalora_rejects_an_initial_rank_below_the_target_rank() -> None:
     with pytest.raises(ValidationError, match="init_r = 4 is below target_r = 8"):
         METHODS["adalora"](init_r=4, target_r=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("oft", {"oft_block_size": 5}, "oft_block_size: 5 does not fit .*, where peft uses 4"),
+        ("oft", {"r": 5, "oft_block_size": 0}, "r: 5 does not fit .*, where peft uses 4"),
+        ("boft", {"boft_n_butterfly_factor": 2}, "boft_n_butterfly_factor: 2 does not fit .*, where peft uses 1"),
+    ],
+)
+def test_values_that_peft_replaces_are_rejected(name: str, options: dict[str, Any], words: str) -> None:
+    for _ in range(2):  # peft warns once
+        with pytest.raises(InputError, match=f"method.{words}"):
+            apply_method(METHODS[name](**{**METHODS[name].tiny_options, **options}), "llama")

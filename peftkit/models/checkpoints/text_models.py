@@ -50,6 +50,8 @@ def text_model_config(name: str, kind: ModelKind, config: Any, path: str, revisi
             raise ModelError(_unsupported_message(name, described, text.model_type))
         text.architectures = [TEXT_MODEL_ARCHITECTURE]
         text._name_or_path = config._name_or_path
+        if getattr(text, "use_bidirectional_attention", None):  # PaliGemma's, for the image and its prompt
+            text.use_bidirectional_attention = False
         stored_names = checkpoint_keys(path, revision)
         if stored_names is not None and OUTPUT not in map(_text_model_name, stored_names):
             # The config of the whole model may tie embeddings where that of its text model does not.

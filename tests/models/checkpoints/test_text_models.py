@@ -79,7 +79,7 @@ def test_the_text_model_is_loaded_alone(kind: str, make: Make, tmp_path: Path) -
 
 
 def test_text_weights_of_paligemma_are_loaded(make: Make, tmp_path: Path) -> None:
-    """Compares weights: in evaluation, PaliGemma's attention is not causal, so logits differ."""
+    """Compares weights: in evaluation, PaliGemma's attention is not causal, so logits differ; its text model's is."""
     folder = tmp_path / "paligemma"
     sizes = {"hidden_size": 32, "projection_dim": 32, "vocab_size": 8192, "image_token_index": 5}
     vision = VISION | {"model_type": "siglip_vision_model"}

@@ -65,6 +65,14 @@ TYPES: dict[str, tuple[list[Any], pa.DataType, Any]] = {
     "large list of singles": ([[0.1]], pa.large_list(pa.float32()), [0.1]),
     "fixed list of singles": ([[0.1, 2.5]], pa.list_(pa.float32(), 2), [0.1, 2.5]),
     "table of singles": ([{"a": [0.1]}], pa.struct([("a", pa.list_(pa.float32()))]), {"a": [0.1]}),
+    "halves": ([0.1], pa.float16(), 0.1),
+    "list of halves": ([[0.1, None, 2.5]], pa.list_(pa.float16()), [0.1, None, 2.5]),
+    "table of halves": (
+        [{"a": [0.1], "b": 0.2}],
+        pa.struct([("a", pa.list_(pa.float16(), 1)), ("b", pa.float32())]),
+        {"a": [0.1], "b": 0.2},
+    ),
+    "map of halves": ([[("a", 0.1)]], pa.map_(pa.string(), pa.float16()), [{"key": "a", "value": 0.1}]),
     "string view": (["x"], pa.string_view(), "x"),
     "large string": (["x"], pa.large_string(), "x"),
 }
