@@ -18,6 +18,8 @@ def test_lists_are_sequences_of_names_and_show_summaries() -> None:
     assert methods.table["name"].tolist() == [*methods]
     assert "<td>lora</td>" in methods._repr_html_()
     assert "wordnet_topic" in peftkit.list_tasks()
+    assert [*peftkit.list_objectives()] == [*load_registry().all("objective")]
+    assert "label_ranking" in peftkit.list_objectives()
     assert "accuracy" in peftkit.list_metrics()
 
 

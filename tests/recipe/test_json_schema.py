@@ -88,7 +88,7 @@ def test_the_schema_has_a_title_and_resolvable_references(schema: dict[str, Any]
 
 
 def test_the_schema_has_the_options_of_every_component(schema: dict[str, Any], registry: Registry) -> None:
-    for kind in ("method", "task", "metric"):
+    for kind in ("method", "task", "objective", "metric"):
         place = schema["properties"][kind]
         union = place["items"] if kind == "metric" else place
         names = {schema["$defs"][ref.rsplit("/", 1)[1]]["properties"]["name"]["const"] for ref in refs(union)}
