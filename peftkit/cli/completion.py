@@ -6,6 +6,7 @@ A completer is a function of the text typed so far and the arguments before it; 
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ def print_completions(parser: argparse.ArgumentParser) -> None:
     """Answers a shell and ends the process."""
     import argcomplete
 
+    logging.getLogger("peftkit").setLevel(logging.ERROR)  # warnings would appear in the line that is typed
     argcomplete.autocomplete(parser, always_complete_options="long")
 
 
@@ -194,5 +196,5 @@ def _entries() -> Any:
 
     try:
         return plugins.load_registry().entries
-    except PeftkitError:  # a broken plugin; the command itself reports it
+    except PeftkitError:  # PEFTKIT_PLUGINS is invalid; the command itself reports it
         return ()

@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from peftkit.argument_names import command_line
 from peftkit.cli.error_output import print_error, print_interrupted
 from peftkit.cli.keyboard_interrupt import SigintRecord
 from peftkit.cli.parser import build_parser, commands_by_word
@@ -36,7 +37,7 @@ def dispatch(arguments: Sequence[str], sigint: SigintRecord) -> int:
         from peftkit.cli.completion import print_completions
 
         print_completions(build_parser())
-    with safe_streams() as (output, errors):
+    with safe_streams() as (output, errors), command_line():
         try:
             return _exit_code(arguments, output, sigint)
         finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from peftkit.argument_names import format_argument
 from peftkit.compare.curves import cost
 from peftkit.compare.input.groups import RunGroup, group_runs
 from peftkit.compare.input.load_runs import Run, find_runs
@@ -85,17 +86,18 @@ def load_groups(
 
 
 def parse_match(text: str) -> Match:
-    """Parse the value of ``--match``, such as ``parameters=1e5±20%``; ``+-`` and ``+/-`` also mean ``±``.
+    """Parse what methods are matched by, such as ``parameters=1e5±20%``; ``+-`` and ``+/-`` also mean ``±``.
 
     Raises:
         InputError: The quantity is unknown, or a number is invalid.
     """
+    argument = format_argument("match", text)
     name, equals, rest = (part.strip() for part in text.partition("="))
     if not name:
-        raise InputError(f"--match {text!r}: the quantity is missing; {SYNTAX_HINT}")
+        raise InputError(f"{argument}: the quantity is missing; {SYNTAX_HINT}")
     if name not in QUANTITIES:
         known = f"{did_you_mean(name, QUANTITIES)}; allowed are {comma_separated([*QUANTITIES])}"
-        raise InputError(f"--match {text!r}: cannot match by {name!r}{known}; {SYNTAX_HINT}")
+        raise InputError(f"{argument}: cannot match by {name!r}{known}; {SYNTAX_HINT}")
     value, *tolerance = re.split(r"±|\+/?-", rest) if equals else [""]
     # The sign of an exponent does not start a tolerance: 1e+5 is a number, and 1e+-5 is an error.
     percentage = (
@@ -104,11 +106,11 @@ def parse_match(text: str) -> Match:
         else None
     )
     if percentage is None or not 0 <= float(percentage[1]) <= 100:
-        raise InputError(f"--match {text!r}: a target and a tolerance from 0 to 100 % are required; {SYNTAX_HINT}")
+        raise InputError(f"{argument}: a target and a tolerance from 0 to 100 % are required; {SYNTAX_HINT}")
     try:
         return Match(name, QUANTITIES[name].parse(value), float(percentage[1]) / 100)
     except InputError as error:
-        raise InputError(f"--match {text!r}: {error}") from error
+        raise InputError(f"{argument}: {error}") from error
 
 
 def match_runs(run_group: RunGroup, match: Match) -> RunGroup:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partialmethod
 from types import FunctionType
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, cast, get_args, get_origin
 
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
@@ -21,7 +21,7 @@ from peftkit.errors import PluginError, comma_separated
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """The form of the names of components and presets."""
-Routine = FunctionType | classmethod | staticmethod  # type: ignore[type-arg]
+Routine: TypeAlias = "FunctionType | classmethod[Any, Any, Any] | staticmethod[Any, Any]"
 MemberKind = Literal["option", "method", "property", "class attribute", "private attribute"]
 REMEDIES: Mapping[tuple[MemberKind, MemberKind], str] = {
     ("option", "method"): "rename the option; Field(alias={name!r}) keeps its key in recipes",
@@ -162,7 +162,7 @@ def _check_member(where: str, owner: type, name: str, kind: MemberKind, base_kin
     """Check that a member may replace the one of a base class."""
     if kind == base_kind:
         member, replaced = vars(owner).get(name), vars(base).get(name)
-        if isinstance(member, Routine) and isinstance(replaced, Routine) and not _accepts(member, replaced):
+        if _is_routine(member) and _is_routine(replaced) and not _accepts(member, replaced):
             raise PluginError(f"{where} must define {_signature(replaced)}, not {_signature(member)}")
         return
     # A class attribute may give a property its value, and fix an option, which recipes then no longer have.
@@ -172,6 +172,10 @@ def _check_member(where: str, owner: type, name: str, kind: MemberKind, base_kin
     article = "an" if base_kind == "option" else "a"
     remedy = REMEDIES.get((kind, base_kind), "rename it").format(name=name)
     raise PluginError(f"{where}: the {kind} {name!r} has the name of {article} {base_kind} of {owner_name}; {remedy}")
+
+
+def _is_routine(member: object) -> TypeGuard[Routine]:
+    return isinstance(member, FunctionType | classmethod | staticmethod)
 
 
 def _accepts(member: Routine, replaced: Routine) -> bool:

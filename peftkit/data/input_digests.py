@@ -20,6 +20,7 @@ import pyarrow as pa
 from accelerate import Accelerator
 from datasets import Dataset
 
+from peftkit.argument_names import format_argument
 from peftkit.cache import cache_folder
 from peftkit.components import Component, Example, Objective
 from peftkit.data.pipeline import PreparedData, prepare_data
@@ -105,7 +106,7 @@ def check_inputs(path: Path, began: Inputs, now: Inputs) -> None:
     if different := changed_inputs(began, now):
         raise InputError(
             f"{str(path)!r} was started with different inputs: {comma_separated(different)}; restore them to resume "
-            "it, or start a new run without --resume"
+            f"it, or start a new run without {format_argument('resume')}"
         )
 
 

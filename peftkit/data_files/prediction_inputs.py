@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from peftkit.argument_names import format_argument
 from peftkit.data_files.readers import file_format, read_rows
 from peftkit.data_files.saved import read_saved_dataset
 from peftkit.data_files.streams import decode_lines, open_binary
@@ -38,7 +39,7 @@ def read_prediction_inputs(file: str | None) -> Iterator[str | Mapping[str, Any]
 
 def _standard_input() -> Iterator[str]:
     if sys.stdin is None:
-        raise InputError("standard input is closed; use --text or --file")
+        raise InputError("standard input is closed; use " + " or ".join(map(format_argument, ("text", "file"))))
     buffer = getattr(sys.stdin, "buffer", None)
     if buffer is not None:  # do not decode with the encoding of the locale
         yield from decode_lines(buffer, "standard input")

@@ -22,7 +22,7 @@ from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
 from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatches
-from peftkit.recipe.raw_recipe import OVERRIDE, MigratedKey, RawRecipe, format_key, load_raw
+from peftkit.recipe.raw_recipe import MigratedKey, RawRecipe, format_key, load_raw, override_file
 from peftkit.recipe.resolve import model_config
 from peftkit.recipe.toml_lines import KeyPath
 from peftkit.recipe.type_names import Components, aliases, format_value
@@ -189,7 +189,7 @@ def _fill_defaults(raw: RawRecipe, components: Components) -> None:
             *earlier, last = [key for key in options if key in aliases(name, field)] or [name]
             for key in earlier:  # two aliases in one file are an error
                 files = {raw.locate((*path, k)).file for k in (key, last)}
-                if len(files) > 1 or files == {OVERRIDE}:
+                if len(files) > 1 or files == {override_file()}:
                     del options[key]
 
 
@@ -238,5 +238,6 @@ def sort_problems(texts: Iterable[tuple[KeyPath, str]], raw: RawRecipe) -> list[
     for path, text in sorted(texts, key=lambda problem: order.get(problem[0], -1)):
         location = raw.locate(path)
         problems.append(Problem(location.file, location.line, format_key(path), text))
-    files = list(dict.fromkeys([raw.file, *(p.file for p in problems if p.file != OVERRIDE), OVERRIDE]))
+    last = override_file()
+    files = list(dict.fromkeys([raw.file, *(p.file for p in problems if p.file != last), last]))
     return sorted(problems, key=lambda p: (files.index(p.file), p.line or 0))

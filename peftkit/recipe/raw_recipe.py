@@ -1,4 +1,4 @@
-"""Reads recipe files as plain data: TOML, ``extends``, ``--set``, and the location of each key."""
+"""Reads recipe files as plain data: TOML, ``extends``, overrides, and the location of each key."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peftkit.argument_names import format_argument
 from peftkit.errors import Problem, RecipeError, did_you_mean
 from peftkit.file_formats import migrate_recipe
 from peftkit.recipe.toml_lines import KeyPath, key_lines, key_positions, split_assignment
 
 COMPONENT_TABLES = ("task", "method")
 """Tables of a component: a layer that names another component drops the options of the layer below."""
-OVERRIDE = "--set"
-"""The file name of keys from the command line."""
-
 MAX_DEPTH = 32
 """How deep tables and lists may be nested."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -26,7 +24,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class KeyLocation:
-    """Where a key is written: a file and its line, or no line for ``--set`` and, with an empty file, for Python."""
+    """Where a key is written: a file and its line, or no line for overrides and, with an empty file, for Python."""
 
     file: str
     line: int | None
@@ -67,6 +65,11 @@ class RawRecipe:
         for part in path:
             value = value[part]
         return value
+
+
+def override_file() -> str:
+    """Return what stands for the file of overridden keys: ``--set``, or ``overrides`` in Python."""
+    return format_argument("set")
 
 
 def load_raw(path: Path, overrides: Iterable[str] = ()) -> RawRecipe:
@@ -244,7 +247,7 @@ def _parse_override(text: str) -> RawRecipe:
     keys, value = split_assignment(text)
     if not keys:
         problem = f"{text!r} is not of the form key.path=value, such as train.batch_size=4"
-        raise RecipeError([Problem(OVERRIDE, None, "", problem)])
+        raise RecipeError([Problem(override_file(), None, "", problem)])
     path: KeyPath = tuple(int(k) if re.fullmatch("[0-9]{1,9}", k) else k for k in keys)
     data: Any = value.strip()
     try:
@@ -253,10 +256,11 @@ def _parse_override(text: str) -> RawRecipe:
     except (ValueError, RecursionError) as error:
         if data.startswith(("[", "{", '"', "'")):
             problem = f"{data!r} is not valid TOML; quote strings, and quote the whole argument for the shell"
-            raise RecipeError([Problem(OVERRIDE, None, format_key(path), problem)]) from error
+            raise RecipeError([Problem(override_file(), None, format_key(path), problem)]) from error
     for part in reversed(path):
         data = {part: data}
-    layer = RawRecipe(OVERRIDE, data, {path[:depth]: KeyLocation(OVERRIDE, None) for depth in range(1, len(path) + 1)})
+    location = KeyLocation(override_file(), None)
+    layer = RawRecipe(location.file, data, {path[:depth]: location for depth in range(1, len(path) + 1)})
     _check_depth(layer)
     return layer
 
@@ -265,7 +269,7 @@ def _merge_layers(below: RawRecipe, above: RawRecipe) -> RawRecipe:
     above = _migrate(above, below.data)
     origins = dict(below.origins)
     data = _merge_values(below.data, above.data, (), origins)
-    file = above.file if above.file != OVERRIDE else below.file
+    file = above.file if above.file != override_file() else below.file
     return RawRecipe(file, data, {**origins, **above.origins}, below.migrated + above.migrated)
 
 
@@ -292,7 +296,7 @@ def _merge_values(below: Any, above: Any, path: KeyPath, origins: dict[KeyPath, 
         for index, value in above.items():
             if not isinstance(index, int) or index >= len(merged):
                 text = f"element {index} does not exist; the list has {len(merged)}, counted from 0"
-                raise RecipeError([Problem(OVERRIDE, None, format_key((*path, index)), text)])
+                raise RecipeError([Problem(override_file(), None, format_key((*path, index)), text)])
             merged[index] = _merge_values(merged[index], value, (*path, index), origins)
         return merged
     if not isinstance(below, dict) or not isinstance(above, dict) or _names_another(path, below, above):
@@ -309,7 +313,7 @@ def _merge_values(below: Any, above: Any, path: KeyPath, origins: dict[KeyPath, 
 
 
 def _keys_to_text(value: Any) -> Any:
-    """Convert integer keys from ``--set``, which may be indices of lists, to keys of tables."""
+    """Convert integer keys of overrides, which may be indices of lists, to keys of tables."""
     return {str(k): _keys_to_text(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 

@@ -14,6 +14,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit.argument_names import format_argument, on_command_line
 from peftkit.atomic_files import append_line, replace_folder, write_file
 from peftkit.errors import InputError, RunError
 from peftkit.example_tables import (
@@ -46,7 +47,9 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """The shell command that resumes the run."""
+        """The shell command that resumes the run, or the call where the caller is Python code."""
+        if not on_command_line():
+            return f"peftkit.run({str(self.path / 'recipe.toml')!r}, resume={str(self.path)!r})"
         return shlex.join(["peftkit", "run", str(self.path / "recipe.toml"), "--resume", str(self.path)])
 
     @classmethod
@@ -206,7 +209,7 @@ class RunDirectory:
         if missing:
             raise InputError(
                 f"{self.path}: there are no results per example of the evaluation at step {missing[0]}; restore "
-                "examples.parquet or examples/, or start a new run without --resume"
+                f"examples.parquet or examples/, or start a new run without {format_argument('resume')}"
             )
         if steps:
             self._write("examples.parquet", lambda path: write_table(tables, path))
@@ -274,7 +277,7 @@ class RunDirectory:
         if self.evaluations_digest(number) != digest:
             raise InputError(
                 f"{path}: its first {number} lines have changed since the checkpoint; restore them, or start a new run "
-                "without --resume"
+                f"without {format_argument('resume')}"
             )
         self.write_text(path.name, b"".join(self._evaluation_lines()[:number]).decode())
         return self.evaluations()

@@ -11,10 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from peftkit.argument_names import format_argument
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
-from peftkit.recipe.raw_recipe import OVERRIDE, load_raw
+from peftkit.recipe.raw_recipe import load_raw, override_file
 from peftkit.sweep.config import SweepConfig
 
 KINDS: Mapping[str, Kind] = {"method": "method", "task": "task"}
@@ -153,7 +154,7 @@ def relocate_problems(path: Path, label: str, error: RecipeError) -> list[Proble
         The problems with their new locations.
     """
     return [
-        Problem(str(path) if p.file == OVERRIDE else p.file, p.line, f"{label}: {p.key}", p.text)
+        Problem(str(path) if p.file == override_file() else p.file, p.line, f"{label}: {p.key}", p.text)
         for p in error.problems
     ]
 
@@ -270,17 +271,15 @@ def _expand_axes(value: Any, path: Keys, registry: Registry) -> Iterator[tuple[s
 def _parse_only(only: Sequence[str], axes: Mapping[str, Sequence[tuple[str, Layer]]]) -> dict[str, list[str]]:
     values_by_axis: dict[str, list[str]] = {}
     for text in only:
+        argument = format_argument("only", text, repeatable=True)
         axis, _, value = text.partition("=")
         if axis not in axes:
-            raise InputError(
-                f"--only {text}: no axis {axis!r}{did_you_mean(axis, axes)}; axes: {comma_separated([*axes])}"
-            )
+            near = did_you_mean(axis, axes)
+            raise InputError(f"{argument}: no axis {axis!r}{near}; axes: {comma_separated([*axes])}")
         known = [label for label, _ in axes[axis]]
         if value not in known:
-            raise InputError(
-                f"--only {text}: {axis} has no value {value!r}{did_you_mean(value, known)}; values: "
-                f"{comma_separated(known)}"
-            )
+            near = did_you_mean(value, known)
+            raise InputError(f"{argument}: {axis} has no value {value!r}{near}; values: {comma_separated(known)}")
         values_by_axis.setdefault(axis, []).append(value)
     return values_by_axis
 

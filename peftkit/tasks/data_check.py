@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components import OptionProblem
 from peftkit.data_files import check_encoding, file_format, is_saved_dataset
-from peftkit.errors import DataError, InputError, RowError, did_you_mean, summarize_error
+from peftkit.errors import DataError, InputError, RowError, comma_separated, did_you_mean, summarize_error
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.sources import loading
 from peftkit.tasks.sources.data_source import files_of, is_local
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 ROWS_PER_FILE = 10_000
 """Number of rows of each file that are checked; together they take less than a second."""
+MOST_NAMES = 3
+"""Number of files that the warning of unchecked rows names."""
+ROWS_PER_SPLIT = 4 * ROWS_PER_FILE
+"""Number of rows of each split that are checked, if it has several files."""
 MOST_CHARACTERS = 1 << 26
 """Number of characters of each file whose encoding is checked."""
 MOST_JSON_BYTES = 1 << 24
@@ -35,7 +39,8 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         download: Whether to load hub datasets; otherwise only local data are checked.
 
     Returns:
-        The problems: at most one for each split and column, and that of the first row.
+        The problems: at most one for each split and column, and that of the first row; and a warning if there are rows
+        that are not checked.
     """
     source = task._data_source()
     local = is_local(source)
@@ -59,7 +64,23 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
     check_row = task._row_check()
     for split, rows in loaded.splits.items():
         problems += _row_problems(task, split, rows, check_row, invalid)
-    return list(dict.fromkeys(problems))
+    return [*dict.fromkeys(problems), *_unchecked_rows(task, source, loaded)]
+
+
+def _unchecked_rows(task: DatasetTask, source: DataSource, loaded: loading.LoadedSplits) -> Iterator[OptionProblem]:
+    """Yields a warning that names the files of which some rows may not be checked."""
+    files, partial = dict(files_of(source)), dict[str, None]()
+    for split, rows in loaded.splits.items():
+        if loaded.origins[split] in loaded.cut or not hasattr(rows, "__len__") or len(rows) > ROWS_PER_SPLIT:
+            partial |= dict.fromkeys(files.get(loaded.origins[split]) or [task._describe_split(split)])
+    if partial:
+        names = [*partial][:MOST_NAMES]
+        more = f" and {len(partial) - MOST_NAMES:,} more" if len(partial) > MOST_NAMES else ""
+        text = (
+            f"{comma_separated(names)}{more}: checked in part, at most {ROWS_PER_FILE:,} rows of a file and "
+            f"{ROWS_PER_SPLIT:,} of a split; a run checks all rows"
+        )
+        yield OptionProblem("path", text, is_error=False)
 
 
 def _resembles_local_path(path: str) -> Iterator[OptionProblem]:
@@ -117,7 +138,7 @@ def _row_problems(
 ) -> Iterator[OptionProblem]:
     """Yields a problem for the first invalid row of each column that is not reported yet."""
     invalid = {column for location, column in reported if location == task._describe_split(split)}
-    for index, row in enumerate(islice(_iterate(rows), ROWS_PER_FILE * 4)):
+    for index, row in enumerate(islice(_iterate(rows), ROWS_PER_SPLIT)):
         try:
             check_row(row)
         except RowError as error:

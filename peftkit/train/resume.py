@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from peftkit.argument_names import format_argument
 from peftkit.errors import InputError, PeftkitError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
@@ -38,7 +39,7 @@ def find_run_to_resume(recipe: Recipe, registry: Registry, requested: str) -> Pa
         if different:
             raise InputError(
                 f"{requested!r} is a run of another recipe, which differs in {', '.join(different)}; to resume it, "
-                f"run: {RunDirectory(path).resume_command}; to start a new run, leave out --resume"
+                f"run: {RunDirectory(path).resume_command}; to start a new run, leave out {format_argument('resume')}"
             )
         return path
     runs = sorted(Path(recipe.run.output).glob(f"{recipe.run.name}-*"), reverse=True)

@@ -164,7 +164,7 @@ def test_what_a_preset_sets_cannot_be_contradicted(
     with pytest.raises(RecipeError) as caught:
         load(PRESET.format(name), file, registry, override)
     key = override.partition("=")[0]
-    assert caught.value.problems == (Problem("--set", None, key, problem),)
+    assert caught.value.problems == (Problem("overrides", None, key, problem),)
 
 
 def test_another_component_drops_the_options_of_the_first(valid_recipe: str, file: Path, registry: Registry) -> None:

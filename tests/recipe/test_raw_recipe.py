@@ -193,7 +193,7 @@ def test_overrides_of_name_and_options_combine_in_any_order(order: int, folder: 
     (folder / "x.toml").write_text('[method]\nname = "a"\nold = 1\n', encoding="utf-8")
     raw = load_raw(Path("x.toml"), ["method.name=b", "method.new=2"][::order])
     assert raw.data == {"method": {"name": "b", "new": 2}}
-    assert raw.origins[("method", "new")] == KeyLocation("--set", None)
+    assert raw.origins[("method", "new")] == KeyLocation("overrides", None)
     assert ("method", "old") not in raw.origins
 
 

@@ -59,15 +59,11 @@ def imported(project: Path) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
 def test_every_imported_library_is_declared(project: Path) -> None:
     allowed = declared(project) | declared(ROOT / "pyproject.toml")  # plugins import peftkit and what it brings
-    first_party = {
-        project.parent.name,
-        canonical(project.parent.name),
-        *(path.stem for path in project.parent.glob("*.py")),
-    }
-    first_party |= {path.parent.name for path in project.parent.glob("*/__init__.py")}
+    local = {project.parent.name, canonical(project.parent.name), *(path.stem for path in project.parent.glob("*.py"))}
+    local |= {path.parent.name for path in project.parent.glob("*/__init__.py")}
     installed, undeclared = installed_distributions(), {}
     for module, where in imported(project):
-        if module in sys.stdlib_module_names or module in first_party | NOT_DECLARED.keys():
+        if module in sys.stdlib_module_names or module in local | NOT_DECLARED.keys():
             continue
         names = installed.get(module, [DISTRIBUTIONS.get(module, module)])
         if not {canonical(name) for name in names} & allowed:

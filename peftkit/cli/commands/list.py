@@ -39,8 +39,6 @@ class ListCommand(SubCommand):
             return self._list_plugins(args)
         registry = plugins.load_registry()
         entries = [entry for entry in registry.entries if args.kind in (None, _kind(entry))]
-        for failure in registry.failures:
-            self.notice(args, f"warning: the plugin {failure.plugin} cannot be imported: {failure.error}")
         if args.json:
             components = [
                 {
@@ -53,8 +51,8 @@ class ListCommand(SubCommand):
                 }
                 for entry in entries
             ]
-            failures = [{"plugin": failure.plugin, "error": failure.error} for failure in registry.failures]
-            self.print_json({"components": components, "failures": failures}, version=2)
+            failures = [failure.as_json() for failure in registry.failures]
+            self.print_json({"components": components, "failures": failures}, version=3)
         elif entries:
             _print_table(entries)
         else:
@@ -72,7 +70,7 @@ class ListCommand(SubCommand):
                     "licence": plugin.licence,
                     "components": [{"kind": entry.kind, "name": entry.name} for entry in plugin.entries],
                     "excluded": plugin.is_excluded,
-                    "error": plugin.error,
+                    "error": "; ".join(_errors(plugin)),
                 }
                 for plugin in installed
             ]
@@ -88,12 +86,16 @@ class ListCommand(SubCommand):
 def _state(plugin: plugins.Plugin) -> str:
     if plugin.is_excluded:
         return "excluded by PEFTKIT_PLUGINS"
-    if plugin.error:
-        return f"error: {plugin.error}"
     counts = Counter(_kind(entry) for entry in plugin.entries)
     texts = [f"{counts[kind]} {kind if counts[kind] > 1 else kind.removesuffix('s')}" for kind in KINDS if counts[kind]]
     texts += [f"{name} needs {method}, which is not installed" for name, method in plugin.unavailable.items()]
-    return ", ".join(texts) or "no components"
+    if not texts and not plugin.failures:
+        return "no components"
+    return "; ".join([*filter(None, [", ".join(texts)]), *(f"error: {text}" for text in _errors(plugin))])
+
+
+def _errors(plugin: plugins.Plugin) -> list[str]:
+    return [": ".join(filter(None, [failure.part, failure.error])) for failure in plugin.failures]
 
 
 def _kind(entry: plugins.Entry) -> str:

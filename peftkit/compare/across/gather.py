@@ -60,7 +60,10 @@ def compare_across_tasks(
     labels = sorted({label for group in used for label in group.runs} - {*names})
     reasons = {label: _reason(label, used, parts, by) for label in labels}
     if len(names) < MIN_COMPARED:
-        head = f"--across needs {MIN_COMPARED} methods or more with two seeds in every task and model, but there are"
+        head = (
+            f"a comparison across tasks needs {MIN_COMPARED} methods or more with two seeds in every task and model, "
+            "but there are"
+        )
         hint = "methods match by name and, if several share a name, by the options in which they differ"
         lines = (f"{label}: {reason}" for label, reason in reasons.items())
         raise InputError("\n".join([f"{head}: {comma_separated(names)}", *lines, hint]))
@@ -128,10 +131,9 @@ def shared_methods(parts: Sequence[TaskPosterior]) -> tuple[str, ...]:
 
 def _check_enough(titles: Sequence[str], left_out: Mapping[str, str]) -> None:
     if len(titles) < MIN_COMPARED:
-        head = (
-            f"--across needs runs of at least {MIN_COMPARED} tasks or models, but there are: {comma_separated(titles)}"
-        )
-        raise InputError("\n".join([head, *(f"left out: {title}: {reason}" for title, reason in left_out.items())]))
+        needs = f"a comparison across tasks needs runs of at least {MIN_COMPARED} tasks or models, but there are: "
+        lines = (f"left out: {title}: {reason}" for title, reason in left_out.items())
+        raise InputError("\n".join([needs + comma_separated(titles), *lines]))
 
 
 def _select(parts: Sequence[TaskPosterior]) -> tuple[list[TaskPosterior], tuple[str, ...], dict[str, str]]:

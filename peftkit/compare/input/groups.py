@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peftkit.argument_names import format_argument
 from peftkit.compare.input.fairness import (
     FAIRNESS_CHECKS,
     FIXED_SAMPLE,
@@ -59,9 +60,9 @@ def _build_group(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]
     rejected = {name: texts for name, texts in failed.items() if name not in pool}
     if rejected:
         lines = [f"{name}: {text}" for name, texts in rejected.items() for text in texts[:5]]
-        flags = " ".join(f"--pool {name}" for name in rejected)
+        argument = format_argument("pool", *rejected, repeatable=True)
         head = f"the runs of {task!r} with {model!r} are not comparable"
-        raise InputError("\n".join([head, *lines, f"leave some of them out, or compare them anyway with {flags}"]))
+        raise InputError("\n".join([head, *lines, f"leave some of them out, or compare them anyway with {argument}"]))
     labels = _label_methods(runs)
     numbers = _number_seeds({run.seeds for run in runs})
     same_seed: dict[tuple[str, int], list[Run]] = defaultdict(list)

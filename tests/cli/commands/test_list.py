@@ -7,7 +7,7 @@ import pytest
 
 from peftkit import Method, plugins
 from peftkit.cli import main
-from peftkit.plugins import BASE_CLASSES, Entry, Plugin, Registry
+from peftkit.plugins import BASE_CLASSES, Entry, Failure, Plugin, Registry
 from tests.cli.conftest import Peftkit
 
 BUILT_IN = [kind for kind in BASE_CLASSES if kind != "callback"]
@@ -49,7 +49,7 @@ def test_list_of_one_kind_as_text_and_json(kind: str, peftkit: Peftkit, registry
     expected = list(registry.all(kind, presets=False))  # type: ignore[arg-type]
     assert [line.split()[0] for line in lines[1:]] == expected
     document = json.loads(peftkit("list", f"{kind}s", "--json")[1])
-    assert document["format"] == 2
+    assert document["format"] == 3
     assert [c["name"] for c in document["components"]] == expected
     assert {(c["kind"], c["distribution"]) for c in document["components"]} == {(kind, "peftkit")}
 
@@ -59,9 +59,11 @@ def test_list_shows_plugins_that_cannot_be_imported(capsys: pytest.CaptureFixtur
     assert main(["list"]) == 0
     out, err = capsys.readouterr()
     assert "\n  rich                     peftkit-rich  A method with options" in out
-    assert err == "warning: the plugin peftkit-sad:sad cannot be imported: OSError: no\n"
+    assert err == ""  # loading the plugins logs it
     assert main(["list", "meters", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["failures"] == [{"plugin": "peftkit-sad:sad", "error": "OSError: no"}]
+    assert json.loads(capsys.readouterr().out)["failures"] == [
+        {"plugin": "peftkit-sad:sad", "error": "OSError: no", "kind": None, "name": None}
+    ]
 
 
 def test_list_of_presets_names_the_method_the_options_and_the_paper(peftkit: Peftkit) -> None:
@@ -90,9 +92,11 @@ def test_lines_are_whole_in_a_pipe_and_wrapped_in_a_terminal(
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("method", "a", Method, "peftkit-good", "1.2")
+    failure = Failure("peftkit-half:half", "B must define apply(self)", "the method 'b'", ("method", "b"))
     listed = [
-        Plugin("peftkit-bad:bad", "peftkit-bad", "3", "", error="ModuleNotFoundError: No module named 'x'"),
+        Plugin("peftkit-bad:bad", "peftkit-bad", "3", "", failures=(Failure("peftkit-bad:bad", "ValueError: no"),)),
         Plugin("peftkit-good:good", "peftkit-good", "1.2", "MIT", entries=(entry, replace(entry, name="b"))),
+        Plugin("peftkit-half:half", "peftkit-half", "2", "MIT", entries=(entry,), failures=(failure,)),
         Plugin("peftkit-out:out", "peftkit-out", "0.1", "GPL-3.0-only", is_excluded=True),
     ]
     monkeypatch.setattr(plugins, "list_plugins", lambda: listed)
@@ -101,8 +105,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("installed")
 def test_list_shows_plugins_with_version_licence_and_errors(peftkit: Peftkit) -> None:
     assert peftkit("list", "--plugins")[1].splitlines() == [
-        "peftkit-bad:bad    3    no licence    error: ModuleNotFoundError: No module named 'x'",
+        "peftkit-bad:bad    3    no licence    error: ValueError: no",
         "peftkit-good:good  1.2  MIT           2 methods",
+        "peftkit-half:half  2    MIT           1 method; error: the method 'b': B must define apply(self)",
         "peftkit-out:out    0.1  GPL-3.0-only  excluded by PEFTKIT_PLUGINS",
     ]
     document = json.loads(peftkit("list", "--plugins", "--json")[1])
@@ -110,6 +115,7 @@ def test_list_shows_plugins_with_version_licence_and_errors(peftkit: Peftkit) ->
     assert [plugin.pop("components") for plugin in document["plugins"]] == [
         [],
         [{"kind": "method", "name": "a"}, {"kind": "method", "name": "b"}],
+        [{"kind": "method", "name": "a"}],
         [],
     ]
     assert document["plugins"][1] == {
@@ -120,6 +126,8 @@ def test_list_shows_plugins_with_version_licence_and_errors(peftkit: Peftkit) ->
         "excluded": False,
         "error": "",
     }
+    errors = [plugin["error"] for plugin in document["plugins"]]
+    assert errors == ["ValueError: no", "", "the method 'b': B must define apply(self)", ""]
 
 
 def test_list_of_plugins_takes_no_kind(peftkit: Peftkit) -> None:

@@ -79,9 +79,12 @@ def test_too_few_tasks_or_methods_are_rejected_with_the_reasons(
     assert main(["compare", str(path), "--across"]) == 2
     text = capsys.readouterr().err
     if len(tasks) == 1:
-        assert "--across needs runs of at least 2 tasks or models, but there are: rte with t5-base" in text
+        assert (
+            "a comparison across tasks needs runs of at least 2 tasks or models, but there are: rte with t5-base"
+            in text
+        )
     else:
-        assert "--across needs 2 methods or more with two seeds in every task and model, but there are: noth" in text
+        assert "needs 2 methods or more with two seeds in every task and model, but there are: noth" in text
         assert "lora: missing in cola with t5-base" in text
         assert "vera: missing in rte with t5-base" in text
 

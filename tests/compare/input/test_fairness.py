@@ -73,7 +73,7 @@ def test_other_protocols_are_compared_only_with_pool(
     check: str, options: dict[str, Any], words: str, plant: Plant
 ) -> None:
     runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
-    with pytest.raises(InputError, match=f"{check}: {words}(.|\n)*--pool {check}"):
+    with pytest.raises(InputError, match=f'{check}: {words}(.|\n)*pool=\\["{check}"\\]'):
         group_runs(runs)
     [section] = group_runs(runs, [check])
     assert [*section.pooled] == [check]
@@ -130,7 +130,7 @@ def test_ranks_and_batch_sizes_can_be_swept(plant: Plant) -> None:
     assert len(group_runs(find_runs([path.parent])[0])[0].runs) == 3
     for batch in (8, 16):
         changed(plant("vera", 1, [0.1, 0.5], **train(batch_size=batch)), "summary.json", effective_batch=batch)
-    with pytest.raises(InputError, match=r"training: effective_batch is 16 and 8 and null(.|\n)*--pool training"):
+    with pytest.raises(InputError, match=r'training: effective_batch is 16 and 8 and null(.|\n)*pool=\["training"\]'):
         group_runs(find_runs([path.parent])[0])
     [section] = group_runs(find_runs([path.parent])[0], ["training"])
     assert {"vera (batch_size=8)", "vera (batch_size=16)"} <= section.runs.keys()

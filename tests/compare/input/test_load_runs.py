@@ -96,7 +96,7 @@ def test_unfair_runs_are_compared_only_with_pool_and_noted(
     check: str, options: dict[str, object], words: str, plant: Plant
 ) -> None:
     runs, _ = find_runs([plant("full", 1, [0.1, 0.5]), plant("lora", 1, [0.1, 0.5], **options)])
-    with pytest.raises(InputError, match=f"{check}: {words}(.|\n)*--pool {check}"):
+    with pytest.raises(InputError, match=f'{check}: {words}(.|\n)*pool=\\["{check}"\\]'):
         group_runs(runs)
     [section] = group_runs(runs, [check])
     assert [*section.pooled] == [check]

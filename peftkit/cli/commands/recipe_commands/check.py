@@ -54,7 +54,8 @@ class CheckCommand(SubCommand):
             if report.recipe and not args.quiet:
                 print("{}: OK ({method} on {task}, {model})".format(path, **_names(report.recipe)), flush=True)
         if args.json:
-            self.print_json({"valid": not errors, "recipes": documents}, version=2)
+            failures = [failure.as_json() for failure in registry.failures]
+            self.print_json({"valid": not errors, "recipes": documents, "failures": failures}, version=3)
             return RecipeError.exit_code if errors else 0
         if errors:
             raise RecipeError(dict.fromkeys(errors))

@@ -15,7 +15,7 @@ def test_check_prints_the_recipe_its_method_task_and_model(peftkit: Peftkit) -> 
     assert (code, err) == (0, "")
     recipe = {"recipe": "x.toml", "valid": True, "errors": [], "warnings": []}
     names = {"method": "lora", "task": "wordnet_mcq", "model": "pocket-t5"}
-    assert json.loads(out) == {"format": 2, "valid": True, "recipes": [{**recipe, **names}]}
+    assert json.loads(out) == {"format": 3, "valid": True, "recipes": [{**recipe, **names}], "failures": []}
 
 
 def test_check_json_lists_the_errors(peftkit: Peftkit) -> None:

@@ -3,85 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import sys
-import types
-from collections.abc import Callable, Iterator
-from importlib.metadata import Distribution, EntryPoint
+import logging
+import re
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-from pydantic import create_model
 
 from peftkit import Meter, Method, Metric, Objective, Task, hookimpl
 from peftkit.components import Component
 from peftkit.errors import InputError, PluginError
-from peftkit.plugins import Registry, list_plugins, load_registry
-
-
-class FakeDistribution(Distribution):
-    """A distribution in memory."""
-
-    def __init__(self, name: str | None, version: str) -> None:
-        self.texts = {"METADATA": f"Metadata-Version: 2.1\n{f'Name: {name}' if name else ''}\nVersion: {version}\n"}
-
-    def read_text(self, filename: str) -> str | None:
-        return self.texts.get(filename)
-
-    def locate_file(self, path: Any) -> Any:
-        return Path(path)
-
-
-Install = Callable[..., EntryPoint]
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Creates an entry point to a module with these contents."""
-    numbers = itertools.count()
-
-    def point(distribution: str | None, name: str = "plugin", version: str = "1.0", **contents: Any) -> EntryPoint:
-        module = types.ModuleType(f"made_up_{next(numbers)}")
-        vars(module).update(contents)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        # Entry points are immutable; importlib.metadata sets "dist" in the same way.
-        entry_point = EntryPoint(name, module.__name__, "peftkit")
-        vars(entry_point)["dist"] = FakeDistribution(distribution, version)
-        return entry_point
-
-    return point
-
-
-def component(name: str, base: type[Component] = Method) -> Any:
-    attributes: dict[str, Any] = {
-        key: lambda self, *args, **options: None
-        for key in ("apply", "load", "to_example", "tokenize", "predict", "compute", "totals")
-        if key in dir(base)
-    }
-    if issubclass(base, Task):
-        attributes |= {"kind": "generation", "metrics": (), "selection_metric": "loss"}
-    if issubclass(base, Objective):
-        attributes |= {"task_kind": "generation", "families": ("decoder",)}
-    model = create_model(name.title(), __base__=base, name=(Literal[name], name), __doc__=f"The {name}.\n\nMore.")
-    for key, value in attributes.items():
-        setattr(model, key, value)
-    return model
-
-
-def hook(name: str, returned: Any) -> Any:
-    return hookimpl(specname=name)(lambda: returned)
-
-
-def methods(*classes: Any) -> Any:
-    return hook("register_methods", list(classes))
-
-
-def registry(*points: EntryPoint, only: str | None = None) -> Registry:
-    return load_registry(only, points)
-
-
-def names(loaded: Registry) -> list[str]:
-    return [f"{e.kind} {e.name}" for e in loaded.entries]
+from peftkit.plugins import list_plugins, load_registry
+from tests.plugins.conftest import FakeDistribution, Install, component, hook, methods, names, registry
 
 
 def test_an_entry_has_its_component_and_distribution(install: Install) -> None:
@@ -126,10 +61,15 @@ def test_the_built_in_components_are_registered() -> None:
 def test_a_duplicate_name_is_an_error_that_names_both_distributions(install: Install) -> None:
     points = [install(d, register_methods=methods(component("a"))) for d in ("peftkit-one", "peftkit-two")]
     for order in (points, points[::-1]):
-        with pytest.raises(
-            PluginError, match=r"the method 'a' is registered twice, by peftkit-one and by peftkit-two \("
-        ):
-            registry(*order)
+        loaded = registry(*order, install("d", register_methods=methods(component("b"))))
+        assert names(loaded) == ["method b"]
+        with pytest.raises(PluginError) as caught:
+            loaded.find("method", "a")
+        assert str(caught.value) == (
+            "the method 'a' of the plugin peftkit-one:plugin cannot be used: peftkit-two registers this name too; "
+            "uninstall one, or exclude it with PEFTKIT_PLUGINS; the method 'a' of the plugin peftkit-two:plugin cannot "
+            "be used: peftkit-one registers this name too; uninstall one, or exclude it with PEFTKIT_PLUGINS"
+        )
 
 
 def test_an_overridable_built_in_is_replaced_by_one_other(install: Install) -> None:
@@ -139,16 +79,27 @@ def test_an_overridable_built_in_is_replaced_by_one_other(install: Install) -> N
     for order in (points[:2], points[1::-1]):
         assert registry(*order).all("method")["a"].component is other
     assert registry(points[0]).all("method")["a"].component is built_in
-    with pytest.raises(PluginError, match="registered twice"):
-        registry(*points)
+    assert [failure.plugin for failure in registry(*points).failures] == ["a:plugin", "x:plugin"]
     built_in.overridable, other.overridable = False, True
-    with pytest.raises(PluginError, match="registered twice"):
-        registry(*points[:2])
+    refused = registry(*points[:2])
+    assert names(refused) == []
+    [failure] = refused.failures
+    assert str(failure).startswith("the method 'a' of the plugin x:plugin cannot be used: peftkit registers this name")
 
 
 def test_a_duplicate_name_in_one_hook_is_an_error(install: Install) -> None:
-    with pytest.raises(PluginError, match="registered twice, by d and by d"):
-        registry(install("d", register_methods=methods(component("a"), component("a"))))
+    loaded = registry(install("d", register_methods=methods(component("a"), component("a"))))
+    assert names(loaded) == []
+    [failure] = loaded.failures
+    assert "'a' of the plugin d:plugin cannot be used: it is registered twice; remove one" in str(failure)
+
+
+def test_a_plugin_takes_no_built_in_meter_away(install: Install) -> None:
+    built_in, other = component("a", Meter), component("a", Meter)
+    points = [install(d, m=hook("register_meters", [c])) for d, c in (("peftkit", built_in), ("x", other))]
+    loaded = registry(*points)
+    assert loaded.all("meter")["a"].component is built_in
+    assert [failure.plugin for failure in loaded.failures] == ["x:plugin"]
 
 
 def test_equal_entry_point_names_of_two_distributions_are_both_loaded(install: Install) -> None:
@@ -166,8 +117,10 @@ def test_one_module_with_two_entry_points_is_an_error(install: Install) -> None:
     point = install("d1", register_methods=methods(component("a")))
     other = EntryPoint("again", point.value, "peftkit")
     vars(other)["dist"] = FakeDistribution("d2", "1")
-    with pytest.raises(PluginError, match="the plugins d1:plugin and d2:again are the same module"):
-        registry(point, other)
+    loaded = registry(point, other)
+    assert names(loaded) == ["method a"]
+    [failure] = loaded.failures
+    assert "d2:again cannot be used: it is the same module as the plugin d1:plugin; exclude one" in str(failure)
 
 
 @pytest.mark.parametrize("name", [None, "d"])
@@ -277,19 +230,22 @@ class Suffixed(Homeless):
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt": (
         {"register_method": register_method},
-        r"d:plugin is not valid: .*unknown hook 'register_method' .*\(did you mean 'register_methods'\?\)",
+        r"^the plugin d:plugin cannot .*unknown hook 'register_method' .*\(did you mean 'register_methods'\?\)",
     ),
-    "arguments": ({"register_methods": with_arguments}, "d:plugin is not valid: .*config"),
+    "arguments": ({"register_methods": with_arguments}, "^the plugin d:plugin cannot be used: .*config"),
     "unmarked": (
         {"register_methods": unmarked},
-        "d:plugin implements no hook: .* register_methods, .* under @hookimpl",
+        "d:plugin cannot be used: it implements no hook; .* register_methods, .* under @hookimpl",
     ),
-    "nothing": ({}, "d:plugin implements no hook"),
-    "raises": ({"register_methods": raising(KeyError("boo"))}, "d:plugin: register_methods failed: KeyError: 'boo'"),
-    "exits": ({"register_methods": raising(SystemExit(3))}, "d:plugin: register_methods failed: SystemExit: 3"),
+    "nothing": ({}, "d:plugin cannot be used: it implements no hook"),
+    "raises": (
+        {"register_methods": raising(KeyError("boo"))},
+        "^the methods of the plugin d:plugin cannot be used: register_methods failed: KeyError: 'boo'",
+    ),
+    "exits": ({"register_methods": raising(SystemExit(3))}, "cannot be used: register_methods failed: SystemExit: 3"),
     "none": (
         {"register_methods": returning(None)},
-        "d:plugin: register_methods returned None; it must return a class or a list of classes",
+        "d:plugin cannot be used: register_methods returned None; it must return a class or a list of classes",
     ),
     "text": ({"register_methods": returning("ab")}, "register_methods returned 'ab'; it must return a class or a list"),
     "object alone": (
@@ -307,7 +263,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no literal": (
         {"register_methods": returning([Silent])},
-        'd:plugin: Silent must declare its name as: name: Literal\\["x"\\]',
+        '^a method of the plugin d:plugin cannot be used: Silent must declare its name as: name: Literal\\["x"\\]',
     ),
     "two names": ({"register_methods": returning([Twofold])}, "Twofold must declare its name as"),
     "no default": ({"register_methods": returning([Nameless])}, "Nameless must declare its name as"),
@@ -343,17 +299,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("contents", "words"), BAD.values(), ids=BAD)
 def test_an_invalid_plugin_is_an_error_that_names_it(contents: dict[str, Any], words: str, install: Install) -> None:
-    with pytest.raises(PluginError, match=words) as caught:
-        registry(install("d", **contents))
-    assert "d:plugin" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    others = [install("other", register_methods=methods(component("good")), register_tasks=None)]
+    loaded = registry(install("d", **contents), *others)
+    [failure] = loaded.failures
+    assert re.search(words, str(failure))
+    assert "\n" not in str(failure)
+    assert loaded.find("method", "good").distribution == "other"
+    with pytest.raises(PluginError, match=re.escape(str(failure))):  # so that recipes get the reason
+        loaded.find(*(failure.component or ("method", "missing")))
 
 
 def test_an_entry_point_to_a_class_is_an_error(install: Install) -> None:
     point = install("d", A=component("a"))
     entry_point = EntryPoint("x", f"{point.value}:A", "peftkit")
-    with pytest.raises(PluginError, match="x implements no hook: its entry point must name a module"):
-        registry(entry_point)
+    [failure] = registry(entry_point).failures
+    assert "x cannot be used: it implements no hook; its entry point must name a module" in str(failure)
 
 
 def test_a_hook_may_return_one_class_or_any_collection(install: Install) -> None:
@@ -373,36 +333,6 @@ def test_a_hook_may_return_one_class_or_any_collection(install: Install) -> None
 # ---- import failures and excluded plugins
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ("import none_such_module", "ModuleNotFoundError: No module named 'none_such_module'"),
-        ("raise SystemExit('no\\n  way')", "SystemExit: no way"),
-        ("(", "SyntaxError"),
-        ("from peftkit import Method\nclass A(Method):\n    name = 'a'", "PydanticUserError: "),
-    ],
-)
-def test_import_failures_are_shown_if_a_component_is_missing(
-    code: str, words: str, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "broken_for_test.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    broken = EntryPoint("b", "broken_for_test", "peftkit")
-    vars(broken)["dist"] = FakeDistribution("peftkit-broken", "1")
-    loaded = registry(broken, install("d", register_methods=methods(component("alpha"))))
-    assert loaded.find("method", "alpha").distribution == "d"
-    [failure] = loaded.failures
-    assert failure.plugin == "peftkit-broken:b"
-    assert failure.error.startswith(words)
-    assert "\n" not in failure.error
-    with pytest.raises(PluginError) as caught:
-        loaded.find("method", "alpah")
-    assert str(caught.value) == (
-        "no method is called 'alpah' (did you mean 'alpha'?); installed: alpha; "
-        f"the plugin peftkit-broken:b could not be imported: {failure.error}"
-    )
-
-
 def test_a_missing_attribute_is_an_import_failure(install: Install) -> None:
     loaded = registry(EntryPoint("x", f"{install('d').value}:none", "peftkit"))
     assert loaded.failures[0].error.startswith("AttributeError")
@@ -413,13 +343,6 @@ def test_an_interrupt_during_import_is_raised(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         registry(EntryPoint("x", "interrupted_for_test", "peftkit"))
-
-
-def test_a_missing_first_party_component_names_its_distribution(install: Install) -> None:
-    with pytest.raises(
-        PluginError, match=r"called 'parallel_adapters'; installed: nothing; .* distribution peftkit-adapters$"
-    ):
-        registry().find("method", "parallel_adapters")
 
 
 @pytest.mark.parametrize(
@@ -467,6 +390,67 @@ def test_unknown_names_in_peftkit_plugins_are_an_error(install: Install) -> None
     )
 
 
+# ---- what remains of a plugin with invalid components
+
+
+class Inapt(Method):
+    """Has a hook with other arguments."""
+
+    name: Literal["inapt"] = "inapt"
+
+    def apply(self, model: Any) -> Any:  # type: ignore[override]
+        return model
+
+
+def test_the_other_components_of_a_plugin_can_be_used(install: Install) -> None:
+    loaded = registry(
+        install(
+            "d",
+            register_methods=methods(component("good"), Inapt, component("better")),
+            t=hook("register_tasks", [Aimless]),
+            m=hook("register_metrics", component("metric", Metric)),
+        )
+    )
+    assert names(loaded) == ["method better", "method good", "metric metric"]
+    assert [failure.component for failure in loaded.failures] == [("method", "inapt"), ("task", "aimless")]
+    assert str(loaded.failures[0]) == (
+        "the method 'inapt' of the plugin d:plugin cannot be used: Inapt must define apply(self, model, context), not "
+        "apply(self, model)"
+    )
+    with pytest.raises(PluginError) as caught:
+        loaded.find("method", "inapt")
+    assert str(caught.value) == str(loaded.failures[0])
+    with pytest.raises(PluginError) as caught:
+        loaded.find("method", "other")  # that they are invalid is no reason for another missing name
+    assert "cannot be used" not in str(caught.value)
+
+
+def test_a_failing_hook_leaves_the_others(install: Install) -> None:
+    loaded = registry(
+        install("d", register_methods=raising(OSError()), t=hook("register_metrics", component("m", Metric)))
+    )
+    assert names(loaded) == ["metric m"]
+    assert str(loaded.failures[0]).startswith(
+        "the methods of the plugin d:plugin cannot be used: register_methods failed"
+    )
+
+
+def test_failures_are_logged_once(install: Install, caplog: pytest.LogCaptureFixture) -> None:
+    points = [install("a-distribution", register_methods=methods(Inapt))]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            loaded = registry(*points)
+    assert [record.message for record in caplog.records] == [str(loaded.failures[0])]
+
+
+def test_only_the_first_of_several_processes_logs_failures(
+    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    registry(install("yet-another-distribution", register_methods=methods(Inapt)))
+    assert caplog.records == []
+
+
 # ---- the list of plugins
 
 
@@ -489,8 +473,8 @@ def test_plugins_are_listed_with_licence_state_and_components(install: Install) 
     ]
     assert [p.is_excluded for p in listed.values()] == [False, False, True, False]
     assert [entry.name for p in listed.values() for entry in p.entries] == ["one"]
-    assert listed["unknown:broken"].error.startswith("ModuleNotFoundError")
-    assert listed["peftkit-odd:odd"].error.endswith(
-        "is not a subclass of peftkit.Method; register it with register_metrics"
-    )
+    errors = {name: [failure.error for failure in plugin.failures] for name, plugin in listed.items()}
+    assert errors["unknown:broken"] == ["ModuleNotFoundError: No module named 'none_such_module'"]
+    [error] = errors["peftkit-odd:odd"]
+    assert error.endswith("is not a subclass of peftkit.Method; register it with register_metrics")
     assert list_plugins(points=[]) == []

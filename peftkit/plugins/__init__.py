@@ -1,0 +1,17 @@
+"""Loads and checks plugins: ``registration`` calls their hooks, and ``registry`` has what they register."""
+
+from peftkit.plugins.registration import HOOKS, Plugin, list_plugins, load_registry
+from peftkit.plugins.registry import BASE_CLASSES, FIRST_PARTY, Entry, Failure, Kind, Registry
+
+__all__ = [
+    "BASE_CLASSES",
+    "FIRST_PARTY",
+    "HOOKS",
+    "Entry",
+    "Failure",
+    "Kind",
+    "Plugin",
+    "Registry",
+    "list_plugins",
+    "load_registry",
+]

@@ -1,0 +1,182 @@
+"""The installed components, and why others are missing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from peftkit.components import Callback, Component, Meter, Method, Metric, Objective, Preset, Task
+from peftkit.components.method_names import find_left_out, suggest_method
+from peftkit.errors import PluginError, closest, comma_separated
+
+Kind = Literal["method", "task", "objective", "metric", "meter", "callback"]
+FIRST_PARTY: Mapping[str, str] = {
+    "lora_xs": "peftkit-lora-xs",
+    **dict.fromkeys(
+        (
+            *("adapter_plus", "adapters_ia3", "adapters_lora", "adapters_prefix_tuning", "adapters_prompt_tuning"),
+            *("adapters_union", "bottleneck", "compacter", "compacter_plus_plus", "direft", "invertible_bottleneck"),
+            *("houlsby", "loreft", "mam", "noreft", "parallel_adapters", "pfeiffer", "unipelt"),
+        ),
+        "peftkit-adapters",
+    ),
+}
+"""Components of peftkit's own plugins, for a hint where the plugin is not installed."""
+
+BASE_CLASSES: Mapping[Kind, type[Component]] = {
+    "method": Method,
+    "task": Task,
+    "objective": Objective,
+    "metric": Metric,
+    "meter": Meter,
+    "callback": Callback,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered component class and where it comes from."""
+
+    kind: Kind
+    name: str
+    component: type[Component]
+    distribution: str
+    version: str
+    plugin: str = ""
+    """The names of the distribution and the entry point."""
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the class's docstring, on one line."""
+        return " ".join((inspect.getdoc(self.component) or "").split("\n\n")[0].split())
+
+    @property
+    def preset(self) -> Preset | None:
+        """The preset, if the component is one."""
+        return self.component.preset if issubclass(self.component, Method) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A plugin or component that cannot be used; a recipe that needs it is rejected.
+
+    Attributes:
+        plugin: The names of its distribution and entry point, such as ``peftkit-energy:energy``.
+        error: Why it cannot be used.
+        part: The part of the plugin that cannot be used, such as ``the method 'x'``; empty for the whole plugin.
+        component: The kind and name of a component that recipes can name; None if it is not known.
+    """
+
+    plugin: str
+    error: str
+    part: str = ""
+    component: tuple[Kind, str] | None = None
+
+    def __str__(self) -> str:
+        """What cannot be used, and why."""
+        part = f"{self.part} of " if self.part else ""
+        return f"{part}the plugin {self.plugin} cannot be used: {self.error}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values of a JSON document, with the kind and name of the component, or null."""
+        kind, name = self.component or (None, None)
+        return {"plugin": self.plugin, "error": self.error, "kind": kind, "name": name}
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The installed components, sorted by kind and name."""
+
+    entries: tuple[Entry, ...]
+    failures: tuple[Failure, ...] = ()
+    distributions: Mapping[str, str] = field(default_factory=dict)
+    """The versions of the distributions whose plugins were loaded."""
+    excluded: tuple[str, ...] = ()
+    """The plugins that ``PEFTKIT_PLUGINS`` excludes."""
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """By the name of each preset whose method is not installed, the name of that method."""
+
+    def all(self, kind: Kind, *, presets: bool = True) -> Mapping[str, Entry]:
+        """Returns the components of one kind.
+
+        Args:
+            kind: ``method``, ``task``, ``objective``, ``metric``, ``meter`` or ``callback``.
+            presets: Whether methods include presets.
+
+        Returns:
+            The entries by name.
+        """
+        return MappingProxyType({e.name: e for e in self.entries if e.kind == kind and (presets or not e.preset)})
+
+    def find(self, kind: Kind, name: str) -> Entry:
+        """Returns the component with a kind and name.
+
+        Args:
+            kind: ``method``, ``task``, ``objective``, ``metric``, ``meter`` or ``callback``.
+            name: The name in a recipe.
+
+        Returns:
+            The entry.
+
+        Raises:
+            PluginError: There is none. The message lists the installed ones, a similar name, and why it may be missing.
+        """
+        known = self.all(kind)
+        if name in known:
+            return known[name]
+        if failures := [str(failure) for failure in self.failures if failure.component == (kind, name)]:
+            raise PluginError("; ".join(failures))
+        guess = self.suggest(name, kind)
+        text = f"no {kind} is called {name!r}{guess}; installed: {comma_separated(list(known))}"
+        raise PluginError(text + self.why_missing(name))
+
+    def suggest(self, name: str, kind: Kind | None = None) -> str:
+        """Returns a suggestion for an unknown name: by meaning for a method, by spelling for others.
+
+        Args:
+            name: The unknown name.
+            kind: The kind of component; by default any.
+
+        Returns:
+            `` (did you mean 'x'?)``, where x may be in a plugin that is not installed; empty if none is similar.
+        """
+        guess = self._guess(name, kind)
+        if find_left_out(name):
+            return f" (the closest is {guess!r})"
+        return f" (did you mean {guess!r}?)" if guess else ""
+
+    def _guess(self, name: str, kind: Kind | None) -> str:
+        entries = [entry for entry in self.entries if kind in (None, entry.kind)]
+        if kind in (None, "method"):
+            if name in FIRST_PARTY or name in self.unavailable:  # it is the right name
+                return ""
+            methods = {e.name: e.component.also_called for e in entries if issubclass(e.component, Method)}
+            if guess := suggest_method(name, {**dict.fromkeys(FIRST_PARTY, ()), **methods}):
+                return guess
+        return closest(name, [entry.name for entry in entries])
+
+    def why_missing(self, name: str) -> str:
+        """Returns why a name may not be registered.
+
+        Args:
+            name: The name in a recipe.
+
+        Returns:
+            Reasons that begin with ``; ``, or an empty text if there are none.
+        """
+        reasons = [str(each) for each in self.failures if each.component is None or each.component[1] == name]
+        if self.excluded:
+            reasons.append(f"PEFTKIT_PLUGINS excludes {comma_separated(self.excluded)}")
+        if left_out := find_left_out(name):
+            reasons.append(left_out[1])
+        method = self.unavailable.get(name)
+        if method:
+            reasons.append(f"it is a preset of {method}, which is not installed")
+        guess = self._guess(name, "method")
+        for wanted, subject in ((name, "it"), (method, method), (guess, repr(guess))):
+            if (distribution := FIRST_PARTY.get(wanted or "")) and distribution not in self.distributions:
+                reasons.append(f"{subject} is in the distribution {distribution}")
+        return "".join(f"; {reason}" for reason in reasons)

@@ -1,0 +1,48 @@
+"""The registry: looking up components, and why one is missing."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from peftkit.errors import PluginError
+from tests.plugins.conftest import FakeDistribution, Install, component, methods, registry
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import none_such_module", "ModuleNotFoundError: No module named 'none_such_module'"),
+        ("raise SystemExit('no\\n  way')", "SystemExit: no way"),
+        ("(", "SyntaxError"),
+        ("from peftkit import Method\nclass A(Method):\n    name = 'a'", "PydanticUserError: "),
+    ],
+)
+def test_import_failures_are_shown_if_a_component_is_missing(
+    code: str, words: str, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_for_test.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = EntryPoint("b", "broken_for_test", "peftkit")
+    vars(broken)["dist"] = FakeDistribution("peftkit-broken", "1")
+    loaded = registry(broken, install("d", register_methods=methods(component("alpha"))))
+    assert loaded.find("method", "alpha").distribution == "d"
+    [failure] = loaded.failures
+    assert failure.plugin == "peftkit-broken:b"
+    assert failure.error.startswith(words)
+    assert "\n" not in failure.error
+    with pytest.raises(PluginError) as caught:
+        loaded.find("method", "alpah")
+    assert str(caught.value) == (
+        "no method is called 'alpah' (did you mean 'alpha'?); installed: alpha; "
+        f"the plugin peftkit-broken:b cannot be used: {failure.error}"
+    )
+
+
+def test_a_missing_first_party_component_names_its_distribution(install: Install) -> None:
+    with pytest.raises(
+        PluginError, match=r"called 'parallel_adapters'; installed: nothing; .* distribution peftkit-adapters$"
+    ):
+        registry().find("method", "parallel_adapters")
