@@ -98,7 +98,13 @@ def validate_model_name(name: str) -> str:
     """Return why a name cannot be a model, or an empty text; Hub ids are only checked for their form."""
     if name in BUILT_IN_MODELS:
         return ""
-    path = Path(name.replace("\0", "?"))
+    try:
+        return _name_problem(name, Path(name.replace("\0", "?")))
+    except OSError as error:  # no permission, or a name that is too long
+        return f"{name!r} cannot be read: {error.strerror or error}"
+
+
+def _name_problem(name: str, path: Path) -> str:
     if path.is_dir():
         return _folder_problem(name, path)
     if path.is_file():

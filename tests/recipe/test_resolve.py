@@ -141,3 +141,23 @@ def test_a_local_model_is_valid(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
     assert validate_model_name(str(tmp_path)) == ""
     assert model_config(str(tmp_path)) == {"model_type": "t5"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_a_folder_that_cannot_be_read_is_no_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    opened = Path.open
+
+    def denied(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "config.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    problem = validate_model_name(str(tmp_path))
+    assert problem.endswith("cannot be read: Permission denied" if name == "config.json" else "or merge them first")
+
+
+def test_a_name_that_is_too_long_is_no_model() -> None:
+    assert validate_model_name("a/" * 3000).endswith("cannot be read: File name too long")

@@ -68,13 +68,18 @@ def check_checkpoint_files(name: str, path: str, revision: str | None = None) ->
         revision: the revision of a hub model.
 
     Raises:
-        ModelError: a file is missing, truncated, or not in the right format.
+        ModelError: a file is missing, truncated, unreadable, or not in the right format.
     """
     folder = local_folder(path, revision)
     if folder is None:
         return
     complete = Path(path).is_dir()  # files of a hub model are downloaded one by one
-    for problem in _find_problems(folder, complete=complete):
+    try:
+        problem = next(_find_problems(folder, complete=complete), None)
+    except OSError as error:
+        file = Path(str(error.filename)).name if error.filename else "a file"
+        problem = f"{file} cannot be read: {error.strerror or error}"
+    if problem:
         raise ModelError(f"the model {name!r} cannot be loaded: {problem}")
 
 

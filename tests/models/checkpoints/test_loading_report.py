@@ -366,6 +366,23 @@ def test_every_damaged_file_has_its_own_message(
     assert fault in ("pickled", "GGUF", "TensorFlow") or "must be safetensors" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "generation_config.json"])
+def test_a_file_that_cannot_be_read_is_named(
+    name: str, make: Make, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(models["decoder"], tmp_path / "model")
+    recipe, opened = make("decoder", f"model.name={tmp_path / 'model'}"), Path.open
+
+    def denied(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ModelError, match=rf"cannot be loaded: {re.escape(name)} cannot be read: Permission denied"):
+        load_base(recipe)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 def test_extra_blocks_of_another_kind_are_ignored(
     architecture: str, checkpoints: Callable[[str], Path], make: Make, tmp_path: Path
