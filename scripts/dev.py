@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -11,101 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-PLUGINS = sorted(file.parent.relative_to(ROOT).as_posix() for file in ROOT.glob("plugins/*/pyproject.toml"))
-
-
-class StageError(Exception):
-    """A stage failed; the message names the command or the remedy."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A virtual environment for one line of transformers, created or updated when it is needed."""
-
-    name: str
-    transformers: str
-    plugins: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        return ROOT / self.name
-
-    def tool(self, name: str) -> str:
-        windows = os.name == "nt"
-        return str(self.folder / ("Scripts" if windows else "bin") / (f"{name}.exe" if windows else name))
-
-    def run(self, tool: str, *arguments: str, **variables: str) -> None:
-        """Run a command of the environment in the repository."""
-        self.prepare()
-        run(self.tool(tool), *arguments, **variables)
-
-    def prepare(self) -> None:
-        """Install everything, unless the environment was made from the same files."""
-        stamp, key = self.folder / "stamp", self._key()
-        if stamp.is_file() and stamp.read_text() == key:
-            return
-        if Path(sys.prefix).resolve() == self.folder.resolve():
-            raise StageError(f"{self.name} is out of date: deactivate it, so that it can be created again")
-        with timed(f"{self.name}: transformers {self.transformers}, {torch_build().upper()} build of torch"):
-            run(sys.executable, "-m", "venv", "--clear", str(self.folder))
-            # torch first and alone: the other packages must neither choose its build nor query an index that has
-            # nothing else.
-            extra = ("--extra-index-url", CPU_INDEX) if torch_build() == "cpu" and cpu_index_answers() else ()
-            self._pip(*extra, "torch")
-            self.install(*(word for project in (".[dev]", *self.plugins) for word in ("-e", project)))
-            self._check_torch()
-        stamp.write_text(key)
-
-    def install(self, *what: str) -> None:
-        """Install packages in the tested versions."""
-        pins = ("-c", "constraints/tested.txt", "-c", f"constraints/transformers-{self.transformers}.txt")
-        self._pip(*pins, *what)
-
-    def _key(self) -> str:
-        # With the path, because an environment that was moved or copied does not work.
-        digest = hashlib.sha256(repr((str(ROOT), sys.version, torch_build(), self)).encode())
-        for pattern in ("pyproject.toml", "plugins/*/pyproject.toml", "constraints/*"):
-            for file in sorted(ROOT.glob(pattern)):
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
-
-    def _pip(self, *arguments: str) -> None:
-        constraints, log = f"constraints/{torch_build()}.txt", self.folder / "pip.log"
-        print(f"   pip install -c {constraints} {' '.join(arguments)}  (log: {log.relative_to(ROOT)})", flush=True)
-        # --no-compile: to compile everything takes longer than the installation; Python does it on first import.
-        options = ("--no-compile", "--no-input", "--progress-bar=off", "--disable-pip-version-check", "-c", constraints)
-        command = (self.tool("python"), "-m", "pip", "install", *options, *arguments)
-        with log.open("w") as output:
-            # DeepSpeed compiles its kernels when they are needed.
-            variables = {**os.environ, "DS_BUILD_OPS": "0"}
-            status = subprocess.run(
-                command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT
-            ).returncode
-        if status:
-            raise StageError("\n".join([f"see also {constraints}", *log.read_text().splitlines()[-15:]]))
-
-    def _check_torch(self) -> None:
-        code = "import torch; print(torch.version.cuda or torch.version.hip or 'cpu', torch.cuda.is_available())"
-        build, sees_gpu = subprocess.check_output([self.tool("python"), "-c", code], text=True).split()
-        if torch_build() == "cpu" and build != "cpu":
-            raise StageError(f"torch is built for a GPU ({build}), but there is none; see constraints/cpu.txt")
-        if torch_build() == "gpu" and sees_gpu == "False":
-            print("   torch does not see the GPU; see constraints/gpu.txt, or set PEFTKIT_TORCH=cpu", flush=True)
-
-
-MAIN = Environment(".venv", "5")
-ADAPTERS = Environment(".venv-adapters", "4.57", tuple(PLUGINS))
-
+from development.environments import ADAPTERS, MAIN, ROOT, Environment, StageError, environment_variables, run, timed
 
 BUILT_IN = ("quickstart.toml", "kinds/*.toml", "wordnet/*.toml", "lora/*.toml", "adapters/*.toml")
 """Recipes that need no network."""
@@ -126,23 +37,6 @@ LINT = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-impo
 """The commands of lint; the same as in .pre-commit-config.yaml."""
 
 
-def torch_build() -> str:
-    """Return ``gpu`` if there is an NVIDIA or AMD driver, else ``cpu``; ``PEFTKIT_TORCH`` overrides it."""
-    gpu = any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd"))) or shutil.which("nvidia-smi")
-    return os.environ.get("PEFTKIT_TORCH") or ("gpu" if gpu else "cpu")
-
-
-def cpu_index_answers() -> bool:
-    """Check that PyTorch's CPU index can be reached, because pip would retry for minutes."""
-    if sys.platform != "linux":  # elsewhere the default index has the CPU build
-        return False
-    try:
-        with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=3):  # noqa: S310 - it is https
-            return True
-    except OSError:
-        return False
-
-
 def chromium() -> str:
     """Return the browser for the report's test; root installs a missing one from Debian's packages."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -156,33 +50,6 @@ def chromium() -> str:
         except StageError as error:
             print(f"   the report's test in a browser is skipped: {error}", flush=True)
     return shutil.which("chromium") or ""
-
-
-def environment_variables(**variables: str) -> dict[str, str]:
-    """Return our environment variables and additional ones.
-
-    Byte code is written even if the caller turned it off: otherwise every process would spend a dozen seconds compiling
-    torch and transformers.
-    """
-    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | variables
-
-
-def run(*command: str, **variables: str) -> None:
-    """Run a command in the repository with additional environment variables."""
-    status = subprocess.run(
-        command, cwd=ROOT, env=environment_variables(**variables), stdin=subprocess.DEVNULL
-    ).returncode
-    if status:
-        raise StageError(f"{Path(command[0]).name} {' '.join(command[1:])}: exit code {status}")
-
-
-@contextmanager
-def timed(title: str) -> Iterator[None]:
-    """Print a title, and afterwards the time it took."""
-    print(f"== {title}", flush=True)
-    start = time.monotonic()
-    yield
-    print(f"== {title}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def processes() -> int:
@@ -213,11 +80,17 @@ def test(environments: Sequence[Environment]) -> None:
         if environment.plugins:
             words += [*(f"{plugin}/tests" for plugin in environment.plugins), "-m", "not one_line"]
         environment.prepare()
-        if sys.platform == "linux" and not environment.plugins:  # elsewhere it cannot be installed
-            environment.install("-e", ".[deepspeed]")
+        if environment is MAIN:
+            install_optional("deepspeed")
         variables = {"OMP_NUM_THREADS": "1", "PEFTKIT_CHROMIUM": chromium()}
         with timed(f"tests on transformers {environment.transformers}"), scratch() as folder:
             environment.run("pytest", *words, **variables, TMPDIR=folder)
+
+
+def install_optional(*packages: str) -> None:
+    """Install packages that only some tests need, where they can be installed."""
+    if sys.platform == "linux":
+        MAIN.install(*(name for name in packages if name != "atheris" or sys.version_info < (3, 14)))
 
 
 def lint(environments: Sequence[Environment]) -> None:
@@ -281,18 +154,21 @@ def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed
 
 
 def scaffold(environments: Sequence[Environment]) -> None:
-    """Create a distribution of each kind with `peftkit new`, install it, and test that it is registered."""
+    """Create a distribution of each kind with `peftkit new`, install them, and test that they are registered."""
+    names = {kind: f"example_{kind}" for kind in ("method", "task", "objective", "metric", "meter", "callback")}
+    distributions = [f"peftkit-{name.replace('_', '-')}" for name in names.values()]
     with tempfile.TemporaryDirectory() as parent:
-        for kind in ("method", "task", "objective", "metric", "meter", "callback"):
-            MAIN.run("peftkit", "new", kind, f"example_{kind}", "--in", parent)
-            folder = f"{parent}/peftkit-example-{kind}"
-            try:
-                # Without isolation, and so without a network: setuptools is there.
-                MAIN.run("python", "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", folder)
-                # tests/cli/commands/test_new.py runs all the tests that come with it, on both lines.
-                MAIN.run("pytest", "-q", "-p", "no:cacheprovider", "-k", "registered", folder, OMP_NUM_THREADS="1")
-            finally:
-                MAIN.run("python", "-m", "pip", "uninstall", "-q", "-y", f"peftkit-example-{kind}")
+        for kind, name in names.items():
+            MAIN.run("peftkit", "new", kind, name, "--in", parent)
+        folders = [f"{parent}/{distribution}" for distribution in distributions]
+        try:
+            # Without isolation, and so without a network: setuptools is there.
+            editable = [word for folder in folders for word in ("-e", folder)]
+            MAIN.run("python", "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", *editable)
+            # tests/cli/commands/test_new.py runs all the tests that come with them.
+            MAIN.run("pytest", "-q", "-p", "no:cacheprovider", "-k", "registered", *folders, OMP_NUM_THREADS="1")
+        finally:
+            MAIN.run("python", "-m", "pip", "uninstall", "-q", "-y", *distributions)
 
 
 def build(environments: Sequence[Environment]) -> None:
@@ -310,42 +186,61 @@ def results(environments: Sequence[Environment]) -> None:
         ADAPTERS.run("python", "scripts/curve.py", *runs, "--out", "docs/curve.svg")
 
 
-LANES = ((MAIN, ("matrix", "fuzz", "scaffold")), (ADAPTERS, ("matrix", "fuzz", "lint", "build")))
-"""Stages that run side by side, each with one process. Only scaffold changes an environment, so it comes last."""
+JOBS = (
+    (
+        (MAIN, "test"),
+        (ADAPTERS, "test"),
+        (ADAPTERS, "matrix"),
+        (MAIN, "matrix"),
+        (ADAPTERS, "fuzz"),
+        (MAIN, "fuzz"),
+        (MAIN, "lint"),
+    ),
+    ((MAIN, "scaffold"), (MAIN, "build")),
+)
+"""What runs after the quickstart, two at a time, the longest first; then what changes an environment or the repository.
+"""
 
 
 def ci(environments: Sequence[Environment]) -> None:
-    """Run everything a change must pass: quickstart, test, then the other stages except results, two at a time."""
+    """Run everything a change must pass: quickstart, then the other stages except results, two at a time."""
     with ThreadPoolExecutor() as pool:
         # Downloads run while the quickstart computes.
         waiting: list[Callable[[], object]] = [chromium, *(e.prepare for e in environments if e is not MAIN)]
         waited = [pool.submit(wait) for wait in waiting]
         _stage("quickstart", environments)
+        install_optional("deepspeed", "atheris")  # now, because nothing else runs in this environment
         for each in waited:
             each.result()
-    _stage("test", environments)
-    MAIN.prepare()
-    with ThreadPoolExecutor() as pool:
-        lanes = [
-            pool.submit(_lane, e, [s for s in stages if e in environments or s not in ("matrix", "fuzz")])
-            for e, stages in LANES
-        ]
-        outcomes = [lane.result() for lane in lanes]
-    if failures := [failure for failure in outcomes if failure]:
-        raise StageError(f"{'; '.join(failures)}, see above")
+    # With one process for each line, torch is imported and the tests are collected once for each.
+    for jobs in JOBS:
+        chosen = [(e, stage) for e, stage in jobs if e in environments or stage not in ("test", "matrix", "fuzz")]
+        with ThreadPoolExecutor(min(2, processes())) as pool:
+            failures = [failure for failure in pool.map(_job, chosen) if failure]
+        if failures:
+            raise StageError(f"{'; '.join(failures)}, see above")
 
 
-def _lane(environment: Environment, stages: Sequence[str]) -> str:
-    """Run stages in a subprocess and print its output at the end; return their names if one failed."""
-    command = (sys.executable, __file__, *stages, "--transformers", environment.transformers)
-    variables = environment_variables(PEFTKIT_PROCESSES="1")
+def _job(job: tuple[Environment, str]) -> str:
+    """Run a stage in a subprocess, with half of the processes, and print its output when it ends.
+
+    Returns:
+        The stage's name if it failed, else an empty text.
+    """
+    environment, stage = job
+    name = f"{stage} on transformers {environment.transformers}"
+    print(f"== {name} started", flush=True)
+    start = time.monotonic()
+    command = (sys.executable, __file__, stage, "--transformers", environment.transformers)
+    variables = environment_variables(PEFTKIT_PROCESSES=str(max(1, processes() // 2)))
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         done = subprocess.run(
             command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
         output.seek(0)
         print(output.read(), end="", flush=True)
-    return f"{' '.join(stages)} on transformers {environment.transformers}" if done.returncode else ""
+    SECONDS[name] = time.monotonic() - start
+    return name if done.returncode else ""
 
 
 def _stage(name: str, environments: Sequence[Environment], **options: object) -> None:

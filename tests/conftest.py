@@ -80,15 +80,27 @@ ONE_LINE = (
 """Tests that run with one version of transformers only, as they do not import transformers, tokenizers or
 huggingface_hub; ``tests/repository/test_lines.py`` checks that."""
 AROUND = (
+    "api/test_sweeps.py",
+    "cli",
+    "data/test_dataloader.py",
     "data/test_pipeline.py",
     "data/test_resampling.py",
     "distributed/test_environment_variables.py",
     "evaluate/test_baselines.py",
     "analysis/test_step_profile.py",
+    "inference/test_predict.py",
     "integration/test_failures.py",
     "macs/test_length_polynomial.py",
+    "meters/test_registered.py",
     "monitor/test_trackers.py",
+    "testing/test_pytest_suite.py",
+    "train/test_budget.py",
+    "train/test_callbacks.py",
+    "train/test_early_stopping.py",
+    "train/test_resume.py",
     "train/test_strategies.py",
+    "verify/test_results.py",
+    "verify/test_stored_files.py",
 )
 """More tests that run with one version: they need a model, but the tested module imports none of these packages.
 Single tests of other files have the mark ``one_line``. The other tests of runs, the conformance suite, the recipe
@@ -104,7 +116,8 @@ def slow_unless_quick(method: str, *others: str) -> Any:
 
 
 # CI also runs `pytest --hypothesis-profile=many -m fuzz`.
-# "few" is deterministic; "many" draws random examples.
+# "fewest" and "few" are deterministic; "many" draws random examples.
+settings.register_profile("fewest", deadline=None, database=None, max_examples=40, derandomize=True)
 settings.register_profile("few", deadline=None, database=None, max_examples=150, derandomize=True)
 settings.register_profile("many", deadline=None, database=None, max_examples=5000)
 settings.load_profile("few")
@@ -159,6 +172,12 @@ def written(built_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Pa
 def hub_is_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resets whether the hub is reachable."""
     monkeypatch.setattr("peftkit.hub_commits._unreachable", [])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draws fewer examples in the quick loop."""
+    if config.option.markexpr == "not slow":
+        settings.load_profile("fewest")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -141,6 +141,20 @@ def recipe_maker(models: dict[str, Path], registry: Registry, tmp_path: Path) ->
     return make_recipe
 
 
+def small_task(folder: Path) -> str:
+    """Writes a task of few rows for runs in new processes, which do not have the tests' tasks.
+
+    Returns:
+        An override that sets the task. The built-in tasks have ten thousand rows to tokenize.
+    """
+    folder.mkdir()
+    sizes = ("small", "big")
+    for split, count in (("train", 24), ("dev", 8), ("test", 8)):
+        rows = [{"text": f"thing {i} is {sizes[i % 2]}", "label": "ab"[i % 2]} for i in range(count)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return f'task={{name = "text_classification", path = "{folder.as_posix()}"}}'
+
+
 def save_without_dropout(models: dict[str, Path], folder: Path) -> Path:
     """Saves a model without dropout, whose random masks depend on the microbatches."""
     shutil.copytree(models["encoder-decoder"], folder)

@@ -22,13 +22,20 @@ from peftkit.inference.predict import predict
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
-from tests.tiny_runs import Make
+from tests.tiny_runs import Make, recipe_maker
 
 
 def finished(make: Make, registry: Registry, kind: str, *options: str) -> Path:
     path = run(make(kind, "train.budget.steps=4", *options), registry)
     assert path is not None
     return path
+
+
+@pytest.fixture(scope="module")
+def decoder_with_lora(models: dict[str, Path], registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; do not change it."""
+    make = recipe_maker(models, registry, tmp_path_factory.mktemp("finished"))
+    return finished(make, registry, "decoder", "method.name=lora")
 
 
 def stored(path: Path) -> list[dict[str, object]]:
@@ -100,8 +107,10 @@ def test_predict_takes_text_and_rows_and_generates(make: Make, registry: Registr
         ('{"source": "x", "candidates": ["a"]}', 'line 2: needs "candidates": at least two'),
     ],
 )
-def test_an_invalid_line_is_reported_with_its_number(line: str, words: str, make: Make, registry: Registry) -> None:
-    opened = load_finished_run(finished(make, registry, "decoder", "method.name=lora"), registry)
+def test_an_invalid_line_is_reported_with_its_number(
+    line: str, words: str, decoder_with_lora: Path, registry: Registry
+) -> None:
+    opened = load_finished_run(decoder_with_lora, registry)
     with pytest.raises(InputError, match=words):
         list(predict(opened, ["sky", line], 1))
 
@@ -152,8 +161,10 @@ def test_methods_without_weight_updates_cannot_be_merged(make: Make, registry: R
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_export_loads_with_peft_and_has_a_model_card(make: Make, registry: Registry, tmp_path: Path) -> None:
-    path = finished(make, registry, "decoder", "method.name=lora")
+def test_an_export_loads_with_peft_and_has_a_model_card(
+    decoder_with_lora: Path, registry: Registry, tmp_path: Path
+) -> None:
+    path = decoder_with_lora
     export(path, registry, tmp_path / "out")
     recipe = load_finished_run(path, registry).recipe
     base = AutoModelForCausalLM.from_pretrained(recipe.model.name)
@@ -203,17 +214,21 @@ def test_the_code_of_the_model_card_loads_the_model(
     assert ("trained classification head" in text) == (kind == "encoder")
 
 
-def test_unfinished_runs_and_other_folders_are_errors(make: Make, registry: Registry, tmp_path: Path) -> None:
+def test_unfinished_runs_and_other_folders_are_errors(
+    decoder_with_lora: Path, registry: Registry, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"is not a run directory: it has no recipe\.toml"):
         load_finished_run(tmp_path / "none", registry)
-    path = finished(make, registry, "decoder", "method.name=lora")
+    path = shutil.copytree(decoder_with_lora, tmp_path / "run")
     (path / "summary.json").write_text('{"format": 1, "status": "failed"}')
     with pytest.raises(InputError, match=r"is failed; finish it with: peftkit run \S+/recipe\.toml --resume \S+$"):
         load_finished_run(path, registry)
 
 
-def test_a_run_of_format_1_predicts_and_is_compared(make: Make, registry: Registry) -> None:
-    path = finished(make, registry, "decoder", "method.name=lora")
+def test_a_run_of_format_1_predicts_and_is_compared(
+    decoder_with_lora: Path, registry: Registry, tmp_path: Path
+) -> None:
+    path = shutil.copytree(decoder_with_lora, tmp_path / "run")
     now = list(predict(load_finished_run(path, registry), ["sky", "grass"]))
     for name in ("summary.json", "environment.json", "evaluations.jsonl"):
         text = (path / name).read_text()

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from peftkit.errors import InputError
 from peftkit.inference import push as push_module
 from peftkit.inference.push import push
 from peftkit.plugins import Registry
+from peftkit.testing.processes import free_port
 from peftkit.train.run import run
-from tests.tiny_runs import Make
+from tests.tiny_runs import recipe_maker
 
 TOKEN = "hf_" + "q" * 34
 ROOT = Path(__file__).parents[2]
@@ -31,8 +32,8 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), Answers)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.repositories: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
@@ -116,9 +117,40 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+CHILD = """
+import json, sys
+from functools import partial
+from pathlib import Path
+from peftkit.errors import PeftkitError
+from peftkit.inference.push import push
+from peftkit.testing.processes import command
+from tests.tiny_runs import registry_with_test_components
+
+registry = registry_with_test_components()
+
+def push_run(path):
+    try:
+        print(push(Path(path), registry, "somebody/colours", private=True))
+    except PeftkitError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+for line in sys.stdin:
+    path, token = json.loads(line)
+    done = command(partial(push_run, path), HF_TOKEN=token)
+    print(json.dumps([done.returncode, done.stdout, done.stderr]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    return free_port()
+
+
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as server:
+def hub(port: int) -> Iterator[Hub]:
+    with Hub(port) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -126,39 +158,48 @@ def hub() -> Iterator[Hub]:
         thread.join()
 
 
-@pytest.fixture
-def finished(make: Make, registry: Registry) -> Path:
+@pytest.fixture(scope="module")
+def finished(models: dict[str, Path], registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    make = recipe_maker(models, registry, tmp_path_factory.mktemp("finished"))
     path = run(make("decoder", "method.name=lora", "train.budget.steps=2"), registry)
     assert path is not None
     return path
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from peftkit.errors import PeftkitError
-from peftkit.inference import push as push_module
-from peftkit.inference.push import push
-from tests.tiny_runs import registry_with_test_components
-try:
-    print(push(Path(sys.argv[1]), registry_with_test_components(), sys.argv[2], private=True))
-except PeftkitError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
+Push = Callable[[Path, str], tuple[int, str, str]]
 
 
-def pushed(hub: Hub, path: Path, token: str) -> subprocess.CompletedProcess[str]:
-    """Pushes in a separate process, as the hub's client reads its settings at import."""
-    settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", CHILD, str(path), "somebody/colours"]
-    return subprocess.run(command, env={**os.environ, **settings}, cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def pushed(port: int) -> Iterator[Push]:
+    """Pushes a run with a token; returns the exit code, and what was written to the standard output and error.
+
+    The hub's client reads its settings at import, so a new process imports it once, and forks for each push.
+    """
+    settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_DISABLE_XET": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        env={**os.environ, **settings},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def push_run(path: Path, token: str) -> tuple[int, str, str]:
+            print(json.dumps([str(path), token]), file=process.stdin, flush=True)
+            code, output, errors = json.loads(process.stdout.readline())
+            return code, output, errors
+
+        yield push_run
 
 
-def test_a_push_uploads_the_exported_files(hub: Hub, finished: Path) -> None:
-    done = pushed(hub, finished, TOKEN)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{hub.endpoint}/somebody/colours/commit/{'1' * 40}"
+@pytest.mark.slow
+def test_a_push_uploads_the_exported_files(hub: Hub, finished: Path, pushed: Push) -> None:
+    code, output, errors = pushed(finished, TOKEN)
+    assert code == 0, errors
+    assert output.strip() == f"{hub.endpoint}/somebody/colours/commit/{'1' * 40}"
     [repository] = hub.repositories
     assert repository["name"] == "colours"
     assert repository.get("private") or repository["visibility"] == "private"  # depends on the client's version
@@ -170,22 +211,23 @@ def test_a_push_uploads_the_exported_files(hub: Hub, finished: Path) -> None:
     assert hub.message.startswith(f"{finished.name}, by peftkit ")
 
 
-def test_a_rejected_token_is_an_error_without_the_token(hub: Hub, finished: Path) -> None:
+@pytest.mark.slow
+def test_a_rejected_token_is_an_error_without_the_token(hub: Hub, finished: Path, pushed: Push) -> None:
     wrong = "hf_" + "w" * 34
-    done = pushed(hub, finished, wrong)
-    assert done.returncode == 1
-    assert f"somebody/colours on {hub.endpoint}" in done.stderr
-    assert "401" in done.stderr
-    assert "push again" in done.stderr
-    assert wrong not in done.stderr + done.stdout
+    code, output, errors = pushed(finished, wrong)
+    assert code == 1
+    assert f"somebody/colours on {hub.endpoint}" in errors
+    assert "401" in errors
+    assert "push again" in errors
+    assert wrong not in errors + output
     assert hub.files == {}
 
 
-def test_an_unreachable_hub_is_an_error(hub: Hub, finished: Path) -> None:
-    hub.endpoint = "http://127.0.0.1:9"
-    done = pushed(hub, finished, TOKEN)
-    assert done.returncode == 1
-    assert "somebody/colours on http://127.0.0.1:9" in done.stderr
+@pytest.mark.slow
+def test_an_unreachable_hub_is_an_error(port: int, finished: Path, pushed: Push) -> None:
+    code, _, errors = pushed(finished, TOKEN)  # nothing listens without the fixture `hub`
+    assert code == 1
+    assert f"somebody/colours on http://127.0.0.1:{port}" in errors
 
 
 def test_nothing_is_pushed_without_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, registry: Registry) -> None:

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.repository.test_docs import blocks
 
 [BITFIT] = [block for block in blocks("README.md", "python") if "register_methods" in block]
 """The plugin in the README."""
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_is_listed_shown_and_checked(tmp_path: Path) -> None:
     info = tmp_path / "site" / "peftkit_bitfit-1.2.dist-info"
     info.mkdir(parents=True)

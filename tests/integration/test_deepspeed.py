@@ -24,7 +24,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import fork_all, free_port
 from peftkit.train.run import run
 from tests.integration.test_launch import COLOURS, CPU_WORLD, LAUNCH, SHORT
-from tests.tiny_runs import Make
+from tests.tiny_runs import Make, small_task
 from tests.train.test_trainer import assert_close
 
 
@@ -101,7 +101,7 @@ def test_a_sharded_run_equals_an_unsharded_one_and_resumes(
 @pytest.mark.slow
 def test_the_documented_launch_shards(written: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-    recipe = written("two", *SHORT, "train.batch_size=4", "train.deepspeed.stage=2")
+    recipe = written("two", *SHORT, small_task(tmp_path / "rows"), "train.batch_size=4", "train.deepspeed.stage=2")
     command = [*LAUNCH, *CPU_WORLD, "--main_process_port", "0", "--num_processes", "2", "-m", "peftkit", str(recipe)]
     environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"} | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(

@@ -215,6 +215,7 @@ def test_processes_with_different_weights_are_an_error(monkeypatch: pytest.Monke
         accelerator.assert_same_weights(model)
 
 
+@pytest.mark.slow
 def test_secrets_of_the_environment_are_not_written_or_printed(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.testing import run_spec
 from peftkit.testing.processes import command, run_processes
 from peftkit.train.run import run
+from tests.tiny_runs import small_task
 from tests.train.test_trainer import assert_close
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -77,9 +78,12 @@ def test_two_processes_of_four_rows_equal_one_of_eight(
 
 
 @pytest.mark.slow
-def test_the_documented_launch_starts_two_processes_and_prints_once(written: Callable[..., Path]) -> None:
+def test_the_documented_launch_starts_two_processes_and_prints_once(
+    written: Callable[..., Path], tmp_path: Path
+) -> None:
     command = [*LAUNCH, *CPU_WORLD, "--main_process_port", "0", "--num_processes", "2", "-m", "peftkit"]
-    launched = start([*command, str(written("two", *SHORT))], ACCELERATE_USE_CPU="true")
+    recipe = written("two", *SHORT, small_task(tmp_path / "rows"))
+    launched = start([*command, str(recipe)], ACCELERATE_USE_CPU="true")
     assert launched.returncode == 0, launched.stderr
     assert launched.stdout.count("trainable") == 1
 

@@ -76,6 +76,7 @@ def test_accumulated_batches_are_weighted_by_tokens(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder", "encoder"])
 def test_scores_do_not_depend_on_the_batch_size(kind: str, make: Make, registry: Registry) -> None:
     """hiyouga/LlamaFactory#1256, EleutherAI/lm-evaluation-harness#879, huggingface/transformers#25790."""

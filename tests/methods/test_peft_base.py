@@ -53,6 +53,7 @@ def test_unknown_target_modules_are_an_input_error() -> None:
         apply_method(Lora(target_modules=("no_such_layer",)), "t5")
 
 
+@pytest.mark.slow
 def test_saved_methods_load_in_another_process(tmp_path: Path) -> None:
     tiny_model("t5").save_pretrained(tmp_path / "base")
     ids = torch.arange(3, 11).repeat(2, 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ def dev(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     monkeypatch.setattr(dev.Environment, "prepare", lambda self: None)
     monkeypatch.setattr(dev, "chromium", lambda: "")
+    monkeypatch.setattr(dev, "install_optional", lambda *packages: None)
     monkeypatch.setattr(dev, "SECONDS", {})
     return dev
 
@@ -30,36 +32,67 @@ def dev(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_ci_runs_every_stage_but_results(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, str]] = []
 
-    def lane(environment: object, stages: tuple[str, ...]) -> str:
-        ran.extend((stage, environment.transformers) for stage in stages)  # type: ignore[attr-defined]
+    def job(planned: tuple[Any, str]) -> str:
+        ran.append((planned[1], planned[0].transformers))
         return ""
 
-    for name in ("quickstart", "test"):
-        monkeypatch.setitem(dev.STAGES, name, lambda environments, name=name: ran.append((name, "all")))
-    monkeypatch.setattr(dev, "_lane", lane)
+    monkeypatch.setitem(dev.STAGES, "quickstart", lambda environments: ran.append(("quickstart", "all")))
+    monkeypatch.setattr(dev, "_job", job)
     dev.ci([dev.MAIN, dev.ADAPTERS])
-    assert ran[:2] == [("quickstart", "all"), ("test", "all")]
+    assert ran[0] == ("quickstart", "all")
+    assert {stage for stage, _ in ran[-2:]} == {"scaffold", "build"}  # nothing runs while they change files
     assert len(ran) == len(set(ran))
     assert {stage for stage, _ in ran} == {*STAGES} == dev.STAGES.keys() - {"results", "ci"}
-    assert {line for stage, line in ran if stage == "fuzz"} == {line for stage, line in ran if stage == "matrix"}
-    assert [line for stage, line in ran if stage == "fuzz"] == ["5", "4.57"]
+    both = [stage for stage, line in ran if line == "4.57"]
+    assert sorted(both) == ["fuzz", "matrix", "test"]
+    assert {(stage, "5") for stage in both} < {*ran}
+    ran.clear()
+    dev.ci([dev.MAIN])
+    assert {line for _, line in ran} == {"all", "5"}
+    assert {stage for stage, _ in ran} == {*STAGES}
 
 
-def test_a_failing_lane_fails_ci_and_its_output_is_printed(
+def test_failing_jobs_fail_ci_and_their_output_is_printed(
     dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in = tmp_path / "dev.py"
     stand_in.write_text(
-        'import os, sys\nprint(sys.argv[1:], os.environ["PEFTKIT_PROCESSES"])\nsys.exit("lint" in sys.argv)'
+        "import os, sys\n"
+        'print(sys.argv[1:], os.environ["PEFTKIT_PROCESSES"])\n'
+        'sys.exit("lint" in sys.argv or sys.argv[1:] == ["fuzz", "--transformers", "4.57"])'
     )
     monkeypatch.setattr(dev, "__file__", str(stand_in))
-    for name in ("quickstart", "test"):
-        monkeypatch.setitem(dev.STAGES, name, lambda environments: None)
-    with pytest.raises(dev.StageError, match=r"^matrix fuzz lint build on transformers 4\.57, see above$"):
+    monkeypatch.setenv("PEFTKIT_PROCESSES", "4")
+    monkeypatch.setitem(dev.STAGES, "quickstart", lambda environments: None)
+    with pytest.raises(dev.StageError, match=r"^fuzz on transformers 4\.57; lint on transformers 5, see above$"):
         dev.ci([dev.MAIN, dev.ADAPTERS])
-    assert "['matrix', 'fuzz', 'scaffold', '--transformers', '5'] 1\n" in capsys.readouterr().out
-    with pytest.raises(dev.StageError, match=r"^lint build on"):
+    printed = capsys.readouterr().out
+    assert "['matrix', '--transformers', '5'] 2\n" in printed
+    assert "scaffold" not in printed
+    assert {"test on transformers 5", "lint on transformers 5"} < dev.SECONDS.keys()
+    with pytest.raises(dev.StageError, match=r"^lint on transformers 5, see above$"):
         dev.ci([dev.MAIN])
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "installed"),
+    [
+        ("linux", (3, 13), [("deepspeed", "atheris")]),
+        ("linux", (3, 14), [("deepspeed",)]),
+        ("darwin", (3, 13), []),
+    ],
+)
+def test_optional_packages_are_installed_where_they_can_be(
+    platform: str, version: tuple[int, int], installed: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import dev
+
+    packages: list[tuple[str, ...]] = []
+    monkeypatch.setattr(dev.Environment, "install", lambda self, *names: packages.append(names))
+    monkeypatch.setattr(dev, "sys", SimpleNamespace(platform=platform, version_info=version))
+    dev.install_optional("deepspeed", "atheris")
+    assert packages == installed
 
 
 def test_the_times_of_stages_and_their_sum_are_printed(

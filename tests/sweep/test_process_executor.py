@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -30,18 +29,14 @@ AXES = "[axes]\ntrain.learning_rate = [1e-3, 1e30]\nseed = [1]\n"
 
 @pytest.fixture
 def short(tmp_path: Path) -> str:
-    """Tables of short runs on a small task: the built-in ones have ten thousand rows to tokenize."""
-    rows = tmp_path / "rows"
-    rows.mkdir()
-    for split, count in (("train", 24), ("dev", 8), ("test", 8)):
-        size = ["small", "big"]
-        lines = [json.dumps({"text": f"thing {i} is {size[i % 2]}", "label": "ab"[i % 2]}) for i in range(count)]
-        (rows / f"{split}.jsonl").write_text("\n".join(lines))
+    """Tables of short runs on a small task."""
+    from tests.tiny_runs import small_task  # imports torch
+
     return f"""
 [set]
 train = {{ batch_size = 4, max_source_length = 32, budget = {{ steps = 2 }} }}
 evaluate = {{ every = "100%", at_start = false, train_examples = 0, dev_examples = 4, test_examples = 4 }}
-task = {{ name = "text_classification", path = "{rows.as_posix()}" }}
+{small_task(tmp_path / "rows")}
 """
 
 

@@ -13,7 +13,7 @@ SMALL = (
     "--set",
     "task={name = 'wordnet_topic'}",
     "--set",
-    "train.batch_size=256",
+    "train.batch_size=32",
 )
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Peftkit
 
 SMALL = (
@@ -14,6 +16,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_profile_is_printed_and_its_trace_written(peftkit: Peftkit, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     code, out, _ = peftkit("profile", "x.toml", "--trace", str(trace), *SMALL)

@@ -23,6 +23,7 @@ def test_an_invalid_sweep_exits_with_2(peftkit: Peftkit, tmp_path: Path) -> None
     assert peftkit("sweep", "status", str(tmp_path / "no.toml"))[0] == 2
 
 
+@pytest.mark.slow
 def test_a_plan_reports_problems_and_unknown_numbers(peftkit: Peftkit, tmp_path: Path) -> None:
     base = tmp_path / "base.toml"
     base.write_text(

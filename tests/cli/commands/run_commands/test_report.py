@@ -3,10 +3,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.cli.commands.conftest import raise_score
 from tests.cli.conftest import Peftkit
 
 
+@pytest.mark.slow
 def test_report_writes_a_page_and_figures(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
     page = tmp_path / "out" / "page.html"
     code, out, _ = peftkit("report", str(runs), "-o", str(page), "--title", "Mine")
@@ -19,6 +22,7 @@ def test_report_writes_a_page_and_figures(peftkit: Peftkit, runs: Path, tmp_path
     assert not any(name.endswith(".html") for name in written)
 
 
+@pytest.mark.slow
 def test_report_verified_shows_the_verification(peftkit: Peftkit, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "mine")
     run, page = str(tmp_path / "mine"), tmp_path / "page.html"
