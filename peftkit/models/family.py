@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
@@ -17,7 +16,7 @@ from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRo
 from peftkit.components.objective import ScoreCandidates
 from peftkit.errors import InputError, RowError
 from peftkit.models.padding import find_pad_id, pad_batch
-from peftkit.models.scores import at_least_float32
+from peftkit.models.scores import sum_cross_entropy
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
@@ -41,6 +40,7 @@ class ModelFamily:
         target_length: maximum number of target tokens; longer targets are truncated.
         max_encoder_length: maximum padded length of encoder inputs in tokens; None if positions are unlimited.
         max_decoder_length: maximum padded length of decoder inputs in tokens; None if positions are unlimited.
+        all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,6 +49,7 @@ class ModelFamily:
     max_target_length: int
     max_encoder_length: int | None = None
     max_decoder_length: int | None = None
+    all_logits: bool = False
 
     auto_class: ClassVar[str]
     """Name of the transformers class that loads the model."""
@@ -210,6 +211,10 @@ class ModelFamily:
         """
         raise NotImplementedError
 
+    def computes_all_logits(self, model: nn.Module) -> bool:
+        """Whether training computes logits that predict no target."""
+        return False
+
     def loglikelihoods(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
         """Compute the log-likelihood of every candidate of every row.
 
@@ -264,10 +269,7 @@ class ModelFamily:
         Returns:
             A scalar, in nats.
         """
-        logits, labels = self.logits(model, batch)
-        return cross_entropy(
-            at_least_float32(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-        )
+        return sum_cross_entropy(*self.logits(model, batch))
 
     def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], list[list[int]], list[int]]:
         """Tokenize sources, truncating their contexts where necessary.

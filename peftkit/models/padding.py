@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.components.inputs import IGNORE_INDEX
 from peftkit.models.text_encoding import embedding_size
 
+TARGET_COLUMNS = "target_columns"
+"""Key of a batch: the positions that predict targets, a tensor of shape (rows, targets) that is padded with -1."""
 PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small
 
 
@@ -82,7 +84,7 @@ def pad_batch(batch: Mapping[str, Tensor], lengths: Mapping[str, int], pad_id: i
     Returns:
         The batch with tensors of shape (rows, new length).
     """
-    pad_values = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
+    pad_values = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX, TARGET_COLUMNS: -1}
     padded = {
         key: pad(batch[key], (0, length - batch[key].shape[1]), value=pad_values.get(key, pad_id))
         for key, length in lengths.items()

@@ -14,6 +14,21 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def sum_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum the cross-entropy of labels.
+
+    Args:
+        logits: logits of shape (rows, length, classes) or (rows, classes).
+        labels: labels of shape (rows, length) or (rows,); ``IGNORE_INDEX`` where there is no target.
+
+    Returns:
+        A scalar, in nats.
+    """
+    return cross_entropy(
+        at_least_float32(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+
+
 def sum_logprobs(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]]:
     """Sum the log-likelihoods of the labels of each row.
 

@@ -203,6 +203,9 @@ class TrainConfig(ConfigTable):
     """The autocast dtype of the forward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) instead of storing them."""
+    all_logits: bool = False
+    """Compute the logits of all positions of a decoder, as `Trainer` does, instead of only those that predict a target.
+    The loss is the same; time, memory and MACs are not."""
     max_source_length: int = Field(default=512, gt=0)
     """The largest number of tokens of a source; longer ones are truncated."""
     max_target_length: int = Field(default=128, gt=0)

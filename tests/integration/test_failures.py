@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from peftkit.distributed import accelerator
 from peftkit.errors import PeftkitError, RunError
-from peftkit.models import ModelFamily
+from peftkit.models import BoundObjective
 from peftkit.models.causal_lm import CausalLM
 from peftkit.monitor import trackers
 from peftkit.plugins import Registry
@@ -34,12 +34,12 @@ KEYS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY")
 
 def broken_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Makes the loss of these steps NaN."""
-    step, loss = Trainer._step, ModelFamily.cross_entropy
+    step, loss = Trainer._step, BoundObjective.loss
 
     def _step(self: Trainer, batches: Any) -> None:
         at = self.progress.step + 1
         factor = float("nan") if at in steps else 1.0
-        monkeypatch.setattr(ModelFamily, "cross_entropy", lambda *arguments: loss(*arguments) * factor)
+        monkeypatch.setattr(BoundObjective, "loss", lambda *arguments: loss(*arguments) * factor)
         step(self, batches)
 
     monkeypatch.setattr(Trainer, "_step", _step)
@@ -118,14 +118,14 @@ def test_out_of_memory_repeats_the_step_with_smaller_microbatches(
     task = "colour_choice" if kind == "encoder" else "colours"
     options = ("method.name=quiet", f"task.name={task}", "train.optimizer=SGD", "train.budget.steps=3")
     whole = run(make(kind, *options), registry)
-    loss = ModelFamily.cross_entropy
+    loss = BoundObjective.loss
 
-    def short(self: ModelFamily, model: Any, batch: Any) -> Any:
+    def short(self: BoundObjective, model: Any, batch: Any) -> Any:
         if len(batch["labels"]) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return loss(self, model, batch)
 
-    monkeypatch.setattr(ModelFamily, "cross_entropy", short)
+    monkeypatch.setattr(BoundObjective, "loss", short)
     parts = run(make(kind, *options), registry)
     assert whole is not None
     assert parts is not None
@@ -138,10 +138,10 @@ def test_out_of_memory_repeats_the_step_with_smaller_microbatches(
 def test_out_of_memory_with_one_row_is_an_error(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loss(self: ModelFamily, model: Any, batch: Any) -> Any:
+    def loss(self: BoundObjective, model: Any, batch: Any) -> Any:
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(ModelFamily, "cross_entropy", loss)
+    monkeypatch.setattr(BoundObjective, "loss", loss)
     with pytest.raises(RunError, match="out of memory with a batch size of 1; reduce train"):
         run(make("decoder"), registry)
 

@@ -98,6 +98,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "on_nan": "stop",
         "mixed_precision": "no",
         "gradient_checkpointing": False,
+        "all_logits": False,
         "max_source_length": 512,
         "max_target_length": 128,
         "truncate_targets": 0.01,
