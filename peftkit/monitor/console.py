@@ -86,7 +86,7 @@ class ConsoleLogger(TrainerCallback):
         """Update the progress bar."""
         if self.progress is not None and self.bar is not None:
             elapsed, share = time.monotonic() - self._start_time, context.budget_used
-            left = elapsed / share * (1 - share) if share > 0 else 0.0
+            left = max(0.0, elapsed / share * (1 - share)) if share > 0 else 0.0
             status = f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}"
             self.progress.update(self.bar, completed=min(share, 1.0), status=status, left=format_duration(left))
 

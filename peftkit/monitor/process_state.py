@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ def isolated_process_state() -> Iterator[None]:
         InputError: The process is in a process group of ``torch.distributed``, which a run would destroy.
     """
     with _lock, ExitStack() as stack:
-        for part in (_environment_variables, _signal_handlers):  # before imports, which may change them
+        for part in (_environment_variables, _signal_handlers, _random_numbers):  # before imports, which change them
             stack.enter_context(part())
         _import_libraries()
         _check_process_group()
@@ -96,18 +97,20 @@ def _check_process_group() -> None:
 
 @contextmanager
 def _random_numbers() -> Iterator[None]:
-    import numpy as np
-    import torch
+    """Restore the generators of the libraries that are imported."""
+    states: list[tuple[Callable[[Any], Any], Any]] = [(random.setstate, random.getstate())]
+    if "numpy" in sys.modules:
+        import numpy as np
 
-    states: list[tuple[Callable[[Any], Any], Any]] = [
-        (random.setstate, random.getstate()),
-        (np.random.set_state, np.random.get_state()),
-        (torch.set_rng_state, torch.get_rng_state()),
-    ]
-    if torch.cuda.is_available():
-        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-    if torch.backends.mps.is_available():
-        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+        states.append((np.random.set_state, np.random.get_state()))
+    if "torch" in sys.modules:
+        import torch
+
+        states.append((torch.set_rng_state, torch.get_rng_state()))
+        if torch.cuda.is_available():
+            states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+        if torch.backends.mps.is_available():
+            states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
     try:
         yield
     finally:

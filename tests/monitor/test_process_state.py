@@ -6,6 +6,8 @@ import logging
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -308,6 +310,20 @@ def test_another_thread_waits() -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_the_first_call_of_a_process_restores_the_generators_that_imports_use() -> None:
+    code = """
+import random, numpy
+from peftkit.monitor.process_state import isolated_process_state
+random.seed(5), numpy.random.seed(5)
+before = random.getstate(), numpy.random.get_state()[1].tolist()
+with isolated_process_state():
+    import transformers.modeling_utils
+assert (random.getstate(), numpy.random.get_state()[1].tolist()) == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_process_group_of_the_caller_is_not_destroyed(tmp_path: Path) -> None:
