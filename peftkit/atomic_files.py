@@ -81,7 +81,10 @@ def _report_write_errors(target: Path, temporary: Path | None = None) -> Iterato
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # The tokenizers library raises a plain Exception that ends in "(os error 28)".
+        if not (isinstance(error, OSError | SafetensorError) or "(os error " in str(error)):
+            raise
         if temporary is not None and temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary is not None:

@@ -77,8 +77,7 @@ def check_checkpoint_files(name: str, path: str, revision: str | None = None) ->
     try:
         problem = next(_find_problems(folder, complete=complete), None)
     except OSError as error:
-        file = Path(str(error.filename)).name if error.filename else "a file"
-        problem = f"{file} cannot be read: {error.strerror or error}"
+        problem = f"{Path(error.filename or 'a file').name} cannot be read: {error.strerror or error}"
     if problem:
         raise ModelError(f"the model {name!r} cannot be loaded: {problem}")
 
