@@ -3,9 +3,9 @@
     python scripts/mutation_tests.py recipe macs statistics --sample 400 --report docs/mutation.json
 
 Each room of ``ROOMS`` is a part of the source with the tests that must detect a change in it. A mutant is killed if
-a test fails, if a module cannot be imported, or if the tests take much longer than before. The tests that execute its
-line run first, the fastest ones before others, then the remaining ones, up to the first failure. Which tests execute a
-line is measured with coverage, and again when source or tests change.
+a test fails, if a module cannot be imported, or if the tests take much longer than before. Only the quick tests (``-m
+"not slow"``) that execute its line run, those of the module's own test file before others and the fastest ones first,
+up to the first failure. Which tests execute a line is measured with coverage, and again when source or tests change.
 
 Every mutant is a fork of one parent process that has imported all libraries but no module of the project. Each worker
 has its own copy of the repository, so that child processes of a test run the mutated source too.
@@ -18,6 +18,7 @@ survivors again, such as after adding a test. Survivors that no test should kill
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import importlib
 import json
@@ -42,6 +43,7 @@ from mutation.processes import (
     copy_of_repository,
     digest,
     ended,
+    in_stages,
     outcome,
     read_or_measure,
     start,
@@ -53,14 +55,14 @@ EXPLANATIONS = ROOT / "scripts/mutation_survivors.toml"
 
 
 ROOMS = {
-    "recipe": Room(("peftkit/recipe/*.py",), ("tests/recipe",)),
+    "recipe": Room(("peftkit/recipe/*.py",), ("tests/recipe", "tests/test_file_formats.py")),
     "macs": Room(("peftkit/macs/*.py",), ("tests/macs",)),
     "statistics": Room(
         ("peftkit/compare/statistics/*.py", "peftkit/compare/score_posterior.py", "peftkit/compare/required_runs.py"),
         (
             "tests/compare/statistics",
-            "tests/compare/statistics/test_hierarchy.py",
-            "tests/compare/input/test_tuning_records.py",
+            "tests/compare/test_required_runs.py",
+            "tests/compare/test_score_posterior.py",
         ),
     ),
 }
@@ -82,6 +84,7 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
     again = {"error", *(ALIVE if options.again else ())}
     identify = {m: hashlib.sha256(f"{digest([m.file])} {m}".encode()).hexdigest()[:16] for m in mutants}
     waiting = [m for m in mutants if results.get(identify[m], {"result": "error"})["result"] in again]
+    waiting.reverse()  # the first ones run first, so that a smaller sample of an interrupted run is complete
     if not waiting:
         return [results[identify[m]] for m in mutants]
 
@@ -90,6 +93,8 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
     for module in baseline.modules:
         with suppress(Exception):
             importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # so that no fork collects the libraries' objects
 
     runs: list[TestRun] = []
     with state.open("a") as output, ended(runs):
@@ -106,7 +111,8 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
             while waiting and free:
                 mutant = waiting.pop()
                 if chosen := tests_for(mutant, baseline):
-                    runs.append(start(mutant, sources[mutant.file], baseline, chosen, free.pop()))
+                    stages = in_stages(chosen, mutant, baseline)
+                    runs.append(start(mutant, sources[mutant.file], baseline, stages, free.pop()))
                 else:
                     record(mutant, "not run", 0)
             time.sleep(0.02)
@@ -114,8 +120,8 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
                 if (result := outcome(run)) is None:
                     continue
                 runs.remove(run)
-                if result == "survived" and run.rest:
-                    runs.append(start(run.mutant, run.source, baseline, run.rest, run.folder, run.begin))
+                if result == "survived" and run.later:
+                    runs.append(start(run.mutant, run.source, baseline, run.later, run.folder, run.begin))
                     continue
                 write(run.folder / run.mutant.file, run.source)
                 record(run.mutant, result, time.monotonic() - run.begin)

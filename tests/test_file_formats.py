@@ -238,3 +238,13 @@ def test_a_checkpoint_of_format_1_is_read_with_the_current_keys(folder: Path) ->
         "steps_skipped",
         "microbatch_size",
     }
+
+
+@pytest.mark.parametrize("other", ["environment.json", "summary.json", "notes.json"])
+def test_old_keys_are_shown_but_for_the_recipe_of_a_run(
+    other: str, folder: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / other).write_text("{}")
+    (folder / "recipe.toml").write_text(BASE + OLD)
+    load_recipe("recipe.toml", registry)
+    assert len(caplog.records) == (other == "notes.json")

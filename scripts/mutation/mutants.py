@@ -123,11 +123,12 @@ def mutants_of(file: str, source: bytes) -> list[Mutant]:
             text = f"({text})" if not isinstance(after, ast.Constant) else text
         line = lines[statement.lineno - 1].decode().strip()
         number = seen[line, before, text] = seen.get((line, before, text), -1) + 1
+        first = min(statement.lineno, node.lineno)  # decorators are above their class
         last = statement.end_lineno if not getattr(statement, "body", None) else node.end_lineno
-        result.append(Mutant(file, statement.lineno, last, before, text, start, end, line, number))
+        result.append(Mutant(file, first, last, before, text, start, end, line, number))
 
-    def walk(node: ast.AST, statement: ast.AST, inside_class: bool) -> None:
-        for child in children(node, inside_class):
+    def walk(node: ast.AST, statement: ast.AST, has_fields: bool) -> None:
+        for child in children(node, has_fields):
             inner = child if isinstance(child, ast.stmt) else statement
             if not _is_docstring(child):
                 for after in variants(child):
@@ -136,16 +137,16 @@ def mutants_of(file: str, source: bytes) -> list[Mutant]:
                     add(child.test, ast.UnaryOp(ast.Not(), child.test), child)
                 for condition in getattr(child, "ifs", []):
                     add(condition, ast.Constant(True), inner)
-                walk(child, inner, isinstance(child, ast.ClassDef))
+                walk(child, inner, has_fields=_has_evaluated_annotations(child, node))
 
     tree = ast.parse(source)
-    walk(tree, tree, inside_class=False)
+    walk(tree, tree, has_fields=False)
     return sorted(result, key=lambda m: (m.start, m.end, m.after))
 
 
-def children(node: ast.AST, inside_class: bool) -> Iterator[ast.AST]:
-    """Yield the child nodes that are executed: no annotations outside classes, type-checking blocks, or ``__all__``."""
-    skipped = {"returns", "annotation"} - ({"annotation"} if inside_class or _is_field(node) else set())
+def children(node: ast.AST, has_fields: bool) -> Iterator[ast.AST]:
+    """Yield the child nodes that are executed: no type-checking blocks, ``__all__``, or annotations but of fields."""
+    skipped = {"returns"} if has_fields else {"returns", "annotation"}
     if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
         return
     for name, value in ast.iter_fields(node):
@@ -159,8 +160,11 @@ def children(node: ast.AST, inside_class: bool) -> Iterator[ast.AST]:
             yield child
 
 
-def _is_field(node: ast.AST) -> bool:
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.col_offset > 0
+def _has_evaluated_annotations(node: ast.AST, parent: ast.AST) -> bool:
+    """Whether a node is an annotated field that pydantic evaluates. Those of dataclasses and functions stay text."""
+    if not isinstance(node, ast.AnnAssign) or not isinstance(parent, ast.ClassDef):
+        return False
+    return not any("dataclass" in ast.unparse(decorator) for decorator in parent.decorator_list)
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -64,3 +64,43 @@ def test_non_quadratic_growth_is_detected(grown: object) -> None:
         polynomial.add((s,), (grown(s),))  # type: ignore[operator]
     assert not polynomial.regular
     assert polynomial.at((40,)) is None
+
+
+def test_a_polynomial_is_trusted_after_two_confirmations() -> None:
+    polynomial = LengthPolynomial()
+    trusted = []
+    for s in (2, 10, 5, 8, 4, 7):
+        trusted.append(polynomial.at((6,)) is not None)
+        polynomial.add((s,), (s * s,))
+    assert trusted == [False] * 5 + [True], "three counts determine it, two confirm it"
+    assert polynomial.at((6,)) == (36,)
+    assert [polynomial.at((s,)) for s in (2, 10)] == [(4,), (100,)], "bounds are included"
+    assert [polynomial.at((s,)) for s in (1, 11)] == [None, None]
+
+
+def test_another_determining_count_must_be_confirmed_anew() -> None:
+    polynomial = LengthPolynomial()
+    for shape in ((8, 8), (80, 8), (40, 8), (24, 8), (64, 8)):
+        polynomial.add(shape, (shape[0] * shape[1],))
+    assert polynomial.at((32, 8)) == (256,)
+    polynomial.add((80, 16), (80 * 16,))
+    assert polynomial.at((32, 8)) is None
+    polynomial.add((16, 8), (128,))
+    assert polynomial.at((32, 8)) is None
+    polynomial.add((48, 8), (48 * 8,))
+    assert polynomial.at((32, 8)) == (256,)
+
+
+def test_several_values_are_interpolated_at_once() -> None:
+    polynomial = LengthPolynomial()
+    for s in (3, 9, 5, 7, 4):
+        polynomial.add((s,), (s * s, 2 * s + 1, 7))
+    assert polynomial.at((6,)) == (36, 13, 7)
+
+
+def test_values_between_counts_that_are_not_whole_are_counted() -> None:
+    polynomial = LengthPolynomial()
+    for s in (2, 4, 8, 10, 12):
+        polynomial.add((s,), (s // 2,))
+    assert polynomial.at((6,)) == (3,)
+    assert polynomial.at((5,)) is None

@@ -16,6 +16,7 @@ from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 from peftkit.recipe.check_recipe import RecipeReport, check_method_options, check_recipe
 from peftkit.recipe.config import Recipe
+from peftkit.recipe.raw_recipe import KeyLocation, MigratedKey, RawRecipe
 
 
 class Picky(Method):
@@ -105,3 +106,8 @@ def test_a_run_reports_options_before_it_loads_the_model(folder: Path, extended:
     with pytest.raises(InputError, match=r"method\.size: must be 1"):
         check_method_options(load_recipe("x.toml", extended))
     check_method_options(load_recipe("x.toml", extended, ["method.size=1"]))
+
+
+@pytest.mark.parametrize("kind", [RecipeReport, RawRecipe, KeyLocation, MigratedKey])
+def test_what_is_read_is_frozen(kind: Any) -> None:
+    assert kind.__dataclass_params__.frozen

@@ -45,5 +45,6 @@ def test_parse_interval(text: str, expected: tuple[float, str]) -> None:
     ],
 )
 def test_invalid_intervals_are_rejected(text: str) -> None:
-    with pytest.raises(PydanticCustomError, match=r"must be written as '100 steps', '0\.5 epochs', '10%'"):
+    with pytest.raises(PydanticCustomError, match=r"must be written as '100 steps', '0\.5 epochs', '10%'") as raised:
         parse_interval(text)
+    assert raised.value.type == "interval"

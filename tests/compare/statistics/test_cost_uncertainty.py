@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.curves import area_under_curve, reached_at
@@ -103,6 +104,22 @@ def test_the_cost_interval_spans_the_evaluations_around_the_level() -> None:
     assert cost_interval([(0.0, 4.0)] * 3, 0.1) == (pytest.approx(0.1), pytest.approx(4.0))
     low, high = cost_interval([(2.0, 4.0), (4.0, 8.0)], 1.9) or (0, 0)
     assert (low, high > 8) == (1.9, True), "never below the first step"
+
+
+def test_the_cost_interval_is_that_of_students_t_for_logarithms() -> None:
+    before, after = np.log([2.0, 4.0, 5.0]), np.log([4.0, 8.0, 6.0])
+    quantile = stats.t.ppf(0.975, 2) / math.sqrt(3)
+    low, high = cost_interval([(2.0, 4.0), (4.0, 8.0), (5.0, 6.0)], 0.1) or (math.nan, math.nan)
+    assert math.log(low) == pytest.approx(before.mean() - quantile * before.std(ddof=1))
+    assert math.log(high) == pytest.approx(after.mean() + quantile * after.std(ddof=1))
+
+
+def test_the_cost_interval_is_bounded_by_the_first_step() -> None:
+    # Reached with the first step, which costs more than the evaluation: both ends are that of the evaluation.
+    assert cost_interval([(0.0, 2.0)] * 2, 3.0) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert cost_interval([(1.0, 2.0)] * 2, 0.0) is None
+    assert cost_interval([(0.0, 1.0), (0.0, 1.0)], 1.0) == (1.0, 1.0)
+    assert cost_interval([], 1.0) is None
 
 
 @pytest.mark.parametrize(("evaluations", "most"), [(20_000, 0.95), (12, 1.0)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -149,3 +152,59 @@ def test_draw_index_follows_the_probabilities() -> None:
 def test_sum_squared_distances() -> None:
     values, places = np.array([[1.0, 2.0], [0.0, 5.0]]), np.array([0.0, 1.0, -3.0])
     assert _sum_squared_distances(values, places) == pytest.approx(((values[:, :, None] - places) ** 2).sum(1))
+
+
+class Extreme(np.random.Generator):
+    """A generator whose uniform numbers are all 0, or just below 1."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.value = value
+
+    def random(self, size: Any = None, *_: Any, **__: Any) -> Any:
+        return np.full(size, self.value)
+
+
+@pytest.mark.parametrize(("value", "index"), [(0.0, 0), (0.25, 0), (0.5, 1), (np.nextafter(1, 0), 3)])
+def test_draw_index_inverts_the_cumulative_probabilities(value: float, index: int) -> None:
+    logs = np.log([[0.3, 0.3, 0.2, 0.2], [0.9, 0.03, 0.03, 0.04]])
+    first, second = _draw_index(logs, Extreme(value))
+    assert first == index
+    assert second == (3 if index == 3 else 0)
+
+
+def test_the_grids_are_those_that_intervals_were_calibrated_with() -> None:
+    """Scripts/calibrate_statistics.py measures the coverage with them."""
+    assert METHOD_DEVIATIONS[:2].tolist() == [0.001, 0.01]
+    assert np.diff(np.log(METHOD_DEVIATIONS[1:])) == pytest.approx(np.log(100) / 39)
+    assert SEED_DEVIATIONS[[0, -1]].tolist() == [0.0005, 2.0]
+    assert np.diff(np.log(SEED_DEVIATIONS)) == pytest.approx(np.log(4000) / 55)
+    assert np.diff(LOG_DEVIATION_CENTRES) == pytest.approx(0.25)
+    assert LOG_DEVIATION_CENTRES.mean() == pytest.approx(0.0)
+    steps = np.diff(LOG_DEVIATION_DEVIATIONS)
+    assert 0 < steps.min() < steps.max() <= 0.3 + 1e-9
+
+
+def test_the_number_of_groups_sets_how_uncertain_the_interaction_is() -> None:
+    observed, choice = CASES["examples vary"]
+    effort = SamplingEffort(chains=2, warm_up_states=1, kept_states=2)
+    unknown, one, two = (
+        sample_posterior(replace(observed, num_groups=groups), choice, np.random.default_rng(2), effort)
+        for groups in (0, 1, 2)
+    )
+    assert np.array_equal(unknown, one), "an unknown number counts as one"
+    assert not np.array_equal(one, two)
+
+
+def test_the_interaction_of_methods_and_examples_is_uncertain() -> None:
+    """Its variance is estimated from groups of examples; few of them widen the tails of the posterior."""
+    observed, choice = CASES["examples vary"]
+    effort = SamplingEffort(chains=200, warm_up_states=20, kept_states=40)
+    observed = replace(observed, method_example_variance=50.0)
+    tails = []
+    for groups in (0, 4, 10**12):
+        drawn = sample_posterior(replace(observed, num_groups=groups), choice, np.random.default_rng(2), effort)
+        centred = drawn - np.median(drawn, axis=0)
+        low, high = np.quantile(np.abs(centred), [0.5, 0.99], axis=0)
+        tails.append((high / low).mean())
+    assert tails[0] > 1.1 * tails[1] > 1.1 * 1.05 * tails[2]

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from peftkit.compare.statistics.pairwise import (
     MAX_LETTERS,
     PairwiseResult,
+    PairwiseTests,
+    _bootstrap_means,
+    _letter,
+    _merge_groups,
     compact_letters,
     compare_scores,
     holm,
@@ -210,3 +215,129 @@ def test_single_numbers_are_not_tested() -> None:
     assert result.letters == {"a": "a", "b": "a"}
     several = compare_scores({"a": {0: np.array([0.9])}, "b": {0: np.array([0.1]), 1: np.array([0.2])}})
     assert [(d.p, d.detectable) for d in several.differences] == [(1.0, None)]
+
+
+def test_bootstrapped_means_have_the_moments_of_a_mean() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random((2, 60))
+    drawn = np.concatenate([*_bootstrap_means(scores, None, 20_750, rng)])
+    assert drawn.shape == (20_750, 2)
+    assert drawn.mean(0) == pytest.approx(scores.mean(1), abs=0.002)
+    assert np.cov(drawn.T) == pytest.approx(np.cov(scores, ddof=0) / 60, rel=0.1, abs=5e-5)
+    members = np.arange(60) // 6
+    drawn = np.concatenate([*_bootstrap_means(scores, members, 20_000, rng)])
+    sums = (scores - scores.mean(1, keepdims=True)).reshape(2, 10, 6).sum(2)
+    # A ratio of sums over 10 groups varies by a tenth more than its linear part.
+    assert drawn.var(0) == pytest.approx((sums**2).sum(1) / 60**2, rel=0.35)
+    assert drawn.var(0) == pytest.approx((sums**2).sum(1) / 60**2 * 1.15, rel=0.12)
+
+
+def test_bootstrapped_means_of_unequal_groups_weight_examples_equally() -> None:
+    scores, members = np.array([[1.0, 0.0, 0.0, 0.0]]), np.array([0, 1, 1, 1])
+    drawn = np.concatenate([*_bootstrap_means(scores, members, 2000, np.random.default_rng(0))])
+    assert np.isfinite(drawn).all(), "all weights can be zero"
+    assert {0.0, 0.25, 1.0} < set(drawn.ravel().tolist())
+    assert np.median(drawn) == pytest.approx(0.25)
+
+
+def test_letters_go_on_after_z() -> None:
+    assert [_letter(number) for number in (0, 25, 26, 53)] == ["a", "z", "aa", "bbb"]
+
+
+def test_groups_that_separate_the_fewest_pairs_are_merged() -> None:
+    """Groups 0 1, 1 2 and 3; methods 0 and 2 are separated, and 3 from all."""
+    separated = [0b1100, 0b1000, 0b1001, 0b0111]
+    assert _merge_groups({0b0011, 0b0110, 0b1000}, separated, 2) == {0b0111, 0b1000}
+    assert _merge_groups({0b0011, 0b0110, 0b1000}, separated, 3) == {0b0011, 0b0110, 0b1000}
+    assert _merge_groups({0b0011, 0b0110, 0b1000}, separated, 1) == {0b1111}
+
+
+def test_letters_follow_the_order_of_means() -> None:
+    separated = {("low", "high"), ("low", "middle")}
+    assert compact_letters([0.1, 0.9, 0.5], ["low", "high", "middle"], separated) == {
+        "high": "a",
+        "middle": "a",
+        "low": "b",
+    }
+    overlapping = {("a", "c"), ("d", "a"), ("d", "b")}
+    assert compact_letters([4.0, 3.0, 2.0, 1.0], ["a", "b", "c", "d"], overlapping) == {
+        "a": "a",
+        "b": "ab",
+        "c": "bc",
+        "d": "c",
+    }
+
+
+def test_adjusted_p_values_separate_methods_and_set_the_detectable_difference() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((3, 400))
+    scores = {name: {0: level + each} for name, level, each in zip("abc", (0.0, 0.02, 0.5), noise, strict=True)}
+    tests = compare_scores(scores, draws=20_000)
+    assert [(each.first, each.second) for each in tests.differences] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [each.p_adjusted for each in tests.differences] == holm([each.p for each in tests.differences])
+    assert [each.p_adjusted < 0.05 for each in tests.differences] == [False, True, True]
+    assert tests.letters == {"a": "b", "b": "b", "c": "a"}
+    assert tests.joined == 0
+    for each, competing in zip(tests.differences, (1, 2, 2), strict=True):
+        difference = scores[each.first][0] - scores[each.second][0]
+        error = difference.std() / 20
+        assert each.mean == pytest.approx(difference.mean())
+        assert each.p == pytest.approx(2 * stats.norm.sf(abs(each.mean) / error), rel=0.25)
+        expected = (stats.norm.isf(0.025 / competing) + stats.norm.ppf(0.8)) * error
+        assert each.detectable == pytest.approx(expected, rel=0.03)
+    quick = compare_scores(scores, draws=20_000, power=False)
+    assert [each.detectable for each in quick.differences] == [None] * 3
+    assert [each.p for each in quick.differences] == [each.p for each in tests.differences]
+
+
+def test_effects_of_choosing_settings_shift_and_widen_both_methods() -> None:
+    rng = np.random.default_rng(1)
+    scores = {name: {0: rng.standard_normal(400)} for name in "ab"}
+    [plain] = compare_scores(scores, draws=20_000).differences
+    [both] = compare_scores(scores, draws=20_000, choices={"a": (0.3, 0.01), "b": (0.1, 0.02)}).differences
+    difference = scores["a"][0] - scores["b"][0]
+    error = np.sqrt(difference.var() / 400 + 0.03)
+    assert both.mean == pytest.approx(plain.mean + 0.2)
+    assert both.p == pytest.approx(2 * stats.norm.sf(abs(both.mean) / error), rel=0.02)
+    assert both.detectable == pytest.approx((1.959964 + 0.8416212) * error, rel=0.02)
+
+
+def test_seeds_are_paired_where_both_methods_have_the_same() -> None:
+    """The mean over seeds varies little between the methods, but much between seeds."""
+    rng = np.random.default_rng(2)
+    common = {seed: rng.standard_normal(300) + 5 * seed for seed in range(3)}
+    scores = {
+        "a": common,
+        "b": {seed: values + 0.1 * seed + rng.standard_normal(300) for seed, values in common.items()},
+    }
+    [paired] = compare_scores(scores, draws=20_000).differences
+    means = np.array([scores["a"][seed].mean() - scores["b"][seed].mean() for seed in range(3)])
+    over = np.mean([scores["a"][seed] - scores["b"][seed] for seed in range(3)], axis=0).std() / np.sqrt(300)
+    expected = p_value(float(means.mean()), float(over), SeedVariance(float(means.var(ddof=1) / 3), 2))
+    assert paired.p == pytest.approx(expected, rel=0.05)
+    shifted = {**scores, "b": {seed + 1: values for seed, values in scores["b"].items()}}
+    assert compare_scores(shifted, draws=2000).differences[0].p > 0.5, "unpaired, seeds vary by ten"
+
+
+def test_the_exact_test_needs_binary_scores_of_single_seeds() -> None:
+    first, second = np.array([1.0] * 9 + [0.0] * 11), np.array([0.0] * 8 + [1.0] * 2 + [0.0] * 10)
+    exact = mcnemar(first, second)
+    assert compare_scores({"a": {0: first}, "b": {0: second}}).differences[0].p == exact
+    halves = {"a": {0: first / 2}, "b": {0: second / 2}}
+    assert compare_scores(halves).differences[0].p == pytest.approx(
+        2 * stats.norm.sf(abs((first - second).mean()) / ((first - second).std() / np.sqrt(20))), rel=0.5
+    )
+    for scores in (halves, {"a": {0: first}, "b": {0: second / 2}}, {"a": {0: first}, "b": {0: second, 1: first}}):
+        assert compare_scores(scores).differences[0].p != exact
+    groups = [f"g{i // 2}" for i in range(20)]
+    assert compare_scores({"a": {0: first}, "b": {0: second}}, groups=groups).differences[0].p != exact
+
+
+def test_no_methods_have_no_differences() -> None:
+    assert compare_scores({}) == PairwiseTests((), {}, 0)
+    assert compare_scores({"a": {0: np.ones(3)}}) == PairwiseTests((), {"a": "a"}, 0)
+
+
+def test_a_single_group_has_no_standard_error() -> None:
+    assert standard_error(np.array([0.0, 1.0]), ["g", "g"]) == 0.0
+    assert standard_error(np.array([0.0, 1.0]), None) == pytest.approx(0.5)

@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peftkit.compare.required_runs import Plan
 from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
-from peftkit.compare.statistics.observations import Array, Observations, Scale, observe
-from peftkit.compare.statistics.posterior import MethodEstimate
-from peftkit.compare.statistics.tuning_choice import estimate_choice_effect
+from peftkit.compare.statistics import posterior as posterior_module
+from peftkit.compare.statistics.hierarchy import ChoiceEffect, SamplingEffort
+from peftkit.compare.statistics.observations import Array, Observations, Scale, _ExampleVariances, observe
+from peftkit.compare.statistics.pairwise import PairwiseResult, PairwiseTests
+from peftkit.compare.statistics.posterior import MethodEstimate, PairDifference
+from peftkit.compare.statistics.seed_variance import SeedVariance
 
 Scores = dict[str, dict[int, Array]]
 
@@ -192,59 +196,6 @@ def test_an_uncertain_tuning_choice_widens_the_interval_and_lowers_the_score() -
     assert doubtful.estimates["m0"].score > 0.58
 
 
-def plain_observations(means: Array, squares: Array, seeds: int, run: float = 0.0) -> Observations:
-    """Methods with scores in points and a seed deviation of about one."""
-    number = len(means)
-    names = tuple(f"m{place:02d}" for place in range(number))
-    counts, slopes = np.full(number, float(seeds)), np.ones(number)
-    return Observations(names, Scale("plain", 1.0), means, means, counts, squares, run, 0.0, 0.0, 1.0, slopes, 40.0, 1)
-
-
-def test_choice_effect_variance_equals_its_mean_squared_error() -> None:
-    """Settings lie on a curve and are tried once; the truth is the expected score over choices."""
-    rng = np.random.default_rng(11)
-    methods, settings, seeds, noise = 400, 5, 10, 1.0
-    curves = (
-        -np.exp(0.5 * rng.standard_normal((methods, 1))) * (np.arange(settings) - rng.uniform(1, 3, (methods, 1))) ** 2
-    )
-    test = curves + rng.standard_normal(curves.shape)
-    dev = test + noise * rng.standard_normal(curves.shape)
-    chosen = dev.argmax(1)
-    runs = curves[np.arange(methods), chosen][:, None] + rng.standard_normal((methods, seeds))
-    again = curves[:, None] + np.sqrt(1 + noise**2) * rng.standard_normal((methods, 2000, settings))
-    truth = np.take_along_axis(curves, again.argmax(2), 1).mean(1)
-    squares = ((runs - runs.mean(1, keepdims=True)) ** 2).sum(1)
-    observed = plain_observations(runs.mean(1), squares, seeds)
-    # Two dev examples, whose differences between trials give the noise of their mean.
-    spots = np.sqrt(2) * noise * rng.standard_normal((2, methods, settings))
-    tunings = {
-        name: Tuning(
-            [Trial(k, dev[m, k] + 0.7 * np.array([1, -1]) * spots[0, m, k], test[m, [k]]) for k in range(settings)],
-            int(chosen[m]),
-        )
-        for m, name in enumerate(observed.names)
-    }
-    effect = estimate_choice_effect(observed, tunings, rng)
-    errors = observed.means + effect.shift - truth
-    stated = effect.variance + effect.gain**2 * squares / (seeds - 1) / seeds
-    assert errors.mean() == pytest.approx(0, abs=0.1)
-    assert (errors**2).mean() == pytest.approx(stated.mean(), rel=0.3)
-    unaware = observed.means - truth
-    assert (errors**2).mean() < 0.7 * (unaware**2).mean()
-
-
-def test_a_dev_score_without_examples_is_uncertain() -> None:
-    means, squares = np.array([60.0, 60.0]), np.array([2.0, 2.0])
-    tuning = Tuning([Trial(0, np.array([54.0])), Trial(1, np.array([60.0]))], 1)
-    exact, noisy = (
-        estimate_choice_effect(plain_observations(means, squares, 3, run), {"m00": tuning}, np.random.default_rng(12))
-        for run in (0.0, 4.0)
-    )
-    assert exact.shift[0] == pytest.approx(0, abs=0.05)
-    assert noisy.shift[0] < -0.1
-    assert noisy.variance[0] > 10 * exact.variance[0]
-
-
 @pytest.mark.parametrize("rate", [0.2, 0.6, 0.95])
 def test_the_prior_seed_deviation_is_a_point_at_every_score(rate: float) -> None:
     observed = observe(planted(np.random.default_rng(13), [rate] * 3, 3, 1000), share=True)
@@ -312,3 +263,99 @@ def test_draws_are_repeatable_without_a_seed() -> None:
     default, first, other = (fit(scores, share=True, **seed) for seed in ({}, {"seed": 0}, {"seed": 1}))
     assert np.array_equal(default.draws, first.draws)
     assert not np.array_equal(default.draws, other.draws)
+
+
+def drawn(*rows: list[float], higher_is_better: bool = True) -> Posterior:
+    return Posterior({}, ("a", "b", "c")[: len(rows[0])], np.array(rows), {}, higher_is_better)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_differences_are_counted_over_draws(higher: bool) -> None:
+    sign = 1.0 if higher else -1.0
+    second = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    posterior = drawn(*[[sign * 2.0, sign * value, 7.0] for value in second], higher_is_better=higher)
+    difference = posterior.difference("a", "b")
+    assert (difference.first, difference.second, difference.mean) == ("a", "b", 0.0)
+    assert (difference.low, difference.high) == (pytest.approx(-1.9), pytest.approx(1.9))
+    assert difference.better == 2 / 5, "an equal draw is not better"
+    assert posterior.difference("b", "a").better == 2 / 5
+    assert [(each.first, each.second) for each in posterior.differences()] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [each.mean for each in posterior.differences()] == [0.0, sign * (sign * 2 - 7), sign * (sign * 2 - 7)]
+    assert posterior.equivalent("a", "b", 1.0) == 1 / 5
+    assert posterior.equivalent("a", "b", 1.5) == 3 / 5
+    assert posterior.not_inferior("a", "b", 1.0) == 3 / 5, "a margin worse is inferior"
+    assert posterior.not_inferior("a", "b", 0.5) == 3 / 5
+    assert posterior.not_inferior("b", "a", 1.5) == 4 / 5
+    both = Posterior({}, ("a", "b"), posterior.draws[:, :2], {}, higher)
+    assert both.within_margin_of_best(1.0) == {"a": 4 / 5, "b": 4 / 5}
+    assert both.within_margin_of_best(0.0) == {"a": 3 / 5, "b": 3 / 5}
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_interval_of_a_single_run_is_normal_on_the_models_scale(higher: bool) -> None:
+    [alone] = fit({"a": {3: np.array([0.9])}}, share=True, higher_is_better=higher, rows=50).estimates.values()
+    centre, deviation = np.arcsin(np.sqrt((45 + 3 / 8) / (50 + 3 / 4))), np.sqrt(1 / 200)
+    ends = np.sin(centre + 1.959964 * deviation * np.array([-1, 1])) ** 2
+    assert (alone.score, alone.best, alone.seeds) == (0.9, None, 1)
+    assert (alone.low, alone.high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
+    [losses] = fit({"a": {3: np.array([1.0, 3.0])}}, share=False, higher_is_better=False).estimates.values()
+    assert (losses.low, losses.high) == (
+        pytest.approx(2 * np.exp(-1.959964 / 2)),
+        pytest.approx(2 * np.exp(1.959964 / 2)),
+    )
+
+
+@pytest.mark.parametrize(("score", "rows"), [(1.0, 3), (0.0, 3)])
+def test_the_interval_of_a_single_run_includes_its_score(score: float, rows: int) -> None:
+    [alone] = fit({"a": {0: np.array([score])}}, share=True, rows=rows).estimates.values()
+    assert alone.low is not None
+    assert alone.high is not None
+    assert alone.low <= score <= alone.high
+
+
+@pytest.mark.parametrize(("share", "higher"), [(True, True), (False, True), (False, False)])
+def test_effects_of_choosing_settings_are_in_scores(share: bool, higher: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def planned(observed: Observations, tunings: Any, rng: Any) -> ChoiceEffect:
+        given.append((observed, tunings))
+        return ChoiceEffect(np.array([-0.1, 0.02]), np.array([0.5, 1.0]), np.array([0.04, 0.01]))
+
+    monkeypatch.setattr(posterior_module, "estimate_choice_effect", planned)
+    scores = planted(np.random.default_rng(0), [0.6, 0.8], 3, 200)
+    tunings = {"m0": Tuning([], 0)}
+    posterior = fit(scores, share=share, higher_is_better=higher, tunings=tunings)
+    [(observed, passed)] = given
+    slopes = np.abs(observed.scale_derivative)
+    assert passed == tunings
+    assert posterior.choice_effects == {
+        "m0": (pytest.approx(-0.1 / slopes[0]), pytest.approx(0.04 / slopes[0] ** 2)),
+        "m1": (pytest.approx(0.02 / slopes[1]), pytest.approx(0.01 / slopes[1] ** 2)),
+    }
+    assert posterior.names == ("m0", "m1")
+    assert posterior.higher_is_better == higher
+
+
+def test_the_effort_and_the_number_of_examples_reach_the_sampler() -> None:
+    scores = {name: {seed: np.array([value]) for seed in range(3)} for name, value in (("a", 0.5), ("b", 0.6))}
+    effort = SamplingEffort(chains=2, warm_up_states=1, kept_states=3, draws_per_state=5)
+    few, many = (fit(scores, share=True, rows=rows, effort=effort) for rows in (20, 2_000_000))
+    assert few.draws.shape == many.draws.shape == (30, 2)
+    assert few.draws.std() > 2 * many.draws.std()
+    best = {name: each.best for name, each in few.estimates.items()}
+    assert best == {"a": (few.draws[:, 0] > few.draws[:, 1]).mean(), "b": (few.draws[:, 1] > few.draws[:, 0]).mean()}
+    assert {name: each.seeds for name, each in few.estimates.items()} == {"a": 3, "b": 3}
+    for place, each in enumerate(few.estimates.values()):
+        assert each.score == few.draws[:, place].mean()
+        assert [each.low, each.high] == np.quantile(few.draws[:, place], [0.025, 0.975]).tolist()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(MethodEstimate, PairDifference, Posterior, Trial, Tuning, Observations, Scale, ChoiceEffect, SamplingEffort),
+        *(_ExampleVariances, PairwiseResult, PairwiseTests, SeedVariance, Plan),
+    ],
+)
+def test_results_are_frozen(kind: Any) -> None:
+    assert kind.__dataclass_params__.frozen

@@ -6,7 +6,11 @@ from scipy import optimize, special, stats
 
 from peftkit.compare.statistics.seed_variance import (
     SeedVariance,
+    _estimate_ratios,
     _prior,
+    _smallest_value,
+    _trigamma_inverse,
+    _variance_ratios,
     detectable_differences,
     moderated_variances,
     p_value,
@@ -135,3 +139,69 @@ def test_variances_that_differ_by_chance_share_one_prior() -> None:
     assert counts == np.inf
     assert variance == pytest.approx(4.0 * np.exp(-special.digamma(1.0)))
     assert _prior([(0.0, 2)] * 3 + [(1.0, 2)] * 2) == (0.0, 0.0), "most do not vary at all"
+
+
+@pytest.mark.parametrize("value", [1e-4, 0.1, 1.0, 1.6449340668482264, 40.0, 1e6])
+def test_the_inverse_of_the_trigamma_function(value: float) -> None:
+    assert special.polygamma(1, _trigamma_inverse(value)) == pytest.approx(value, rel=1e-9)
+    assert _trigamma_inverse(np.pi**2 / 6) == pytest.approx(1.0, rel=1e-12)
+
+
+def test_p_values_are_accurate_in_the_far_tails() -> None:
+    for freedom in (1, 2, 4.5, 30):
+        for size in (0.5, 3.0, 20.0, 100.0):
+            expected = 2 * stats.t.sf(size, freedom)
+            if expected > 1e-9:
+                assert p_value(-size, 0.0, SeedVariance(1.0, freedom)) == pytest.approx(expected, rel=0.03)
+    # The error over examples adds to that over seeds; without degrees of freedom, its variance is known.
+    assert p_value(3.0, 0.6, SeedVariance(0.64, 0)) == pytest.approx(2 * stats.norm.sf(3.0))
+    assert p_value(1e-9, 1.0, SeedVariance(1.0, 2)) == pytest.approx(1.0)
+
+
+def test_variance_ratios_have_the_distribution_of_the_inverse_chi_square() -> None:
+    assert _variance_ratios(0.0).tolist() == [1.0] * len(_variance_ratios(0.0))
+    assert _estimate_ratios(0.0).tolist() == [1.0, 1.0, 1.0]
+    assert _estimate_ratios(4.0) == pytest.approx(stats.chi2.ppf([1 / 6, 1 / 2, 5 / 6], 4) / 4)
+    assert np.median(_variance_ratios(4.0)) > 4 / stats.chi2.ppf(1e-3, 4), "the grid is finest at large variances"
+    assert _variance_ratios(4.0).min() == pytest.approx(4 / stats.chi2.ppf(1, 4) + 4 / stats.chi2.ppf(1 - 5e-5, 4))
+
+
+def test_the_smallest_value_of_a_monotone_condition() -> None:
+    limits = np.array([0.02, 3.7, 800.0])
+    smallest = _smallest_value(lambda values: values >= limits, np.full(3, 1e-3), np.full(3, 1e3))
+    assert smallest == pytest.approx(limits, rel=1e-6)
+    assert (smallest >= limits).all()
+
+
+@pytest.mark.parametrize(("error", "variance", "freedom", "level"), [(0.02, 1e-4, 3.0, 0.05), (0.01, 4e-3, 9.0, 0.01)])
+def test_detectable_differences_equal_a_root_search(
+    error: float, variance: float, freedom: float, level: float
+) -> None:
+    """The true variance and its estimate in other runs are integrated over three quantiles each."""
+    ratios = stats.chi2.ppf([1 / 6, 1 / 2, 5 / 6], freedom) / freedom
+    cells = []
+    for true in variance / ratios:
+        for estimate in true * ratios:
+            seeds = SeedVariance(float(estimate), freedom)
+            needed = optimize.brentq(lambda d, s=seeds: p_value(d, error, s) - level, 1e-4, 10.0, xtol=1e-12)
+            cells.append((needed, np.sqrt(error**2 + true)))
+    expected = optimize.brentq(lambda d: np.mean([stats.norm.sf((n - d) / e) for n, e in cells]) - 0.8, 1e-4, 10.0)
+    detectable = detectable_differences(
+        np.array([error, 0.05]), [SeedVariance(variance, freedom), SeedVariance(0.0, 0.0)], np.array([level, 0.05])
+    )
+    assert detectable[0] == pytest.approx(expected, rel=1e-5)
+    assert detectable[1] == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * 0.05, rel=1e-4)
+
+
+def test_values_of_single_runs_have_no_variance() -> None:
+    [alone] = moderated_variances([np.array([0.7])], 1)
+    assert alone == SeedVariance(0.0, 0)
+    assert moderated_variances([], 0) == []
+
+
+def test_nearly_constant_seeds_count_as_a_thousandth_of_the_median() -> None:
+    varied = [(value, 2) for value in (1.0, 2.0, 3.0, 5.0)]
+    floor = 1e-3 * 2.0  # of the median, 2
+    assert _prior([*varied, (0.0, 2)]) == pytest.approx(_prior([*varied, (floor, 2)]))
+    assert _prior([*varied, (0.0, 2)]) == pytest.approx(_prior([*varied, (floor / 50, 2)]))
+    assert _prior([*varied, (0.0, 2)]) != pytest.approx(_prior([*varied, (2 * floor, 2)]))
