@@ -42,7 +42,8 @@ except RunError as error:
 @pytest.mark.parametrize("library", SAVES)
 def test_a_file_that_cannot_be_written_is_an_error_of_the_run(library: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    replace_folder(folder, lambda new: (new / "file").write_text("old") and None)
+    folder.mkdir()
+    (folder / "file").write_text("old")
     program = PROGRAM.format(save=SAVES[library])
     result = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout).startswith(f"{folder} cannot be written: ")
