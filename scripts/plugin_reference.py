@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import peftkit
-from peftkit.components import callback, inputs, name_matching, objective, preset, search_space
+from peftkit.components import callback, inputs, model_parts, objective, preset, search_space
 from peftkit.components.component import Component
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
@@ -33,7 +33,7 @@ of each kind. This page is generated from the code: `python scripts/plugin_refer
 
 All names are imported from `peftkit`, except the types of
 `peftkit.components.objective` and `peftkit.components.inputs`, and those of `peftkit.components.search_space`,
-`peftkit.components.name_matching` and `peftkit.testing`. Other modules may change without notice.
+`peftkit.components.model_parts` and `peftkit.testing`. Other modules may change without notice.
 """
 BEFORE_CLASSES = """## Base classes
 
@@ -264,10 +264,10 @@ def document() -> str:
     parts += [f"## Search ranges\n\nIn `peftkit.components.search_space`:\n\n{table(('name', ''), ranges)}"]
     markers = [
         (code(name), paragraphs(inspect.getdoc(value) or ""))
-        for name, value in vars(name_matching).items()
-        if isinstance(value, type) and issubclass(value, name_matching.NamesInModel)
+        for name, value in vars(model_parts).items()
+        if isinstance(value, type) and issubclass(value, model_parts.NamesInModel)
     ]
-    parts += ["## Options that name parts of a model\n\nIn `peftkit.components.name_matching`:\n"]
+    parts += ["## Options that name parts of a model\n\nIn `peftkit.components.model_parts`:\n"]
     parts += [table(("name", ""), markers)]
     return "\n".join(parts)
 

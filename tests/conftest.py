@@ -84,7 +84,7 @@ AROUND = (
     "cli",
     "data/test_dataloader.py",
     "data/test_pipeline.py",
-    "data/test_resampling.py",
+    "data/test_sampling.py",
     "distributed/test_environment_variables.py",
     "evaluate/test_baselines.py",
     "analysis/test_step_profile.py",

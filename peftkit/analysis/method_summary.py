@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from peftkit.components import ApplyContext, Method, ModelKind, RunSpec
 from peftkit.components.head_parameters import unfreeze_head
-from peftkit.components.name_matching import check_names
+from peftkit.components.model_parts import check_names
 from peftkit.errors import InputError, ModelError
 from peftkit.models import FAMILIES
 from peftkit.models.checkpoints.model_files import explain_load_errors

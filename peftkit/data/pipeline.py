@@ -18,7 +18,7 @@ from peftkit.components import Example
 from peftkit.components.inputs import Row
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.examples import to_examples
-from peftkit.data.resampling import resample_indices
+from peftkit.data.sampling import resample_indices, stratified_sample
 from peftkit.data.tokenize import (
     SplitStatistics,
     TokenizedSplit,
@@ -164,28 +164,6 @@ def _prepare_train(
         selected: Any = train.rows.select(sample)  # type: ignore[attr-defined]
         train = replace(train, indices=sample, rows=selected, statistics=select_statistics(train.statistics, sample))
     return train.rows, train, len(train.rows)  # type: ignore[return-value]
-
-
-def stratified_sample(strata: Sequence[Any], limit: int | None, name: str) -> list[int]:
-    """Draws a stratified sample: the size of every stratum is proportional, to within one row.
-
-    The sample depends on the rows and the name only, so that runs with different seeds are selected and compared on the
-    same rows. Rows are sorted by stratum, shuffled within strata, and taken at equal distances (systematic sampling).
-
-    Args:
-        strata: The stratum of each row; values must be sortable.
-        limit: Number of rows to draw; None for all.
-        name: Name of the split, which seeds the shuffle.
-
-    Returns:
-        Indices of the sampled rows in ascending order.
-    """
-    number = len(strata)
-    if limit is None or limit >= number:
-        return list(range(number))
-    rng = random.Random(name)  # noqa: S311 - not used for security
-    order = sorted(range(number), key=[(stratum, rng.random()) for stratum in strata].__getitem__)
-    return sorted(order[(2 * i + 1) * number // (2 * limit)] for i in range(limit))
 
 
 def _stratum(example: Example, objective: BoundObjective) -> Any:

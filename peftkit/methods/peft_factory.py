@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from peftkit.components.declared_options import Option, python_type
-from peftkit.components.name_matching import PEFT_NAME_OPTIONS, ModulePatterns
+from peftkit.components.model_parts import PEFT_NAME_OPTIONS, ModulePatterns
 from peftkit.methods.adalora import AdaLora
 from peftkit.methods.adamss import Adamss
 from peftkit.methods.lora import Lora

@@ -19,7 +19,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 from peftkit.components import ApplyContext, ModelKind
 from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.inputs import ObjectiveSettings
-from peftkit.components.name_matching import check_names
+from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean

@@ -1,4 +1,4 @@
-"""Selection of the checkpoint on dev, and stratified samples of the splits."""
+"""Selection of the checkpoint on dev."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftkit.data.pipeline import stratified_sample
 from peftkit.errors import RunError
 from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Registry
@@ -37,21 +36,6 @@ def test_the_first_best_finite_value_is_selected(values: list[float | None], hig
         assert selected is None
     else:
         assert selected == values.index(max(numbers) if higher else min(numbers))
-
-
-@given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=200), st.integers(1, 220))
-def test_a_sample_keeps_the_proportions_of_every_answer(strata: list[str], limit: int) -> None:
-    chosen = stratified_sample(strata, limit, "dev")
-    assert chosen == sorted(set(chosen))
-    assert len(chosen) == min(limit, len(strata))
-    assert chosen == stratified_sample(strata, limit, "dev")
-    counts = Counter(strata[i] for i in chosen)
-    for stratum, number in Counter(strata).items():
-        assert abs(counts[stratum] - number * len(chosen) / len(strata)) < 1
-
-
-def test_a_sample_is_drawn_within_strata() -> None:
-    assert stratified_sample(["a"] * 100, 10, "dev") != stratified_sample(["a"] * 100, 10, "test")
 
 
 Spoil = Callable[[Callable[[int, str], float | None]], None]

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, create_model
 
 from peftkit import ApplyContext, Incompatibility, Method, RunSpec
 from peftkit.components.declared_options import Option, python_type
-from peftkit.components.name_matching import format_changed_options
+from peftkit.components.model_parts import format_changed_options
 from peftkit.errors import InputError, summarize_error
 from peftkit_adapters.config_options import config_options
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from peftkit.data.dataloader import first_batches
 from peftkit.data.pipeline import PreparedData, prepare_data
-from peftkit.data.resampling import resample_indices
+from peftkit.data.sampling import resample_indices, stratified_sample
 from peftkit.errors import RecipeError, RunError
 from peftkit.models.load import apply_method, load_base
 from peftkit.plugins import Registry
@@ -174,3 +174,18 @@ def test_resolved_seeds_are_recorded(make: Make, registry: Registry) -> None:
     summary = RunDirectory(path).summary()
     assert (summary["seed"], summary["init_seed"], summary["order_seed"]) == (3, 3, 4)
     assert "init_seed" not in RunDirectory(path).recipe()["run"], "unset seeds follow the seed"
+
+
+@given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=200), st.integers(1, 220))
+def test_a_sample_keeps_the_proportions_of_every_answer(strata: list[str], limit: int) -> None:
+    chosen = stratified_sample(strata, limit, "dev")
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(limit, len(strata))
+    assert chosen == stratified_sample(strata, limit, "dev")
+    counts = Counter(strata[i] for i in chosen)
+    for stratum, number in Counter(strata).items():
+        assert abs(counts[stratum] - number * len(chosen) / len(strata)) < 1
+
+
+def test_a_sample_is_drawn_within_strata() -> None:
+    assert stratified_sample(["a"] * 100, 10, "dev") != stratified_sample(["a"] * 100, 10, "test")
