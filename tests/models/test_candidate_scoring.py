@@ -31,6 +31,7 @@ from peftkit.models.causal_lm import CausalLM
 from peftkit.models.seq2seq_lm import Seq2SeqLM
 from peftkit.plugins import load_registry
 from peftkit.recipe.resolve import model_path
+from tests.conftest import slow_unless_quick
 from tests.tiny_runs import SIZES, SPECIAL, tiny
 
 CPU = torch.device("cpu")
@@ -148,7 +149,7 @@ def counted(module: nn.Module, sizes: list[int]) -> Iterator[None]:
     handle.remove()
 
 
-@pytest.mark.parametrize(("name", "method"), supported_pairs())
+@pytest.mark.parametrize(("name", "method"), [slow_unless_quick(method, name) for name, method in supported_pairs()])
 def test_batched_scores_equal_scores_of_single_candidates(name: str, method: str) -> None:
     model, family, rows = setting(name, method)
     with torch.inference_mode():
