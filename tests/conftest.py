@@ -104,7 +104,7 @@ AROUND = (
 )
 """More tests that run with one version: they need a model, but the tested module imports none of these packages.
 Single tests of other files have the mark ``one_line``. The other tests of runs, the conformance suite, the recipe
-matrix and fuzzing run with both versions."""
+matrix and fuzzing run with both versions; only new heads meet the second one with the methods of ``QUICK``."""
 
 QUICK = ("full", "lora", "prefix_tuning", "vera", "parallel_adapters", "none")
 """Methods for which tests of all methods run with ``-m "not slow"``."""
