@@ -276,7 +276,7 @@ def prediction_checks(run: RecordedRun, split: str) -> Iterator[Check]:
             a != b for a, b in zip(row_indices, split_indices, strict=False)
         )
         yield check_value(what, "rows missing or out of order", 0, misplaced)
-    if any("log_likelihoods" in row for row in rows):
+    if any(f"prediction{NORM_SUFFIX}" in row and "log_likelihoods" in row for row in rows):
         mismatches = sum(not _is_consistent(row, run.recipe.evaluate.scoring) for row in rows)
         yield check_value(what, "rows whose prediction or loss does not follow from the log-likelihoods", 0, mismatches)
 
