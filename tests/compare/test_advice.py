@@ -195,6 +195,7 @@ def test_an_unknown_metric_is_an_error(plant: Plant) -> None:
         advised(path.parent, budget=1.0, metric="acuracy")
 
 
+@pytest.mark.slow
 def test_equal_methods_are_seldom_separated(plant: Plant) -> None:
     """Simulates seeds and examples; few of 40 pairs of equal methods are settled."""
     from peftkit.compare import advice

@@ -238,6 +238,7 @@ def rendered_remarks(section: RunGroup, tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resampling", [None, "bootstrap", "subset"])
 def test_every_format_notes_whether_the_training_sample_is_fixed(
     resampling: str | None, plant: Plant, tmp_path: Path

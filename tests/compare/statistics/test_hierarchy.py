@@ -121,6 +121,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("observed", "choice"), CASES.values(), ids=CASES)
 def test_the_posterior_equals_importance_sampling(observed: Observations, choice: ChoiceEffect) -> None:
     means, deviations = by_importance(observed, choice)

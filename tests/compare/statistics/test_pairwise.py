@@ -39,6 +39,7 @@ def planted(
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "noise"), [(1, 0.0), (3, 0.02), (5, 0.01)])
 def test_equal_methods_are_separated_at_most_one_time_in_twenty(seeds: int, noise: float) -> None:
     rng = np.random.default_rng(7)
@@ -84,6 +85,7 @@ def test_methods_share_a_letter_unless_they_differ(number: int, data: st.DataObj
     assert letters["m0"].startswith("a")
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.integers(2, 30), st.floats(0, 1), st.randoms())
 def test_many_methods_have_few_letters_and_no_false_separation(number: int, share: float, rng: random.Random) -> None:
@@ -110,6 +112,7 @@ def test_mcnemar_counts_examples_that_only_one_method_has_right() -> None:
     assert result.p == mcnemar(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (10, 2), (30, 3)])
 def test_the_family_wise_error_rate_is_controlled(methods: int, seeds: int) -> None:
     """Counts tables with any significant pair of equal methods; noise differs between tables."""
@@ -122,6 +125,7 @@ def test_the_family_wise_error_rate_is_controlled(methods: int, seeds: int) -> N
     assert wrong <= 0.05 * number + 2.33 * (0.05 * 0.95 * number) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("methods", "seeds"), [(2, 1), (2, 3), (10, 3)])
 def test_detectable_differences_are_detected_with_the_stated_power(methods: int, seeds: int) -> None:
     rng = np.random.default_rng(methods + seeds)

@@ -64,6 +64,7 @@ def test_the_posterior_is_repeatable_and_independent_of_method_order(
             assert 0 <= each.low <= each.high <= 1
 
 
+@pytest.mark.slow
 def test_the_highest_of_many_equal_methods_is_shrunk() -> None:
     rng = np.random.default_rng(1)
     gaps, observed = [], []

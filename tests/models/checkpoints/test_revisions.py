@@ -152,6 +152,7 @@ def peftkit(*words: str) -> subprocess.CompletedProcess[str]:
     return command(partial(main, words))
 
 
+@pytest.mark.slow
 def test_a_run_records_its_commits_and_resumes_and_predicts_with_them(
     hub: Path, registry: Registry, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_config_tokenizer_and_weights_are_loaded_at_the_commit(recipe: Recipe, m
     assert base.family.config.dropout_rate == 0.5
 
 
+@pytest.mark.slow
 def test_all_processes_use_the_commits_of_the_main_one(
     monkeypatch: pytest.MonkeyPatch, built_in: Callable[..., Recipe], registry: Registry, tmp_path: Path
 ) -> None:
