@@ -56,7 +56,7 @@ class Selection:
 
 
 class Recorder:
-    """A pytest plugin: records the duration of each test and, as coverage contexts, the lines that it executes.
+    """A pytest plugin: records the processor time of each test and, as coverage contexts, the lines that it executes.
 
     Caches are cleared before each test, so that every test that needs a line executes it. Fixtures that several tests
     share have a context of their own.
@@ -72,6 +72,7 @@ class Recorder:
         self.coverage.switch_context(context)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.durations[nodeid] = -time.process_time()
         self.clear_caches()
         self.switch_context(nodeid)
 
@@ -84,11 +85,11 @@ class Recorder:
         finally:
             self.switch_context(before)
 
-    def pytest_runtest_logfinish(self) -> None:
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.durations[nodeid] += time.process_time()
         self.switch_context("")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.durations[report.nodeid] = self.durations.get(report.nodeid, 0) + report.duration
         if report.failed:
             self.failed.append(f"{report.nodeid}\n{report.longreprtext}")
 
@@ -150,7 +151,7 @@ def copy_of_repository(folder: Path) -> Path:
 
 @dataclass
 class Baseline:
-    """Durations and coverage of a room's tests on the unchanged source."""
+    """Durations, in seconds of processor time, and coverage of a room's tests on the unchanged source."""
 
     key: str
     """The digest of the source and of what all tests share."""

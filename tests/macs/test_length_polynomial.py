@@ -104,3 +104,11 @@ def test_values_between_counts_that_are_not_whole_are_counted() -> None:
         polynomial.add((s,), (s // 2,))
     assert polynomial.at((6,)) == (3,)
     assert polynomial.at((5,)) is None
+
+
+def test_one_length_alone_is_interpolated_too() -> None:
+    polynomial = LengthPolynomial()
+    for _ in range(3):
+        assert polynomial.at((8,)) is None
+        polynomial.add((8,), (64, 3))
+    assert polynomial.at((8,)) == (64, 3)

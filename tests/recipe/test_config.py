@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
 from peftkit.recipe.config import Recipe
@@ -258,3 +259,14 @@ def test_selection_metric_and_its_direction(valid_recipe: str, folder: Path, reg
     assert by_loss.selection_metric == "loss"
     lower = type("Lower", (type(recipe.metric[0]),), {"higher_is_better": False})
     assert not recipe.model_copy(update={"metric": (lower(),)}).higher_is_better("accuracy")
+
+
+@pytest.mark.parametrize("kind", ["task", "method", "metric", "callback"])
+def test_an_unknown_component_is_reported_with_its_kind(
+    kind: str, valid_recipe: str, folder: Path, registry: Registry
+) -> None:
+    value = 'name = "nothing"'
+    (folder / "x.toml").write_text(valid_recipe, encoding="utf-8")
+    override = f"{kind}={{{value}}}" if kind in ("task", "method") else f"{kind}=[{{{value}}}]"
+    with pytest.raises(RecipeError, match=rf"{kind}(\[0\])?\.name: no {kind} is called 'nothing'"):
+        load_recipe("x.toml", registry, [override])

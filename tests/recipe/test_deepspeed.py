@@ -45,6 +45,12 @@ def test_a_file_may_set_the_stage(registry: Registry, folder: Path) -> None:
     assert deepspeed_config(recipe)["zero_optimization"]["stage"] == 3
 
 
+def test_without_a_stage_nothing_is_sharded(registry: Registry, folder: Path) -> None:
+    (folder / "ds.json").write_text(json.dumps({"zero_optimization": {"overlap_comm": True}}), encoding="utf-8")
+    recipe = load_recipe("x.toml", registry, ["train.deepspeed.config=ds.json"])
+    assert deepspeed_config(recipe)["zero_optimization"]["stage"] == 0
+
+
 def test_offload_options_are_passed_to_deepspeed(registry: Registry) -> None:
     config = deepspeed_config(load(registry, "train.deepspeed.offload_optimizer=cpu"))
     assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
