@@ -9,8 +9,8 @@
 ``group``            group of dependent examples (see ``Example.group``); empty if there is none
 ``loss``             summed cross-entropy of the target's tokens, in nats
 ``tokens``           number of these tokens
-``target``           correct candidate, if candidates are ranked
-``prediction``       candidate predicted by ``evaluate.scoring``, if candidates are ranked
+``target``           correct candidate, if predictions have ``candidates``
+``prediction``       what is predicted by ``evaluate.scoring``, if predictions have ``candidates``
 ``prediction_norm``  candidate predicted by the other scoring, if candidates are ranked
 ``scores``           score by every metric that is a mean over examples
 ===================  ==============================================================================================
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXTS = ("target", "prediction", "prediction_norm")
-"""Columns of ranked examples only; generated texts would take too much space."""
+"""Columns of predictions with candidates only; generated texts would take too much space."""
 NORM_SUFFIX = "_norm"
 """Suffix of the values of the second ranking: per token, like ``acc_norm`` in lm-evaluation-harness, or by sum if the
 recipe ranks per token."""
@@ -67,7 +67,9 @@ def example_table(step: int, split: str, predictions: Sequence[Mapping[str, Any]
         "tokens": pa.array([p["tokens"] for p in predictions], pa.int32()),
     }
     if predictions and "candidates" in predictions[0]:
-        columns |= {name: pa.array([p[name] for p in predictions], pa.string()) for name in TEXTS}
+        columns |= {
+            name: pa.array([p[name] for p in predictions], pa.string()) for name in TEXTS if name in predictions[0]
+        }
     choices = {tuple(p.get("candidates", ())) for p in predictions}
     labels = list(choices.pop()) if len(choices) == 1 else []
     names = sorted(predictions[0].get("scores", {})) if predictions else []

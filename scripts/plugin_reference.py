@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import peftkit
-from peftkit.components import callback, inputs, model_parts, objective, preset, search_space
+from peftkit.components import callback, family_services, inputs, model_parts, objective, preset, search_space
 from peftkit.components.component import Component
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
@@ -31,7 +31,7 @@ INTRODUCTION = """# Plugin reference
 Everything that a component is given, and everything that it may define. [Writing a plugin](plugins.md) has an example
 of each kind. This page is generated from the code: `python scripts/plugin_reference.py --write`.
 
-All names are imported from `peftkit`, except the types of
+All names are imported from `peftkit`, except the types of `peftkit.components.family_services`,
 `peftkit.components.objective` and `peftkit.components.inputs`, and those of `peftkit.components.search_space`,
 `peftkit.components.model_parts` and `peftkit.testing`. Other modules may change without notice.
 """
@@ -132,6 +132,17 @@ def of_protocol(protocol: type) -> str:
     ]
     text = f"### {protocol.__name__}\n\n{paragraphs(inspect.getdoc(protocol) or '')}\n\n"
     return text + table(("method", "returns", ""), rows + method_rows(protocol))
+
+
+def of_typed_dict(given: type) -> str:
+    """The keys of a dictionary."""
+    docstring = inspect.getdoc(given) or ""
+    described = entries(section(docstring, "Attributes"))
+    rows = [
+        (code(key), code(getattr(kind, "__forward_arg__", str(kind))), described[key])
+        for key, kind in inspect.get_annotations(given).items()
+    ]
+    return f"### {given.__name__}\n\n{paragraphs(docstring)}\n\n{table(('key', 'type', ''), rows)}"
 
 
 def _default(field: Field[Any]) -> str:
@@ -244,10 +255,15 @@ def constants(module: Any) -> dict[str, str]:
 
 def document() -> str:
     parts = [INTRODUCTION, "## What components are given\n", *map(of_dataclass, given_types())]
-    parts += [of_protocol(objective.FamilyServices)]
+    parts += [of_protocol(family_services.FamilyServices), of_typed_dict(inputs.TokenizedRow)]
     kinds = [f"`{name}`: {', '.join(map(code, getattr(inputs, name).__args__))}" for name in ("ModelKind", "Side")]
     kinds += [f"`TaskKind`: {constants(inputs)['TaskKind']}"]
-    names = ((objective, "Batch"), (inputs, "Prediction"), (objective, "ScoreCandidates"))
+    names = (
+        (family_services, "Batch"),
+        (inputs, "Prediction"),
+        (inputs, "Row"),
+        (family_services, "ScoreCandidates"),
+    )
     kinds += [f"`{name}`: {constants(module)[name]}" for module, name in names]
     kinds += [f"`SearchSpace`: {constants(search_space)['SearchSpace']}"]
     parts += ["### Names\n\n" + "\n".join(f"* {kind}" for kind in kinds) + "\n"]

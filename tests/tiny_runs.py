@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +68,21 @@ class ColourChoice(Colours):
     @property
     def labels(self) -> tuple[str, ...]:
         return ()
+
+
+class ColourPair(ColourChoice):
+    """The colour task with two choices, the colour and another one."""
+
+    name: Literal["colour_pair"] = "colour_pair"  # type: ignore[assignment]
+
+    def to_example(self, row: Any) -> Example:
+        example = super().to_example(row)
+        other = next(colour for colour in example.candidates if colour != example.target)
+        return replace(example, candidates=tuple(sorted((example.target, other))))
+
+    def to_prompt(self, row: Any) -> Example:
+        example = self.to_example(row)
+        return replace(example, target=example.candidates[0])
 
 
 class ColourText(Colours):

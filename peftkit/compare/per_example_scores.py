@@ -177,33 +177,39 @@ def _pseudo_values(run: Run, rows: Sequence[Row], metric: str) -> Array | None:
     """Jackknife pseudo-values (Tukey, 1958) of a metric of labels, such as macro F1, centred on the run's score.
 
     Each is an example's contribution to the score. Examples with the same target and prediction have the same value.
+    None if a prediction is stored without its target or its labels, as are generated texts.
     """
     text = f"prediction{NORM_SUFFIX}" if metric.endswith(NORM_SUFFIX) else "prediction"
-    pairs = [(str(row["target"]), str(row.get(text))) for row in rows]
-    label_metric = _label_metric(run, metric.removesuffix(NORM_SUFFIX))
-    if label_metric is None or len({*pairs}) > MAX_LABEL_PAIRS or not all("candidates" in row for row in rows):
+    scorer = _find_metric(run, metric.removesuffix(NORM_SUFFIX))
+    if scorer is None or not all({"target", text, "candidates"} <= row.keys() for row in rows):
+        return None
+    pairs = [(str(row["target"]), str(row[text])) for row in rows]
+    if len({*pairs}) > MAX_LABEL_PAIRS:
         return None
     examples = [Example("", row["target"], tuple(row["candidates"])) for row in rows]
 
     def compute_without(left_out: int | None = None) -> float:
         kept = [i for i in range(len(rows)) if i != left_out]
         predictions, references = [pairs[i][1] for i in kept], [[pairs[i][0]] for i in kept]
-        values = label_metric._compute(predictions, references, [examples[i] for i in kept])
+        values = scorer._compute(predictions, references, [examples[i] for i in kept])
         return float(values[metric.removesuffix(NORM_SUFFIX)])
 
-    whole = compute_without()
+    try:
+        whole = compute_without()
+    except Exception:  # a plugin's metric may need more of an example than is stored
+        return None
     without = {pair: compute_without(pairs.index(pair)) for pair in {*pairs}}
     contributions = np.array([(len(rows) - 1) * (whole - without[pair]) for pair in pairs])
     centred: Array = whole + contributions - contributions.mean()
     return centred
 
 
-def _label_metric(run: Run, value: str) -> Metric | None:
-    """The run's metric of labels that computes a value; None if there is none, or it is not installed."""
+def _find_metric(run: Run, value: str) -> Metric | None:
+    """The run's metric that computes a value of predictions; None if there is none, or it is not installed."""
     for table in run.recipe.get("metric", ()):
         entry = _registry().all("metric").get(table["name"])
         metric = entry.component.model_validate(table) if entry else None
-        if isinstance(metric, Metric) and value in metric.value_names and "classification" in type(metric).kinds:
+        if isinstance(metric, Metric) and metric.input == "prediction" and value in metric.value_names:
             return metric
     return None
 

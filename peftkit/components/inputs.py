@@ -22,7 +22,9 @@ IGNORE_INDEX = -100
 Prediction = dict[str, Any]
 """What an objective predicts for an example: ``prediction``, which metrics score; for each suffix of
 ``prediction_suffixes`` another one; ``loss`` (in nats) and ``tokens`` (the number of targets that it is summed over)
-where there are answers; and any further JSON values, which ``predictions/`` stores."""
+where there are answers; and any further JSON values, which ``predictions/`` stores. With ``candidates``, a list of
+texts, predictions are stored at every evaluation. If it is the same in every row, comparisons can resample metrics that
+are no mean over examples."""
 Row = Mapping[str, Any]
 """A tokenized example of any objective: values that Arrow can store, with at least the keys ``length``,
 ``source_tokens`` and ``target_tokens`` of ``TokenizedRow``."""
@@ -177,14 +179,14 @@ class TokenizedRow(TypedDict):
     """A tokenized example as the model families make it.
 
     Attributes:
-        source: token ids of the source, including special tokens; empty for an encoder that scores pairs.
-        candidates: token ids of each candidate, or of the target alone where nothing is ranked. For an encoder, each
-            is a whole input of source and choice; it is empty for single texts.
-        answer: index of the target among the candidates; of a single text, an objective sets it.
-        length: number of tokens that the model reads and predicts; rows of similar length share a batch.
-        source_tokens: length of the source before truncation.
-        target_tokens: length of the longest candidate before truncation.
-        segments: token type ids of an encoder's pairs, if the tokenizer has them.
+        source: Token ids of the source, including special tokens; empty for an encoder that scores pairs.
+        candidates: Token ids of each candidate, in the order of the example, or of the target alone where nothing is
+            ranked. For an encoder, each is a whole input of source and choice; it is empty for single texts.
+        answer: Index of the target among the candidates; of a single text, an objective sets it.
+        length: Number of tokens that the model reads and predicts; rows of similar length share a batch.
+        source_tokens: Length of the source before truncation.
+        target_tokens: Length of the longest candidate before truncation.
+        segments: Token type ids of an encoder's pairs, if the tokenizer has them.
     """
 
     source: list[int]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
+from peftkit.components.family_services import Batch, FamilyServices
 from peftkit.components.inputs import (
     IGNORE_INDEX,
     CandidateScores,
@@ -17,154 +18,12 @@ from peftkit.components.inputs import (
     Prediction,
     Row,
     TaskKind,
-    TokenizedRow,
 )
 from peftkit.components.task import Task
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-Batch = Mapping[str, "Tensor"]
-"""A collated batch. Training needs the keys ``input_ids``, ``attention_mask`` and ``labels``, and ``input_tokens``, the
-number of tokens without padding, a scalar. Tensors of shape (rows, length) are padded on the right."""
-ScoreCandidates = Callable[[Sequence[Any], "torch.device"], CandidateScores]
-"""Scores the candidates of a batch of rows on a device."""
-
-
-class FamilyServices(Protocol):
-    """What a model family does for objectives: it knows the architecture, and objectives know the task."""
-
-    @property
-    def max_source_length(self) -> int:
-        """Maximum number of source tokens; longer sources are truncated."""
-
-    @property
-    def max_target_length(self) -> int:
-        """Maximum number of target tokens; longer targets are truncated."""
-
-    @property
-    def pad_id(self) -> int:
-        """The id to pad token ids with."""
-
-    def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
-    ) -> list[TokenizedRow]:
-        """Tokenize examples whose targets continue their sources; encoder-decoders and decoders only.
-
-        Args:
-            examples: The examples.
-            ranked: Whether to tokenize all candidates, or only the target.
-            generated: Whether targets must be texts that the model can generate.
-
-        Raises:
-            RowError: An example cannot be tokenized or does not fit the length limits.
-        """
-
-    def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize the sources of examples as whole inputs; encoders only.
-
-        Args:
-            examples: The examples.
-
-        Returns:
-            Rows without candidates, with the answer 0.
-
-        Raises:
-            RowError: A source has no tokens.
-        """
-
-    def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize each candidate as a pair with its source; encoders only.
-
-        Args:
-            examples: The examples.
-
-        Raises:
-            RowError: A candidate leaves no room for the source, or two candidates have the same ids.
-        """
-
-    def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
-        """Pad and stack rows of one of the methods above.
-
-        Args:
-            rows: The rows.
-
-        Returns:
-            ``input_ids`` and ``attention_mask`` of shape (texts, length), ``labels``, the scalar ``input_tokens``, and
-            what else the architecture needs.
-        """
-
-    def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Run the model on a batch.
-
-        Args:
-            model: The model.
-            batch: A batch of ``collate``.
-
-        Returns:
-            The logits, of shape (rows, length, vocabulary) or (rows, outputs), and the aligned labels, of shape
-            (rows, length) or (rows,).
-        """
-
-    def outputs_without_padding_effects(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Run an encoder on a batch so that no row's outputs depend on the padding; encoders only.
-
-        Args:
-            model: The model, in evaluation mode.
-            batch: A batch of ``collate``.
-
-        Returns:
-            The outputs of the head, of shape (rows, outputs); for pairs, of shape (rows, candidates), where rows with
-            fewer candidates are filled with minus infinity.
-        """
-
-    def cross_entropy(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Compute the summed cross-entropy of a batch's labels.
-
-        Args:
-            model: The model.
-            batch: A batch of ``collate``; its texts have the shape (rows, length).
-
-        Returns:
-            A scalar, in nats.
-        """
-
-    def candidate_scorer(self, model: nn.Module) -> ScoreCandidates:
-        """Return a function that scores the candidates of the batches of one evaluation.
-
-        Args:
-            model: The model, in evaluation mode.
-        """
-
-    def generate(self, model: nn.Module, rows: Sequence[Any], device: torch.device, **options: Any) -> list[str]:
-        """Generate a text for the source of each row, greedily; encoder-decoders and decoders only.
-
-        Args:
-            model: The model, in evaluation mode.
-            rows: One batch of rows.
-            device: The model's device.
-            options: Further arguments of ``model.generate``.
-        """
-
-    def teacher_forced_ids(self, model: nn.Module, rows: Sequence[Any], device: torch.device) -> list[list[int]]:
-        """Predict each target token given the true previous ones; encoder-decoders and decoders only.
-
-        Args:
-            model: The model, in evaluation mode.
-            rows: One batch of rows.
-            device: The model's device.
-
-        Returns:
-            For each row, the most likely id at each position of its target.
-        """
-
-    def contains_unk(self, ids: Sequence[int]) -> bool:
-        """Return whether a target contains the unknown token, which is removed from generated texts.
-
-        Args:
-            ids: The target's ids.
-        """
 
 
 @dataclass(frozen=True)
@@ -266,7 +125,7 @@ class Objective(Component):
             context: The context.
 
         Returns:
-            The batch (see ``Batch``), with texts of shape (rows, length).
+            The batch (see ``Batch``), with texts of shape (texts, length).
         """
         return context.family.collate(rows)
 
@@ -277,7 +136,7 @@ class Objective(Component):
         default counts the labels other than ``IGNORE_INDEX``.
 
         Args:
-            batch: The batch, with texts of shape (rows, length).
+            batch: The batch, or some of its rows, with texts of shape (texts, length).
             context: The context.
 
         Returns:
@@ -290,7 +149,7 @@ class Objective(Component):
 
         Args:
             model: The model.
-            batch: The batch, with texts of shape (rows, length).
+            batch: The batch, or some of its rows, with texts of shape (texts, length).
             context: The context.
 
         Returns:
@@ -349,13 +208,13 @@ class Objective(Component):
         return answer
 
     def possible_answers(self, task: Task, examples: Sequence[Example]) -> Sequence[str]:
-        """Return answers that baselines try besides those of the examples; by default the task's labels.
+        """Return answers that baselines try besides those of the examples; by default none.
 
         Args:
             task: The task.
             examples: The examples of a split.
         """
-        return task.labels
+        return ()
 
     def typical_answer(self, counts: Mapping[str, int]) -> str:
         """Return the answer of the baseline ``majority``; by default the most frequent one.

@@ -12,6 +12,7 @@ from peftkit.components import Example, Objective, Task
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
 from peftkit.models.family import ModelFamily
+from peftkit.models.padding import split_batch
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class BoundObjective:
         """Split a batch into microbatches whose losses add up to the loss of the whole.
 
         Args:
-            batch: a collated batch; its tensors have shape (rows, …) or are scalars.
+            batch: a collated batch; its tensors have shape (rows, …) or (texts, …), or are scalars.
             size: maximum number of rows of a microbatch.
 
         Returns:
-            The microbatches, with tensors of shape (at most size, …).
+            The microbatches, with tensors of shape (at most size, …) or (their texts, …).
         """
-        return self.family.microbatches(batch, size)
+        return split_batch(batch, size)
 
     def num_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the number of targets that the loss of a batch is summed over; a scalar."""

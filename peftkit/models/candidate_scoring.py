@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
+from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.inputs import CandidateScores, TokenizedRow
-from peftkit.components.objective import ScoreCandidates
 from peftkit.models.family import ModelFamily
 from peftkit.models.scores import at_least_float32
 from peftkit.oom import is_oom

@@ -30,7 +30,7 @@ from peftkit.models.candidate_scoring import (
 from peftkit.models.heads.output_layer import find_output_layer, select_positions
 from peftkit.models.padding import PAD_TO_MULTIPLE_OF, TARGET_COLUMNS, attention_mask, pad_sequences
 from peftkit.models.padding_check import group_equal_lengths, ignores_padding
-from peftkit.models.scores import sum_cross_entropy, sum_logprobs
+from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
     append_eos,
     continuation_ids,
@@ -149,21 +149,21 @@ class CausalLM(CachedScorer):
     def computes_all_logits(self, model: nn.Module) -> bool:
         return self.all_logits or find_output_layer(model) is None
 
-    def cross_entropy(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    def _target_logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         columns = batch.get(TARGET_COLUMNS)
         if columns is None or self.all_logits:
-            return super().cross_entropy(model, batch)
+            return self.logits(model, batch)
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         positions, length = columns.clamp(min=0), batch["labels"].shape[1]
         with select_positions(model, positions, length) as selection:
             logits = model(**inputs, use_cache=False).logits
         next_labels = pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
         if not selection.applied:
-            return sum_cross_entropy(logits[:, -length:], next_labels)
+            return logits[:, -length:], next_labels
         if selection.applied > 1 or logits.shape[:2] != columns.shape:  # the layer is used for something else too
-            return super().cross_entropy(model, batch)
+            return self.logits(model, batch)
         labels = next_labels.gather(1, positions).masked_fill(columns < 0, IGNORE_INDEX)
-        return sum_cross_entropy(logits, labels)
+        return logits, labels
 
     def strategies(self) -> Sequence[ScoringStrategy]:
         return self.score_with_packed_suffixes, self.score_with_cache

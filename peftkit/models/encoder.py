@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from peftkit.components import Example
 from peftkit.components.inputs import CandidateScores, TokenizedRow
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
 from peftkit.models.family import ModelFamily
-from peftkit.models.padding import attention_mask, pad_sequences
+from peftkit.models.padding import CHOICES, attention_mask, pad_sequences
 from peftkit.models.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.scores import at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
@@ -85,18 +85,12 @@ class SequenceClassifier(ModelFamily):
             "attention_mask": attention_mask(texts, max_length=max_length),
             **({"token_type_ids": pad_sequences(segments, 0, max_length=max_length)} if segments else {}),
             "labels": torch.tensor([row["answer"] for row in rows]),
-            "choices": torch.tensor([len(row["candidates"]) for row in rows]),
+            CHOICES: torch.tensor([len(row["candidates"]) for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, texts))),
         }
 
-    def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
-        texts_per_row = [max(1, n) for n in batch["choices"].tolist()]  # one without choices
-        first_text = 0
-        for start in range(0, len(texts_per_row), size):
-            num_texts = sum(texts_per_row[start : start + size])
-            text_slices = {key: slice(first_text, first_text + num_texts) for key in PER_TEXT}
-            yield {k: v[text_slices.get(k, slice(start, start + size))] if v.ndim else v for k, v in batch.items()}
-            first_text += num_texts
+    def collate_candidates(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        return self.collate(rows)
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self._outputs_by_row(self._outputs(model, batch), batch), batch["labels"]
@@ -114,7 +108,7 @@ class SequenceClassifier(ModelFamily):
 
     def _outputs_by_row(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Arrange outputs by row: the scores of a row's pairs become one line of shape (choices,), padded with -inf."""
-        choices = batch["choices"].tolist()
+        choices = batch[CHOICES].tolist()
         if not any(choices):
             return outputs
         scores: list[Tensor] = list(torch.split(at_least_float32(outputs)[:, 0], choices))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
+from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
-from peftkit.components.objective import ScoreCandidates
 from peftkit.errors import InputError, RowError
-from peftkit.models.padding import find_pad_id, pad_batch
-from peftkit.models.scores import sum_cross_entropy
+from peftkit.models.padding import CHOICES, find_pad_id, pad_batch
+from peftkit.models.scores import sum_cross_entropy, target_loglikelihoods
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
@@ -145,6 +145,13 @@ class ModelFamily:
         """Build the padded tensors of a training batch; ``labels`` holds the targets, ``input_tokens`` a count."""
         raise NotImplementedError
 
+    def collate_candidates(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        """Build the padded tensors of a training batch in which every candidate of a row is a text."""
+        texts: list[TokenizedRow] = [
+            {**row, "candidates": [candidate], "answer": 0} for row in rows for candidate in row["candidates"]
+        ]
+        return {**self.collate(texts), CHOICES: torch.tensor([len(row["candidates"]) for row in rows])}
+
     def max_lengths(self, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
         """Return the largest padded length among the batches for each two-dimensional tensor, by its key."""
         keys = sorted(key for key, value in batches[0].items() if value.ndim == 2)
@@ -166,20 +173,6 @@ class ModelFamily:
         """Count the tokens that the model reads on both sides, without padding; a scalar."""
         predicted = (batch["labels"] != IGNORE_INDEX).sum() if "decoder_input_ids" in batch else 0
         return batch["attention_mask"].sum() + predicted
-
-    def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
-        """Split a batch into microbatches whose losses add up to the loss of the whole.
-
-        Args:
-            batch: a collated batch; its tensors have shape (rows, …) or are scalars.
-            size: maximum number of rows of a microbatch.
-
-        Returns:
-            The microbatches, with tensors of shape (at most size, …).
-        """
-        rows = len(batch["labels"])
-        for start in range(0, rows, size):
-            yield {k: v[start : start + size] if v.ndim else v for k, v in batch.items()}
 
     def uses_token_type_ids(self, model: nn.Module) -> bool:
         """Whether the model distinguishes the two texts of a pair by token type ids."""
@@ -269,7 +262,23 @@ class ModelFamily:
         Returns:
             A scalar, in nats.
         """
-        return sum_cross_entropy(*self.logits(model, batch))
+        return sum_cross_entropy(*self._target_logits(model, batch))
+
+    def target_loglikelihoods(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the log-likelihood of the labels of each text, with gradients.
+
+        Args:
+            model: the model.
+            batch: a collated batch; its texts are tensors of shape (texts, length).
+
+        Returns:
+            The sum over the labels of each text in nats, and their number, both of shape (texts,).
+        """
+        return target_loglikelihoods(*self._target_logits(model, batch))
+
+    def _target_logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits and labels as ``logits`` does; those of positions without a target may be left out."""
+        return self.logits(model, batch)
 
     def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], list[list[int]], list[int]]:
         """Tokenize sources, truncating their contexts where necessary.

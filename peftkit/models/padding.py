@@ -1,8 +1,8 @@
-"""Pads the token ids of a batch to a common length, on the right or on the left."""
+"""Pads the token ids of a batch to a common length, on the right or on the left, and splits batches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.components.inputs import IGNORE_INDEX
 from peftkit.models.text_encoding import embedding_size
 
+CHOICES = "choices"
+"""Key of a batch whose rows may have several texts: how many candidates each row has, or 0 if it is a single text."""
 TARGET_COLUMNS = "target_columns"
 """Key of a batch: the positions that predict targets, a tensor of shape (rows, targets) that is padded with -1."""
 PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small
@@ -90,3 +92,31 @@ def pad_batch(batch: Mapping[str, Tensor], lengths: Mapping[str, int], pad_id: i
         for key, length in lengths.items()
     }
     return {**batch, **padded}
+
+
+def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+    """Split a collated batch by rows; the texts of a row stay together.
+
+    Args:
+        batch: a collated batch; its tensors have shape (rows, …) or (texts, …), or are scalars.
+        size: maximum number of rows of a part.
+
+    Yields:
+        The parts, with tensors of shape (at most size, …) or (their texts, …).
+
+    Raises:
+        ValueError: a tensor has neither an entry for each row nor one for each text.
+    """
+    texts = len(batch["input_ids"])
+    texts_per_row = [max(1, n) for n in batch[CHOICES].tolist()] if CHOICES in batch else [1] * texts
+    rows = len(texts_per_row)
+    for key, value in batch.items():
+        if value.ndim and len(value) not in (rows, texts):
+            expected = f"{rows}, as many as rows" + (f", or {texts}, as many as texts" if texts != rows else "")
+            raise ValueError(f"the tensor {key!r} of a batch has {len(value)} entries; it must have {expected}")
+    first_text = 0
+    for start in range(0, rows, size):
+        num_texts = sum(texts_per_row[start : start + size])
+        of_rows, of_texts = slice(start, start + size), slice(first_text, first_text + num_texts)
+        yield {k: v[of_rows if len(v) == rows else of_texts] if v.ndim else v for k, v in batch.items()}
+        first_text += num_texts

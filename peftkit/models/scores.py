@@ -29,6 +29,22 @@ def sum_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
+def target_loglikelihoods(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the log-likelihoods of the labels of each row.
+
+    Args:
+        logits: logits of shape (rows, length, vocabulary).
+        labels: label ids of shape (rows, length); ``IGNORE_INDEX`` where there is no target.
+
+    Returns:
+        The sum of each row in nats, and the number of its labels, both of shape (rows,).
+    """
+    losses = cross_entropy(
+        at_least_float32(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return -losses.view(len(labels), -1).sum(1), (labels != IGNORE_INDEX).view(len(labels), -1).sum(1)
+
+
 def sum_logprobs(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]]:
     """Sum the log-likelihoods of the labels of each row.
 
@@ -39,7 +55,5 @@ def sum_logprobs(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]
     Returns:
         The sum of each row in nats, and the number of its labels.
     """
-    losses = cross_entropy(
-        at_least_float32(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    )
-    return (-losses.view(labels.shape).sum(1)).tolist(), (labels != IGNORE_INDEX).sum(1).tolist()
+    sums, counts = target_loglikelihoods(logits, labels)
+    return sums.tolist(), counts.tolist()

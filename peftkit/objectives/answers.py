@@ -56,6 +56,10 @@ class Classification(Ranking):
 
     task_kind = "classification"
 
+    def possible_answers(self, task: Task, examples: Sequence[Example]) -> Sequence[str]:
+        """Return the task's labels."""
+        return task.labels
+
 
 class MultipleChoice(Ranking):
     """Base class of objectives that choose among each example's candidates; the answer is the index of a candidate."""

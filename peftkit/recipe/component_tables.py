@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import PlainValidator, ValidationError, ValidationInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from peftkit.components import Component
+from peftkit.components import Component, Metric, Objective, Task
 from peftkit.errors import PluginError, comma_separated, summarize_error
 from peftkit.plugins import Kind, Registry
 
@@ -23,7 +23,7 @@ def component_validator(kind: Kind) -> PlainValidator:
         if isinstance(value, Component):
             return value
         registry: Registry = (info.context or {})["registry"]
-        known = list(registry.all(kind))
+        known = _suitable_names(kind, registry, info.data.get("task"))
         if not isinstance(value, dict):
             example = value if value in known else next(iter(known), "…")
             header = f"[[{kind}]]" if kind in LISTED else f"[{kind}]"
@@ -47,6 +47,20 @@ def component_validator(kind: Kind) -> PlainValidator:
             ) from error
 
     return PlainValidator(validate, json_schema_input_type=dict[str, Any])
+
+
+def _suitable_names(kind: Kind, registry: Registry, task: Any) -> list[str]:
+    """Return the names of the components that suit the kind of a task; all names if the task is invalid."""
+    entries = registry.all(kind)
+    if not isinstance(task, Task):
+        return list(entries)
+    return [name for name, entry in entries.items() if _suits(entry.component, type(task).kind)]
+
+
+def _suits(component: type[Component], task_kind: str) -> bool:
+    if issubclass(component, Objective):
+        return component.task_kind == task_kind
+    return not issubclass(component, Metric) or task_kind in component.kinds
 
 
 def _build_error(path: tuple[str, ...], value: Any, text: str) -> ValidationError:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 SPLITS = ("dev", "test")
 SINGLE_PRECISION = 1e-6
 """Relative tolerance of a mean of values in single precision, as in ``examples.parquet``."""
+RANKED = {"candidates", "candidate_tokens", "log_likelihoods", f"prediction{NORM_SUFFIX}"}
+"""Keys of predictions that were ranked by log-likelihoods."""
 Row = Mapping[str, Any]
 
 
@@ -276,7 +278,7 @@ def prediction_checks(run: RecordedRun, split: str) -> Iterator[Check]:
             a != b for a, b in zip(row_indices, split_indices, strict=False)
         )
         yield check_value(what, "rows missing or out of order", 0, misplaced)
-    if any(f"prediction{NORM_SUFFIX}" in row and "log_likelihoods" in row for row in rows):
+    if any(row.keys() >= RANKED for row in rows):
         mismatches = sum(not _is_consistent(row, run.recipe.evaluate.scoring) for row in rows)
         yield check_value(what, "rows whose prediction or loss does not follow from the log-likelihoods", 0, mismatches)
 

@@ -100,15 +100,15 @@ def main() -> None:
     for cell in (Cell(*words) for words in product(arguments.model, arguments.method, arguments.lengths)):
         with tempfile.TemporaryDirectory() as folder:
             pairs = measure(cell, Path(folder), arguments.pairs, arguments.steps)
-        ours, theirs = np.median(pairs, axis=0) / arguments.steps
+        peftkit_seconds, trainer_seconds = np.median(pairs, axis=0) / arguments.steps
         logs = np.log(pairs[:, 1] / pairs[:, 0])
         low, high = bootstrap(logs)
         ratios.append(float(np.median(logs)))
-        print(
-            f"| {cell.model} | {cell.method} | {cell.lengths} | {ours:.3f} | {theirs:.3f} | {np.exp(ratios[-1]):.2f} | "
-            f"{np.exp(low):.2f} to {np.exp(high):.2f} |",
-            flush=True,
+        columns = (
+            *(cell.model, cell.method, cell.lengths, f"{peftkit_seconds:.3f}", f"{trainer_seconds:.3f}"),
+            *(f"{np.exp(ratios[-1]):.2f}", f"{np.exp(low):.2f} to {np.exp(high):.2f}"),
         )
+        print(f"| {' | '.join(columns)} |", flush=True)
     print(f"\ngeometric mean: {np.exp(np.mean(ratios)):.2f}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+from peftkit import Example, Metric
 from peftkit.compare.comparison import compare
 from peftkit.compare.curves import learning_curve
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import Run, find_runs
-from peftkit.compare.per_example_scores import read_example_scores, read_group_scores
+from peftkit.compare.per_example_scores import _registry, read_example_scores, read_group_scores
 from peftkit.errors import InputError
+from peftkit.plugins import Entry, Registry
 from peftkit.run_directory import RunDirectory
 from tests.compare.conftest import Plant
 
@@ -178,3 +181,58 @@ def test_errors_name_the_damaged_file(plant: Plant) -> None:
     with pytest.raises(InputError, match=r"examples\.parquet: cannot be read"):
         read_example_scores(read(path), "accuracy")
     assert json.loads((path / "summary.json").read_text())["format"] == 1
+
+
+class TagF1(Metric):
+    """A metric of a plugin: F1 of the tags in texts such as `a,b`, pooled over all examples."""
+
+    name: Literal["tag_f1"] = "tag_f1"
+
+    kinds: ClassVar[tuple[str, ...]] = ("tagging",)
+
+    def compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        pairs = [({*p.split(",")}, {*r[0].split(",")}) for p, r in zip(predictions, references, strict=True)]
+        return {"tag_f1": 2 * sum(len(p & r) for p, r in pairs) / sum(len(p) + len(r) for p, r in pairs)}
+
+
+class Demanding(TagF1):
+    """The same, of examples with a weight."""
+
+    name: Literal["demanding"] = "demanding"  # type: ignore[assignment]
+
+    def compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        return {"demanding": sum(float(e.extra["weight"]) for e in examples)}
+
+
+@pytest.mark.parametrize("candidates", [True, False])
+@pytest.mark.parametrize("metric", [TagF1, Demanding])
+def test_metrics_of_plugins_need_targets_and_candidates(
+    metric: type[Metric], candidates: bool, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(metric.model_fields["name"].default)
+    registry = Registry((Entry("metric", name, metric, "plugin", "1"),), (), {})
+    monkeypatch.setattr("peftkit.compare.per_example_scores.load_registry", lambda: registry)
+    _registry.cache_clear()
+    path = plant("lora", 1, [0.5], tables={"metric": [{"name": name}], "task": {"name": "t"}})
+    directory = RunDirectory(path)
+    directory.truncate_examples([])
+    lines: list[dict[str, Any]] = [
+        {"index": i, "target": "a,b", "prediction": ("a", "a,b", "c")[i % 3], "loss": 1.0, "tokens": 2}
+        for i in range(30)
+    ]
+    if candidates:
+        lines = [line | {"candidates": ["a", "b", "c"]} for line in lines]
+    directory.add_examples(0, {"test": lines}, whole=False)
+    scores = read_example_scores(read(path), name, "test", 0)
+    _registry.cache_clear()
+    if metric is Demanding or not candidates:
+        assert scores is None
+    else:
+        assert scores is not None
+        assert scores.targets == ("a,b",) * 30
+        assert scores.values.mean() == pytest.approx(2 * (10 + 20) / (30 * 2 + 40))
+        assert len({*scores.values.round(9)}) == 3

@@ -58,7 +58,7 @@ def context(services: Services) -> ObjectiveContext:
 def test_the_answer_is_the_target() -> None:
     example = Example("x", "3", ("2", "3"))
     assert Bare().answer(example) == Bare().answer_text("3", example) == "3"
-    assert Bare().possible_answers(Colours(), [example]) == ("red", "green", "blue")
+    assert Bare().possible_answers(Colours(), [example]) == ()
     assert Bare().describe_constant_answer("3")[0] == "the answer is '3'"
 
 

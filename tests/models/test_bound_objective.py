@@ -66,6 +66,62 @@ def test_every_step_is_that_of_the_objective(kind: ModelKind) -> None:
         assert sum(doubled.loss(model, part).item() for part in parts) == pytest.approx(whole, rel=1e-5)
 
 
+class Hinge(LabelRanking):
+    """The least difference of log-likelihoods between the target and the other candidates of a row."""
+
+    name: Literal["hinge"] = "hinge"  # type: ignore[assignment]
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        return context.family.tokenize_completions(examples, ranked=True)
+
+    def collate(self, rows: Sequence[Row], context: ObjectiveContext) -> dict[str, Tensor]:
+        answers = torch.tensor([row["answer"] for row in rows])
+        return {**context.family.collate_candidates(rows), "answers": answers}
+
+    def num_targets(self, batch: Mapping[str, Tensor], context: ObjectiveContext) -> Tensor:
+        return torch.tensor(len(batch["answers"]))
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor], context: ObjectiveContext) -> Tensor:
+        sums, _ = context.family.target_loglikelihoods(model, batch)
+        rows = zip(sums.split(batch["choices"].tolist()), batch["answers"].tolist(), strict=True)
+        return torch.stack([(torch.cat([s[:a], s[a + 1 :]]).max() - s[a]).relu() + s[a] for s, a in rows]).sum()
+
+
+SEVERAL = [
+    Example("a bird", "robin", ("robin", "a steam locomotive", "granite")),
+    Example("a train that runs on coal", "a steam locomotive", ("soup", "a steam locomotive")),
+    Example("stone", "granite", ("robin", "granite", "soup", "marsh", "a steam locomotive")),
+]
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
+def test_the_texts_of_a_row_stay_together(kind: ModelKind) -> None:
+    model, plain = bound(kind)
+    hinge = replace(plain, component=Hinge())
+    rows = hinge.tokenize(SEVERAL, training=True)
+    batch = hinge.collate(rows)
+    assert len(batch["input_ids"]) == len(batch["labels"]) == 10
+    with torch.no_grad():
+        whole = hinge.loss(model, batch).item()
+        for size, texts in ((1, [3, 2, 5]), (2, [5, 5]), (3, [10])):
+            parts = list(hinge.microbatches(batch, size))
+            assert [len(part["input_ids"]) for part in parts] == [len(part["labels"]) for part in parts] == texts
+            assert sum(len(part["answers"]) for part in parts) == 3
+            assert sum(hinge.loss(model, part).item() for part in parts) == pytest.approx(whole, rel=1e-5)
+        alone = sum(hinge.loss(model, hinge.collate([row])).item() for row in rows)
+    assert alone == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_tensor_that_belongs_neither_to_rows_nor_to_texts_is_an_error() -> None:
+    _, plain = bound("decoder")
+    batch = replace(plain, component=Hinge()).collate(plain.family.tokenize_completions(SEVERAL, ranked=True))
+    with pytest.raises(ValueError, match=r"'twos' of a batch has 4 entries; it must have 3, .*rows, or 10, .*texts"):
+        next(plain.microbatches({**batch, "twos": torch.zeros(4)}, 2))
+    single = plain.collate(plain.tokenize(SEVERAL, training=True))
+    with pytest.raises(ValueError, match=r"'twos' of a batch has 6 entries; it must have 3, as many as rows$"):
+        next(plain.microbatches({**single, "twos": torch.zeros(6)}, 2))
+
+
 def test_another_version_of_the_task_reaches_the_objective() -> None:
     _, plain = bound("decoder")
     doubled, task = replace(plain, component=Doubled()), ColourChoice()

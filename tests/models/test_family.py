@@ -65,6 +65,31 @@ def test_batched_scores_equal_scores_of_single_candidates(kind: ModelKind) -> No
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
+@pytest.mark.parametrize("method", [Lora(), PrefixTuning()], ids=lambda m: m.name)
+def test_loglikelihoods_of_all_candidates_can_be_trained(method: Method, kind: ModelKind) -> None:
+    model, objective = setting(kind)
+    family = objective.family
+    model = method.apply(model, ApplyContext(kind, "multiple_choice", seed=0, steps=None)).eval()
+    rows = objective.tokenize(EXAMPLES, training=False)
+    batch = family.collate_candidates(rows)
+    assert batch["choices"].tolist() == [3, 2, 5]
+    sums, counts = family.target_loglikelihoods(model, batch)
+    scores = family.loglikelihoods(model, rows, CPU)
+    assert sums.tolist() == pytest.approx([value for row in scores.loglikelihoods for value in row], abs=1e-4)
+    assert counts.tolist() == [count for row in scores.num_tokens for count in row]
+    sums.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_an_encoder_has_a_text_for_each_candidate_anyway() -> None:
+    _, objective = setting("encoder")
+    rows = objective.tokenize(EXAMPLES, training=True)
+    batch, expected = objective.family.collate_candidates(rows), objective.family.collate(rows)
+    assert batch.keys() == expected.keys()
+    assert all(torch.equal(batch[key], expected[key]) for key in batch)
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
 @pytest.mark.parametrize("method", [Lora(), Vera(), PrefixTuning()], ids=lambda m: m.name)
 def test_scoring_uses_the_methods_parameters(method: Method, kind: ModelKind) -> None:
     model, objective = setting(kind)

@@ -143,6 +143,14 @@ WRONG: dict[str, Case] = {
             "16: metric[3].name": ("must be in quotes, one of: accuracy, ",),
         },
     ),
+    "metric without name": (
+        "[[metric]]",
+        {"9: metric[0].name": ("missing; it is required, one of: accuracy, exact_match",)},
+    ),
+    "objective without name": (
+        "[objective]\nbeta = 1",
+        {"9: objective.name": ("missing; it is required, one of: choice_ranking, multiple_choice_head",)},
+    ),
     "metric as table": ('[metric]\nname = "accuracy"', {"9: metric": ("a list of tables, each under [[metric]]",)}),
     "unfit metric": (
         '[[metric]]\nname = "bleu"\n[[metric]]\nname = "accuracy"',

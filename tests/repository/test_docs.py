@@ -15,7 +15,8 @@ import peftkit
 from peftkit import Callback, Example, Method, Task
 from peftkit.plugins import BASE_CLASSES, Registry, load_registry
 from peftkit.recipe import load_recipe
-from peftkit.testing import METHOD_CHECKS, check_callback, check_published_rates, check_task
+from peftkit.testing import METHOD_CHECKS, check_callback, check_objective, check_published_rates, check_task
+from tests.tiny_runs import ColourPair
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +52,18 @@ def test_every_documented_plugin_registers(text: str, tmp_path: Path, monkeypatc
     (entry,) = registry.entries
     assert entry.component.model_fields["name"].default == entry.name
     assert entry.summary
+
+
+def test_the_documented_objective_of_pairs_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [text] = [text for text in PLUGINS if "class SimPO" in text]
+    documented: Any = installed(text, tmp_path, monkeypatch).all("objective")["simpo"].component
+
+    class OfChoices(documented):  # type: ignore[misc]
+        """The objective for a kind of task that has metrics."""
+
+        task_kind = "multiple_choice"
+
+    check_objective(OfChoices(), ColourPair(), tmp_path, runs=False)
 
 
 def test_the_documented_preset_is_a_method_in_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

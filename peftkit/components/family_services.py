@@ -1,0 +1,177 @@
+"""What a model family does for objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from peftkit.components.inputs import CandidateScores, Example, TokenizedRow
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Batch = Mapping[str, "Tensor"]
+"""A collated batch. Training needs the keys ``input_ids``, ``attention_mask`` and ``labels``, and ``input_tokens``, the
+number of tokens without padding, a scalar. Every other tensor has one entry for each row or one for each text, and
+those with two dimensions are padded on the right. Where rows have several texts, ``choices`` has their numbers."""
+ScoreCandidates = Callable[[Sequence[Any], "torch.device"], CandidateScores]
+"""Scores the candidates of a batch of rows on a device."""
+
+
+class FamilyServices(Protocol):
+    """What a model family does for objectives: it knows the architecture, and objectives know the task."""
+
+    @property
+    def max_source_length(self) -> int:
+        """Maximum number of source tokens; longer sources are truncated."""
+
+    @property
+    def max_target_length(self) -> int:
+        """Maximum number of target tokens; longer targets are truncated."""
+
+    @property
+    def pad_id(self) -> int:
+        """The id to pad token ids with."""
+
+    def tokenize_completions(
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+    ) -> list[TokenizedRow]:
+        """Tokenize examples whose targets continue their sources; encoder-decoders and decoders only.
+
+        Args:
+            examples: The examples.
+            ranked: Whether to tokenize all candidates, or only the target.
+            generated: Whether targets must be texts that the model can generate.
+
+        Raises:
+            RowError: An example cannot be tokenized or does not fit the length limits.
+        """
+
+    def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
+        """Tokenize the sources of examples as whole inputs; encoders only.
+
+        Args:
+            examples: The examples.
+
+        Returns:
+            Rows without candidates, with the answer 0.
+
+        Raises:
+            RowError: A source has no tokens.
+        """
+
+    def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
+        """Tokenize each candidate as a pair with its source; encoders only.
+
+        Args:
+            examples: The examples.
+
+        Raises:
+            RowError: A candidate leaves no room for the source, or two candidates have the same ids.
+        """
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Pad and stack rows of one of the methods above.
+
+        Args:
+            rows: The rows.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` of shape (texts, length), ``labels``, the scalar ``input_tokens``, and
+            what else the architecture needs. Completions have one text for each row, the target, whose labels have the
+            shape (rows, length); pairs have a text for each candidate. An encoder's labels are the rows' answers.
+        """
+
+    def collate_candidates(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Pad and stack rows with a text for each candidate, to train on all candidates instead of the target.
+
+        Args:
+            rows: The rows; those of completions must have been tokenized with ``ranked=True``.
+
+        Returns:
+            As from ``collate``, and ``choices``, the number of candidates of each row. The texts of a row follow each
+            other; the labels of completions have the shape (texts, length).
+        """
+
+    def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run the model on a batch.
+
+        Args:
+            model: The model.
+            batch: A batch of ``collate``.
+
+        Returns:
+            The logits, of shape (texts, length, vocabulary) or (rows, outputs), and the labels of the batch; those of
+            completions are aligned, of shape (texts, length).
+        """
+
+    def outputs_without_padding_effects(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Run an encoder on a batch so that no row's outputs depend on the padding; encoders only.
+
+        Args:
+            model: The model, in evaluation mode.
+            batch: A batch of ``collate``.
+
+        Returns:
+            The outputs of the head, of shape (rows, outputs); for pairs, of shape (rows, candidates), where rows with
+            fewer candidates are filled with minus infinity.
+        """
+
+    def cross_entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Compute the summed cross-entropy of a batch's labels.
+
+        Args:
+            model: The model.
+            batch: A batch of ``collate``; its texts have the shape (texts, length).
+
+        Returns:
+            A scalar, in nats.
+        """
+
+    def target_loglikelihoods(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute the log-likelihood of the labels of each text, with gradients; for losses other than cross-entropy.
+
+        Args:
+            model: The model.
+            batch: A batch of ``collate`` or ``collate_candidates``.
+
+        Returns:
+            The sum over the labels of each text in nats, and their number, both of shape (texts,).
+        """
+
+    def candidate_scorer(self, model: nn.Module) -> ScoreCandidates:
+        """Return a function that scores the candidates of the batches of one evaluation.
+
+        Args:
+            model: The model, in evaluation mode.
+        """
+
+    def generate(self, model: nn.Module, rows: Sequence[Any], device: torch.device, **options: Any) -> list[str]:
+        """Generate a text for the source of each row, greedily; encoder-decoders and decoders only.
+
+        Args:
+            model: The model, in evaluation mode.
+            rows: One batch of rows.
+            device: The model's device.
+            options: Further arguments of ``model.generate``.
+        """
+
+    def teacher_forced_ids(self, model: nn.Module, rows: Sequence[Any], device: torch.device) -> list[list[int]]:
+        """Predict each target token given the true previous ones; encoder-decoders and decoders only.
+
+        Args:
+            model: The model, in evaluation mode.
+            rows: One batch of rows.
+            device: The model's device.
+
+        Returns:
+            For each row, the most likely id at each position of its target.
+        """
+
+    def contains_unk(self, ids: Sequence[int]) -> bool:
+        """Return whether a target contains the unknown token, which is removed from generated texts.
+
+        Args:
+            ids: The target's ids.
+        """
