@@ -13,6 +13,7 @@ import pytest
 from peftkit import cache
 from peftkit.cache import cache_folder, use_writable_datasets_cache
 from peftkit.errors import InputError
+from peftkit.methods.peft_schema import configurations
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,13 @@ def test_an_unwritable_peftkit_cache_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PEFTKIT_CACHE", str(folder))
     with pytest.raises(InputError, match=rf"PEFTKIT_CACHE: '{folder}' is not writable \(Not a directory\)"):
         cache_folder()
+
+
+def test_the_methods_of_peft_are_read_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(blocked(tmp_path / "file")))
+    read = configurations.__wrapped__()
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "folder"))
+    assert read == configurations.__wrapped__() == configurations.__wrapped__()
 
 
 def test_without_any_writable_folder_the_error_names_both_variables(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
@@ -12,7 +12,13 @@ from pydantic import Field, model_validator
 
 from peftkit.components import ApplyContext, Method, ModelKind, OptionProblem, RunSpec, Side
 from peftkit.components.method import covering_modules
-from peftkit.components.model_parts import ModulePatterns, format_changed_options, is_named, naming_options
+from peftkit.components.model_parts import (
+    ModulePatterns,
+    find_overlaps,
+    format_changed_options,
+    is_named,
+    naming_options,
+)
 from peftkit.errors import InputError, comma_separated, summarize_error
 from peftkit.methods.peft_config import TASK_TYPES, SubConfig, find_rejected_options
 from peftkit.methods.peft_schema import constants
@@ -113,6 +119,8 @@ class PeftMethod(Method):
         import peft
         import torch
 
+        if problems := list(find_overlaps(self, model, self._default_targets(model))):
+            raise InputError("\n".join(f"method.{text}" for text in problems))
         try:
             with warnings.catch_warnings():
                 # peft infers it from the layers, and peftkit has no such option.
@@ -134,6 +142,16 @@ class PeftMethod(Method):
         if problems := list(self._find_ineffective_options(wrapped.base_model)):
             raise InputError("\n".join(f"method.{text}" for text in problems))
         return cast("nn.Module", wrapped)
+
+    def _default_targets(self, model: nn.Module) -> str | Collection[str]:
+        """Return the modules that the method changes if ``target_modules`` is not set; empty if peft has no default."""
+        import peft.utils
+
+        model_type = str(getattr(model.config, "model_type", ""))
+        for name in _default_tables(self.peft_type):
+            if targets := getattr(peft.utils, name, {}).get(model_type):
+                return cast("str | Collection[str]", targets)
+        return self.default_target_modules.get(model_type, ())
 
     def _find_ineffective_options(self, tuner: Any) -> Iterator[str]:
         """Yield an error message for each entry that matches something in the model, but nothing that is trained."""
@@ -343,5 +361,9 @@ def linear_names(model: nn.Module) -> list[str]:
 
 def default_targets(peft_type: str) -> frozenset[str]:
     """Return the model types for which peft has default ``target_modules``."""
-    names = (f"TRANSFORMERS_MODELS_TO_{n}_TARGET_MODULES_MAPPING" for n in (peft_type, peft_type.replace("_", "")))
-    return next((table for name in names if (table := constants().get(name))), frozenset())
+    return next((table for name in _default_tables(peft_type) if (table := constants().get(name))), frozenset())
+
+
+def _default_tables(peft_type: str) -> list[str]:
+    """Return the names that peft's table of default ``target_modules`` may have."""
+    return [f"TRANSFORMERS_MODELS_TO_{n}_TARGET_MODULES_MAPPING" for n in (peft_type, peft_type.replace("_", ""))]

@@ -19,6 +19,7 @@ from typing import Any
 
 from peftkit.cache import cache_folder
 from peftkit.components.declared_options import Option, SourceClass, SourceLibrary, SourceModule, plain_summary
+from peftkit.errors import InputError
 
 PEFT = SourceLibrary("peft", ignored_bases=("PeftConfig", "PeftConfigMixin"))  # their fields are set by peftkit
 CACHE_FORMAT = 4
@@ -46,8 +47,14 @@ class Configuration:
 
 @cache
 def configurations() -> Mapping[str, Configuration]:
-    """Return the methods of the installed peft by name, from the cache if it is valid."""
-    cache_file = cache_folder() / f"{PEFT.name}-{version(PEFT.name)}.json"
+    """Return the methods of the installed peft by name, from the cache if it is valid.
+
+    Without a writable cache folder they are read from the sources; what needs the folder reports it.
+    """
+    try:
+        cache_file = cache_folder() / f"{PEFT.name}-{version(PEFT.name)}.json"
+    except InputError:
+        return read_sources()
     with suppress(OSError, ValueError, TypeError, KeyError):  # a missing or broken cache is replaced
         stored = json.loads(cache_file.read_text(encoding="utf-8"))
         if stored["key"] == _cache_key():

@@ -46,10 +46,12 @@ def reset_generation_config(model: nn.Module, family: ModelFamily) -> dict[str, 
     greedy_config = greedy_generation_config(family)
     checkpoint_config = getattr(model, "generation_config", None)
     ignored = _non_default_settings(checkpoint_config) if checkpoint_config is not None else {}
+    defaults = _default_settings()
     for config in {id(c): c for c in (model.config, family.config)}.values():
         for key in [*_settings_in_model_config(config)]:
-            ignored.setdefault(key, getattr(config, key))
-            config.__dict__.pop(key, None)
+            value = config.__dict__.pop(key)
+            if value != defaults.get(key):
+                ignored.setdefault(key, value)
     model.generation_config = greedy_config
     greedy = _non_default_settings(greedy_config)
     return {key: value for key, value in sorted(ignored.items()) if greedy.get(key) != value}
@@ -90,12 +92,22 @@ def generation_notice(ignored: Mapping[str, Any]) -> str:
 
 def _non_default_settings(config: Any) -> dict[str, Any]:
     """Return the settings of a ``GenerationConfig`` that differ from the defaults."""
-    defaults = vars(GenerationConfig())
+    defaults = _default_settings()
     return {
         key: value
         for key, value in vars(config).items()
         if not key.startswith("_") and key not in INTERNAL and value is not None and value != defaults.get(key)
     }
+
+
+def _default_settings() -> dict[str, Any]:
+    """Return the settings of ``generate()`` without a configuration.
+
+    Those of transformers 5 are None in a ``GenerationConfig``, and filled in when text is generated.
+    """
+    get_defaults = getattr(GenerationConfig, "_get_default_generation_params", dict)
+    settings = {key: value for key, value in vars(GenerationConfig()).items() if value is not None}
+    return {"output_attentions": False, "output_hidden_states": False, **get_defaults(), **settings}
 
 
 def _settings_in_model_config(config: Any) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
-from peftkit.models.checkpoints.causality import check_causality
+from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
 from peftkit.models.checkpoints.config_settings import reset_execution_settings
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, explain_load_errors, stored_tensors
@@ -37,7 +37,7 @@ from peftkit.models.positions import count_positions, fit_lengths
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.raw_recipe import format_key
-from peftkit.recipe.resolve import model_kind, model_path
+from peftkit.recipe.resolve import architectures_problem, model_kind, model_path
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
 """Heads, which are new or tied to embeddings, and so stay unquantized."""
@@ -239,10 +239,12 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
     """Return the model's architecture.
 
     Raises:
-        ModelError: the config has none, or the installed transformers does not know it.
+        ModelError: the config has none, or the installed transformers does not know it, or it makes an encoder causal.
         RecipeError: the recipe is incompatible with it.
     """
     described = config.to_dict()
+    if problem := architectures_problem(described.get("architectures")):
+        raise ModelError(f"the config of {recipe.model.name!r} is invalid: {problem}")
     kind = model_kind(described)
     if kind is None:
         raise ModelError(
@@ -258,6 +260,8 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
             f"{architecture!r} of {recipe.model.name!r}{suggestion}; correct its config.json, or install a version "
             "that does"
         )
+    if kind == "encoder":
+        check_bidirectional(recipe.model.name, config)
     conflicts = find_conflicts(recipe, described)
     if conflicts:
         raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])

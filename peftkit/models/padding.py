@@ -101,7 +101,7 @@ def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Te
         batch: a collated batch; its tensors have shape (rows, …) or (texts, …), or are scalars.
         size: maximum number of rows of a part.
 
-    Yields:
+    Returns:
         The parts, with tensors of shape (at most size, …) or (their texts, …).
 
     Raises:

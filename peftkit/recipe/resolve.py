@@ -94,6 +94,18 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(architectures[0]) if isinstance(architectures, list | tuple) and architectures else ""
 
 
+def architectures_problem(value: Any) -> str:
+    """Return why a value cannot be the ``architectures`` of a config, or an empty text.
+
+    Args:
+        value: The value; None and an empty list name no architecture.
+    """
+    if value is None or (isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)):
+        return ""
+    remedy = f'; write ["{value}"]' if isinstance(value, str) and value else ""
+    return f"architectures must be a list of class names, not {value!r}{remedy}"
+
+
 def validate_model_name(name: str) -> str:
     """Return why a name cannot be a model, or an empty text; Hub ids are only checked for their form."""
     if name in BUILT_IN_MODELS:
@@ -143,4 +155,7 @@ def _folder_problem(name: str, folder: Path) -> str:
         config = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return f"the config.json of {name!r} cannot be read: {summarize_error(error)}"
-    return "" if isinstance(config, dict) and config else f"the config.json of {name!r} is not a JSON object"
+    if not isinstance(config, dict) or not config:
+        return f"the config.json of {name!r} is not a JSON object"
+    problem = architectures_problem(config.get("architectures"))
+    return f"the config.json of {name!r} is invalid: {problem}" if problem else ""

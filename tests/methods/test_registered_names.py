@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Annotated, Any, Literal
 
 import pytest
 
 from peftkit import Method
-from peftkit.components.model_parts import ModuleNames, check_names, naming_options
+from peftkit.components.model_parts import ModuleNames, check_names, find_overlaps, naming_options
 from peftkit.errors import InputError
 from peftkit.methods.lora import Lora
 from peftkit.plugins import load_registry
@@ -139,6 +140,39 @@ LORA: dict[str, tuple[dict[str, Any], str]] = {
         )
         for way in ("olora", "pissa")
     },
+    "saved whole": (
+        {"modules_to_save": ("q_proj",)},
+        "modules_to_save: target_modules selects '.*q_proj'; leave it out",
+    ),
+    "saved whole in one block": (
+        {"modules_to_save": ("layers.0.self_attn.q_proj",)},
+        r"modules_to_save: target_modules selects 'model.layers.0.self_attn.q_proj'",
+    ),
+    "saved by its parent": (
+        {"modules_to_save": ("self_attn",)},
+        r"selects 'model.layers.0.self_attn.q_proj', and modules_to_save 'model.layers.0.self_attn'",
+    ),
+    "saved whole, by default": ({"modules_to_save": ("q_proj",), "target_modules": None}, "target_modules selects"),
+    "saved whole, by expression": (
+        {"modules_to_save": ("q_proj",), "target_modules": r".*\.(q|v)_proj"},
+        "target_modules selects",
+    ),
+    "saved whole, by parameter": (
+        {"modules_to_save": ("up_proj",), "target_parameters": ("up_proj.weight",)},
+        "modules_to_save: target_parameters selects",
+    ),
+    "tokens of a saved embedding": (
+        {"modules_to_save": ("embed_tokens",), "trainable_token_indices": (5,)},
+        "modules_to_save: trainable_token_indices selects 'model.embed_tokens'",
+    ),
+    "tokens of an embedding by name": (
+        {"modules_to_save": ("embed_tokens",), "trainable_token_indices": {"embed_tokens": (5,)}},
+        "modules_to_save: trainable_token_indices selects",
+    ),
+    "tokens of a target": (
+        {"target_modules": ("q_proj", "embed_tokens"), "trainable_token_indices": (5,)},
+        "trainable_token_indices: target_modules selects 'model.embed_tokens'",
+    ),
     "no token": ({"trainable_token_indices": ()}, "names no tokens"),
     "token": ({"trainable_token_indices": (5, 99999)}, "99999 is not a token id; .* 0 to 63"),
 }
@@ -165,10 +199,42 @@ def test_the_head_is_not_a_target_module() -> None:
         ("lora", {"rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4}}),
         ("lora", {"layers_to_transform": (1,), "layers_pattern": ("layers",)}),
         ("lora", {"exclude_modules": ("lm_head",)}),
+        (
+            "lora",
+            {"modules_to_save": ("q_proj",), "exclude_modules": ("q_proj",), "target_modules": ("q_proj", "v_proj")},
+        ),
+        ("lora", {"modules_to_save": ("layers.0.self_attn.q_proj",), "layers_to_transform": (1,)}),
+        ("lora", {"modules_to_save": ("q_proj",), "target_modules": "all-linear"}),
+        ("lora", {"modules_to_save": ("embed_tokens",)}),
+        ("lora", {"modules_to_save": ("lm_head",), "trainable_token_indices": (5,)}),
     ],
 )
 def test_names_are_matched_by_the_rule_of_each_method(name: str, options: dict[str, Any]) -> None:
-    apply_method(METHODS[name](target_modules=("q_proj", "v_proj"), **options), "llama")
+    apply_method(METHODS[name](**{"target_modules": ("q_proj", "v_proj"), **options}), "llama")
+
+
+SAVING = [
+    name
+    for name, method in METHODS.items()
+    if {"target_modules", "modules_to_save"} <= method.model_fields.keys()
+    and type(method.model_fields["target_modules"].annotation).__name__ != "str"
+]
+
+
+@pytest.mark.parametrize("name", SAVING)
+def test_every_method_rejects_a_module_that_is_also_trained_whole(name: str) -> None:
+    method = METHODS[name](
+        **{**METHODS[name].tiny_options, "target_modules": ("q_proj",), "modules_to_save": ("q_proj",)}
+    )
+    [text, *_] = find_overlaps(method, llama())
+    assert text.startswith("modules_to_save: target_modules selects 'model.layers.0.self_attn.q_proj'")
+
+
+def test_tokens_of_an_embedding_that_shares_the_weight_of_a_saved_head_are_rejected() -> None:
+    model = copy.deepcopy(llama())
+    method = METHODS["lora"](modules_to_save=("lm_head",), trainable_token_indices=(5,))
+    model.lm_head.weight = model.model.embed_tokens.weight
+    assert any("trainable_token_indices selects 'model.embed_tokens'" in text for text in find_overlaps(method, model))
 
 
 def test_options_of_plugins_are_checked_by_name_or_type() -> None:

@@ -121,6 +121,20 @@ def test_generation_configs_do_not_change_generated_text(
     assert base.model.generation_config.eos_token_id == base.family.tokenizer.eos_token_id
 
 
+@pytest.mark.parametrize("place", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_with_the_default_value_are_not_listed_as_ignored(
+    kind: str, place: str, make: Make, models: dict[str, Path], tmp_path: Path
+) -> None:
+    defaults = {"output_attentions": False, "output_hidden_states": False, "use_cache": True, "do_sample": False}
+    defaults |= {"num_beams": 1, "max_length": 20, "top_k": 50, "temperature": 1.0, "repetition_penalty": 1.0}
+    settings = {**defaults, "min_length": 4}
+    in_config, in_file = (settings, {}) if place == "config.json" else ({}, settings)
+    folder = with_config(models[kind], tmp_path / "model", in_config, in_file)
+    base = load_base(make(kind, "task.name=colour_text", f"model.name={folder}"))
+    assert base.ignored_generation_settings == {"min_length": 4}
+
+
 IN_CONFIG: dict[str, Any] = {
     key: OTHER_VALUES[key]
     for key in (

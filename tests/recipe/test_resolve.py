@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from peftkit.recipe.resolve import (
     ASSETS,
     BUILT_IN_MODELS,
+    architectures_problem,
     model_config,
     model_kind,
     model_path,
@@ -52,6 +54,29 @@ def test_an_unreadable_config_is_empty(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     assert model_config(str(tmp_path)) == {}
     assert validate_model_name(str(tmp_path)).startswith(f"the config.json of {str(tmp_path)!r} ")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("LlamaForCausalLM", """not 'LlamaForCausalLM'; write ["LlamaForCausalLM"]"""),
+        ("", "not ''"),
+        (3, "not 3"),
+        ([3], r"not [3]"),
+        ([""], "not ['']"),
+        ([None], "not [None]"),
+        ({"a": "b"}, "not {'a': 'b'}"),
+    ],
+)
+def test_architectures_that_are_no_list_of_names_are_invalid(value: Any, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": value}))
+    expected = f"the config.json of {str(tmp_path)!r} is invalid: architectures must be a list of class names, {words}"
+    assert validate_model_name(str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("value", [None, [], ["LlamaForCausalLM"], ("A", "B")])
+def test_a_config_may_list_architectures_or_none(value: Any) -> None:
+    assert architectures_problem(value) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checks that a decoder predicts each token from those before it only."""
+"""Checks that decoders predict each token from those before it only, and that encoders read both directions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,26 @@ from peftkit.components import ModelKind
 from peftkit.errors import ModelError
 
 log = logging.getLogger(__name__)
+CAUSAL = ("is_decoder", "causal")
+"""Settings of a config that make an encoder read earlier tokens only."""
+
+
+def check_bidirectional(name: str, config: Any) -> None:
+    """Reject an encoder whose config makes it a decoder, as it would read earlier tokens only.
+
+    Args:
+        name: the model, as in the recipe.
+        config: its config.
+
+    Raises:
+        ModelError: the config makes it a decoder.
+    """
+    for setting in CAUSAL:
+        if getattr(config, setting, False):
+            raise ModelError(
+                f"the config of {name!r} sets {setting} = true, with which its encoder reads earlier tokens only; set "
+                f"{setting} to false in its config.json, or use a model with a language modeling head as a decoder"
+            )
 
 
 def check_causality(name: str, kind: ModelKind, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,18 @@ def test_the_same_architectures_are_loaded_as_causal_models(model_type: str, mak
     folder = saved(tmp_path / "model", model_type, is_decoder=True)
     base = load_base(make("decoder", "task.name=colour_text", f"model.name={folder}"))
     assert base.kind == "decoder"
+
+
+@pytest.mark.parametrize("setting", ["is_decoder", "causal"])
+def test_encoders_whose_config_makes_them_causal_are_rejected(
+    setting: str, make: Make, models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models["encoder"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, setting: True}))
+    with pytest.raises(ModelError, match=rf"sets {setting} = true, with which its encoder reads earlier tokens only"):
+        load_base(make("encoder", "task.name=colours", f"model.name={folder}"))
 
 
 MASKED: dict[str, dict[str, Any]] = {
