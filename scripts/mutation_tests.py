@@ -85,8 +85,8 @@ def run_room(name: str, options: argparse.Namespace, scratch: Path) -> list[dict
     identify = {m: hashlib.sha256(f"{digest([m.file])} {m}".encode()).hexdigest()[:16] for m in mutants}
     waiting = [m for m in mutants if results.get(identify[m], {"result": "error"})["result"] in again]
     waiting.reverse()  # the first ones run first, so that a smaller sample of an interrupted run is complete
-    if not waiting:
-        return [results[identify[m]] for m in mutants]
+    if options.report_only or not waiting:
+        return [results[identify[m]] for m in mutants if identify[m] in results]
 
     free = [copy_of_repository(scratch / name / str(i)) for i in range(options.jobs)]
     baseline = read_or_measure(room, free[0], options.state / f"{name}-baseline.json")
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="(default: %(default)s)")
     parser.add_argument("--only", default="", help="only files whose path ends with this")
     parser.add_argument("--again", action="store_true", help="run survivors again")
+    parser.add_argument("--report-only", action="store_true", help="run nothing; report the mutants that have been run")
     parser.add_argument("--state", type=Path, default=ROOT / "build/mutation", help="folder (default: build/mutation)")
     parser.add_argument("--report", type=Path, help="JSON file to write")
     options = parser.parse_args()

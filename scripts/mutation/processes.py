@@ -189,7 +189,12 @@ def measure(room: Room, folder: Path, key: str, files: Mapping[str, str]) -> Bas
         result.write_text(json.dumps([recorder.durations, lines, modules, recorder.failed]))
         return int(status)
 
-    _, status = os.waitpid(fork(work, folder, log), 0)
+    process = fork(work, folder, log)
+    try:
+        _, status = os.waitpid(process, 0)
+    except BaseException:  # interrupted
+        os.killpg(process, signal.SIGKILL)
+        raise
     status = os.waitstatus_to_exitcode(status)
     if not result.is_file():
         sys.exit(f"the tests did not run:\n{log.read_text()[-3000:]}")

@@ -112,8 +112,8 @@ def test_misspelt_models_and_missing_folders_are_reported(tmp_path: Path, monkey
     (tmp_path / "model").mkdir()
     (tmp_path / "weights.safetensors").write_bytes(b"")
     assert validate_model_name("pocket-t6").endswith("(did you mean 'pocket-t5'?)")
-    (tmp_path / "modle.txt").write_bytes(b"")
-    assert validate_model_name("./modle").endswith("(did you mean 'model'?)"), "files are not models"
+    assert validate_model_name("./modle").endswith("(did you mean 'model'?)")
+    assert validate_model_name("./weights.safetensor").endswith("pocket-encoder)"), "files are not models"
     assert validate_model_name("./other/modle").endswith("(pocket-t5, pocket-decoder, pocket-encoder)")
     assert "is a file; use the folder that contains it" in validate_model_name("weights.safetensors")
     assert "is not a folder" in validate_model_name("a/b/c")
