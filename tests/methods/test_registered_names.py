@@ -201,7 +201,7 @@ def test_the_head_is_not_a_target_module() -> None:
         ("lora", {"exclude_modules": ("lm_head",)}),
         (
             "lora",
-            {"modules_to_save": ("q_proj",), "exclude_modules": ("q_proj",), "target_modules": ("q_proj", "v_proj")},
+            {"modules_to_save": ("q_proj",), "exclude_modules": ("q_proj",), "target_modules": r".*_proj"},
         ),
         ("lora", {"modules_to_save": ("layers.0.self_attn.q_proj",), "layers_to_transform": (1,)}),
         ("lora", {"modules_to_save": ("q_proj",), "target_modules": "all-linear"}),
