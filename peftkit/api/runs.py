@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from peftkit.api.recipes import load_recipe, resolve_recipe
 from peftkit.api.text_output import html_facts, html_table, text_table
+from peftkit.distributed.environment_variables import read_world_size
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 from peftkit.run_directory import RunDirectory
@@ -268,7 +268,7 @@ def run(
         RunInterrupted: A signal was received; the run is saved.
     """
     resolved = resolve_recipe(recipe, overrides)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if read_world_size() > 1:
         raise InputError(
             "peftkit.run trains in one process, and this one was launched with others; use: accelerate launch -m "
             "peftkit run RECIPE"

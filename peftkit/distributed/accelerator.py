@@ -28,9 +28,10 @@ from torch import nn
 from torch.utils import cpp_extension
 from transformers.integrations import unset_hf_deepspeed_config
 
-from peftkit.distributed.device_requirements import DEEPSPEED_MISSING, fsdp_problem, precision_problem
+from peftkit.distributed.device_requirements import DEEPSPEED_MISSING, device_problem, fsdp_problem, precision_problem
 from peftkit.distributed.environment_variables import (
     ignore_environment_variables,
+    read_world_size,
     restore_environment_variables,
 )
 from peftkit.distributed.launch_config import read_launch
@@ -101,7 +102,9 @@ def _ignoring_variables(make: Callable[[], Accelerator]) -> Accelerator:
 
 
 def _init_accelerator(options: AcceleratorOptions) -> Accelerator:
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = read_world_size()
+    if problem := device_problem(os.environ.get("ACCELERATE_TORCH_DEVICE", "")):
+        raise RunError(f"ACCELERATE_TORCH_DEVICE: {problem}; unset it")
     if problem := precision_problem(options.mixed_precision):
         raise RunError(problem)
     sharding = _fsdp_arguments(options) or _deepspeed_arguments(options)
@@ -236,9 +239,8 @@ def _deepspeed_arguments(options: AcceleratorOptions) -> dict[str, Any]:
     if "RANK" not in os.environ:
         raise RunError(f"DeepSpeed needs a launcher, even for one process; launch with: {_launch_command(1, gpu=gpu)}")
     if _is_on("ACCELERATE_USE_CPU"):
-        number = int(os.environ.get("WORLD_SIZE", "1"))
         raise RunError(
-            f"ACCELERATE_USE_CPU=true turns DeepSpeed off; launch with: {_launch_command(number, gpu=False)}"
+            f"ACCELERATE_USE_CPU=true turns DeepSpeed off; launch with: {_launch_command(read_world_size(), gpu=False)}"
         )
     if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

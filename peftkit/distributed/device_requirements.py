@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from peftkit.errors import summarize_error
+
 DEEPSPEED_MISSING = "DeepSpeed is not installed: pip install 'peftkit[deepspeed]'"
 
 
@@ -20,6 +22,24 @@ def precision_problem(precision: str) -> str:
     if not torch.cuda.is_available():
         return 'train.mixed_precision = "fp16" needs a GPU; on a CPU use "bf16" or "no"'
     return ""
+
+
+def device_problem(name: str) -> str:
+    """Returns why this machine cannot train on a device; empty if it can, or if none is named.
+
+    Args:
+        name: a device as torch names it, such as ``cuda:0``.
+    """
+    if not name:
+        return ""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        return f"the device {name!r} is not available ({summarize_error(error)})"
+    return f"the device {name!r} has no values to train" if device.type == "meta" else ""
 
 
 def emulation_notice(precision: str) -> str:

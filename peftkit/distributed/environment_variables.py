@@ -239,6 +239,28 @@ def check_environment_variables(variables: Mapping[str, str]) -> None:
             raise InputError(f"environment variable {name}={value} is not supported: {rule.reason}; run: unset {name}")
 
 
+def read_world_size(variables: Mapping[str, str] = os.environ) -> int:
+    """Return the number of processes that were launched, as ``WORLD_SIZE`` says; 1 without a launcher.
+
+    Args:
+        variables: The environment variables.
+
+    Raises:
+        InputError: It is not a number, or set without a launcher.
+    """
+    value = variables.get("WORLD_SIZE", "").strip()
+    if not value:
+        return 1
+    if not value.isdecimal() or not int(value):
+        raise InputError(f"WORLD_SIZE: must be a number of processes, not {value!r}; unset it")
+    if int(value) > 1 and not variables.get("RANK"):
+        raise InputError(
+            f"WORLD_SIZE: it is {value}, but no launcher started this process, as RANK is not set; unset WORLD_SIZE to "
+            "train in one process"
+        )
+    return int(value)
+
+
 def ignore_environment_variables(variables: MutableMapping[str, str] = os.environ) -> None:
     """Remove the ignored variables until ``restore_environment_variables`` is called.
 

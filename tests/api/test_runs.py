@@ -116,7 +116,7 @@ def test_overrides_of_a_recipe_equal_those_of_its_file(tmp_path: Path) -> None:
     file.write_text(ENCODER)
     for overrides in (["method.name=full"], ["task.name=race", "method.name=full", "model.name=pocket-t5"]):
         assert resolve_recipe(peftkit.load_recipe(file), overrides) == peftkit.load_recipe(file, overrides)
-    with pytest.raises(peftkit.RecipeError, match=r"--set: train\.batch_sizes: unknown key"):
+    with pytest.raises(peftkit.RecipeError, match=r"overrides: train\.batch_sizes: unknown key"):
         peftkit.run(peftkit.load_recipe(file), ["train.batch_sizes=2"])
 
 

@@ -40,3 +40,9 @@ def test_with_gpu(gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> 
 def test_recipes_that_need_nothing_have_no_problem(gpu: Callable[..., None]) -> None:
     gpu(False)
     assert device.precision_problem("no") == device.quantization_problem(None) == device.emulation_notice("no") == ""
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "cpu:x", "meta"])
+def test_a_device_that_this_machine_lacks_is_a_problem(name: str) -> None:
+    assert device.device_problem(name).startswith(f"the device {name!r} ")
+    assert device.device_problem("cpu") == device.device_problem("") == ""

@@ -18,6 +18,7 @@ from peftkit.distributed.environment_variables import (
     environment_notice,
     ignore_environment_variables,
     ignored_environment_variables,
+    read_world_size,
     recorded_environment_variables,
     restore_environment_variables,
     rule_for,
@@ -196,3 +197,16 @@ def test_the_launcher_s_configuration_is_read(tmp_path: Path) -> None:
     assert parse_launch(["bash"], here) == parse_launch([*launcher], {"HF_HOME": str(tmp_path / "none")})
     file.write_text("- no mapping")
     assert parse_launch(launcher, here).configuration == {}
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "0", "1.5", "²"])
+def test_a_world_size_that_is_no_number_of_processes_is_rejected(value: str) -> None:
+    with pytest.raises(InputError, match=f"WORLD_SIZE: must be a number of processes, not '{value}'; unset it"):
+        read_world_size({"WORLD_SIZE": value, "RANK": "0"})
+
+
+def test_a_world_size_without_a_launcher_is_rejected() -> None:
+    with pytest.raises(InputError, match="WORLD_SIZE: it is 2, but no launcher started this process"):
+        read_world_size({"WORLD_SIZE": "2"})
+    assert read_world_size({"WORLD_SIZE": "2", "RANK": "0"}) == 2
+    assert read_world_size({"WORLD_SIZE": "1"}) == read_world_size({"WORLD_SIZE": ""}) == read_world_size({}) == 1

@@ -221,7 +221,9 @@ def test_unfinished_runs_and_other_folders_are_errors(
         load_finished_run(tmp_path / "none", registry)
     path = shutil.copytree(decoder_with_lora, tmp_path / "run")
     (path / "summary.json").write_text('{"format": 1, "status": "failed"}')
-    with pytest.raises(InputError, match=r"is failed; finish it with: peftkit run \S+/recipe\.toml --resume \S+$"):
+    with pytest.raises(
+        InputError, match=r"is failed; finish it with: peftkit\.run\('\S+/recipe\.toml', resume='\S+'\)$"
+    ):
         load_finished_run(path, registry)
 
 

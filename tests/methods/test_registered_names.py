@@ -199,7 +199,10 @@ def test_the_head_is_not_a_target_module() -> None:
         ("lora", {"rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4}}),
         ("lora", {"layers_to_transform": (1,), "layers_pattern": ("layers",)}),
         ("lora", {"exclude_modules": ("lm_head",)}),
-        ("lora", {"modules_to_save": ("q_proj",), "exclude_modules": ("q_proj",), "target_modules": ("v_proj",)}),
+        (
+            "lora",
+            {"modules_to_save": ("q_proj",), "exclude_modules": ("q_proj",), "target_modules": r".*_proj"},
+        ),
         ("lora", {"modules_to_save": ("layers.0.self_attn.q_proj",), "layers_to_transform": (1,)}),
         ("lora", {"modules_to_save": ("q_proj",), "target_modules": "all-linear"}),
         ("lora", {"modules_to_save": ("embed_tokens",)}),

@@ -338,5 +338,6 @@ def test_a_process_group_of_the_caller_is_not_destroyed(tmp_path: Path) -> None:
 
 def test_one_of_several_launched_processes_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(InputError, match=r"peftkit\.run trains in one process"):
         peftkit.run(make("encoder"))

@@ -108,7 +108,7 @@ def test_a_recipe_extends_a_file_and_takes_overrides(tmp_path: Path) -> None:
         ({"method": {"name": "lora", "r": Decimal(8)}}, "method.r: cannot be of the type Decimal"),
         ({"method": {"name": "lora", "target_modules": ["q", None]}}, r"method.target_modules\[1\]: cannot be of the"),
         ({"run": {1: 2}}, "run: has the key 1; keys must be strings"),
-        ({"overrides": ["train.steps=3"]}, "--set: train.steps: unknown key"),
+        ({"overrides": ["train.steps=3"]}, "overrides: train.steps: unknown key"),
     ],
 )
 def test_problems_that_files_cannot_have_name_the_key(tables: dict[str, Any], message: str) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -126,9 +125,9 @@ def test_a_signal_saves_the_run_and_prints_the_resume_command(
     assert signal.getsignal(number) is before
     path = max(Path(recipe.run.output).iterdir(), key=lambda p: p.stat().st_mtime)
     assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
-    pasted = shlex.split(str(caught.value).partition("resume with: ")[2])
-    assert pasted == ["peftkit", "run", str(path / "recipe.toml"), "--resume", str(path)]
-    assert run(load_recipe(pasted[2], registry), registry, resume=pasted[4]) == path
+    command = str(caught.value).partition("resume with: ")[2]
+    assert command == f"peftkit.run({str(path / 'recipe.toml')!r}, resume={str(path)!r})"
+    assert run(load_recipe(path / "recipe.toml", registry), registry, resume=str(path)) == path
     assert outcome(path) == outcome(whole)
     assert RunDirectory(path).summary()["resumed_after_steps"] == [9]
 
