@@ -13,6 +13,7 @@ from peftkit.data.examples import text_hash
 from peftkit.data.pipeline import PreparedData
 from peftkit.data.tokenize import TokenizedSplit
 from peftkit.errors import RunError
+from peftkit.evaluate.evaluator import explain_metric_errors
 from peftkit.recipe import Recipe
 from peftkit.text_normalization import normalize
 
@@ -84,7 +85,8 @@ def best_answer(recipe: Recipe, objective: Objective, split: TokenizedSplit, maj
         rank: dict[str, float] = {}
         for candidate in candidates:
             texts = [objective.answer_text(candidate, e) for e in examples]
-            score = float(metric._compute(texts, references, examples)[value])
+            with explain_metric_errors(metric):
+                score = float(metric._compute(texts, references, examples)[value])
             rank[candidate] = -sign * round(score, 12) if math.isfinite(score) else math.inf
         ranked = sorted(candidates, key=rank.__getitem__)  # stable: ties stay in order of frequency
         if stride == 1:
@@ -160,7 +162,9 @@ def _score(recipe: Recipe, split: TokenizedSplit, answer: Callable[[Example], st
     values: dict[str, float] = {}
     for metric in recipe.metric:
         if metric.input == "prediction":
-            values |= {k: float(v) for k, v in metric.compute(predictions, references, split.examples).items()}
+            with explain_metric_errors(metric):
+                computed = metric.compute(predictions, references, split.examples)
+            values |= {k: float(v) for k, v in computed.items()}
     return values
 
 

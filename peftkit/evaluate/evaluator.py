@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from peftkit.components import Example, Objective, Prediction
+from peftkit.components import Example, Metric, Objective, Prediction
 from peftkit.components.objective import ObjectiveContext
 from peftkit.data.tokenize import TokenizedSplit
-from peftkit.errors import RunError
+from peftkit.errors import PeftkitError, RunError, summarize_error
 from peftkit.models import BoundObjective
 from peftkit.oom import retry_with_half_batch
 from peftkit.recipe import Recipe
@@ -162,17 +163,36 @@ def compute_values(
     for suffix in objective.prediction_suffixes:
         texts = [p[f"prediction{suffix}"] for p in predictions]
         for metric in (m for m in recipe.metric if m.input == "prediction"):
-            for key, value in metric.compute(texts, references, examples).items():
+            with explain_metric_errors(metric):
+                computed = metric.compute(texts, references, examples)
+                mean = metric.is_mean_of_examples
+                per_example = metric.compute_per_example(texts, references, examples) if mean else []
+            for key, value in computed.items():
                 values[key + suffix] = float(value)
-            if metric.is_mean_of_examples:
-                per_example = metric.compute_per_example(texts, references, examples)
+            if mean:
                 for prediction, scores in zip(predictions, per_example, strict=True):
                     suffixed = {key + suffix: float(value) for key, value in scores.items()}
                     prediction["scores"] = {**prediction.get("scores", {}), **suffixed}
     for metric in (m for m in recipe.metric if m.input == TEACHER_FORCED):
         texts = [p[TEACHER_FORCED] for p in predictions]
-        values |= {k: float(v) for k, v in metric.compute(texts, references, examples).items()}
+        with explain_metric_errors(metric):
+            values |= {k: float(v) for k, v in metric.compute(texts, references, examples).items()}
     return values
+
+
+@contextmanager
+def explain_metric_errors(metric: Metric) -> Iterator[None]:
+    """Raise errors of a metric, such as one of a plugin, as errors of the run.
+
+    Raises:
+        RunError: The metric raised another error.
+    """
+    try:
+        yield
+    except PeftkitError:
+        raise
+    except Exception as error:
+        raise RunError(f"the metric {metric.name!r} failed: {summarize_error(error)}") from error
 
 
 def resolve_selection_metric(recipe: Recipe, values: Mapping[str, float]) -> tuple[str, bool]:

@@ -157,6 +157,17 @@ class Errors(Metric):
         return {"errors": float(sum((3 if p == "red" else 1) * (p not in r) for p, r in pairs))}
 
 
+class Broken(Errors):
+    """Fails for texts that are no numbers."""
+
+    name: Literal["broken"] = "broken"  # type: ignore[assignment]
+
+    def compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        return {"broken": sum(map(float, predictions))}
+
+
 def recipe_for(kind: TaskKind, metrics: Sequence[Metric], selects: str | None) -> Recipe:
     """The parts of a recipe that baselines need."""
     return Recipe.model_construct(
@@ -229,6 +240,15 @@ def test_the_best_answer_need_not_be_the_most_frequent() -> None:
     chrf = [m for m in METRICS if m.name == "chrf"]
     best = best_answer(recipe_for("generation", chrf, "chrf"), OBJECTIVES["generation"], split_of("generation", TEXTS))
     assert best != "rain fell on the hill"
+
+
+def test_a_metric_that_fails_is_an_error_that_names_it() -> None:
+    split = split_of("classification", ANSWERS["classification"])
+    recipe, data = recipe_for("classification", [Broken()], "broken"), data_of_split("classification", split)
+    with pytest.raises(RunError, match="the metric 'broken' failed: ValueError: could not convert"):
+        best_answer(recipe, OBJECTIVES["classification"], split)
+    with pytest.raises(RunError, match="the metric 'broken' failed"):
+        compute_baselines(recipe.model_copy(update={"evaluate": EvaluateConfig()}), data)
 
 
 def test_the_tasks_metric_is_used_if_the_loss_selects() -> None:
