@@ -90,8 +90,6 @@ class Objective(Component):
     """Whether the model chooses among the candidates of an example, so that each example needs candidates."""
     generates: ClassVar[bool] = False
     """Whether predictions are generated, so that the model needs positions for them, and answers are free texts."""
-    can_teacher_force: ClassVar[bool] = False
-    """Whether ``teacher_force`` is defined."""
 
     def head(self, task: Task) -> Head | None:
         """Return the head that the model needs, or None for its language modeling head.

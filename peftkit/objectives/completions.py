@@ -21,7 +21,6 @@ class Completion(Objective):
     """Base class of objectives that train a target to follow its source."""
 
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
-    can_teacher_force = True
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets; all candidates are tokenized where they are ranked."""
@@ -86,7 +85,9 @@ class FreeGeneration(Completion):
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many targets have the unknown token."""
-        return sum(context.family.contains_unk(row["candidates"][row["answer"]]) for row in rows)
+        select = getattr(rows, "select_columns", None)  # of a data set on disk: sources need not be read
+        targets = rows if select is None else select(["candidates", "answer"])
+        return sum(context.family.contains_unk(row["candidates"][row["answer"]]) for row in targets)
 
 
 def _decode_candidate(ids: list[int], example: Example, row: Row, context: ObjectiveContext) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from peftkit.components import Component, RunSpec
+from peftkit.components import Component, Objective, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.config import LOSS, Recipe
@@ -139,7 +139,7 @@ def _metric_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
             kinds = comma_separated(type(metric).kinds)
             conflicts.append((path, f"{metric.name!r} scores {kinds}, and {task.name!r} is {kind}"))
         fitting = [o for o in recipe.objectives if spec.model_kind is not None and spec.model_kind in o.families]
-        if metric.input == "teacher_forced" and any(not objective.can_teacher_force for objective in fitting):
+        if metric.input == "teacher_forced" and any(each.teacher_force is Objective.teacher_force for each in fitting):
             text = f"{metric.name!r} scores the tokens of targets, which the objective for this model does not predict"
             conflicts.append((path, text))
     metrics = [metric for metric in recipe.metric if metric.input == "prediction"]

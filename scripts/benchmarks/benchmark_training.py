@@ -97,7 +97,7 @@ def main() -> None:
     print("| model | method | lengths | peftkit s/step | Trainer s/step | Trainer / peftkit | 95 % interval |")
     print("|---|---|---|---|---|---|---|")
     ratios = []
-    for cell in (Cell(*words) for words in product(arguments.model, arguments.method, arguments.lengths)):
+    for cell in (Cell(*names) for names in product(arguments.model, arguments.method, arguments.lengths)):
         with tempfile.TemporaryDirectory() as folder:
             pairs = measure(cell, Path(folder), arguments.pairs, arguments.steps)
         peftkit_seconds, trainer_seconds = np.median(pairs, axis=0) / arguments.steps

@@ -41,8 +41,8 @@ def recipe(models: dict[str, Path], tmp_path: Path) -> Path:
     return path
 
 
-def peftkit_(*words: str | Path, capsys: pytest.CaptureFixture[str]) -> str:
-    code = main([str(word) for word in words])
+def peftkit_(*arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> str:
+    code = main([str(each) for each in arguments])
     streams = capsys.readouterr()
     assert code == 0, streams.err
     return streams.out
