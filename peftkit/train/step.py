@@ -14,6 +14,7 @@ from peftkit.data.dataloader import effective_batch_size
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
 from peftkit.models.collated_batch import CollatedBatch
+from peftkit.models.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.strategies import Strategy
@@ -51,6 +52,7 @@ class TrainStep:
         self.module, self.accelerator = strategy.module, strategy.accelerator
         self.microbatch_size = recipe.train.batch_size
         """Maximum rows per forward pass; reduced when memory runs out."""
+        self.known_padding = KnownPadding()
         self.microbatches: list[dict[str, Tensor]] = []
         """The microbatches of the last step."""
 
@@ -135,7 +137,8 @@ class TrainStep:
             last = number == len(self.microbatches)
             with self.strategy.microbatch_context(last=last):
                 with self.profile_region("forward"):
-                    summed_loss = self.objective.loss(self.strategy.model, microbatch)
+                    with self.known_padding.of(microbatch):
+                        summed_loss = self.objective.loss(self.strategy.model, microbatch)
                     # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                     loss = summed_loss * accelerator.num_processes / targets
                     auxiliary = self.recipe.method.auxiliary_loss(self.module, microbatch)

@@ -1,0 +1,78 @@
+"""Counts where code reads values of tensors on the host. On a GPU that waits for the device."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from peftkit.models import BoundObjective
+
+UNSEEN = ("tolist", "numpy", "cpu", "__array__")
+"""Methods of tensors that read a value on a CPU without passing the dispatcher."""
+ON_HOST = {
+    "torch/optim/optimizer.py": "torch counts the steps of an optimizer on the host",
+}
+"""Files of libraries whose reads do not wait for a device, with the reason."""
+
+
+class DeviceReads(TorchDispatchMode):
+    """Records the places that read a value, or whose result has a shape that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+        self.paused = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        reads = torch.Tag.data_dependent_output in func.tags
+        if torch.Tag.dynamic_output_shape in func.tags:
+            masks = (
+                [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)] if len(args) > 1 else []
+            )
+            reads = func.overloadpacket is not torch.ops.aten.index or bool(masks)
+        if reads:
+            self.note(str(func), args[0])
+        return func(*args, **(kwargs or {}))
+
+    def note(self, what: str, tensor: Any) -> None:
+        """Record the innermost place outside of torch's tensors; those on meta have no values."""
+        if self.paused or getattr(tensor, "is_meta", False):
+            return
+        frames = [f for f in traceback.extract_stack() if f.filename != __file__ and "/torch/_" not in f.filename]
+        inner = [f for f in frames if not f.filename.endswith("/torch/utils/_python_dispatch.py")][-1]
+        path = "/".join(Path(inner.filename).parts[-3:])
+        if path not in ON_HOST:
+            self.places.append(f"{what} at {path}:{inner.lineno} in {inner.name}")
+
+
+@contextmanager
+def device_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceReads]:
+    """Record reads while ``paused`` is false, outside of collation: its tensors are on the host."""
+    counter = DeviceReads()
+
+    def recording(name: str, original: Any) -> Any:
+        def read(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            counter.note(name, self)
+            return original(self, *args, **kwargs)
+
+        return read
+
+    def collate(self: BoundObjective, rows: Any, original: Any = BoundObjective.collate_and_count) -> Any:
+        before, counter.paused = counter.paused, True
+        try:
+            return original(self, rows)
+        finally:
+            counter.paused = before
+
+    with monkeypatch.context() as patch, counter:
+        for name in UNSEEN:
+            patch.setattr(torch.Tensor, name, recording(name, getattr(torch.Tensor, name)))
+        patch.setattr(BoundObjective, "collate_and_count", collate)
+        yield counter
