@@ -33,10 +33,9 @@ class DeviceReads(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         reads = torch.Tag.data_dependent_output in func.tags
         if torch.Tag.dynamic_output_shape in func.tags:
-            masks = (
-                [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)] if len(args) > 1 else []
-            )
-            reads = func.overloadpacket is not torch.ops.aten.index or bool(masks)
+            # An index has a known shape unless it is a mask.
+            indices = args[1] if func.overloadpacket is torch.ops.aten.index else None
+            reads = indices is None or any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
         if reads:
             self.note(str(func), args[0])
         return func(*args, **(kwargs or {}))

@@ -1,7 +1,7 @@
 """Tells transformers whether a batch has padding, which it would otherwise read from the mask on the device.
 
-Without padding, transformers leaves out the mask of torch's scaled dot-product attention. It finds that out at the start
-of every forward pass, where the host would wait until the device has finished the step before.
+Without padding, transformers leaves out the mask of torch's scaled dot-product attention. It reads the mask at the
+start of every forward pass, where the host would wait until the device has finished the previous step.
 """
 
 from __future__ import annotations
