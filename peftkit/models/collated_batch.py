@@ -58,7 +58,8 @@ class CollatedBatch(dict[str, Tensor]):
 
     def to(self, device: torch.device) -> CollatedBatch:
         """Return the batch on a device; pinned tensors are copied while the device computes."""
-        moved = {key: value.to(device, non_blocking=True) for key, value in self.items()}
+        pinned = device.type == "cuda"
+        moved = {key: value.to(device, non_blocking=pinned) for key, value in self.items()}
         return CollatedBatch(moved, self.lengths, self.choices, self.counts)
 
 

@@ -118,11 +118,11 @@ class Trainer:
             raise
 
     def release(self) -> None:
-        """Release the wrapped model before the process group is destroyed, and the callbacks, which refer to this."""
+        """Release the wrapped model before the process group is destroyed, and what refers to the trainer."""
         self.strategy.release()
         for callback in self.callbacks.loop:
             del callback.trainer
-        del self.callbacks, self.train_step
+        del self.callbacks, self.train_step, self.losses
 
     def agree_on_stop(self) -> None:
         """Stop training on all processes if a callback of any process asked for it; a collective operation."""

@@ -26,6 +26,7 @@ from tests.tiny_runs import Make
 FIRST = 2
 """The step after which steps are plain: after the second one it is checked once whether any weight has a gradient."""
 METHODS = [*load_registry().all("method", presets=False)]
+NOTHING_ELSE = ("evaluate.every=100%", "train.checkpoint.every=off")
 READS_BY_METHOD = {
     "adalora": ("peft/tuners/adalora/layer.py", "its budget allocation compares importances to a threshold"),
 }
@@ -58,6 +59,9 @@ def reads(recipe: Recipe, registry: Registry, monkeypatch: pytest.MonkeyPatch, *
             monkeypatch.setattr(trainer.losses, "check", check)
             trainer.train()
             assert trainer.progress.step == last
+            known = trainer.train_step.known_padding
+            assert len(known._confirmed) <= 4  # with and without padding, for at most two lengths of the mask
+            assert not known._contradicted
     return sorted(set(counter.places))
 
 
@@ -79,7 +83,7 @@ def test_steps_of_a_run_read_nothing(
     budget: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle = Trainer._settle
-    recipe = make("decoder", f"train.budget={budget}", "train.budget.steps=6", "evaluate.every=100%")
+    recipe = make("decoder", f"train.budget={budget}", "train.budget.steps=6", *NOTHING_ELSE)
     with device_reads(monkeypatch) as counter:
 
         def settle_and_record(self: Trainer) -> None:
