@@ -118,6 +118,9 @@ class KeepFloat64(TorchFunctionMode):
             if function in CASTS:
                 arguments = tuple(torch.float64 if a is torch.float32 else a for a in arguments)
                 options = {k: torch.float64 if v is torch.float32 else v for k, v in options.items()}
+        elif function is torch.Tensor.__setitem__ and first is not None and isinstance(arguments[-1], torch.Tensor):
+            # A method that fills a float32 tensor computes in float32, here as in the reference.
+            arguments = (*arguments[:-1], arguments[-1].to(first.dtype))
         return function(*arguments, **options)
 
 

@@ -28,7 +28,7 @@ from peftkit.models.candidate_scoring import (
     tolerance,
 )
 from peftkit.models.heads.output_layer import find_output_layer, select_positions
-from peftkit.models.padding import PAD_TO_MULTIPLE_OF, TARGET_COLUMNS, attention_mask, pad_sequences
+from peftkit.models.padding import TARGET_COLUMNS, attention_mask, pad_sequences
 from peftkit.models.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
@@ -124,7 +124,7 @@ class CausalLM(CachedScorer):
         columns = [range(start, start + len(target)) for start, target in zip(first, targets, strict=True)]
         return {
             **batch,
-            TARGET_COLUMNS: pad_sequences(columns, -1, multiple=1),
+            TARGET_COLUMNS: pad_sequences(columns, -1),
             "input_tokens": torch.tensor(sum(len(row["source"]) for row in rows)),
         }
 
@@ -132,11 +132,11 @@ class CausalLM(CachedScorer):
         """Pad the concatenations of sources and targets; the labels of source tokens are ignored."""
         texts = [s + t for s, t in zip(sources, targets, strict=True)]
         labels = [[IGNORE_INDEX] * len(s) + t for s, t in zip(sources, targets, strict=True)]
-        max_length = self.max_decoder_length
+        options: dict[str, Any] = {"multiple": self.pad_to_multiple_of, "max_length": self.max_decoder_length}
         return {
-            "input_ids": pad_sequences(texts, self.pad_id, max_length=max_length),
-            "attention_mask": attention_mask(texts, max_length=max_length),
-            "labels": pad_sequences(labels, IGNORE_INDEX, max_length=max_length),
+            "input_ids": pad_sequences(texts, self.pad_id, **options),
+            "attention_mask": attention_mask(texts, **options),
+            "labels": pad_sequences(labels, IGNORE_INDEX, **options),
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -209,18 +209,16 @@ class CausalLM(CachedScorer):
             chunk, packs = slice(first, first + size), by_row[first : first + size]
             if not any(packs):
                 continue
-            ids = pad_sequences([[t for c in pack for t in c.suffix] for pack in packs], self.pad_id, multiple=1)
+            ids = pad_sequences([[t for c in pack for t in c.suffix] for pack in packs], self.pad_id)
             positions = [[next_positions[c.row] + i for c in pack for i in range(len(c.suffix))] for pack in packs]
-            owners = pad_sequences(
-                [[c.candidate_index for c in pack for _ in c.suffix] for pack in packs], -1, multiple=1
-            )
+            owners = pad_sequences([[c.candidate_index for c in pack for _ in c.suffix] for pack in packs], -1)
             same_candidate = (owners[:, :, None] == owners[:, None, :]).tril().to(device)
             visible = torch.cat([mask[chunk, None, :].bool().expand(-1, ids.shape[1], -1), same_candidate], 2)
             bias = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, torch.finfo(dtype).min)
             logits = base_for_cache(model)(
                 input_ids=ids.to(device),
                 attention_mask=bias[:, None],
-                position_ids=pad_sequences(positions, 0, multiple=1).to(device),
+                position_ids=pad_sequences(positions, 0).to(device),
                 past_key_values=slice_cache(past, chunk),
                 use_cache=True,
             ).logits
@@ -252,7 +250,7 @@ class CausalLM(CachedScorer):
             logprobs.with_suffix, len(rows), cache_row_bytes(past), vocab_size, limits(device)
         ):
             indices = torch.tensor([c.row for c in batch], device=device)
-            ids = pad_sequences([c.suffix for c in batch], self.pad_id, multiple=1).to(device)
+            ids = pad_sequences([c.suffix for c in batch], self.pad_id).to(device)
             first = torch.tensor([next_positions[c.row] for c in batch], device=device)[:, None]
             # Padding repeats the last position, since there may be no position after it.
             last = torch.tensor([len(c.suffix) - 1 for c in batch], device=device)[:, None]
@@ -279,10 +277,9 @@ class CausalLM(CachedScorer):
         if not all(row["source"] for row in rows):
             raise CacheNotShareable("the source of a row is empty")
         texts = [row["source"] + row["candidates"][0][:n] for row, n in zip(rows, logprobs.prefix_lengths, strict=True)]
-        multiple = 1 if logprobs.device.type == "cpu" else PAD_TO_MULTIPLE_OF
         max_length = self.max_decoder_length
-        ids = pad_sequences(texts, self.pad_id, multiple=multiple, max_length=max_length).to(logprobs.device)
-        mask = attention_mask(texts, multiple=multiple, max_length=max_length).to(logprobs.device)
+        ids = pad_sequences(texts, self.pad_id, max_length=max_length).to(logprobs.device)
+        mask = attention_mask(texts, max_length=max_length).to(logprobs.device)
         last = [len(row["source"]) - 1 for row in rows]
         needed = sorted(
             {end + read for end, n in zip(last, logprobs.prefix_lengths, strict=True) for read in range(n + 1)}
@@ -310,24 +307,19 @@ class CausalLM(CachedScorer):
             return self._decode(self._generate_ids(model, sources, device, options))
         texts = [""] * len(rows)
         for indices in group_equal_lengths(sources):
-            ids = self._generate_ids(model, [sources[i] for i in indices], device, options, multiple=1)
+            ids = self._generate_ids(model, [sources[i] for i in indices], device, options)
             for i, text in zip(indices, self._decode(ids), strict=True):
                 texts[i] = text
         return texts
 
     def _generate_ids(
-        self,
-        model: nn.Module,
-        sources: Sequence[list[int]],
-        device: torch.device,
-        options: Mapping[str, Any],
-        multiple: int = PAD_TO_MULTIPLE_OF,
+        self, model: nn.Module, sources: Sequence[list[int]], device: torch.device, options: Mapping[str, Any]
     ) -> Any:
         """Return the generated ids, or the output object of ``generate`` if the options ask for it."""
         # The positions after source_length are needed for generated tokens.
         max_length = None if self.max_decoder_length is None else self.max_source_length
-        ids = pad_sequences(sources, self.pad_id, left=True, multiple=multiple, max_length=max_length).to(device)
-        mask = attention_mask(sources, left=True, multiple=multiple, max_length=max_length).to(device)
+        ids = pad_sequences(sources, self.pad_id, left=True, max_length=max_length).to(device)
+        mask = attention_mask(sources, left=True, max_length=max_length).to(device)
         generated: Any = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,
@@ -343,7 +335,7 @@ class CausalLM(CachedScorer):
     ) -> bool | None:
         """Whether padding on the left changes the continuation of the shortest source; None if no source is padded."""
         shortest, longest = min(sources, key=len), max(sources, key=len)
-        if len(shortest) == len(longest) and len(shortest) % PAD_TO_MULTIPLE_OF == 0:
+        if len(shortest) == len(longest):
             return None
         options = {
             **options,
@@ -352,7 +344,7 @@ class CausalLM(CachedScorer):
             "output_logits": True,
             "return_dict_in_generate": True,
         }
-        alone = self._generate_ids(model, [shortest], device, options, multiple=1)
+        alone = self._generate_ids(model, [shortest], device, options)
         padded = self._generate_ids(model, [shortest, longest], device, options)
         rtol = 10 * tolerance(model, device)
         for alone_logits, padded_logits in zip(alone.logits, padded.logits, strict=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,11 +81,11 @@ class SequenceClassifier(ModelFamily):
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]
         segments = [segment for row in rows for segment in row.get("segments", ())]
-        max_length = self.max_encoder_length
+        options: dict[str, Any] = {"multiple": self.pad_to_multiple_of, "max_length": self.max_encoder_length}
         return {
-            "input_ids": pad_sequences(texts, self.pad_id, max_length=max_length),
-            "attention_mask": attention_mask(texts, max_length=max_length),
-            **({"token_type_ids": pad_sequences(segments, 0, max_length=max_length)} if segments else {}),
+            "input_ids": pad_sequences(texts, self.pad_id, **options),
+            "attention_mask": attention_mask(texts, **options),
+            **({"token_type_ids": pad_sequences(segments, 0, **options)} if segments else {}),
             "labels": torch.tensor([row["answer"] for row in rows]),
             CHOICES: torch.tensor([len(row["candidates"]) for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, texts))),

@@ -41,6 +41,7 @@ class ModelFamily:
         target_length: maximum number of target tokens; longer targets are truncated.
         max_encoder_length: maximum padded length of encoder inputs in tokens; None if positions are unlimited.
         max_decoder_length: maximum padded length of decoder inputs in tokens; None if positions are unlimited.
+        pad_to_multiple_of: the lengths of training batches are multiples of it.
         all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
     """
 
@@ -50,6 +51,7 @@ class ModelFamily:
     max_target_length: int
     max_encoder_length: int | None = None
     max_decoder_length: int | None = None
+    pad_to_multiple_of: int = 1
     all_logits: bool = False
 
     auto_class: ClassVar[str]

@@ -284,7 +284,8 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
         lengths.target,
         lengths.padded.encoder,
         lengths.padded.decoder,
-        recipe.train.all_logits,
+        pad_to_multiple_of=recipe.train.pad_to_multiple_of,
+        all_logits=recipe.train.all_logits,
     )
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)

@@ -16,7 +16,6 @@ from peftkit.models.text_encoding import embedding_size
 
 TARGET_COLUMNS = "target_columns"
 """Key of a batch: the positions that predict targets, a tensor of shape (rows, targets) that is padded with -1."""
-PAD_TO_MULTIPLE_OF = 8  # suits tensor cores, and keeps the number of distinct shapes small
 
 
 def find_pad_id(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
@@ -38,7 +37,7 @@ def pad_sequences(
     pad_value: int,
     *,
     left: bool = False,
-    multiple: int = PAD_TO_MULTIPLE_OF,
+    multiple: int = 1,
     max_length: int | None = None,
 ) -> Tensor:
     """Pad sequences to a common length, a multiple of ``multiple`` where ``max_length`` allows it.

@@ -24,7 +24,7 @@ from peftkit.models.candidate_scoring import (
     limits,
     slice_cache,
 )
-from peftkit.models.padding import PAD_TO_MULTIPLE_OF, attention_mask, pad_sequences
+from peftkit.models.padding import attention_mask, pad_sequences
 from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
     SpecialTokens,
@@ -87,14 +87,15 @@ class Seq2SeqLM(CachedScorer):
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         sources = [row["source"] for row in rows]
+        options: dict[str, Any] = {"multiple": self.pad_to_multiple_of, "max_length": self.max_encoder_length}
         return {
-            "input_ids": pad_sequences(sources, self.pad_id, max_length=self.max_encoder_length),
-            "attention_mask": attention_mask(sources, max_length=self.max_encoder_length),
-            **self._collate_targets([row["candidates"][row["answer"]] for row in rows]),
+            "input_ids": pad_sequences(sources, self.pad_id, **options),
+            "attention_mask": attention_mask(sources, **options),
+            **self._collate_targets([row["candidates"][row["answer"]] for row in rows], self.pad_to_multiple_of),
             "input_tokens": torch.tensor(sum(map(len, sources))),
         }
 
-    def _collate_targets(self, targets: Sequence[list[int]], multiple: int = PAD_TO_MULTIPLE_OF) -> dict[str, Tensor]:
+    def _collate_targets(self, targets: Sequence[list[int]], multiple: int = 1) -> dict[str, Tensor]:
         """Build the padded decoder inputs and labels of targets."""
         # Shifted here, since not all wrappers leave that to the model.
         options: dict[str, Any] = {"multiple": multiple, "max_length": self.max_decoder_length}
@@ -138,7 +139,7 @@ class Seq2SeqLM(CachedScorer):
         hidden: Tensor | None = None
         for n, indices in enumerate(self._rows_by_candidate(rows)):
             # Candidates often have two or three tokens: padded to eight, most of the computation would be wasted.
-            targets = self._collate_targets([rows[i]["candidates"][n] for i in indices], multiple=1)
+            targets = self._collate_targets([rows[i]["candidates"][n] for i in indices])
             inputs: dict[str, Any] = {
                 "input_ids": ids[
                     indices
@@ -176,7 +177,7 @@ class Seq2SeqLM(CachedScorer):
             [self.decoder_start_id, *row["candidates"][0][:n]]
             for row, n in zip(rows, logprobs.prefix_lengths, strict=True)
         ]
-        prefix_ids = pad_sequences(prefixes, self.pad_id, multiple=1).to(device)
+        prefix_ids = pad_sequences(prefixes, self.pad_id).to(device)
         # The adapters library returns tuples unless it gets a cache.
         empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
         output = model(
@@ -200,7 +201,7 @@ class Seq2SeqLM(CachedScorer):
             logits = base_for_cache(model)(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[indices]),  # type: ignore[arg-type]
                 attention_mask=mask[indices],
-                decoder_input_ids=pad_sequences([c.suffix for c in batch], self.pad_id, multiple=1).to(device),
+                decoder_input_ids=pad_sequences([c.suffix for c in batch], self.pad_id).to(device),
                 past_key_values=slice_cache(past, indices, num_virtual + 1 + batch[0].prefix_length),
                 use_cache=True,
             ).logits
@@ -210,10 +211,8 @@ class Seq2SeqLM(CachedScorer):
     def _collate_sources(self, rows: Sequence[TokenizedRow], device: torch.device) -> tuple[Tensor, Tensor]:
         """Build the padded encoder inputs and their attention mask, both of shape (rows, length)."""
         sources = [row["source"] for row in rows]
-        multiple = 1 if device.type == "cpu" else PAD_TO_MULTIPLE_OF
-        options: dict[str, Any] = {"multiple": multiple, "max_length": self.max_encoder_length}
-        ids = pad_sequences(sources, self.pad_id, **options)
-        mask = attention_mask(sources, **options)
+        ids = pad_sequences(sources, self.pad_id, max_length=self.max_encoder_length)
+        mask = attention_mask(sources, max_length=self.max_encoder_length)
         return ids.to(device), mask.to(device)
 
     def generate(

@@ -188,7 +188,7 @@ class TrainConfig(ConfigTable):
     optimizer: str = "adafactor"
     """adafactor (fixed learning rate, no relative step, no parameter scaling), adamw, or a name in torch.optim."""
     optimizer_options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)
-    """Further arguments of the optimizer."""
+    """Further arguments of the optimizer. Adam and AdamW are fused unless `fused` is false."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay; decoupled or L2, as the optimizer implements it."""
     schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"] = "constant"
@@ -203,6 +203,9 @@ class TrainConfig(ConfigTable):
     """The autocast dtype of the forward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) instead of storing them."""
+    pad_to_multiple_of: int = Field(default=1, gt=0)
+    """Pad the rows of a batch to a multiple of this length, such as 8 for tensor cores, instead of to the longest row.
+    Padding is computed, and counted."""
     all_logits: bool = False
     """Compute the logits of all positions of a decoder, as `Trainer` does, instead of only those that predict a target.
     The loss is the same; time, memory and MACs are not."""

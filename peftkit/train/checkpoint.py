@@ -261,7 +261,10 @@ def restore_optimizer(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in rest.items():
         optimizer.state[parameters[int(number)]] = dict(values)
+    fused = {p for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     for name, value in tensors.items():
         number, key = name.split(".", 1)
         parameter = parameters[int(number)]
-        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        # Only fused kernels read the number of the step on the device.
+        on_cpu = key == "step" and parameter not in fused
+        optimizer.state[parameter][key] = value if on_cpu else value.to(parameter.device)

@@ -228,7 +228,6 @@ def train_with_trainer(recipe: Recipe, features: Sequence[dict[str, Any]], steps
         learning_rate=recipe.train.learning_rate,
         lr_scheduler_type="constant",
         max_grad_norm=recipe.train.max_grad_norm or 0.0,
-        optim="adamw_torch",
         report_to=[],
         save_strategy="no",
         logging_strategy="no",

@@ -182,7 +182,8 @@ def test_a_run_counts_few_batches_besides_the_shortest_and_longest(
     assert counted[:2] == requested[:2]
     assert counted[0] <= min(requested)
     assert counted[1] >= max(requested)
-    assert len(counted) <= 7 < len({*requested})
+    # Six determine a polynomial in the lengths of sources and targets, two confirm it, and some verify it.
+    assert len(counted) <= 14 < len({*requested})
 
 
 def test_batches_too_large_to_count_before_training_are_counted_during_it(

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 from transformers.optimization import Adafactor
 
@@ -56,6 +57,29 @@ def test_weight_decay_is_that_of_the_recipe_not_the_optimizers_default(name: str
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0]
     with_option = make("decoder", f"train.optimizer={name}", "train.optimizer_options={weight_decay=0.2}")
     assert [group["weight_decay"] for group in make_optimizer(with_option, model).param_groups] == [0.2]
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_fused_kernels_update_as_the_others_do(name: str, make: Make) -> None:
+    updates = []
+    for options, fused in (("{}", True), ("{fused=false}", False)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
+        recipe = make("decoder", f"train.optimizer={name}", f"train.optimizer_options={options}")
+        optimizer = make_optimizer(recipe, model)
+        assert [group["fused"] for group in optimizer.param_groups] == [fused]
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        updates.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.allclose(*updates, atol=1e-7)
+
+
+def test_options_that_exclude_a_fused_kernel_are_kept(make: Make) -> None:
+    recipe = make("decoder", "train.optimizer=AdamW", "train.optimizer_options={foreach=true}")
+    (group,) = make_optimizer(recipe, nn.Linear(2, 2, bias=False)).param_groups
+    assert (group["foreach"], group["fused"]) == (True, None)
 
 
 def test_biases_get_no_weight_decay(make: Make) -> None:
