@@ -15,7 +15,7 @@ from peftkit.errors import PeftkitError
 from peftkit.monitor.console import ConsoleLogger
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
-from peftkit.testing.run_checks import recipe_maker
+from peftkit.testing.run_checks import recipe_maker, registry_with
 from peftkit.train.callbacks import LoopCallback, MeterList
 from peftkit.train.run import run
 from peftkit.train.trainer import Trainer
@@ -28,7 +28,7 @@ FIRST = 2
 METHODS = [*load_registry().all("method", presets=False)]
 NOTHING_ELSE = ("evaluate.every=100%", "train.checkpoint.every=off")
 READS_BY_METHOD = {
-    "adalora": ("peft/tuners/adalora/layer.py", "its budget allocation compares importances to a threshold"),
+    "adalora": ("tuners/adalora/layer.py", "its budget allocation compares importances to a threshold"),
 }
 """Methods whose own library reads values in a step, with the file and the reason."""
 
@@ -104,7 +104,7 @@ def test_methods_read_nothing(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     for architecture in ("llama", "t5", "bert"):
         make_recipe = recipe_maker(method, architecture, tmp_path / architecture)
         try:
-            found = reads(make_recipe("run"), load_registry_with_colours(method), monkeypatch)
+            found = reads(make_recipe("run"), registry_with(method), monkeypatch)
             break
         except PeftkitError:  # not supported on this architecture
             continue
@@ -112,12 +112,6 @@ def test_methods_read_nothing(name: str, tmp_path: Path, monkeypatch: pytest.Mon
         pytest.skip("no tiny model supports the method")
     file, _ = READS_BY_METHOD.get(name, ("", ""))
     assert [place for place in found if not file or file not in place] == []
-
-
-def load_registry_with_colours(method: Method) -> Registry:
-    from peftkit.testing.run_checks import registry_with
-
-    return registry_with(method)
 
 
 class Reading(Callback):

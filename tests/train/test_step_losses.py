@@ -135,6 +135,7 @@ def test_events_give_the_time_of_the_device(monkeypatch: pytest.MonkeyPatch) -> 
     clock = iter([0.0, 0.0, 3.0, 3.0, 3.0, 4.0, 4.0])  # of the host, which waits three seconds, then one
     monkeypatch.setattr(step_timer.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(step_timer, "_record", Event)
+    monkeypatch.setattr(Event, "waits", 0)
     timer, times = StepTimer(CPU, by_events=True), []
     for start, end in ((10.0, 12.0), (12.25, 15.0)):
         timer.start_waiting()
@@ -143,7 +144,6 @@ def test_events_give_the_time_of_the_device(monkeypatch: pytest.MonkeyPatch) -> 
         timer.start_step()
         Event.now = end
         times.append(timer.end_step())
-    Event.waits = 0
     assert Event.waits == 0
     read: list[Any] = [value() for time in times for value in time if isinstance(value, Callable)]  # type: ignore[arg-type]
     assert read == [2.0, 3.0, 2.75, 0.25]
