@@ -21,7 +21,6 @@ class Component(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         populate_by_name=True,
         defer_build=True,  # a recipe uses only a few of about a hundred components
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from peftkit.components.method import Method
@@ -85,7 +85,6 @@ def preset_class(preset: Preset, method: type[Method]) -> type[Method]:
         "__module__": method.__module__,
         "__doc__": f"{preset.summary} ({preset.paper}).\n\n{what}: {preset}. All options of {preset.method} apply.",
         "__annotations__": annotations,
-        "model_config": ConfigDict(use_attribute_docstrings=False),  # there is no source to read them from
         **fields,
     }
     name = "".join(word.capitalize() for word in preset.name.split("_"))

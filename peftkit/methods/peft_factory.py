@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from peftkit.components.declared_options import Option, python_type
 from peftkit.components.model_parts import PEFT_NAME_OPTIONS, ModulePatterns
@@ -140,7 +140,6 @@ def _build_model(name: str, base: type[M], text: str | None, fields: Mapping[str
         "__module__": __name__,
         "__doc__": text,
         "__annotations__": {key: kind for key, (kind, _) in fields.items()},
-        "model_config": ConfigDict(use_attribute_docstrings=False),
         **{key: field for key, (_, field) in fields.items()},
     }
     return cast("type[M]", types.new_class(name, (base,), exec_body=lambda body: body.update(namespace)))

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from peftkit import Method, Range
+from peftkit.components.option_docstrings import option_descriptions
 from peftkit.methods import register_methods
 from peftkit.methods.peft_base import PeftMethod
 from peftkit.methods.peft_factory import HIDDEN
@@ -51,7 +52,7 @@ print(sorted({"torch", "peft", "transformers", "adapters", "datasets", "numpy"} 
 
 @pytest.mark.parametrize("method", METHODS, ids=names)
 def test_every_option_is_described(method: type[Method]) -> None:
-    without = [key for key, field in method.model_fields.items() if key != "name" and not field.description]
+    without = [key for key, text in option_descriptions(method).items() if key != "name" and not text]
     assert without == []
     assert method.__doc__
 
