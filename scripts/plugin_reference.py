@@ -22,7 +22,7 @@ from pydantic import BaseModel
 import peftkit
 from peftkit.components import callback, family_services, inputs, model_parts, objective, preset, search_space
 from peftkit.components.component import Component
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import PeftkitError
 
 Completer = Callable[..., Mapping[str, str]]

@@ -54,6 +54,11 @@ class Preset:
         return f"{self.method} with {comma_separated(texts)}" if texts else self.method
 
     @property
+    def description(self) -> str:
+        """What it is, with its publication."""
+        return f"{self.summary} ({self.paper})."
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """All options and keys that it sets."""
         return {**self.fixed, **self.defaults, **self.recipe}
@@ -83,7 +88,7 @@ def preset_class(preset: Preset, method: type[Method]) -> type[Method]:
     what = "A preset" if preset.settings else "Another name"
     namespace = {
         "__module__": method.__module__,
-        "__doc__": f"{preset.summary} ({preset.paper}).\n\n{what}: {preset}. All options of {preset.method} apply.",
+        "__doc__": f"{preset.description}\n\n{what}: {preset}. All options of {preset.method} apply.",
         "__annotations__": annotations,
         **fields,
     }

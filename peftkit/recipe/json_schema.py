@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import Recipe

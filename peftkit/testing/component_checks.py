@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from peftkit.components import Component, Example, Meter, Method, Metric, Objective, Range, StepStats, Task
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import MissingFieldsError
 from peftkit.plugins import BASE_CLASSES, load_registry
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from peftkit import ApplyContext, Example, Incompatibility, Meter, Method, Metric, RunSpec, StepStats, Task
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 
 
 class BitFit(Method):

@@ -14,7 +14,7 @@ import pytest
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from peftkit import Method, Preset, PublishedRate, hookimpl
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.components.preset import format_toml, preset_class
 from peftkit.components.search_space import SCALES
 from peftkit.errors import PluginError

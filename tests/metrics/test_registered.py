@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit import Example
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
 METRICS = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.components import Task
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.data.examples import to_examples
 from peftkit.data.tokenize import tokenize_examples
 from peftkit.errors import InputError, MissingFieldsError

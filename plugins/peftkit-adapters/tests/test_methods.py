@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit import Method, Range
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import InputError
 from peftkit.plugins import FIRST_PARTY, load_registry
 from peftkit.testing import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, create_model
 
-from peftkit.components.option_docstrings import option_descriptions
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import load_registry
 
 
