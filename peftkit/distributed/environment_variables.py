@@ -50,6 +50,11 @@ LAUNCH_OPTIONS = Rule(
     "ACCELERATE_USE_CPU ACCELERATE_USE_DEEPSPEED ACCELERATE_USE_FSDP ACCELERATE_TORCH_DEVICE "
     "ACCELERATE_CPU_AFFINITY ACCELERATE_DEBUG_MODE",
 )
+FRAMEWORKS = Rule(
+    "ignored",
+    "peftkit trains with torch, which transformers 4 would hide",
+    "USE_TORCH USE_TF USE_JAX USE_FLAX FORCE_TF_AVAILABLE",
+)
 PROCESSES = Rule(
     "irrelevant",
     "the launch, whose number of processes is recorded",
@@ -94,6 +99,7 @@ VARIABLES = (
         "ACCELERATE_BYPASS_DEVICE_MAP ACCELERATE_INIT_INCLUDE_BUFFERS TRANSFORMERS_SDPA_FORCE_GQA "
         "HF_ENABLE_PARALLEL_LOADING HF_PARALLEL_LOADING_WORKERS",
     ),
+    FRAMEWORKS,
     LAUNCH_OPTIONS,
     Rule(
         "rejected",
@@ -156,7 +162,7 @@ VARIABLES = (
     Rule(
         "irrelevant",
         "code that peftkit does not use: other frameworks, conversion of pickles, compilation of single layers",
-        "USE_TF USE_JAX USE_FLAX USE_TORCH FORCE_TF_AVAILABLE TF_USE_LEGACY_KERAS DISABLE_SAFETENSORS_CONVERSION "
+        "TF_USE_LEGACY_KERAS DISABLE_SAFETENSORS_CONVERSION "
         "TRUST_REMOTE_CODE CC CXX CUDA_HOME CUDA_PATH EAGER_IMPORT TOKENIZERS_PARALLELISM PYTORCH_*_BASED_*_CHECK "
         "TRANSFORMERS_DISABLE_TORCH_CHECK systemdrive",
     ),
@@ -295,6 +301,16 @@ def _check_launcher(name: str, value: str, variables: Mapping[str, str]) -> None
             f"{name}: it is {value}, but no launcher started this process, as {absent[0]} is not set; unset {name} to "
             "train in one process"
         )
+
+
+def remove_framework_variables(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Remove the variables that choose frameworks, before transformers is imported and reads them.
+
+    Args:
+        variables: The environment variables.
+    """
+    for name in FRAMEWORKS.names.split():
+        variables.pop(name, None)
 
 
 def ignore_environment_variables(

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from peftkit.cli import main
 from peftkit.distributed.accelerator import AcceleratorOptions, init_accelerator, make_accelerator, shutdown
 from peftkit.distributed.environment_variables import (
     BOOLEANS,
     CONFIGURATION_KEYS,
+    FRAMEWORKS,
     VARIABLES,
     environment_notice,
     ignore_environment_variables,
@@ -271,3 +273,11 @@ def test_a_rank_without_a_launch_is_the_main_process() -> None:
     assert is_main_process({})
     assert is_main_process({"RANK": "0", "WORLD_SIZE": "2"})
     assert not is_main_process({"RANK": "1", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS.names.split())
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_commands_remove_what_hides_torch(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["list", "tasks"]) == 0
+    assert name not in os.environ
