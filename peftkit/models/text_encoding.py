@@ -73,7 +73,7 @@ def detect_special_tokens(tokenizer: PreTrainedTokenizerBase, *, target: bool = 
         target: whether to use the template for targets of an encoder-decoder.
 
     Raises:
-        InputError: the tokenizer adds special tokens, but encodes no text from which they can be told apart.
+        InputError: the tokenizer adds special tokens, but encodes no text that separates them.
     """
     for probe in _probes(tokenizer):
         try:

@@ -159,7 +159,7 @@ def test_special_tokens_are_found_whatever_the_vocabulary(tok: Any) -> None:
     assert [*row["source"], *row["candidates"][0]] == ids
 
 
-def test_special_tokens_that_cannot_be_told_from_a_text_are_an_error() -> None:
+def test_special_tokens_without_any_text_between_them_are_an_error() -> None:
     tok = bare_tokenizer(models.WordLevel({"<s>": 0, "</s>": 1}, unk_token="[UNK]"))
     decoder = CausalLM(tok, SimpleNamespace(vocab_size=100, pad_token_id=0), 64, 64)
     (problem,) = decoder.special_token_problems()
