@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from peftkit.components import Component, Method, Preset
 from peftkit.components.class_checks import check_class, check_name, check_options, component_name
 from peftkit.components.component import LazyComponent
 from peftkit.components.preset import preset_class
+from peftkit.distributed.environment_variables import is_main_process
 from peftkit.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins.registry import BASE_CLASSES, Entry, Failure, Kind, Registry
@@ -73,7 +73,7 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
     """
     selected, excluded = select_plugins(points, only)
     registry = _Loader(selected).registry([name for name, _ in excluded])
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         for failure in registry.failures:
             _warn(failure)
     return registry
