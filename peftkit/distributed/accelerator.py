@@ -92,7 +92,10 @@ def make_accelerator(**options: Any) -> Accelerator:
 
 
 def _ignoring_variables(make: Callable[[], Accelerator], *, single_process: bool = False) -> Accelerator:
-    """Make an Accelerator without the ignored variables; restore them if it fails (``shutdown`` does otherwise).
+    """Make an Accelerator without the ignored variables.
+
+    If it fails, the variables and Accelerate's state are restored, as ``shutdown`` does otherwise: half of a state would
+    fail the next run of the process.
 
     Raises:
         RunError: Accelerate failed, for example on a variable of another launcher.
@@ -101,7 +104,7 @@ def _ignoring_variables(make: Callable[[], Accelerator], *, single_process: bool
     try:
         return make()
     except BaseException as error:
-        restore_environment_variables()
+        _reset_state()
         if isinstance(error, Exception) and not isinstance(error, PeftkitError):
             raise RunError(f"the launch failed in Accelerate: {summarize_error(error)}") from error
         raise
@@ -157,6 +160,10 @@ def shutdown(accelerator: Accelerator) -> None:
     # The model's wrapper must not be the last reference to the process group: torch may hang when it is freed.
     gc.collect()
     accelerator.end_training()
+    _reset_state()
+
+
+def _reset_state() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     restore_environment_variables()
