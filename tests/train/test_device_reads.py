@@ -37,8 +37,8 @@ READS_BY_PEFT = {
     "vblora": "it checks its logits",
     "waveft": "it selects coefficients by a mask",
 }
-"""Methods for which peft reads values in a step, with the reason; where that fails without values, they are also counted
-on the model."""
+"""Methods for which peft reads values in a step, with the reason. Some are counted on the model, since that fails without
+values."""
 
 
 PEFT_PLACES = ("tuners/", "torch/distributions/", "op_counter.py")

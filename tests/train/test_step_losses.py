@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-import inspect
 import pickle
 from collections.abc import Callable
 from copy import copy
