@@ -27,6 +27,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.mac_counting import make_mac_counter
+from peftkit.train.optim import is_fused
 
 Microbatches = list[dict[str, Tensor]]
 MAX_RANDOM_PARAMETERS = 1_000_000_000
@@ -239,7 +240,8 @@ def _activation_bytes(recipe: Recipe, simulated: SimulatedSteps, gradient_bytes:
     number, counter = min(2, recipe.train.gradient_accumulation_steps), simulated.mac_counter
     microbatches = {id(each): each for each in simulated.largest.values()}.values()
     largest = max(counter.step_bytes([microbatch] * number) for microbatch in microbatches)
-    return max(largest, gradient_bytes + counter.optimizer.intermediate_bytes) - gradient_bytes
+    intermediate_bytes = 0 if is_fused(recipe.train) else counter.optimizer.intermediate_bytes
+    return max(largest, gradient_bytes + intermediate_bytes) - gradient_bytes
 
 
 def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str) -> SimulatedSteps:

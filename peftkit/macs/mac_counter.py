@@ -301,19 +301,35 @@ def _step_bytes(shadow: ShadowModel, loss: Loss, microbatches: Sequence[dict[str
         inputs = [shadow.prepare(microbatch) for microbatch in microbatches]
         memory = PeakMemory()
         memory.exclude((*model.parameters(), *model.buffers()))
-        try:
-            with OpCounter(), memory:  # OpCounter guesses truth values that tensors without values lack
-                for batch in inputs:
-                    loss(model, batch).backward()  # type: ignore[no-untyped-call]
-        finally:
-            model.zero_grad(set_to_none=True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with OpCounter(), memory:  # OpCounter guesses truth values that tensors without values lack
+            # Not with backward, which copies a gradient that is watched instead of keeping it.
+            gradients = torch.autograd.grad(loss(model, inputs[0]), trained, allow_unused=True)
+            for batch in inputs[1:]:
+                _run_without_gradients(loss(model, batch), trained)
+            del gradients
     return memory.peak
+
+
+def _run_without_gradients(loss: Tensor, trained: Sequence[nn.Parameter]) -> None:
+    """Run a backward pass that drops each gradient, as one that is added to that of an earlier microbatch."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [parameter.register_post_accumulate_grad_hook(drop) for parameter in trained]
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> OptimizerCosts:
     """Count an optimizer step over zeros in the shapes of the trainable parameters.
 
-    The second step is counted, because the first one also creates the optimizer's state.
+    The second step is counted, because the first one also creates the optimizer's state. Fused kernels cannot be
+    counted, so others are.
     """
     stand_in = nn.Module()
     for key, parameter in model.named_parameters():
@@ -323,7 +339,6 @@ def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> OptimizerCos
             stand_in._parameters[key] = zeros  # not registered: the names have dots, as in the model
     optimizer, operations, state_bytes, intermediate_bytes = make(stand_in), 0, 0, 0
     for group in optimizer.param_groups:
-        is_fused = bool(group.get("fused"))
         group |= {key: False for key in ("fused", "foreach") if key in group}  # their kernels cannot be counted
         # Parameters of one shape and dtype cost the same.
         same_kind = groupby(sorted(group["params"], key=_shape_and_dtype), key=_shape_and_dtype)
@@ -333,7 +348,7 @@ def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> OptimizerCos
             memory = PeakMemory()
             with OpCounter() as counter, memory:
                 optimizer.step()
-            intermediate_bytes = max(intermediate_bytes, 0 if is_fused else memory.peak)
+            intermediate_bytes = max(intermediate_bytes, memory.peak)
             operations += counter.elementwise * (1 + len(others))
             state = [value for value in optimizer.state[first].values() if isinstance(value, Tensor)]
             state_bytes += sum(value.numel() * value.element_size() for value in state) * (1 + len(others))

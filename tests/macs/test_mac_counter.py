@@ -315,8 +315,6 @@ def test_the_memory_of_a_step_is_counted(copies: int, monkeypatch: pytest.Monkey
     # Two outputs, the square's and the loss's gradient, and the gradients of weights: not the weights.
     assert 4 * size < whole < 8 * size + 2 * 8 * 8 * 4
     assert whole < MacCounter(model, model_loss).step_bytes([rows, rows])
-    model.first.requires_grad_(False)
-    assert MacCounter(model, model_loss).step_bytes([rows]) <= whole - size
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -37,8 +37,7 @@ READS_BY_PEFT = {
     "vblora": "it checks its logits",
     "waveft": "it selects coefficients by a mask",
 }
-"""Methods for which peft reads values in a step, with the reason. Some are counted on the model, since that fails without
-values."""
+"""Methods for which peft reads values in a step, with the reason; some are counted on the model for it."""
 
 
 PEFT_PLACES = ("tuners/", "torch/distributions/", "op_counter.py")
