@@ -27,6 +27,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.mac_counting import make_mac_counter
+from peftkit.train.optim import is_fused
 
 Microbatches = list[dict[str, Tensor]]
 MAX_RANDOM_PARAMETERS = 1_000_000_000
@@ -66,7 +67,7 @@ class CostEstimate:
     gradient_bytes: int
     optimizer_bytes: int
     activation_bytes: int
-    """Activations that are kept for the backward pass of the largest microbatch."""
+    """Activations and intermediate results that the largest step holds at a time."""
     checkpoint_bytes: int
     seconds_per_step: float | None = None
     """Measured on this machine; None without a trial."""
@@ -135,8 +136,14 @@ class SimulatedSteps:
     """Progress after each step, without time and energy."""
     macs: list[int]
     """Forward and backward multiply-accumulates of each step."""
-    largest_microbatch: dict[str, Tensor]
-    """The microbatch with the most tokens."""
+    largest: dict[str, dict[str, Tensor]]
+    """By the name of each tensor, the microbatch in which it is largest."""
+
+    def note(self, microbatch: dict[str, Tensor]) -> None:
+        """Keep a microbatch if one of its tensors is the largest so far."""
+        for key, value in microbatch.items():
+            if key not in self.largest or value.numel() > self.largest[key][key].numel():
+                self.largest[key] = microbatch
 
 
 @dataclass(frozen=True)
@@ -196,7 +203,7 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
     mean = sum(macs) / len(macs)
     seconds = _time_steps(recipe, registry, mean) if trial else None
     steps = _predict_steps(recipe, simulated, seconds)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     timings: dict[str, Any] = {}
     if seconds is not None:
         timings = {
@@ -219,12 +226,22 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         gmacs=None if steps is None else _sum_macs(macs, steps) / 1e9,
         optimizer_gops_per_step=mac_counter.optimizer_elementwise / 1e9,
         weight_bytes=_weight_bytes(recipe, model),
-        gradient_bytes=sum(p.numel() * p.element_size() for p in trained),
-        optimizer_bytes=mac_counter.optimizer_bytes,
-        activation_bytes=mac_counter.activation_bytes(simulated.largest_microbatch),
+        gradient_bytes=gradient_bytes,
+        optimizer_bytes=mac_counter.optimizer.state_bytes,
+        activation_bytes=_activation_bytes(recipe, simulated, gradient_bytes),
         checkpoint_bytes=recipe.method.checkpoint_bytes(model),
         **timings,
     )
+
+
+def _activation_bytes(recipe: Recipe, simulated: SimulatedSteps, gradient_bytes: int) -> int:
+    """The most bytes that a step holds beside weights, gradients and the optimizer's state."""
+    # Gradients of earlier microbatches are there while the last one is computed.
+    number, counter = min(2, recipe.train.gradient_accumulation_steps), simulated.mac_counter
+    microbatches = {id(each): each for each in simulated.largest.values()}.values()
+    largest = max(counter.step_bytes([microbatch] * number) for microbatch in microbatches)
+    intermediate_bytes = 0 if is_fused(recipe.train) else counter.optimizer.intermediate_bytes
+    return max(largest, gradient_bytes + intermediate_bytes) - gradient_bytes
 
 
 def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str) -> SimulatedSteps:
@@ -235,7 +252,6 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
     steps_per_epoch = data.steps_per_epoch(batch)
     unknown = ("seconds", "joules") if steps_per_epoch else ("seconds", "joules", "epochs")
     budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
-    most_tokens = 0
     min_steps = min(MIN_STEPS, steps_per_epoch or MIN_STEPS)
     limited = any(limit is not None for _, limit in budget)
     max_steps = min_steps
@@ -246,9 +262,7 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
         simulated.macs.append(counted.step_macs.forward_macs + counted.step_macs.backward_macs)
         simulated.progress.append(progress)
         for microbatch in counted.microbatches:
-            if microbatch["input_ids"].numel() > most_tokens:
-                most_tokens = microbatch["input_ids"].numel()
-                simulated.largest_microbatch.update(microbatch)
+            simulated.note(microbatch)
         if progress.step >= min_steps and (not limited or budget_used(budget, progress) >= 1):
             break
     return simulated

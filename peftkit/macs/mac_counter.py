@@ -15,7 +15,7 @@ import gc
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 
 from peftkit.errors import RunError
 from peftkit.macs.length_polynomial import LengthPolynomial, Lengths
 from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.peak_memory import PeakMemory
 from peftkit.macs.plain_attention import plain_attention
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -54,6 +54,17 @@ class StepMacs(NamedTuple):
     def plus(self, other: StepMacs) -> StepMacs:
         """Add another pass."""
         return StepMacs(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class OptimizerCosts(NamedTuple):
+    """Costs of an optimizer step."""
+
+    elementwise: int
+    """Numbers that its operations process."""
+    state_bytes: int
+    """The size of the state that it keeps."""
+    intermediate_bytes: int
+    """The most that it holds of intermediate results at a time."""
 
 
 @dataclass
@@ -136,8 +147,8 @@ class MacCounter:
         self, model: nn.Module, loss: Loss, optimizer: MakeOptimizer | None = None, *, has_all_weights: bool = True
     ) -> None:
         self.model, self.loss, self.has_all_weights = model, loss, has_all_weights
-        self.optimizer_elementwise = self.optimizer_bytes = 0
-        """Element-wise operations of one optimizer step, and the size of the optimizer's state in bytes."""
+        self.optimizer = OptimizerCosts(0, 0, 0)
+        """Costs of an optimizer step; zeros without an optimizer."""
         started = time.perf_counter()
         self._counted: dict[tuple[Shapes, RequiresGrad], StepMacs] = {}
         self._families: dict[tuple[Shapes, RequiresGrad], ShapeFamily] = defaultdict(ShapeFamily)
@@ -146,9 +157,14 @@ class MacCounter:
         self._shadow = next(self._shadows, None)  # now, before anything wraps the model
         self._guess_is_harmless = False
         if optimizer is not None:
-            self.optimizer_elementwise, self.optimizer_bytes = self._count_optimizer(optimizer)
+            self.optimizer = self._count_optimizer(optimizer)
         self.seconds = time.perf_counter() - started
         """Time spent on counting."""
+
+    @property
+    def optimizer_elementwise(self) -> int:
+        """Element-wise operations of an optimizer step."""
+        return self.optimizer.elementwise
 
     def count(self, batch: dict[str, Tensor]) -> StepMacs:
         """Count a forward and backward pass over one process's batch.
@@ -216,22 +232,25 @@ class MacCounter:
             )
         return self._count_on(ShadowModel(self.model), batch)[0]
 
-    def activation_bytes(self, batch: dict[str, Tensor]) -> int:
-        """Return the bytes of activations that a forward pass keeps for the backward pass, without the weights.
+    def step_bytes(self, microbatches: Sequence[dict[str, Tensor]]) -> int:
+        """Return the most bytes that a step holds at a time, beside the weights and the optimizer's state.
 
-        Attention runs with the kernels of the model's device where the copy allows it.
+        These are activations, gradients and intermediate results of the forward and backward passes. Attention runs
+        with the kernels of the model's device where the copy allows it.
+
+        Args:
+            microbatches: The microbatches of the step; tensors of shape (rows, length).
 
         Raises:
-            RunError: The pass fails on every copy and on the model.
+            RunError: The step fails on every copy and on the model.
         """
         # Fake tensors first, since they dispatch to the device's kernels.
         for shadow in (*reversed([*_shadow_models(self.model)]), ShadowModel(self.model)):
             with suppress(*VALUE_ERRORS):
-                return _saved_activation_bytes(shadow, self.loss, batch)
-        raise RunError("the size of the activations cannot be estimated without the model's weights")
+                return _step_bytes(shadow, self.loss, microbatches)
+        raise RunError("the memory of a step cannot be estimated without the model's weights")
 
-    def _count_optimizer(self, make: MakeOptimizer) -> tuple[int, int]:
-        """Return the element-wise operations of an optimizer step and the bytes of its state."""
+    def _count_optimizer(self, make: MakeOptimizer) -> OptimizerCosts:
         try:
             with torch.device("meta"):
                 return _count_optimizer_step(make, self.model)
@@ -276,29 +295,41 @@ def _parameter_slots(model: nn.Module) -> list[tuple[dict[str, nn.Parameter | No
     return [(parameters, key) for parameters, key in slots if parameters[key] is not None]
 
 
-def _saved_activation_bytes(shadow: ShadowModel, loss: Loss, batch: dict[str, Tensor]) -> int:
+def _step_bytes(shadow: ShadowModel, loss: Loss, microbatches: Sequence[dict[str, Tensor]]) -> int:
     model = shadow.model
-    # Storages are compared by object, because tensors on meta have no address.
-    weights = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    saved: dict[int, tuple[Tensor, int]] = {}  # with the tensor, or a freed storage's object could be reused
-
-    def save(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            saved[storage._cdata] = (tensor, storage.nbytes())
-        return tensor
-
-    with torch.random.fork_rng(devices=[]), shadow.mode, saved_tensors_hooks(save, lambda tensor: tensor):
-        inputs = shadow.prepare(batch)
-        with OpCounter():  # which guesses truth values that tensors without values lack
-            loss(model, inputs)
-    return sum(size for _, size in saved.values())
+    with torch.random.fork_rng(devices=[]), _quiet_fake_tensors(), shadow.mode:
+        inputs = [shadow.prepare(microbatch) for microbatch in microbatches]
+        memory = PeakMemory()
+        memory.exclude((*model.parameters(), *model.buffers()))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with OpCounter(), memory:  # OpCounter guesses truth values that tensors without values lack
+            # Not with backward, which copies a gradient that is watched instead of keeping it.
+            gradients = torch.autograd.grad(loss(model, inputs[0]), trained, allow_unused=True)
+            for batch in inputs[1:]:
+                _run_without_gradients(loss(model, batch), trained)
+            del gradients
+    return memory.peak
 
 
-def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> tuple[int, int]:
+def _run_without_gradients(loss: Tensor, trained: Sequence[nn.Parameter]) -> None:
+    """Run a backward pass that drops each gradient, as one that is added to that of an earlier microbatch."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [parameter.register_post_accumulate_grad_hook(drop) for parameter in trained]
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> OptimizerCosts:
     """Count an optimizer step over zeros in the shapes of the trainable parameters.
 
-    The second step is counted, because the first one also creates the optimizer's state.
+    The second step is counted, because the first one also creates the optimizer's state. Fused kernels cannot be
+    counted, so others are.
     """
     stand_in = nn.Module()
     for key, parameter in model.named_parameters():
@@ -306,7 +337,7 @@ def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> tuple[int, i
             zeros = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype))
             zeros.grad = torch.zeros_like(zeros)
             stand_in._parameters[key] = zeros  # not registered: the names have dots, as in the model
-    optimizer, operations, state_bytes = make(stand_in), 0, 0
+    optimizer, operations, state_bytes, intermediate_bytes = make(stand_in), 0, 0, 0
     for group in optimizer.param_groups:
         group |= {key: False for key in ("fused", "foreach") if key in group}  # their kernels cannot be counted
         # Parameters of one shape and dtype cost the same.
@@ -314,12 +345,14 @@ def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> tuple[int, i
         for first, *others in (list(parameters) for _, parameters in same_kind):
             optimizer.param_groups = [group | {"params": [first]}]
             optimizer.step()
-            with OpCounter() as counter:
+            memory = PeakMemory()
+            with OpCounter() as counter, memory:
                 optimizer.step()
+            intermediate_bytes = max(intermediate_bytes, memory.peak)
             operations += counter.elementwise * (1 + len(others))
             state = [value for value in optimizer.state[first].values() if isinstance(value, Tensor)]
             state_bytes += sum(value.numel() * value.element_size() for value in state) * (1 + len(others))
-    return operations, state_bytes
+    return OptimizerCosts(operations, state_bytes, intermediate_bytes)
 
 
 def _shape_and_dtype(parameter: nn.Parameter) -> tuple[tuple[int, ...], str]:

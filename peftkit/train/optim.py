@@ -22,8 +22,8 @@ FIXED_RATE = {"scale_parameter": False, "relative_step": False, "warmup_init": F
 """Adafactor (Shazeer and Stern, 2018) with the recipe's learning rate, as is usual for fine-tuning T5."""
 FUSED = ("adam", "adamw")
 """Optimizers that are fused by default, as in `Trainer`: an update takes a fraction of the time."""
-NOT_FUSED = {"fused", "foreach", "differentiable"}
-"""Options of an optimizer that decide about its kernel, or exclude a fused one."""
+NOT_FUSED = {"foreach", "differentiable"}
+"""Options of an optimizer that exclude a fused kernel."""
 TICKS = 1_000_000
 """Steps into which the budget is divided for the schedules of transformers, which count steps."""
 
@@ -77,7 +77,7 @@ def _create(train: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
     else:
         class_names = {key.lower(): key for key in torch_optimizers()}
         kind, defaults = getattr(torch.optim, class_names[name]), {}
-    if name in FUSED and not NOT_FUSED & train.optimizer_options.keys() and _on_devices_with_kernels(groups):
+    if "fused" not in train.optimizer_options and is_fused(train) and _on_devices_with_kernels(groups):
         defaults["fused"] = True
     options = {**defaults, "lr": train.learning_rate, **train.optimizer_options}
     try:
@@ -85,6 +85,17 @@ def _create(train: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"train.optimizer_options: {train.optimizer} does not accept them: {error}") from error
     return optimizer
+
+
+def is_fused(train: TrainConfig) -> bool:
+    """Whether one kernel updates each parameter, without intermediate results.
+
+    Args:
+        train: The recipe's ``[train]`` table.
+    """
+    if "fused" in train.optimizer_options:
+        return bool(train.optimizer_options["fused"])
+    return train.optimizer.lower() in FUSED and not NOT_FUSED & train.optimizer_options.keys()
 
 
 def _on_devices_with_kernels(groups: list[dict[str, Any]]) -> bool:

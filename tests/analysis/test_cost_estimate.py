@@ -245,7 +245,7 @@ def test_a_sample_of_hub_data_is_read(
     estimate = estimate_cost(recipe, registry, trial=True)
     assert estimate.steps_per_epoch == 15
     assert estimate.steps == 30
-    assert estimate.gmacs == pytest.approx(recorded_gmacs, rel=0.05)  # estimated from 40 of 60 rows
+    assert estimate.gmacs == pytest.approx(recorded_gmacs, rel=0.1)  # estimated from 40 of 60 rows
     assert estimate.seconds_per_step
     builder.info.splits = None  # the number of rows is not published
     estimate = estimate_cost(recipe, registry)

@@ -291,7 +291,7 @@ def test_an_optimizer_step_covers_all_its_tensors(name: str, make: Make) -> None
     kept = [value for tensors in optimizer.state.values() for value in tensors.values() if isinstance(value, Tensor)]
     mac_counter = MacCounter(model, model_loss, partial(make_optimizer, recipe))
     assert mac_counter.optimizer_elementwise == op_counter.elementwise > 0
-    assert mac_counter.optimizer_bytes == sum(value.numel() * value.element_size() for value in kept)
+    assert mac_counter.optimizer.state_bytes == sum(value.numel() * value.element_size() for value in kept)
 
 
 class Layer(nn.Module):
@@ -306,25 +306,25 @@ class Layer(nn.Module):
 
 
 @pytest.mark.parametrize("copies", [0, 1, 2])
-def test_activations_are_counted_in_bytes(copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_step_is_counted(copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts on the model, on its copy on ``meta``, and on fake tensors."""
     monkeypatch.setattr(mac_counter, "_shadow_models", lambda model, make=_shadow_models: islice(make(model), copies))
     model, size = Layer(), 4 * 8 * 4
     rows = {"inputs": torch.ones(4, 8)}
-    # The inputs of both layers and of the square; weights are not activations.
-    assert MacCounter(model, model_loss).activation_bytes(rows) == 3 * size
-    model.first.requires_grad_(False)
-    assert MacCounter(model, model_loss).activation_bytes(rows) == 2 * size
+    whole = MacCounter(model, model_loss).step_bytes([rows])
+    # Two outputs, the square's and the loss's gradient, and the gradients of weights: not the weights.
+    assert 4 * size < whole < 8 * size + 2 * 8 * 8 * 4
+    assert whole < MacCounter(model, model_loss).step_bytes([rows, rows])
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_uncountable_activations_are_an_error() -> None:
+def test_a_step_that_cannot_be_counted_is_an_error() -> None:
     def failing(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
         raise RuntimeError("it fails")
 
     counter = MacCounter(Layer(), failing)
     with pytest.raises(RunError, match="cannot be estimated without"):
-        counter.activation_bytes({"inputs": torch.ones(4, 8)})
+        counter.step_bytes([{"inputs": torch.ones(4, 8)}])
 
 
 def test_verification_counts_follow_each_doubling_of_interpolated_shapes() -> None:
@@ -355,7 +355,7 @@ def test_an_optimizer_that_needs_values_is_counted_on_zeros() -> None:
         return lambda copy: kind(copy.parameters(), lr=0.1, momentum=0.9)
 
     counters = [MacCounter(model, model_loss, make(kind)) for kind in (ByValue, torch.optim.SGD)]
-    assert counters[0].optimizer_bytes == counters[1].optimizer_bytes == 2 * 8 * 8 * 4
+    assert counters[0].optimizer.state_bytes == counters[1].optimizer.state_bytes == 2 * 8 * 8 * 4
     assert counters[0].optimizer_elementwise >= counters[1].optimizer_elementwise > 0
 
 
