@@ -119,12 +119,13 @@ def _objective_conflicts(recipe: Recipe, spec: RunSpec) -> Iterator[Conflict]:
         text = f"no installed objective is for tasks of the kind {kind!r} of {task.name!r}; install a plugin with one"
         yield ("task", "name"), text
         return
-    fitting = [each for each in recipe.objectives if spec.model_kind is None or spec.model_kind in each.families]
+    fitting = recipe.objectives_for(spec.model_kind)
     if not fitting:
         families = comma_separated(sorted({family for each in recipe.objectives for family in each.families}))
-        key = ("task", "name") if recipe.objective is None else ("objective", "name")
-        subject = f"{task.name!r} is a {kind} task, which" if recipe.objective is None else f"{recipe.objective.name!r}"
-        yield key, f"{subject} has no objective for a model of kind {spec.model_kind!r}; use one of kind {families}"
+        key, text = ("task", "name"), f"{task.name!r} is a {kind} task, which has no objective for a model of kind"
+        if recipe.objective is not None:
+            key, text = ("objective", "name"), f"{recipe.objective.name!r} is not for models of kind"
+        yield key, f"{text} {spec.model_kind!r}; use one of kind {families}"
     elif len(fitting) > 1 and spec.model_kind is not None:
         names = comma_separated([each.model_fields["name"].default for each in fitting])
         yield ("objective",), f"several objectives are for {kind} tasks and this model; choose one by name: {names}"
@@ -138,7 +139,7 @@ def _metric_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
         if kind not in type(metric).kinds:
             kinds = comma_separated(type(metric).kinds)
             conflicts.append((path, f"{metric.name!r} scores {kinds}, and {task.name!r} is {kind}"))
-        fitting = [o for o in recipe.objectives if spec.model_kind is not None and spec.model_kind in o.families]
+        fitting = recipe.objectives_for(spec.model_kind) if spec.model_kind is not None else ()
         if metric.input == "teacher_forced" and any(each.teacher_force is Objective.teacher_force for each in fitting):
             text = f"{metric.name!r} scores the tokens of targets, which the objective for this model does not predict"
             conflicts.append((path, text))

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from peftkit.components import Callback, Method, Metric, ModelKind, Objective, Task
+from peftkit.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.file_formats import RECIPE_FORMAT
 from peftkit.recipe.component_tables import component_validator
 from peftkit.recipe.tables import ConfigTable, EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
@@ -40,7 +41,8 @@ class Recipe(ConfigTable):
     task: Annotated[SerializeAsAny[Task], component_validator("task")]
     method: Annotated[SerializeAsAny[Method], component_validator("method")]
     objective: Annotated[SerializeAsAny[Objective], component_validator("objective")] | None = None
-    """How the task's examples are trained and scored; defaults to the objective of the task's kind and the model."""
+    """How the task's examples are trained and scored; defaults to the built-in objective for the task's kind and
+    the model, or that of a plugin if there is none."""
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     metric: tuple[Annotated[SerializeAsAny[Metric], component_validator("metric")], ...] = ()
@@ -48,6 +50,8 @@ class Recipe(ConfigTable):
     track: TrackConfig = TrackConfig()
     _objectives: tuple[type[Objective], ...] = PrivateAttr(default=())
     """The installed objectives of the task's kind."""
+    _built_in: frozenset[type[Objective]] = PrivateAttr(default=frozenset())
+    """Those of them that are part of peftkit."""
 
     @model_validator(mode="after")
     def _find_objectives(self, info: ValidationInfo) -> Recipe:
@@ -55,14 +59,27 @@ class Recipe(ConfigTable):
         registry: Any = (info.context or {}).get("registry")
         if registry is not None:
             kind = type(self.task).kind
-            installed = (entry.component for entry in registry.all("objective").values())
-            self._objectives = tuple(each for each in installed if each.task_kind == kind)
+            entries = [each for each in registry.all("objective").values() if each.component.task_kind == kind]
+            self._objectives = tuple(each.component for each in entries)
+            self._built_in = frozenset(e.component for e in entries if e.distribution == BUILTIN_DISTRIBUTION)
         return self
 
     @property
     def objectives(self) -> tuple[type[Objective], ...]:
         """The installed objectives of the task's kind, or the one that the recipe names."""
         return self._objectives if self.objective is None else (type(self.objective),)
+
+    def objectives_for(self, kind: ModelKind | None) -> tuple[type[Objective], ...]:
+        """Return the objectives for a kind of model, of which there must be one.
+
+        An objective of a plugin is not used unless the recipe names it or no built-in one fits, so that installing a
+        plugin changes no recipe.
+
+        Args:
+            kind: The kind of model; None for any.
+        """
+        fitting = tuple(each for each in self.objectives if kind is None or kind in each.families)
+        return tuple(each for each in fitting if each in self._built_in) or fitting
 
     def objective_for(self, kind: ModelKind) -> Objective:
         """Return the objective for a kind of model.
@@ -75,9 +92,8 @@ class Recipe(ConfigTable):
         """
         if self.objective is not None:
             return self.objective
-        for each in self._objectives:
-            if kind in each.families:
-                return each()  # type: ignore[call-arg]
+        for each in self.objectives_for(kind):
+            return each()  # type: ignore[call-arg]
         raise LookupError(f"no objective for the task {self.task.name!r} and a model of kind {kind!r}")
 
     @classmethod
