@@ -22,7 +22,10 @@ def component_validator(kind: Kind) -> PlainValidator:
     def validate(value: Any, info: ValidationInfo) -> Component:
         if isinstance(value, Component):
             return value
-        registry: Registry = (info.context or {})["registry"]
+        context = info.context or {}
+        if value is None and context.get("partial"):  # in the place of an invalid component
+            return None  # type: ignore[return-value]
+        registry: Registry = context["registry"]
         known = _suitable_names(kind, registry, info.data.get("task"))
         if not isinstance(value, dict):
             example = value if value in known else next(iter(known), "…")

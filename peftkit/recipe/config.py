@@ -49,7 +49,7 @@ class Recipe(ConfigTable):
     callback: tuple[Annotated[SerializeAsAny[Callback], component_validator("callback")], ...] = ()
     track: TrackConfig = TrackConfig()
     _objectives: tuple[type[Objective], ...] = PrivateAttr(default=())
-    """The installed objectives of the task's kind."""
+    """The installed objectives."""
     _built_in: frozenset[type[Objective]] = PrivateAttr(default=frozenset())
     """Those of them that are part of peftkit."""
 
@@ -58,8 +58,7 @@ class Recipe(ConfigTable):
         """Remember the installed objectives, since the model's config may be on the Hub."""
         registry: Any = (info.context or {}).get("registry")
         if registry is not None:
-            kind = type(self.task).kind
-            entries = [each for each in registry.all("objective").values() if each.component.task_kind == kind]
+            entries = registry.all("objective").values()
             self._objectives = tuple(each.component for each in entries)
             self._built_in = frozenset(e.component for e in entries if e.distribution == BUILTIN_DISTRIBUTION)
         return self
@@ -67,7 +66,9 @@ class Recipe(ConfigTable):
     @property
     def objectives(self) -> tuple[type[Objective], ...]:
         """The installed objectives of the task's kind, or the one that the recipe names."""
-        return self._objectives if self.objective is None else (type(self.objective),)
+        if self.objective is not None:
+            return (type(self.objective),)
+        return tuple(each for each in self._objectives if each.task_kind == type(self.task).kind)
 
     def objectives_for(self, kind: ModelKind | None) -> tuple[type[Objective], ...]:
         """Return the objectives for a kind of model, of which there must be one.

@@ -51,7 +51,7 @@ def describe_errors(error: ValidationError, raw: RawRecipe, components: Componen
     """
     messages: Messages = {}
     for details in error.errors(include_url=False):
-        path = _key_path(details, raw.data)
+        path = key_path(details, raw.data)
         if path not in messages:
             messages[path] = _message(details, path, raw, components)
     return messages
@@ -105,8 +105,13 @@ def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
         yield path, value
 
 
-def _key_path(details: ErrorDetails, data: Any) -> KeyPath:
-    """Return pydantic's location without the parts for unions and tags, which are not keys of the recipe."""
+def key_path(details: ErrorDetails, data: Any) -> KeyPath:
+    """Return pydantic's location without the parts for unions and tags, which are not keys of the recipe.
+
+    Args:
+        details: An error of pydantic.
+        data: The recipe as plain data.
+    """
     path: list[str | int] = []
     loc = details["loc"]
     for index, part in enumerate(loc):
