@@ -14,7 +14,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
-from peftkit.recipe.partial_recipe import known
+from peftkit.recipe.partial_recipe import known, without_keys
 from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -48,7 +48,7 @@ def check_recipe(
         registry: The installed components.
         overrides: ``key.path=value`` texts that override keys of the file.
         data: Whether to check the data of the task; None to check them if they are on this machine.
-        further: Finds more problems of keys that have none; it may read invalid ones.
+        further: Finds more problems; it ends where it reads a key that has some already.
 
     Returns:
         All problems.
@@ -69,7 +69,7 @@ def check_recipe(
                 target.append((("task", problem.option), problem.text))
         errors += _option_conflicts(recipe)
         with known():
-            errors += [conflict for conflict in further(recipe) if not _is_reported(conflict[0], errors)]
+            errors += further(without_keys(recipe, [key for key, _ in errors]))
         invalid = {key for key, _ in errors}
         warnings += [conflict for conflict in _device_conflicts(recipe) if conflict[0] not in invalid]
     valid = recipe if not errors else None
@@ -79,11 +79,6 @@ def check_recipe(
 
 def _data_problems(recipe: Recipe, *, download: bool) -> Sequence[OptionProblem]:
     return _call(recipe.task, lambda task: task.find_data_problems(download=download))
-
-
-def _is_reported(key: KeyPath, errors: Iterable[Conflict]) -> bool:
-    """Return whether there is an error of a key, or of one in it or around it."""
-    return any(key[: len(other)] == other[: len(key)] for other, _ in errors)
 
 
 def check_method_options(recipe: Recipe) -> None:

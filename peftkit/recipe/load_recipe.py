@@ -19,7 +19,7 @@ from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets
 from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import Recipe
-from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatches
+from peftkit.recipe.error_messages import Messages, describe_errors, to_json, type_mismatches
 from peftkit.recipe.partial_recipe import known, partial_recipe
 from peftkit.recipe.raw_recipe import MigratedKey, RawRecipe, format_key, load_raw, override_file
 from peftkit.recipe.resolve import model_config
@@ -102,16 +102,7 @@ def find_problems(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, li
     Raises:
         PluginError: A component raises while its incompatibilities are checked.
     """
-    _normalize_method_name(raw.data.get("method"), registry)
-    components = _component_classes(raw.data, registry)
-    _fill_defaults(raw, components)
-    contradictions = _fill_recipe_keys(raw, components)
-    invalid = type_mismatches(raw, components)
-    recipe: Recipe | None = None
-    try:
-        recipe = _validate(raw.data, registry)
-    except ValidationError as error:
-        invalid = describe_errors(error, raw, components) | invalid
+    recipe, invalid, contradictions = _validate_keys(raw, registry)
     if invalid:
         recipe = partial_recipe(raw.data, invalid, registry)
     conflicts = list(contradictions.items())
@@ -122,6 +113,29 @@ def find_problems(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, li
         conflicts += find_conflicts(recipe, config) + unmeasured_budgets(recipe, registry)
     valid = [(key, text) for key, text in conflicts if key not in invalid]
     return recipe, list(dict.fromkeys([*invalid.items(), *valid]))
+
+
+def find_invalid_keys(raw: RawRecipe, registry: Registry) -> list[Problem]:
+    """Return the keys of a recipe that are invalid by themselves, such as those of the only table that it has.
+
+    Args:
+        raw: The recipe as plain data.
+        registry: The installed components.
+    """
+    return sort_problems(_validate_keys(raw, registry)[1].items(), raw)
+
+
+def _validate_keys(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, Messages, Messages]:
+    """Return a recipe if its keys are valid, the invalid ones, and those that contradict the method."""
+    _normalize_method_name(raw.data.get("method"), registry)
+    components = _component_classes(raw.data, registry)
+    _fill_defaults(raw, components)
+    contradictions = _fill_recipe_keys(raw, components)
+    invalid = type_mismatches(raw, components)
+    try:
+        return _validate(raw.data, registry), invalid, contradictions
+    except ValidationError as error:
+        return None, describe_errors(error, raw, components) | invalid, contradictions
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from itertools import takewhile
 from types import MethodType
@@ -61,8 +62,29 @@ def partial_recipe(data: dict[str, Any], invalid: Iterable[KeyPath], registry: R
             if not all(paths):
                 return None
         else:
-            return cast("Recipe", _Partial(recipe, (), frozenset(removed)))
+            return cast("Recipe", _Partial(recipe, (), removed))
     return None
+
+
+def without_keys(recipe: Recipe, invalid: Iterable[KeyPath]) -> Recipe:
+    """Return a recipe that raises ``InvalidKeyError`` where one of some keys is read.
+
+    Args:
+        recipe: The recipe.
+        invalid: The paths of the keys; of a key in a component or a value, the whole of it cannot be read.
+    """
+    table = recipe._value if isinstance(recipe, _Partial) else recipe
+    paths = {_readable(table, path) for path in invalid}
+    return cast("Recipe", _Partial(table, (), paths | (recipe._invalid if isinstance(recipe, _Partial) else set())))
+
+
+def _readable(table: Any, path: KeyPath) -> KeyPath:
+    """Return the path of what is read as a whole: of a table's value, a component or an unknown key."""
+    for depth, key in enumerate(path):
+        if not isinstance(table, ConfigTable):
+            return path[:depth]
+        table = getattr(table, str(key), None)
+    return path
 
 
 def listed(recipe: Recipe, kind: Kind) -> Iterator[tuple[int, Component]]:
@@ -85,7 +107,7 @@ class _Partial:
         invalid: The paths of all invalid keys.
     """
 
-    def __init__(self, value: ConfigTable, path: KeyPath, invalid: frozenset[KeyPath]) -> None:
+    def __init__(self, value: ConfigTable, path: KeyPath, invalid: AbstractSet[KeyPath]) -> None:
         self._value = value
         self._path = path
         self._invalid = invalid

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import tomli_w
 
 from peftkit.plugins import Registry
 from peftkit.recipe.check_recipe import RecipeReport, check_recipe
-from peftkit.recipe.partial_recipe import InvalidKeyError, listed, partial_recipe
+from peftkit.recipe.partial_recipe import InvalidKeyError, listed, partial_recipe, without_keys
 from tests.recipe.conftest import CheckErrors
 
 Path_ = tuple[str | int, ...]
@@ -105,7 +105,7 @@ def check(folder: Path, registry: Registry, *faults: Fault) -> RecipeReport:
     for fault in faults:
         for path, value in fault.values.items():
             table: Any = tables
-            for key, following in zip(path[:-1], path[1:], strict=True):
+            for key, following in pairwise(path):
                 if isinstance(table, dict):
                     table = table.setdefault(key, [] if isinstance(following, int) else {})
                 else:
@@ -187,4 +187,8 @@ def test_an_invalid_key_cannot_be_read(rows: Path, registry: Registry) -> None:
     ):
         with pytest.raises(InvalidKeyError):
             read(recipe)
-    assert partial_recipe({}, [], registry) is not None
+    without = without_keys(recipe, [("train", "optimizer_options", "lr"), ("evaluate", "every"), ("run",)])
+    assert without.train.batch_size == 2
+    for read in (lambda r: r.train.optimizer_options, lambda r: r.evaluate.every, lambda r: r.run, lambda r: r.method):
+        with pytest.raises(InvalidKeyError):
+            read(without)
