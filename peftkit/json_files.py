@@ -11,17 +11,18 @@ from typing import Any
 from peftkit.errors import InputError
 
 
-def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
+def to_json(value: Mapping[str, Any], indent: int | None = None, *, escape: bool = False) -> str:
     """Write an object as JSON; NaN and infinity, which JSON lacks, become null.
 
     Args:
         value: The object.
         indent: Spaces per level; None for a single line.
+        escape: Whether to escape characters that ASCII lacks.
 
     Returns:
         The text.
     """
-    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=escape, allow_nan=False)
 
 
 def read_json(path: Path) -> Any:

@@ -212,7 +212,6 @@ def ci(environments: Sequence[Environment]) -> None:
         install_optional("deepspeed", "atheris")  # now, because nothing else runs in this environment
         for each in waited:
             each.result()
-    # With one process for each line, torch is imported and the tests are collected once for each.
     for jobs in JOBS:
         chosen = [(e, stage) for e, stage in jobs if e in environments or stage not in ("test", "matrix", "fuzz")]
         with ThreadPoolExecutor(min(2, processes())) as pool:
@@ -222,7 +221,9 @@ def ci(environments: Sequence[Environment]) -> None:
 
 
 def _job(job: tuple[Environment, str]) -> str:
-    """Run a stage in a subprocess, with half of the processes, and print its output when it ends.
+    """Run a stage in a subprocess, and print its output when it ends.
+
+    The longest one has as many processes as the machine has cores, and the stages beside it half as many.
 
     Returns:
         The stage's name if it failed, else an empty text.
@@ -232,7 +233,8 @@ def _job(job: tuple[Environment, str]) -> str:
     print(f"== {name} started", flush=True)
     start = time.monotonic()
     command = (sys.executable, __file__, stage, "--transformers", environment.transformers)
-    variables = environment_variables(PEFTKIT_PROCESSES=str(max(1, processes() // 2)))
+    workers = processes() if job == JOBS[0][0] else max(1, processes() // 2)
+    variables = environment_variables(PEFTKIT_PROCESSES=str(workers))
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         done = subprocess.run(
             command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT

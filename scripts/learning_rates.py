@@ -29,7 +29,8 @@ FAMILIES = ("WEIGHTS", "ROTATIONS", "MATRICES", "VECTORS", "SCALES", "PROMPTS")
 def methods(distribution: str) -> Sequence[type[Method]]:
     """The methods and presets that a distribution of this repository registers."""
     module = import_module(MODULES[distribution])
-    registered = {name_of(method): method for method in module.register_methods()}
+    classes = (getattr(method, "component", method) for method in module.register_methods())
+    registered = {name_of(method): method for method in classes}
     presets = getattr(module, "register_presets", list)()
     return [*registered.values(), *(preset_class(preset, registered[preset.method]) for preset in presets)]
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 import peftkit
 from peftkit.components import callback, family_services, inputs, model_parts, objective, preset, search_space
 from peftkit.components.component import Component
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
 
@@ -189,13 +190,12 @@ def of_component(component: type[Component]) -> str:
                 if text:
                     attributes.setdefault(name, (code(name), code(declared), shown, markdown(text)))
             elif name in component.model_fields and name != "name":
+                texts = option_descriptions(component)
                 field = component.model_fields[name]
                 default = (
                     "required" if field.is_required() else code(repr(field.get_default(call_default_factory=True)))
                 )
-                options.setdefault(
-                    name, (code(name), describe_field(field), default, markdown(field.description or ""))
-                )
+                options.setdefault(name, (code(name), describe_field(field), default, markdown(texts[name])))
         for name, value in vars(owner).items():
             documented = inspect.getdoc(value) or ""
             if name.startswith(("_", "model_")) or not documented:

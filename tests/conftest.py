@@ -103,8 +103,9 @@ AROUND = (
     "verify/test_stored_files.py",
 )
 """More tests that run with one version: they need a model, but the tested module imports none of these packages.
-Single tests of other files have the mark ``one_line``. The other tests of runs, the conformance suite, the recipe
-matrix and fuzzing run with both versions; only new heads meet the second one with the methods of ``QUICK``."""
+Single tests of other files have the mark ``one_line``, and slow ones get it, except those of methods: most of them
+repeat for further methods what others test. The other tests of runs, the conformance suite, the recipe matrix, the
+plugins' tests and fuzzing run with both versions."""
 
 QUICK = ("full", "lora", "prefix_tuning", "vera", "parallel_adapters", "none")
 """Methods for which tests of all methods run with ``-m "not slow"``."""
@@ -185,7 +186,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     chosen = [here / name for name in (*ONE_LINE, *AROUND)]
     for item in items:
-        if any(item.path.is_relative_to(path) for path in chosen):
+        repeats = item.get_closest_marker("slow") is not None and not item.path.is_relative_to(here / "methods")
+        if item.path.is_relative_to(here) and (repeats or any(item.path.is_relative_to(path) for path in chosen)):
             item.add_marker(pytest.mark.one_line)
 
 

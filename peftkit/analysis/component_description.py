@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from peftkit.components import Method, Metric, Objective, PublishedRate, Range, Task
 from peftkit.components.method_names import find_spelling
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe.type_names import aliases, describe_field
@@ -54,7 +55,7 @@ def find_components(name: str, registry: Registry) -> list[Entry]:
 def describe_component(entry: Entry) -> dict[str, Any]:
     """Describe a component: its text, options and incompatibilities, and what its kind adds, as JSON values."""
     component = entry.component
-    options = []
+    options, texts = [], option_descriptions(component)
     for key, field in component.model_fields.items():
         if key != "name":
             default = None if field.is_required() or field.default_factory else field.default
@@ -67,7 +68,7 @@ def describe_component(entry: Entry) -> dict[str, Any]:
                     "type": describe_field(field),
                     "required": field.is_required(),
                     "default": to_jsonable_python(default, fallback=str),
-                    "description": " ".join((field.description or "").split()),
+                    "description": " ".join(texts[key].split()),
                 }
             )
     described: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,12 +93,16 @@ class Run:
         return pd.DataFrame(RunDirectory(self.path).predictions(split))
 
     def predict(
-        self, inputs: str | Iterable[str | Mapping[str, Any]], *, batch_size: int | None = None
+        self,
+        inputs: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]] | pd.DataFrame,
+        *,
+        batch_size: int | None = None,
     ) -> list[dict[str, Any]]:
         """Predict for new inputs with the selected checkpoint; the model is loaded once and kept.
 
         Args:
-            inputs: Texts for the one field of the task's prompt, or rows with its fields.
+            inputs: Texts for the one field of the task's prompt, or rows with its fields; also one text or row alone,
+                and a DataFrame.
             batch_size: Examples per batch; None for the recipe's ``evaluate.batch_size``.
 
         Returns:
@@ -107,13 +112,14 @@ class Run:
             InputError: The run has not finished, or an input is invalid.
             RunError: The base model cannot be loaded.
         """
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size: must be at least 1, not {batch_size}")
         from peftkit.monitor.process_state import isolated_process_state
 
         with isolated_process_state():
             from peftkit.inference.predict import predict
 
-            texts = [inputs] if isinstance(inputs, str) else inputs
-            return list(predict(self._loaded, texts, batch_size))
+            return list(predict(self._loaded, _prediction_inputs(inputs), batch_size))
 
     @cached_property
     def _loaded(self) -> FinishedRun:
@@ -177,6 +183,26 @@ class Run:
 
     def _repr_html_(self) -> str:
         return html_facts(self._title, self._facts())
+
+
+def _prediction_inputs(inputs: Any) -> Iterator[str | Mapping[str, Any]]:
+    """Yield the texts or rows to predict: one prediction for each.
+
+    Raises:
+        InputError: A text is empty, or a DataFrame has two columns of one name.
+    """
+    if isinstance(inputs, str | Mapping):
+        inputs = [inputs]
+    elif hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # a DataFrame, which iterates over its columns
+        if not inputs.columns.is_unique:
+            raise InputError("inputs: the DataFrame has two columns of one name")
+        inputs = inputs.to_dict("records")
+    elif not isinstance(inputs, Iterable):
+        raise InputError(f"inputs: must be texts or rows, not {reprlib.repr(inputs)}")
+    for number, each in enumerate(inputs, 1):
+        if isinstance(each, str) and not each.strip():
+            raise InputError(f"row {number}: is empty")
+        yield each
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import PeftkitError
 
 Completer = Callable[..., Mapping[str, str]]
@@ -155,12 +156,13 @@ def _recipe_keys(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     from peftkit.recipe.config import Recipe
 
     def keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
+        texts = option_descriptions(model)
         for name, field in model.model_fields.items():
             inner = field.annotation
             if isinstance(inner, type) and issubclass(inner, BaseModel) and name not in ("task", "method"):
                 yield from keys(inner, f"{prefix}{name}.")
             elif prefix:
-                yield f"{prefix}{name}", field.description or ""
+                yield f"{prefix}{name}", texts[name]
 
     yield from keys(Recipe, "")
     for kind, component in {"task": None, "method": None, **_components(args)}.items():
@@ -186,9 +188,9 @@ def _components(args: argparse.Namespace) -> dict[str, Any]:
 def _options(kind: str, name: str | None) -> Iterator[tuple[str, str]]:
     for entry in _entries():
         if (entry.kind, entry.name) == (kind, name):
-            for option, field in entry.component.model_fields.items():
+            for option, text in option_descriptions(entry.component).items():
                 if option != "name":
-                    yield option, " ".join((field.description or "").split())
+                    yield option, " ".join(text.split())
 
 
 def _entries() -> Any:

@@ -16,6 +16,7 @@ from peftkit.cli.error_output import print_error, print_interrupted
 from peftkit.cli.keyboard_interrupt import SigintRecord
 from peftkit.cli.parser import build_parser, commands_by_word
 from peftkit.cli.subcommand import SubCommand
+from peftkit.distributed.environment_variables import remove_framework_variables
 from peftkit.errors import InputError, PeftkitError, RunInterrupted, did_you_mean
 from peftkit.standard_streams import Output, OutputClosed, OutputError, safe_streams
 
@@ -37,6 +38,7 @@ def dispatch(arguments: Sequence[str], sigint: SigintRecord) -> int:
         from peftkit.cli.completion import print_completions
 
         print_completions(build_parser())
+    remove_framework_variables()
     with safe_streams() as (output, errors), command_line():
         try:
             return _exit_code(arguments, output, sigint)

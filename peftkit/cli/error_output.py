@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from peftkit.distributed.environment_variables import is_main_process
 
 
 def print_error(text: str) -> None:
@@ -22,5 +23,5 @@ def print_interrupted(text: str = "interrupted") -> None:
 
 def _print_once(text: str) -> None:
     """Prints on rank 0 only: every process of a launch meets the same error."""
-    if os.environ.get("RANK", "0") == "0" and sys.stderr is not None:
+    if is_main_process() and sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)

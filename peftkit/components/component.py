@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from peftkit.components.inputs import Incompatibility, RunSpec
+
+if TYPE_CHECKING:
+    from peftkit.components.preset import Preset
 
 
 class Component(BaseModel):
@@ -21,7 +26,6 @@ class Component(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         populate_by_name=True,
         defer_build=True,  # a recipe uses only a few of about a hundred components
     )
@@ -32,6 +36,14 @@ class Component(BaseModel):
     """Whether a plugin may replace this built-in component by one of the same name."""
     incompatibilities: ClassVar[tuple[Incompatibility, ...]] = ()
     """Combinations that the recipe check rejects."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        annotations = vars(cls).get("__annotations__", {})
+        # Evaluated already: pydantic evaluates the annotations of all base classes again for each subclass.
+        for name in cls.__class_vars__ & annotations.keys():
+            annotations[name] = ClassVar
 
     def incompatible_with(self, spec: RunSpec) -> list[str]:
         """Return the reasons why the component cannot be used in a recipe.
@@ -68,3 +80,25 @@ class StatefulComponent(Component):
         """
         for key, value in state.items():
             setattr(self, key, value)
+
+
+@dataclass(frozen=True, eq=False)
+class LazyComponent:
+    """Builds the class of a built-in component once, when it is used: a command uses a few of some sixty methods.
+
+    Attributes:
+        name: The component's name.
+        summary: The first paragraph of the class's docstring.
+        build: Builds the class.
+        preset: The preset that the class stands for, if any.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[], type[Component]]
+    preset: Preset | None = None
+
+    @cached_property
+    def component(self) -> type[Component]:
+        """The class."""
+        return self.build()

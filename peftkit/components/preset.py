@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from peftkit.components.method import Method
@@ -54,6 +54,11 @@ class Preset:
         return f"{self.method} with {comma_separated(texts)}" if texts else self.method
 
     @property
+    def description(self) -> str:
+        """What it is, with its publication."""
+        return f"{self.summary} ({self.paper})."
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """All options and keys that it sets."""
         return {**self.fixed, **self.defaults, **self.recipe}
@@ -83,9 +88,8 @@ def preset_class(preset: Preset, method: type[Method]) -> type[Method]:
     what = "A preset" if preset.settings else "Another name"
     namespace = {
         "__module__": method.__module__,
-        "__doc__": f"{preset.summary} ({preset.paper}).\n\n{what}: {preset}. All options of {preset.method} apply.",
+        "__doc__": f"{preset.description}\n\n{what}: {preset}. All options of {preset.method} apply.",
         "__annotations__": annotations,
-        "model_config": ConfigDict(use_attribute_docstrings=False),  # there is no source to read them from
         **fields,
     }
     name = "".join(word.capitalize() for word in preset.name.split("_"))

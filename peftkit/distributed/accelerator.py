@@ -35,7 +35,7 @@ from peftkit.distributed.environment_variables import (
     restore_environment_variables,
 )
 from peftkit.distributed.launch_config import read_launch
-from peftkit.errors import PeftkitError, RunError
+from peftkit.errors import PeftkitError, RunError, summarize_error
 
 LAUNCH_CPU = (
     "ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 accelerate launch --multi_gpu --num_processes {n} --num_machines 1 "
@@ -74,7 +74,7 @@ def init_accelerator(options: AcceleratorOptions) -> Accelerator:
     Raises:
         RunError: The launched processes do not form one process group or differ in ``shared``, or the precision is
             not available on this device.
-        InputError: An environment variable is set that changes numbers.
+        InputError: An environment variable is set that changes numbers, or that Accelerate cannot read.
     """
     return _ignoring_variables(lambda: _init_accelerator(options))
 
@@ -88,16 +88,25 @@ def make_accelerator(**options: Any) -> Accelerator:
     Raises:
         InputError: An environment variable is set that changes numbers.
     """
-    return _ignoring_variables(lambda: Accelerator(**options))
+    return _ignoring_variables(lambda: Accelerator(**options), single_process=True)
 
 
-def _ignoring_variables(make: Callable[[], Accelerator]) -> Accelerator:
-    """Make an Accelerator without the ignored variables; restore them if it fails (``shutdown`` does otherwise)."""
-    ignore_environment_variables()
+def _ignoring_variables(make: Callable[[], Accelerator], *, single_process: bool = False) -> Accelerator:
+    """Make an Accelerator without the ignored variables.
+
+    If it fails, the variables and Accelerate's state are restored, as ``shutdown`` does otherwise: half a state would
+    fail the next run of the process.
+
+    Raises:
+        RunError: Accelerate failed, for example on a variable of another launcher.
+    """
+    ignore_environment_variables(single_process=single_process)
     try:
         return make()
-    except BaseException:
-        restore_environment_variables()
+    except BaseException as error:
+        _reset_state()
+        if isinstance(error, Exception) and not isinstance(error, PeftkitError):
+            raise RunError(f"the launch failed in Accelerate: {summarize_error(error)}") from error
         raise
 
 
@@ -151,6 +160,10 @@ def shutdown(accelerator: Accelerator) -> None:
     # The model's wrapper must not be the last reference to the process group: torch may hang when it is freed.
     gc.collect()
     accelerator.end_training()
+    _reset_state()
+
+
+def _reset_state() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     restore_environment_variables()

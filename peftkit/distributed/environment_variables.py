@@ -26,6 +26,16 @@ OFF = frozenset({"", "0", "no", "false", "off", "none", "strict"})
 """Lower-case values of a rejected variable that have no effect."""
 
 
+BOOLEANS = frozenset(
+    (
+        *("ACCELERATE_USE_CPU", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"),
+        *("ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY", "FORK_LAUNCHED"),
+    )
+)
+"""Recorded variables and those of a launch that Accelerate reads as booleans."""
+BOOLEAN_VALUES = frozenset(("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0"))
+
+
 class Rule(NamedTuple):
     """Treatment of a group of variables; ``names`` are patterns separated by spaces."""
 
@@ -33,6 +43,24 @@ class Rule(NamedTuple):
     reason: str
     names: str
 
+
+LAUNCH_OPTIONS = Rule(
+    "recorded",
+    "the launch, which must match the recipe",
+    "ACCELERATE_USE_CPU ACCELERATE_USE_DEEPSPEED ACCELERATE_USE_FSDP ACCELERATE_TORCH_DEVICE "
+    "ACCELERATE_CPU_AFFINITY ACCELERATE_DEBUG_MODE",
+)
+FRAMEWORKS = Rule(
+    "ignored",
+    "peftkit trains with torch, which transformers 4 would hide",
+    "USE_TORCH USE_TF USE_JAX USE_FLAX FORCE_TF_AVAILABLE",
+)
+PROCESSES = Rule(
+    "irrelevant",
+    "the launch, whose number of processes is recorded",
+    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE NODE_RANK NPROC MASTER_ADDR MASTER_PORT FORK_LAUNCHED "
+    "TORCHELASTIC_* PMI_* MPI_* MV2_* OMPI_* SMDATAPARALLEL_LOCAL_RANK ACCELERATE_DEBUG_RDV_FILE",
+)
 
 VARIABLES = (
     Rule(
@@ -71,12 +99,8 @@ VARIABLES = (
         "ACCELERATE_BYPASS_DEVICE_MAP ACCELERATE_INIT_INCLUDE_BUFFERS TRANSFORMERS_SDPA_FORCE_GQA "
         "HF_ENABLE_PARALLEL_LOADING HF_PARALLEL_LOADING_WORKERS",
     ),
-    Rule(
-        "recorded",
-        "the launch, which must match the recipe",
-        "ACCELERATE_USE_CPU ACCELERATE_USE_DEEPSPEED ACCELERATE_USE_FSDP ACCELERATE_TORCH_DEVICE "
-        "ACCELERATE_CPU_AFFINITY ACCELERATE_DEBUG_MODE",
-    ),
+    FRAMEWORKS,
+    LAUNCH_OPTIONS,
     Rule(
         "rejected",
         "float32 matrix products would be computed with lower precision",
@@ -107,12 +131,7 @@ VARIABLES = (
         "CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER *_VISIBLE_DEVICES HABANA_VISIBLE_MODULES NEURON_RT_VISIBLE_CORES "
         "ZE_AFFINITY_MASK DS_ACCELERATOR DEEPSPEED_USE_HPU PJRT_DEVICE TPU_NAME USE_TORCH_XLA",
     ),
-    Rule(
-        "irrelevant",
-        "the launch, whose number of processes is recorded",
-        "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE NODE_RANK NPROC MASTER_ADDR MASTER_PORT FORK_LAUNCHED "
-        "TORCHELASTIC_* PMI_* MPI_* MV2_* OMPI_* SMDATAPARALLEL_LOCAL_RANK ACCELERATE_DEBUG_RDV_FILE",
-    ),
+    PROCESSES,
     Rule(
         "irrelevant",
         "locations of files; what was read is recorded as digests and commits",
@@ -143,7 +162,7 @@ VARIABLES = (
     Rule(
         "irrelevant",
         "code that peftkit does not use: other frameworks, conversion of pickles, compilation of single layers",
-        "USE_TF USE_JAX USE_FLAX USE_TORCH FORCE_TF_AVAILABLE TF_USE_LEGACY_KERAS DISABLE_SAFETENSORS_CONVERSION "
+        "TF_USE_LEGACY_KERAS DISABLE_SAFETENSORS_CONVERSION "
         "TRUST_REMOTE_CODE CC CXX CUDA_HOME CUDA_PATH EAGER_IMPORT TOKENIZERS_PARALLELISM PYTORCH_*_BASED_*_CHECK "
         "TRANSFORMERS_DISABLE_TORCH_CHECK systemdrive",
     ),
@@ -231,10 +250,12 @@ def check_environment_variables(variables: Mapping[str, str]) -> None:
     """Reject an environment that would change a run's results in ways its recipe does not show.
 
     Raises:
-        InputError: A variable is set that changes numbers.
+        InputError: A variable is set that changes numbers, or to a value that Accelerate cannot read.
     """
     for name, value in sorted(variables.items()):
         rule = rule_for(name)
+        if name in BOOLEANS and value.strip() and value.strip().lower() not in BOOLEAN_VALUES:
+            raise InputError(f"{name}: must be true or false, not {value!r}; unset it")
         if rule is not None and rule.treatment == "rejected" and value.strip().lower() not in OFF:
             raise InputError(f"environment variable {name}={value} is not supported: {rule.reason}; run: unset {name}")
 
@@ -246,33 +267,72 @@ def read_world_size(variables: Mapping[str, str] = os.environ) -> int:
         variables: The environment variables.
 
     Raises:
-        InputError: It is not a number, or set without a launcher.
+        InputError: It or ``LOCAL_RANK`` is not a number, or set without a launcher.
     """
+    local_rank = variables.get("LOCAL_RANK", "").strip()
+    if local_rank and not local_rank.removeprefix("-").isdecimal():
+        raise InputError(f"LOCAL_RANK: must be the number of a process, not {local_rank!r}; unset it")
+    if local_rank and local_rank != "-1":
+        _check_launcher("LOCAL_RANK", local_rank, variables)
     value = variables.get("WORLD_SIZE", "").strip()
     if not value:
         return 1
     if not value.isdecimal() or not int(value):
         raise InputError(f"WORLD_SIZE: must be a number of processes, not {value!r}; unset it")
-    if int(value) > 1 and not variables.get("RANK"):
-        raise InputError(
-            f"WORLD_SIZE: it is {value}, but no launcher started this process, as RANK is not set; unset WORLD_SIZE to "
-            "train in one process"
-        )
+    if int(value) > 1:
+        _check_launcher("WORLD_SIZE", value, variables)
     return int(value)
 
 
-def ignore_environment_variables(variables: MutableMapping[str, str] = os.environ) -> None:
+def is_main_process(variables: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a process is the first of its launch, or no launcher started it, whatever ``RANK`` is left over.
+
+    Args:
+        variables: The environment variables.
+    """
+    return variables.get("WORLD_SIZE", "").strip() in ("", "0", "1") or variables.get("RANK", "0") == "0"
+
+
+def _check_launcher(name: str, value: str, variables: Mapping[str, str]) -> None:
+    """Raise if a variable of a launcher is set without those that every launcher sets."""
+    absent = [other for other in ("RANK", "WORLD_SIZE") if not variables.get(other)]
+    if absent:
+        raise InputError(
+            f"{name}: it is {value}, but no launcher started this process, as {absent[0]} is not set; unset {name} to "
+            "train in one process"
+        )
+
+
+def remove_framework_variables(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Remove the variables that choose frameworks, before transformers is imported and reads them.
+
+    Args:
+        variables: The environment variables.
+    """
+    for name in FRAMEWORKS.names.split():
+        variables.pop(name, None)
+
+
+def ignore_environment_variables(
+    variables: MutableMapping[str, str] = os.environ, *, single_process: bool = False
+) -> None:
     """Remove the ignored variables until ``restore_environment_variables`` is called.
 
-    Unknown ``ACCELERATE_*`` variables are removed as well, because a newer version of Accelerate may read them.
+    Unknown ``ACCELERATE_*`` variables are removed as well, because a newer version of Accelerate may read them, and so
+    are empty options of a launch, which Accelerate cannot read.
+
+    Args:
+        variables: The environment variables.
+        single_process: Whether to remove those of a launch too.
 
     Raises:
-        InputError: A variable is set that changes numbers.
+        InputError: A variable is set that changes numbers, or to a value that Accelerate cannot read.
     """
-    check_environment_variables(variables)
-    _saved.append({name: value for name, value in variables.items() if _is_managed(name)})
-    for name in _saved[-1]:
-        if not _is_recorded(name):
+    check_environment_variables({k: v for k, v in variables.items() if not (single_process and _is_of_launch(k))})
+    _saved.append({k: v for k, v in variables.items() if _is_managed(k) or (single_process and _is_of_launch(k))})
+    for name, value in _saved[-1].items():
+        is_removed = _is_of_launch(name) and (single_process or not value.strip())
+        if is_removed or not _is_recorded(name):
             del variables[name]
 
 
@@ -289,7 +349,11 @@ def restore_environment_variables(variables: MutableMapping[str, str] = os.envir
 
 def ignored_environment_variables() -> dict[str, str]:
     """Return the variables that are set but ignored, with their values."""
-    return {name: value for name, value in sorted((_saved or [{}])[-1].items()) if not _is_recorded(name)}
+    return {
+        name: value
+        for name, value in sorted((_saved or [{}])[-1].items())
+        if _is_managed(name) and not _is_recorded(name)
+    }
 
 
 def environment_notice() -> str:
@@ -308,6 +372,10 @@ def recorded_environment_variables(variables: Mapping[str, str] = os.environ) ->
 def _is_managed(name: str) -> bool:
     rule = rule_for(name)
     return name.startswith("ACCELERATE_") if rule is None else rule.treatment in ("recorded", "ignored")
+
+
+def _is_of_launch(name: str) -> bool:
+    return rule_for(name) in (LAUNCH_OPTIONS, PROCESSES)
 
 
 def _is_recorded(name: str) -> bool:

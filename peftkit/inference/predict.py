@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
@@ -73,8 +74,10 @@ def _with_locations(
     """Yield each row and each nonempty line with its location."""
     file = f"{name}, " if name else ""
     for number, line_or_row in enumerate(inputs, 1):
-        if not isinstance(line_or_row, str):
+        if isinstance(line_or_row, Mapping):
             yield f"{file}row {number}", line_or_row
+        elif not isinstance(line_or_row, str):
+            raise InputError(f"{file}row {number}: must be a text or a row, not {reprlib.repr(line_or_row)}")
         elif line_or_row.strip():
             if number == 1 and JSON_ARRAY.match(line_or_row):
                 raise InputError(
@@ -142,14 +145,30 @@ def _input_field(task: Task) -> str:
 
 
 def _build_ready_made(objective: BoundObjective, place: str, row: Mapping[str, Any]) -> Example:
-    """Build an example from a row that gives the model's input directly."""
-    source, candidates = row["source"], row.get("candidates") or list(objective.task.labels)
-    if not isinstance(source, str) or not all(isinstance(c, str) for c in candidates):
-        raise InputError(f'{place}: "source" must be a string, and "candidates" a list of strings')
+    """Build an example from a row that gives the model's input directly.
+
+    Raises:
+        InputError: The source is not a text, or the candidates are not those that the run can rank.
+    """
+    source, candidates, labels = row["source"], row.get("candidates"), list(objective.task.labels)
+    if not isinstance(source, str):
+        raise InputError(f'{place}: "source" must be a string, not {reprlib.repr(source)}')
     if not objective.component.ranks:
+        if candidates:
+            raise InputError(f'{place}: "candidates": {objective.task.name!r} generates a text and ranks no candidates')
         return Example(source, "")
+    if candidates is None or candidates == []:
+        candidates = labels
+    if not isinstance(candidates, list | tuple) or not all(isinstance(c, str) for c in candidates):
+        raise InputError(f'{place}: "candidates" must be a list of strings, not {reprlib.repr(candidates)}')
     if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
         raise InputError(f'{place}: needs "candidates": at least two, all different')
+    head = objective.component.head(objective.task)
+    if head is not None and head.outputs > 1 and list(candidates) != labels:
+        raise InputError(
+            f'{place}: "candidates": the head has one output for each of {comma_separated(labels)}, in this order; '
+            "leave the candidates out"
+        )
     return Example(source, candidates[0], tuple(candidates))
 
 

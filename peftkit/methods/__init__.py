@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from peftkit.components import Method, Preset
+from peftkit.components.component import LazyComponent
 from peftkit.hookspecs import hookimpl
 from peftkit.methods.full import Full
 from peftkit.methods.peft_factory import peft_methods
@@ -13,7 +14,7 @@ __all__ = ["register_methods", "register_presets"]
 
 
 @hookimpl
-def register_methods() -> Sequence[type[Method]]:
+def register_methods() -> Sequence[type[Method] | LazyComponent]:
     """Register the built-in methods."""
     return [Full, BitFit, LayerNorm, HeadOnly, TopLayers, *peft_methods()]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from peftkit.components.declared_options import Option, python_type
+from peftkit.components.component import LazyComponent
 from peftkit.components.model_parts import PEFT_NAME_OPTIONS, ModulePatterns
+from peftkit.components.options.declared_options import Option, python_type
 from peftkit.methods.adalora import AdaLora
 from peftkit.methods.adamss import Adamss
 from peftkit.methods.lora import Lora
@@ -104,9 +106,20 @@ TINY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 @cache
-def peft_methods() -> tuple[type[PeftMethod], ...]:
-    """Build the classes of all methods of the installed peft, once: equal recipes have methods of one class."""
-    return tuple(method_class(configuration) for configuration in configurations().values())
+def peft_methods() -> tuple[LazyComponent, ...]:
+    """Return the methods of the installed peft; each class is built once, so that equal recipes have equal methods."""
+    return tuple(
+        LazyComponent(
+            configuration.name,
+            _text(configuration.name, SPECIALIZED.get(configuration.name)),
+            partial(method_class, configuration),
+        )
+        for configuration in configurations().values()
+    )
+
+
+def _text(name: str, specialized: type[PeftMethod] | None) -> str:
+    return inspect.getdoc(specialized) or "" if specialized else summary(name)
 
 
 def method_class(configuration: Configuration) -> type[PeftMethod]:
@@ -121,7 +134,7 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
         patterns = [key for key in fields if key.endswith("_pattern") and key not in PEFT_NAME_OPTIONS]
         fields |= {key: (Annotated[fields[key][0], marker], fields[key][1]) for key in patterns}
     fields["name"] = (Literal[name], name)
-    text = base.__doc__ if name in SPECIALIZED else summary(name)
+    text = _text(name, SPECIALIZED.get(name))
     method = _build_model("".join(word.capitalize() for word in name.split("_")), base, text, fields)
     method.peft_type = name.upper()
     method.fixed_options = {"progressbar": False} if "progressbar" in options else {}
@@ -140,7 +153,6 @@ def _build_model(name: str, base: type[M], text: str | None, fields: Mapping[str
         "__module__": __name__,
         "__doc__": text,
         "__annotations__": {key: kind for key, (kind, _) in fields.items()},
-        "model_config": ConfigDict(use_attribute_docstrings=False),
         **{key: field for key, (_, field) in fields.items()},
     }
     return cast("type[M]", types.new_class(name, (base,), exec_body=lambda body: body.update(namespace)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -12,7 +13,9 @@ from peftkit.components import Side
 from peftkit.errors import InputError, RowError, summarize_error
 
 PROBES = ("a", "the", "0", "A", ".", "b c")
-"""Ordinary texts; every tokenizer should be able to encode at least one."""
+"""Ordinary texts; most tokenizers can encode at least one."""
+MAX_VOCABULARY_PROBES = 1000
+"""Tokens of the vocabulary to try as probes if the tokenizer encodes none of ``PROBES``."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,33 @@ def detect_special_tokens(tokenizer: PreTrainedTokenizerBase, *, target: bool = 
     Args:
         tokenizer: the model's tokenizer.
         target: whether to use the template for targets of an encoder-decoder.
+
+    Raises:
+        InputError: the tokenizer adds special tokens, but encodes no text that separates them.
     """
-    for probe in PROBES:
+    for probe in _probes(tokenizer):
         try:
             (bare,) = token_ids(tokenizer, [probe], target=target, special=False)
             (full,) = token_ids(tokenizer, [probe], target=target)
         except RowError:
             continue
-        if bare:
-            starts = (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare)
-            if (start := next(starts, None)) is not None:
-                return SpecialTokens(tuple(full[:start]), tuple(full[start + len(bare) :]))
+        starts = [i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare]
+        if bare and len(starts) == 1:  # an unknown token may equal a special one
+            return SpecialTokens(tuple(full[: starts[0]]), tuple(full[starts[0] + len(bare) :]))
+    if added := token_ids(tokenizer, [""], target=target)[0]:
+        raise InputError(
+            f"the tokenizer adds the special tokens {tokenizer.convert_ids_to_tokens(added)!r}, but encodes no word of "
+            "its vocabulary alone, so which of them precede a text is unknown; set its unk_token"
+        )
     return SpecialTokens()
+
+
+def _probes(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Yield texts that the tokenizer may encode, at last those of its own tokens: it may lack the Latin alphabet."""
+    yield from PROBES
+    special = {*tokenizer.all_special_ids}
+    ids = sorted({*tokenizer.get_vocab().values()} - special)
+    yield from (decode_exactly(tokenizer, [i]) for i in islice(ids, MAX_VOCABULARY_PROBES))
 
 
 def find_eos_id(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import Any, cast
@@ -17,7 +16,9 @@ import pluggy
 from peftkit import hookspecs
 from peftkit.components import Component, Method, Preset
 from peftkit.components.class_checks import check_class, check_name, check_options, component_name
+from peftkit.components.component import LazyComponent
 from peftkit.components.preset import preset_class
+from peftkit.distributed.environment_variables import is_main_process
 from peftkit.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins.registry import BASE_CLASSES, Entry, Failure, Kind, Registry
@@ -72,7 +73,7 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
     """
     selected, excluded = select_plugins(points, only)
     registry = _Loader(selected).registry([name for name, _ in excluded])
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         for failure in registry.failures:
             _warn(failure)
     return registry
@@ -201,8 +202,11 @@ class _Loader:
         for plugin, item in self._call_hook(hook, f"the {kind}s"):
             part, component = f"a {kind}", None
             try:
-                _check_base(hook, item, BASE_CLASSES[kind])
-                name = component_name(item.__name__, item)
+                if isinstance(item, LazyComponent):
+                    name = item.name
+                else:
+                    _check_base(hook, item, BASE_CLASSES[kind])
+                    name = component_name(item.__name__, item)
                 part, component = f"the {kind} {name!r}", (kind, name)
                 entry = Entry(kind, name, item, *self.versions[plugin], plugin)
                 _check_entry(entry)
@@ -214,7 +218,7 @@ class _Loader:
     def _add_presets(self) -> None:
         """Add the classes of presets to the methods."""
         chosen = {name: _choose(entries) for (kind, name), entries in self.entries.items() if kind == "method"}
-        methods = {name: entry.component for name, entry in chosen.items() if entry}
+        methods = {name: entry for name, entry in chosen.items() if entry}
         for plugin, preset in self._call_hook("register_presets", "the presets"):
             part, component = "a preset", None
             try:
@@ -223,8 +227,9 @@ class _Loader:
                 if preset.method not in methods:
                     self.unavailable.setdefault(plugin, {})[preset.name] = preset.method
                     continue
-                built = preset_class(preset, cast("type[Method]", methods[preset.method]))
-                entry = Entry("method", preset.name, built, *self.versions[plugin], plugin)
+                build = partial(_build_preset, preset, methods[preset.method])
+                lazy = LazyComponent(preset.name, preset.description, build, preset)
+                entry = Entry("method", preset.name, lazy, *self.versions[plugin], plugin)
                 _check_entry(entry)
             except PluginError as error:
                 self.failures.append(Failure(plugin, str(error), part, cast("tuple[Kind, str] | None", component)))
@@ -242,6 +247,10 @@ class _Loader:
                 error = "it is registered twice; remove one, or exclude it with "
             part = f"the {'preset' if entry.preset else kind} {name!r}"
             self.failures.append(Failure(entry.plugin, f"{error}PEFTKIT_PLUGINS", part, (kind, name)))
+
+
+def _build_preset(preset: Preset, method: Entry) -> type[Component]:
+    return preset_class(preset, cast("type[Method]", method.component))
 
 
 def _choose(entries: Sequence[Entry]) -> Entry | None:
@@ -276,10 +285,11 @@ def _as_list(returned: Any, hook: str) -> list[Any]:
 
 
 def _check_entry(entry: Entry) -> None:
+    if _is_built_in(entry):  # they have a test, since this takes longer than importing them
+        return
     label = f"the preset {entry.name!r}" if entry.preset else entry.component.__name__
     check_class(label, entry.component)
-    if not _is_built_in(entry):  # the built-in ones have a test, since this takes longer
-        check_options(label, entry.component)
+    check_options(label, entry.component)
 
 
 def _check_preset(preset: Any) -> None:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from peftkit.components import Callback, Component, Meter, Method, Metric, Objective, Preset, Task
+from peftkit.components.component import LazyComponent
 from peftkit.components.method_names import find_left_out, find_typo, suggest_method
 from peftkit.errors import PluginError, closest, comma_separated
 
@@ -42,21 +43,30 @@ class Entry:
 
     kind: Kind
     name: str
-    component: type[Component]
+    source: type[Component] | LazyComponent
     distribution: str
     version: str
     plugin: str = ""
     """The names of the distribution and the entry point."""
 
     @property
+    def component(self) -> type[Component]:
+        """The class."""
+        return self.source.component if isinstance(self.source, LazyComponent) else self.source
+
+    @property
     def summary(self) -> str:
         """The first paragraph of the class's docstring, on one line."""
-        return " ".join((inspect.getdoc(self.component) or "").split("\n\n")[0].split())
+        lazy = isinstance(self.source, LazyComponent)
+        text = self.source.summary if lazy else inspect.getdoc(self.source)  # type: ignore[union-attr]
+        return " ".join((text or "").split("\n\n")[0].split())
 
     @property
     def preset(self) -> Preset | None:
         """The preset, if the component is one."""
-        return self.component.preset if issubclass(self.component, Method) else None
+        if isinstance(self.source, LazyComponent):
+            return self.source.preset
+        return self.source.preset if issubclass(self.source, Method) else None
 
 
 @dataclass(frozen=True, slots=True)

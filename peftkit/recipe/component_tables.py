@@ -16,6 +16,10 @@ LISTED: tuple[Kind, ...] = ("metric", "callback")
 """Kinds of which a recipe has a list of tables."""
 
 
+FOR_TASKS: tuple[Kind, ...] = ("objective", "metric")
+"""Kinds whose components suit some kinds of tasks only."""
+
+
 def component_validator(kind: Kind) -> PlainValidator:
     """Validate a table as the component that it names; the registry is the validation context."""
 
@@ -55,7 +59,7 @@ def component_validator(kind: Kind) -> PlainValidator:
 def _suitable_names(kind: Kind, registry: Registry, task: Any) -> list[str]:
     """Return the names of the components that suit the kind of a task; all names if the task is invalid."""
     entries = registry.all(kind)
-    if not isinstance(task, Task):
+    if not isinstance(task, Task) or kind not in FOR_TASKS:
         return list(entries)
     return [name for name, entry in entries.items() if _suits(entry.component, type(task).kind)]
 
@@ -63,7 +67,7 @@ def _suitable_names(kind: Kind, registry: Registry, task: Any) -> list[str]:
 def _suits(component: type[Component], task_kind: str) -> bool:
     if issubclass(component, Objective):
         return component.task_kind == task_kind
-    return not issubclass(component, Metric) or task_kind in component.kinds
+    return issubclass(component, Metric) and task_kind in component.kinds
 
 
 def _build_error(path: tuple[str, ...], value: Any, text: str) -> ValidationError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.components import Method
-from peftkit.components.declared_options import SourceLibrary
+from peftkit.components.options.declared_options import SourceLibrary
 from peftkit.errors import comma_separated, did_you_mean
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.partial_recipe import known

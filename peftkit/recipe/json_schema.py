@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Union
 
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.component_tables import LISTED
 from peftkit.recipe.config import Recipe
@@ -25,9 +27,12 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         "objective": (_union_of_components(registry, "objective") | None, Field(default=None)),
         **{kind: (annotation, Field(default=[])) for kind, annotation in lists.items()},
     }
+    texts = option_descriptions(Recipe)
     for key, field in Recipe.model_fields.items():
         if key not in fields:
-            fields[key] = (field.annotation, field)
+            described = copy.copy(field)
+            described.description = texts[key]
+            fields[key] = (field.annotation, described)
     model = create_model("Recipe", __base__=ConfigTable, **fields)
     schema = model.model_json_schema(schema_generator=_SchemaWithAliases)
     schema["title"] = "peftkit recipe"
@@ -42,15 +47,18 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
 
 
 class _SchemaWithAliases(GenerateJsonSchema):
-    """Lists all aliases of an option; pydantic lists the first only."""
+    """Describes the options, and lists all aliases of one; pydantic lists the first only."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         result = super().model_schema(schema)
         properties = result.get("properties", {})
         model: type[BaseModel] = schema["cls"]
+        texts = option_descriptions(model)
         for name, field in model.model_fields.items():
             names = aliases(name, field)
             first = next((properties[alias] for alias in names if alias in properties), None)
+            if first is not None and texts[name]:
+                first["description"] = texts[name]
             properties |= {alias: first for alias in names if first is not None}
         return result
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from peftkit.components.declared_options import SourceClass, SourceLibrary, python_type, type_expression
+from peftkit.components.options.declared_options import SourceClass, SourceLibrary, python_type, type_expression
 from peftkit.errors import comma_separated, did_you_mean
 
 _BUILT_IN_OPTIMIZERS = ("adafactor", "adamw")

@@ -33,9 +33,7 @@ def parse_interval(text: str) -> tuple[float, str]:
 class ConfigTable(BaseModel):
     """A table of the recipe: unknown keys are errors, values are not coerced, and instances are frozen."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class RunConfig(ConfigTable):

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from peftkit.components import Component, Example, Meter, Method, Metric, Objective, Range, StepStats, Task
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import MissingFieldsError
 from peftkit.plugins import BASE_CLASSES, load_registry
 from peftkit.testing.registries import registry_of
@@ -31,9 +32,7 @@ def check_round_trip(component: Component) -> None:
     component_class = type(component)
     loaded = component_class.model_validate_json(component.model_dump_json(), strict=True)
     assert loaded == component, f"{component!r} was written, but {loaded!r} was read back"
-    undescribed = [
-        key for key, field in component_class.model_fields.items() if key != "name" and not field.description
-    ]
+    undescribed = [key for key, text in option_descriptions(component_class).items() if key != "name" and not text]
     assert not undescribed, f"options without a description: {undescribed}"
     assert component_class.model_config.get("extra") == "forbid", "unknown options must be rejected"
 

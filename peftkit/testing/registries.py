@@ -35,11 +35,12 @@ def registry_of(*components: Component) -> Registry:
 def _needed(task: Task, registry: Registry) -> Iterator[Entry]:
     """Yield the installed components without which a task cannot run."""
     missing = [name for name in task.metrics if name not in registry.all("metric")]
-    has_objective = any(_is_for(entry, task) for entry in registry.entries)
+    has_objective = any(_is_for(entry, task) for entry in registry.all("objective").values())
     if missing or not has_objective:
         installed = load_registry()
         yield from (entry for name, entry in installed.all("metric").items() if name in missing)
-        yield from (entry for entry in installed.entries if not has_objective and _is_for(entry, task))
+        objectives = installed.all("objective").values()
+        yield from (entry for entry in objectives if not has_objective and _is_for(entry, task))
 
 
 def _is_for(entry: Entry, task: Task) -> bool:

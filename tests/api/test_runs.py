@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -66,6 +67,26 @@ def test_predictions_for_texts_and_rows(run: peftkit.Run) -> None:
     assert first["log_likelihoods"] == pytest.approx(answer["log_likelihoods"], abs=1e-5)
     with pytest.raises(InputError, match=r"row 1: .*missing"):
         run.predict([{"x": "y"}])
+
+
+def test_every_input_has_one_prediction(run: peftkit.Run) -> None:
+    rows = [{"gloss": "a small bird", "note": 1.0}, {"gloss": "a stone", "note": 2.0}]
+    expected = run.predict(rows)
+    assert len(expected) == 2
+    assert run.predict(pd.DataFrame(rows)) == run.predict(row for row in rows) == expected
+    assert run.predict(pd.Series(["a small bird", "a stone"])) == expected
+    assert [each["source"] for each in run.predict(rows[0])] == [expected[0]["source"]]
+    twice = pd.DataFrame([["a", "b"]], columns=["gloss", "gloss"])
+    for wrong, words in (
+        (["a small bird", " "], "row 2: is empty"),
+        (twice, "the DataFrame has two columns of one name"),
+        (5, "inputs: must be texts or rows, not 5"),
+        (b"a bird", "row 1: must be a text or a row, not 97"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run.predict(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="batch_size: must be at least 1, not 0"):
+        run.predict(rows, batch_size=0)
 
 
 def test_a_figure_needs_no_pyplot_and_leaves_matplotlib_as_it_was(run: peftkit.Run) -> None:

@@ -151,6 +151,7 @@ def test_failure_gives_its_exit_code_on_every_rank_and_one_message(
     monkeypatch.setitem(sys.modules, "peftkit.train.run", runner)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
     assert peftkit("x.toml") == (code, "", "" if rank == "1" else words)
 
 
@@ -198,7 +199,9 @@ def test_wrong_arguments_are_reported(
     words: list[str], error: str, peftkit: Peftkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert peftkit(*words) == (2, "", f"peftkit: error: {error}\n".replace("{COMMANDS}", COMMANDS))
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("RANK", "1")  # left over from another launch
+    assert peftkit(*words)[2]
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert peftkit(*words) == (2, "", "")
 
 

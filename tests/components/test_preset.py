@@ -14,6 +14,7 @@ import pytest
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from peftkit import Method, Preset, PublishedRate, hookimpl
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.components.preset import format_toml, preset_class
 from peftkit.components.search_space import SCALES
 from peftkit.errors import PluginError
@@ -68,7 +69,7 @@ def test_a_preset_is_a_method_with_its_own_name_and_defaults() -> None:
     }
     assert built.model_validate_json(method.model_dump_json(), strict=True) == method
     assert Base().model_dump() == {"name": "base", "r": 8, "flag": False, "names": None, "table": None}
-    assert built.model_fields["names"].description == "Names."
+    assert option_descriptions(built)["names"] == "Names."
     assert built.tiny_options == {"r": 2}
 
 

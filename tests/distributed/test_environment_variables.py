@@ -11,20 +11,24 @@ import pytest
 import torch
 from torch import nn
 
-from peftkit.distributed.accelerator import make_accelerator, shutdown
+from peftkit.cli import main
+from peftkit.distributed.accelerator import AcceleratorOptions, init_accelerator, make_accelerator, shutdown
 from peftkit.distributed.environment_variables import (
+    BOOLEANS,
     CONFIGURATION_KEYS,
+    FRAMEWORKS,
     VARIABLES,
     environment_notice,
     ignore_environment_variables,
     ignored_environment_variables,
+    is_main_process,
     read_world_size,
     recorded_environment_variables,
     restore_environment_variables,
     rule_for,
 )
 from peftkit.distributed.launch_config import parse_launch
-from peftkit.errors import InputError
+from peftkit.errors import InputError, RunError
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
@@ -210,3 +214,70 @@ def test_a_world_size_without_a_launcher_is_rejected() -> None:
         read_world_size({"WORLD_SIZE": "2"})
     assert read_world_size({"WORLD_SIZE": "2", "RANK": "0"}) == 2
     assert read_world_size({"WORLD_SIZE": "1"}) == read_world_size({"WORLD_SIZE": ""}) == read_world_size({}) == 1
+
+
+@pytest.mark.parametrize("name", sorted(BOOLEANS))
+def test_a_boolean_that_accelerate_cannot_read_is_rejected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "perhaps")
+    with pytest.raises(InputError, match=f"{name}: must be true or false, not 'perhaps'; unset it"):
+        init_accelerator(AcceleratorOptions())
+
+
+LEFT_OVER = {
+    **dict.fromkeys(sorted(BOOLEANS), "perhaps"),
+    **{"ACCELERATE_TORCH_DEVICE": "meta", "LOCAL_RANK": "0", "WORLD_SIZE": "x", "OMPI_COMM_WORLD_SIZE": "2"},
+    "PMI_SIZE": "4",
+}
+"""Values of another launch, with which Accelerate fails or uses another device."""
+
+
+@pytest.mark.usefixtures("without_collection")
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_a_single_process_does_not_depend_on_variables_of_a_launch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, LEFT_OVER[name])
+    before = dict(os.environ)
+    accelerator = make_accelerator(cpu=True)
+    try:
+        assert (str(accelerator.device), accelerator.num_processes) == ("cpu", 1)
+        assert not ignored_environment_variables()
+    finally:
+        shutdown(accelerator)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.usefixtures("without_collection")
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_TORCH_DEVICE"])
+def test_an_empty_option_of_a_launch_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    shutdown(init_accelerator(AcceleratorOptions()))
+    assert os.environ[name] == ""
+
+
+def test_what_fails_in_accelerate_is_an_error_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ACCELERATE_USE_CPU": "true", "OMPI_COMM_WORLD_SIZE": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match="the launch failed in Accelerate: ValueError: invalid literal"):
+        init_accelerator(AcceleratorOptions())
+
+
+def test_a_local_rank_without_a_launcher_is_rejected() -> None:
+    with pytest.raises(InputError, match="LOCAL_RANK: it is 0, but no launcher started this process, as RANK is not"):
+        read_world_size({"LOCAL_RANK": "0"})
+    with pytest.raises(InputError, match="LOCAL_RANK: must be the number of a process, not 'x'; unset it"):
+        read_world_size({"LOCAL_RANK": "x"})
+    assert read_world_size({"LOCAL_RANK": "-1"}) == 1
+
+
+def test_a_rank_without_a_launch_is_the_main_process() -> None:
+    assert is_main_process({"RANK": "3"})
+    assert is_main_process({})
+    assert is_main_process({"RANK": "0", "WORLD_SIZE": "2"})
+    assert not is_main_process({"RANK": "1", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS.names.split())
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_commands_remove_what_hides_torch(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["list", "tasks"]) == 0
+    assert name not in os.environ

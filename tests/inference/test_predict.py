@@ -144,9 +144,9 @@ def test_errors_describe_valid_input_lines(make: Make, registry: Registry) -> No
     assert one == other
 
 
-def opened_run(make: Make, registry: Registry, *options: str) -> FinishedRun:
+def opened_run(make: Make, registry: Registry, *options: str, kind: str = "decoder") -> FinishedRun:
     short = ("evaluate.full_splits=false", "evaluate.dev_examples=4", "evaluate.test_examples=4")
-    path = run(make("decoder", *QUICK, *short, *options), registry)
+    path = run(make(kind, *QUICK, *short, *options), registry)
     assert path is not None
     return load_finished_run(path, registry)
 
@@ -168,6 +168,35 @@ def test_an_incomplete_object_with_a_source_column_is_an_error(make: Make, regis
         list(predict(opened, ['{"source": "red 1"}']))
     (one,) = predict(opened, ['{"source": "red 1", "num": "7"}'])
     assert one["source"] == "7: red 1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "candidates", "message"),
+    [
+        ("decoder", "red", "must be a list of strings, not 'red'"),
+        ("decoder", 5, "must be a list of strings, not 5"),
+        ("decoder", {"red": 1, "blue": 2}, "must be a list of strings, not {'blue'"),
+        ("decoder", ["red"], "at least two, all different"),
+        ("encoder", ["green", "red", "blue"], "the head has one output for each of red, green, blue, in this order"),
+        ("encoder", ["red", "pink", "blue", "black"], "the head has one output for each of"),
+    ],
+)
+def test_ready_made_candidates_are_those_that_the_run_can_rank(
+    kind: str, candidates: object, message: str, make: Make, registry: Registry
+) -> None:
+    opened = opened_run(make, registry, kind=kind)
+    with pytest.raises(InputError, match=f"row 1: .*{message}"):
+        list(predict(opened, [{"source": "(colour) sky", "candidates": candidates}]))
+    labels = list(opened.recipe.task.labels)
+    plain, given = predict(opened, [{"source": "(colour) sky"}, {"source": "(colour) sky", "candidates": labels}])
+    # The order of additions in a matrix product may depend on the place in the batch.
+    approximate = {"log_likelihoods": pytest.approx(plain["log_likelihoods"], abs=1e-5)}
+    assert given == {**plain, **approximate}
+
+
+def test_inputs_are_texts_or_rows(make: Make, registry: Registry) -> None:
+    with pytest.raises(InputError, match="row 2: must be a text or a row, not 5"):
+        list(predict(opened_run(make, registry), ["a", 5]))  # type: ignore[list-item]
 
 
 def test_texts_may_start_with_a_brace_and_keep_whitespace(make: Make, registry: Registry) -> None:

@@ -15,14 +15,15 @@ import pytest
 from pydantic import ValidationError
 
 from peftkit import Method, Range
-from peftkit.methods import register_methods
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.methods.peft_base import PeftMethod
 from peftkit.methods.peft_factory import HIDDEN
 from peftkit.methods.published_learning_rates import PEFT_LEARNING_RATES
+from peftkit.plugins import load_registry
 from peftkit.recipe.tables import TrainConfig
 from peftkit.testing import check_published_rates
 
-METHODS = register_methods()
+METHODS: list[Any] = [e.component for e in load_registry("").all("method", presets=False).values()]
 PEFT_METHODS = [method for method in METHODS if issubclass(method, PeftMethod)]
 
 
@@ -38,11 +39,12 @@ def test_every_peft_type_is_a_method() -> None:
 
 def test_import_of_methods_is_light() -> None:
     code = """
-import sys, peftkit.methods
+import sys
 from peftkit import RunSpec
+from peftkit.plugins import load_registry
 spec = RunSpec("encoder", "classification", True, "no", {"model_type": "bert"})
-for method in peftkit.methods.register_methods():
-    method().incompatible_with(spec)
+for entry in load_registry("").all("method").values():
+    entry.component().incompatible_with(spec)
 print(sorted({"torch", "peft", "transformers", "adapters", "datasets", "numpy"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -51,7 +53,7 @@ print(sorted({"torch", "peft", "transformers", "adapters", "datasets", "numpy"} 
 
 @pytest.mark.parametrize("method", METHODS, ids=names)
 def test_every_option_is_described(method: type[Method]) -> None:
-    without = [key for key, field in method.model_fields.items() if key != "name" and not field.description]
+    without = [key for key, text in option_descriptions(method).items() if key != "name" and not text]
     assert without == []
     assert method.__doc__
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit import Example
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
 METRICS = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
@@ -79,7 +80,7 @@ def test_values_have_the_name_of_the_metric(metric: EvaluateMetric) -> None:
 
 @EACH
 def test_every_option_and_every_metric_is_documented(metric: EvaluateMetric) -> None:
-    options = {key: field.description for key, field in type(metric).model_fields.items() if key != "name"}
+    options = {key: text for key, text in option_descriptions(type(metric)).items() if key != "name"}
     assert all(options.values()), options
     assert type(metric).__doc__ not in (None, *(base.__doc__ for base in type(metric).__mro__[1:]))
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, T5Config
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import GPT2Config, PreTrainedTokenizerFast, T5Config
 
 from peftkit import Example, RowError
 from peftkit.models import CausalLM, ModelFamily, Seq2SeqLM, SequenceClassifier, TokenizedRow
-from peftkit.models.text_encoding import decode_exactly, detect_special_tokens, token_ids
+from peftkit.models.text_encoding import SpecialTokens, decode_exactly, detect_special_tokens, token_ids
 from peftkit.testing.tokenizers import TEMPLATES, TOKENIZER_CASES, tokenizer
 
 WORDS = st.sampled_from(
@@ -122,6 +123,47 @@ def test_detected_special_tokens_are_those_of_the_template(frame: str) -> None:
     place = single.index("$A")
     assert detect_special_tokens(tok).prefix == tuple(tok.convert_tokens_to_ids(single[:place]))
     assert detect_special_tokens(tok).suffix == tuple(tok.convert_tokens_to_ids(single[place + 1 :]))
+
+
+def bare_tokenizer(model: Any, normalizer: Any = None, **special: str) -> Any:
+    """A tokenizer with the template ``<s> text </s>``."""
+    tok = Tokenizer(model)
+    tok.pre_tokenizer = pre_tokenizers.Whitespace()
+    if normalizer is not None:
+        tok.normalizer = normalizer
+    frame = [(token, tok.token_to_id(token)) for token in ("<s>", "</s>")]
+    tok.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=frame)
+    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>", **special)
+
+
+CYRILLIC = {"<s>": 0, "</s>": 1, **{letter: i for i, letter in enumerate("домкт", 2)}}
+NO_LATIN = normalizers.Replace(Regex("[a-zA-Z0-9.]"), "")
+
+
+@pytest.mark.parametrize(
+    "tok",
+    [
+        bare_tokenizer(models.BPE(CYRILLIC, [])),
+        bare_tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "дом": 2, "кот": 3}, unk_token="[UNK]")),
+        bare_tokenizer(models.BPE({**CYRILLIC, "a": 9}, []), NO_LATIN),
+        bare_tokenizer(models.WordLevel({**CYRILLIC, "дом": 8, "кот": 9}, unk_token="</s>"), unk_token="</s>"),
+        bare_tokenizer(models.WordLevel({**CYRILLIC, "дом": 8, "кот": 9}, unk_token="<s>"), unk_token="<s>"),
+    ],
+    ids=["letters", "words", "normalizer", "unknown-is-eos", "unknown-is-bos"],
+)
+def test_special_tokens_are_found_whatever_the_vocabulary(tok: Any) -> None:
+    assert detect_special_tokens(tok) == SpecialTokens((0,), (1,))
+    ids = tok("дом кот")["input_ids"]
+    decoder = CausalLM(tok, SimpleNamespace(vocab_size=100, pad_token_id=0), 64, 64)
+    (row,) = decoder.tokenize_completions([Example("дом", "кот")], ranked=False)
+    assert [*row["source"], *row["candidates"][0]] == ids
+
+
+def test_special_tokens_without_any_text_between_them_are_an_error() -> None:
+    tok = bare_tokenizer(models.WordLevel({"<s>": 0, "</s>": 1}, unk_token="[UNK]"))
+    decoder = CausalLM(tok, SimpleNamespace(vocab_size=100, pad_token_id=0), 64, 64)
+    (problem,) = decoder.special_token_problems()
+    assert "adds the special tokens ['<s>', '</s>'], but encodes no word" in problem
 
 
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])

@@ -447,6 +447,7 @@ def test_only_the_first_of_several_processes_logs_failures(
     install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     registry(install("yet-another-distribution", register_methods=methods(Inapt)))
     assert caplog.records == []
 

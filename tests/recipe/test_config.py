@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
@@ -39,7 +40,7 @@ def test_every_table_is_strict_frozen_and_documented() -> None:
         config: dict[str, Any] = dict(table.model_config)
         assert (config["extra"], config["frozen"], config["strict"]) == ("forbid", True, True)
         if table is not Recipe:
-            undocumented = [key for key, field in table.model_fields.items() if not field.description]
+            undocumented = [key for key, text in option_descriptions(table).items() if not text]
             assert undocumented == []
 
 

@@ -38,7 +38,8 @@ def installed(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Regis
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "documented_plugin", raising=False)
     registry = load_registry(points=[EntryPoint("documented", "documented_plugin", "peftkit")])
-    sys.modules.pop("documented_plugin", None)
+    # For as long as the test runs, as descriptions of options are read from its source.
+    monkeypatch.setitem(sys.modules, "documented_plugin", sys.modules.pop("documented_plugin"))
     return registry
 
 

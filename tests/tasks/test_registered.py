@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.components import Task
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.data.examples import to_examples
 from peftkit.data.tokenize import tokenize_examples
 from peftkit.errors import InputError, MissingFieldsError
@@ -94,7 +95,7 @@ def test_every_task_declares_its_kind_metrics_and_options(entry: Entry) -> None:
     registry = load_registry()
     values = [v for name in component.metrics for v in registry.find("metric", name).component().value_names]  # type: ignore[call-arg,attr-defined]
     assert component.selection_metric in values
-    undocumented = [k for k, field in component.model_fields.items() if k != "name" and not field.description]
+    undocumented = [k for k, text in option_descriptions(component).items() if k != "name" and not text]
     assert not undocumented
     if entry.name in ("tweet_eval", "ag_news", "commonsense_qa", "race", "race_distractors"):
         assert component.source

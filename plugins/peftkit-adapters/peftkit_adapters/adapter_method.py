@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import Field, create_model
 
 from peftkit import ApplyContext, Incompatibility, Method, RunSpec
-from peftkit.components.declared_options import Option, python_type
 from peftkit.components.model_parts import format_changed_options
+from peftkit.components.options.declared_options import Option, python_type
 from peftkit.errors import InputError, summarize_error
 from peftkit_adapters.config_options import config_options
 
@@ -70,9 +70,6 @@ def why_unavailable() -> list[str]:
 
 class AdapterMethod(Method):
     """A method of the adapters library, whose options are the fields of one of its configuration classes."""
-
-    # The classes that make_method builds have no source to read docstrings from.
-    model_config = ConfigDict(use_attribute_docstrings=False)
 
     incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (
         Incompatibility(

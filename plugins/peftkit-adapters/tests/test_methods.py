@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit import Method, Range
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import InputError
 from peftkit.plugins import FIRST_PARTY, load_registry
 from peftkit.testing import (
@@ -157,7 +158,7 @@ def test_methods_that_peft_has_too_share_its_search_space(name: str, peft_name: 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_every_option_is_described_and_known_to_the_library(name: str) -> None:
     component = method(name)
-    assert [key for key, field in type(component).model_fields.items() if key != "name" and not field.description] == []
+    assert [key for key, text in option_descriptions(type(component)).items() if key != "name" and not text] == []
     for part in component.parts():
         config, options = part.config(), part.options()
         assert options.keys() <= set(config)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 from peftkit import plugins
 from peftkit.cli.arguments import add_run, count
+from peftkit.cli.output_file import open_output
 from peftkit.cli.subcommand import SubCommand
-from peftkit.errors import InputError
+from peftkit.json_files import to_json
 from peftkit.standard_streams import shows_all_characters
 
 
@@ -42,6 +40,9 @@ class PredictCommand(SubCommand):
             "--stream", action="store_true", help="Predict batch by batch instead of reading all input first."
         )
 
+    def needs_stdout(self, args: argparse.Namespace) -> bool:
+        return args.output is None
+
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.data_files import read_prediction_inputs
         from peftkit.inference.finished_run import load_finished_run
@@ -49,20 +50,15 @@ class PredictCommand(SubCommand):
         from peftkit.monitor.verbosity import quiet_libraries
 
         quiet_libraries(args.log_level)
-        finished = load_finished_run(Path(args.run), plugins.load_registry())
-        with ExitStack() as files:
-            if args.output:
-                try:
-                    output = files.enter_context(Path(args.output).open("w", encoding="utf-8"))
-                except OSError as error:
-                    raise InputError(f"{error.filename!r}: {error.strerror}") from error
-                files.enter_context(redirect_stdout(output))
+        with open_output(args.output, args.file) as output:
+            finished = load_finished_run(Path(args.run), plugins.load_registry())
             inputs = read_prediction_inputs(args.file) if args.text is None else [args.text]
             predictions = predict(finished, inputs, args.batch, stream=args.stream, name=args.file or "")
+            escape = not shows_all_characters(output.stream)
             if args.json:
-                self.print_json({"predictions": list(predictions)})
+                document = {"format": 1, "predictions": list(predictions)}
+                output.print_line(to_json(document, indent=2, escape=escape))
                 return 0
-            escape = not shows_all_characters(sys.stdout)
             for prediction in predictions:
-                print(json.dumps(prediction, ensure_ascii=escape), flush=True)
+                output.print_line(to_json(prediction, escape=escape))
         return 0

@@ -67,3 +67,38 @@ def test_predict_json_is_one_document(finished_run: Path, peftkit: Peftkit) -> N
     code, out, _ = peftkit("predict", str(finished_run), "--file", "lines", "--json")
     assert code == 0
     assert json.loads(out) == {"format": 1, "predictions": [json.loads(line) for line in lines.splitlines()]}
+
+
+def test_the_output_is_replaced_only_by_predictions(finished_run: Path, peftkit: Peftkit) -> None:
+    run = str(finished_run)
+    Path("rows.csv").write_text("gloss\na bird\n", encoding="utf-8")
+    Path("lacks.csv").write_text("glos\na bird\n", encoding="utf-8")
+    Path("old").write_text("a long old result\n" * 1000, encoding="utf-8")
+    old = Path("old").read_text()
+
+    code, _, error = peftkit("predict", run, "--file", "rows.csv", "-o", "rows.csv")
+    assert (code, error) == (2, "peftkit: error: --output: 'rows.csv' is the file that is read; write to another one\n")
+    assert Path("rows.csv").read_text() == "gloss\na bird\n"
+
+    for output in ("old", "new"):
+        assert peftkit("predict", run, "--file", "lacks.csv", "-o", output)[0] == 2
+    assert Path("old").read_text() == old
+    assert not Path("new").exists()
+
+    for options in ([], ["--stream"], ["--json"]):
+        Path("old").write_text(old, encoding="utf-8")
+        printed = peftkit("predict", run, "--file", "rows.csv", *options)[1]
+        assert peftkit("predict", run, "--file", "rows.csv", "-o", "old", *options) == (0, "", "")
+        assert Path("old").read_text() == printed
+
+    full = peftkit("predict", run, "--file", "rows.csv", "-o", "/dev/full")
+    assert full == (1, "", "peftkit: error: /dev/full cannot be written: No space left on device\n")
+    assert peftkit("predict", run, "--file", "rows.csv", "-o", ".")[::2] == (2, "peftkit: error: '.': Is a directory\n")
+
+
+def test_an_output_file_needs_no_standard_output(
+    finished_run: Path, peftkit: Peftkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["predict", str(finished_run), "--text", "a bird", "-o", "out.jsonl"]) == 0
+    assert len(Path("out.jsonl").read_text().splitlines()) == 1

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from peftkit.components.declared_options import SourceLibrary, argument_descriptions, plain_summary, python_type
+from peftkit.components.options.declared_options import SourceLibrary, argument_descriptions, plain_summary, python_type
 
 CONFIG = '''
 from __future__ import annotations

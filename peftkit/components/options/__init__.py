@@ -1,0 +1,1 @@
+"""The options of components: their descriptions, and those that other libraries declare."""
