@@ -330,7 +330,10 @@ def _check_evaluation(
         if key in recomputed:
             yield check_value(what, f"{prefix}{key}", value, recomputed[key], SINGLE_PRECISION)
         else:
-            reason = "generated texts are stored for the selected evaluation only"
+            texts = "generated texts"
+            if not run.recipe.objective_for(run.summary["model_kind"]).generates:
+                texts = "predictions without `candidates`"
+            reason = f"{texts} are stored for the selected evaluation only"
             if examples is None and "prediction" in rows[0]:
                 reason = _why_no_rows(run, split)
             if any(key in metric.value_names for metric in run.recipe.metric if metric.input == TEACHER_FORCED):
