@@ -125,7 +125,7 @@ def test_what_peftkit_leaves_out_is_explained_and_not_guessed(word: str, near: s
         ("qlroa", "qlora"),
         ("offt", "oft"),
         ("otf", "oft"),
-        ("prefix_tunning", "prefix_tuning"),
+        ("prefix_tuningg", "prefix_tuning"),
         ("prefx_tunin", "prefix_tuning"),
         ("bitfitt", "bitfit"),
         ("vear", "vera"),

@@ -45,7 +45,7 @@ FAULTS = {
     "a revision": Fault({("model", "revision"): "main"}, MODEL),
     "a head": Fault({("model", "keep_head"): True}, MODEL),
     "a precision": Fault({("model", "dtype"): "float64", ("train", "mixed_precision"): "bf16"}),
-    "the task": Fault({("task", "name"): "text_clasification"}),
+    "the task": Fault({("task", "name"): "text_classifier"}),
     "a column": Fault({("task", "label_column"): "wrong"}, TASK),
     "a file": Fault({("task", "path", "dev"): "missing.csv"}, TASK),
     "an option of the task": Fault({("task", "limit"): -1}, TASK),

@@ -225,7 +225,7 @@ def _lacks_blank(before: str, after: str) -> bool:
     if not before or not after or before[-1].isspace():
         return False
     closed = before[-1] in "'\"`" and before.count(before[-1]) % 2 == 0
-    in_quotes = re.search(r"(?<!\w)'[^']*$", before) and not before.endswith("'")  # no apostrophe
+    in_quotes = re.search(r"(?:^|[\s(\[{,=])'[^']*$", before) and not before.endswith("'")  # no apostrophe
     return after[0].isupper() and not in_quotes and (closed or before[-1].isalnum() or before[-1] in ".,;:!?)")
 
 
