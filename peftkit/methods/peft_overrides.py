@@ -192,7 +192,7 @@ class Poly(PeftMethod):
 
 
 class Shadow(PeftMethod):
-    """A small trained copy of the model, mixed into the frozen one's hidden states (ShadowPEFT, arXiv:2604.19254, 2026).
+    """A small trained copy of the model, mixed into the frozen one's states (ShadowPEFT, arXiv:2604.19254, 2026).
 
     The copy's own loss is added to the training loss, and not to the recorded loss.
     """

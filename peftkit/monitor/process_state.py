@@ -235,11 +235,11 @@ def _progress_bars() -> Iterator[None]:
 
 def _stop_progress_threads(others: Container[threading.Thread]) -> None:
     """Stop the threads with which tqdm watches bars, except those of bars that are shown."""
-    from tqdm import TMonitor
-
+    monitor_class = getattr(sys.modules.get("tqdm"), "TMonitor", ())  # not imported: it is a library of libraries
     for thread in threading.enumerate():
-        if isinstance(thread, TMonitor) and thread not in others and not thread.tqdm_cls._instances:
-            thread.exit()
+        monitor: Any = thread
+        if isinstance(thread, monitor_class) and thread not in others and not monitor.tqdm_cls._instances:
+            monitor.exit()
 
 
 @contextmanager

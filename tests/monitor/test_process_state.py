@@ -21,7 +21,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-import tqdm
 import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -34,6 +33,7 @@ from peftkit.monitor.process_state import isolated_process_state
 from peftkit.recipe import Recipe
 from peftkit.train.trainer import Trainer
 
+tqdm: Any = sys.modules["tqdm"]  # of datasets
 Make = Callable[..., Recipe]
 PARTS = (
     process_state._environment_variables,
