@@ -12,8 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from peftkit.components import Component, Metric, ModelKind, Objective, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import LOSS, Recipe
+from peftkit.recipe.config import LISTED, LOSS, Recipe
 from peftkit.recipe.deepspeed import sharding_conflicts
 from peftkit.recipe.optimizers import optimizer_arguments
 from peftkit.recipe.partial_recipe import known, listed

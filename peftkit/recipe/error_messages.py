@@ -14,8 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, core_schema
 
 from peftkit.errors import comma_separated, did_you_mean
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import Recipe
+from peftkit.recipe.config import LISTED, Recipe
 from peftkit.recipe.raw_recipe import RawRecipe, format_key
 from peftkit.recipe.toml_lines import KeyPath
 from peftkit.recipe.type_names import (

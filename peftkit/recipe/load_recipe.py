@@ -17,8 +17,7 @@ from peftkit.components.method_names import find_spelling
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import Recipe
+from peftkit.recipe.config import LISTED, Recipe
 from peftkit.recipe.error_messages import Messages, describe_errors, to_json, type_mismatches
 from peftkit.recipe.partial_recipe import known, partial_recipe
 from peftkit.recipe.raw_recipe import MigratedKey, RawRecipe, format_key, load_raw, override_file

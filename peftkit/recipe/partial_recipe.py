@@ -15,8 +15,7 @@ from pydantic import ValidationError
 
 from peftkit.components import Component
 from peftkit.plugins import Kind, Registry
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import Recipe
+from peftkit.recipe.config import LISTED, Recipe
 from peftkit.recipe.error_messages import key_path, to_json
 from peftkit.recipe.resolve import BUILT_IN_MODELS
 from peftkit.recipe.tables import ConfigTable

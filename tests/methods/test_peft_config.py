@@ -1,4 +1,4 @@
-"""Options that peft's configurations reject are found before a model is loaded."""
+"""Options that peft's configurations reject are without_blank before a model is loaded."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def test_options_that_peft_does_not_check_import_no_peft() -> None:
 def test_no_help_text_lacks_a_blank() -> None:
     words = "For|This|If|The|It|You|Only|With|However|But|Additionally|Suggested|Note|Default|Whether|Currently"
     missing = re.compile(rf"[\w)³$]['\"]?[.,;:!?]?(?:{words})\b")
-    found = {
+    without_blank = {
         (name, option.name): match[0]
         for name, configuration in read_sources().items()
         for option in configuration.options
         if (match := missing.search(option.help))
     }
-    assert found == {}
+    assert without_blank == {}

@@ -138,17 +138,17 @@ def test_problems_of_several_faults_contain_those_of_each(rows: Path, registry: 
     assert [name for name, problems in alone.items() if not problems] == []
     for names in subsets():
         report = check(rows, registry, *(FAULTS[name] for name in names))
-        found = problems_of(report)
-        assert len(set(found)) == len(found), names
+        reported = problems_of(report)
+        assert len(set(reported)) == len(reported), names
         lines = [problem.line or 0 for problem in report.errors]
         assert lines == sorted(lines), names
         for name in names:
             others = [FAULTS[other] for other in names if other != name]
             if all(FAULTS[name].is_independent_of(other) for other in others):
-                missing = [problem for problem in alone[name] if problem not in found]
-                assert not missing, (names, missing, found)
+                missing = [problem for problem in alone[name] if problem not in reported]
+                assert not missing, (names, missing, reported)
         allowed = {key for name in names for key, _ in alone[name]}
-        assert {key for key, _ in found} <= allowed, (names, found)
+        assert {key for key, _ in reported} <= allowed, (names, reported)
 
 
 @pytest.mark.parametrize("other", ["a budget", "the method", "the model", "an unknown metric", "an unknown table"])

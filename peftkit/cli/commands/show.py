@@ -56,10 +56,10 @@ class ShowCommand(SubCommand):
         registry = plugins.load_registry()
         from peftkit.analysis.component_description import find_components
 
-        found = find_components(args.name, registry)
-        if not any(entry.kind == "method" for entry in found):
+        entries = find_components(args.name, registry)
+        if not any(entry.kind == "method" for entry in entries):
             raise InputError(f"{args.name!r} is not a method; --model applies to methods only")
-        method_name = found[0].name
+        method_name = entries[0].name
         names = [
             f"{key}={json.dumps(name)}" for key, name in (("method.name", method_name), ("model.name", args.model))
         ]
