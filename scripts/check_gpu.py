@@ -4,7 +4,8 @@
 
 MACs are the same on CPU and GPU, in each precision and with gradient checkpointing; energy is read from NVML, limits a
 budget, and is measured in training only; peak memory is near the estimate of `peftkit cost`; out of memory, steps use
-smaller microbatches; fp16, bf16 and FSDP2 train; and a model of T5-base's size is profiled against the device's peak.
+smaller microbatches; no step waits for the device; fp16, bf16 and FSDP2 train; and a model of T5-base's size is
+profiled against the device's peak.
 """
 
 from __future__ import annotations
@@ -186,6 +187,41 @@ def out_of_memory(folder: Path) -> str:
     return f"microbatches of 512 rows became {little['microbatch_size']}, with the same {gmacs:.1f} GMACs"
 
 
+def no_waiting(folder: Path) -> str:
+    """No step waits for the device, once the first ones have been taken: torch raises an error at a wait."""
+    import torch
+
+    from peftkit.analysis.dry_run import dry_run
+    from peftkit.monitor.console import ConsoleLogger
+    from peftkit.plugins import load_registry
+    from peftkit.recipe import load_recipe
+    from peftkit.train.callbacks import LoopCallback, MeterList
+
+    registry, steps = load_registry(), 12
+
+    class Strict(LoopCallback):
+        def on_step_settled(self) -> None:
+            plain = 4 <= self.trainer.progress.step < steps
+            torch.cuda.set_sync_debug_mode("error" if plain else "default")
+
+    entries = [entry for entry in registry.all("meter").values() if entry.distribution == "peftkit"]
+    failures = []
+    for model, methods in METHODS.items():
+        for method in methods:
+            file = recipe(folder, f"waits-{model}-{method}", 'train.optimizer = "adamw"', model=model, method=method)
+            loaded = load_recipe(file, registry)
+            meters = MeterList([entry.component() for entry in entries])
+            try:
+                with dry_run(loaded, registry, steps, [meters, ConsoleLogger(loaded, quiet=True), Strict()]) as trainer:
+                    trainer.train()
+            except Exception:
+                failures.append(f"{model} {method}: {traceback.format_exc(limit=-4)}")
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    assert not failures, "\n".join(failures)
+    return f"no step of {sum(map(len, METHODS.values()))} combinations of model and method waits"
+
+
 def precisions(folder: Path) -> str:
     """fp16 with its scaler, bf16 weights, and float32 reach similar losses."""
     lines = {
@@ -246,7 +282,16 @@ def t5_base(folder: Path) -> str:
     return "; ".join(results)
 
 
-CHECKS: tuple[Callable[[Path], str], ...] = (same_macs, energy, memory, out_of_memory, precisions, fsdp, t5_base)
+CHECKS: tuple[Callable[[Path], str], ...] = (
+    same_macs,
+    energy,
+    memory,
+    out_of_memory,
+    no_waiting,
+    precisions,
+    fsdp,
+    t5_base,
+)
 
 
 def main() -> int:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components.component import StatefulComponent
 from peftkit.components.inputs import StepStats
+from peftkit.components.read_later import read_later
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+@read_later("seconds")
 @dataclass(frozen=True, slots=True)
 class TrainContext:
     """A run at the time of an event.
@@ -26,7 +28,8 @@ class TrainContext:
         epoch: Number of epochs so far, with the fraction of the current one.
         samples: Number of training rows so far, over all processes.
         tokens: Number of input and target tokens so far, over all processes, without padding.
-        seconds: Seconds of training steps so far, without evaluation, counting and callbacks.
+        seconds: Seconds of training steps so far, without evaluation, counting and callbacks. On a GPU, reading them
+            waits for the step.
         budget_used: The used share of the budget; training ends at 1.
         num_processes: Number of processes; each of them calls the callback.
         stop: Ends training, with the reason as text: after the current step, which is evaluated first. All processes
@@ -45,12 +48,14 @@ class TrainContext:
     stop: Callable[[str], None]
 
 
+@read_later("loss")
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """An optimizer step that has been taken.
 
     Attributes:
-        loss: The mean loss per target token or label, over all processes; may be NaN or infinite.
+        loss: The mean loss per target token or label, over all processes; may be NaN or infinite. On a GPU, reading it
+            waits for the step; if it is not finite and ``train.on_nan`` is ``"stop"``, reading it ends the run.
         learning_rate: The learning rate, before the multipliers of parameter groups.
         stats: Rows, tokens, seconds and operations of the step.
         skipped: Whether the parameters were not updated, because the loss was not finite.

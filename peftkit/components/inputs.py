@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
+from peftkit.components.read_later import read_later
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -145,9 +147,12 @@ class Example:
     group: str = ""
 
 
+@read_later("seconds", "wait_seconds")
 @dataclass(frozen=True, slots=True)
 class StepStats:
     """The cost of one optimizer step, summed over all processes; seconds are those of the main process.
+
+    On a GPU, reading the seconds waits until the device has finished the step.
 
     Attributes:
         samples: Number of rows.

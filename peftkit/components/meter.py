@@ -16,6 +16,9 @@ class Meter(StatefulComponent):
 
     budgets: ClassVar[tuple[str, ...]] = ()
     """The totals that ``[train.budget]`` can limit, such as ``joules``."""
+    waits_for_device: ClassVar[bool] = True
+    """Whether ``on_step_start`` and ``on_step_end`` need a device that has finished its work, as those of energy do.
+    With such a meter every step waits for the device."""
 
     def start(self, model: nn.Module) -> None:
         """Run once before the first step.

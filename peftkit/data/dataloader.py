@@ -187,7 +187,7 @@ def batch_similar_lengths(rows: Sequence[int], lengths: Sequence[int], batch: in
 def train_dataloader(
     recipe: Recipe, rows: TrainRows, objective: BoundObjective, accelerator: Accelerator
 ) -> tuple[DataLoader[Any], LengthBucketSampler | StreamingRows]:
-    """Makes the training data loader of this process.
+    """Makes the training data loader of this process. Its batches are on the host, with their counts.
 
     Call the loader's ``set_epoch`` before each epoch, and set the ``start`` of its sampler after it.
 
@@ -212,10 +212,12 @@ def train_dataloader(
     loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]
         batch_size=recipe.train.batch_size,
-        collate_fn=objective.collate,
+        collate_fn=objective.collate_and_count,
         num_workers=recipe.train.workers,
         drop_last=True,
+        pin_memory=accelerator.device.type == "cuda",  # otherwise the copy to the device would wait for it
         **options,
     )
-    prepared: DataLoader[Any] = accelerator.prepare_data_loader(loader)
+    # The trainer moves the batches, since Accelerate would drop their counts.
+    prepared: DataLoader[Any] = accelerator.prepare_data_loader(loader, device_placement=False)
     return prepared, order

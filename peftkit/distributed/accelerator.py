@@ -94,8 +94,8 @@ def make_accelerator(**options: Any) -> Accelerator:
 def _ignoring_variables(make: Callable[[], Accelerator], *, single_process: bool = False) -> Accelerator:
     """Make an Accelerator without the ignored variables.
 
-    If it fails, the variables and Accelerate's state are restored, as ``shutdown`` does otherwise: half a state would
-    fail the next run of the process.
+    If it fails, the variables and Accelerate's state are restored, as ``shutdown`` does otherwise: half of a state
+    would fail the next run of the process.
 
     Raises:
         RunError: Accelerate failed, for example on a variable of another launcher.

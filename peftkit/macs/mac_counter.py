@@ -96,7 +96,8 @@ class ShadowModel:
         """Return the batch as the model takes it; only ``COUNTS`` are sure to keep their values."""
         if self.device is None:
             device = next(self.model.parameters()).device
-            return {k: torch.ones_like(v, device=device) if v.is_meta else v.to(device) for k, v in batch.items()}
+            tensors = {k: torch.ones_like(v, device=device) if v.is_meta else v.to(device) for k, v in batch.items()}
+            return _replace_tensors(batch, tensors)
         return _without_values(batch, self.device)
 
 
@@ -106,7 +107,15 @@ def _shapes(batch: dict[str, Tensor]) -> Shapes:
 
 def _without_values(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Return empty tensors of the batch's shapes on a device, and the tensors that hold counts unchanged."""
-    return {k: v if k in COUNTS else torch.empty_like(v, device=device) for k, v in batch.items()}
+    empty = {k: v if k in COUNTS else torch.empty_like(v, device=device) for k, v in batch.items()}
+    return _replace_tensors(batch, empty)
+
+
+def _replace_tensors(batch: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace all tensors of a batch, whose class may keep numbers on the host beside them."""
+    other = copy.copy(batch)
+    other.update(tensors)
+    return other
 
 
 class MacCounter:

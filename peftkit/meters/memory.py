@@ -22,6 +22,8 @@ class PeakMemory(Meter):
 
     name: Literal["peak_memory"] = "peak_memory"
 
+    waits_for_device = False  # torch counts the memory on the host
+
     _device: int = 0
     _host: int = 0
 

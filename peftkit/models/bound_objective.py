@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from peftkit.components import Example, Objective, Task
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
+from peftkit.models.collated_batch import CHOICES, BatchCounts, CollatedBatch
 from peftkit.models.family import ModelFamily
 from peftkit.models.padding import split_batch
 
@@ -55,6 +56,17 @@ class BoundObjective:
     def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Build the padded tensors of a training batch."""
         return self.component.collate(rows, self.context)
+
+    def collate_and_count(self, rows: Sequence[Row]) -> CollatedBatch:
+        """Build the padded tensors of a training batch, and count what is in them while they are on the host."""
+        batch = self.collate(rows)
+        counts = BatchCounts(
+            targets=int(self.num_targets(batch)),
+            input_tokens=int(batch["input_tokens"]),
+            tokens=int(self.family.num_tokens(batch)),
+        )
+        choices = batch[CHOICES].tolist() if CHOICES in batch else []
+        return CollatedBatch(batch, batch["attention_mask"].sum(-1).tolist(), choices, counts)
 
     def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
         """Split a batch into microbatches whose losses add up to the loss of the whole.

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from peftkit.components import Example
 from peftkit.components.inputs import CandidateScores, TokenizedRow
 from peftkit.models.candidate_scoring import accepts_argument, tolerance
+from peftkit.models.collated_batch import CHOICES, choices_per_row
 from peftkit.models.family import ModelFamily
-from peftkit.models.padding import CHOICES, attention_mask, pad_sequences
+from peftkit.models.padding import attention_mask, pad_sequences
 from peftkit.models.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.scores import at_least_float32
 from peftkit.models.text_encoding import check_candidates_differ
@@ -109,7 +110,7 @@ class SequenceClassifier(ModelFamily):
 
     def _outputs_by_row(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Arrange outputs by row: the scores of a row's pairs become one line of shape (choices,), padded with -inf."""
-        choices = batch[CHOICES].tolist()
+        choices = choices_per_row(batch)
         if not any(choices):
             return outputs
         scores: list[Tensor] = list(torch.split(at_least_float32(outputs)[:, 0], choices))

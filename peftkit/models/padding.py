@@ -11,10 +11,9 @@ from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components.inputs import IGNORE_INDEX
+from peftkit.models.collated_batch import CHOICES, CollatedBatch, choices_per_row, with_tensors
 from peftkit.models.text_encoding import embedding_size
 
-CHOICES = "choices"
-"""Key of a batch whose rows may have several texts: how many candidates each row has, or 0 if it is a single text."""
 TARGET_COLUMNS = "target_columns"
 """Key of a batch: the positions that predict targets, a tensor of shape (rows, targets) that is padded with -1."""
 
@@ -90,7 +89,7 @@ def pad_batch(batch: Mapping[str, Tensor], lengths: Mapping[str, int], pad_id: i
         key: pad(batch[key], (0, length - batch[key].shape[1]), value=pad_values.get(key, pad_id))
         for key, length in lengths.items()
     }
-    return {**batch, **padded}
+    return with_tensors(batch, padded)
 
 
 def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
@@ -107,7 +106,8 @@ def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Te
         ValueError: a tensor has neither an entry for each row nor one for each text.
     """
     texts = len(batch["input_ids"])
-    texts_per_row = [max(1, n) for n in batch[CHOICES].tolist()] if CHOICES in batch else [1] * texts
+    choices = choices_per_row(batch) if CHOICES in batch else []
+    texts_per_row = [max(1, n) for n in choices] if CHOICES in batch else [1] * texts
     rows = len(texts_per_row)
     for key, value in batch.items():
         if value.ndim and len(value) not in (rows, texts):
@@ -117,5 +117,8 @@ def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Te
     for start in range(0, rows, size):
         num_texts = sum(texts_per_row[start : start + size])
         of_rows, of_texts = slice(start, start + size), slice(first_text, first_text + num_texts)
-        yield {k: v[of_rows if len(v) == rows else of_texts] if v.ndim else v for k, v in batch.items()}
+        part = {k: v[of_rows if len(v) == rows else of_texts] if v.ndim else v for k, v in batch.items()}
+        if isinstance(batch, CollatedBatch):
+            part = CollatedBatch(part, batch.lengths[of_texts], choices[of_rows])
+        yield part
         first_text += num_texts

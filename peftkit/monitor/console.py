@@ -17,6 +17,8 @@ from peftkit.data.pipeline import PreparedData
 from peftkit.recipe import Recipe
 from peftkit.standard_streams import safe_output
 
+REFRESH_SECONDS = 0.5
+"""How often the progress bar shows a new loss: reading it waits for the device."""
 MIN_WIDTH = 80
 """Minimum width of output that is not a terminal, even if COLUMNS is smaller."""
 
@@ -40,6 +42,7 @@ class ConsoleLogger(TrainerCallback):
         self.progress: Progress | None = None
         self.bar: TaskID | None = None
         self._start_time = time.monotonic()
+        self._status_time = 0.0
 
     def print(self, text: str) -> None:
         """Print a line."""
@@ -87,8 +90,11 @@ class ConsoleLogger(TrainerCallback):
         if self.progress is not None and self.bar is not None:
             elapsed, share = time.monotonic() - self._start_time, context.budget_used
             left = max(0.0, elapsed / share * (1 - share)) if share > 0 else 0.0
-            status = f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}"
-            self.progress.update(self.bar, completed=min(share, 1.0), status=status, left=format_duration(left))
+            fields: dict[str, Any] = {"left": format_duration(left)}
+            if time.monotonic() - self._status_time >= REFRESH_SECONDS:
+                fields["status"] = f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}"
+                self._status_time = time.monotonic()
+            self.progress.update(self.bar, completed=min(share, 1.0), **fields)
 
     def on_evaluate(self, context: TrainContext, evaluation: EvaluationResult) -> None:
         """Print a row of the table; the best evaluation so far is marked with an asterisk."""

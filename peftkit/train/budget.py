@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, cast
 
 from peftkit.components import StepStats
+from peftkit.components.read_later import LateSum
 from peftkit.recipe.tables import BudgetConfig, parse_interval
 
 FIRST = 0.001
 """Share of the budget at which the first evaluation of a logarithmic interval is due."""
+
+
+class LateSeconds:
+    """An attribute with a sum of seconds that is not read before the attribute is."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> float:
+        return 0.0 if instance is None else instance._seconds.total  # without an instance: the field's default
+
+    def __set__(self, instance: Any, seconds: float) -> None:
+        instance._seconds = LateSum(seconds)
 
 
 @dataclass
@@ -20,7 +35,7 @@ class Progress:
     samples: int = 0
     input_tokens: int = 0
     target_tokens: int = 0
-    seconds: float = 0.0
+    seconds: float = LateSeconds()  # type: ignore[assignment]  # dataclasses take descriptors as defaults
     macs: int = 0
     joules: float = 0.0
     completed_epochs: int = 0
@@ -42,8 +57,39 @@ class Progress:
         self.samples += stats.samples
         self.input_tokens += stats.input_tokens
         self.target_tokens += stats.target_tokens
-        self.seconds += stats.seconds
+        self._late_sum.add(lambda: stats.seconds)
         self.macs += stats.forward_macs + stats.backward_macs
+
+    @property
+    def _late_sum(self) -> LateSum:
+        return cast("LateSum", vars(self)["_seconds"])
+
+    def late_seconds(self) -> Callable[[], float]:
+        """Return a function that reads the seconds up to now."""
+        seconds = self._late_sum.copy()
+        return lambda: seconds.total
+
+    def snapshot(self) -> Progress:
+        """Return a copy, without reading the seconds."""
+        other = copy.copy(self)
+        vars(other)["_seconds"] = self._late_sum.copy()
+        return other
+
+    def restore(self, snapshot: Progress) -> None:
+        """Return to the progress at the time of a snapshot."""
+        vars(self).update(vars(snapshot))
+
+
+AMOUNTS: Mapping[str, Callable[[Progress], float]] = {
+    "steps": attrgetter("step"),
+    "samples": attrgetter("samples"),
+    "tokens": lambda progress: progress.input_tokens + progress.target_tokens,
+    "epochs": attrgetter("epoch"),
+    "seconds": attrgetter("seconds"),  # read only if they are limited: that waits for the device
+    "gmacs": lambda progress: progress.macs / 1e9,
+    "joules": attrgetter("joules"),
+}
+"""What each limit of a budget limits."""
 
 
 def budget_used(budget: BudgetConfig, progress: Progress) -> float:
@@ -53,16 +99,7 @@ def budget_used(budget: BudgetConfig, progress: Progress) -> float:
         budget: The limits; the one that is closest counts.
         progress: The progress so far.
     """
-    amounts = {
-        "steps": progress.step,
-        "samples": progress.samples,
-        "tokens": progress.input_tokens + progress.target_tokens,
-        "epochs": progress.epoch,
-        "seconds": progress.seconds,
-        "gmacs": progress.macs / 1e9,
-        "joules": progress.joules,
-    }
-    return max(float(amounts[key] / limit) for key, limit in budget if limit is not None)
+    return max(float(AMOUNTS[key](progress) / limit) for key, limit in budget if limit is not None)
 
 
 def planned_steps(budget: BudgetConfig, *, effective_batch: int, steps_per_epoch: int | None) -> int | None:

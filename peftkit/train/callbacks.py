@@ -24,12 +24,17 @@ class LoopCallback(TrainerCallback):
 
     trainer: Trainer
 
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether ``on_step_start`` and ``on_step_computed`` need a device that has finished its work."""
+        return False
+
     def attach(self, trainer: Trainer) -> None:
         """Run once, when the trainer is complete."""
         self.trainer = trainer
 
     def on_step_computed(self) -> None:
-        """Run when the device has finished a step, before the MACs of the step are counted."""
+        """Run after a step, before its MACs are counted."""
 
     def on_step_settled(self) -> None:
         """Run before the first step and after each one, once all processes agree whether training ends."""
@@ -140,7 +145,7 @@ class CallbackList:
                 getattr(callback, hook)(self.make_context(getattr(callback, "name", "")), *arguments)
 
 
-def _overrides(callback: TrainerCallback, hook: str, base: type) -> bool:
+def _overrides(callback: object, hook: str, base: type) -> bool:
     return getattr(type(callback), hook) is not getattr(base, hook)
 
 
@@ -179,6 +184,13 @@ class MeterList(LoopCallback):
 
     def __init__(self, meters: Sequence[Meter]) -> None:
         self.meters = meters
+
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether a meter measures the device."""
+        hooks = ("on_step_start", "on_step_end")
+        measuring = (m for m in self.meters if any(_overrides(m, hook, Meter) for hook in hooks))
+        return any(meter.waits_for_device for meter in measuring)
 
     def attach(self, trainer: Trainer) -> None:
         super().attach(trainer)
@@ -248,6 +260,7 @@ class Checkpoints(LoopCallback):
     def _save(self) -> None:
         """Write a checkpoint; a collective operation."""
         trainer = self.trainer
+        trainer.losses.check(wait=True)
         weights, (tensors, rest) = trainer.strategy.trainable_state(), trainer.strategy.state_dict()
         method_state = trainer.recipe.method.state_dict(trainer.module)
         if self.run is not None:

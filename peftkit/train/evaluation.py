@@ -84,6 +84,7 @@ class Evaluations(LoopCallback):
 
     def _evaluate(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
+        trainer.losses.check(wait=True)
         results, seconds = self._evaluate_splits(trainer.data.curve_splits)
         row: EvaluationRow = {
             "step": progress.step,

@@ -13,6 +13,8 @@ from peftkit.components import StepStats
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
+from peftkit.models.collated_batch import CollatedBatch
+from peftkit.models.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.strategies import Strategy
@@ -50,35 +52,43 @@ class TrainStep:
         self.module, self.accelerator = strategy.module, strategy.accelerator
         self.microbatch_size = recipe.train.batch_size
         """Maximum rows per forward pass; reduced when memory runs out."""
+        self.known_padding = KnownPadding()
         self.microbatches: list[dict[str, Tensor]] = []
         """The microbatches of the last step."""
 
-    def agree_on_inputs(self, batches: list[dict[str, Tensor]], *, interrupted: bool) -> StepInputs:
+    def agree_on_inputs(self, batches: list[CollatedBatch], *, interrupted: bool) -> StepInputs:
         """Pad the batches of all processes to common lengths, so that compute does not depend on their number.
+
+        Several processes wait for each other and for their devices here; a single one does not wait.
 
         Args:
             batches: The batches of this process, tensors of shape (rows, length).
             interrupted: Whether this process received a signal to stop.
         """
-        objective, device = self.objective, self.accelerator.device
-        family = objective.family
-        zero = torch.tensor(0, device=device)
+        family = self.objective.family
         lengths = family.max_lengths(batches)
+        counts = [batch.counts for batch in batches if batch.counts is not None]
         sums = [
-            sum((objective.num_targets(batch) for batch in batches), zero),
-            sum((batch["input_tokens"] for batch in batches), zero),
-            sum((family.num_tokens(batch) for batch in batches), zero),
-            torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device),
-            torch.tensor(int(interrupted), device=device),
+            sum(each.targets for each in counts),
+            sum(each.input_tokens for each in counts),
+            sum(each.tokens for each in counts),
+            sum(len(batch["input_ids"]) for batch in batches),
+            int(interrupted),
         ]
-        maxima = [torch.tensor(length, device=device) for length in lengths.values()]
-        gathered = self.accelerator.gather(torch.stack([*sums, *maxima])[None])
-        targets, inputs, unpadded, texts, signals = gathered[:, : len(sums)].sum(0).tolist()
-        common = dict(zip(lengths, gathered[:, len(sums) :].amax(0).tolist(), strict=True))
+        by_process = self._gather([*sums, *lengths.values()])
+        targets, inputs, unpadded, texts, signals = (sum(column) for column in by_process[: len(sums)])
+        common = dict(zip(lengths, map(max, by_process[len(sums) :]), strict=True))
         padded = texts * (common["input_ids"] + common.get("decoder_input_ids", 0))
         samples = effective_batch_size(self.recipe, self.accelerator.num_processes)
         stats = StepStats(samples, inputs, targets, seconds=0.0, padding_tokens=padded - unpadded)
         return StepInputs([family.pad_to(batch, common) for batch in batches], stats, bool(signals))
+
+    def _gather(self, numbers: list[int]) -> list[tuple[int, ...]]:
+        """Return each of these numbers from all processes."""
+        if self.accelerator.num_processes == 1:
+            return [(number,) for number in numbers]
+        gathered = self.accelerator.gather(torch.tensor([numbers], device=self.accelerator.device)).tolist()
+        return [*zip(*gathered, strict=True)]
 
     def accumulate(self, batches: list[dict[str, Tensor]], targets: int, step: int) -> Tensor:
         """Accumulate the gradients of a step, with smaller microbatches if memory runs out.
@@ -127,7 +137,8 @@ class TrainStep:
             last = number == len(self.microbatches)
             with self.strategy.microbatch_context(last=last):
                 with self.profile_region("forward"):
-                    summed_loss = self.objective.loss(self.strategy.model, microbatch)
+                    with self.known_padding.of(microbatch):
+                        summed_loss = self.objective.loss(self.strategy.model, microbatch)
                     # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                     loss = summed_loss * accelerator.num_processes / targets
                     auxiliary = self.recipe.method.auxiliary_loss(self.module, microbatch)

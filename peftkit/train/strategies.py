@@ -61,7 +61,7 @@ class Strategy:
         self.accelerator.backward(loss)
 
     def check_gradients(self) -> None:
-        """Check that any trainable parameter has a gradient.
+        """Check that any trainable parameter has a gradient; waits for the device.
 
         Raises:
             RunError: None has, so nothing would be trained.

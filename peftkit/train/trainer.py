@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +21,7 @@ from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
 from peftkit.macs.mac_counter import StepMacs
 from peftkit.models import BoundObjective
+from peftkit.models.collated_batch import CollatedBatch
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
@@ -31,6 +31,8 @@ from peftkit.train.mac_counting import StepCounter
 from peftkit.train.optim import make_schedule, set_learning_rate
 from peftkit.train.state import StopRequest, TrainState
 from peftkit.train.step import TrainStep
+from peftkit.train.step_losses import StepLoss, StepLosses
+from peftkit.train.step_timer import StepTimer
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import make_strategy
 
@@ -77,7 +79,12 @@ class Trainer:
         self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
         self.progress = self.state.progress
         self.schedule = make_schedule(recipe)
-        self._timer_start = self._wait_seconds = 0.0
+        # Several processes wait for each other in every step anyway, and all must end with the same one.
+        self._waits_for_loss = accelerator.num_processes > 1 or recipe.train.on_nan == "skip"
+        self.losses = StepLosses(accelerator.device, self._handle_nonfinite_loss)
+        waits = accelerator.num_processes > 1 or any(each.waits_for_device for each in self.callbacks.loop)
+        by_events = accelerator.device.type == "cuda" and not waits
+        self.timer = StepTimer(accelerator.device, by_events=by_events)
         for callback in self.callbacks.loop:
             callback.attach(self)
 
@@ -97,24 +104,25 @@ class Trainer:
         try:
             self.callbacks.on_train_start()
             self._settle()
-            self._timer_start = time.perf_counter()
+            self.timer.start_waiting()
             for batches in self._step_batches() if not self.state.ended else ():
                 self._step(batches)
                 self._settle()
-                self._timer_start = time.perf_counter()
+                self.timer.start_waiting()
                 if self.state.ended:
                     break
+            self.losses.check(wait=True)
             self.callbacks.on_train_end()
         except StopRequested:
             self.callbacks.on_interrupt()
             raise
 
     def release(self) -> None:
-        """Release the wrapped model before the process group is destroyed, and the callbacks, which refer to this."""
+        """Release the wrapped model before the process group is destroyed, and what refers to the trainer."""
         self.strategy.release()
         for callback in self.callbacks.loop:
             del callback.trainer
-        del self.callbacks, self.train_step
+        del self.callbacks, self.train_step, self.losses
 
     def agree_on_stop(self) -> None:
         """Stop training on all processes if a callback of any process asked for it; a collective operation."""
@@ -175,15 +183,15 @@ class Trainer:
         self.recipe.method.load_state_dict(self.module, method_state)
         self.load_state_dict(state)
 
-    def _step_batches(self) -> Iterator[list[dict[str, Tensor]]]:
+    def _step_batches(self) -> Iterator[list[CollatedBatch]]:
         """Yield the batches of each optimizer step of this process, epoch after epoch."""
         accumulation_steps, progress = self.recipe.train.gradient_accumulation_steps, self.progress
         while True:
             self.loader.set_epoch(progress.completed_epochs)  # type: ignore[attr-defined]
             self.sampler.start = progress.steps_of_epoch
-            batches: list[dict[str, Tensor]] = []
+            batches: list[CollatedBatch] = []
             for batch in self.loader:
-                batches.append(batch)
+                batches.append(batch.to(self.accelerator.device))
                 if len(batches) == accumulation_steps:
                     yield batches
                     batches = []
@@ -198,16 +206,16 @@ class Trainer:
             state.evaluation_due = True
         self.callbacks.on_step_settled()
 
-    def _step(self, batches: list[dict[str, Tensor]]) -> None:
+    def _step(self, batches: list[CollatedBatch]) -> None:
         early = self.progress.step < EARLY_STEPS
         with explain_method_errors(self.recipe.method, "fails in its first steps") if early else nullcontext():
             self._train_on(batches)
 
-    def _train_on(self, batches: list[dict[str, Tensor]]) -> None:
+    def _train_on(self, batches: list[CollatedBatch]) -> None:
         step = self.progress.step + 1
-        self._wait_seconds = time.perf_counter() - self._timer_start
+        self.timer.stop_waiting()
         self.callbacks.on_step_start()
-        self._timer_start = time.perf_counter()
+        self.timer.start_step()
         rate = self.recipe.train.learning_rate * self.schedule(self.state.budget_used)
         set_learning_rate(self.strategy.optimizer, rate)
         inputs = self.train_step.agree_on_inputs(batches, interrupted=bool(self.interrupts.received))
@@ -215,11 +223,12 @@ class Trainer:
             raise StopRequested(self.interrupts.received or signal.SIGTERM)
         targets = inputs.stats.target_tokens
         loss = self.accelerator.reduce(self.train_step.accumulate(inputs.batches, targets, step), "sum")
-        mean_loss = loss.item() / targets
-        if not math.isfinite(mean_loss):
-            self._handle_nonfinite_loss(mean_loss, inputs.batches)
+        # On a CPU it has arrived. On a GPU it arrives while the next step is computed.
+        step_loss = self.losses.push(loss, targets, inputs.batches, self.progress)
+        self.losses.check(wait=self._waits_for_loss)
+        if step_loss.skipped:
             self.strategy.zero_grad()
-            self._record_step(None, mean_loss, inputs.stats, rate)
+            self._record_step(None, step_loss, inputs.stats, rate)
             return
         if step == 2:  # at step 1 one factor of a low-rank update is zero, and so is the gradient of the other
             self.strategy.check_gradients()
@@ -229,48 +238,55 @@ class Trainer:
             self.strategy.step()
             self.recipe.method.after_step(self.module, step)
             self.strategy.zero_grad()
-        self._record_step(loss, mean_loss, inputs.stats, rate)
+        self._record_step(loss, step_loss, inputs.stats, rate)
 
-    def _handle_nonfinite_loss(self, mean_loss: float, batches: list[dict[str, Tensor]]) -> None:
+    def _handle_nonfinite_loss(self, step_loss: StepLoss) -> None:
         """Save the batch of a non-finite loss, and stop the run unless ``train.on_nan`` is ``"skip"``.
+
+        On a GPU the next steps may have been taken since. Nothing of them is saved, as losses are checked before.
 
         Raises:
             DivergedError: The recipe says to stop.
         """
+        self.progress.restore(step_loss.before)
         self.state.skipped_steps += 1
         file = f"nan_at_step_{self.progress.step + 1}.safetensors"
         if self.state.skipped_steps <= MAX_SAVED_NAN_BATCHES:
             rank = self.accelerator.process_index
-            tensors = {f"{rank}.{i}.{k}": v.cpu() for i, batch in enumerate(batches) for k, v in batch.items()}
+            batches = enumerate(step_loss.batches)
+            tensors = {f"{rank}.{i}.{k}": v.cpu() for i, batch in batches for k, v in batch.items()}
             by_rank = gather_object([tensors])
             if self.run is not None:
                 self.run.write_tensors(file, {name: t for part in by_rank for name, t in part.items()})
         if self.recipe.train.on_nan == "stop":
             raise DivergedError(
-                f"the loss is {mean_loss} at step {self.progress.step + 1} (its batch is saved in {file}); lower "
+                f"the loss is {step_loss.mean} at step {self.progress.step + 1} (its batch is saved in {file}); lower "
                 'train.learning_rate, train in float32 without mixed precision, or set train.on_nan = "skip"'
             )
 
-    def _record_step(self, loss: Tensor | None, mean_loss: float, stats: StepStats, rate: float) -> None:
+    def _record_step(self, loss: Tensor | None, step_loss: StepLoss, stats: StepStats, rate: float) -> None:
         """Add a step to the progress, and call the callbacks; ``loss`` is None if it was not finite."""
         if loss is not None:
             self.state.add_loss(loss, stats.target_tokens)
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - self._timer_start
+        seconds, wait_seconds = self.timer.end_step()
         self.callbacks.on_step_computed()
-        seconds, wait_seconds = self.broadcast_from_main(seconds, self._wait_seconds)
+        if self.accelerator.num_processes > 1:
+            seconds, wait_seconds = self.broadcast_from_main(cast("float", seconds), cast("float", wait_seconds))
         optimizer = 0 if loss is None else self.mac_counter.optimizer_elementwise
         macs = self._count_macs()._asdict()
-        stats = replace(stats, seconds=seconds, wait_seconds=wait_seconds, optimizer=optimizer, **macs)
+        times: dict[str, Any] = {"seconds": seconds, "wait_seconds": wait_seconds}
+        stats = replace(stats, **times, optimizer=optimizer, **macs)
         self.progress.add(stats)
+        mean_loss: Any = partial(self.losses.read, step_loss)  # for callbacks that ask for it
         self.callbacks.on_step_end(StepResult(mean_loss, rate, stats, skipped=loss is None))
 
     def _count_macs(self) -> StepMacs:
         """Count the compute of the last step over all processes; not part of its time."""
         counts = [self.mac_counter.count(microbatch) for microbatch in self.train_step.microbatches]
-        sums = torch.tensor([sum(values) for values in zip(*counts, strict=True)], device=self.accelerator.device)
-        return StepMacs(*self.accelerator.reduce(sums, "sum").tolist())
+        sums = [sum(values) for values in zip(*counts, strict=True)]
+        if self.accelerator.num_processes > 1:
+            sums = self.accelerator.reduce(torch.tensor(sums, device=self.accelerator.device), "sum").tolist()
+        return StepMacs(*sums)
 
     def _make_context(self, callback: str) -> TrainContext:
         """Describe the run to a callback."""
@@ -279,7 +295,7 @@ class Trainer:
             if self.state.stop is None:
                 self.state.stop = StopRequest(callback, reason)
 
-        progress = self.progress
+        progress, late_seconds = self.progress, self.progress.late_seconds()
         return TrainContext(
             model=self.module,
             folder=self.run.path if self.run else None,
@@ -287,7 +303,7 @@ class Trainer:
             epoch=progress.epoch,
             samples=progress.samples,
             tokens=progress.input_tokens + progress.target_tokens,
-            seconds=progress.seconds,
+            seconds=cast("float", late_seconds),  # read only by callbacks that ask for them
             budget_used=self.state.budget_used,
             num_processes=self.accelerator.num_processes,
             stop=stop,
