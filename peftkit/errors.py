@@ -6,6 +6,7 @@ import difflib
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 
 class PeftkitError(Exception):
@@ -137,6 +138,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = closest(word, known)
     return f" (did you mean {near!r}?)" if near else ""
+
+
+def similar_file(name: str, names: Iterable[str]) -> str:
+    """Suggest a file of a similar name; a common extension makes no names similar.
+
+    Args:
+        name: The name of a missing file.
+        names: The names of the files in its folder.
+
+    Returns:
+        `` (did you mean 'x.toml'?)``, or an empty text if none is similar.
+    """
+    by_stem = {PurePath(each).stem: each for each in sorted(names, reverse=True)}
+    near = closest(PurePath(name).stem, by_stem)
+    return f" (did you mean {by_stem[near]!r}?)" if near else ""
 
 
 def closest(word: str, known: Iterable[str]) -> str:

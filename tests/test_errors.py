@@ -11,6 +11,7 @@ from peftkit.errors import (
     RunError,
     comma_separated,
     did_you_mean,
+    similar_file,
     summarize_error,
 )
 
@@ -49,3 +50,15 @@ def test_comma_separated_and_summarize_error() -> None:
     assert (comma_separated(["a", "b"]), comma_separated([])) == ("a, b", "nothing")
     assert summarize_error(ValueError("a\n  b")) == "ValueError: a b"
     assert summarize_error(SystemExit()) == "SystemExit"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nothere.toml", ""),
+        ("recipee.toml", " (did you mean 'recipe.toml'?)"),
+        ("rows.csv", " (did you mean 'rows.jsonl'?)"),
+    ],
+)
+def test_files_are_similar_by_their_names_without_extensions(name: str, expected: str) -> None:
+    assert similar_file(name, ["w16_more.toml", "recipe.toml", "rows.jsonl"]) == expected

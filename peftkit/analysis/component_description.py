@@ -12,6 +12,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from peftkit.components import Method, Metric, Objective, PublishedRate, Range, Task
+from peftkit.components.method_names import find_spelling
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry
@@ -33,7 +34,7 @@ def find_components(name: str, registry: Registry) -> list[Entry]:
     """Find the components of a name, of any kind.
 
     Args:
-        name: The name in a recipe.
+        name: The name in a recipe; of a method in any spelling that a recipe may have, such as ``LoRA+``.
         registry: The installed components.
 
     Returns:
@@ -42,6 +43,8 @@ def find_components(name: str, registry: Registry) -> list[Entry]:
     Raises:
         InputError: There is none.
     """
+    names = {entry.name for entry in registry.entries}
+    name = name if name in names else find_spelling(name, registry.all("method")) or name
     entries = [entry for entry in registry.entries if entry.name == name]
     if not entries:
         near, missing = registry.suggest(name), registry.why_missing(name)

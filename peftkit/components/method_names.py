@@ -1,10 +1,12 @@
-"""Suggests methods for names that people use, by meaning and not by spelling only."""
+"""Suggests methods for names that people use, by meaning and by spelling."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+
+from peftkit.components.other_methods import LEFT_OUT
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "adalora": ("adaptive lora", "adaptive low rank adaptation", "adaptive rank"),
@@ -15,7 +17,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "compacter": ("phm adapter", "hypercomplex adapter"),
     "compacter_plus_plus": ("compacter++",),
     "cpt": ("context aware prompt",),
-    "dora": ("weight decomposed", "weight decomposed low rank adaptation", "magnitude and direction", "qdora"),
+    "dora": ("weight decomposed", "weight decomposed low rank adaptation", "magnitude and direction"),
     "eva": ("explained variance", "data driven init"),
     "fourierft": ("fourier",),
     "full": ("all weights", "fft", "fine tune", "fine tuning", "ft", "full fine tuning", "full ft", "sft"),
@@ -63,24 +65,12 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "xlora": ("lora mixture", "mixture of lora", "moe lora", "mole"),
 }
 """Other names and descriptions of the methods and presets of this repository, installed or not."""
-_NO_LIBRARY = "{} is in neither peft nor AdapterHub's library; a plugin can add it"
-LEFT_OUT: Mapping[str, tuple[str, str]] = {
-    "corda": ("eva", "CorDA changes the frozen weights by data, so its adapter fits no other copy of the model"),
-    "dylora": ("lora", _NO_LIBRARY.format("DyLoRA")),
-    "galore": (
-        "full",
-        "GaLore is an optimizer of all weights, and peftkit has those of torch.optim and Adafactor only",
-    ),
-    "lisa": ("top_layers", "LISA trains other layers after every few steps; a plugin can add it"),
-    "loftq": ("qlora", "LoftQ starts from a quantization of its own, and peftkit has that of bitsandbytes only"),
-    "longlora": ("lora", "LongLoRA changes the model's attention"),
-    "lora_fa": ("lora", "LoRA-FA is an optimizer of peft, and peftkit has those of torch.optim and Adafactor only"),
-    "lora_ga": ("eva", "LoRA-GA changes the frozen weights by data, so its adapter fits no other copy of the model"),
-    "mora": ("lora", _NO_LIBRARY.format("MoRA")),
-    "qalora": ("qlora", "QA-LoRA needs weights quantized by GPTQ, and peftkit has bitsandbytes only"),
-    "relora": ("lora", "ReLoRA merges its updates into the weights during training; a plugin can add it"),
-}
-"""Methods that peftkit leaves out: the closest one that it has, and why."""
+COMMON = ("lora", "adapters", "adapter", "tuning", "prompt", "prompting")
+"""What names of different methods end with."""
+SHORT = 4
+"""The number of letters below which one wrong letter makes another name."""
+LONG = 9
+"""The number of letters from which a name may have two typos."""
 
 
 def suggest_method(word: str, known: Mapping[str, Iterable[str]]) -> str:
@@ -124,8 +114,31 @@ def find_spelling(word: str, known: Iterable[str]) -> str:
     return names[0] if len(names) == 1 else ""
 
 
+def find_typo(word: str, known: Iterable[str]) -> str:
+    """Find the method that a word misspells.
+
+    Names of methods are short, and one letter makes another method of them. The same first letter and at most one
+    wrong, missing, additional or swapped letter make a typo, or two from nine letters on. Of fewer than four letters,
+    and where a word such as "lora" is common to both, only swapped and repeated letters do.
+
+    Args:
+        word: An unknown name.
+        known: The names of methods.
+
+    Returns:
+        A name; empty if none is close.
+    """
+    typed = _squeeze(word)
+    distances = [(distance, name) for name in known if (distance := _typos(typed, _squeeze(name)))]
+    return min(distances)[1] if distances else ""
+
+
 def find_left_out(word: str) -> tuple[str, str] | None:
-    """Return the closest method to one that peftkit leaves out, and why; None for any other word."""
+    """Return the closest method to one that peftkit leaves out, and why; None for any other word.
+
+    Args:
+        word: A name as people write it.
+    """
     return next((text for name, text in LEFT_OUT.items() if _squeeze(name) == _squeeze(word)), None)
 
 
@@ -139,3 +152,41 @@ def _normalize(phrase: str) -> str:
 
 def _squeeze(phrase: str) -> str:
     return _normalize(phrase).replace(" ", "")
+
+
+def _typos(typed: str, name: str) -> int:
+    """Return the number of typos that make a name of a method another word; 0 if it is another name."""
+    for common in COMMON:
+        if typed.endswith(common) and name.endswith(common):
+            typed, name = typed.removesuffix(common), name.removesuffix(common)
+            break
+    if sorted(typed) == sorted(name):
+        pairs = [(a, b) for a, b in zip(typed, name, strict=True) if a != b]
+        if len(pairs) == 2 and any(
+            typed[i : i + 2] == name[i : i + 2][::-1] != name[i : i + 2] for i in range(len(name))
+        ):
+            return 1
+    if _without_repeats(typed) == _without_repeats(name) and abs(len(typed) - len(name)) == 1:
+        return 1
+    if min(len(typed), len(name)) < SHORT or typed[0] != name[0]:
+        return 0
+    distance = _edit_distance(typed, name)
+    return distance if distance <= (2 if len(name) >= LONG else 1) else 0
+
+
+def _without_repeats(word: str) -> str:
+    return re.sub(r"(.)\1+", r"\1", word)
+
+
+def _edit_distance(first: str, second: str) -> int:
+    """Return the number of letters to insert, delete, replace or swap with the next one."""
+    earlier, row = [0] * (len(second) + 1), list(range(len(second) + 1))
+    for i, a in enumerate(first, 1):
+        following = [i]
+        for j, b in enumerate(second, 1):
+            cost = min(row[j] + 1, following[-1] + 1, row[j - 1] + (a != b))
+            if i > 1 and j > 1 and (a, first[i - 2]) == (second[j - 2], b):
+                cost = min(cost, earlier[j - 2] + 1)
+            following.append(cost)
+        earlier, row = row, following
+    return row[-1]

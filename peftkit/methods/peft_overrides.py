@@ -192,7 +192,7 @@ class Poly(PeftMethod):
 
 
 class Shadow(PeftMethod):
-    """A small trained copy of the model whose hidden states are mixed into the frozen model's (ShadowPEFT, 2026).
+    """A small trained copy of the model, mixed into the frozen one's states (ShadowPEFT, arXiv:2604.19254, 2026).
 
     The copy's own loss is added to the training loss, and not to the recorded loss.
     """
@@ -227,7 +227,7 @@ class Shadow(PeftMethod):
 
 
 class TrainableTokens(PeftMethod):
-    """Trains the embeddings of some tokens only."""
+    """Trains the embeddings of some tokens only (in peft; no paper)."""
 
     peft_type: ClassVar[str] = "TRAINABLE_TOKENS"
     tiny_options: ClassVar[Mapping[str, Any]] = {"token_indices": [5, 6, 7, 8, 49, 52]}

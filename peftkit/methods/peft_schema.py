@@ -22,7 +22,7 @@ from peftkit.components.options.declared_options import Option, SourceClass, Sou
 from peftkit.errors import InputError
 
 PEFT = SourceLibrary("peft", ignored_bases=("PeftConfig", "PeftConfigMixin"))  # their fields are set by peftkit
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 """The version of the cache file's format."""
 
 

@@ -45,7 +45,7 @@ class _AnswerAwareMetric(_DistractorMetric):
 
 
 class DistractorNovelty(_AnswerAwareMetric):
-    """The share of generated distractors that differ from the correct answer, ``example.extra["answer"]``."""
+    """The share of generated distractors that differ from the correct answer."""
 
     name: Literal["distractor_novelty"] = "distractor_novelty"
     is_mean_of_examples: ClassVar[bool] = True

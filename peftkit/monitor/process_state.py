@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -220,15 +220,26 @@ def _progress_bars() -> Iterator[None]:
     hub: Any = huggingface_hub.utils
     of_datasets, of_hub = datasets.are_progress_bars_disabled(), hub.are_progress_bars_disabled()
     of_transformers = transformers.is_progress_bar_enabled()
+    threads = set(threading.enumerate())
     try:
         yield
     finally:
+        _stop_progress_threads(threads)
         if of_datasets != datasets.are_progress_bars_disabled():
             (datasets.disable_progress_bars if of_datasets else datasets.enable_progress_bars)()
         if of_transformers != transformers.is_progress_bar_enabled():
             (transformers.enable_progress_bar if of_transformers else transformers.disable_progress_bar)()
         if of_hub != hub.are_progress_bars_disabled():
             (hub.disable_progress_bars if of_hub else hub.enable_progress_bars)()
+
+
+def _stop_progress_threads(others: Container[threading.Thread]) -> None:
+    """Stop the threads with which tqdm watches bars, except those of bars that are shown."""
+    monitor_class = getattr(sys.modules.get("tqdm"), "TMonitor", ())  # not imported: it is a library of libraries
+    for thread in threading.enumerate():
+        monitor: Any = thread
+        if isinstance(thread, monitor_class) and thread not in others and not monitor.tqdm_cls._instances:
+            monitor.exit()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from peftkit.components import Callback, Component, Meter, Method, Metric, Objective, Preset, Task
 from peftkit.components.component import LazyComponent
-from peftkit.components.method_names import find_left_out, suggest_method
+from peftkit.components.method_names import find_left_out, find_typo, suggest_method
 from peftkit.errors import PluginError, closest, comma_separated
 
 Kind = Literal["method", "task", "objective", "metric", "meter", "callback"]
@@ -154,7 +154,7 @@ class Registry:
             `` (did you mean 'x'?)``, where x may be in a plugin that is not installed; empty if none is similar.
         """
         guess = self._guess(name, kind)
-        if find_left_out(name):
+        if guess and kind in (None, "method") and find_left_out(name):
             return f" (the closest is {guess!r})"
         return f" (did you mean {guess!r}?)" if guess else ""
 
@@ -164,9 +164,11 @@ class Registry:
             if name in FIRST_PARTY or name in self.unavailable:  # it is the right name
                 return ""
             methods = {e.name: e.component.also_called for e in entries if issubclass(e.component, Method)}
-            if guess := suggest_method(name, {**dict.fromkeys(FIRST_PARTY, ()), **methods}):
+            known = {**dict.fromkeys(FIRST_PARTY, ()), **methods}
+            guess = suggest_method(name, known) or find_typo(name, known)
+            if guess or find_left_out(name):
                 return guess
-        return closest(name, [entry.name for entry in entries])
+        return closest(name, [entry.name for entry in entries if entry.kind != "method"])
 
     def why_missing(self, name: str) -> str:
         """Returns why a name may not be registered.

@@ -12,9 +12,8 @@ from pydantic import BaseModel
 
 from peftkit.errors import Problem, RecipeError
 from peftkit.plugins import Kind, Registry, load_registry
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import Recipe
-from peftkit.recipe.load_recipe import validate_recipe
+from peftkit.recipe.config import LISTED, Recipe
+from peftkit.recipe.load_recipe import find_invalid_keys, validate_recipe
 from peftkit.recipe.raw_recipe import MAX_DEPTH, format_key, raw_from_tables
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -84,12 +83,10 @@ def build_table(kind: Kind, name: str, options: Mapping[str, Any]) -> dict[str, 
     table: dict[str, Any] = _to_toml({**options, "name": name}, (kind,), problems)
     if problems:
         raise _error(problems)
-    try:
-        validate_recipe(raw_from_tables({kind: [table] if kind in LISTED else table}), load_registry())
-    except RecipeError as error:  # as a recipe, it lacks the other tables
-        of_table = [each for each in error.problems if each.key.startswith((f"{kind}.", f"{kind}["))]
-        if of_table:
-            raise RecipeError(of_table) from None
+    invalid = find_invalid_keys(raw_from_tables({kind: [table] if kind in LISTED else table}), load_registry())
+    # As a recipe, it lacks the other tables.
+    if of_table := [each for each in invalid if each.key.startswith((f"{kind}.", f"{kind}["))]:
+        raise RecipeError(of_table)
     return {"name": name, **{key: value for key, value in table.items() if key != "name"}}
 
 

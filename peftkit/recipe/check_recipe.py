@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from peftkit.components import Component, OptionProblem
+from peftkit.components import Component, ModelKind, OptionProblem
 from peftkit.distributed import device_requirements as device
 from peftkit.errors import InputError, PeftkitError, PluginError, Problem, RecipeError, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
 from peftkit.recipe.config import Recipe
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
+from peftkit.recipe.partial_recipe import known, without_keys
 from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -47,7 +48,7 @@ def check_recipe(
         registry: The installed components.
         overrides: ``key.path=value`` texts that override keys of the file.
         data: Whether to check the data of the task; None to check them if they are on this machine.
-        further: Finds more problems of a valid recipe.
+        further: Finds more problems; it ends where it reads a key that has some already.
 
     Returns:
         All problems.
@@ -60,22 +61,24 @@ def check_recipe(
     except RecipeError as error:
         return RecipeReport(None, error.problems)
     recipe, problems = find_problems(raw, registry)
-    errors: list[Conflict] = list(problems.items())
-    warnings: list[Conflict] = []
+    errors, warnings = list(problems), list[Conflict]()
     if recipe is not None:
-        tables = {key[0] for key in problems if key}
-        if "task" not in tables and data is not False:
-            for problem in _call(recipe.task, lambda task: task.find_data_problems(download=bool(data))):
+        with known():
+            for problem in () if data is False else _data_problems(recipe, download=bool(data)):
                 target = errors if problem.is_error else warnings
                 target.append((("task", problem.option), problem.text))
-        if "method" not in tables:
-            errors += _option_conflicts(recipe)
-        if not problems:
-            errors += further(recipe)
+        errors += _option_conflicts(recipe)
+        with known():
+            errors += further(without_keys(recipe, [key for key, _ in errors]))
         invalid = {key for key, _ in errors}
         warnings += [conflict for conflict in _device_conflicts(recipe) if conflict[0] not in invalid]
     valid = recipe if not errors else None
-    return RecipeReport(valid, tuple(sort_problems(errors, raw)), tuple(sort_problems(warnings, raw)))
+    unique = (tuple(sort_problems(dict.fromkeys(each), raw)) for each in (errors, warnings))
+    return RecipeReport(valid, *unique)
+
+
+def _data_problems(recipe: Recipe, *, download: bool) -> Sequence[OptionProblem]:
+    return _call(recipe.task, lambda task: task.find_data_problems(download=download))
 
 
 def check_method_options(recipe: Recipe) -> None:
@@ -89,9 +92,12 @@ def check_method_options(recipe: Recipe) -> None:
 
 
 def _option_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    kind = model_kind(model_config(recipe.model.name))
-    for problem in _call(recipe.method, lambda method: method.find_option_problems(kind)):
-        yield ("method", problem.option), problem.text
+    kind: ModelKind | None = None
+    with known():
+        kind = model_kind(model_config(recipe.model.name))
+    with known():
+        for problem in _call(recipe.method, lambda method: method.find_option_problems(kind)):
+            yield ("method", problem.option), problem.text
 
 
 def _call(component: C, find: Callable[[C], Sequence[OptionProblem]]) -> Sequence[OptionProblem]:
@@ -105,15 +111,16 @@ def _call(component: C, find: Callable[[C], Sequence[OptionProblem]]) -> Sequenc
 
 def _device_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yield what the recipe needs and this machine does not have."""
-    train = recipe.train
-    problems: list[tuple[KeyPath, str]] = [
-        (("train", "mixed_precision"), device.precision_problem(train.mixed_precision)),
-        (("model", "quantization"), device.quantization_problem(recipe.model.quantization)),
+    needs: list[tuple[KeyPath, Callable[[], str]]] = [
+        (("train", "mixed_precision"), lambda: device.precision_problem(recipe.train.mixed_precision)),
+        (("model", "quantization"), lambda: device.quantization_problem(recipe.model.quantization)),
+        (("train", "fsdp"), lambda: device.fsdp_problem() if recipe.train.fsdp else ""),
+        (("train", "deepspeed"), lambda: device.deepspeed_problem() if recipe.train.deepspeed.used else ""),
     ]
-    if train.fsdp:
-        problems.append((("train", "fsdp"), device.fsdp_problem()))
-    if train.deepspeed.used:
-        problems.append((("train", "deepspeed"), device.deepspeed_problem()))
-    yield from ((key, f"cannot run on this machine: {text}") for key, text in problems if text)
-    if notice := device.emulation_notice(train.mixed_precision):
-        yield ("train", "mixed_precision"), f"on this machine, {notice}"
+    for key, find in needs:
+        with known():
+            if text := find():
+                yield key, f"cannot run on this machine: {text}"
+    with known():
+        if notice := device.emulation_notice(recipe.train.mixed_precision):
+            yield ("train", "mixed_precision"), f"on this machine, {notice}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from peftkit.components import Component, Objective, RunSpec
+from peftkit.components import Component, Metric, ModelKind, Objective, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
-from peftkit.recipe.config import LOSS, Recipe
+from peftkit.recipe.config import LISTED, LOSS, Recipe
 from peftkit.recipe.deepspeed import sharding_conflicts
 from peftkit.recipe.optimizers import optimizer_arguments
+from peftkit.recipe.partial_recipe import known, listed
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
 from peftkit.recipe.tables import parse_interval
 from peftkit.recipe.toml_lines import KeyPath
@@ -21,6 +23,24 @@ from peftkit.recipe.type_names import describe_type, format_value
 
 Conflict = tuple[KeyPath, str]
 """The path of a key and what is wrong with it."""
+SETTINGS: Mapping[str, Callable[[Recipe], Any]] = {
+    "task_kind": lambda recipe: type(recipe.task).kind,
+    "gradient_checkpointing": lambda recipe: recipe.train.gradient_checkpointing,
+    "mixed_precision": lambda recipe: recipe.train.mixed_precision,
+    "steps_known": lambda recipe: recipe.train.budget.has_known_steps,
+    "quantization": lambda recipe: recipe.model.quantization or "",
+    "sharded": lambda recipe: recipe.train.deepspeed.used or recipe.train.fsdp,
+}
+"""How the settings that components are checked against are read."""
+POSSIBLE: Mapping[str, Sequence[Any]] = {
+    "task_kind": ("classification", "multiple_choice", "generation", ""),
+    "gradient_checkpointing": (False, True),
+    "mixed_precision": ("no", "bf16", "fp16"),
+    "steps_known": (False, True),
+    "quantization": ("", "4bit", "8bit"),
+    "sharded": (False, True),
+}
+"""The values that they may have where a key is invalid."""
 
 
 def run_spec(recipe: Recipe, config: Mapping[str, Any]) -> RunSpec:
@@ -33,16 +53,8 @@ def run_spec(recipe: Recipe, config: Mapping[str, Any]) -> RunSpec:
     Returns:
         The properties of the run.
     """
-    return RunSpec(
-        model_kind=model_kind(config),
-        task_kind=type(recipe.task).kind,
-        gradient_checkpointing=recipe.train.gradient_checkpointing,
-        mixed_precision=recipe.train.mixed_precision,
-        config=text_config(config),
-        steps_known=recipe.train.budget.has_known_steps,
-        quantization=recipe.model.quantization or "",
-        sharded=recipe.train.deepspeed.used or recipe.train.fsdp,
-    )
+    [spec] = _possible_specs(recipe, config)
+    return spec
 
 
 def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
@@ -58,29 +70,59 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
     Raises:
         PluginError: A component raises while its incompatibilities are checked.
     """
-    spec = run_spec(recipe, config)
-    conflicts = [
-        *_metric_conflicts(recipe, spec),
-        *_repeated(recipe),
-        *_precision_conflicts(recipe),
-        *_streaming_conflicts(recipe),
-        *_subset_conflicts(recipe),
-        *_revision_conflicts(recipe),
-        *_head_conflicts(recipe, spec),
-        *_optimizer_conflicts(recipe),
-        *sharding_conflicts(recipe),
+    kind, specs = model_kind(config), _possible_specs(recipe, config)
+    checks: list[Iterator[Conflict]] = [
+        _metric_conflicts(recipe, kind),
+        _selection_conflicts(recipe),
+        _repeated(recipe),
+        _precision_conflicts(recipe),
+        _streaming_conflicts(recipe),
+        _subset_conflicts(recipe),
+        _revision_conflicts(recipe),
+        _head_conflicts(recipe, kind),
+        _optimizer_conflicts(recipe),
+        sharding_conflicts(recipe),
+        *(_component_conflicts(key, component, specs) for key, component in _components(recipe)),
+        _objective_conflicts(recipe, kind),
     ]
-    components: list[tuple[KeyPath, Component]] = [(("task",), recipe.task), (("method",), recipe.method)]
-    components += [(("callback", index), callback) for index, callback in enumerate(recipe.callback)]
-    if recipe.objective is not None:
-        components.append((("objective",), recipe.objective))
-    for key, component in components:
-        conflicts += [
-            ((*key, "name"), f"{component.name!r} is incompatible with this recipe: {reason}")
-            for reason in _incompatibilities(component, spec)
-        ]
-    conflicts += _objective_conflicts(recipe, spec)
+    conflicts: list[Conflict] = []
+    for check in checks:
+        with known():
+            conflicts.extend(check)
     return conflicts
+
+
+def _components(recipe: Recipe) -> Iterator[tuple[KeyPath, Component]]:
+    """Yield the valid components whose incompatibilities are checked, with the paths of their tables."""
+    with known():
+        yield ("task",), recipe.task
+    with known():
+        yield ("method",), recipe.method
+    for index, callback in listed(recipe, "callback"):
+        yield ("callback", index), callback
+    with known():
+        if recipe.objective is not None:
+            yield ("objective",), recipe.objective
+
+
+def _component_conflicts(key: KeyPath, component: Component, specs: Sequence[RunSpec]) -> Iterator[Conflict]:
+    """Yield the reasons that hold whatever the values of invalid keys are meant to be."""
+    first, *others = [_incompatibilities(component, spec) for spec in specs]
+    for reason in first:
+        if all(reason in reasons for reasons in others):
+            yield (*key, "name"), f"{component.name!r} is incompatible with this recipe: {reason}"
+
+
+def _possible_specs(recipe: Recipe, config: Mapping[str, Any]) -> list[RunSpec]:
+    """Return what components are checked against; of a recipe with invalid keys, one for all of their values."""
+    values: dict[str, Sequence[Any]] = dict(POSSIBLE)
+    for name, read in SETTINGS.items():
+        with known():
+            values[name] = [read(recipe)]
+    return [
+        RunSpec(model_kind=model_kind(config), config=text_config(config), **dict(zip(values, each, strict=True)))
+        for each in product(*values.values())
+    ]
 
 
 def unmeasured_budgets(recipe: Recipe, registry: Registry) -> list[Conflict]:
@@ -94,7 +136,10 @@ def unmeasured_budgets(recipe: Recipe, registry: Registry) -> list[Conflict]:
         A conflict for each limit.
     """
     meters: list[Any] = [entry.component for entry in registry.all("meter").values()]
-    if recipe.train.budget.joules is None or any("joules" in meter.budgets for meter in meters):
+    limited = False
+    with known():
+        limited = recipe.train.budget.joules is not None
+    if not limited or any("joules" in meter.budgets for meter in meters):
         return []
     return [(("train", "budget", "joules"), "no installed meter measures joules; install peftkit-energy")]
 
@@ -108,7 +153,7 @@ def _incompatibilities(component: Component, spec: RunSpec) -> list[str]:
         ) from error
 
 
-def _objective_conflicts(recipe: Recipe, spec: RunSpec) -> Iterator[Conflict]:
+def _objective_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Conflict]:
     """Find out whether there is exactly one objective for the task's kind and the model."""
     task, kind = recipe.task, type(recipe.task).kind
     if recipe.objective is not None and type(recipe.objective).task_kind != kind:
@@ -119,119 +164,135 @@ def _objective_conflicts(recipe: Recipe, spec: RunSpec) -> Iterator[Conflict]:
         text = f"no installed objective is for tasks of the kind {kind!r} of {task.name!r}; install a plugin with one"
         yield ("task", "name"), text
         return
-    fitting = [each for each in recipe.objectives if spec.model_kind is None or spec.model_kind in each.families]
+    fitting = recipe.objectives_for(model)
     if not fitting:
         families = comma_separated(sorted({family for each in recipe.objectives for family in each.families}))
-        key = ("task", "name") if recipe.objective is None else ("objective", "name")
-        subject = f"{task.name!r} is a {kind} task, which" if recipe.objective is None else f"{recipe.objective.name!r}"
-        yield key, f"{subject} has no objective for a model of kind {spec.model_kind!r}; use one of kind {families}"
-    elif len(fitting) > 1 and spec.model_kind is not None:
+        key, text = ("task", "name"), f"{task.name!r} is a {kind} task, which has no objective for a model of kind"
+        if recipe.objective is not None:
+            key, text = ("objective", "name"), f"{recipe.objective.name!r} is not for models of kind"
+        yield key, f"{text} {model!r}; use one of kind {families}"
+    elif len(fitting) > 1 and model is not None:
         names = comma_separated([each.model_fields["name"].default for each in fitting])
         yield ("objective",), f"several objectives are for {kind} tasks and this model; choose one by name: {names}"
 
 
-def _metric_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
+def _metric_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Conflict]:
     task, kind = recipe.task, type(recipe.task).kind
-    conflicts: list[Conflict] = []
-    for index, metric in enumerate(recipe.metric):
+    for index, metric in listed(recipe, "metric"):
+        if not isinstance(metric, Metric):
+            continue
         path = ("metric", index, "name")
         if kind not in type(metric).kinds:
             kinds = comma_separated(type(metric).kinds)
-            conflicts.append((path, f"{metric.name!r} scores {kinds}, and {task.name!r} is {kind}"))
-        fitting = [o for o in recipe.objectives if spec.model_kind is not None and spec.model_kind in o.families]
-        if metric.input == "teacher_forced" and any(each.teacher_force is Objective.teacher_force for each in fitting):
-            text = f"{metric.name!r} scores the tokens of targets, which the objective for this model does not predict"
-            conflicts.append((path, text))
+            yield path, f"{metric.name!r} scores {kinds}, and {task.name!r} is {kind}"
+        with known():
+            fitting = recipe.objectives_for(model) if model is not None else ()
+            if metric.input == "teacher_forced" and any(o.teacher_force is Objective.teacher_force for o in fitting):
+                text = "scores the tokens of targets, which the objective for this model does not predict"
+                yield path, f"{metric.name!r} {text}"
+
+
+def _selection_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     metrics = [metric for metric in recipe.metric if metric.input == "prediction"]
     values = [*(value for metric in metrics for value in metric.value_names), LOSS]
-    if recipe.selection_metric in values:
-        return conflicts
+    selection = recipe.selection_metric
+    if selection in values:
+        return
     if recipe.evaluate.selection_metric is None:
-        text = f"{task.name!r} selects by {recipe.selection_metric!r}, which none of these metrics computes; add it"
-        return [*conflicts, (("metric",), text)]
-    near = did_you_mean(recipe.selection_metric, values)
-    text = f"no metric here computes {recipe.selection_metric!r}{near}; available: {comma_separated(values)}"
-    return [*conflicts, (("evaluate", "selection_metric"), text)]
+        text = f"{recipe.task.name!r} selects by {selection!r}, which none of these metrics computes; add it"
+        yield ("metric",), text
+        return
+    near = did_you_mean(selection, values)
+    text = f"no metric here computes {selection!r}{near}; available: {comma_separated(values)}"
+    yield ("evaluate", "selection_metric"), text
 
 
 def _repeated(recipe: Recipe) -> Iterator[Conflict]:
     """Find the metrics and callbacks that are listed twice."""
-    lists: dict[str, Sequence[Component]] = {"metric": recipe.metric, "callback": recipe.callback}
-    for kind, components in lists.items():
-        names = [component.name for component in components]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                yield (kind, index, "name"), f"{name!r} is listed twice; keep one"
+    for kind in LISTED:
+        names: list[str] = []
+        for index, component in listed(recipe, kind):
+            if component.name in names:
+                yield (kind, index, "name"), f"{component.name!r} is listed twice; keep one"
+            names.append(component.name)
 
 
-def _streaming_conflicts(recipe: Recipe) -> list[Conflict]:
+def _streaming_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     if not recipe.task.is_streaming:
-        return []
+        return
     text = f"the training rows of {recipe.task.name!r} are streamed"
-    conflicts: list[Conflict] = []
-    if recipe.train.budget.epochs is not None:
-        remedy = "limit steps, samples, tokens, gmacs or seconds"
-        conflicts.append((("train", "budget", "epochs"), f"{text}, so the length of an epoch is unknown; {remedy}"))
-    intervals: list[Conflict] = [(("evaluate", "every"), recipe.evaluate.every)]
-    intervals.append((("train", "checkpoint", "every"), recipe.train.checkpoint.every))
-    for path, every in intervals:
-        if every != "off" and parse_interval(every)[1] == "epochs":
-            remedy = "use steps or a share of the budget"
-            conflicts.append((path, f"{text}, so the length of an epoch is unknown; {remedy}"))
-    if recipe.train.workers:
-        conflicts.append((("train", "workers"), f"{text} in order by one process; set it to 0"))
-    if recipe.run.resample_train is not None:
-        conflicts.append((("run", "resample_train"), f"{text} and cannot be resampled; leave it out"))
-    return conflicts
+    with known():
+        if recipe.train.budget.epochs is not None:
+            remedy = "limit steps, samples, tokens, gmacs or seconds"
+            yield ("train", "budget", "epochs"), f"{text}, so the length of an epoch is unknown; {remedy}"
+    intervals: Mapping[KeyPath, Callable[[], str]] = {
+        ("evaluate", "every"): lambda: recipe.evaluate.every,
+        ("train", "checkpoint", "every"): lambda: recipe.train.checkpoint.every,
+    }
+    for path, read in intervals.items():
+        with known():
+            if (every := read()) != "off" and parse_interval(every)[1] == "epochs":
+                remedy = "use steps or a share of the budget"
+                yield path, f"{text}, so the length of an epoch is unknown; {remedy}"
+    with known():
+        if recipe.train.workers:
+            yield ("train", "workers"), f"{text} in order by one process; set it to 0"
+    with known():
+        if recipe.run.resample_train is not None:
+            yield ("run", "resample_train"), f"{text} and cannot be resampled; leave it out"
 
 
-def _head_conflicts(recipe: Recipe, spec: RunSpec) -> list[Conflict]:
-    if spec.model_kind not in ("decoder", "encoder-decoder"):
-        return []
-    text = f"only encoders have a classification head, and the model is of kind {spec.model_kind!r}; leave it out"
-    conflicts: list[Conflict] = []
-    if recipe.train.head_learning_rate is not None:
-        conflicts.append((("train", "head_learning_rate"), text))
-    if recipe.model.keep_head:
-        conflicts.append((("model", "keep_head"), text))
-    return conflicts
+def _head_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Conflict]:
+    if model not in ("decoder", "encoder-decoder"):
+        return
+    text = f"only encoders have a classification head, and the model is of kind {model!r}; leave it out"
+    with known():
+        if recipe.train.head_learning_rate is not None:
+            yield ("train", "head_learning_rate"), text
+    with known():
+        if recipe.model.keep_head:
+            yield ("model", "keep_head"), text
 
 
-def _subset_conflicts(recipe: Recipe) -> list[Conflict]:
-    if recipe.run.subset_fraction is None or recipe.run.resample_train == "subset":
-        return []
-    text = 'is used only with run.resample_train = "subset"; set that, or leave it out'
-    return [(("run", "subset_fraction"), text)]
+def _subset_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.run.subset_fraction is not None and recipe.run.resample_train != "subset":
+        text = 'is used only with run.resample_train = "subset"; set that, or leave it out'
+        yield ("run", "subset_fraction"), text
 
 
-def _revision_conflicts(recipe: Recipe) -> list[Conflict]:
-    if recipe.model.revision is None or not is_local_model(recipe.model.name):
-        return []
-    return [(("model", "revision"), f"{recipe.model.name!r} is not on the Hub and has no revisions; leave it out")]
+def _revision_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.model.revision is not None and is_local_model(recipe.model.name):
+        yield ("model", "revision"), f"{recipe.model.name!r} is not on the Hub and has no revisions; leave it out"
 
 
-def _precision_conflicts(recipe: Recipe) -> list[Conflict]:
-    if recipe.train.mixed_precision == "fp16" and recipe.model.dtype != "float32":
-        text = 'fp16 autocast needs float32 weights for gradient scaling; set model.dtype = "float32"'
-        return [(("train", "mixed_precision"), text)]
-    if recipe.model.dtype == "float64" and (recipe.train.mixed_precision != "no" or recipe.model.quantization):
-        key = ("train", "mixed_precision") if recipe.train.mixed_precision != "no" else ("model", "quantization")
-        return [(key, 'is incompatible with model.dtype = "float64"; leave it out')]
-    return []
+def _precision_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    dtype = recipe.model.dtype
+    text = 'is incompatible with model.dtype = "float64"; leave it out'
+    with known():
+        if recipe.train.mixed_precision == "fp16" and dtype != "float32":
+            fp16 = 'fp16 autocast needs float32 weights for gradient scaling; set model.dtype = "float32"'
+            yield ("train", "mixed_precision"), fp16
+        elif recipe.train.mixed_precision != "no" and dtype == "float64":
+            yield ("train", "mixed_precision"), text
+    with known():
+        if recipe.model.quantization and dtype == "float64":
+            yield ("model", "quantization"), text
 
 
-def _optimizer_conflicts(recipe: Recipe) -> list[Conflict]:
+def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Find the options that the optimizer does not take, and those that the run sets itself."""
     train = recipe.train
-    arguments = optimizer_arguments(train.optimizer) if train.optimizer_options or train.weight_decay else {}
+    has_weight_decay = False
+    with known():
+        has_weight_decay = train.weight_decay > 0
+    arguments = optimizer_arguments(train.optimizer) if train.optimizer_options or has_weight_decay else {}
     if not arguments:
-        return []
+        return
     set_by_run = {"params": "is set by the run; leave it out", "lr": "is set by train.learning_rate; leave it out"}
-    if train.weight_decay:
+    if has_weight_decay:
         set_by_run["weight_decay"] = "is set by train.weight_decay; leave it out"
-    conflicts: list[Conflict] = []
-    if train.weight_decay and "weight_decay" not in arguments:
-        conflicts.append((("train", "weight_decay"), f"{train.optimizer} has no weight decay; set it to 0"))
+        if "weight_decay" not in arguments:
+            yield ("train", "weight_decay"), f"{train.optimizer} has no weight decay; set it to 0"
     for name, value in train.optimizer_options.items():
         problem = set_by_run.get(name, "")
         if name not in arguments:
@@ -243,8 +304,7 @@ def _optimizer_conflicts(recipe: Recipe) -> list[Conflict]:
         elif train.optimizer.lower() == "adafactor" and name in ("relative_step", "warmup_init") and value:
             problem = "must be false: the learning rate is train.learning_rate"
         if problem:
-            conflicts.append((("train", "optimizer_options", name), problem))
-    return conflicts
+            yield ("train", "optimizer_options", name), problem
 
 
 def _is_valid(value: Any, annotation: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,23 +12,90 @@ from typing import Annotated, Any
 from pydantic import (
     BaseModel,
     Field,
+    PlainValidator,
     PrivateAttr,
     SerializeAsAny,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from peftkit.components import Callback, Method, Metric, ModelKind, Objective, Task
+from peftkit.components import Callback, Component, Method, Metric, ModelKind, Objective, Task
+from peftkit.entry_points import BUILTIN_DISTRIBUTION
+from peftkit.errors import PluginError, comma_separated, summarize_error
 from peftkit.file_formats import RECIPE_FORMAT
-from peftkit.recipe.component_tables import component_validator
+from peftkit.plugins import Kind, Registry
 from peftkit.recipe.tables import ConfigTable, EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
 FORMAT = RECIPE_FORMAT
 """The version of recipes; newer ones are rejected."""
 LOSS = "loss"
 """A value that every evaluation has, whatever the metrics."""
+
+
+LISTED: tuple[Kind, ...] = ("metric", "callback")
+"""Kinds of which a recipe has a list of tables."""
+
+
+FOR_TASKS: tuple[Kind, ...] = ("objective", "metric")
+"""Kinds whose components suit some kinds of tasks only."""
+
+
+def component_validator(kind: Kind) -> PlainValidator:
+    """Validate a table as the component that it names; the registry is the validation context."""
+
+    def validate(value: Any, info: ValidationInfo) -> Component:
+        if isinstance(value, Component):
+            return value
+        context = info.context or {}
+        if value is None and context.get("partial"):  # in the place of an invalid component
+            return None  # type: ignore[return-value]
+        registry: Registry = context["registry"]
+        known = _suitable_names(kind, registry, info.data.get("task"))
+        if not isinstance(value, dict):
+            example = value if value in known else next(iter(known), "…")
+            header = f"[[{kind}]]" if kind in LISTED else f"[{kind}]"
+            raise _build_error((), value, f'must be a table: {header} and below it name = "{example}"')
+        if "name" not in value:
+            raise _build_error(("name",), value, f"missing; it is required, one of: {comma_separated(known)}")
+        name = value["name"]
+        if not isinstance(name, str):
+            raise _build_error(("name",), name, f"must be in quotes, one of: {comma_separated(known)}")
+        try:
+            entry = registry.find(kind, name)
+        except PluginError as error:
+            raise _build_error(("name",), name, str(error)) from error
+        try:
+            return entry.component.model_validate_json(json.dumps(value), strict=True)
+        except ValueError:  # of pydantic, and raised by validators
+            raise
+        except Exception as error:  # an error in a plugin's validator is reported like any other
+            raise _build_error(
+                (), value, f"{name!r} failed to validate its options: {summarize_error(error)}"
+            ) from error
+
+    return PlainValidator(validate, json_schema_input_type=dict[str, Any])
+
+
+def _suitable_names(kind: Kind, registry: Registry, task: Any) -> list[str]:
+    """Return the names of the components that suit the kind of a task; all names if the task is invalid."""
+    entries = registry.all(kind)
+    if not isinstance(task, Task) or kind not in FOR_TASKS:
+        return list(entries)
+    return [name for name, entry in entries.items() if _suits(entry.component, type(task).kind)]
+
+
+def _suits(component: type[Component], task_kind: str) -> bool:
+    if issubclass(component, Objective):
+        return component.task_kind == task_kind
+    return issubclass(component, Metric) and task_kind in component.kinds
+
+
+def _build_error(path: tuple[str, ...], value: Any, text: str) -> ValidationError:
+    kind = PydanticCustomError("component_name", "{text}", {"text": text})
+    return ValidationError.from_exception_data("component", [InitErrorDetails(type=kind, loc=path, input=value)])
 
 
 class Recipe(ConfigTable):
@@ -40,29 +108,46 @@ class Recipe(ConfigTable):
     task: Annotated[SerializeAsAny[Task], component_validator("task")]
     method: Annotated[SerializeAsAny[Method], component_validator("method")]
     objective: Annotated[SerializeAsAny[Objective], component_validator("objective")] | None = None
-    """How the task's examples are trained and scored; defaults to the objective of the task's kind and the model."""
+    """How the task's examples are trained and scored; defaults to the built-in objective for the task's kind and
+    the model, or that of a plugin if there is none."""
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     metric: tuple[Annotated[SerializeAsAny[Metric], component_validator("metric")], ...] = ()
     callback: tuple[Annotated[SerializeAsAny[Callback], component_validator("callback")], ...] = ()
     track: TrackConfig = TrackConfig()
     _objectives: tuple[type[Objective], ...] = PrivateAttr(default=())
-    """The installed objectives of the task's kind."""
+    """The installed objectives."""
+    _built_in: frozenset[type[Objective]] = PrivateAttr(default=frozenset())
+    """Those of them that are part of peftkit."""
 
     @model_validator(mode="after")
     def _find_objectives(self, info: ValidationInfo) -> Recipe:
         """Remember the installed objectives, since the model's config may be on the Hub."""
         registry: Any = (info.context or {}).get("registry")
         if registry is not None:
-            kind = type(self.task).kind
-            installed = (entry.component for entry in registry.all("objective").values())
-            self._objectives = tuple(each for each in installed if each.task_kind == kind)
+            entries = registry.all("objective").values()
+            self._objectives = tuple(each.component for each in entries)
+            self._built_in = frozenset(e.component for e in entries if e.distribution == BUILTIN_DISTRIBUTION)
         return self
 
     @property
     def objectives(self) -> tuple[type[Objective], ...]:
         """The installed objectives of the task's kind, or the one that the recipe names."""
-        return self._objectives if self.objective is None else (type(self.objective),)
+        if self.objective is not None:
+            return (type(self.objective),)
+        return tuple(each for each in self._objectives if each.task_kind == type(self.task).kind)
+
+    def objectives_for(self, kind: ModelKind | None) -> tuple[type[Objective], ...]:
+        """Return the objectives for a kind of model, of which there must be one.
+
+        An objective of a plugin is not used unless the recipe names it or no built-in one fits, so that installing a
+        plugin changes no recipe.
+
+        Args:
+            kind: The kind of model; None for any.
+        """
+        fitting = tuple(each for each in self.objectives if kind is None or kind in each.families)
+        return tuple(each for each in fitting if each in self._built_in) or fitting
 
     def objective_for(self, kind: ModelKind) -> Objective:
         """Return the objective for a kind of model.
@@ -75,9 +160,8 @@ class Recipe(ConfigTable):
         """
         if self.objective is not None:
             return self.objective
-        for each in self._objectives:
-            if kind in each.families:
-                return each()  # type: ignore[call-arg]
+        for each in self.objectives_for(kind):
+            return each()  # type: ignore[call-arg]
         raise LookupError(f"no objective for the task {self.task.name!r} and a model of kind {kind!r}")
 
     @classmethod

@@ -13,6 +13,7 @@ from peftkit.components import Method
 from peftkit.components.options.declared_options import SourceLibrary
 from peftkit.errors import comma_separated, did_you_mean
 from peftkit.recipe.config import Recipe
+from peftkit.recipe.partial_recipe import known
 from peftkit.recipe.toml_lines import KeyPath
 
 ELEMENTWISE = ("adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd")
@@ -31,16 +32,10 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     """
     train, options = recipe.train, recipe.train.deepspeed
     file = _read_config(options.config) if options.config else {}
-    zero = {**file.get("zero_optimization", {}), "stage3_gather_16bit_weights_on_model_save": True}
-    if options.stage is not None:
-        zero["stage"] = options.stage
-    devices = {"offload_optimizer": options.offload_optimizer, "offload_param": options.offload_parameters}
-    for key, device in devices.items():
-        if device != "none":
-            zero[key] = {**zero.get(key, {}), "device": device}
+    zero = {**_zero_options(recipe, file), "stage3_gather_16bit_weights_on_model_save": True}
     return {
         **file,
-        "zero_optimization": {"stage": 0, **zero},
+        "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": train.batch_size,
         "gradient_accumulation_steps": train.gradient_accumulation_steps,
         "gradient_clipping": train.max_grad_norm,
@@ -55,64 +50,97 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
 def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Yield the keys that are incompatible with DeepSpeed or FSDP, with the reason."""
     train, options = recipe.train, recipe.train.deepspeed
-    if train.fsdp and options.used:
-        yield ("train", "fsdp"), "FSDP and DeepSpeed cannot be combined; use one"
-    if train.fsdp and train.optimizer.lower() not in ELEMENTWISE:
-        text = f"{train.optimizer} is not supported on sharded weights; use one of {comma_separated(ELEMENTWISE)}"
-        yield ("train", "optimizer"), text
+    with known():
+        if train.fsdp and options.used:
+            yield ("train", "fsdp"), "FSDP and DeepSpeed cannot be combined; use one"
+    with known():
+        if train.fsdp and train.optimizer.lower() not in ELEMENTWISE:
+            text = f"{train.optimizer} is not supported on sharded weights; use one of {comma_separated(ELEMENTWISE)}"
+            yield ("train", "optimizer"), text
     if not options.used:
         for key in ("offload_optimizer", "offload_parameters"):
-            if getattr(options, key) != "none":
-                yield (*TABLE, key), "is used only with DeepSpeed; set train.deepspeed.stage, or leave it out"
+            with known():
+                if getattr(options, key) != "none":
+                    text = "is used only with DeepSpeed; set train.deepspeed.stage, or leave it out"
+                    yield (*TABLE, key), text
         return
+    with known():
+        yield from _stage_conflicts(recipe)
+    with known():
+        if train.on_nan == "skip":
+            yield ("train", "on_nan"), 'DeepSpeed cannot discard the gradients of a step; use "stop"'
+    with known():
+        if type(recipe.method).after_backward is not Method.after_backward:
+            text = f"{recipe.method.name!r} reads gradients before the step, which DeepSpeed does not expose"
+            yield (*TABLE, "stage"), f"{text}; train without DeepSpeed"
+
+
+def _stage_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Yield what contradicts the stage and the file of DeepSpeed."""
+    train, options = recipe.train, recipe.train.deepspeed
     try:
-        config = deepspeed_config(recipe)
         file = _read_config(options.config) if options.config else {}
     except (OSError, ValueError) as error:
         yield (*TABLE, "config"), f"cannot be read: {error}"
-        return
+        if options.stage is None:
+            return
+        file = {}
     yield from _file_conflicts(recipe, file)
-    stage = _read_table(file, "zero_optimization").get("stage")
-    if options.stage is not None and stage not in (None, options.stage):
-        yield (*TABLE, "stage"), f"is {options.stage}, and {stage} in the file; make them equal"
-    if options.offload_parameters != "none" and config["zero_optimization"]["stage"] != 3:
-        yield (*TABLE, "offload_parameters"), "offloads weights at stage 3 only; set train.deepspeed.stage = 3"
-    if options.offload_optimizer != "none" and not config["zero_optimization"]["stage"]:
-        yield (*TABLE, "offload_optimizer"), "offloads from stage 1 on; set train.deepspeed.stage"
-    if config["zero_optimization"]["stage"] and train.optimizer.lower() not in ELEMENTWISE:
-        text = f"ZeRO flattens parameters, which changes the updates of {train.optimizer}; use one of "
-        text += f"{comma_separated(ELEMENTWISE)}, or train.deepspeed.stage = 0"
-        yield ("train", "optimizer"), text
-    if train.on_nan == "skip":
-        yield ("train", "on_nan"), 'DeepSpeed cannot discard the gradients of a step; use "stop"'
-    if type(recipe.method).after_backward is not Method.after_backward:
-        text = f"{recipe.method.name!r} reads gradients before the step, which DeepSpeed does not expose"
-        yield (*TABLE, "stage"), f"{text}; train without DeepSpeed"
+    in_file = _read_table(file, "zero_optimization").get("stage")
+    if options.stage is not None and in_file not in (None, options.stage):
+        yield (*TABLE, "stage"), f"is {options.stage}, and {in_file} in the file; make them equal"
+    stage = _zero_options(recipe, file)["stage"]
+    with known():
+        if options.offload_parameters != "none" and stage != 3:
+            yield (*TABLE, "offload_parameters"), "offloads weights at stage 3 only; set train.deepspeed.stage = 3"
+    with known():
+        if options.offload_optimizer != "none" and not stage:
+            yield (*TABLE, "offload_optimizer"), "offloads from stage 1 on; set train.deepspeed.stage"
+    with known():
+        if stage and train.optimizer.lower() not in ELEMENTWISE:
+            text = f"ZeRO flattens parameters, which changes the updates of {train.optimizer}; use one of "
+            text += f"{comma_separated(ELEMENTWISE)}, or train.deepspeed.stage = 0"
+            yield ("train", "optimizer"), text
+
+
+def _zero_options(recipe: Recipe, file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table ``zero_optimization``: that of the file, overridden by the recipe."""
+    options = recipe.train.deepspeed
+    zero = {"stage": 0, **file.get("zero_optimization", {})}
+    if options.stage is not None:
+        zero["stage"] = options.stage
+    for key, option in (("offload_optimizer", "offload_optimizer"), ("offload_param", "offload_parameters")):
+        with known():
+            if (device := getattr(options, option)) != "none":
+                zero[key] = {**zero.get(key, {}), "device": device}
+    return zero
 
 
 def _file_conflicts(recipe: Recipe, file: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield the settings of the DeepSpeed file that contradict the recipe."""
-    train = recipe.train
-    for key, value, name in (
-        ("gradient_clipping", train.max_grad_norm, "train.max_grad_norm"),
-        ("train_micro_batch_size_per_gpu", train.batch_size, "train.batch_size"),
-        ("gradient_accumulation_steps", train.gradient_accumulation_steps, "train.gradient_accumulation_steps"),
+    for key, name in (
+        ("gradient_clipping", "max_grad_norm"),
+        ("train_micro_batch_size_per_gpu", "batch_size"),
+        ("gradient_accumulation_steps", "gradient_accumulation_steps"),
     ):
-        if file.get(key, "auto") not in ("auto", value):
-            yield (*TABLE, "config"), f"{key} is {file[key]} in the file, and {name} is {value}; make them equal"
+        with known():
+            if file.get(key, "auto") not in ("auto", value := getattr(recipe.train, name)):
+                text = f"{key} is {file[key]} in the file, and train.{name} is {value}; make them equal"
+                yield (*TABLE, "config"), text
     for key in ("optimizer", "scheduler", "train_batch_size"):
         if file.get(key, "auto") != "auto":
             yield (*TABLE, "config"), f"the recipe sets the {key.replace('_', ' ')}; remove {key!r} from the file"
-    known = _zero_keys()
+    keys = _zero_keys()
     for key in _read_table(file, "zero_optimization"):
-        if known and key not in known:
-            text = f"zero_optimization has no key {key!r}{did_you_mean(key, known)}; DeepSpeed takes"
-            yield (*TABLE, "config"), f"{text} {comma_separated(known)}"
+        if keys and key not in keys:
+            text = f"zero_optimization has no key {key!r}{did_you_mean(key, keys)}; DeepSpeed takes"
+            yield (*TABLE, "config"), f"{text} {comma_separated(keys)}"
     for precision in ("bf16", "fp16"):
         enabled = _read_table(file, precision).get("enabled", "auto")
-        if enabled != "auto" and enabled != (train.mixed_precision == precision):
-            text = f"{precision}.enabled is {json.dumps(enabled)} in the file, and train.mixed_precision"
-            yield (*TABLE, "config"), f"{text} is {train.mixed_precision!r}; make them equal"
+        with known():
+            if enabled != "auto" and enabled != (recipe.train.mixed_precision == precision):
+                text = f"{precision}.enabled is {json.dumps(enabled)} in the file, and train.mixed_precision"
+                yield (*TABLE, "config"), f"{text} is {recipe.train.mixed_precision!r}; make them equal"
 
 
 def _read_config(path: str) -> dict[str, Any]:

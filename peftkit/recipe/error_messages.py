@@ -14,8 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, core_schema
 
 from peftkit.errors import comma_separated, did_you_mean
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import Recipe
+from peftkit.recipe.config import LISTED, Recipe
 from peftkit.recipe.raw_recipe import RawRecipe, format_key
 from peftkit.recipe.toml_lines import KeyPath
 from peftkit.recipe.type_names import (
@@ -51,7 +50,7 @@ def describe_errors(error: ValidationError, raw: RawRecipe, components: Componen
     """
     messages: Messages = {}
     for details in error.errors(include_url=False):
-        path = _key_path(details, raw.data)
+        path = key_path(details, raw.data)
         if path not in messages:
             messages[path] = _message(details, path, raw, components)
     return messages
@@ -105,8 +104,13 @@ def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
         yield path, value
 
 
-def _key_path(details: ErrorDetails, data: Any) -> KeyPath:
-    """Return pydantic's location without the parts for unions and tags, which are not keys of the recipe."""
+def key_path(details: ErrorDetails, data: Any) -> KeyPath:
+    """Return pydantic's location without the parts for unions and tags, which are not keys of the recipe.
+
+    Args:
+        details: An error of pydantic.
+        data: The recipe as plain data.
+    """
     path: list[str | int] = []
     loc = details["loc"]
     for index, part in enumerate(loc):

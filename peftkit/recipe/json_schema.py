@@ -11,8 +11,7 @@ from pydantic_core import core_schema
 
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import Kind, Registry
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import Recipe
+from peftkit.recipe.config import LISTED, Recipe
 from peftkit.recipe.tables import ConfigTable
 from peftkit.recipe.type_names import aliases
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,10 @@ from peftkit.components import Component, Method
 from peftkit.components.method_names import find_spelling
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
-from peftkit.recipe.compatibility import find_conflicts, unmeasured_budgets
-from peftkit.recipe.component_tables import LISTED
-from peftkit.recipe.config import Recipe
-from peftkit.recipe.error_messages import describe_errors, to_json, type_mismatches
+from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets
+from peftkit.recipe.config import LISTED, Recipe
+from peftkit.recipe.error_messages import Messages, describe_errors, to_json, type_mismatches
+from peftkit.recipe.partial_recipe import known, partial_recipe
 from peftkit.recipe.raw_recipe import MigratedKey, RawRecipe, format_key, load_raw, override_file
 from peftkit.recipe.resolve import model_config
 from peftkit.recipe.toml_lines import KeyPath
@@ -83,48 +81,60 @@ def validate_recipe(raw: RawRecipe, registry: Registry) -> Recipe:
     """
     recipe, problems = find_problems(raw, registry)
     if problems or recipe is None:
-        raise RecipeError(sort_problems(problems.items(), raw))
+        raise RecipeError(sort_problems(problems, raw))
     return recipe
 
 
-def find_problems(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, dict[KeyPath, str]]:
+def find_problems(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, list[Conflict]]:
     """Validate a recipe and return its problems.
+
+    Every check whose keys are valid is made, whatever else is invalid.
 
     Args:
         raw: The recipe as plain data; the defaults that depend on its components are filled in.
         registry: The installed components.
 
     Returns:
-        The recipe, without its invalid keys if it has any and None if it is invalid without them too; and the problems
-        by key.
+        The recipe; if it has invalid keys, one that raises ``InvalidKeyError`` where they are read, and None if nothing
+        of it is valid. And the problems, each with its key; several may have the same key.
 
     Raises:
         PluginError: A component raises while its incompatibilities are checked.
     """
+    recipe, invalid, contradictions = _validate_keys(raw, registry)
+    if invalid:
+        recipe = partial_recipe(raw.data, invalid, registry)
+    conflicts = list(contradictions.items())
+    if recipe:
+        config: Mapping[str, Any] = {}
+        with known():
+            config = model_config(recipe.model.name)
+        conflicts += find_conflicts(recipe, config) + unmeasured_budgets(recipe, registry)
+    valid = [(key, text) for key, text in conflicts if key not in invalid]
+    return recipe, list(dict.fromkeys([*invalid.items(), *valid]))
+
+
+def find_invalid_keys(raw: RawRecipe, registry: Registry) -> list[Problem]:
+    """Return the keys of a recipe that are invalid by themselves, such as those of the only table that it has.
+
+    Args:
+        raw: The recipe as plain data.
+        registry: The installed components.
+    """
+    return sort_problems(_validate_keys(raw, registry)[1].items(), raw)
+
+
+def _validate_keys(raw: RawRecipe, registry: Registry) -> tuple[Recipe | None, Messages, Messages]:
+    """Return a recipe if its keys are valid, the invalid ones, and those that contradict the method."""
     _normalize_method_name(raw.data.get("method"), registry)
     components = _component_classes(raw.data, registry)
     _fill_defaults(raw, components)
-    recipe: Recipe | None = None
     contradictions = _fill_recipe_keys(raw, components)
-    problems = type_mismatches(raw, components)
+    invalid = type_mismatches(raw, components)
     try:
-        recipe = _validate(raw.data, registry)
+        return _validate(raw.data, registry), invalid, contradictions
     except ValidationError as error:
-        problems = describe_errors(error, raw, components) | problems
-        # Report incompatibilities too: validate again without the invalid keys.
-        with suppress(ValidationError):
-            recipe = _validate(_without_keys(raw.data, problems), registry)
-    if recipe:
-        # An invalid component or optimizer is the default here: what is incompatible with that would mislead.
-        invalid = {key[:1] if key[0] in ("task", "method", "objective", *LISTED) else key for key in problems}
-        if ("train", "optimizer") in invalid:
-            invalid.add(("train", "optimizer_options"))
-        conflicts = find_conflicts(recipe, model_config(recipe.model.name)) + unmeasured_budgets(recipe, registry)
-        for key, text in conflicts:
-            if invalid.isdisjoint({key, key[:1], key[:2]}):
-                problems.setdefault(key, text)
-    problems |= {key: text for key, text in contradictions.items() if key not in problems}
-    return recipe, problems
+        return None, describe_errors(error, raw, components) | invalid, contradictions
 
 
 @cache
@@ -211,19 +221,6 @@ def _fill_recipe_keys(raw: RawRecipe, components: Components) -> dict[KeyPath, s
         elif table[path[-1]] != value:
             problems[path] = f"{name!r} sets it to {format_value(value)}; leave it out, or use another method"
     return problems
-
-
-def _without_keys(data: dict[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:
-    """Copy the data without some keys; a list that contains one of them is removed."""
-    pruned = copy.deepcopy(data)
-    for path in paths:
-        keys = list(takewhile(lambda part: isinstance(part, str), path))
-        table: Any = pruned
-        for key in keys[:-1]:
-            table = table.get(key, {})
-        if keys:
-            table.pop(keys[-1], None)
-    return pruned
 
 
 def sort_problems(texts: Iterable[tuple[KeyPath, str]], raw: RawRecipe) -> list[Problem]:

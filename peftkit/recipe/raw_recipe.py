@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.argument_names import format_argument
-from peftkit.errors import Problem, RecipeError, did_you_mean
+from peftkit.errors import Problem, RecipeError, similar_file
 from peftkit.file_formats import migrate_recipe
 from peftkit.recipe.toml_lines import KeyPath, key_lines, key_positions, split_assignment
 
@@ -191,7 +191,7 @@ def _read_text(path: Path, origin: KeyLocation | None) -> str:
         problem = f"is not UTF-8: the byte {byte:#04x} cannot be decoded; save the file as UTF-8"
         raise RecipeError([Problem(str(path), line, "", problem)]) from error
     except FileNotFoundError:
-        near = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.toml")))
+        near = similar_file(path.name, [p.name for p in path.parent.glob("*.toml")])
         problem = f"file not found{near}"
     except IsADirectoryError:
         problem = "is a folder; give a recipe file in it"

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from peftkit.components import Range, SearchSpace
-from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean
+from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean, similar_file
 from peftkit.file_formats import SWEEP_KEYS, rename_keys
 from peftkit.recipe.error_messages import to_json
 from peftkit.recipe.raw_recipe import format_key
@@ -134,7 +134,7 @@ def read_sweep(path: Path) -> SweepConfig:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
     except FileNotFoundError as error:
-        hint = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.toml")))
+        hint = similar_file(path.name, [p.name for p in path.parent.glob("*.toml")])
         raise InputError(f"{path}: no such file{hint}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error

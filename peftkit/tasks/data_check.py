@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components import OptionProblem
 from peftkit.data_files import check_encoding, file_format, is_saved_dataset
-from peftkit.errors import DataError, InputError, RowError, comma_separated, did_you_mean, summarize_error
+from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.sources import loading
 from peftkit.tasks.sources.data_source import files_of, is_local
@@ -87,7 +87,7 @@ def _resembles_local_path(path: str) -> Iterator[OptionProblem]:
     """Yields a warning if a hub id looks like a path whose last part is misspelled."""
     folder = Path(path).parent
     if folder.is_dir() or file_format(Path(path)):
-        near = did_you_mean(Path(path).name, sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
+        near = similar_file(Path(path).name, [p.name for p in folder.iterdir()]) if folder.is_dir() else ""
         yield OptionProblem("path", f"{path!r} is not a file or folder here, so it is a hub id{near}", is_error=False)
 
 

@@ -13,6 +13,7 @@ from peftkit.components import Component, Example, Meter, Method, Metric, Object
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import MissingFieldsError
 from peftkit.plugins import BASE_CLASSES, load_registry
+from peftkit.testing.registries import registry_of
 
 MAX_ROWS = 200
 """The number of rows of each split that are checked."""
@@ -87,7 +88,7 @@ def check_task(task: Task) -> None:
         AssertionError: The check failed.
     """
     check_round_trip(task)
-    registry = load_registry()
+    registry = registry_of(task)
     metrics = registry.all("metric")
     values: list[str] = []
     for name in task.metrics:

@@ -19,7 +19,6 @@ from peftkit.inference.finished_run import load_finished_run
 from peftkit.inference.predict import predict as predict_inputs
 from peftkit.models import BoundObjective
 from peftkit.models.load import LoadedBase, load_base
-from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.component_checks import check_round_trip
@@ -58,7 +57,7 @@ def check_objective(objective: Objective, task: Task, folder: Path, *, runs: boo
     """
     check_round_trip(objective)
     assert task.kind == objective.task_kind, f"the task is of kind {task.kind!r}, not {objective.task_kind!r}"
-    full = load_registry().find("method", "full").component.model_validate({})
+    full = registry_with(objective, task).find("method", "full").component.model_validate({})
     assert isinstance(full, Method)
     changes = {
         table: {**component.model_dump(mode="json")} for table, component in (("task", task), ("objective", objective))

@@ -12,12 +12,13 @@ import tomli_w
 from datasets import Dataset, DatasetDict
 
 from peftkit.components import Callback, Component, Example, Method, Task
-from peftkit.plugins import BASE_CLASSES, Entry, Registry, load_registry
+from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.component_checks import check_round_trip
 from peftkit.testing.method_checks import Check, raise_if_unsupported
 from peftkit.testing.processes import run_processes
+from peftkit.testing.registries import registry_of
 from peftkit.testing.tiny_models import run_spec, save_tiny_model
 
 COLOURS = ("red", "green", "blue")
@@ -143,8 +144,8 @@ def check_callback(callback: Callback, folder: Path, *, changes_training: bool =
     """
     check_round_trip(callback)
     options = (*EVERY_STEP, "evaluate.every=1 steps")
-    registry, method = registry_with(callback), load_registry().find("method", "full").component
-    full = method.model_validate({})
+    registry = registry_with(callback)
+    full = registry.find("method", "full").component.model_validate({})
     assert isinstance(full, Method)
     make_recipe = recipe_maker(full, "llama", folder)
     (folder / "callback.toml").write_text(
@@ -234,18 +235,12 @@ def recipe_maker(
 
 
 def registry_with(*components: Component) -> Registry:
-    """Return the installed components with the task above and the classes of the components.
+    """Return the built-in components with the task above and the classes of the components.
 
     Args:
-        *components: The components; they replace installed ones of the same names.
+        *components: The components; they replace built-in ones of the same names.
     """
-    installed = load_registry()
-    additional = {("task", "colours"): Entry("task", "colours", Colours, "peftkit", "0")}
-    for component in components:
-        kind = next(kind for kind, base in BASE_CLASSES.items() if isinstance(component, base))
-        additional[kind, component.name] = Entry(kind, component.name, type(component), "peftkit", "0")
-    others = [entry for entry in installed.entries if (entry.kind, entry.name) not in additional]
-    return Registry((*others, *additional.values()), installed.failures, installed.distributions)
+    return registry_of(Colours(), *components)
 
 
 def only_run(recipe: Recipe) -> Path:

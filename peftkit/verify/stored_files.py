@@ -314,14 +314,14 @@ def _check_evaluation(
     if not rows:
         yield cannot_check(what, f"{prefix}values", "per-example results are not stored")
         return
+    objective = run.recipe.objective_for(run.summary["model_kind"])
     scores = rows[0].get("scores") or {}
     recomputed = {LOSS: _loss(rows)} | {key: sum(row["scores"][key] for row in rows) / len(rows) for key in scores}
     examples = run.examples(split, rows) if "prediction" in rows[0] else None
     if examples is not None:
-        prediction_metrics = [m for m in run.recipe.metric if m.input != TEACHER_FORCED]
         rescored = [{**row, "scores": {}} for row in rows]
-        recipe = run.recipe.model_copy(update={"metric": prediction_metrics})
-        recomputed = compute_values(recipe, recipe.objective_for(run.summary["model_kind"]), examples, rescored)
+        recipe = run.recipe.model_copy(update={"metric": [m for m in run.recipe.metric if m.input != TEACHER_FORCED]})
+        recomputed = compute_values(recipe, objective, examples, rescored)
         mismatches = sum(
             _differ(row.get("scores") or {}, new["scores"]) for row, new in zip(rows, rescored, strict=True)
         )
@@ -330,7 +330,8 @@ def _check_evaluation(
         if key in recomputed:
             yield check_value(what, f"{prefix}{key}", value, recomputed[key], SINGLE_PRECISION)
         else:
-            reason = "generated texts are stored for the selected evaluation only"
+            texts = "generated texts" if objective.generates else "predictions without `candidates`"
+            reason = f"{texts} are stored for the selected evaluation only"
             if examples is None and "prediction" in rows[0]:
                 reason = _why_no_rows(run, split)
             if any(key in metric.value_names for metric in run.recipe.metric if metric.input == TEACHER_FORCED):

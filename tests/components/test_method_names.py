@@ -8,7 +8,8 @@ import pytest
 
 import peftkit
 from peftkit import RecipeError
-from peftkit.components.method_names import LEFT_OUT, OTHER_NAMES, find_left_out, find_spelling, suggest_method
+from peftkit.components.method_names import OTHER_NAMES, find_left_out, find_spelling, find_typo, suggest_method
+from peftkit.components.other_methods import LEFT_OUT
 from peftkit.plugins import FIRST_PARTY, load_registry
 
 KNOWN: dict[str, tuple[str, ...]] = dict.fromkeys(load_registry("").all("method"), ())
@@ -62,7 +63,7 @@ def test_names_that_people_use_are_suggested_by_meaning(word: str, expected: str
 
 def test_other_names_are_of_methods_of_this_repository_and_mean_one_thing() -> None:
     targets = {*OTHER_NAMES, *(closest for closest, _ in LEFT_OUT.values())}
-    assert targets <= {*KNOWN, *FIRST_PARTY}
+    assert targets <= {*KNOWN, *FIRST_PARTY, ""}
     phrases = [phrase for others in OTHER_NAMES.values() for phrase in others]
     assert len(phrases) == len(set(phrases))
     for name, others in OTHER_NAMES.items():
@@ -79,6 +80,85 @@ def test_what_peftkit_leaves_out_has_a_reason() -> None:
     assert closest == "lora"
     assert "is an optimizer of peft" in reason
     assert find_left_out("lora") is None
+    squeezed = {re.sub("[^a-z0-9]", "", name) for name in (*KNOWN, *FIRST_PARTY)}
+    assert not squeezed & {name.replace("_", "") for name in LEFT_OUT}
+
+
+OTHERS = {
+    "Q-GaLore": "full",
+    "APOLLO": "full",
+    "BAdam": "full",
+    "LLaMA Pro": "",
+    "VeLoRA": "lora",
+    "HydraLoRA": "lora",
+    "SSF": "ia3",
+    "mos": "vblora",
+    "QDoRA": "dora",
+    "Spectrum": "top_layers",
+    "NEFTune": "",
+    "Muon": "",
+    "Unsloth": "",
+    "mixture of depths": "",
+    "LISA": "top_layers",
+    "ReLoRA": "lora",
+    "LT-SFT": "shira",
+    "BitDelta": "full",
+}
+
+
+@pytest.mark.parametrize(("word", "near"), OTHERS.items())
+def test_what_peftkit_leaves_out_is_explained_and_not_guessed(word: str, near: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        peftkit.method(word)
+    text = str(caught.value)
+    assert re.findall(r"(?:did you mean|the closest is) '(\w+)'", text) == ([near] if near else [])
+    assert LEFT_OUT[re.sub(r"\W", "_", word.lower())][1] in text
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("lroa", "lora"),
+        ("loraa", "lora"),
+        ("lorra", "lora"),
+        ("adalra", "adalora"),
+        ("qlroa", "qlora"),
+        ("offt", "oft"),
+        ("otf", "oft"),
+        ("prefix_tuningg", "prefix_tuning"),
+        ("prefx_tunin", "prefix_tuning"),
+        ("bitfitt", "bitfit"),
+        ("vear", "vera"),
+        ("housby", "houlsby"),
+        ("randlroa", "randlora"),
+    ],
+)
+def test_typos_of_names_are_recognized(word: str, expected: str) -> None:
+    assert find_typo(word, [*KNOWN, *FIRST_PARTY]) == expected
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("ssf", "mos", "apollo", "badam", "velora", "hydralora", "galora", "tlora", "nlora", "mslora", "xpt", "os"),
+        *(
+            "spectrum",
+            "neftune",
+            "unsloth",
+            "sora",
+            "flora",
+            "llama_pro",
+            "dpo",
+            "lst",
+            "tuning",
+            "prompt",
+            "adapter",
+            "",
+        ),
+    ],
+)
+def test_other_words_are_not_taken_for_typos(word: str) -> None:
+    assert find_typo(word, [*KNOWN, *FIRST_PARTY]) == ""
 
 
 ACCEPTED = {

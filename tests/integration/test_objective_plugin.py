@@ -73,7 +73,8 @@ def test_it_trains_compares_reports_verifies_and_predicts(
     assert "full" in comparison
     peftkit_("report", *runs, "-o", tmp_path / "report.html", capsys=capsys)
     assert "distance" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    peftkit_("verify", runs[0], capsys=capsys)
+    verified = peftkit_("verify", runs[0], capsys=capsys)
+    assert "generated texts" not in verified
     (tmp_path / "rows.jsonl").write_text('{"thing": "ink"}\n{"thing": "sky sky"}\n', encoding="utf-8")
     predictions = peftkit_("predict", runs[0], "--file", tmp_path / "rows.jsonl", capsys=capsys)
     numbers = [float(json.loads(line)["prediction"]) for line in predictions.splitlines()]

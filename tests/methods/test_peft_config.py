@@ -1,7 +1,8 @@
-"""Options that peft's configurations reject are found before a model is loaded."""
+"""Options that peft's configurations reject are without_blank before a model is loaded."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import pytest
 
 from peftkit.methods.peft_base import PeftMethod
 from peftkit.methods.peft_config import find_rejected_options
+from peftkit.methods.peft_schema import read_sources
 from peftkit.plugins import Registry
 
 REJECTED: list[tuple[str, Mapping[str, Any], str, str]] = [
@@ -79,3 +81,15 @@ def test_options_that_peft_does_not_check_import_no_peft() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_help_text_lacks_a_blank() -> None:
+    words = "For|This|If|The|It|You|Only|With|However|But|Additionally|Suggested|Note|Default|Whether|Currently"
+    missing = re.compile(rf"[\w)³$]['\"]?[.,;:!?]?(?:{words})\b")
+    without_blank = {
+        (name, option.name): match[0]
+        for name, configuration in read_sources().items()
+        for option in configuration.options
+        if (match := missing.search(option.help))
+    }
+    assert without_blank == {}

@@ -33,6 +33,7 @@ from peftkit.monitor.process_state import isolated_process_state
 from peftkit.recipe import Recipe
 from peftkit.train.trainer import Trainer
 
+tqdm: Any = sys.modules["tqdm"]  # of datasets
 Make = Callable[..., Recipe]
 PARTS = (
     process_state._environment_variables,
@@ -294,6 +295,20 @@ def test_state_starts_from_the_defaults(caller: Caller) -> None:
         assert not torch.is_autocast_enabled("cpu")
         assert AcceleratorState._shared_state == {}
         assert (nn.Linear(2, 2)(torch.ones(1, 2)).dtype, torch.ones(1).is_inference()) == (torch.float32, False)
+
+
+def test_the_threads_that_watch_progress_bars_end_unless_a_bar_is_shown() -> None:
+    monitors = [thread for thread in threading.enumerate() if isinstance(thread, tqdm.TMonitor)]
+    for monitor in monitors:
+        monitor.exit()  # of other tests
+    with process_state._progress_bars():
+        list(tqdm.tqdm(range(2)))
+        assert any(isinstance(thread, tqdm.TMonitor) for thread in threading.enumerate())
+    assert not any(isinstance(thread, tqdm.TMonitor) for thread in threading.enumerate())
+    with process_state._progress_bars():
+        shown = tqdm.tqdm(range(2))
+    assert any(isinstance(thread, tqdm.TMonitor) for thread in threading.enumerate())
+    shown.close()
 
 
 def test_another_thread_waits() -> None:

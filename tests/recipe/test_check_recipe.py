@@ -87,13 +87,17 @@ def test_data_are_not_checked_without_data(folder: Path, extended: Registry) -> 
     assert report.recipe is not None
 
 
-def test_valid_recipes_are_checked_further(folder: Path, extended: Registry) -> None:
+def test_valid_keys_are_checked_further(folder: Path, extended: Registry) -> None:
     def further(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
         return [(("method", "name"), f"{recipe.method.name} is slow")]
 
     report = check(folder, extended, "method.size=1", further=further)
     assert [*map(str, report.errors)] == ["x.toml:7: method.name: picky is slow"]
-    assert len(check(folder, extended, "train.batch_size=0", "method.size=1", further=further).errors) == 1
+    others = check(folder, extended, "train.batch_size=0", "method.size=1", further=further).errors
+    assert [problem.key for problem in others] == ["method.name", "train.batch_size"]
+    assert [problem.key for problem in check(folder, extended, "method.name=pick", further=further).errors] == [
+        "method.name"
+    ]
 
 
 def test_an_exception_of_a_plugin_is_reported(folder: Path, extended: Registry) -> None:

@@ -15,6 +15,7 @@ from peftkit.objectives import ChoiceRanking
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.compatibility import find_conflicts, run_spec, unmeasured_budgets
+from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.recipe.tables import BudgetConfig, DeepSpeedConfig
 from tests.recipe.conftest import CheckErrors
 
@@ -152,7 +153,7 @@ def test_every_rule_reports_its_keys(
 
 
 class LongRanking(ChoiceRanking):
-    """Another objective for multiple choice, which decoders only have."""
+    """Another objective for multiple choice, for decoders only."""
 
     name: Literal["long_ranking"] = "long_ranking"  # type: ignore[assignment]
     families = ("decoder",)
@@ -163,17 +164,13 @@ class LongRanking(ChoiceRanking):
     ("model", "overrides", "expected"),
     [
         ("pocket-t5", [], {}),
-        (
-            "pocket-decoder",
-            [],
-            {"objective": "several objectives are for multiple_choice tasks and this model; choose one by name: "},
-        ),
+        ("pocket-decoder", [], {}),
         ("pocket-decoder", ["objective.name=choice_ranking"], {}),
         ("pocket-decoder", ["objective.name=long_ranking"], {}),
         (
             "pocket-t5",
             ["objective.name=long_ranking"],
-            {"objective.name": "'long_ranking' has no objective for a model of kind 'encoder-decoder'; use one"},
+            {"objective.name": "'long_ranking' is not for models of kind 'encoder-decoder'; use one of kind decoder"},
         ),
         (
             "pocket-decoder",
@@ -188,7 +185,7 @@ class LongRanking(ChoiceRanking):
         ("pocket-decoder", ["objective.name=choice_ranking", "train.mixed_precision=fp16"], {}),
     ],
 )
-def test_a_recipe_has_one_objective_for_its_task_and_model(
+def test_a_named_objective_suits_the_task_and_the_model(
     model: str,
     overrides: list[str],
     expected: dict[str, str],
@@ -224,6 +221,40 @@ def test_the_objective_is_that_of_the_model_unless_the_recipe_names_one(
     generating = load_recipe("x.toml", registry, ["task.name=wordnet_distractors"])
     with pytest.raises(LookupError, match="no objective for the task 'wordnet_distractors' and a model of kind 'enc"):
         generating.objective_for("encoder")
+
+
+class Plain(ChoiceRanking):
+    """An objective for multiple choice and all models."""
+
+    name: Literal["plain"] = "plain"  # type: ignore[assignment]
+    families = ("encoder-decoder", "decoder", "encoder")
+
+
+class Marks(Plain):
+    """Another one."""
+
+    name: Literal["marks"] = "marks"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("model", ["pocket-t5", "pocket-decoder", "pocket-encoder"])
+def test_an_objective_of_a_plugin_is_the_default_only_where_no_built_in_one_fits(
+    model: str, valid_recipe: str, folder: Path, registry: Registry
+) -> None:
+    (folder / "x.toml").write_text(valid_recipe.replace("pocket-t5", model), encoding="utf-8")
+    kind: Any = model_kind(model_config(model))
+    built_in = load_recipe("x.toml", registry)
+    additional = tuple(
+        Entry("objective", name, each, "plugin", "1") for name, each in (("plain", Plain), ("marks", Marks))
+    )
+    both = replace(registry, entries=(*additional, *registry.entries))
+    assert load_recipe("x.toml", both).objective_for(kind) == built_in.objective_for(kind)
+    assert load_recipe("x.toml", both, ["objective.name=marks"]).objective_for(kind).name == "marks"
+
+    others = tuple(entry for entry in registry.entries if entry.kind != "objective")
+    alone = load_recipe("x.toml", replace(registry, entries=(*others, additional[0])))
+    assert alone.objective_for(kind).name == "plain"
+    with pytest.raises(RecipeError, match="several objectives are for multiple_choice tasks and this model; choose"):
+        load_recipe("x.toml", replace(registry, entries=(*others, *additional)))
 
 
 def test_a_budget_of_joules_needs_a_meter(recipe: Recipe, registry: Registry) -> None:

@@ -6,14 +6,16 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from peftkit.example_tables import example_table
 from peftkit.plugins import Registry
-from peftkit.verify import Verification, verify_run
+from peftkit.verify import Verification, stored_files, verify_run
 from tests.verify.changes import SUMMARY, in_json, in_lines, names, set_to
 
 
@@ -165,3 +167,14 @@ def test_a_changed_weight_is_detected_without_digests(copied: Path, registry: Re
     assert [check.reason for check in verification.checks if check.name == "digests"] == [
         "an older peftkit did not record it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("generates", "expected"), [(True, "generated texts are"), (False, "predictions without `candidates` are")]
+)
+def test_the_reason_names_what_is_not_stored(generates: bool, expected: str) -> None:
+    table = example_table(3, "dev", [{"index": 0, "loss": 1.0, "tokens": 1}], whole=False)
+    recipe = SimpleNamespace(objective_for=lambda kind: SimpleNamespace(generates=generates), metric=())
+    run: Any = SimpleNamespace(recipe=recipe, summary={"model_kind": "encoder"})
+    (check,) = stored_files._check_evaluation(run, table, "dev", "step 3 dev ", {"rmse": 0.5}, "curve")
+    assert check.reason == f"{expected} stored for the selected evaluation only"

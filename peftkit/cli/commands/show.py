@@ -54,12 +54,15 @@ class ShowCommand(SubCommand):
         from peftkit.recipe import load_recipe
 
         registry = plugins.load_registry()
-        if args.name not in registry.all("method"):
-            from peftkit.analysis.component_description import find_components
+        from peftkit.analysis.component_description import find_components
 
-            find_components(args.name, registry)
+        entries = find_components(args.name, registry)
+        if not any(entry.kind == "method" for entry in entries):
             raise InputError(f"{args.name!r} is not a method; --model applies to methods only")
-        names = [f"{key}={json.dumps(name)}" for key, name in (("method.name", args.name), ("model.name", args.model))]
+        method_name = entries[0].name
+        names = [
+            f"{key}={json.dumps(name)}" for key, name in (("method.name", method_name), ("model.name", args.model))
+        ]
         options = [f"method.{option}" for option in args.overrides]
         # An empty recipe with these overrides: options are parsed, and rejected, as in any recipe.
         method = load_recipe(os.devnull, registry, [*names, "task.name=wordnet_topic", *options]).method
@@ -68,11 +71,11 @@ class ShowCommand(SubCommand):
         summary = summarize_method(method, args.model)
         if args.json:
             modules = [{"name": t.modules, "count": t.number, "parameters": t.parameters} for t in summary.groups]
-            document = {"method": args.name, "model": args.model, "architecture": summary.kind, "modules": modules}
+            document = {"method": method_name, "model": args.model, "architecture": summary.kind, "modules": modules}
             parameters = {"trainable_parameters": summary.trainable, "total_parameters": summary.total}
             self.print_json({**document, **parameters}, version=FORMAT)
             return 0
-        print(f"{args.name} on {args.model} ({summary.kind})\n")
+        print(f"{method_name} on {args.model} ({summary.kind})\n")
         width = max(len(touched.modules) for touched in summary.groups)
         for touched in summary.groups:
             print(f"  {touched.modules:{width}}  {touched.number:4} x  {touched.parameters:,}")

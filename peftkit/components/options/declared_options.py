@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, reduce
@@ -84,7 +86,8 @@ class SourceModule:
 
     def __init__(self, library: SourceLibrary, path: Path) -> None:
         self.library, self.path = library, path
-        self.body = ast.parse(path.read_text(encoding="utf-8")).body
+        self.text = path.read_text(encoding="utf-8")
+        self.body = ast.parse(self.text).body
 
     @property
     def dotted_name(self) -> str:
@@ -183,7 +186,7 @@ class SourceClass:
                 default = self._default(arguments.get("default"), arguments.get("default_factory"))
                 match arguments.get("metadata"):
                     case ast.Dict(keys=[ast.Constant(value="help"), *_], values=[help_text, *_]):
-                        text = str(_literal(help_text) or "")
+                        text = _joined_text(self.module, help_text)
         return Option(name, type_expression(self.module, annotation), default, plain_summary(text))
 
     def _default(self, value: ast.expr | None, factory: ast.expr | None = None) -> Any:
@@ -198,6 +201,32 @@ class SourceClass:
             case None, ast.Lambda(body=body):
                 return _literal(body)
         return _literal(value)
+
+
+def _joined_text(module: SourceModule, node: ast.expr) -> str:
+    """Return the text of adjacent string literals, with the blanks between sentences that they lack."""
+    text = str(_literal(node) or "")
+    segment = ast.get_source_segment(module.text, node) if text else None
+    lines = io.StringIO(f"({segment})")
+    parts = [
+        _string(token.string) for token in tokenize.generate_tokens(lines.readline) if token.type == tokenize.STRING
+    ]
+    if "".join(parts) != text:
+        return text
+    return reduce(lambda before, part: f"{before} {part}" if _lacks_blank(before, part) else before + part, parts, "")
+
+
+def _string(literal: str) -> str:
+    return str(ast.literal_eval(literal))
+
+
+def _lacks_blank(before: str, after: str) -> bool:
+    """Return whether a sentence or a word ends with one text and another starts with the next."""
+    if not before or not after or before[-1].isspace():
+        return False
+    closed = before[-1] in "'\"`" and before.count(before[-1]) % 2 == 0
+    in_quotes = re.search(r"(?:^|[\s(\[{,=])'[^']*$", before) and not before.endswith("'")  # no apostrophe
+    return after[0].isupper() and not in_quotes and (closed or before[-1].isalnum() or before[-1] in ".,;:!?)")
 
 
 def _literal(node: ast.expr | None) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.data_files import FORMATS, file_format, is_saved_dataset, read_parquet_table, read_rows, read_saved_dataset
-from peftkit.errors import DataError, InputError, comma_separated, did_you_mean
+from peftkit.errors import DataError, InputError, comma_separated, similar_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -107,7 +107,7 @@ def check_readable(name: str) -> None:
         read_saved_dataset(name)  # raises with the reason
     if not path.is_file():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError("path", f"there is no file {name!r}{did_you_mean(path.name, siblings)}")
+        raise DataError("path", f"there is no file {name!r}{similar_file(path.name, siblings)}")
     if file_format(path) is None:
         allowed = comma_separated(list(FORMATS))
         raise DataError("path", f"{name!r} has an unsupported extension; allowed: {allowed}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.cache import use_writable_datasets_cache
 from peftkit.data_files import first_rows, is_saved_dataset, to_plain_types
-from peftkit.errors import DataError, InputError, comma_separated, did_you_mean, summarize_error
+from peftkit.errors import DataError, InputError, comma_separated, did_you_mean, similar_file, summarize_error
 from peftkit.hub_commits import COMMIT, resolve_commit, snapshot
 from peftkit.tasks.columns import visible_columns
 from peftkit.tasks.sources import folders
@@ -301,7 +301,7 @@ def _load_arguments(source: DataSource) -> dict[str, Any]:
         check_readable(path)  # raises with a similar name
     if not local and not HUB_NAME.fullmatch(path):
         folder = Path(path).parent
-        near = did_you_mean(Path(path).name, sorted(p.name for p in folder.iterdir()) if folder.is_dir() else ())
+        near = similar_file(Path(path).name, [p.name for p in folder.iterdir()] if folder.is_dir() else ())
         raise DataError("path", f"{path!r} is neither a file, a folder nor a hub id (owner/name){near}")
     return {"path": path, "name": source.config, "revision": None if local else source.revision}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from peftkit import plugins
+from peftkit import describe, plugins
 from peftkit.cli import main
 from peftkit.plugins import Entry, Registry
 from tests.cli.conftest import Peftkit, Rich
@@ -56,6 +56,16 @@ def test_show_prints_the_search_space_and_published_learning_rates(peftkit: Peft
 def test_show_prints_none_declared_without_published_rates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "rich"]) == 0
     assert "\nPublished learning rates: none declared\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("LoRA+", "lora_plus"), ("prefix tuning", "prefix_tuning"), ("(IA)³", "ia3")]
+)
+def test_show_takes_the_spellings_of_recipes(word: str, name: str, peftkit: Peftkit) -> None:
+    assert peftkit("show", word) == peftkit("show", name)
+    assert describe(word).document["name"] == name
+    shown = ("--model", "pocket-t5", "--json")
+    assert peftkit("show", word, *shown) == peftkit("show", name, *shown)
 
 
 def test_show_task_and_metric(peftkit: Peftkit) -> None:

@@ -23,6 +23,23 @@ class Base:
 class Common(Base):
     r: int = 8
     names: Optional[Names] = field(default=None, metadata={"help": "The `names`."})
+    several: int = field(
+        default=1,
+        metadata={
+            "help": (
+                "It's a number of (IA)³."
+                "For example, 'q' or '.*decoder"
+                ".*(q|v)$'."
+                'This is "new", '
+                "see https://x.y/"
+                "z of torch."
+                "nn. Words"
+                "Whether not 'a"
+                "B', in 0.1"
+                "5."
+            )
+        },
+    )
 
 @dataclass
 class Config(Common):
@@ -66,11 +83,24 @@ def test_options_are_read_without_importing_the_library(library: SourceLibrary) 
     config = library.module(library.folder / "config.py").find_class("Config")
     assert config is not None
     options = config.options()
-    assert list(options) == ["r", "names", "kind", "nested", "shape", "mode", "parts"]
+    assert list(options) == ["r", "names", "several", "kind", "nested", "shape", "mode", "parts"]
     assert options["names"].help == "The names."
+    assert options["several"].help == (
+        "It's a number of (IA)³. For example, 'q' or '.*decoder.*(q|v)$'. This is \"new\", see https://x.y/z of "
+        "torch.nn. Words Whether not 'aB', in 0.15."
+    )
     defaults = {name: option.default for name, option in options.items()}
     assert defaults == {
-        **{"r": 16, "names": None, "kind": "b", "nested": None, "shape": (1, 2.0), "mode": "x", "parts": ["q"]},
+        **{
+            "r": 16,
+            "names": None,
+            "several": 1,
+            "kind": "b",
+            "nested": None,
+            "shape": (1, 2.0),
+            "mode": "x",
+            "parts": ["q"],
+        },
     }
     nested = {"name": "depth", "type": ["int"], "default": 1, "help": ""}
     assert options["nested"].type == ["union", ["config", "declaring.kinds", "Nested", [nested]]]
