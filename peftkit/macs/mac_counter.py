@@ -317,7 +317,7 @@ def _run_without_gradients(loss: Tensor, trained: Sequence[nn.Parameter]) -> Non
     def drop(parameter: Tensor) -> None:
         parameter.grad = None
 
-    hooks = [parameter.register_post_accumulate_grad_hook(drop) for parameter in trained]
+    hooks: list[Any] = [p.register_post_accumulate_grad_hook(drop) for p in trained]  # type: ignore[no-untyped-call]
     try:
         loss.backward()  # type: ignore[no-untyped-call]
     finally:
