@@ -8,8 +8,14 @@ import pytest
 
 import peftkit
 from peftkit import RecipeError
-from peftkit.components.method_names import OTHER_NAMES, find_left_out, find_spelling, find_typo, suggest_method
-from peftkit.components.other_methods import LEFT_OUT
+from peftkit.components.method_names import (
+    LEFT_OUT,
+    OTHER_NAMES,
+    find_left_out,
+    find_spelling,
+    find_typo,
+    suggest_method,
+)
 from peftkit.plugins import FIRST_PARTY, load_registry
 
 KNOWN: dict[str, tuple[str, ...]] = dict.fromkeys(load_registry("").all("method"), ())
