@@ -24,9 +24,9 @@ LIBRARIES = {
 """Files of libraries that may read, with the reason."""
 if version.parse(transformers.__version__).major < 5:
     LIBRARIES["transformers/modeling_attn_mask_utils.py"] = (
-        "encoders of transformers 4 import the function that reads the mask, so that it cannot be told about padding"
+        "encoders of transformers 4 import the function that reads the mask, so that it cannot be replaced"
     )
-COMPARISON = "peftkit/models/known_padding.py"
+COMPARISON = "peftkit/models/batches/known_padding.py"
 """The first padded and the first unpadded batch of a run are compared with what transformers reads."""
 
 

@@ -44,7 +44,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _add(self, storage: UntypedStorage) -> None:
-        # Storages are told apart by object, because those without values have no address.
+        # Storages are distinguished by object, because those without values have no address.
         key, size = storage._cdata, storage.nbytes()
         if key in self._storages:
             return

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from peftkit.components import Example, Objective, Task
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
-from peftkit.models.collated_batch import CHOICES, BatchCounts, CollatedBatch
+from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch
+from peftkit.models.batches.padding import split_batch
 from peftkit.models.family import ModelFamily
-from peftkit.models.padding import split_batch
 
 
 @dataclass(frozen=True)

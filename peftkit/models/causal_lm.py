@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 
 from peftkit.components import Example
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.models.batches.padding import TARGET_COLUMNS, attention_mask, pad_sequences
+from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CacheNotShareable,
@@ -28,8 +30,6 @@ from peftkit.models.candidate_scoring import (
     tolerance,
 )
 from peftkit.models.heads.output_layer import find_output_layer, select_positions
-from peftkit.models.padding import TARGET_COLUMNS, attention_mask, pad_sequences
-from peftkit.models.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
     append_eos,

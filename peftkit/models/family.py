@@ -15,8 +15,8 @@ from peftkit.components import Example, Side
 from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
 from peftkit.errors import InputError, RowError
-from peftkit.models.collated_batch import CHOICES
-from peftkit.models.padding import find_pad_id, pad_batch
+from peftkit.models.batches.collated_batch import CHOICES
+from peftkit.models.batches.padding import find_pad_id, pad_batch
 from peftkit.models.scores import sum_cross_entropy, target_loglikelihoods
 from peftkit.models.text_encoding import (
     SpecialTokens,

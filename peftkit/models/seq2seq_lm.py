@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from peftkit.components import Example
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CandidateLogprobs,
@@ -24,7 +25,6 @@ from peftkit.models.candidate_scoring import (
     limits,
     slice_cache,
 )
-from peftkit.models.padding import attention_mask, pad_sequences
 from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
     SpecialTokens,

@@ -21,7 +21,7 @@ from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
 from peftkit.macs.mac_counter import StepMacs
 from peftkit.models import BoundObjective
-from peftkit.models.collated_batch import CollatedBatch
+from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
@@ -30,9 +30,9 @@ from peftkit.train.checkpoint import Checkpoint
 from peftkit.train.mac_counting import StepCounter
 from peftkit.train.optim import make_schedule, set_learning_rate
 from peftkit.train.state import StopRequest, TrainState
-from peftkit.train.step import TrainStep
-from peftkit.train.step_losses import StepLoss, StepLosses
-from peftkit.train.step_timer import StepTimer
+from peftkit.train.steps.step import TrainStep
+from peftkit.train.steps.step_losses import StepLoss, StepLosses
+from peftkit.train.steps.step_timer import StepTimer
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import make_strategy
 

@@ -13,8 +13,8 @@ from torch import nn
 from peftkit.components.inputs import TokenizedRow
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import CausalLM
+from peftkit.models.batches.padding import TARGET_COLUMNS
 from peftkit.models.heads.output_layer import find_output_layer, select_positions
-from peftkit.models.padding import TARGET_COLUMNS
 from peftkit.plugins import load_registry
 from peftkit.testing import apply_method, run_spec, tiny_model
 from peftkit.testing.tiny_models import FAMILIES

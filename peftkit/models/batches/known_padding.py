@@ -1,4 +1,4 @@
-"""Tells transformers whether a batch has padding, which it would otherwise read from the mask on the device.
+"""Answers transformers whether a batch has padding, which it would otherwise read from the mask on the device.
 
 Without padding, transformers leaves out the mask of torch's scaled dot-product attention. It reads the mask at the
 start of every forward pass, where the host would wait until the device has finished the previous step.
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from transformers import masking_utils
 
-from peftkit.models.collated_batch import CollatedBatch
+from peftkit.models.batches.collated_batch import CollatedBatch
 
 IGNORE_MASK = ("_ignore_causal_mask_sdpa", "_ignore_bidirectional_mask_sdpa")
 """Functions of transformers that return whether a mask can be left out; version 4 has only the first."""
@@ -33,7 +33,7 @@ class KnownPadding:
         self._length, self._padded = 0, False
 
     @contextmanager
-    def of(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
+    def for_batch(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
         """Answer transformers within this context, if the lengths of the texts are known.
 
         Args:

@@ -13,8 +13,8 @@ from peftkit.components import StepStats
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
-from peftkit.models.collated_batch import CollatedBatch
-from peftkit.models.known_padding import KnownPadding
+from peftkit.models.batches.collated_batch import CollatedBatch
+from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.strategies import Strategy
@@ -137,7 +137,7 @@ class TrainStep:
             last = number == len(self.microbatches)
             with self.strategy.microbatch_context(last=last):
                 with self.profile_region("forward"):
-                    with self.known_padding.of(microbatch):
+                    with self.known_padding.for_batch(microbatch):
                         summed_loss = self.objective.loss(self.strategy.model, microbatch)
                     # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                     loss = summed_loss * accelerator.num_processes / targets

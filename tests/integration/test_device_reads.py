@@ -31,8 +31,8 @@ READS_BY_PEFT = {
     "adalora": "its budget allocation compares importances to a threshold",
     "cpt": "its loss selects positions by a mask",
     "frod": "it reads the sizes of its sparse matrices",
-    "loha": "it draws on the CPU whether to drop a module",
-    "lokr": "it draws on the CPU whether to drop a module",
+    "loha": "it samples on the CPU whether to drop a module",
+    "lokr": "it samples on the CPU whether to drop a module",
     "poly": "torch checks the parameters of the distribution that its router draws from",
     "vblora": "it checks its logits",
     "waveft": "it selects coefficients by a mask",
@@ -115,16 +115,16 @@ def test_methods_read_nothing(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     for architecture in ("llama", "t5", "bert"):
         make_recipe = recipe_maker(method, architecture, tmp_path / architecture)
         try:
-            found = reads(make_recipe("run"), registry_with(method), monkeypatch)
+            places = reads(make_recipe("run"), registry_with(method), monkeypatch)
             break
         except PeftkitError:  # not supported on this architecture
             continue
     else:
         pytest.skip("no tiny model supports the method")
     if name in READS_BY_PEFT:
-        assert found
-        found = [place for place in found if not any(part in place for part in PEFT_PLACES)]
-    assert found == []
+        assert places
+        places = [place for place in places if not any(part in place for part in PEFT_PLACES)]
+    assert places == []
 
 
 class Reading(Callback):
@@ -149,6 +149,6 @@ def test_reads_are_found(
     what: str, number: int, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss has been copied to the host by then, where it is not a tensor."""
-    found = reads(make("encoder"), registry, monkeypatch, Reading(what=what))
-    assert len(found) == number
-    assert all("test_device_reads.py" in place for place in found)
+    places = reads(make("encoder"), registry, monkeypatch, Reading(what=what))
+    assert len(places) == number
+    assert all("test_device_reads.py" in place for place in places)

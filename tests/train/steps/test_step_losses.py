@@ -19,16 +19,16 @@ from peftkit import Callback, Meter, StepResult, StepStats, TrainContext
 from peftkit.components.read_later import LateSum
 from peftkit.errors import DivergedError
 from peftkit.meters.time import TrainTime
-from peftkit.models.collated_batch import BatchCounts, CollatedBatch
-from peftkit.models.known_padding import KnownPadding, masking_utils
-from peftkit.models.padding import split_batch
+from peftkit.models.batches.collated_batch import BatchCounts, CollatedBatch
+from peftkit.models.batches.known_padding import KnownPadding, masking_utils
+from peftkit.models.batches.padding import split_batch
 from peftkit.plugins import Entry, Registry
-from peftkit.train import step_losses, step_timer
 from peftkit.train.budget import Progress
 from peftkit.train.callbacks import MeterList
 from peftkit.train.run import run
-from peftkit.train.step_losses import MAX_PENDING, StepLoss, StepLosses
-from peftkit.train.step_timer import StepTimer
+from peftkit.train.steps import step_losses, step_timer
+from peftkit.train.steps.step_losses import MAX_PENDING, StepLoss, StepLosses
+from peftkit.train.steps.step_timer import StepTimer
 from tests.integration.test_failures import broken_at, only
 from tests.tiny_runs import Make
 
@@ -220,7 +220,7 @@ def test_a_method_that_changes_the_mask_is_noticed(changes: bool) -> None:
         mask[0, 3] = not padded
         batch = CollatedBatch({"input_ids": ids, "attention_mask": mask}, [4 - padded, 4])
         given = torch.ones_like(mask) if changes else mask
-        with known.of(batch):
+        with known.for_batch(batch):
             asked.append(bool(masking_utils._ignore_causal_mask_sdpa(given, 4, 4, *offsets)))
     assert asked == ([True] * 4 if changes else [False, False, True, True])
     assert len(known._confirmed) == (1 if changes else 2)

@@ -57,7 +57,11 @@ class CollatedBatch(dict[str, Tensor]):
         return CollatedBatch, (dict(self), self.lengths, self.choices, self.counts)
 
     def to(self, device: torch.device) -> CollatedBatch:
-        """Return the batch on a device; pinned tensors are copied while the device computes."""
+        """Return the batch on a device; pinned tensors are copied while the device computes.
+
+        Args:
+            device: The device.
+        """
         pinned = device.type == "cuda"
         moved = {key: value.to(device, non_blocking=pinned) for key, value in self.items()}
         return CollatedBatch(moved, self.lengths, self.choices, self.counts)
@@ -67,8 +71,11 @@ def with_tensors(batch: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
     """Return a batch with other tensors; it keeps its numbers on the host if it has some.
 
     Args:
-        batch: The batch.
-        tensors: The tensors to add or to replace, by name.
+        batch: The batch; its texts are tensors of shape (texts, length).
+        tensors: The tensors to add or to replace, by name, of any shape.
+
+    Returns:
+        The batch, whose texts are tensors of shape (texts, length).
     """
     changed = copy.copy(batch) if isinstance(batch, CollatedBatch) else dict(batch)
     changed.update(tensors)
@@ -79,6 +86,9 @@ def choices_per_row(batch: Mapping[str, Tensor]) -> list[int]:
     """Return the values of ``choices``, from the host if they are known there.
 
     Args:
-        batch: A batch with this tensor.
+        batch: A batch with this tensor, of shape (rows,).
+
+    Returns:
+        The number of candidates of each row, or 0 if it is a single text.
     """
     return [*batch.choices] if isinstance(batch, CollatedBatch) else batch[CHOICES].tolist()  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Batches of token ids: their padding, counts and lengths."""

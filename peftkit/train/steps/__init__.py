@@ -1,0 +1,1 @@
+"""The optimizer step: its inputs and gradients, its losses and its time."""
