@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "extends a folder": (b'extends = "."\n', "x.toml:1: extends: '.': is a folder; give a recipe file in it"),
     "extends a NUL": (b'extends = "a\\u0000"\n', "x.toml:1: extends: 'a\\x00': cannot be read: embedded null byte"),
     "extends itself": (b'extends = "x.toml"\n', "x.toml:1: extends: is circular: x.toml → x.toml"),
-    "extends what is not there": (b'extends = "y.toml"', "x.toml:1: extends: 'y.toml': file not found (did you"),
+    "extends what is not there": (b'extends = "y.toml"', "x.toml:1: extends: 'y.toml': file not found"),
 }
 
 
@@ -63,7 +63,7 @@ def test_invalid_toml_is_reported_with_its_line(raw: bytes, expected: str, check
 
 def test_a_missing_file_is_reported(folder: Path, check_errors: CheckErrors) -> None:
     (folder / "y.toml").write_bytes(b"")
-    assert check_errors({}) == ["x.toml: file not found (did you mean 'y.toml'?)"]
+    assert check_errors({}) == ["x.toml: file not found"]
     (folder / "x.toml").mkdir()
     assert check_errors({}) == ["x.toml: is a folder; give a recipe file in it"]
 
