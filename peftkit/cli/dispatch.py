@@ -65,6 +65,8 @@ def _exit_code(arguments: Sequence[str], output: Output, sigint: SigintRecord) -
 
 
 def _run(arguments: Sequence[str], output: Output) -> int:
+    if sys.flags.optimize > 1:
+        raise InputError("Python runs with -OO or PYTHONOPTIMIZE=2; transformers needs docstrings, so use at most 1")
     output.required = True
     args = build_parser().parse_args(_with_command(arguments))
     args.command_line = shlex.join(["peftkit", *arguments])

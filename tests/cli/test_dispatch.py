@@ -124,6 +124,14 @@ def test_python_m_peftkit_is_the_same_command() -> None:
     )
 
 
+def test_python_without_docstrings_is_refused() -> None:
+    command = [sys.executable, "-OO", "-m", "peftkit", "list"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("peftkit: error: Python runs with -OO or PYTHONOPTIMIZE=2; ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_invalid_recipe_is_not_run(peftkit: Peftkit, runs: list[tuple[Any, ...]]) -> None:
     code, out, err = peftkit("x.toml", "--set", "method.rank=8", "--set", "train.lr=1")
     assert (code, out, runs) == (2, "", [])
