@@ -153,6 +153,23 @@ def load_base(recipe: Recipe) -> LoadedBase:
     return LoadedBase(model, objective, kind, head, loading, ignored if objective.component.generates else {})
 
 
+def check_base(recipe: Recipe, base: LoadedBase) -> LoadedBase:
+    """Check that a recipe fits a model that was loaded for another recipe of the same model and task.
+
+    Args:
+        recipe: the recipe.
+        base: the loaded model.
+
+    Returns:
+        The loaded model.
+
+    Raises:
+        RecipeError: the recipe is incompatible with the model's config.
+    """
+    _check_conflicts(recipe, base.family.config.to_dict())
+    return base
+
+
 def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     """Build the recipe's model with random weights, without loading any.
 
@@ -262,10 +279,13 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
         )
     if kind == "encoder":
         check_bidirectional(recipe.model.name, config)
-    conflicts = find_conflicts(recipe, described)
-    if conflicts:
-        raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
+    _check_conflicts(recipe, described)
     return kind
+
+
+def _check_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    if conflicts := find_conflicts(recipe, config):
+        raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
 
 
 def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> BoundObjective:

@@ -35,7 +35,15 @@ from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.generation import generation_notice
 from peftkit.models.heads.classification_head import check_saves_head
-from peftkit.models.load import LoadedBase, apply_method, count_parameters, folder_bytes, init_random_base, load_base
+from peftkit.models.load import (
+    LoadedBase,
+    apply_method,
+    check_base,
+    count_parameters,
+    folder_bytes,
+    init_random_base,
+    load_base,
+)
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.console import ConsoleLogger
@@ -55,6 +63,7 @@ from peftkit.train.evaluation import Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import check_optimizer_options
 from peftkit.train.resume import find_run_to_resume
+from peftkit.train.shared_inputs import SharedInputs
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
@@ -124,6 +133,7 @@ def run(
     log_level: str = "warning",
     resume: str | None = None,
     quiet: bool = False,
+    shared: SharedInputs | None = None,
 ) -> Path | None:
     """Run a recipe.
 
@@ -133,6 +143,7 @@ def run(
         log_level: The log level of the libraries.
         resume: The run directory to resume, or ``""`` for the latest run of this recipe; None starts a new run.
         quiet: Whether to print no progress.
+        shared: Inputs that were loaded before; they are used if they are those of the recipe, and used up.
 
     Returns:
         The run directory; None on all processes but the main one.
@@ -164,9 +175,10 @@ def run(
                 run_on_main(accelerator, lambda: check_inputs(previous, recorded, current))
             console.print(f"already finished: {previous}")
             return previous if accelerator.is_main_process else None
+        inputs_at_hand = (shared or SharedInputs()).of(recipe)
         set_seed(recipe.run.seed)
-        base = load_base(recipe)
-        data = prepare_data(recipe, base.objective, accelerator)
+        base = check_base(recipe, inputs_at_hand.base) if inputs_at_hand.base else load_base(recipe)
+        data = inputs_at_hand.data or prepare_data(recipe, base.objective, accelerator)
         batch = effective_batch_size(recipe, accelerator.num_processes)
         per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
@@ -188,7 +200,8 @@ def run(
             if previous and saved and (recorded := saved.state.get("inputs")) is not None:
                 check_inputs(previous, recorded, inputs)
             check_not_trivial(recipe, data)
-            opened.baseline_scores.update(compute_baselines(recipe, data))
+            known = inputs_at_hand.baselines.get(recipe.run.seed)
+            opened.baseline_scores.update(known or compute_baselines(recipe, data))
             environment = {
                 **collect_environment(registry, accelerator),
                 "revisions": dict(revisions),
