@@ -220,7 +220,7 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
     used = {type(component) for component in (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)}
     digests = {}
     for entry in registry.entries:
-        if entry.component in used and entry.distribution != BUILTIN_DISTRIBUTION:
+        if entry.distribution != BUILTIN_DISTRIBUTION and entry.component in used:  # which builds the class
             modules = {
                 entry.component.__module__,
                 *_top_level_modules(entry.distribution),

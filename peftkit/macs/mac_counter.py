@@ -15,7 +15,7 @@ import gc
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -121,15 +121,23 @@ class MacCounter:
         optimizer: Makes the optimizer for a model; None to leave out its steps.
         has_all_weights: Whether the model keeps all its weights, unsharded and unquantized. It is then counted on
             itself if its copies fail.
+        known: Counts of an equal model, by name; new ones are added. None for none.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, optimizer: MakeOptimizer | None = None, *, has_all_weights: bool = True
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: MakeOptimizer | None = None,
+        *,
+        has_all_weights: bool = True,
+        known: MutableMapping[str, list[int]] | None = None,
     ) -> None:
         self.model, self.loss, self.has_all_weights = model, loss, has_all_weights
         self.optimizer_elementwise = self.optimizer_bytes = 0
         """Element-wise operations of one optimizer step, and the size of the optimizer's state in bytes."""
         started = time.perf_counter()
+        self._known: MutableMapping[str, list[int]] = {} if known is None else known
         self._counted: dict[tuple[Shapes, RequiresGrad], StepMacs] = {}
         self._families: dict[tuple[Shapes, RequiresGrad], ShapeFamily] = defaultdict(ShapeFamily)
         self._parameter_slots = _parameter_slots(model)
@@ -137,7 +145,9 @@ class MacCounter:
         self._shadow = next(self._shadows, None)  # now, before anything wraps the model
         self._guess_is_harmless = False
         if optimizer is not None:
-            self.optimizer_elementwise, self.optimizer_bytes = self._count_optimizer(optimizer)
+            if "optimizer" not in self._known:
+                self._known["optimizer"] = [*self._count_optimizer(optimizer)]
+            self.optimizer_elementwise, self.optimizer_bytes = self._known["optimizer"]
         self.seconds = time.perf_counter() - started
         """Time spent on counting."""
 
@@ -186,17 +196,27 @@ class MacCounter:
         return correction
 
     def _count(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> StepMacs:
+        name = f"{_shapes(batch)} {''.join(str(int(each)) for each in requires_grad)}"
+        if (known := self._known.get(name)) is not None:
+            return StepMacs(*known)
+        macs, without_values = self._count_pass(requires_grad, batch)
+        if without_values:
+            self._known[name] = [*macs]
+        return macs
+
+    def _count_pass(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> tuple[StepMacs, bool]:
+        """Count a pass; return also whether the count depends on shapes only."""
         while self._shadow is not None:
             for (slots, key), value in zip(_parameter_slots(self._shadow.model), requires_grad, strict=True):
                 slots[key].requires_grad = value  # type: ignore[union-attr]  # these slots hold a parameter
             try:
                 macs, guessed = self._count_on(self._shadow, batch)
                 if not guessed or self._guess_is_harmless:
-                    return macs
+                    return macs, True
                 other_macs, _ = self._count_on(self._shadow, batch, guess=True)
                 self._guess_is_harmless = other_macs[:2] == macs[:2]
                 if self._guess_is_harmless:
-                    return macs
+                    return macs, True
             except VALUE_ERRORS:
                 pass
             self._shadow = next(self._shadows, None)  # this one fails where operations depend on values
@@ -205,7 +225,7 @@ class MacCounter:
                 "the multiply-accumulates of this method can only be counted with the model's weights; do not use "
                 "train.deepspeed, train.fsdp or model.quantization with it"
             )
-        return self._count_on(ShadowModel(self.model), batch)[0]
+        return self._count_on(ShadowModel(self.model), batch)[0], False
 
     def activation_bytes(self, batch: dict[str, Tensor]) -> int:
         """Return the bytes of activations that a forward pass keeps for the backward pass, without the weights.
@@ -215,6 +235,12 @@ class MacCounter:
         Raises:
             RunError: The pass fails on every copy and on the model.
         """
+        name = f"activations {_shapes(batch)}"
+        if name not in self._known:
+            self._known[name] = [self._count_activation_bytes(batch)]
+        return self._known[name][0]
+
+    def _count_activation_bytes(self, batch: dict[str, Tensor]) -> int:
         # Fake tensors first, since they dispatch to the device's kernels.
         for shadow in (*reversed([*_shadow_models(self.model)]), ShadowModel(self.model)):
             with suppress(*VALUE_ERRORS):

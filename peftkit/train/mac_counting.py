@@ -15,6 +15,7 @@ from peftkit.macs.mac_counter import MacCounter, StepMacs
 from peftkit.models import BoundObjective
 from peftkit.oom import is_oom
 from peftkit.recipe import Recipe
+from peftkit.train.count_cache import count_cache
 from peftkit.train.optim import make_optimizer
 
 
@@ -52,7 +53,9 @@ def make_mac_counter(recipe: Recipe, objective: BoundObjective, model: nn.Module
         return task_loss if auxiliary is None else task_loss + auxiliary
 
     has_all_weights = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
-    counter = MacCounter(model, loss, partial(make_optimizer, recipe), has_all_weights=has_all_weights)
+    known = count_cache(recipe, objective, model)
+    optimizer = partial(make_optimizer, recipe)
+    counter = MacCounter(model, loss, optimizer, has_all_weights=has_all_weights, known=known)
     for batch in shortest_and_longest_batch(recipe, rows, objective):
         try:
             counter.count(batch)

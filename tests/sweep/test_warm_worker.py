@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny_runs import save_models, small_task
 
 from peftkit.errors import PeftkitError, RunInterrupted
 from peftkit.plugins import Registry
@@ -22,6 +21,7 @@ from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.scheduler import find_run
 from peftkit.sweep.warm_worker import WarmWorker
 from peftkit.train.shared_inputs import SharedInputs, input_settings, load_shared_inputs
+from tests.tiny_runs import save_models, small_task
 
 MEASURED = ("cost", "seconds", "evaluation_seconds", "counting_seconds", "finished", "file_digests")
 """Keys whose values differ between two runs of a recipe in processes of their own."""
@@ -67,7 +67,9 @@ def run(workers: Workers, recipe: Recipe) -> tuple[int, Path]:
 def unmeasured(value: Any) -> Any:
     """Leaves out what is measured by a clock or depends on it."""
     if isinstance(value, dict):
-        cost = {"cost": {k: v for k, v in value["cost"].items() if "ops" in k or "macs" in k}} if "cost" in value else {}
+        cost = (
+            {"cost": {k: v for k, v in value["cost"].items() if "ops" in k or "macs" in k}} if "cost" in value else {}
+        )
         return {key: unmeasured(inner) for key, inner in value.items() if key not in MEASURED} | cost
     return [*map(unmeasured, value)] if isinstance(value, list) else value
 
