@@ -84,7 +84,7 @@ def time_run(workers: Workers, recipe: Recipe) -> Times:
     if outcome.code or run is None:
         raise SystemExit("\n".join(outcome.last_lines))
     summary = run.summary()
-    return Times(outcome.seconds, summary["cost"]["seconds"], summary["evaluation_seconds"])
+    return Times(outcome.seconds, summary["cost"]["train_seconds"], summary["evaluation_seconds"])
 
 
 def describe(name: str, times: list[Times]) -> str:

@@ -21,17 +21,12 @@ from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.scheduler import find_run
 from peftkit.sweep.warm_worker import WarmWorker
 from peftkit.train.shared_inputs import SharedInputs, input_settings, load_shared_inputs
-from tests.tiny_runs import save_models, small_task
+from tests.tiny_runs import small_task
 
 MEASURED = ("cost", "seconds", "evaluation_seconds", "counting_seconds", "finished", "file_digests")
 """Keys whose values differ between two runs of a recipe in processes of their own."""
 
 Make = Callable[..., Recipe]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return save_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
