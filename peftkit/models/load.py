@@ -153,23 +153,6 @@ def load_base(recipe: Recipe) -> LoadedBase:
     return LoadedBase(model, objective, kind, head, loading, ignored if objective.component.generates else {})
 
 
-def check_base(recipe: Recipe, base: LoadedBase) -> LoadedBase:
-    """Check that a recipe fits a model that was loaded for another recipe of the same model and task.
-
-    Args:
-        recipe: the recipe.
-        base: the loaded model.
-
-    Returns:
-        The loaded model.
-
-    Raises:
-        RecipeError: the recipe is incompatible with the model's config.
-    """
-    _check_conflicts(recipe, base.family.config.to_dict())
-    return base
-
-
 def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     """Build the recipe's model with random weights, without loading any.
 
@@ -279,11 +262,12 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
         )
     if kind == "encoder":
         check_bidirectional(recipe.model.name, config)
-    _check_conflicts(recipe, described)
+    check_conflicts(recipe, described)
     return kind
 
 
-def _check_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> None:
+def check_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Raise a RecipeError if a recipe does not fit a model with this config."""
     if conflicts := find_conflicts(recipe, config):
         raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
 

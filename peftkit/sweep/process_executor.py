@@ -130,7 +130,7 @@ class Workers:
 
     def _run_warm(self, recipe: Path, resume: Path | None, log: Path, device: dict[str, str]) -> int:
         """Run in a fork of a process that has the inputs of the run; it gets them if it is the first."""
-        request = Request(str(recipe), resume and str(resume), str(log), device)
+        request = Request(str(recipe), None if resume is None else str(resume), str(log), device)
         while self._idle and not self.stopped:
             with suppress(IndexError):  # another thread took it
                 worker = self._idle.pop()

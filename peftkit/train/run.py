@@ -38,7 +38,7 @@ from peftkit.models.heads.classification_head import check_saves_head
 from peftkit.models.load import (
     LoadedBase,
     apply_method,
-    check_base,
+    check_conflicts,
     count_parameters,
     folder_bytes,
     init_random_base,
@@ -177,7 +177,8 @@ def run(
             return previous if accelerator.is_main_process else None
         inputs_at_hand = (shared or SharedInputs()).of(recipe)
         set_seed(recipe.run.seed)
-        base = check_base(recipe, inputs_at_hand.base) if inputs_at_hand.base else load_base(recipe)
+        base = inputs_at_hand.base or load_base(recipe)
+        check_conflicts(recipe, base.family.config.to_dict())
         data = inputs_at_hand.data or prepare_data(recipe, base.objective, accelerator)
         batch = effective_batch_size(recipe, accelerator.num_processes)
         per_epoch = data.steps_per_epoch(batch)
