@@ -267,7 +267,15 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
 
 
 def check_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> None:
-    """Raise a RecipeError if a recipe does not fit a model with this config."""
+    """Check that a recipe fits a model.
+
+    Args:
+        recipe: the recipe.
+        config: the model's config, as a dict.
+
+    Raises:
+        RecipeError: it does not.
+    """
     if conflicts := find_conflicts(recipe, config):
         raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
 

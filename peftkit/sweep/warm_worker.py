@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from peftkit.train.shared_inputs import SharedInputs
+    from peftkit.evaluate.shared_inputs import SharedInputs
 
 TERMINATING = (signal.SIGTERM, signal.SIGINT)
 
@@ -98,8 +98,8 @@ def serve(connection: Connection) -> None:
         connection: Gets a ``Request``, and sends the exit code of the run; or None, before this process ends, if the
             run needs other inputs, or they cannot be loaded.
     """
+    from peftkit.evaluate.shared_inputs import SharedInputs
     from peftkit.sweep.worker_main import run_recipe
-    from peftkit.train.shared_inputs import SharedInputs
 
     fork = multiprocessing.get_context("fork")
     running: list[Any] = []
@@ -137,12 +137,14 @@ def serve(connection: Connection) -> None:
 
 def _load(path: str, shared: SharedInputs) -> SharedInputs:
     """Return the inputs of a recipe's file, which are the shared ones if there are any; empty ones if others are."""
+    from peftkit.evaluate.shared_inputs import load_shared_inputs, pin
+    from peftkit.monitor.verbosity import quiet_libraries
     from peftkit.plugins import load_registry
     from peftkit.recipe import load_recipe
-    from peftkit.train.shared_inputs import load_shared_inputs, pin
 
+    quiet_libraries("warning")
     recipe = pin(load_recipe(path, load_registry()))
-    inputs = shared.of(recipe) if shared.settings else load_shared_inputs(recipe)
+    inputs = shared.for_recipe(recipe) if shared.settings else load_shared_inputs(recipe)
     inputs.add_baselines(recipe)
     return inputs
 

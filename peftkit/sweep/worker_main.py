@@ -15,10 +15,10 @@ from importlib import import_module
 
 import peftkit.train.run
 from peftkit.errors import PeftkitError
+from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.monitor.collect_env import package_versions
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
-from peftkit.train.shared_inputs import SharedInputs
 
 for name in ("accelerate", "datasets", "evaluate", "peft", "transformers.models.auto.modeling_auto"):
     import_module(name)

@@ -10,12 +10,12 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from peftkit.data.count_cache import count_cache
 from peftkit.data.dataloader import TrainRows, shortest_and_longest_batch
 from peftkit.macs.mac_counter import MacCounter, StepMacs
 from peftkit.models import BoundObjective
 from peftkit.oom import is_oom
 from peftkit.recipe import Recipe
-from peftkit.train.count_cache import count_cache
 from peftkit.train.optim import make_optimizer
 
 

@@ -31,6 +31,7 @@ from peftkit.distributed.environment_variables import environment_notice
 from peftkit.distributed.launch_config import read_launch
 from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequested
 from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
+from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.generation import generation_notice
@@ -63,7 +64,6 @@ from peftkit.train.evaluation import Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import check_optimizer_options
 from peftkit.train.resume import find_run_to_resume
-from peftkit.train.shared_inputs import SharedInputs
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
@@ -175,7 +175,7 @@ def run(
                 run_on_main(accelerator, lambda: check_inputs(previous, recorded, current))
             console.print(f"already finished: {previous}")
             return previous if accelerator.is_main_process else None
-        inputs_at_hand = (shared or SharedInputs()).of(recipe)
+        inputs_at_hand = (shared or SharedInputs()).for_recipe(recipe)
         set_seed(recipe.run.seed)
         base = inputs_at_hand.base or load_base(recipe)
         check_conflicts(recipe, base.family.config.to_dict())

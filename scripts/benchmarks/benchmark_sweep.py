@@ -112,9 +112,9 @@ def main() -> None:
         warm, cold = Workers(1), Workers(1, warm=False)
         times: dict[str, list[Times]] = {"shared": [], "apart": []}
         with warm.handle_signals():
-            for mine, theirs in zip(shared, apart, strict=True):
-                times["shared"].append(time_run(warm, mine))
-                times["apart"].append(time_run(cold, theirs))
+            for sharing, other in zip(shared, apart, strict=True):
+                times["shared"].append(time_run(warm, sharing))
+                times["apart"].append(time_run(cold, other))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {os.environ['OMP_NUM_THREADS']} threads, {versions}")
     for name, each in times.items():

@@ -20,8 +20,6 @@ from peftkit.run_directory import RunDirectory
 from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.scheduler import find_run
 from peftkit.sweep.warm_worker import WarmWorker
-from peftkit.train.shared_inputs import SharedInputs, input_settings, load_shared_inputs
-from tests.tiny_runs import small_task
 
 MEASURED = ("cost", "seconds", "evaluation_seconds", "counting_seconds", "finished", "file_digests")
 """Keys whose values differ between two runs of a recipe in processes of their own."""
@@ -31,6 +29,8 @@ Make = Callable[..., Recipe]
 
 @pytest.fixture
 def make(models: dict[str, Path], registry: Registry, tmp_path: Path) -> Make:
+    from tests.tiny_runs import small_task
+
     base, task = tmp_path / "base.toml", small_task(tmp_path / "task")
     base.write_text(
         '[method]\nname = "lora"\n[train]\nbatch_size = 8\nlearning_rate = 1e-2\nbudget = { steps = 3 }\n'
@@ -116,9 +116,9 @@ def test_later_runs_equal_those_of_fresh_processes(
     variants = [("full", 0), ("lora", 0), ("lora", 1), ("full", 0), ("layer_norm", 1)]
     for number, (method, seed) in enumerate(variants):
         overrides = (f'method.name="{method}"', f"run.seed={seed}")
-        mine, theirs = (make(f"{name}{number}", *overrides, kind=kind) for name in ("warm", "cold"))
-        assert (run(warm, mine)[0], run(cold, theirs)[0]) == (0, 0)
-        assert results(mine) == results(theirs)
+        warmed, fresh = (make(f"{name}{number}", *overrides, kind=kind) for name in ("warm", "cold"))
+        assert (run(warm, warmed)[0], run(cold, fresh)[0]) == (0, 0)
+        assert results(warmed) == results(fresh)
     assert len(workers) == 1
 
 
@@ -126,13 +126,13 @@ def test_later_runs_equal_those_of_fresh_processes(
 @pytest.mark.parametrize("method", load_registry().all("method"))
 def test_every_method_runs_as_in_a_fresh_process(make: Make, warm: Workers, cold: Workers, method: str) -> None:
     try:
-        mine, theirs = (make(name, f'method.name="{method}"') for name in ("warm", "cold"))
+        warmed, fresh = (make(name, f'method.name="{method}"') for name in ("warm", "cold"))
     except PeftkitError as error:
         pytest.skip(f"needs options, or another model: {error}")
-    codes = run(warm, mine)[0], run(cold, theirs)[0]
+    codes = run(warm, warmed)[0], run(cold, fresh)[0]
     assert codes[0] == codes[1]
     if codes[0] == 0:
-        assert results(mine) == results(theirs)
+        assert results(warmed) == results(fresh)
 
 
 @pytest.mark.slow
@@ -145,9 +145,9 @@ def test_runs_after_one_that_ended_badly_are_not_affected(make: Make, warm: Work
     timer.start()
     assert run(warm, interrupted)[0] == 128 + signal.SIGTERM
     timer.join()
-    mine, theirs = make("mine"), make("theirs")
-    assert (run(warm, mine)[0], run(cold, theirs)[0]) == (0, 0)
-    assert results(mine) == results(theirs)
+    warmed, fresh = make("warmed"), make("fresh")
+    assert (run(warm, warmed)[0], run(cold, fresh)[0]) == (0, 0)
+    assert results(warmed) == results(fresh)
 
 
 def _interrupt(workers: Workers, recipe: Recipe) -> None:
@@ -200,6 +200,8 @@ def test_what_cannot_be_loaded_is_reported_by_the_run(make: Make, warm: Workers,
 
 
 def test_settings_of_training_share_inputs_and_others_do_not(make: Make) -> None:
+    from peftkit.evaluate.shared_inputs import input_settings
+
     recipe = make("one")
     same = ("train.learning_rate=0.5", "run.seed=3", "evaluate.at_start=false", 'method.name="full"')
     other = ("train.batch_size=4", "train.max_source_length=9", "evaluate.dev_examples=3", "model.dtype='bfloat16'")
@@ -209,9 +211,11 @@ def test_settings_of_training_share_inputs_and_others_do_not(make: Make) -> None
 
 
 def test_only_what_draws_no_random_numbers_is_shared(make: Make) -> None:
+    from peftkit.evaluate.shared_inputs import SharedInputs, load_shared_inputs
+
     decoder, encoder = (load_shared_inputs(make("one", kind=kind)) for kind in ("encoder-decoder", "encoder"))
     assert decoder.base is not None
     assert encoder.base is None  # its new head depends on the seed
     assert encoder.data is not None
     other = make("one", "train.max_source_length=9")
-    assert decoder.of(other) == SharedInputs()
+    assert decoder.for_recipe(other) == SharedInputs()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftkit.data.count_cache import CountCache, count_cache
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models.load import apply_method, load_base
 from peftkit.recipe import Recipe
-from peftkit.train.count_cache import CountCache, count_cache
 
 
 def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

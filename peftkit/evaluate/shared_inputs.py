@@ -23,7 +23,6 @@ from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.evaluate.baselines import BaselineScores, compute_baselines
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.load import LoadedBase, load_base
-from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path
 
@@ -51,7 +50,7 @@ class SharedInputs:
     baselines: dict[int, BaselineScores] = field(default_factory=dict)
     """The scores of the input-blind baselines, by the seed of the run."""
 
-    def of(self, recipe: Recipe) -> SharedInputs:
+    def for_recipe(self, recipe: Recipe) -> SharedInputs:
         """Return what a run of a recipe can use: these inputs, or nothing if they were loaded for other settings.
 
         Args:
@@ -83,7 +82,6 @@ def load_shared_inputs(recipe: Recipe) -> SharedInputs:
     Raises:
         PeftkitError: Model or data cannot be loaded. A run of the recipe reports the same error.
     """
-    quiet_libraries("warning")
     shared = SharedInputs(input_settings(recipe))
     if recipe.model.quantization or recipe.train.deepspeed.used or recipe.train.fsdp:
         return shared  # these load on the device, or sharded
@@ -112,10 +110,10 @@ def _drew_nothing(seed: int, torch_seed: int) -> bool:
         seed: The seed of Python's and numpy's.
         torch_seed: The seed of torch's.
     """
-    mine, numpys = random.Random(seed).getstate(), np.random.RandomState(seed % 2**32).get_state()  # noqa: S311
+    python, numpys = random.Random(seed).getstate(), np.random.RandomState(seed % 2**32).get_state()  # noqa: S311
     now = np.random.get_state()
     return (
-        random.getstate() == mine
+        random.getstate() == python
         and all(np.array_equal(a, b) for a, b in zip(numpys, now, strict=True))
         and torch.equal(torch.Generator().manual_seed(torch_seed).get_state(), torch.get_rng_state())
     )
