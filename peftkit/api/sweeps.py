@@ -113,7 +113,8 @@ def run_sweep(
                 print(text, flush=True)
 
         grid = load_grid(Path(path), registry, overrides, [*only])
-        workers = Workers(jobs or grid.config.local.jobs, grid.config.local.launch or _interpreter())
+        local = grid.config.local
+        workers = Workers(jobs or local.jobs, local.launch or _interpreter(), warm=local.warm)
         sweep = Sweep(grid, registry, workers, say, overrides)
         say(f"{grid.config.name}: {sweep.progress.total} runs in {grid.folder}, {workers.jobs} at a time")
         try:

@@ -186,13 +186,16 @@ def model_digests(name: str, family: ModelFamily) -> dict[str, str]:
     return {file.name: file_digest(file) for file in sorted(files) if file.is_file()}
 
 
-def named_files(recipe: Recipe) -> set[Path]:
+def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
     """Returns the files named in the recipe, and all files of the folders named in it.
 
-    The files of a task are included only if it is streaming; otherwise its rows have digests.
+    Args:
+        recipe: The recipe.
+        of_the_task: Whether to include the files of every task; otherwise only of those that are streaming, since the
+            rows of others have digests.
     """
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
-    if not recipe.task.is_streaming:
+    if not (of_the_task or recipe.task.is_streaming):
         del tables["task"]
     files: set[Path] = set()
     for text in _strings(tables):
@@ -200,7 +203,7 @@ def named_files(recipe: Recipe) -> set[Path]:
             path = Path(text)
             if path.is_file():
                 files.add(path)
-            elif os.sep in text and path.is_dir():
+            elif (of_the_task or os.sep in text) and path.is_dir():
                 files |= {file for file in path.rglob("*") if file.is_file()}
     return files
 
@@ -217,7 +220,7 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
     used = {type(component) for component in (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)}
     digests = {}
     for entry in registry.entries:
-        if entry.component in used and entry.distribution != BUILTIN_DISTRIBUTION:
+        if entry.distribution != BUILTIN_DISTRIBUTION and entry.component in used:  # which builds the class
             modules = {
                 entry.component.__module__,
                 *_top_level_modules(entry.distribution),

@@ -88,9 +88,9 @@ def fingerprint(objective: BoundObjective, split: Dataset) -> str:
     inputs = {
         "versions": [__version__, transformers.__version__, tokenizers.__version__],
         "task": task.model_dump(mode="json"),
-        "code": _code(type(task)),
-        "family": [type(family).__name__, _code(type(family))],
-        "objective": [component.model_dump(mode="json"), _code(type(component))],
+        "code": source_code(type(task)),
+        "family": [type(family).__name__, source_code(type(family))],
+        "objective": [component.model_dump(mode="json"), source_code(type(component))],
         "lengths": [family.max_source_length, family.max_target_length],
         "columns": [COLUMN_PREFIX, *STATISTICS_COLUMNS],
         "tokenizer": _tokenizer_state(family),
@@ -107,7 +107,7 @@ def fingerprint(objective: BoundObjective, split: Dataset) -> str:
     return digest.hexdigest()[:32]
 
 
-def _code(component: type) -> dict[str, str]:
+def source_code(component: type) -> dict[str, str]:
     """Returns the source code of a class and its bases: their folders within peftkit, whole packages of plugins."""
     names = {base.__module__ for base in component.__mro__} - {"builtins", "abc", "typing"}
     sources = {}

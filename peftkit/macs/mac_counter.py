@@ -15,10 +15,9 @@ import gc
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from peftkit.errors import RunError
 from peftkit.macs.length_polynomial import LengthPolynomial, Lengths
 from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.optimizer_costs import MakeOptimizer, OptimizerCosts, count_optimizer_step
 from peftkit.macs.peak_memory import PeakMemory
 from peftkit.macs.plain_attention import plain_attention
 
@@ -35,7 +35,6 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 RequiresGrad = tuple[bool, ...]
 """Which of a model's parameters require a gradient."""
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
 COUNTS = ("choices", "input_tokens")
 """Tensors of a batch that hold counts: the model needs their values, not only their shapes."""
@@ -54,17 +53,6 @@ class StepMacs(NamedTuple):
     def plus(self, other: StepMacs) -> StepMacs:
         """Add another pass."""
         return StepMacs(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-class OptimizerCosts(NamedTuple):
-    """Costs of an optimizer step."""
-
-    elementwise: int
-    """Numbers that its operations process."""
-    state_bytes: int
-    """The size of the state that it keeps."""
-    intermediate_bytes: int
-    """The most that it holds of intermediate results at a time."""
 
 
 @dataclass
@@ -141,15 +129,23 @@ class MacCounter:
         optimizer: Makes the optimizer for a model; None to leave out its steps.
         has_all_weights: Whether the model keeps all its weights, unsharded and unquantized. It is then counted on
             itself if its copies fail.
+        known: Counts of an equal model, by name; new ones are added. None for none.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, optimizer: MakeOptimizer | None = None, *, has_all_weights: bool = True
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: MakeOptimizer | None = None,
+        *,
+        has_all_weights: bool = True,
+        known: MutableMapping[str, list[int]] | None = None,
     ) -> None:
         self.model, self.loss, self.has_all_weights = model, loss, has_all_weights
         self.optimizer = OptimizerCosts(0, 0, 0)
         """Costs of an optimizer step; zeros without an optimizer."""
         started = time.perf_counter()
+        self._known: MutableMapping[str, list[int]] = {} if known is None else known
         self._counted: dict[tuple[Shapes, RequiresGrad], StepMacs] = {}
         self._families: dict[tuple[Shapes, RequiresGrad], ShapeFamily] = defaultdict(ShapeFamily)
         self._parameter_slots = _parameter_slots(model)
@@ -157,7 +153,9 @@ class MacCounter:
         self._shadow = next(self._shadows, None)  # now, before anything wraps the model
         self._guess_is_harmless = False
         if optimizer is not None:
-            self.optimizer = self._count_optimizer(optimizer)
+            if "optimizer" not in self._known:
+                self._known["optimizer"] = [*self._count_optimizer(optimizer)]
+            self.optimizer = OptimizerCosts(*self._known["optimizer"])
         self.seconds = time.perf_counter() - started
         """Time spent on counting."""
 
@@ -211,17 +209,27 @@ class MacCounter:
         return correction
 
     def _count(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> StepMacs:
+        name = f"{_shapes(batch)} {''.join(str(int(each)) for each in requires_grad)}"
+        if (known := self._known.get(name)) is not None:
+            return StepMacs(*known)
+        macs, without_values = self._count_pass(requires_grad, batch)
+        if without_values:
+            self._known[name] = [*macs]
+        return macs
+
+    def _count_pass(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> tuple[StepMacs, bool]:
+        """Count a pass; return also whether the count depends on shapes only."""
         while self._shadow is not None:
             for (slots, key), value in zip(_parameter_slots(self._shadow.model), requires_grad, strict=True):
                 slots[key].requires_grad = value  # type: ignore[union-attr]  # these slots hold a parameter
             try:
                 macs, guessed = self._count_on(self._shadow, batch)
                 if not guessed or self._guess_is_harmless:
-                    return macs
+                    return macs, True
                 other_macs, _ = self._count_on(self._shadow, batch, guess=True)
                 self._guess_is_harmless = other_macs[:2] == macs[:2]
                 if self._guess_is_harmless:
-                    return macs
+                    return macs, True
             except VALUE_ERRORS:
                 pass
             self._shadow = next(self._shadows, None)  # this one fails where operations depend on values
@@ -230,7 +238,7 @@ class MacCounter:
                 "the multiply-accumulates of this method can only be counted with the model's weights; do not use "
                 "train.deepspeed, train.fsdp or model.quantization with it"
             )
-        return self._count_on(ShadowModel(self.model), batch)[0]
+        return self._count_on(ShadowModel(self.model), batch)[0], False
 
     def step_bytes(self, microbatches: Sequence[dict[str, Tensor]]) -> int:
         """Return the most bytes that a step holds at a time, beside the weights and the optimizer's state.
@@ -244,6 +252,12 @@ class MacCounter:
         Raises:
             RunError: The step fails on every copy and on the model.
         """
+        name = f"step {[_shapes(microbatch) for microbatch in microbatches]}"
+        if name not in self._known:
+            self._known[name] = [self._count_step_bytes(microbatches)]
+        return self._known[name][0]
+
+    def _count_step_bytes(self, microbatches: Sequence[dict[str, Tensor]]) -> int:
         # Fake tensors first, since they dispatch to the device's kernels.
         for shadow in (*reversed([*_shadow_models(self.model)]), ShadowModel(self.model)):
             with suppress(*VALUE_ERRORS):
@@ -253,9 +267,9 @@ class MacCounter:
     def _count_optimizer(self, make: MakeOptimizer) -> OptimizerCosts:
         try:
             with torch.device("meta"):
-                return _count_optimizer_step(make, self.model)
+                return count_optimizer_step(make, self.model)
         except VALUE_ERRORS:
-            return _count_optimizer_step(make, self.model)
+            return count_optimizer_step(make, self.model)
 
     def _count_on(self, shadow: ShadowModel, batch: dict[str, Tensor], *, guess: bool = False) -> tuple[StepMacs, bool]:
         """Count a pass on this copy; return also whether a truth value was guessed for it."""
@@ -323,40 +337,6 @@ def _run_without_gradients(loss: Tensor, trained: Sequence[nn.Parameter]) -> Non
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> OptimizerCosts:
-    """Count an optimizer step over zeros in the shapes of the trainable parameters.
-
-    The second step is counted, because the first one also creates the optimizer's state. Fused kernels cannot be
-    counted, so others are.
-    """
-    stand_in = nn.Module()
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            zeros = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype))
-            zeros.grad = torch.zeros_like(zeros)
-            stand_in._parameters[key] = zeros  # not registered: the names have dots, as in the model
-    optimizer, operations, state_bytes, intermediate_bytes = make(stand_in), 0, 0, 0
-    for group in optimizer.param_groups:
-        group |= {key: False for key in ("fused", "foreach") if key in group}  # their kernels cannot be counted
-        # Parameters of one shape and dtype cost the same.
-        same_kind = groupby(sorted(group["params"], key=_shape_and_dtype), key=_shape_and_dtype)
-        for first, *others in (list(parameters) for _, parameters in same_kind):
-            optimizer.param_groups = [group | {"params": [first]}]
-            optimizer.step()
-            memory = PeakMemory()
-            with OpCounter() as counter, memory:
-                optimizer.step()
-            intermediate_bytes = max(intermediate_bytes, memory.peak)
-            operations += counter.elementwise * (1 + len(others))
-            state = [value for value in optimizer.state[first].values() if isinstance(value, Tensor)]
-            state_bytes += sum(value.numel() * value.element_size() for value in state) * (1 + len(others))
-    return OptimizerCosts(operations, state_bytes, intermediate_bytes)
-
-
-def _shape_and_dtype(parameter: nn.Parameter) -> tuple[tuple[int, ...], str]:
-    return tuple(parameter.shape), str(parameter.dtype)
 
 
 def _copy_without_weights(model: nn.Module, device: torch.device, mode: FakeTensorMode | None) -> nn.Module:

@@ -262,10 +262,22 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
         )
     if kind == "encoder":
         check_bidirectional(recipe.model.name, config)
-    conflicts = find_conflicts(recipe, described)
-    if conflicts:
-        raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
+    check_conflicts(recipe, described)
     return kind
+
+
+def check_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Check that a recipe fits a model.
+
+    Args:
+        recipe: the recipe.
+        config: the model's config, as a dict.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    if conflicts := find_conflicts(recipe, config):
+        raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
 
 
 def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> BoundObjective:

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def collect_environment(registry: Registry, accelerator: Accelerator) -> dict[st
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: installed for name in PACKAGES if (installed := _version(name))},
+        "packages": package_versions(),
         "plugins": dict(registry.distributions),
         "git_commit": git_commit(Path(__file__).parents[1]),
         "hardware": {
@@ -87,6 +88,12 @@ def git_commit(folder: Path) -> str | None:
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that runs record; looking them up takes a while."""
+    return {name: installed for name in PACKAGES if (installed := _version(name))}
 
 
 def _version(name: str) -> str | None:

@@ -90,7 +90,7 @@ def run_study(path: str, overrides: Sequence[str], label: str) -> list[Failure]:
     registry = load_registry()
     grid = expand(Path(path), read_sweep(Path(path)), registry, overrides)
     study = _find_study(grid.studies, label)
-    workers = Workers(1, grid.config.local.launch)
+    workers = Workers(1, grid.config.local.launch, warm=grid.config.local.warm)
     with workers.handle_signals():
         failures = Sweep(grid, registry, workers, print, overrides).run_one(study)
     if failures:

@@ -84,6 +84,8 @@ class LocalConfig(ConfigTable):
     """The number of concurrent runs; by default one per GPU, or one."""
     launch: tuple[str, ...] = ()
     """A launcher in front of `-m peftkit run RECIPE`, such as ["accelerate", "launch", "--num_processes", "2"]."""
+    warm: bool = True
+    """Whether a run starts from the model, data and baselines that an earlier one of the same model and task loaded."""
 
 
 class SweepConfig(ConfigTable):

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from peftkit.errors import RunInterrupted
+from peftkit.sweep.warm_worker import Request, WarmWorker
 
 LOG_LINES = 6
 """Final log lines of a failed run that are reported."""
@@ -34,11 +35,17 @@ class Outcome:
 class Workers:
     """Run up to ``jobs`` recipes at a time, each on its own GPU if there are several.
 
-    Processes are forked from a server that has already imported torch and transformers, if the system supports it, so
-    that short runs do not spend most of their time on imports. With a launcher each is a new process.
+    Processes are forked from one that has loaded model and data of the run before, if the system supports it, so that
+    short runs do not spend most of their time on their start. With a launcher each is a new process.
+
+    Args:
+        jobs: Runs at a time; None for one per GPU, or one.
+        launch: The command of a launcher.
+        warm: Whether runs of the same model and task share what they load (see ``WarmWorker``). Otherwise each run is
+            forked from a process that has imported the libraries only.
     """
 
-    def __init__(self, jobs: int | None, launch: Sequence[str] = ()) -> None:
+    def __init__(self, jobs: int | None, launch: Sequence[str] = (), *, warm: bool = True) -> None:
         self.gpus = visible_gpus()
         self.jobs = jobs or max(1, len(self.gpus))
         self.launch = list(launch)
@@ -56,7 +63,9 @@ class Workers:
         can_fork = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         if can_fork:
-            self._context.set_forkserver_preload(["peftkit.sweep.worker_main"])
+            self._context.set_forkserver_preload(["peftkit.sweep.worker_main", "peftkit.sweep.warm_worker"])
+        self.warm = warm and can_fork
+        self._idle: list[WarmWorker] = []
 
     def run(self, recipe: Path, resume: Path | None, log: Path) -> Outcome:
         """Run a recipe's file to its end, or resume a run directory.
@@ -79,7 +88,8 @@ class Workers:
             start = time.monotonic()
             log.parent.mkdir(parents=True, exist_ok=True)
             device = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus and self.jobs > 1 else {}
-            code = (self._run_launched if self.launch else self._run_forked)(recipe, resume, log, device)
+            run = self._run_launched if self.launch else self._run_warm if self.warm else self._run_forked
+            code = run(recipe, resume, log, device)
             if self.stopped:
                 raise RunInterrupted("the sweep was stopped", self.stopped)
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -110,11 +120,37 @@ class Workers:
                 signal.signal(number, handler)
             if self._processes:
                 self._terminate_all()
+            while self._idle:
+                self._idle.pop().close()
 
     def _terminate_all(self) -> None:
         for process in [*self._processes]:
             with suppress(OSError, ValueError):
                 process.terminate()
+
+    def _run_warm(self, recipe: Path, resume: Path | None, log: Path, device: dict[str, str]) -> int:
+        """Run in a fork of a process that has the inputs of the run; it gets them if it is the first."""
+        request = Request(str(recipe), None if resume is None else str(resume), str(log), device)
+        while self._idle and not self.stopped:
+            with suppress(IndexError):  # another thread took it
+                worker = self._idle.pop()
+                if (code := self._run_in(worker, request)) is not None:
+                    return code
+        with self._lock:
+            worker = WarmWorker(self._context)
+        if (code := self._run_in(worker, request)) is not None:
+            return code
+        return self._run_forked(recipe, resume, log, device)  # it reports what cannot be loaded
+
+    def _run_in(self, worker: WarmWorker, request: Request) -> int | None:
+        self._processes.add(worker)
+        try:
+            code = worker.run(request)
+        finally:
+            self._processes.discard(worker)
+        if worker.is_alive:
+            self._idle.append(worker)
+        return code
 
     def _run_forked(self, recipe: Path, resume: Path | None, log: Path, device: dict[str, str]) -> int:
         from peftkit.sweep.worker_main import run_recipe

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from peftkit.data.count_cache import count_cache
 from peftkit.data.dataloader import TrainRows, shortest_and_longest_batch
 from peftkit.macs.mac_counter import MacCounter, StepMacs
 from peftkit.models import BoundObjective
@@ -52,7 +53,9 @@ def make_mac_counter(recipe: Recipe, objective: BoundObjective, model: nn.Module
         return task_loss if auxiliary is None else task_loss + auxiliary
 
     has_all_weights = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
-    counter = MacCounter(model, loss, partial(make_optimizer, recipe), has_all_weights=has_all_weights)
+    known = count_cache(recipe, objective, model)
+    optimizer = partial(make_optimizer, recipe)
+    counter = MacCounter(model, loss, optimizer, has_all_weights=has_all_weights, known=known)
     for batch in shortest_and_longest_batch(recipe, rows, objective):
         try:
             counter.count(batch)

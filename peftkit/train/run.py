@@ -31,11 +31,20 @@ from peftkit.distributed.environment_variables import environment_notice
 from peftkit.distributed.launch_config import read_launch
 from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequested
 from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
+from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.generation import generation_notice
 from peftkit.models.heads.classification_head import check_saves_head
-from peftkit.models.load import LoadedBase, apply_method, count_parameters, folder_bytes, init_random_base, load_base
+from peftkit.models.load import (
+    LoadedBase,
+    apply_method,
+    check_conflicts,
+    count_parameters,
+    folder_bytes,
+    init_random_base,
+    load_base,
+)
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.console import ConsoleLogger
@@ -124,6 +133,7 @@ def run(
     log_level: str = "warning",
     resume: str | None = None,
     quiet: bool = False,
+    shared: SharedInputs | None = None,
 ) -> Path | None:
     """Run a recipe.
 
@@ -133,6 +143,7 @@ def run(
         log_level: The log level of the libraries.
         resume: The run directory to resume, or ``""`` for the latest run of this recipe; None starts a new run.
         quiet: Whether to print no progress.
+        shared: Inputs that were loaded before; they are used if they are those of the recipe, and used up.
 
     Returns:
         The run directory; None on all processes but the main one.
@@ -164,9 +175,11 @@ def run(
                 run_on_main(accelerator, lambda: check_inputs(previous, recorded, current))
             console.print(f"already finished: {previous}")
             return previous if accelerator.is_main_process else None
+        inputs_at_hand = (shared or SharedInputs()).for_recipe(recipe)
         set_seed(recipe.run.seed)
-        base = load_base(recipe)
-        data = prepare_data(recipe, base.objective, accelerator)
+        base = inputs_at_hand.base or load_base(recipe)
+        check_conflicts(recipe, base.family.config.to_dict())
+        data = inputs_at_hand.data or prepare_data(recipe, base.objective, accelerator)
         batch = effective_batch_size(recipe, accelerator.num_processes)
         per_epoch = data.steps_per_epoch(batch)
         steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
@@ -188,7 +201,8 @@ def run(
             if previous and saved and (recorded := saved.state.get("inputs")) is not None:
                 check_inputs(previous, recorded, inputs)
             check_not_trivial(recipe, data)
-            opened.baseline_scores.update(compute_baselines(recipe, data))
+            known = inputs_at_hand.baselines.get(recipe.run.seed)
+            opened.baseline_scores.update(known or compute_baselines(recipe, data))
             environment = {
                 **collect_environment(registry, accelerator),
                 "revisions": dict(revisions),

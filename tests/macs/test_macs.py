@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from peftkit.macs.mac_counter import (
     MacCounter,
     ShadowModel,
-    _count_optimizer_step,
     _parameter_slots,
     _shadow_models,
 )
+from peftkit.macs.optimizer_costs import count_optimizer_step
 
 
 class Square(nn.Module):
@@ -200,7 +200,7 @@ def test_optimizers_are_counted_without_their_fused_kernels(options: dict[str, b
     model["b"].bias.requires_grad_(False)
 
     def count(**more: bool) -> tuple[int, int, int]:
-        return _count_optimizer_step(lambda module: torch.optim.AdamW(module.parameters(), **more), model)
+        return count_optimizer_step(lambda module: torch.optim.AdamW(module.parameters(), **more), model)
 
     operations, state_bytes, _ = count()
     assert count(**options)[:2] == (operations, state_bytes)
@@ -211,7 +211,7 @@ def test_optimizers_are_counted_without_their_fused_kernels(options: dict[str, b
 
 def test_a_plain_optimizer_step_is_a_product_and_a_sum_per_number() -> None:
     model = nn.Linear(4, 3, bias=False)
-    costs = _count_optimizer_step(lambda module: torch.optim.SGD(module.parameters()), model)
+    costs = count_optimizer_step(lambda module: torch.optim.SGD(module.parameters()), model)
     assert (costs.elementwise, costs.state_bytes) == (12, 0)
 
 

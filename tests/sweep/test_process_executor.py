@@ -128,7 +128,7 @@ def test_the_plan_estimates_the_cost_of_all_runs(written: Written, registry: Reg
     grid = expand(path, read_sweep(path), registry)
     reported: list[str] = []
     plan = estimate_sweep(grid, registry, trial=False, say=reported.append)
-    assert reported == ["lora", "full"]
+    assert reported == ["[1/2] lora", "[2/2] full"]
     assert plan.runs == 4
     lora, full = plan.studies
     assert lora.gmacs is not None

@@ -81,7 +81,7 @@ def test_settings_at_the_edge_are_printed_at_the_end_and_by_status(
     def score(recipe: Any) -> float:
         return best_at(10.0 if recipe.method.name == "lora" else 1e-4)(recipe)
 
-    monkeypatch.setattr("peftkit.sweep.process_executor.Workers", lambda *words: planted(score=score))
+    monkeypatch.setattr("peftkit.sweep.process_executor.Workers", lambda *words, **options: planted(score=score))
     space = '[tune.space.lora]\n"train.learning_rate" = { low = 1e-4, high = 1e-2, log = true }\n'
     path = str(written(AXES + TUNE + space))
     assert main(["sweep", path]) == 0

@@ -77,7 +77,8 @@ class SweepCommand(SubCommand):
 
         say = self._progress(args)
         self._notice_incompatible(args, grid)
-        workers = Workers(args.jobs or grid.config.local.jobs, grid.config.local.launch)
+        local = grid.config.local
+        workers = Workers(args.jobs or local.jobs, local.launch, warm=local.warm)
         sweep = Sweep(grid, registry, workers, say, args.overrides)
         progress = sweep.progress
         say(f"{grid.config.name}: {progress.total} runs in {grid.folder}, {sweep.workers.jobs} at a time")
