@@ -64,7 +64,8 @@ class Workers:
         self._context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         if can_fork:
             self._context.set_forkserver_preload(["peftkit.sweep.worker_main", "peftkit.sweep.warm_worker"])
-        self.warm = warm and can_fork
+        # A fork cannot use a GPU if the process that it is forked from has used one.
+        self.warm = warm and can_fork and not self.gpus
         self._idle: list[WarmWorker] = []
 
     def run(self, recipe: Path, resume: Path | None, log: Path) -> Outcome:

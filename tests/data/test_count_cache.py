@@ -30,13 +30,13 @@ def test_kept_counts_equal_new_ones_and_are_not_counted_again(tmp_path: Path, mo
         return CountCache(file)
 
     first = counter()
-    macs, activations = first.count(batch), first.activation_bytes(batch)
+    macs, activations = first.count(batch), first.step_bytes([batch])
     assert macs.forward_macs == 2 * 3 * 5
     monkeypatch.setattr(MacCounter, "_count_on", None)
     monkeypatch.setattr(MacCounter, "_count_optimizer", None)
     again = counter()
     assert again.count(batch) == macs
-    assert again.activation_bytes(batch) == activations
+    assert again.step_bytes([batch]) == activations
     assert (again.optimizer_elementwise, again.optimizer_bytes) == (first.optimizer_elementwise, first.optimizer_bytes)
     with pytest.raises(TypeError):
         again.count({"x": torch.ones(4, 3)})
