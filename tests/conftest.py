@@ -80,14 +80,14 @@ ONE_LINE = (
 """Tests that run with one version of transformers only, as they do not import transformers, tokenizers or
 huggingface_hub; ``tests/repository/test_lines.py`` checks that."""
 AROUND = (
-    "api/test_sweeps.py",
+    "analysis",
+    "api",
     "cli",
     "data/test_dataloader.py",
     "data/test_pipeline.py",
     "data/test_sampling.py",
     "distributed/test_environment_variables.py",
     "evaluate/test_baselines.py",
-    "analysis/test_step_profile.py",
     "inference/test_predict.py",
     "integration/test_failures.py",
     "macs/test_length_polynomial.py",
@@ -102,7 +102,8 @@ AROUND = (
     "verify/test_results.py",
     "verify/test_stored_files.py",
 )
-"""More tests that run with one version: they need a model, but the tested module imports none of these packages.
+"""More tests that run with one version: they need a model, but the tested module imports none of these packages, or
+measures and starts runs that other tests make with both versions.
 Single tests of other files have the mark ``one_line``, and slow ones get it, except those of methods: most of them
 repeat for further methods what others test. The other tests of runs, the conformance suite, the recipe matrix, the
 plugins' tests and fuzzing run with both versions."""
