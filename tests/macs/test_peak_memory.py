@@ -77,4 +77,5 @@ def test_the_memory_of_a_step_is_what_the_profiler_measures(architecture: str, m
     events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     measured = max(accumulate(change for _, change in changes))
-    assert estimated == pytest.approx(measured, rel=0.05)  # transformers 4 reads the mask, of which copies know no values
+    # Transformers 4 reads the mask, of which copies know no values.
+    assert estimated == pytest.approx(measured, rel=0.05)
