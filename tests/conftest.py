@@ -117,6 +117,11 @@ def slow_unless_quick(method: str, *others: str) -> Any:
     return pytest.param(*others, method, marks=() if method in QUICK else pytest.mark.slow)
 
 
+def exhaustive_unless_quick(method: str) -> Any:
+    """A method as a test parameter, marked exhaustive unless it is in QUICK."""
+    return pytest.param(method, marks=() if method in QUICK else (pytest.mark.slow, pytest.mark.exhaustive))
+
+
 # CI also runs `pytest --hypothesis-profile=many -m fuzz`.
 # "fewest" and "few" are deterministic; "many" draws random examples.
 settings.register_profile("fewest", deadline=None, database=None, max_examples=40, derandomize=True)

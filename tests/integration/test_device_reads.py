@@ -19,7 +19,7 @@ from peftkit.testing.run_checks import recipe_maker, registry_with
 from peftkit.train.callbacks import LoopCallback, MeterList
 from peftkit.train.run import run
 from peftkit.train.trainer import Trainer
-from tests.conftest import slow_unless_quick
+from tests.conftest import exhaustive_unless_quick
 from tests.device_reads import DeviceReads, device_reads
 from tests.tiny_runs import Make
 
@@ -107,7 +107,7 @@ def test_steps_of_a_run_read_nothing(
     assert sorted(set(counter.places)) == []
 
 
-@pytest.mark.parametrize("name", [*map(slow_unless_quick, METHODS)])
+@pytest.mark.parametrize("name", [*map(exhaustive_unless_quick, METHODS)])
 def test_methods_read_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     component = load_registry().find("method", name).component
     assert issubclass(component, Method)

@@ -20,6 +20,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.scheduler import find_run
 from peftkit.sweep.warm_worker import WarmWorker
+from tests.conftest import exhaustive_unless_quick
 
 MEASURED = ("cost", "seconds", "evaluation_seconds", "counting_seconds", "finished", "file_digests")
 """Keys whose values differ between two runs of a recipe in processes of their own."""
@@ -123,7 +124,7 @@ def test_later_runs_equal_those_of_fresh_processes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", load_registry().all("method"))
+@pytest.mark.parametrize("method", map(exhaustive_unless_quick, load_registry().all("method")))
 def test_every_method_runs_as_in_a_fresh_process(make: Make, warm: Workers, cold: Workers, method: str) -> None:
     try:
         warmed, fresh = (make(name, f'method.name="{method}"') for name in ("warm", "cold"))
