@@ -76,13 +76,8 @@ def quickstart(environments: Sequence[Environment]) -> None:
 def test(environments: Sequence[Environment]) -> None:
     """Run the tests on both lines of transformers; the second has the plugins' tests, but not those marked one_line."""
     for environment in environments:
-        words = [
-            "-n",
-            str(processes()),
-            "--dist=worksteal",
-            "tests",
-            *(f"{each}/tests" for each in environment.plugins),
-        ]
+        folders = ["tests", *(f"{plugin}/tests" for plugin in environment.plugins)]
+        words = ["-n", str(processes()), "--dist=worksteal", *folders]
         words += ["-m", "not exhaustive and not one_line" if environment.plugins else "not exhaustive"]
         environment.prepare()
         if environment is MAIN:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import transformers as tf
-from benchmark_training import LENGTHS, METHODS, MODELS, Cell, make_recipe
+from benchmark_training import Cell, add_cell_arguments, make_recipe
 from torch.profiler import ProfilerActivity, profile
 
 from peftkit.analysis.cost_estimate import estimate_cost
@@ -28,8 +28,7 @@ from peftkit.recipe import Recipe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, choices in (("model", MODELS), ("method", METHODS), ("lengths", LENGTHS)):
-        parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices))
+    add_cell_arguments(parser)
     parser.add_argument("--steps", type=int, default=3, help="steps of an epoch")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

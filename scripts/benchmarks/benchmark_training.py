@@ -85,8 +85,7 @@ class Cell:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, choices in (("model", MODELS), ("method", METHODS), ("lengths", LENGTHS)):
-        parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices))
+    add_cell_arguments(parser)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--steps", type=int, default=6, help="steps of an epoch")
     arguments = parser.parse_args()
@@ -110,6 +109,12 @@ def main() -> None:
         )
         print(f"| {' | '.join(columns)} |", flush=True)
     print(f"\ngeometric mean: {np.exp(np.mean(ratios)):.2f}")
+
+
+def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose cells."""
+    for name, choices in (("model", MODELS), ("method", METHODS), ("lengths", LENGTHS)):
+        parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices))
 
 
 def bootstrap(values: np.ndarray, draws: int = 2_000) -> tuple[float, float]:
