@@ -210,10 +210,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture
 def regression_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Install ``tests/regression_plugin.py`` as a distribution; returns the folder to put on a child's path."""
-    site = tmp_path / "site"
-    info = site / "peftkit_regression-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: peftkit-regression\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[peftkit]\nregression = tests.regression_plugin\n", encoding="utf-8")
+    site = write_distribution(tmp_path / "site", "regression", "tests.regression_plugin")
     monkeypatch.syspath_prepend(site)
+    return site
+
+
+def write_distribution(site: Path, plugin: str, module: str) -> Path:
+    """Write the metadata of a distribution with one plugin; returns the folder, which is to be put on the path."""
+    info = site / f"peftkit_{plugin}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: peftkit-{plugin}\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[peftkit]\n{plugin} = {module}\n", encoding="utf-8")
     return site

@@ -14,6 +14,7 @@ from peftkit.plugins import load_registry
 from peftkit.testing import check_task
 from peftkit.testing.registries import registry_of
 from peftkit.testing.run_checks import Colours, check_callback, check_two_processes
+from tests.conftest import write_distribution
 from tests.regression_plugin import Shades
 
 MODULE = """
@@ -71,11 +72,7 @@ class Lost(Colours):
 @pytest.fixture
 def other_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Install a plugin that fails in runs."""
-    site = tmp_path / "other"
-    info = site / "peftkit_other-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: peftkit-other\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[peftkit]\nother = peftkit_other_plugin\n", encoding="utf-8")
+    site = write_distribution(tmp_path / "other", "other", "peftkit_other_plugin")
     (site / "peftkit_other_plugin.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.syspath_prepend(site)
     assert {"broken", "another"} <= {entry.name for entry in load_registry().entries}
