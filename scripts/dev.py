@@ -149,11 +149,12 @@ def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequen
 def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed: int = 1) -> None:
     """Load randomly changed recipes, and compare random runs with a plain reference implementation for --minutes."""
     if MAIN in environments:  # loading recipes does not depend on transformers
-        words = ("-n", str(processes()), "-m", "fuzz", "--hypothesis-profile=many", "tests/recipe")
+        profile = "many" if minutes is None else "random"
+        words = ("-n", str(processes()), "-m", "fuzz", f"--hypothesis-profile={profile}", "tests/recipe")
         MAIN.run("pytest", *words, OMP_NUM_THREADS="1")
         if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
             MAIN.install("atheris")
-            MAIN.run("python", "scripts/fuzz_recipes.py", "30")
+            MAIN.run("python", "scripts/fuzz_recipes.py", "30", str(seed))
     for environment in environments:
         with timed(f"runs against a reference on transformers {environment.transformers}"), scratch() as folder:
             # Without --minutes, always the same cases: whether CI passes must not depend on the machine's speed.
