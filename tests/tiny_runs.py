@@ -32,6 +32,8 @@ from peftkit.testing.run_checks import COLOURS, Colours
 SPECIAL = {"vocab_size": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TOPICS = COLOURS
+ONE_EVALUATION = ("evaluate.every=100%", "evaluate.at_start=false", "evaluate.train_examples=0")
+"""Overrides for runs whose curve is not what is tested: evaluations take most of their time."""
 
 
 def tiny(kind: str) -> tuple[PreTrainedModel, str]:

@@ -19,9 +19,15 @@ from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.tasks.sources import loading
 from peftkit.train.run import run
-from tests.tiny_runs import Make
+from tests.tiny_runs import ONE_EVALUATION, Make
 
 KINDS = ["encoder-decoder", "decoder", "encoder"]
+
+
+@pytest.fixture
+def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the memory of a step, which takes most of an estimate's time."""
+    monkeypatch.setattr(MacCounter, "step_bytes", lambda self, microbatches: 0)
 
 
 def run_summary(recipe: Recipe, registry: Registry) -> Any:
@@ -30,12 +36,13 @@ def run_summary(recipe: Recipe, registry: Registry) -> Any:
     return RunDirectory(path).summary()
 
 
+@pytest.mark.usefixtures("without_memory")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_estimate_equals_the_recorded_costs(kind: str, method: str, make: Make, registry: Registry) -> None:
     epoch = ("train.budget.epochs=1", "train.budget.steps=999")
-    recipe = make(kind, f"method.name={method}", "train.batch_size=4", *epoch)
+    recipe = make(kind, f"method.name={method}", "train.batch_size=4", *epoch, *ONE_EVALUATION)
     estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
     assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=0.01)
     assert estimate.gmacs_per_epoch == pytest.approx(estimate.gmacs)
@@ -55,7 +62,7 @@ def test_the_estimate_equals_the_recorded_costs(kind: str, method: str, make: Ma
     ],
 )
 def test_methods_that_need_values_are_estimated(options: list[str], make: Make, registry: Registry) -> None:
-    recipe = make("decoder", *options, "train.budget.epochs=1")
+    recipe = make("decoder", *options, "train.budget.epochs=1", *ONE_EVALUATION)
     estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
     assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=0.01)
 
@@ -77,6 +84,7 @@ def test_no_weights_are_loaded(make: Make, registry: Registry, monkeypatch: pyte
     assert estimate.seconds_per_step > 0
 
 
+@pytest.mark.usefixtures("without_memory")
 @pytest.mark.parametrize(
     ("budget", "steps"), [("steps=7", 7), ("samples=20", 3), ("epochs=2", 12), ("seconds=5", None)]
 )
@@ -93,6 +101,7 @@ def test_the_budget_sets_the_number_of_steps(budget: str, steps: int | None, mak
         assert estimate.steps == steps
 
 
+@pytest.mark.usefixtures("without_memory")
 def test_a_gmacs_budget_is_converted_to_steps(make: Make, registry: Registry) -> None:
     step = estimate_cost(make("decoder"), registry).gmacs_per_step
     estimate = estimate_cost(make("decoder", f"train.budget.gmacs={2.5 * step}", "train.budget.steps=100"), registry)
@@ -111,6 +120,7 @@ def test_a_time_budget_is_converted_to_steps_by_a_trial(make: Make, registry: Re
     assert estimate.seconds == pytest.approx(estimate.steps * estimate.seconds_per_step)
 
 
+@pytest.mark.usefixtures("without_memory")
 def test_an_energy_budget_leaves_the_steps_unknown(make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.budget.steps=5")
     budget = recipe.train.budget.model_copy(
@@ -122,6 +132,7 @@ def test_an_energy_budget_leaves_the_steps_unknown(make: Make, registry: Registr
     assert estimate.gmacs_per_step > 0
 
 
+@pytest.mark.usefixtures("without_memory")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -132,13 +143,14 @@ def test_an_energy_budget_leaves_the_steps_unknown(make: Make, registry: Registr
     ],
 )
 def test_the_row_order_of_later_epochs_is_used(options: list[str], make: Make, registry: Registry) -> None:
-    recipe = make("encoder", "train.budget.steps=999", *options)
+    recipe = make("encoder", "train.budget.steps=999", *options, *ONE_EVALUATION)
     estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
     assert estimate.steps == summary["steps"]
     assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=1e-9)
     assert summary["epoch"] > 1
 
 
+@pytest.mark.usefixtures("without_memory")
 def test_long_runs_are_extrapolated_from_their_first_steps(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,11 +164,13 @@ def test_long_runs_are_extrapolated_from_their_first_steps(
     assert estimate.gmacs == pytest.approx(whole.gmacs, rel=0.2)
 
 
+@pytest.mark.usefixtures("without_memory")
 @pytest.mark.parametrize("limit", ["gmacs", "tokens"])
 def test_the_estimate_ends_at_the_limit(limit: str, make: Make, registry: Registry) -> None:
     whole = estimate_cost(make("decoder", "train.batch_size=2", "train.budget.epochs=1"), registry)
     amount = 0.3 * (whole.gmacs_per_epoch or 0) if limit == "gmacs" else 150
-    recipe = make("decoder", "train.batch_size=2", f"train.budget.{limit}={amount}", "train.budget.steps=1000")
+    limits = (f"train.budget.{limit}={amount}", "train.budget.steps=1000")
+    recipe = make("decoder", "train.batch_size=2", *limits, *ONE_EVALUATION)
     estimate, summary = estimate_cost(recipe, registry), run_summary(recipe, registry)
     assert estimate.steps == summary["steps"] < (whole.steps_per_epoch or 0)
     assert estimate.gmacs == pytest.approx(summary["cost"]["gmacs"], rel=1e-9)
@@ -226,6 +240,7 @@ def test_macs_of_t5_base_relative_to_full_fine_tuning(
     assert macs(name, options) / macs("full", {}) == pytest.approx(ratio, abs=0.015)
 
 
+@pytest.mark.usefixtures("without_memory")
 @pytest.mark.slow
 def test_a_sample_of_hub_data_is_read(
     make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +249,8 @@ def test_a_sample_of_hub_data_is_read(
     for split in ("train", "validation", "test"):
         Dataset.from_list(rows).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
     task = ["task.name=text_classification", f"task.path={tmp_path / 'data'}", 'task.label_names=["no", "yes"]']
-    recipe = make("decoder", *task, "train.batch_size=4", "train.budget.epochs=2", "train.budget.steps=999")
+    budget = ("train.budget.epochs=2", "train.budget.steps=999")
+    recipe = make("decoder", *task, "train.batch_size=4", *budget, *ONE_EVALUATION)
     recorded_gmacs = run_summary(recipe, registry)["cost"]["gmacs"]
     builder = load_dataset_builder(str(tmp_path / "data"))
     builder.info.splits = {s: SplitInfo(s, num_examples=60) for s in ("train", "validation", "test")}

@@ -32,6 +32,7 @@ every = "100%"
 train_examples = 0
 dev_examples = 8
 test_examples = 8
+full_splits = false
 [track]
 to = []
 """

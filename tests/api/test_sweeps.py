@@ -16,8 +16,6 @@ from peftkit.sweep.scheduler import Failure, Sweep
 BASE = """
 [model]
 name = "pocket-encoder"
-[task]
-name = "wordnet_topic"
 [method]
 name = "bitfit"
 [train]
@@ -37,7 +35,9 @@ to = []
 
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Path:
-    (tmp_path / "base.toml").write_text(BASE, encoding="utf-8")
+    from tests.tiny_runs import small_task
+
+    (tmp_path / "base.toml").write_text(f"{small_task(tmp_path / 'rows')}\n{BASE}", encoding="utf-8")
     text = f'name = "s"\nrecipe = "base.toml"\noutput = "{tmp_path.as_posix()}/runs"\n[axes]\nseed = [1, 2]\n'
     (tmp_path / "sweep.toml").write_text(text, encoding="utf-8")
     return tmp_path / "sweep.toml"
@@ -86,4 +86,4 @@ def test_a_script_without_a_guard_runs_a_sweep_once(sweep_file: Path, tmp_path: 
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("1 runs in") == 1
-    assert "bitfit  wordnet_topic  pocket-encoder  1     done" in done.stdout
+    assert "bitfit  text_classification  pocket-encoder  1     done" in done.stdout

@@ -22,11 +22,11 @@ from peftkit.inference.predict import predict
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
-from tests.tiny_runs import Make, recipe_maker
+from tests.tiny_runs import ONE_EVALUATION, Make, recipe_maker
 
 
 def finished(make: Make, registry: Registry, kind: str, *options: str) -> Path:
-    path = run(make(kind, "train.budget.steps=4", *options), registry)
+    path = run(make(kind, "train.budget.steps=4", *ONE_EVALUATION, *options), registry)
     assert path is not None
     return path
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.run_checks import COLOURS
 from peftkit.train.run import run
-from tests.tiny_runs import Make
+from tests.tiny_runs import Make, recipe_maker
 
 THINGS = ["blood", "grass leaf", "the deep blue sky", "fire and roses", "a frog", "ink", "sea"]
 
@@ -120,19 +122,8 @@ def test_mixed_precision_and_scoring_are_those_of_the_run(kind: str, make: Make,
 
 
 def test_errors_describe_valid_input_lines(make: Make, registry: Registry) -> None:
-    path = run(
-        make(
-            "decoder",
-            *QUICK,
-            "task.name=wordnet_mcq",
-            "evaluate.full_splits=false",
-            "evaluate.dev_examples=4",
-            "evaluate.test_examples=4",
-        ),
-        registry,
-    )
-    assert path is not None
-    opened = load_finished_run(path, registry)
+    short = ("evaluate.full_splits=false", "evaluate.dev_examples=4", "evaluate.test_examples=4")
+    opened = opened_run(make, registry, "task.name=wordnet_mcq", *short)
     message = (
         'line 2: choices, gloss: missing; a line of text.* a JSON object with choices, gloss, or one .* "source" and'
     )
@@ -145,10 +136,22 @@ def test_errors_describe_valid_input_lines(make: Make, registry: Registry) -> No
 
 
 def opened_run(make: Make, registry: Registry, *options: str, kind: str = "decoder") -> FinishedRun:
-    short = ("evaluate.full_splits=false", "evaluate.dev_examples=4", "evaluate.test_examples=4")
-    path = run(make(kind, *QUICK, *short, *options), registry)
+    path = run(make(kind, *QUICK, *options), registry)
     assert path is not None
     return load_finished_run(path, registry)
+
+
+@pytest.fixture(scope="module")
+def opened_runs(
+    models: dict[str, Path], registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], FinishedRun]:
+    """Returns the finished run of a model of this kind on the colour task, which predictions do not change."""
+
+    @cache
+    def opened(kind: str) -> FinishedRun:
+        return opened_run(recipe_maker(models, registry, tmp_path_factory.mktemp(kind)), registry, kind=kind)
+
+    return opened
 
 
 def test_an_incomplete_object_with_a_source_column_is_an_error(make: Make, registry: Registry, tmp_path: Path) -> None:
@@ -182,9 +185,9 @@ def test_an_incomplete_object_with_a_source_column_is_an_error(make: Make, regis
     ],
 )
 def test_ready_made_candidates_are_those_that_the_run_can_rank(
-    kind: str, candidates: object, message: str, make: Make, registry: Registry
+    kind: str, candidates: object, message: str, opened_runs: Callable[[str], FinishedRun]
 ) -> None:
-    opened = opened_run(make, registry, kind=kind)
+    opened = opened_runs(kind)
     with pytest.raises(InputError, match=f"row 1: .*{message}"):
         list(predict(opened, [{"source": "(colour) sky", "candidates": candidates}]))
     labels = list(opened.recipe.task.labels)
@@ -194,13 +197,13 @@ def test_ready_made_candidates_are_those_that_the_run_can_rank(
     assert given == {**plain, **approximate}
 
 
-def test_inputs_are_texts_or_rows(make: Make, registry: Registry) -> None:
+def test_inputs_are_texts_or_rows(opened_runs: Callable[[str], FinishedRun]) -> None:
     with pytest.raises(InputError, match="row 2: must be a text or a row, not 5"):
-        list(predict(opened_run(make, registry), ["a", 5]))  # type: ignore[list-item]
+        list(predict(opened_runs("decoder"), ["a", 5]))  # type: ignore[list-item]
 
 
-def test_texts_may_start_with_a_brace_and_keep_whitespace(make: Make, registry: Registry) -> None:
-    opened = opened_run(make, registry)
+def test_texts_may_start_with_a_brace_and_keep_whitespace(opened_runs: Callable[[str], FinishedRun]) -> None:
+    opened = opened_runs("decoder")
     predicted = list(predict(opened, ["{hello} sky ", "  [sky]", '{"thing": "sky"}']))
     assert [each["source"] for each in predicted] == ["(colour) {hello} sky ", "(colour)   [sky]", "(colour) sky"]
     with pytest.raises(InputError, match="line 1: not a JSON object"):

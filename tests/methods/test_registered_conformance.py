@@ -41,9 +41,27 @@ def test_options_round_trip(name: str) -> None:
     check_round_trip(tiny_method(name))
 
 
-@pytest.mark.parametrize("check", METHOD_CHECKS)
-@pytest.mark.parametrize("architecture", ["t5", "llama", "bert"])
-@pytest.mark.parametrize("name", [*map(slow_unless_quick, METHODS)])
+def one_line_unless_quick(method: str, *others: str) -> Any:
+    """Test parameters that start with the method, marked one_line if it is built in and not quick."""
+    marks = [] if method in QUICK else [pytest.mark.slow]
+    built_in = METHODS[method].__module__.startswith("peftkit.")
+    return pytest.param(method, *others, marks=[*marks, pytest.mark.one_line] if marks and built_in else marks)
+
+
+TORCH_CHECKS = ("counts", "mixed_precision")
+"""Checks of how torch counts and computes a method's operations, which trains on both versions in other checks. Quick
+methods and those of plugins show on both that the architectures can be counted and computed."""
+CASES = [
+    one_line_unless_quick(name, architecture, check)
+    if check in TORCH_CHECKS
+    else pytest.param(name, architecture, check, marks=() if name in QUICK else pytest.mark.slow)
+    for name in METHODS
+    for architecture in ("t5", "llama", "bert")
+    for check in METHOD_CHECKS  # innermost, because the checks share a trained model
+]
+
+
+@pytest.mark.parametrize(("name", "architecture", "check"), CASES)
 def test_methods_pass_every_check_or_give_a_reason(name: str, architecture: str, check: str, tmp_path: Path) -> None:
     reason = ""
     try:
@@ -100,13 +118,7 @@ def reopen_first_task(model: nn.Module, folder: Path) -> nn.Module:
     return opened
 
 
-def one_line_unless_quick(method: str) -> Any:
-    """A method; a built-in one that is not quick meets the second version of transformers in the check ``new_head``."""
-    marks = [] if method in QUICK else [pytest.mark.slow]
-    built_in = METHODS[method].__module__.startswith("peftkit.")
-    return pytest.param(method, marks=[*marks, pytest.mark.one_line] if marks and built_in else marks)
-
-
+# A built-in method that is not quick meets the second version of transformers in the check ``new_head``.
 @pytest.mark.parametrize("architecture", ENCODERS)
 @pytest.mark.parametrize("name", [*map(one_line_unless_quick, METHODS)])
 def test_a_new_head_is_trained_and_restored(name: str, architecture: str, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +35,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.testing.tiny_models import FAMILIES, head_parameters, save_tiny_model
 from peftkit.train.optim import LR_MULTIPLIER, make_optimizer
 from peftkit.train.run import run
-from tests.tiny_runs import Make
+from tests.tiny_runs import ONE_EVALUATION, Make
 
 COLOURS = ("red", "green", "blue")
 
@@ -133,7 +135,7 @@ def test_models_without_a_head_reject_its_options(kind: str, key: str, make: Mak
 
 @pytest.mark.parametrize("method", ["lora", "vera", "prompt_tuning"])
 def test_peft_alone_reproduces_the_stored_scores(method: str, make: Make, registry: Registry) -> None:
-    recipe = make("encoder", f"method.name={method}", "train.budget.steps=8")
+    recipe = make("encoder", f"method.name={method}", "train.budget.steps=8", *ONE_EVALUATION)
     path = run(recipe, registry)
     assert path is not None
     rows = RunDirectory(path).predictions("test")
@@ -172,7 +174,8 @@ def test_a_method_that_does_not_save_the_head_is_rejected_on_encoders(
     known = Registry((*registry.entries, Entry("method", "forgetful", Forgetful, "tests", "0")))
     for kind in ("encoder", "decoder"):
         name = make(kind).model.name
-        options = [f"model.name={name}", "method.name=forgetful" if kind == "encoder" else "method.name=lora"]
+        method = "forgetful" if kind == "encoder" else "lora"
+        options = [f"model.name={name}", f"method.name={method}", *ONE_EVALUATION]
         recipe = load_recipe(tmp_path / "recipe.toml", known, options)
         if kind == "decoder":
             assert run(recipe, known) is not None
@@ -184,34 +187,42 @@ def test_a_method_that_does_not_save_the_head_is_rejected_on_encoders(
 # ---- kept heads
 
 
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Saves the tiny encoder of an architecture once, without a head; do not change it."""
+    return cache(lambda architecture: save_tiny_model(architecture, tmp_path_factory.mktemp("masked") / architecture))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["colours", "colour_choice"])
-@pytest.mark.parametrize("outputs", [1, 3, 5])
 @pytest.mark.parametrize(
-    "auto",
-    [AutoModelForTokenClassification, AutoModelForMultipleChoice, AutoModelForQuestionAnswering],
-    ids=lambda auto: auto.__name__.removeprefix("AutoModelFor"),
+    ("auto", "outputs"),
+    [
+        *((AutoModelForTokenClassification, number) for number in (1, 3, 5)),
+        *((AutoModelForMultipleChoice, number) for number in (1, 3)),  # the head has one output
+        (AutoModelForQuestionAnswering, 2),
+    ],
+    ids=lambda value: value if isinstance(value, int) else value.__name__.removeprefix("AutoModelFor"),
 )
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "roberta", "electra"])
 def test_a_head_of_another_kind_of_task_is_replaced_and_trained_whole(
-    architecture: str, auto: Any, outputs: int, task: str, make: Make, tmp_path: Path
+    architecture: str, auto: Any, outputs: int, masked: Callable[[str], Path], make: Make, tmp_path: Path
 ) -> None:
-    folder = save_tiny_model(architecture, tmp_path / "mlm")
+    folder = masked(architecture)
     config = AutoConfig.from_pretrained(folder)
-    config.num_labels = 2 if auto is AutoModelForQuestionAnswering else outputs
-    auto.from_config(config).save_pretrained(tmp_path / "other")
-    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "other")
-    masked = load_base(make("encoder", f"model.name={folder}", f"task.name={task}"))
-    recipe = make("encoder", f"model.name={tmp_path / 'other'}", f"task.name={task}", "method.name=layer_norm")
-    base = load_base(recipe)
-    backbone = f"{base.model.base_model_prefix}."
-    of_head = {name for name, _ in base.model.named_parameters() if not name.startswith(backbone)}
-    assert of_head <= set(base.head.parameters)
-    assert of_head == {name for name in masked.head.parameters if not name.startswith(backbone)}
-    assert init_random_base(recipe, "meta").head.parameters == base.head.parameters
-    model = apply_method(recipe, base, 6)
-    assert all(parameter.requires_grad for parameter in find_head_parameters(model, base.head.parameters).values())
-    assert "is replaced by a new one" in base.head.notice
+    config.num_labels = outputs
+    auto.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    for task in ("colours", "colour_choice"):
+        recipe = make("encoder", f"model.name={tmp_path}", f"task.name={task}", "method.name=layer_norm")
+        base = load_base(recipe)
+        backbone = f"{base.model.base_model_prefix}."
+        of_head = {name for name, _ in base.model.named_parameters() if not name.startswith(backbone)}
+        assert of_head <= set(base.head.parameters)
+        assert of_head == {name for name in head_parameters(architecture) if not name.startswith(backbone)}
+        assert init_random_base(recipe, "meta").head.parameters == base.head.parameters
+        model = apply_method(recipe, base, 6)
+        assert all(parameter.requires_grad for parameter in find_head_parameters(model, base.head.parameters).values())
+        assert "is replaced by a new one" in base.head.notice
 
 
 def test_a_multiple_choice_head_is_kept_for_multiple_choice(make: Make, tmp_path: Path) -> None:
@@ -266,7 +277,7 @@ def test_the_head_of_another_task_is_replaced_with_a_notice(
     labels: tuple[str, ...], classifier: Any, make: Make, registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = classifier(*labels)
-    recipe = make("encoder", f"model.name={folder}", "method.name=lora", "train.budget.steps=2")
+    recipe = make("encoder", f"model.name={folder}", "method.name=lora", "train.budget.steps=2", *ONE_EVALUATION)
     base = load_base(recipe)
     stored = load_file(folder / "model.safetensors")
     model: Any = base.model
@@ -291,7 +302,8 @@ def test_the_head_of_another_task_is_replaced_with_a_notice(
 
 def test_a_kept_head_is_reordered_by_label_names(classifier: Any, make: Make, registry: Registry) -> None:
     folder = classifier("Blue", "white", "red", "GREEN")
-    recipe = make("encoder", f"model.name={folder}", "model.keep_head=true", "method.name=lora", "train.budget.steps=4")
+    options = ("model.keep_head=true", "method.name=lora", "train.budget.steps=4", *ONE_EVALUATION)
+    recipe = make("encoder", f"model.name={folder}", *options)
     base = load_base(recipe)
     stored = load_file(folder / "model.safetensors")
     model: Any = base.model
