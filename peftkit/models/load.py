@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import ApplyContext, ModelKind
+from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.inputs import ObjectiveSettings
-from peftkit.components.method import unfreeze_head
 from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
