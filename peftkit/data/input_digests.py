@@ -24,11 +24,11 @@ from peftkit.argument_names import format_argument
 from peftkit.cache import cache_folder
 from peftkit.components import Component, Example, Objective
 from peftkit.data.pipeline import PreparedData, prepare_data
-from peftkit.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
 from peftkit.models.load import load_objective
 from peftkit.plugins import Registry
+from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path
 from peftkit.run_directory import RunDirectory

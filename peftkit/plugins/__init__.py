@@ -1,6 +1,6 @@
-"""Loads and checks plugins: ``registration`` calls their hooks, and ``registry`` has what they register."""
+"""Loads and checks plugins: ``load_plugins`` calls their hooks, and ``registry`` has what they register."""
 
-from peftkit.plugins.registration import HOOKS, Plugin, list_plugins, load_registry
+from peftkit.plugins.load_plugins import HOOKS, Plugin, list_plugins, load_registry
 from peftkit.plugins.registry import BASE_CLASSES, FIRST_PARTY, Entry, Failure, Kind, Registry
 
 __all__ = [

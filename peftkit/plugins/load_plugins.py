@@ -15,12 +15,12 @@ import pluggy
 
 from peftkit import hookspecs
 from peftkit.components import Component, Method, Preset
-from peftkit.components.class_checks import check_class, check_name, check_options, component_name
 from peftkit.components.component import LazyComponent
 from peftkit.components.preset import preset_class
 from peftkit.distributed.environment_variables import is_main_process
-from peftkit.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
+from peftkit.plugins.class_checks import check_class, check_name, check_options, component_name
+from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.plugins.registry import BASE_CLASSES, Entry, Failure, Kind, Registry
 
 log = logging.getLogger("peftkit.plugins")
