@@ -33,8 +33,8 @@ from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequeste
 from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
 from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.hub_commits import hub_is_unreachable, set_offline
+from peftkit.models.checkpoints.generation_settings import generation_notice
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
-from peftkit.models.generation import generation_notice
 from peftkit.models.heads.classification_head import check_saves_head
 from peftkit.models.load import (
     LoadedBase,
