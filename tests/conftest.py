@@ -85,7 +85,7 @@ AROUND = (
     "cli",
     "data/test_dataloader.py",
     "data/test_pipeline.py",
-    "data/test_sampling.py",
+    "data/test_row_subsets.py",
     "distributed/test_environment_variables.py",
     "evaluate/test_baselines.py",
     "inference/test_predict.py",
