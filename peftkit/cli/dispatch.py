@@ -35,7 +35,7 @@ def dispatch(arguments: Sequence[str], sigint: SigintRecord) -> int:
         KeyboardInterrupt: The command was interrupted.
     """
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
-        from peftkit.cli.completion import print_completions
+        from peftkit.cli.completers import print_completions
 
         print_completions(build_parser())
     remove_framework_variables()
