@@ -25,7 +25,7 @@ from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
-from peftkit.models.checkpoints.config_settings import reset_execution_settings
+from peftkit.models.checkpoints.execution_settings import reset_execution_settings
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, explain_load_errors, stored_tensors
