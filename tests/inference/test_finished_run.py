@@ -101,7 +101,8 @@ def test_predict_takes_text_and_rows_and_generates(make: Make, registry: Registr
         ('{"', "line 2: not a JSON object"),
         (
             '{"thin": "sky"}',
-            r"line 2: thing: missing; there is 'thin' \(did you mean 'thing'\?\); 'colours' needs a JSON object with thing",
+            r"line 2: thing: missing; there is 'thin' \(did you mean 'thing'\?\); "
+            "'colours' needs a JSON object with thing, or one with a ready-made \"source\"",
         ),
         ('{"source": 1}', 'line 2: "source" must be a string'),
         ('{"source": "x", "candidates": ["a"]}', 'line 2: needs "candidates": at least two'),
