@@ -87,6 +87,7 @@ AROUND = (
     "data/test_pipeline.py",
     "data/test_row_subsets.py",
     "distributed/test_environment_variables.py",
+    "distributed/test_parsed_variables.py",
     "evaluate/test_baselines.py",
     "inference/test_predict.py",
     "integration/test_failures.py",

@@ -16,7 +16,8 @@ from peftkit.cli.error_output import print_error, print_interrupted
 from peftkit.cli.keyboard_interrupt import SigintRecord
 from peftkit.cli.parser import build_parser, commands_by_word
 from peftkit.cli.subcommand import SubCommand
-from peftkit.distributed.environment_variables import check_parsed_variables, remove_framework_variables
+from peftkit.distributed.environment_variables import remove_framework_variables
+from peftkit.distributed.parsed_variables import check_parsed_variables
 from peftkit.errors import InputError, PeftkitError, RunInterrupted, did_you_mean
 from peftkit.standard_streams import Output, OutputClosed, OutputError, safe_streams
 

@@ -14,7 +14,7 @@ file has one in ``CONFIGURATION_KEYS``; ``scripts/environment_names.py --check``
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Literal, NamedTuple
@@ -34,20 +34,6 @@ BOOLEANS = frozenset(
 )
 """Recorded variables and those of a launch that Accelerate reads as booleans."""
 BOOLEAN_VALUES = frozenset(("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0"))
-
-
-def _parse_boolean(value: str) -> None:
-    if value.strip().lower() not in BOOLEAN_VALUES:
-        raise ValueError(value)
-
-
-PARSED_AT_IMPORT: Mapping[str, tuple[str, Callable[[str], object]]] = {
-    **dict.fromkeys(("USE_TORCH_XLA", "HF_HUB_OFFLINE"), ("true or false", _parse_boolean)),
-    **dict.fromkeys(("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), ("a whole number of seconds", int)),
-    "HF_DATASETS_IN_MEMORY_MAX_SIZE": ("a number of bytes", float),
-}
-"""Variables that libraries parse without handling errors, most of them when they are imported: what they must be, and
-how they are parsed. Empty ones cannot be parsed either."""
 
 
 class Rule(NamedTuple):
@@ -272,26 +258,6 @@ def check_environment_variables(variables: Mapping[str, str]) -> None:
             raise InputError(f"{name}: must be true or false, not {value!r}; unset it")
         if rule is not None and rule.treatment == "rejected" and value.strip().lower() not in OFF:
             raise InputError(f"environment variable {name}={value} is not supported: {rule.reason}; run: unset {name}")
-
-
-def check_parsed_variables(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Check the variables that libraries parse when they are imported, and remove empty ones.
-
-    Args:
-        variables: The environment variables.
-
-    Raises:
-        InputError: A variable is set to a value that the library cannot parse.
-    """
-    for name, (description, parse) in PARSED_AT_IMPORT.items():
-        value = variables.get(name)
-        if value is not None and not value.strip():
-            del variables[name]
-        elif value is not None:
-            try:
-                parse(value)
-            except ValueError:
-                raise InputError(f"{name}: must be {description}, not {value!r}; unset it") from None
 
 
 def read_world_size(variables: Mapping[str, str] = os.environ) -> int:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from peftkit.distributed.environment_variables import check_parsed_variables
+from peftkit.distributed.parsed_variables import check_parsed_variables
 from peftkit.errors import InputError
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 

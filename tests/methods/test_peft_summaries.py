@@ -14,7 +14,7 @@ from peftkit.plugins import load_registry
 
 METHODS = load_registry().all("method")
 VERB = re.compile(
-    "(Adapts?|Adds?|Applies|Apply|Computes?|Freezes?|Fine-tunes?|Inserts?|Learns?|Mix(es)?|Multipl(y|ies)|Replaces?"
+    "(Adapts?|Adds?|Applies|Apply|Computes?|Freezes?|Fine-tunes?|Inserts?|Learns?|Mix(es)?|Multiply|Multiplies|Replaces?"
     "|Rotates?|Selects?|Trains?|(Scales?|Updates?) (?!and shifts of|from|in|of|that))\\b"
 )
 """A line that starts with a verb; scales and updates are nouns too."""
