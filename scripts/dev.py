@@ -76,15 +76,25 @@ def quickstart(environments: Sequence[Environment]) -> None:
 def test(environments: Sequence[Environment]) -> None:
     """Run the tests on both lines of transformers; the second has the plugins' tests, but not those marked one_line."""
     for environment in environments:
-        folders = ["tests", *(f"{plugin}/tests" for plugin in environment.plugins)]
-        words = ["-n", str(processes()), "--dist=worksteal", *folders]
-        words += ["-m", "not exhaustive and not one_line" if environment.plugins else "not exhaustive"]
-        environment.prepare()
-        if environment is MAIN:
-            install_optional("deepspeed")
-        variables = {"OMP_NUM_THREADS": "1", "PEFTKIT_CHROMIUM": chromium()}
-        with timed(f"tests on transformers {environment.transformers}"), scratch() as folder:
-            environment.run("pytest", *words, **variables, TMPDIR=folder)
+        _pytest(environment, "not exhaustive and not one_line" if environment.plugins else "not exhaustive")
+
+
+def exhaustive(environments: Sequence[Environment]) -> None:
+    """Run the tests that take too long for CI; .github/workflows/fuzz.yml does so at night."""
+    for environment in environments:
+        _pytest(environment, "exhaustive")
+
+
+def _pytest(environment: Environment, marks: str) -> None:
+    """Run the tests with these marks, and those of the plugins that the environment has."""
+    folders = ["tests", *(f"{plugin}/tests" for plugin in environment.plugins)]
+    words = ["-n", str(processes()), "--dist=worksteal", *folders, "-m", marks]
+    environment.prepare()
+    if environment is MAIN:
+        install_optional("deepspeed")
+    variables = {"OMP_NUM_THREADS": "1", "PEFTKIT_CHROMIUM": chromium()}
+    with timed(f"tests on transformers {environment.transformers}"), scratch() as folder:
+        environment.run("pytest", *words, **variables, TMPDIR=folder)
 
 
 def install_optional(*packages: str) -> None:
@@ -139,11 +149,12 @@ def _recipes(environment: Environment, overrides: Sequence[str], recipes: Sequen
 def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed: int = 1) -> None:
     """Load randomly changed recipes, and compare random runs with a plain reference implementation for --minutes."""
     if MAIN in environments:  # loading recipes does not depend on transformers
-        words = ("-n", str(processes()), "-m", "fuzz", "--hypothesis-profile=many", "tests/recipe")
+        profile = "many" if minutes is None else "random"
+        words = ("-n", str(processes()), "-m", "fuzz", f"--hypothesis-profile={profile}", "tests/recipe")
         MAIN.run("pytest", *words, OMP_NUM_THREADS="1")
         if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
             MAIN.install("atheris")
-            MAIN.run("python", "scripts/fuzz_recipes.py", "30")
+            MAIN.run("python", "scripts/fuzz_recipes.py", "30", str(seed))
     for environment in environments:
         with timed(f"runs against a reference on transformers {environment.transformers}"), scratch() as folder:
             # Without --minutes, always the same cases: whether CI passes must not depend on the machine's speed.
@@ -203,7 +214,7 @@ JOBS = (
 
 
 def ci(environments: Sequence[Environment]) -> None:
-    """Run everything a change must pass: quickstart, then the other stages except results, two at a time."""
+    """Run everything a change must pass: quickstart, then all stages but exhaustive and results, two at a time."""
     with ThreadPoolExecutor() as pool:
         # Downloads run while the quickstart computes.
         waiting: list[Callable[[], object]] = [chromium, *(e.prepare for e in environments if e is not MAIN)]
@@ -256,7 +267,7 @@ def _stage(name: str, environments: Sequence[Environment], **options: object) ->
 SECONDS: dict[str, float] = {}
 """The duration of each stage in seconds."""
 STAGES: dict[str, Callable[..., None]] = {
-    stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, results, ci)
+    stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, exhaustive, results, ci)
 }
 
 
@@ -271,7 +282,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("stages", nargs="+", choices=[*STAGES], metavar="STAGE", help="see below")
-    lines = "test, matrix, fuzz: only on this line of transformers"
+    lines = "test, matrix, fuzz, exhaustive: only on this line of transformers"
     parser.add_argument("--transformers", choices=["5", "4.57"], help=lines)
     parser.add_argument(
         "--minutes", type=float, help="fuzz: minutes of comparing runs with the reference, on each line"

@@ -1,6 +1,6 @@
 """Fuzzes the recipe reader with mutated TOML, guided by coverage (atheris).
 
-    python scripts/fuzz_recipes.py 30    # seconds
+    python scripts/fuzz_recipes.py [SECONDS [SEED]]
 
 Every text must be a valid recipe or be rejected with its location. Any other exception ends the script with the text.
 """
@@ -38,7 +38,7 @@ def read(data: bytes) -> None:
     assert load_recipe(FILE, REGISTRY) == recipe
 
 
-def main(seconds: str) -> None:
+def main(seconds: str, seed: str) -> None:
     corpus = Path(FOLDER.name) / "corpus"
     corpus.mkdir()
     whole = [f for f in sorted(RECIPES.rglob("*.toml")) if "extends" not in f.read_text(encoding="utf-8")]
@@ -46,6 +46,7 @@ def main(seconds: str) -> None:
         (corpus / str(number)).write_bytes(file.read_bytes())
     options = [
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         "-timeout=20",
         "-rss_limit_mb=4096",
         "-verbosity=0",
@@ -56,4 +57,4 @@ def main(seconds: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "30")
+    main(*(sys.argv[1:] or ("30", "1")))

@@ -83,7 +83,9 @@ AROUND = (
     "analysis",
     "api",
     "cli",
+    "components/test_method_names.py",
     "data/test_dataloader.py",
+    "data/test_input_digests.py",
     "data/test_pipeline.py",
     "data/test_row_subsets.py",
     "distributed/test_environment_variables.py",
@@ -91,17 +93,32 @@ AROUND = (
     "evaluate/test_baselines.py",
     "inference/test_predict.py",
     "integration/test_failures.py",
-    "macs/test_length_polynomial.py",
+    "integration/test_objective_plugin.py",
+    "macs",
     "meters/test_registered.py",
     "monitor/test_trackers.py",
+    "repository/test_lines.py",
+    "repository/test_notebook.py",
+    "scripts/test_commonsense_fixture.py",
+    "tasks/test_data_check.py",
+    "tasks/test_dataset_task.py",
+    "tasks/test_generic.py",
+    "tasks/test_labels.py",
+    "tasks/test_registered.py",
+    "tasks/test_wordnet.py",
+    "test_cache.py",
+    "testing/test_objective_checks.py",
     "testing/test_pytest_suite.py",
+    "testing/test_registries.py",
+    "train/steps",
     "train/test_budget.py",
     "train/test_callbacks.py",
     "train/test_early_stopping.py",
+    "train/test_mac_counting.py",
     "train/test_resume.py",
     "train/test_strategies.py",
-    "verify/test_results.py",
-    "verify/test_stored_files.py",
+    "train/test_trainer.py",
+    "verify",
 )
 """More tests that run with one version: they need a model, but the tested module imports none of these packages, or
 measures and starts runs that other tests make with both versions.
@@ -124,10 +141,11 @@ def exhaustive_unless_quick(method: str) -> Any:
 
 
 # CI also runs `pytest --hypothesis-profile=many -m fuzz`.
-# "fewest" and "few" are deterministic; "many" draws random examples.
+# All but "random" are deterministic: whether CI passes must not depend on luck.
 settings.register_profile("fewest", deadline=None, database=None, max_examples=40, derandomize=True)
 settings.register_profile("few", deadline=None, database=None, max_examples=150, derandomize=True)
-settings.register_profile("many", deadline=None, database=None, max_examples=5000)
+settings.register_profile("many", deadline=None, database=None, max_examples=1500, derandomize=True)
+settings.register_profile("random", deadline=None, database=None, max_examples=5000)
 settings.load_profile("few")
 
 

@@ -31,7 +31,7 @@ from tests.train.test_trainer import assert_close
 def run_sharded(recipe: Recipe, registry: Registry, resume: str | None = None) -> None:
     """Run a recipe in two forked processes, with the environment variables of a launch.
 
-    Reductions go through gloo: DeepSpeed's kernel takes a minute to compile, and is used in the launch test.
+    Reductions go through gloo: DeepSpeed's kernel takes a minute to compile, and is used in the launch test at night.
     """
     backend = import_module("deepspeed.comm.torch")
     import_module("deepspeed.runtime.zero.muon.original_muon")  # imports torch's compiler once, before the fork
@@ -99,6 +99,7 @@ def test_a_sharded_run_equals_an_unsharded_one_and_resumes(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # compiles DeepSpeed's kernel, which takes a minute
 def test_the_documented_launch_shards(written: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     recipe = written("two", *SHORT, small_task(tmp_path / "rows"), "train.batch_size=4", "train.deepspeed.stage=2")

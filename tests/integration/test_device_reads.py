@@ -81,14 +81,15 @@ def reads(recipe: Recipe, registry: Registry, monkeypatch: pytest.MonkeyPatch, *
     [(k, t) for k in ("encoder-decoder", "decoder") for t in ("colours", "colour_choice", "colour_text")]
     + [("encoder", "colours"), ("encoder", "colour_choice")],
 )
-@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
 def test_a_plain_step_reads_nothing(
-    kind: ModelKind, task: str, optimizer: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    kind: ModelKind, task: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    optimizer = "adafactor" if task == "colour_choice" else "adamw"
     options = ("train.batch_size=4", "train.gradient_accumulation_steps=2", f"train.optimizer={optimizer}")
     assert reads(make(kind, f"task.name={task}", *options), registry, monkeypatch) == []
 
 
+@pytest.mark.one_line
 @pytest.mark.parametrize("budget", ["{tokens = 100000}", "{gmacs = 1000, steps = 5}", "{samples = 40}"])
 def test_steps_of_a_run_read_nothing(
     budget: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -287,5 +286,6 @@ def check_loads_or_recipe_error(text: str, file: Path, registry: Registry) -> No
         assert problem.file == str(file)
         assert 1 <= (problem.line or 0) <= text.count("\n") + 1
         assert "\n" not in str(problem)
-        assert not re.search(r"Input should|pydantic|Traceback|None", problem.text), problem.text
+        words = ("Input should", "pydantic", "Traceback", "None")  # of the libraries, unless the recipe has them
+        assert not [word for word in words if word in problem.text and word not in text], problem.text
     assert len({problem.key for problem in problems}) == len(problems)
