@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from peftkit.components import ApplyContext, Method, ModelKind, RunSpec
-from peftkit.components.method import unfreeze_head
+from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.model_parts import check_names
 from peftkit.errors import InputError, ModelError
 from peftkit.models import FAMILIES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from peftkit.cli.completion import complete_with, component_names, metric_names, recipe_overrides
+from peftkit.cli.completers import complete_with, component_names, metric_names, recipe_overrides
 
 POOLED = ("hardware", "versions", "precision", "data", "evaluation", "cadence", "budget", "training", "tuning")
 """What may differ between runs that are compared, if it is named; the keys of the comparison's fairness checks."""

@@ -17,6 +17,7 @@ from peftkit.cli.keyboard_interrupt import SigintRecord
 from peftkit.cli.parser import build_parser, commands_by_word
 from peftkit.cli.subcommand import SubCommand
 from peftkit.distributed.environment_variables import remove_framework_variables
+from peftkit.distributed.parsed_variables import check_parsed_variables
 from peftkit.errors import InputError, PeftkitError, RunInterrupted, did_you_mean
 from peftkit.standard_streams import Output, OutputClosed, OutputError, safe_streams
 
@@ -35,7 +36,7 @@ def dispatch(arguments: Sequence[str], sigint: SigintRecord) -> int:
         KeyboardInterrupt: The command was interrupted.
     """
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
-        from peftkit.cli.completion import print_completions
+        from peftkit.cli.completers import print_completions
 
         print_completions(build_parser())
     remove_framework_variables()
@@ -71,6 +72,7 @@ def _run(arguments: Sequence[str], output: Output) -> int:
     args = build_parser().parse_args(_with_command(arguments))
     args.command_line = shlex.join(["peftkit", *arguments])
     command: SubCommand = args.command
+    check_parsed_variables()
     with _log_level(args):
         if not command.needs_stdout(args):
             output.required = False

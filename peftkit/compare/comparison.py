@@ -22,7 +22,7 @@ from peftkit.compare.curves import (
 )
 from peftkit.compare.evidence import Evidence, collect_evidence
 from peftkit.compare.input.groups import RunGroup, imported_notes
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.input.tuning_records import tuning_record
 from peftkit.compare.method_notes import method_notes
 from peftkit.compare.score_posterior import fit_posterior
@@ -33,7 +33,7 @@ from peftkit.compare.statistics.cost_uncertainty import (
     pareto_front,
     reach_probability,
 )
-from peftkit.compare.statistics.pairwise import PairwiseTests, compare_scores
+from peftkit.compare.statistics.pairwise_tests import PairwiseTests, compare_scores
 from peftkit.compare.verdict import Verdict, decide
 from peftkit.errors import InputError
 from peftkit.run_directory import tuning_edges
@@ -328,7 +328,7 @@ def _step_costs(run_group: RunGroup, axis: str) -> dict[str, float]:
     return {label: _mean(step_cost(run, axis) for run in runs.values()) for label, runs in run_group.runs.items()}
 
 
-def _first_step_cost(run: Run, axis: str) -> float:
+def _first_step_cost(run: LoadedRun, axis: str) -> float:
     """The cost after the first training step, including what was spent before it."""
     return cost(run.evaluations[-1], axis) - step_cost(run, axis) * max(0.0, float(run.evaluations[-1]["step"]) - 1)
 
@@ -382,7 +382,7 @@ def _winners(evidence: Evidence, budgets: Sequence[float], baseline: str) -> Ite
             yield Winner(budget, use.method, use.score, use.low, use.high, use.best, bool(within.from_longer_runs))
 
 
-def _checkpoint_bytes(run: Run) -> float | None:
+def _checkpoint_bytes(run: LoadedRun) -> float | None:
     """The size of the saved model, or, for imported results, of its weights."""
     size = run.summary.get("model_bytes") or run.summary["cost"].get("checkpoint_bytes")
     return None if size is None else float(size)

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.statistics.observations import Array
 from peftkit.errors import InputError, comma_separated, did_you_mean
 
@@ -74,7 +74,7 @@ def _measured_axes(row: Any) -> list[str]:
     return [axis for axis, key in AXES.items() if axis in counts | memory or costs.get(key) is not None]
 
 
-def has_cost(run: Run, axis: str) -> bool:
+def has_cost(run: LoadedRun, axis: str) -> bool:
     """Whether all rows and the summary of a run have a finite cost.
 
     Args:
@@ -103,7 +103,7 @@ def keep_measured(run_group: RunGroup, axis: str) -> tuple[RunGroup, tuple[str, 
     return replace(run_group, runs=kept), tuple(label for label in run_group.runs if label not in kept)
 
 
-def lower_is_better(run: Run, metric: str) -> bool:
+def lower_is_better(run: LoadedRun, metric: str) -> bool:
     """Whether lower values of a metric are better, as recorded by the run.
 
     Args:
@@ -121,7 +121,7 @@ def peak_memory(costs: Mapping[str, Any]) -> float | None:
     return None if peak is None else float(peak)
 
 
-def selected_score(run: Run, metric: str) -> float:
+def selected_score(run: LoadedRun, metric: str) -> float:
     """The test score of the checkpoint selected on dev.
 
     Args:
@@ -139,7 +139,7 @@ def selected_score(run: Run, metric: str) -> float:
     return float(test[metric])
 
 
-def learning_curve(run: Run, axis: str, metric: str) -> tuple[Array, Array]:
+def learning_curve(run: LoadedRun, axis: str, metric: str) -> tuple[Array, Array]:
     """The learning curve: at each evaluation, the test score of the best checkpoint on dev so far.
 
     Args:
@@ -208,7 +208,9 @@ def score_at(costs: Array, scores: Array, budget: float) -> float | None:
     return float(scores[within[-1]]) if len(within) else None
 
 
-def point_within_budget(run: Run, axis: str, points: tuple[Array, Array], budget: float) -> tuple[float, float] | None:
+def point_within_budget(
+    run: LoadedRun, axis: str, points: tuple[Array, Array], budget: float
+) -> tuple[float, float] | None:
     """The score that a run reached within a budget, and the cost at which it first had it.
 
     A run ends with the step that reaches its budget, so its last evaluation counts as within it, however large that
@@ -231,7 +233,7 @@ def point_within_budget(run: Run, axis: str, points: tuple[Array, Array], budget
     return float(costs[np.flatnonzero(scores[: last + 1] == scores[last])[0]]), float(scores[last])
 
 
-def score_within_budget(run: Run, axis: str, metric: str, budget: float) -> tuple[float, float] | None:
+def score_within_budget(run: LoadedRun, axis: str, metric: str, budget: float) -> tuple[float, float] | None:
     """Like ``point_within_budget``, but with the final score of the selected checkpoint if it is within the budget.
 
     The final score is of the whole test split, while the curve may use a part of it.
@@ -256,7 +258,7 @@ def score_within_budget(run: Run, axis: str, metric: str, budget: float) -> tupl
     return (point[0], selected_score(run, metric)) if is_within else point
 
 
-def uses_longer_run(run: Run, axis: str, budget: float) -> bool:
+def uses_longer_run(run: LoadedRun, axis: str, budget: float) -> bool:
     """Whether a score within a budget is taken from a longer run, whose learning rate had not decayed yet.
 
     This is not so for runs that end within the budget or have a constant learning rate.
@@ -271,7 +273,7 @@ def uses_longer_run(run: Run, axis: str, budget: float) -> bool:
     return not _ended_within(run, axis, budget)
 
 
-def _ended_within(run: Run, axis: str, budget: float) -> bool:
+def _ended_within(run: LoadedRun, axis: str, budget: float) -> bool:
     """Whether a run ended within a budget, by its own limit on that axis or by its cost up to one further step."""
     limit = run.recipe.get("train", {}).get("budget", {}).get(axis)
     if limit is not None and limit <= budget * (1 + 1e-9):
@@ -280,7 +282,7 @@ def _ended_within(run: Run, axis: str, budget: float) -> bool:
     return cost(run.evaluations[-1], axis) <= budget * (1 + 1e-9) + step_cost(run, axis) * (1 - 1e-6)
 
 
-def step_cost(run: Run, axis: str) -> float:
+def step_cost(run: LoadedRun, axis: str) -> float:
     """The mean cost of a training step; 0 for costs that do not grow during training, or without any step.
 
     Args:

@@ -17,7 +17,7 @@ from peftkit.compare.curves import (
     uses_longer_run,
 )
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.per_example_scores import ScoredExamples, read_group_scores
 from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.score_posterior import (
@@ -164,7 +164,7 @@ def collect_evidence(
     )
 
 
-def _exceeds_memory(runs: Mapping[int, Run], memory: float | None) -> str:
+def _exceeds_memory(runs: Mapping[int, LoadedRun], memory: float | None) -> str:
     """Why a method does not fit into memory; empty if it does."""
     if memory is None:
         return ""
@@ -175,7 +175,7 @@ def _exceeds_memory(runs: Mapping[int, Run], memory: float | None) -> str:
     return f"its training took {peak / 2**30:.2f} GiB" if peak > memory else ""
 
 
-def _cost_to_selected(run: Run, axis: str) -> float:
+def _cost_to_selected(run: LoadedRun, axis: str) -> float:
     step = run.summary["selected"]["step"]
     row = next((row for row in run.evaluations if row["step"] == step), run.evaluations[-1])
     return cost(row, axis)

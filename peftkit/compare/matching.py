@@ -12,7 +12,7 @@ from pathlib import Path
 from peftkit.argument_names import format_argument
 from peftkit.compare.curves import cost
 from peftkit.compare.input.groups import RunGroup, group_runs
-from peftkit.compare.input.load_runs import Run, find_runs
+from peftkit.compare.input.load_runs import LoadedRun, find_runs
 from peftkit.compare.quantities import parse_bytes, parse_parameters
 from peftkit.errors import InputError, comma_separated, did_you_mean
 
@@ -149,11 +149,11 @@ def match_runs(run_group: RunGroup, match: Match) -> RunGroup:
     return replace(run_group, runs=kept, remarks=(*run_group.remarks, *remarks))
 
 
-def _method_name(runs: Mapping[int, Run]) -> str:
+def _method_name(runs: Mapping[int, LoadedRun]) -> str:
     return str(next(iter(runs.values())).summary["method"])
 
 
-def _mean_amount(runs: Mapping[int, Run], match: Match) -> float:
+def _mean_amount(runs: Mapping[int, LoadedRun], match: Match) -> float:
     """The mean over seeds; NaN if a run has not measured it."""
     try:
         amounts = [cost(run.summary, QUANTITIES[match.name].axis) for run in runs.values()]

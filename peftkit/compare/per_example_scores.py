@@ -11,7 +11,7 @@ import numpy as np
 
 from peftkit.compare.curves import selected_score
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.statistics.observations import Array
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError, comma_separated
@@ -88,7 +88,9 @@ def read_group_scores(run_group: RunGroup, metric: str) -> ScoredExamples:
     return ScoredExamples(values, len(first.index) if first else 0, "", groups)
 
 
-def read_example_scores(run: Run, metric: str, split: str = "test", step: int | None = None) -> ExampleScores | None:
+def read_example_scores(
+    run: LoadedRun, metric: str, split: str = "test", step: int | None = None
+) -> ExampleScores | None:
     """Read the score of each example of a split.
 
     Args:
@@ -115,7 +117,7 @@ def read_example_scores(run: Run, metric: str, split: str = "test", step: int | 
     )
 
 
-def _read_rows(run: Run, split: str, step: int | None) -> Sequence[Row]:
+def _read_rows(run: LoadedRun, split: str, step: int | None) -> Sequence[Row]:
     """Read an evaluation's result on each example; empty if none are stored."""
     import pyarrow.compute as pc
 
@@ -146,7 +148,7 @@ def _same_examples(one: ExampleScores, other: ExampleScores) -> bool:
     return one.index == other.index and all(a == b or a is None or b is None for a, b in pairs)
 
 
-def _why_unavailable(metric: str, without: Sequence[Run]) -> str:
+def _why_unavailable(metric: str, without: Sequence[LoadedRun]) -> str:
     """Why there are no scores per example, given the runs that store no predictions."""
     if any(run.imported_from for run in without):
         return "imported results have no predictions per example"
@@ -155,7 +157,7 @@ def _why_unavailable(metric: str, without: Sequence[Run]) -> str:
     return f"{metric} is not a mean over examples"
 
 
-def _example_values(run: Run, rows: Sequence[Row], metric: str) -> Array | None:
+def _example_values(run: LoadedRun, rows: Sequence[Row], metric: str) -> Array | None:
     """Scores of shape (examples,), whose mean is the run's score; None if predictions do not determine them."""
     if not rows:
         return None
@@ -173,7 +175,7 @@ def _example_values(run: Run, rows: Sequence[Row], metric: str) -> Array | None:
     return _pseudo_values(run, rows, metric)
 
 
-def _pseudo_values(run: Run, rows: Sequence[Row], metric: str) -> Array | None:
+def _pseudo_values(run: LoadedRun, rows: Sequence[Row], metric: str) -> Array | None:
     """Jackknife pseudo-values (Tukey, 1958) of a metric of labels, such as macro F1, centred on the run's score.
 
     Each is an example's contribution to the score. Examples with the same target and prediction have the same value.
@@ -204,7 +206,7 @@ def _pseudo_values(run: Run, rows: Sequence[Row], metric: str) -> Array | None:
     return centred
 
 
-def _find_metric(run: Run, value: str) -> Metric | None:
+def _find_metric(run: LoadedRun, value: str) -> Metric | None:
     """The run's metric that computes a value of predictions; None if there is none, or it is not installed."""
     for table in run.recipe.get("metric", ()):
         entry = _registry().all("metric").get(table["name"])

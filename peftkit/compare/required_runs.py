@@ -11,7 +11,7 @@ from scipy import stats
 
 from peftkit.compare.curves import cost
 from peftkit.compare.evidence import Evidence
-from peftkit.compare.statistics.pairwise import standard_error
+from peftkit.compare.statistics.pairwise_tests import standard_error
 from peftkit.compare.statistics.seed_variance import POWER, moderated_variances
 from peftkit.errors import InputError
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from peftkit.compare.curves import lower_is_better, selected_score
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run, read_run
+from peftkit.compare.input.load_runs import LoadedRun, read_run
 from peftkit.compare.input.tuning_records import TRANSFER_STAGE, tuning_record
 from peftkit.compare.per_example_scores import ScoredExamples, read_example_scores, read_group_scores
-from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
+from peftkit.compare.statistics import Posterior, TrialScores, Tuning, fit
 from peftkit.compare.statistics.observations import Array
 from peftkit.errors import InputError
 from peftkit.example_tables import PREDICTION_KEYS
@@ -74,7 +74,7 @@ def fit_posterior(
     )
 
 
-def is_proportion(run: Run, metric: str, scores: Scores) -> bool:
+def is_proportion(run: LoadedRun, metric: str, scores: Scores) -> bool:
     """Whether a metric is a proportion: higher is better, and all scores are within [0, 1].
 
     Args:
@@ -97,7 +97,7 @@ def default_margin(share: bool, scores: Sequence[float]) -> float:
     return 0.01 if share else 0.01 * float(np.abs(scores).min())
 
 
-def recorded_num_examples(run: Run, metric: str) -> int:
+def recorded_num_examples(run: LoadedRun, metric: str) -> int:
     """The recorded number of test examples, for runs whose predictions are gone; 0 if unknown or not an accuracy.
 
     Args:
@@ -121,7 +121,7 @@ def read_tunings(run_group: RunGroup, metric: str) -> Mapping[str, Tuning]:
     return {label: tuning for label, tuning in tunings.items() if tuning}
 
 
-def _read_tuning(runs: Mapping[int, Run], metric: str) -> Tuning | None:
+def _read_tuning(runs: Mapping[int, LoadedRun], metric: str) -> Tuning | None:
     record = tuning_record(runs)
     first = next(iter(runs.values()))
     if record is None or metric != first.summary["selection_metric"]:
@@ -143,7 +143,7 @@ def _read_tuning(runs: Mapping[int, Run], metric: str) -> Tuning | None:
     # Test scores at another budget say nothing about the final runs' scores.
     test = None if record.get("transfer") else splits["test"]
     tests: Sequence[Array | None] = test or [None] * len(tried)
-    trials = [Trial(*each) for each in zip(numbers, dev, tests, strict=True)]
+    trials = [TrialScores(*each) for each in zip(numbers, dev, tests, strict=True)]
     return Tuning(trials, chosen)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from peftkit.compare.evidence import Evidence
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.input.tuning_records import AT_EDGE, tuning_record
 from peftkit.compare.method_notes import TEACHER_FORCED_PREFIX
 from peftkit.compare.quantities import format_cost
@@ -235,7 +235,7 @@ def _likely_causes(evidence: Evidence) -> Iterator[str]:
     yield f"a base model that is too small or untrained ({evidence.run_group.model})"
 
 
-def _is_still_falling(run: Run) -> bool:
+def _is_still_falling(run: LoadedRun) -> bool:
     """Whether the dev loss was still falling at the end of a run."""
     losses = [row["dev"].get("loss") for row in run.evaluations]
     known = [float(loss) for loss in losses if isinstance(loss, int | float)]

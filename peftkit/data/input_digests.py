@@ -1,6 +1,6 @@
 """Digests of a run's inputs: rows, files of the base model, files named in the recipe, source code of plugins.
 
-They are saved with every checkpoint, so that a run resumes only with the inputs it was started with.
+They are saved with every checkpoint; ``peftkit.train.resume`` compares them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import metadata
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,14 @@ import pyarrow as pa
 from accelerate import Accelerator
 from datasets import Dataset
 
-from peftkit.argument_names import format_argument
 from peftkit.cache import cache_folder
 from peftkit.components import Component, Example, Objective
 from peftkit.data.pipeline import PreparedData, prepare_data
-from peftkit.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
 from peftkit.models.load import load_objective
 from peftkit.plugins import Registry
+from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path
 from peftkit.run_directory import RunDirectory
@@ -41,8 +40,6 @@ WITHOUT_EFFECT = ("generation_config.json", "README.txt", "LICENSE.txt", "traine
 """Files with these extensions that no run depends on."""
 MODEL_SUFFIX = " of the model"
 """Ends the names of inputs that are files of the base model."""
-LIBRARIES = ("peftkit", "torch", "transformers", "peft", "tokenizers", "datasets", "accelerate")
-"""Libraries whose versions may change before a run is resumed; a change is shown and recorded."""
 
 Inputs = Mapping[str, str]
 """Digest by the name of the input."""
@@ -92,24 +89,6 @@ def recorded_input_digests(path: Path) -> Inputs:
     return recorded if isinstance(recorded, Mapping) else {}
 
 
-def check_inputs(path: Path, began: Inputs, now: Inputs) -> None:
-    """Checks that a run is resumed with the inputs it was started with.
-
-    Args:
-        path: The run directory.
-        began: Digests from the run's checkpoint.
-        now: Digests of the current inputs.
-
-    Raises:
-        InputError: An input has changed.
-    """
-    if different := changed_inputs(began, now):
-        raise InputError(
-            f"{str(path)!r} was started with different inputs: {comma_separated(different)}; restore them to resume "
-            f"it, or start a new run without {format_argument('resume')}"
-        )
-
-
 def check_model_files(path: Path, family: ModelFamily, name: str) -> None:
     """Checks that the base model of a finished run has not changed.
 
@@ -145,20 +124,6 @@ def changed_inputs(began: Inputs, now: Inputs) -> list[str]:
         for name in sorted({*began, *now})
         if began.get(name) != now.get(name)
     ]
-
-
-def changed_versions(began: Mapping[str, str]) -> list[str]:
-    """Lists the libraries whose versions have changed since a run was started.
-
-    Args:
-        began: Versions by name, from the run's ``environment.json``.
-
-    Returns:
-        Name, current version and original version of each changed library.
-    """
-    installed = {name: version(name) for name in LIBRARIES if name in began}
-    changed = [name for name in installed if installed[name] != began[name]]
-    return [f"{name} {installed[name]} (started with {began[name]})" for name in changed]
 
 
 def row_digests(data: PreparedData) -> dict[str, str]:

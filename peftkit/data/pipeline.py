@@ -18,7 +18,7 @@ from peftkit.components import Example
 from peftkit.components.inputs import Row
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.examples import to_examples
-from peftkit.data.sampling import resample_indices, stratified_sample
+from peftkit.data.row_subsets import resample_indices, stratified_sample
 from peftkit.data.tokenize import (
     SplitStatistics,
     TokenizedSplit,

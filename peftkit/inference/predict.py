@@ -12,7 +12,7 @@ from typing import Any, cast
 from peftkit.components import Example, Task
 from peftkit.data.tokenize import TokenizedSplit, tokenize_examples
 from peftkit.data_files import parse_json
-from peftkit.errors import InputError, MissingFieldsError, RowError, comma_separated, summarize_error
+from peftkit.errors import InputError, MissingFieldsError, RowError, closest, comma_separated, summarize_error
 from peftkit.evaluate import evaluator
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.models import BoundObjective
@@ -116,11 +116,19 @@ def _build_example(objective: BoundObjective, place: str, line_or_row: str | Map
         needs_candidates = objective.component.ranks and not task.labels
         ready = '"source" and "candidates"' if needs_candidates else '"source"'
         needed = f"{task.name!r} needs {noun} with {comma_separated(_input_fields(task))}"
-        raise InputError(f"{place}: {error}; {needed}, or one with a ready-made {ready}") from error
+        hint = _misspelled_fields(row or {}, error.fields)
+        raise InputError(f"{place}: {error}{hint}; {needed}, or one with a ready-made {ready}") from error
     except RowError as error:
         raise InputError(f"{place}: {error}") from error
     except Exception as error:  # a plugin's task
         raise InputError(f"{place}: the task {task.name!r} failed: {summarize_error(error)}") from error
+
+
+def _misspelled_fields(row: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """Name the fields of a row that are similar to missing ones; empty if none is."""
+    others = [key for key in row if key not in fields]
+    similar = {closest(field, others): field for field in fields if field not in row}
+    return "".join(f"; there is {key!r} (did you mean {field!r}?)" for key, field in similar.items() if key)
 
 
 def _input_fields(task: Task) -> tuple[str, ...]:

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftkit.errors import RunError
+from peftkit.macs.eager_attention import eager_attention
 from peftkit.macs.length_polynomial import LengthPolynomial, Lengths
 from peftkit.macs.op_counter import OpCounter
 from peftkit.macs.optimizer_costs import MakeOptimizer, OptimizerCosts, count_optimizer_step
-from peftkit.macs.peak_memory import PeakMemory
-from peftkit.macs.plain_attention import plain_attention
+from peftkit.macs.step_memory import StepMemory
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 RequiresGrad = tuple[bool, ...]
@@ -276,7 +276,7 @@ class MacCounter:
         counter, model, device = OpCounter(guess), shadow.model, next(self.model.parameters()).device
         devices = [device] if device.type == "cuda" else []
         fork_rng = torch.random.fork_rng(devices=devices)
-        with fork_rng, plain_attention(model), _quiet_fake_tensors(), _paused_gc(), shadow.mode:
+        with fork_rng, eager_attention(model), _quiet_fake_tensors(), _paused_gc(), shadow.mode:
             inputs = shadow.prepare(batch)
             try:
                 with counter:
@@ -313,7 +313,7 @@ def _step_bytes(shadow: ShadowModel, loss: Loss, microbatches: Sequence[dict[str
     model = shadow.model
     with torch.random.fork_rng(devices=[]), _quiet_fake_tensors(), shadow.mode:
         inputs = [shadow.prepare(microbatch) for microbatch in microbatches]
-        memory = PeakMemory()
+        memory = StepMemory()
         memory.exclude((*model.parameters(), *model.buffers()))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with OpCounter(), memory:  # OpCounter guesses truth values that tensors without values lack

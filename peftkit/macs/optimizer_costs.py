@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.macs.op_counter import OpCounter
-from peftkit.macs.peak_memory import PeakMemory
+from peftkit.macs.step_memory import StepMemory
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -50,7 +50,7 @@ def count_optimizer_step(make: MakeOptimizer, model: nn.Module) -> OptimizerCost
         for first, *others in (list(parameters) for _, parameters in same_kind):
             optimizer.param_groups = [group | {"params": [first]}]
             optimizer.step()
-            memory = PeakMemory()
+            memory = StepMemory()
             with OpCounter() as counter, memory:
                 optimizer.step()
             intermediate_bytes = max(intermediate_bytes, memory.peak)

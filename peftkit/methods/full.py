@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Full(Method):
-    """Trains all weights: the baseline of the other methods (Howard and Ruder, 2018).
+    """Full fine-tuning of all weights: the baseline of the other methods (Howard and Ruder, 2018).
 
     Only tensors that the architecture keeps fixed, such as sinusoidal positions, are not trained.
     """

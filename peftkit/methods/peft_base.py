@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from peftkit.components import ApplyContext, Method, ModelKind, OptionProblem, RunSpec, Side
-from peftkit.components.method import covering_modules
+from peftkit.components.head_parameters import covering_modules
 from peftkit.components.model_parts import (
     ModulePatterns,
     find_overlaps,

@@ -47,7 +47,7 @@ class AdaptionPrompt(PeftMethod):
 
 
 class Boft(PeftMethod):
-    """Rotates weights by products of sparse orthogonal matrices (BOFT, Liu et al., 2024)."""
+    """Rotations of weights by products of sparse orthogonal matrices (BOFT, Liu et al., 2024)."""
 
     peft_type: ClassVar[str] = "BOFT"
 
@@ -61,7 +61,7 @@ class Boft(PeftMethod):
 
 
 class Cpt(PeftMethod):
-    """Trains perturbations of the embeddings of a fixed context (context-aware prompt tuning, Blau et al., 2024)."""
+    """Trained perturbations of the embeddings of a fixed context (context-aware prompt tuning, Blau et al., 2024)."""
 
     peft_type: ClassVar[str] = "CPT"
     excluded_options: ClassVar[frozenset[str]] = PromptMethod.excluded_options | {
@@ -128,7 +128,7 @@ class MultitaskPromptTuning(PromptMethod):
 
 
 class Osf(PeftMethod):
-    """Trains the smaller singular directions of each weight and freezes the larger ones (OSF, Nayak et al., 2025)."""
+    """The smaller singular directions of each weight, with the larger ones frozen (OSF, Nayak et al., 2025)."""
 
     peft_type: ClassVar[str] = "OSF"
     excluded_options: ClassVar[frozenset[str]] = frozenset({"target_svd_config"})  # has no effect in peft
@@ -142,7 +142,7 @@ class Osf(PeftMethod):
 
 
 class LnTuning(PeftMethod):
-    """Trains the layer norms (Zhao et al., 2024)."""
+    """The layer norms (Zhao et al., 2024)."""
 
     peft_type: ClassVar[str] = "LN_TUNING"
     default_target_modules: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
@@ -227,7 +227,7 @@ class Shadow(PeftMethod):
 
 
 class TrainableTokens(PeftMethod):
-    """Trains the embeddings of some tokens only (in peft; no paper)."""
+    """The embeddings of some tokens only (in peft; no paper)."""
 
     peft_type: ClassVar[str] = "TRAINABLE_TOKENS"
     tiny_options: ClassVar[Mapping[str, Any]] = {"token_indices": [5, 6, 7, 8, 49, 52]}

@@ -21,7 +21,7 @@ TIED_HEAD = "the output layer is tied to the input embeddings, which would be tr
 
 
 class BitFit(Method):
-    """Trains the biases only (Ben Zaken et al., 2022)."""
+    """The biases only (Ben Zaken et al., 2022)."""
 
     overridable: ClassVar[bool] = True
     search_space: ClassVar[SearchSpace] = VECTORS
@@ -50,7 +50,7 @@ class BitFit(Method):
 
 
 class LayerNorm(Method):
-    """Trains the normalization layers only (Qi et al., 2022)."""
+    """The normalization layers only (Qi et al., 2022)."""
 
     search_space: ClassVar[SearchSpace] = VECTORS
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (LAYER_NORM, LAYER_NORM_BY_PEFT)
@@ -70,7 +70,7 @@ class LayerNorm(Method):
 
 
 class HeadOnly(Method):
-    """Trains the output layer only (linear probing, Alain and Bengio, 2016).
+    """The output layer only (linear probing, Alain and Bengio, 2016).
 
     For encoders, this is the classification head with all of its layers that are not in the checkpoint. For other
     models, it is the language-modeling head, which must not be tied to the input embeddings.
@@ -115,7 +115,7 @@ class HeadOnly(Method):
 
 
 class TopLayers(Method):
-    """Trains the last layers only, of the decoder in an encoder-decoder (Howard and Ruder, 2018)."""
+    """The last layers only, of the decoder in an encoder-decoder (Howard and Ruder, 2018)."""
 
     search_space: ClassVar[SearchSpace] = WEIGHTS
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (

@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import ApplyContext, ModelKind
+from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.inputs import ObjectiveSettings
-from peftkit.components.method import unfreeze_head
 from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
-from peftkit.models.checkpoints.config_settings import reset_execution_settings
+from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, explain_load_errors, stored_tensors
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
-from peftkit.models.generation import reset_generation_config
-from peftkit.models.heads.classification_head import ClassificationHead, detect_head, load_with_head, set_labels
+from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
 from peftkit.models.positions import count_positions, fit_lengths
 from peftkit.recipe import Recipe
@@ -61,7 +61,7 @@ class LoadedBase:
     model: nn.Module
     objective: BoundObjective
     kind: ModelKind
-    head: ClassificationHead = field(default_factory=ClassificationHead)
+    head: LoadedHead = field(default_factory=LoadedHead)
     loading_report: LoadingReport = field(default_factory=LoadingReport)
     ignored_generation_settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -138,7 +138,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
         model, head, loading = load_with_head(recipe, family.config, needed_head, load)
     else:
         model, report = load(family.config)
-        head, loading = ClassificationHead(), read_report(model, report)
+        head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
         check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
@@ -177,7 +177,7 @@ def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     with torch.device(device):
         model = getattr(transformers, objective.auto_class).from_config(family.config, **options)
     path, _ = _path_and_options(recipe)
-    head = ClassificationHead() if needed_head is None else detect_head(recipe, model, checkpoint_config, path)
+    head = LoadedHead() if needed_head is None else detect_head(recipe, model, checkpoint_config, path)
     return LoadedBase(model, objective, kind, head)
 
 

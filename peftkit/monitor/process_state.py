@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from peftkit.distributed.parsed_variables import check_parsed_variables
 from peftkit.errors import InputError
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 
@@ -31,11 +32,13 @@ def isolated_process_state() -> Iterator[None]:
     handlers, loggers, warnings, progress bars and the Hub's offline mode. Other threads wait until it is restored.
 
     Raises:
-        InputError: The process is in a process group of ``torch.distributed``, which a run would destroy.
+        InputError: The process is in a process group of ``torch.distributed``, which a run would destroy, or a library
+            cannot parse an environment variable.
     """
     with _lock, ExitStack() as stack:
         for part in (_environment_variables, _signal_handlers, _random_numbers):  # before imports, which change them
             stack.enter_context(part())
+        check_parsed_variables()
         _import_libraries()
         _check_process_group()
         for part in (_random_numbers, _torch_settings, _accelerate, _loggers, _progress_bars, _hub):

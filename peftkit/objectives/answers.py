@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Ranking(Objective):
+class RankingObjective(Objective):
     """Base class of objectives that choose the candidate with the highest log-likelihood."""
 
     ranks = True
@@ -51,7 +51,7 @@ class Ranking(Objective):
         return predictions
 
 
-class Classification(Ranking):
+class ClassificationObjective(RankingObjective):
     """Base class of objectives that choose one of the task's labels."""
 
     task_kind = "classification"
@@ -61,7 +61,7 @@ class Classification(Ranking):
         return task.labels
 
 
-class MultipleChoice(Ranking):
+class MultipleChoiceObjective(RankingObjective):
     """Base class of objectives that choose among each example's candidates; the answer is the index of a candidate."""
 
     task_kind = "multiple_choice"

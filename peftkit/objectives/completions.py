@@ -9,7 +9,7 @@ from peftkit.components import Example, ModelKind, Objective, Prediction
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
 from peftkit.example_tables import NORM_SUFFIX
-from peftkit.objectives.answers import Classification, MultipleChoice
+from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceObjective
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ class Completion(Objective):
         return [_decode_candidate(ids, example, row, context) for ids, example, row in triples]
 
 
-class LabelRanking(Completion, Classification):
+class LabelRanking(Completion, ClassificationObjective):
     """Classification by likelihood: the label that most likely follows the source."""
 
     name: Literal["label_ranking"] = "label_ranking"
@@ -44,7 +44,7 @@ class LabelRanking(Completion, Classification):
     prediction_suffixes = ("", NORM_SUFFIX)
 
 
-class ChoiceRanking(Completion, MultipleChoice):
+class ChoiceRanking(Completion, MultipleChoiceObjective):
     """Multiple choice by likelihood: the candidate that most likely follows the source."""
 
     name: Literal["choice_ranking"] = "choice_ranking"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from peftkit.components import Example, Head, ModelKind, Task
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
-from peftkit.objectives.answers import Classification, MultipleChoice
-
-if TYPE_CHECKING:
-    pass
+from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceObjective
 
 
-class ClassificationHead(Classification):
+class ClassificationHead(ClassificationObjective):
     """Classification by a head with one output for each label."""
 
     name: Literal["classification_head"] = "classification_head"
@@ -33,7 +30,7 @@ class ClassificationHead(Classification):
         return rows
 
 
-class MultipleChoiceHead(MultipleChoice):
+class MultipleChoiceHead(MultipleChoiceObjective):
     """Multiple choice by a head with one output, which scores each pair of source and candidate."""
 
     name: Literal["multiple_choice_head"] = "multiple_choice_head"

@@ -70,7 +70,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class PluginFailure:
     """A plugin or component that cannot be used; a recipe that needs it is rejected.
 
     Attributes:
@@ -101,7 +101,7 @@ class Registry:
     """The installed components, sorted by kind and name."""
 
     entries: tuple[Entry, ...]
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[PluginFailure, ...] = ()
     distributions: Mapping[str, str] = field(default_factory=dict)
     """The versions of the distributions whose plugins were loaded."""
     excluded: tuple[str, ...] = ()

@@ -23,10 +23,10 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from peftkit.components import Callback, Component, Method, Metric, ModelKind, Objective, Task
-from peftkit.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.errors import PluginError, comma_separated, summarize_error
 from peftkit.file_formats import RECIPE_FORMAT
 from peftkit.plugins import Kind, Registry
+from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe.tables import ConfigTable, EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
 FORMAT = RECIPE_FORMAT

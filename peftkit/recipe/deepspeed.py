@@ -13,7 +13,8 @@ from peftkit.components import Method
 from peftkit.components.options.declared_options import SourceLibrary
 from peftkit.errors import comma_separated, did_you_mean
 from peftkit.recipe.config import Recipe
-from peftkit.recipe.partial_recipe import known
+from peftkit.recipe.partial_recipe import InvalidKeyError, known
+from peftkit.recipe.tables import TrainConfig
 from peftkit.recipe.toml_lines import KeyPath
 
 ELEMENTWISE = ("adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd")
@@ -49,18 +50,19 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
 
 def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Yield the keys that are incompatible with DeepSpeed or FSDP, with the reason."""
-    train, options = recipe.train, recipe.train.deepspeed
+    train = recipe.train
+    uses_deepspeed = _uses_deepspeed(train)
     with known():
-        if train.fsdp and options.used:
+        if train.fsdp and uses_deepspeed:
             yield ("train", "fsdp"), "FSDP and DeepSpeed cannot be combined; use one"
     with known():
         if train.fsdp and train.optimizer.lower() not in ELEMENTWISE:
             text = f"{train.optimizer} is not supported on sharded weights; use one of {comma_separated(ELEMENTWISE)}"
             yield ("train", "optimizer"), text
-    if not options.used:
+    if not uses_deepspeed:
         for key in ("offload_optimizer", "offload_parameters"):
             with known():
-                if getattr(options, key) != "none":
+                if getattr(train.deepspeed, key) != "none":
                     text = "is used only with DeepSpeed; set train.deepspeed.stage, or leave it out"
                     yield (*TABLE, key), text
         return
@@ -75,16 +77,26 @@ def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             yield (*TABLE, "stage"), f"{text}; train without DeepSpeed"
 
 
+def _uses_deepspeed(train: TrainConfig) -> bool:
+    """Whether training uses DeepSpeed, which an invalid stage or file asks for too."""
+    try:
+        return train.deepspeed.used
+    except InvalidKeyError:
+        return True
+
+
 def _stage_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Yield what contradicts the stage and the file of DeepSpeed."""
     train, options = recipe.train, recipe.train.deepspeed
-    try:
-        file = _read_config(options.config) if options.config else {}
-    except (OSError, ValueError) as error:
-        yield (*TABLE, "config"), f"cannot be read: {error}"
-        if options.stage is None:
-            return
-        file = {}
+    file: dict[str, Any] | None = None  # unknown
+    with known():
+        try:
+            file = _read_config(options.config) if options.config else {}
+        except (OSError, ValueError) as error:
+            yield (*TABLE, "config"), f"cannot be read: {error}"
+    if file is None and options.stage is None:
+        return
+    file = file or {}
     yield from _file_conflicts(recipe, file)
     in_file = _read_table(file, "zero_optimization").get("stage")
     if options.stage is not None and in_file not in (None, options.stage):

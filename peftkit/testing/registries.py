@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from peftkit.components import Component, Objective, Task
-from peftkit.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.plugins import BASE_CLASSES, Entry, Registry, load_registry
+from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 
 
 def registry_of(*components: Component) -> Registry:

@@ -16,8 +16,8 @@ from peftkit.data.tokenize import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.errors import RunError
 from peftkit.evaluate.evaluator import SplitResult, resolve_selection_metric
+from peftkit.models.checkpoints.generation_settings import copy_generation_config
 from peftkit.models.checkpoints.transformers_versions import write_compatible_files
-from peftkit.models.generation import copy_generation_config
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.train import checkpoint

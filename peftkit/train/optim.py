@@ -10,7 +10,7 @@ from torch import nn
 from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
-from peftkit.components.method import is_head_parameter
+from peftkit.components.head_parameters import is_head_parameter
 from peftkit.errors import InputError
 from peftkit.recipe import Recipe
 from peftkit.recipe.optimizers import torch_optimizers

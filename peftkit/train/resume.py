@@ -1,20 +1,24 @@
-"""Finds the run to resume, and checks that it has the same recipe."""
+"""Finds the run to resume, and checks that its recipe and inputs are the same; versions of libraries may change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from peftkit.argument_names import format_argument
-from peftkit.errors import InputError, PeftkitError
+from peftkit.data.input_digests import Inputs, changed_inputs
+from peftkit.errors import InputError, PeftkitError, comma_separated
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
 from peftkit.run_directory import RunDirectory
 
 LATEST = ""
 """Stands for the newest run with the recipe's name and content."""
+LIBRARIES = ("peftkit", "torch", "transformers", "peft", "tokenizers", "datasets", "accelerate")
+"""Libraries whose versions may change before a run is resumed; a change is shown and recorded."""
 
 
 def find_run_to_resume(recipe: Recipe, registry: Registry, requested: str) -> Path | None:
@@ -55,6 +59,38 @@ def find_run_to_resume(recipe: Recipe, registry: Registry, requested: str) -> Pa
         except PeftkitError:  # killed before the recipe was written, or written by another version
             continue
     return None
+
+
+def check_inputs(path: Path, began: Inputs, now: Inputs) -> None:
+    """Check that a run is resumed with the inputs it was started with.
+
+    Args:
+        path: The run directory.
+        began: Digests from the run's checkpoint.
+        now: Digests of the current inputs.
+
+    Raises:
+        InputError: An input has changed.
+    """
+    if different := changed_inputs(began, now):
+        raise InputError(
+            f"{str(path)!r} was started with different inputs: {comma_separated(different)}; restore them to resume "
+            f"it, or start a new run without {format_argument('resume')}"
+        )
+
+
+def changed_versions(began: Mapping[str, str]) -> list[str]:
+    """List the libraries whose versions have changed since a run was started.
+
+    Args:
+        began: Versions by name, from the run's ``environment.json``.
+
+    Returns:
+        Name, current version and original version of each changed library.
+    """
+    installed = {name: version(name) for name in LIBRARIES if name in began}
+    changed = [name for name in installed if installed[name] != began[name]]
+    return [f"{name} {installed[name]} (started with {began[name]})" for name in changed]
 
 
 def _different_keys(new: Recipe, old: Recipe) -> Iterator[str]:

@@ -19,8 +19,6 @@ from pydantic_core import to_jsonable_python
 from peftkit.components import Meter
 from peftkit.data.dataloader import effective_batch_size, first_batches
 from peftkit.data.input_digests import (
-    changed_versions,
-    check_inputs,
     compute_input_digests,
     input_digests,
     recorded_input_digests,
@@ -33,8 +31,8 @@ from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequeste
 from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
 from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.hub_commits import hub_is_unreachable, set_offline
+from peftkit.models.checkpoints.generation_settings import generation_notice
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
-from peftkit.models.generation import generation_notice
 from peftkit.models.heads.classification_head import check_saves_head
 from peftkit.models.load import (
     LoadedBase,
@@ -63,7 +61,7 @@ from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.evaluation import Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import check_optimizer_options
-from peftkit.train.resume import find_run_to_resume
+from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer

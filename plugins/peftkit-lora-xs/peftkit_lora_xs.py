@@ -25,7 +25,7 @@ FILE = "lora_xs.safetensors"
 
 
 class LoraXs(Method):
-    """Trains a small square matrix between fixed singular directions of each layer (LoRA-XS, Bałazy et al., 2024)."""
+    """A small square matrix between fixed singular directions of each layer (LoRA-XS, Bałazy et al., 2024)."""
 
     published_rates: ClassVar[tuple[PublishedRate, ...]] = (
         PublishedRate(

@@ -12,7 +12,7 @@ import numpy as np
 from calibration.scenarios import Scenario, simulate
 from peftkit.compare.statistics import Posterior, fit
 from peftkit.compare.statistics.hierarchy import SamplingEffort
-from peftkit.compare.statistics.pairwise import compare_scores
+from peftkit.compare.statistics.pairwise_tests import compare_scores
 from peftkit.compare.statistics.posterior import INTERVAL_QUANTILES
 
 EFFORT = SamplingEffort(chains=16, warm_up_states=15, kept_states=25, draws_per_state=6)

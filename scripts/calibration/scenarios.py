@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.statistics import Trial, Tuning
+from peftkit.compare.statistics import TrialScores, Tuning
 
 PI: dict[str, tuple[Any, ...]] = {
     "methods": (2, 5, 10, 50),
@@ -129,7 +129,7 @@ def simulate(scenario: Scenario, rng: np.random.Generator) -> Simulation:
             dev = _example_scores(scenario, mean + settings + errors, dev_difficulty, rng)
             test = _example_scores(scenario, mean + settings + errors, difficulty, rng)
             chosen = int(np.argmax(sign * dev.mean(1)))
-            simulation.tunings[name] = Tuning([Trial(k, dev[k], test[k]) for k in range(SETTINGS)], chosen)
+            simulation.tunings[name] = Tuning([TrialScores(k, dev[k], test[k]) for k in range(SETTINGS)], chosen)
         effects = _seed_effects(scenario, rng, (scenario.seeds,), deviation)
         runs = _example_scores(scenario, mean + settings[chosen] + effects, difficulty, rng)
         simulation.scores[name] = dict(enumerate(runs))

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from peftkit import Incompatibility, Method, plugins
 from peftkit.cli import main
-from peftkit.plugins import Entry, Failure, Registry, load_registry
+from peftkit.plugins import Entry, PluginFailure, Registry, load_registry
 from tests.compare.conftest import Plant, plant
 
 __all__ = ["plant"]  # the fixture
@@ -113,7 +113,7 @@ class Rich(Method):
 def rich(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
     entry = Entry("method", "rich", Rich, "peftkit-rich", "3.1")
     extended = replace(
-        registry, entries=(*registry.entries, entry), failures=(Failure("peftkit-sad:sad", "OSError: no"),)
+        registry, entries=(*registry.entries, entry), failures=(PluginFailure("peftkit-sad:sad", "OSError: no"),)
     )
     monkeypatch.setattr(plugins, "load_registry", lambda: extended)
     return extended

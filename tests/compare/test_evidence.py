@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peftkit.compare.advice import advise
+from peftkit.compare.budget_ranking import rank_within_budget
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.input.groups import RunGroup, group_runs
 from peftkit.compare.input.load_runs import find_runs
@@ -64,13 +64,13 @@ def test_compare_and_advise_name_the_same_method_with_the_same_probability(
     runs, highest = random_runs(random.Random(seed), plant)
     section = section_of(runs)
     within = part * highest
-    compared, advised = compare(section, budgets=[within]), advise(section, "gmacs", 2 * highest)
+    compared, advised = compare(section, budgets=[within]), rank_within_budget(section, "gmacs", 2 * highest)
     assert [(line.method, line.score, line.low, line.high, line.best) for line in compared.lines] == [
         (each.method, each.score, each.low, each.high, each.best) for each in advised.candidates
     ]
     assert advised.verdict.sentences[1:] == compared.verdict.sentences[1:]
     assert replace(advised.verdict, budget=None, sentences=()) == replace(compared.verdict, sentences=())
-    use = advise(section, "gmacs", within).verdict.use
+    use = rank_within_budget(section, "gmacs", within).verdict.use
     assert [(each.method, each.score, each.best) for each in compared.winners] == (
         [(use.method, use.score, use.best)] if use and len(section.runs) else []
     )

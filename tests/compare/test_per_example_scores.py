@@ -17,7 +17,7 @@ from peftkit import Example, Metric
 from peftkit.compare.comparison import compare
 from peftkit.compare.curves import learning_curve
 from peftkit.compare.input.groups import group_runs
-from peftkit.compare.input.load_runs import Run, find_runs
+from peftkit.compare.input.load_runs import LoadedRun, find_runs
 from peftkit.compare.per_example_scores import _registry, read_example_scores, read_group_scores
 from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry
@@ -45,7 +45,7 @@ def predictions(right: list[bool], groups: list[str] | None = None, **more: Any)
     ]
 
 
-def read(path: Path) -> Run:
+def read(path: Path) -> LoadedRun:
     [run] = find_runs([path])[0]
     return run
 
@@ -162,7 +162,7 @@ def test_evaluations_without_a_dev_score_are_not_on_the_curve(dev: list[float | 
         {"step": i, "cost": {"gmacs": float(i)}, "dev": {"accuracy": value}, "test": {"accuracy": float(i)}}
         for i, value in enumerate(dev)
     ]
-    run = Run(Path("x"), {"selection_metric": "accuracy", "higher_is_better": True}, rows, {}, {})
+    run = LoadedRun(Path("x"), {"selection_metric": "accuracy", "higher_is_better": True}, rows, {}, {})
     numbers = [i for i, value in enumerate(dev) if value is not None and np.isfinite(value)]
     if not numbers:
         with pytest.raises(InputError, match="no evaluation"):

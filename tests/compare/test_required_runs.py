@@ -13,7 +13,7 @@ from scipy import stats
 
 from peftkit.compare.evidence import Evidence
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.per_example_scores import ScoredExamples
 from peftkit.compare.required_runs import MAX_RUNS, Plan, plan_runs
 from peftkit.compare.statistics import Posterior
@@ -26,8 +26,8 @@ VARIANCE = 0.0002 + 0.0007
 """The sum of the variances between their seeds."""
 
 
-def run_with(**costs: float) -> Run:
-    return Run(Path("run"), {"cost": costs}, [], {}, {})
+def run_with(**costs: float) -> LoadedRun:
+    return LoadedRun(Path("run"), {"cost": costs}, [], {}, {})
 
 
 def evidence_of(**changes: Any) -> Evidence:

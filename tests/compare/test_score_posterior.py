@@ -11,7 +11,7 @@ import pytest
 
 from peftkit.compare import score_posterior
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run, read_run
+from peftkit.compare.input.load_runs import LoadedRun, read_run
 from peftkit.compare.per_example_scores import ScoredExamples
 from peftkit.compare.score_posterior import (
     default_margin,
@@ -21,11 +21,11 @@ from peftkit.compare.score_posterior import (
     recorded_num_examples,
     scores_by_seed,
 )
-from peftkit.compare.statistics import Posterior, Trial, Tuning
+from peftkit.compare.statistics import Posterior, TrialScores, Tuning
 from tests.compare.conftest import Plant, with_values
 
 
-def run_of(path: Path = Path("run"), *, recipe: dict[str, Any] | None = None, **more: Any) -> Run:
+def run_of(path: Path = Path("run"), *, recipe: dict[str, Any] | None = None, **more: Any) -> LoadedRun:
     """A run with an accuracy of 0.7 and a loss of 0.5, without files."""
     tuning = more.pop("tuning", None)
     summary = {
@@ -34,10 +34,10 @@ def run_of(path: Path = Path("run"), *, recipe: dict[str, Any] | None = None, **
         "selected": {"step": 1, "test": {"accuracy": 0.7, "loss": 0.5}},
         **more,
     }
-    return Run(path, summary, [], recipe or {}, {}, tuning)
+    return LoadedRun(path, summary, [], recipe or {}, {}, tuning)
 
 
-def group_of(**runs: list[Run]) -> RunGroup:
+def group_of(**runs: list[LoadedRun]) -> RunGroup:
     return RunGroup("t", "m", {name: dict(enumerate(each)) for name, each in runs.items()}, {})
 
 
@@ -84,7 +84,7 @@ def test_a_proportion_is_fitted_with_its_examples_or_their_number(monkeypatch: p
 
 def test_missing_evidence_is_read_from_runs(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     group = group_of(a=[read_run(plant("a", 1, [0.2, 0.6], examples=5))])
-    tunings = {"a": Tuning([Trial(0, np.ones(1))], 0)}
+    tunings = {"a": Tuning([TrialScores(0, np.ones(1))], 0)}
     monkeypatch.setattr(score_posterior, "read_tunings", lambda *_: tunings)
     given = fit_arguments(monkeypatch, group, "accuracy")
     assert given["scores"]["a"][0].tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
@@ -140,11 +140,11 @@ def trial(rate: float, score: float | None, name: str = "gone", stage: str | Non
     return {"settings": {"rate": rate}, "score": score, "run": name, **({"stage": stage} if stage else {})}
 
 
-def tuned(*tried: dict[str, Any], chosen: float = 1.0, path: Path = Path("run"), **more: Any) -> Run:
+def tuned(*tried: dict[str, Any], chosen: float = 1.0, path: Path = Path("run"), **more: Any) -> LoadedRun:
     return run_of(path, tuning={"settings": {"rate": chosen}, "tried": [*tried], **more})
 
 
-def settings_of(run: Run, metric: str = "accuracy") -> tuple[list[tuple[int, list[float]]], int] | None:
+def settings_of(run: LoadedRun, metric: str = "accuracy") -> tuple[list[tuple[int, list[float]]], int] | None:
     """The setting and the dev score of each trial, and the chosen setting; None without a tuning."""
     read = read_tunings(group_of(a=[run]), metric).get("a")
     return read and ([(each.setting, each.dev.tolist()) for each in read.trials], read.chosen)
@@ -170,7 +170,7 @@ def test_trials_that_failed_or_had_the_final_budget_are_left_out() -> None:
         run_of(),
     ],
 )
-def test_a_tuning_without_trials_of_the_chosen_settings_is_left_out(run: Run) -> None:
+def test_a_tuning_without_trials_of_the_chosen_settings_is_left_out(run: LoadedRun) -> None:
     assert settings_of(run) is None
 
 

@@ -18,7 +18,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from peftkit.data.input_digests import MODEL_FILES, check_inputs, code_digests, file_digest, input_digests
+from peftkit.data.input_digests import MODEL_FILES, code_digests, file_digest, input_digests
 from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError, RunError
@@ -27,6 +27,7 @@ from peftkit.models.load import load_objective
 from peftkit.plugins import BASE_CLASSES, Entry, Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.train.resume import check_inputs
 from peftkit.train.run import run
 from tests.tiny_runs import Make
 

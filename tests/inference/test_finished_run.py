@@ -17,8 +17,8 @@ from peftkit.compare.per_example_scores import read_example_scores
 from peftkit.errors import InputError
 from peftkit.inference.export import export
 from peftkit.inference.finished_run import load_finished_run
-from peftkit.inference.merge import merge
 from peftkit.inference.predict import predict
+from peftkit.inference.save_merged import save_merged
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
@@ -101,7 +101,8 @@ def test_predict_takes_text_and_rows_and_generates(make: Make, registry: Registr
         ('{"', "line 2: not a JSON object"),
         (
             '{"thin": "sky"}',
-            "line 2: thing: missing; 'colours' needs a JSON object with thing, or one with a ready-made \"source\"",
+            r"line 2: thing: missing; there is 'thin' \(did you mean 'thing'\?\); "
+            "'colours' needs a JSON object with thing, or one with a ready-made \"source\"",
         ),
         ('{"source": 1}', 'line 2: "source" must be a string'),
         ('{"source": "x", "candidates": ["a"]}', 'line 2: needs "candidates": at least two'),
@@ -122,11 +123,11 @@ def test_a_merged_model_loads_with_transformers(method: str, make: Make, registr
     ids = torch.arange(5, 13)[None]
     with torch.no_grad():
         before = opened.model(input_ids=ids, decoder_input_ids=ids).logits
-        assert merge(opened, tmp_path / "merged") < 1e-4
+        assert save_merged(opened, tmp_path / "merged") < 1e-4
         after = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")(input_ids=ids, decoder_input_ids=ids).logits
     torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
     with pytest.raises(InputError, match="already exists and is not an empty folder"):
-        merge(opened, tmp_path / "merged")
+        save_merged(opened, tmp_path / "merged")
 
 
 def test_a_merged_model_has_a_separately_trained_output_layer(make: Make, registry: Registry, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_merged_model_has_a_separately_trained_output_layer(make: Make, regist
     ids = torch.arange(5, 13)[None]
     with torch.no_grad():
         before = opened.model(input_ids=ids).logits
-        merge(opened, tmp_path / "merged")
+        save_merged(opened, tmp_path / "merged")
         after = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(input_ids=ids).logits
     torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
 
@@ -149,7 +150,7 @@ def test_saved_models_keep_the_generation_config_of_the_base(
     written = {"repetition_penalty": 1.3, "temperature": 0.7, "eos_token_id": [1, 7]}
     (base / "generation_config.json").write_text(json.dumps(written))
     path = finished(make, registry, "encoder-decoder", f"method.name={method}", f'model.name="{base.as_posix()}"')
-    merge(load_finished_run(path, registry), tmp_path / "merged")
+    save_merged(load_finished_run(path, registry), tmp_path / "merged")
     for folder in (tmp_path / "merged", *([path / "model"] if method == "full" else [])):
         assert json.loads((folder / "generation_config.json").read_text()) == written
 
@@ -157,7 +158,7 @@ def test_saved_models_keep_the_generation_config_of_the_base(
 def test_methods_without_weight_updates_cannot_be_merged(make: Make, registry: Registry, tmp_path: Path) -> None:
     opened = load_finished_run(finished(make, registry, "decoder", "method.name=prompt_tuning"), registry)
     with pytest.raises(InputError, match="'prompt_tuning' cannot be merged"):
-        merge(opened, tmp_path / "merged")
+        save_merged(opened, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 

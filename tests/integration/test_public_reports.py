@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from peftkit import Example
 from peftkit.errors import PeftkitError
 from peftkit.inference.finished_run import load_finished_run
-from peftkit.inference.merge import merge
 from peftkit.inference.predict import predict
+from peftkit.inference.save_merged import save_merged
 from peftkit.models import FAMILIES, IGNORE_INDEX
 from peftkit.plugins import Registry
 from peftkit.ranking import argmax_candidate
@@ -123,7 +123,7 @@ def test_an_update_of_a_tied_output_layer_is_not_merged_into_the_embedding(
     with torch.no_grad():
         before = opened.model(input_ids=ids).logits
     try:
-        merge(opened, tmp_path / "merged")
+        save_merged(opened, tmp_path / "merged")
     except PeftkitError:
         return
     with torch.no_grad():

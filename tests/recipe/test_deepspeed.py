@@ -13,6 +13,7 @@ from peftkit.errors import RecipeError
 from peftkit.methods.full import Full
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, deepspeed, load_recipe
+from peftkit.recipe.check_recipe import check_recipe
 from peftkit.recipe.deepspeed import deepspeed_config, sharding_conflicts
 from peftkit.recipe.tables import DeepSpeedConfig
 
@@ -103,6 +104,25 @@ def test_deepspeed_config_without_a_file(precision: str, registry: Registry) -> 
 def test_unsupported_recipes_are_errors(overrides: list[str], words: str, registry: Registry) -> None:
     with pytest.raises(RecipeError, match=words):
         load(registry, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("invalid", "others"),
+    [
+        ("train.deepspeed.stage=4", ["train.deepspeed.config", "train.fsdp", "train.on_nan"]),
+        ("train.deepspeed.config=1", ["train.deepspeed.offload_parameters", "train.fsdp", "train.on_nan"]),
+        ("train.deepspeed=1", ["train.fsdp", "train.on_nan"]),
+    ],
+)
+def test_an_invalid_key_of_deepspeed_hides_no_conflict_of_others(
+    invalid: str, others: list[str], registry: Registry, folder: Path
+) -> None:
+    (folder / "ds.json").write_text('{"gradient_clipping": 2}', encoding="utf-8")
+    given = ["train.optimizer=adamw", "train.fsdp=true", "train.on_nan=skip"]
+    if invalid != "train.deepspeed=1":
+        given += ["train.deepspeed.stage=2", "train.deepspeed.config=ds.json", "train.deepspeed.offload_parameters=cpu"]
+    report = check_recipe("x.toml", registry, [*given, invalid])
+    assert sorted(problem.key for problem in report.errors) == sorted([invalid.partition("=")[0], *others])
 
 
 @pytest.mark.parametrize("key", ["offload_optimizer", "offload_parameters"])

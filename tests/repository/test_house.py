@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections import Counter
 from graphlib import TopologicalSorter
@@ -66,6 +67,15 @@ def test_module_names_are_unique() -> None:
             names.setdefault(path.stem.lstrip("_"), []).append(str(place))
     twice = {name: places for name, places in names.items() if len(places) > 1 and name not in SAME_KIND}
     assert twice == {}
+
+
+def test_class_names_are_unique() -> None:
+    places: dict[str, list[str]] = {}
+    for path in modules("peftkit"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
 def test_tests_mirror_the_source() -> None:

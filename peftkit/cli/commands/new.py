@@ -11,9 +11,9 @@ from string import Template
 
 from peftkit import plugins
 from peftkit.cli.subcommand import SubCommand
-from peftkit.components.class_checks import NAME
 from peftkit.errors import InputError
 from peftkit.plugins import Kind
+from peftkit.plugins.class_checks import NAME
 
 TEMPLATES = Path(__file__).parents[2] / "assets" / "scaffold"
 KINDS = [kind for kind in plugins.BASE_CLASSES if (TEMPLATES / f"{kind}.py.in").is_file()]

@@ -8,7 +8,7 @@ import os
 
 from peftkit import plugins
 from peftkit.cli.arguments import add_overrides
-from peftkit.cli.completion import complete_with, component_names, method_options, model_names
+from peftkit.cli.completers import complete_with, component_names, method_options, model_names
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError
 

@@ -71,7 +71,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class MethodRow:
+class AcrossTasksRow:
     """One method over all tasks and models."""
 
     method: str
@@ -117,7 +117,7 @@ class TaskSummary:
 class AcrossTasks:
     """A comparison of methods across tasks and models."""
 
-    lines: tuple[MethodRow, ...]
+    lines: tuple[AcrossTasksRow, ...]
     """The methods, the most probable best first."""
     places: tuple[TaskSummary, ...]
     decided_by: str
@@ -225,7 +225,7 @@ def aggregate_tasks(parts: Sequence[TaskPosterior], names: Sequence[str]) -> Acr
     first, second = order[:2]
     ahead = np.mean([(np.sign(each[:, [first]] - each) + 1) / 2 for each in draws], axis=0)
     lines = [
-        MethodRow(
+        AcrossTasksRow(
             method=names[i],
             score=None if scores is None else _estimate(quality[:, i]),
             iqm=None if scores is None else _estimate(interquartile_mean(scores[:, :, i])),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.run_directory import device_name
 
 if TYPE_CHECKING:
-    from peftkit.compare.input.load_runs import Run
+    from peftkit.compare.input.load_runs import LoadedRun
 
 COMPARED_WHERE_RECORDED = ("rows_digests.", "plugins.", "revisions.")
 """Prefixes of keys that are compared only among the runs that record them.
@@ -52,7 +52,7 @@ def flatten(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
-def _hardware(run: Run) -> Mapping[str, Any]:
+def _hardware(run: LoadedRun) -> Mapping[str, Any]:
     keys = ("processor", "cores", "threads", "devices", "cuda")
 
     def hardware_of(environment: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,7 +66,7 @@ def _hardware(run: Run) -> Mapping[str, Any]:
     return {**_across_resumptions(run, hardware_of), "processes": run.summary.get("processes")}
 
 
-def _versions(run: Run) -> Mapping[str, Any]:
+def _versions(run: LoadedRun) -> Mapping[str, Any]:
     return _across_resumptions(
         run,
         lambda environment: {
@@ -77,7 +77,7 @@ def _versions(run: Run) -> Mapping[str, Any]:
     )
 
 
-def _across_resumptions(run: Run, extract: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+def _across_resumptions(run: LoadedRun, extract: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
     """Extract values from the environments a run was started and resumed in; a list where they differ."""
     tables = [extract(environment) for environment in (run.environment, *run.environment.get("resumed", ()))]
     merged = {}
@@ -87,13 +87,13 @@ def _across_resumptions(run: Run, extract: Callable[[Mapping[str, Any]], Mapping
     return merged
 
 
-def _precision(run: Run) -> Mapping[str, Any]:
+def _precision(run: LoadedRun) -> Mapping[str, Any]:
     model, train = run.recipe.get("model", {}), run.recipe.get("train", {})
     values = {f"model.{key}": model.get(key) for key in ("dtype", "quantization", "attention")}
     return values | {"train.mixed_precision": train.get("mixed_precision")} | _revision(run, "model", "model.revision")
 
 
-def _data(run: Run) -> Mapping[str, Any]:
+def _data(run: LoadedRun) -> Mapping[str, Any]:
     train, run_table = run.recipe.get("train", {}), run.recipe.get("run", {})
     lengths = {f"train.{key}": train.get(key) for key in ("max_source_length", "max_target_length")}
     sample = {f"run.{key}": run_table.get(key) for key in ("resample_train", "subset_fraction")}
@@ -104,7 +104,7 @@ def _data(run: Run) -> Mapping[str, Any]:
     return values | _revision(run, "data", "task.revision")
 
 
-def _revision(run: Run, kind: str, recipe_key: str) -> dict[str, Any]:
+def _revision(run: LoadedRun, kind: str, recipe_key: str) -> dict[str, Any]:
     """The recorded commit, or without one the revision (branch, tag or commit) in the recipe.
 
     Args:
@@ -120,7 +120,7 @@ def _revision(run: Run, kind: str, recipe_key: str) -> dict[str, Any]:
     }
 
 
-def _evaluation(run: Run) -> Mapping[str, Any]:
+def _evaluation(run: LoadedRun) -> Mapping[str, Any]:
     keys = ("dev_examples", "test_examples", "scoring", "max_new_tokens", "num_beams")
     evaluate = run.recipe.get("evaluate", {})
     return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
@@ -130,7 +130,7 @@ def _evaluation(run: Run) -> Mapping[str, Any]:
     }
 
 
-def _reported_on_whole_splits(run: Run) -> bool:
+def _reported_on_whole_splits(run: LoadedRun) -> bool:
     """Whether the selected scores are of all dev and test rows. In format 1, they are of the curve's rows."""
     evaluate = run.recipe.get("evaluate", {})
     if "rows_evaluated" in run.summary:
@@ -138,16 +138,16 @@ def _reported_on_whole_splits(run: Run) -> bool:
     return not (evaluate.get("dev_examples") or evaluate.get("test_examples"))
 
 
-def _cadence(run: Run) -> Mapping[str, Any]:
+def _cadence(run: LoadedRun) -> Mapping[str, Any]:
     evaluate = run.recipe.get("evaluate", {})
     return {f"evaluate.{key}": evaluate.get(key) for key in ("every", "at_start", "train_examples")}
 
 
-def _budget(run: Run) -> Mapping[str, Any]:
+def _budget(run: LoadedRun) -> Mapping[str, Any]:
     return flatten(run.recipe.get("train", {}).get("budget", {}), "train.budget.")
 
 
-def _training(run: Run) -> Mapping[str, Any]:
+def _training(run: LoadedRun) -> Mapping[str, Any]:
     train = run.recipe.get("train", {})
     values = {f"train.{key}": train.get(key) for key in PROTOCOL} | {
         # How an effective batch is split into microbatches depends on memory; only its size matters.
@@ -162,13 +162,13 @@ def _training(run: Run) -> Mapping[str, Any]:
     return values | {key: NOT_COMPARED for key in values if key in tuned and key != "train.head_learning_rate"}
 
 
-def optimizer_options(run: Run) -> Mapping[str, Any]:
+def optimizer_options(run: LoadedRun) -> Mapping[str, Any]:
     """The run's optimizer and its options, as flat keys."""
     train = run.recipe.get("train", {})
     return flatten({"train": {key: train.get(key) for key in OPTIMIZER}})
 
 
-def _tuning(run: Run) -> Mapping[str, Any]:
+def _tuning(run: LoadedRun) -> Mapping[str, Any]:
     """The design of the tuning, and that of a new head's. Older files have a limit instead."""
     if not run.tuning:
         return {}
@@ -179,7 +179,7 @@ def _tuning(run: Run) -> Mapping[str, Any]:
 FIXED_SAMPLE = "fixed"
 """The training sample of runs that train on the same rows with every seed."""
 
-FAIRNESS_CHECKS: Mapping[str, Callable[[Run], Mapping[str, Any]]] = {
+FAIRNESS_CHECKS: Mapping[str, Callable[[LoadedRun], Mapping[str, Any]]] = {
     "hardware": _hardware,
     "versions": _versions,
     "precision": _precision,

@@ -15,7 +15,7 @@ from peftkit.compare.input.fairness import (
     flatten,
     optimizer_options,
 )
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.errors import InputError, comma_separated
 
 VARIANT_KEY = "method.variant"
@@ -28,17 +28,17 @@ class RunGroup:
 
     task: str
     model: str
-    runs: Mapping[str, Mapping[int, Run]]
+    runs: Mapping[str, Mapping[int, LoadedRun]]
     """Runs by method label and seed. Where a seed has several init or order seeds, combinations are numbered."""
     pooled: Mapping[str, Sequence[str]]
     """Fairness checks that fail and were allowed to, with the differences."""
-    repeats: tuple[tuple[Run, ...], ...] = ()
+    repeats: tuple[tuple[LoadedRun, ...], ...] = ()
     """Runs of the same recipe and seed. Only the first is compared; all are used to estimate the noise."""
     remarks: tuple[str, ...] = ()
     """Caveats of every conclusion from these runs, such as a fixed training sample."""
 
 
-def group_runs(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[RunGroup]:
+def group_runs(runs: Iterable[LoadedRun], pool: Sequence[str] = ()) -> list[RunGroup]:
     """Group runs by task and model.
 
     Args:
@@ -48,13 +48,13 @@ def group_runs(runs: Iterable[Run], pool: Sequence[str] = ()) -> list[RunGroup]:
     Raises:
         InputError: Runs of one group fail another check, or two runs of one method and seed have different recipes.
     """
-    by_task_and_model: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    by_task_and_model: dict[tuple[str, str], list[LoadedRun]] = defaultdict(list)
     for run in runs:
         by_task_and_model[run.task_and_model].append(run)
     return [_build_group(*key, members, pool) for key, members in sorted(by_task_and_model.items())]
 
 
-def _build_group(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]) -> RunGroup:
+def _build_group(task: str, model: str, runs: Sequence[LoadedRun], pool: Sequence[str]) -> RunGroup:
     checks = {name: describe_differences([dict(check(run)) for run in runs]) for name, check in FAIRNESS_CHECKS.items()}
     failed = {name: texts for name, texts in checks.items() if texts}
     rejected = {name: texts for name, texts in failed.items() if name not in pool}
@@ -65,10 +65,10 @@ def _build_group(task: str, model: str, runs: Sequence[Run], pool: Sequence[str]
         raise InputError("\n".join([head, *lines, f"leave some of them out, or compare them anyway with {argument}"]))
     labels = _label_methods(runs)
     numbers = _number_seeds({run.seeds for run in runs})
-    same_seed: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    same_seed: dict[tuple[str, int], list[LoadedRun]] = defaultdict(list)
     for run, label in zip(runs, labels, strict=True):
         same_seed[label, numbers[run.seeds]].append(run)
-    by_label: dict[str, dict[int, Run]] = defaultdict(dict)
+    by_label: dict[str, dict[int, LoadedRun]] = defaultdict(dict)
     for (label, seed), repeats in same_seed.items():
         different = describe_differences([_recipe_without_seeds(run) for run in repeats])
         if different:
@@ -91,7 +91,7 @@ def _number_seeds(seeds: Iterable[Seeds]) -> dict[Seeds, int]:
     return {each: each[0] if unique else number for number, each in enumerate(combinations, 1)}
 
 
-def _remarks(runs: Sequence[Run], numbers: Mapping[Seeds, int]) -> Iterator[str]:
+def _remarks(runs: Sequence[LoadedRun], numbers: Mapping[Seeds, int]) -> Iterator[str]:
     samples = sorted({run.training_sample for run in runs} - {FIXED_SAMPLE})
     if not samples or len({run.seed for run in runs}) == 1:
         yield "training sample: held fixed; intervals hold for this training sample (see run.resample_train)"
@@ -122,7 +122,7 @@ def imported_notes(run_group: RunGroup) -> tuple[str, ...]:
     return (*notes, *([f"times of steps and the files' train_time: {'; '.join(times)}"] if times else []))
 
 
-def _recipe_without_seeds(run: Run) -> dict[str, Any]:
+def _recipe_without_seeds(run: LoadedRun) -> dict[str, Any]:
     """The flat recipe without its seeds, names, folders and trackers."""
     # Recipes of older runs have no list of callbacks.
     flat = flatten({key: value for key, value in run.recipe.items() if key not in ("run", "track") and value != []})
@@ -131,7 +131,7 @@ def _recipe_without_seeds(run: Run) -> dict[str, Any]:
     return {key: repr(value) for key, value in flat.items()}
 
 
-def _label_methods(runs: Sequence[Run]) -> list[str]:
+def _label_methods(runs: Sequence[LoadedRun]) -> list[str]:
     """Label each run with its method, and the options that distinguish it from other runs of the method.
 
     Tuned settings are part of a label only where it would be ambiguous without them. A variant is shown by its name.
@@ -150,7 +150,7 @@ def _label_methods(runs: Sequence[Run]) -> list[str]:
     return _labels_from_options(runs, flat)
 
 
-def _labels_from_options(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) -> list[str]:
+def _labels_from_options(runs: Sequence[LoadedRun], flat: Sequence[Mapping[str, Any]]) -> list[str]:
     """Labels with the options in which runs of one method differ."""
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     num_runs = Counter(run.summary["method"] for run in runs)

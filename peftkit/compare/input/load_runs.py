@@ -15,7 +15,7 @@ from peftkit.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadedRun:
     """One finished run, as recorded in its directory."""
 
     path: Path
@@ -54,7 +54,7 @@ class Run:
         return self.summary["task"], self.summary["model"]
 
 
-def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+def find_runs(paths: Iterable[Path]) -> tuple[list[LoadedRun], list[str]]:
     """Load the finished runs at or below the paths, each once.
 
     Returns:
@@ -64,7 +64,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         InputError: A path does not exist, or there is no finished run at or below any of them.
     """
     paths = [*paths]
-    runs: list[Run] = []
+    runs: list[LoadedRun] = []
     problems = []
     for folder in run_folders(paths):
         try:
@@ -150,7 +150,7 @@ class _RunFiles(BaseModel):
     environment: _Environments
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> LoadedRun:
     """Load the finished run in a folder.
 
     Raises:
@@ -164,7 +164,7 @@ def read_run(path: Path) -> Run:
     tuning = RunDirectory(path.parent).read_json("tuning.json") if is_tuned else None
     if tuning and tuning.get("superseded"):
         raise InputError(f"{path}: its settings were replaced by a later tuning of its sweep")
-    run = Run(path, summary, directory.evaluations(), directory.recipe(), directory.environment(), tuning)
+    run = LoadedRun(path, summary, directory.evaluations(), directory.recipe(), directory.environment(), tuning)
     method = {key: value for key, value in run.recipe.items() if key == "method"}
     try:
         _RunFiles.model_validate(
@@ -185,7 +185,7 @@ def read_run(path: Path) -> Run:
     return _with_tuning_cost(run)
 
 
-def _with_tuning_cost(run: Run) -> Run:
+def _with_tuning_cost(run: LoadedRun) -> LoadedRun:
     """Add ``gmacs_with_tuning`` to every row's costs: the row's GMACs plus those of all trials, the head's included."""
     if run.tuning is None:
         return run

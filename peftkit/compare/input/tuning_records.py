@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 
 AT_EDGE = "tuning stopped at the edge of its range"
 TRANSFER_STAGE = "transfer"
 """The stage of trials at the final runs' budget, which the other trials do not have."""
 
 
-def tuning_record(runs: Mapping[int, Run]) -> Mapping[str, Any] | None:
+def tuning_record(runs: Mapping[int, LoadedRun]) -> Mapping[str, Any] | None:
     """The tuning of a method, which all its seeds share; None if it was not tuned."""
     return next((run.tuning for run in runs.values() if run.tuning), None)
 

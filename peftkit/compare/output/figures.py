@@ -17,7 +17,7 @@ from peftkit.compare.across import BY_SCORE, AcrossTasks, compare_across_tasks, 
 from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.curves import cost, has_cost
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.output.across_pages import render as render_across
 from peftkit.compare.output.render import render
 from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
@@ -300,7 +300,7 @@ def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str],
     return figure
 
 
-def _score_curve(run: Run, axis: str, split: str, metric: str) -> tuple[Any, Any]:
+def _score_curve(run: LoadedRun, axis: str, split: str, metric: str) -> tuple[Any, Any]:
     rows = [row for row in run.evaluations if (row.get(split) or {}).get(metric) is not None]
     return np.array([cost(row, axis) for row in rows]), np.array([float(row[split][metric]) for row in rows])
 

@@ -20,7 +20,7 @@ from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.curves import AXES, cost, has_cost, lower_is_better
 from peftkit.compare.input.fairness import flatten
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.output.regret_table import table_rows as regret_rows
 from peftkit.compare.output.regret_table import title as regret_title
 from peftkit.compare.output.render import TableRow, table_rows
@@ -142,7 +142,7 @@ def _section(group: RunGroup, comparison: Comparison) -> dict[str, Any]:
 
 
 def _method(
-    row: MethodRow, runs: Mapping[int, Run], axes: Sequence[str], flat_recipe: Mapping[str, str]
+    row: MethodRow, runs: Mapping[int, LoadedRun], axes: Sequence[str], flat_recipe: Mapping[str, str]
 ) -> dict[str, Any]:
     first = next(iter(runs.values()))
     totals = {axis: _mean(runs, axis) for axis in AXES}
@@ -173,7 +173,7 @@ def _method(
     }
 
 
-def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
+def _curves(run: LoadedRun, axes: Sequence[str]) -> dict[str, Any]:
     limits = run.recipe.get("train", {}).get("budget", {})
     table: dict[str, Any] = {
         "steps": run.evaluations[-1]["step"],
@@ -187,7 +187,7 @@ def _curves(run: Run, axes: Sequence[str]) -> dict[str, Any]:
     return table
 
 
-def _examples(run: Run) -> list[dict[str, Any]]:
+def _examples(run: LoadedRun) -> list[dict[str, Any]]:
     with suppress(InputError):
         rows = RunDirectory(run.path).predictions("test")[:EXAMPLES]
         keys = ("index", "source", "target", "prediction")
@@ -263,14 +263,14 @@ def _table(caption: str, rows: Sequence[TableRow], remarks: Sequence[str]) -> st
     )
 
 
-def _mean(runs: Mapping[int, Run], axis: str) -> float | None:
+def _mean(runs: Mapping[int, LoadedRun], axis: str) -> float | None:
     try:
         return sum(cost(run.summary, axis) for run in runs.values()) / len(runs)
     except (InputError, KeyError, TypeError):
         return None
 
 
-def _flat_recipe(run: Run) -> dict[str, str]:
+def _flat_recipe(run: LoadedRun) -> dict[str, str]:
     tables = {key: value for key, value in run.recipe.items() if key not in ("run", "track", "metric", "format")}
     return {key: str(value) for key, value in flatten(tables).items()}
 

@@ -26,8 +26,8 @@ PRIOR_DEGREES_OF_FREEDOM = 3.0
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One trial of a method's tuning."""
+class TrialScores:
+    """The scores of one trial of a method's tuning."""
 
     setting: int
     """The index of its setting."""
@@ -41,7 +41,7 @@ class Trial:
 class Tuning:
     """The trials of a method, and the setting that was chosen."""
 
-    trials: Sequence[Trial]
+    trials: Sequence[TrialScores]
     chosen: int
 
 

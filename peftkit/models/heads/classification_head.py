@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit.components import Head, Method
-from peftkit.components.method import find_head_parameters
+from peftkit.components.head_parameters import find_head_parameters
 from peftkit.errors import InputError, comma_separated
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
 from peftkit.models.checkpoints.model_files import checkpoint_keys
@@ -36,7 +36,7 @@ LoadModel = Callable[..., tuple[nn.Module, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class ClassificationHead:
+class LoadedHead:
     """The classification head of a loaded model.
 
     Attributes:
@@ -79,7 +79,7 @@ def set_labels(config: Any, labels: Collection[str], outputs: int) -> None:
 
 def load_with_head(
     recipe: Recipe, config: Any, needed: Head, load: LoadModel
-) -> tuple[nn.Module, ClassificationHead, LoadingReport]:
+) -> tuple[nn.Module, LoadedHead, LoadingReport]:
     """Load an encoder with a new classification head, or with the checkpoint's if ``model.keep_head`` is set.
 
     Args:
@@ -108,7 +108,7 @@ def load_with_head(
         kept = tuple(_names_outside_backbone(model))
         label_list = comma_separated(head_labels)
         notice = f"the classification head of {recipe.model.name} is kept; its labels are {label_list}"
-        return model, ClassificationHead(kept, kept=True, notice=notice, labels=tuple(head_labels)), loading
+        return model, LoadedHead(kept, kept=True, notice=notice, labels=tuple(head_labels)), loading
     replaced = has_task_head(config)
     set_labels(config, labels, outputs)
     torch.manual_seed(recipe.run.effective_init_seed)  # loading initializes the weights of a new head
@@ -126,7 +126,7 @@ def load_with_head(
     return model, replace(_new_head(model, missing, notice), labels=kept_labels), loading
 
 
-def detect_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> ClassificationHead:
+def detect_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> LoadedHead:
     """Determine the head's parameters from the names in the checkpoint's files, without loading weights.
 
     Args:
@@ -139,7 +139,7 @@ def detect_head(recipe: Recipe, model: nn.Module, config: Any, path: str) -> Cla
         The head. For a hub model that is not in the cache, all parameters outside the backbone and poolers.
     """
     if recipe.model.keep_head:
-        return ClassificationHead(tuple(_names_outside_backbone(model)), kept=True)
+        return LoadedHead(tuple(_names_outside_backbone(model)), kept=True)
     return _new_head(model, parameters_not_in_checkpoint(model, config, path, recipe.model.revision), "")
 
 
@@ -168,7 +168,7 @@ def has_task_head(config: Any) -> bool:
     return any(not str(name).endswith(PRETRAINED) for name in config.architectures or ())
 
 
-def check_saves_head(method: Method, model: nn.Module, head: ClassificationHead) -> None:
+def check_saves_head(method: Method, model: nn.Module, head: LoadedHead) -> None:
     """Check that a method's ``save`` includes the classification head.
 
     Args:
@@ -195,10 +195,10 @@ def check_saves_head(method: Method, model: nn.Module, head: ClassificationHead)
             )
 
 
-def _new_head(model: nn.Module, names: Iterable[str], notice: str) -> ClassificationHead:
+def _new_head(model: nn.Module, names: Iterable[str], notice: str) -> LoadedHead:
     new = set(names)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name in new}
-    return ClassificationHead(tuple(sizes), sum(sizes.values()), notice=notice)
+    return LoadedHead(tuple(sizes), sum(sizes.values()), notice=notice)
 
 
 def _replacement_notice(recipe: Recipe, labels: tuple[str, ...], architecture: str, head_labels: list[str]) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from peftkit import Method, plugins
 from peftkit.cli import main
-from peftkit.plugins import BASE_CLASSES, Entry, Failure, Plugin, Registry
+from peftkit.plugins import BASE_CLASSES, Entry, Plugin, PluginFailure, Registry
 from tests.cli.conftest import Peftkit
 
 BUILT_IN = [kind for kind in BASE_CLASSES if kind != "callback"]
@@ -92,9 +92,11 @@ def test_lines_are_whole_in_a_pipe_and_wrapped_in_a_terminal(
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("method", "a", Method, "peftkit-good", "1.2")
-    failure = Failure("peftkit-half:half", "B must define apply(self)", "the method 'b'", ("method", "b"))
+    failure = PluginFailure("peftkit-half:half", "B must define apply(self)", "the method 'b'", ("method", "b"))
     listed = [
-        Plugin("peftkit-bad:bad", "peftkit-bad", "3", "", failures=(Failure("peftkit-bad:bad", "ValueError: no"),)),
+        Plugin(
+            "peftkit-bad:bad", "peftkit-bad", "3", "", failures=(PluginFailure("peftkit-bad:bad", "ValueError: no"),)
+        ),
         Plugin("peftkit-good:good", "peftkit-good", "1.2", "MIT", entries=(entry, replace(entry, name="b"))),
         Plugin("peftkit-half:half", "peftkit-half", "2", "MIT", entries=(entry,), failures=(failure,)),
         Plugin("peftkit-out:out", "peftkit-out", "0.1", "GPL-3.0-only", is_excluded=True),

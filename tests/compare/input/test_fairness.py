@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftkit.cli.arguments import POOLED
-from peftkit.compare.advice import advise
+from peftkit.compare.budget_ranking import rank_within_budget
 from peftkit.compare.comparison import compare
 from peftkit.compare.input.fairness import FAIRNESS_CHECKS
 from peftkit.compare.input.groups import RunGroup, group_runs
@@ -234,7 +234,7 @@ def rendered_remarks(section: RunGroup, tmp_path: Path) -> dict[str, str]:
         "parquet": remarks,
         "report": render_report([section]),
         "figures": table.read_text(),
-        "advice": " ".join(advise(section, "gmacs", 2.0).remarks),
+        "advice": " ".join(rank_within_budget(section, "gmacs", 2.0).remarks),
     }
 
 

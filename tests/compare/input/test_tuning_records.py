@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftkit.cli import main
-from peftkit.compare.advice import advise
+from peftkit.compare.budget_ranking import rank_within_budget
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.input.groups import RunGroup, group_runs
 from peftkit.compare.input.load_runs import find_runs
@@ -122,7 +122,7 @@ def test_every_format_notes_tuning_that_stopped_at_the_edge(
 def test_advice_and_report_note_tuning_that_stopped_at_the_edge(
     edged: RunGroup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    candidates = {each.method: each for each in advise(edged, "gmacs", 2.0).candidates}
+    candidates = {each.method: each for each in rank_within_budget(edged, "gmacs", 2.0).candidates}
     assert set(candidates["full"].notes) == set()
     assert set(candidates["lora"].notes) == {"edge", "transfer"}
     assert main(["advise", str(tmp_path / "runs"), "--budget", "2gmacs"]) == 0
@@ -165,7 +165,7 @@ def test_scores_of_longer_runs_are_noted_unless_the_rate_is_constant(
             assert [winner["read_off"] for winner in winners] == [read_off, False]
         elif output_format != "parquet":
             assert ("read off longer runs" in " ".join(rendered.decode().split())) == read_off
-    assert {"read off" in each.notes for each in advise(section, "gmacs", 1.5).candidates} == {read_off}
+    assert {"read off" in each.notes for each in rank_within_budget(section, "gmacs", 1.5).candidates} == {read_off}
     page = render_report([section])
     assert f'"constant":{json.dumps(not read_off)}' in page
 
@@ -277,7 +277,10 @@ def test_runs_that_end_at_their_own_budget_are_within_it(plant: Plant, tmp_path:
     section = section_of(tmp_path)
     (winner,) = compare(section, budgets=(2.0,)).winners
     assert (winner.method, winner.score, winner.read_off) == ("lora", pytest.approx(0.7, abs=0.01), False)
-    reached = {each.method: (each.score, "read off" in each.notes) for each in advise(section, "gmacs", 2.0).candidates}
+    reached = {
+        each.method: (each.score, "read off" in each.notes)
+        for each in rank_within_budget(section, "gmacs", 2.0).candidates
+    }
     # Expected scores, slightly shrunk; the evaluation before the end has 0.3 and 0.5.
     assert reached == {"full": (pytest.approx(0.6, abs=0.01), False), "lora": (pytest.approx(0.7, abs=0.01), False)}
     assert '"limits":{"gmacs":2.0}' in render_report([section])

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.compare.required_runs import Plan
-from peftkit.compare.statistics import Posterior, Trial, Tuning, fit
+from peftkit.compare.statistics import Posterior, TrialScores, Tuning, fit
 from peftkit.compare.statistics import posterior as posterior_module
 from peftkit.compare.statistics.hierarchy import ChoiceEffect, SamplingEffort
 from peftkit.compare.statistics.observations import Array, Observations, Scale, _ExampleVariances, observe
-from peftkit.compare.statistics.pairwise import PairwiseResult, PairwiseTests
+from peftkit.compare.statistics.pairwise_tests import PairwiseResult, PairwiseTests
 from peftkit.compare.statistics.posterior import MethodEstimate, PairDifference
 from peftkit.compare.statistics.seed_variance import SeedVariance
 
@@ -182,7 +182,7 @@ def tuning(rng: np.random.Generator, rates: list[float], chosen: int, noise: flo
     def answers(rate: float) -> Array:
         return (np.linspace(0, 1, 400) < rate + noise * rng.standard_normal()).astype(float)
 
-    return Tuning([Trial(k, answers(rate), answers(rate)) for k, rate in enumerate(rates)], chosen)
+    return Tuning([TrialScores(k, answers(rate), answers(rate)) for k, rate in enumerate(rates)], chosen)
 
 
 def test_an_uncertain_tuning_choice_widens_the_interval_and_lowers_the_score() -> None:
@@ -205,8 +205,10 @@ def test_the_prior_seed_deviation_is_a_point_at_every_score(rate: float) -> None
     assert observe(losses, share=False, higher_is_better=False).prior_seed_deviation == 0.01
 
 
-@pytest.mark.parametrize("trials", [[], [Trial(0, np.ones(3))], [Trial(2, np.ones(3)), Trial(0, np.ones(3))]])
-def test_too_few_trials_change_nothing(trials: list[Trial]) -> None:
+@pytest.mark.parametrize(
+    "trials", [[], [TrialScores(0, np.ones(3))], [TrialScores(2, np.ones(3)), TrialScores(0, np.ones(3))]]
+)
+def test_too_few_trials_change_nothing(trials: list[TrialScores]) -> None:
     scores = planted(np.random.default_rng(8), [0.6, 0.7], 3, 200)
     assert fit(scores, share=True, tunings={"m0": Tuning(trials, 0)}).estimates == fit(scores, share=True).estimates
 
@@ -354,7 +356,17 @@ def test_the_effort_and_the_number_of_examples_reach_the_sampler() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *(MethodEstimate, PairDifference, Posterior, Trial, Tuning, Observations, Scale, ChoiceEffect, SamplingEffort),
+        *(
+            MethodEstimate,
+            PairDifference,
+            Posterior,
+            TrialScores,
+            Tuning,
+            Observations,
+            Scale,
+            ChoiceEffect,
+            SamplingEffort,
+        ),
         *(_ExampleVariances, PairwiseResult, PairwiseTests, SeedVariance, Plan),
     ],
 )

@@ -16,7 +16,7 @@ from peftkit.compare.statistics.tuning_choice import (
     MEAN_DISTANCE_DEVIATION,
     MEAN_DISTANCES,
     PEAKS,
-    Trial,
+    TrialScores,
     Tuning,
     _draw_settings,
     _observe_settings,
@@ -47,8 +47,8 @@ def observations(number: int, **changes: object) -> Observations:
     return replace(observed, **changes)  # type: ignore[arg-type]
 
 
-def trials(*scores: float) -> list[Trial]:
-    return [Trial(number, np.array([score])) for number, score in enumerate(scores)]
+def trials(*scores: float) -> list[TrialScores]:
+    return [TrialScores(number, np.array([score])) for number, score in enumerate(scores)]
 
 
 def test_seed_variances_are_moderated_twice() -> None:
@@ -85,7 +85,9 @@ def observe_settings(*arguments: Any) -> tuple[Array, Array, Array, bool]:
 
 
 def test_settings_with_dev_scores_only_are_relative_to_the_mean_trial() -> None:
-    tuning = Tuning([Trial(0, np.array([1.0])), Trial(1, np.array([4.0])), Trial(1, np.array([7.0]))], 1)
+    tuning = Tuning(
+        [TrialScores(0, np.array([1.0])), TrialScores(1, np.array([4.0])), TrialScores(1, np.array([7.0]))], 1
+    )
     values, errors, selection, comparable = observe_settings(tuning, 2.0, 99.0, 3.0, 0.5)
     assert not comparable
     assert values == pytest.approx([2 * -3.0, 2 * 1.5])
@@ -95,7 +97,7 @@ def test_settings_with_dev_scores_only_are_relative_to_the_mean_trial() -> None:
 
 def test_settings_with_dev_examples_have_their_residual_variance() -> None:
     dev = np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
-    tuning = Tuning([Trial(k, row + k) for k, row in enumerate(dev)], 1)
+    tuning = Tuning([TrialScores(k, row + k) for k, row in enumerate(dev)], 1)
     values, errors, selection, comparable = observe_settings(tuning, -2.0, 99.0, 3.0, 0.5)
     assert not comparable
     assert values == pytest.approx([1.0, -1.0])
@@ -106,7 +108,7 @@ def test_settings_with_dev_examples_have_their_residual_variance() -> None:
 def test_settings_with_test_scores_are_relative_to_the_final_runs() -> None:
     dev = np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]])  # residual variance 1/12
     test = np.array([[2.0, 0.0], [5.0, 1.0]])  # residual variance (4 · 1/4) / 2
-    tuning = Tuning([Trial(k, dev[k] + k, test[k]) for k in range(2)], 0)
+    tuning = Tuning([TrialScores(k, dev[k] + k, test[k]) for k in range(2)], 0)
     values, errors, selection, comparable = observe_settings(tuning, 2.0, 1.5, 3.0, 0.5)
     by_dev, by_test = 1 / 12, 1 / 2
     share = by_dev / (by_dev + by_test)
@@ -120,7 +122,7 @@ def test_settings_with_test_scores_are_relative_to_the_final_runs() -> None:
 
 
 def test_without_variance_over_examples_dev_and_test_count_alike() -> None:
-    tuning = Tuning([Trial(k, np.array([k, k], float), np.array([3.0 * k])) for k in range(2)], 0)
+    tuning = Tuning([TrialScores(k, np.array([k, k], float), np.array([3.0 * k])) for k in range(2)], 0)
     values, errors, selection, comparable = observe_settings(tuning, 1.0, 1.0, 3.0, 0.5)
     assert comparable
     assert values == pytest.approx([0.5 - 1.0, 0.5 + 1.0])
@@ -128,7 +130,7 @@ def test_without_variance_over_examples_dev_and_test_count_alike() -> None:
 
 
 def test_test_scores_count_if_every_trial_has_one() -> None:
-    some = [Trial(0, np.array([1.0]), np.array([2.0])), Trial(1, np.array([4.0]))]
+    some = [TrialScores(0, np.array([1.0]), np.array([2.0])), TrialScores(1, np.array([4.0]))]
     _, _, _, comparable = observe_settings(Tuning(some, 0), 1.0, 1.0, 3.0, 0.5)
     assert not comparable
     assert _observe_settings(Tuning([some[1]], 1), 1.0, 1.0, 3.0, 0.5) is None, "the first setting has no trial"
@@ -227,9 +229,9 @@ def planted_settings(monkeypatch: pytest.MonkeyPatch, *drawn: Array) -> list[tup
     return given
 
 
-def with_tests(*scores: float) -> list[Trial]:
+def with_tests(*scores: float) -> list[TrialScores]:
     """Trials whose dev and test scores are equal and without noise over examples."""
-    return [Trial(number, np.full(2, score), np.array([score])) for number, score in enumerate(scores)]
+    return [TrialScores(number, np.full(2, score), np.array([score])) for number, score in enumerate(scores)]
 
 
 def test_the_effect_of_a_choice_without_noise_is_the_best_setting_less_the_chosen_one(
@@ -297,7 +299,7 @@ def test_final_runs_inform_about_the_chosen_setting(monkeypatch: pytest.MonkeyPa
     [
         Tuning([], 0),
         Tuning([*trials(60.0), *trials(50.0)], 0),
-        Tuning([Trial(0, np.array([60.0])), Trial(2, np.array([50.0]))], 0),
+        Tuning([TrialScores(0, np.array([60.0])), TrialScores(2, np.array([50.0]))], 0),
     ],
 )
 def test_fewer_than_two_settings_or_a_missing_one_have_no_effect(tuning: Tuning) -> None:
@@ -333,7 +335,10 @@ def test_choice_effect_variance_equals_its_mean_squared_error() -> None:
     spots = np.sqrt(2) * noise * rng.standard_normal((2, methods, settings))
     tunings = {
         name: Tuning(
-            [Trial(k, dev[m, k] + 0.7 * np.array([1, -1]) * spots[0, m, k], test[m, [k]]) for k in range(settings)],
+            [
+                TrialScores(k, dev[m, k] + 0.7 * np.array([1, -1]) * spots[0, m, k], test[m, [k]])
+                for k in range(settings)
+            ],
             int(chosen[m]),
         )
         for m, name in enumerate(observed.names)
@@ -348,7 +353,7 @@ def test_choice_effect_variance_equals_its_mean_squared_error() -> None:
 
 
 def test_a_dev_score_without_examples_is_uncertain() -> None:
-    tuning = Tuning([Trial(0, np.array([54.0])), Trial(1, np.array([60.0]))], 1)
+    tuning = Tuning([TrialScores(0, np.array([54.0])), TrialScores(1, np.array([60.0]))], 1)
     exact, noisy = (
         estimate_choice_effect(observations(2, run_example_variance=run), {"m0": tuning}, np.random.default_rng(12))
         for run in (0.0, 4.0)

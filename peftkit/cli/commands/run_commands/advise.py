@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from peftkit.cli.arguments import add_fairness, add_metric, add_runs
-from peftkit.cli.load_groups import load_groups
+from peftkit.cli.compared_runs import load_compared_runs
 from peftkit.cli.subcommand import SubCommand
 
 if TYPE_CHECKING:
-    from peftkit.compare.advice import Advice, Candidate
+    from peftkit.compare.budget_ranking import BudgetRanking, RankedMethod
     from peftkit.compare.output.render import Page, TableRow
 
 
@@ -34,14 +34,14 @@ class AdviseCommand(SubCommand):
         add_fairness(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.compare.advice import advise
+        from peftkit.compare.budget_ranking import rank_within_budget
         from peftkit.compare.output.render import render_pages
         from peftkit.compare.quantities import parse_budget, parse_bytes
 
         axis, amount = parse_budget(args.budget)
         options: dict[str, Any] = {"metric": args.metric, "margin": args.margin, "baseline": args.baseline}
         options["memory"] = parse_bytes(args.memory) if args.memory else None
-        advice = [advise(group, axis, amount, **options) for group in load_groups(args)]
+        advice = [rank_within_budget(group, axis, amount, **options) for group in load_compared_runs(args)]
         if args.json:
             self.print_json({"advice": [_document(each) for each in advice]}, version=3)
         else:
@@ -49,13 +49,13 @@ class AdviseCommand(SubCommand):
         return 0 if any(each.verdict.use for each in advice) else 1
 
 
-def _document(advice: Advice) -> dict[str, Any]:
+def _document(advice: BudgetRanking) -> dict[str, Any]:
     document = asdict(advice)
     excluded = [{"method": method, "reason": reason} for method, reason in document.pop("left_out")]
     return {**document, "excluded": excluded, "notes": document.pop("remarks")}
 
 
-def _page(advice: Advice) -> Page:
+def _page(advice: BudgetRanking) -> Page:
     from peftkit.compare.output.render import Page
     from peftkit.compare.quantities import format_cost
 
@@ -77,7 +77,7 @@ def _page(advice: Advice) -> Page:
     return Page(title, [heads, *rows], notes, {}, [], verdict.sentences, wide=False)
 
 
-def _row(candidate: Candidate) -> TableRow:
+def _row(candidate: RankedMethod) -> TableRow:
     from peftkit.compare.verdict import format_percent
 
     known = candidate.low is not None and candidate.high is not None

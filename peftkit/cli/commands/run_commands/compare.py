@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.cli.arguments import add_cost_axis, add_fairness, add_metric, add_runs, positive, share
-from peftkit.cli.load_groups import load_groups
+from peftkit.cli.compared_runs import load_compared_runs
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, RunError
 
@@ -74,7 +74,7 @@ def _compare(args: argparse.Namespace) -> bytes:
     from peftkit.compare.output.regret_table import render as render_regret
     from peftkit.compare.output.render import render
 
-    groups = load_groups(args)
+    groups = load_compared_runs(args)
     if args.regret:
         return render_regret(groups, args.format)
     options: dict[str, Any] = {"by": args.by, "metric": args.metric, "baseline": args.baseline}

@@ -27,11 +27,11 @@ class MergeCommand(SubCommand):
 
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.inference.finished_run import load_finished_run
-        from peftkit.inference.merge import merge
+        from peftkit.inference.save_merged import save_merged
         from peftkit.monitor.verbosity import quiet_libraries
 
         quiet_libraries(args.log_level)
-        difference = merge(load_finished_run(Path(args.run), plugins.load_registry()), Path(args.out))
+        difference = save_merged(load_finished_run(Path(args.run), plugins.load_registry()), Path(args.out))
         if args.json:
             self.print_json({"model": args.out, "largest_logit_difference": difference})
         elif args.quiet:

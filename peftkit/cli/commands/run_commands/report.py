@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.cli.arguments import add_cost_axis, add_fairness, add_metric, add_runs
 from peftkit.cli.commands.run_commands.verify import verify_each
-from peftkit.cli.load_groups import load_groups
+from peftkit.cli.compared_runs import load_compared_runs
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError
 
@@ -56,7 +56,7 @@ class ReportCommand(SubCommand):
         output = args.output or (None if args.figures else "report.html")
         if args.verified and not output:
             raise InputError("--verified needs a page: name one with --output")
-        groups = load_groups(args)
+        groups = load_compared_runs(args)
         options = {"by": args.by, "metric": args.metric, "baseline": args.baseline, "margin": args.margin}
         verifications: list[Verification] = []
         files: list[str] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.cli.arguments import add_cost_axis, add_run
-from peftkit.cli.completion import complete_with, metric_names
+from peftkit.cli.completers import complete_with, metric_names
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError
 from peftkit.run_directory import RunDirectory

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peftkit.components import Example
-from peftkit.models.checkpoints.config_settings import EXECUTION
+from peftkit.models.checkpoints.execution_settings import EXECUTION
 from peftkit.models.load import load_base
 from tests.tiny_runs import COLOURS, Make
 

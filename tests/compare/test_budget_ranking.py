@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peftkit.compare.advice import advise
+from peftkit.compare.budget_ranking import rank_within_budget
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.quantities import parse_budget, parse_bytes
@@ -16,7 +16,7 @@ from tests.compare.conftest import Plant, with_values
 
 def advised(path: Any, axis: str = "gmacs", budget: float = 3.0, **options: Any) -> Any:
     [section] = group_runs(find_runs([path])[0], ["data"])
-    return advise(section, axis, budget, **options)
+    return rank_within_budget(section, axis, budget, **options)
 
 
 def test_a_far_better_method_is_recommended_and_settled(plant: Plant) -> None:
@@ -198,8 +198,6 @@ def test_an_unknown_metric_is_an_error(plant: Plant) -> None:
 @pytest.mark.slow
 def test_equal_methods_are_seldom_separated(plant: Plant) -> None:
     """Simulates seeds and examples; few of 40 pairs of equal methods are settled."""
-    from peftkit.compare import advice
-
     rng = random.Random(5)
     wrong = 0
     for number in range(40):
@@ -212,7 +210,7 @@ def test_equal_methods_are_seldom_separated(plant: Plant) -> None:
     for number in range(40):
         pair = [run for run in runs if run.summary["method"] in (f"a{number}", f"b{number}")]
         [section] = group_runs(pair, ["data"])
-        wrong += advice.advise(section, "gmacs", 1.0).verdict.settled
+        wrong += rank_within_budget(section, "gmacs", 1.0).verdict.settled
     assert wrong <= 4
 
 

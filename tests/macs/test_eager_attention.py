@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from peftkit.macs.plain_attention import plain_attention
+from peftkit.macs.eager_attention import eager_attention
 
 
 class Config:
@@ -24,10 +24,10 @@ def test_attention_is_plain_within_the_context_only() -> None:
     def implementations() -> list[Any]:
         return [model.config._attn_implementation, inner.config._attn_implementation]  # type: ignore[union-attr]
 
-    with plain_attention(model):
+    with eager_attention(model):
         assert implementations() == ["eager", "eager"]
     assert implementations() == ["sdpa", "flash_attention_2"]
-    with pytest.raises(ValueError, match="inside"), plain_attention(model):
+    with pytest.raises(ValueError, match="inside"), eager_attention(model):
         raise ValueError("inside")
     assert implementations() == ["sdpa", "flash_attention_2"]
     assert vars(other.config) == {}
@@ -36,5 +36,5 @@ def test_attention_is_plain_within_the_context_only() -> None:
         """Attention whose implementation transformers 4 chose at construction."""
 
     model.layer = OldSdpaAttention()
-    with plain_attention(model):
+    with eager_attention(model):
         assert implementations() == ["sdpa", "flash_attention_2"]

@@ -13,12 +13,12 @@ from pydantic import ConfigDict, Field, PrivateAttr, create_model
 
 from peftkit import Callback, Meter, Method, Metric, Objective, Task
 from peftkit.components import Component
-from peftkit.components.class_checks import check_class, check_options, component_name
 from peftkit.errors import PluginError
 from peftkit.methods.peft_base import PeftMethod
 from peftkit.methods.peft_factory import method_class
 from peftkit.methods.peft_schema import configurations
 from peftkit.plugins import BASE_CLASSES, load_registry
+from peftkit.plugins.class_checks import check_class, check_options, component_name
 
 if TYPE_CHECKING:
     from decimal import Decimal

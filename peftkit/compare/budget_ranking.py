@@ -1,4 +1,4 @@
-"""Recommends a method for a budget."""
+"""Ranks methods by the score that they reach within a budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from peftkit.compare.curves import cost, peak_memory
 from peftkit.compare.evidence import Evidence, collect_evidence
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.input.load_runs import Run
+from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.method_notes import method_notes
 from peftkit.compare.verdict import Verdict, decide
 
@@ -17,8 +17,8 @@ ENDED_EARLY_SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A method that fits the budget."""
+class RankedMethod:
+    """A method that fits the budget, with its score and cost."""
 
     method: str
     seeds: int
@@ -38,11 +38,11 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Advice:
-    """The recommendation for one task and model."""
+class BudgetRanking:
+    """The methods of one task and model within a budget, and the verdict on them."""
 
     verdict: Verdict
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[RankedMethod, ...]
     """Best first; methods with one seed come last."""
     left_out: tuple[tuple[str, str], ...]
     """Methods that were not considered, with the reasons."""
@@ -52,7 +52,7 @@ class Advice:
     """Caveats that hold for every conclusion (see ``RunGroup``)."""
 
 
-def advise(
+def rank_within_budget(
     group: RunGroup,
     axis: str,
     budget: float,
@@ -61,7 +61,7 @@ def advise(
     metric: str | None = None,
     margin: float | None = None,
     baseline: str = "full",
-) -> Advice:
+) -> BudgetRanking:
     """Rank methods by the score they reach within a budget.
 
     Scores, intervals and probabilities come from the posterior that ``compare`` uses, fitted to the methods that fit
@@ -86,15 +86,17 @@ def advise(
     evidence = collect_evidence(group, axis, metric=metric, budget=budget, memory=memory, margin=margin)
     candidates = [_candidate(evidence, label, runs) for label, runs in evidence.run_group.runs.items()]
     candidates.sort(key=lambda each: (each.best is None, -evidence.sign * each.score, evidence.costs[each.method]))
-    return Advice(decide(evidence, baseline), tuple(candidates), evidence.left_out, evidence.baselines, group.remarks)
+    return BudgetRanking(
+        decide(evidence, baseline), tuple(candidates), evidence.left_out, evidence.baselines, group.remarks
+    )
 
 
-def _candidate(evidence: Evidence, label: str, runs: Mapping[int, Run]) -> Candidate:
+def _candidate(evidence: Evidence, label: str, runs: Mapping[int, LoadedRun]) -> RankedMethod:
     estimate = evidence.posterior.estimates[label]
     peaks = [peak_memory(run.summary["cost"]) for run in runs.values()]
     lowest_cost = min(cost(run.evaluations[-1], evidence.axis) for run in runs.values())
     ended_early = evidence.budget is not None and lowest_cost < ENDED_EARLY_SHARE * evidence.budget
-    return Candidate(
+    return RankedMethod(
         method=label,
         seeds=estimate.seeds,
         score=estimate.score,

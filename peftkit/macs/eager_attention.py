@@ -1,4 +1,4 @@
-"""Computes attention with plain matrix products, so that its MACs are counted whatever kernel a model uses."""
+"""Makes models use eager attention, so that its MACs are counted whatever kernel they would use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
-def plain_attention(model: nn.Module) -> Iterator[None]:
+def eager_attention(model: nn.Module) -> Iterator[None]:
     """Compute attention with plain matrix products, which are counted the same on every device."""
     # transformers 4 chooses some models' attention layers at construction, and their masks by the config: there the
     # config must not change.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from peftkit.compare.input.groups import RunGroup
 
 
-def load_groups(args: argparse.Namespace) -> list[RunGroup]:
+def load_compared_runs(args: argparse.Namespace) -> list[RunGroup]:
     """Loads the runs below RUNS, grouped by task and model; what is skipped is named on standard error.
 
     Args:

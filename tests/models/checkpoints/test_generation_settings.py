@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from peftkit.components import Example
-from peftkit.models.generation import INTERNAL, reset_generation_config
+from peftkit.models.checkpoints.generation_settings import INTERNAL, reset_generation_config
 from peftkit.models.load import LoadedBase, load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe

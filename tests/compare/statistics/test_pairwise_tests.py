@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftkit.compare.statistics.pairwise import (
+from peftkit.compare.statistics.pairwise_tests import (
     MAX_LETTERS,
     PairwiseResult,
     PairwiseTests,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.cli.completion import component_names, metric_names, model_names
+from peftkit.cli.completers import component_names, metric_names, model_names
 from peftkit.plugins import Registry
 from tests.cli.conftest import Peftkit
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from peftkit.data.dataloader import first_batches
 from peftkit.data.pipeline import PreparedData, prepare_data
-from peftkit.data.sampling import resample_indices, stratified_sample
+from peftkit.data.row_subsets import resample_indices, stratified_sample
 from peftkit.errors import RecipeError, RunError
 from peftkit.models.load import apply_method, load_base
 from peftkit.plugins import Registry

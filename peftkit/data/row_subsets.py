@@ -1,4 +1,4 @@
-"""Draws samples of rows: stratified ones to evaluate, and resampled ones to train on."""
+"""Draws subsets of rows: stratified ones to evaluate, and resampled ones to train on."""
 
 from __future__ import annotations
 

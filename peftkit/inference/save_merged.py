@@ -1,4 +1,4 @@
-"""Merge a method's weights into the base model."""
+"""Saves a finished run as a model without the method, whose weights ``Method.merge`` has changed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from peftkit.errors import RunError
 from peftkit.inference.export import check_empty
 from peftkit.inference.finished_run import FinishedRun
 from peftkit.inference.model_card import model_card
+from peftkit.models.checkpoints.generation_settings import copy_generation_config
 from peftkit.models.checkpoints.transformers_versions import write_compatible_files
-from peftkit.models.generation import copy_generation_config
 from peftkit.models.method_errors import merge_problem
 
 
-def merge(run: FinishedRun, out: Path) -> float:
+def save_merged(run: FinishedRun, out: Path) -> float:
     """Merge the trained weights and save the model for ``from_pretrained``.
 
     Args:

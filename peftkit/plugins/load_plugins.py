@@ -15,13 +15,13 @@ import pluggy
 
 from peftkit import hookspecs
 from peftkit.components import Component, Method, Preset
-from peftkit.components.class_checks import check_class, check_name, check_options, component_name
 from peftkit.components.component import LazyComponent
 from peftkit.components.preset import preset_class
 from peftkit.distributed.environment_variables import is_main_process
-from peftkit.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
-from peftkit.plugins.registry import BASE_CLASSES, Entry, Failure, Kind, Registry
+from peftkit.plugins.class_checks import check_class, check_name, check_options, component_name
+from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
+from peftkit.plugins.registry import BASE_CLASSES, Entry, Kind, PluginFailure, Registry
 
 log = logging.getLogger("peftkit.plugins")
 
@@ -47,7 +47,7 @@ class Plugin:
     distribution: str
     version: str
     licence: str
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[PluginFailure, ...] = ()
     is_excluded: bool = False
     entries: tuple[Entry, ...] = ()
     unavailable: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
 
 
 @cache
-def _warn(failure: Failure) -> None:
+def _warn(failure: PluginFailure) -> None:
     """Log a failure once."""
     log.warning("%s", failure)
 
@@ -119,7 +119,7 @@ class _Loader:
     """
 
     def __init__(self, selected: Sequence[tuple[str, EntryPoint]]) -> None:
-        self.failures: list[Failure] = []
+        self.failures: list[PluginFailure] = []
         self.versions: dict[str, tuple[str, str]] = {}
         self.entries: dict[tuple[Kind, str], list[Entry]] = {}  # those that have a name
         self.unavailable: dict[str, dict[str, str]] = {}
@@ -130,7 +130,7 @@ class _Loader:
                 self._managers[name] = self._import(name, point)
                 self.versions[name] = distribution_of(point)
             except PluginError as error:
-                self.failures.append(Failure(name, str(error)))
+                self.failures.append(PluginFailure(name, str(error)))
         for kind in BASE_CLASSES:
             self._add_components(kind)
         self._add_presets()
@@ -191,9 +191,9 @@ class _Loader:
                 try:
                     items = _as_list(implementation.function(), hook)
                 except PluginError as error:
-                    self.failures.append(Failure(plugin, str(error), part))
+                    self.failures.append(PluginFailure(plugin, str(error), part))
                 except (Exception, SystemExit) as error:
-                    self.failures.append(Failure(plugin, f"{hook} failed: {summarize_error(error)}", part))
+                    self.failures.append(PluginFailure(plugin, f"{hook} failed: {summarize_error(error)}", part))
                 else:
                     yield from ((plugin, item) for item in items)
 
@@ -211,7 +211,7 @@ class _Loader:
                 entry = Entry(kind, name, item, *self.versions[plugin], plugin)
                 _check_entry(entry)
             except PluginError as error:
-                self.failures.append(Failure(plugin, str(error), part, component))
+                self.failures.append(PluginFailure(plugin, str(error), part, component))
             else:
                 self.entries.setdefault((kind, name), []).append(entry)
 
@@ -232,7 +232,9 @@ class _Loader:
                 entry = Entry("method", preset.name, lazy, *self.versions[plugin], plugin)
                 _check_entry(entry)
             except PluginError as error:
-                self.failures.append(Failure(plugin, str(error), part, cast("tuple[Kind, str] | None", component)))
+                self.failures.append(
+                    PluginFailure(plugin, str(error), part, cast("tuple[Kind, str] | None", component))
+                )
             else:
                 self.entries.setdefault(("method", preset.name), []).append(entry)
 
@@ -246,7 +248,7 @@ class _Loader:
             if entry.distribution in others:
                 error = "it is registered twice; remove one, or exclude it with "
             part = f"the {'preset' if entry.preset else kind} {name!r}"
-            self.failures.append(Failure(entry.plugin, f"{error}PEFTKIT_PLUGINS", part, (kind, name)))
+            self.failures.append(PluginFailure(entry.plugin, f"{error}PEFTKIT_PLUGINS", part, (kind, name)))
 
 
 def _build_preset(preset: Preset, method: Entry) -> type[Component]:

@@ -1,4 +1,7 @@
-"""Finds the most memory that operations hold at a time, without running them on values."""
+"""Measures the memory of a step's activations and temporary tensors, without running it on values.
+
+Weights, gradients and the optimizer's state are added by ``peftkit.analysis.cost_estimate``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StepMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the sizes of the tensors that operations create, for as long as each lives.
 
     Tensors on ``meta`` and fake tensors count like real ones. What a kernel allocates and frees within one operation is

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.peak_memory import PeakMemory
+from peftkit.macs.step_memory import StepMemory
 from peftkit.testing.tiny_models import tiny_model
 
 MIB = 2**20
@@ -21,7 +21,7 @@ MIB = 2**20
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_tensor_counts_while_it_lives(device: str) -> None:
     kept = torch.ones(MIB, device=device)
-    memory = PeakMemory()
+    memory = StepMemory()
     memory.exclude([kept])
     with memory:
         first = kept * 2
@@ -41,7 +41,7 @@ def test_a_tensor_counts_while_it_lives(device: str) -> None:
 def test_fake_tensors_count_as_real_ones_do() -> None:
     peaks = []
     for mode in (None, FakeTensorMode()):
-        memory = PeakMemory()
+        memory = StepMemory()
         if mode is not None:
             mode.__enter__()
         with memory:
