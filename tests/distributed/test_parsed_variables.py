@@ -42,6 +42,6 @@ def test_every_variable_that_is_parsed_at_import_is_checked() -> None:
     files = {
         names.library_folder(module.split("/")[0]).parent / module for places in READ.values() for module in places
     }
-    found = {name for file in files for name in re.findall(parsed, file.read_text(encoding="utf-8"), re.MULTILINE)}
-    assert "USE_TORCH_XLA" in found
-    assert found <= PARSED_AT_IMPORT.keys()
+    parsed = {name for file in files for name in re.findall(parsed, file.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert "USE_TORCH_XLA" in parsed
+    assert parsed <= PARSED_AT_IMPORT.keys()
