@@ -19,9 +19,8 @@ def test_a_variable_that_a_library_cannot_parse_is_one_error(
 ) -> None:
     monkeypatch.setenv(name, "garbage")
     assert main(["list", "meters"]) == 2
-    expected = (
-        rf"error: {name}: must be (true or false|a whole number of seconds|a number of bytes), not 'garbage'; unset it"
-    )
+    allowed = "(true or false|a whole number of seconds|a number of bytes)"
+    expected = f"peftkit: error: {name}: must be {allowed}, not 'garbage'; unset it"
     assert re.fullmatch(expected, capsys.readouterr().err.strip())
     with pytest.raises(InputError, match=f"{name}: must be "):
         peftkit.load_model("nowhere")
