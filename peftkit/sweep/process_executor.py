@@ -68,6 +68,11 @@ class Workers:
         self.warm = warm and can_fork and not self.gpus
         self._idle: list[WarmWorker] = []
 
+    @property
+    def shares_inputs(self) -> bool:
+        """Whether a run finds what an earlier one of the same model and task has loaded."""
+        return self.warm and not self.launch
+
     def run(self, recipe: Path, resume: Path | None, log: Path) -> Outcome:
         """Run a recipe's file to its end, or resume a run directory.
 
