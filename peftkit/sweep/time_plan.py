@@ -246,7 +246,9 @@ class TimePlan:
                 searches, transfers = bool(target.search), self.tuner.design(target).transfer
             if probe is None:
                 continue
-            studies[study.label] = StudyTime(*map(probe.run_time, (trial, final, transfer)), searches=searches)
+            studies[study.label] = StudyTime(
+                probe.run_time(trial), probe.run_time(final), probe.run_time(transfer), searches=searches
+            )
             least += [probe.least_share(recipe) for recipe in (trial, final)]
             key = final.model.name, final.task.name
             loading[key] = max(loading.get(key, 0.0), probe.loading_seconds)
@@ -314,13 +316,13 @@ class TimePlan:
             left = f"{write_duration(self.seconds_left)} are left" if self.seconds_left > 0 else "the time is used up"
             say(f"as planned: {describe(self.design, self.work())}; of {write_duration(self.within)}, {left}")
             return self.design
-        left = AIM * self.within - self.elapsed
-        if left <= 0:
+        seconds = AIM * self.within - self.elapsed
+        if seconds <= 0:
             raise InputError(
                 f"{write_duration(self.within)} is not enough: to find out how long runs take took "
                 f"{write_duration(self.elapsed)}; allow at least {write_duration(5 * self.elapsed)}"
             )
-        design = choose_design(self.work(), left, self.jobs)
+        design = choose_design(self.work(), seconds, self.jobs)
         if self.runs:
             self.decide(design, "planned from one short run of each study")
         say(f"within {write_duration(self.within)}: {describe(design, self.work())}")

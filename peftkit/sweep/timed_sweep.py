@@ -12,6 +12,7 @@ from threading import RLock
 from peftkit.errors import RunInterrupted
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.sweep.durations import write_duration
 from peftkit.sweep.grid import Study
 from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.run_times import RunKind
@@ -83,6 +84,7 @@ class TimedSweep(Sweep):
                 run_jobs(deque(self._final_jobs(self.asked.seeds)), self.workers)
             finally:
                 self.plan.save()
+        self.say(f"took {write_duration(self.plan.elapsed)} of {write_duration(self.plan.within)}")
         return self.progress.failures
 
     @property

@@ -220,7 +220,11 @@ def _workers(args: argparse.Namespace, grid: Grid) -> Workers:
 
 
 def _run_document(sweep: Any, grid: Grid, failures: Sequence[Failure]) -> dict[str, Any]:
+    from peftkit.sweep.time_plan import read_design
+
+    design = read_design(grid.folder)
     return {
+        **({} if design is None else {"design": vars(design)}),
         "folder": str(grid.folder),
         "runs": sweep.progress.total,
         "reused": sweep.progress.reused,
@@ -315,7 +319,7 @@ def _states(grid: Grid, registry: Registry, overrides: Sequence[str], only: Sequ
     for study in grid.studies:
         recipes = final_recipes(grid, study, registry, overrides)
         states = {}
-        for seed in [*study.recipes][: design and design.seeds]:
+        for seed in [*study.recipes][: None if design is None else design.seeds]:
             run = find_run(recipes[seed]) if seed in recipes else None
             states[str(seed)] = "missing" if run is None else "done" if run.finished else "unfinished"
         edges = tuning_edges(read_tuning(grid, study) if grid.config.tune else None)
