@@ -129,7 +129,7 @@ def _assign(free: list[float], durations: Sequence[float]) -> None:
         heapreplace(free, free[0] + duration)
 
 
-def choose_design(work: Work, seconds: float, jobs: int) -> TimeDesign:
+def choose_design(work: Work, seconds: float, jobs: int, *, spent: float = 0.0) -> TimeDesign:
     """Choose the design of a sweep that has not begun.
 
     Of all designs that fit, the one whose most reduced part (trials, seeds, budget) is reduced least, relative to what
@@ -137,8 +137,9 @@ def choose_design(work: Work, seconds: float, jobs: int) -> TimeDesign:
 
     Args:
         work: What the sweep asks for, and at most gets.
-        seconds: The time.
+        seconds: The time that is left.
         jobs: Runs at a time.
+        spent: What has been spent of the time.
 
     Returns:
         The design.
@@ -155,12 +156,12 @@ def choose_design(work: Work, seconds: float, jobs: int) -> TimeDesign:
         least = replace(_least(work), budget_share=work.least_share)
         needed = expected_seconds(work, least, jobs)
         trials = f"{least.trials} trials and " if least.trials else ""
+        allowed = write_duration(spent + 1.05 * needed / planned_share(work, jobs))
+        seeds = f"{least.seeds} {'seed' if least.seeds == 1 else 'seeds'}"
         raise InputError(
-            f"{write_duration(seconds)} is not enough: the least that tells methods apart ({trials}{least.seeds} "
-            f"{'seed' if least.seeds == 1 else 'seeds'} of each of {len(work.studies)} studies, with "
-            f"{least.budget_share:.2g} of the budget) takes about {write_duration(needed)} here; allow "
-            f"{write_duration(1.05 * needed / planned_share(work, jobs))}, run more at a time, run fewer methods, or "
-            "evaluate fewer examples"
+            f"{write_duration(seconds)} {'are left, which ' if spent else ''}is not enough: the least that tells "
+            f"methods apart ({trials}{seeds} of each of {len(work.studies)} studies, with {least.budget_share:.2g} of "
+            f"the budget) takes about {write_duration(needed)} here; allow {allowed}, run more at a time, run fewer methods, or evaluate fewer examples"
         )
 
     def reductions(design: TimeDesign) -> list[float]:

@@ -183,6 +183,7 @@ class TimePlan:
             RunInterrupted: A signal stopped the sweep.
         """
         self.jobs = workers.jobs
+        workers.prepare()
         recipes = {study.label: study.any_recipe for study in self.grid.studies}
         recipes |= {label: head.recipe for label, head in self.heads.items()}
         probes = {label: self._probe_recipe(recipe) for label, recipe in recipes.items()}
@@ -322,7 +323,7 @@ class TimePlan:
                 f"{write_duration(self.within)} is not enough: to find out how long runs take took "
                 f"{write_duration(self.elapsed)}; allow at least {write_duration(5 * self.elapsed)}"
             )
-        design = choose_design(self.work(), seconds, self.jobs)
+        design = choose_design(self.work(), seconds, self.jobs, spent=self.within - seconds)
         if self.runs:
             self.decide(design, "planned from one short run of each study")
         say(f"within {write_duration(self.within)}: {describe(design, self.work())}")

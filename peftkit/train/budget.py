@@ -17,6 +17,10 @@ FIRST = 0.001
 """Share of the budget at which the first evaluation of a logarithmic interval is due."""
 
 
+NOT_SAVED = ("steps_per_epoch", "wall_seconds", "wall_seconds_before", "wall_seconds_reserved")
+"""What of the progress is known again when a run is resumed; the clock has a state of its own."""
+
+
 class LateSeconds:
     """An attribute with a sum of seconds that is not read before the attribute is."""
 

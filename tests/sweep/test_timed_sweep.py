@@ -62,6 +62,9 @@ class Timed(Planted):
         self.clock.now += seconds
         return Outcome(0, seconds, ())
 
+    def prepare(self) -> None:
+        self.clock.now += 1
+
     @property
     def finals(self) -> list[tuple[str, int]]:
         """Method and seed of each final run, in the order in which they were started."""

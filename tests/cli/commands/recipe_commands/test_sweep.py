@@ -113,7 +113,10 @@ def test_a_sweep_is_planned_within_a_time(sweep_file: Path, peftkit: Peftkit, mo
     assert (document["within"], document["trials"], document["seeds"], document["budget_share"]) == (3600, 0, 2, 1)
     code, out, err = peftkit(*words, "5s")
     assert (code, out) == (2, "")
-    assert "5s is not enough: the least that tells methods apart (2 seeds of each of 1 studies, with " in err
+    assert (
+        "5s are left, which is not enough: the least that tells methods apart (2 seeds of each of 1 studies, with "
+        in err
+    )
 
 
 @pytest.mark.parametrize(
