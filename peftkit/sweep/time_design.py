@@ -161,7 +161,8 @@ def choose_design(work: Work, seconds: float, jobs: int, *, spent: float = 0.0) 
         raise InputError(
             f"{write_duration(seconds)} {'are left, which ' if spent else ''}is not enough: the least that tells "
             f"methods apart ({trials}{seeds} of each of {len(work.studies)} studies, with {least.budget_share:.2g} of "
-            f"the budget) takes about {write_duration(needed)} here; allow {allowed}, run more at a time, run fewer methods, or evaluate fewer examples"
+            f"the budget) takes about {write_duration(needed)} here; allow {allowed}, "
+            "run more at a time, run fewer methods, or evaluate fewer examples"
         )
 
     def reductions(design: TimeDesign) -> list[float]:
