@@ -109,12 +109,12 @@ def run_sweep(
     overrides, only = [*overrides], [*only]
     registry = load_registry()
     with isolated_process_state():
-        from peftkit.sweep.durations import parse_duration
         from peftkit.sweep.process_executor import Workers
         from peftkit.sweep.scheduler import Sweep
-        from peftkit.sweep.time_plan import TimePlan, check_unplanned
-        from peftkit.sweep.timed_sweep import TimedSweep
         from peftkit.sweep.tuning_stages import load_grid
+        from peftkit.sweep.within.durations import parse_duration
+        from peftkit.sweep.within.time_plan import TimePlan, check_unplanned
+        from peftkit.sweep.within.timed_sweep import TimedSweep
 
         def say(text: str) -> None:
             if not quiet:

@@ -104,7 +104,7 @@ class WallClock:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the time of an earlier process.
+        """Continue from the time of an earlier process.
 
         Args:
             state: What ``state_dict`` returned in that process.

@@ -23,7 +23,7 @@ from tests.tiny_runs import Make
 
 
 class Ticking:
-    """A clock that goes on by some seconds whenever it is read."""
+    """A clock that advances by some seconds whenever it is read."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 100.0, tick

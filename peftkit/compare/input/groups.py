@@ -203,5 +203,5 @@ def _describe_time_plans(runs: Sequence[Run]) -> Iterator[str]:
             trials = f"{design['trials']} of {asked['trials']} trials, " if asked["trials"] else ""
             yield (
                 f"planned within {format_cost(plan['within'], 'seconds')}: {trials}{design['seeds']} of "
-                f"{asked['seeds']} seeds and {design['budget_share']:g} of the budget, for all methods alike"
+                f"{asked['seeds']} seeds and {design['budget_share']:g} of the budget, the same for all methods"
             )

@@ -37,5 +37,5 @@ def test_a_sweep_within_a_time_is_noted_with_what_it_left_out(plant: Plant, tmp_
     plan = {"format": 1, "within": 1200.0, "design": design, "asked": {"trials": 5, "seeds": 3}}
     (tmp_path / "s" / "within.json").write_text(json.dumps(plan))
     [group] = group_runs(find_runs([tmp_path / "s"])[0])
-    text = "planned within 20 min: 3 of 5 trials, 2 of 3 seeds and 0.42 of the budget, for all methods alike"
+    text = "planned within 20 min: 3 of 5 trials, 2 of 3 seeds and 0.42 of the budget, the same for all methods"
     assert text in group.remarks

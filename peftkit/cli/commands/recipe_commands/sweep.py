@@ -75,7 +75,7 @@ class SweepCommand(SubCommand):
         if args.within is not None and args.action != "status":
             return self._run_within(args, grid, registry)
         if args.action == "run":
-            from peftkit.sweep.time_plan import check_unplanned
+            from peftkit.sweep.within.time_plan import check_unplanned
 
             check_unplanned(grid.folder)
         actions = {"run": self._run, "plan": self._plan, "status": self._status}
@@ -93,9 +93,9 @@ class SweepCommand(SubCommand):
 
     def _run_within(self, args: argparse.Namespace, grid: Grid, registry: Registry) -> int:
         """Runs or plans a sweep within a time."""
-        from peftkit.sweep.durations import parse_duration, write_duration
-        from peftkit.sweep.time_plan import TimePlan
-        from peftkit.sweep.timed_sweep import TimedSweep
+        from peftkit.sweep.within.durations import parse_duration, write_duration
+        from peftkit.sweep.within.time_plan import TimePlan
+        from peftkit.sweep.within.timed_sweep import TimedSweep
         from peftkit.train.wall_clock import process_start
 
         runs = args.action == "run"
@@ -220,7 +220,7 @@ def _workers(args: argparse.Namespace, grid: Grid) -> Workers:
 
 
 def _run_document(sweep: Any, grid: Grid, failures: Sequence[Failure]) -> dict[str, Any]:
-    from peftkit.sweep.time_plan import read_design
+    from peftkit.sweep.within.time_plan import read_design
 
     design = read_design(grid.folder)
     return {
@@ -310,7 +310,7 @@ def _states(grid: Grid, registry: Registry, overrides: Sequence[str], only: Sequ
     """The state of each seed of each study, and where its tuning stopped at the edge of a range."""
     from peftkit.run_directory import tuning_edges
     from peftkit.sweep.scheduler import final_recipes, find_run, read_tuning
-    from peftkit.sweep.time_plan import apply_design, read_design
+    from peftkit.sweep.within.time_plan import apply_design, read_design
 
     studies = []
     design = read_design(grid.folder)

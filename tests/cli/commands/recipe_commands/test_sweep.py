@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from peftkit.errors import RunInterrupted
-from peftkit.sweep.run_times import Probe
 from peftkit.sweep.scheduler import Failure, Sweep
-from peftkit.sweep.time_plan import TimePlan
+from peftkit.sweep.within.run_times import Probe
+from peftkit.sweep.within.time_plan import TimePlan
 from tests.cli.conftest import VALID, Peftkit
 
 
@@ -114,8 +114,7 @@ def test_a_sweep_is_planned_within_a_time(sweep_file: Path, peftkit: Peftkit, mo
     code, out, err = peftkit(*words, "5s")
     assert (code, out) == (2, "")
     assert (
-        "5s are left, which is not enough: the least that tells methods apart (2 seeds of each of 1 studies, with "
-        in err
+        "5s are left, which is not enough: the least that separates methods (2 seeds of each of 1 studies, with " in err
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.sweep.run_times import Probe, RunTimes
-from peftkit.sweep.time_design import RunTime
+from peftkit.sweep.within.run_times import Probe, RunTimes
+from peftkit.sweep.within.time_design import RunTime
 from tests.sweep.conftest import BASE
 
 PROGRESS = {"steps": 16, "samples": 128, "tokens": 1000, "epochs": 0.16, "seconds": 8.0, "gmacs": 32.0, "joules": 0.0}
@@ -45,8 +45,8 @@ def recipe(tmp_path: Path, registry: Registry) -> Any:
 def test_a_short_run_shows_how_long_a_whole_one_takes(
     recipe: Any, budget: str, every: str, at_start: str, time: RunTime
 ) -> None:
-    found = PROBE.run_time(recipe(budget, every, at_start))
-    assert (found.fixed, found.full) == pytest.approx((time.fixed, time.full))
+    run_time = PROBE.run_time(recipe(budget, every, at_start))
+    assert (run_time.fixed, run_time.full) == pytest.approx((time.fixed, time.full))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_runs_took_corrects_what_was_expected() -> None:
     assert times.expected("a", "final") == 20
     times.add("a", "trial", 12.0)
     assert times.expected("a", "trial") == 12
-    assert times.expected("b", "final") == pytest.approx(48), "others are expected to take longer alike"
+    assert times.expected("b", "final") == pytest.approx(48), "others are expected to take longer too"
     times.add("a", "trial", 15.0)
     assert times.expected("a", "trial") == pytest.approx((13.5 + 12 + 15) / 3)
     times.add("head of a model", "trial", 100.0)  # nothing is expected of heads

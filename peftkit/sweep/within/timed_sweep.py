@@ -1,4 +1,4 @@
-"""Run a sweep within a time: it learns how long runs take, and leaves out seeds, or trials, for all methods alike."""
+"""Run a sweep within a time: it learns how long runs take, and adapts seeds and trials, equally for all methods."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from threading import RLock
 from peftkit.errors import RunInterrupted
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.sweep.durations import write_duration
 from peftkit.sweep.grid import Study
 from peftkit.sweep.process_executor import Workers
-from peftkit.sweep.run_times import RunKind
 from peftkit.sweep.scheduler import Failure, FinalRun, Jobs, Sweep, find_run, run_jobs, sweep_lock
-from peftkit.sweep.time_design import MIN_SEEDS, Work, adapt_design, expected_seconds
-from peftkit.sweep.time_plan import Say, TimePlan, apply_design, describe
 from peftkit.sweep.tuner import Record, Tuner
 from peftkit.sweep.tuning_stages import TuningTarget
+from peftkit.sweep.within.durations import write_duration
+from peftkit.sweep.within.run_times import RunKind
+from peftkit.sweep.within.time_design import MIN_SEEDS, Work, adapt_design, expected_seconds
+from peftkit.sweep.within.time_plan import Say, TimePlan, apply_design, describe
 
 
 class _FewerTrialsError(Exception):
@@ -49,7 +49,7 @@ class TimedSweep(Sweep):
         """The final runs of each study that is tuned, by the order of their seeds."""
         self._heads_of: dict[str, Record | None] = {}
         self._waiting = {study.label for study in grid.studies}
-        """Studies whose tuning has not begun; as long as there are some, the number of trials can change."""
+        """Studies whose tuning has not started; as long as there are some, the number of trials can change."""
         self._outdated: list[Study] = []
         """Studies that were tuned with another number of trials than the present one."""
         self._rounds: set[int] = set()

@@ -12,11 +12,11 @@ import pytest
 from peftkit.errors import InputError, RunInterrupted
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
-from peftkit.sweep import time_plan
 from peftkit.sweep.grid import Grid
 from peftkit.sweep.process_executor import Outcome
-from peftkit.sweep.time_plan import FILE, TimePlan, check_unplanned, read_design
-from peftkit.sweep.timed_sweep import TimedSweep
+from peftkit.sweep.within import time_plan
+from peftkit.sweep.within.time_plan import FILE, TimePlan, check_unplanned, read_design
+from peftkit.sweep.within.timed_sweep import TimedSweep
 from tests.sweep.conftest import Planted
 
 Make = Callable[..., Grid]
@@ -163,7 +163,7 @@ def test_fewer_trials_are_fewer_for_all_methods(grid: Make, registry: Registry, 
     assert sweep.progress.done == sweep.progress.total
 
 
-def test_an_interrupted_sweep_goes_on_with_the_time_that_is_left(grid: Make, registry: Registry, clock: Clock) -> None:
+def test_an_interrupted_sweep_continues_with_the_time_left(grid: Make, registry: Registry, clock: Clock) -> None:
     workers, start = Timed(registry, clock), clock.now
     plan = TimePlan(grid(TUNED), registry, within=600)
     plan.measure(workers, lambda text: None)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def test_an_interrupted_sweep_goes_on_with_the_time_that_is_left(grid: Make, reg
 def test_a_sweep_is_either_planned_or_not(grid: Make, registry: Registry, clock: Clock, tmp_path: Path) -> None:
     workers = Timed(registry, clock)
     sweep_within(grid(AXES + EVERY), registry, workers, 300)
-    with pytest.raises(InputError, match=r'was planned within a time, .* go on with within="5min"'):
+    with pytest.raises(InputError, match=r'was planned within a time, .* use within="5min"'):
         check_unplanned(tmp_path / "s")
     (tmp_path / "s" / FILE).unlink()
     check_unplanned(tmp_path / "s")

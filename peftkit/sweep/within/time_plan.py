@@ -18,16 +18,24 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.recipe.tables import BudgetConfig
 from peftkit.run_directory import RunDirectory
-from peftkit.sweep.durations import write_duration
 from peftkit.sweep.grid import Grid, expand, recipe_hash
 from peftkit.sweep.head_tuning import find_heads
 from peftkit.sweep.process_executor import Workers
-from peftkit.sweep.run_times import PROBE_STEPS, Probe, RunKind, RunTimes
 from peftkit.sweep.scheduler import find_run, sweep_lock
-from peftkit.sweep.time_design import MIN_SHARE, RunTime, StudyTime, TimeDesign, Work, choose_design, expected_seconds
 from peftkit.sweep.trial_design import FOLLOW_UPS
 from peftkit.sweep.tuner import Tuner
 from peftkit.sweep.tuning_stages import NUM_LEADERS, TuningTarget
+from peftkit.sweep.within.durations import write_duration
+from peftkit.sweep.within.run_times import PROBE_STEPS, Probe, RunKind, RunTimes
+from peftkit.sweep.within.time_design import (
+    MIN_SHARE,
+    RunTime,
+    StudyTime,
+    TimeDesign,
+    Work,
+    choose_design,
+    expected_seconds,
+)
 
 FILE = "within.json"
 COMPARISON_SECONDS = 5.0
@@ -86,7 +94,7 @@ def check_unplanned(folder: Path) -> None:
     if (folder / FILE).is_file():
         within = write_duration(float(RunDirectory(folder).read_json(FILE)["within"]))
         raise InputError(
-            f"{folder} was planned within a time, with its own budget; go on with {format_argument('within', within)}, "
+            f"{folder} was planned within a time, with its own budget; use {format_argument('within', within)}, "
             "or give the sweep another name"
         )
 
@@ -360,13 +368,14 @@ def describe(design: TimeDesign, work: Work) -> str:
         work: What the sweep asks for.
     """
 
-    def of(number: int, asked: int) -> str:
+    def describe_number(number: int, asked: int) -> str:
         return f"{number}" if number == asked else f"{number} of {asked}"
 
     trials = (
-        f"{of(design.trials, work.trials)} trials (and {work.further_trials} follow-ups and repeats), "
+        f"{describe_number(design.trials, work.trials)} trials (and {work.further_trials} follow-ups and repeats), "
         if design.trials
         else ""
     )
     budget = "the whole budget" if design.budget_share == 1 else f"{design.budget_share:g} of the budget"
-    return f"{trials}{of(design.seeds, work.seeds)} seeds and {budget} for each of {len(work.studies)} studies"
+    seeds = describe_number(design.seeds, work.seeds)
+    return f"{trials}{seeds} seeds and {budget} for each of {len(work.studies)} studies"

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.errors import InputError
-from peftkit.sweep.durations import parse_duration, write_duration
-from peftkit.sweep.time_design import (
+from peftkit.sweep.within.durations import parse_duration, write_duration
+from peftkit.sweep.within.time_design import (
     MIN_SHARE,
     RunTime,
     StudyTime,
@@ -134,15 +134,15 @@ def test_a_chosen_design_fits_and_asks_for_no_more_than_the_sweep(work: Work, se
 
 @given(works, st.floats(0, 1e5), st.integers(1, 3), st.integers(0, 8), st.booleans())
 @settings(deadline=None)
-def test_an_adapted_design_keeps_the_budget_and_the_seeds_that_were_begun(
-    work: Work, seconds: float, jobs: int, begun: int, tuning: bool
+def test_an_adapted_design_keeps_the_budget_and_the_seeds_that_were_started(
+    work: Work, seconds: float, jobs: int, started: int, tuning: bool
 ) -> None:
-    begun = min(begun, work.seeds)
-    work = replace(work, finals_done=dict.fromkeys(work.studies, begun))
-    design = TimeDesign(work.trials, max(begun, min(2, work.seeds)), 0.3)
+    started = min(started, work.seeds)
+    work = replace(work, finals_done=dict.fromkeys(work.studies, started))
+    design = TimeDesign(work.trials, max(started, min(2, work.seeds)), 0.3)
     adapted = adapt_design(work, design, seconds, jobs, total=seconds, tuning=tuning)
     assert adapted.budget_share == 0.3
-    assert begun <= adapted.seeds <= work.seeds
+    assert started <= adapted.seeds <= work.seeds
     assert adapted.trials <= design.trials if tuning else adapted.trials == design.trials
     assert adapted.trials >= min(3, work.trials)
 
@@ -175,7 +175,7 @@ def simulate(
     workers = [(work.other_seconds, number) for number in range(jobs)]
     heapq.heapify(workers)
     waiting, chains = [*work.studies], dict[int, str]()
-    begun, running = set[int](), dict[int, tuple[str, str, float]]()
+    started, running = set[int](), dict[int, tuple[str, str, float]]()
     finals = [(seed, label) for seed in range(work.seeds) for label in work.studies]
     end = work.other_seconds
     while workers:
@@ -200,18 +200,18 @@ def simulate(
             continue
         while finals:
             seed, label = finals[0]
-            if seed not in begun and seed >= min(2, work.seeds):
+            if seed not in started and seed >= min(2, work.seeds):
                 design = adapt_design(known(now), design, total - now, jobs, total=total, tuning=False)
                 if seed >= design.seeds:
                     finals = []
                     break
-            begun.add(seed)
+            started.add(seed)
             finals.pop(0)
             seconds = take(label, "final", work.studies[label].final.at(share))
             running[number] = label, "final", seconds
             heapq.heappush(workers, (now + seconds, number))
             break
-    return end, planned, replace(design, seeds=len(begun))
+    return end, planned, replace(design, seeds=len(started))
 
 
 @dataclass

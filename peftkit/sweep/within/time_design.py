@@ -13,7 +13,7 @@ from heapq import heapify, heapreplace
 
 from peftkit.errors import InputError
 from peftkit.sweep.config import MIN_TRIALS
-from peftkit.sweep.durations import write_duration
+from peftkit.sweep.within.durations import write_duration
 
 MIN_SEEDS = 2
 """The fewest seeds that say anything about a method."""
@@ -59,7 +59,7 @@ class StudyTime:
 
 @dataclass(frozen=True)
 class Work:
-    """What a sweep asks for. Of a sweep that has begun, ``trials_done`` and ``finals_done`` are what it has."""
+    """What a sweep asks for. Of a sweep that has started, ``trials_done`` and ``finals_done`` are what it has."""
 
     studies: Mapping[str, StudyTime]
     trials: int = 0
@@ -130,7 +130,7 @@ def _assign(free: list[float], durations: Sequence[float]) -> None:
 
 
 def choose_design(work: Work, seconds: float, jobs: int, *, spent: float = 0.0) -> TimeDesign:
-    """Choose the design of a sweep that has not begun.
+    """Choose the design of a sweep that has not started.
 
     Of all designs that fit, the one whose most reduced part (trials, seeds, budget) is reduced least, relative to what
     the sweep asks for.
@@ -159,8 +159,8 @@ def choose_design(work: Work, seconds: float, jobs: int, *, spent: float = 0.0) 
         allowed = write_duration(spent + 1.05 * needed / planned_share(work, jobs))
         seeds = f"{least.seeds} {'seed' if least.seeds == 1 else 'seeds'}"
         raise InputError(
-            f"{write_duration(seconds)} {'are left, which ' if spent else ''}is not enough: the least that tells "
-            f"methods apart ({trials}{seeds} of each of {len(work.studies)} studies, with {least.budget_share:.2g} of "
+            f"{write_duration(seconds)} {'are left, which ' if spent else ''}is not enough: the least that separates "
+            f"methods ({trials}{seeds} of each of {len(work.studies)} studies, with {least.budget_share:.2g} of "
             f"the budget) takes about {write_duration(needed)} here; allow {allowed}, "
             "run more at a time, run fewer methods, or evaluate fewer examples"
         )
@@ -188,14 +188,14 @@ def adapt_design(
     Returns:
         The design; the least one if nothing fits.
     """
-    begun = max([MIN_SEEDS if work.seeds >= MIN_SEEDS else 1, *work.finals_done.values()])
+    started = max([MIN_SEEDS if work.seeds >= MIN_SEEDS else 1, *work.finals_done.values()])
     options = [each for each in _trial_options(work) if each <= design.trials] if tuning else [design.trials]
     for trials in options or [design.trials]:
-        for seeds in range(max(begun, work.seeds), begun - 1, -1):
-            late = (LATEST if seeds == begun else TOLERANCE) * total
+        for seeds in range(max(started, work.seeds), started - 1, -1):
+            late = (LATEST if seeds == started else TOLERANCE) * total
             if expected_seconds(work, replace(design, trials=trials, seeds=seeds), jobs) <= seconds + late:
                 return replace(design, trials=trials, seeds=seeds)
-    return replace(design, trials=(options or [design.trials])[-1], seeds=begun)
+    return replace(design, trials=(options or [design.trials])[-1], seeds=started)
 
 
 def _designs(work: Work) -> Iterator[TimeDesign]:
