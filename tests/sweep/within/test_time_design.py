@@ -53,7 +53,7 @@ def test_other_durations_are_errors_with_examples(text: str) -> None:
 @settings(deadline=None)
 def test_written_durations_are_read_again(seconds: float) -> None:
     read = parse_duration(write_duration(seconds))
-    assert seconds <= read + 1e-6 <= max(seconds + 1, 1.51 * seconds)
+    assert seconds <= read <= max(seconds + 1, 1.51 * seconds) + 1e-6
 
 
 def work_of(times: Any, **options: Any) -> Work:
