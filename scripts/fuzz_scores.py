@@ -193,7 +193,7 @@ def main() -> int:
     seed, first = map(int, options.case.split(":")) if options.case else (options.seed, 0)
     counts: Counter[str] = Counter()
     gc.collect()
-    gc.freeze()  # each run collects garbage twice, and need not look through the libraries
+    gc.freeze()  # each run collects garbage, and need not look through the libraries
     end, number = time.monotonic() + 60 * options.minutes, first
     while True:
         folder = Path(tempfile.mkdtemp(prefix="peftkit-fuzz-"))

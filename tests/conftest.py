@@ -31,7 +31,6 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     WANDB_MODE="offline",
     WANDB_SILENT="true",
-    PEFTKIT_CACHE=f"{_SCRATCH.name}/peftkit",
     HF_HOME=f"{_SCRATCH.name}/huggingface",
     WANDB_DIR=_SCRATCH.name,
     WANDB_CACHE_DIR=f"{_SCRATCH.name}/wandb-cache",
@@ -40,8 +39,9 @@ os.environ.update(
     MPLBACKEND="agg",
     HYPOTHESIS_STORAGE_DIRECTORY=f"{_SCRATCH.name}/hypothesis",
 )
-if "PYTEST_XDIST_WORKER" not in os.environ:  # shared by all workers, as compiling a kernel takes a minute
-    os.environ["TORCH_EXTENSIONS_DIR"] = f"{_SCRATCH.name}/torch-extensions"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # shared by all workers
+    os.environ["TORCH_EXTENSIONS_DIR"] = f"{_SCRATCH.name}/torch-extensions"  # compiling a kernel takes a minute
+    os.environ["PEFTKIT_CACHE"] = f"{_SCRATCH.name}/peftkit"  # tokenized rows, counts, and the options of peft
 
 ONE_LINE = (
     "api/test_comparisons.py",

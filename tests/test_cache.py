@@ -75,6 +75,7 @@ def test_an_unwritable_peftkit_cache_is_an_error(monkeypatch: pytest.MonkeyPatch
         cache_folder()
 
 
+@pytest.mark.one_line
 def test_the_methods_of_peft_are_read_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PEFTKIT_CACHE", str(blocked(tmp_path / "file")))
     read = configurations.__wrapped__()

@@ -18,12 +18,14 @@ from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
     DeepSpeedPlugin,
+    DistributedType,
     FullyShardedDataParallelPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
     is_deepspeed_available,
 )
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
 from torch.utils import cpp_extension
 from transformers.integrations import unset_hf_deepspeed_config
@@ -156,9 +158,13 @@ def _init_accelerator(options: AcceleratorOptions) -> Accelerator:
 
 def shutdown(accelerator: Accelerator) -> None:
     """Destroy the process group; without it a launch may crash at exit, and so may a second run in this process."""
-    accelerator.free_memory()  # first, because DeepSpeed needs the process group to shut down
-    # The model's wrapper must not be the last reference to the process group: torch may hang when it is freed.
-    gc.collect()
+    if accelerator.distributed_type == DistributedType.NO:
+        gc.collect()
+        clear_device_cache()
+    else:
+        accelerator.free_memory()  # first, because DeepSpeed needs the process group to shut down
+        # The model's wrapper must not be the last reference to the process group: torch may hang when it is freed.
+        gc.collect()
     accelerator.end_training()
     _reset_state()
 

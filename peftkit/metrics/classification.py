@@ -22,16 +22,15 @@ class Accuracy(EvaluateMetric):
     def compute_per_example(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> list[dict[str, float]]:
-        # Calling scikit-learn for each pair takes longer than scoring a thousand pairs at once.
         return [{self.name: float(p in texts)} for p, texts in zip(predictions, references, strict=True)]
 
     def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
         """Return the accuracy as ``accuracy``."""
-        from sklearn.metrics import accuracy_score
-
-        return {self.name: float(accuracy_score(_true_labels(predictions, references), predictions))}
+        # The value of scikit-learn's accuracy_score, which first checks and sorts the labels: a hundred times as slow.
+        right = sum(p in texts for p, texts in zip(predictions, references, strict=True))
+        return {self.name: right / len(predictions)}
 
 
 class BalancedAccuracy(EvaluateMetric):

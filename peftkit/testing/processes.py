@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -116,6 +117,7 @@ def fork_all(functions: list[Callable[[], None]]) -> list[int | None]:
     """
 
     def run_child(function: Callable[[], None]) -> None:
+        gc.freeze()  # a collection need not look through the parent's objects, nor copy their pages
         # A fork has none of its parent's compute threads, and would wait for them forever; accelerate reads the
         # variable.
         os.environ["OMP_NUM_THREADS"] = "1"

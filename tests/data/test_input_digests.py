@@ -133,7 +133,7 @@ INITIAL_DIGESTS: dict[str, str] = {}
 
 @pytest.fixture(autouse=True)
 def without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending an Accelerator collects garbage twice, which takes a second."""
+    """Ending an Accelerator collects garbage, which takes half a second."""
     monkeypatch.setattr("gc.collect", lambda *_: 0)
 
 

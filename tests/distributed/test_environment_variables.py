@@ -99,7 +99,7 @@ def test_names_are_extracted_from_source(source: str, expected: set[str]) -> Non
 
 @pytest.fixture
 def without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending an Accelerator collects garbage twice, which takes a second."""
+    """Ending an Accelerator collects garbage, which takes half a second."""
     monkeypatch.setattr("gc.collect", lambda *_: 0)
 
 

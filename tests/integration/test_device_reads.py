@@ -77,9 +77,10 @@ def reads(recipe: Recipe, registry: Registry, monkeypatch: pytest.MonkeyPatch, *
 
 
 @pytest.mark.parametrize(
-    ("kind", "task"),
-    [(k, t) for k in ("encoder-decoder", "decoder") for t in ("colours", "colour_choice", "colour_text")]
-    + [("encoder", "colours"), ("encoder", "colour_choice")],
+    ("kind", "task", "optimizer"),
+    [(k, t, "adamw") for k in ("encoder-decoder", "decoder") for t in ("colours", "colour_choice", "colour_text")]
+    + [("encoder", "colours", "adamw"), ("encoder", "colour_choice", "adamw")]
+    + [(kind, "colours", "adafactor") for kind in ("encoder-decoder", "decoder", "encoder")],
 )
 def test_a_plain_step_reads_nothing(
     kind: ModelKind, task: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,7 @@ def test_unknown_target_modules_are_an_input_error() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.one_line
 def test_saved_methods_load_in_another_process(tmp_path: Path) -> None:
     tiny_model("t5").save_pretrained(tmp_path / "base")
     ids = torch.arange(3, 11).repeat(2, 1)

@@ -83,6 +83,7 @@ def test_options_that_peft_does_not_check_import_no_peft() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.one_line
 def test_no_help_text_lacks_a_blank() -> None:
     words = "For|This|If|The|It|You|Only|With|However|But|Additionally|Suggested|Note|Default|Whether|Currently"
     missing = re.compile(rf"[\w)³$]['\"]?[.,;:!?]?(?:{words})\b")
