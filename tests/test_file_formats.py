@@ -22,7 +22,7 @@ from peftkit.recipe import load_recipe
 from peftkit.recipe.load_recipe import _warn_of_old_keys
 from peftkit.run_directory import RunDirectory
 from peftkit.train import checkpoint
-from peftkit.train.budget import Progress
+from peftkit.train.budget import NOT_SAVED, Progress
 
 BASE = '[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"\n'
 OLD = """\
@@ -215,7 +215,7 @@ def test_a_checkpoint_of_format_1_is_read_with_the_current_keys(folder: Path) ->
     file.write_text(json.dumps(document | {"format": 1}))
     saved = checkpoint.latest_checkpoint(folder)
     assert saved is not None
-    assert saved.state["progress"].keys() == {f.name for f in fields(Progress)} - {"steps_per_epoch"}
+    assert saved.state["progress"].keys() == {f.name for f in fields(Progress)} - {*NOT_SAVED}
     assert saved.state["progress"]["completed_epochs"] == 1
     assert saved.state.keys() == {
         "evaluation_done",

@@ -57,7 +57,7 @@ class CostEstimate:
     steps_per_epoch: int | None
     """None if the number of rows is unknown, as for streamed data."""
     steps: int | None
-    """Of the whole run; None if a limit of energy, untimed seconds or the end of a stream may end it."""
+    """Of the whole run; None if energy, `wall_seconds`, untimed seconds or the end of a stream may end it."""
     gmacs_per_step: float
     """Mean over steps."""
     gmacs_per_epoch: float | None
@@ -251,7 +251,7 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
     model = apply_recipe_method(recipe, base, data, batch)
     simulated = SimulatedSteps(model, make_mac_counter(recipe, base.objective, model, data.train), [], [], {})
     steps_per_epoch = data.steps_per_epoch(batch)
-    unknown = ("seconds", "joules") if steps_per_epoch else ("seconds", "joules", "epochs")
+    unknown = ("seconds", "wall_seconds", "joules", *(() if steps_per_epoch else ("epochs",)))
     budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
     min_steps = min(MIN_STEPS, steps_per_epoch or MIN_STEPS)
     limited = any(limit is not None for _, limit in budget)
@@ -345,7 +345,9 @@ def _predict_steps(recipe: Recipe, simulated: SimulatedSteps, seconds: float | N
         seconds: Of a step with mean compute.
     """
     budget, mean = recipe.train.budget, sum(simulated.macs) / len(simulated.macs)
-    if budget.joules is not None or (budget.seconds is not None and seconds is None):
+    if budget.joules is not None or budget.wall_seconds is not None:
+        return None
+    if budget.seconds is not None and seconds is None:
         return None
     if budget.epochs is not None and simulated.progress[0].steps_per_epoch is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,7 +133,7 @@ class Run:
 
         Args:
             metric: The metric; None for accuracy, or the first one.
-            by: The cost axis: ``gmacs``, ``seconds``, ``samples``, ``tokens`` or ``joules``.
+            by: The cost axis: ``gmacs``, ``seconds``, ``wall_seconds``, ``samples``, ``tokens`` or ``joules``.
 
         Returns:
             The figure, which notebooks show; ``savefig`` writes it into a file.
@@ -299,6 +300,7 @@ def run(
             "peftkit.run trains in one process, and this one was launched with others; use: accelerate launch -m "
             "peftkit run RECIPE"
         )
+    started = time.monotonic()
     previous = {False: None, True: ""}[resume] if isinstance(resume, bool) else _path_of(resume)
     from peftkit.monitor.process_state import isolated_process_state
 
@@ -306,7 +308,8 @@ def run(
         from peftkit.train import run as training
 
         level = log_level or ("error" if quiet else "warning")
-        path = training.run(resolved, load_registry(), log_level=level, resume=previous, quiet=quiet)
+        registry = load_registry()
+        path = training.run(resolved, registry, log_level=level, resume=previous, quiet=quiet, started=started)
         assert path is not None  # this is the only process  # noqa: S101
         return Run(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ def run_sweep(
     *,
     only: Iterable[str] = (),
     jobs: int | None = None,
+    within: str | None = None,
     quiet: bool = False,
 ) -> SweepResult:
     """Tune and run a grid of recipes, each in a process of its own; finished runs are reused.
@@ -90,34 +92,46 @@ def run_sweep(
         overrides: ``key.path=value`` texts for all recipes.
         only: ``axis=value`` texts that restrict these axes to these values.
         jobs: Runs at a time; None for one per GPU, or one.
+        within: The time for all of it, such as ``"20min"``: trials, seeds and budget are chosen so that it is done by
+            then, the same for all methods. None for all that the file asks for.
         quiet: Whether to print no progress.
 
     Returns:
         The result, which lists the runs that failed.
 
     Raises:
-        InputError: The file or a recipe is invalid, or another process runs this sweep.
+        InputError: The file or a recipe is invalid, another process runs this sweep, or the time is not enough.
         RunInterrupted: A signal was received; call it again to resume.
     """
     from peftkit.monitor.process_state import isolated_process_state
 
-    overrides = [*overrides]
+    started = time.monotonic()
+    overrides, only = [*overrides], [*only]
     registry = load_registry()
     with isolated_process_state():
         from peftkit.sweep.process_executor import Workers
         from peftkit.sweep.scheduler import Sweep
         from peftkit.sweep.tuning_stages import load_grid
+        from peftkit.sweep.within.durations import parse_duration
+        from peftkit.sweep.within.time_plan import TimePlan, check_unplanned
+        from peftkit.sweep.within.timed_sweep import TimedSweep
 
         def say(text: str) -> None:
             if not quiet:
                 print(text, flush=True)
 
-        grid = load_grid(Path(path), registry, overrides, [*only])
+        grid = load_grid(Path(path), registry, overrides, only)
         local = grid.config.local
         workers = Workers(jobs or local.jobs, local.launch or _interpreter(), warm=local.warm)
-        sweep = Sweep(grid, registry, workers, say, overrides)
-        say(f"{grid.config.name}: {sweep.progress.total} runs in {grid.folder}, {workers.jobs} at a time")
         try:
+            if within is None:
+                check_unplanned(grid.folder)
+                sweep = Sweep(grid, registry, workers, say, overrides)
+            else:
+                plan = TimePlan(grid, registry, overrides, only, within=parse_duration(within), started=started)
+                plan.measure(workers, say)
+                sweep = TimedSweep(plan, workers, say)
+            say(f"{grid.config.name}: {sweep.progress.total} runs in {grid.folder}, {workers.jobs} at a time")
             failures = sweep.run()
         except RunInterrupted as interrupted:
             text = f"the sweep was interrupted; call run_sweep({str(path)!r}) again to resume"

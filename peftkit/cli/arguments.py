@@ -9,7 +9,7 @@ from peftkit.cli.completers import complete_with, component_names, metric_names,
 
 POOLED = ("hardware", "versions", "precision", "data", "evaluation", "cadence", "budget", "training", "tuning")
 """What may differ between runs that are compared, if it is named; the keys of the comparison's fairness checks."""
-COST_AXES = ("gmacs", "seconds", "samples", "tokens", "joules")
+COST_AXES = ("gmacs", "seconds", "wall_seconds", "samples", "tokens", "joules")
 DERIVED_AXES = ("gmacs_with_tuning", "peak_memory", "trainable_parameters")
 
 

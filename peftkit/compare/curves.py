@@ -18,6 +18,7 @@ AXES = {
     "gmacs": "gmacs",
     "gmacs_with_tuning": "gmacs_with_tuning",
     "seconds": "train_seconds",
+    "wall_seconds": "wall_seconds",
     "samples": "samples",
     "tokens": "tokens",
     "joules": "joules",
@@ -292,7 +293,8 @@ def step_cost(run: LoadedRun, axis: str) -> float:
     steps = float(run.evaluations[-1]["step"])
     if axis in FIXED_COSTS or not steps:
         return 0.0
-    return cost(run.evaluations[-1], "gmacs" if axis == "gmacs_with_tuning" else axis) / steps
+    per_step = {"gmacs_with_tuning": "gmacs", "wall_seconds": "seconds"}  # not what is spent beside the steps
+    return cost(run.evaluations[-1], per_step.get(axis, axis)) / steps
 
 
 def area_under_curve(costs: Array, scores: Array, low: float, high: float) -> float:

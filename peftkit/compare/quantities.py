@@ -19,6 +19,7 @@ BUDGETS: Units = {
     "seconds": ("seconds", 1.0),
     "min": ("seconds", 60.0),
     "h": ("seconds", 3600.0),
+    "wall_seconds": ("wall_seconds", 1.0),
     "samples": ("samples", 1.0),
     "tokens": ("tokens", 1.0),
     "joules": ("joules", 1.0),
@@ -96,7 +97,7 @@ def format_cost(amount: float, axis: str) -> str:
         amount: The cost, in the axis' base unit, such as seconds or bytes.
         axis: The cost axis.
     """
-    if axis == "seconds":
+    if axis in ("seconds", "wall_seconds"):
         scale, unit = (3600, "h") if amount >= 3600 else (60, "min") if amount >= 60 else (1, "s")
         return f"{amount / scale:,.3g} {unit}"
     if axis == "peak_memory":

@@ -148,7 +148,8 @@ class ConsoleLogger(TrainerCallback):
             f"{summary['steps']} steps, {summary['samples']:,} samples, "
             f"{cost.get('gmacs', 0):,.4g} GMACs, {cost.get('train_seconds', 0):.1f} s of training, "
             f"{summary['evaluation_seconds']:.1f} s of evaluation, "
-            f"{summary['counting_seconds']:.1f} s of MAC counting, peak memory {_gib(cost)}"
+            f"{summary['counting_seconds']:.1f} s of MAC counting, {summary['wall_seconds']:.1f} s in all, "
+            f"peak memory {_gib(cost)}"
         )
         self.print(f"run {run}")
 

@@ -109,6 +109,8 @@ class BudgetConfig(ConfigTable):
     """Epochs."""
     seconds: float | None = Field(default=None, ge=MIN_AMOUNT)
     """Seconds of training steps, without evaluation and waiting for data."""
+    wall_seconds: float | None = Field(default=None, ge=MIN_AMOUNT)
+    """Seconds that a user waits for the run: loading, counting MACs, training, evaluations and saving."""
     gmacs: float | None = Field(default=None, ge=MIN_AMOUNT)
     """Billions of multiply-accumulates (MACs) of the forward and backward passes."""
     joules: float | None = Field(default=None, ge=MIN_AMOUNT)
@@ -117,8 +119,18 @@ class BudgetConfig(ConfigTable):
     @property
     def has_known_steps(self) -> bool:
         """Whether the number of steps is known before training."""
-        others = (self.tokens, self.seconds, self.gmacs, self.joules)
-        return any(limit is not None for limit in (self.steps, self.samples, self.epochs)) and others == (None,) * 4
+        others = (self.tokens, self.seconds, self.wall_seconds, self.gmacs, self.joules)
+        return any(limit is not None for limit in (self.steps, self.samples, self.epochs)) and others == (None,) * 5
+
+    def scaled(self, share: float) -> BudgetConfig:
+        """Return a share of this budget: whole numbers are rounded, to at least 1, and others have four digits.
+
+        Args:
+            share: The share.
+        """
+        limits = {key: share * limit for key, limit in self if limit is not None}
+        whole = {key: max(1, round(limits[key])) for key in ("steps", "samples", "tokens") if key in limits}
+        return BudgetConfig(**{key: max(MIN_AMOUNT, float(f"{limit:.4g}")) for key, limit in limits.items()} | whole)  # type: ignore[arg-type]
 
     @model_validator(mode="after")
     def _check_any_limit(self) -> BudgetConfig:

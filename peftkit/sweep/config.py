@@ -109,6 +109,8 @@ class SweepConfig(ConfigTable):
     """Whether to skip and report incompatible combinations instead of raising an error."""
     tune: TuneConfig | None = None
     """Equal tuning of all methods on dev; none by default."""
+    budget_share: float = Field(default=1.0, gt=0, le=1)
+    """The share of its `train.budget` that each run gets; `--within` sets it to what the time allows."""
     local: LocalConfig = LocalConfig()
     """Settings for runs on this machine."""
     slurm: dict[str, Any] = Field(default_factory=dict)

@@ -179,6 +179,9 @@ def make_recipe(
     """
     texts = [*overrides, *(text for layer in (config.set, *layers) for text in to_overrides(layer))]
     recipe = load_recipe(path.parent / config.recipe, registry, texts)
+    if config.budget_share < 1:
+        train = recipe.train.model_copy(update={"budget": recipe.train.budget.scaled(config.budget_share)})
+        recipe = recipe.model_copy(update={"train": train})
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{recipe.task.name}-{recipe.method.name}")[:100]
     run = recipe.run.model_copy(update={"name": name, "output": str(config.folder / "runs" / recipe_hash(recipe))})
     tags = tuple(dict.fromkeys((*recipe.track.tags, config.name)))

@@ -60,13 +60,25 @@ class Workers:
         # Asking the driver for GPUs would initialize CUDA in the server process, and its forks could not use a GPU any
         # more; asking NVML does not.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-        can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+        self._can_fork = can_fork = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         if can_fork:
             self._context.set_forkserver_preload(["peftkit.sweep.worker_main", "peftkit.sweep.warm_worker"])
         # A fork cannot use a GPU if the process that it is forked from has used one.
         self.warm = warm and can_fork and not self.gpus
         self._idle: list[WarmWorker] = []
+
+    def prepare(self) -> None:
+        """Wait for the process that runs are forked from: it imports the libraries, which takes seconds."""
+        if self._can_fork and not self.launch:
+            process = self._context.Process(target=int)
+            process.start()
+            process.join()
+
+    @property
+    def shares_inputs(self) -> bool:
+        """Whether a run finds what an earlier one of the same model and task has loaded."""
+        return self.warm and not self.launch
 
     def run(self, recipe: Path, resume: Path | None, log: Path) -> Outcome:
         """Run a recipe's file to its end, or resume a run directory.

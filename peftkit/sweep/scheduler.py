@@ -111,16 +111,7 @@ class Sweep:
             ready.extend(
                 partial(self._study_job, study) for study in self.grid.studies if study.label not in self.heads
             )
-            with ThreadPoolExecutor(self.workers.jobs) as pool:
-                pending: set[Future[Jobs]] = set()
-                while pending or (ready and not self.workers.stopped):
-                    while ready and len(pending) < self.workers.jobs and not self.workers.stopped:
-                        pending.add(pool.submit(ready.popleft()))
-                    done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)  # wakes up for signals
-                    for future in done:  # finish tuned studies before starting others
-                        ready.extendleft(reversed(future.result()))
-            if self.workers.stopped:
-                raise RunInterrupted("the sweep was stopped; run the same command to resume", self.workers.stopped)
+            run_jobs(ready, self.workers)
         return self.progress.failures
 
     def run_one(self, study: Study) -> list[Failure]:
@@ -153,7 +144,8 @@ class Sweep:
 
     def _tune_head(self, head: TuningTarget) -> Record | None:
         assert self.tuner is not None  # heads exist only in tuned sweeps  # noqa: S101
-        record = self.tuner.tune_head(head, self._run_trial, self._report_failure, self.progress.add_reused)
+        run_trial = partial(self._run_trial, head)
+        record = self.tuner.tune_head(head, run_trial, self._report_failure, self.progress.add_reused)
         self._note_edges(head.label, record)
         return record
 
@@ -176,7 +168,8 @@ class Sweep:
         finals: Mapping[int, Recipe] = study.recipes
         if self.tuner:
             target = self.tuner.target_for(study, head)
-            record = self.tuner.tune(target, self._run_trial, self._report_failure, finals=len(study.recipes))
+            run_trial = partial(self._run_trial, target)
+            record = self.tuner.tune(target, run_trial, self._report_failure, finals=len(study.recipes))
             if record is None:
                 return []
             self._note_edges(study.label, record)
@@ -186,7 +179,7 @@ class Sweep:
             for recipe in finals.values():
                 RunDirectory(Path(recipe.run.output)).write_json(TUNING, record)
             self._supersede(record)
-        return [FinalRun(f"{study.label} · seed {seed}", recipe) for seed, recipe in finals.items()]
+        return [FinalRun(f"{study.label} · seed {seed}", recipe, study.label) for seed, recipe in finals.items()]
 
     def _supersede(self, record: Record) -> None:
         """Mark final runs of the study with settings of an earlier tuning, so that comparisons leave them out."""
@@ -195,9 +188,12 @@ class Sweep:
             if old.get("study") == record["study"] and _final_settings(old) != _final_settings(record):
                 RunDirectory(file.parent).write_json(TUNING, {**old, "superseded": True})
 
-    def _run_trial(self, label: str, recipe: Recipe) -> RunDirectory | None:
+    def _run_trial(self, target: TuningTarget, label: str, recipe: Recipe) -> RunDirectory | None:
         """Run a trial; one that diverged is the worst result and not a failure, because it would diverge again."""
         return self._run_or_reuse(label, recipe, may_diverge=True)
+
+    def _add_time(self, recipe: Recipe, run: RunDirectory, seconds: float) -> None:
+        """Note how long a run took that was not reused; nothing here depends on it."""
 
     def _run_or_reuse(self, label: str, recipe: Recipe, *, may_diverge: bool = False) -> RunDirectory | None:
         """Reuse, resume or start the run of a recipe; returns None if it fails."""
@@ -225,6 +221,7 @@ class Sweep:
         if run is None or not is_complete(run) or (outcome.code and not run.diverged):
             self._report_failure(label, str(log), outcome.last_lines)
             return None
+        self._add_time(recipe, run, outcome.seconds)
         self.progress.add_run(label, f"{_format_score(run)} ({format_duration(outcome.seconds)})", ran=True)
         return run
 
@@ -239,6 +236,30 @@ class FinalRun:
 
     label: str
     recipe: Recipe
+    study: str
+    """The label of its study."""
+
+
+def run_jobs(ready: deque[Callable[[], Jobs]], workers: Workers) -> None:
+    """Do jobs, and those that they make ready, as many at a time as there are workers.
+
+    Args:
+        ready: The first jobs, in this order. What a job makes ready is done next.
+        workers: Run the recipes.
+
+    Raises:
+        RunInterrupted: A signal stopped the sweep.
+    """
+    with ThreadPoolExecutor(workers.jobs) as pool:
+        pending: set[Future[Jobs]] = set()
+        while pending or (ready and not workers.stopped):
+            while ready and len(pending) < workers.jobs and not workers.stopped:
+                pending.add(pool.submit(ready.popleft()))
+            done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)  # wakes up for signals
+            for future in done:  # finish tuned studies before starting others
+                ready.extendleft(reversed(future.result()))
+    if workers.stopped:
+        raise RunInterrupted("the sweep was stopped; run the same command to resume", workers.stopped)
 
 
 def final_recipes(grid: Grid, study: Study, registry: Registry, overrides: Sequence[str] = ()) -> Mapping[int, Recipe]:

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -116,6 +117,7 @@ def serve(connection: Connection) -> None:
     with suppress(EOFError):  # the sweep has ended
         while True:
             request: Request = connection.recv()
+            received = time.monotonic()
             with _recorded_output() as recorded:
                 inputs = _in_thread(partial(_load, request.recipe, shared))
             if inputs is None or inputs.data is None:
@@ -126,7 +128,7 @@ def serve(connection: Connection) -> None:
                 gc.collect()
                 gc.freeze()  # runs need not look through it, nor copy its pages
             signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATING)  # until the run has its own handlers
-            process = fork.Process(target=run_recipe, args=(*request, shared, output))
+            process = fork.Process(target=run_recipe, args=(*request, shared, output, received))
             process.start()
             running.append(process)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATING)

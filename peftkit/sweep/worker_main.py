@@ -19,6 +19,7 @@ from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.monitor.collect_env import package_versions
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
+from peftkit.train.wall_clock import process_start
 
 for name in ("accelerate", "datasets", "evaluate", "peft", "transformers.models.auto.modeling_auto"):
     import_module(name)
@@ -34,6 +35,7 @@ def run_recipe(
     variables: Mapping[str, str],
     shared: SharedInputs | None = None,
     output_of_loading: bytes = b"",
+    started: float | None = None,
 ) -> None:
     """Run a recipe's file; the exit code is that of ``peftkit run``.
 
@@ -44,6 +46,7 @@ def run_recipe(
         variables: Environment variables to set.
         shared: Inputs that this process has loaded already; None for none.
         output_of_loading: What was printed while they were loaded.
+        started: When the run was asked for, on the clock of ``time.monotonic``; None for the start of this process.
     """
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(number, handler)  # a warm worker has others
@@ -56,7 +59,8 @@ def run_recipe(
     os.environ.update(variables)
     try:
         registry = load_registry()
-        peftkit.train.run.run(load_recipe(recipe, registry), registry, resume=resume, shared=shared)
+        started = process_start() if started is None else started
+        peftkit.train.run.run(load_recipe(recipe, registry), registry, resume=resume, shared=shared, started=started)
     except PeftkitError as error:
         print(f"peftkit: error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)

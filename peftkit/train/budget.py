@@ -17,6 +17,10 @@ FIRST = 0.001
 """Share of the budget at which the first evaluation of a logarithmic interval is due."""
 
 
+NOT_SAVED = ("steps_per_epoch", "wall_seconds", "wall_seconds_before", "wall_seconds_reserved")
+"""What of the progress is known again when a run is resumed; the clock has a state of its own."""
+
+
 class LateSeconds:
     """An attribute with a sum of seconds that is not read before the attribute is."""
 
@@ -38,6 +42,12 @@ class Progress:
     seconds: float = LateSeconds()  # type: ignore[assignment]  # dataclasses take descriptors as defaults
     macs: int = 0
     joules: float = 0.0
+    wall_seconds: float = 0.0
+    """What the user has waited for, evaluations included; read only if it is limited."""
+    wall_seconds_before: float = 0.0
+    """The part of it before the first step."""
+    wall_seconds_reserved: float = 0.0
+    """What one more step and the end of the run are expected to take."""
     completed_epochs: int = 0
     """Finished epochs."""
     steps_of_epoch: int = 0
@@ -89,7 +99,7 @@ AMOUNTS: Mapping[str, Callable[[Progress], float]] = {
     "gmacs": lambda progress: progress.macs / 1e9,
     "joules": attrgetter("joules"),
 }
-"""What each limit of a budget limits."""
+"""What each limit of a budget limits; that of `wall_seconds` also depends on how long the end of the run takes."""
 
 
 def budget_used(budget: BudgetConfig, progress: Progress) -> float:
@@ -99,7 +109,16 @@ def budget_used(budget: BudgetConfig, progress: Progress) -> float:
         budget: The limits; the one that is closest counts.
         progress: The progress so far.
     """
-    return max(float(AMOUNTS[key](progress) / limit) for key, limit in budget if limit is not None)
+    shares = [float(AMOUNTS[key](progress) / limit) for key, limit in budget if limit is not None and key in AMOUNTS]
+    if budget.wall_seconds is not None:
+        shares.append(_wall_share(budget.wall_seconds, progress))
+    return max(shares)
+
+
+def _wall_share(limit: float, progress: Progress) -> float:
+    """The used share of the time that is left for training: without the start of the run, and without its end."""
+    available = limit - progress.wall_seconds_before - progress.wall_seconds_reserved
+    return (progress.wall_seconds - progress.wall_seconds_before) / available if available > 0 else 1.0
 
 
 def planned_steps(budget: BudgetConfig, *, effective_batch: int, steps_per_epoch: int | None) -> int | None:

@@ -248,7 +248,8 @@ class Checkpoints(LoopCallback):
 
     def on_step_settled(self) -> None:
         if self.trainer.state.checkpoint_trigger.due(self.trainer.progress):
-            self._save()
+            with self.trainer.clock.time_saving("checkpoint"):
+                self._save()
 
     def on_interrupt(self) -> None:
         self._save()

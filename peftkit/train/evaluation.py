@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from peftkit.train.trainer import Trainer
 
 
+TIMED_ROWS = 16
+"""Rows of each split that are evaluated to see how long it takes, if that limits training and nothing is evaluated
+before it."""
+
+
 class Evaluations(LoopCallback):
     """Evaluates the model when that is due, and the selected checkpoint at the end.
 
@@ -46,6 +51,8 @@ class Evaluations(LoopCallback):
         if state.evaluation_due:
             state.evaluation_due = False
             self._evaluate()
+        elif self.trainer.recipe.train.budget.wall_seconds is not None and not self.trainer.clock.knows_evaluation:
+            self._evaluate_splits([each.select(each.indices[:TIMED_ROWS]) for each in self.trainer.data.curve_splits])
 
     def on_train_end(self, context: TrainContext) -> None:
         """Evaluate the selected checkpoint on the full splits, if that has not been done.
@@ -91,17 +98,18 @@ class Evaluations(LoopCallback):
             "samples": progress.samples,
             "epoch": progress.epoch,
             "tokens": {"input": progress.input_tokens, "target": progress.target_tokens},
-            "cost": self.meters.totals(),
+            "cost": {**self.meters.totals(), "wall_seconds": trainer.clock.seconds},
             "evaluation_seconds": seconds,
             "train": {"step_loss": trainer.state.pop_mean_loss()},
         }
         for name, result in results.items():
             row[name] = {**row.get(name, {}), **result.values}
         trainer.state.evaluations.append(row)
-        if self.run is not None:
-            self.run.add_examples(progress.step, stored_predictions(results), whole=False)
-            self.run.append_evaluation(row)
-        is_best = self.selection.offer(row, results)
+        with trainer.clock.time_saving("evaluation"):
+            if self.run is not None:
+                self.run.add_examples(progress.step, stored_predictions(results), whole=False)
+                self.run.append_evaluation(row)
+            is_best = self.selection.offer(row, results)
         selection = self.selection
         # A copy, since the row is also written to the summary.
         trainer.callbacks.on_evaluate(
@@ -112,17 +120,20 @@ class Evaluations(LoopCallback):
     def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
-        results = {
-            split.name: evaluate(
-                trainer.module,
-                split,
-                trainer.recipe,
-                trainer.objective,
-                trainer.accelerator,
-                all_ranks_forward=trainer.strategy.all_ranks_forward,
-            )
-            for split in splits
-        }
+        results = {split.name: self._evaluate_split(split) for split in splits}
         seconds = time.perf_counter() - started
         trainer.state.evaluation_seconds += seconds
         return results, seconds
+
+    def _evaluate_split(self, split: TokenizedSplit) -> SplitResult:
+        trainer, started = self.trainer, time.perf_counter()
+        result = evaluate(
+            trainer.module,
+            split,
+            trainer.recipe,
+            trainer.objective,
+            trainer.accelerator,
+            all_ranks_forward=trainer.strategy.all_ranks_forward,
+        )
+        trainer.clock.add_evaluation(split.name, len(split.rows), time.perf_counter() - started)
+        return result

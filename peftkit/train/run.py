@@ -65,6 +65,7 @@ from peftkit.train.resume import changed_versions, check_inputs, find_run_to_res
 from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.trainer import Trainer
+from peftkit.train.wall_clock import WallClock
 
 __all__ = ["run"]
 
@@ -132,6 +133,7 @@ def run(
     resume: str | None = None,
     quiet: bool = False,
     shared: SharedInputs | None = None,
+    started: float | None = None,
 ) -> Path | None:
     """Run a recipe.
 
@@ -142,6 +144,7 @@ def run(
         resume: The run directory to resume, or ``""`` for the latest run of this recipe; None starts a new run.
         quiet: Whether to print no progress.
         shared: Inputs that were loaded before; they are used if they are those of the recipe, and used up.
+        started: When the user began to wait for the run, on the clock of ``time.monotonic``; None for now.
 
     Returns:
         The run directory; None on all processes but the main one.
@@ -152,6 +155,7 @@ def run(
         InputError: The run to resume does not exist, or has another recipe or other inputs; or a row is invalid.
         RunInterrupted: A signal was received; the progress is saved.
     """
+    clock = WallClock(started)
     quiet_libraries(log_level)
     check_optimizer_options(recipe)
     check_method_options(recipe)
@@ -244,7 +248,7 @@ def run(
             with explain_method_errors(recipe.method, failure, remedy="use another method or model"):
                 mac_counter = make_mac_counter(recipe, base.objective, mac_model or model, data.train)
             trainer = Trainer(
-                recipe, model, base.objective, data, accelerator, mac_counter, callbacks, interrupts, directory
+                recipe, model, base.objective, data, accelerator, mac_counter, callbacks, interrupts, directory, clock
             )
             trainer.train(saved)
         if directory is not None:
@@ -346,6 +350,9 @@ def _summarize(
         "evaluation_seconds": state.evaluation_seconds,
         "counting_seconds": trainer.mac_counter.seconds,
         **opened.sizes_and_digests(),
+        "wall_seconds": trainer.clock.seconds,
+        "wall_seconds_before_run": trainer.clock.before_run,
+        "wall_seconds_before_training": trainer.clock.before_training,
         "rows": dict(data.split_sizes),
         "rows_digests": dict(data.digests),
         "rows_evaluated": data.num_evaluated_rows,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from peftkit.recipe import Recipe
-from peftkit.train.budget import IntervalTrigger, Progress, budget_used
+from peftkit.train.budget import NOT_SAVED, IntervalTrigger, Progress, budget_used
 
 EvaluationRow = dict[str, Any]
 """A row of ``evaluations.jsonl``."""
@@ -81,7 +81,7 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON, without the evaluations, which have a file of their own."""
-        names = [field.name for field in fields(self.progress) if field.name != "steps_per_epoch"]
+        names = [field.name for field in fields(self.progress) if field.name not in NOT_SAVED]
         return {
             "progress": {name: getattr(self.progress, name) for name in names},
             "evaluation_done": not self.evaluation_due,

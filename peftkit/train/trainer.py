@@ -36,6 +36,7 @@ from peftkit.train.steps.step import TrainStep
 from peftkit.train.steps.step_losses import StepLoss, StepLosses
 from peftkit.train.steps.step_timer import StepTimer
 from peftkit.train.stop_signals import InterruptHandler
+from peftkit.train.wall_clock import WallClock
 
 EARLY_STEPS = 3
 """Errors of a library in the first steps are attributed to the method's options."""
@@ -56,6 +57,7 @@ class Trainer:
         callbacks: The callbacks, from the innermost to the outermost (see ``CallbackList``).
         interrupts: Records signals.
         run: The run directory; None on all processes but the main one, and for measurements.
+        clock: Measures what the user waits for; None for one that starts now.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Trainer:
         callbacks: Sequence[TrainerCallback],
         interrupts: InterruptHandler,
         run: RunDirectory | None = None,
+        clock: WallClock | None = None,
     ) -> None:
         self.recipe, self.module, self.objective, self.data = recipe, model, objective, data
         self.accelerator, self.mac_counter, self.interrupts, self.run = accelerator, mac_counter, interrupts, run
@@ -79,6 +82,7 @@ class Trainer:
         self.effective_batch = effective_batch_size(recipe, accelerator.num_processes)
         self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
         self.progress = self.state.progress
+        self.clock = clock or WallClock()
         self.schedule = make_schedule(recipe)
         # Several processes wait for each other in every step anyway, and all must end with the same one.
         self._waits_for_loss = accelerator.num_processes > 1 or recipe.train.on_nan == "skip"
@@ -107,7 +111,8 @@ class Trainer:
             self._settle()
             self.timer.start_waiting()
             for batches in self._step_batches() if not self.state.ended else ():
-                self._step(batches)
+                with self.clock.time_step():
+                    self._step(batches)
                 self._settle()
                 self.timer.start_waiting()
                 if self.state.ended:
@@ -150,6 +155,7 @@ class Trainer:
             **self.callbacks.state_dict(),
             "processes": self.accelerator.num_processes,
             "counting_seconds": self.mac_counter.seconds,
+            "wall_clock": self.clock.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "microbatch_size": self.train_step.microbatch_size,
         }
@@ -158,9 +164,11 @@ class Trainer:
         """Restore what ``state_dict`` returned.
 
         Args:
-            state: Values by name; further ones are ignored.
+            state: Values by name; further ones are ignored. Older checkpoints have no ``wall_clock``.
         """
         self.state.load_state_dict(state)
+        if "wall_clock" in state:
+            self.clock.load_state_dict(state["wall_clock"])
         self.callbacks.load_state_dict(state)
         self.mac_counter.seconds += state["counting_seconds"]
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -201,6 +209,36 @@ class Trainer:
     def _settle(self) -> None:
         """Let the callbacks save and evaluate, before the first step and after each one."""
         self.agree_on_stop()
+        self._read_clock()
+        self._save_and_evaluate()
+        if not self.state.ended:
+            self._read_clock()
+            if self.state.ended:  # what was saved or evaluated took the rest of the time
+                self._save_and_evaluate()
+
+    def _read_clock(self) -> None:
+        """Read the clock of the main process, if the budget limits it. The share is kept until the next reading.
+
+        Raises:
+            RunError: There is no time left for the first step.
+        """
+        progress, clock, limit = self.progress, self.clock, self.recipe.train.budget.wall_seconds
+        if not progress.step:
+            clock.before_training = clock.seconds
+        if limit is None:
+            return
+        splits = (*self.data.curve_splits, *(self.data.final_splits if self.data.is_curve_subsampled else ()))
+        reserved = clock.reserve((split.name, len(split.rows)) for split in splits)
+        seconds, before, reserved = self.broadcast_from_main(clock.seconds, clock.before_training, reserved)
+        progress.wall_seconds, progress.wall_seconds_before, progress.wall_seconds_reserved = seconds, before, reserved
+        if not progress.step and before + reserved >= limit:
+            end = f", and its end would take about {reserved:.1f} s" if reserved else ""
+            raise RunError(
+                f"train.budget.wall_seconds = {limit:g} leaves no time for training: the start of the run took "
+                f"{before:.1f} s{end}; set it to well above {before + reserved:.0f}, or evaluate fewer examples"
+            )
+
+    def _save_and_evaluate(self) -> None:
         state = self.state
         evaluated = bool(state.evaluations) and state.evaluations[-1]["step"] == self.progress.step
         if state.evaluation_trigger.due(self.progress) or (state.ended and not evaluated):

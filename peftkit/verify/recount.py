@@ -94,7 +94,7 @@ def measurement_checks(run: RecordedRun) -> Iterator[Check]:
         if name not in RECOUNTED:
             quantity = next((quantity for word, quantity in MEASURED.items() if word in name.split("_")), "it")
             yield cannot_check("measured", name, f"{quantity} is measured during training", value)
-    for name in ("evaluation_seconds", "counting_seconds"):
+    for name in ("evaluation_seconds", "counting_seconds", "wall_seconds"):
         if name in run.summary:
             yield cannot_check("measured", name, "time is measured during training", run.summary[name])
 
@@ -186,7 +186,7 @@ def _recount(
                 ends = min(ends, progress.step)
             if progress.step in {*steps, last_step}:
                 readings[progress.step] = read(progress, step_macs, padding)
-        timed = budget.seconds is not None or budget.joules is not None
+        timed = (budget.seconds, budget.wall_seconds, budget.joules) != (None,) * 3
         return _Recount(trainable, total, readings, None if timed else ends)
 
     try:

@@ -86,7 +86,8 @@ def test_no_weights_are_loaded(make: Make, registry: Registry, monkeypatch: pyte
 
 @pytest.mark.usefixtures("without_memory")
 @pytest.mark.parametrize(
-    ("budget", "steps"), [("steps=7", 7), ("samples=20", 3), ("epochs=2", 12), ("seconds=5", None)]
+    ("budget", "steps"),
+    [("steps=7", 7), ("samples=20", 3), ("epochs=2", 12), ("seconds=5", None), ("wall_seconds=5", None)],
 )
 def test_the_budget_sets_the_number_of_steps(budget: str, steps: int | None, make: Make, registry: Registry) -> None:
     recipe = make("decoder", "train.batch_size=8", f"train.budget.{budget}")

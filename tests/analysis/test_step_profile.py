@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftkit.analysis.step_profile import PARTS, STEPS, matmul_peak, profile_steps
+from peftkit.analysis import step_profile
+from peftkit.analysis.step_profile import PARTS, matmul_peak, profile_steps
 from peftkit.plugins import Registry
 from tests.tiny_runs import Make
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_profile, "STEPS", STEPS)
+    monkeypatch.setattr(step_profile, "PEAK_SIZES", (512,))
 
 
 @pytest.mark.slow

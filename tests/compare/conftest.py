@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 import tomli_w
 
+from peftkit.compare.statistics.hierarchy import SamplingEffort
+
 Plant = Callable[..., Path]
+HALF_EFFORT = SamplingEffort(warm_up_states=10, kept_states=20)
+"""For calibrations over hundreds of posteriors; ``tests/scripts/test_calibrate_statistics.py`` has the full effort."""
 
 
 @pytest.fixture

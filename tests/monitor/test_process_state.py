@@ -32,6 +32,7 @@ from peftkit.monitor import process_state
 from peftkit.monitor.process_state import isolated_process_state
 from peftkit.recipe import Recipe
 from peftkit.train.trainer import Trainer
+from tests.tiny_runs import ONE_EVALUATION, small_task
 
 tqdm: Any = sys.modules["tqdm"]  # of datasets
 Make = Callable[..., Recipe]
@@ -44,12 +45,6 @@ PARTS = (
     process_state._loggers,
     process_state._progress_bars,
     warnings.catch_warnings,
-)
-FEW_EXAMPLES = (
-    "evaluate.train_examples=0",
-    "evaluate.dev_examples=4",
-    "evaluate.test_examples=4",
-    "evaluate.full_splits=false",
 )
 LOGGERS = ("accelerate", "transformers", "datasets", "peft", "torch", "DeepSpeed", "mine")
 
@@ -180,7 +175,7 @@ CALLS = pytest.mark.parametrize("call", [here, in_thread])
 def test_runs_leave_the_process_as_it_was_and_give_the_numbers_of_a_process_of_their_own(
     call: Callable[..., Any], make: Make, request: pytest.FixtureRequest
 ) -> None:
-    recipe = make("encoder", "evaluate.dev_examples=8", "train.budget.steps=2")
+    recipe = make("encoder", "train.budget.steps=2", *ONE_EVALUATION)
     alone = peftkit.run(recipe, quiet=True).summary["selected"]
     caller: Caller = request.getfixturevalue("caller")
     before = caller.snapshot()
@@ -206,7 +201,8 @@ def test_a_failed_run_leaves_the_process_as_it_was(
 def test_an_interrupted_run_leaves_the_process_as_it_was_and_resumes(
     built_in: Callable[..., Recipe], caller: Caller, tmp_path: Path
 ) -> None:
-    recipe = built_in("runs", "train.budget.steps=30", 'evaluate.every="15 steps"', *FEW_EXAMPLES)
+    task = small_task(tmp_path / "rows")
+    recipe = built_in("runs", task, "train.budget.steps=30", 'evaluate.every="15 steps"', "evaluate.train_examples=0")
     ended = threading.Event()
 
     def interrupt() -> None:
@@ -234,10 +230,11 @@ def test_an_interrupted_run_leaves_the_process_as_it_was_and_resumes(
 
 
 def test_predictions_models_and_estimates_leave_the_process_as_it_was(
-    built_in: Callable[..., Recipe], caller: Caller
+    built_in: Callable[..., Recipe], caller: Caller, tmp_path: Path
 ) -> None:
+    recipe = built_in("x", small_task(tmp_path / "rows"), "train.budget.steps=1", *ONE_EVALUATION)
     before = caller.snapshot()
-    run = peftkit.run(built_in("x", "train.budget.steps=1", *FEW_EXAMPLES), quiet=True)
+    run = peftkit.run(recipe, quiet=True)
     assert [row["source"] for row in run.predict(["a bird", "a tree"])] != []
     model, tokenizer = peftkit.load_model(run)
     assert {p.dtype for p in model.parameters()} == {torch.float32}

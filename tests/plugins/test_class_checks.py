@@ -232,7 +232,9 @@ def test_every_registered_class_rejects_an_option_with_the_name_of_a_member() ->
     for entry in load_registry("").entries:
         check_class(entry.name, entry.component)
         check_options(entry.name, entry.component)
-        for name, _ in members(entry.component):
+        of_base = {name for name, _ in members(BASE_CLASSES[entry.kind])}  # which the tests above have
+        names = [name for name, _ in members(entry.component)]
+        for name in (names[0], *(name for name in names if name not in of_base)):
             with pytest.raises(PluginError, match=name):
                 check_class("d:p: Mine", make(entry.component, {name: float}, **{name: 0.5}))
 

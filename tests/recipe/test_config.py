@@ -80,6 +80,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "tokens": None,
         "epochs": 1.0,
         "seconds": None,
+        "wall_seconds": None,
         "gmacs": None,
         "joules": None,
     },
@@ -149,7 +150,7 @@ LIMITS = [
     (ModelConfig, ["name"], ["m"], [""]),
     (TrackConfig, ["project"], ["p"], [""]),
     (BudgetConfig, ["steps", "samples", "tokens"], [1], [0, 1.5]),
-    (BudgetConfig, ["epochs", "seconds", "gmacs", "joules"], [1e-6], [0.0, 9e-7, math.inf]),
+    (BudgetConfig, ["epochs", "seconds", "wall_seconds", "gmacs", "joules"], [1e-6], [0.0, 9e-7, math.inf]),
     (CheckpointConfig, ["keep"], [1], [0]),
     (EarlyStoppingConfig, ["patience"], [1], [0]),
     (EarlyStoppingConfig, ["min_delta"], [0.0, 0.1], [-1e-9]),
@@ -223,7 +224,7 @@ def test_a_budget_needs_a_limit_and_row_limits_give_known_steps() -> None:
         BudgetConfig()
     for key in ("steps", "samples", "epochs"):
         assert BudgetConfig(**{key: 1}).has_known_steps
-        for other in ("tokens", "seconds", "gmacs", "joules"):
+        for other in ("tokens", "seconds", "wall_seconds", "gmacs", "joules"):
             assert not BudgetConfig(**{key: 1, other: 1}).has_known_steps
             assert not BudgetConfig(**{other: 1}).has_known_steps
 

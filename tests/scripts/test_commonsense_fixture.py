@@ -59,11 +59,11 @@ def test_correct_answers_have_every_letter(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cqa_adapters", "commonsense_qa/lora"])
-def test_hub_recipes_train_on_the_fixture(name: str, folder: Path, tmp_path: Path) -> None:
+def test_hub_recipes_train_on_the_fixture(name: str, folder: Path, models: dict[str, Path], tmp_path: Path) -> None:
     registry = load_registry()
     method = "parallel_adapters" if name == "cqa_adapters" else "lora"
     path = ROOT / "recipes" / f"{name}.toml"
-    keys = [*script("dev").SHORT, f"task.path={folder}", "model.name=pocket-t5", "track.to=[]"]
+    keys = [*script("dev").SHORT, f"task.path={folder}", f"model.name={models['encoder-decoder']}", "track.to=[]"]
     if method not in registry.all("method"):  # without the plugin, test the rest of the recipe
         keys.append('method={name = "lora"}')
     done = run(load_recipe(path, registry, [*keys, f"run.output={tmp_path / 'runs'}"]), registry)

@@ -182,3 +182,11 @@ def test_a_layer_equals_its_overrides(registry: Registry, grid: Make) -> None:
     recipe = load_recipe(expanded.path.parent / "base.toml", registry, [*to_overrides(layer)])
     assert (recipe.method.name, recipe.method.r, recipe.train.budget.steps) == ("vera", 4, 9)  # type: ignore[attr-defined]
     assert "learning_rate = 0.5" in dump_recipe(recipe)
+
+
+def test_all_runs_get_the_same_share_of_their_budget(grid: Make) -> None:
+    axes = '[axes]\nmethod = ["lora", "full"]\ntrain.budget.steps = [40, 100]\n'
+    budgets = [study.any_recipe.train.budget.steps for study in grid("budget_share = 0.25\n" + axes).studies]
+    assert budgets == [10, 25, 10, 25]
+    whole, part = (grid(f"budget_share = {share}\n{axes}").studies[0].any_recipe for share in (1.0, 0.5))
+    assert recipe_hash(whole) != recipe_hash(part)

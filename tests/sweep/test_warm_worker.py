@@ -22,7 +22,8 @@ from peftkit.sweep.scheduler import find_run
 from peftkit.sweep.warm_worker import WarmWorker
 from tests.conftest import exhaustive_unless_quick
 
-MEASURED = ("cost", "seconds", "evaluation_seconds", "counting_seconds", "finished", "file_digests")
+WAITED = ("wall_seconds", "wall_seconds_before_run", "wall_seconds_before_training")
+MEASURED = ("cost", "seconds", "evaluation_seconds", "counting_seconds", *WAITED, "finished", "file_digests")
 """Keys whose values differ between two runs of a recipe in processes of their own."""
 
 Make = Callable[..., Recipe]

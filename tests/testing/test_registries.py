@@ -13,7 +13,7 @@ from peftkit.objectives import LabelRanking
 from peftkit.plugins import load_registry
 from peftkit.testing import check_task
 from peftkit.testing.registries import registry_of
-from peftkit.testing.run_checks import Colours, check_callback, check_two_processes
+from peftkit.testing.run_checks import Colours, check_two_processes
 from tests.conftest import write_distribution
 from tests.regression_plugin import Shades
 
@@ -89,8 +89,7 @@ def test_only_built_in_components_take_part(component: Any) -> None:
 
 @pytest.mark.usefixtures("other_plugin")
 def test_runs_of_checks_are_not_those_of_other_plugins(tmp_path: Path) -> None:
-    check_two_processes(LayerNorm(), "bert", tmp_path / "method")
-    check_callback(Waits(), tmp_path / "callback")
+    check_two_processes(LayerNorm(), "bert", tmp_path)  # all checks of runs have the registry of the test above
 
 
 @pytest.mark.usefixtures("other_plugin", "regression_plugin")

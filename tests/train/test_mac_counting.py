@@ -21,14 +21,14 @@ from peftkit.plugins import Entry, Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import run_processes
 from peftkit.train.run import run
-from tests.tiny_runs import Make
+from tests.tiny_runs import ONE_EVALUATION, Make
 
 
 def test_auxiliary_losses_are_counted(make: Make, registry: Registry) -> None:
-    options = ("method.name=lora", "method.monteclora_config={}", "train.batch_size=2")
-    with_loss = costs(run(make("encoder-decoder", *options, "evaluate.every=1 steps"), registry))
-    plain = costs(run(make("encoder-decoder", *options[::2], "evaluate.every=1 steps"), registry))
-    assert all(counted["gmacs"] > without["gmacs"] for counted, without in zip(with_loss[1:], plain[1:], strict=True))
+    options = ("method.name=lora", "train.batch_size=2", *ONE_EVALUATION)
+    [with_loss] = costs(run(make("encoder-decoder", *options, "method.monteclora_config={}"), registry))
+    [plain] = costs(run(make("encoder-decoder", *options), registry))
+    assert with_loss["gmacs"] > plain["gmacs"]
 
 
 def test_a_quantized_model_is_counted_on_an_unquantized_copy(
@@ -86,7 +86,7 @@ def test_a_runs_cost_is_the_sum_of_its_steps(
         f"train.gradient_accumulation_steps={microbatches}",
         f"train.budget.samples={(steps - 1) * batch + 1}",
         "train.budget.steps=1000",
-        "evaluate.every=2 steps",
+        *ONE_EVALUATION,
     )
     meter = Entry("meter", "kept", Kept, "tests", "0")
     watched = Registry((*registry.entries, meter), registry.failures, registry.distributions)
@@ -176,8 +176,8 @@ def test_a_run_counts_few_batches_besides_the_shortest_and_longest(
 
     monkeypatch.setattr(MacCounter, "count", note)
     monkeypatch.setattr(MacCounter, "_count", note_count)
-    sizes = [f"evaluate.{split}_examples=8" for split in ("train", "dev", "test")]
-    options = ("task.name=wordnet_mcq", "train.batch_size=2", "train.budget.steps=300", *sizes)
+    sizes = ("evaluate.dev_examples=8", "evaluate.test_examples=8", "evaluate.full_splits=false", *ONE_EVALUATION)
+    options = ("task.name=wordnet_mcq", "train.batch_size=2", "train.budget.steps=150", *sizes)
     run(make("encoder-decoder", *options), registry)
     assert counted[:2] == requested[:2]
     assert counted[0] <= min(requested)

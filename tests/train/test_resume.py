@@ -62,7 +62,7 @@ def only(recipe: Recipe) -> Path:
     return path
 
 
-KILLS = 6
+KILLS = 5
 VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
     "full": (1, "encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
     "lora": (1, "encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
@@ -85,7 +85,7 @@ def test_a_run_killed_at_random_steps_equals_an_uninterrupted_one(
     variant: str, make: Make, registry: Registry, tmp_path: Path
 ) -> None:
     processes, kind, *options = VARIANTS.get(variant, (1, "encoder-decoder", f"method.name={variant}"))
-    recipe = make(kind, *OPTIONS, *options)
+    recipe = make(kind, *OPTIONS, "train.budget.steps=16", "evaluate.every=8 steps", *options)
     run_processes(recipe, registry, processes, resume="")
     whole = only(recipe)
     expected, weights = outcome(whole), last_weights(whole)

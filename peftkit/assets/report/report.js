@@ -5,7 +5,7 @@
   const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f"];
   const DASHES = ["", "7 4", "2 3", "9 3 2 3"];
   const SHAPES = ["circle", "square", "diamond", "triangle"];
-  const NAMES = { gmacs: "GMACs", gmacs_with_tuning: "GMACs with tuning", seconds: "seconds of training", samples: "samples", tokens: "tokens", joules: "joules",
+  const NAMES = { gmacs: "GMACs", gmacs_with_tuning: "GMACs with tuning", seconds: "seconds of training", wall_seconds: "seconds waited", samples: "samples", tokens: "tokens", joules: "joules",
     peak_memory: "peak memory (GiB)", trainable_parameters: "trainable parameters", checkpoint_bytes: "checkpoint (MiB)",
     gmacs_per_step: "GMACs per step", seconds_per_step: "seconds per step" };
   const SCALE = { peak_memory: 2 ** 30, checkpoint_bytes: 2 ** 20 };

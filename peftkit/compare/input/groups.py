@@ -16,7 +16,9 @@ from peftkit.compare.input.fairness import (
     optimizer_options,
 )
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.quantities import format_cost
 from peftkit.errors import InputError, comma_separated
+from peftkit.run_directory import RunDirectory
 
 VARIANT_KEY = "method.variant"
 """The option that names a preset of a method, such as ``houlsby``."""
@@ -102,6 +104,8 @@ def _remarks(runs: Sequence[LoadedRun], numbers: Mapping[Seeds, int]) -> Iterato
         yield f"training sample: varies with the seed ({comma_separated(samples)}), but is held fixed for {fixed}"
     if different := describe_differences([optimizer_options(run) for run in runs]):
         yield f"methods do not share an optimizer: {'; '.join(different)}"
+    yield from _describe_waits(runs)
+    yield from _describe_time_plans(runs)
     if any(number != seed for (seed, _, _), number in numbers.items()):
         numbered = ", ".join(
             f"{number} (seed {seed}, init_seed {init}, order_seed {order})"
@@ -167,3 +171,37 @@ def _labels_from_options(runs: Sequence[LoadedRun], flat: Sequence[Mapping[str, 
         )
         labels.append(f"{name} ({shown})" if shown else name)
     return labels
+
+
+def _describe_waits(runs: Sequence[LoadedRun]) -> Iterator[str]:
+    """Say how much of a budget of ``wall_seconds`` was training: equal waits are not equal work."""
+    limits = {run.recipe.get("train", {}).get("budget", {}).get("wall_seconds") for run in runs} - {None}
+    seconds = [run.summary.get("cost", {}).get("train_seconds") for run in runs]
+    if not limits or None in seconds:
+        return
+    shares: dict[str, list[float]] = defaultdict(list)
+    for run, trained in zip(runs, seconds, strict=True):
+        shares[run.summary["method"]].append(trained)
+    spans = [f"{method} {_span(values)}" for method, values in sorted(shares.items())]
+    waits = " or ".join(f"{limit:g}" for limit in sorted(limits))
+    yield (
+        f"equal waits, not equal work: of {waits} s, each run trained for {', '.join(spans)}; the rest was loading, "
+        "evaluation and saving, and depends on this machine and on what else it did"
+    )
+
+
+def _span(seconds: Sequence[float]) -> str:
+    low, high = (format(value, ".3g") for value in (min(seconds), max(seconds)))
+    return f"{low} s" if low == high else f"{low}–{high} s"
+
+
+def _describe_time_plans(runs: Sequence[LoadedRun]) -> Iterator[str]:
+    """Say what sweeps that were planned within a time have left out: their runs are in SWEEP/runs/HASH/RUN."""
+    for folder in sorted({run.path.resolve().parents[2] for run in runs if len(run.path.resolve().parents) > 2}):
+        if (folder / "within.json").is_file() and (plan := RunDirectory(folder).read_json("within.json"))["design"]:
+            design, asked = plan["design"], plan["asked"]
+            trials = f"{design['trials']} of {asked['trials']} trials, " if asked["trials"] else ""
+            yield (
+                f"planned within {format_cost(plan['within'], 'seconds')}: {trials}{design['seeds']} of "
+                f"{asked['seeds']} seeds and {design['budget_share']:g} of the budget, the same for all methods"
+            )

@@ -33,11 +33,12 @@ LABEL_DISTANCE = 0.04
 """Baselines closer than this share of the panel's height share a label."""
 MAX_METHODS = 8
 """The most methods per figure, so that lines stay distinguishable: the best ones and the baseline are drawn."""
-COST_AXES = ("gmacs", "gmacs_with_tuning", "seconds", "samples", "tokens", "joules")
+COST_AXES = ("gmacs", "gmacs_with_tuning", "seconds", "wall_seconds", "samples", "tokens", "joules")
 NAMES = {
     "gmacs": "GMACs",
     "gmacs_with_tuning": "GMACs with tuning",
     "seconds": "seconds of training",
+    "wall_seconds": "seconds waited",
     "joules": "joules",
 }
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 5
 """The number of predictions per method."""
-CURVES = ("gmacs", "gmacs_with_tuning", "seconds", "samples", "tokens", "joules")
+CURVES = ("gmacs", "gmacs_with_tuning", "seconds", "wall_seconds", "samples", "tokens", "joules")
 """Costs that grow in the course of a run."""
 DIGITS = 6
 """Significant digits of numbers in the page's data."""

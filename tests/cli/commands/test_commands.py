@@ -69,8 +69,11 @@ def words(
     request: pytest.FixtureRequest,
 ) -> list[str]:
     """The arguments of a successful invocation of the command."""
+    from peftkit.analysis import step_profile
     from peftkit.inference import push
 
+    monkeypatch.setattr(step_profile, "STEPS", 2)
+    monkeypatch.setattr(step_profile, "PEAK_SIZES", (256,))
     monkeypatch.setattr(push, "push", lambda *args, **options: "https://hub/owner/name/commit/1")
     (tmp_path / "short.toml").write_bytes((finished_run.parents[1] / "x.toml").read_bytes())
     (tmp_path / "sweep.toml").write_text('name = "s"\nrecipe = "x.toml"\n[axes]\nseed = [1]\n', encoding="utf-8")

@@ -21,7 +21,7 @@ from peftkit.compare.output.across_pages import notes
 from peftkit.compare.score_posterior import fit_posterior
 from peftkit.compare.statistics import fit
 from tests.compare.across.conftest import BEST, MEANS, numbers, part, read, runs
-from tests.compare.conftest import Plant
+from tests.compare.conftest import HALF_EFFORT, Plant
 
 
 def test_normalized_scores_are_0_for_the_constant_answer_and_1_for_the_best() -> None:
@@ -152,7 +152,7 @@ def draw_parts(rng: np.random.Generator, spread: float) -> tuple[list[TaskPoster
             name: {seed: (rng.random(500) < level + rng.normal(0, 0.01)).astype(float) for seed in range(3)}
             for name, level in zip("abcd", expected, strict=True)
         }
-        known = fit(right, share=True)
+        known = fit(right, share=True, effort=HALF_EFFORT)
         parts.append(TaskPosterior(f"t{task}", "m", "accuracy", known.names, known.draws, constant))
         truth.append((expected - constant) / 0.2)
     return parts, "abcd"[int(np.mean(truth, 0).argmax())]

@@ -22,7 +22,7 @@ from peftkit.compare.statistics.cost_uncertainty import (
     pareto_front,
     reach_probability,
 )
-from tests.compare.conftest import Plant
+from tests.compare.conftest import HALF_EFFORT, Plant
 
 SCENARIOS = 100
 
@@ -159,11 +159,11 @@ def test_area_intervals_and_front_probabilities_are_calibrated() -> None:
             runs = level + rng.normal(0, 0.01, seeds)
             areas[name] = {seed: area_under_curve(costs, run * shape, 1.0, 100.0) for seed, run in enumerate(runs)}
             finals[name] = {seed: np.array([run]) for seed, run in enumerate(runs)}
-        of_areas = fit(finals, share=False, means=areas)
+        of_areas = fit(finals, share=False, means=areas, effort=HALF_EFFORT)
         hits += [of_areas.estimates[name].low <= expected[name] <= of_areas.estimates[name].high for name in "abcd"]  # type: ignore[operator]
         total = dict(zip("abcd", rng.permutation([1.0, 2.0, 3.0, 3.2]), strict=True))
         steps = dict.fromkeys("abcd", 0.5)
-        stated += [*front_probabilities(fit(finals, share=False), total, steps).values()]
+        stated += [*front_probabilities(fit(finals, share=False, effort=HALF_EFFORT), total, steps).values()]
         right += on_pareto_front(truth[None], np.array([*total.values()]), np.full(4, 0.5))[0].tolist()
     within = np.reshape(hits, (SCENARIOS, 4)).mean(1)
     assert abs(within.mean() - 0.95) < 3 * max(within.std() / math.sqrt(SCENARIOS), 0.006)

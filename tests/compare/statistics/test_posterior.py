@@ -18,6 +18,7 @@ from peftkit.compare.statistics.observations import Array, Observations, Scale, 
 from peftkit.compare.statistics.pairwise_tests import PairwiseResult, PairwiseTests
 from peftkit.compare.statistics.posterior import MethodEstimate, PairDifference
 from peftkit.compare.statistics.seed_variance import SeedVariance
+from tests.compare.conftest import HALF_EFFORT
 
 Scores = dict[str, dict[int, Array]]
 
@@ -70,7 +71,7 @@ def test_the_highest_of_many_equal_methods_is_shrunk() -> None:
     gaps, observed = [], []
     for _ in range(20):
         scores = planted(rng, [0.6] * 30, 2, 200, 0.02)
-        posterior = fit(scores, share=True)
+        posterior = fit(scores, share=True, effort=HALF_EFFORT)
         gaps.append(max(each.score for each in posterior.estimates.values()) - 0.6)
         observed.append(max(np.mean([*runs.values()]) for runs in scores.values()) - 0.6)
     assert np.mean(observed) > 0.03
@@ -97,7 +98,7 @@ def test_intervals_of_scores_near_one_are_calibrated(truth: float, seeds: int) -
     for _ in range(rounds):
         right = (rng.random(200) < truth).astype(float)  # all seeds learn the same answers
         scores = {name: dict.fromkeys(range(seeds), right) for name in ("a", "b")}
-        each = fit(scores, share=True).estimates["a"]
+        each = fit(scores, share=True, effort=HALF_EFFORT).estimates["a"]
         assert each.low is not None
         assert each.high is not None
         assert each.low < each.high <= 1

@@ -27,7 +27,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.tasks.sources import loading
 from peftkit.tasks.sources.loading import DataSource, load_splits
 from peftkit.testing.processes import command, run_processes
-from tests.tiny_runs import Make
+from tests.tiny_runs import ONE_EVALUATION, Make, small_task
 
 COMMITS = ("a" * 40, "b" * 40)
 ROWS = {"train": 40, "validation": 12, "test": 12}
@@ -216,6 +216,6 @@ def test_all_processes_use_the_commits_of_the_main_one(
 
     monkeypatch.setattr("peftkit.train.run.resolve_revisions", resolved)
     monkeypatch.setattr("peftkit.train.run.pin_revisions", record_commit)
-    short = ("train.budget.steps=1", "evaluate.dev_examples=4", "evaluate.test_examples=4", "train.batch_size=4")
-    run_processes(built_in("two", *short), registry, 2)
+    short = ("train.budget.steps=1", "train.batch_size=4", *ONE_EVALUATION)
+    run_processes(built_in("two", small_task(tmp_path / "rows"), *short), registry, 2)
     assert [(tmp_path / f"process {rank}").read_text() for rank in (0, 1)] == ["commit of process 0"] * 2

@@ -30,7 +30,7 @@ from peftkit.train.steps import step_losses, step_timer
 from peftkit.train.steps.step_losses import MAX_PENDING, StepLoss, StepLosses
 from peftkit.train.steps.step_timer import StepTimer
 from tests.integration.test_failures import broken_at, only
-from tests.tiny_runs import Make
+from tests.tiny_runs import ONE_EVALUATION, Make
 
 CPU = torch.device("cpu")
 
@@ -99,7 +99,7 @@ def test_a_late_loss_ends_the_run_as_an_early_one_does(
     """Nothing after the step is saved, whoever finds it: a checkpoint, a callback or the end."""
     broken_at(monkeypatch, 3)
     registry = Registry((*registry.entries, Entry("callback", "curious", Curious, "tests", "0")), registry.failures)
-    recipe = make("decoder", f'train.checkpoint.every="{every}"', "train.checkpoint.keep=9", "evaluate.every=100%")
+    recipe = make("decoder", f'train.checkpoint.every="{every}"', "train.checkpoint.keep=9", *ONE_EVALUATION)
     if reads:
         recipe = recipe.model_copy(update={"callback": (Curious(),)})
     seen: list[int] = []
@@ -115,7 +115,7 @@ def test_a_late_loss_ends_the_run_as_an_early_one_does(
     summary = json.loads((path / "summary.json").read_text())
     assert (summary["status"], [*summary["cost"]]) == ("diverged", ["gmacs"])
     monkeypatch.undo()
-    two = run(make("decoder", "train.budget.steps=2", "run.name=two"), registry, quiet=True)
+    two = run(make("decoder", "train.budget.steps=2", "run.name=two", *ONE_EVALUATION), registry, quiet=True)
     assert two is not None
     assert summary["cost"]["gmacs"] == json.loads((two / "summary.json").read_text())["cost"]["gmacs"]
 

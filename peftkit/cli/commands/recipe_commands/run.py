@@ -42,10 +42,12 @@ class RunCommand(SubCommand):
         registry = plugins.load_registry()
         recipe = load_recipe(args.recipe, registry, args.overrides)
         from peftkit.train.run import run  # imports torch: only once the recipe is valid
+        from peftkit.train.wall_clock import process_start
 
         with ExitStack() as stack:
             stack.enter_context(_progress_stream(args, stack))
-            path = run(recipe, registry, log_level=args.log_level, resume=args.resume)
+            started = process_start()
+            path = run(recipe, registry, log_level=args.log_level, resume=args.resume, started=started)
         if path is not None and args.json:  # None on all processes but the main one
             self.print_json(_document(path))
         elif path is not None and args.quiet:

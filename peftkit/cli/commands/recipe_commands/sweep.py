@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from peftkit.plugins import Registry
     from peftkit.sweep.grid import Grid
     from peftkit.sweep.plan import SweepPlan
-    from peftkit.sweep.scheduler import Failure
+    from peftkit.sweep.process_executor import Workers
+    from peftkit.sweep.scheduler import Failure, Sweep
 
 STATES = ("done", "unfinished", "missing")
 
@@ -56,6 +57,11 @@ class SweepCommand(SubCommand):
         parser.add_argument(
             "--executor", choices=["local", "slurm"], default="local", help="Where to run. [default: local]"
         )
+        parser.add_argument(
+            "--within",
+            metavar="TIME",
+            help="Choose trials, seeds and budget so that all is done in this time, such as 20min or 1h30min.",
+        )
         parser.add_argument("--no-trial", action="store_true", help="With plan: make no steps, and estimate no time.")
 
     def needs_stdout(self, args: argparse.Namespace) -> bool:
@@ -66,20 +72,60 @@ class SweepCommand(SubCommand):
 
         registry = plugins.load_registry()
         grid = load_grid(Path(args.file), registry, args.overrides, args.only)
+        if args.within is not None and args.action != "status":
+            return self._run_within(args, grid, registry)
+        if args.action == "run":
+            from peftkit.sweep.within.time_plan import check_unplanned
+
+            check_unplanned(grid.folder)
         actions = {"run": self._run, "plan": self._plan, "status": self._status}
         return actions[args.action](args, grid, registry)
 
     def _run(self, args: argparse.Namespace, grid: Grid, registry: Registry) -> int:
         if args.executor == "slurm":
             return self._submit(args, grid)
-        from peftkit.sweep.process_executor import Workers
         from peftkit.sweep.scheduler import Sweep
 
         say = self._progress(args)
         self._notice_incompatible(args, grid)
-        local = grid.config.local
-        workers = Workers(args.jobs or local.jobs, local.launch, warm=local.warm)
-        sweep = Sweep(grid, registry, workers, say, args.overrides)
+        sweep = Sweep(grid, registry, _workers(args, grid), say, args.overrides)
+        return self._finish(args, grid, sweep, say)
+
+    def _run_within(self, args: argparse.Namespace, grid: Grid, registry: Registry) -> int:
+        """Runs or plans a sweep within a time."""
+        from peftkit.sweep.within.durations import parse_duration, write_duration
+        from peftkit.sweep.within.time_plan import TimePlan
+        from peftkit.sweep.within.timed_sweep import TimedSweep
+        from peftkit.train.wall_clock import process_start
+
+        runs = args.action == "run"
+        within = parse_duration(args.within)
+        if args.executor == "slurm":
+            raise InputError("--within plans for this machine and cannot be combined with --executor slurm")
+        if args.no_trial:
+            raise InputError("--within needs to know how long runs take, which --no-trial does not measure")
+        say = self._progress(args)
+        self._notice_incompatible(args, grid)
+        workers = _workers(args, grid)
+        plan = TimePlan(grid, registry, args.overrides, args.only, within=within, started=process_start(), runs=runs)
+        try:
+            plan.measure(workers, say)
+        except RunInterrupted as interrupted:
+            raise RunInterrupted(
+                f"interrupted; resume with: {args.command_line}", interrupted.exit_code - 128
+            ) from None
+        if runs:
+            return self._finish(args, grid, TimedSweep(plan, workers, say), say)
+        design = plan.choose(say)
+        document = {"within": within, **vars(design), "seconds": plan.expected_seconds(design)}
+        if args.json:
+            self.print_json(document)
+        else:
+            say(f"that takes about {write_duration(document['seconds'])}, {workers.jobs} at a time")
+        return 0
+
+    def _finish(self, args: argparse.Namespace, grid: Grid, sweep: Sweep, say: Callable[[str], None]) -> int:
+        """Runs a sweep, and prints its result."""
         progress = sweep.progress
         say(f"{grid.config.name}: {progress.total} runs in {grid.folder}, {sweep.workers.jobs} at a time")
         try:
@@ -133,7 +179,7 @@ class SweepCommand(SubCommand):
         return 1 if any(study.problem for study in studies.studies) else 0
 
     def _status(self, args: argparse.Namespace, grid: Grid, registry: Registry) -> int:
-        studies = _states(grid, registry, args.overrides)
+        studies = _states(grid, registry, args.overrides, args.only)
         if args.json:
             incompatible = [asdict(each) for each in grid.rejected]
             self.print_json({"studies": studies, "incompatible": incompatible}, version=2)
@@ -166,8 +212,19 @@ class SweepCommand(SubCommand):
             self.notice(args, f"incompatible: {each.label}: {each.reason}")
 
 
+def _workers(args: argparse.Namespace, grid: Grid) -> Workers:
+    from peftkit.sweep.process_executor import Workers
+
+    local = grid.config.local
+    return Workers(args.jobs or local.jobs, local.launch, warm=local.warm)
+
+
 def _run_document(sweep: Any, grid: Grid, failures: Sequence[Failure]) -> dict[str, Any]:
+    from peftkit.sweep.within.time_plan import read_design
+
+    design = read_design(grid.folder)
     return {
+        **({} if design is None else {"design": vars(design)}),
         "folder": str(grid.folder),
         "runs": sweep.progress.total,
         "reused": sweep.progress.reused,
@@ -249,16 +306,20 @@ def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _states(grid: Grid, registry: Registry, overrides: Sequence[str]) -> list[dict[str, Any]]:
+def _states(grid: Grid, registry: Registry, overrides: Sequence[str], only: Sequence[str]) -> list[dict[str, Any]]:
     """The state of each seed of each study, and where its tuning stopped at the edge of a range."""
     from peftkit.run_directory import tuning_edges
     from peftkit.sweep.scheduler import final_recipes, find_run, read_tuning
+    from peftkit.sweep.within.time_plan import apply_design, read_design
 
     studies = []
+    design = read_design(grid.folder)
+    if design is not None:
+        grid = apply_design(grid, design, registry, overrides, only)
     for study in grid.studies:
         recipes = final_recipes(grid, study, registry, overrides)
         states = {}
-        for seed in study.recipes:
+        for seed in [*study.recipes][: None if design is None else design.seeds]:
             run = find_run(recipes[seed]) if seed in recipes else None
             states[str(seed)] = "missing" if run is None else "done" if run.finished else "unfinished"
         edges = tuning_edges(read_tuning(grid, study) if grid.config.tune else None)

@@ -17,7 +17,13 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_profile_is_printed_and_its_trace_written(peftkit: Peftkit, tmp_path: Path) -> None:
+def test_profile_is_printed_and_its_trace_written(
+    peftkit: Peftkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftkit.analysis import step_profile
+
+    monkeypatch.setattr(step_profile, "STEPS", 2)
+    monkeypatch.setattr(step_profile, "PEAK_SIZES", (256,))
     trace = tmp_path / "trace.json"
     code, out, _ = peftkit("profile", "x.toml", "--trace", str(trace), *SMALL)
     assert code == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 
 from peftkit.errors import RunInterrupted
 from peftkit.sweep.scheduler import Failure, Sweep
+from peftkit.sweep.within.run_times import Probe
+from peftkit.sweep.within.time_plan import TimePlan
 from tests.cli.conftest import VALID, Peftkit
 
 
@@ -89,3 +92,43 @@ def test_an_interrupted_sweep_prints_the_command_that_resumes_it(
     message, _, command = err.rstrip("\n").partition("; resume with: ")
     assert message == "interrupted"
     assert shlex.split(command) == ["peftkit", *words]
+
+
+PROGRESS = {"steps": 16, "samples": 64, "tokens": 900, "epochs": 0.02, "seconds": 4.0, "gmacs": 2.0, "joules": 0.0}
+PROBE = Probe(9.0, 4.0, 4.0, 1.0, 1, PROGRESS, 250)
+
+
+def test_a_sweep_is_planned_within_a_time(sweep_file: Path, peftkit: Peftkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(self: TimePlan, workers: Any, say: Any) -> None:
+        self.state["probes"] = {study.label: {"recipe": "", **vars(PROBE)} for study in self.grid.studies}
+
+    monkeypatch.setattr(TimePlan, "measure", measure)
+    words = ("sweep", "plan", str(sweep_file), "--within")
+    code, out, _ = peftkit(*words, "1min30s")
+    assert code == 0
+    first, *_, last = out.splitlines()
+    assert re.fullmatch(r"within 90s: 2 seeds and 0\.\d+ of the budget for each of 1 studies", first)
+    assert re.fullmatch(r"that takes about \d+s, 1 at a time", last)
+    document = json.loads(peftkit(*words, "1h", "--json")[1])
+    assert (document["within"], document["trials"], document["seeds"], document["budget_share"]) == (3600, 0, 2, 1)
+    code, out, err = peftkit(*words, "5s")
+    assert (code, out) == (2, "")
+    assert (
+        "5s are left, which is not enough: the least that separates methods (2 seeds of each of 1 studies, with " in err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--within", "soon"), "'soon' must be a duration above zero in h, min and s"),
+        (("--within", "1h", "--executor", "slurm"), "cannot be combined with --executor slurm"),
+        (("--within", "1h", "--no-trial"), "needs to know how long runs take"),
+    ],
+)
+def test_a_time_that_cannot_be_planned_is_an_error(
+    sweep_file: Path, peftkit: Peftkit, words: tuple[str, ...], message: str
+) -> None:
+    code, out, err = peftkit("sweep", "plan", str(sweep_file), *words)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -1,0 +1,1 @@
+"""Sweeps within a time: how long runs take, the design that fits, and keeping to it."""
