@@ -23,6 +23,7 @@ import peftkit
 from peftkit.components import callback, family_services, inputs, model_parts, objective, preset, search_space
 from peftkit.components.component import Component
 from peftkit.components.options.option_docstrings import option_descriptions
+from peftkit.components.read_later import ReadLater
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
 
@@ -101,7 +102,7 @@ def of_dataclass(given: type) -> str:
     docstring = inspect.getdoc(given) or ""
     described = entries(section(docstring, "Attributes"))
     rows = [
-        (code(f.name), code(str(f.type)), _default(f), described[f.name])
+        (code(f.name), code("float" if f.type == ReadLater.__name__ else str(f.type)), _default(f), described[f.name])
         for f in fields(given)  # type: ignore[arg-type]
     ]
     rows += [

@@ -116,7 +116,7 @@ AROUND = (
     "train/test_early_stopping.py",
     "train/test_mac_counting.py",
     "train/test_resume.py",
-    "train/test_strategies.py",
+    "train/steps/test_parallel_strategies.py",
     "train/test_trainer.py",
     "verify",
 )

@@ -19,8 +19,8 @@ from peftkit.recipe import Recipe
 from peftkit.recipe.tables import BudgetConfig
 from peftkit.train.budget import planned_steps
 from peftkit.train.mac_counting import make_mac_counter
+from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler
-from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
 
 

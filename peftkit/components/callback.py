@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components.component import StatefulComponent
 from peftkit.components.inputs import StepStats
-from peftkit.components.read_later import read_later
+from peftkit.components.read_later import ReadLater
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@read_later("seconds")
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainContext:
     """A run at the time of an event.
 
@@ -42,14 +41,13 @@ class TrainContext:
     epoch: float
     samples: int
     tokens: int
-    seconds: float
+    seconds: ReadLater = ReadLater()
     budget_used: float
     num_processes: int
     stop: Callable[[str], None]
 
 
-@read_later("loss")
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class StepResult:
     """An optimizer step that has been taken.
 
@@ -61,7 +59,7 @@ class StepResult:
         skipped: Whether the parameters were not updated, because the loss was not finite.
     """
 
-    loss: float
+    loss: ReadLater = ReadLater()
     learning_rate: float
     stats: StepStats
     skipped: bool = False

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from peftkit.components.read_later import read_later
+from peftkit.components.read_later import ReadLater
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,8 +147,7 @@ class Example:
     group: str = ""
 
 
-@read_later("seconds", "wait_seconds")
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepStats:
     """The cost of one optimizer step, summed over all processes; seconds are those of the main process.
 
@@ -171,9 +170,9 @@ class StepStats:
     samples: int
     input_tokens: int
     target_tokens: int
-    seconds: float
+    seconds: ReadLater = ReadLater()
     padding_tokens: int = 0
-    wait_seconds: float = 0.0
+    wait_seconds: ReadLater = ReadLater(0.0)
     forward_macs: int = 0
     backward_macs: int = 0
     elementwise: int = 0

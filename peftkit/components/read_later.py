@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-Class = TypeVar("Class", bound=type)
 
 
-def read_later(*names: str) -> Callable[[Class], Class]:
-    """Let fields of a dataclass with slots be given as functions, which are called when the field is first read.
+class ReadLater:
+    """The type and default of a dataclass's number that may be given as a function, called when it is first read.
+
+    The dataclass cannot have slots.
 
     Args:
-        names: The fields.
+        default: The number if none is given.
     """
 
-    def decorate(cls: Class) -> Class:
-        for name in names:
-            setattr(cls, name, _reading_property(getattr(cls, name)))
-        return cls
+    def __init__(self, default: float | None = None) -> None:
+        self._default = default
 
-    return decorate
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
 
-
-def _reading_property(slot: Any) -> property:
-    def read(instance: Any) -> Any:
-        value = slot.__get__(instance)
+    def __get__(self, instance: object | None, owner: type) -> float:
+        if instance is None:  # the dataclass asks for the default
+            if self._default is None:
+                raise AttributeError(self._name)
+            return self._default
+        value: float | Callable[[], float] = vars(instance)[self._name]
         if callable(value):
-            value = value()
-            slot.__set__(instance, value)
+            value = vars(instance)[self._name] = value()
         return value
 
-    return property(read, slot.__set__)
+    def __set__(self, instance: object, value: float | Callable[[], float]) -> None:
+        vars(instance)[self._name] = value
 
 
 class LateSum:

@@ -1,9 +1,9 @@
-"""Training batches of rows of similar length, in a seeded order, from datasets on disk and from streams."""
+"""The training data loader, and the rows of streams; ``length_buckets`` decides which rows share a batch."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -12,15 +12,14 @@ from accelerate import Accelerator
 from datasets import Dataset
 from datasets import IterableDataset as HFIterableDataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from peftkit.components.inputs import Row
+from peftkit.data.length_buckets import BUCKET, LengthBucketSampler, batch_similar_lengths
 from peftkit.data.tokenize import tokenize_columns
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
 
-BUCKET = 50
-"""Number of effective batches that are sorted by length together."""
 SHUFFLE_BUFFER = 10_000
 """Number of rows in the shuffle buffer of a stream."""
 MODEL_INPUTS = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
@@ -35,43 +34,6 @@ def effective_batch_size(recipe: Recipe, processes: int) -> int:
         processes: Number of processes.
     """
     return recipe.train.batch_size * recipe.train.gradient_accumulation_steps * processes
-
-
-class LengthBucketSampler(Sampler[int]):
-    """Samples rows in a seeded order in which every effective batch has rows of similar length.
-
-    The order depends on the seed, the epoch and the effective batch size, but not on the number of processes. Rows
-    that do not fill the last effective batch are left out of the epoch; each epoch leaves out others at random.
-
-    Attributes:
-        lengths: Number of tokens of each row.
-        batch: Effective batch size.
-        seed: Seed of the order.
-        epoch: The current epoch, from 0.
-        start: Number of batches to skip at the start of the epoch, for a run that was resumed within it.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch, self.start = lengths, batch, seed, 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch whose order is used."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths) // self.batch * self.batch
-
-    def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - not used for security
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
-        order = order[: len(self)]
-        batches: list[list[int]] = []
-        for start in range(0, len(order), self.batch * BUCKET):
-            batches += batch_similar_lengths(order[start : start + self.batch * BUCKET], self.lengths, self.batch)
-        rng.shuffle(batches)
-        for batch in batches[self.start :]:
-            yield from batch
 
 
 class StreamingRows(IterableDataset[Row]):
@@ -167,21 +129,6 @@ def shortest_and_longest_batch(recipe: Recipe, rows: TrainRows, objective: Bound
     longest = objective.collate([rows[int(column.argmax())] for column in lengths])
     family = objective.family
     return [shortest, family.pad_to(shortest, family.max_lengths([longest]))]
-
-
-def batch_similar_lengths(rows: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
-    """Splits rows into batches of similar length.
-
-    Args:
-        rows: Indices of the rows.
-        lengths: Number of tokens by index.
-        batch: Batch size.
-
-    Returns:
-        Indices of the rows of each batch; the last batch may be smaller.
-    """
-    ordered = sorted(rows, key=lengths.__getitem__)
-    return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
 
 
 def train_dataloader(

@@ -16,8 +16,9 @@ from peftkit.run_directory import RunDirectory
 from peftkit.sweep.config import TuneConfig
 from peftkit.sweep.grid import Grid, Layer, Study, final_seeds, make_recipe, recipe_hash, unflatten
 from peftkit.sweep.head_tuning import head_layer
+from peftkit.sweep.trial_design import TrialDesign
 from peftkit.sweep.trial_selection import Stage, TrialResult, read_trial_result
-from peftkit.sweep.tuning_stages import HEAD_LEARNING_RATE, Design, TuningResult, TuningTarget, search_space_of, tune
+from peftkit.sweep.tuning_stages import HEAD_LEARNING_RATE, TuningResult, TuningTarget, search_space_of, tune
 
 TUNING = "tuning.json"
 Record = Mapping[str, Any]
@@ -52,10 +53,10 @@ class Tuner:
         recipe, seeds = study.any_recipe, final_seeds(self.grid.config, study)
         return TuningTarget(study.label, layers, recipe, search, self.config.trials, recipe_hash(recipe), seeds)
 
-    def design(self, target: TuningTarget) -> Design:
+    def design(self, target: TuningTarget) -> TrialDesign:
         """Return the number of trials of a target."""
         same_budget = self.recipe(target).train.budget == target.recipe.train.budget
-        return Design(target.trials, transfer=0 if same_budget else 2, searches=bool(target.search))
+        return TrialDesign(target.trials, transfer=0 if same_budget else 2, searches=bool(target.search))
 
     def recipe(
         self,

@@ -19,48 +19,12 @@ from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.sweep.config import MODEL_BASED_FROM, TuneConfig, read_sweep, to_search_space
 from peftkit.sweep.grid import Grid, Layer, Study, expand, make_recipe, relocate_problems, to_overrides, unflatten
-from peftkit.sweep.trial_design import FOLLOW_UPS, TOLERANCE, Point, Space, end_name
+from peftkit.sweep.trial_design import NUM_LEADERS, TOLERANCE, Point, Space, TrialDesign, end_name
 from peftkit.sweep.trial_selection import Selector, Stage, Trial, TrialResult
 
 HEAD_LEARNING_RATE = "train.head_learning_rate"
-NUM_LEADERS = 2
-"""Settings that are repeated with a second seed, and run with the final budget if trials have another one."""
-MIN_EVENLY_SPACED = 5
-"""The fewest evenly spaced trials of a model-based search, which otherwise has a third of them."""
 RunTrial = Callable[[Mapping[str, Any], int, Stage], TrialResult | None]
 """Run a trial with settings, seed and stage; returns None if it failed."""
-
-
-@dataclass(frozen=True)
-class Design:
-    """The number of trials of a study by stage, which does not depend on their results."""
-
-    trials: int
-    """Trials before the follow-ups, including model-based ones."""
-    transfer: int = 0
-    """Runs with the final budget, if trials have another one."""
-    searches: bool = True
-    """Whether there is anything to search; there is not for a method that trains the encoder's head alone."""
-
-    @property
-    def evenly_spaced(self) -> int:
-        """Evenly spaced trials."""
-        return self.trials if self.trials < MODEL_BASED_FROM else max(MIN_EVENLY_SPACED, self.trials // 3)
-
-    @property
-    def total(self) -> int:
-        """All runs of a study's tuning."""
-        return self.trials + FOLLOW_UPS + NUM_LEADERS + self.transfer if self.searches else 0
-
-    def to_json(self) -> dict[str, int]:
-        """The design as in ``tuning.json``; methods are tuned equally if these are equal."""
-        return {
-            "trials": self.trials,
-            "model_based": self.trials - self.evenly_spaced,
-            "follow_ups": FOLLOW_UPS,
-            "repeats": NUM_LEADERS,
-            "transfer": self.transfer,
-        }
 
 
 @dataclass(frozen=True)
@@ -221,7 +185,7 @@ def check_tuning(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) 
 def tune(
     target: TuningTarget,
     config: TuneConfig,
-    design: Design,
+    design: TrialDesign,
     run_trial: RunTrial,
     valid: Callable[[Mapping[str, Any]], bool] = lambda settings: True,
 ) -> TuningResult:
@@ -254,7 +218,7 @@ class _TuningRun:
         self,
         target: TuningTarget,
         config: TuneConfig,
-        design: Design,
+        design: TrialDesign,
         run_trial: RunTrial,
         valid: Callable[[Mapping[str, Any]], bool],
     ) -> None:

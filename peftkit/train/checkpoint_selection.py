@@ -22,7 +22,7 @@ from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.train import checkpoint
 from peftkit.train.state import EvaluationRow
-from peftkit.train.strategies import Strategy
+from peftkit.train.steps.parallel_strategies import Strategy
 
 Results = Mapping[str, SplitResult]
 

@@ -1,13 +1,11 @@
-"""Creates the optimizer and the learning-rate schedule of a recipe."""
+"""Creates the optimizer of a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
 from peftkit.components.head_parameters import is_head_parameter
@@ -24,8 +22,6 @@ FUSED = ("adam", "adamw")
 """Optimizers that are fused by default, as in `Trainer`: an update takes a fraction of the time."""
 NOT_FUSED = {"foreach", "differentiable"}
 """Options of an optimizer that exclude a fused kernel."""
-TICKS = 1_000_000
-"""Steps into which the budget is divided for the schedules of transformers, which count steps."""
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -111,22 +107,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get(LR_MULTIPLIER, 1.0)
-
-
-def make_schedule(recipe: Recipe) -> Callable[[float], float]:
-    """Return the learning rate's factor as a function of the used share of the budget.
-
-    The schedules of transformers are read on a scale of the budget, so that they suit a budget of seconds as well as
-    one of steps.
-    """
-    train = recipe.train
-    name = "constant_with_warmup" if train.schedule == "constant" else train.schedule
-    scheduler = get_scheduler(
-        name,
-        torch.optim.SGD([torch.zeros(1)], lr=1.0),
-        num_warmup_steps=round(train.warmup_ratio * TICKS),
-        num_training_steps=TICKS,
-    )
-    factor: Callable[[float], float] = scheduler.lr_lambdas[0]
-    # A step has the rate of its start, as in transformers: the first step of a warm-up has a rate of 0.
-    return lambda share: factor(min(share, 1.0) * TICKS)

@@ -62,8 +62,8 @@ from peftkit.train.evaluation import Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import check_optimizer_options
 from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
+from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler
-from peftkit.train.strategies import accelerator_options
 from peftkit.train.trainer import Trainer
 from peftkit.train.wall_clock import WallClock
 

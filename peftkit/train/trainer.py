@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,13 +28,14 @@ from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import CallbackList
 from peftkit.train.checkpoint import Checkpoint
 from peftkit.train.mac_counting import StepCounter
-from peftkit.train.optim import make_schedule, set_learning_rate
+from peftkit.train.optim import set_learning_rate
+from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
+from peftkit.train.steps.parallel_strategies import make_strategy
 from peftkit.train.steps.step import TrainStep
 from peftkit.train.steps.step_losses import StepLoss, StepLosses
 from peftkit.train.steps.step_timer import StepTimer
 from peftkit.train.stop_signals import InterruptHandler
-from peftkit.train.strategies import make_strategy
 from peftkit.train.wall_clock import WallClock
 
 EARLY_STEPS = 3
@@ -268,14 +269,7 @@ class Trainer:
             self.strategy.zero_grad()
             self._record_step(None, step_loss, inputs.stats, rate)
             return
-        if step == 2:  # at step 1 one factor of a low-rank update is zero, and so is the gradient of the other
-            self.strategy.check_gradients()
-        with self.callbacks.profile_region("optimizer"):
-            self.recipe.method.after_backward(self.module, step)
-            self.strategy.clip()
-            self.strategy.step()
-            self.recipe.method.after_step(self.module, step)
-            self.strategy.zero_grad()
+        self.train_step.update(step)
         self._record_step(loss, step_loss, inputs.stats, rate)
 
     def _handle_nonfinite_loss(self, step_loss: StepLoss) -> None:
@@ -306,17 +300,17 @@ class Trainer:
         """Add a step to the progress, and call the callbacks; ``loss`` is None if it was not finite."""
         if loss is not None:
             self.state.add_loss(loss, stats.target_tokens)
-        seconds, wait_seconds = self.timer.end_step()
+        step_time = self.timer.end_step()
         self.callbacks.on_step_computed()
+        seconds, wait_seconds = step_time
         if self.accelerator.num_processes > 1:
-            seconds, wait_seconds = self.broadcast_from_main(cast("float", seconds), cast("float", wait_seconds))
+            seconds, wait_seconds = self.broadcast_from_main(*step_time.read())
         optimizer = 0 if loss is None else self.mac_counter.optimizer_elementwise
         macs = self._count_macs()._asdict()
-        times: dict[str, Any] = {"seconds": seconds, "wait_seconds": wait_seconds}
-        stats = replace(stats, **times, optimizer=optimizer, **macs)
+        stats = replace(stats, seconds=seconds, wait_seconds=wait_seconds, optimizer=optimizer, **macs)
         self.progress.add(stats)
-        mean_loss: Any = partial(self.losses.read, step_loss)  # for callbacks that ask for it
-        self.callbacks.on_step_end(StepResult(mean_loss, rate, stats, skipped=loss is None))
+        mean_loss = partial(self.losses.read, step_loss)  # for callbacks that ask for it
+        self.callbacks.on_step_end(StepResult(loss=mean_loss, learning_rate=rate, stats=stats, skipped=loss is None))
 
     def _count_macs(self) -> StepMacs:
         """Count the compute of the last step over all processes; not part of its time."""
@@ -341,7 +335,7 @@ class Trainer:
             epoch=progress.epoch,
             samples=progress.samples,
             tokens=progress.input_tokens + progress.target_tokens,
-            seconds=cast("float", late_seconds),  # read only by callbacks that ask for them
+            seconds=late_seconds,  # read only by callbacks that ask for them
             budget_used=self.state.budget_used,
             num_processes=self.accelerator.num_processes,
             stop=stop,

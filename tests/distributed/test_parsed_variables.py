@@ -37,10 +37,10 @@ def test_values_that_libraries_can_parse_are_accepted_and_empty_ones_removed(nam
 
 
 def test_every_variable_that_is_parsed_at_import_is_checked() -> None:
-    parsed = r"^\w+(?:: [^=]+)? = .*\b(?:int|float|_as_int|parse_flag_from_env|str_to_bool)\(.*?\"([A-Z_]+)\""
+    pattern = r"^\w+(?:: [^=]+)? = .*\b(?:int|float|_as_int|parse_flag_from_env|str_to_bool)\(.*?\"([A-Z_]+)\""
     files = {
         names.library_folder(module.split("/")[0]).parent / module for places in READ.values() for module in places
     }
-    parsed = {name for file in files for name in re.findall(parsed, file.read_text(encoding="utf-8"), re.MULTILINE)}
+    parsed = {name for file in files for name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)}
     assert "USE_TORCH_XLA" in parsed
     assert parsed <= PARSED_AT_IMPORT.keys()

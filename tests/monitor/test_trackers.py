@@ -51,7 +51,18 @@ class Failing(Accelerator):
 def test_a_failing_tracker_does_not_end_the_run(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         tracking = RunTrackers(Failing(cpu=True), make("decoder", "track.to=['wandb']"), tmp_path)
-        context = TrainContext(torch.nn.Linear(1, 1), None, 1, 0.5, 8, 16, 0.1, 0.5, 1, stop=lambda reason: None)
+        context = TrainContext(
+            model=torch.nn.Linear(1, 1),
+            folder=None,
+            step=1,
+            epoch=0.5,
+            samples=8,
+            tokens=16,
+            seconds=0.1,
+            budget_used=0.5,
+            num_processes=1,
+            stop=lambda reason: None,
+        )
         row = {"step": 1, "dev": {"loss": 1.0}}
         tracking.on_evaluate(context, EvaluationResult(row, "loss", higher_is_better=False, is_best=True))
     assert not tracking.active

@@ -15,9 +15,9 @@ from peftkit.components import Range, SearchSpace
 from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.sweep.config import TuneConfig
-from peftkit.sweep.trial_design import Axis, Space
+from peftkit.sweep.trial_design import Axis, Space, TrialDesign
 from peftkit.sweep.trial_selection import Stage, TrialResult
-from peftkit.sweep.tuning_stages import Design, TuningResult, TuningTarget, tune
+from peftkit.sweep.tuning_stages import TuningResult, TuningTarget, tune
 from tests.sweep.conftest import BASE
 
 RATE = "train.learning_rate"
@@ -41,7 +41,7 @@ def tuned(
         return TrialResult(value, None if value is None else -value, 1.0, "run")
 
     subject = TuningTarget("s", (), recipe, search, trials, "s")
-    return tune(subject, TuneConfig(trials=trials, seed=seed), Design(trials, transfer), attempt, valid)
+    return tune(subject, TuneConfig(trials=trials, seed=seed), TrialDesign(trials, transfer), attempt, valid)
 
 
 def valid(values: Mapping[str, Any]) -> bool:
@@ -81,7 +81,7 @@ def test_the_number_of_trials_does_not_depend_on_scores(
         return float(random.choice([0.1, 0.2, 0.5]))
 
     result = tuned(recipe, search, score, trials=trials, transfer=transfer)
-    design = Design(trials, transfer)
+    design = TrialDesign(trials, transfer)
     assert len(result.trials) == design.total
     stages = [trial.stage for trial in result.trials]
     assert stages.count("design") + stages.count("model") in (trials, trials + 2)  # + 2: lists have no follow-ups
@@ -214,7 +214,7 @@ def test_second_seeds_decide_between_the_leading_two(recipe: Recipe) -> None:
         return TrialResult(score, 1.0, 1.0, "run")
 
     subject = TuningTarget("s", (), recipe, {RATE: Range(1e-4, 1e-2, True)}, 5, "s")
-    result = tune(subject, TuneConfig(), Design(5), attempt)
+    result = tune(subject, TuneConfig(), TrialDesign(5), attempt)
     repeats = [trial for trial in result.trials if trial.stage == "repeat"]
     assert [trial.seed for trial in repeats] == [1, 1]
     assert repeats[0].settings == {RATE: 1e-3}

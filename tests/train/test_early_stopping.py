@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 import pytest
+from torch import nn
 
 from peftkit.components import EvaluationResult, TrainContext
 from peftkit.errors import RecipeError
@@ -25,7 +26,8 @@ def evaluations_until_stop(
 ) -> int | None:
     """The number of evaluations after which training ends; the state goes through JSON before each."""
     reasons: list[str] = []
-    context: Any = TrainContext(None, None, 1, 1.0, 1, 1, 1.0, 0.5, 1, reasons.append)  # type: ignore[arg-type]
+    numbers: dict[str, Any] = dict.fromkeys(("step", "epoch", "samples", "tokens", "seconds", "num_processes"), 1)
+    context = TrainContext(model=nn.Identity(), folder=None, budget_used=0.5, stop=reasons.append, **numbers)
     config = EarlyStoppingConfig(patience=patience, min_delta=min_delta)
     early_stopping = EarlyStopping(config)
     for number, score in enumerate(scores, 1):

@@ -22,9 +22,9 @@ from peftkit.sweep.grid import Grid, expand, recipe_hash
 from peftkit.sweep.head_tuning import find_heads
 from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.scheduler import find_run, sweep_lock
-from peftkit.sweep.trial_design import FOLLOW_UPS
+from peftkit.sweep.trial_design import FOLLOW_UPS, NUM_LEADERS
 from peftkit.sweep.tuner import Tuner
-from peftkit.sweep.tuning_stages import NUM_LEADERS, TuningTarget
+from peftkit.sweep.tuning_stages import TuningTarget
 from peftkit.sweep.within.durations import write_duration
 from peftkit.sweep.within.run_times import PROBE_STEPS, Probe, RunKind, RunTimes
 from peftkit.sweep.within.time_design import (

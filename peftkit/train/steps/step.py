@@ -1,4 +1,4 @@
-"""Prepares the batches of an optimizer step, and accumulates its gradients over microbatches."""
+"""An optimizer step: its batches, their gradients over microbatches, clipping, and the update."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
-from peftkit.train.strategies import Strategy
+from peftkit.train.steps.parallel_strategies import Strategy
 
 
 class StepInputs(NamedTuple):
@@ -32,13 +32,13 @@ class StepInputs(NamedTuple):
 
 
 class TrainStep:
-    """Prepares the batches of optimizer steps and computes their gradients.
+    """Prepares the batches of optimizer steps, computes their gradients and updates the parameters.
 
     Args:
         recipe: The recipe of the run.
         objective: The objective of the run.
         strategy: Holds the wrapped model, which the batches go through.
-        profile_region: Returns a context manager around ``forward`` and ``backward``.
+        profile_region: Returns a context manager around ``forward``, ``backward`` and ``optimizer``.
     """
 
     def __init__(
@@ -149,3 +149,21 @@ class TrainStep:
                     self.strategy.backward(loss, last=last)
             total_loss += summed_loss.detach()
         return total_loss
+
+    def update(self, step: int) -> None:
+        """Clip the gradients, take the optimizer's step, and clear the gradients.
+
+        Args:
+            step: The number of the step, from 1.
+
+        Raises:
+            RunError: No trained parameter has a gradient.
+        """
+        if step == 2:  # at step 1 one factor of a low-rank update is zero, and so is the gradient of the other
+            self.strategy.check_gradients()
+        with self.profile_region("optimizer"):
+            self.recipe.method.after_backward(self.module, step)
+            self.strategy.clip()
+            self.strategy.step()
+            self.recipe.method.after_step(self.module, step)
+            self.strategy.zero_grad()

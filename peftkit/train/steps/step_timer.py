@@ -20,6 +20,11 @@ class StepTime(NamedTuple):
     wait_seconds: Seconds
     """How long the step waited for its batch."""
 
+    def read(self) -> tuple[float, float]:
+        """Return both as numbers; waits for the device if steps are timed by events."""
+        seconds, wait_seconds = (each() if callable(each) else each for each in self)
+        return seconds, wait_seconds
+
 
 class StepTimer:
     """Times the steps of a run.

@@ -25,7 +25,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.testing.processes import fork_all, free_port
 from peftkit.train.run import run
-from peftkit.train.strategies import FsdpStrategy, Strategy, make_strategy
+from peftkit.train.steps.parallel_strategies import FsdpStrategy, Strategy, make_strategy
 from tests.tiny_runs import Make, tiny
 
 STEPS = 3
