@@ -53,7 +53,12 @@ class LengthPolynomial:
             self._confirmations += 1
 
     def at(self, lengths: Lengths, sizes: Lengths = ()) -> Values | None:
-        """Return the interpolated values at these lengths and sizes; None where they have to be counted."""
+        """Return the interpolated values; None where they have to be counted.
+
+        Args:
+            lengths: The padded lengths of the batch, in tokens.
+            sizes: The number of its rows, as in ``add``.
+        """
         if not self.regular or self._confirmations < PROVEN:
             return None
         if not all(low <= each <= high for each, (low, high) in zip((*lengths, *sizes), self._bounds, strict=True)):
