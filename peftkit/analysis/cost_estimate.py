@@ -17,11 +17,11 @@ from peftkit.analysis.dry_run import StepLog, apply_recipe_method, dry_run
 from peftkit.components.inputs import Row
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.length_buckets import LengthBucketSampler
+from peftkit.data.length_groups import BatchSplitter, make_splitter
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
 from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
-from peftkit.models import BoundObjective
 from peftkit.models.load import count_parameters, init_random_base, load_objective
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
@@ -238,7 +238,8 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
 def _activation_bytes(recipe: Recipe, simulated: SimulatedSteps, gradient_bytes: int) -> int:
     """The most bytes that a step holds beside weights, gradients and the optimizer's state."""
     # Gradients of earlier microbatches are there while the last one is computed.
-    number, counter = min(2, recipe.train.gradient_accumulation_steps), simulated.mac_counter
+    several = recipe.train.gradient_accumulation_steps > 1 or recipe.train.split_batches
+    number, counter = 2 if several else 1, simulated.mac_counter
     microbatches = {id(each): each for each in simulated.largest.values()}.values()
     largest = max(counter.step_bytes([microbatch] * number) for microbatch in microbatches)
     intermediate_bytes = 0 if is_fused(recipe.train) else counter.optimizer.intermediate_bytes
@@ -258,7 +259,8 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
     max_steps = min_steps
     if limited:
         max_steps = min(MAX_STEPS, max(MIN_STEPS, COUNTED_EPOCHS * steps_per_epoch)) if steps_per_epoch else MAX_STEPS
-    for counted in islice(simulate_steps(recipe, data, base.objective, simulated.mac_counter, batch), max_steps):
+    splitter = make_splitter(recipe, base.objective, model, 1)
+    for counted in islice(simulate_steps(recipe, data, splitter, simulated.mac_counter, batch), max_steps):
         progress = counted.progress
         simulated.macs.append(counted.step_macs.forward_macs + counted.step_macs.backward_macs)
         simulated.progress.append(progress)
@@ -270,14 +272,14 @@ def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str)
 
 
 def simulate_steps(
-    recipe: Recipe, data: PreparedData, objective: BoundObjective, mac_counter: MacCounter, batch: int
+    recipe: Recipe, data: PreparedData, splitter: BatchSplitter, mac_counter: MacCounter, batch: int
 ) -> Iterator[SimulatedStep]:
     """Count the steps of a run one after the other, without running them.
 
     Args:
         recipe: The recipe.
         data: Its training rows.
-        objective: The objective.
+        splitter: Collates the batches of the run.
         mac_counter: Counts the model with the method applied.
         batch: Rows per step.
 
@@ -285,7 +287,8 @@ def simulate_steps(
         The cost of each step.
     """
     progress = Progress(steps_per_epoch=data.steps_per_epoch(batch))
-    for epoch, microbatches in _microbatches_by_step(recipe, data.train, objective, batch):
+    objective = splitter.objective
+    for epoch, microbatches in _microbatches_by_step(recipe, data.train, splitter, batch):
         step_macs = StepMacs(*(sum(each) for each in zip(*map(mac_counter.count, microbatches), strict=True)))
         progress = replace(
             progress,
@@ -300,10 +303,10 @@ def simulate_steps(
 
 
 def _microbatches_by_step(
-    recipe: Recipe, rows: TrainRows, objective: BoundObjective, batch: int
+    recipe: Recipe, rows: TrainRows, splitter: BatchSplitter, batch: int
 ) -> Iterator[tuple[int, Microbatches]]:
     """Yield the microbatches of each step, with the number of completed epochs."""
-    size, family = recipe.train.batch_size, objective.family
+    size, family = recipe.train.batch_size, splitter.objective.family
     for epoch in count():
         batches = (
             _batches_in_memory(rows, recipe, batch, epoch)
@@ -312,9 +315,11 @@ def _microbatches_by_step(
         )
         batch_rows: list[Row] | None = None
         for batch_rows in batches:
-            microbatches = [objective.collate(batch_rows[start : start + size]) for start in range(0, batch, size)]
+            parts = [splitter.collate(batch_rows[start : start + size]) for start in range(0, batch, size)]
+            microbatches = [part for batch_parts in parts for part in batch_parts]
             max_lengths = family.max_lengths(microbatches)
-            yield epoch, [family.pad_to(microbatch, max_lengths) for microbatch in microbatches]
+            pads = splitter.costs is None
+            yield epoch, [family.pad_to(each, max_lengths) if pads else each for each in microbatches]
         if batch_rows is None:  # fewer rows than one batch
             return
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -132,16 +132,16 @@ def shortest_and_longest_batch(recipe: Recipe, rows: TrainRows, objective: Bound
 
 
 def train_dataloader(
-    recipe: Recipe, rows: TrainRows, objective: BoundObjective, accelerator: Accelerator
+    recipe: Recipe, rows: TrainRows, collate: Callable[[Sequence[Row]], Any], accelerator: Accelerator
 ) -> tuple[DataLoader[Any], LengthBucketSampler | StreamingRows]:
-    """Makes the training data loader of this process. Its batches are on the host, with their counts.
+    """Makes the training data loader of this process. Its batches are on the host.
 
     Call the loader's ``set_epoch`` before each epoch, and set the ``start`` of its sampler after it.
 
     Args:
         recipe: The recipe.
         rows: The tokenized training rows.
-        objective: The objective.
+        collate: Builds the batch of some rows, or its parts.
         accelerator: Distributes the batches over the processes.
 
     Returns:
@@ -159,7 +159,7 @@ def train_dataloader(
     loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]
         batch_size=recipe.train.batch_size,
-        collate_fn=objective.collate_and_count,
+        collate_fn=collate,
         num_workers=recipe.train.workers,
         drop_last=True,
         pin_memory=accelerator.device.type == "cuda",  # otherwise the copy to the device would wait for it

@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftkit.errors import RunError
 from peftkit.macs.eager_attention import eager_attention
-from peftkit.macs.length_polynomial import LengthPolynomial, Lengths
+from peftkit.macs.length_polynomial import LengthPolynomial
 from peftkit.macs.op_counter import OpCounter
 from peftkit.macs.optimizer_costs import MakeOptimizer, OptimizerCosts, count_optimizer_step
 from peftkit.macs.step_memory import StepMemory
@@ -68,17 +68,17 @@ class Interpolated:
 
 @dataclass
 class ShapeFamily:
-    """Batch shapes that differ in their lengths only."""
+    """Batch shapes that differ in their lengths, and in their number of rows if each row has one text."""
 
     lengths: LengthPolynomial = field(default_factory=LengthPolynomial)
-    interpolated: dict[Lengths, Interpolated] = field(default_factory=dict)
+    interpolated: dict[Shapes, Interpolated] = field(default_factory=dict)
     limit: int = 4
     """How many shapes may be interpolated before the next one is counted to verify the polynomial."""
 
-    def interpolate(self, lengths: Lengths) -> StepMacs:
-        """Return the interpolated count of these lengths, and note its use."""
-        self.interpolated[lengths].uses += 1
-        return self.interpolated[lengths].macs
+    def interpolate(self, shapes: Shapes) -> StepMacs:
+        """Return the interpolated count of these shapes, and note its use."""
+        self.interpolated[shapes].uses += 1
+        return self.interpolated[shapes].macs
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,10 @@ class MacCounter:
     def count(self, batch: dict[str, Tensor]) -> StepMacs:
         """Count a forward and backward pass over one process's batch.
 
-        Shapes that differ in their lengths only are counted until a polynomial fits the counts; the lengths between
-        are then interpolated. One more shape is counted whenever the number of interpolated ones has doubled. If that
-        count is not on the polynomial, all interpolated shapes are counted, and the difference to what was reported
-        for them is added to this pass.
+        Shapes that differ in their lengths or rows only are counted until a polynomial fits the counts; the shapes
+        between are then interpolated. One more shape is counted whenever the number of interpolated ones has doubled.
+        If that count is not on the polynomial, all interpolated shapes are counted, and the difference to what was
+        reported for them is added to this pass.
 
         Raises:
             RunError: The model can only be counted with its weights, and it does not hold all of them.
@@ -180,20 +180,23 @@ class MacCounter:
         if (counted := self._counted.get((shapes, requires_grad))) is not None:
             return counted
         lengths = tuple(shape[1] for _, shape in shapes if len(shape) == 2)
-        family = self._families[tuple((key, shape[:1]) for key, shape in shapes), requires_grad]
-        if lengths in family.interpolated:
-            return family.interpolate(lengths)
+        leading = {shape[0] for _, shape in shapes if shape}
+        # With several texts in a row, work also depends on how many each row has.
+        sizes = (*leading,) if len(leading) == 1 else ()
+        family = self._families[tuple((key, () if sizes else shape[:1]) for key, shape in shapes), requires_grad]
+        if shapes in family.interpolated:
+            return family.interpolate(shapes)
         started = time.perf_counter()
         try:
-            expected = family.lengths.at(lengths)
+            expected = family.lengths.at(lengths, sizes)
             if expected is not None and len(family.interpolated) < family.limit:
                 meta_batch = _without_values(batch, torch.device("meta"))
-                family.interpolated[lengths] = Interpolated(meta_batch, StepMacs(*expected))
-                return family.interpolate(lengths)
+                family.interpolated[shapes] = Interpolated(meta_batch, StepMacs(*expected))
+                return family.interpolate(shapes)
             if expected is not None:
                 family.limit *= 2
             macs = self._counted[shapes, requires_grad] = self._count(requires_grad, batch)
-            family.lengths.add(lengths, macs)
+            family.lengths.add(lengths, macs, sizes)
             return macs if family.lengths.regular else macs.plus(self._recount_interpolated(requires_grad, family))
         finally:
             self.seconds += time.perf_counter() - started

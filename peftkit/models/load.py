@@ -31,6 +31,7 @@ from peftkit.models.checkpoints.loading_report import LoadingReport, check_loadi
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, explain_load_errors, stored_tensors
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
+from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
 from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
 from peftkit.models.positions import count_positions, fit_lengths
@@ -334,19 +335,14 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
         head_parameters=base.head.parameters,
     )
     if recipe.train.gradient_checkpointing:
-        if not getattr(base.model, "supports_gradient_checkpointing", True):
-            raise RunError(
-                f"train.gradient_checkpointing: {type(base.model).__name__} does not support it in the installed "
-                "transformers; leave it out"
-            )
-        options = {"use_reentrant": False}  # the reentrant variant silently loses the gradients of frozen models
-        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
+        enable_gradient_checkpointing(base.model)
     torch.manual_seed(recipe.run.effective_init_seed)
     check_names(recipe.method, base.model)
     layers = weighted_layers(base.model)
     with explain_method_errors(recipe.method, "cannot be applied", base.model):
         model = apply_in_model_dtype(recipe, lambda: recipe.method.apply(base.model, context))
     check_weights(recipe.method, layers)
+    drop_input_gradients(base.model)
     unfreeze_head(model, base.head.parameters)
     trainable, total = count_parameters(model)
     if not trainable:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
 from peftkit.components.inputs import IGNORE_INDEX
+
+CACHED_NUMBERS = 2**17
+"""How many numbers a CPU processes together, so that they stay in its cache."""
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
@@ -24,9 +30,34 @@ def sum_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar, in nats.
     """
-    return cross_entropy(
-        at_least_float32(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
+    loss: Tensor = _SummedCrossEntropy.apply(at_least_float32(logits).flatten(0, -2), labels.flatten())  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Sums a cross-entropy; its gradient overwrites the log-probabilities.
+
+    torch would hold two more tensors of the size of the logits, which is what a large vocabulary costs most.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the sum, a scalar, of logits of shape (positions, classes) and labels of shape (positions,)."""
+        log_probs = log_softmax(logits, -1)
+        ctx.save_for_backward(log_probs, labels)
+        return nll_loss(log_probs, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the logits, of shape (positions, classes)."""
+        log_probs, labels = ctx.saved_tensors  # torch raises if they have been overwritten
+        is_target = labels != IGNORE_INDEX
+        weights = (gradient * is_target)[:, None]
+        size = max(1, CACHED_NUMBERS // log_probs.shape[1]) if log_probs.device.type == "cpu" else len(log_probs)
+        for part, weight in zip(log_probs.split(max(1, size)), weights.split(max(1, size)), strict=True):
+            part.exp_().mul_(weight)
+        return log_probs.scatter_add_(1, (labels * is_target)[:, None], -weights), None
 
 
 def target_loglikelihoods(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

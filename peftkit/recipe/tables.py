@@ -216,6 +216,9 @@ class TrainConfig(ConfigTable):
     pad_to_multiple_of: int = Field(default=1, gt=0)
     """Pad the rows of a batch to a multiple of this length, such as 8 for tensor cores, instead of to the longest row.
     Padding is computed, and counted."""
+    split_batches: bool = False
+    """On a CPU, compute the rows of a batch in microbatches of similar lengths, where that saves more padding than
+    another pass costs. Losses and gradients are the same, apart from dropout; padding, time and MACs are less."""
     all_logits: bool = False
     """Compute the logits of all positions of a decoder, as `Trainer` does, instead of only those that predict a target.
     The loss is the same; time, memory and MACs are not."""

@@ -363,6 +363,7 @@ def _summarize(
         "steps_skipped": state.skipped_steps,
         "effective_batch": trainer.effective_batch,
         "microbatch_size": trainer.train_step.microbatch_size,
+        "split_batches": trainer.splitter.costs is not None,
         "all_logits": base.family.computes_all_logits(trainer.module),
         "processes": trainer.accelerator.num_processes,
     }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from peftkit.components import StepStats, TrainContext
 from peftkit.components.callback import StepResult, TrainerCallback
 from peftkit.data.dataloader import effective_batch_size, train_dataloader
+from peftkit.data.length_groups import exact_splitter
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
 from peftkit.macs.mac_counter import StepMacs
@@ -75,10 +76,13 @@ class Trainer:
     ) -> None:
         self.recipe, self.module, self.objective, self.data = recipe, model, objective, data
         self.accelerator, self.mac_counter, self.interrupts, self.run = accelerator, mac_counter, interrupts, run
-        self.loader, self.sampler = train_dataloader(recipe, data.train, objective, accelerator)
+        self.splitter = exact_splitter(recipe, objective, model, accelerator, data.train)
+        self.loader, self.sampler = train_dataloader(recipe, data.train, self.splitter.collate, accelerator)
         self.strategy = make_strategy(recipe, model, accelerator)
         self.callbacks = CallbackList(callbacks, self._make_context)
-        self.train_step = TrainStep(recipe, objective, self.strategy, self.callbacks.profile_region)
+        self.train_step = TrainStep(
+            recipe, objective, self.strategy, self.callbacks.profile_region, splits=self.splitter.costs is not None
+        )
         self.effective_batch = effective_batch_size(recipe, accelerator.num_processes)
         self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
         self.progress = self.state.progress
@@ -199,9 +203,9 @@ class Trainer:
             self.loader.set_epoch(progress.completed_epochs)  # type: ignore[attr-defined]
             self.sampler.start = progress.steps_of_epoch
             batches: list[CollatedBatch] = []
-            for batch in self.loader:
-                batches.append(batch.to(self.accelerator.device))
-                if len(batches) == accumulation_steps:
+            for number, parts in enumerate(self.loader, 1):
+                batches += [part.to(self.accelerator.device) for part in parts]
+                if number % accumulation_steps == 0:
                     yield batches
                     batches = []
             progress.completed_epochs, progress.steps_of_epoch = progress.completed_epochs + 1, 0

@@ -14,6 +14,7 @@ from peftkit.analysis.cost_estimate import simulate_steps
 from peftkit.analysis.dry_run import apply_recipe_method
 from peftkit.components import Method
 from peftkit.data.dataloader import effective_batch_size
+from peftkit.data.length_groups import BatchSplitter, make_splitter
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.mac_counter import VALUE_ERRORS, StepMacs
@@ -72,7 +73,8 @@ def compute_checks(run: RecordedRun, *, load_model: bool) -> Iterator[Check]:
     evaluations = run.directory.evaluations()
     try:
         steps = {row["step"] for row in evaluations}, summary["steps"]
-        recount = _recount(recipe, data, summary["processes"], *steps, load_model=load_model)
+        split = bool(summary.get("split_batches"))
+        recount = _recount(recipe, data, summary["processes"], *steps, load_model=load_model, split=split)
     except (PeftkitError, RuntimeError) as error:
         raise NotRecomputable(f"the steps cannot be counted here: {summarize_error(error)}") from error
     approximate = bool(run.changed_versions) or _may_change_training(recipe.method) or bool(recipe.model.quantization)
@@ -142,14 +144,22 @@ class _Recount:
 
 
 def _recount(
-    recipe: Recipe, data: PreparedData, processes: int, steps: set[int], last_step: int, *, load_model: bool
+    recipe: Recipe,
+    data: PreparedData,
+    processes: int,
+    steps: set[int],
+    last_step: int,
+    *,
+    load_model: bool,
+    split: bool,
 ) -> _Recount:
-    """Recount the readings at the given steps and the last one."""
+    """Recount the readings at the given steps and the last one; ``split`` is whether batches were split."""
     batch, budget = effective_batch_size(recipe, processes), recipe.train.budget
 
     def count(base: LoadedBase) -> _Recount:
         model = apply_recipe_method(recipe, base, data, batch)
         mac_counter = make_mac_counter(recipe, base.objective, model, data.train)
+        splitter = make_splitter(recipe, base.objective, model, processes) if split else BatchSplitter(base.objective)
         trained = [p for p in model.parameters() if p.requires_grad]
         trainable, total = count_parameters(model)
         sizes = {
@@ -176,7 +186,7 @@ def _recount(
 
         step_macs, padding, ends = StepMacs(0, 0, 0), 0, last_step + 1
         readings = {0: read(Progress(steps_per_epoch=data.steps_per_epoch(batch)), step_macs, padding)}
-        for counted in islice(simulate_steps(recipe, data, base.objective, mac_counter, batch), last_step):
+        for counted in islice(simulate_steps(recipe, data, splitter, mac_counter, batch), last_step):
             progress, step_macs = counted.progress, step_macs.plus(counted.step_macs)
             padding += sum(
                 _num_positions(microbatch) - int(base.family.num_tokens(microbatch))

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import platform
 import tempfile
-from itertools import accumulate, product
+from itertools import product
 from pathlib import Path
 
 import torch
 import transformers as tf
-from benchmark_training import Cell, add_cell_arguments, make_recipe
+from benchmark_training import Cell, add_cell_arguments, make_recipe, most_allocated
 from torch.profiler import ProfilerActivity, profile
 
 from peftkit.analysis.cost_estimate import estimate_cost
@@ -60,9 +60,7 @@ def measure(recipe: Recipe, registry: Registry, steps: int) -> int:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             for _ in range(steps):
                 trainer._train_on(next(batches))
-        events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
-        changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        return sum(storages.values()) + max(accumulate(change for _, change in changes))
+        return sum(storages.values()) + most_allocated(profiled)
 
 
 if __name__ == "__main__":

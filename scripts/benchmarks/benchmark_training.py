@@ -1,24 +1,28 @@
 """Compares the speed of training with that of transformers' `Trainer` with batches grouped by length.
 
     python scripts/benchmarks/benchmark_training.py [--model NAME …] [--method NAME …] [--lengths NAME …] [--pairs N]
+        [--clock wall|cpu] [--memory]
 
 Both train the same random model with the same method, optimizer and batch size on the same tokens, for one epoch and on
 one thread. They take turns in one process, so that a ratio compares neighbours in time. The interval is a bootstrap
-over pairs.
+over pairs. Time runs from the first step to the last.
+
+The rows are those of batches that are evenly spaced among 40 batches sorted by length, and `Trainer` sorts as many
+together as it does on a large data set. So grouping by length is worth as much to both as in an epoch of 40 steps or
+more. Methods of plugins that are not installed are left out; parallel adapters need the environment with adapters.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import platform
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +31,13 @@ import torch
 import transformers as tf
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
+from torch.profiler import ProfilerActivity, profile
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from peftkit.analysis.dry_run import apply_recipe_method, dry_run
 from peftkit.components.inputs import IGNORE_INDEX
 from peftkit.data.tokenize import tokenize_rows
+from peftkit.errors import PeftkitError
 from peftkit.models.load import init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry, load_registry
@@ -70,8 +77,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """By name, the built-in model whose tokenizer is used, and the config."""
 LENGTHS = {"short": (12, 12, 4), "even": (60, 60, 60), "long-tailed": (10, 200, 8)}
-"""By name, the smallest and largest number of words of a source, and that of a target; most sources are short."""
-METHODS = {"lora": {"r": 8}, "full": {}, "prefix_tuning": {"num_virtual_tokens": 8}}
+"""By name, the smallest and largest number of words of a source, and the mean of a target. Most sources are short.
+Where sources differ, targets do too."""
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"r": 8},
+    "full": {},
+    "prefix_tuning": {"num_virtual_tokens": 8},
+    "parallel_adapters": {"reduction_factor": 8.0},
+}
+EPOCH = 40
+"""Batches that rows are chosen from."""
+SORTED = 50
+"""Batches that `Trainer` sorts together, of a large data set; peftkit does the same."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -87,28 +105,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_cell_arguments(parser)
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=6, help="steps of an epoch")
+    parser.add_argument("--split-batches", action="store_true", help="peftkit with train.split_batches = true")
+    parser.add_argument("--steps", type=int, default=10, help="steps of an epoch")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine")
+    parser.add_argument("--memory", action="store_true", help="also measure the peaks, in one more epoch of both")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     quiet_libraries("error")
     versions = f"torch {torch.__version__}, transformers {tf.__version__}, {platform.processor() or platform.machine()}"
-    print(f"{versions}, one thread, batches of {BATCH}, {arguments.pairs} pairs of {arguments.steps} steps\n")
-    print("| model | method | lengths | peftkit s/step | Trainer s/step | Trainer / peftkit | 95 % interval |")
-    print("|---|---|---|---|---|---|---|")
-    ratios = []
+    print(f"{versions}, one thread, batches of {BATCH}, {arguments.pairs} pairs of {arguments.steps} steps")
+    print(f"seconds per step ({arguments.clock}), MiB at the peak, of Trainer and of peftkit\n")
+    names = ("model", "method", "lengths", "peftkit s", "Trainer s", "ratio", "95 % interval")
+    names += ("peftkit MiB", "Trainer MiB") if arguments.memory else ()
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+    ratios: dict[str, list[float]] = {}
+    registry = load_registry()
     for cell in (Cell(*names) for names in product(arguments.model, arguments.method, arguments.lengths)):
+        if cell.method not in registry.all("method"):
+            print(f"| {cell.model} | {cell.method} | {cell.lengths} | not installed |", flush=True)
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            pairs = measure(cell, Path(folder), arguments.pairs, arguments.steps)
-        peftkit_seconds, trainer_seconds = np.median(pairs, axis=0) / arguments.steps
+            try:
+                comparison = Comparison(cell, Path(folder), arguments.steps, registry)
+                if arguments.split_batches:
+                    comparison.split_batches()
+                comparison.run(CLOCKS[arguments.clock])  # does not count
+            except PeftkitError as error:
+                print(f"| {cell.model} | {cell.method} | {cell.lengths} | not possible: {error} |", flush=True)
+                continue
+            pairs = np.array([comparison.run(CLOCKS[arguments.clock]) for _ in range(arguments.pairs)])
+            peaks = comparison.peaks() if arguments.memory else ()
         logs = np.log(pairs[:, 1] / pairs[:, 0])
-        low, high = bootstrap(logs)
-        ratios.append(float(np.median(logs)))
-        columns = (
-            *(cell.model, cell.method, cell.lengths, f"{peftkit_seconds:.3f}", f"{trainer_seconds:.3f}"),
-            *(f"{np.exp(ratios[-1]):.2f}", f"{np.exp(low):.2f} to {np.exp(high):.2f}"),
-        )
-        print(f"| {' | '.join(columns)} |", flush=True)
-    print(f"\ngeometric mean: {np.exp(np.mean(ratios)):.2f}")
+        ratios.setdefault(cell.lengths, []).append(float(np.median(logs)))
+        seconds = (f"{each:.3f}" for each in np.median(pairs, axis=0) / arguments.steps)
+        low, high = np.exp(bootstrap(logs))
+        columns = (*names_of(cell), *seconds, f"{np.exp(np.median(logs)):.2f}", f"{low:.2f} to {high:.2f}")
+        print(f"| {' | '.join((*columns, *(f'{each / 2**20:.0f}' for each in peaks)))} |", flush=True)
+    for lengths, values in {**ratios, "all": [each for row in ratios.values() for each in row]}.items():
+        print(f"\ngeometric mean, {lengths}: {np.exp(np.mean(values)):.2f}", end="")
+    print()
+
+
+def names_of(cell: Cell) -> tuple[str, ...]:
+    """The columns that name a cell."""
+    return cell.model, cell.method, cell.lengths
 
 
 def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,29 +164,79 @@ def bootstrap(values: np.ndarray, draws: int = 2_000) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def measure(cell: Cell, folder: Path, pairs: int, steps: int) -> np.ndarray:
-    """Return the seconds of both in each pair, of shape (pairs, 2), after one that does not count."""
-    registry = load_registry()
-    recipe = make_recipe(cell, folder, steps, registry)
-    base = init_random_base(recipe, "cpu")
-    rows = recipe.task.load()["train"]
-    tokenized = tokenize_rows(base.objective, "train", rows, range(len(rows)), training=True).rows
-    features = [feature(base.kind, row) for row in tokenized]
-    seconds = [
-        (train_with_peftkit(recipe, registry, steps), train_with_trainer(recipe, features, steps, folder))
-        for _ in range(pairs + 1)
-    ]
-    return np.array(seconds[1:])
+class Comparison:
+    """Trains with both on the rows of one cell."""
+
+    def __init__(self, cell: Cell, folder: Path, steps: int, registry: Registry) -> None:
+        self.folder, self.steps, self.registry = folder, steps, registry
+        self.recipe = make_recipe(cell, folder, steps, registry)
+        base = init_random_base(self.recipe, "cpu")
+        rows = self.recipe.task.load()["train"]
+        tokenized = tokenize_rows(base.objective, "train", rows, range(len(rows)), training=True).rows
+        self.features = [feature(base.kind, row) for row in tokenized]
+
+    def split_batches(self) -> None:
+        """Let peftkit split batches by length."""
+        train = self.recipe.train.model_copy(update={"split_batches": True})
+        self.recipe = self.recipe.model_copy(update={"train": train})
+
+    def run(self, clock: Callable[[], float]) -> tuple[float, float]:
+        """Return the seconds of an epoch of both."""
+        with dry_run(self.recipe, self.registry, self.steps, ()) as trainer:
+            started = clock()
+            trainer.train()
+            seconds = clock() - started
+        trainer = make_trainer(self.recipe, self.features, self.steps, self.folder)
+        timer = StartOfTraining(clock)
+        trainer.add_callback(timer)
+        trainer.train()
+        return seconds, clock() - timer.started
+
+    def peaks(self) -> tuple[int, int]:
+        """Return the bytes that both hold at most, during an epoch of each."""
+        with dry_run(self.recipe, self.registry, self.steps, ()) as trainer:
+            peaks = [measure_peak(trainer.train, trainer.module)]
+        other = make_trainer(self.recipe, self.features, self.steps, self.folder)
+        return peaks[0], measure_peak(other.train, other.model)
+
+
+class StartOfTraining(tf.TrainerCallback):
+    """Reads a clock when `Trainer` has made its optimizer and begins with the first epoch."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.started = clock, 0.0
+
+    def on_train_begin(self, *arguments: Any, **options: Any) -> None:
+        """Read it."""
+        self.started = self.clock()
+
+
+def measure_peak(train: Callable[[], Any], model: Any) -> int:
+    """Return the bytes of the model, and the most that are allocated beside it while it is trained."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*model.parameters(),)}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        train()
+    return sum(storages.values()) + most_allocated(profiled)
+
+
+def most_allocated(profiled: profile) -> int:
+    """Return the most bytes that were allocated at a time, beyond those at the start."""
+    events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate(change for _, change in changes))
 
 
 def make_recipe(cell: Cell, folder: Path, steps: int, registry: Registry) -> Recipe:
     """Write a model without weights and rows of random words, and return the recipe that trains on them."""
     built_in, config = MODELS[cell.model]
+    if cell.method == "parallel_adapters" and config["model_type"] == "qwen3":  # adapters has no Qwen3
+        config = {**config, "model_type": "llama"}
     tokenizer = tf.AutoTokenizer.from_pretrained(model_path(built_in))
     original = json.loads((Path(model_path(built_in)) / "config.json").read_text(encoding="utf-8"))
     extra = {"vocab_size": len(tokenizer), "decoder_start_token_id": 0} if cell.model == "t5" else {}
     built: Any = tf.AutoConfig.for_model(**{"vocab_size": len(tokenizer), **SPECIAL, **extra, **config})
-    architecture = original["architectures"][0] if cell.model in ("t5", "bert") else "Qwen3ForCausalLM"
+    decoder = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+    architecture = decoder.get(config["model_type"], original["architectures"][0])
     getattr(tf, architecture)(built).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     words = [word for word in tokenizer.get_vocab() if word.strip("▁Ġ").isalpha() and len(word) > 3][:1_000]
@@ -156,11 +246,16 @@ def make_recipe(cell: Cell, folder: Path, steps: int, registry: Registry) -> Rec
     def text(number: int) -> str:
         return " ".join(rng.choice(words).strip("▁Ġ") for _ in range(number))
 
+    epoch = max(EPOCH, steps)
+    scale = 3 / max(1, longest - shortest)
+    numbers = sorted(min(longest, shortest + int(rng.expovariate(scale))) for _ in range(epoch * BATCH))
+    chosen = [int((step + 0.5) * epoch / steps) * BATCH for step in range(steps)]
     lines = []
-    for _ in range(steps * BATCH):
-        source = text(min(longest, shortest + int(rng.expovariate(3 / max(1, longest - shortest)))))
-        answer = rng.choice(LABELS) if cell.model == "bert" else text(target)
-        lines.append(json.dumps({"source": source, "target": answer}))
+    for number in (number for start in chosen for number in numbers[start : start + BATCH]):
+        answer = text(rng.randint(1, 2 * target - 1) if longest > shortest else target)
+        if cell.model == "bert":
+            answer = rng.choice(LABELS)
+        lines.append(json.dumps({"source": text(number), "target": answer}))
     (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     task = 'name = "text_generation"\nprompt = "{source}"'
     if cell.model == "bert":
@@ -211,21 +306,10 @@ def collate(features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def train_with_peftkit(recipe: Recipe, registry: Registry, steps: int) -> float:
-    """Train for an epoch; return the seconds."""
-    with dry_run(recipe, registry, steps, ()) as trainer:
-        started = time.perf_counter()
-        trainer.train()
-        return time.perf_counter() - started
-
-
-def train_with_trainer(recipe: Recipe, features: Sequence[dict[str, Any]], steps: int, folder: Path) -> float:
-    """Train for an epoch with `Trainer`; return the seconds."""
+def make_trainer(recipe: Recipe, features: Sequence[dict[str, Any]], steps: int, folder: Path) -> tf.Trainer:
+    """Return a `Trainer` that trains for an epoch."""
     base = init_random_base(recipe, "cpu")
     model = apply_recipe_method(recipe, base, NO_DATA, BATCH)
-    grouped = {"train_sampling_strategy": "group_by_length"}
-    if "group_by_length" in inspect.signature(tf.TrainingArguments).parameters:
-        grouped = {"group_by_length": True}
     arguments = tf.TrainingArguments(
         output_dir=str(folder / "trainer"),
         per_device_train_batch_size=BATCH,
@@ -238,14 +322,22 @@ def train_with_trainer(recipe: Recipe, features: Sequence[dict[str, Any]], steps
         logging_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
-        **grouped,
     )
-    rows = Dataset.from_list([{**f, "length": len(f["input_ids"])} for f in features])
-    trainer = tf.Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
+    trainer = GroupedTrainer(
+        model=model, args=arguments, train_dataset=Dataset.from_list(list(features)), data_collator=collate
+    )
+    trainer.lengths = [len(each["input_ids"]) for each in features]
     trainer.remove_callback(tf.PrinterCallback)
-    started = time.perf_counter()
-    trainer.train()
-    return time.perf_counter() - started
+    return trainer
+
+
+class GroupedTrainer(tf.Trainer):
+    """Groups by length as `Trainer` does with a large data set; with a small one it would sort fewer batches."""
+
+    lengths: list[int]
+
+    def _get_train_sampler(self, *arguments: Any) -> Any:
+        return get_length_grouped_indices(self.lengths, BATCH, SORTED)
 
 
 class _NoData:

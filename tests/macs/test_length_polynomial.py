@@ -98,6 +98,18 @@ def test_several_values_are_interpolated_at_once() -> None:
     assert polynomial.at((6,)) == (36, 13, 7)
 
 
+def test_values_may_have_a_part_that_is_proportional_to_the_rows() -> None:
+    def value(length: int, rows: int) -> int:
+        return 7 + 3 * length + rows * (length * length + 5)
+
+    polynomial = LengthPolynomial()
+    for length, rows in ((3, 1), (9, 4), (5, 2), (7, 3), (4, 4), (9, 1), (6, 2), (3, 4)):
+        polynomial.add((length,), (value(length, rows),), (rows,))
+    assert polynomial.regular
+    assert polynomial.at((8,), (3,)) == (value(8, 3),)
+    assert polynomial.at((8,), (5,)) is None, "nothing is extrapolated"
+
+
 def test_values_between_counts_that_are_not_whole_are_counted() -> None:
     polynomial = LengthPolynomial()
     for s in (2, 4, 8, 10, 12):

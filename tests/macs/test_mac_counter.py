@@ -205,6 +205,18 @@ def test_interpolated_counts_equal_real_ones(architecture: str, method: Method) 
         assert count == counted.count(each)
 
 
+def test_counts_of_other_numbers_of_rows_are_interpolated_too() -> None:
+    counter, rng = MacCounter(apply_method(Lora(), "llama"), model_loss), random.Random(3)
+    counted = MacCounter(apply_method(Lora(), "llama"), model_loss)
+    for _ in range(40):
+        number, length = rng.randint(1, 4), 8 * rng.randint(1, 5)
+        rows = resized({k: v[:number] if v.ndim else v for k, v in batch("llama").items()}, length, length)
+        counted._families.clear()  # so that nothing is interpolated
+        assert counter.count(rows) == counted.count(rows)
+    [family] = counter._families.values()
+    assert len({entry.batch["input_ids"].shape[0] for entry in family.interpolated.values()}) > 1
+
+
 class Uneven(nn.Module):
     """A model whose number of matrix products is any function of the length."""
 
@@ -252,7 +264,8 @@ def test_a_failed_verification_recounts_the_interpolated_shapes() -> None:
     for length in (8, 80, 40, 24, 64, 32, 48, 56, 32):
         work(counter, length)
     [family] = counter._families.values()
-    assert {lengths: entry.uses for lengths, entry in family.interpolated.items()} == {(32,): 2, (48,): 1, (56,): 1}
+    uses = {entry.batch["input_ids"].shape[1]: entry.uses for entry in family.interpolated.values()}
+    assert uses == {32: 2, 48: 1, 56: 1}
     assert all(value.is_meta for entry in family.interpolated.values() for value in entry.batch.values())
     for entry in family.interpolated.values():  # as if the interpolation had been wrong
         entry.macs = entry.macs.plus(StepMacs(7, 5, 3))

@@ -102,6 +102,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "mixed_precision": "no",
         "gradient_checkpointing": False,
         "pad_to_multiple_of": 1,
+        "split_batches": False,
         "all_logits": False,
         "max_source_length": 512,
         "max_target_length": 128,

@@ -92,6 +92,25 @@ def pad_batch(batch: Mapping[str, Tensor], lengths: Mapping[str, int], pad_id: i
     return with_tensors(batch, padded)
 
 
+def padded_lengths(batch: Mapping[str, Tensor], multiple: int) -> dict[str, list[int]]:
+    """Return the length that each text alone would be padded to, on each side.
+
+    Args:
+        batch: a collated batch; its texts are tensors of shape (texts, length).
+        multiple: texts are padded to a multiple of this length; targets of a decoder are not.
+
+    Returns:
+        The lengths by the key of the side's tensor.
+    """
+    unpadded = {"input_ids": batch["attention_mask"]}
+    if "decoder_input_ids" in batch:
+        unpadded["decoder_input_ids"] = batch["labels"] != IGNORE_INDEX
+    sides = {key: [-(-n // multiple) * multiple for n in mask.sum(-1).tolist()] for key, mask in unpadded.items()}
+    if TARGET_COLUMNS in batch:
+        sides[TARGET_COLUMNS] = (batch[TARGET_COLUMNS] >= 0).sum(-1).tolist()
+    return sides
+
+
 def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
     """Split a collated batch by rows; the texts of a row stay together.
 

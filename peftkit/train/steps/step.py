@@ -19,12 +19,16 @@ from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.steps.parallel_strategies import Strategy
 
+TEXTS = ("input_ids", "decoder_input_ids")
+"""Tensors of a batch that hold the tokens the model reads."""
+
 
 class StepInputs(NamedTuple):
     """The inputs of a step, as all processes agreed on them."""
 
     batches: list[dict[str, Tensor]]
-    """The batches of this process, tensors of shape (rows, length), padded to the same lengths on all processes."""
+    """The batches of this process, tensors of shape (rows, length), padded to the same lengths on all processes; or
+    their parts, each padded to its own."""
     stats: StepStats
     """Rows and tokens over all processes; no time or compute yet."""
     interrupted: bool
@@ -39,6 +43,7 @@ class TrainStep:
         objective: The objective of the run.
         strategy: Holds the wrapped model, which the batches go through.
         profile_region: Returns a context manager around ``forward``, ``backward`` and ``optimizer``.
+        splits: Whether batches come in parts of similar lengths, on one process. They are not padded any further.
     """
 
     def __init__(
@@ -47,9 +52,11 @@ class TrainStep:
         objective: BoundObjective,
         strategy: Strategy,
         profile_region: Callable[[str], AbstractContextManager[Any]],
+        *,
+        splits: bool = False,
     ) -> None:
         self.recipe, self.objective, self.strategy, self.profile_region = recipe, objective, strategy, profile_region
-        self.module, self.accelerator = strategy.module, strategy.accelerator
+        self.module, self.accelerator, self.splits = strategy.module, strategy.accelerator, splits
         self.microbatch_size = recipe.train.batch_size
         """Maximum rows per forward pass; reduced when memory runs out."""
         self.known_padding = KnownPadding()
@@ -62,7 +69,7 @@ class TrainStep:
         Several processes wait for each other and for their devices here; a single one does not wait.
 
         Args:
-            batches: The batches of this process, tensors of shape (rows, length).
+            batches: The batches of this process or their parts, tensors of shape (rows, length).
             interrupted: Whether this process received a signal to stop.
         """
         family = self.objective.family
@@ -79,9 +86,12 @@ class TrainStep:
         targets, inputs, unpadded, texts, signals = (sum(column) for column in by_process[: len(sums)])
         common = dict(zip(lengths, map(max, by_process[len(sums) :]), strict=True))
         padded = texts * (common["input_ids"] + common.get("decoder_input_ids", 0))
+        if self.splits:
+            padded = sum(each[key].numel() for each in batches for key in TEXTS if key in each)
         samples = effective_batch_size(self.recipe, self.accelerator.num_processes)
         stats = StepStats(samples, inputs, targets, seconds=0.0, padding_tokens=padded - unpadded)
-        return StepInputs([family.pad_to(batch, common) for batch in batches], stats, bool(signals))
+        inputs_of_step = [batch if self.splits else family.pad_to(batch, common) for batch in batches]
+        return StepInputs(inputs_of_step, stats, bool(signals))
 
     def _gather(self, numbers: list[int]) -> list[tuple[int, ...]]:
         """Return each of these numbers from all processes."""
