@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from peftkit.analysis.dry_run import StepLog, apply_recipe_method, dry_run
 from peftkit.components.inputs import Row
+from peftkit.data.batch_splitter import BatchSplitter, make_splitter
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.length_buckets import LengthBucketSampler
-from peftkit.data.length_groups import BatchSplitter, make_splitter
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError

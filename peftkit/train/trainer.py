@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from peftkit.components import StepStats, TrainContext
 from peftkit.components.callback import StepResult, TrainerCallback
+from peftkit.data.batch_splitter import exact_splitter
 from peftkit.data.dataloader import effective_batch_size, train_dataloader
-from peftkit.data.length_groups import exact_splitter
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
 from peftkit.macs.mac_counter import StepMacs

@@ -13,8 +13,8 @@ from torch import Tensor
 from peftkit.analysis.cost_estimate import simulate_steps
 from peftkit.analysis.dry_run import apply_recipe_method
 from peftkit.components import Method
+from peftkit.data.batch_splitter import BatchSplitter, make_splitter
 from peftkit.data.dataloader import effective_batch_size
-from peftkit.data.length_groups import BatchSplitter, make_splitter
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.mac_counter import VALUE_ERRORS, StepMacs
