@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from peftkit.analysis.cost_estimate import simulate_steps
 from peftkit.analysis.dry_run import apply_recipe_method
+from peftkit.analysis.simulated_steps import simulate_steps
 from peftkit.components import Method
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.pipeline import PreparedData
