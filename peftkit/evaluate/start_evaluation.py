@@ -108,9 +108,9 @@ def fingerprint(
     A method changes the function of a model in one of two ways. What it adds to a layer is exactly zero whatever the
     input is, as with a factor of zeros, or a scale of ones: then no bit changes anywhere. Or it computes other values,
     or the same values with other roundings: then bits differ among the logits and last hidden states of a few rows,
-    which are 10⁴ to 10⁷ numbers that each depend on every layer. (So do other kernels: torch multiplies some slices
-    otherwise if the weight is trained, and then full fine-tuning and LoRA differ.) Three kinds of methods could pass unnoticed by that,
-    so these are compared too:
+    which are 10⁴ to 10⁷ numbers that each depend on every layer. (Other kernels differ too: torch multiplies some
+    slices otherwise if the weight is trained, so that full fine-tuning and LoRA may have different hashes.) Three kinds
+    of methods could pass unnoticed by that, so these are compared too:
 
     * Those that change some tokens only: the input embeddings of the whole vocabulary.
     * Those whose effect depends on lengths, padding or caches: the shortest and the longest rows, apart, in the calls
