@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Hashable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -84,9 +84,10 @@ def count_cache(recipe: Recipe, objective: BoundObjective, model: nn.Module) -> 
     """
     names = {type(module).__module__.split(".")[0] for module in model.modules()} - {"peftkit"}
     method, family = recipe.method, objective.family
+    classes: list[Any] = [MacCounter, type(family), type(objective.component), type(method)]
     inputs = {
         "versions": {name: _version(name) for name in sorted({*LIBRARIES, *names})},
-        "code": [_code(each) for each in (MacCounter, type(family), type(objective.component), type(method))],
+        "code": [_code(each) for each in classes],
         "config": {k: v for k, v in family.config.to_dict().items() if k not in ("_name_or_path", "id2label")},
         "model": recipe.model.model_dump(mode="json", exclude={"name", "revision"}),
         "method": method.model_dump(mode="json"),
@@ -104,9 +105,9 @@ def count_cache(recipe: Recipe, objective: BoundObjective, model: nn.Module) -> 
 
 
 @cache
-def _code(component: Hashable) -> dict[str, str]:
+def _code(component: Any) -> dict[str, str]:
     """Return the source code of a class, which stays as it was imported."""
-    return source_code(component)  # type: ignore[arg-type]  # a class
+    return source_code(component)
 
 
 @cache
