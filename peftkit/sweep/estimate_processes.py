@@ -44,7 +44,7 @@ def estimate_in_processes(recipes: Mapping[str, Recipe], processes: int) -> Iter
         processes: The number of processes.
 
     Yields:
-        Each outcome as soon as it is there. Those of a process that was killed are missing.
+        Each outcome when it arrives. Those of a process that was killed are missing.
     """
     order = sorted(recipes, key=lambda key: (recipes[key].model.name, recipes[key].method.name))
     size = -(-len(order) // processes)

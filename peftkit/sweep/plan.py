@@ -116,13 +116,13 @@ def estimate_sweep(
     if tuner:
         try:
             heads = {head.folder: head for head in find_heads(grid, registry, overrides).values()}
-            runs = [_StudyRuns.of(head.label, (), 0, {}, tuner, head) for head in heads.values()]
+            runs = [_StudyRuns.list_runs(head.label, (), 0, {}, tuner, head) for head in heads.values()]
         except (RunError, ModelError) as error:  # such as an unavailable hub; other studies are still estimated
             problems = [PlannedStudy("new heads", (), 0, 0, None, None, str(error))]
     for study in grid.studies:
         finished = sum(1 for each in final_recipes(grid, study, registry, overrides).values() if _is_finished(each))
         target = tuner.target_for(study) if tuner else None
-        runs.append(_StudyRuns.of(study.label, tuple(study.recipes), finished, study.recipes, tuner, target))
+        runs.append(_StudyRuns.list_runs(study.label, tuple(study.recipes), finished, study.recipes, tuner, target))
     if not trial:
         estimator.estimate_in_processes(runs, say)
     studies = []
@@ -147,7 +147,7 @@ class _StudyRuns:
     """Why there are no recipes."""
 
     @classmethod
-    def of(
+    def list_runs(
         cls,
         label: str,
         seeds: tuple[int, ...],

@@ -85,7 +85,7 @@ def count_extremes(counter: MacCounter, batches: Iterable[dict[str, Tensor]]) ->
 
     Args:
         counter: The counter.
-        batches: The batches.
+        batches: The batches, with tensors of shape (batch size, length).
     """
     for batch in batches:
         try:
