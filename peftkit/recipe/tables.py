@@ -14,6 +14,11 @@ from peftkit.recipe.resolve import validate_model_name
 
 MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
+WITHOUT_COST = (
+    *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
+    *("checkpoint", "early_stopping"),
+)
+"""Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 
 
 def parse_interval(text: str) -> tuple[float, str]:
