@@ -106,9 +106,8 @@ def expand(
         recipe: Recipe | None = None
         for seed in seeds or [{}]:
             try:
-                recipe = _reseed(recipe, config, seed) or make_recipe(
-                    path, config, registry, (*layers, seed), overrides
-                )
+                reseeded = _reseed(recipe, config, seed)
+                recipe = reseeded or make_recipe(path, config, registry, (*layers, seed), overrides)
             except RecipeError as error:
                 rejected.append(RejectedStudy(label, "; ".join(f"{p.key}: {p.text}" for p in error.problems)))
                 problems += relocate_problems(path, label, error)
