@@ -1,9 +1,10 @@
-"""Scores candidates with a shared KV cache, after verifying that this gives the same log-likelihoods.
+"""Scores the candidates of a row together, after verifying that this gives the same log-likelihoods.
 
-A decoder can read what the candidates of a row have in common once, and continue from that cache with each candidate.
+A model can read what the candidates of a row have in common once, and continue from there with each candidate: in the
+same pass, with a mask that hides candidates from each other, or in a second one, from a cache.
 Whether the result is correct depends on the model, the method around it and library versions, so no list of supported
-models is kept. Instead, each evaluation scores some rows without a cache too, and falls back to a slower strategy if
-the results differ.
+models is kept. Instead, each evaluation scores some candidates without a cache too, and falls back to a slower strategy
+if the results differ.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)
 
-NUM_VERIFIED_ROWS = 4
-"""Number of rows of an evaluation's first batch that are scored without a cache too."""
+NUM_VERIFIED = 4
+"""Number of rows of an evaluation's first batch, and of candidates of each, that are scored without a cache too."""
 ScoringStrategy = Callable[[nn.Module, Sequence[TokenizedRow], torch.device], CandidateScores]
 
 
@@ -81,9 +82,20 @@ class CandidateScorer:
         """Compute the log-likelihood of every candidate of every row.
 
         Args:
-            rows: one batch of tokenized rows.
+            rows: one batch of tokenized rows; it is scored in parts where that is faster.
             device: the model's device.
         """
+        longest = max(len(row["source"]) + sum(map(len, row["candidates"])) for row in rows)
+        number = math.ceil(len(rows) * longest / limits(device).tokens)
+        size = math.ceil(len(rows) / number)
+        parts = [self._score(rows[first : first + size], device) for first in range(0, len(rows), size)]
+        return CandidateScores(
+            [sums for part in parts for sums in part.loglikelihoods],
+            [counts for part in parts for counts in part.num_tokens],
+        )
+
+    def _score(self, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
+        """Score rows that are read in one pass, if the strategy needs only one."""
         while self.strategies and self.family.can_share(rows):
             try:
                 scores = self.strategies[0](self.model, rows, device)
@@ -100,17 +112,26 @@ class CandidateScorer:
         return self.family.score_without_sharing(self.model, rows, device)
 
     def _find_difference(self, scores: CandidateScores, rows: Sequence[TokenizedRow], device: torch.device) -> str:
-        """Compare some rows, spread over the batch, with their scores without a cache; empty if they agree."""
-        number = min(NUM_VERIFIED_ROWS, len(rows))
-        indices = [i * (len(rows) - 1) // max(1, number - 1) for i in range(number)]
-        reference = self.family.score_without_sharing(self.model, [rows[i] for i in indices], device)
-        rtol = tolerance(self.model, device)
-        for i, reference_sums in zip(indices, reference.loglikelihoods, strict=True):
-            for value, expected in zip(scores.loglikelihoods[i], reference_sums, strict=True):
+        """Compare some candidates of some rows with their scores without sharing; empty if they agree."""
+        chosen = [
+            (i, n) for i in spread(len(rows), NUM_VERIFIED) for n in spread(len(rows[i]["candidates"]), NUM_VERIFIED)
+        ]
+        alone: list[TokenizedRow] = [{**rows[i], "candidates": [rows[i]["candidates"][n]]} for i, n in chosen]
+        rtol, size = tolerance(self.model, device), len(rows)
+        for first in range(0, len(alone), size):
+            reference = self.family.score_without_sharing(self.model, alone[first : first + size], device)
+            for (i, n), (expected,) in zip(chosen[first : first + size], reference.loglikelihoods, strict=True):
+                value = scores.loglikelihoods[i][n]
                 close = abs(value - expected) <= rtol * max(1.0, abs(expected))
                 if not (close or value == expected or (math.isnan(value) and math.isnan(expected))):
                     return f"a log-likelihood is {value:.6g} with the cache and {expected:.6g} without"
         return ""
+
+
+def spread(length: int, number: int) -> list[int]:
+    """Return at most this number of indices, spread over a sequence with its first and its last item."""
+    number = min(number, length)
+    return [i * (length - 1) // max(1, number - 1) for i in range(number)]
 
 
 @cache
@@ -122,13 +143,13 @@ class Candidate(NamedTuple):
     """A candidate of a row.
 
     Attributes:
-        index: its index among the candidates of all rows.
+        candidate_index: its index among the candidates of all rows.
         row: the index of its row.
         ids: its token ids.
         prefix_length: the number of its tokens that all candidates of the row have in common.
     """
 
-    index: int
+    candidate_index: int
     row: int
     ids: list[int]
     prefix_length: int
@@ -150,11 +171,11 @@ class CandidateToken(NamedTuple):
     """A token of a candidate.
 
     Attributes:
-        index: the index of the candidate among those of all rows.
+        candidate_index: the index of the candidate among those of all rows.
         position: the position in the candidate.
     """
 
-    index: int
+    candidate_index: int
     position: int
 
 
@@ -199,7 +220,7 @@ class CandidateLogprobs:
         model: nn.Module,
         run: Callable[[], Any],
         predicted: Iterable[tuple[CandidateToken, Target]],
-        shape: tuple[int, int],
+        shape: Sequence[int],
     ) -> Any:
         """Run a model, and add the log-likelihoods of the tokens that it predicts.
 
@@ -226,7 +247,7 @@ class CandidateLogprobs:
         """
         for c in self.by_row[row]:
             for i in range(len(c.ids))[: c.prefix_length + 1]:
-                yield CandidateToken(c.index, i), Target(row, last + i, c.ids[i])
+                yield CandidateToken(c.candidate_index, i), Target(row, last + i, c.ids[i])
 
     def of_trees(
         self, rows: Sequence[int], trees: Sequence[CandidateTree], roots: Sequence[int]
@@ -239,7 +260,7 @@ class CandidateLogprobs:
             roots: the position of each root; -1 if it is not in the batch.
         """
         for row, i in enumerate(rows):
-            first, root = self.by_row[i][0].index, roots[i]
+            first, root = self.by_row[i][0].candidate_index, roots[i]
             for candidate, position, node, token in trees[i].predictions:
                 if (column := root + 1 + node) >= 0:
                     yield CandidateToken(first + candidate, position), Target(row, column, token)
@@ -254,13 +275,13 @@ class CandidateLogprobs:
         for row, c in enumerate(batch):
             for i in range(len(c.suffix)):
                 position = c.prefix_length + 1 + i
-                yield CandidateToken(c.index, position), Target(row, i, c.ids[position])
+                yield CandidateToken(c.candidate_index, position), Target(row, i, c.ids[position])
 
     def scores(self) -> CandidateScores:
         """Return the summed log-likelihood and the number of tokens of each candidate."""
         sums = self._values.sum(1).tolist()
         return CandidateScores(
-            [[sums[c.index] for c in candidates] for candidates in self.by_row],
+            [[sums[c.candidate_index] for c in candidates] for candidates in self.by_row],
             [[len(c.ids) for c in candidates] for candidates in self.by_row],
         )
 
@@ -272,15 +293,17 @@ class Limits:
     Attributes:
         bytes: maximum bytes of copied caches and masks.
         padding: maximum number of padding tokens.
+        tokens: number of tokens above which a batch is scored in parts.
     """
 
     bytes: int
     padding: int
+    tokens: int
 
 
-CPU = Limits(32 * 2**20, 64)
-"""Copies that do not fit the processor's caches make larger passes slower; a pass costs about as much as 50 tokens."""
-ACCELERATOR = Limits(256 * 2**20, 2048)
+CPU = Limits(32 * 2**20, 64, 1536)
+"""What does not fit the processor's caches makes larger passes slower; a pass costs about as much as 50 tokens."""
+ACCELERATOR = Limits(256 * 2**20, 2048, 2**62)
 """A pass costs more than its padding."""
 
 

@@ -225,13 +225,13 @@ class CausalLM(CachedScorer):
         dtype = shared.dtype if shared else compute_dtype(model, device)
         logprobs = CandidateLogprobs(rows, device, common_prefixes=False)
         roots = [len(source) - num_shared - 1 for source in sources]
-        for part in torch.arange(len(rows)).split(size):
-            indices = part.tolist()
+        for first in range(0, len(rows), size):
+            indices = list(range(len(rows)))[first : first + size]
             mask = torch.ones(len(indices), cached, dtype=torch.long, device=device)
             inputs = packed.select(indices).inputs(mask, dtype, self.pad_id)
             logprobs.read(
                 model,
-                run_on(base, inputs, shared and partial(shared.expand, len(indices))),
+                run_on(base, inputs, partial(shared.expand, len(indices)) if shared else None),
                 logprobs.of_trees(indices, trees, roots),
                 inputs["input_ids"].shape,
             )

@@ -102,7 +102,9 @@ def _log_normalizers(logits: Tensor) -> Tensor:
     # Sums of usual logits neither overflow nor vanish, so nothing has to be subtracted first. The exponentials of a few
     # positions stay in the processor's caches.
     exponentials = torch.empty_like(logits[:EXPONENTIALS])
-    sums = torch.cat([torch.exp(part, out=exponentials[: len(part)]).sum(-1) for part in logits.split(EXPONENTIALS)])
+    sums = torch.cat(
+        [torch.exp(part, out=exponentials[: len(part)]).sum(-1) for part in torch.split(logits, EXPONENTIALS)]
+    )
     limits = torch.finfo(sums.dtype)
     if bool(((sums > limits.tiny**0.5) & (sums < limits.max)).all()):
         return sums.log_()

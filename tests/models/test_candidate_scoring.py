@@ -164,7 +164,9 @@ def test_batched_scores_equal_scores_of_single_candidates(name: str, method: str
 
 @pytest.mark.parametrize("method", ["none", "lora", "vera", "prefix_tuning"])
 @pytest.mark.parametrize("name", ["t5", "bart", "llama", "gpt2"])
-@pytest.mark.parametrize("limits", [Limits(0, 0), Limits(1, 10**9), Limits(2**40, 10**9)], ids=["small", "row", "one"])
+@pytest.mark.parametrize(
+    "limits", [Limits(0, 0, 1), Limits(1, 10**9, 1), Limits(2**40, 10**9, 1)], ids=["small", "row", "one"]
+)
 def test_scores_do_not_depend_on_the_batch_limits(
     name: str, method: str, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +186,24 @@ def test_scores_do_not_depend_on_the_batch_limits(
                 continue
             held += 1
     assert held == len(family.strategies())
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_large_batches_are_scored_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, family, rows = setting(name)
+    sizes: list[int] = []
+    with torch.inference_mode():
+        right = family.candidate_scorer(model)(rows, CPU)
+        longest = max(len(row["source"]) + sum(map(len, row["candidates"])) for row in rows)
+        monkeypatch.setattr(candidate_scoring, "CPU", Limits(2**30, 64, 2 * longest))
+        scorer = CandidateScorer(family, model)
+        scorer.score(rows, CPU)
+        score = scorer.strategies[0]
+        scorer.strategies[0] = lambda model, rows, device: sizes.append(len(rows)) or score(model, rows, device)  # type: ignore[func-returns-value]
+        scores = scorer.score(rows, CPU)
+    assert_equal(scores.loglikelihoods, right.loglikelihoods)
+    assert scores.num_tokens == right.num_tokens
+    assert sizes == [2, 2, 1]
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "prefix_tuning"])

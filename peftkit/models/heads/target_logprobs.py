@@ -59,7 +59,7 @@ class _Reader:
     columns: Tensor
     positions: Tensor
     tokens: Tensor
-    shape: tuple[int, int]
+    shape: Sequence[int]
     leave_to_model: bool
     values: Tensor | None = None
     first: Tensor | None = None
@@ -135,7 +135,7 @@ def target_logprobs(
     model: nn.Module,
     run: Callable[[], Any],
     targets: Sequence[Target],
-    shape: tuple[int, int],
+    shape: Sequence[int],
     device: torch.device,
 ) -> tuple[Any, Tensor]:
     """Run a model, and compute the log-likelihoods of the tokens that it predicts.
@@ -151,7 +151,7 @@ def target_logprobs(
         The model's output, whose logits are incomplete and overwritten, and the log-likelihood of each target.
     """
     row, column, token = torch.tensor(targets).unbind(1)
-    keys, positions = (row * shape[1] + column).unique(return_inverse=True)
+    keys, positions = torch.unique(row * shape[1] + column, return_inverse=True)
     order = positions.argsort(stable=True)
     reader = _Reader(
         (keys // shape[1]).to(device),
@@ -182,6 +182,6 @@ def _from_all_logits(logits: Tensor, row: Tensor, column: Tensor, token: Tensor,
     targets = torch.stack([row, column + logits.shape[1] - length, token]).to(logits.device)
     values = [
         token_logprobs(logits[r, c], torch.arange(len(t), device=t.device), t)
-        for r, c, t in targets.split(chunk_size(logits.shape[-1], logits.device), 1)
+        for r, c, t in torch.split(targets, chunk_size(logits.shape[-1], logits.device), 1)
     ]
     return torch.cat(values)
