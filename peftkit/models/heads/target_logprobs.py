@@ -1,8 +1,8 @@
 """Log-likelihoods of the tokens that a forward pass predicts, without keeping the logits of all positions.
 
 A hook in front of the output layer runs it in chunks on the hidden states that predict a target, so a chunk of logits
-stays in the processor's caches. The model itself computes the logits of one position, and these are compared with the
-layer's output: models that change their logits after the output layer, as in soft-capping, are read in full instead.
+stays in the processor's caches. The first time, the model itself computes the logits of one position, and these are
+compared with the layer's output: models that change logits after the layer, as in soft-capping, are read in full.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MIN_CHUNK = 64
 """Number of positions that a chunk may always have: matrix products of fewer rows are slower."""
 _CHANGES_LOGITS: WeakSet[nn.Module] = WeakSet()
 """Models whose logits are not the output of their output layer."""
+_LEAVES_LOGITS: WeakSet[nn.Module] = WeakSet()
+"""Models whose logits were the output of their output layer."""
 
 
 class Target(NamedTuple):
@@ -53,6 +55,7 @@ class _Reader:
         tokens: the id of each target, of shape (targets,).
         shape: the number of rows, and the length of the texts.
         leave_to_model: whether the model itself computes the logits, since each row has one position.
+        compare: whether the model computes the logits of one position, to be compared with the layer's output.
     """
 
     rows: Tensor
@@ -61,6 +64,7 @@ class _Reader:
     tokens: Tensor
     shape: Sequence[int]
     leave_to_model: bool
+    compare: bool
     values: Tensor | None = None
     first: Tensor | None = None
     calls: int = 0
@@ -85,7 +89,7 @@ class _Reader:
             self._read_in_chunks(module, chosen, inputs[1:])
         finally:
             self.reading = False
-        return (chosen[None, :1], *inputs[1:])
+        return (chosen[None, : int(self.compare)], *inputs[1:])
 
     def _read_in_chunks(self, module: nn.Module, hidden: Tensor, others: tuple[Any, ...]) -> None:
         """Run the layer on hidden states of shape (positions, width)."""
@@ -112,6 +116,8 @@ class _Reader:
             return False
         if self.leave_to_model:
             return logits.shape[:2] == (self.shape[0], 1)
+        if not self.compare:
+            return self.values is not None and logits.shape[:2] == (1, 0)
         if self.first is None or logits.shape != (1, 1, len(self.first)):
             return False
         first, expected = self.first.float(), logits[0, 0].float()
@@ -159,7 +165,8 @@ def target_logprobs(
         positions[order],
         token[order].to(device),
         shape,
-        len(keys) == shape[0],
+        leave_to_model=len(keys) == shape[0],
+        compare=model not in _LEAVES_LOGITS,
     )
     layer = None if model in _CHANGES_LOGITS else find_output_layer(model)
     if layer is not None:
@@ -171,6 +178,7 @@ def target_logprobs(
         if reader.is_valid(output.logits, model):
             if reader.values is None:
                 return output, token_logprobs(output.logits[:, 0], row.to(device), token.to(device))
+            _LEAVES_LOGITS.add(model)
             return output, torch.empty_like(reader.values).index_copy_(0, order.to(device), reader.values)
         _CHANGES_LOGITS.add(model)
     output = run()
