@@ -22,6 +22,7 @@ from peftkit.models.candidate_scoring import (
     limits,
 )
 from peftkit.models.candidate_tree import PackedTexts, candidate_tree
+from peftkit.models.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.heads.output_layer import find_output_layer, select_positions
 from peftkit.models.scores import sum_logprobs, tolerance
 from peftkit.models.shared_cache import (
@@ -31,16 +32,13 @@ from peftkit.models.shared_cache import (
     base_for_cache,
     cache_layers,
     cache_row_bytes,
+    check_packing,
     compute_dtype,
     keeps_all_positions,
     run_on,
     slice_cache,
 )
-from peftkit.models.text_encoding import (
-    append_eos,
-    continuation_ids,
-    token_ids,
-)
+from peftkit.models.text_encoding import append_eos, continuation_ids, token_ids
 from peftkit.models.truncation import truncate_start
 
 
@@ -208,7 +206,7 @@ class CausalLM(CachedScorer):
         Raises:
             CacheNotShareable: the model does not support this.
         """
-        sources = _check_packing(model, rows)
+        sources = check_packing(model, rows)
         base = base_for_cache(model)
         shared = prompt if prompt is not None and prompt.update(model, sources, device) else None
         if shared is None and base is not model:  # the prompts of the method have to be in a cache
@@ -253,7 +251,7 @@ class CausalLM(CachedScorer):
         Raises:
             CacheNotShareable: the model or its cache does not support this.
         """
-        _check_packing(model, rows)
+        check_packing(model, rows)
         logprobs = CandidateLogprobs(rows, device, common_prefixes=False)
         past, mask, next_positions = self._read_prefixes(model, rows, logprobs)
         trees = [candidate_tree(row["candidates"]) for row in rows]
@@ -327,13 +325,33 @@ class CausalLM(CachedScorer):
     ) -> list[str]:
         sources = [row["source"] for row in rows]
         if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
-            return self._decode(self._generate_ids(model, sources, device, options))
+            if not can_divide(model, options):
+                return self._decode(self._generate_ids(model, sources, device, options).tolist())
+            continue_rows = partial(self._continue, model, sources, device)
+            return self._decode(search(continue_rows, len(rows), self.eos_id, options))
         texts = [""] * len(rows)
         for indices in group_equal_lengths(sources):
             ids = self._generate_ids(model, [sources[i] for i in indices], device, options)
-            for i, text in zip(indices, self._decode(ids), strict=True):
+            for i, text in zip(indices, self._decode(ids.tolist()), strict=True):
                 texts[i] = text
         return texts
+
+    def _continue(
+        self,
+        model: nn.Module,
+        sources: Sequence[list[int]],
+        device: torch.device,
+        indices: Sequence[int],
+        so_far: Sequence[list[int]],
+        options: Mapping[str, Any],
+        early: bool,
+    ) -> list[list[int]]:
+        """Generate ids that continue sources and what has been generated for them."""
+        texts = [sources[i] + ids for i, ids in zip(indices, so_far, strict=True)]
+        if early:
+            start = max(map(len, texts))
+            options = {**options, "stopping_criteria": [ManyEnded(self.eos_id, start, options["max_new_tokens"])]}
+        return self._generate_ids(model, texts, device, options).tolist()  # type: ignore[no-any-return]
 
     def _generate_ids(
         self, model: nn.Module, sources: Sequence[list[int]], device: torch.device, options: Mapping[str, Any]
@@ -378,17 +396,3 @@ class CausalLM(CachedScorer):
             if alone_logits[0].argmax() != padded_logits[0].argmax():
                 break
         return False
-
-
-def _check_packing(model: nn.Module, rows: Sequence[TokenizedRow]) -> list[list[int]]:
-    """Return the sources of rows.
-
-    Raises:
-        CacheNotShareable: candidates cannot be packed into one sequence.
-    """
-    sources = [row["source"] for row in rows]
-    if not accepts_argument(model, "position_ids"):
-        raise CacheNotShareable("the model takes no position_ids")
-    if not all(sources):
-        raise CacheNotShareable("the source of a row is empty")
-    return sources

@@ -23,6 +23,7 @@ from peftkit.models.candidate_scoring import (
     limits,
 )
 from peftkit.models.candidate_tree import PackedTexts, candidate_chains
+from peftkit.models.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.scores import sum_logprobs
 from peftkit.models.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.text_encoding import (
@@ -250,7 +251,40 @@ class Seq2SeqLM(CachedScorer):
     def generate(
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
     ) -> list[str]:
-        ids, mask = self._collate_sources(rows, device)
+        if can_divide(model, options):
+            return self._decode(search(partial(self._continue, model, rows, device), len(rows), self.eos_id, options))
+        nothing: list[list[int]] = [[] for _ in rows]
+        return self._decode(self._continue(model, rows, device, range(len(rows)), nothing, options, early=False))
+
+    def _continue(
+        self,
+        model: nn.Module,
+        rows: Sequence[TokenizedRow],
+        device: torch.device,
+        indices: Sequence[int],
+        so_far: Sequence[list[int]],
+        options: Mapping[str, Any],
+        early: bool,
+    ) -> list[list[int]]:
+        """Generate ids that continue what has been generated for rows of a batch.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: the batch.
+            device: the model's device.
+            indices: the indices of the rows to continue.
+            so_far: what has been generated for them, of the same length.
+            options: further arguments of ``model.generate``.
+            early: whether to stop as soon as many of them have ended.
+        """
+        ids, mask = self._collate_sources([rows[i] for i in indices], device)
+        start = len(so_far[0]) + 1
+        if early:
+            many_ended = ManyEnded(self.eos_id, start, options["max_new_tokens"], ids.shape[1])
+            options = {**options, "stopping_criteria": [many_ended]}
+        if start > 1:
+            texts = torch.tensor([[self.decoder_start_id, *each] for each in so_far], device=device)
+            options = {**options, "decoder_input_ids": texts}
         generated = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,
@@ -260,4 +294,4 @@ class Seq2SeqLM(CachedScorer):
             eos_token_id=self.eos_id,
             **options,
         )
-        return self._decode(generated[:, 1:])
+        return generated[:, start:].tolist()  # type: ignore[no-any-return]

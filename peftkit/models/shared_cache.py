@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
+from peftkit.components.inputs import TokenizedRow
+
 MIN_SHARED_TOKENS = 16
 """Prompts with fewer common tokens are not shared: the pass that reads them would cost more than it saves."""
 
@@ -24,6 +26,24 @@ def base_for_cache(model: nn.Module) -> nn.Module:
     """Return the model to continue a cache with: peft's prompt methods would prepend their prompt again."""
     config = getattr(model, "active_peft_config", None)
     return model.get_base_model() if config is not None and config.is_prompt_learning else model  # type: ignore[operator]
+
+
+def check_packing(model: nn.Module, rows: Sequence[TokenizedRow]) -> list[list[int]]:
+    """Return the sources of rows.
+
+    Args:
+        model: the model.
+        rows: one batch of tokenized rows.
+
+    Raises:
+        CacheNotShareable: candidates cannot be packed into one sequence.
+    """
+    sources = [row["source"] for row in rows]
+    if not accepts_argument(model, "position_ids"):
+        raise CacheNotShareable("the model takes no position_ids")
+    if not all(sources):
+        raise CacheNotShareable("the source of a row is empty")
+    return sources
 
 
 def compute_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
