@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.inputs import CandidateScores, TokenizedRow
-from peftkit.models.candidate_tree import CandidateTree
+from peftkit.models.decoding.candidate_tree import CandidateTree
+from peftkit.models.decoding.shared_cache import base_for_cache
 from peftkit.models.family import ModelFamily
 from peftkit.models.heads.target_logprobs import Target, target_logprobs
 from peftkit.models.scores import tolerance
-from peftkit.models.shared_cache import base_for_cache
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,12 @@ class CandidateScorer:
 
 
 def spread(length: int, number: int) -> list[int]:
-    """Return at most this number of indices, spread over a sequence with its first and its last item."""
+    """Return at most a number of indices, spread over a sequence with its first and its last item.
+
+    Args:
+        length: the length of the sequence.
+        number: the number of indices.
+    """
     number = min(number, length)
     return [i * (length - 1) // max(1, number - 1) for i in range(number)]
 

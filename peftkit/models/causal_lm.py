@@ -21,11 +21,9 @@ from peftkit.models.candidate_scoring import (
     batch_by_length,
     limits,
 )
-from peftkit.models.candidate_tree import PackedTexts, candidate_tree
-from peftkit.models.greedy_search import ManyEnded, can_divide, search
-from peftkit.models.heads.output_layer import find_output_layer, select_positions
-from peftkit.models.scores import sum_logprobs, tolerance
-from peftkit.models.shared_cache import (
+from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
+from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.shared_cache import (
     CacheNotShareable,
     SharedPrompt,
     accepts_argument,
@@ -38,6 +36,8 @@ from peftkit.models.shared_cache import (
     run_on,
     slice_cache,
 )
+from peftkit.models.heads.output_layer import find_output_layer, select_positions
+from peftkit.models.scores import sum_logprobs, tolerance
 from peftkit.models.text_encoding import append_eos, continuation_ids, token_ids
 from peftkit.models.truncation import truncate_start
 

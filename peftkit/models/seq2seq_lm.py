@@ -22,10 +22,10 @@ from peftkit.models.candidate_scoring import (
     batch_by_length,
     limits,
 )
-from peftkit.models.candidate_tree import PackedTexts, candidate_chains
-from peftkit.models.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
+from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.scores import sum_logprobs
-from peftkit.models.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.text_encoding import (
     SpecialTokens,
     append_eos,

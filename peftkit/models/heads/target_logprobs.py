@@ -154,7 +154,8 @@ def target_logprobs(
         device: the model's device.
 
     Returns:
-        The model's output, whose logits are incomplete and overwritten, and the log-likelihood of each target.
+        The model's output, whose logits are incomplete, and the log-likelihood of each target in nats, of shape
+        (targets,).
     """
     row, column, token = torch.tensor(targets).unbind(1)
     keys, positions = torch.unique(row * shape[1] + column, return_inverse=True)

@@ -155,6 +155,10 @@ class PackedTexts:
             cached: 1 for cached positions that are no padding, of shape (rows, cached positions).
             dtype: the dtype of a mask over pairs of positions.
             pad_id: the id to pad token ids with.
+
+        Returns:
+            ``input_ids`` and ``position_ids`` of shape (rows, length), and ``attention_mask`` of shape (rows, 1,
+            length, cached positions + length), or (rows, cached positions + length) for single candidates.
         """
         device = cached.device
         ids = pad_sequences(self.ids, pad_id).to(device)

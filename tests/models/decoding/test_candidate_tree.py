@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftkit.models.candidate_tree import CandidateTree, PackedTexts, candidate_chains, candidate_tree
+from peftkit.models.decoding.candidate_tree import CandidateTree, PackedTexts, candidate_chains, candidate_tree
 
 CANDIDATES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=6)
 

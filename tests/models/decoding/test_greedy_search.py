@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from peftkit import Example
-from peftkit.models import causal_lm, greedy_search, seq2seq_lm
-from peftkit.models.greedy_search import MIN_STEPS, PASS_TOKENS, ManyEnded, can_divide
+from peftkit.models import causal_lm, seq2seq_lm
+from peftkit.models.decoding import greedy_search
+from peftkit.models.decoding.greedy_search import MIN_STEPS, PASS_TOKENS, ManyEnded, can_divide
 from tests.models.test_candidate_scoring import setting
 
 CPU = torch.device("cpu")

@@ -63,7 +63,7 @@ def run_on(model: nn.Module, inputs: Mapping[str, Tensor], cache: Callable[[], A
 
     Args:
         model: the model.
-        inputs: arguments of its forward pass.
+        inputs: arguments of its forward pass: token ids of shape (rows, length), masks and positions.
         cache: makes a cache; None to run without one.
     """
     if cache is None:
@@ -214,7 +214,12 @@ class SharedPrompt:
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the number of leading tokens that two texts have in common."""
+    """Return the number of leading tokens that two texts have in common.
+
+    Args:
+        first: the token ids of a text.
+        second: those of another one.
+    """
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
-from peftkit.models.shared_cache import base_for_cache
+from peftkit.models.decoding.shared_cache import base_for_cache
 
 MIN_STEPS = 8
-"""The rest of a batch continues by itself only if so many tokens may be left: it is read again."""
+"""The rest of a batch continues by itself only if this many tokens may be left, since it is read again."""
 MIN_ROWS = 4
 """Batches of fewer rows are not divided."""
 PASS_TOKENS = 50
-"""A pass costs about as much as so many tokens."""
+"""Tokens that cost about as much as a pass."""
 GREEDY_OPTIONS = {"max_new_tokens", "num_beams"}
 """Arguments of ``generate`` that the search in parts supports."""
 Continue = Callable[[Sequence[int], Sequence[list[int]], Mapping[str, Any], bool], list[list[int]]]
@@ -27,6 +27,12 @@ class ManyEnded(StoppingCriteria):
     """Stops as soon as rows that have ended cost as much as reading the others again, unless few steps are left.
 
     So a division never costs more than what has been computed in vain.
+
+    Args:
+        eos_id: the id that ends a text.
+        start: the position of the first generated token.
+        max_new_tokens: the largest number of generated tokens.
+        encoder_length: the length of the sources, if an encoder reads them.
     """
 
     def __init__(self, eos_id: int, start: int, max_new_tokens: int, encoder_length: int = 0) -> None:
@@ -34,12 +40,15 @@ class ManyEnded(StoppingCriteria):
         self.encoder_length, self.in_vain = encoder_length, 0
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Return whether each row stops; all of them do at the same time.
+        """Decide whether to stop.
 
         Args:
             input_ids: the ids so far, of shape (rows, length).
             scores: unused.
             kwargs: unused.
+
+        Returns:
+            Whether each row stops, of shape (rows,); all of them do at the same time.
         """
         rows, length = input_ids.shape
         ended = int((input_ids[:, self.start :] == self.eos_id).any(1).sum())
