@@ -174,9 +174,7 @@ def read_tables(run: Path) -> list[pa.Table]:
 def to_prediction_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Convert a table to rows with the keys of a predictions file, sorted by index."""
     labels = json.loads((table.schema.metadata or {}).get(LABELS.encode(), b"[]"))
-    rows: list[dict[str, Any]] = (
-        _sort_rows(table, ["index"]).drop_columns(["step", "split", "full_split"]).to_pylist()
-    )
+    rows: list[dict[str, Any]] = _sort_rows(table, ["index"]).drop_columns(["step", "split", "full_split"]).to_pylist()
     return [row | {"candidates": labels} for row in rows] if labels else rows
 
 
