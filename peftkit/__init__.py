@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from peftkit.components.search_space import PublishedRate, Range, SearchSpace
     from peftkit.errors import (
+        DataError,
         InputError,
         MissingFieldsError,
         PeftkitError,
@@ -57,6 +58,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ApplyContext",
     "Callback",
+    "DataError",
     "DataPath",
     "DatasetTask",
     "DistractorGeneration",
@@ -133,7 +135,8 @@ _MODULES = {
         *("StepResult", "StepStats", "Task", "TaskKind", "TrainContext"),
     ),
     "errors": (
-        *("InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError", "RunInterrupted"),
+        *("DataError", "InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError"),
+        "RunInterrupted",
     ),
     "hookspecs": ("hookimpl",),
     "recipe": ("Recipe",),

@@ -89,7 +89,7 @@ def write_table(tables: Sequence[pa.Table], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ORDER])
+    table = _sort_rows(pa.concat_tables(tables), ORDER)
     encoded = [name for name in table.column_names if name not in ("loss", "scores")]
     pq.write_table(
         table,
@@ -99,6 +99,13 @@ def write_table(tables: Sequence[pa.Table], path: Path) -> None:
         use_byte_stream_split=["loss"],
         write_page_checksum=True,
     )
+
+
+def _sort_rows(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Sort by columns; ``Table.sort_by`` and ``Table.group_by`` import pandas."""
+    import pyarrow.compute as pc
+
+    return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names]))
 
 
 def read_table(path: Path) -> pa.Table:
@@ -112,7 +119,8 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:  # pq.read_table imports pandas
+            table = file.read()
     except pa.ArrowException as error:
         raise OSError(str(error)) from error
     names = [EXAMPLE_COLUMNS.get(name, name) for name in table.column_names]
@@ -121,6 +129,23 @@ def read_table(path: Path) -> pa.Table:
     if missing:
         raise ValueError(f"column {missing[0]!r} is missing")
     return table
+
+
+def select_rows(table: pa.Table, column: str, value: str | int | bool) -> pa.Table:
+    """Select the rows with a value; every conversion of a value by Arrow imports pandas, so that it is taken from them.
+
+    Args:
+        table: The table.
+        column: The column's name.
+        value: The value.
+
+    Returns:
+        These rows.
+    """
+    import pyarrow.compute as pc
+
+    found = [each for each in table[column].unique() if each.as_py() == value]
+    return table.filter(pc.equal(table[column], found[0])) if found else table.slice(0, 0)
 
 
 def read_tables(run: Path) -> list[pa.Table]:
@@ -149,7 +174,7 @@ def read_tables(run: Path) -> list[pa.Table]:
 def to_prediction_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Convert a table to rows with the keys of a predictions file, sorted by index."""
     labels = json.loads((table.schema.metadata or {}).get(LABELS.encode(), b"[]"))
-    rows: list[dict[str, Any]] = table.sort_by("index").drop_columns(["step", "split", "full_split"]).to_pylist()
+    rows: list[dict[str, Any]] = _sort_rows(table, ["index"]).drop_columns(["step", "split", "full_split"]).to_pylist()
     return [row | {"candidates": labels} for row in rows] if labels else rows
 
 
@@ -168,8 +193,11 @@ def evaluation_file_name(step: int, *, whole: bool) -> str:
 
 def list_evaluations(table: pa.Table) -> set[str]:
     """List the evaluations in a table, by the names of their files."""
-    pairs = table.select(["step", "full_split"]).group_by(["step", "full_split"]).aggregate([]).to_pylist()
-    return {evaluation_file_name(pair["step"], whole=pair["full_split"]) for pair in pairs}
+    return {
+        evaluation_file_name(step, whole=whole)
+        for whole in (False, True)
+        for step in select_rows(table, "full_split", whole)["step"].unique().to_pylist()
+    }
 
 
 def select_curve_evaluations(table: pa.Table, steps: Sequence[int]) -> pa.Table:

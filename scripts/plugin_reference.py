@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.components.read_later import ReadLater
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.type_names import describe_field
+from peftkit.tasks import dataset_task
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "plugin-reference.md"
 INTRODUCTION = """# Plugin reference
@@ -34,8 +36,9 @@ Everything that a component is given, and everything that it may define. [Writin
 of each kind. This page is generated from the code: `python scripts/plugin_reference.py --write`.
 
 All names are imported from `peftkit`, except the types of `peftkit.components.family_services`,
-`peftkit.components.objective` and `peftkit.components.inputs`, and those of `peftkit.components.search_space`,
-`peftkit.components.model_parts` and `peftkit.testing`. Other modules may change without notice.
+`peftkit.components.objective` and `peftkit.components.inputs`, those of `peftkit.components.search_space`,
+`peftkit.components.model_parts` and `peftkit.testing`, and
+[what built-in components share](#what-built-in-components-share). Other modules and names may change without notice.
 """
 BEFORE_CLASSES = """## Base classes
 
@@ -44,7 +47,23 @@ rejected if an option, method, property or class attribute has the name of anoth
 if a method has other arguments. One change is allowed: a class attribute may replace a property, or fix an option.
 """
 DATASET_TASKS = ("DatasetTask", "TextClassification", "MultipleChoice", "TextGeneration", "DistractorGeneration")
-FUNCTIONS = ("get_text", "get_texts")
+SHARED: Mapping[str, tuple[str, ...]] = {
+    "peftkit.tasks.columns": (
+        *("get_value", "get_text", "get_nonblank_text", "get_texts", "has_column", "visible_columns"),
+        *("match_choice", "check_choices", "short_repr", "AnswerFormat", "LETTERS", "EMPTY"),
+    ),
+    "peftkit.tasks.labels": ("read_label", "match_label", "feature_names", "check_label_names", "check_label_order"),
+    "peftkit.tasks.prompt_templates": ("fields", "render"),
+    "peftkit.objectives.answers": ("RankingObjective", "ClassificationObjective", "MultipleChoiceObjective"),
+    "peftkit.objectives.completions": ("Completion",),
+    "peftkit.example_tables": ("NORM_SUFFIX",),
+    "peftkit.ranking": ("argmax_candidate",),
+    "peftkit.metrics.base": ("EvaluateMetric", "mean"),
+    "peftkit.text_normalization": ("normalize",),
+    "peftkit.components.read_later": ("LateSum",),
+    "peftkit.errors": ("did_you_mean", "comma_separated", "summarize_error"),
+}
+"""Public names that ``peftkit`` does not export, by module."""
 
 
 def given_types() -> list[type]:
@@ -254,6 +273,24 @@ def constants(module: Any) -> dict[str, str]:
     return documented
 
 
+def of_module(name: str, names: Iterable[str]) -> str:
+    """The functions, base classes and constants of a module."""
+    module = importlib.import_module(name)
+    rows = []
+    for key in names:
+        value = getattr(module, key)
+        docstring = inspect.getdoc(value) or ""
+        if inspect.isroutine(value):
+            rows.append((code(_signature(value)), described_method(docstring)))
+        elif inspect.isclass(value):
+            methods = [cells[0] for cells in method_rows(value)]
+            defined = f"<br>Defines {', '.join(methods)}" if methods else ""
+            rows.append((code(key), f"{paragraphs(docstring)}{defined}"))
+        else:
+            rows.append((code(key), constants(module)[key]))
+    return f"### {name}\n\n{table(('name', ''), rows)}"
+
+
 def document() -> str:
     parts = [INTRODUCTION, "## What components are given\n", *map(of_dataclass, given_types())]
     parts += [of_protocol(family_services.FamilyServices), of_typed_dict(inputs.TokenizedRow)]
@@ -263,6 +300,7 @@ def document() -> str:
         (family_services, "Batch"),
         (inputs, "Prediction"),
         (inputs, "Row"),
+        (dataset_task, "DataPath"),
         (family_services, "ScoreCandidates"),
     )
     kinds += [f"`{name}`: {constants(module)[name]}" for module, name in names]
@@ -271,11 +309,7 @@ def document() -> str:
     parts += [BEFORE_CLASSES, *map(of_component, BASE_CLASSES.values())]
     parts += ["## Base classes of tasks on files and hub datasets\n"]
     parts += [of_component(getattr(peftkit, name)) for name in DATASET_TASKS]
-    functions = [
-        (code(_signature(function)), described_method(inspect.getdoc(function) or ""))
-        for function in (getattr(peftkit, name) for name in FUNCTIONS)
-    ]
-    parts += [f"## Columns of rows\n\n{table(('function', ''), functions)}"]
+    parts += ["## What built-in components share\n", *map(of_module, SHARED, SHARED.values())]
     parts += ["## Errors\n\n| error | |\n| --- | --- |\n" + "\n".join(map(of_error, errors())) + "\n"]
     ranges = [(code(name), text) for name, text in constants(search_space).items() if name != "SearchSpace"]
     parts += [f"## Search ranges\n\nIn `peftkit.components.search_space`:\n\n{table(('name', ''), ranges)}"]

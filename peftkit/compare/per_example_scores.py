@@ -15,7 +15,7 @@ from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.statistics.observations import Array
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError, comma_separated
-from peftkit.example_tables import NORM_SUFFIX, PREDICTION_KEYS, to_prediction_rows
+from peftkit.example_tables import NORM_SUFFIX, PREDICTION_KEYS, select_rows, to_prediction_rows
 from peftkit.plugins import Registry, load_registry
 from peftkit.run_directory import RunDirectory
 
@@ -119,8 +119,6 @@ def read_example_scores(
 
 def _read_rows(run: LoadedRun, split: str, step: int | None) -> Sequence[Row]:
     """Read an evaluation's result on each example; empty if none are stored."""
-    import pyarrow.compute as pc
-
     directory = RunDirectory(run.path)
     table = directory.examples()
     if table is None:
@@ -128,12 +126,12 @@ def _read_rows(run: LoadedRun, split: str, step: int | None) -> Sequence[Row]:
             raise InputError(f"{run.path}: results per example are stored for the selected checkpoint only")
         is_stored = (run.path / "predictions" / f"{split}.jsonl").is_file()
         return directory.predictions(split) if is_stored else []
-    table = table.filter(pc.equal(table["split"], split))
-    whole = table.filter(table["full_split"])
+    table = select_rows(table, "split", split)
+    whole = select_rows(table, "full_split", True)
     if step is None and len(whole):
         return to_prediction_rows(whole)
     wanted = run.summary["selected"]["step"] if step is None else step
-    chosen = table.filter(pc.and_(pc.invert(table["full_split"]), pc.equal(table["step"], wanted)))
+    chosen = select_rows(select_rows(table, "full_split", False), "step", wanted)
     if not len(chosen):
         steps = sorted(set(table["step"].to_pylist()))
         raise InputError(

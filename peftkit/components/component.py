@@ -27,6 +27,7 @@ class Component(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         populate_by_name=True,
+        protected_namespaces=(),  # an option named like a method is rejected at registration, not the plugin at import
         defer_build=True,  # a recipe uses only a few of about a hundred components
     )
 

@@ -26,6 +26,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
         "adapters",
         "bottleneck adapter",
         "double seq bn",
+        "sequential adapter",
         "serial adapter",
         "series adapter",
     ),
@@ -70,10 +71,19 @@ _NOT_A_METHOD = "{} is an optimizer and not a method, and " + _OPTIMIZERS
 _CHANGES_BASE = "{} changes the frozen weights by data, so its adapter fits no other copy of the model"
 _OBJECTIVE = "{} is an objective and not a method; a plugin can add it"
 _QUANTIZATION = "{} quantizes a model and trains nothing; peftkit has the quantization of bitsandbytes only"
+_LADDER = ("", "ladder side-tuning trains a small network beside the frozen model; a plugin can add it")
+_UNTRAINED = (
+    "",
+    "every method trains; the evaluation at step 0 has the scores of the untrained model",
+)
 
 LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "adam_mini": ("", _NOT_A_METHOD.format("Adam-mini")),
     "adalomo": ("full", _OPTIMIZER.format("AdaLomo")),
+    "adapterdrop": (
+        "houlsby",
+        "AdapterDrop leaves out the adapters of the lowest layers in training; a plugin can add it",
+    ),
     "adamix": ("houlsby", "AdaMix trains several adapters of each layer and averages them; a plugin can add it"),
     "apollo": ("full", _OPTIMIZER.format("APOLLO")),
     "awq": ("qlora", _QUANTIZATION.format("AWQ")),
@@ -88,11 +98,12 @@ LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "fish_mask": ("shira", "FISH Mask trains the weights with the largest Fisher information; a plugin can add it"),
     "galore": ("full", _OPTIMIZER.format("GaLore")),
     "gptq": ("qlora", _QUANTIZATION.format("GPTQ")),
-    "hydralora": ("lora", "HydraLoRA has one first matrix and several second ones with a router; a plugin can add it"),
-    "ladder_side_tuning": (
-        "",
-        "ladder side-tuning trains a small network beside the frozen model; a plugin can add it",
+    "hyperformer": (
+        "houlsby",
+        "HyperFormer generates the adapters of several tasks by a shared network, and a recipe has one task",
     ),
+    "hydralora": ("lora", "HydraLoRA has one first matrix and several second ones with a router; a plugin can add it"),
+    **dict.fromkeys(("ladder_side_tuning", "lst"), _LADDER),
     "lion": ("", _NOT_A_METHOD.format("Lion")),
     "lisa": ("top_layers", "LISA trains other layers after every few steps; a plugin can add it"),
     "llama_pro": ("", "LLaMA Pro adds copies of layers to the model and trains these; a plugin can add it"),
@@ -121,7 +132,16 @@ LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "qalora": ("qlora", "QA-LoRA needs weights quantized by GPTQ, and peftkit has bitsandbytes only"),
     "qdora": ("dora", 'QDoRA is DoRA on quantized weights: set model.quantization = "4bit" too'),
     "relora": ("lora", "ReLoRA merges its updates into the weights during training; a plugin can add it"),
+    "s4": (
+        "",
+        "S4 is a design that assigns several methods to groups of layers; to combine methods, use unipelt or mam of "
+        "peftkit-adapters, or write a plugin",
+    ),
     "s_lora": ("lora", "S-LoRA serves LoRA adapters, and trains none"),
+    "side_tuning": (
+        "",
+        "side-tuning adds the output of a small network to that of the frozen model; a plugin can add it",
+    ),
     "sophia": ("", _NOT_A_METHOD.format("Sophia")),
     "spectrum": (
         "top_layers",
@@ -131,6 +151,8 @@ LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "ssf": ("ia3", "SSF scales and shifts the outputs of layers; a plugin can add it"),
     "tied_lora": ("vera", _NO_LIBRARY.format("Tied-LoRA, whose matrices are shared by layers,")),
     "unsloth": ("", "Unsloth is a library that trains known methods faster, and not a method"),
+    **dict.fromkeys(("none", "no_training", "frozen_baseline", "in_context_learning", "few_shot"), _UNTRAINED),
+    **dict.fromkeys(("zero_shot", "zero_shot_baseline"), _UNTRAINED),
     "velora": ("lora", "VeLoRA compresses the activations that are stored for the backward pass; a plugin can add it"),
 }
 """What peftkit leaves out: the closest method that it has, or an empty text, and why."""

@@ -21,6 +21,7 @@ from peftkit.distributed.parsed_variables import check_parsed_variables
 from peftkit.errors import InputError
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 
+log = logging.getLogger(__name__)
 _lock = threading.RLock()
 
 
@@ -29,19 +30,20 @@ def isolated_process_state() -> Iterator[None]:
     """Start from the defaults of the libraries, and restore the caller's state at the end, also after an error.
 
     This is the state of the random number generators, Accelerate, torch's settings, environment variables, signal
-    handlers, loggers, warnings, progress bars and the Hub's offline mode. Other threads wait until it is restored.
+    handlers, loggers, warnings, progress bars, the Hub's offline mode, and the hooks and the session of wandb. Other
+    threads wait until it is restored.
 
     Raises:
         InputError: The process is in a process group of ``torch.distributed``, which a run would destroy, or a library
             cannot parse an environment variable.
     """
     with _lock, ExitStack() as stack:
-        for part in (_environment_variables, _signal_handlers, _random_numbers):  # before imports, which change them
+        for part in (_environment_variables, _signal_handlers, _exit_hooks, _random_numbers):  # imports change them
             stack.enter_context(part())
         check_parsed_variables()
         _import_libraries()
         _check_process_group()
-        for part in (_random_numbers, _torch_settings, _accelerate, _loggers, _progress_bars, _hub):
+        for part in (_random_numbers, _torch_settings, _accelerate, _loggers, _progress_bars, _hub, _wandb_session):
             stack.enter_context(part())
         stack.enter_context(warnings.catch_warnings())
         yield
@@ -72,6 +74,39 @@ def _signal_handlers() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) is not handler:  # None: not set from Python
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _exit_hooks() -> Iterator[None]:
+    """Restore ``sys.excepthook`` and ``sys.exit``, which wandb replaces."""
+    before = {name: getattr(sys, name) for name in ("excepthook", "exit")}
+    try:
+        yield
+    finally:
+        for name, hook in before.items():
+            setattr(sys, name, hook)
+
+
+@contextmanager
+def _wandb_session() -> Iterator[None]:
+    """End the session of wandb, which has a process and threads, unless the caller had one."""
+    is_callers = _has_wandb_session()
+    try:
+        yield
+    finally:
+        if not is_callers and _has_wandb_session():
+            import wandb
+
+            from peftkit.monitor.trackers import with_timeout
+
+            if problem := with_timeout(wandb.teardown):
+                log.warning("the session of wandb did not end: %s", problem)
+
+
+def _has_wandb_session() -> bool:
+    """Whether wandb has a session; it has no public way to ask."""
+    setup = sys.modules.get("wandb.sdk.wandb_setup")
+    return getattr(setup, "_singleton", None) is not None
 
 
 def _import_libraries() -> None:
@@ -148,7 +183,7 @@ def _torch_settings() -> Iterator[None]:
     save(fill.fill_uninitialized_memory, partial(setattr, fill, "fill_uninitialized_memory"))
     precision = _matmul_precision()
     try:
-        # The same numbers as in a process of its own.
+        # The same numbers as in a process of its own with as many threads.
         torch.set_default_dtype(torch.float32)
         if context:
             torch.set_default_device(None)

@@ -55,9 +55,18 @@ class RunTrackers(TrainerCallback):
             return
         config = flatten(recipe.model_dump(mode="json"))
         tags = list(recipe.track.tags)
-        options = {"wandb": {"name": run.name, "dir": str(run), "group": recipe.run.name, "tags": tags}}
+        options = {"name": run.name, "dir": str(run), "group": recipe.run.name, "tags": tags, "config": config}
+        # A run of the caller's stays the active one, and its session does not read WANDB_MODE again.
+        options |= {"reinit": "create_new", "mode": recipe.track.wandb.mode}
         accelerator.project_configuration.logging_dir = str(run)
-        self._try(lambda: accelerator.init_trackers(recipe.track.project, config=config, init_kwargs=options))
+
+        def start() -> None:
+            accelerator.init_trackers(recipe.track.project, init_kwargs={"wandb": options})
+            for tracker in accelerator.trackers:
+                if tracker.name != "wandb":  # which would write it into the active run
+                    tracker.store_init_configuration(config)
+
+        self._try(start)
 
     def on_evaluate(self, context: TrainContext, evaluation: EvaluationResult) -> None:
         """Log the numbers of an evaluation."""

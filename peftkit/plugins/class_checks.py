@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partialmethod
 from types import FunctionType
@@ -11,13 +12,14 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, cast, get_args
 
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
+import peftkit
 from peftkit.components.component import Component
 from peftkit.components.inputs import ModelKind
 from peftkit.components.meter import Meter
 from peftkit.components.metric import Metric
 from peftkit.components.objective import Objective
 from peftkit.components.task import Task
-from peftkit.errors import PluginError, comma_separated
+from peftkit.errors import PluginError, comma_separated, summarize_error
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """The form of the names of components and presets."""
@@ -131,6 +133,24 @@ def check_options(where: str, component: type[Component]) -> None:
             raise PluginError(f"{where}: the default {field.default!r} of the option {key!r}: {message}") from error
 
 
+def describe_class_error(error: BaseException) -> str:
+    """Describe an error of pydantic while a module defined a class, which only the traceback names.
+
+    Args:
+        error: What the import raised.
+
+    Returns:
+        The class and what is wrong; empty for any other error.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name, members = frame.f_locals.get("cls_name"), frame.f_locals.get("namespace")
+        if frame.f_globals.get("__name__", "").startswith("pydantic.") and name and isinstance(members, Mapping):
+            if not isinstance(members.get("model_config", {}), Mapping):
+                return f"{name}: an option must not have the name 'model_config', which pydantic uses; rename it"
+            return f"{name}: {error.message if isinstance(error, PydanticUserError) else summarize_error(error)}"
+    return ""
+
+
 def _own_members(owner: type, inherited: Mapping[str, object]) -> Iterator[tuple[str, MemberKind]]:
     """Yield the members that a class defines, but not the options and private attributes that it redefines."""
     for name in getattr(owner, "__class_vars__", ()):
@@ -168,10 +188,20 @@ def _check_member(where: str, owner: type, name: str, kind: MemberKind, base_kin
     # A class attribute may give a property its value, and fix an option, which recipes then no longer have.
     if kind == "class attribute" and base_kind in ("property", "option"):
         return
-    owner_name = f"{'peftkit.' if base.__module__.startswith('peftkit.') else ''}{base.__name__}"
     article = "an" if base_kind == "option" else "a"
     remedy = REMEDIES.get((kind, base_kind), "rename it").format(name=name)
-    raise PluginError(f"{where}: the {kind} {name!r} has the name of {article} {base_kind} of {owner_name}; {remedy}")
+    of = _public_name(base, owner)
+    raise PluginError(f"{where}: the {kind} {name!r} has the name of {article} {base_kind} of {of}; {remedy}")
+
+
+def _public_name(base: type, owner: type) -> str:
+    """Return the name under which authors know a base class of ``owner``: ``Component`` is a part of public classes."""
+    if base is BaseModel:
+        return "pydantic.BaseModel"
+    if not base.__module__.startswith("peftkit."):
+        return base.__name__
+    public = [each.__name__ for each in owner.__mro__ if issubclass(each, base) and each.__name__ in peftkit.__all__]
+    return f"peftkit.{(public or [base.__name__])[-1]}"
 
 
 def _is_routine(member: object) -> TypeGuard[Routine]:

@@ -19,7 +19,7 @@ from peftkit.components.component import LazyComponent
 from peftkit.components.preset import preset_class
 from peftkit.distributed.environment_variables import is_main_process
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
-from peftkit.plugins.class_checks import check_class, check_name, check_options, component_name
+from peftkit.plugins.class_checks import check_class, check_name, check_options, component_name, describe_class_error
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.plugins.registry import BASE_CLASSES, Entry, Kind, PluginFailure, Registry
 
@@ -164,7 +164,7 @@ class _Loader:
         try:
             module = point.load()
         except (Exception, SystemExit) as error:  # any error: recipes that do not need the plugin must run
-            raise PluginError(summarize_error(error)) from error
+            raise PluginError(describe_class_error(error) or summarize_error(error)) from error
         if first := self._names.get(id(module)):
             raise PluginError(f"it is the same module as the plugin {first}; exclude one with PEFTKIT_PLUGINS")
         self._names[id(module)] = name

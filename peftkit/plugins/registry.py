@@ -132,16 +132,19 @@ class Registry:
             The entry.
 
         Raises:
-            PluginError: There is none. The message lists the installed ones, a similar name, and why it may be missing.
+            PluginError: There is none. The message has a similar name and why it may be missing, or lists the installed
+                components.
         """
         known = self.all(kind)
         if name in known:
             return known[name]
         if failures := [str(failure) for failure in self.failures if failure.component == (kind, name)]:
             raise PluginError("; ".join(failures))
-        guess = self.suggest(name, kind)
-        text = f"no {kind} is called {name!r}{guess}; installed: {comma_separated(list(known))}"
-        raise PluginError(text + self.why_missing(name))
+        guess, reasons = self.suggest(name, kind), self.why_missing(name)
+        text = f"no {kind} is called {name!r}{guess}"
+        if kind == "method" and (guess or self._explain(name)):  # it is none of the sixty
+            raise PluginError(f"{text}{reasons}; to list all, run: peftkit list methods")
+        raise PluginError(f"{text}; installed: {comma_separated(list(known))}{reasons}")
 
     def suggest(self, name: str, kind: Kind | None = None) -> str:
         """Returns a suggestion for an unknown name: by meaning for a method, by spelling for others.
@@ -179,9 +182,15 @@ class Registry:
         Returns:
             Reasons that begin with ``; ``, or an empty text if there are none.
         """
-        reasons = [str(each) for each in self.failures if each.component is None or each.component[1] == name]
+        reasons = self._explain(name)
+        reasons += [str(each) for each in self.failures if each.component is None or each.component[1] == name]
         if self.excluded:
             reasons.append(f"PEFTKIT_PLUGINS excludes {comma_separated(self.excluded)}")
+        return "".join(f"; {reason}" for reason in reasons)
+
+    def _explain(self, name: str) -> list[str]:
+        """Returns what is known of the name of a method that is not installed."""
+        reasons = []
         if left_out := find_left_out(name):
             reasons.append(left_out[1])
         method = self.unavailable.get(name)
@@ -191,4 +200,4 @@ class Registry:
         for wanted, subject in ((name, "it"), (method, method), (guess, repr(guess))):
             if (distribution := FIRST_PARTY.get(wanted or "")) and distribution not in self.distributions:
                 reasons.append(f"{subject} is in the distribution {distribution}")
-        return "".join(f"; {reason}" for reason in reasons)
+        return reasons

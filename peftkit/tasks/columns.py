@@ -10,11 +10,14 @@ from typing import Any, Literal
 from peftkit.errors import RowError, did_you_mean
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+"""Labels of choices that have none of their own."""
 INTERNAL = "\x1fpeftkit/"
 """Prefix of columns that peftkit adds. It cannot occur in a file's column, and messages do not show such columns."""
 EMPTY = "is empty"
 """Message of the error for a column without a value."""
 AnswerFormat = Literal["auto", "label", "index", "number", "text"]
+"""What an answer is: the label of a choice, its number from 0 (``index``) or from 1 (``number``), or its text; ``auto``
+accepts labels and texts."""
 
 
 def get_value(row: Mapping[str, Any], column: str) -> Any:

@@ -64,7 +64,26 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
     check_row = task._row_check()
     for split, rows in loaded.splits.items():
         problems += _row_problems(task, split, rows, check_row, invalid)
-    return [*dict.fromkeys(problems), *_unchecked_rows(task, source, loaded)]
+    return [*dict.fromkeys(problems), *_without_effect(task, loaded), *_unchecked_rows(task, source, loaded)]
+
+
+def _without_effect(task: DatasetTask, loaded: loading.LoadedSplits) -> Iterator[OptionProblem]:
+    """Yields a warning for each option on which nothing depends with these data or this prompt."""
+    reasons: dict[str, str] = {}
+    path = task.path if isinstance(task.path, str) else ""
+    if path and Path(path).exists():
+        reasons["revision"] = f"{path!r} is on this machine"
+        if Path(path).is_file() or is_saved_dataset(Path(path)) or (Path(path) / "dataset_dict.json").is_file():
+            reasons["config"] = f"{path!r} has no configurations"
+    for split in ("dev", "test"):
+        if (name := loaded.origins.get(split)) and name != loaded.origins.get("train"):
+            reasons[f"{split}_fraction"] = f"the data have a {split} split, {name!r}"
+    fields = prompt_templates.fields(task.prompt_template())
+    for field in task.field_columns().keys() - fields - {*task.used_fields}:
+        reasons[f"{field}_column"] = f"the prompt has no field {{{field}}}"
+    for option, reason in sorted(reasons.items()):
+        if option in type(task).model_fields and task._is_changed(option):
+            yield OptionProblem(option, f"has no effect, because {reason}", is_error=False)
 
 
 def _unchecked_rows(task: DatasetTask, source: DataSource, loaded: loading.LoadedSplits) -> Iterator[OptionProblem]:

@@ -40,6 +40,8 @@ class DatasetTask(Task):
     """Field of the prompt that may be truncated."""
     required_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of the prompt that must not be blank."""
+    used_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields whose columns are used even if the prompt lacks them."""
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ()
     """Options with columns that contain the answer, which a prompt must not show."""
 
@@ -105,6 +107,30 @@ class DatasetTask(Task):
                 "dev_fraction and test_fraction are incompatible with streaming; set dev_split and test_split"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_effects(self) -> DatasetTask:
+        for option, reason in self._without_effect():
+            if self._is_changed(option):
+                raise ValueError(f"{option}: has no effect, because {reason}; remove it")
+        return self
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yields the options on which nothing depends, whatever the data are, with the reason."""
+        if isinstance(self.path, dict):
+            for option in ("config", "revision"):
+                yield option, "path has files by split"
+        for split in SPLIT_NAMES:
+            if isinstance(self.path, dict):
+                yield f"{split}_split", "the keys of path are the splits"
+            if split != "train" and isinstance(self.path, dict) and split in self.path:
+                yield f"{split}_fraction", f"path has files for {split}"
+            elif split != "train" and not isinstance(self.path, dict) and getattr(self, f"{split}_split") is not None:
+                yield f"{split}_fraction", f"{split}_split is the {split} split"
+
+    def _is_changed(self, option: str) -> bool:
+        """Returns whether an option differs from its default; a recipe that is read again may have all options."""
+        return bool(getattr(self, option) != type(self).model_fields[option].default)
 
     @property
     def is_streaming(self) -> bool:

@@ -48,6 +48,7 @@ class _QuestionTask(DatasetTask):
     """Whether choices may be repeated, as in some published data; equal choices count as one."""
     truncatable_field: ClassVar[str] = "context"
     required_fields: ClassVar[tuple[str, ...]] = ("question",)
+    used_fields: ClassVar[tuple[str, ...]] = ("question", "context")  # for shuffling and as groups
 
     def field_columns(self) -> Mapping[str, str]:
         context = {"context": self.context_column} if self.context_column else {}
@@ -91,6 +92,11 @@ class MultipleChoice(_QuestionTask):
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("answer_column",)
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     selection_metric: ClassVar[str] = "accuracy"
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        yield from super()._without_effect()
+        if self.choices_columns:
+            yield "choices_column", "choices_columns has the columns of the choices"
 
     @model_validator(mode="after")
     def _check_answer_position(self) -> MultipleChoice:
@@ -252,6 +258,14 @@ class DistractorGeneration(_QuestionTask):
     )
     selection_metric: ClassVar[str] = "distractor_soft"
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("distractors_column", "distractors_columns", "choices_column")
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        yield from super()._without_effect()
+        if self.distractors_columns:
+            yield "distractors_column", "distractors_columns has the columns of the distractors"
+        if self.choices_column:
+            for option in ("distractors_column", "distractors_columns"):
+                yield option, "the distractors are the other choices of choices_column"
 
     @model_validator(mode="after")
     def _check_answer_is(self) -> DistractorGeneration:

@@ -18,7 +18,7 @@ from peftkit.evaluate.evaluator import (
     compute_values,
     resolve_selection_metric,
 )
-from peftkit.example_tables import NORM_SUFFIX, to_prediction_rows
+from peftkit.example_tables import NORM_SUFFIX, select_rows, to_prediction_rows
 from peftkit.models.load import folder_bytes
 from peftkit.ranking import argmax_candidate
 from peftkit.recipe import Recipe
@@ -340,10 +340,7 @@ def _check_evaluation(
 
 
 def _filter_table(table: pa.Table, step: int, split: str, *, whole: bool) -> pa.Table:
-    import pyarrow.compute as pc
-
-    selected = pc.and_(pc.equal(table["step"], step), pc.equal(table["split"], split))
-    return table.filter(pc.and_(selected, pc.equal(table["full_split"], whole)))
+    return select_rows(select_rows(select_rows(table, "step", step), "split", split), "full_split", whole)
 
 
 def _loss(rows: Sequence[Row]) -> float:

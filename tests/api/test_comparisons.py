@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from peftkit.compare.comparison import compare
 from peftkit.compare.matching import load_groups
 from peftkit.compare.output.render import render
 from peftkit.errors import InputError
+from peftkit.example_tables import example_table, write_table
 from tests.compare.conftest import Plant
 
 
@@ -33,6 +36,25 @@ def test_a_comparison_is_that_of_the_command(runs: Path) -> None:
     table = comparison.table
     assert table[table["kind"] == "method"]["method"].tolist() == ["full", "lora"]
     assert table["by"].unique().tolist() == ["seconds"]
+
+
+def test_pandas_is_imported_for_tables_only(plant: Plant, tmp_path: Path) -> None:
+    for method in ("full", "lora"):
+        path = plant(method, 1, [0.5, 1.0], examples=2)
+        row = {"loss": 1.0, "tokens": 1, "candidates": ("yes", "no"), "target": "yes", "prediction": "yes"}
+        predictions = [{"index": 0, **row}, {"index": 1, **row}]
+        tables = [example_table(step, split, predictions, whole=False) for step in (0, 1) for split in ("dev", "test")]
+        write_table(tables, path / "examples.parquet")
+    code = f"""
+import sys, peftkit
+comparison = peftkit.compare_runs({str(tmp_path)!r})
+comparison.verdict, comparison._repr_html_(), repr(peftkit.load_runs({str(tmp_path)!r}))
+print({{"pandas", "torch"}} & {{*sys.modules}})
+comparison.table
+print({{"pandas", "torch"}} & {{*sys.modules}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["set()", "{'pandas'}"], done.stderr
 
 
 def test_runs_paths_and_folders_are_compared(runs: Path) -> None:

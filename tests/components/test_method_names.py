@@ -44,6 +44,7 @@ KNOWN: dict[str, tuple[str, ...]] = dict.fromkeys(load_registry("").all("method"
         ("(IA)^3", "ia3"),
         ("adapters", "houlsby"),
         ("bottleneck adapter", "houlsby"),
+        ("sequential adapter", "houlsby"),
         ("AdapterFusion", "pfeiffer"),
         ("parallel", "parallel_adapters"),
         ("compacter++", "compacter_plus_plus"),
@@ -109,6 +110,13 @@ OTHERS = {
     "ReLoRA": "lora",
     "LT-SFT": "shira",
     "BitDelta": "full",
+    "AdapterDrop": "houlsby",
+    "HyperFormer": "houlsby",
+    "side-tuning": "",
+    "LST": "",
+    "S4": "",
+    "none": "",
+    "zero-shot": "",
 }
 
 
@@ -119,6 +127,15 @@ def test_what_peftkit_leaves_out_is_explained_and_not_guessed(word: str, near: s
     text = str(caught.value)
     assert re.findall(r"(?:did you mean|the closest is) '(\w+)'", text) == ([near] if near else [])
     assert LEFT_OUT[re.sub(r"\W", "_", word.lower())][1] in text
+    assert "installed: " not in text
+
+
+@pytest.mark.parametrize("word", ["weight-decomposed", "soft prompt", "sequential adapter", "lorra"])
+def test_a_suggestion_is_not_lost_in_a_list_of_all_methods(word: str) -> None:
+    with pytest.raises(RecipeError, match=r"; to list all, run: peftkit list methods$") as caught:
+        peftkit.method(word)
+    assert "did you mean" in str(caught.value)
+    assert "installed: " not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from typing import Any
 import datasets
 import huggingface_hub
 import numpy as np
+import psutil
 import pytest
 import torch
 import transformers
+import wandb
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
@@ -39,6 +41,8 @@ Make = Callable[..., Recipe]
 PARTS = (
     process_state._environment_variables,
     process_state._signal_handlers,
+    process_state._exit_hooks,
+    process_state._wandb_session,
     process_state._random_numbers,
     process_state._torch_settings,
     process_state._accelerate,
@@ -88,6 +92,7 @@ class Caller:
             "torch": torch.get_rng_state().tolist(),
             "environment": dict(os.environ),
             "folder": os.getcwd(),
+            "hooks": (sys.excepthook, sys.exit),
             "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
             "loggers": {
                 name: (each.level, [*each.handlers], [*each.filters], each.propagate, each.disabled)
@@ -243,6 +248,30 @@ def test_predictions_models_and_estimates_leave_the_process_as_it_was(
     assert_unchanged(caller, before)
 
 
+def wandb_processes() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if "wandb" in " ".join(child.cmdline())}
+
+
+@pytest.mark.parametrize("with_session", [False, True])
+def test_the_callers_session_of_wandb_is_the_only_one_that_is_left(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_session: bool
+) -> None:
+    wandb.teardown()
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(sys, "exit", sys.exit)
+    mine: Any = wandb.init(mode="offline", dir=tmp_path, project="mine") if with_session else None
+    before = (sys.excepthook, sys.exit, wandb.run, {*threading.enumerate()}, wandb_processes())
+    run = peftkit.run(make("decoder", "track.to=['wandb']", "train.budget.steps=1"), quiet=True)
+    assert [*run.path.glob("wandb/offline-run-*/*.wandb")]
+    assert (sys.excepthook, sys.exit, wandb.run, {*threading.enumerate()}, wandb_processes()) == before
+    if with_session:
+        assert "method/name" not in dict(mine.config)
+        mine.log({"x": 1})
+        assert mine.summary["x"] == 1
+        mine.finish()
+        wandb.teardown()
+
+
 CHANGES: dict[str, Callable[[], Any]] = {
     "random": lambda: random.seed(1),
     "numpy": lambda: np.random.seed(1),
@@ -260,6 +289,8 @@ CHANGES: dict[str, Callable[[], Any]] = {
     "removed variable": lambda: os.environ.pop("MINE"),
     "folder": lambda: os.chdir("/"),
     "signal": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "hook": lambda: setattr(sys, "excepthook", print),
+    "exit": lambda: setattr(sys, "exit", os._exit),
     "logger": lambda: logging.getLogger("mine").setLevel(logging.ERROR),
     "handler": lambda: logging.getLogger().addHandler(logging.NullHandler()),
     "filter": lambda: logging.getLogger("DeepSpeed").addFilter(lambda record: True),

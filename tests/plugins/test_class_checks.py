@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
-from pydantic import ConfigDict, Field, PrivateAttr, create_model
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 
 from peftkit import Callback, Meter, Method, Metric, Objective, Task
 from peftkit.components import Component
@@ -129,6 +129,21 @@ def test_the_generated_members_are_those_of_the_base_classes() -> None:
         ("metric", "kinds", "class attribute"),
         ("meter", "state_dict", "method"),
     } <= set(MEMBERS)
+
+
+@pytest.mark.parametrize("name", sorted({n for n in dir(BaseModel) if n[0] != "_"} - {"model_config"}))
+def test_an_option_with_the_name_of_a_member_of_pydantic_is_rejected(name: str) -> None:
+    with pytest.raises(PluginError, match=rf"the option '{name}' has the name of a [a-z ]+ of pydantic.BaseModel; "):
+        check_class("d:p: Mine", make(COMPLETE["method"], {name: float}, **{name: 0.5}))
+
+
+@pytest.mark.parametrize("kind", BASE_CLASSES)
+@pytest.mark.parametrize("name", ["incompatible_with", "on_evaluate", "state_dict", "incompatibilities"])
+def test_errors_name_the_public_base_class(kind: str, name: str) -> None:
+    base = BASE_CLASSES[kind]
+    if hasattr(base, name):
+        with pytest.raises(PluginError, match=rf" of peftkit\.{base.__name__}; "):
+            check_class("d:p: Mine", make(COMPLETE[kind], {name: float}, **{name: 0.5}))
 
 
 @pytest.mark.parametrize(("kind", "name", "member"), MEMBERS)

@@ -229,7 +229,7 @@ WHOLE: dict[str, Case] = {
             "1: metric[0]": ('must be a table: [[metric]] and below it name = "accuracy"',),
             "3: model.name": ("or a built-in model (pocket-t5, ", "did you mean 'pocket-t5'?"),
             "5: task.name": ("no task is called 'wordnet_mqc' (did you mean 'wordnet_mcq'?); installed: ag_news, ",),
-            "7: method.name": ("no method is called '{lorra}' (did you mean 'lora'?); installed: adalora, ",),
+            "7: method.name": ("no method is called '{lorra}' (did you mean 'lora'?); to list all, run: ",),
         },
     ),
     "names of another type": (

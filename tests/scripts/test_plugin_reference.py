@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import peftkit
+from peftkit import testing
 
 FILE = Path(__file__).parents[2] / "scripts/plugin_reference.py"
 
@@ -42,6 +44,61 @@ def test_every_public_class_of_components_and_every_attribute_is_in_it(script: M
             assert re.search(rf"^\| `{name}` \| `.+` \| .+ \| .+ \|$", section, re.MULTILINE), (
                 f"{given.__name__}.{name}"
             )
+
+
+PEFT = "wraps peft, whose methods a plugin extends with presets"
+BASE = "is the implementation of a public base class"
+NOT_PUBLIC_FILES = {
+    **dict.fromkeys(("methods/peft_*", "methods/adalora.py", "methods/adamss.py", "methods/lora.py"), PEFT),
+    **dict.fromkeys(("methods/prefix_tuning.py", "methods/vera.py"), PEFT),
+    **dict.fromkeys(("tasks/dataset_task.py", "tasks/data_check.py", "tasks/labels.py", "tasks/sources/*"), BASE),
+    **dict.fromkeys(("tasks/columns.py", "metrics/evaluate_module.py"), BASE),
+    "*/__init__.py": "registers the built-in components",
+}
+"""Modules of built-in components that do not need to do with public names, and why."""
+NOT_PUBLIC = {
+    "find_label_names": "TextClassification.labels has them",
+    "load_valid_splits": "task.load() returns them",
+    "ROWS_PER_FILE": "of the checks of DatasetTask",
+    "EvaluateModule": "EvaluateMetric.module() returns one",
+    "configurations": "of the presets of peft's methods",
+    **dict.fromkeys(
+        ("LAYER_NORM", "LAYER_NORM_BY_PEFT", "by_peft", "compared", "compared_by_default"), "learning rates"
+    ),
+    **dict.fromkeys(("TrainerCallback", "EarlyStoppingConfig"), "of [train.early_stopping], a table of the recipe"),
+}
+"""Names that built-in components import and a plugin does not need, and why."""
+
+
+def imported_names(file: Path) -> set[str]:
+    text = file.read_text(encoding="utf-8")
+    tree = ast.parse(re.sub(r"\$\{?(\w+)\}?", r"\1", text) if file.suffix == ".in" else text)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if (node.module or "").startswith("peftkit") for alias in node.names}
+    modules = names & {"prompt_templates"}
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+    }
+    return names - modules | used
+
+
+def test_what_built_in_components_need_is_public(script: ModuleType) -> None:
+    package = Path(peftkit.__file__).parent
+    kinds = ("tasks", "objectives", "metrics", "meters", "methods")
+    files = [file for kind in kinds for file in sorted((package / kind).rglob("*.py"))]
+    files = [f for f in files if not any(f.relative_to(package).match(pattern) for pattern in NOT_PUBLIC_FILES)]
+    files += [package / "train" / "early_stopping.py", *(package / "assets" / "scaffold").glob("*.py.in")]
+    assert len(files) > 25
+    document = script.document()
+    unknown = {
+        name: file.name
+        for file in files
+        for name in imported_names(file) - {*peftkit.__all__, *NOT_PUBLIC, *testing.__all__}
+        if not re.search(rf"`{name}[(`]|^### {name}$", document, re.MULTILINE)
+    }
+    assert unknown == {}
 
 
 def test_an_attribute_without_documentation_is_an_error(script: ModuleType) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from pydantic import ValidationError
 
 from peftkit.components import OptionProblem
 from peftkit.errors import InputError
@@ -367,3 +368,64 @@ def test_missing_paths(path: str, text: str, is_error: bool) -> None:
     [problem] = TextClassification(path=path).find_data_problems()
     assert problem.text.startswith(text)
     assert problem.is_error == is_error
+
+
+TABLE = {"train": "train.csv", "dev": "dev.csv"}
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "option", "reason"),
+    [
+        (TextClassification, {"path": TABLE, "train_split": "foo"}, "train_split", "the keys of path are the splits"),
+        (AgNews, {"path": TABLE, "dev_split": "foo"}, "dev_split", "the keys of path are the splits"),
+        (AgNews, {"path": TABLE, "dev_fraction": 0.2}, "dev_fraction", "path has files for dev"),
+        (TextGeneration, {"path": TABLE, "config": "x"}, "config", "path has files by split"),
+        (TextGeneration, {"path": TABLE, "revision": "x"}, "revision", "path has files by split"),
+        (AgNews, {"test_split": "t", "test_fraction": 0.1}, "test_fraction", "test_split is the test split"),
+        (
+            MultipleChoice,
+            {"path": TABLE, "choices_column": "a", "choices_columns": ("b", "c")},
+            "choices_column",
+            "choices_columns has the columns of the choices",
+        ),
+        (
+            DistractorGeneration,
+            {"path": TABLE, "choices_column": "a", "distractors_columns": ("b",)},
+            "distractors_columns",
+            "the distractors are the other choices of choices_column",
+        ),
+    ],
+)
+def test_an_option_that_another_makes_ineffective_is_rejected(
+    cls: type[Any], options: dict[str, Any], option: str, reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=rf"{option}: has no effect, because {reason}; remove it"):
+        cls(**options)
+    cls(**{key: value for key, value in options.items() if key != option})
+
+
+def test_defaults_of_a_task_on_a_particular_dataset_are_not_rejected() -> None:
+    task = AgNews(path=TABLE)  # 5 % of its training rows are dev rows
+    assert AgNews.model_validate(task.model_dump()) == task
+    assert AgNews(dev_split="dev").dev_fraction == 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ({"dev_fraction": 0.5}, ("dev_fraction", "the data have a dev split, 'dev'")),
+        ({"test_fraction": 0.5}, None),
+        ({"revision": "main"}, ("revision", "'data' is on this machine")),
+        ({"path": "train.csv", "config": "x", "dev_fraction": 0.1}, ("config", "'train.csv' has no configurations")),
+        ({"text_pair_column": "text", "prompt": "{text}"}, ("text_pair_column", "the prompt has no field {text_pair}")),
+        ({"text_column": "label", "prompt": "{other}"}, ("text_column", "the prompt has no field {text}")),
+    ],
+)
+def test_an_option_without_effect_on_the_data_is_a_warning(
+    options: dict[str, Any], warning: tuple[str, str] | None
+) -> None:
+    write("data/train.csv", [row | {"other": "o"} for row in ROWS])
+    write("data/dev.csv", [row | {"other": "o"} for row in ROWS])
+    task = TextClassification(**{"path": "data", "test_fraction": 0.2, **options})
+    found = [(p.option, p.text) for p in task.find_data_problems() if "has no effect" in p.text and not p.is_error]
+    assert found == ([(warning[0], f"has no effect, because {warning[1]}")] if warning else [])
