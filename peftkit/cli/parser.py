@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, NoReturn
 
 from peftkit import __version__
 from peftkit.cli.commands import COMMANDS
@@ -16,7 +17,29 @@ GROUPS: Mapping[str, str] = {"task": "Inspect a task's data."}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are reported like any other."""
+    """An argparse parser whose errors are reported like any other, and whose options may stand anywhere."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses arguments; argparse alone fills an optional positional argument with nothing before an option."""
+        positional = [action for action in self._actions if not action.option_strings]
+        if args and any(action.nargs == "?" for action in positional[:-1]):
+            args = self._move_options_last(args)
+        return super().parse_known_args(args, namespace)
+
+    def _move_options_last(self, args: Sequence[str]) -> list[str]:
+        positional: list[str] = []
+        options: list[str] = []
+        words = iter(args)
+        for word in words:
+            action = self._option_string_actions.get(word.partition("=")[0])
+            if word == "--" or (action is None and word.startswith("-")):
+                return [*args]  # an error, or words that only look like options
+            (positional if action is None else options).append(word)
+            if action is not None and action.nargs is None and "=" not in word:
+                options += [*islice(words, 1)]
+        return [*positional, *options]
 
     def error(self, message: str) -> NoReturn:
         """Reports wrong arguments; called by argparse.
