@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import metadata
 from importlib.metadata import PackageNotFoundError
@@ -16,13 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from accelerate import Accelerator
-from datasets import Dataset
 
 from peftkit.cache import cache_folder
-from peftkit.components import Component, Example, Objective
+from peftkit.components import Component, Objective
 from peftkit.data.pipeline import PreparedData, prepare_data
+from peftkit.data.row_digests import digest_parts
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
 from peftkit.models.load import load_objective
@@ -54,7 +53,7 @@ def input_digests(recipe: Recipe, registry: Registry, objective: BoundObjective,
         objective: The objective, with the model family.
         data: The prepared data.
     """
-    digests = {f"the rows of {split}": value for split, value in row_digests(data).items()}
+    digests = {f"the rows of {split}": value for split, value in data.row_digests.items()}
     digests |= {
         f"{name}{MODEL_SUFFIX}": value for name, value in model_digests(recipe.model.name, objective.family).items()
     }
@@ -126,16 +125,6 @@ def changed_inputs(began: Inputs, now: Inputs) -> list[str]:
     ]
 
 
-def row_digests(data: PreparedData) -> dict[str, str]:
-    """Returns the digest of the rows of each split; for a stream, of its first rows."""
-    digests = dict(data.digests)
-    if isinstance(data.train, Dataset):
-        digests["train"] = _hash(_arrow_bytes(data.train))
-    for split in data.final_splits:
-        digests[split.name] = _hash(_example_bytes(split.examples))
-    return digests
-
-
 def model_digests(name: str, family: ModelFamily) -> dict[str, str]:
     """Returns the digest of each file of a local model, or the commit of a model on the hub.
 
@@ -191,7 +180,7 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
                 *_top_level_modules(entry.distribution),
                 *_base_class_modules(entry.component),
             }
-            digests[entry.distribution] = _hash(part for module in sorted(modules) for part in _sources(module))
+            digests[entry.distribution] = digest_parts(part for module in sorted(modules) for part in _sources(module))
     return digests
 
 
@@ -229,29 +218,6 @@ def file_digest(path: Path) -> str:
         temporary.write_text(digest, encoding="ascii")
         temporary.replace(cached)
     return digest
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _arrow_bytes(rows: Dataset) -> Iterator[bytes]:
-    for table in rows.with_format("arrow").iter(batch_size=1000):
-        sink = pa.BufferOutputStream()
-        combined = table.combine_chunks().replace_schema_metadata(None)
-        with pa.ipc.new_stream(sink, combined.schema) as writer:
-            writer.write_table(combined)
-        yield sink.getvalue().to_pybytes()
-
-
-def _example_bytes(examples: Iterable[Example]) -> Iterator[bytes]:
-    for e in examples:
-        fields = [e.source, e.target, e.candidates, e.references, e.group, sorted(e.extra.items())]
-        yield json.dumps(fields, default=str).encode()
 
 
 def _strings(value: Any) -> Iterator[str]:

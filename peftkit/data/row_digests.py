@@ -1,0 +1,46 @@
+"""Digests of rows: of tokenized ones on disk, and of examples in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+from datasets import Dataset
+
+from peftkit.components import Example
+
+
+def digest_parts(parts: Iterable[bytes]) -> str:
+    """Returns the SHA-256 of a sequence of parts, which depends on where they end."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def digest_rows(rows: Dataset) -> str:
+    """Returns the digest of tokenized rows, whatever their metadata."""
+    return digest_parts(_arrow_bytes(rows))
+
+
+def digest_examples(examples: Iterable[Example]) -> str:
+    """Returns the digest of everything that examples have."""
+    return digest_parts(_example_bytes(examples))
+
+
+def _arrow_bytes(rows: Dataset) -> Iterator[bytes]:
+    for table in rows.with_format("arrow").iter(batch_size=1000):
+        sink = pa.BufferOutputStream()
+        combined = table.combine_chunks().replace_schema_metadata(None)
+        with pa.ipc.new_stream(sink, combined.schema) as writer:
+            writer.write_table(combined)
+        yield sink.getvalue().to_pybytes()
+
+
+def _example_bytes(examples: Iterable[Example]) -> Iterator[bytes]:
+    for e in examples:
+        fields = [e.source, e.target, e.candidates, e.references, e.group, sorted(e.extra.items())]
+        yield json.dumps(fields, default=str).encode()
