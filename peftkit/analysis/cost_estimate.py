@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import count, islice
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from datasets import Dataset
-from torch import Tensor, nn
+from torch import nn
 
-from peftkit.analysis.dry_run import StepLog, apply_recipe_method, dry_run
-from peftkit.components.inputs import Row
-from peftkit.data.batch_splitter import BatchSplitter, make_splitter
-from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
-from peftkit.data.length_buckets import LengthBucketSampler
-from peftkit.data.pipeline import PreparedData, prepare_data
-from peftkit.distributed.accelerator import make_accelerator, shutdown
-from peftkit.errors import InputError
-from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
-from peftkit.models.load import count_parameters, init_random_base, load_objective
+from peftkit.analysis.dry_run import StepLog, dry_run
+from peftkit.analysis.simulated_steps import (
+    SimulatedRun,
+    StepSchedule,
+    make_random_model,
+    on_random_weights,
+    predict_steps,
+    prepare_training_rows,
+    simulate_run,
+    sum_macs,
+)
+from peftkit.data.batch_splitter import make_splitter
+from peftkit.data.dataloader import effective_batch_size
+from peftkit.macs.mac_counter import MacCounter
+from peftkit.models.load import count_parameters, load_objective
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.train.budget import Progress, budget_used
-from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import is_fused
 
-Microbatches = list[dict[str, Tensor]]
-MAX_RANDOM_PARAMETERS = 1_000_000_000
-"""The largest model, in parameters, that is filled with random weights for a method that needs weights."""
-COUNTED_EPOCHS = 3
-"""Epochs that are counted step by step; steps of later epochs are assumed to cost the same on average."""
-MIN_STEPS, MAX_STEPS = 2000, 10_000
-"""Minimum and maximum number of steps that are counted one by one."""
-SAMPLE_ROWS = 10_000
-"""Training rows that are fetched from a hub data set that has not been downloaded."""
 WARMUP_STEPS, TIMED_STEPS = 2, 5
 """Warm-up steps and timed steps of a trial."""
 
@@ -127,36 +117,6 @@ def format_bytes(number: float) -> str:
     return f"{number:,.4g} GiB"
 
 
-@dataclass(frozen=True)
-class SimulatedSteps:
-    """A model without the recipe's weights, and the cost of each step, in the order of the run."""
-
-    model: nn.Module
-    mac_counter: MacCounter
-    progress: list[Progress]
-    """Progress after each step, without time and energy."""
-    macs: list[int]
-    """Forward and backward multiply-accumulates of each step."""
-    largest: dict[str, dict[str, Tensor]]
-    """By the name of each tensor, the microbatch in which it is largest."""
-
-    def note(self, microbatch: dict[str, Tensor]) -> None:
-        """Keep a microbatch if one of its tensors is the largest so far."""
-        for key, value in microbatch.items():
-            if key not in self.largest or value.numel() > self.largest[key][key].numel():
-                self.largest[key] = microbatch
-
-
-@dataclass(frozen=True)
-class SimulatedStep:
-    """A step whose cost is counted without running it."""
-
-    progress: Progress
-    """Progress after the step, without time and energy."""
-    step_macs: StepMacs
-    microbatches: Microbatches
-
-
 def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) -> CostEstimate:
     """Count the steps of a run and, with ``trial``, time a few of them with random weights.
 
@@ -177,33 +137,20 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
     """
     quiet_libraries("warning")
     _, objective = load_objective(recipe)
-    sampled = recipe.task.subset_for_estimate(SAMPLE_ROWS)
-    if sampled:
-        recipe = recipe.model_copy(update={"task": sampled[0]})
-    accelerator = make_accelerator(cpu=True)
-    try:
-        data = prepare_data(recipe, objective, accelerator, only_train=True)
-    finally:
-        shutdown(accelerator)
-    if sampled:
-        data = replace(data, split_sizes={"train": sampled[1]})
+    recipe, data = prepare_training_rows(recipe, objective)
     batch = effective_batch_size(recipe, 1)
-    try:
-        simulated = _simulate_steps(recipe, data, batch, "meta")
-    except VALUE_ERRORS as error:  # the method needs weights; random ones will do
-        size = sum(p.numel() for p in init_random_base(recipe, "meta").model.parameters())
-        if size > MAX_RANDOM_PARAMETERS:
-            raise InputError(
-                f"{recipe.method.name!r} needs weights to be counted, and a model with {size:,} parameters is too "
-                "large to fill with random ones"
-            ) from error
-        simulated = _simulate_steps(recipe, data, batch, "cpu")
-    model, mac_counter, macs = simulated.model, simulated.mac_counter, simulated.macs
-    trainable, total = count_parameters(model)
     steps_per_epoch = data.steps_per_epoch(batch)
-    mean = sum(macs) / len(macs)
-    seconds = _time_steps(recipe, registry, mean) if trial else None
-    steps = _predict_steps(recipe, simulated, seconds)
+
+    def simulate(device: str) -> tuple[nn.Module, MacCounter, SimulatedRun]:
+        model, mac_counter = make_random_model(recipe, data, batch, device)
+        schedule = StepSchedule(recipe, data.train, make_splitter(recipe, objective, model, 1), batch)
+        return model, mac_counter, simulate_run(recipe, steps_per_epoch, schedule, mac_counter, batch)
+
+    model, mac_counter, simulated = on_random_weights(recipe, simulate)
+    macs, mean = simulated.macs, simulated.mean_macs
+    trainable, total = count_parameters(model)
+    seconds = time_steps(recipe, registry) * mean if trial else None
+    steps = predict_steps(recipe, simulated, seconds)
     gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     timings: dict[str, Any] = {}
     if seconds is not None:
@@ -223,151 +170,26 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         steps_per_epoch=steps_per_epoch,
         steps=steps,
         gmacs_per_step=mean / 1e9,
-        gmacs_per_epoch=None if steps_per_epoch is None else _sum_macs(macs, steps_per_epoch) / 1e9,
-        gmacs=None if steps is None else _sum_macs(macs, steps) / 1e9,
+        gmacs_per_epoch=None if steps_per_epoch is None else sum_macs(macs, steps_per_epoch) / 1e9,
+        gmacs=None if steps is None else sum_macs(macs, steps) / 1e9,
         optimizer_gops_per_step=mac_counter.optimizer_elementwise / 1e9,
         weight_bytes=_weight_bytes(recipe, model),
         gradient_bytes=gradient_bytes,
         optimizer_bytes=mac_counter.optimizer.state_bytes,
-        activation_bytes=_activation_bytes(recipe, simulated, gradient_bytes),
+        activation_bytes=_activation_bytes(recipe, simulated, mac_counter, gradient_bytes),
         checkpoint_bytes=recipe.method.checkpoint_bytes(model),
         **timings,
     )
 
 
-def _activation_bytes(recipe: Recipe, simulated: SimulatedSteps, gradient_bytes: int) -> int:
+def _activation_bytes(recipe: Recipe, simulated: SimulatedRun, counter: MacCounter, gradient_bytes: int) -> int:
     """The most bytes that a step holds beside weights, gradients and the optimizer's state."""
     # Gradients of earlier microbatches are there while the last one is computed.
     several = recipe.train.gradient_accumulation_steps > 1 or recipe.train.split_batches
-    number, counter = 2 if several else 1, simulated.mac_counter
-    microbatches = {id(each): each for each in simulated.largest.values()}.values()
-    largest = max(counter.step_bytes([microbatch] * number) for microbatch in microbatches)
+    number = 2 if several else 1
+    largest = max(counter.step_bytes([microbatch] * number) for microbatch in simulated.largest_microbatches)
     intermediate_bytes = 0 if is_fused(recipe.train) else counter.optimizer.intermediate_bytes
     return max(largest, gradient_bytes + intermediate_bytes) - gradient_bytes
-
-
-def _simulate_steps(recipe: Recipe, data: PreparedData, batch: int, device: str) -> SimulatedSteps:
-    """Count the steps until the budget is used up, without its limits of time and energy."""
-    base = init_random_base(recipe, device)
-    model = apply_recipe_method(recipe, base, data, batch)
-    simulated = SimulatedSteps(model, make_mac_counter(recipe, base.objective, model, data.train), [], [], {})
-    steps_per_epoch = data.steps_per_epoch(batch)
-    unknown = ("seconds", "wall_seconds", "joules", *(() if steps_per_epoch else ("epochs",)))
-    budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
-    min_steps = min(MIN_STEPS, steps_per_epoch or MIN_STEPS)
-    limited = any(limit is not None for _, limit in budget)
-    max_steps = min_steps
-    if limited:
-        max_steps = min(MAX_STEPS, max(MIN_STEPS, COUNTED_EPOCHS * steps_per_epoch)) if steps_per_epoch else MAX_STEPS
-    splitter = make_splitter(recipe, base.objective, model, 1)
-    for counted in islice(simulate_steps(recipe, data, splitter, simulated.mac_counter, batch), max_steps):
-        progress = counted.progress
-        simulated.macs.append(counted.step_macs.forward_macs + counted.step_macs.backward_macs)
-        simulated.progress.append(progress)
-        for microbatch in counted.microbatches:
-            simulated.note(microbatch)
-        if progress.step >= min_steps and (not limited or budget_used(budget, progress) >= 1):
-            break
-    return simulated
-
-
-def simulate_steps(
-    recipe: Recipe, data: PreparedData, splitter: BatchSplitter, mac_counter: MacCounter, batch: int
-) -> Iterator[SimulatedStep]:
-    """Count the steps of a run one after the other, without running them.
-
-    Args:
-        recipe: The recipe.
-        data: Its training rows.
-        splitter: Collates the batches of the run.
-        mac_counter: Counts the model with the method applied.
-        batch: Rows per step.
-
-    Yields:
-        The cost of each step.
-    """
-    progress = Progress(steps_per_epoch=data.steps_per_epoch(batch))
-    objective = splitter.objective
-    for epoch, microbatches in _microbatches_by_step(recipe, data.train, splitter, batch):
-        step_macs = StepMacs(*(sum(each) for each in zip(*map(mac_counter.count, microbatches), strict=True)))
-        progress = replace(
-            progress,
-            step=progress.step + 1,
-            samples=progress.samples + batch,
-            input_tokens=progress.input_tokens + sum(int(m["input_tokens"]) for m in microbatches),
-            target_tokens=progress.target_tokens + sum(int(objective.num_targets(m)) for m in microbatches),
-            macs=progress.macs + step_macs.forward_macs + step_macs.backward_macs,
-            completed_epochs=epoch,
-        )
-        yield SimulatedStep(progress, step_macs, microbatches)
-
-
-def _microbatches_by_step(
-    recipe: Recipe, rows: TrainRows, splitter: BatchSplitter, batch: int
-) -> Iterator[tuple[int, Microbatches]]:
-    """Yield the microbatches of each step, with the number of completed epochs."""
-    size, family = recipe.train.batch_size, splitter.objective.family
-    for epoch in count():
-        batches = (
-            _batches_in_memory(rows, recipe, batch, epoch)
-            if isinstance(rows, Dataset)
-            else _streamed_batches(rows, batch, epoch)
-        )
-        batch_rows: list[Row] | None = None
-        for batch_rows in batches:
-            parts = [splitter.collate(batch_rows[start : start + size]) for start in range(0, batch, size)]
-            microbatches = [part for batch_parts in parts for part in batch_parts]
-            max_lengths = family.max_lengths(microbatches)
-            pads = splitter.costs is None
-            yield epoch, [family.pad_to(each, max_lengths) if pads else each for each in microbatches]
-        if batch_rows is None:  # fewer rows than one batch
-            return
-
-
-def _batches_in_memory(rows: Dataset, recipe: Recipe, batch: int, epoch: int) -> Iterator[list[Row]]:
-    sampler = LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed)
-    sampler.set_epoch(epoch)
-    indices = iter(sampler)
-    for batch_indices in iter(lambda: [*islice(indices, batch)], []):
-        columns = rows[batch_indices]
-        yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]  # type: ignore[misc]
-
-
-def _streamed_batches(rows: StreamingRows, batch: int, epoch: int) -> Iterator[list[Row]]:
-    rows.set_epoch(epoch)
-    iterator = iter(rows)
-    for batch_rows in iter(lambda: [*islice(iterator, batch)], []):
-        if len(batch_rows) == batch:
-            yield batch_rows
-
-
-def _predict_steps(recipe: Recipe, simulated: SimulatedSteps, seconds: float | None) -> int | None:
-    """The number of steps until the first limit of the budget; None if it cannot be predicted.
-
-    Args:
-        recipe: The recipe.
-        simulated: Its first steps.
-        seconds: Of a step with mean compute.
-    """
-    budget, mean = recipe.train.budget, sum(simulated.macs) / len(simulated.macs)
-    if budget.joules is not None or budget.wall_seconds is not None:
-        return None
-    if budget.seconds is not None and seconds is None:
-        return None
-    if budget.epochs is not None and simulated.progress[0].steps_per_epoch is None:
-        return None
-    used_share = 0.0
-    for progress in simulated.progress:
-        used_share = budget_used(budget, replace(progress, seconds=(seconds or 0.0) * progress.macs / mean))
-        if used_share >= 1:
-            return progress.step
-    # Later steps are assumed to use as much of the budget as the counted ones.
-    return math.ceil(len(simulated.progress) / used_share - 1e-9) if used_share else None
-
-
-def _sum_macs(macs: list[int], steps: int) -> float:
-    """Multiply-accumulates of a number of steps; those that were not counted cost the mean."""
-    return sum(macs[:steps]) + sum(macs) / len(macs) * max(0, steps - len(macs))
 
 
 def _weight_bytes(recipe: Recipe, model: nn.Module) -> int:
@@ -379,10 +201,18 @@ def _weight_bytes(recipe: Recipe, model: nn.Module) -> int:
     )
 
 
-def _time_steps(recipe: Recipe, registry: Registry, macs: float) -> float:
-    """Time a few steps, and scale their seconds to a step with this number of multiply-accumulates."""
+def time_steps(recipe: Recipe, registry: Registry) -> float:
+    """Time a few steps of a recipe, and return the seconds of a multiply-accumulate.
+
+    Args:
+        recipe: The recipe.
+        registry: The installed components.
+
+    Raises:
+        RunError: The processes, config or data are not usable for training.
+    """
     log = StepLog()
     with dry_run(recipe, registry, WARMUP_STEPS + TIMED_STEPS, [log]) as trainer:
         trainer.train()
     timed = log.stats[WARMUP_STEPS:]
-    return median(stats.seconds / (stats.forward_macs + stats.backward_macs) for stats in timed) * macs
+    return median(stats.seconds / (stats.forward_macs + stats.backward_macs) for stats in timed)

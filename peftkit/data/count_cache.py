@@ -22,14 +22,10 @@ from peftkit.errors import PeftkitError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
+from peftkit.recipe.tables import WITHOUT_COST
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 """Libraries whose versions counts depend on, beside those of the classes of the model's modules."""
-WITHOUT_EFFECT = (
-    *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
-    *("checkpoint", "early_stopping", "truncate_targets"),
-)
-"""Keys of ``train`` that change neither the model nor the operations of a step."""
 
 
 class CountCache(MutableMapping[str, list[int]]):
@@ -41,6 +37,9 @@ class CountCache(MutableMapping[str, list[int]]):
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
+        self.deferred = False
+        """Whether only ``write`` writes the file, instead of every new count."""
+        self._changed = False
         self._counts: dict[str, list[int]] = {}
         if file is not None:
             with suppress(OSError, ValueError):
@@ -51,11 +50,19 @@ class CountCache(MutableMapping[str, list[int]]):
 
     def __setitem__(self, name: str, count: list[int]) -> None:
         self._counts[name] = count
-        if self.file is not None:
-            text = json.dumps(self._counts)
-            with suppress(OSError, PeftkitError):  # it is faster, not necessary
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                write_file(self.file, lambda path: path.write_text(text, encoding="utf-8"))
+        self._changed = True
+        if not self.deferred:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file if there are new counts."""
+        if self.file is None or not self._changed:
+            return
+        self._changed = False
+        text, folder = json.dumps(self._counts), self.file.parent
+        with suppress(OSError, PeftkitError):  # it is faster, not necessary
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(self.file, lambda path: path.write_text(text, encoding="utf-8"))
 
     def __delitem__(self, name: str) -> None:
         del self._counts[name]
@@ -77,14 +84,15 @@ def count_cache(recipe: Recipe, objective: BoundObjective, model: nn.Module) -> 
     """
     names = {type(module).__module__.split(".")[0] for module in model.modules()} - {"peftkit"}
     method, family = recipe.method, objective.family
+    classes: list[Any] = [MacCounter, type(family), type(objective.component), type(method)]
     inputs = {
         "versions": {name: _version(name) for name in sorted({*LIBRARIES, *names})},
-        "code": [source_code(each) for each in (MacCounter, type(family), type(objective.component), type(method))],
+        "code": [_code(each) for each in classes],
         "config": {k: v for k, v in family.config.to_dict().items() if k not in ("_name_or_path", "id2label")},
         "model": recipe.model.model_dump(mode="json", exclude={"name", "revision"}),
         "method": method.model_dump(mode="json"),
         "objective": objective.component.model_dump(mode="json"),
-        "train": recipe.train.model_dump(mode="json", exclude={*WITHOUT_EFFECT}),
+        "train": recipe.train.model_dump(mode="json", exclude={*WITHOUT_COST, "truncate_targets"}),
         "modules": [(name, type(module).__qualname__) for name, module in model.named_modules()],
         "tensors": [
             (name, [*tensor.shape], str(tensor.dtype), tensor.requires_grad)
@@ -94,6 +102,12 @@ def count_cache(recipe: Recipe, objective: BoundObjective, model: nn.Module) -> 
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return CountCache(cache_folder() / "counts" / f"{key}.json")
+
+
+@cache
+def _code(component: Any) -> dict[str, str]:
+    """Return the source code of a class, which stays as it was imported."""
+    return source_code(component)
 
 
 @cache

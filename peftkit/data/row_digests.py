@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 
@@ -10,25 +9,17 @@ import pyarrow as pa
 from datasets import Dataset
 
 from peftkit.components import Example
-
-
-def digest_parts(parts: Iterable[bytes]) -> str:
-    """Returns the SHA-256 of a sequence of parts, which depends on where they end."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()
+from peftkit.data.input_files import digest_of
 
 
 def digest_rows(rows: Dataset) -> str:
     """Returns the digest of tokenized rows, whatever their metadata."""
-    return digest_parts(_arrow_bytes(rows))
+    return digest_of(_arrow_bytes(rows))
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
     """Returns the digest of everything that examples have."""
-    return digest_parts(_example_bytes(examples))
+    return digest_of(_example_bytes(examples))
 
 
 def _arrow_bytes(rows: Dataset) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What runs of the same model and task have in common: the base model, the tokenized data and the baselines.
+"""What runs of the same model and task have in common: base model, tokenized data, baselines, first evaluation.
 
 A process loads them once and forks for each run. Only what loading alone determines is shared: what draws random
 numbers, such as the weights of a new head, each run makes for itself.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,14 @@ import torch
 from accelerate.utils import set_seed
 
 from peftkit.components import ModelKind
-from peftkit.data.input_digests import MODEL_FILES, named_files
+from peftkit.data.input_files import file_states
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.evaluate.baselines import BaselineScores, compute_baselines
+from peftkit.evaluate.start_evaluation import StartEvaluations
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.load import LoadedBase, load_base
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import model_path
 
 OF_THE_RUN = ("run", "track", "method", "callback")
 """Tables of a recipe that loading does not depend on; but for the seeds of some data, and for virtual tokens."""
@@ -49,6 +48,8 @@ class SharedInputs:
     data: PreparedData | None = None
     baselines: dict[int, BaselineScores] = field(default_factory=dict)
     """The scores of the input-blind baselines, by the seed of the run."""
+    start_evaluations: StartEvaluations = field(default_factory=StartEvaluations, compare=False)
+    """The evaluations before training of earlier runs."""
 
     def for_recipe(self, recipe: Recipe) -> SharedInputs:
         """Return what a run of a recipe can use: these inputs, or nothing if they were loaded for other settings.
@@ -131,15 +132,4 @@ def input_settings(recipe: Recipe) -> dict[str, Any]:
     if recipe.run.resample_train is not None or recipe.task.is_streaming:
         tables["run"] = recipe.run.model_dump(mode="json", exclude={"name", "output"})
     virtual = {kind: dict(recipe.method.virtual_tokens(kind)) for kind in KINDS}
-    return {**tables, "virtual_tokens": virtual, "files": _file_states(recipe)}
-
-
-def _file_states(recipe: Recipe) -> dict[str, list[int]]:
-    """Return what changes when a file of the model or of the recipe is written."""
-    folder = Path(model_path(recipe.model.name))
-    files = {file for file in folder.iterdir() if file.suffix in MODEL_FILES} if folder.is_dir() else set()
-    states = {}
-    for file in sorted(files | named_files(recipe, of_the_task=True)):
-        stat = file.stat()
-        states[str(file)] = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    return states
+    return {**tables, "virtual_tokens": virtual, "files": file_states(recipe)}

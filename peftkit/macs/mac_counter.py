@@ -145,7 +145,8 @@ class MacCounter:
         self.optimizer = OptimizerCosts(0, 0, 0)
         """Costs of an optimizer step; zeros without an optimizer."""
         started = time.perf_counter()
-        self._known: MutableMapping[str, list[int]] = {} if known is None else known
+        self.known: MutableMapping[str, list[int]] = {} if known is None else known
+        """Counts by name."""
         self._counted: dict[tuple[Shapes, RequiresGrad], StepMacs] = {}
         self._families: dict[tuple[Shapes, RequiresGrad], ShapeFamily] = defaultdict(ShapeFamily)
         self._parameter_slots = _parameter_slots(model)
@@ -153,11 +154,16 @@ class MacCounter:
         self._shadow = next(self._shadows, None)  # now, before anything wraps the model
         self._guess_is_harmless = False
         if optimizer is not None:
-            if "optimizer" not in self._known:
-                self._known["optimizer"] = [*self._count_optimizer(optimizer)]
-            self.optimizer = OptimizerCosts(*self._known["optimizer"])
+            if "optimizer" not in self.known:
+                self.known["optimizer"] = [*self._count_optimizer(optimizer)]
+            self.optimizer = OptimizerCosts(*self.known["optimizer"])
         self.seconds = time.perf_counter() - started
         """Time spent on counting."""
+
+    @property
+    def regular(self) -> bool:
+        """Whether all counts so far are those that were interpolated, or would have been."""
+        return all(family.lengths.regular for family in self._families.values())
 
     @property
     def optimizer_elementwise(self) -> int:
@@ -213,11 +219,11 @@ class MacCounter:
 
     def _count(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> StepMacs:
         name = f"{_shapes(batch)} {''.join(str(int(each)) for each in requires_grad)}"
-        if (known := self._known.get(name)) is not None:
+        if (known := self.known.get(name)) is not None:
             return StepMacs(*known)
         macs, without_values = self._count_pass(requires_grad, batch)
         if without_values:
-            self._known[name] = [*macs]
+            self.known[name] = [*macs]
         return macs
 
     def _count_pass(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> tuple[StepMacs, bool]:
@@ -256,9 +262,9 @@ class MacCounter:
             RunError: The step fails on every copy and on the model.
         """
         name = f"step {[_shapes(microbatch) for microbatch in microbatches]}"
-        if name not in self._known:
-            self._known[name] = [self._count_step_bytes(microbatches)]
-        return self._known[name][0]
+        if name not in self.known:
+            self.known[name] = [self._count_step_bytes(microbatches)]
+        return self.known[name][0]
 
     def _count_step_bytes(self, microbatches: Sequence[dict[str, Tensor]]) -> int:
         # Fake tensors first, since they dispatch to the device's kernels.

@@ -1,15 +1,15 @@
-"""Scores candidates with a shared KV cache, after verifying that this gives the same log-likelihoods.
+"""Scores the candidates of a row together, after verifying that this gives the same log-likelihoods.
 
-A decoder can read what the candidates of a row have in common once, and continue from that cache with each candidate.
+A model can read what the candidates of a row have in common once, and continue from there with each candidate: in the
+same pass, with a mask that hides candidates from each other, or in a second one, from a cache.
 Whether the result is correct depends on the model, the method around it and library versions, so no list of supported
-models is kept. Instead, each evaluation scores some rows without a cache too, and falls back to a slower strategy if
-the results differ.
+models is kept. Instead, each evaluation scores some candidates without a cache too, and falls back to a slower strategy
+if the results differ.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,23 +19,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
 from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.inputs import CandidateScores, TokenizedRow
+from peftkit.models.decoding.candidate_tree import CandidateTree
+from peftkit.models.decoding.shared_cache import base_for_cache
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import at_least_float32
+from peftkit.models.heads.target_logprobs import Target, target_logprobs
+from peftkit.models.scores import tolerance
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)
 
-NUM_VERIFIED_ROWS = 4
-"""Number of rows of an evaluation's first batch that are scored without a cache too."""
+NUM_VERIFIED = 4
+"""Number of rows of an evaluation's first batch, and of candidates of each, that are scored without a cache too."""
 ScoringStrategy = Callable[[nn.Module, Sequence[TokenizedRow], torch.device], CandidateScores]
-
-
-class CacheNotShareable(Exception):  # noqa: N818 - no error: another strategy is used
-    """The model's cache cannot be shared by several candidates."""
 
 
 class CachedScorer(ModelFamily):
@@ -50,6 +48,14 @@ class CachedScorer(ModelFamily):
     def strategies(self) -> Sequence[ScoringStrategy]:
         """Return the scoring strategies that share computation among candidates, the fastest first."""
         raise NotImplementedError
+
+    def can_share(self, rows: Sequence[TokenizedRow]) -> bool:
+        """Whether these strategies save computation in a batch.
+
+        Args:
+            rows: one batch of tokenized rows.
+        """
+        return any(len(row["candidates"]) > 1 for row in rows)
 
     def score_without_sharing(
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
@@ -76,10 +82,21 @@ class CandidateScorer:
         """Compute the log-likelihood of every candidate of every row.
 
         Args:
-            rows: one batch of tokenized rows.
+            rows: one batch of tokenized rows; it is scored in parts where that is faster.
             device: the model's device.
         """
-        while self.strategies and any(len(row["candidates"]) > 1 for row in rows):
+        longest = max(len(row["source"]) + sum(map(len, row["candidates"])) for row in rows)
+        number = math.ceil(len(rows) * longest / limits(device).tokens)
+        size = math.ceil(len(rows) / number)
+        parts = [self._score(rows[first : first + size], device) for first in range(0, len(rows), size)]
+        return CandidateScores(
+            [sums for part in parts for sums in part.loglikelihoods],
+            [counts for part in parts for counts in part.num_tokens],
+        )
+
+    def _score(self, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
+        """Score rows that are read in one pass, if the strategy needs only one."""
+        while self.strategies and self.family.can_share(rows):
             try:
                 scores = self.strategies[0](self.model, rows, device)
                 problem = "" if self.verified else self._find_difference(scores, rows, device)
@@ -95,38 +112,36 @@ class CandidateScorer:
         return self.family.score_without_sharing(self.model, rows, device)
 
     def _find_difference(self, scores: CandidateScores, rows: Sequence[TokenizedRow], device: torch.device) -> str:
-        """Compare some rows, spread over the batch, with their scores without a cache; empty if they agree."""
-        number = min(NUM_VERIFIED_ROWS, len(rows))
-        indices = [i * (len(rows) - 1) // max(1, number - 1) for i in range(number)]
-        reference = self.family.score_without_sharing(self.model, [rows[i] for i in indices], device)
-        rtol = tolerance(self.model, device)
-        for i, reference_sums in zip(indices, reference.loglikelihoods, strict=True):
-            for value, expected in zip(scores.loglikelihoods[i], reference_sums, strict=True):
+        """Compare some candidates of some rows with their scores without sharing; empty if they agree."""
+        chosen = [
+            (i, n) for i in spread(len(rows), NUM_VERIFIED) for n in spread(len(rows[i]["candidates"]), NUM_VERIFIED)
+        ]
+        alone: list[TokenizedRow] = [{**rows[i], "candidates": [rows[i]["candidates"][n]]} for i, n in chosen]
+        rtol, size = tolerance(self.model, device), len(rows)
+        for first in range(0, len(alone), size):
+            reference = self.family.score_without_sharing(self.model, alone[first : first + size], device)
+            for (i, n), (expected,) in zip(chosen[first : first + size], reference.loglikelihoods, strict=True):
+                value = scores.loglikelihoods[i][n]
                 close = abs(value - expected) <= rtol * max(1.0, abs(expected))
                 if not (close or value == expected or (math.isnan(value) and math.isnan(expected))):
                     return f"a log-likelihood is {value:.6g} with the cache and {expected:.6g} without"
         return ""
 
 
+def spread(length: int, number: int) -> list[int]:
+    """Return at most a number of indices, spread over a sequence with its first and its last item.
+
+    Args:
+        length: the length of the sequence.
+        number: the number of indices.
+    """
+    number = min(number, length)
+    return [i * (length - 1) // max(1, number - 1) for i in range(number)]
+
+
 @cache
 def _warn_cache_not_shareable(model: str, problem: str) -> None:
     log.warning("candidates are scored more slowly, since the cache of %s cannot be shared: %s", model, problem)
-
-
-def tolerance(model: nn.Module, device: torch.device) -> float:
-    """Return the relative tolerance between results of the same computation in tensors of different shapes.
-
-    Args:
-        model: the model; its least precise dtype counts.
-        device: the device; autocast and TF32 count.
-    """
-    if torch.is_autocast_enabled(device.type):
-        dtypes = {torch.get_autocast_dtype(device.type)}
-    else:
-        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-        dtypes.add(torch.float16)  # has as many mantissa bits as TF32
-    return max(1e-4, *(2 * torch.finfo(dtype).eps for dtype in dtypes))
 
 
 class Candidate(NamedTuple):
@@ -157,71 +172,122 @@ def common_prefix_length(candidates: Sequence[list[int]]) -> int:
     return max(0, min(common, *(len(ids) - 1 for ids in candidates)))
 
 
+class CandidateToken(NamedTuple):
+    """A token of a candidate.
+
+    Attributes:
+        candidate_index: the index of the candidate among those of all rows.
+        position: the position in the candidate.
+    """
+
+    candidate_index: int
+    position: int
+
+
 class CandidateLogprobs:
     """Collects the log-likelihood of each token of each candidate over several forward passes.
 
     Attributes:
         device: the model's device.
         prefix_lengths: for each row, the length of its candidates' common prefix in tokens.
-        candidates: the candidates of all rows.
+        by_row: the candidates of each row.
     """
 
-    def __init__(self, rows: Sequence[TokenizedRow], device: torch.device) -> None:
+    def __init__(self, rows: Sequence[TokenizedRow], device: torch.device, *, common_prefixes: bool = True) -> None:
         self.device = device
-        self.prefix_lengths = [common_prefix_length(row["candidates"]) for row in rows]
-        row_and_ids = [(i, ids) for i, row in enumerate(rows) for ids in row["candidates"]]
-        self.candidates = [
-            Candidate(index, i, ids, self.prefix_lengths[i]) for index, (i, ids) in enumerate(row_and_ids)
+        self.prefix_lengths = [common_prefix_length(row["candidates"]) if common_prefixes else 0 for row in rows]
+        indices = itertools.count()
+        self.by_row = [
+            [Candidate(next(indices), i, ids, n) for ids in row["candidates"]]
+            for i, (row, n) in enumerate(zip(rows, self.prefix_lengths, strict=True))
         ]
-        self._values = torch.zeros(len(row_and_ids), max(len(ids) for _, ids in row_and_ids), device=device)
-        self._counts = [len(row["candidates"]) for row in rows]
+        longest = max(len(ids) for row in rows for ids in row["candidates"])
+        self._values = torch.zeros(next(indices), longest, device=device)
 
     @property
     def with_suffix(self) -> list[Candidate]:
         """The candidates that have tokens to read after the common prefix."""
-        return [c for c in self.candidates if c.suffix]
+        return [c for candidates in self.by_row for c in candidates if c.suffix]
 
-    def add_prefixes(self, logits: Tensor, column: Callable[[int, int], int]) -> None:
-        """Add the logits of the common prefixes: they predict the tokens in these and the next one.
-
-        Args:
-            logits: logits of shape (rows, length, vocabulary).
-            column: returns the column of the logits for a row and a number of candidate tokens read.
-        """
-        self._add(
-            logits,
-            (
-                (c, position, c.row, column(c.row, position))
-                for c in self.candidates
-                for position in range(len(c.ids))[: c.prefix_length + 1]
-            ),
-        )
-
-    def add_suffixes(self, logits: Tensor, positions: Iterable[tuple[Candidate, int, int]]) -> None:
-        """Add the logits of the candidates' suffixes.
+    def add(self, tokens: Sequence[CandidateToken], values: Tensor) -> None:
+        """Add log-likelihoods of tokens.
 
         Args:
-            logits: logits of shape (rows, length, vocabulary).
-            positions: for each candidate, the row and the column of the logits where its suffix starts.
+            tokens: the tokens.
+            values: the log-likelihood of each, of shape (tokens,).
         """
-        self._add(
-            logits,
-            ((c, c.prefix_length + 1 + i, row, first + i) for c, row, first in positions for i in range(len(c.suffix))),
-        )
+        index = torch.tensor(tokens, device=values.device)
+        self._values = self._values.to(values.dtype)
+        self._values[index[:, 0], index[:, 1]] = values
 
-    def _add(self, logits: Tensor, positions: Iterable[tuple[Candidate, int, int, int]]) -> None:
-        flat = [(c.candidate_index, position, row, column, c.ids[position]) for c, position, row, column in positions]
-        if flat:
-            index, position, row, column, token = torch.tensor(flat, device=logits.device).unbind(1)
-            logprobs = at_least_float32(logits).log_softmax(-1)[row, column, token]
-            self._values = self._values.to(logprobs.dtype)
-            self._values[index, position] = logprobs
+    def read(
+        self,
+        model: nn.Module,
+        run: Callable[[], Any],
+        predicted: Iterable[tuple[CandidateToken, Target]],
+        shape: Sequence[int],
+    ) -> Any:
+        """Run a model, and add the log-likelihoods of the tokens that it predicts.
+
+        Args:
+            model: the model.
+            run: runs the model on a batch, and returns its output.
+            predicted: the predicted tokens, at least one in each row of the batch.
+            shape: the number of rows of the batch, and its length without positions that a method prepends.
+
+        Returns:
+            The model's output, with incomplete logits.
+        """
+        tokens, targets = zip(*predicted, strict=True)
+        output, values = target_logprobs(model, run, targets, shape, self.device)
+        self.add(tokens, values)
+        return output
+
+    def of_prefix(self, row: int, last: int) -> Iterator[tuple[CandidateToken, Target]]:
+        """Yield what the common prefix of a row's candidates predicts: its own tokens and the next ones.
+
+        Args:
+            row: the index of the row.
+            last: the position of the last token in front of the prefix.
+        """
+        for c in self.by_row[row]:
+            for i in range(len(c.ids))[: c.prefix_length + 1]:
+                yield CandidateToken(c.candidate_index, i), Target(row, last + i, c.ids[i])
+
+    def of_trees(
+        self, rows: Sequence[int], trees: Sequence[CandidateTree], roots: Sequence[int]
+    ) -> Iterator[tuple[CandidateToken, Target]]:
+        """Yield what the trees of candidates predict, each of which is in a row of a batch.
+
+        Args:
+            rows: the indices of the rows.
+            trees: the tree of each row.
+            roots: the position of each root; -1 if it is not in the batch.
+        """
+        for row, i in enumerate(rows):
+            first, root = self.by_row[i][0].candidate_index, roots[i]
+            for candidate, position, node, token in trees[i].predictions:
+                if (column := root + 1 + node) >= 0:
+                    yield CandidateToken(first + candidate, position), Target(row, column, token)
+
+    @staticmethod
+    def of_suffixes(batch: Sequence[Candidate]) -> Iterator[tuple[CandidateToken, Target]]:
+        """Yield what the suffixes of candidates predict, each of which is a row of a batch.
+
+        Args:
+            batch: the candidates.
+        """
+        for row, c in enumerate(batch):
+            for i in range(len(c.suffix)):
+                position = c.prefix_length + 1 + i
+                yield CandidateToken(c.candidate_index, position), Target(row, i, c.ids[position])
 
     def scores(self) -> CandidateScores:
         """Return the summed log-likelihood and the number of tokens of each candidate."""
-        sums, lengths = iter(self._values.sum(1).tolist()), (len(c.ids) for c in self.candidates)
+        sums = self._values.sum(1).tolist()
         return CandidateScores(
-            *([[next(values) for _ in range(n)] for n in self._counts] for values in (sums, lengths))
+            [[sums[c.candidate_index] for c in candidates] for candidates in self.by_row],
+            [[len(c.ids) for c in candidates] for candidates in self.by_row],
         )
 
 
@@ -230,17 +296,19 @@ class Limits:
     """Limits of one forward pass over suffixes.
 
     Attributes:
-        bytes: maximum bytes of copied caches, logits and log-likelihoods.
+        bytes: maximum bytes of copied caches and masks.
         padding: maximum number of padding tokens.
+        tokens: number of tokens above which a batch is scored in parts.
     """
 
     bytes: int
     padding: int
+    tokens: int
 
 
-CPU = Limits(32 * 2**20, 64)
-"""Logits that do not fit the processor's caches make larger passes slower; a pass costs about as much as 50 tokens."""
-ACCELERATOR = Limits(256 * 2**20, 2048)
+CPU = Limits(32 * 2**20, 64, 1536)
+"""What does not fit the processor's caches makes larger passes slower; a pass costs about as much as 50 tokens."""
+ACCELERATOR = Limits(256 * 2**20, 2048, 2**62)
 """A pass costs more than its padding."""
 
 
@@ -253,7 +321,6 @@ def batch_by_length(
     candidates: Iterable[Candidate],
     min_batch_size: int,
     row_bytes: int,
-    vocab_size: int,
     limits: Limits,
     *,
     same_prefix_length: bool = False,
@@ -264,7 +331,6 @@ def batch_by_length(
         candidates: candidates with a suffix.
         min_batch_size: number of candidates that a batch may have regardless of its size in bytes.
         row_bytes: bytes of the cache that are copied for each candidate.
-        vocab_size: size of the vocabulary; logits and log-likelihoods are assumed to be in float32.
         limits: limits of a batch.
         same_prefix_length: whether the candidates of a batch must have prefixes of the same length.
     """
@@ -274,7 +340,7 @@ def batch_by_length(
         length = len(candidate.suffix)
         if batch and (
             (same_prefix_length and candidate.prefix_length != batch[0].prefix_length)
-            or len(batch) >= max(min_batch_size, limits.bytes // (row_bytes + length * vocab_size * 8))
+            or len(batch) >= max(min_batch_size, limits.bytes // max(1, row_bytes))
             or len(batch) * length - tokens > limits.padding
         ):
             yield batch
@@ -283,70 +349,3 @@ def batch_by_length(
         tokens += length
     if batch:
         yield batch
-
-
-def base_for_cache(model: nn.Module) -> nn.Module:
-    """Return the model to continue a cache with: peft's prompt methods would prepend their prompt again."""
-    config = getattr(model, "active_peft_config", None)
-    return model.get_base_model() if config is not None and config.is_prompt_learning else model  # type: ignore[operator]
-
-
-def accepts_argument(model: nn.Module, argument: str) -> bool:
-    """Whether ``forward`` of the model, without peft's wrapper, has a parameter of that name.
-
-    Args:
-        model: the model.
-        argument: the name of the parameter.
-    """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return argument in inspect.signature(base.forward).parameters
-
-
-def cache_layers(cache: Any, positions: int = 0) -> list[Any]:
-    """Return the layers of a cache that keeps the keys and values of all positions.
-
-    Args:
-        cache: the ``past_key_values`` that a model returned.
-        positions: number of positions that the cache must be able to hold.
-
-    Raises:
-        CacheNotShareable: it is empty, not a cache, or of a type that may drop positions.
-    """
-    if isinstance(cache, EncoderDecoderCache):
-        return cache_layers(cache.self_attention_cache, positions) + cache_layers(cache.cross_attention_cache)
-    if not isinstance(cache, Cache):
-        raise CacheNotShareable(f"it is a {type(cache).__name__}")
-    if not cache.layers or any(layer.keys is None for layer in cache.layers):
-        raise CacheNotShareable("it is empty")
-    for layer in cache.layers:
-        kind = type(layer)
-        if kind is not DynamicLayer and not (kind is DynamicSlidingWindowLayer and positions <= layer.sliding_window):
-            raise CacheNotShareable(f"it has a {kind.__name__}")
-    return list(cache.layers)
-
-
-def cache_row_bytes(cache: Any) -> int:
-    """Return the size of one row of a cache in bytes."""
-    return sum(t[0].numel() * t.element_size() for layer in cache_layers(cache) for t in (layer.keys, layer.values))
-
-
-def slice_cache(cache: Any, rows: Tensor | slice, positions: int | None = None) -> Any:
-    """Return some rows of a cache as a new cache.
-
-    Args:
-        cache: a cache accepted by ``cache_layers``; it is not changed.
-        rows: row indices of shape (new rows,), which may repeat, or a slice, which copies nothing.
-        positions: number of positions to keep from the start; cross-attention keeps all.
-    """
-    if isinstance(cache, EncoderDecoderCache):
-        self_attention, cross_attention = cache.self_attention_cache, cache.cross_attention_cache
-        return EncoderDecoderCache(slice_cache(self_attention, rows, positions), slice_cache(cross_attention, rows))
-    sliced = copy.copy(cache)
-    sliced.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in sliced.layers:
-        keys, values = layer.keys[:, :, :positions], layer.values[:, :, :positions]
-        if isinstance(rows, slice):
-            layer.keys, layer.values = keys[rows], values[rows]
-        else:  # several times faster than indexing on a CPU
-            layer.keys, layer.values = keys.index_select(0, rows), values.index_select(0, rows)
-    return sliced

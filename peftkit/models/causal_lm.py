@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,25 +16,29 @@ from peftkit.models.batches.padding import TARGET_COLUMNS, attention_mask, pad_s
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.candidate_scoring import (
     CachedScorer,
-    CacheNotShareable,
     CandidateLogprobs,
     ScoringStrategy,
+    batch_by_length,
+    limits,
+)
+from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
+from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.shared_cache import (
+    CacheNotShareable,
+    SharedPrompt,
     accepts_argument,
     base_for_cache,
-    batch_by_length,
     cache_layers,
     cache_row_bytes,
-    limits,
+    check_packing,
+    compute_dtype,
+    keeps_all_positions,
+    run_on,
     slice_cache,
-    tolerance,
 )
 from peftkit.models.heads.output_layer import find_output_layer, select_positions
-from peftkit.models.scores import sum_logprobs
-from peftkit.models.text_encoding import (
-    append_eos,
-    continuation_ids,
-    token_ids,
-)
+from peftkit.models.scores import sum_logprobs, tolerance
+from peftkit.models.text_encoding import append_eos, continuation_ids, token_ids
 from peftkit.models.truncation import truncate_start
 
 
@@ -166,7 +169,11 @@ class CausalLM(CachedScorer):
         return logits, labels
 
     def strategies(self) -> Sequence[ScoringStrategy]:
-        return self.score_with_packed_suffixes, self.score_with_cache
+        one_pass = partial(self.score_in_one_pass, prompt=SharedPrompt())
+        return one_pass, self.score_with_packed_suffixes, self.score_with_cache
+
+    def can_share(self, rows: Sequence[TokenizedRow]) -> bool:
+        return True  # single candidates need no logits of their sources
 
     def score_without_sharing(
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
@@ -181,13 +188,60 @@ class CausalLM(CachedScorer):
                 scores.num_tokens[i].append(count)
         return scores
 
+    def score_in_one_pass(
+        self,
+        model: nn.Module,
+        rows: Sequence[TokenizedRow],
+        device: torch.device,
+        prompt: SharedPrompt | None = None,
+    ) -> CandidateScores:
+        """Score in one pass: each source is followed by the tree of its candidates, which attend to their prefixes.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+            prompt: what the prompts of the evaluation share; None to share nothing.
+
+        Raises:
+            CacheNotShareable: the model does not support this.
+        """
+        sources = check_packing(model, rows)
+        base = base_for_cache(model)
+        shared = prompt if prompt is not None and prompt.update(model, sources, device) else None
+        if shared is None and base is not model:  # the prompts of the method have to be in a cache
+            return self.score_with_packed_suffixes(model, rows, device)
+        cached, num_shared = (shared.positions, len(shared.ids)) if shared else (0, 0)
+        trees = [candidate_tree(row["candidates"]) for row in rows]
+        packed = PackedTexts.build([s[num_shared:] for s in sources], [cached] * len(rows), trees)
+        length = cached + packed.length
+        if not keeps_all_positions(self.config, length):
+            raise CacheNotShareable("its layers attend to a window")
+        size = limits(device).bytes // (4 * packed.length * length)
+        if not size:  # the mask of long sources would be large
+            return self.score_with_packed_suffixes(model, rows, device)
+        dtype = shared.dtype if shared else compute_dtype(model, device)
+        logprobs = CandidateLogprobs(rows, device, common_prefixes=False)
+        roots = [len(source) - num_shared - 1 for source in sources]
+        for first in range(0, len(rows), size):
+            indices = list(range(len(rows)))[first : first + size]
+            mask = torch.ones(len(indices), cached, dtype=torch.long, device=device)
+            inputs = packed.select(indices).inputs(mask, dtype, self.pad_id)
+            logprobs.read(
+                model,
+                run_on(base, inputs, partial(shared.expand, len(indices)) if shared else None),
+                logprobs.of_trees(indices, trees, roots),
+                inputs["input_ids"].shape,
+            )
+        return logprobs.scores()
+
     def score_with_packed_suffixes(
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
     ) -> CandidateScores:
-        """Score in two passes: sources with common prefixes, then all suffixes of a row packed into one sequence.
+        """Score in two passes: sources, then the tree of each row's candidates as one sequence.
 
-        Each packed suffix attends to the cache of the first pass and to itself only. No cache is copied, but the model
-        has to accept position ids and a 4D attention mask.
+        Candidates attend to the cache of the first pass and to their prefixes. No cache is copied, but the model has to
+        accept position ids and a 4D attention mask.
 
         Args:
             model: the model, in evaluation mode.
@@ -197,40 +251,21 @@ class CausalLM(CachedScorer):
         Raises:
             CacheNotShareable: the model or its cache does not support this.
         """
-        if not accepts_argument(model, "position_ids"):
-            raise CacheNotShareable("the model takes no position_ids")
-        logprobs = CandidateLogprobs(rows, device)
-        past, mask, next_positions, vocab_size = self._read_prefixes(model, rows, logprobs)
-        dtype = cache_layers(past)[0].keys.dtype
-        by_row = [[c for c in logprobs.with_suffix if c.row == i] for i in range(len(rows))]
-        longest = max(sum(len(c.suffix) for c in candidates) for candidates in by_row)
-        size = max(1, limits(device).bytes // max(1, longest * vocab_size * 8))
-        for first in range(0, len(rows), size):
-            chunk, packs = slice(first, first + size), by_row[first : first + size]
-            if not any(packs):
-                continue
-            ids = pad_sequences([[t for c in pack for t in c.suffix] for pack in packs], self.pad_id)
-            positions = [[next_positions[c.row] + i for c in pack for i in range(len(c.suffix))] for pack in packs]
-            owners = pad_sequences([[c.candidate_index for c in pack for _ in c.suffix] for pack in packs], -1)
-            same_candidate = (owners[:, :, None] == owners[:, None, :]).tril().to(device)
-            visible = torch.cat([mask[chunk, None, :].bool().expand(-1, ids.shape[1], -1), same_candidate], 2)
-            bias = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, torch.finfo(dtype).min)
-            logits = base_for_cache(model)(
-                input_ids=ids.to(device),
-                attention_mask=bias[:, None],
-                position_ids=pad_sequences(positions, 0).to(device),
-                past_key_values=slice_cache(past, chunk),
-                use_cache=True,
-            ).logits
-            offsets = [accumulate((len(c.suffix) for c in pack), initial=0) for pack in packs]
-            logprobs.add_suffixes(
-                logits,
-                (
-                    (c, i, column)
-                    for i, (pack, columns) in enumerate(zip(packs, offsets, strict=True))
-                    for c, column in zip(pack, columns, strict=False)
-                ),
-            )
+        check_packing(model, rows)
+        logprobs = CandidateLogprobs(rows, device, common_prefixes=False)
+        past, mask, next_positions = self._read_prefixes(model, rows, logprobs)
+        trees = [candidate_tree(row["candidates"]) for row in rows]
+        packed = PackedTexts.build([[]] * len(rows), next_positions, trees)
+        size = max(1, limits(device).bytes // max(1, 4 * packed.length * (mask.shape[1] + packed.length)))
+        with_tree = [i for i, tree in enumerate(trees) if tree.tokens]
+        for first in range(0, len(with_tree), size):
+            indices = with_tree[first : first + size]
+            adjacent = indices[-1] - indices[0] + 1 == len(indices)
+            chosen = slice(indices[0], indices[-1] + 1) if adjacent else torch.tensor(indices, device=device)
+            inputs = packed.select(indices).inputs(mask[chosen], cache_layers(past)[0].keys.dtype, self.pad_id)
+            predicted = logprobs.of_trees(indices, trees, [-1] * len(rows))
+            run = run_on(base_for_cache(model), inputs, partial(slice_cache, past, chosen))
+            logprobs.read(model, run, predicted, inputs["input_ids"].shape)
         return logprobs.scores()
 
     def score_with_cache(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
@@ -245,34 +280,30 @@ class CausalLM(CachedScorer):
             CacheNotShareable: the model's cache does not support this.
         """
         logprobs = CandidateLogprobs(rows, device)
-        past, mask, next_positions, vocab_size = self._read_prefixes(model, rows, logprobs)
-        for batch in batch_by_length(
-            logprobs.with_suffix, len(rows), cache_row_bytes(past), vocab_size, limits(device)
-        ):
+        past, mask, next_positions = self._read_prefixes(model, rows, logprobs)
+        for batch in batch_by_length(logprobs.with_suffix, len(rows), cache_row_bytes(past), limits(device)):
             indices = torch.tensor([c.row for c in batch], device=device)
             ids = pad_sequences([c.suffix for c in batch], self.pad_id).to(device)
             first = torch.tensor([next_positions[c.row] for c in batch], device=device)[:, None]
             # Padding repeats the last position, since there may be no position after it.
             last = torch.tensor([len(c.suffix) - 1 for c in batch], device=device)[:, None]
             positions = first + torch.arange(ids.shape[1], device=device).minimum(last)
-            logits = base_for_cache(model)(
-                input_ids=ids,
-                attention_mask=torch.cat([mask[indices], torch.ones_like(ids)], 1),
-                past_key_values=slice_cache(past, indices),
-                use_cache=True,
+            inputs = {
+                "input_ids": ids,
+                "attention_mask": torch.cat([mask[indices], torch.ones_like(ids)], 1),
                 **({"position_ids": positions} if accepts_argument(model, "position_ids") else {}),
-            ).logits
-            logprobs.add_suffixes(logits, ((c, i, 0) for i, c in enumerate(batch)))
+            }
+            run = run_on(base_for_cache(model), inputs, partial(slice_cache, past, indices))
+            logprobs.read(model, run, logprobs.of_suffixes(batch), ids.shape)
         return logprobs.scores()
 
     def _read_prefixes(
         self, model: nn.Module, rows: Sequence[TokenizedRow], logprobs: CandidateLogprobs
-    ) -> tuple[Any, Tensor, list[int], int]:
-        """Run the model on each row's source and common prefix, and add the logits to ``logprobs``.
+    ) -> tuple[Any, Tensor, list[int]]:
+        """Run the model on each row's source and common prefix, and add the log-likelihoods to ``logprobs``.
 
         Returns:
-            The cache, its attention mask of shape (rows, cached positions), the next position of each row, and the
-            size of the vocabulary.
+            The cache, its attention mask of shape (rows, cached positions), and the next position of each row.
         """
         if not all(row["source"] for row in rows):
             raise CacheNotShareable("the source of a row is empty")
@@ -280,37 +311,47 @@ class CausalLM(CachedScorer):
         max_length = self.max_decoder_length
         ids = pad_sequences(texts, self.pad_id, max_length=max_length).to(logprobs.device)
         mask = attention_mask(texts, max_length=max_length).to(logprobs.device)
-        last = [len(row["source"]) - 1 for row in rows]
-        needed = sorted(
-            {end + read for end, n in zip(last, logprobs.prefix_lengths, strict=True) for read in range(n + 1)}
-        )
-        # Counted from the end, since prompt methods prepend positions.
-        from_end = torch.tensor(needed, device=logprobs.device) - ids.shape[1]
-        options = {"logits_to_keep": from_end} if accepts_argument(model, "logits_to_keep") else {}
-        output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
-        columns = {position: column for column, position in enumerate(needed)}
-        logprobs.add_prefixes(
-            output.logits if options else output.logits[:, from_end], lambda row, read: columns[last[row] + read]
-        )
-        past = output.past_key_values
+        predicted = [each for i, row in enumerate(rows) for each in logprobs.of_prefix(i, len(row["source"]) - 1)]
+        run = partial(model, input_ids=ids, attention_mask=mask, use_cache=True)
+        past = logprobs.read(model, run, predicted, ids.shape).past_key_values
         longest = max(len(row["source"]) + len(ids) for row in rows for ids in row["candidates"])
         num_virtual = past.get_seq_length() - ids.shape[1]
         cache_layers(past, num_virtual + longest)
         mask = pad(mask, (num_virtual, 0), value=1)
-        return past, mask, [num_virtual + len(text) for text in texts], output.logits.shape[-1]
+        return past, mask, [num_virtual + len(text) for text in texts]
 
     def generate(
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
     ) -> list[str]:
         sources = [row["source"] for row in rows]
         if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
-            return self._decode(self._generate_ids(model, sources, device, options))
+            if not can_divide(model, options):
+                return self._decode(self._generate_ids(model, sources, device, options).tolist())
+            continue_rows = partial(self._continue, model, sources, device)
+            return self._decode(search(continue_rows, len(rows), self.eos_id, options))
         texts = [""] * len(rows)
         for indices in group_equal_lengths(sources):
             ids = self._generate_ids(model, [sources[i] for i in indices], device, options)
-            for i, text in zip(indices, self._decode(ids), strict=True):
+            for i, text in zip(indices, self._decode(ids.tolist()), strict=True):
                 texts[i] = text
         return texts
+
+    def _continue(
+        self,
+        model: nn.Module,
+        sources: Sequence[list[int]],
+        device: torch.device,
+        indices: Sequence[int],
+        so_far: Sequence[list[int]],
+        options: Mapping[str, Any],
+        early: bool,
+    ) -> list[list[int]]:
+        """Generate ids that continue sources and what has been generated for them."""
+        texts = [sources[i] + ids for i, ids in zip(indices, so_far, strict=True)]
+        if early:
+            start = max(map(len, texts))
+            options = {**options, "stopping_criteria": [ManyEnded(self.eos_id, start, options["max_new_tokens"])]}
+        return self._generate_ids(model, texts, device, options).tolist()  # type: ignore[no-any-return]
 
     def _generate_ids(
         self, model: nn.Module, sources: Sequence[list[int]], device: torch.device, options: Mapping[str, Any]

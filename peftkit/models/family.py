@@ -318,10 +318,10 @@ class ModelFamily:
         ids = truncate_end(ids, self.max_source_length, self.special_tokens)
         return self._check_ids(ids, "source", "encoder")
 
-    def _decode(self, generated: Tensor) -> list[str]:
-        """Decode generated ids, of shape (rows, length), up to the end of text and without special tokens."""
+    def _decode(self, generated: Sequence[list[int]]) -> list[str]:
+        """Decode the generated ids of each row, up to the end of text and without special tokens."""
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        lines = [ids[: ids.index(self.eos_id) if self.eos_id in ids else None] for ids in generated.tolist()]
+        lines = [ids[: ids.index(self.eos_id) if self.eos_id in ids else None] for ids in generated]
         return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
 
     def _check_target(self, ids: list[int], text: str, *, generated: bool) -> list[int]:
@@ -343,7 +343,7 @@ class ModelFamily:
                 f"{text!r} contains the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r}, which is "
                 "removed from predictions; add it to the tokenizer as a token that is not special",
             )
-        if generated and self.contains_unk(ids) and not self._decode(torch.tensor([ids]))[0]:
+        if generated and self.contains_unk(ids) and not self._decode([ids])[0]:
             raise RowError("target", f"{text!r} has no token in the model's vocabulary")
         return ids
 

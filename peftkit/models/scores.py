@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
@@ -13,6 +13,24 @@ from peftkit.components.inputs import IGNORE_INDEX
 
 CACHED_NUMBERS = 2**17
 """How many numbers a CPU processes together, so that they stay in its cache."""
+EXPONENTIALS = 16
+"""Number of positions whose exponentials are computed at once on a CPU."""
+
+
+def tolerance(model: nn.Module, device: torch.device) -> float:
+    """Return the relative tolerance between results of the same computation in tensors of different shapes.
+
+    Args:
+        model: the model; its least precise dtype counts.
+        device: the device; autocast and TF32 count.
+    """
+    if torch.is_autocast_enabled(device.type):
+        dtypes = {torch.get_autocast_dtype(device.type)}
+    else:
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        dtypes.add(torch.float16)  # has as many mantissa bits as TF32
+    return max(1e-4, *(2 * torch.finfo(dtype).eps for dtype in dtypes))
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
@@ -88,3 +106,37 @@ def sum_logprobs(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]
     """
     sums, counts = target_loglikelihoods(logits, labels)
     return sums.tolist(), counts.tolist()
+
+
+def token_logprobs(logits: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
+    """Compute the log-likelihoods of tokens.
+
+    On a CPU this is several times as fast as ``log_softmax``, which writes all log-likelihoods.
+
+    Args:
+        logits: logits of shape (positions, vocabulary).
+        positions: for each token, the position that predicts it, of shape (tokens,).
+        tokens: token ids of shape (tokens,).
+
+    Returns:
+        Log-likelihoods in nats, of shape (tokens,).
+    """
+    logits = at_least_float32(logits)
+    return logits[positions, tokens] - _log_normalizers(logits)[positions]
+
+
+def _log_normalizers(logits: Tensor) -> Tensor:
+    """Compute the log of the sum of exponentials of each position."""
+    if logits.device.type != "cpu":
+        return logits.logsumexp(-1)
+    # Sums of usual logits neither overflow nor vanish, so nothing has to be subtracted first. The exponentials of a few
+    # positions stay in the processor's caches.
+    exponentials = torch.empty_like(logits[:EXPONENTIALS])
+    sums = torch.cat(
+        [torch.exp(part, out=exponentials[: len(part)]).sum(-1) for part in torch.split(logits, EXPONENTIALS)]
+    )
+    limits = torch.finfo(sums.dtype)
+    if bool(((sums > limits.tiny**0.5) & (sums < limits.max)).all()):
+        return sums.log_()
+    largest = logits.amax(-1)
+    return (logits - largest[:, None]).exp_().sum(-1).log_() + largest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,12 +19,12 @@ from peftkit.models.candidate_scoring import (
     CachedScorer,
     CandidateLogprobs,
     ScoringStrategy,
-    base_for_cache,
     batch_by_length,
-    cache_row_bytes,
     limits,
-    slice_cache,
 )
+from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
+from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.scores import sum_logprobs
 from peftkit.models.text_encoding import (
     SpecialTokens,
@@ -33,6 +33,9 @@ from peftkit.models.text_encoding import (
     find_decoder_start_id,
     token_ids,
 )
+
+MAX_PACKED = 512
+"""Longest sequence of packed candidates; in longer ones, attention computes too many pairs that are masked."""
 
 
 class Seq2SeqLM(CachedScorer):
@@ -111,7 +114,7 @@ class Seq2SeqLM(CachedScorer):
         return model(**{k: batch[k] for k in keys}, use_cache=False).logits, batch["labels"]
 
     def strategies(self) -> Sequence[ScoringStrategy]:
-        return self.score_with_cache, self.score_with_shared_encoder
+        return self.score_in_one_pass, self.score_with_cache, self.score_with_shared_encoder
 
     def score_without_sharing(
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
@@ -158,6 +161,44 @@ class Seq2SeqLM(CachedScorer):
                 scores.num_tokens[i].append(count)
         return scores
 
+    def score_in_one_pass(
+        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device
+    ) -> CandidateScores:
+        """Score in one pass: the decoder reads a row's candidates in one sequence, and each attends to itself only.
+
+        Relative positions within a candidate are the same wherever it is. The keys and values of cross-attention are
+        computed once per row.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: one batch of tokenized rows.
+            device: the model's device.
+        """
+        chains = [candidate_chains(row["candidates"], self.decoder_start_id) for row in rows]
+        packed, logprobs = PackedTexts.build([[]] * len(rows), [0] * len(rows), chains), CandidateLogprobs(rows, device)
+        in_common = sum(n * (len(row["candidates"]) - 1) for n, row in zip(logprobs.prefix_lengths, rows, strict=True))
+        if (
+            not hasattr(self.config, "relative_attention_num_buckets")
+            or base_for_cache(model) is not model  # prompts may be in front of what the decoder reads
+            or not logprobs.with_suffix
+            or packed.length > MAX_PACKED
+            or in_common > 0.25 * sum(map(len, packed.ids))
+        ):
+            return self.score_with_cache(model, rows, device)
+        ids, mask = self._collate_sources(rows, device)
+        packed_inputs = packed.inputs(
+            torch.ones(len(rows), 0, device=device), compute_dtype(model, device), self.pad_id
+        )
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "decoder_input_ids": packed_inputs["input_ids"],
+            "decoder_attention_mask": packed_inputs["attention_mask"],
+        }
+        predicted = logprobs.of_trees(range(len(rows)), chains, [-1] * len(rows))
+        logprobs.read(model, run_on(model, inputs, None), predicted, inputs["decoder_input_ids"].shape)
+        return logprobs.scores()
+
     def score_with_cache(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
         """Score in two passes: sources with common prefixes, then the candidates' suffixes with copies of the cache.
 
@@ -178,34 +219,26 @@ class Seq2SeqLM(CachedScorer):
             for row, n in zip(rows, logprobs.prefix_lengths, strict=True)
         ]
         prefix_ids = pad_sequences(prefixes, self.pad_id).to(device)
+        predicted = [each for i in range(len(rows)) for each in logprobs.of_prefix(i, 0)]
+        inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": prefix_ids}
         # The adapters library returns tuples unless it gets a cache.
-        empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        output = model(
-            input_ids=ids, attention_mask=mask, decoder_input_ids=prefix_ids, past_key_values=empty, use_cache=True
-        )
-        logprobs.add_prefixes(output.logits, lambda row, read: read)
-
+        run = run_on(model, inputs, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()))
+        output = logprobs.read(model, run, predicted, prefix_ids.shape)
         past, hidden = output.past_key_values, output.encoder_last_hidden_state
         mask = pad(mask, (hidden.shape[1] - mask.shape[1], 0), value=1)  # prompt methods lengthen the source
         num_virtual = past.get_seq_length() - prefix_ids.shape[1]  # positions that the method prepends
-        vocab_size = output.logits.shape[-1]
         for batch in batch_by_length(
-            logprobs.with_suffix,
-            len(rows),
-            cache_row_bytes(past),
-            vocab_size,
-            limits(device),
-            same_prefix_length=True,
+            logprobs.with_suffix, len(rows), cache_row_bytes(past), limits(device), same_prefix_length=True
         ):
             indices = torch.tensor([c.row for c in batch], device=device)
-            logits = base_for_cache(model)(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden[indices]),  # type: ignore[arg-type]
-                attention_mask=mask[indices],
-                decoder_input_ids=pad_sequences([c.suffix for c in batch], self.pad_id).to(device),
-                past_key_values=slice_cache(past, indices, num_virtual + 1 + batch[0].prefix_length),
-                use_cache=True,
-            ).logits
-            logprobs.add_suffixes(logits, ((c, i, 0) for i, c in enumerate(batch)))
+            inputs = {
+                "encoder_outputs": BaseModelOutput(last_hidden_state=hidden.index_select(0, indices)),  # type: ignore[arg-type,dict-item]
+                "attention_mask": mask[indices],
+                "decoder_input_ids": pad_sequences([c.suffix for c in batch], self.pad_id).to(device),
+            }
+            cache = partial(slice_cache, past, indices, num_virtual + 1 + batch[0].prefix_length)
+            run = run_on(base_for_cache(model), inputs, cache)
+            logprobs.read(model, run, logprobs.of_suffixes(batch), inputs["decoder_input_ids"].shape)
         return logprobs.scores()
 
     def _collate_sources(self, rows: Sequence[TokenizedRow], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -218,7 +251,40 @@ class Seq2SeqLM(CachedScorer):
     def generate(
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
     ) -> list[str]:
-        ids, mask = self._collate_sources(rows, device)
+        if can_divide(model, options):
+            return self._decode(search(partial(self._continue, model, rows, device), len(rows), self.eos_id, options))
+        nothing: list[list[int]] = [[] for _ in rows]
+        return self._decode(self._continue(model, rows, device, range(len(rows)), nothing, options, early=False))
+
+    def _continue(
+        self,
+        model: nn.Module,
+        rows: Sequence[TokenizedRow],
+        device: torch.device,
+        indices: Sequence[int],
+        so_far: Sequence[list[int]],
+        options: Mapping[str, Any],
+        early: bool,
+    ) -> list[list[int]]:
+        """Generate ids that continue what has been generated for rows of a batch.
+
+        Args:
+            model: the model, in evaluation mode.
+            rows: the batch.
+            device: the model's device.
+            indices: the indices of the rows to continue.
+            so_far: what has been generated for them, of the same length.
+            options: further arguments of ``model.generate``.
+            early: whether to stop as soon as many of them have ended.
+        """
+        ids, mask = self._collate_sources([rows[i] for i in indices], device)
+        start = len(so_far[0]) + 1
+        if early:
+            many_ended = ManyEnded(self.eos_id, start, options["max_new_tokens"], ids.shape[1])
+            options = {**options, "stopping_criteria": [many_ended]}
+        if start > 1:
+            texts = torch.tensor([[self.decoder_start_id, *each] for each in so_far], device=device)
+            options = {**options, "decoder_input_ids": texts}
         generated = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,
@@ -228,4 +294,4 @@ class Seq2SeqLM(CachedScorer):
             eos_token_id=self.eos_id,
             **options,
         )
-        return self._decode(generated[:, 1:])
+        return generated[:, start:].tolist()  # type: ignore[no-any-return]

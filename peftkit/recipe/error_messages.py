@@ -68,12 +68,15 @@ def type_mismatches(raw: RawRecipe, components: Components) -> Messages:
     """
     messages: Messages = {}
     for path, value in _leaves(raw.data, ()):
+        too_large = isinstance(value, int) and not fits_64_bits(value)
+        if not (too_large or isinstance(value, _DATES)):
+            continue
         field = field_for(path, components)
         if field is None and model_for(path[:-1], components):
             continue  # an unknown key is reported as such
-        if isinstance(value, int) and not fits_64_bits(value):
+        if too_large:
             messages[path] = "is a number beyond 64 bits" + (f"; must be {describe_field(field)}" if field else "")
-        elif isinstance(value, _DATES) and field and not takes_dates(field.annotation):
+        elif field and not takes_dates(field.annotation):
             guess = _suggestion(path, field, value, components)
             messages[path] = f"must be {describe_field(field)}, not the date {value}{guess}"
     return messages

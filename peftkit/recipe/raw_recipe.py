@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,7 @@ def _apply_overrides(raw: RawRecipe, overrides: Iterable[str]) -> RawRecipe:
     problems: list[Problem] = []
     for override in overrides:
         try:
-            layers.append(_parse_override(override))
+            layers.append(_copy(_parse_override(override, override_file())))
         except RecipeError as error:
             problems += error.problems
     # Tables before their keys, and names first: options beside a name belong to that component.
@@ -164,20 +166,31 @@ def _read(path: Path, chain: tuple[Path, ...], origin: KeyLocation | None = None
     if resolved in chain and origin:
         cycle = " → ".join(str(p.name) for p in (*chain[chain.index(resolved) :], resolved))
         raise RecipeError([Problem(origin.file, origin.line, "extends", f"is circular: {cycle}")])
-    try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError([_syntax_problem(str(path), text, error)]) from error
-    layer = RawRecipe(str(path), data, {p: KeyLocation(str(path), line) for p, line in key_positions(text).items()})
-    _check_depth(layer)
-    if "extends" not in data:
+    layer = _copy(_parse_file(str(path), text))
+    if "extends" not in layer.data:
         return _migrate(layer, {})
-    base = data.pop("extends")
+    base = layer.data.pop("extends")
     location = layer.locate(("extends",))
     if not isinstance(base, str) or not base:
         problem = 'must be the path of a recipe in quotes, relative to this file, such as "base.toml"'
         raise RecipeError([Problem(location.file, location.line, "extends", problem)])
     return _merge_layers(_read(path.parent / base, (*chain, resolved), location), layer)
+
+
+@lru_cache(maxsize=64)  # a sweep reads its base recipe for every point
+def _parse_file(file: str, text: str) -> RawRecipe:
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError([_syntax_problem(file, text, error)]) from error
+    layer = RawRecipe(file, data, {path: KeyLocation(file, line) for path, line in key_positions(text).items()})
+    _check_depth(layer)
+    return layer
+
+
+def _copy(layer: RawRecipe) -> RawRecipe:
+    """Copy a parsed layer, as the data of a recipe are changed while it is validated."""
+    return replace(layer, data=copy.deepcopy(layer.data), origins=dict(layer.origins))
 
 
 def _read_text(path: Path, origin: KeyLocation | None) -> str:
@@ -242,12 +255,13 @@ def _check_depth(raw: RawRecipe) -> None:
         raise RecipeError([Problem(location.file, location.line, format_key(path[:3]) + "…", "is nested too deep")])
 
 
-def _parse_override(text: str) -> RawRecipe:
+@lru_cache(maxsize=4096)  # a sweep has few values on each axis, and many points
+def _parse_override(text: str, file: str) -> RawRecipe:
     """Parse ``train.batch_size=4``; a value that is not TOML is a string."""
     keys, value = split_assignment(text)
     if not keys:
         problem = f"{text!r} is not of the form key.path=value, such as train.batch_size=4"
-        raise RecipeError([Problem(override_file(), None, "", problem)])
+        raise RecipeError([Problem(file, None, "", problem)])
     path: KeyPath = tuple(int(k) if re.fullmatch("[0-9]{1,9}", k) else k for k in keys)
     data: Any = value.strip()
     try:
@@ -256,11 +270,11 @@ def _parse_override(text: str) -> RawRecipe:
     except (ValueError, RecursionError) as error:
         if data.startswith(("[", "{", '"', "'")):
             problem = f"{data!r} is not valid TOML; quote strings, and quote the whole argument for the shell"
-            raise RecipeError([Problem(override_file(), None, format_key(path), problem)]) from error
+            raise RecipeError([Problem(file, None, format_key(path), problem)]) from error
     for part in reversed(path):
         data = {part: data}
-    location = KeyLocation(override_file(), None)
-    layer = RawRecipe(location.file, data, {path[:depth]: location for depth in range(1, len(path) + 1)})
+    location = KeyLocation(file, None)
+    layer = RawRecipe(file, data, {path[:depth]: location for depth in range(1, len(path) + 1)})
     _check_depth(layer)
     return layer
 

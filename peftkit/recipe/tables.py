@@ -14,6 +14,11 @@ from peftkit.recipe.resolve import validate_model_name
 
 MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
+WITHOUT_COST = (
+    *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
+    *("checkpoint", "early_stopping", "fast_dropout"),
+)
+"""Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 
 
 def parse_interval(text: str) -> tuple[float, str]:
@@ -216,6 +221,9 @@ class TrainConfig(ConfigTable):
     pad_to_multiple_of: int = Field(default=1, gt=0)
     """Pad the rows of a batch to a multiple of this length, such as 8 for tensor cores, instead of to the longest row.
     Padding is computed, and counted."""
+    fast_dropout: bool = True
+    """On a CPU, draw the masks of dropout three times as fast as torch. They are others than torch's, with the same
+    distribution."""
     split_batches: bool = False
     """On a CPU, compute the rows of a batch in microbatches of similar lengths, where that saves more padding than
     another pass costs. Losses and gradients are the same, apart from dropout; padding, time and MACs are less."""

@@ -11,11 +11,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from peftkit.argument_names import format_argument
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
 from peftkit.recipe.raw_recipe import load_raw, override_file
+from peftkit.recipe.tables import RunConfig
 from peftkit.sweep.config import SweepConfig
 
 KINDS: Mapping[str, Kind] = {"method": "method", "task": "task"}
@@ -100,15 +103,18 @@ def expand(
         label = " · ".join(values.values()) or config.name
         layers = tuple(layer for _, layer in point)
         recipes: dict[int, Recipe] = {}
+        recipe: Recipe | None = None
         for seed in seeds or [{}]:
             try:
-                recipe = make_recipe(path, config, registry, (*layers, seed), overrides)
+                reseeded = _reseed(recipe, config, seed)
+                recipe = reseeded or make_recipe(path, config, registry, (*layers, seed), overrides)
             except RecipeError as error:
                 rejected.append(RejectedStudy(label, "; ".join(f"{p.key}: {p.text}" for p in error.problems)))
                 problems += relocate_problems(path, label, error)
                 break
             data = recipe.model_dump(mode="json")
-            all_keys = _merge(all_keys, data)
+            if config.exclude and not recipes:  # the other seeds have the same keys
+                all_keys = _merge(all_keys, data)
             if any(_matches(data, condition) for condition in config.exclude):
                 break
             recipes[recipe.run.seed] = recipe
@@ -183,9 +189,33 @@ def make_recipe(
         train = recipe.train.model_copy(update={"budget": recipe.train.budget.scaled(config.budget_share)})
         recipe = recipe.model_copy(update={"train": train})
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{recipe.task.name}-{recipe.method.name}")[:100]
-    run = recipe.run.model_copy(update={"name": name, "output": str(config.folder / "runs" / recipe_hash(recipe))})
     tags = tuple(dict.fromkeys((*recipe.track.tags, config.name)))
-    return recipe.model_copy(update={"run": run, "track": recipe.track.model_copy(update={"tags": tags})})
+    recipe = recipe.model_copy(update={"track": recipe.track.model_copy(update={"tags": tags})})
+    return _with_output(recipe, config, name=name)
+
+
+def _with_output(recipe: Recipe, config: SweepConfig, **run: Any) -> Recipe:
+    """Set keys of ``run``, and then the output folder by the hash of the recipe."""
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update=run)})
+    output = str(config.folder / "runs" / recipe_hash(recipe))
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"output": output})})
+
+
+def _reseed(recipe: Recipe | None, config: SweepConfig, layer: Layer) -> Recipe | None:
+    """Return a recipe of the sweep with another seed, which nothing else of it depends on; None if it has to be built.
+
+    Args:
+        recipe: The recipe with the seed before; None for the first one.
+        config: The contents of the sweep's file.
+        layer: The layer of the seed.
+    """
+    if recipe is None:
+        return None
+    try:
+        seed = RunConfig.model_validate(layer["run"], strict=True).seed
+    except ValidationError:  # make_recipe raises it with its location
+        return None
+    return _with_output(recipe, config, seed=seed)
 
 
 def recipe_hash(recipe: Recipe) -> str:

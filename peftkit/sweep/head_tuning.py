@@ -38,6 +38,7 @@ def find_heads(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) ->
     if tune is None:
         return {}
     kinds: dict[tuple[str, str | None], ModelKind | None] = {}
+    heads: dict[str, TuningTarget] = {}
     targets = {}
     for study in grid.studies:
         recipe = study.any_recipe
@@ -47,7 +48,11 @@ def find_heads(grid: Grid, registry: Registry, overrides: Sequence[str] = ()) ->
         if model not in kinds:
             kinds[model] = resolve_model_kind(recipe)
         if kinds[model] == "encoder":
-            targets[study.label] = _head_target(grid, study, tune, registry, overrides)
+            layers = _head_layers(study, tune)
+            key = repr((layers, final_seeds(grid.config, study)))
+            if key not in heads:
+                heads[key] = _head_target(grid, study, tune, layers, registry, overrides)
+            targets[study.label] = heads[key]
     return targets
 
 
@@ -56,20 +61,29 @@ def head_layer(head: Mapping[str, Any] | None) -> Layer:
     return unflatten({HEAD_LEARNING_RATE: head["learning_rate"]}) if head else {}
 
 
-def _head_target(
-    grid: Grid, study: Study, tune: TuneConfig, registry: Registry, overrides: Sequence[str]
-) -> TuningTarget:
-    """Build the tuning target of a head, with the reference method and only the axes that set the model or the task.
+def _head_layers(study: Study, tune: TuneConfig) -> tuple[Layer, ...]:
+    """Return the layers of a head's recipe: the axes that set the model or the task, and the reference method.
 
-    All studies of the same model and task therefore share it.
+    All studies of the same model and task therefore share the head.
     """
-    recipe = study.any_recipe
     model_and_task = tuple(
         {key: inner for key, inner in layer.items() if key != "method"}
         for layer in study.layers
         if layer.keys() & {"model", "task"}
     )
-    layers: tuple[Layer, ...] = (*model_and_task, {"method": {"name": tune.head.method}})
+    return (*model_and_task, {"method": {"name": tune.head.method}})
+
+
+def _head_target(
+    grid: Grid,
+    study: Study,
+    tune: TuneConfig,
+    layers: tuple[Layer, ...],
+    registry: Registry,
+    overrides: Sequence[str],
+) -> TuningTarget:
+    """Build the tuning target of a head."""
+    recipe = study.any_recipe
     label = f"head of {recipe.model.name} · {recipe.task.name}"
     try:
         recipe = make_recipe(grid.path, grid.config, registry, layers, overrides)

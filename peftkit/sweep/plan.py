@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftkit.cache import cache_folder
+from peftkit.data.input_files import code_digests, file_states
 from peftkit.errors import ModelError, PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import model_path
-from peftkit.recipe.tables import RunConfig
+from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.recipe.tables import WITHOUT_COST, RunConfig
 from peftkit.run_directory import RunDirectory
+from peftkit.sweep.estimate_processes import estimate_in_processes, processes_for
 from peftkit.sweep.grid import Grid, RejectedStudy
 from peftkit.sweep.head_tuning import find_heads
 from peftkit.sweep.scheduler import final_recipes, find_run
 from peftkit.sweep.tuner import Tuner
 from peftkit.sweep.tuning_stages import TuningTarget
 
+if TYPE_CHECKING:
+    from peftkit.analysis.work_estimate import WorkEstimator
+
 LIBRARIES = ("peftkit", "torch", "transformers", "peft")
 """Libraries whose versions the cost of a step depends on. (Its time also depends on the machine.)"""
 SAMPLING = {"resample_train", "subset_fraction"}
 """Keys of ``run`` that the number of training rows depends on."""
-WITHOUT_COST = ("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "on_nan", "checkpoint")
-"""Keys of ``train`` that the cost of a step does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -108,28 +110,64 @@ def estimate_sweep(
         The plan.
     """
     tuner = Tuner(grid, registry, overrides) if grid.config.tune else None
-    studies: list[PlannedStudy] = []
-    number = count(1)
-    total = len(grid.studies)
-
-    def report(label: str) -> None:
-        say(f"[{next(number)}/{total}] {label}")
-
     estimator = _CostEstimator(registry, trial)
+    problems: list[PlannedStudy] = []
+    runs: list[_StudyRuns] = []
     if tuner:
         try:
             heads = {head.folder: head for head in find_heads(grid, registry, overrides).values()}
-            total += len(heads)
-            studies = [estimator.estimate_study(head.label, (), 0, {}, tuner, head, report) for head in heads.values()]
+            runs = [_StudyRuns.list_runs(head.label, (), 0, {}, tuner, head) for head in heads.values()]
         except (RunError, ModelError) as error:  # such as an unavailable hub; other studies are still estimated
-            studies = [PlannedStudy("new heads", (), 0, 0, None, None, str(error))]
+            problems = [PlannedStudy("new heads", (), 0, 0, None, None, str(error))]
     for study in grid.studies:
         finished = sum(1 for each in final_recipes(grid, study, registry, overrides).values() if _is_finished(each))
         target = tuner.target_for(study) if tuner else None
-        studies.append(
-            estimator.estimate_study(study.label, tuple(study.recipes), finished, study.recipes, tuner, target, report)
-        )
-    return SweepPlan(tuple(studies), grid.rejected)
+        runs.append(_StudyRuns.list_runs(study.label, tuple(study.recipes), finished, study.recipes, tuner, target))
+    if not trial:
+        estimator.estimate_in_processes(runs, say)
+    studies = []
+    for number, each in enumerate(runs, 1):
+        if not estimator.reported:
+            say(f"[{number}/{len(runs)}] {each.label}")
+        studies.append(estimator.estimate_study(each))
+    return SweepPlan((*problems, *studies), grid.rejected)
+
+
+@dataclass(frozen=True)
+class _StudyRuns:
+    """The runs of a study, or of a head, which has no final runs."""
+
+    label: str
+    seeds: tuple[int, ...]
+    finished: int
+    trials: int
+    runs: tuple[tuple[Recipe, int], ...] = ()
+    """A recipe of each kind of run, and how many there are."""
+    problem: str = ""
+    """Why there are no recipes."""
+
+    @classmethod
+    def list_runs(
+        cls,
+        label: str,
+        seeds: tuple[int, ...],
+        finished: int,
+        finals: Mapping[int, Recipe],
+        tuner: Tuner | None,
+        target: TuningTarget | None,
+    ) -> _StudyRuns:
+        """List the runs of a study: those of its final recipes by seed, and the trials of its tuning."""
+        runs = [(next(iter(finals.values())), len(finals))] if finals else []
+        if tuner is None or target is None:
+            return cls(label, seeds, finished, 0, tuple(runs))
+        design = tuner.design(target)
+        try:
+            runs.append((tuner.recipe(target), design.total - design.transfer))
+            if design.transfer:
+                runs.append((tuner.recipe(target, stage="transfer"), design.transfer))
+        except PeftkitError as error:
+            return cls(label, seeds, finished, design.total, problem=str(error))
+        return cls(label, seeds, finished, design.total, tuple(runs))
 
 
 class _CostEstimator:
@@ -138,51 +176,60 @@ class _CostEstimator:
     def __init__(self, registry: Registry, trial: bool) -> None:
         self.registry, self.trial = registry, trial
         self.speeds: dict[tuple[str, str], float | None] = {}
+        self.reported = False
+        """Whether progress was reported already."""
+        self._code: dict[frozenset[type], Mapping[str, str]] = {}
+        self._keys: dict[int, str] = {}
+        self._estimates: dict[str, dict[str, Any]] = {}
+        self._errors: dict[str, str] = {}
 
-    def estimate_study(
-        self,
-        label: str,
-        seeds: tuple[int, ...],
-        finished: int,
-        finals: Mapping[int, Recipe],
-        tuner: Tuner | None,
-        target: TuningTarget | None,
-        say: Callable[[str], None],
-    ) -> PlannedStudy:
-        """Estimate all runs of a study, or of a head, which has no final runs."""
-        design = tuner.design(target) if tuner and target else None
-        trials = design.total if design else 0
+    def estimate_in_processes(self, studies: Sequence[_StudyRuns], say: Callable[[str], None]) -> None:
+        """Make the estimates that are not in the cache in several processes, if there are enough of them."""
+        labels: dict[str, str] = {}
+        recipes: dict[str, Recipe] = {}
+        for study in studies:
+            for recipe, _ in study.runs:
+                key = self._key(recipe)
+                if key not in recipes and not self._read(key):
+                    labels[key], recipes[key] = study.label, recipe
+        processes = processes_for(len(recipes))
+        if processes == 1:
+            return
+        self.reported = True
+        for number, (key, estimate, error) in enumerate(estimate_in_processes(recipes, processes), 1):
+            say(f"[{number}/{len(recipes)}] {labels[key]}")
+            if estimate is None:
+                self._errors[key] = error
+            else:
+                self._write(key, estimate)
+
+    def estimate_study(self, study: _StudyRuns) -> PlannedStudy:
+        """Estimate all runs of a study, or of a head."""
+        known = study.label, study.seeds, study.finished, study.trials
+        if study.problem:
+            return PlannedStudy(*known, None, None, study.problem)
         try:
-            say(label)
-            costs = [(self._estimate_run(next(iter(finals.values()))), len(finals))] if finals else []
-            if tuner and target and design:
-                costs.append((self._estimate_run(tuner.recipe(target)), design.total - design.transfer))
-                if design.transfer:
-                    transfer_recipe = tuner.recipe(target, stage="transfer")
-                    costs.append((self._estimate_run(transfer_recipe), design.transfer))
+            costs = [(self._estimate_run(recipe), number) for recipe, number in study.runs]
         except PeftkitError as error:
-            return PlannedStudy(label, seeds, finished, trials, None, None, str(error))
+            return PlannedStudy(*known, None, None, str(error))
         gmacs, seconds = (
             None if any(each[i] is None for each, _ in costs) else sum((each[i] or 0.0) * n for each, n in costs)
             for i in (0, 1)
         )
-        return PlannedStudy(label, seeds, finished, trials, gmacs, seconds)
+        return PlannedStudy(*known, gmacs, seconds)
 
     def _estimate_run(self, recipe: Recipe) -> tuple[float | None, float | None]:
         """Estimate the GMACs and seconds of one run."""
-        file = cache_folder() / "costs" / f"{cost_hash(recipe, self.registry)}.json"
-        estimate: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            estimate = json.loads(file.read_text(encoding="utf-8"))
+        key = self._key(recipe)
+        if key in self._errors:
+            raise RunError(self._errors[key])
+        estimate = self._read(key)
         model_and_method = recipe.model.name, json.dumps(recipe.method.model_dump(mode="json"), sort_keys=True)
         timed = estimate.get("seconds_per_step") is not None
         if not estimate or (self.trial and not timed and model_and_method not in self.speeds):
-            from peftkit.analysis.cost_estimate import estimate_cost  # imports torch
-
-            estimate = asdict(
-                estimate_cost(recipe, self.registry, trial=self.trial and model_and_method not in self.speeds)
-            )
-            RunDirectory(file.parent).write_json(file.name, estimate)
+            trial = self.trial and model_and_method not in self.speeds
+            estimate = asdict(self._estimator.estimate(recipe, trial=trial))
+            self._write(key, estimate)
             timed = estimate["seconds_per_step"] is not None
         if timed:
             self.speeds.setdefault(model_and_method, estimate["gmacs_per_step"] / estimate["seconds_per_step"])
@@ -190,40 +237,66 @@ class _CostEstimator:
         speed = self.speeds.get(model_and_method)
         return gmacs, None if gmacs is None or speed is None else gmacs / speed
 
+    def _key(self, recipe: Recipe) -> str:
+        if id(recipe) not in self._keys:  # the studies keep their recipes
+            self._keys[id(recipe)] = cost_hash(recipe, self._code_of(recipe))
+        return self._keys[id(recipe)]
 
-def cost_hash(recipe: Recipe, registry: Registry) -> str:
+    def _read(self, key: str) -> dict[str, Any]:
+        """Read an estimate from the cache; empty if it is not there."""
+        if key not in self._estimates:
+            with suppress(OSError, ValueError):
+                text = (cache_folder() / "costs" / f"{key}.json").read_text(encoding="utf-8")
+                self._estimates[key] = json.loads(text)
+        return self._estimates.get(key, {})
+
+    def _write(self, key: str, estimate: Mapping[str, Any]) -> None:
+        self._estimates[key] = dict(estimate)
+        RunDirectory(cache_folder() / "costs").write_json(f"{key}.json", estimate)
+
+    @cached_property
+    def _estimator(self) -> WorkEstimator:
+        from peftkit.analysis.work_estimate import WorkEstimator  # imports torch
+
+        return WorkEstimator(self.registry)
+
+    def _code_of(self, recipe: Recipe) -> Mapping[str, str]:
+        """Return the digests of the plugins that a recipe uses."""
+        kind, objective = model_kind(model_config(recipe.model.name)), recipe.objective
+        if kind is not None:
+            with suppress(LookupError):  # which estimating the recipe reports
+                objective = recipe.objective_for(kind)
+        key = frozenset(map(type, (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)))
+        if key not in self._code:
+            self._code[key] = code_digests(recipe, self.registry, objective)
+        return self._code[key]
+
+
+def cost_hash(recipe: Recipe, code: Mapping[str, str]) -> str:
     """Hash what the estimated cost of a run depends on.
 
     The seed is left out: the rows of a step differ between seeds, and their costs add up to nearly the same.
 
     Args:
         recipe: The recipe.
-        registry: The installed components.
+        code: The digests of the plugins that it uses (see ``code_digests``).
     """
     tables = recipe.model_dump(mode="json", exclude={"run": {*RunConfig.model_fields} - SAMPLING, "track": True})
     del tables["evaluate"], tables["metric"], tables["callback"]
     tables["train"] = {key: value for key, value in tables["train"].items() if key not in WITHOUT_COST}
-    files = {str(path): path.stat().st_mtime_ns for path in sorted(_input_files(recipe))}
-    versions = {name: version(name) for name in LIBRARIES}
-    inputs = [tables, files, dict(registry.distributions), versions, _code_time(), platform.node()]
+    inputs = [tables, file_states(recipe), dict(code), _versions(), _code_time(), platform.node()]
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
 
 
 @cache
 def _code_time() -> int:
     """Return when the code of peftkit was last changed, which says more than the version where it is developed."""
     return max(file.stat().st_mtime_ns for file in Path(__file__).parents[1].rglob("*.py"))
-
-
-def _input_files(recipe: Recipe) -> Iterator[Path]:
-    """Yield the config and the tokenizer of a local model, and the files that the task names."""
-    folder = Path(model_path(recipe.model.name))
-    yield from folder.glob("*.json")
-    for value in recipe.task.model_dump(mode="json").values():
-        for text in value if isinstance(value, list) else [value]:
-            with suppress(OSError, ValueError):  # not a path, such as a long prompt
-                if isinstance(text, str) and text and (path := Path(text)).exists():
-                    yield from (each for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file())
 
 
 def _is_finished(recipe: Recipe) -> bool:

@@ -37,6 +37,7 @@ class Tuner:
             raise ValueError("the sweep is not tuned")
         self.grid, self.registry, self.overrides = grid, registry, overrides
         self.config: TuneConfig = grid.config.tune
+        self._recipes: dict[str, Recipe] = {}
 
     def target_for(self, study: Study, head: Record | None = None) -> TuningTarget:
         """Build the tuning target of a study.
@@ -81,12 +82,19 @@ class Tuner:
         """
         run: Layer = {"run": {"seed": self.config.seed if seed is None else seed}}
         layers = (*target.layers, self.config.set, unflatten(settings or {}), run)
-        recipe = make_recipe(self.grid.path, self.grid.config, self.registry, layers, self.overrides)
+        recipe = self._make_recipe(layers)
         if stage == "transfer":  # the trial's recipe with the final budget
             train = recipe.train.model_copy(update={"budget": target.recipe.train.budget})
             recipe = recipe.model_copy(update={"train": train})
         output = str(self.folder(target) / recipe_hash(recipe))
         return recipe.model_copy(update={"run": recipe.run.model_copy(update={"output": output})})
+
+    def _make_recipe(self, layers: Sequence[Layer]) -> Recipe:
+        """Build a recipe of these layers, once."""
+        key = repr(layers)
+        if key not in self._recipes:
+            self._recipes[key] = make_recipe(self.grid.path, self.grid.config, self.registry, layers, self.overrides)
+        return self._recipes[key]
 
     def folder(self, target: TuningTarget) -> Path:
         """The folder of a target's trials."""

@@ -100,6 +100,7 @@ def serve(connection: Connection) -> None:
             run needs other inputs, or they cannot be loaded.
     """
     from peftkit.evaluate.shared_inputs import SharedInputs
+    from peftkit.evaluate.start_evaluation import StartEvaluations
     from peftkit.sweep.worker_main import run_recipe
 
     fork = multiprocessing.get_context("fork")
@@ -114,7 +115,7 @@ def serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the run too
     signal.signal(signal.SIGTERM, on_terminate)
     shared, output = SharedInputs(), b""
-    with suppress(EOFError):  # the sweep has ended
+    with suppress(EOFError), tempfile.TemporaryFile(buffering=0) as file:  # until the sweep has ended
         while True:
             request: Request = connection.recv()
             received = time.monotonic()
@@ -125,6 +126,7 @@ def serve(connection: Connection) -> None:
                 return
             if inputs is not shared:
                 shared, output = inputs, recorded[0]
+                shared.start_evaluations = StartEvaluations(file)
                 gc.collect()
                 gc.freeze()  # runs need not look through it, nor copy its pages
             signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATING)  # until the run has its own handlers
@@ -134,6 +136,7 @@ def serve(connection: Connection) -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATING)
             process.join()
             running.clear()
+            shared.start_evaluations.collect()
             connection.send(process.exitcode)
 
 

@@ -12,6 +12,7 @@ from peftkit.components.callback import EvaluationResult
 from peftkit.data.tokenize import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.evaluate.evaluator import SplitResult, evaluate
+from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint
 from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import LoopCallback, MeterList
 from peftkit.train.checkpoint_selection import CheckpointSelector, stored_predictions
@@ -19,6 +20,9 @@ from peftkit.train.state import EvaluationRow
 
 if TYPE_CHECKING:
     from peftkit.train.trainer import Trainer
+
+REUSED = "reused_evaluation_seconds"
+"""Key of an evaluation that is another run's: the seconds that it took there."""
 
 
 TIMED_ROWS = 16
@@ -32,12 +36,13 @@ class Evaluations(LoopCallback):
     Args:
         meters: The meters, whose totals each evaluation records.
         run: The run directory; None on all processes but the main one.
+        known: The evaluations before training of other runs.
     """
 
     selection: CheckpointSelector
 
-    def __init__(self, meters: MeterList, run: RunDirectory | None) -> None:
-        self.meters, self.run = meters, run
+    def __init__(self, meters: MeterList, run: RunDirectory | None, known: StartEvaluations | None = None) -> None:
+        self.meters, self.run, self.known = meters, run, known or StartEvaluations()
 
     def attach(self, trainer: Trainer) -> None:
         """Create the selector of checkpoints."""
@@ -92,7 +97,11 @@ class Evaluations(LoopCallback):
     def _evaluate(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
         trainer.losses.check(wait=True)
-        results, seconds = self._evaluate_splits(trainer.data.curve_splits)
+        reused_seconds: float | None = None
+        if progress.step == 0 and self.known.shared and trainer.accelerator.num_processes == 1:
+            results, seconds, reused_seconds = self._evaluate_start()
+        else:
+            results, seconds = self._evaluate_splits(trainer.data.curve_splits)
         row: EvaluationRow = {
             "step": progress.step,
             "samples": progress.samples,
@@ -100,6 +109,7 @@ class Evaluations(LoopCallback):
             "tokens": {"input": progress.input_tokens, "target": progress.target_tokens},
             "cost": {**self.meters.totals(), "wall_seconds": trainer.clock.seconds},
             "evaluation_seconds": seconds,
+            **({REUSED: reused_seconds} if reused_seconds is not None else {}),
             "train": {"step_loss": trainer.state.pop_mean_loss()},
         }
         for name, result in results.items():
@@ -116,6 +126,25 @@ class Evaluations(LoopCallback):
             EvaluationResult(copy.deepcopy(row), selection.metric, selection.higher_is_better, is_best)
         )
         trainer.agree_on_stop()
+
+    def _evaluate_start(self) -> tuple[dict[str, SplitResult], float, float | None]:
+        """Evaluate the model before training, or reuse the evaluation of a model that computes the same.
+
+        Returns:
+            The results of splits by name, the seconds that this took, and, if another run's evaluation is reused, the
+            seconds that it took there.
+        """
+        trainer, splits, started = self.trainer, self.trainer.data.curve_splits, time.perf_counter()
+        key = fingerprint(trainer.module, splits, trainer.recipe, trainer.objective, trainer.accelerator)
+        known = None if key is None else self.known.get(key)
+        seconds = time.perf_counter() - started
+        trainer.state.evaluation_seconds += seconds
+        if known is not None:
+            return known.results, seconds, known.seconds
+        results, evaluated = self._evaluate_splits(splits)
+        if key is not None:
+            self.known.add(key, StartEvaluation(results, evaluated))
+        return results, seconds + evaluated, None
 
     def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
         """Return the results of splits by name, and the seconds that they took."""

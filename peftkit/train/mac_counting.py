@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, MutableMapping
 from functools import partial
 from typing import Protocol
 
@@ -45,6 +46,28 @@ def make_mac_counter(recipe: Recipe, objective: BoundObjective, model: nn.Module
         model: The model to count on: the trained one, or one with the same matrix products.
         rows: The training rows.
     """
+    counter = create_mac_counter(recipe, objective, model, count_cache(recipe, objective, model))
+    count_extremes(counter, shortest_and_longest_batch(recipe, rows, objective))
+    return counter
+
+
+def create_mac_counter(
+    recipe: Recipe,
+    objective: BoundObjective,
+    model: nn.Module,
+    known: MutableMapping[str, list[int]],
+    *,
+    optimizer: bool = True,
+) -> MacCounter:
+    """Create a MAC counter that has counted nothing but the optimizer's step.
+
+    Args:
+        recipe: The recipe of the run.
+        objective: The objective of the run.
+        model: The model to count on.
+        known: Counts of an equal model, by name; new ones are added.
+        optimizer: Whether to count the optimizer's step.
+    """
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         task_loss = objective.loss(model, batch)
@@ -53,14 +76,21 @@ def make_mac_counter(recipe: Recipe, objective: BoundObjective, model: nn.Module
         return task_loss if auxiliary is None else task_loss + auxiliary
 
     has_all_weights = not (recipe.train.deepspeed.used or recipe.train.fsdp or recipe.model.quantization)
-    known = count_cache(recipe, objective, model)
-    optimizer = partial(make_optimizer, recipe)
-    counter = MacCounter(model, loss, optimizer, has_all_weights=has_all_weights, known=known)
-    for batch in shortest_and_longest_batch(recipe, rows, objective):
+    make = partial(make_optimizer, recipe) if optimizer else None
+    return MacCounter(model, loss, make, has_all_weights=has_all_weights, known=known)
+
+
+def count_extremes(counter: MacCounter, batches: Iterable[dict[str, Tensor]]) -> None:
+    """Count the batches with the shortest and the longest rows.
+
+    Args:
+        counter: The counter.
+        batches: The batches, with tensors of shape (batch size, length).
+    """
+    for batch in batches:
         try:
             counter.count(batch)
         except RuntimeError as error:
             # On the model itself memory may run out. Training will then use smaller batches, which are counted there.
             if not is_oom(error):
                 raise
-    return counter

@@ -58,7 +58,7 @@ from peftkit.train.callbacks import Checkpoints, MeterList
 from peftkit.train.checkpoint import CHECKPOINTS, latest_checkpoint
 from peftkit.train.checkpoint_selection import CheckpointSelector
 from peftkit.train.early_stopping import EarlyStopping
-from peftkit.train.evaluation import Evaluations
+from peftkit.train.evaluation import REUSED, Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optim import check_optimizer_options
 from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
@@ -234,7 +234,7 @@ def run(
                 console.print(f"packages that changed since the start: {', '.join(versions)}")
         with InterruptHandler() as interrupts:
             meters = MeterList([_create_meter(entry.component) for entry in registry.all("meter").values()])
-            evaluations = Evaluations(meters, directory)
+            evaluations = Evaluations(meters, directory, inputs_at_hand.start_evaluations)
             callbacks = [
                 meters,
                 *copy.deepcopy(recipe.callback),  # a recipe may be run again
@@ -348,6 +348,7 @@ def _summarize(
         "stopped_early": None if state.stop is None or state.budget_used >= 1 else state.stop._asdict(),
         "cost": last["cost"],
         "evaluation_seconds": state.evaluation_seconds,
+        "reused_evaluation_seconds": sum(row.get(REUSED, 0.0) for row in state.evaluations),
         "counting_seconds": trainer.mac_counter.seconds,
         **opened.sizes_and_digests(),
         "wall_seconds": trainer.clock.seconds,

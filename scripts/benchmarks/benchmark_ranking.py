@@ -8,10 +8,12 @@ All strategies get the same rows of the built-in tasks, in turn in one process; 
 from __future__ import annotations
 
 import argparse
+import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -35,17 +37,21 @@ COLUMNS = (
     "shared",
     "/generate",
     "/alone",
+    "/lm_eval",
     "at most",
+    "of it",
     "difference",
 )
 NOTE = f"""\
 generate   greedy generate() of as many tokens as the longest candidate has, including the end of text
 alone      a forward pass per candidate
-shared     the prefix is shared, as in an evaluation
+shared     a row's candidates are scored together, as in an evaluation
 /generate  speed-up of shared over generate(); at most: if only one token were predicted after the source
+of it      the speed of shared as a share of that
+/lm_eval   speed-up of shared over loglikelihood requests of lm-evaluation-harness, if lm_eval is installed
 difference the largest one between the scores of shared and alone
 long       five texts of {LONG} tokens, including the end of text
-labels     the ten labels of wordnet_topic, of one or two tokens and the end of text"""
+labels     the ten labels of wordnet_topic, nine of one token and one of four, and the end of text"""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,8 @@ def measure(
         "shared": lambda: rank(rows, device),
         "least": lambda: rank(least, device),
     }
+    if find_spec("lm_eval") is not None:
+        strategies["lm_eval"] = lm_eval_requests(loaded, rows, device)
     seconds = dict.fromkeys(strategies, float("inf"))
     with torch.inference_mode():
         results = {name: strategy() for name, strategy in strategies.items()}  # not timed: warm-up
@@ -163,9 +171,29 @@ def measure(
         for one, other in zip(*pair, strict=True)
     ]
     rates = [f"{len(rows) / seconds[name]:.0f}" for name in ("generate", "alone", "shared")]
-    ratios = [seconds[name] / seconds["shared"] for name in ("generate", "alone")]
-    most = seconds["generate"] / seconds["least"]
-    return [*rates, *(f"{ratio:.2f}" for ratio in (*ratios, most)), f"{max(differences):.1e}"]
+    ratios = [
+        f"{seconds[name] / seconds['shared']:.2f}" if name in seconds else "-"
+        for name in ("generate", "alone", "lm_eval")
+    ]
+    most, share = seconds["generate"] / seconds["least"], seconds["least"] / seconds["shared"]
+    return [*rates, *ratios, f"{most:.2f}", f"{share:.0%}", f"{max(differences):.1e}"]
+
+
+def lm_eval_requests(loaded: Loaded, rows: Sequence[TokenizedRow], device: torch.device) -> Callable[[], Any]:
+    """Return a function that scores the same tokens with lm-evaluation-harness, a candidate per request."""
+    from lm_eval.models.huggingface import HFLM
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    lm = HFLM(
+        pretrained=loaded.model,
+        tokenizer=loaded.family.tokenizer,
+        backend="causal" if loaded.family.auto_class == "AutoModelForCausalLM" else "seq2seq",
+        batch_size=len(rows),
+        max_length=512,
+        device=str(device),
+    )
+    requests = [(("", ""), row["source"], ids) for row in rows for ids in row["candidates"]]
+    return lambda: lm._loglikelihood_tokens(requests, disable_tqdm=True)
 
 
 if __name__ == "__main__":

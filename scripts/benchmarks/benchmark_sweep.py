@@ -1,9 +1,10 @@
-"""Compares a sweep's runs that share model and data with runs that load their own.
+"""Times the runs of a sweep, which share model, data and first evaluation, and a sample of them in fresh processes.
 
-    python scripts/benchmarks/benchmark_sweep.py [--runs N] [--seconds S] [--method NAME …] [--model NAME]
+    python scripts/benchmarks/benchmark_sweep.py                                   # 24 runs of 5 s: about five minutes
+    python scripts/benchmarks/benchmark_sweep.py --runs 6 --seconds 1 --fresh 2    # about a minute
 
-Each run is made twice, one after the other, so that a ratio compares neighbours in time. What is neither training nor
-evaluation counts as the start of a run; it includes writing the results.
+Runs of the sample are made twice, one after the other, so that a ratio compares neighbours in time. What is neither
+training nor evaluation counts as the start of a run; it includes writing the results.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -49,6 +51,8 @@ class Times:
     total: float
     training: float
     evaluation: float
+    reuses: bool
+    """Whether the evaluation before training is that of another run."""
 
     @property
     def start(self) -> float:
@@ -84,7 +88,13 @@ def time_run(workers: Workers, recipe: Recipe) -> Times:
     if outcome.code or run is None:
         raise SystemExit("\n".join(outcome.last_lines))
     summary = run.summary()
-    return Times(outcome.seconds, summary["cost"]["train_seconds"], summary["evaluation_seconds"])
+    cost, reused = summary["cost"], summary["reused_evaluation_seconds"]
+    return Times(outcome.seconds, cost["train_seconds"], summary["evaluation_seconds"], reused > 0)
+
+
+def sampled(runs: int, number: int) -> set[int]:
+    """The numbers of the runs of the sample, evenly spaced, without the first, which loads what the others share."""
+    return {runs - 1 - i * (runs - 1) // number for i in range(min(number, runs - 1))}
 
 
 def describe(name: str, times: list[Times]) -> str:
@@ -95,8 +105,8 @@ def describe(name: str, times: list[Times]) -> str:
         f"{part} {seconds:.0f} s ({seconds / total:.0%})"
         for part, seconds in (("training", training), ("evaluation", evaluation), ("start", start))
     )
-    later = median(each.start for each in times[1:] or times)
-    return f"{name}: {total:.0f} s: {shares}; start of a run after the first {later:.2f} s (median)"
+    reused = sum(each.reuses for each in times)
+    return f"{name}: {total:.0f} s: {shares}; {reused} of {len(times)} evaluations before training reused"
 
 
 def main() -> None:
@@ -104,23 +114,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=5.0, help="Training time of each run.")
+    parser.add_argument("--fresh", type=int, default=4, help="Runs that are also made in fresh processes.")
     parser.add_argument("--method", nargs="+")
     parser.add_argument("--model", default="pocket-t5")
     args = parser.parse_args()
+    sample = sampled(args.runs, args.fresh)
     with tempfile.TemporaryDirectory() as folder:
-        shared, apart = (make_recipes(Path(folder), args, name) for name in ("shared", "apart"))
-        warm, cold = Workers(1), Workers(1, warm=False)
-        times: dict[str, list[Times]] = {"shared": [], "apart": []}
+        shared, fresh = (make_recipes(Path(folder), args, name) for name in ("shared", "fresh"))
+        warm, cold = Workers(1), Workers(1, launch=[sys.executable])
+        times: dict[int, Times] = {}
+        fresh_times: dict[int, Times] = {}
         with warm.handle_signals():
-            for sharing, other in zip(shared, apart, strict=True):
-                times["shared"].append(time_run(warm, sharing))
-                times["apart"].append(time_run(cold, other))
+            for number, recipe in enumerate(shared):
+                times[number] = time_run(warm, recipe)
+                if number in sample:
+                    fresh_times[number] = time_run(cold, fresh[number])
+                print(f"[{number + 1}/{args.runs}] {recipe.method.name} {times[number].total:.1f} s", file=sys.stderr)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {os.environ['OMP_NUM_THREADS']} threads, {versions}")
-    for name, each in times.items():
-        print(describe(name, each))
-    shared_total, apart_total = (sum(t.total for t in each) for each in times.values())
-    print(f"ratio of the totals {shared_total / apart_total:.2f}")
+    print(describe(f"{args.runs} runs of a sweep", [*times.values()]))
+    print(f"start of a run after the first: {median(each.start for each in [*times.values()][1:]):.2f} s (median)")
+    if sample:
+        print(describe(f"{len(sample)} of them in fresh processes", [*fresh_times.values()]))
+        ratio = sum(times[n].total for n in sample) / sum(each.total for each in fresh_times.values())
+        print(f"ratio of the totals of these {len(sample)} runs: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from datasets import Dataset, SplitInfo, load_dataset_builder
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
-from peftkit.analysis import cost_estimate
+from peftkit.analysis import simulated_steps
 from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.components import ApplyContext
 from peftkit.errors import InputError
@@ -68,7 +68,7 @@ def test_methods_that_need_values_are_estimated(options: list[str], make: Make, 
 
 
 def test_large_models_get_no_random_weights(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_estimate, "MAX_RANDOM_PARAMETERS", 1000)
+    monkeypatch.setattr(simulated_steps, "MAX_RANDOM_PARAMETERS", 1000)
     with pytest.raises(InputError, match=r"'waveft' needs weights to be counted, and a model with .* too large"):
         estimate_cost(make("decoder", "method.name=waveft", "method.n_frequency=4"), registry)
 
@@ -157,8 +157,8 @@ def test_long_runs_are_extrapolated_from_their_first_steps(
 ) -> None:
     recipe = make("decoder", "train.batch_size=2", "train.budget.epochs=3", "train.budget.steps=999")
     whole = estimate_cost(recipe, registry)
-    monkeypatch.setattr(cost_estimate, "MIN_STEPS", 8)
-    monkeypatch.setattr(cost_estimate, "MAX_STEPS", 16)
+    monkeypatch.setattr(simulated_steps, "MIN_STEPS", 8)
+    monkeypatch.setattr(simulated_steps, "MAX_STEPS", 16)
     estimate = estimate_cost(recipe, registry)
     assert estimate.steps == whole.steps
     assert estimate.gmacs != whole.gmacs
@@ -258,7 +258,7 @@ def test_a_sample_of_hub_data_is_read(
     for split in ("validation", "test"):
         Dataset.from_list([{"other": "column"}]).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
     monkeypatch.setattr(loading, "undownloaded_builder", lambda source: builder)
-    monkeypatch.setattr(cost_estimate, "SAMPLE_ROWS", 40)
+    monkeypatch.setattr(simulated_steps, "SAMPLE_ROWS", 40)
     estimate = estimate_cost(recipe, registry, trial=True)
     assert estimate.steps_per_epoch == 15
     assert estimate.steps == 30

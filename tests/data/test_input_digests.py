@@ -19,7 +19,8 @@ import transformers
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from peftkit.data.input_digests import MODEL_FILES, code_digests, file_digest, input_digests
+from peftkit.data.input_digests import input_digests
+from peftkit.data.input_files import MODEL_FILES, code_digests, file_digest
 from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError, RunError

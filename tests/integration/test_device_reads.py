@@ -83,9 +83,8 @@ def reads(recipe: Recipe, registry: Registry, monkeypatch: pytest.MonkeyPatch, *
     + [(kind, "colours", "adafactor") for kind in ("encoder-decoder", "decoder", "encoder")],
 )
 def test_a_plain_step_reads_nothing(
-    kind: ModelKind, task: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    kind: ModelKind, task: str, optimizer: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    optimizer = "adafactor" if task == "colour_choice" else "adamw"
     options = ("train.batch_size=4", "train.gradient_accumulation_steps=2", f"train.optimizer={optimizer}")
     assert reads(make(kind, f"task.name={task}", *options), registry, monkeypatch) == []
 

@@ -150,15 +150,15 @@ def test_evaluation_out_of_memory_uses_smaller_batches(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(make("decoder", "train.budget.steps=1"), registry)
-    alone, sizes = CausalLM.score_with_packed_suffixes, list[int]()
+    alone, sizes = CausalLM.score_in_one_pass, list[int]()
 
-    def score(self: CausalLM, model: Any, rows: Any, device: Any) -> Any:
+    def score(self: CausalLM, model: Any, rows: Any, device: Any, **options: Any) -> Any:
         if len(rows) > 4:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
         sizes.append(len(rows))
-        return alone(self, model, rows, device)
+        return alone(self, model, rows, device, **options)
 
-    monkeypatch.setattr(CausalLM, "score_with_packed_suffixes", score)
+    monkeypatch.setattr(CausalLM, "score_in_one_pass", score)
     parts = run(make("decoder", "train.budget.steps=1"), registry)
     assert whole is not None
     assert parts is not None

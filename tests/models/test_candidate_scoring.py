@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,7 @@ from peftkit import ApplyContext, Example, RunSpec
 from peftkit.models import FAMILIES, TokenizedRow, candidate_scoring
 from peftkit.models.candidate_scoring import CachedScorer, CandidateScorer, Limits, common_prefix_length
 from peftkit.models.causal_lm import CausalLM
+from peftkit.models.decoding.shared_cache import MIN_SHARED_TOKENS, CacheNotShareable, base_for_cache, common_length
 from peftkit.models.seq2seq_lm import Seq2SeqLM
 from peftkit.plugins import load_registry
 from peftkit.recipe.resolve import model_path
@@ -169,7 +171,9 @@ def test_batched_scores_equal_scores_of_single_candidates(name: str, method: str
 
 @pytest.mark.parametrize("method", ["none", "lora", "vera", "prefix_tuning"])
 @pytest.mark.parametrize("name", ["t5", "bart", "llama", "gpt2"])
-@pytest.mark.parametrize("limits", [Limits(0, 0), Limits(1, 10**9), Limits(2**40, 10**9)], ids=["small", "row", "one"])
+@pytest.mark.parametrize(
+    "limits", [Limits(0, 0, 1), Limits(1, 10**9, 1), Limits(2**40, 10**9, 1)], ids=["small", "row", "one"]
+)
 def test_scores_do_not_depend_on_the_batch_limits(
     name: str, method: str, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,10 +189,38 @@ def test_scores_do_not_depend_on_the_batch_limits(
         for way in family.strategies():
             try:
                 assert_equal(way(model, rows, CPU).loglikelihoods, right)
-            except candidate_scoring.CacheNotShareable:
+            except CacheNotShareable:
                 continue
             held += 1
     assert held == len(family.strategies())
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_large_batches_are_scored_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, family, rows = setting(name)
+    sizes: list[int] = []
+    with torch.inference_mode():
+        right = family.candidate_scorer(model)(rows, CPU)
+        longest = max(len(row["source"]) + sum(map(len, row["candidates"])) for row in rows)
+        monkeypatch.setattr(candidate_scoring, "CPU", Limits(2**30, 64, 2 * longest))
+        scorer = CandidateScorer(family, model)
+        scorer.score(rows, CPU)
+        score = scorer.strategies[0]
+        scorer.strategies[0] = lambda model, rows, device: sizes.append(len(rows)) or score(model, rows, device)  # type: ignore[func-returns-value]
+        scores = scorer.score(rows, CPU)
+    assert_equal(scores.loglikelihoods, right.loglikelihoods)
+    assert scores.num_tokens == right.num_tokens
+    assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "prefix_tuning"])
+@pytest.mark.parametrize("name", ["t5", "bart", "llama", "gpt2"])
+def test_the_fastest_strategy_is_used(name: str, method: str) -> None:
+    model, family, rows = setting(name, method)
+    scorer = CandidateScorer(family, model)
+    with torch.inference_mode():
+        scorer.score(rows, CPU)
+    assert len(scorer.strategies) == len(family.strategies())
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "prefix_tuning"])
@@ -213,18 +245,36 @@ def test_the_encoder_runs_once_per_example(method: str) -> None:
     assert keys == values == [once]
 
 
-def test_decoders_process_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoders_read_each_source_and_each_prefix_of_its_candidates_once() -> None:
     model, family, rows = setting("llama")
     rank, read = family.candidate_scorer(model), list[int]()
     with torch.inference_mode():
         rank(rows, CPU)
         with counted(model.model.embed_tokens, read):  # type: ignore[union-attr,arg-type]
             rank(rows, CPU)
-        shared = [common_prefix_length(row["candidates"]) for row in rows]
-    assert shared[3] > 0
-    first = len(rows) * max(len(row["source"]) + n for row, n in zip(rows, shared, strict=True))
-    rest = max(sum(len(ids) - 1 - n for ids in row["candidates"]) for row, n in zip(rows, shared, strict=True))
-    assert read == [first, len(rows) * rest]
+    prefixes = [{tuple(ids[:n]) for ids in row["candidates"] for n in range(1, len(ids))} for row in rows]
+    assert len(prefixes[3]) < sum(len(ids) - 1 for ids in rows[3]["candidates"])
+    assert read == [len(rows) * max(len(row["source"]) + len(n) for row, n in zip(rows, prefixes, strict=True))]
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "prefix_tuning"])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_what_all_prompts_share_is_read_once(method: str, batch_size: int) -> None:
+    model, family, _ = setting("llama", method)
+    examples = [
+        replace(e, source=f"{LONG} {LONG} {e.source}", target=e.candidates[0]) for e in EXAMPLES if e.source != LONG
+    ]
+    rows = replace(family, max_source_length=200).tokenize_completions(examples, ranked=True)
+    shared = common_length(min(row["source"] for row in rows), max(row["source"] for row in rows))
+    assert shared > MIN_SHARED_TOKENS
+    base: Any = base_for_cache(model)
+    rank, read, sums = family.candidate_scorer(model), list[int](), list[list[float]]()
+    with torch.inference_mode(), counted(base.get_input_embeddings(), read):
+        for first in range(0, len(rows), batch_size):
+            del read[:]
+            sums += rank(rows[first : first + batch_size], CPU).loglikelihoods
+        assert sum(read) < batch_size * shared  # of the last batch
+        assert_equal(sums, alone(model, family, rows))
 
 
 class Forgetful(nn.Module):

@@ -49,6 +49,12 @@ def _unwrap(layer: nn.Module) -> nn.Module:
     return inner  # type: ignore[no-any-return]
 
 
+def num_outputs(layer: nn.Module) -> int:
+    """Return the number of outputs of a layer that ``find_output_layer`` returned."""
+    inner: Any = _unwrap(layer)
+    return int(inner.nf if isinstance(inner, Conv1D) else inner.out_features)
+
+
 @dataclass
 class Selection:
     """Whether positions were selected."""

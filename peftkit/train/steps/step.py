@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
+from peftkit.train.steps.fast_dropout import fast_dropout
 from peftkit.train.steps.parallel_strategies import Strategy
 
 TEXTS = ("input_ids", "decoder_input_ids")
@@ -145,7 +146,8 @@ class TrainStep:
         ]
         for number, microbatch in enumerate(self.microbatches, 1):
             last = number == len(self.microbatches)
-            with self.strategy.microbatch_context(last=last):
+            dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
+            with self.strategy.microbatch_context(last=last), dropout:
                 with self.profile_region("forward"):
                     with self.known_padding.for_batch(microbatch):
                         summed_loss = self.objective.loss(self.strategy.model, microbatch)

@@ -103,7 +103,7 @@ def test_decoded_text_ends_at_the_end_of_text(cls: Any) -> None:
     family = cls(tok, config, 64, 32)
     word = tok("good")["input_ids"]
     ids = torch.tensor([[*word, 1, 40, 40], [*word, 6, 7, 1]])
-    assert family._decode(ids) == ["good", "good"]
+    assert family._decode(ids.tolist()) == ["good", "good"]
 
 
 def test_token_types_of_a_pair_are_those_of_the_tokenizer() -> None:

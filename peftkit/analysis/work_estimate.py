@@ -1,0 +1,209 @@
+"""Estimates the work of many runs; those of a model and a task share what they load, their steps and their counts."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from peftkit.analysis.cost_estimate import time_steps
+from peftkit.analysis.simulated_steps import (
+    SimulatedRun,
+    StepSchedule,
+    make_random_model,
+    on_random_weights,
+    predict_steps,
+    prepare_training_rows,
+    simulate_run,
+    sum_macs,
+)
+from peftkit.components import Objective
+from peftkit.data.batch_splitter import make_splitter
+from peftkit.data.count_cache import CountCache, count_cache
+from peftkit.data.dataloader import effective_batch_size, first_batches, shortest_and_longest_batch
+from peftkit.data.pipeline import PreparedData
+from peftkit.evaluate.shared_inputs import input_settings
+from peftkit.macs.mac_counter import MacCounter
+from peftkit.models import BoundObjective
+from peftkit.models.load import LoadedBase, apply_method, init_random_base
+from peftkit.monitor.verbosity import quiet_libraries
+from peftkit.plugins import Registry
+from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
+from peftkit.recipe import Recipe
+from peftkit.recipe.tables import WITHOUT_COST
+from peftkit.train.budget import planned_steps
+from peftkit.train.mac_counting import count_extremes, create_mac_counter
+
+Value = TypeVar("Value")
+KEPT = 64
+"""How many of each kind of shared value are kept, the latest."""
+
+
+@dataclass(frozen=True)
+class WorkEstimate:
+    """The estimated work of a run."""
+
+    gmacs: float | None
+    """Of the whole run; None if a limit of energy or untimed seconds may end it."""
+    gmacs_per_step: float
+    """Mean over steps."""
+    seconds_per_step: float | None
+    """Measured on this machine; None without a trial."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The training rows of a task, as a model reads them."""
+
+    recipe: Recipe
+    """The recipe; its task may be a sample."""
+    data: PreparedData
+    extremes: Sequence[dict[str, Tensor]]
+    """The batches with the shortest and the longest rows."""
+
+
+class WorkEstimator:
+    """Estimates the work of runs one after the other, with the numbers of ``estimate_cost``.
+
+    Runs of one model and task share its tokenizer, its rows and the shapes of its steps. Runs with the same method on
+    the same model share the counts of these shapes over tasks too, unless the task gives the model another head or
+    another loss, or the method reads rows.
+
+    Args:
+        registry: The installed components.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._bases: dict[str, LoadedBase] = {}
+        self._rows: dict[str, TrainingRows] = {}
+        self._schedules: dict[str, StepSchedule] = {}
+        self._counters: dict[str, MacCounter] = {}
+
+    def estimate(self, recipe: Recipe, *, trial: bool) -> WorkEstimate:
+        """Estimate the work of a run.
+
+        Args:
+            recipe: The recipe.
+            trial: Whether to run and time a few steps on this machine.
+
+        Raises:
+            RunError: The config, tokenizer or data cannot be read, or the method cannot be applied without weights.
+            InputError: A row is invalid, or the model is too large for a method that needs weights.
+        """
+        quiet_libraries("warning")
+        settings = input_settings(recipe)
+        virtual = settings.pop("virtual_tokens")
+        base_key = _key(settings, virtual)
+        base = _keep(self._bases, base_key, lambda: init_random_base(recipe, "meta"))
+        family = base.family
+        lengths = [family.max_source_length, family.max_target_length, family.max_encoder_length]
+        rows_key = _key(settings, lengths, family.max_decoder_length)
+        rows = _keep(self._rows, rows_key, partial(_read_rows, recipe, base.objective))
+        data, batch = rows.data, effective_batch_size(recipe, 1)
+        recipe = recipe.model_copy(update={"task": rows.recipe.task})
+        order = _key(rows_key, recipe.run.effective_order_seed, recipe.run.seed if recipe.task.is_streaming else None)
+
+        def simulate(device: str) -> SimulatedRun:
+            if device == "meta":
+                counter = self._counter(recipe, base, rows, rows_key)
+            else:
+                _, counter = make_random_model(recipe, data, batch, device)
+            splitter = make_splitter(recipe, base.objective, counter.model, 1)
+            schedule = _keep(
+                self._schedules,
+                _key(order, repr(splitter.costs)),
+                lambda: StepSchedule(recipe, data.train, splitter, batch),
+            )
+            simulated = simulate_run(recipe, data.steps_per_epoch(batch), schedule, counter, batch)
+            if isinstance(counter.known, CountCache):
+                counter.known.write()
+            return simulated
+
+        simulated = on_random_weights(recipe, simulate)
+        seconds = time_steps(recipe, self.registry) * simulated.mean_macs if trial else None
+        steps = predict_steps(recipe, simulated, seconds)
+        gmacs = None if steps is None else sum_macs(simulated.macs, steps) / 1e9
+        return WorkEstimate(gmacs, simulated.mean_macs / 1e9, seconds)
+
+    def _counter(self, recipe: Recipe, base: LoadedBase, rows: TrainingRows, rows_key: str) -> MacCounter:
+        """Return the counter of a recipe's model and method, with what was counted for other tasks."""
+        key = _counter_key(recipe, base, _planned_steps(recipe, rows.data))
+        for known in (key, _key(key, rows_key)):
+            if known in self._counters:
+                count_extremes(self._counters[known], rows.extremes)
+                return self._counters[known]
+        counter, reads_rows = _make_counter(recipe, _copy(base), rows)
+        return _keep(self._counters, _key(key, rows_key) if reads_rows else key, lambda: counter)
+
+
+def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
+    recipe, data = prepare_training_rows(recipe, objective)
+    return TrainingRows(recipe, data, shortest_and_longest_batch(recipe, data.train, objective))
+
+
+def _make_counter(recipe: Recipe, base: LoadedBase, rows: TrainingRows) -> tuple[MacCounter, bool]:
+    """Apply the method of a recipe and make the counter; returns also whether the method read training rows."""
+    data, batch = rows.data, effective_batch_size(recipe, 1)
+    reads_rows = False
+
+    def batches(number: int) -> Sequence[Mapping[str, Tensor]]:
+        nonlocal reads_rows
+        reads_rows = True
+        return first_batches(recipe, data.train, base.objective, base.model, batch, number)
+
+    model: nn.Module = apply_method(recipe, base, _planned_steps(recipe, data), batches)
+    known = count_cache(recipe, base.objective, model)
+    known.deferred = True
+    counter = create_mac_counter(recipe, base.objective, model, known, optimizer=False)
+    count_extremes(counter, rows.extremes)
+    return counter, reads_rows
+
+
+def _planned_steps(recipe: Recipe, data: PreparedData) -> int | None:
+    batch = effective_batch_size(recipe, 1)
+    return planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=data.steps_per_epoch(batch))
+
+
+def _counter_key(recipe: Recipe, base: LoadedBase, steps: int | None) -> str:
+    """Return everything that the counts of a model with the method applied depend on, without the lengths of rows."""
+    component, family, train = base.objective.component, base.family, recipe.train
+    loss = next(each for each in type(component).__mro__ if "loss" in vars(each))
+    # That of the base class reads the model's family only.
+    objective = None if loss is Objective else [type(component).__name__, component.model_dump(mode="json")]
+    builtin = type(recipe.method).__module__.split(".")[0] == BUILTIN_DISTRIBUTION
+    return _key(
+        recipe.model.model_dump(mode="json"),
+        recipe.method.model_dump(mode="json"),
+        train.model_dump(mode="json", exclude={*WITHOUT_COST, "budget"}),
+        [steps, train.budget.has_known_steps],
+        objective,
+        repr(component.head(recipe.task)),
+        None if builtin else component.task_kind,
+        [family.max_encoder_length, family.max_decoder_length],
+    )
+
+
+def _copy(base: LoadedBase) -> LoadedBase:
+    """Copy a model without values, and its config; methods change both."""
+    objective = base.objective
+    shared = (objective.family.tokenizer, objective.component, objective.task)
+    return copy.deepcopy(base, {id(each): each for each in shared})
+
+
+def _keep(known: dict[str, Value], key: str, make: Callable[[], Value]) -> Value:
+    """Return a value that is known, or make it, and forget the oldest one if there are too many."""
+    if key not in known:
+        known[key] = make()
+        if len(known) > KEPT:
+            del known[next(iter(known))]
+    return known[key]
+
+
+def _key(*values: Any) -> str:
+    return json.dumps(values, sort_keys=True, default=str)

@@ -1,0 +1,1 @@
+"""Reading and generating candidates and texts: packed sequences, shared caches, greedy search."""

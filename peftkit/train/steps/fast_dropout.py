@@ -1,0 +1,112 @@
+"""Dropout for CPUs, where drawing a mask with torch takes longer than most layers of a small model."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEVELS = 2**16
+"""The resolution of a probability: 16 random bits are drawn for each number."""
+_BITS_PER_DRAW = 64
+_LOCK = threading.Lock()
+_THREADS: set[int] = set()
+"""The threads that draw masks this way."""
+_ORIGINALS: dict[str, Callable[..., Any]] = {}
+"""Functions of torch, while they are replaced."""
+
+
+@contextmanager
+def fast_dropout() -> Iterator[None]:
+    """Make dropout of this thread draw 16 random bits for each number on a CPU, three times as fast as torch.
+
+    The masks are others than torch's, from the same generator. The probability is rounded to 1/65,536, and the numbers
+    that are kept are scaled by the rounded one, so that the expectation is exact. This includes the dropout of the
+    weights of attention.
+    """
+    thread = threading.get_ident()
+    if thread in _THREADS:
+        yield
+        return
+    with _LOCK:
+        if not _THREADS:
+            for name, function in (("dropout", _dropout), ("scaled_dot_product_attention", _attention)):
+                _ORIGINALS[name] = getattr(functional, name)
+                setattr(functional, name, function)
+        _THREADS.add(thread)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _THREADS.remove(thread)
+            if not _THREADS:
+                for name, function in _ORIGINALS.items():
+                    setattr(functional, name, function)
+
+
+def scaled_mask(values: Tensor, probability: float) -> Tensor:
+    """Draw a mask: zeros with a probability, and elsewhere the inverse of the probability to be kept.
+
+    Args:
+        values: A tensor on a CPU, of any shape.
+        probability: The probability of a zero, below 1.
+
+    Returns:
+        A tensor of the same shape and type.
+    """
+    number, dropped = values.numel(), round(probability * LEVELS)
+    draws = torch.empty(math.ceil(16 * number / _BITS_PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
+    mask = torch.empty_like(values, requires_grad=False)
+    torch.ge(draws.view(torch.int16)[:number].view(values.shape), dropped - LEVELS // 2, out=mask)
+    return mask.mul_(LEVELS / (LEVELS - dropped))
+
+
+def _is_replaced(values: Tensor, probability: float) -> bool:
+    is_plain = type(values) in (Tensor, nn.Parameter) and values.device.type == "cpu" and values.is_floating_point()
+    return is_plain and threading.get_ident() in _THREADS and 0 < round(probability * LEVELS) < LEVELS
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or not _is_replaced(input, p):
+        original: Tensor = _ORIGINALS["dropout"](input, p, training, inplace)
+        return original
+    mask = scaled_mask(input, p)
+    return input.mul_(mask) if inplace else input * mask
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute attention with dropout from the products themselves, as torch does on a CPU."""
+    if not _is_replaced(query, dropout_p):
+        original: Tensor = _ORIGINALS["scaled_dot_product_attention"](
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+        return original
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    if attn_mask is not None:
+        bias = attn_mask
+        if attn_mask.dtype == torch.bool:
+            bias = torch.zeros(attn_mask.shape, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
+        scores += bias
+    # As in torch, where a position that attends to nothing has weights of zero.
+    weights = scores.softmax(-1) if attn_mask is None else torch._safe_softmax(scores, -1)
+    return (weights * scaled_mask(weights, dropout_p)) @ value
