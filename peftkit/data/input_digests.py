@@ -5,16 +5,12 @@ They are saved with every checkpoint; ``peftkit.train.resume`` compares them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow as pa
 from accelerate import Accelerator
-from datasets import Dataset
 
-from peftkit.components import Example
-from peftkit.data.input_files import MODEL_FILES, code_digests, digest_of, file_digest, named_files
+from peftkit.data.input_files import MODEL_FILES, code_digests, file_digest, named_files
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
@@ -42,7 +38,7 @@ def input_digests(recipe: Recipe, registry: Registry, objective: BoundObjective,
         objective: The objective, with the model family.
         data: The prepared data.
     """
-    digests = {f"the rows of {split}": value for split, value in row_digests(data).items()}
+    digests = {f"the rows of {split}": value for split, value in data.row_digests.items()}
     digests |= {
         f"{name}{MODEL_SUFFIX}": value for name, value in model_digests(recipe.model.name, objective.family).items()
     }
@@ -114,16 +110,6 @@ def changed_inputs(began: Inputs, now: Inputs) -> list[str]:
     ]
 
 
-def row_digests(data: PreparedData) -> dict[str, str]:
-    """Returns the digest of the rows of each split; for a stream, of its first rows."""
-    digests = dict(data.digests)
-    if isinstance(data.train, Dataset):
-        digests["train"] = digest_of(_arrow_bytes(data.train))
-    for split in data.final_splits:
-        digests[split.name] = digest_of(_example_bytes(split.examples))
-    return digests
-
-
 def model_digests(name: str, family: ModelFamily) -> dict[str, str]:
     """Returns the digest of each file of a local model, or the commit of a model on the hub.
 
@@ -137,18 +123,3 @@ def model_digests(name: str, family: ModelFamily) -> dict[str, str]:
         return {"the commit": str(commit)} if commit else {}
     files = (file for file in folder.iterdir() if file.suffix in MODEL_FILES and file.name not in WITHOUT_EFFECT)
     return {file.name: file_digest(file) for file in sorted(files) if file.is_file()}
-
-
-def _arrow_bytes(rows: Dataset) -> Iterator[bytes]:
-    for table in rows.with_format("arrow").iter(batch_size=1000):
-        sink = pa.BufferOutputStream()
-        combined = table.combine_chunks().replace_schema_metadata(None)
-        with pa.ipc.new_stream(sink, combined.schema) as writer:
-            writer.write_table(combined)
-        yield sink.getvalue().to_pybytes()
-
-
-def _example_bytes(examples: Iterable[Example]) -> Iterator[bytes]:
-    for e in examples:
-        fields = [e.source, e.target, e.candidates, e.references, e.group, sorted(e.extra.items())]
-        yield json.dumps(fields, default=str).encode()

@@ -14,10 +14,10 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 
-from peftkit.components import Example
 from peftkit.components.inputs import Row
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.examples import to_examples
+from peftkit.data.row_digests import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices, stratified_sample
 from peftkit.data.tokenize import (
     SplitStatistics,
@@ -78,6 +78,12 @@ class PreparedData:
         """Digest of the sources and answers of each split; for a stream, of its first rows."""
         return {name: statistics.digest for name, statistics in self.statistics.items()}
 
+    @cached_property
+    def row_digests(self) -> Mapping[str, str]:
+        """Digest of the whole rows of each split; for a stream, of the sources and answers of its first rows."""
+        train = digest_rows(self.train) if isinstance(self.train, Dataset) else self.train_statistics.digest
+        return {"train": train, **{split.name: digest_examples(split.examples) for split in self.final_splits}}
+
     @property
     def is_curve_subsampled(self) -> bool:
         """Whether evaluations during training use fewer rows than the one of the selected checkpoint."""
@@ -130,9 +136,13 @@ def prepare_data(
     limits = {"dev": recipe.evaluate.dev_examples, "test": recipe.evaluate.test_examples}
     for split, limit in () if only_train else limits.items():
         examples = to_examples(task, split, splits[split], range(len(splits[split])))
-        indices = stratified_sample([_stratum(e, objective) for e in examples], limit, split)
+        answers = [objective.component.answer(example) for example in examples]
+        # Free texts are stratified by the length of their sources.
+        strata = [len(example.source) for example in examples] if objective.component.generates else answers
+        indices = stratified_sample(strata, limit, split)
         wanted = range(len(examples)) if recipe.evaluate.full_splits else indices
-        whole = tokenize_examples(objective, split, [examples[i] for i in wanted], wanted, training=False)
+        chosen, known = [examples[i] for i in wanted], [answers[i] for i in wanted]
+        whole = tokenize_examples(objective, split, chosen, wanted, training=False, answers=known)
         evaluated.append(whole.select(indices))
         selected.append(whole)
     sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
@@ -164,12 +174,6 @@ def _prepare_train(
         selected: Any = train.rows.select(sample)  # type: ignore[attr-defined]
         train = replace(train, indices=sample, rows=selected, statistics=select_statistics(train.statistics, sample))
     return train.rows, train, len(train.rows)  # type: ignore[return-value]
-
-
-def _stratum(example: Example, objective: BoundObjective) -> Any:
-    """Returns what samples are stratified by: the answer, or the length of the source if answers are free texts."""
-    component = objective.component
-    return len(example.source) if component.generates else component.answer(example)
 
 
 def _sample_train(objective: BoundObjective, rows: Any, train: TokenizedSplit, limit: int) -> TokenizedSplit:

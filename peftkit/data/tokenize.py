@@ -168,6 +168,7 @@ def tokenize_examples(
     indices: Sequence[int],
     *,
     training: bool,
+    answers: Sequence[str] | None = None,
     locate: Callable[[int], str] | None = None,
 ) -> TokenizedSplit:
     """Tokenizes examples in memory.
@@ -178,6 +179,7 @@ def tokenize_examples(
         examples: The examples.
         indices: Index of each example in the split.
         training: Whether the rows are trained on, instead of evaluated.
+        answers: The answer to each example, if they are known (see ``Objective.answer``).
         locate: Returns the location of the example at a position, for error messages; defaults to the task's.
 
     Raises:
@@ -200,7 +202,7 @@ def tokenize_examples(
     _check_rows(objective, rows, len(examples))
     statistics = SplitStatistics(
         [text_hash(example.source) for example in examples],
-        [objective.component.answer(example) for example in examples],
+        [objective.component.answer(example) for example in examples] if answers is None else answers,
         [row["source_tokens"] for row in rows],
         [row["target_tokens"] for row in rows],
     )

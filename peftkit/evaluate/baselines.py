@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -69,7 +68,7 @@ def best_answer(recipe: Recipe, objective: Objective, split: TokenizedSplit, maj
         majority: The most frequent answer of the training rows. It is tried too, so that ``constant`` scores no worse
             than ``majority``.
     """
-    answer_counts = Counter(objective.answer(e) for e in split.examples)
+    answer_counts = split.statistics.answer_counts
     metric, value = _deciding_metric(recipe)
     if metric is None:
         return objective.typical_answer(answer_counts)
@@ -135,7 +134,7 @@ def _answer_of_all_rows(objective: Objective, split: TokenizedSplit) -> str | No
     if objective.generates:
         rows = [{normalize(text): text for text in _references(e)} for e in split.examples]
     else:
-        rows = [{answer: answer} for answer in map(objective.answer, split.examples)]
+        rows = [{answer: answer} for answer in split.statistics.answers]
     return next((text for key, text in rows[0].items() if all(key in row for row in rows)), None)
 
 

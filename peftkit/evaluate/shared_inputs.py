@@ -95,7 +95,7 @@ def load_shared_inputs(recipe: Recipe) -> SharedInputs:
         set_seed(recipe.run.seed)
         data = prepare_data(recipe, base.objective, accelerator)
         shared.data = data
-        _ = data.digests, data.truncated, data.train_overlap  # which it keeps
+        _ = data.digests, data.row_digests, data.truncated, data.train_overlap  # which it keeps
         shared.add_baselines(recipe)
         if not _drew_nothing(recipe.run.seed, recipe.run.seed):
             return SharedInputs(shared.settings, shared.base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -231,9 +232,15 @@ class PeftMethod(Method):
         raise InputError(f"{self.name!r} cannot be merged: {reason}")
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Save the adapter with ``PeftModel.save_pretrained``."""
+        """Save the adapter with ``PeftModel.save_pretrained``, with sets such as ``target_modules`` in order."""
         # Without embeddings: "auto" would query the hub for the size of the vocabulary, which peftkit never changes.
-        cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
+        wrapped = cast("PeftModel", model)
+        wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+        file = folder / "adapter_config.json"
+        written = json.loads(file.read_text(encoding="utf-8"))
+        sets = {key: value for key, value in vars(wrapped.active_peft_config).items() if isinstance(value, set)}
+        ordered = {key: sorted(value) for key, value in sets.items()}
+        file.write_text(json.dumps({**written, **ordered}, indent=2, sort_keys=True), encoding="utf-8")
 
     def checkpoint_bytes(self, model: nn.Module) -> int:
         """Return the size of what peft saves, including frozen tensors such as VeRA's projections."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from peftkit.data.input_digests import input_digests
@@ -152,6 +153,16 @@ def test_every_change_of_an_input_is_detected(change: str, files: Files, registr
     expected = f"the rows of {name}" if name in ("train", "dev", "test") else f"{name} of the model"
     with pytest.raises(InputError, match=rf"started with different inputs: .*{expected}"):
         check_inputs(files.folder, INITIAL_DIGESTS, digests(recipe, registry))
+
+
+def test_rows_are_digested_once(make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make("decoder")
+    _, objective = load_objective(recipe)
+    data = prepare_data(recipe, objective, Accelerator(cpu=True))
+    first = input_digests(recipe, registry, objective, data)
+    monkeypatch.delattr("peftkit.data.pipeline.digest_examples")
+    monkeypatch.delattr("peftkit.data.pipeline.digest_rows")
+    assert input_digests(recipe, registry, objective, data) == first
 
 
 def test_unrelated_changes_keep_the_digests(files: Files, registry: Registry) -> None:

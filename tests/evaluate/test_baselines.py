@@ -39,6 +39,25 @@ def test_constant_and_majority_score_the_share_of_their_label(make: Make) -> Non
     assert scores == compute_baselines(recipe, prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True)))
 
 
+def test_the_answer_of_each_evaluated_row_is_read_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[str] = Counter()
+
+    def answer(self: LabelRanking, example: Example) -> str:
+        read[example.source] += 1
+        return example.target
+
+    recipe = make("decoder", "evaluate.train_examples=0", "evaluate.dev_examples=6", "evaluate.full_splits=true")
+    objective = load_base(recipe).objective
+    rows = recipe.task.load()
+    sources = Counter(recipe.task.to_example(row).source for split in ("dev", "test") for row in rows[split])
+    prepare_data(recipe, objective, Accelerator(cpu=True))  # the training rows are in the cache from here on
+    monkeypatch.setattr(LabelRanking, "answer", answer)
+    data = prepare_data(recipe, objective, Accelerator(cpu=True))
+    check_not_trivial(recipe, data)
+    compute_baselines(recipe, data)
+    assert read == sources
+
+
 def test_a_constant_choice_is_a_position(make: Make) -> None:
     recipe = make("decoder", "task.name=colour_choice")
     scores = compute_baselines(recipe, prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True)))
@@ -181,14 +200,14 @@ def recipe_for(kind: TaskKind, metrics: Sequence[Metric], selects: str | None) -
 def split_of(kind: TaskKind, answers: Sequence[str]) -> TokenizedSplit:
     labels = () if kind == "generation" else CHOICES
     examples = [Example(f"row {i}", text, labels or (), extra={"answer": "snow"}) for i, text in enumerate(answers)]
-    return TokenizedSplit("dev", [*range(len(examples))], examples, [], SplitStatistics([], [], [], []))
+    statistics = SplitStatistics([], [OBJECTIVES[kind].answer(e) for e in examples], [], [])
+    return TokenizedSplit("dev", [*range(len(examples))], examples, [], statistics)
 
 
 def data_of_split(kind: TaskKind, split: TokenizedSplit) -> PreparedData:
     """Data with one split, which has the answers of the training rows."""
     objective, none = OBJECTIVES[kind], cast("Any", None)
-    train = SplitStatistics([], [objective.answer(e) for e in split.examples], [], [])
-    return PreparedData(none, train, (), (split,), {}, BoundObjective(objective, none, none, ""))
+    return PreparedData(none, split.statistics, (), (split,), {}, BoundObjective(objective, none, none, ""))
 
 
 def score(metric: Metric, split: TokenizedSplit, predictions: Sequence[str]) -> dict[str, float]:
@@ -296,7 +315,7 @@ def test_check_not_trivial_does_not_depend_on_the_metric() -> None:
     check_not_trivial(recipe, data_of_split("generation", many))
     references = [Example("a row", "Yes", references=("Yes", f"{i}")) for i in range(5)]
     references += [Example("a row", "sure", references=("sure", "yes ")) for _ in range(5)]
-    same = TokenizedSplit("test", [*range(10)], references, [], SplitStatistics([], [], [], []))
+    same = TokenizedSplit("test", [*range(10)], references, [], SplitStatistics([], ["a"] * 10, [], []))
     with pytest.raises(RunError, match="in every row of test the answer is 'Yes'"):
         check_not_trivial(recipe, data_of_split("generation", same))
     choosing = recipe_for("multiple_choice", [], "f")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import peft.utils.constants as tables
 import pytest
@@ -98,6 +100,20 @@ def test_saving_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "adapter_config.json",
         "adapter_model.safetensors",
     }
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Lora(target_modules="all-linear", exclude_modules=("k_proj", "o_proj")), Vera(target_modules="all-linear")],
+)
+def test_configurations_are_saved_in_one_order(method: PeftMethod, tmp_path: Path) -> None:
+    model: Any = apply_method(method, "llama")
+    method.save(model, tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    sets = {key: value for key, value in vars(model.active_peft_config).items() if isinstance(value, set)}
+    assert len(sets["target_modules"]) > 4
+    assert {key: saved[key] for key in sets} == {key: sorted(value) for key, value in sets.items()}
+    assert list(saved) == sorted(saved)
 
 
 @pytest.mark.parametrize(
