@@ -144,8 +144,8 @@ def select_rows(table: pa.Table, column: str, value: str | int | bool) -> pa.Tab
     """
     import pyarrow.compute as pc
 
-    found = [each for each in table[column].unique() if each.as_py() == value]
-    return table.filter(pc.equal(table[column], found[0])) if found else table.slice(0, 0)
+    equal = [each for each in table[column].unique() if each.as_py() == value]
+    return table.filter(pc.equal(table[column], equal[0])) if equal else table.slice(0, 0)
 
 
 def read_tables(run: Path) -> list[pa.Table]:

@@ -56,7 +56,7 @@ class RunTrackers(TrainerCallback):
         config = flatten(recipe.model_dump(mode="json"))
         tags = list(recipe.track.tags)
         options = {"name": run.name, "dir": str(run), "group": recipe.run.name, "tags": tags, "config": config}
-        # A run of the caller's stays the active one, and its session does not read WANDB_MODE again.
+        # A run of the caller's stays the active one; its session has read WANDB_MODE already.
         options |= {"reinit": "create_new", "mode": recipe.track.wandb.mode}
         accelerator.project_configuration.logging_dir = str(run)
 

@@ -190,8 +190,8 @@ def _check_member(where: str, owner: type, name: str, kind: MemberKind, base_kin
         return
     article = "an" if base_kind == "option" else "a"
     remedy = REMEDIES.get((kind, base_kind), "rename it").format(name=name)
-    of = _public_name(base, owner)
-    raise PluginError(f"{where}: the {kind} {name!r} has the name of {article} {base_kind} of {of}; {remedy}")
+    owner_name = _public_name(base, owner)
+    raise PluginError(f"{where}: the {kind} {name!r} has the name of {article} {base_kind} of {owner_name}; {remedy}")
 
 
 def _public_name(base: type, owner: type) -> str:

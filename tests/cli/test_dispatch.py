@@ -25,7 +25,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The arguments of each call of the runner, which does nothing."""
     calls: list[tuple[Any, ...]] = []
 
-    def run(recipe: Any, registry: Any, *, log_level: str, resume: str | None) -> None:
+    def run(recipe: Any, registry: Any, *, log_level: str, resume: str | None, started: float | None) -> None:
         calls.append((recipe, registry, log_level, resume))
 
     runner = types.ModuleType("peftkit.train.run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from peftkit.methods.peft_factory import method_class
 from peftkit.methods.peft_schema import configurations
 from peftkit.plugins import BASE_CLASSES, load_registry
 from peftkit.plugins.class_checks import check_class, check_options, component_name
+from tests.plugins.conftest import Install, component, methods, names, registry
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -456,3 +458,33 @@ def test_an_option_of_a_later_peft_does_not_replace_a_method() -> None:
     method = method_class(replace(lora, options=(*lora.options, option)))
     assert "merge" not in method.model_fields
     assert method.merge is PeftMethod.merge
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        (
+            "model_config: float = 1.0",
+            "an option must not have the name 'model_config', which pydantic uses; rename it",
+        ),
+        ("_size: float = Field(1.0)", "Fields must not use names with leading underscores; e.g., use 'size' instead"),
+    ],
+)
+def test_an_option_that_pydantic_rejects_is_an_error_that_names_the_class(
+    option: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"rejected_option{abs(hash(option))}"
+    text = f"from pydantic import Field\nfrom peftkit import Method\nclass Mine(Method):\n    {option}\n"
+    (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    (failure,) = registry(EntryPoint("x", module, "peftkit")).failures
+    assert failure.error.startswith(f"Mine: {error}")
+
+
+def test_an_option_like_a_method_of_pydantic_leaves_the_other_components(install: Install) -> None:
+    bad = create_model("Bad", __base__=component("bad"), model_dump=(float, 1.0))
+    loaded = registry(install("d", register_methods=methods(component("good"), bad)))
+    assert names(loaded) == ["method good"]
+    assert "Bad: the option 'model_dump' has the name of a method of pydantic.BaseModel; rename" in str(
+        loaded.failures[0]
+    )

@@ -427,5 +427,5 @@ def test_an_option_without_effect_on_the_data_is_a_warning(
     write("data/train.csv", [row | {"other": "o"} for row in ROWS])
     write("data/dev.csv", [row | {"other": "o"} for row in ROWS])
     task = TextClassification(**{"path": "data", "test_fraction": 0.2, **options})
-    found = [(p.option, p.text) for p in task.find_data_problems() if "has no effect" in p.text and not p.is_error]
-    assert found == ([(warning[0], f"has no effect, because {warning[1]}")] if warning else [])
+    warnings = [(p.option, p.text) for p in task.find_data_problems() if "has no effect" in p.text and not p.is_error]
+    assert warnings == ([(warning[0], f"has no effect, because {warning[1]}")] if warning else [])

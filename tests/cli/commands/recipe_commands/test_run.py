@@ -16,7 +16,7 @@ def log_levels(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
     """The log level of each call of a runner that prints progress and returns a finished run."""
     levels: list[str] = []
 
-    def run(recipe: Any, registry: Any, *, log_level: str, resume: str | None) -> Path:
+    def run(recipe: Any, registry: Any, *, log_level: str, resume: str | None, started: float | None) -> Path:
         levels.append(log_level)
         print("progress")
         return finished_run
