@@ -226,7 +226,7 @@ def most_allocated(profiled: profile) -> int:
     return max(accumulate(change for _, change in changes))
 
 
-def make_recipe(cell: Cell, folder: Path, steps: int, registry: Registry) -> Recipe:
+def make_recipe(cell: Cell, folder: Path, steps: int, registry: Registry, batch: int = BATCH) -> Recipe:
     """Write a model without weights and rows of random words, and return the recipe that trains on them."""
     built_in, config = MODELS[cell.model]
     if cell.method == "parallel_adapters" and config["model_type"] == "qwen3":  # adapters has no Qwen3
@@ -248,10 +248,10 @@ def make_recipe(cell: Cell, folder: Path, steps: int, registry: Registry) -> Rec
 
     epoch = max(EPOCH, steps)
     scale = 3 / max(1, longest - shortest)
-    numbers = sorted(min(longest, shortest + int(rng.expovariate(scale))) for _ in range(epoch * BATCH))
-    chosen = [int((step + 0.5) * epoch / steps) * BATCH for step in range(steps)]
+    numbers = sorted(min(longest, shortest + int(rng.expovariate(scale))) for _ in range(epoch * batch))
+    chosen = [int((step + 0.5) * epoch / steps) * batch for step in range(steps)]
     lines = []
-    for number in (number for start in chosen for number in numbers[start : start + BATCH]):
+    for number in (number for start in chosen for number in numbers[start : start + batch]):
         answer = text(rng.randint(1, 2 * target - 1) if longest > shortest else target)
         if cell.model == "bert":
             answer = rng.choice(LABELS)
@@ -272,7 +272,7 @@ def make_recipe(cell: Cell, folder: Path, steps: int, registry: Registry) -> Rec
         name = "{cell.method}"
         {chr(10).join(f"{key} = {value}" for key, value in METHODS[cell.method].items())}
         [train]
-        batch_size = {BATCH}
+        batch_size = {batch}
         optimizer = "AdamW"
         [train.budget]
         steps = {steps}
