@@ -195,9 +195,9 @@ def test_a_preset_is_listed_with_its_plugin(install: Install) -> None:
 def test_a_preset_without_its_method_says_what_is_missing(install: Install) -> None:
     loaded = registry(install("a", presets=[preset(), preset(name="h", method="bottleneck")]))
     assert dict(loaded.unavailable) == {"p": "base", "h": "bottleneck"}
-    with pytest.raises(PluginError, match=r"called 'p'; .*; it is a preset of base, which is not installed$"):
+    with pytest.raises(PluginError, match=r"called 'p'; it is a preset of base, which is not installed; to list all, "):
         loaded.find("method", "p")
-    with pytest.raises(PluginError, match=r"bottleneck is in the distribution peftkit-adapters$"):
+    with pytest.raises(PluginError, match=r"bottleneck is in the distribution peftkit-adapters; to list all, "):
         loaded.find("method", "h")
 
 

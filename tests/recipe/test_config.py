@@ -101,6 +101,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "on_nan": "stop",
         "mixed_precision": "no",
         "gradient_checkpointing": False,
+        "fast_dropout": True,
         "pad_to_multiple_of": 1,
         "split_batches": False,
         "all_logits": False,
