@@ -223,6 +223,10 @@ WHOLE: dict[str, Case] = {
         '[[method]]\nname = "lora"\n[[task]]\n[model]\nname = "pocket-t5"',
         {"1: method": ("must be a table: [method]",), "3: task": ("must be a table: [task]",)},
     ),
+    "name of a callback": (
+        'callback = ["x"]\n[model]\nname = "pocket-t5"\n[task]\nname = "wordnet_mcq"\n[method]\nname = "lora"',
+        {"1: callback[0]": ("must be a table: [[callback]] and below it name = ",)},
+    ),
     "unknown names": (
         'metric = ["accuracy"]\n[model]\nname = "pocket-t6"\n[task]\nname = "wordnet_mqc"\n[method]\nname = "{lorra}"',
         {
