@@ -22,7 +22,12 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parses arguments; argparse alone fills an optional positional argument with nothing before an option."""
+        """Parses arguments; argparse alone fills an optional positional argument with nothing before an option.
+
+        Args:
+            args: The words of the command line.
+            namespace: The namespace to fill.
+        """
         positional = [action for action in self._actions if not action.option_strings]
         if args and any(action.nargs == "?" for action in positional[:-1]):
             args = self._move_options_last(args)

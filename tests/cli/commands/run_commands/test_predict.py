@@ -44,7 +44,7 @@ def test_predict_reads_text_lines_and_files(
     assert json.loads(capsys.readouterr().out) == prediction
     for name, content, words in (
         ("latin", b"a bird\ncaf\xe9\n", "latin, line 2: is not UTF-8 (byte 0xe9); convert it from its encoding"),
-        ("lacks.csv", b"glos\na bird\n", "lacks.csv, row 1: gloss: missing; 'wordnet_topic' needs a row with gloss"),
+        ("lacks.csv", b"glos\na bird\n", "lacks.csv, row 1: gloss: missing; there is 'glos' (did you mean 'gloss'?);"),
         ("ragged.csv", b"gloss,note\na bird\n", "ragged.csv, row 1: has 1 cell, but the header has 2"),
         ("bad.jsonl", b'{"gloss": \n', "bad.jsonl, line 1: is not valid JSON"),
     ):
