@@ -142,14 +142,24 @@ def launch(processes: int) -> Point:
         settings = (f"run.output={path / 'runs'}", f"train.budget.steps={2 * STEPS}", "track.to=[]")
         settings += ("evaluate.at_start=false", "evaluate.every=100%", "evaluate.full_splits=false")
         settings += tuple(f"evaluate.{split}_examples=2" for split in ("train", "dev", "test"))
-        command = ["accelerate", "launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "peftkit", str(path / "recipe.toml")]
+        command = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
+        command += [
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+            "-m",
+            "peftkit",
+            str(path / "recipe.toml"),
+        ]
         command += [word for setting in settings for word in ("--set", setting)]
         if processes == 1:
             command = [sys.executable, *command[command.index("-m") :]]
         else:
             command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
