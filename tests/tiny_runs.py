@@ -100,6 +100,32 @@ class ColourText(Colours):
         return Example(f"colour: {row['thing']}", row["colour"])
 
 
+class ColourNumber(Colours):
+    """The colour task as regression: one number for each colour, and the number of words."""
+
+    name: Literal["colour_number"] = "colour_number"  # type: ignore[assignment]
+    two: bool = False
+    """Whether there are two targets."""
+
+    kind = "regression"
+    metrics = ("mse", "mae", "pearson", "spearman", "unparseable")
+    selection_metric = "mse"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return ("colour", "words") if self.two else ()
+
+    def to_example(self, row: Any) -> Example:
+        colour = str(COLOURS.index(row["colour"]) / 2) if row["colour"] in COLOURS else ""
+        words = str(len(row["thing"].split()))
+        extra = {"colour": colour, "words": words} if self.two else {}
+        return Example(f"number: {row['thing']}", f"{colour}, {words}" if self.two else colour, extra=extra)
+
+
 class Quiet(Method):
     """Full fine-tuning without dropout, whose random masks depend on the microbatches."""
 

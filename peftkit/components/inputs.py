@@ -232,11 +232,13 @@ class Head:
         outputs: Number of outputs.
         labels: The labels of the outputs, in their order; empty if they have no names.
         auto_class: Name of the transformers class that has such a head.
+        problem_type: The ``problem_type`` in the config of the trained model, such as ``regression``; empty for none.
     """
 
     outputs: int
     labels: tuple[str, ...] = ()
     auto_class: str = "AutoModelForSequenceClassification"
+    problem_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

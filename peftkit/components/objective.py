@@ -99,6 +99,14 @@ class Objective(Component):
         """
         return None
 
+    def describe_outputs(self, task: Task) -> str:
+        """Describe what users of an exported model must know about its outputs; empty if there is nothing.
+
+        Args:
+            task: The task of the recipe.
+        """
+        return ""
+
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize examples.
 

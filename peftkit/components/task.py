@@ -37,6 +37,11 @@ class Task(Component):
         return ()
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the numbers of a regression task, in their order; empty for one without name."""
+        return ()
+
+    @property
     def is_streaming(self) -> bool:
         """Whether ``train`` is a ``datasets.IterableDataset`` of unknown length."""
         return False

@@ -1,4 +1,4 @@
-"""The built-in metrics: for labels, for texts, and for distractors of multiple-choice questions."""
+"""The built-in metrics: for labels, for numbers, for texts, and for distractors of multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
+from peftkit.metrics.regression import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 
@@ -38,10 +39,15 @@ __all__ = [
     "ExactMatch",
     "F1Macro",
     "MatthewsCorrelation",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Pearson",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
+    "Spearman",
     "TeacherForcedMatch",
+    "Unparseable",
     "register_metrics",
 ]
 
@@ -63,8 +69,13 @@ def register_metrics() -> list[type[Metric]]:
         ExactMatch,
         F1Macro,
         MatthewsCorrelation,
+        MeanAbsoluteError,
+        MeanSquaredError,
+        Pearson,
         PrecisionMacro,
         RecallMacro,
         Rouge,
+        Spearman,
         TeacherForcedMatch,
+        Unparseable,
     ]
