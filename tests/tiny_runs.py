@@ -23,6 +23,7 @@ from transformers import (
 
 from peftkit import Example, Method
 from peftkit.components import ModelKind, Objective, ObjectiveContext
+from peftkit.label_sets import join_labels, label_extra
 from peftkit.models import FAMILIES, BoundObjective
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
@@ -108,7 +109,7 @@ class ColourNumber(Colours):
     """Whether there are two targets."""
 
     kind = "regression"
-    metrics = ("mse", "mae", "pearson", "spearman", "unparseable")
+    metrics = ("mse", "mae", "unparseable")
     selection_metric = "mse"
 
     @property
@@ -124,6 +125,29 @@ class ColourNumber(Colours):
         words = str(len(row["thing"].split()))
         extra = {"colour": colour, "words": words} if self.two else {}
         return Example(f"number: {row['thing']}", f"{colour}, {words}" if self.two else colour, extra=extra)
+
+
+class ColourSet(Colours):
+    """The colour task as multi-label classification: the colour, whether there are several words, or nothing."""
+
+    name: Literal["colour_set"] = "colour_set"  # type: ignore[assignment]
+
+    kind = "multi_label"
+    metrics = ("multi_label_f1", "exact_set", "unknown_labels")
+    selection_metric = "f1_micro"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ("green", "blue", "several")
+
+    @property
+    def empty_answer(self) -> str:
+        return "none"
+
+    def to_example(self, row: Any) -> Example:
+        several = ["several"] if len(row["thing"].split()) > 1 else []
+        target = join_labels([colour for colour in (row["colour"],) if colour != "red"] + several, self.labels, "none")
+        return Example(f"labels: {row['thing']}", target, extra=label_extra(self.labels, "none"))
 
 
 class Quiet(Method):

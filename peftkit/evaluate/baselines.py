@@ -108,12 +108,12 @@ def _candidate_answers(
 ) -> list[str]:
     """Return the answers to try, most frequent first; a hash decides which of equally frequent ones are left out.
 
-    A few that the objective proposes are always tried.
+    Those that the objective proposes are always tried, unless they are many.
     """
     proposed = objective.possible_answers(recipe.task, split.examples)
     counts = dict.fromkeys(proposed, 0) | dict(answer_counts)
     most_frequent = sorted(counts, key=lambda answer: (-counts[answer], text_hash(answer)))[:MAX_CANDIDATES]
-    kept = {*most_frequent, *(proposed if len(proposed) <= FINALISTS else ())}
+    kept = {*most_frequent, *(proposed if len(proposed) <= MAX_CANDIDATES // 2 else ())}
     return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
 

@@ -102,7 +102,7 @@ def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -
     lines = ["Replace `FOLDER` with the path of this folder:", "", "```python", *code, "```"]
     if summary["parameters"].get("new_head"):
         lines += ["", "The files include the trained classification head."]
-    if objective and (text := objective.describe_outputs(recipe.task)):
+    if objective and (text := objective.describe_outputs(recipe.task, summary["selected"].get("calibration", {}))):
         lines += ["", text]
     return lines
 

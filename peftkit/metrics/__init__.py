@@ -20,6 +20,7 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
+from peftkit.metrics.multi_label import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.regression import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
@@ -37,16 +38,20 @@ __all__ = [
     "DistractorNovelty",
     "EvaluateMetric",
     "ExactMatch",
+    "ExactSet",
     "F1Macro",
     "MatthewsCorrelation",
     "MeanAbsoluteError",
+    "MeanAveragePrecision",
     "MeanSquaredError",
+    "MultiLabelF1",
     "Pearson",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
     "Spearman",
     "TeacherForcedMatch",
+    "UnknownLabels",
     "Unparseable",
     "register_metrics",
 ]
@@ -67,15 +72,19 @@ def register_metrics() -> list[type[Metric]]:
         DistractorMatch,
         DistractorNovelty,
         ExactMatch,
+        ExactSet,
         F1Macro,
         MatthewsCorrelation,
         MeanAbsoluteError,
+        MeanAveragePrecision,
         MeanSquaredError,
+        MultiLabelF1,
         Pearson,
         PrecisionMacro,
         RecallMacro,
         Rouge,
         Spearman,
         TeacherForcedMatch,
+        UnknownLabels,
         Unparseable,
     ]

@@ -6,6 +6,7 @@ from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "ClassificationHead",
     "FreeGeneration",
     "LabelRanking",
+    "MultiLabelGeneration",
+    "MultiLabelHead",
     "MultipleChoiceHead",
     "NumberGeneration",
     "RegressionHead",
@@ -28,6 +31,8 @@ def register_objectives() -> list[type[Objective]]:
         ClassificationHead,
         FreeGeneration,
         LabelRanking,
+        MultiLabelGeneration,
+        MultiLabelHead,
         MultipleChoiceHead,
         NumberGeneration,
         RegressionHead,

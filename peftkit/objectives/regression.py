@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -72,7 +72,7 @@ class RegressionHead(RegressionObjective):
                 raise InputError(f"objective.{option}: has {len(value)} numbers, but the task has {len(targets)}")
         return Head(len(targets), targets if len(targets) > 1 else (), problem_type="regression")
 
-    def describe_outputs(self, task: Task) -> str:
+    def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
         """Describe that outputs have to be multiplied and shifted, if that is so."""
         if (self.mean, self.std) == (0.0, 1.0):
             return ""

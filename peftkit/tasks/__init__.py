@@ -6,6 +6,7 @@ from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
+from peftkit.tasks.multi_label import TextMultiLabel
 from peftkit.tasks.regression import TextRegression
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
@@ -22,6 +23,7 @@ def register_tasks() -> list[type[Task]]:
         RaceDistractors,
         TextClassification,
         TextGeneration,
+        TextMultiLabel,
         TextRegression,
         TweetEval,
         WordNetDistractors,

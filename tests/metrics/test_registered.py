@@ -39,16 +39,20 @@ KINDS = {
     "distractor_match": ("generation",),
     "distractor_novelty": ("generation",),
     "exact_match": ALL,
+    "exact_set": ("multi_label",),
     "f1_macro": LABELS,
     "mae": ("regression",),
     "matthews_correlation": LABELS,
+    "mean_average_precision": ("multi_label",),
     "mse": ("regression",),
+    "multi_label_f1": ("multi_label",),
     "pearson": ("regression",),
     "precision_macro": LABELS,
     "recall_macro": LABELS,
     "rouge": ("generation",),
     "spearman": ("regression",),
     "teacher_forced_match": ALL,
+    "unknown_labels": ("multi_label",),
     "unparseable": ("regression",),
 }
 SEVERAL = {
@@ -75,8 +79,9 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
     assert len(REGISTERED) == len(register_metrics())
     lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
-    assert lower == ["answer_leakage", "mae", "mse", "unparseable"]
-    assert [metric.name for metric in REGISTERED if metric.input != "prediction"] == ["teacher_forced_match"]
+    assert lower == ["answer_leakage", "mae", "mse", "unknown_labels", "unparseable"]
+    others = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
+    assert others == {"mean_average_precision": "probabilities", "teacher_forced_match": "teacher_forced"}
 
 
 @EACH
@@ -189,7 +194,8 @@ from peftkit.metrics import register_metrics
 examples = [Example("q", "a", ("a", "b"), extra={"answer": "c"})] * 2
 for metric in register_metrics():
     texts = ["1", "2"] if metric.kinds == ("regression",) else ["a", "b"]
-    assert metric().compute(texts, [texts[:1], texts], examples)
+    inputs = [{"a": 0.5}, {"a": 0.1}] if metric.input == "probabilities" else texts
+    assert metric().compute(inputs, [texts[:1], texts], examples)
 print("computed")
 """
     # evaluate imports torch, which creates the last folder and exports it to child processes

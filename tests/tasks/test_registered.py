@@ -27,7 +27,8 @@ from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
 TASKS = list(load_registry().all("task").values())
-RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in ("classification", "multiple_choice")]
+WITH_CANDIDATES = ("classification", "multiple_choice")
+RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
 
 
 def options_for(name: str, write: Write) -> list[str]:
@@ -43,6 +44,7 @@ def options_for(name: str, write: Write) -> list[str]:
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
         "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
+        "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -120,6 +122,7 @@ ANSWERS = {
     "text_classification": ["label"],
     "multiple_choice": ["answer"],
     "text_generation": ["target"],
+    "text_multi_label": ["labels"],
     "text_regression": ["target"],
     "distractor_generation": ["distractors"],
 }
