@@ -107,6 +107,8 @@ class ColourNumber(Colours):
     name: Literal["colour_number"] = "colour_number"  # type: ignore[assignment]
     two: bool = False
     """Whether there are two targets."""
+    pair: bool = False
+    """Whether the source is a symmetric pair of texts."""
 
     kind = "regression"
     metrics = ("mse", "mae", "unparseable")
@@ -124,7 +126,9 @@ class ColourNumber(Colours):
         colour = str(COLOURS.index(row["colour"]) / 2) if row["colour"] in COLOURS else ""
         words = str(len(row["thing"].split()))
         extra = {"colour": colour, "words": words} if self.two else {}
-        return Example(f"number: {row['thing']}", f"{colour}, {words}" if self.two else colour, extra=extra)
+        pair = (row["thing"], "leaf sky") if self.pair else None
+        target = f"{colour}, {words}" if self.two else colour
+        return Example(f"number: {row['thing']}", target, extra=extra, source_pair=pair, symmetric=self.pair)
 
 
 class ColourSet(Colours):

@@ -142,6 +142,7 @@ class Example:
             types; generating models read the source, which contains both.
         words: The words of the source, for tasks that predict something for each word.
         target_span: Start and end of the answer in the second text of the pair, in characters; None without an answer.
+        symmetric: Whether the order of the pair means nothing: encoders read both orders, and average their outputs.
     """
 
     source: str
@@ -154,6 +155,7 @@ class Example:
     source_pair: tuple[str, str] | None = None
     words: tuple[str, ...] = ()
     target_span: tuple[int, int] | None = None
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class TokenizedRow(TypedDict):
         source_tokens: Length of the source before truncation.
         target_tokens: Length of the longest candidate before truncation.
         segments: Token type ids of an encoder's pairs, if the tokenizer has them.
+        averaged: Whether the candidates are the two orders of a pair, whose outputs are averaged.
     """
 
     source: list[int]
@@ -209,6 +212,7 @@ class TokenizedRow(TypedDict):
     source_tokens: int
     target_tokens: int
     segments: NotRequired[list[list[int]]]
+    averaged: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)

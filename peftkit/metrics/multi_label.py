@@ -169,7 +169,8 @@ def _micro(sums: Array) -> Array:
 def _macro(sums: Array) -> Array:
     """Return macro F1 from sums of shape (…, 3 × (labels + 1)), of shape (…)."""
     f1: Array = _f1(sums.reshape(*sums.shape[:-1], -1, 3)[..., :-1, :])
-    return f1.mean(axis=-1) if f1.shape[-1] else f1.sum(axis=-1)
+    average: Array = f1.sum(axis=-1) / max(1, f1.shape[-1])
+    return average
 
 
 def _f1(counts: Array) -> Array:

@@ -18,11 +18,21 @@ class TextTask(DatasetTask):
     text_pair_column: str | None = None
     """Column of a second text, for pairs of texts. Without `prompt`, encoders read the pair with their separator and
     token types; other models read the prompt."""
+    symmetric: bool = False
+    """Whether the order of the two texts means nothing, as in paraphrases. Encoders then read both orders, in training
+    and prediction, and average the outputs, at twice the cost; other models do not support it."""
 
     instruction: ClassVar[str]
     """The first word of the default prompt."""
     truncatable_field: ClassVar[str] = "text"
     required_fields: ClassVar[tuple[str, ...]] = ("text",)
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        yield from super()._without_effect()
+        if self.text_pair_column is None:
+            yield "symmetric", "text_pair_column is not set"
+        elif self.prompt:
+            yield "symmetric", "prompt decides what is read"
 
     def prompt_template(self) -> str:
         pair = "sentence1: {text} sentence2: {text_pair}"  # as T5 was trained (Raffel et al., 2020)
@@ -40,7 +50,7 @@ class TextTask(DatasetTask):
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
         source, span = self.render_prompt(row)
-        return Example(source, "", truncatable_span=span, source_pair=self.source_pair(row))
+        return Example(source, "", truncatable_span=span, source_pair=self.source_pair(row), symmetric=self.symmetric)
 
     def source_pair(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
         """Returns the two texts of a row, which encoders read as a pair; None for single texts or with a prompt."""

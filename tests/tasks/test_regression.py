@@ -33,6 +33,15 @@ def test_pairs_are_read_as_pairs_by_encoders_and_as_a_prompt_by_others() -> None
     assert prompted.to_example({"a": "x", "b": "y", "score": 2}).source_pair is None
 
 
+def test_symmetric_pairs_are_marked_and_need_two_texts() -> None:
+    pairs = task(text_pair_column="b", symmetric=True)
+    assert pairs.to_example({"text": "x", "b": "y", "target": 1}).symmetric
+    with pytest.raises(ValidationError, match="symmetric: has no effect, because text_pair_column is not set"):
+        task(symmetric=True)
+    with pytest.raises(ValidationError, match="symmetric: has no effect, because prompt decides"):
+        task(text_pair_column="b", symmetric=True, prompt="{text} {b}")
+
+
 def test_several_targets_have_the_names_of_their_columns() -> None:
     both = task(target_columns=["valence", "arousal"])
     example = both.to_example({"text": "joy", "valence": 4, "arousal": "2.5"})
@@ -83,5 +92,5 @@ def test_invalid_options_are_explained() -> None:
 def test_a_missing_column_of_numbers_is_found_before_training(write: Write) -> None:
     for split in ("train", "validation", "test"):
         path = write(f"data/{split}.csv", [{"text": "a", "score": "1"}])
-    with pytest.raises(InputError, match="target_column: there is no column 'target'; columns: score, text"):
+    with pytest.raises(InputError, match=r"target_column: there is no column 'target' .*; columns: score, text"):
         task(path=str(path.parent)).load()
