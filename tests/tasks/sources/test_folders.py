@@ -42,6 +42,9 @@ def test_predict_reads_saved_datasets(answered: bool, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty' is a folder that Dataset\.save_to_disk did not write"):
         list(read_prediction_inputs(str(tmp_path / "empty")))
+    Dataset.from_list(rows).select([]).save_to_disk(tmp_path / "none")
+    with pytest.raises(InputError, match="none: has no rows"):
+        list(read_prediction_inputs(str(tmp_path / "none")))
 
 
 def test_a_folder_may_have_any_name(write: Write, tmp_path: Path) -> None:
