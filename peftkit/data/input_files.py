@@ -92,12 +92,12 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
 def _top_level_modules(distribution: str) -> list[str]:
     """Returns the modules and packages of a distribution, from ``top_level.txt`` or its installed files."""
     try:
-        found = metadata.distribution(distribution)
+        installed = metadata.distribution(distribution)
     except PackageNotFoundError:
         return []
-    if listed := (found.read_text("top_level.txt") or "").split():  # which only setuptools writes
+    if listed := (installed.read_text("top_level.txt") or "").split():  # which only setuptools writes
         return listed
-    sources = [file for file in found.files or () if file.suffix == ".py" and file.parts[0] != ".."]
+    sources = [file for file in installed.files or () if file.suffix == ".py" and file.parts[0] != ".."]
     return sorted({file.parts[0].removesuffix(".py") for file in sources})
 
 
