@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,11 @@ def read_saved_dataset(folder: str, max_rows: int | None = None) -> Dataset:
     if not is_saved_dataset(Path(folder)):
         raise InputError(f"{folder!r} is a folder that Dataset.save_to_disk did not write; list its files instead")
     try:
+        if not json.loads((Path(folder) / "state.json").read_bytes())["_data_files"]:
+            raise InputError(f"{folder}: has no rows")
         rows: Any = load_from_disk(folder)
+    except InputError:
+        raise
     except Exception as error:  # load_from_disk documents no exceptions
         raise InputError(f"{folder}: is not a readable folder of Dataset.save_to_disk: {error}") from error
     return to_plain_types(first_rows(rows, max_rows))

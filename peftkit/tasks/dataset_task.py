@@ -42,6 +42,8 @@ class DatasetTask(Task):
     """Fields of the prompt that must not be blank."""
     used_fields: ClassVar[tuple[str, ...]] = ()
     """Fields whose columns are used even if the prompt lacks them."""
+    computed_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of the prompt that are no columns, but computed from them (see ``render_prompt``)."""
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ()
     """Options with columns that contain the answer, which a prompt must not show."""
 
@@ -99,9 +101,10 @@ class DatasetTask(Task):
             raise ValueError("prompt: has no fields; add one in braces, such as {text}")
         columns = [getattr(self, option) or () for option in self.hidden_from_prompt]
         hidden = {c for column in columns for c in ((column,) if isinstance(column, str) else column)}
-        for field in fields:
-            if any(field == column or field.startswith(f"{column}.") for column in hidden):
-                raise ValueError(f"prompt: the field {{{field}}} contains the answer")
+        for field, shown in self._shown_columns().items():
+            if any(shown == column or shown.startswith(f"{column}.") for column in hidden):
+                origin = "" if shown == field else f" is the column {shown!r}, which"
+                raise ValueError(f"prompt: the field {{{field}}}{origin} contains the answer")
         if self.streaming and (self.dev_fraction or self.test_fraction):
             raise ValueError(
                 "dev_fraction and test_fraction are incompatible with streaming; set dev_split and test_split"
@@ -157,10 +160,13 @@ class DatasetTask(Task):
 
     def required_columns(self, row: Mapping[str, Any]) -> list[str]:
         """Returns the columns that ``make_prompt`` reads of the row."""
+        return list(dict.fromkeys(self._shown_columns().values()))
+
+    def _shown_columns(self) -> dict[str, str]:
+        """Returns the column of each field of the prompt, without computed fields."""
         columns = self.field_columns()
-        return list(
-            dict.fromkeys(columns.get(field, field) for field in prompt_templates.fields(self.prompt_template()))
-        )
+        fields = prompt_templates.fields(self.prompt_template())
+        return {field: columns.get(field, field) for field in fields if field not in self.computed_fields}
 
     def text_columns(self) -> list[str]:
         """Returns the columns that are used as text, in prompts or targets."""

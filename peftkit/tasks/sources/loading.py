@@ -77,6 +77,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
         _check_sizes(source, loaded)
     limit = source.rows_per_file
     cut = frozenset(name for name, rows in loaded.items() if limit is not None and len(rows) >= limit)
+    loaded = {name: _without_internal_columns(rows) for name, rows in loaded.items()}
     splits: dict[str, Any] = {split: loaded[name] for split, name in origins.items() if name in loaded}
     if source.sample and not problems:
         sample = _with_load_errors(source, partial(_take, splits["train"], source.sample))
@@ -304,6 +305,13 @@ def _load_arguments(source: DataSource) -> dict[str, Any]:
         near = similar_file(Path(path).name, [p.name for p in folder.iterdir()] if folder.is_dir() else ())
         raise DataError("path", f"{path!r} is neither a file, a folder nor a hub id (owner/name){near}")
     return {"path": path, "name": source.config, "revision": None if local else source.revision}
+
+
+def _without_internal_columns(rows: Any) -> Any:
+    """Removes columns that peftkit added before, as in rows of ``Task.load`` that were saved."""
+    columns = rows.column_names or ()
+    internal = [*{*columns} - {*visible_columns(columns)}]
+    return rows.remove_columns(internal) if internal else rows
 
 
 def _with_load_errors(source: DataSource, load: Callable[[], T]) -> T:
