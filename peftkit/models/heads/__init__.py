@@ -1,1 +1,1 @@
-"""Heads: of encoders, new ones and those of checkpoints with their labels; of decoders, their logits of targets only."""
+"""Heads: of encoders, new ones and those of checkpoints with their labels; of decoders, the logits of targets only."""
