@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from peftkit.cache import cache_folder
+from peftkit.cache_folder import cache_folder
 from peftkit.components import Component, Objective
 from peftkit.plugins import Registry
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION

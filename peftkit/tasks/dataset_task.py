@@ -13,7 +13,7 @@ from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import find_data_problems
 from peftkit.tasks.labels import feature_names
-from peftkit.tasks.sources import loading
+from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class DatasetTask(Task):
 
     def resolve_revision(self) -> str | None:
         """Returns the current commit of the hub dataset; None for local data, or if it is unknown."""
-        return loading.resolve_revision(self._data_source())
+        return split_loading.resolve_revision(self._data_source())
 
     def at_revision(self, commit: str) -> DatasetTask:
         """Returns a copy of the task that loads this commit of its hub dataset."""
@@ -206,10 +206,10 @@ class DatasetTask(Task):
         Raises:
             InputError: The dataset does not exist, or the hub is not reachable.
         """
-        builder = loading.undownloaded_builder(self._data_source())
+        builder = split_loading.undownloaded_builder(self._data_source())
         if builder is None:
             return None
-        sample, total = loading.limit_train_rows(self._data_source(), builder, rows)
+        sample, total = split_loading.limit_train_rows(self._data_source(), builder, rows)
         task = self.model_copy()
         task._sample = sample
         return task, total
@@ -243,7 +243,7 @@ class DatasetTask(Task):
         Raises:
             InputError: The data cannot be read, lack a split or a column, or differ from the published sizes.
         """
-        splits = loading.load_splits(self._data_source()).splits
+        splits = split_loading.load_splits(self._data_source()).splits
         for problem in self._column_problems(splits):
             raise problem
         return splits
@@ -280,7 +280,7 @@ class DatasetTask(Task):
 
     def describe_row(self, split: str, index: int) -> str:
         """Describes a row by its file, or dataset and split, and its number from 1."""
-        return loading.row_location(self._data_source(), split, index)
+        return split_loading.row_location(self._data_source(), split, index)
 
     def _describe_split(self, split: str) -> str:
         """Describes a split by its file, or by its dataset and name."""

@@ -25,7 +25,7 @@ from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError, RunError
 from peftkit.inference.finished_run import load_finished_run
-from peftkit.models.load import load_objective
+from peftkit.models.load_base_model import load_objective
 from peftkit.plugins import BASE_CLASSES, Entry, Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
