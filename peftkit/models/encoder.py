@@ -16,8 +16,8 @@ from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.decoding.shared_cache import accepts_argument
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import at_least_float32, tolerance
 from peftkit.models.text_encoding import check_candidates_differ
+from peftkit.models.token_losses import at_least_float32, tolerance
 from peftkit.models.truncation import truncate_context, truncate_pairs
 
 AVERAGED = "averaged"

@@ -20,7 +20,7 @@ from peftkit.tasks.labels import (
     match_label,
     natural_sort_key,
 )
-from peftkit.tasks.sources import loading
+from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_source import DataSource
 from peftkit.tasks.text_task import TextTask
 
@@ -208,7 +208,7 @@ def find_labels(source: DataSource, column: str, delimiter: str | None) -> tuple
     Raises:
         InputError: The data cannot be read, or the labels of a row cannot.
     """
-    loaded = loading.load_valid_splits(source)
+    loaded = split_loading.load_valid_splits(source)
     if "train" not in loaded.splits:
         raise loaded.problems[0].with_traceback(None)
     if names := feature_names(loaded.splits["train"].features, column):
@@ -224,7 +224,7 @@ def find_labels(source: DataSource, column: str, delimiter: str | None) -> tuple
             try:
                 labels |= dict.fromkeys(map(label_name, read_labels(row, column, delimiter)))
             except RowError as error:
-                raise InputError(f"{loading.row_location(source, split, index)}: {error}") from error
+                raise InputError(f"{split_loading.row_location(source, split, index)}: {error}") from error
     if not labels:
         raise InputError(f"{column}: no row has a label")
     return tuple(sorted(labels, key=natural_sort_key)), False

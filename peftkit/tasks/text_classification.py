@@ -19,7 +19,7 @@ from peftkit.tasks.labels import (
     match_label,
     read_label,
 )
-from peftkit.tasks.sources.loading import load_valid_splits
+from peftkit.tasks.sources.split_loading import load_valid_splits
 from peftkit.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
