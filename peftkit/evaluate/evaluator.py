@@ -60,7 +60,7 @@ def evaluate(
         objective: The objective of the run.
         accelerator: The Accelerator of the run.
         all_ranks_forward: Whether all processes evaluate all examples, as sharded models require.
-        calibrate: Whether the split is dev, by which the objective chooses thresholds and the like. Otherwise
+        calibrate: Whether the split is dev, by which the objective chooses thresholds. Otherwise
             predictions depend on ``objective.calibration``.
 
     Returns:

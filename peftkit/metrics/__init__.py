@@ -20,8 +20,8 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
-from peftkit.metrics.multi_label import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
-from peftkit.metrics.regression import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
+from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
+from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 

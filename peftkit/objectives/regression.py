@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peftkit.answer_texts.number_texts import format_number, join_numbers, parse_numbers
 from peftkit.components import Example, Head, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
 from peftkit.errors import InputError, RowError
-from peftkit.number_texts import format_number, join_numbers, parse_numbers
 from peftkit.objectives.completions import FreeGeneration
 
 if TYPE_CHECKING:

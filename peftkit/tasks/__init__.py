@@ -6,8 +6,8 @@ from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
-from peftkit.tasks.multi_label import TextMultiLabel
-from peftkit.tasks.regression import TextRegression
+from peftkit.tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_regression import TextRegression
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
 

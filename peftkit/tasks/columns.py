@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from peftkit.answer_texts.number_texts import parse_numbers
 from peftkit.errors import RowError, did_you_mean
-from peftkit.number_texts import parse_numbers
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 """Labels of choices that have none of their own."""

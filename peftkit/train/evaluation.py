@@ -153,7 +153,7 @@ class Evaluations(LoopCallback):
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
         objective, results = trainer.objective, dict.fromkeys([split.name for split in splits], SplitResult({}, []))
-        for split in sorted(splits, key=lambda each: each.name != "dev"):  # dev decides on thresholds and the like
+        for split in sorted(splits, key=lambda each: each.name != "dev"):  # thresholds are chosen on dev
             results[split.name] = self._evaluate_split(split, objective)
             if split.name == "dev":
                 objective = objective.with_calibration(results["dev"].calibration)

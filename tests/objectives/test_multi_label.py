@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from peftkit import Example
+from peftkit.answer_texts.label_sets import join_labels, label_extra
 from peftkit.components import Objective
-from peftkit.label_sets import join_labels, label_extra
 from peftkit.objectives import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.multi_label import _best_threshold
 from peftkit.testing import check_objective

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from peftkit.answer_texts.label_sets import SEPARATOR, join_labels, label_extra
 from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.errors import InputError, RowError
-from peftkit.label_sets import SEPARATOR, join_labels, label_extra
 from peftkit.tasks.columns import EMPTY, get_value, has_column, short_repr
 from peftkit.tasks.labels import (
     check_label_names,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from peftkit.answer_texts.label_sets import LABELS, NO_LABEL, SEPARATOR, split_labels
 from peftkit.components import Example, TaskKind
-from peftkit.label_sets import LABELS, NO_LABEL, SEPARATOR, split_labels
 from peftkit.metrics.base import EvaluateMetric, mean
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
+from peftkit.answer_texts.number_texts import join_numbers
 from peftkit.components import Example, TaskKind
-from peftkit.number_texts import join_numbers
 from peftkit.tasks.columns import get_number_text
 from peftkit.tasks.text_task import TextTask
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
 from peftkit import Example
-from peftkit.label_sets import join_labels, label_extra, split_labels
+from peftkit.answer_texts.label_sets import join_labels, label_extra, split_labels
 from peftkit.metrics import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 
 LABELS = ("joy", "fear", "anger", "grief")

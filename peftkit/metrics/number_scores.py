@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from peftkit.answer_texts.number_texts import parse_numbers
 from peftkit.components import Example, TaskKind
 from peftkit.metrics.base import EvaluateMetric
-from peftkit.number_texts import parse_numbers
 
 if TYPE_CHECKING:
     import numpy as np

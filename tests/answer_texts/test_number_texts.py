@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from peftkit.number_texts import format_number, parse_numbers
+from peftkit.answer_texts.number_texts import format_number, parse_numbers
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 from pydantic import ValidationError
 
 from peftkit.errors import InputError, RowError
-from peftkit.tasks.multi_label import TextMultiLabel
+from peftkit.tasks.text_multi_label import TextMultiLabel
 from tests.tasks.conftest import Write
 
 
@@ -56,9 +56,9 @@ def test_other_labels_are_errors(options: Any, row: Any, message: str) -> None:
 def test_labels_are_those_of_all_splits(write: Write) -> None:
     for split, labels in (("train", ["b10", "b2"]), ("validation", ["a"]), ("test", [])):
         path = write(f"data/{split}.jsonl", [{"text": "x", "labels": labels}])
-    found = task(path=str(path.parent), label_names=())
-    assert found.labels == ("a", "b2", "b10")
-    assert found.to_example({"text": "x", "labels": ["b10", "a"]}).target == "a, b10"
+    collected = task(path=str(path.parent), label_names=())
+    assert collected.labels == ("a", "b2", "b10")
+    assert collected.to_example({"text": "x", "labels": ["b10", "a"]}).target == "a, b10"
 
 
 def test_numbers_are_those_of_the_features(tmp_path: Any) -> None:
