@@ -23,6 +23,8 @@ OUTPUT_SHAPES: dict[Any, list[tuple[torch.Size, tuple[int, ...], torch.dtype] | 
 """Shape, stride and dtype of each output of operations on ``meta``, by operation and arguments."""
 
 
+FLOPS: dict[Any, int] = {}
+"""FLOPs of operations, by operation and the shapes of its arguments and outputs."""
 Operation = tuple[Any, ...]
 """A counted operation: whether it is of the backward pass, the operation, and the shapes that its count depends on."""
 
@@ -67,13 +69,16 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = self._run(func, args, kwargs)
         packet = func._overloadpacket
         if formula := flop_registry.get(packet):
-            flops = formula(*args, **kwargs, out_val=out)
+            named = tuple((name, _shapes(value)) for name, value in kwargs.items())
+            shapes = packet, _shapes(args), named, _shapes(out)
+            flops = FLOPS.get(shapes)
+            if flops is None:
+                flops = FLOPS[shapes] = formula(*args, **kwargs, out_val=out)
             if self.backward:
                 self.backward_flops += flops
             else:
                 self.forward_flops += flops
-            named = tuple((name, _shapes(value)) for name, value in kwargs.items())
-            self.operations.append((self.backward, packet, _shapes(args), named, _shapes(out)))
+            self.operations.append((self.backward, *shapes))
             self._in_place.clear()
         elif torch.Tag.reduction in func.tags or packet.__name__ in REDUCTIONS:
             self._add_elementwise(func, args[0])

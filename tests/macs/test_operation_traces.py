@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftkit.analysis.simulated_steps import prepare_training_rows
+from peftkit.data.dataloader import shortest_and_longest_batch
+from peftkit.errors import PeftkitError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.op_counter import OpCounter, count_operation
 from peftkit.macs.operation_traces import OperationTraces
 from peftkit.macs.shape_family import StepMacs
+from peftkit.models.load import apply_method, init_random_base
+from peftkit.plugins import load_registry
 from peftkit.testing import tiny_model
+from peftkit.train.mac_counting import create_mac_counter
+from tests.conftest import exhaustive_unless_quick
+from tests.tiny_runs import Make
 
 Pass = Callable[[int, int], Any]
 
@@ -158,3 +167,39 @@ def test_what_was_learned_about_lengths_is_kept(monkeypatch: pytest.MonkeyPatch)
     assert later.count(rows(13, 6)) == first.count(rows(13, 6)) == expected
     with pytest.raises(TypeError):
         later.count(rows(21, 6))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("method", map(exhaustive_unless_quick, load_registry().all("method")))
+def test_predicted_counts_of_every_method_equal_real_ones(method: str, kind: str, make: Make) -> None:
+    try:
+        recipe = make(kind, f"method.name={method}")
+        base = init_random_base(recipe, "cpu")
+        _, data = prepare_training_rows(recipe, base.objective)
+        row = shortest_and_longest_batch(recipe, data.train, base.objective)[0]
+        model = apply_method(recipe, base, 4, lambda number: [row] * number)
+    except PeftkitError as error:
+        pytest.skip(f"needs options, or another model: {error}")
+    counter = create_mac_counter(recipe, base.objective, model, {}, optimizer=False)
+
+    def count(source: int, target: int) -> StepMacs:
+        sizes = {
+            key: target if kind == "encoder-decoder" and key in ("labels", "decoder_input_ids") else source
+            for key in row
+        }
+        batch = copy.copy(row)
+        batch.update(
+            (key, torch.ones(len(value), sizes[key], dtype=value.dtype))
+            for key, value in row.items()
+            if value.ndim == 2
+        )
+        return counter.count(batch)
+
+    for point in POINTS:
+        count(*point)
+    [family] = counter._families.values()
+    assert family.traces.trusted
+    predicted = count(13, 6)
+    assert family.interpolated
+    counter._families.clear()
+    assert count(13, 6) == predicted
