@@ -24,7 +24,7 @@ OUTPUT_SHAPES: dict[Any, list[tuple[torch.Size, tuple[int, ...], torch.dtype] | 
 
 
 FLOPS: dict[Any, int] = {}
-"""FLOPs of operations, by operation and the shapes of its arguments and outputs."""
+"""FLOPs of operations on ``meta``, by operation and the shapes of its arguments and outputs."""
 Operation = tuple[Any, ...]
 """A counted operation: whether it is of the backward pass, the operation, and the shapes that its count depends on."""
 
@@ -71,9 +71,12 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if formula := flop_registry.get(packet):
             named = tuple((name, _shapes(value)) for name, value in kwargs.items())
             shapes = packet, _shapes(args), named, _shapes(out)
-            flops = FLOPS.get(shapes)
+            on_meta = isinstance(out, Tensor) and out.is_meta  # some formulas read values where there are any
+            flops = FLOPS.get(shapes) if on_meta else None
             if flops is None:
-                flops = FLOPS[shapes] = formula(*args, **kwargs, out_val=out)
+                flops = formula(*args, **kwargs, out_val=out)
+                if on_meta:
+                    FLOPS[shapes] = flops
             if self.backward:
                 self.backward_flops += flops
             else:

@@ -11,6 +11,7 @@ from torch import Tensor
 from peftkit.macs.length_polynomial import LengthPolynomial, Lengths
 from peftkit.macs.op_counter import Operation
 from peftkit.macs.operation_traces import OperationTraces
+from peftkit.macs.shadow_models import VALUE_ERRORS
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 TRACED_LIMIT = 16
@@ -76,7 +77,12 @@ class ShapeFamily:
         self.traces.add((*lengths, *sizes), operations)
         if not self.traces.trusted or trusted:
             return False
-        for point, (forward, backward, elementwise) in self.traces.predictions():
+        try:
+            predictions = [*self.traces.predictions()]
+        except (*VALUE_ERRORS, AssertionError):  # a formula needs more than shapes
+            self.traces.regular = False
+            return False
+        for point, (forward, backward, elementwise) in predictions:
             values = (forward // 2, backward // 2, elementwise)
             self.lengths.add(point[: len(lengths)], values, point[len(lengths) :], counted=False)
         self._trust()

@@ -17,7 +17,7 @@ from peftkit.errors import PeftkitError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.op_counter import OpCounter, count_operation
 from peftkit.macs.operation_traces import OperationTraces
-from peftkit.macs.shape_family import StepMacs
+from peftkit.macs.shape_family import ShapeFamily, StepMacs
 from peftkit.models.load import apply_method, init_random_base
 from peftkit.plugins import load_registry
 from peftkit.testing import tiny_model
@@ -145,6 +145,19 @@ def test_a_model_that_needs_weights_is_counted_on_ones_if_values_do_not_matter(l
     assert counter._values_matter == (not same)
     assert (len(counter._counted) == 4) == same, "two lengths determine the operations, two confirm them"
     assert not counter.known, "counts of a model with weights are not kept"
+
+
+def test_a_formula_that_needs_more_than_shapes_leaves_the_polynomial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def formula(left: Tensor, right: Tensor, out_val: Tensor) -> int:
+        return 2 * left.numel() * right.shape[1]
+
+    monkeypatch.setattr("peftkit.macs.op_counter.flop_registry", {torch.ops.aten.mm: formula})
+    family = ShapeFamily()
+    for rows in (2, 40, 9, 12, 30):
+        operations = trace(lambda source, target: torch.ones(source, 3) @ torch.ones(3, target), rows, 5)
+        family.add((rows,), (), StepMacs(rows * 15, 0, 0), operations)
+    assert not family.traces.trusted
+    assert family.lengths.at((20,)) == (300, 0, 0)
 
 
 def model_loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
