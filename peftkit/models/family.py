@@ -202,8 +202,9 @@ class ModelFamily:
             batch: a collated batch; its texts are tensors of shape (rows, length).
 
         Returns:
-            The outputs of the head, of shape (rows, outputs); for pairs, of shape (rows, candidates), where rows with
-            fewer candidates are filled with minus infinity.
+            The outputs of the head, of shape (rows, outputs), or (texts, length, outputs) if the head scores tokens or
+            spans; for pairs of source and candidate, of shape (rows, candidates), where rows with fewer candidates are
+            filled with minus infinity.
         """
         raise NotImplementedError
 

@@ -333,6 +333,7 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         batches=batches,
         head_parameters=base.head.parameters,
+        auto_class=base.objective.auto_class,
     )
     if recipe.train.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)

@@ -193,7 +193,7 @@ def _metric_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Confl
 
 
 def _selection_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    metrics = [metric for metric in recipe.metric if metric.input == "prediction"]
+    metrics = [metric for metric in recipe.metric if metric.input != "teacher_forced"]
     values = [*(value for metric in metrics for value in metric.value_names), LOSS]
     selection = recipe.selection_metric
     if selection in values:

@@ -101,7 +101,10 @@ def test_text_pairs_nested_columns_and_prompt_fields(write: Write) -> None:
         {"a": {"b": "1"}, "c": "2", "label": "y", "extra": 4},
     ]
     task = TextClassification(path=all_splits(write, rows), text_column="a.b", text_pair_column="c")
-    assert examples_of(task)[0].source == "classify: one two"
+    example = examples_of(task)[0]
+    assert (example.source, example.source_pair) == ("classify: sentence1: one sentence2: two", ("one", "two"))
+    asked = task.model_copy(update={"prompt": "{text} or {text_pair}"})
+    assert (examples_of(asked)[0].source, examples_of(asked)[0].source_pair) == ("one or two", None)
     task = TextClassification(path=all_splits(write, rows), text_column="a.b", prompt="{extra}: {text} {{}} {a.b}")
     assert examples_of(task)[0].source == "3: one {} one"
 
