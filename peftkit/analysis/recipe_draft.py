@@ -23,7 +23,7 @@ ROUNDED_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TaskCandidate:
     """A task that can use the data.
 
     Attributes:
@@ -52,7 +52,7 @@ class Draft:
     methods: tuple[str, ...]
 
 
-def find_candidates(path: str, registry: Registry) -> list[Candidate]:
+def find_candidates(path: str, registry: Registry) -> list[TaskCandidate]:
     """Ask every installed task whether it can use a user's data.
 
     Args:
@@ -68,7 +68,7 @@ def find_candidates(path: str, registry: Registry) -> list[Candidate]:
     candidates = []
     for name, entry in registry.all("task").items():
         task: Any = entry.component
-        candidates += [Candidate(name, task.kind, match) for match in task.recognize(path)]
+        candidates += [TaskCandidate(name, task.kind, match) for match in task.recognize(path)]
     if not candidates:
         raise InputError(
             f"no task recognizes the columns of {path!r}; write a recipe by hand (docs/tasks.md lists the columns of "
@@ -110,7 +110,7 @@ def round_length(tokens: int) -> int:
 def draft_recipe(
     name: str,
     model: str,
-    candidate: Candidate,
+    candidate: TaskCandidate,
     methods: Sequence[str],
     *,
     max_source_length: int | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.analysis.recipe_draft import Candidate, default_name, draft_recipe, round_length, sensible_methods
+from peftkit.analysis.recipe_draft import TaskCandidate, default_name, draft_recipe, round_length, sensible_methods
 from peftkit.components.inputs import TaskMatch
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
@@ -24,7 +24,7 @@ def test_the_methods_suit_the_model(model: str) -> None:
 def test_texts_are_valid_toml_with_odd_names(tmp_path: Path) -> None:
     options = {"path": 'a "b"\\c.csv', "text_column": "é{x}", "label_column": "l", "dev_fraction": 0.1}
     match = TaskMatch(0.5, options, "'l' has 2 values")
-    candidate = Candidate("text_classification", "classification", match)
+    candidate = TaskCandidate("text_classification", "classification", match)
     draft = draft_recipe("n", "pocket-t5", candidate, ["lora", "full"], max_source_length=64, schema="./s.json")
     recipe = tomllib.loads(draft.recipe)
     assert recipe["task"] == {"name": "text_classification", **options}

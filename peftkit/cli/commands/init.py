@@ -16,7 +16,7 @@ from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:
-    from peftkit.analysis.recipe_draft import Candidate, Draft
+    from peftkit.analysis.recipe_draft import TaskCandidate, Draft
     from peftkit.plugins import Registry
 
 DEFAULT_MODEL = "pocket-t5"
@@ -93,7 +93,7 @@ class InitCommand(SubCommand):
         return 0
 
 
-def _draft(name: str, model: str, chosen: Candidate, registry: Registry) -> Draft:
+def _draft(name: str, model: str, chosen: TaskCandidate, registry: Registry) -> Draft:
     """Writes the texts, with limits of lengths that the data need."""
     from peftkit.analysis.recipe_draft import draft_recipe, sensible_methods
 
@@ -135,7 +135,7 @@ def _check(paths: Sequence[Path], registry: Registry) -> None:
     load_grid(paths[1], registry)
 
 
-def _choose_task(candidates: Sequence[Candidate]) -> Candidate:
+def _choose_task(candidates: Sequence[TaskCandidate]) -> TaskCandidate:
     """Asks which of the tasks is meant."""
     if len(candidates) == 1:
         return candidates[0]

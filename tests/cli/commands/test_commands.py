@@ -38,7 +38,7 @@ INVOCATIONS = {
     "export": "export {run} exported",
     "push": "push {run} owner/name",
     "new": "new task my_task",
-    "init": "init {tmp}/rows.csv --model pocket-encoder --yes",
+    "init": "init {tmp}/rows.csv --model pocket-encoder --name mine --yes",
     "schema": "schema",
     "task preview": "task preview {tmp}/rows.toml -n 1",
     "completion": "completion bash",
