@@ -16,7 +16,7 @@ from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:
-    from peftkit.analysis.recipe_draft import TaskCandidate, Draft
+    from peftkit.analysis.recipe_draft import Draft, TaskCandidate
     from peftkit.plugins import Registry
 
 DEFAULT_MODEL = "pocket-t5"
