@@ -127,7 +127,7 @@ def _check(paths: Sequence[Path], registry: Registry) -> None:
     """Raises if the recipe or a run of the sweep is invalid."""
     from peftkit.errors import RecipeError
     from peftkit.recipe.check_recipe import check_recipe
-    from peftkit.sweep.tuning_stages import load_grid
+    from peftkit.sweep.tuning.tuning_stages import load_grid
 
     report = check_recipe(paths[0], registry)
     if report.errors:
