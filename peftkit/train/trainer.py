@@ -93,7 +93,7 @@ class Trainer:
         self.losses = StepLosses(accelerator.device, self._handle_nonfinite_loss)
         waits = accelerator.num_processes > 1 or any(each.waits_for_device for each in self.callbacks.loop)
         by_events = accelerator.device.type == "cuda" and not waits
-        self.timer = StepTimer(accelerator.device, by_events=by_events)
+        self.timer = StepTimer(accelerator.device, by_events=by_events, apart=lambda: self.compile_seconds)
         for callback in self.callbacks.loop:
             callback.attach(self)
 
@@ -127,8 +127,15 @@ class Trainer:
             self.callbacks.on_interrupt()
             raise
 
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent on compilation; not part of the time of steps."""
+        return 0.0 if self.train_step.compiled is None else self.train_step.compiled.seconds
+
     def release(self) -> None:
         """Release the wrapped model before the process group is destroyed, and what refers to the trainer."""
+        if self.train_step.compiled is not None:
+            self.train_step.compiled.release()
         self.strategy.release()
         for callback in self.callbacks.loop:
             del callback.trainer
@@ -159,6 +166,7 @@ class Trainer:
             **self.callbacks.state_dict(),
             "processes": self.accelerator.num_processes,
             "counting_seconds": self.mac_counter.seconds,
+            "compile_seconds": self.compile_seconds,
             "wall_clock": self.clock.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "microbatch_size": self.train_step.microbatch_size,
@@ -168,13 +176,16 @@ class Trainer:
         """Restore what ``state_dict`` returned.
 
         Args:
-            state: Values by name; further ones are ignored. Older checkpoints have no ``wall_clock``.
+            state: Values by name; further ones are ignored. Older checkpoints have no ``wall_clock`` and no
+                ``compile_seconds``.
         """
         self.state.load_state_dict(state)
         if "wall_clock" in state:
             self.clock.load_state_dict(state["wall_clock"])
         self.callbacks.load_state_dict(state)
         self.mac_counter.seconds += state["counting_seconds"]
+        if self.train_step.compiled is not None:
+            self.train_step.compiled.seconds += state.get("compile_seconds", 0.0)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.train_step.microbatch_size = state["microbatch_size"]
