@@ -366,6 +366,7 @@ def _summarize(
         "effective_batch": trainer.effective_batch,
         "microbatch_size": trainer.train_step.microbatch_size,
         "split_batches": trainer.splitter.costs is not None,
+        "keep_memory": trainer.memory.available,
         "all_logits": base.family.computes_all_logits(trainer.module),
         "processes": trainer.accelerator.num_processes,
     }

@@ -32,6 +32,7 @@ from peftkit.train.mac_counting import StepCounter
 from peftkit.train.optim import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
+from peftkit.train.steps.kept_memory import KeptMemory
 from peftkit.train.steps.parallel_strategies import make_strategy
 from peftkit.train.steps.step import TrainStep
 from peftkit.train.steps.step_losses import StepLoss, StepLosses
@@ -86,6 +87,7 @@ class Trainer:
         self.effective_batch = effective_batch_size(recipe, accelerator.num_processes)
         self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
         self.progress = self.state.progress
+        self.memory = KeptMemory(accelerator.device, wanted=recipe.train.keep_memory)
         self.clock = clock or WallClock()
         self.schedule = make_schedule(recipe)
         # Several processes wait for each other in every step anyway, and all must end with the same one.
@@ -126,6 +128,8 @@ class Trainer:
         except StopRequested:
             self.callbacks.on_interrupt()
             raise
+        finally:
+            self.memory.give_back()
 
     @property
     def compile_seconds(self) -> float:
@@ -268,6 +272,7 @@ class Trainer:
     def _train_on(self, batches: list[CollatedBatch]) -> None:
         step = self.progress.step + 1
         self.timer.stop_waiting()
+        self.memory.keep()
         self.callbacks.on_step_start()
         self.timer.start_step()
         rate = self.recipe.train.learning_rate * self.schedule(self.state.budget_used)
