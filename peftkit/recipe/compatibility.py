@@ -292,6 +292,10 @@ def _compile_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     with known():
         if recipe.model.quantization:
             yield ("train", "compile"), "is incompatible with model.quantization; leave it out"
+    with known():
+        if recipe.train.gradient_checkpointing:
+            text = "has no effect with gradient_checkpointing, whose layers torch does not compile; leave it out"
+            yield ("train", "compile"), text
 
 
 def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:

@@ -126,8 +126,11 @@ def test_layers_that_compute_something_else_are_left_alone(error: Exception | No
     assert layers.record()["layers"] == 0
 
 
-@pytest.mark.parametrize("option", ["model.quantization=4bit", "train.deepspeed.stage=1", "train.fsdp=true"])
-def test_sharding_and_quantization_are_refused(option: str, make: Make) -> None:
+@pytest.mark.parametrize(
+    "option",
+    ["model.quantization=4bit", "train.deepspeed.stage=1", "train.fsdp=true", "train.gradient_checkpointing=true"],
+)
+def test_what_cannot_be_compiled_is_refused(option: str, make: Make) -> None:
     recipe = make("decoder", "method.name=lora")
     table, _, setting = option.partition(".")
     key, value = setting.removeprefix("deepspeed.").split("=")
