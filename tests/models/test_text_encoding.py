@@ -175,6 +175,17 @@ def test_a_source_that_ends_with_the_end_of_text_keeps_it(cls: Any) -> None:
     assert model.tokenizer.decode(row["candidates"][0]).strip() == "yes</s>"
 
 
+@pytest.mark.parametrize("frame", ["bos+eos", "cls+sep"])
+def test_a_pair_has_the_templates_prefix_once_even_if_the_source_contains_it(frame: str) -> None:
+    model = family_for(SequenceClassifier, "byte-level", frame)
+    start = TEMPLATES[frame][0].split()[0]
+    repeated, plain = (
+        model.tokenize_pairs([Example(text, "yes", ("yes", "no"))])[0] for text in (f"{start}is it?", "is it?")
+    )
+    assert repeated["candidates"] == plain["candidates"]
+    assert repeated["segments"] == plain["segments"]
+
+
 @pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
 @pytest.mark.parametrize(
     ("source", "target", "words"),
