@@ -100,19 +100,18 @@ class _Reader:
 
     def _read_in_chunks(self, module: nn.Module, hidden: Tensor, others: tuple[Any, ...]) -> Tensor:
         """Run the layer on hidden states of shape (positions, width); return the logits of the first position."""
-        values, size = list[Tensor](), chunk_size(num_outputs(module), hidden.device)
-        first_logits: Tensor | None = None
+        values, first_logits = list[Tensor](), hidden
+        size = chunk_size(num_outputs(module), hidden.device)
         chunks = hidden.chunk(-(-len(hidden) // size))
         starts = list(accumulate(map(len, chunks), initial=0))
         bounds = torch.searchsorted(self.positions, torch.tensor(starts)).tolist()
         for chunk, start, first, last in zip(chunks, starts, bounds, bounds[1:], strict=False):
             logits = module(chunk[None], *others)[0]
-            if first_logits is None:
+            if not start:
                 first_logits = logits[0].clone()
             positions = (self.positions[first:last] - start).to(logits.device)
             values.append(token_logprobs(logits, positions, self.tokens[first:last]))
         self.values = torch.cat(values)
-        assert first_logits is not None  # there is at least one position
         return first_logits
 
     def is_valid(self, logits: Tensor, model: nn.Module) -> bool:
