@@ -23,7 +23,7 @@ from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
-from peftkit.models.load import init_random_base
+from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.mac_counting import make_mac_counter

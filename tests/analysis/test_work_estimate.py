@@ -11,7 +11,7 @@ from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.analysis.work_estimate import WorkEstimator
 from peftkit.errors import PeftkitError
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.models.load import apply_method
+from peftkit.models.load_base_model import apply_method
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
 from peftkit.train.mac_counting import create_mac_counter

@@ -18,7 +18,7 @@ from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.op_counter import OpCounter, count_operation
 from peftkit.macs.operation_traces import OperationTraces
 from peftkit.macs.shape_family import ShapeFamily, StepMacs
-from peftkit.models.load import apply_method, init_random_base
+from peftkit.models.load_base_model import apply_method, init_random_base
 from peftkit.plugins import load_registry
 from peftkit.testing import tiny_model
 from peftkit.train.mac_counting import create_mac_counter
