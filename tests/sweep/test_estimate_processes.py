@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from peftkit import plugins
+from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.sweep.estimate_processes import _estimate, _next_group
 
@@ -20,8 +22,9 @@ def test_a_process_takes_its_own_groups_and_then_the_last_ones_of_others() -> No
 
 
 def test_a_process_estimates_each_group_at_once_and_reports_errors(
-    make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Recipe], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(plugins, "load_registry", lambda: registry)
     near, far = Pipe()
     worker = Thread(target=_estimate, args=(far,), daemon=True)
     worker.start()
