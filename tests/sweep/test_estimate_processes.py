@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from multiprocessing import Pipe
 from threading import Thread
 from typing import Any
 
-import pytest
-
-from peftkit import plugins
-from peftkit.plugins import Registry
-from peftkit.recipe import Recipe, dump_recipe
 from peftkit.sweep.estimate_processes import _estimate, _next_group
 
 
@@ -21,16 +15,22 @@ def test_a_process_takes_its_own_groups_and_then_the_last_ones_of_others() -> No
     assert taken == [["a"], ["d"], ["c"], ["f"], ["b"], ["e"], []]
 
 
-def test_a_process_estimates_each_group_at_once_and_reports_errors(
-    make: Callable[..., Recipe], registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plugins, "load_registry", lambda: registry)
+VALID = """
+model.name = "pocket-decoder"
+task.name = "wordnet_topic"
+method.name = "lora"
+train.batch_size = 2
+train.budget.steps = 1
+evaluate = { dev_examples = 4, test_examples = 4, full_splits = false }
+"""
+
+
+def test_a_process_estimates_each_group_at_once_and_reports_errors() -> None:
     near, far = Pipe()
     worker = Thread(target=_estimate, args=(far,), daemon=True)
     worker.start()
-    valid, invalid = dump_recipe(make("decoder")), 'method.name = "none"\n'
     outcomes: list[Any] = []
-    for jobs in ([("a", valid), ("b", invalid)], []):
+    for jobs in ([("a", VALID), ("b", 'method.name = "none"')], []):
         while (outcome := near.recv()) is not None:
             outcomes.append(outcome)
         near.send(jobs)
