@@ -77,6 +77,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _selection_conflicts(recipe),
         _repeated(recipe),
         _precision_conflicts(recipe),
+        _compile_conflicts(recipe),
         _streaming_conflicts(recipe),
         _subset_conflicts(recipe),
         _revision_conflicts(recipe),
@@ -278,6 +279,24 @@ def _precision_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     with known():
         if recipe.model.quantization and dtype == "float64":
             yield ("model", "quantization"), text
+
+
+def _compile_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    if not recipe.train.compile:
+        return
+    with known():
+        if recipe.train.deepspeed.used or recipe.train.fsdp:
+            yield (
+                ("train", "compile"),
+                "is incompatible with sharding, which replaces the layers' weights; leave it out",
+            )
+    with known():
+        if recipe.model.quantization:
+            yield ("train", "compile"), "is incompatible with model.quantization; leave it out"
+    with known():
+        if recipe.train.gradient_checkpointing:
+            text = "has no effect with gradient_checkpointing, whose layers torch does not compile; leave it out"
+            yield ("train", "compile"), text
 
 
 def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:

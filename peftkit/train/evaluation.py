@@ -152,6 +152,7 @@ class Evaluations(LoopCallback):
     def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
+        trainer.memory.give_back()  # what evaluations take is not that of steps
         objective, results = trainer.objective, dict.fromkeys([split.name for split in splits], SplitResult({}, []))
         for split in sorted(splits, key=lambda each: each.name != "dev"):  # thresholds are chosen on dev
             results[split.name] = self._evaluate_split(split, objective)

@@ -351,6 +351,7 @@ def _summarize(
         "evaluation_seconds": state.evaluation_seconds,
         "reused_evaluation_seconds": sum(row.get(REUSED, 0.0) for row in state.evaluations),
         "counting_seconds": trainer.mac_counter.seconds,
+        "compiled": None if trainer.train_step.compiled is None else trainer.train_step.compiled.record(),
         **opened.sizes_and_digests(),
         "wall_seconds": trainer.clock.seconds,
         "wall_seconds_before_run": trainer.clock.before_run,
@@ -366,6 +367,7 @@ def _summarize(
         "effective_batch": trainer.effective_batch,
         "microbatch_size": trainer.train_step.microbatch_size,
         "split_batches": trainer.splitter.costs is not None,
+        "keep_memory": trainer.memory.available,
         "all_logits": base.family.computes_all_logits(trainer.module),
         "processes": trainer.accelerator.num_processes,
     }

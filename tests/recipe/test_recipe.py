@@ -103,6 +103,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "fast_dropout": True,
         "pad_to_multiple_of": 1,
         "split_batches": False,
+        "keep_memory": True,
+        "compile": False,
         "all_logits": False,
         "max_source_length": 512,
         "max_target_length": 128,
