@@ -224,10 +224,11 @@ def _compare_predictions(
 
 def _numbers_agree(row: Mapping[str, Any], new: Prediction, key: str, tolerance: float) -> bool:
     """Whether the numbers of a prediction are equal within the tolerance."""
-    lists = [[*each.values()] if isinstance(each, Mapping) else each for each in (row.get(key), new.get(key))]
-    if None in lists or len(lists[0]) != len(lists[1]):
+    values = (row.get(key) or (), new.get(key) or ())
+    one, other = ([*each.values()] if isinstance(each, Mapping) else [*each] for each in values)
+    if not one or len(one) != len(other):
         return False
-    return all(_relative_difference(a, b) <= tolerance for a, b in zip(*lists, strict=True))
+    return all(_relative_difference(a, b) <= tolerance for a, b in zip(one, other, strict=True))
 
 
 def _scores_tie(row: Mapping[str, Any], key: str, text: str, recipe: Recipe, tolerance: float) -> bool:
