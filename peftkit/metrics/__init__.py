@@ -21,7 +21,7 @@ from peftkit.metrics.distractors import (
     DistractorNovelty,
 )
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
-from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
+from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 
@@ -52,7 +52,7 @@ __all__ = [
     "Spearman",
     "TeacherForcedMatch",
     "UnknownLabels",
-    "Unparseable",
+    "Unparsable",
     "register_metrics",
 ]
 
@@ -86,5 +86,5 @@ def register_metrics() -> list[type[Metric]]:
         Spearman,
         TeacherForcedMatch,
         UnknownLabels,
-        Unparseable,
+        Unparsable,
     ]

@@ -53,7 +53,7 @@ KINDS = {
     "spearman": ("regression",),
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
-    "unparseable": ("regression",),
+    "unparsable": ("regression",),
 }
 SEVERAL = {
     "bleu": {"bleu", "bleu1", "bleu2", "bleu3", "bleu4"},
@@ -79,7 +79,7 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
     assert len(REGISTERED) == len(register_metrics())
     lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
-    assert lower == ["answer_leakage", "mae", "mse", "unknown_labels", "unparseable"]
+    assert lower == ["answer_leakage", "mae", "mse", "unknown_labels", "unparsable"]
     others = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
     assert others == {"mean_average_precision": "probabilities", "teacher_forced_match": "teacher_forced"}
 
