@@ -22,6 +22,7 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
+from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
 
 __all__ = [
     "Accuracy",
@@ -34,6 +35,7 @@ __all__ = [
     "DistractorDistinctness",
     "DistractorMatch",
     "DistractorNovelty",
+    "EntityF1",
     "EvaluateMetric",
     "ExactMatch",
     "F1Macro",
@@ -42,6 +44,7 @@ __all__ = [
     "RecallMacro",
     "Rouge",
     "TeacherForcedMatch",
+    "TokenAccuracy",
     "register_metrics",
 ]
 
@@ -60,6 +63,7 @@ def register_metrics() -> list[type[Metric]]:
         DistractorDistinctness,
         DistractorMatch,
         DistractorNovelty,
+        EntityF1,
         ExactMatch,
         F1Macro,
         MatthewsCorrelation,
@@ -67,4 +71,5 @@ def register_metrics() -> list[type[Metric]]:
         RecallMacro,
         Rouge,
         TeacherForcedMatch,
+        TokenAccuracy,
     ]

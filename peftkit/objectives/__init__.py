@@ -6,6 +6,7 @@ from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.token_tagging import TokenTaggingHead
 
 __all__ = [
     "ChoiceRanking",
@@ -13,6 +14,7 @@ __all__ = [
     "FreeGeneration",
     "LabelRanking",
     "MultipleChoiceHead",
+    "TokenTaggingHead",
     "register_objectives",
 ]
 
@@ -20,4 +22,4 @@ __all__ = [
 @hookimpl
 def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
-    return [ChoiceRanking, ClassificationHead, LabelRanking, MultipleChoiceHead, FreeGeneration]
+    return [ChoiceRanking, ClassificationHead, LabelRanking, MultipleChoiceHead, FreeGeneration, TokenTaggingHead]

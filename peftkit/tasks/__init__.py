@@ -6,6 +6,7 @@ from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
+from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
 
@@ -21,6 +22,7 @@ def register_tasks() -> list[type[Task]]:
         RaceDistractors,
         TextClassification,
         TextGeneration,
+        TokenTagging,
         TweetEval,
         WordNetDistractors,
         WordNetMcq,
