@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
 from peftkit.errors import InputError
 from peftkit.metrics.base import EvaluateMetric
-from peftkit.tag_schemes import SCHEME_KEY, SCHEMES, Entity, SchemeName, entities, lenient_entities, strict_entities
+from peftkit.tag_schemes import (
+    OUTSIDE,
+    SCHEME_KEY,
+    SCHEMES,
+    Entity,
+    SchemeName,
+    entities,
+    lenient_entities,
+    strict_entities,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,8 +50,11 @@ class _OfWords(EvaluateMetric):
         from peftkit.metrics.pseudo_values import pseudo_values  # imports numpy
 
         statistics = self._statistics(predictions, references, examples)
-        columns = [pseudo_values(statistics, lambda sums, n=name: self._scores(sums)[n]) for name in self.value_names]
+        columns = [pseudo_values(statistics, partial(self._score, name)) for name in self.value_names]
         return [dict(zip(self.value_names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def _score(self, name: str, sums: Array) -> Array:
+        return self._scores(sums)[name]
 
     def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
@@ -93,22 +106,22 @@ class EntityF1(_OfWords):
         import numpy as np
 
         rows: list[tuple[Counter[str], ...]] = []
-        for prediction, texts, example in zip(predictions, references, examples, strict=True):
-            predicted, true = ({*self._entities(tags, example)} for tags in _tags(prediction, texts))
+        schemes = [example.extra.get(SCHEME_KEY, "") for example in examples] or [""] * len(predictions)
+        for prediction, texts, scheme in zip(predictions, references, schemes, strict=True):
+            predicted, true = ({*self._entities(tags, scheme)} for tags in _tags(prediction, texts))
             rows.append(tuple(Counter(kind for kind, _, _ in found) for found in (predicted & true, predicted, true)))
         kinds = sorted({kind for row in rows for counts in row for kind in counts})
         counted = [[counts[kind] for kind in kinds for counts in row] for row in rows]
         return np.array(counted, dtype=float).reshape(len(rows), 3 * len(kinds))
 
-    def _entities(self, tags: Sequence[str], example: Example) -> list[Entity]:
-        scheme = example.extra.get(SCHEME_KEY, "")
+    def _entities(self, tags: Sequence[str], scheme: str) -> list[Entity]:
         if scheme == "none":
             return entities(tags, "none")
         if self.mode == "default":
             return lenient_entities(tags)
         if scheme not in SCHEMES:
             raise InputError(f"{self.name}: mode = 'strict' needs the scheme of the tags in extra[{SCHEME_KEY!r}]")
-        return strict_entities(tags, cast("SchemeName", scheme))
+        return strict_entities(tags, scheme)
 
     def _scores(self, sums: Array) -> dict[str, Array]:
         counts = sums.reshape(*sums.shape[:-1], -1, 3)
@@ -125,15 +138,9 @@ class EntityF1(_OfWords):
 
 
 def _tags(prediction: str, references: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the predicted and the true tags of a sentence.
-
-    Raises:
-        ValueError: Their numbers differ.
-    """
+    """Return the predicted and the true tags of a sentence; words without a prediction are outside of all entities."""
     predicted, true = prediction.split(), references[0].split()
-    if len(predicted) != len(true):
-        raise ValueError(f"a sentence of {len(true)} tags has {len(predicted)} predicted ones")
-    return predicted, true
+    return (predicted + [OUTSIDE] * len(true))[: len(true)], true
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:

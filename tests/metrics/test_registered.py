@@ -36,6 +36,7 @@ KINDS = {
     "distractor_distinctness": ("generation",),
     "distractor_match": ("generation",),
     "distractor_novelty": ("generation",),
+    "entity_f1": ("token_tagging",),
     "exact_match": ALL,
     "f1_macro": LABELS,
     "matthews_correlation": LABELS,
@@ -43,12 +44,14 @@ KINDS = {
     "recall_macro": LABELS,
     "rouge": ("generation",),
     "teacher_forced_match": ALL,
+    "token_accuracy": ("token_tagging",),
 }
 SEVERAL = {
     "bleu": {"bleu", "bleu1", "bleu2", "bleu3", "bleu4"},
     "distinct": {"distinct1", "distinct2", "distinct3"},
     "distractor_assignment": {"distractor_soft", "distractor_exact"},
     "distractor_match": {"distractor_precision", "distractor_recall", "distractor_f1"},
+    "entity_f1": {"entity_f1", "entity_precision", "entity_recall"},
     "rouge": {"rouge1", "rouge2", "rougeL", "rougeLsum"},
 }
 
@@ -199,7 +202,7 @@ def test_scores_are_means_of_per_example_scores() -> None:
     metrics = [metric for metric in METRICS if metric.is_mean_of_examples]
     assert {metric.name for metric in metrics} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
-        *("distractor_novelty", "exact_match", "rouge", "accuracy"),
+        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy"),
     }
     for metric in metrics:
         each = metric.compute_per_example(predictions, right, examples)

@@ -27,7 +27,16 @@ from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
 TASKS = list(load_registry().all("task").values())
-RANKED = [entry for entry in TASKS if issubclass(entry.component, Task) and entry.component.kind != "generation"]
+RANKED = [
+    entry
+    for entry in TASKS
+    if issubclass(entry.component, Task) and entry.component.kind in ("classification", "multiple_choice")
+]
+ENCODERS_ONLY = ("token_tagging",)
+
+
+def tags_of(text: str) -> list[str]:
+    return ["B-LONG" if len(word) > 4 else "O" for word in text.split()]
 
 
 def options_for(name: str, write: Write) -> list[str]:
@@ -42,6 +51,7 @@ def options_for(name: str, write: Write) -> list[str]:
     generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -55,7 +65,8 @@ def options_for(name: str, write: Write) -> list[str]:
 
 def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
     file = tmp_path / "x.toml"
-    file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")
+    model = "pocket-encoder" if entry.name in ENCODERS_ONLY else "pocket-t5"
+    file.write_text(f'[model]\nname = "{model}"\n[method]\nname = "full"\n', encoding="utf-8")
     return load_recipe(file, load_registry(), [f"task.name={entry.name}", *options_for(entry.name, write)])
 
 
@@ -119,6 +130,7 @@ ANSWERS = {
     "text_classification": ["label"],
     "multiple_choice": ["answer"],
     "text_generation": ["target"],
+    "token_tagging": ["ner_tags"],
     "distractor_generation": ["distractors"],
 }
 
