@@ -15,7 +15,6 @@ from peftkit.tag_schemes import (
     SCHEME_KEY,
     SCHEMES,
     Entity,
-    SchemeName,
     entities,
     lenient_entities,
     strict_entities,

@@ -56,7 +56,7 @@ def registry() -> Registry:
 
 
 def test_number_of_recipes() -> None:
-    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (87, 79, 8, len(METHODS) * len(TASKS))
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (88, 80, 8, len(METHODS) * len(TASKS))
     assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 
