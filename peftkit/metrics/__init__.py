@@ -24,6 +24,7 @@ from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, Mul
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
+from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
 
 __all__ = [
     "Accuracy",
@@ -36,6 +37,7 @@ __all__ = [
     "DistractorDistinctness",
     "DistractorMatch",
     "DistractorNovelty",
+    "EntityF1",
     "EvaluateMetric",
     "ExactMatch",
     "ExactSet",
@@ -51,6 +53,7 @@ __all__ = [
     "Rouge",
     "Spearman",
     "TeacherForcedMatch",
+    "TokenAccuracy",
     "UnknownLabels",
     "Unparsable",
     "register_metrics",
@@ -71,6 +74,7 @@ def register_metrics() -> list[type[Metric]]:
         DistractorDistinctness,
         DistractorMatch,
         DistractorNovelty,
+        EntityF1,
         ExactMatch,
         ExactSet,
         F1Macro,
@@ -87,4 +91,5 @@ def register_metrics() -> list[type[Metric]]:
         TeacherForcedMatch,
         UnknownLabels,
         Unparsable,
+        TokenAccuracy,
     ]

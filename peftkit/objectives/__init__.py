@@ -8,6 +8,7 @@ from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelR
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
+from peftkit.objectives.token_tagging import TokenTaggingHead
 
 __all__ = [
     "ChoiceRanking",
@@ -19,6 +20,7 @@ __all__ = [
     "MultipleChoiceHead",
     "NumberGeneration",
     "RegressionHead",
+    "TokenTaggingHead",
     "register_objectives",
 ]
 
@@ -36,4 +38,5 @@ def register_objectives() -> list[type[Objective]]:
         MultipleChoiceHead,
         NumberGeneration,
         RegressionHead,
+        TokenTaggingHead,
     ]

@@ -8,6 +8,7 @@ from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClas
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.text_regression import TextRegression
+from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
 
@@ -25,6 +26,7 @@ def register_tasks() -> list[type[Task]]:
         TextGeneration,
         TextMultiLabel,
         TextRegression,
+        TokenTagging,
         TweetEval,
         WordNetDistractors,
         WordNetMcq,
