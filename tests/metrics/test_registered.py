@@ -16,7 +16,7 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
-METRICS = [metric for metric in REGISTERED if {"classification", "generation"} & {*metric.kinds}]
+METRICS = [metric for metric in REGISTERED if {"classification", "generation", "token_tagging"} & {*metric.kinds}]
 """Metrics of texts; those of other kinds, such as numbers, have tests of their own."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
