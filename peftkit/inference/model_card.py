@@ -101,7 +101,8 @@ def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -
     lines = ["Replace `FOLDER` with the path of this folder:", "", "```python", *code, "```"]
     if summary["parameters"].get("new_head"):
         lines += ["", "The files include the trained classification head."]
-    if objective and (text := objective.describe_outputs(recipe.task, summary["selected"].get("calibration", {}))):
+    calibration = summary.get("selected", {}).get("calibration", {})
+    if objective and (text := objective.describe_outputs(recipe.task, calibration)):
         lines += ["", text]
     return lines
 

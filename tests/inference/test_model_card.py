@@ -8,8 +8,8 @@ import pytest
 
 from peftkit import Head, Task
 from peftkit.inference.model_card import _loading_code
-from peftkit.objectives import ClassificationHead
-from tests.tiny_runs import Make
+from peftkit.objectives import ClassificationHead, MultiLabelHead, RegressionHead
+from tests.tiny_runs import ColourNumber, ColourSet, Make
 
 
 class TwoOutputs(ClassificationHead):
@@ -41,3 +41,14 @@ def test_the_code_has_the_head_of_the_objective(make: Make) -> None:
     code = "\n".join(_loading_code({"model_kind": "encoder", "parameters": {}}, recipe, merged=False))
     assert "from transformers import AutoModelForTokenClassification\n" in code
     assert "dtype=torch.float32, num_labels=2, ignore_mismatched_sizes=True)" in code
+
+
+def test_the_code_has_the_problem_type_and_what_outputs_mean(make: Make) -> None:
+    update = {"task": ColourNumber(), "objective": RegressionHead(mean=3, std=2)}
+    recipe = make("encoder", "method.name=lora").model_copy(update=update)
+    code = "\n".join(_loading_code({"model_kind": "encoder", "parameters": {}}, recipe, merged=False))
+    assert ", problem_type='regression', num_labels=1, ignore_mismatched_sizes=True)" in code
+    assert "a prediction is output × 2.0 + 3.0" in code
+    recipe = recipe.model_copy(update={"task": ColourSet(), "objective": MultiLabelHead()})
+    summary = {"model_kind": "encoder", "parameters": {}, "selected": {"calibration": {"thresholds": 0.31}}}
+    assert "at least its threshold: 0.31." in "\n".join(_loading_code(summary, recipe, merged=False))
