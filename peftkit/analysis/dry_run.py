@@ -17,7 +17,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import BudgetConfig
-from peftkit.train.budget import planned_steps
+from peftkit.train.budget import planned_steps_of_run
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler
@@ -86,7 +86,7 @@ def apply_recipe_method(recipe: Recipe, base: LoadedBase, data: PreparedData, ba
     Returns:
         The model to train.
     """
-    steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=data.steps_per_epoch(batch))
+    steps = planned_steps_of_run(recipe, data, batch)
     return apply_method(
         recipe, base, steps, partial(first_batches, recipe, data.train, base.objective, base.model, batch)
     )

@@ -36,7 +36,7 @@ from peftkit.plugins import Registry
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import WITHOUT_COST
-from peftkit.train.budget import planned_steps
+from peftkit.train.budget import planned_steps_of_run
 from peftkit.train.mac_counting import count_extremes, create_mac_counter
 
 Value = TypeVar("Value")
@@ -106,6 +106,7 @@ class WorkEstimator:
         rows_key = _key(settings, lengths, family.max_decoder_length)
         rows = _keep(self._rows, rows_key, partial(_read_rows, recipe, base.objective))
         data, batch = rows.data, effective_batch_size(recipe, 1)
+        per_epoch = data.steps_per_epoch(batch, recipe.train.tokens_per_batch)
         recipe = recipe.model_copy(update={"task": rows.recipe.task})
         order = _key(rows_key, recipe.run.effective_order_seed, recipe.run.seed if recipe.task.is_streaming else None)
 
@@ -120,7 +121,7 @@ class WorkEstimator:
                 _key(order, repr(splitter.costs)),
                 lambda: StepSchedule(recipe, data.train, splitter, batch),
             )
-            simulated = simulate_run(recipe, data.steps_per_epoch(batch), schedule, counter, batch)
+            simulated = simulate_run(recipe, per_epoch, schedule, counter)
             if isinstance(counter.known, CountCache):
                 counter.known.write()
             return simulated
@@ -166,8 +167,7 @@ def _make_counter(recipe: Recipe, base: LoadedBase, rows: TrainingRows) -> tuple
 
 
 def _planned_steps(recipe: Recipe, data: PreparedData) -> int | None:
-    batch = effective_batch_size(recipe, 1)
-    return planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=data.steps_per_epoch(batch))
+    return planned_steps_of_run(recipe, data, effective_batch_size(recipe, 1))
 
 
 def _counter_key(recipe: Recipe, base: LoadedBase, steps: int | None) -> str:

@@ -195,6 +195,11 @@ class TrainConfig(ConfigTable):
     """Rows per process and batch."""
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     """Batches per optimizer step."""
+    tokens_per_batch: int | None = Field(default=None, gt=0)
+    """Tokens of an optimizer step over all processes, instead of `batch_size` rows: as many rows of similar lengths as
+    fit, each counted as long as the longest of them, so padding is included, as in fairseq's `--max-tokens`.
+    `gradient_accumulation_steps` divides a step into microbatches. This is another optimization than a fixed number of
+    rows: steps have more short rows than long ones."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """The peak learning rate."""
     head_learning_rate: float | None = Field(default=None, gt=0)

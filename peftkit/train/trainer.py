@@ -84,7 +84,8 @@ class Trainer:
             recipe, objective, self.strategy, self.callbacks.profile_region, splits=self.splitter.costs is not None
         )
         self.effective_batch = effective_batch_size(recipe, accelerator.num_processes)
-        self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
+        per_epoch = data.steps_per_epoch(self.effective_batch, recipe.train.tokens_per_batch)
+        self.state = TrainState(recipe, per_epoch, accelerator.device)
         self.progress = self.state.progress
         self.clock = clock or WallClock()
         self.schedule = make_schedule(recipe)

@@ -67,9 +67,11 @@ def compute_checks(run: RecordedRun, *, load_model: bool) -> Iterator[Check]:
     data = run.require_rows("train")
     if data.split_sizes["train"] is None:
         raise NotRecomputable("the training rows are streamed")
-    microbatch_size = summary.get("microbatch_size", recipe.train.batch_size)
-    if microbatch_size < recipe.train.batch_size:
-        raise NotRecomputable(f"the microbatch size was reduced to {microbatch_size} rows when memory ran out")
+    tokens = recipe.train.tokens_per_batch
+    whole, unit = (recipe.train.batch_size, "rows") if tokens is None else (tokens, "tokens")
+    microbatch_size = summary.get("microbatch_size", whole)
+    if microbatch_size < whole:
+        raise NotRecomputable(f"the microbatch size was reduced to {microbatch_size} {unit} when memory ran out")
     evaluations = run.directory.evaluations()
     try:
         steps = {row["step"] for row in evaluations}, summary["steps"]
@@ -185,7 +187,11 @@ def _recount(
             }
 
         step_macs, padding, ends = StepMacs(0, 0, 0), 0, last_step + 1
-        readings = {0: read(Progress(steps_per_epoch=data.steps_per_epoch(batch)), step_macs, padding)}
+        readings = {
+            0: read(
+                Progress(steps_per_epoch=data.steps_per_epoch(batch, recipe.train.tokens_per_batch)), step_macs, padding
+            )
+        }
         for counted in islice(simulate_steps(recipe, data, splitter, mac_counter, batch), last_step):
             progress, step_macs = counted.progress, step_macs.plus(counted.step_macs)
             padding += sum(

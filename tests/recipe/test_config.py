@@ -90,6 +90,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     TrainConfig: {
         "batch_size": 8,
         "gradient_accumulation_steps": 1,
+        "tokens_per_batch": None,
         "learning_rate": 0.001,
         "head_learning_rate": None,
         "optimizer": "adafactor",

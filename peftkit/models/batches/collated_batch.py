@@ -82,6 +82,15 @@ def with_tensors(batch: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
     return changed
 
 
+def num_rows(batch: Mapping[str, Tensor]) -> int:
+    """Return the number of rows of a batch, each with one or several texts.
+
+    Args:
+        batch: The batch; its texts are tensors of shape (texts, length).
+    """
+    return len(batch[CHOICES] if CHOICES in batch else batch["input_ids"])
+
+
 def choices_per_row(batch: Mapping[str, Tensor]) -> list[int]:
     """Return the values of ``choices``, from the host if they are known there.
 

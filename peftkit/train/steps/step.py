@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from peftkit.components import StepStats
-from peftkit.data.dataloader import effective_batch_size
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CollatedBatch
+from peftkit.models.batches.collated_batch import CollatedBatch, num_rows
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
@@ -58,8 +57,8 @@ class TrainStep:
     ) -> None:
         self.recipe, self.objective, self.strategy, self.profile_region = recipe, objective, strategy, profile_region
         self.module, self.accelerator, self.splits = strategy.module, strategy.accelerator, splits
-        self.microbatch_size = recipe.train.batch_size
-        """Maximum rows per forward pass; reduced when memory runs out."""
+        self.microbatch_size = recipe.train.tokens_per_batch or recipe.train.batch_size
+        """Maximum rows per forward pass, or tokens with ``train.tokens_per_batch``; reduced when memory runs out."""
         self.known_padding = KnownPadding()
         self.microbatches: list[dict[str, Tensor]] = []
         """The microbatches of the last step."""
@@ -81,15 +80,15 @@ class TrainStep:
             sum(each.input_tokens for each in counts),
             sum(each.tokens for each in counts),
             sum(len(batch["input_ids"]) for batch in batches),
+            sum(map(num_rows, batches)),
             int(interrupted),
         ]
         by_process = self._gather([*sums, *lengths.values()])
-        targets, inputs, unpadded, texts, signals = (sum(column) for column in by_process[: len(sums)])
+        targets, inputs, unpadded, texts, samples, signals = (sum(column) for column in by_process[: len(sums)])
         common = dict(zip(lengths, map(max, by_process[len(sums) :]), strict=True))
         padded = texts * (common["input_ids"] + common.get("decoder_input_ids", 0))
         if self.splits:
             padded = sum(each[key].numel() for each in batches for key in TEXTS if key in each)
-        samples = effective_batch_size(self.recipe, self.accelerator.num_processes)
         stats = StepStats(samples, inputs, targets, seconds=0.0, padding_tokens=padded - unpadded)
         inputs_of_step = [batch if self.splits else family.pad_to(batch, common) for batch in batches]
         return StepInputs(inputs_of_step, stats, bool(signals))
@@ -122,10 +121,13 @@ class TrainStep:
             except RuntimeError as error:
                 if not is_oom(error):
                     raise
+                more = f"train.gradient_accumulation_steps = {2 * train.gradient_accumulation_steps}"
+                size, remedy = f"train.tokens_per_batch = {train.tokens_per_batch}", f"set {more}"
+                if train.tokens_per_batch is None:
+                    size = f"train.batch_size = {train.batch_size}"
+                    remedy = f"set train.batch_size = {max(1, train.batch_size // 2)} and {more}"
                 raise RunError(
-                    f"out of memory at step {step} with train.batch_size = {train.batch_size}; for the same steps with "
-                    f"less memory, set train.batch_size = {max(1, train.batch_size // 2)} and "
-                    f"train.gradient_accumulation_steps = {2 * train.gradient_accumulation_steps}"
+                    f"out of memory at step {step} with {size}; for the same steps with less memory, {remedy}"
                 ) from error
 
         def attempt(microbatch_size: int) -> Tensor:
@@ -141,9 +143,7 @@ class TrainStep:
         # Dropout is seeded for each step, so that a resumed run repeats it.
         torch.manual_seed((seed * 1_000_003 + step) * 4099 + accelerator.process_index)
         total_loss = torch.zeros((), device=accelerator.device)
-        self.microbatches = [
-            microbatch for batch in batches for microbatch in self.objective.microbatches(batch, self.microbatch_size)
-        ]
+        self.microbatches = [part for batch in batches for part in self._microbatches(batch)]
         for number, microbatch in enumerate(self.microbatches, 1):
             last = number == len(self.microbatches)
             dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
@@ -161,6 +161,15 @@ class TrainStep:
                     self.strategy.backward(loss, last=last)
             total_loss += summed_loss.detach()
         return total_loss
+
+    def _microbatches(self, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Split a batch into microbatches that fit the maximum."""
+        size, tokens = self.microbatch_size, self.recipe.train.tokens_per_batch
+        if tokens is not None:
+            rows = num_rows(batch)
+            positions = sum(batch[key].numel() for key in TEXTS if key in batch)
+            size = rows if size >= tokens else max(1, size * rows // positions)
+        return self.objective.microbatches(batch, size)
 
     def update(self, step: int) -> None:
         """Clip the gradients, take the optimizer's step, and clear the gradients.
