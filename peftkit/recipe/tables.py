@@ -16,7 +16,7 @@ MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
 WITHOUT_COST = (
     *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
-    *("checkpoint", "early_stopping", "fast_dropout"),
+    *("checkpoint", "early_stopping", "fast_dropout", "activation_offloading"),
 )
 """Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 
@@ -223,6 +223,9 @@ class TrainConfig(ConfigTable):
     """The autocast dtype of the forward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) instead of storing them."""
+    activation_offloading: bool = False
+    """Keep activations in host memory until the backward pass; on a GPU only. With `gradient_checkpointing`, these are
+    the inputs of the layers. Losses, gradients and MACs are the same; steps take longer and less memory."""
     pad_to_multiple_of: int = Field(default=1, gt=0)
     """Pad the rows of a batch to a multiple of this length, such as 8 for tensor cores, instead of to the longest row.
     Padding is computed, and counted."""

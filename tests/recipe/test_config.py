@@ -102,6 +102,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "on_nan": "stop",
         "mixed_precision": "no",
         "gradient_checkpointing": False,
+        "activation_offloading": False,
         "fast_dropout": True,
         "pad_to_multiple_of": 1,
         "split_batches": False,

@@ -153,6 +153,7 @@ def _training(run: LoadedRun) -> Mapping[str, Any]:
         # How an effective batch is split into microbatches depends on memory; only its size matters.
         "effective_batch": run.summary.get("effective_batch"),
         "train.tokens_per_batch": train.get("tokens_per_batch"),
+        "train.activation_offloading": train.get("activation_offloading") or None,
         "model.keep_head": run.recipe.get("model", {}).get("keep_head") or None,
         "callback": run.recipe.get("callback") or None,
     }

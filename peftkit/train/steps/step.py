@@ -16,6 +16,7 @@ from peftkit.models.batches.collated_batch import CollatedBatch, num_rows
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
+from peftkit.train.steps.activation_offloading import ActivationOffloading
 from peftkit.train.steps.fast_dropout import fast_dropout
 from peftkit.train.steps.parallel_strategies import Strategy
 
@@ -144,12 +145,14 @@ class TrainStep:
         torch.manual_seed((seed * 1_000_003 + step) * 4099 + accelerator.process_index)
         total_loss = torch.zeros((), device=accelerator.device)
         self.microbatches = [part for batch in batches for part in self._microbatches(batch)]
+        offloads = self.recipe.train.activation_offloading
         for number, microbatch in enumerate(self.microbatches, 1):
             last = number == len(self.microbatches)
             dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
             with self.strategy.microbatch_context(last=last), dropout:
                 with self.profile_region("forward"):
-                    with self.known_padding.for_batch(microbatch):
+                    offloading = ActivationOffloading(self.module) if offloads else nullcontext()
+                    with self.known_padding.for_batch(microbatch), offloading:
                         summed_loss = self.objective.loss(self.strategy.model, microbatch)
                     # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                     loss = summed_loss * accelerator.num_processes / targets
