@@ -137,14 +137,13 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         InputError: A row is invalid, or the model is too large for a method that needs weights.
     """
     quiet_libraries("warning")
-    _, objective = load_objective(recipe)
-    recipe, data = prepare_training_rows(recipe, objective)
+    recipe, data = prepare_training_rows(recipe, load_objective(recipe)[1])
     batch = effective_batch_size(recipe, 1)
     rows_per_step = data.rows_per_step(recipe.train.tokens_per_batch)
     steps_per_epoch = data.steps_per_epoch(batch, recipe.train.tokens_per_batch)
 
     def simulate(device: str) -> tuple[nn.Module, MacCounter, SimulatedRun]:
-        model, mac_counter = make_random_model(recipe, data, batch, device)
+        model, objective, mac_counter = make_random_model(recipe, data, batch, device)
         schedule = StepSchedule(recipe, data.train, make_splitter(recipe, objective, model, 1), batch)
         return model, mac_counter, simulate_run(recipe, steps_per_epoch, schedule, mac_counter)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, count, islice, pairwise
 from typing import NamedTuple, TypeVar
 
+import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -15,12 +16,15 @@ from peftkit.analysis.dry_run import apply_recipe_method
 from peftkit.components.inputs import Row
 from peftkit.data.batch_splitter import BatchSplitter
 from peftkit.data.dataloader import StreamingRows, TrainRows, row_order
+from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.token_batches import divide_rows
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
 from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
 from peftkit.models import BoundObjective
+from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
+from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
 from peftkit.models.load import init_random_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
@@ -177,7 +181,9 @@ def on_random_weights(recipe: Recipe, simulate: Callable[[str], Result]) -> Resu
         return simulate("cpu")
 
 
-def make_random_model(recipe: Recipe, data: PreparedData, batch: int, device: str) -> tuple[nn.Module, MacCounter]:
+def make_random_model(
+    recipe: Recipe, data: PreparedData, batch: int, device: str
+) -> tuple[nn.Module, BoundObjective, MacCounter]:
     """Apply the recipe's method to a model with random weights, and make its MAC counter.
 
     Args:
@@ -185,10 +191,14 @@ def make_random_model(recipe: Recipe, data: PreparedData, batch: int, device: st
         data: Its training rows.
         batch: Rows per step.
         device: The device; ``meta`` for a model without values.
+
+    Returns:
+        The model, the objective, which knows the layers whose outputs the recipe caches, and the counter.
     """
     base = init_random_base(recipe, device)
     model = apply_recipe_method(recipe, base, data, batch)
-    return model, make_mac_counter(recipe, base.objective, model, data.train)
+    objective = with_frozen_layers(recipe, base.objective, model, data.train)
+    return model, objective, make_mac_counter(recipe, objective, model, data.train)
 
 
 def simulate_run(
@@ -320,6 +330,7 @@ def _microbatches_by_step(
 ) -> Iterator[tuple[int, int, list[Microbatch]]]:
     """Yield the microbatches of each step, with the number of completed epochs and of its rows."""
     train, family = recipe.train, splitter.objective.family
+    known: set[bytes] = set()
     for epoch in count():
         batches = (
             _batches_in_memory(rows, recipe, batch, epoch)
@@ -334,9 +345,24 @@ def _microbatches_by_step(
             if splitter.costs is None:
                 max_lengths = family.max_lengths(microbatches)
                 microbatches = [family.pad_to(microbatch, max_lengths) for microbatch in microbatches]
-            yield epoch, len(batch_rows), microbatches
+            yield (
+                epoch,
+                len(batch_rows),
+                [_with_known_outputs(each, splitter.objective, known) for each in microbatches],
+            )
+            known.update(key for each in microbatches if isinstance(each, CollatedBatch) for key in each.text_keys)
         if batch_rows is None:  # fewer rows than one batch
             return
+
+
+def _with_known_outputs(microbatch: Microbatch, objective: BoundObjective, known: set[bytes]) -> Microbatch:
+    """Return a microbatch with outputs of frozen layers, without values, if those of all its texts are known."""
+    frozen = objective.frozen
+    keys = microbatch.text_keys if isinstance(microbatch, CollatedBatch) else ()
+    if frozen is None or not keys or not known.issuperset(keys):
+        return microbatch
+    shape = (*microbatch["input_ids"].shape, frozen.width)
+    return with_tensors(microbatch, {FROZEN_OUTPUTS: torch.empty(shape, dtype=frozen.dtype, device="meta")})
 
 
 def _batches_in_memory(rows: Dataset, recipe: Recipe, batch: int, epoch: int) -> Iterator[list[Row]]:

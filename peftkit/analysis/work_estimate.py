@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,10 +26,12 @@ from peftkit.components import Objective
 from peftkit.data.batch_splitter import make_splitter
 from peftkit.data.count_cache import CountCache, count_cache
 from peftkit.data.dataloader import effective_batch_size, first_batches, shortest_and_longest_batch
+from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.pipeline import PreparedData
 from peftkit.evaluate.shared_inputs import input_settings
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import BoundObjective
+from peftkit.models.frozen_outputs import FrozenLayers
 from peftkit.models.load import LoadedBase, apply_method, init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
@@ -83,7 +85,7 @@ class WorkEstimator:
         self._bases: dict[str, LoadedBase] = {}
         self._rows: dict[str, TrainingRows] = {}
         self._schedules: dict[str, StepSchedule] = {}
-        self._counters: dict[str, MacCounter] = {}
+        self._counters: dict[str, tuple[FrozenLayers | None, MacCounter]] = {}
 
     def estimate(self, recipe: Recipe, *, trial: bool) -> WorkEstimate:
         """Estimate the work of a run.
@@ -112,13 +114,13 @@ class WorkEstimator:
 
         def simulate(device: str) -> SimulatedRun:
             if device == "meta":
-                counter = self._counter(recipe, base, rows, rows_key)
+                objective, counter = self._counter(recipe, base, rows, rows_key)
             else:
-                _, counter = make_random_model(recipe, data, batch, device)
-            splitter = make_splitter(recipe, base.objective, counter.model, 1)
+                _, objective, counter = make_random_model(recipe, data, batch, device)
+            splitter = make_splitter(recipe, objective, counter.model, 1)
             schedule = _keep(
                 self._schedules,
-                _key(order, repr(splitter.costs)),
+                _key(order, repr(splitter.costs), repr(objective.frozen)),
                 lambda: StepSchedule(recipe, data.train, splitter, batch),
             )
             simulated = simulate_run(recipe, per_epoch, schedule, counter)
@@ -132,15 +134,19 @@ class WorkEstimator:
         gmacs = None if steps is None else sum_macs(simulated.macs, steps) / 1e9
         return WorkEstimate(gmacs, simulated.mean_macs / 1e9, seconds)
 
-    def _counter(self, recipe: Recipe, base: LoadedBase, rows: TrainingRows, rows_key: str) -> MacCounter:
-        """Return the counter of a recipe's model and method, with what was counted for other tasks."""
+    def _counter(
+        self, recipe: Recipe, base: LoadedBase, rows: TrainingRows, rows_key: str
+    ) -> tuple[BoundObjective, MacCounter]:
+        """Return the objective of a recipe's model and method, and its counter with the counts of other tasks."""
         key = _counter_key(recipe, base, _planned_steps(recipe, rows.data))
         for known in (key, _key(key, rows_key)):
             if known in self._counters:
-                count_extremes(self._counters[known], rows.extremes)
-                return self._counters[known]
-        counter, reads_rows = _make_counter(recipe, _copy(base), rows)
-        return _keep(self._counters, _key(key, rows_key) if reads_rows else key, lambda: counter)
+                frozen, counter = self._counters[known]
+                count_extremes(counter, rows.extremes)
+                return replace(base.objective, frozen=frozen), counter
+        frozen, counter, reads_rows = _make_counter(recipe, _copy(base), rows)
+        _keep(self._counters, _key(key, rows_key) if reads_rows else key, lambda: (frozen, counter))
+        return replace(base.objective, frozen=frozen), counter
 
 
 def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
@@ -148,8 +154,8 @@ def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
     return TrainingRows(recipe, data, shortest_and_longest_batch(recipe, data.train, objective))
 
 
-def _make_counter(recipe: Recipe, base: LoadedBase, rows: TrainingRows) -> tuple[MacCounter, bool]:
-    """Apply the method of a recipe and make the counter; returns also whether the method read training rows."""
+def _make_counter(recipe: Recipe, base: LoadedBase, rows: TrainingRows) -> tuple[FrozenLayers | None, MacCounter, bool]:
+    """Apply the method of a recipe; return the layers to cache, the counter, and whether the method read rows."""
     data, batch = rows.data, effective_batch_size(recipe, 1)
     reads_rows = False
 
@@ -159,11 +165,13 @@ def _make_counter(recipe: Recipe, base: LoadedBase, rows: TrainingRows) -> tuple
         return first_batches(recipe, data.train, base.objective, base.model, batch, number)
 
     model: nn.Module = apply_method(recipe, base, _planned_steps(recipe, data), batches)
-    known = count_cache(recipe, base.objective, model)
+    objective = with_frozen_layers(recipe, base.objective, model, data.train)
+    known = count_cache(recipe, objective, model)
     known.deferred = True
-    counter = create_mac_counter(recipe, base.objective, model, known, optimizer=False)
+    counter = create_mac_counter(recipe, objective, model, known, optimizer=False)
     count_extremes(counter, rows.extremes)
-    return counter, reads_rows
+    # Whether outputs of frozen layers are cached depends on the number of their tokens.
+    return objective.frozen, counter, reads_rows or recipe.train.cache_frozen_outputs is not None
 
 
 def _planned_steps(recipe: Recipe, data: PreparedData) -> int | None:

@@ -97,15 +97,23 @@ class ShadowModel:
             device = next(self.model.parameters()).device
             tensors = {k: torch.ones_like(v, device=device) if v.is_meta else v.to(device) for k, v in batch.items()}
             return _replace_tensors(batch, tensors)
-        return _without_values(batch, self.device)
+        return without_values(batch, self.device)
 
 
 def _shapes(batch: dict[str, Tensor]) -> Shapes:
     return tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
 
 
-def _without_values(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return empty tensors of the batch's shapes on a device, and the tensors that hold counts unchanged."""
+def without_values(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return empty tensors of the batch's shapes on a device, and the tensors that hold counts unchanged.
+
+    Args:
+        batch: The batch, tensors of any shape.
+        device: The device.
+
+    Returns:
+        The batch, with tensors of the same shapes.
+    """
     empty = {k: v if k in COUNTS else torch.empty_like(v, device=device) for k, v in batch.items()}
     return _replace_tensors(batch, empty)
 
@@ -196,7 +204,7 @@ class MacCounter:
         try:
             expected = family.lengths.at(lengths, sizes)
             if expected is not None and len(family.interpolated) < family.limit:
-                meta_batch = _without_values(batch, torch.device("meta"))
+                meta_batch = without_values(batch, torch.device("meta"))
                 family.interpolated[shapes] = Interpolated(meta_batch, StepMacs(*expected))
                 return family.interpolate(shapes)
             if expected is not None:

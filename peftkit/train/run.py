@@ -18,6 +18,7 @@ from pydantic_core import to_jsonable_python
 
 from peftkit.components import Meter
 from peftkit.data.dataloader import effective_batch_size, first_batches
+from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.input_digests import (
     compute_input_digests,
     input_digests,
@@ -245,9 +246,12 @@ def run(
             ]
             failure = f"fails in the first forward pass of {recipe.model.name!r}"
             with explain_method_errors(recipe.method, failure, remedy="use another method or model"):
-                mac_counter = make_mac_counter(recipe, base.objective, mac_model or model, data.train)
+                objective = with_frozen_layers(
+                    recipe, base.objective, model, data.train, processes=accelerator.num_processes
+                )
+                mac_counter = make_mac_counter(recipe, objective, mac_model or model, data.train)
             trainer = Trainer(
-                recipe, model, base.objective, data, accelerator, mac_counter, callbacks, interrupts, directory, clock
+                recipe, model, objective, data, accelerator, mac_counter, callbacks, interrupts, directory, clock
             )
             trainer.train(saved)
         if directory is not None:
@@ -376,6 +380,7 @@ def _summarize(
         "rows_per_step": None if rows_per_step is None else asdict(rows_per_step),
         "microbatch_size": trainer.train_step.microbatch_size,
         "split_batches": trainer.splitter.costs is not None,
+        "cached_layers": len(trainer.objective.frozen.names) if trainer.objective.frozen else 0,
         "all_logits": base.family.computes_all_logits(trainer.module),
         "processes": trainer.accelerator.num_processes,
     }

@@ -25,6 +25,7 @@ from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.recipe import Recipe
+from peftkit.recipe.tables import parse_bytes
 from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import CallbackList
 from peftkit.train.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ from peftkit.train.mac_counting import StepCounter
 from peftkit.train.optim import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
+from peftkit.train.steps.frozen_cache import FrozenCache
 from peftkit.train.steps.parallel_strategies import make_strategy
 from peftkit.train.steps.step import TrainStep
 from peftkit.train.steps.step_losses import StepLoss, StepLosses
@@ -95,6 +97,7 @@ class Trainer:
         waits = accelerator.num_processes > 1 or any(each.waits_for_device for each in self.callbacks.loop)
         by_events = accelerator.device.type == "cuda" and not waits
         self.timer = StepTimer(accelerator.device, by_events=by_events)
+        self.frozen_cache: FrozenCache | None = None
         for callback in self.callbacks.loop:
             callback.attach(self)
 
@@ -111,6 +114,11 @@ class Trainer:
         """
         if saved is not None:
             self._load_checkpoint(saved)
+        if self.objective.frozen is not None and (limit := self.recipe.train.cache_frozen_outputs):
+            folder = self.run.path if self.run else None
+            self.frozen_cache = FrozenCache(self.objective.frozen, parse_bytes(limit), folder, self.progress.step)
+            self.train_step.frozen_cache = self.frozen_cache
+        ended = False
         try:
             self.callbacks.on_train_start()
             self._settle()
@@ -124,9 +132,16 @@ class Trainer:
                     break
             self.losses.check(wait=True)
             self.callbacks.on_train_end()
+            ended = True
+        except DivergedError:
+            ended = True
+            raise
         except StopRequested:
             self.callbacks.on_interrupt()
             raise
+        finally:
+            if self.frozen_cache is not None:
+                self.frozen_cache.close(remove=ended or self.run is None)
 
     def release(self) -> None:
         """Release the wrapped model before the process group is destroyed, and what refers to the trainer."""

@@ -12,12 +12,13 @@ from torch import Tensor
 from peftkit.components import StepStats
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CollatedBatch, num_rows
+from peftkit.models.batches.collated_batch import CollatedBatch, keys_of, num_rows
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.steps.activation_offloading import ActivationOffloading
 from peftkit.train.steps.fast_dropout import fast_dropout
+from peftkit.train.steps.frozen_cache import FrozenCache
 from peftkit.train.steps.parallel_strategies import Strategy
 
 TEXTS = ("input_ids", "decoder_input_ids")
@@ -61,6 +62,8 @@ class TrainStep:
         self.microbatch_size = recipe.train.tokens_per_batch or recipe.train.batch_size
         """Maximum rows per forward pass, or tokens with ``train.tokens_per_batch``; reduced when memory runs out."""
         self.known_padding = KnownPadding()
+        self.frozen_cache: FrozenCache | None = None
+        """The outputs of frozen layers; None if they are not kept."""
         self.microbatches: list[dict[str, Tensor]] = []
         """The microbatches of the last step."""
 
@@ -116,6 +119,8 @@ class TrainStep:
             RunError: Memory runs out with a single row, or in a run whose processes would wait for this one.
         """
         train = self.recipe.train
+        if self.frozen_cache is not None:
+            batches = [self.frozen_cache.attach(batch, keys_of(batch)) for batch in batches]
         if self.accelerator.num_processes > 1 or train.deepspeed.used:
             try:
                 return self._accumulate(batches, targets, step)
@@ -152,7 +157,7 @@ class TrainStep:
             with self.strategy.microbatch_context(last=last), dropout:
                 with self.profile_region("forward"):
                     offloading = ActivationOffloading(self.module) if offloads else nullcontext()
-                    with self.known_padding.for_batch(microbatch), offloading:
+                    with self.known_padding.for_batch(microbatch), offloading, self._storing(microbatch, step):
                         summed_loss = self.objective.loss(self.strategy.model, microbatch)
                     # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                     loss = summed_loss * accelerator.num_processes / targets
@@ -164,6 +169,12 @@ class TrainStep:
                     self.strategy.backward(loss, last=last)
             total_loss += summed_loss.detach()
         return total_loss
+
+    def _storing(self, microbatch: dict[str, Tensor], step: int) -> AbstractContextManager[None]:
+        """Return a context that stores what the frozen layers compute, if it is kept."""
+        if self.frozen_cache is None:
+            return nullcontext()
+        return self.frozen_cache.storing(self.module, microbatch, keys_of(microbatch), step)
 
     def _microbatches(self, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Split a batch into microbatches that fit the maximum."""
