@@ -20,7 +20,7 @@ from peftkit.macs.eager_attention import eager_attention
 from peftkit.macs.mac_counter import VALUE_ERRORS, without_values
 from peftkit.macs.op_counter import OpCounter
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CHOICES, CollatedBatch, with_tensors
+from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, hidden_states
 from peftkit.models.scores import tolerance
 from peftkit.recipe import Recipe
@@ -92,8 +92,6 @@ def _find(
     lengths = rows["length"][:]
     chosen = [rows[lengths.index(find(lengths))] for find in (min, max)]
     batch: dict[str, Tensor] = objective.collate_and_count(chosen)
-    if CHOICES in batch:
-        raise CannotCacheError("rows have several texts")
     device = next(model.parameters()).device
     batch = without_values(batch, device) if device.type == "meta" else CollatedBatch.to(batch, device)  # type: ignore[arg-type]
     with _kept_state(model):
