@@ -25,7 +25,7 @@ from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
-from peftkit.models.load import init_random_base
+from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.mac_counting import make_mac_counter

@@ -49,7 +49,7 @@ class FamilyServices(Protocol):
         """
 
     def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize the sources of examples as whole inputs; encoders only.
+        """Tokenize the sources of examples as whole inputs, or their pairs of texts; encoders only.
 
         Args:
             examples: The examples.
@@ -114,8 +114,9 @@ class FamilyServices(Protocol):
             batch: A batch of ``collate``.
 
         Returns:
-            The outputs of the head, of shape (rows, outputs); for pairs, of shape (rows, candidates), where rows with
-            fewer candidates are filled with minus infinity.
+            The outputs of the head, of shape (rows, outputs), or (texts, length, outputs) if the head scores tokens or
+            spans; for pairs of source and candidate, of shape (rows, candidates), where rows with fewer candidates are
+            filled with minus infinity.
         """
 
     def cross_entropy(self, model: nn.Module, batch: Batch) -> Tensor:

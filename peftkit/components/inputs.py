@@ -110,6 +110,7 @@ class ApplyContext:
             model's forward pass including ``labels``; None if there are no data.
         head_parameters: Names of the parameters of an encoder's classification head in the base model. They are
             unfrozen after ``apply``, and ``save`` must write them.
+        auto_class: Name of the transformers class that loads the model; empty for that of the kind of model.
     """
 
     model_kind: ModelKind
@@ -119,6 +120,7 @@ class ApplyContext:
     gradient_checkpointing: bool = False
     batches: Callable[[int], Sequence[Mapping[str, Tensor]]] | None = None
     head_parameters: tuple[str, ...] = ()
+    auto_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,10 @@ class Example:
             decoders.
         group: Name of what rows with dependent scores have in common, such as a passage with several questions.
             Comparisons resample whole groups. If empty, the row is a group by itself.
+        source_pair: The two texts of a pair. Encoders read them instead of the source, with their separator and token
+            types; generating models read the source, which contains both.
+        words: The words of the source, for tasks that predict something for each word.
+        target_span: Start and end of the answer in the second text of the pair, in characters; None without an answer.
     """
 
     source: str
@@ -145,6 +151,9 @@ class Example:
     extra: Mapping[str, str] = field(default_factory=dict)
     truncatable_span: tuple[int, int] | None = None
     group: str = ""
+    source_pair: tuple[str, str] | None = None
+    words: tuple[str, ...] = ()
+    target_span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from peftkit.components.component import Component
 from peftkit.components.inputs import Example, TaskKind
@@ -16,13 +16,16 @@ class Metric(Component):
     """The kinds of task that the metric supports."""
     higher_is_better: ClassVar[bool] = True
     """Whether a higher value is better."""
-    input: ClassVar[Literal["prediction", "teacher_forced"]] = "prediction"
-    """Which texts are scored: the model's predictions, or its output under teacher forcing, for comparison with older
-    systems. Teacher forcing leaks the answer, so such a metric never selects a checkpoint."""
+    input: ClassVar[str] = "prediction"
+    """Which value of a prediction is scored: ``prediction``, the text; ``teacher_forced``, the output under teacher
+    forcing, for comparison with older systems; or another one that the objective predicts, such as ``probabilities``.
+    ``compute`` is given these values. Only metrics of texts are computed for baselines. Teacher forcing leaks the
+    answer, so such a metric never selects a checkpoint."""
     values: ClassVar[tuple[str, ...]] = ()
     """The names of the values that ``compute`` returns; empty if the only value has the name of the metric."""
     is_mean_of_examples: ClassVar[bool] = False
-    """Whether each value is the mean of per-example scores, so that runs can be compared example by example."""
+    """Whether each value is the mean of per-example scores, so that runs can be compared example by example. The scores
+    of a metric that is no mean can be pseudo-values (see ``peftkit.metrics.pseudo_values``)."""
 
     @property
     def value_names(self) -> tuple[str, ...]:

@@ -160,7 +160,7 @@ def example_without_answer(to_example: Callable[[Mapping[str, Any]], Example], r
             raise
         reason = f"to_example needs the answer ({summarize_error(error)}), so the task has to override to_prompt"
         raise MissingFieldsError(list(filled.missing), reason) from error
-    prompt = "".join([example.source, *example.candidates])
+    prompt = "".join([example.source, *example.candidates, *(example.source_pair or ()), *example.words])
     required = [field for field, character in filled.missing.items() if character in prompt]
     if required:
         raise MissingFieldsError(required)
@@ -169,7 +169,8 @@ def example_without_answer(to_example: Callable[[Mapping[str, Any]], Example], r
 
 def fill_placeholders(example: Example) -> Example:
     """Return the example without its answer: its target is the first candidate, or empty if there are none."""
-    return replace(example, target=next(iter(example.candidates), ""), references=(), extra={})
+    target = next(iter(example.candidates), "")
+    return replace(example, target=target, references=(), extra={}, target_span=None)
 
 
 class _RowWithPlaceholders(dict[str, Any]):

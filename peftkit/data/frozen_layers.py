@@ -22,7 +22,7 @@ from peftkit.macs.op_counter import OpCounter
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, hidden_states
-from peftkit.models.scores import tolerance
+from peftkit.models.token_losses import tolerance
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import parse_bytes
 

@@ -20,7 +20,7 @@ from peftkit.data.examples import to_examples
 from peftkit.data.row_digests import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices, stratified_sample
 from peftkit.data.token_batches import RowsPerStep, check_step_sizes, step_sizes
-from peftkit.data.tokenize import (
+from peftkit.data.tokenized_split import (
     SplitStatistics,
     TokenizedSplit,
     select_statistics,

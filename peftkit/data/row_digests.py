@@ -33,5 +33,7 @@ def _arrow_bytes(rows: Dataset) -> Iterator[bytes]:
 
 def _example_bytes(examples: Iterable[Example]) -> Iterator[bytes]:
     for e in examples:
-        fields = [e.source, e.target, e.candidates, e.references, e.group, sorted(e.extra.items())]
+        fields: list[object] = [e.source, e.target, e.candidates, e.references, e.group, sorted(e.extra.items())]
+        if e.source_pair or e.words or e.target_span:
+            fields += [e.source_pair, e.words, e.target_span]
         yield json.dumps(fields, default=str).encode()

@@ -14,14 +14,16 @@ from torch import nn
 
 from peftkit.components import Example, Metric, Objective, Prediction
 from peftkit.components.objective import ObjectiveContext
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.errors import PeftkitError, RunError, summarize_error
 from peftkit.models import BoundObjective
 from peftkit.oom import retry_with_half_batch
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import LOSS
+from peftkit.recipe.recipe import LOSS
 from peftkit.text_normalization import to_identifier
 
+PREDICTION = "prediction"
+"""Key of a prediction: the predicted text."""
 TEACHER_FORCED = "teacher_forced"
 """Key of a prediction: the most likely tokens while the target is fed to the model, as text."""
 
@@ -160,23 +162,20 @@ def compute_values(
     """
     values = {LOSS: sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
     references = [list(e.references or (e.target,)) for e in examples]
-    for suffix in objective.prediction_suffixes:
-        texts = [p[f"prediction{suffix}"] for p in predictions]
-        for metric in (m for m in recipe.metric if m.input == "prediction"):
-            with explain_metric_errors(metric):
-                computed = metric.compute(texts, references, examples)
-                mean = metric.is_mean_of_examples
-                per_example = metric.compute_per_example(texts, references, examples) if mean else []
-            for key, value in computed.items():
-                values[key + suffix] = float(value)
-            if mean:
-                for prediction, scores in zip(predictions, per_example, strict=True):
-                    suffixed = {key + suffix: float(value) for key, value in scores.items()}
-                    prediction["scores"] = {**prediction.get("scores", {}), **suffixed}
-    for metric in (m for m in recipe.metric if m.input == TEACHER_FORCED):
-        texts = [p[TEACHER_FORCED] for p in predictions]
+    of_texts = [m for m in recipe.metric if m.input == PREDICTION]
+    scored = [(m, suffix) for suffix in objective.prediction_suffixes for m in of_texts]
+    scored += [(m, "") for m in recipe.metric if m.input != PREDICTION]
+    for metric, suffix in scored:
+        inputs = [p[metric.input + suffix] for p in predictions]
+        mean = metric.is_mean_of_examples
         with explain_metric_errors(metric):
-            values |= {k: float(v) for k, v in metric.compute(texts, references, examples).items()}
+            computed = metric.compute(inputs, references, examples)
+            per_example = metric.compute_per_example(inputs, references, examples) if mean else []
+        for key, value in computed.items():
+            values[key + suffix] = float(value)
+        for prediction, scores in zip(predictions if mean else (), per_example, strict=True):
+            suffixed = {key + suffix: float(value) for key, value in scores.items()}
+            prediction["scores"] = {**prediction.get("scores", {}), **suffixed}
     return values
 
 

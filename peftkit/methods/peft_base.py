@@ -21,7 +21,7 @@ from peftkit.components.model_parts import (
     naming_options,
 )
 from peftkit.errors import InputError, comma_separated, summarize_error
-from peftkit.methods.peft_config import TASK_TYPES, SubConfig, find_rejected_options
+from peftkit.methods.peft_config import HEAD_TASK_TYPES, TASK_TYPES, SubConfig, find_rejected_options
 from peftkit.methods.peft_schema import constants
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class PeftMethod(Method):
 
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.peft_type)]
         options = self.options(model, context)
-        return config_class(task_type=TASK_TYPES[context.model_kind], inference_mode=False, **options)
+        task_type = HEAD_TASK_TYPES.get(context.auto_class, TASK_TYPES[context.model_kind])
+        return config_class(task_type=task_type, inference_mode=False, **options)
 
     def options(self, model: nn.Module, context: ApplyContext) -> dict[str, Any]:
         """Return the arguments of peft's configuration; unset options have peft's defaults.

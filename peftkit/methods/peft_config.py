@@ -24,6 +24,12 @@ TASK_TYPES: Mapping[ModelKind, str] = {
     "decoder": "CAUSAL_LM",
     "encoder": "SEQ_CLS",
 }
+HEAD_TASK_TYPES: Mapping[str, str] = {
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForQuestionAnswering": "QUESTION_ANS",
+    "AutoModel": "FEATURE_EXTRACTION",
+}
+"""peft's task types by the transformers class that loads the model, where they are not those of its kind."""
 
 
 class SubConfig(BaseModel):

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from peftkit.components import Example
 from peftkit.components.inputs import CandidateScores, TokenizedRow
+from peftkit.errors import RowError, summarize_error
 from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.decoding.shared_cache import accepts_argument
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import at_least_float32, tolerance
 from peftkit.models.text_encoding import check_candidates_differ
+from peftkit.models.token_losses import at_least_float32, tolerance
 from peftkit.models.truncation import truncate_context, truncate_pairs
 
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
@@ -30,20 +31,57 @@ class SequenceClassifier(ModelFamily):
     can_generate = False
 
     def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        _, sources, lengths = self._tokenize_sources(examples)
-        truncated = [self._truncate_source(source) for source in sources]
-        return [
-            {
-                "source": source,
-                "candidates": [],
-                "answer": 0,
-                "length": len(source),
-                "source_tokens": length,
-                "target_tokens": 0,
-                "segments": [],
-            }
-            for source, length in zip(truncated, lengths, strict=True)
-        ]
+        singles = [example for example in examples if example.source_pair is None]
+        _, sources, lengths = self._tokenize_sources(singles)
+        tokenized = iter(zip(map(self._truncate_source, sources), lengths, strict=True))
+        rows: list[TokenizedRow] = []
+        for example in examples:
+            segments: list[list[int]] = []
+            if example.source_pair is None:
+                source, length = next(tokenized)
+            else:
+                source, types, length = self._tokenize_source_pair(*example.source_pair)
+                segments = [types]
+            rows.append(
+                {
+                    "source": source,
+                    "candidates": [],
+                    "answer": 0,
+                    "length": len(source),
+                    "source_tokens": length,
+                    "target_tokens": 0,
+                    "segments": segments,
+                }
+            )
+        return rows
+
+    def _tokenize_source_pair(self, first: str, second: str) -> tuple[list[int], list[int], int]:
+        """Tokenize a pair of texts; a pair that is too long loses the end of the longer text.
+
+        Args:
+            first: the first text.
+            second: the second text.
+
+        Returns:
+            The ids and the token type ids of the pair, and its number of tokens before truncation.
+
+        Raises:
+            RowError: the tokenizer cannot encode a text, or an id has no embedding.
+        """
+        try:
+            pair = self.tokenizer(first, second, return_token_type_ids=True)
+            length = len(pair["input_ids"])
+            if length > self.max_source_length:
+                options = {"truncation": "longest_first", "max_length": self.max_source_length}
+                self.tokenizer.truncation_side = "right"
+                pair = self.tokenizer(first, second, return_token_type_ids=True, **options)
+        except Exception as error:  # as in token_ids
+            reason = f"the tokenizer cannot encode the pair ({summarize_error(error)}); change the texts"
+            raise RowError("source", reason) from error
+        ids = self._check_ids([*pair["input_ids"]], "source", "encoder")
+        if not ids or len(ids) > self.max_source_length:
+            raise RowError("source", "truncation leaves none of the pair; raise train.max_source_length")
+        return ids, [*pair["token_type_ids"]], length
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         _, _, lengths = self._tokenize_sources(examples)
@@ -80,12 +118,13 @@ class SequenceClassifier(ModelFamily):
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]
-        segments = [segment for row in rows for segment in row.get("segments", ())]
+        segments = [segment for row in rows for segment in row.get("segments") or [[0] * len(row["source"])]]
+        has_segments = any(row.get("segments") for row in rows)
         options: dict[str, Any] = {"multiple": self.pad_to_multiple_of, "max_length": self.max_encoder_length}
         return {
             "input_ids": pad_sequences(texts, self.pad_id, **options),
             "attention_mask": attention_mask(texts, **options),
-            **({"token_type_ids": pad_sequences(segments, 0, **options)} if segments else {}),
+            **({"token_type_ids": pad_sequences(segments, 0, **options)} if has_segments else {}),
             "labels": torch.tensor([row["answer"] for row in rows]),
             CHOICES: torch.tensor([len(row["candidates"]) for row in rows]),
             "input_tokens": torch.tensor(sum(map(len, texts))),
@@ -98,20 +137,23 @@ class SequenceClassifier(ModelFamily):
         return self._outputs_by_row(self._outputs(model, batch), batch), batch["labels"]
 
     def _outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the outputs of the head, of shape (texts, outputs)."""
+        """Return the outputs of the head, of shape (texts, outputs) or (texts, length, outputs)."""
         inputs = {"input_ids": batch["input_ids"]}
         # FNet takes no attention mask in transformers 4.
         if accepts_argument(model, "attention_mask") or accepts_argument(model, "kwargs"):
             inputs["attention_mask"] = batch["attention_mask"]
         if "token_type_ids" in batch and self.uses_token_type_ids(model):
             inputs["token_type_ids"] = batch["token_type_ids"]
-        outputs: Tensor = model(**inputs).logits
-        return outputs
+        output = model(**inputs)
+        spans = getattr(output, "start_logits", None) is not None
+        outputs: Tensor = torch.stack([output.start_logits, output.end_logits], -1) if spans else output.logits
+        # Prompt methods prepend positions to those of the text.
+        return outputs[:, -batch["input_ids"].shape[1] :] if outputs.ndim == 3 else outputs
 
     def _outputs_by_row(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Arrange outputs by row: the scores of a row's pairs become one line of shape (choices,), padded with -inf."""
         choices = choices_per_row(batch)
-        if not any(choices):
+        if not any(choices) or outputs.ndim == 3:
             return outputs
         scores: list[Tensor] = list(torch.split(at_least_float32(outputs)[:, 0], choices))
         return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
@@ -141,10 +183,18 @@ class SequenceClassifier(ModelFamily):
             shortest = min(range(len(lengths)), key=lengths.__getitem__)
             if lengths[shortest] == batch["input_ids"].shape[1]:
                 return None
-            difference = (outputs_without_padding([shortest])[0] - outputs[shortest]).abs().max().item()
-            return difference > 10 * tolerance(model, device) * max(1.0, outputs[shortest].abs().max().item())
+            padded = unpad(outputs, shortest)
+            difference = (outputs_without_padding([shortest])[0] - padded).abs().max().item()
+            return difference > 10 * tolerance(model, device) * max(1.0, padded.abs().max().item())
+
+        def unpad(values: Tensor, indices: int | list[int]) -> Tensor:
+            length = lengths[indices if isinstance(indices, int) else indices[0]]
+            return values[indices, :length] if values.ndim == 3 else values[indices]
 
         if not ignores_padding(model, differs):
             for indices in group_equal_lengths([range(length) for length in lengths]):
-                outputs[indices] = outputs_without_padding(indices)
+                if outputs.ndim == 3:
+                    outputs[indices, : lengths[indices[0]]] = outputs_without_padding(indices)
+                else:
+                    outputs[indices] = outputs_without_padding(indices)
         return self._outputs_by_row(outputs, batch)

@@ -12,14 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 from peftkit.components import Component, Metric, ModelKind, Objective, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
-from peftkit.recipe.config import LISTED, LOSS, Recipe
+from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.deepspeed import sharding_conflicts
-from peftkit.recipe.optimizers import optimizer_arguments
+from peftkit.recipe.messages.type_names import describe_type, format_value
+from peftkit.recipe.optimizer_names import optimizer_arguments
 from peftkit.recipe.partial_recipe import known, listed
+from peftkit.recipe.recipe import LOSS, Recipe
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
 from peftkit.recipe.tables import TrainConfig, parse_interval
 from peftkit.recipe.toml_lines import KeyPath
-from peftkit.recipe.type_names import describe_type, format_value
 
 Conflict = tuple[KeyPath, str]
 """The path of a key and what is wrong with it."""
@@ -194,7 +195,7 @@ def _metric_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Confl
 
 
 def _selection_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    metrics = [metric for metric in recipe.metric if metric.input == "prediction"]
+    metrics = [metric for metric in recipe.metric if metric.input != "teacher_forced"]
     values = [*(value for metric in metrics for value in metric.value_names), LOSS]
     selection = recipe.selection_metric
     if selection in values:

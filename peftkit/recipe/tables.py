@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from peftkit.file_formats import DEFAULT_TRACKERS
-from peftkit.recipe.optimizers import validate_optimizer_name
+from peftkit.recipe.optimizer_names import validate_optimizer_name
 from peftkit.recipe.resolve import validate_model_name
 
 MIN_AMOUNT = 1e-6

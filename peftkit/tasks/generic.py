@@ -89,6 +89,7 @@ class MultipleChoice(_QuestionTask):
     always at the same position, such as in its own column."""
 
     kind: ClassVar[TaskKind] = "multiple_choice"
+    computed_fields: ClassVar[tuple[str, ...]] = ("choices",)
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("answer_column",)
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     selection_metric: ClassVar[str] = "accuracy"
@@ -121,8 +122,7 @@ class MultipleChoice(_QuestionTask):
             yield "choice_labels_column", self.choice_labels_column
 
     def required_columns(self, row: Mapping[str, Any]) -> list[str]:
-        columns = [column for column in super().required_columns(row) if column != "choices"]
-        columns += self._choice_columns()
+        columns = [*super().required_columns(row), *self._choice_columns()]
         if self.shuffle_choices:
             columns.append(self.question_column)
         if self.choice_labels_column and "choices" in prompt_templates.fields(self.prompt_template()):
@@ -257,6 +257,7 @@ class DistractorGeneration(_QuestionTask):
         "rouge",
     )
     selection_metric: ClassVar[str] = "distractor_soft"
+    computed_fields: ClassVar[tuple[str, ...]] = ("answer",)
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("distractors_column", "distractors_columns", "choices_column")
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
@@ -290,7 +291,7 @@ class DistractorGeneration(_QuestionTask):
         return (self.choices_column,) if self.choices_column else self.distractors_columns or (self.distractors_column,)
 
     def required_columns(self, row: Mapping[str, Any]) -> list[str]:
-        columns = [column for column in super().required_columns(row) if column != "answer"]
+        columns = super().required_columns(row)
         if self.choices_column and not self._answer_is_text(row):
             columns.append(self.choices_column)
         return list(dict.fromkeys([*columns, self.answer_column]))

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.errors import InputError, comma_separated, did_you_mean
+from peftkit.tasks.columns import get_nonblank_text, get_text
 from peftkit.tasks.data_check import ROWS_PER_FILE
 from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.labels import (
@@ -20,7 +21,7 @@ from peftkit.tasks.labels import (
     match_label,
     read_label,
 )
-from peftkit.tasks.sources.loading import load_valid_splits
+from peftkit.tasks.sources.split_loading import load_valid_splits
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -38,7 +39,8 @@ class TextClassification(DatasetTask):
     text_column: str = "text"
     """Column of the text; dots select nested fields."""
     text_pair_column: str | None = None
-    """Column of a second text, for pairs of texts."""
+    """Column of a second text, for pairs of texts. Without `prompt`, encoders read the pair with their separator and
+    token types; other models read the prompt."""
     label_column: str = "label"
     """Column of the label."""
     label_names: tuple[str, ...] = ()
@@ -153,7 +155,8 @@ class TextClassification(DatasetTask):
         return check
 
     def prompt_template(self) -> str:
-        return self.prompt or ("classify: {text}" + (" {text_pair}" if self.text_pair_column else ""))
+        pair = "classify: sentence1: {text} sentence2: {text_pair}"  # as T5 was trained (Raffel et al., 2020)
+        return self.prompt or (pair if self.text_pair_column else "classify: {text}")
 
     def column_options(self) -> Iterator[tuple[str, str]]:
         yield "text_column", self.text_column
@@ -168,7 +171,14 @@ class TextClassification(DatasetTask):
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
         source, span = self.render_prompt(row)
-        return Example(source, self.labels[0], self.labels, truncatable_span=span)
+        pair = self.source_pair(row)
+        return Example(source, self.labels[0], self.labels, truncatable_span=span, source_pair=pair)
+
+    def source_pair(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Returns the two texts of a row, which encoders read as a pair; None for single texts or with a prompt."""
+        if self.prompt or not self.text_pair_column:
+            return None
+        return get_nonblank_text(row, self.text_column), get_text(row, self.text_pair_column)
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
         """The prompt → the text of the label, one of all labels.

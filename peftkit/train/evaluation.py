@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components import TrainContext
 from peftkit.components.callback import EvaluationResult
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.evaluate.evaluator import SplitResult, evaluate
 from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint

@@ -35,7 +35,7 @@ from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.generation_settings import generation_notice
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.heads.classification_head import check_saves_head
-from peftkit.models.load import (
+from peftkit.models.load_base_model import (
     LoadedBase,
     apply_method,
     check_conflicts,
@@ -61,7 +61,7 @@ from peftkit.train.checkpoint_selection import CheckpointSelector
 from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.evaluation import REUSED, Evaluations
 from peftkit.train.mac_counting import make_mac_counter
-from peftkit.train.optim import check_optimizer_options
+from peftkit.train.optimizer import check_optimizer_options
 from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
 from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler

@@ -30,7 +30,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import CallbackList
 from peftkit.train.checkpoint import Checkpoint
 from peftkit.train.mac_counting import StepCounter
-from peftkit.train.optim import set_learning_rate
+from peftkit.train.optimizer import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
 from peftkit.train.steps.frozen_cache import FrozenCache

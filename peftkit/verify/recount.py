@@ -18,7 +18,7 @@ from peftkit.data.frozen_layers import may_change_training, with_frozen_layers
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.mac_counter import VALUE_ERRORS, StepMacs
-from peftkit.models.load import LoadedBase, count_parameters, init_random_base, load_base
+from peftkit.models.load_base_model import LoadedBase, count_parameters, init_random_base, load_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping

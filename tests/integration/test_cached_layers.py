@@ -19,7 +19,7 @@ from peftkit.distributed.accelerator import make_accelerator
 from peftkit.errors import RunInterrupted, StopRequested
 from peftkit.models.batches.collated_batch import with_tensors
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
-from peftkit.models.load import apply_method, load_base
+from peftkit.models.load_base_model import apply_method, load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory

@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 CODE = ("peftkit", "plugins", "scripts", "tests")
 MOST_LINES, MOST_TEST_LINES, MOST_MODULES = 400, 500, 16
 SAME_KIND = {
-    "config": "pydantic models of a TOML file: of a recipe, of a sweep",
     "methods": "the methods that a package registers",
     "parameters": "of a model",
 }

@@ -13,8 +13,8 @@ from peftkit.errors import RecipeError
 from peftkit.plugins import FIRST_PARTY, Registry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.sweep.config import read_sweep
 from peftkit.sweep.grid import expand
+from peftkit.sweep.sweep_file import read_sweep
 from peftkit.train.run import run
 from tests.tasks.conftest import Write, examinations, questions, tweets, write
 

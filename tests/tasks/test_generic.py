@@ -101,7 +101,10 @@ def test_text_pairs_nested_columns_and_prompt_fields(write: Write) -> None:
         {"a": {"b": "1"}, "c": "2", "label": "y", "extra": 4},
     ]
     task = TextClassification(path=all_splits(write, rows), text_column="a.b", text_pair_column="c")
-    assert examples_of(task)[0].source == "classify: one two"
+    example = examples_of(task)[0]
+    assert (example.source, example.source_pair) == ("classify: sentence1: one sentence2: two", ("one", "two"))
+    asked = task.model_copy(update={"prompt": "{text} or {text_pair}"})
+    assert (examples_of(asked)[0].source, examples_of(asked)[0].source_pair) == ("one or two", None)
     task = TextClassification(path=all_splits(write, rows), text_column="a.b", prompt="{extra}: {text} {{}} {a.b}")
     assert examples_of(task)[0].source == "3: one {} one"
 
@@ -296,6 +299,38 @@ def test_a_missing_column_is_an_error_before_reading_rows(task: Any, options: An
 def test_invalid_options_are_rejected(task: Any, options: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         task(**options)
+
+
+FIELDS = [
+    (TextClassification, "text", "label_column"),
+    (TextClassification, "text_pair", "label_column"),
+    (MultipleChoice, "question", "answer_column"),
+    (MultipleChoice, "context", "answer_column"),
+    (TextGeneration, "source", "target_column"),
+    (DistractorGeneration, "question", "distractors_column"),
+    (DistractorGeneration, "context", "distractors_column"),
+]
+"""Every field of a prompt that stands for a column, with the option of the column that has the answer."""
+
+
+@pytest.mark.parametrize(("task", "field", "hidden"), FIELDS)
+def test_a_field_must_not_show_the_column_of_the_answer(task: Any, field: str, hidden: str) -> None:
+    words = rf"prompt: the field \{{{field}\}} is the column 'secret', which contains the answer"
+    for column in ("secret", "secret.text"):
+        with pytest.raises(ValidationError, match=words.replace("secret'", f"{column}'")):
+            task(path="x", **{f"{field}_column": column, hidden: "secret"})
+
+
+@pytest.mark.parametrize(("task", "field", "hidden"), FIELDS)
+def test_the_column_of_the_answer_may_have_the_name_of_a_field(task: Any, field: str, hidden: str) -> None:
+    created = task(path="x", **{f"{field}_column": "shown", hidden: field})
+    assert "shown" in created.required_columns({})
+    assert field not in created.required_columns({})
+
+
+def test_the_column_of_the_answer_may_have_the_name_of_a_computed_field() -> None:
+    MultipleChoice(path="x", choices_columns=("1", "2"), answer_column="choices")
+    DistractorGeneration(path="x", answer_column="right", distractors_column="answer")
 
 
 def test_streamed_rows_use_label_names(write: Write) -> None:

@@ -18,9 +18,9 @@ from peftkit.errors import InputError, comma_separated
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
 from peftkit.models.checkpoints.model_files import checkpoint_keys
 from peftkit.models.heads.label_matching import (
-    SEQUENCE_HEADS,
     architecture_name,
     checkpoint_labels,
+    head_suffixes,
     labels_fit,
     match_labels,
 )
@@ -121,8 +121,8 @@ def load_with_head(
         torch.manual_seed(recipe.run.effective_init_seed)
         _reinitialize_head(model)
         missing |= set(outside_backbone)
-        notice = _replacement_notice(recipe, labels, architecture, head_labels)
-    kept_labels = tuple(head_labels) if architecture.endswith(SEQUENCE_HEADS) else ()
+        notice = _replacement_notice(recipe, needed, architecture, head_labels)
+    kept_labels = tuple(head_labels) if architecture.endswith(head_suffixes(needed)) else ()
     return model, replace(_new_head(model, missing, notice), labels=kept_labels), loading
 
 
@@ -201,12 +201,12 @@ def _new_head(model: nn.Module, names: Iterable[str], notice: str) -> LoadedHead
     return LoadedHead(tuple(sizes), sum(sizes.values()), notice=notice)
 
 
-def _replacement_notice(recipe: Recipe, labels: tuple[str, ...], architecture: str, head_labels: list[str]) -> str:
+def _replacement_notice(recipe: Recipe, needed: Head, architecture: str, head_labels: list[str]) -> str:
     """Return the notice that a new head replaces the checkpoint's."""
     notice = f"the head of {recipe.model.name} ({architecture}) is replaced by a new one"
-    if not architecture.endswith(SEQUENCE_HEADS):
+    if not architecture.endswith(head_suffixes(needed)):
         return notice
-    fits = labels_fit(labels, head_labels)
+    fits = labels_fit(needed.labels, head_labels)
     remedy = "set model.keep_head = true to keep it" if fits else "they differ from the task's"
     return f"{notice}; its labels are {comma_separated(head_labels)}; {remedy}"
 

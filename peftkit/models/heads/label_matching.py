@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,17 @@ from peftkit.errors import ModelError, comma_separated, did_you_mean
 from peftkit.recipe import Recipe
 
 SEQUENCE_HEADS = ("ForSequenceClassification", "ForMultipleChoice")
-"""Suffixes of architectures whose head scores whole texts, and so can be kept."""
+"""Suffixes of architectures whose head scores whole texts."""
+
+
+def head_suffixes(head: Head) -> tuple[str, ...]:
+    """Return the suffixes of the architectures whose head can be kept as the head that an objective needs.
+
+    Args:
+        head: the head that the objective needs.
+    """
+    suffix = head.auto_class.removeprefix("AutoModel")
+    return SEQUENCE_HEADS if suffix in SEQUENCE_HEADS else (suffix,)
 
 
 def architecture_name(config: Any) -> str:
@@ -36,9 +47,9 @@ def match_labels(recipe: Recipe, config: Any, head: Head) -> list[int]:
     Raises:
         ModelError: the checkpoint has no classification head, or its labels are ambiguous or lack one of the task's.
     """
-    if not architecture_name(config).endswith(SEQUENCE_HEADS):
+    if not architecture_name(config).endswith(head_suffixes(head)):
         raise ModelError(
-            f"model.keep_head: the checkpoint {recipe.model.name!r} has no classification head (it is a "
+            f"model.keep_head: the checkpoint {recipe.model.name!r} has no {_describe_head(head)} (it is a "
             f"{architecture_name(config)}); leave model.keep_head out"
         )
     task_labels, head_labels = head.labels, checkpoint_labels(config)
@@ -62,6 +73,14 @@ def match_labels(recipe: Recipe, config: Any, head: Head) -> list[int]:
             f"{needed}; the head's labels are {comma_separated(head_labels)}; leave model.keep_head out for a new head"
         )
     return [indices[normalize_label(label)] for label in task_labels]
+
+
+def _describe_head(head: Head) -> str:
+    """Describe a kind of head, such as ``head for token classification``."""
+    suffix = head_suffixes(head)[0]
+    if suffix in SEQUENCE_HEADS:
+        return "classification head"
+    return f"head for {re.sub('(?<!^)(?=[A-Z])', ' ', suffix.removeprefix('For')).lower()}"
 
 
 def labels_fit(task_labels: Sequence[str], head_labels: Sequence[str]) -> bool:

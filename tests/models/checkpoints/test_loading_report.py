@@ -20,7 +20,7 @@ from peftkit.methods.full import Full
 from peftkit.models.checkpoints import transformers_versions
 from peftkit.models.checkpoints.loading_report import wrapper_prefix
 from peftkit.models.checkpoints.model_files import explain_load_error
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from peftkit.testing.tiny_models import FAMILIES, architecture_kind, save_tiny_model
 from tests.tiny_runs import Make
 
