@@ -83,6 +83,8 @@ def _find(
     """
     if processes > 1 or recipe.train.deepspeed.used or recipe.train.fsdp:
         raise CannotCacheError("it is for one process")
+    if recipe.train.compile:
+        raise CannotCacheError("it is not for compiled layers")
     if recipe.train.mixed_precision != "no":
         raise CannotCacheError("it is not for mixed precision; load the model in model.dtype instead")
     if not isinstance(rows, Dataset):

@@ -27,8 +27,9 @@ from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
 from peftkit.models.checkpoints.execution_settings import reset_execution_settings
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
+from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
-from peftkit.models.checkpoints.model_files import check_checkpoint_files, explain_load_errors, stored_tensors
+from peftkit.models.checkpoints.model_files import check_checkpoint_files, stored_tensors
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
 from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
@@ -101,6 +102,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     _check_quantization(recipe, config)
     with explain_load_errors(name, path, revision):
         tokenizer = load_tokenizer(path, options)
+    check_vocabulary(name, tokenizer)
     return kind, _bind_objective(recipe, kind, config, tokenizer)
 
 

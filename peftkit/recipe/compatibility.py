@@ -77,9 +77,11 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _selection_conflicts(recipe),
         _repeated(recipe),
         _precision_conflicts(recipe),
+        _compile_conflicts(recipe),
         _streaming_conflicts(recipe),
         _subset_conflicts(recipe),
         _token_conflicts(recipe),
+        _offloading_conflicts(recipe),
         _revision_conflicts(recipe),
         _head_conflicts(recipe, kind),
         _optimizer_conflicts(recipe),
@@ -282,6 +284,15 @@ def _token_conflicts(recipe: Recipe) -> Iterator[Conflict]:
             yield ("train", "tokens_per_batch"), "DeepSpeed needs a number of rows; use train.batch_size"
 
 
+def _offloading_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    with known():
+        if recipe.train.activation_offloading and recipe.train.compile:
+            yield (
+                ("train", "activation_offloading"),
+                "compiled layers decide what they save; use it without train.compile",
+            )
+
+
 def _revision_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     if recipe.model.revision is not None and is_local_model(recipe.model.name):
         yield ("model", "revision"), f"{recipe.model.name!r} is not on the Hub and has no revisions; leave it out"
@@ -299,6 +310,24 @@ def _precision_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     with known():
         if recipe.model.quantization and dtype == "float64":
             yield ("model", "quantization"), text
+
+
+def _compile_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    if not recipe.train.compile:
+        return
+    with known():
+        if recipe.train.deepspeed.used or recipe.train.fsdp:
+            yield (
+                ("train", "compile"),
+                "is incompatible with sharding, which replaces the layers' weights; leave it out",
+            )
+    with known():
+        if recipe.model.quantization:
+            yield ("train", "compile"), "is incompatible with model.quantization; leave it out"
+    with known():
+        if recipe.train.gradient_checkpointing:
+            text = "has no effect with gradient_checkpointing, whose layers torch does not compile; leave it out"
+            yield ("train", "compile"), text
 
 
 def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:

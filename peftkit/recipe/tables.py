@@ -16,7 +16,7 @@ MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
 WITHOUT_COST = (
     *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
-    *("checkpoint", "early_stopping", "fast_dropout", "activation_offloading"),
+    *("checkpoint", "early_stopping", "fast_dropout", "compile", "keep_memory", "activation_offloading"),
 )
 """Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 
@@ -250,6 +250,13 @@ class TrainConfig(ConfigTable):
     `"2GiB"`, and read them from the second epoch on instead of computing them. The loss is the same up to rounding;
     time and MACs are less. It has no effect, and says why, if something is trained in the first layer or below, if the
     frozen layers have dropout, or if all outputs take more. By default, nothing is cached."""
+    keep_memory: bool = True
+    """On a CPU with glibc, keep the memory that a step frees for the next one instead of giving it back to the system,
+    which would clear it again. It is given back before evaluations and at the end."""
+    compile: bool = False
+    """Compile the layers of the model with `torch.compile` for training, in a few variants for all lengths. Losses and
+    gradients are the same; steps are faster, after compilation that takes about a minute and is not part of their time.
+    A model or method whose compiled layers compute something else is trained uncompiled."""
     all_logits: bool = False
     """Compute the logits of all positions of a decoder, as `Trainer` does, instead of only those that predict a target.
     The loss is the same; time, memory and MACs are not."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem, Task
+from peftkit.components.inputs import TaskMatch
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import find_data_problems
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
+from peftkit.tasks.sources.data_sample import DataSample, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
@@ -117,6 +120,21 @@ class DatasetTask(Task):
             if self._is_changed(option):
                 raise ValueError(f"{option}: has no effect, because {reason}; remove it")
         return self
+
+    @classmethod
+    def recognize(cls, path: str) -> list[TaskMatch]:
+        """Looks for the task's columns in a user's data; tasks on a particular dataset recognize nothing."""
+        if cls.hub_id:
+            return []
+        sample = read_sample(path)
+        held_out = {f"{split}_fraction": 0.1 for split in ("dev", "test") if split not in sample.splits}
+        matches = cls.recognize_columns(sample)
+        return [replace(match, options={"path": path, **match.options, **held_out}) for match in matches]
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterable[TaskMatch]:
+        """Returns the columns that the task could use, as options."""
+        return ()
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         """Yields the options on which nothing depends, whatever the data are, with the reason."""

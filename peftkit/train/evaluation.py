@@ -149,6 +149,7 @@ class Evaluations(LoopCallback):
     def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
+        trainer.memory.give_back()  # what evaluations take is not that of steps
         results = {split.name: self._evaluate_split(split) for split in splits}
         seconds = time.perf_counter() - started
         trainer.state.evaluation_seconds += seconds

@@ -364,6 +364,7 @@ def _summarize(
         "evaluation_seconds": state.evaluation_seconds,
         "reused_evaluation_seconds": sum(row.get(REUSED, 0.0) for row in state.evaluations),
         "counting_seconds": trainer.mac_counter.seconds,
+        "compiled": None if trainer.train_step.compiled is None else trainer.train_step.compiled.record(),
         **opened.sizes_and_digests(),
         "wall_seconds": trainer.clock.seconds,
         "wall_seconds_before_run": trainer.clock.before_run,
@@ -381,6 +382,7 @@ def _summarize(
         "microbatch_size": trainer.train_step.microbatch_size,
         "split_batches": trainer.splitter.costs is not None,
         "cached_layers": len(trainer.objective.frozen.names) if trainer.objective.frozen else 0,
+        "keep_memory": trainer.memory.available,
         "all_logits": base.family.computes_all_logits(trainer.module),
         "processes": trainer.accelerator.num_processes,
     }

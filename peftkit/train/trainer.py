@@ -34,6 +34,7 @@ from peftkit.train.optimizer import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
 from peftkit.train.steps.frozen_cache import FrozenCache
+from peftkit.train.steps.kept_memory import KeptMemory
 from peftkit.train.steps.parallel_strategies import make_strategy
 from peftkit.train.steps.step import TrainStep
 from peftkit.train.steps.step_losses import StepLoss, StepLosses
@@ -89,6 +90,7 @@ class Trainer:
         per_epoch = data.steps_per_epoch(self.effective_batch, recipe.train.tokens_per_batch)
         self.state = TrainState(recipe, per_epoch, accelerator.device)
         self.progress = self.state.progress
+        self.memory = KeptMemory(accelerator.device, wanted=recipe.train.keep_memory)
         self.clock = clock or WallClock()
         self.schedule = make_schedule(recipe)
         # Several processes wait for each other in every step anyway, and all must end with the same one.
@@ -98,6 +100,7 @@ class Trainer:
         by_events = accelerator.device.type == "cuda" and not waits
         self.timer = StepTimer(accelerator.device, by_events=by_events)
         self.frozen_cache: FrozenCache | None = None
+        self.timer = StepTimer(accelerator.device, by_events=by_events, apart=lambda: self.compile_seconds)
         for callback in self.callbacks.loop:
             callback.attach(self)
 
@@ -142,9 +145,17 @@ class Trainer:
         finally:
             if self.frozen_cache is not None:
                 self.frozen_cache.close(remove=ended or self.run is None)
+            self.memory.give_back()
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent on compilation; not part of the time of steps."""
+        return 0.0 if self.train_step.compiled is None else self.train_step.compiled.seconds
 
     def release(self) -> None:
         """Release the wrapped model before the process group is destroyed, and what refers to the trainer."""
+        if self.train_step.compiled is not None:
+            self.train_step.compiled.release()
         self.strategy.release()
         for callback in self.callbacks.loop:
             del callback.trainer
@@ -175,6 +186,7 @@ class Trainer:
             **self.callbacks.state_dict(),
             "processes": self.accelerator.num_processes,
             "counting_seconds": self.mac_counter.seconds,
+            "compile_seconds": self.compile_seconds,
             "wall_clock": self.clock.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "microbatch_size": self.train_step.microbatch_size,
@@ -184,13 +196,16 @@ class Trainer:
         """Restore what ``state_dict`` returned.
 
         Args:
-            state: Values by name; further ones are ignored. Older checkpoints have no ``wall_clock``.
+            state: Values by name; further ones are ignored. Older checkpoints have no ``wall_clock`` and no
+                ``compile_seconds``.
         """
         self.state.load_state_dict(state)
         if "wall_clock" in state:
             self.clock.load_state_dict(state["wall_clock"])
         self.callbacks.load_state_dict(state)
         self.mac_counter.seconds += state["counting_seconds"]
+        if self.train_step.compiled is not None:
+            self.train_step.compiled.seconds += state.get("compile_seconds", 0.0)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.train_step.microbatch_size = state["microbatch_size"]
@@ -273,6 +288,7 @@ class Trainer:
     def _train_on(self, batches: list[CollatedBatch]) -> None:
         step = self.progress.step + 1
         self.timer.stop_waiting()
+        self.memory.keep()
         self.callbacks.on_step_start()
         self.timer.start_step()
         rate = self.recipe.train.learning_rate * self.schedule(self.state.budget_used)

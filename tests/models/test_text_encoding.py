@@ -95,6 +95,17 @@ def test_special_tokens_without_any_text_between_them_are_an_error() -> None:
     assert "adds the special tokens ['<s>', '</s>'], but encodes no word" in problem
 
 
+@pytest.mark.parametrize("frame", ["bos+eos", "cls+sep"])
+def test_a_pair_has_the_templates_prefix_once_even_if_the_source_contains_it(frame: str) -> None:
+    model = family_for(SequenceClassifier, "byte-level", frame)
+    start = TEMPLATES[frame][0].split()[0]
+    repeated, plain = (
+        model.tokenize_pairs([Example(text, "yes", ("yes", "no"))])[0] for text in (f"{start}is it?", "is it?")
+    )
+    assert repeated["candidates"] == plain["candidates"]
+    assert repeated["segments"] == plain["segments"]
+
+
 @pytest.mark.parametrize(
     ("make", "texts"),
     [

@@ -106,6 +106,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "pad_to_multiple_of": 1,
         "split_batches": False,
         "cache_frozen_outputs": None,
+        "keep_memory": True,
+        "compile": False,
         "all_logits": False,
         "max_source_length": 512,
         "max_target_length": 128,

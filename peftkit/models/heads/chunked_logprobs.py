@@ -2,7 +2,8 @@
 
 A hook in front of the output layer runs it in chunks on the hidden states that predict a target, so a chunk of logits
 stays in the processor's caches. The first time, the model itself computes the logits of one position, and these are
-compared with the layer's output: models that change logits after the layer, as in soft-capping, are read in full.
+compared with the layer's output: models that change logits after the layer, as in soft-capping, are read in full. The
+hidden state of that position is scaled until its logits are large, since soft-capping hardly changes small ones.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from peftkit.models.token_losses import token_logprobs, tolerance
 CHUNK_BYTES = {"cpu": 8 * 2**20}
 """Bytes of a chunk of logits, by type of device."""
 ACCELERATOR_CHUNK_BYTES = 256 * 2**20
+COMPARED_LOGIT = 100.0
+"""The largest logit of the position that is compared; soft-capping keeps logits below 30 or 50."""
 MIN_CHUNK = 64
 """Number of positions that a chunk may always have: matrix products of fewer rows are slower."""
 _CHANGES_LOGITS: WeakSet[nn.Module] = WeakSet()
@@ -55,7 +58,7 @@ class _Reader:
         tokens: the id of each target, of shape (targets,).
         shape: the number of rows, and the length of the texts.
         leave_to_model: whether the model itself computes the logits, since each row has one position.
-        compare: whether the model computes the logits of one position, to be compared with the layer's output.
+        compare: whether the model computes the logits of one scaled position, to be compared with the layer's output.
     """
 
     rows: Tensor
@@ -86,24 +89,30 @@ class _Reader:
             return (chosen[:, None], *inputs[1:])
         self.reading = True
         try:
-            self._read_in_chunks(module, chosen, inputs[1:])
+            first = self._read_in_chunks(module, chosen, inputs[1:])
+            compared = chosen[None, :0]
+            if self.compare:
+                compared = chosen[None, :1] * (COMPARED_LOGIT / first.abs().max().clamp(min=1e-6)).to(chosen.dtype)
+                self.first = module(compared, *inputs[1:])[0, 0]
         finally:
             self.reading = False
-        return (chosen[None, : int(self.compare)], *inputs[1:])
+        return (compared, *inputs[1:])
 
-    def _read_in_chunks(self, module: nn.Module, hidden: Tensor, others: tuple[Any, ...]) -> None:
-        """Run the layer on hidden states of shape (positions, width)."""
-        values, size = [], chunk_size(num_outputs(module), hidden.device)
+    def _read_in_chunks(self, module: nn.Module, hidden: Tensor, others: tuple[Any, ...]) -> Tensor:
+        """Run the layer on hidden states of shape (positions, width); return the logits of the first position."""
+        values, first_logits = list[Tensor](), hidden
+        size = chunk_size(num_outputs(module), hidden.device)
         chunks = hidden.chunk(-(-len(hidden) // size))
         starts = list(accumulate(map(len, chunks), initial=0))
         bounds = torch.searchsorted(self.positions, torch.tensor(starts)).tolist()
         for chunk, start, first, last in zip(chunks, starts, bounds, bounds[1:], strict=False):
             logits = module(chunk[None], *others)[0]
             if not start:
-                self.first = logits[0].clone()
+                first_logits = logits[0].clone()
             positions = (self.positions[first:last] - start).to(logits.device)
             values.append(token_logprobs(logits, positions, self.tokens[first:last]))
         self.values = torch.cat(values)
+        return first_logits
 
     def is_valid(self, logits: Tensor, model: nn.Module) -> bool:
         """Whether the layer was called once, and the model's logits are its output.

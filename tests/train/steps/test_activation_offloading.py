@@ -80,6 +80,11 @@ def test_without_a_gpu_a_run_is_an_error(make: Make, registry: Registry) -> None
         run(make("decoder", "train.activation_offloading=true"), registry)
 
 
+def test_compiled_layers_are_rejected(make: Make) -> None:
+    with pytest.raises(RecipeError, match=r"train\.activation_offloading: compiled layers decide what they save"):
+        make("decoder", "train.activation_offloading=true", "train.compile=true")
+
+
 def test_sharded_weights_are_rejected(make: Make) -> None:
     with pytest.raises(RecipeError, match=r"train\.activation_offloading: would move the weights"):
         make("decoder", "train.activation_offloading=true", "train.fsdp=true")
