@@ -21,7 +21,9 @@ from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.token_batches import divide_rows
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
-from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
+from peftkit.macs.mac_counter import MacCounter
+from peftkit.macs.shadow_models import VALUE_ERRORS
+from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
