@@ -111,7 +111,7 @@ class ColourNumber(Colours):
     """Whether the source is a symmetric pair of texts."""
 
     kind = "regression"
-    metrics = ("mse", "mae", "unparseable")
+    metrics = ("mse", "mae", "unparsable")
     selection_metric = "mse"
 
     @property

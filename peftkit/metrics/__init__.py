@@ -22,7 +22,7 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.entity_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
-from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
+from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 
@@ -55,7 +55,7 @@ __all__ = [
     "TeacherForcedMatch",
     "TokenAccuracy",
     "UnknownLabels",
-    "Unparseable",
+    "Unparsable",
     "register_metrics",
 ]
 
@@ -90,6 +90,6 @@ def register_metrics() -> list[type[Metric]]:
         Spearman,
         TeacherForcedMatch,
         UnknownLabels,
-        Unparseable,
+        Unparsable,
         TokenAccuracy,
     ]

@@ -120,13 +120,13 @@ class Spearman(_Regression):
         return _pseudo_correlations(rankdata(predicted, axis=0), rankdata(right, axis=0))
 
 
-class Unparseable(EvaluateMetric):
+class Unparsable(EvaluateMetric):
     """The share of predicted texts that are not as many numbers as there are targets.
 
     Only models that generate their answers have any.
     """
 
-    name: Literal["unparseable"] = "unparseable"
+    name: Literal["unparsable"] = "unparsable"
     kinds: ClassVar[tuple[TaskKind, ...]] = ("regression",)
     higher_is_better: ClassVar[bool] = False
     is_mean_of_examples: ClassVar[bool] = True
@@ -134,7 +134,7 @@ class Unparseable(EvaluateMetric):
     def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """Return the share as ``unparseable``."""
+        """Return the share as ``unparsable``."""
         pairs = zip(predictions, references, strict=True)
         wrong = sum(len(parse_numbers(p) or ()) != len(parse_numbers(texts[0]) or ()) for p, texts in pairs)
         return {self.name: wrong / len(predictions)}

@@ -170,8 +170,7 @@ class TextClassification(TextTask):
 
         return check
 
-    def column_options(self) -> Iterator[tuple[str, str]]:
-        yield from super().column_options()
+    def answer_columns(self) -> Iterator[tuple[str, str]]:
         yield "label_column", self.label_column
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:

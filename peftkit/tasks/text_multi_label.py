@@ -127,8 +127,7 @@ class TextMultiLabel(TextTask):
         except InputError as error:
             yield OptionProblem("label_columns" if self.label_columns else "label_column", str(error))
 
-    def column_options(self) -> Iterator[tuple[str, str]]:
-        yield from super().column_options()
+    def answer_columns(self) -> Iterator[tuple[str, str]]:
         for column in self.label_columns:
             yield "label_columns", column
         if not self.label_columns:

@@ -32,7 +32,7 @@ class TextRegression(TextTask):
     """Columns of the numbers, if several are predicted for each text."""
 
     kind: ClassVar[TaskKind] = "regression"
-    metrics: ClassVar[tuple[str, ...]] = ("mse", "mae", "pearson", "spearman", "unparseable")
+    metrics: ClassVar[tuple[str, ...]] = ("mse", "mae", "pearson", "spearman", "unparsable")
     selection_metric: ClassVar[str] = "mse"
     instruction: ClassVar[str] = "score"
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("target_column", "target_columns")
@@ -69,8 +69,7 @@ class TextRegression(TextTask):
         """The columns of the numbers, in the order of the head's outputs."""
         return self.target_columns or (self.target_column,)
 
-    def column_options(self) -> Iterator[tuple[str, str]]:
-        yield from super().column_options()
+    def answer_columns(self) -> Iterator[tuple[str, str]]:
         option = "target_columns" if self.target_columns else "target_column"
         for column in self.targets:
             yield option, column

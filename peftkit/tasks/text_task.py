@@ -59,7 +59,12 @@ class TextTask(DatasetTask):
         yield "text_column", self.text_column
         if self.text_pair_column:
             yield "text_pair_column", self.text_pair_column
+        yield from self.answer_columns()
         yield from super().column_options()
+
+    def answer_columns(self) -> Iterator[tuple[str, str]]:
+        """Yields the options that name columns of the answer, with the columns."""
+        raise NotImplementedError
 
     def field_columns(self) -> Mapping[str, str]:
         pair = {"text_pair": self.text_pair_column} if self.text_pair_column else {}

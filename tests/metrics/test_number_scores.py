@@ -10,7 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from peftkit import Example
-from peftkit.metrics import EvaluateMetric, MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
+from peftkit.metrics import EvaluateMetric, MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 
 METRICS: tuple[EvaluateMetric, ...] = (MeanSquaredError(), MeanAbsoluteError(), Pearson(), Spearman())
 RNG = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def test_a_text_that_is_no_number_is_the_worst_prediction() -> None:
         {"mse": 0.0},
         {"mse": 1.0},
     ]
-    assert compute(Unparseable(), ["0", "three", "1, 2"], right) == {"unparseable": pytest.approx(2 / 3)}
+    assert compute(Unparsable(), ["0", "three", "1, 2"], right) == {"unparsable": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize("metric", METRICS[2:], ids=lambda metric: metric.name)

@@ -16,7 +16,7 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
-METRICS = [metric for metric in REGISTERED if {"classification", "generation"} & {*metric.kinds}]
+METRICS = [metric for metric in REGISTERED if {"classification", "generation", "token_tagging"} & {*metric.kinds}]
 """Metrics of texts; those of other kinds, such as numbers, have tests of their own."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
@@ -54,7 +54,7 @@ KINDS = {
     "spearman": ("regression",),
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
-    "unparseable": ("regression",),
+    "unparsable": ("regression",),
     "token_accuracy": ("token_tagging",),
 }
 SEVERAL = {
@@ -82,7 +82,7 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
     assert len(REGISTERED) == len(register_metrics())
     lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
-    assert lower == ["answer_leakage", "mae", "mse", "unknown_labels", "unparseable"]
+    assert lower == ["answer_leakage", "mae", "mse", "unknown_labels", "unparsable"]
     others = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
     assert others == {"mean_average_precision": "probabilities", "teacher_forced_match": "teacher_forced"}
 

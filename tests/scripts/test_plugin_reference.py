@@ -62,6 +62,7 @@ NOT_PUBLIC = {
     "EvaluateModule": "EvaluateMetric.module() returns one",
     "FreeGeneration": "of the built-in objectives that generate answers",
     "pseudo_values": "Metric.is_mean_of_examples names its module",
+    **dict.fromkeys(("DataSample", "column_names"), "of tasks that recognize columns of users' data"),
     "TextTask": "of the built-in tasks of texts and pairs of texts",
     **dict.fromkeys(("format_number", "join_numbers", "parse_numbers", "get_number_text"), "of regression"),
     **dict.fromkeys(
