@@ -20,11 +20,11 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
-from peftkit.metrics.entity_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
+from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
 
 __all__ = [
     "Accuracy",

@@ -229,7 +229,7 @@ def _find_tag_names(
         InputError: A row has no valid tags.
     """
     splits: Mapping[str, Any] = split_loading.load_valid_splits(source).splits
-    known: dict[str, None] = {}
+    found: dict[str, None] = {}
     for split, rows in splits.items():
         if names := feature_names(rows.features, column):
             _check_tags(names, scheme, column)
@@ -239,11 +239,11 @@ def _find_tag_names(
             try:
                 _, words = _read_words(row, words_column)
                 tags = [str(tag) for tag in _read_tags(row, column, len(words))]
-                _check_tags([tag for tag in tags if tag not in known], scheme, column)
+                _check_tags([tag for tag in tags if tag not in found], scheme, column)
             except RowError as error:
                 raise InputError(f"{split_loading.row_location(source, split, index)}: {error}") from error
-            known |= dict.fromkeys([*tags, *repair_tags(tags, scheme)])
-    return tuple(sorted(known, key=_tag_order)), False
+            found |= dict.fromkeys([*tags, *repair_tags(tags, scheme)])
+    return tuple(sorted(found, key=_tag_order)), False
 
 
 def _check_tags(tags: Sequence[str], scheme: SchemeName, column: str) -> None:
