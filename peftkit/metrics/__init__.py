@@ -20,6 +20,7 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
+from peftkit.metrics.span_qa import Squad
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
@@ -43,6 +44,7 @@ __all__ = [
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
+    "Squad",
     "TeacherForcedMatch",
     "TokenAccuracy",
     "register_metrics",
@@ -70,6 +72,7 @@ def register_metrics() -> list[type[Metric]]:
         PrecisionMacro,
         RecallMacro,
         Rouge,
+        Squad,
         TeacherForcedMatch,
         TokenAccuracy,
     ]

@@ -6,6 +6,7 @@ from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.span_qa import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.token_tagging import TokenTaggingHead
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "FreeGeneration",
     "LabelRanking",
     "MultipleChoiceHead",
+    "SpanQaGeneration",
+    "SpanQaHead",
     "TokenTaggingHead",
     "register_objectives",
 ]
@@ -22,4 +25,13 @@ __all__ = [
 @hookimpl
 def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
-    return [ChoiceRanking, ClassificationHead, LabelRanking, MultipleChoiceHead, FreeGeneration, TokenTaggingHead]
+    return [
+        ChoiceRanking,
+        ClassificationHead,
+        LabelRanking,
+        MultipleChoiceHead,
+        FreeGeneration,
+        SpanQaGeneration,
+        SpanQaHead,
+        TokenTaggingHead,
+    ]

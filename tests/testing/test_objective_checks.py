@@ -12,7 +12,7 @@ from peftkit.plugins import load_registry
 from peftkit.testing import check_objective, check_registered, check_task
 from peftkit.testing.run_checks import Colours
 from tests.regression_plugin import RegressionHead, Shades
-from tests.tiny_runs import ColourChoice, ColourTags, ColourText
+from tests.tiny_runs import ColourChoice, ColourSpans, ColourTags, ColourText
 
 BUILT_IN = [entry.component for entry in load_registry("").all("objective").values()]
 TASKS: Mapping[str, Task] = {
@@ -20,6 +20,7 @@ TASKS: Mapping[str, Task] = {
     "multiple_choice": ColourChoice(),
     "generation": ColourText(),
     "token_tagging": ColourTags(),
+    "span_qa": ColourSpans(),
 }
 
 
