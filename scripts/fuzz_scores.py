@@ -39,7 +39,7 @@ from transformers import AutoTokenizer
 import peftkit.train.run as runner
 from peftkit.components import ModelKind
 from peftkit.errors import PeftkitError
-from peftkit.models.load import LoadedBase, load_base
+from peftkit.models.load_base_model import LoadedBase, load_base
 from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory

@@ -55,14 +55,16 @@ EXPLANATIONS = ROOT / "scripts/mutation_survivors.toml"
 
 
 ROOMS = {
-    "recipe": Room(("peftkit/recipe/*.py",), ("tests/recipe", "tests/test_file_formats.py")),
+    "recipe": Room(
+        ("peftkit/recipe/*.py", "peftkit/recipe/messages/*.py"), ("tests/recipe", "tests/test_file_formats.py")
+    ),
     "macs": Room(("peftkit/macs/*.py",), ("tests/macs",)),
     "statistics": Room(
-        ("peftkit/compare/statistics/*.py", "peftkit/compare/score_posterior.py", "peftkit/compare/required_runs.py"),
+        ("peftkit/compare/statistics/*.py", "peftkit/compare/posterior_inputs.py", "peftkit/compare/required_runs.py"),
         (
             "tests/compare/statistics",
             "tests/compare/test_required_runs.py",
-            "tests/compare/test_score_posterior.py",
+            "tests/compare/test_posterior_inputs.py",
         ),
     ),
 }

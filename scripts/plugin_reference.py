@@ -26,7 +26,7 @@ from peftkit.components.component import Component
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.components.read_later import ReadLater
 from peftkit.plugins import BASE_CLASSES
-from peftkit.recipe.type_names import describe_field
+from peftkit.recipe.messages.type_names import describe_field
 from peftkit.tasks import dataset_task
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "plugin-reference.md"
@@ -57,7 +57,7 @@ SHARED: Mapping[str, tuple[str, ...]] = {
     "peftkit.objectives.answers": ("RankingObjective", "ClassificationObjective", "MultipleChoiceObjective"),
     "peftkit.objectives.completions": ("Completion",),
     "peftkit.example_tables": ("NORM_SUFFIX",),
-    "peftkit.ranking": ("argmax_candidate",),
+    "peftkit.candidate_choice": ("argmax_candidate",),
     "peftkit.metrics.base": ("EvaluateMetric", "mean"),
     "peftkit.text_normalization": ("normalize",),
     "peftkit.components.read_later": ("LateSum",),

@@ -106,7 +106,7 @@ AROUND = (
     "tasks/test_labels.py",
     "tasks/test_registered.py",
     "tasks/test_wordnet.py",
-    "test_cache.py",
+    "test_cache_folder.py",
     "testing/test_objective_checks.py",
     "testing/test_pytest_suite.py",
     "testing/test_registries.py",

@@ -16,7 +16,7 @@ from peftkit.components.method_names import find_spelling
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry
-from peftkit.recipe.type_names import aliases, describe_field
+from peftkit.recipe.messages.type_names import aliases, describe_field
 
 TITLES = {
     "task_kind": "Kind",

@@ -23,11 +23,11 @@ from peftkit.analysis.simulated_steps import (
 from peftkit.data.batch_splitter import make_splitter
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.models.load import count_parameters, load_objective
+from peftkit.models.load_base_model import count_parameters, load_objective
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.train.optim import is_fused
+from peftkit.train.optimizer import is_fused
 
 WARMUP_STEPS, TIMED_STEPS = 2, 5
 """Warm-up steps and timed steps of a trial."""

@@ -12,7 +12,7 @@ from peftkit.components.callback import TrainerCallback
 from peftkit.data.dataloader import effective_batch_size, first_batches
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, shutdown
-from peftkit.models.load import LoadedBase, apply_method, init_random_base
+from peftkit.models.load_base_model import LoadedBase, apply_method, init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe

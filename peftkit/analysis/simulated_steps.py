@@ -21,7 +21,7 @@ from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
 from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
 from peftkit.models import BoundObjective
-from peftkit.models.load import init_random_base
+from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.mac_counting import make_mac_counter

@@ -11,10 +11,10 @@ from datasets import Dataset
 from peftkit.components import Example
 from peftkit.components.inputs import Row
 from peftkit.data.pipeline import SPLITS
-from peftkit.data.tokenize import TokenizedSplit, tokenize_rows
+from peftkit.data.tokenized_split import TokenizedSplit, tokenize_rows
 from peftkit.errors import InputError
 from peftkit.models import BoundObjective, ModelFamily
-from peftkit.models.load import load_objective
+from peftkit.models.load_base_model import load_objective
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.recipe import Recipe
 

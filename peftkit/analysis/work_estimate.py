@@ -30,7 +30,7 @@ from peftkit.data.pipeline import PreparedData
 from peftkit.evaluate.shared_inputs import input_settings
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import BoundObjective
-from peftkit.models.load import LoadedBase, apply_method, init_random_base
+from peftkit.models.load_base_model import LoadedBase, apply_method, init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION

@@ -65,7 +65,7 @@ class RunComparison:
         """One row per method and per input-blind baseline, with the columns of ``peftkit compare --format csv``."""
         import pandas as pd
 
-        from peftkit.compare.output.render import flat_records
+        from peftkit.compare.output.table_formats import flat_records
 
         return pd.DataFrame(flat_records(self.comparisons))
 
@@ -101,7 +101,7 @@ class RunComparison:
         Raises:
             RunError: The file cannot be written.
         """
-        from peftkit.compare.output.report import write_report
+        from peftkit.compare.output.html_report import write_report
 
         options = {key: value for key, value in self._options.items() if key not in ("shares", "budgets")}
         write_report(Path(path), self._groups, title=title, **options)
@@ -114,13 +114,13 @@ class RunComparison:
         return 0
 
     def __repr__(self) -> str:
-        from peftkit.compare.output.render import render
+        from peftkit.compare.output.table_formats import render
 
         skipped = "".join(f"skipped: {text}\n" for text in self.skipped)
         return render(self.comparisons, "table").decode().rstrip("\n") + (f"\n\n{skipped}".rstrip() if skipped else "")
 
     def _repr_html_(self) -> str:
-        from peftkit.compare.output.render import table_rows
+        from peftkit.compare.output.table_formats import table_rows
         from peftkit.compare.output.table_notes import notes
 
         parts = []
@@ -163,9 +163,9 @@ def compare_runs(
     Raises:
         InputError: There are no finished runs, they are not comparable, or an argument is invalid.
     """
-    from peftkit.compare.curves import check_axis
     from peftkit.compare.input.fairness import FAIRNESS_CHECKS
-    from peftkit.compare.matching import load_groups
+    from peftkit.compare.matched_methods import load_groups
+    from peftkit.compare.scores_by_cost import check_axis
 
     check_axis(by)
     pooled = [pool] if isinstance(pool, str) else [*pool]

@@ -111,8 +111,8 @@ def run_sweep(
     with isolated_process_state():
         from peftkit.sweep.process_executor import Workers
         from peftkit.sweep.scheduler import Sweep
-        from peftkit.sweep.tuning_stages import load_grid
-        from peftkit.sweep.within.durations import parse_duration
+        from peftkit.sweep.tuning.tuning_stages import load_grid
+        from peftkit.sweep.within.duration_text import parse_duration
         from peftkit.sweep.within.time_plan import TimePlan, check_unplanned
         from peftkit.sweep.within.timed_sweep import TimedSweep
 

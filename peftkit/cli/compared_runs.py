@@ -24,9 +24,9 @@ def load_compared_runs(args: argparse.Namespace) -> list[RunGroup]:
     Raises:
         InputError: There are no runs, they are not comparable, or none is of the size that ``--match`` asks for.
     """
-    from peftkit.compare import matching
+    from peftkit.compare import matched_methods
 
-    groups, skipped = matching.load_groups(map(Path, args.runs), args.pool, args.match)
+    groups, skipped = matched_methods.load_groups(map(Path, args.runs), args.pool, args.match)
     for problem in skipped:
         SubCommand.notice(args, f"skipped: {problem}")
     return groups

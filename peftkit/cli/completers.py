@@ -129,8 +129,8 @@ def method_options(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> di
 
 
 def _values(key: str, value: str, args: argparse.Namespace) -> Mapping[str, str]:
-    from peftkit.recipe.optimizers import torch_optimizers
-    from peftkit.recipe.type_names import field_for, literals
+    from peftkit.recipe.messages.type_names import field_for, literals
+    from peftkit.recipe.optimizer_names import torch_optimizers
 
     if key in ("method.name", "task.name"):
         return component_names(key.removesuffix(".name"))(value)
@@ -153,7 +153,7 @@ def _recipe_keys(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The keys of a recipe's tables, and the options of its task and method as far as these are known."""
     from pydantic import BaseModel
 
-    from peftkit.recipe.config import Recipe
+    from peftkit.recipe.recipe import Recipe
 
     def keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
         texts = option_descriptions(model)

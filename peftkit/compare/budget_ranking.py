@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peftkit.compare.curves import cost, peak_memory
 from peftkit.compare.evidence import Evidence, collect_evidence
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.method_notes import method_notes
+from peftkit.compare.scores_by_cost import cost, peak_memory
 from peftkit.compare.verdict import Verdict, decide
 
 ENDED_EARLY_SHARE = 0.9

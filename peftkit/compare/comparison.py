@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.compare.curves import (
+from peftkit.compare.evidence import Evidence, collect_evidence
+from peftkit.compare.input.groups import RunGroup, imported_notes
+from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.input.tuning_records import tuning_record
+from peftkit.compare.method_notes import method_notes
+from peftkit.compare.posterior_inputs import fit_posterior
+from peftkit.compare.scores_by_cost import (
     AXES,
     FIXED_COSTS,
     area_under_curve,
@@ -20,20 +26,10 @@ from peftkit.compare.curves import (
     selected_score,
     step_cost,
 )
-from peftkit.compare.evidence import Evidence, collect_evidence
-from peftkit.compare.input.groups import RunGroup, imported_notes
-from peftkit.compare.input.load_runs import LoadedRun
-from peftkit.compare.input.tuning_records import tuning_record
-from peftkit.compare.method_notes import method_notes
-from peftkit.compare.score_posterior import fit_posterior
 from peftkit.compare.statistics import PairDifference, Posterior
-from peftkit.compare.statistics.cost_uncertainty import (
-    cost_interval,
-    front_probabilities,
-    pareto_front,
-    reach_probability,
-)
+from peftkit.compare.statistics.cost_uncertainty import cost_interval, reach_probability
 from peftkit.compare.statistics.pairwise_tests import PairwiseTests, compare_scores
+from peftkit.compare.statistics.pareto_front import front_probabilities, pareto_front
 from peftkit.compare.verdict import Verdict, decide
 from peftkit.errors import InputError
 from peftkit.run_directory import tuning_edges

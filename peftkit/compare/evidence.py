@@ -7,20 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from peftkit.compare.curves import (
-    cost,
-    keep_measured,
-    lower_is_better,
-    peak_memory,
-    score_within_budget,
-    step_cost,
-    uses_longer_run,
-)
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.per_example_scores import ScoredExamples, read_group_scores
-from peftkit.compare.recorded_baselines import mean_baseline_scores
-from peftkit.compare.score_posterior import (
+from peftkit.compare.posterior_inputs import (
     Scores,
     default_margin,
     fit_posterior,
@@ -28,6 +18,16 @@ from peftkit.compare.score_posterior import (
     read_tunings,
     recorded_num_examples,
     scores_by_seed,
+)
+from peftkit.compare.recorded_baselines import mean_baseline_scores
+from peftkit.compare.scores_by_cost import (
+    cost,
+    keep_measured,
+    lower_is_better,
+    peak_memory,
+    score_within_budget,
+    step_cost,
+    uses_longer_run,
 )
 from peftkit.compare.statistics import Posterior, Tuning
 
@@ -59,7 +59,7 @@ class Evidence:
     costs_to_score: Mapping[str, float]
     """The cost at which each method reached its score, averaged over seeds."""
     from_longer_runs: frozenset[str]
-    """Methods whose score is taken from runs that continue beyond the budget (see ``curves.uses_longer_run``)."""
+    """Methods whose score is taken from runs that continue beyond the budget (``scores_by_cost.uses_longer_run``)."""
     baselines: Mapping[str, float]
     """Test scores of the input-blind baselines (``constant``, ``majority``, ``random``) that runs record."""
     left_out: tuple[tuple[str, str], ...] = field(default=())

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.compare.curves import selected_score
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.scores_by_cost import selected_score
 from peftkit.compare.statistics.observations import Array
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError, comma_separated

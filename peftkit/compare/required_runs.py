@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from peftkit.compare.curves import cost
 from peftkit.compare.evidence import Evidence
+from peftkit.compare.scores_by_cost import cost
 from peftkit.compare.statistics.pairwise_tests import standard_error
 from peftkit.compare.statistics.seed_variance import POWER, moderated_variances
 from peftkit.errors import InputError

@@ -99,6 +99,21 @@ class OptionProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskMatch:
+    """How a task can use a user's data.
+
+    Attributes:
+        score: How well the data fit, from 0 to 1; ``peftkit init`` proposes the task that they fit best.
+        options: The options of the task that the data need, such as the names of columns.
+        reason: What was recognized, for the user to confirm.
+    """
+
+    score: float
+    options: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyContext:
     """The settings of the run that a method is applied in.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.inputs import Example, OptionProblem, TaskKind
+from peftkit.components.inputs import Example, OptionProblem, TaskKind, TaskMatch
 from peftkit.errors import MissingFieldsError, summarize_error
 
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ class Task(Component):
     """Where the data come from."""
     licence: ClassVar[str] = ""
     """The licence of the data."""
+
+    @classmethod
+    def recognize(cls, path: str) -> Sequence[TaskMatch]:
+        """Look at a user's data and return how this task can use them, for ``peftkit init``.
+
+        Args:
+            path: A file, a folder, or the id of a hub dataset.
+
+        Returns:
+            The ways, such as one for each column that may have the answer; empty, the default, if there are none.
+
+        Raises:
+            InputError: There are no such data.
+        """
+        return ()
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from peftkit.data.dataloader import TrainRows
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.batches.padding import TARGET_COLUMNS, padded_lengths
-from peftkit.models.heads.output_layer import find_output_layer
-from peftkit.models.scores import tolerance
+from peftkit.models.heads.target_positions import find_output_layer
+from peftkit.models.token_losses import tolerance
 from peftkit.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from peftkit.atomic_files import write_file
-from peftkit.cache import cache_folder
+from peftkit.cache_folder import cache_folder
 from peftkit.data.token_cache import source_code
 from peftkit.errors import PeftkitError
 from peftkit.macs.mac_counter import MacCounter

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from peftkit.components.inputs import Row
 from peftkit.data.length_buckets import BUCKET, LengthBucketSampler, batch_similar_lengths
-from peftkit.data.tokenize import tokenize_columns
+from peftkit.data.tokenized_split import tokenize_columns
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
 

@@ -14,7 +14,7 @@ from peftkit.data.input_files import MODEL_FILES, code_digests, file_digest, nam
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
-from peftkit.models.load import load_objective
+from peftkit.models.load_base_model import load_objective
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import model_path

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from peftkit.cache import cache_folder
+from peftkit.cache_folder import cache_folder
 from peftkit.components import Component, Objective
 from peftkit.plugins import Registry
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
@@ -64,7 +64,9 @@ def file_states(recipe: Recipe) -> dict[str, list[int]]:
 
 
 def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None = None) -> dict[str, str]:
-    """Returns the digest of the source code of each plugin distribution that the recipe uses.
+    """Returns the digest of the source code of each plugin distribution that the run uses.
+
+    These are those of the recipe's components and of all meters, since every meter measures every run.
 
     Args:
         recipe: The recipe.
@@ -75,7 +77,9 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
     used = {type(component) for component in (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)}
     digests = {}
     for entry in registry.entries:
-        if entry.distribution != BUILTIN_DISTRIBUTION and entry.component in used:  # which builds the class
+        if entry.distribution == BUILTIN_DISTRIBUTION:
+            continue
+        if entry.kind == "meter" or entry.component in used:  # the latter builds the class
             modules = {
                 entry.component.__module__,
                 *_top_level_modules(entry.distribution),
@@ -86,10 +90,15 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
 
 
 def _top_level_modules(distribution: str) -> list[str]:
-    """Returns the modules and packages that a distribution lists in ``top_level.txt``."""
-    with suppress(PackageNotFoundError):
-        return (metadata.distribution(distribution).read_text("top_level.txt") or "").split()
-    return []
+    """Returns the modules and packages of a distribution, from ``top_level.txt`` or its installed files."""
+    try:
+        installed = metadata.distribution(distribution)
+    except PackageNotFoundError:
+        return []
+    if listed := (installed.read_text("top_level.txt") or "").split():  # which only setuptools writes
+        return listed
+    sources = [file for file in installed.files or () if file.suffix == ".py" and file.parts[0] != ".."]
+    return sorted({file.parts[0].removesuffix(".py") for file in sources})
 
 
 def _base_class_modules(component: type[Component]) -> set[str]:

@@ -19,7 +19,7 @@ from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_si
 from peftkit.data.examples import to_examples
 from peftkit.data.row_digests import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices, stratified_sample
-from peftkit.data.tokenize import (
+from peftkit.data.tokenized_split import (
     SplitStatistics,
     TokenizedSplit,
     select_statistics,

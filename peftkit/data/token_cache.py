@@ -17,7 +17,7 @@ import transformers
 from datasets import Dataset
 
 from peftkit import __version__
-from peftkit.cache import cache_folder
+from peftkit.cache_folder import cache_folder
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective, ModelFamily
 

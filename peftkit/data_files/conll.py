@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peftkit.data_files.streams import null_character_error, open_text
+from peftkit.data_files.decompressed_text import null_character_error, open_text
 from peftkit.errors import InputError
 
 DOCUMENT_START = "-DOCSTART-"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from peftkit.data_files.streams import null_character_error, open_text
+from peftkit.data_files.decompressed_text import null_character_error, open_text
 from peftkit.errors import InputError
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peftkit.data_files.streams import open_text
+from peftkit.data_files.decompressed_text import open_text
 from peftkit.errors import InputError, comma_separated
 
 KeyPath = tuple[str, ...]

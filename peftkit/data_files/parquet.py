@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from peftkit.data_files.streams import LFS
+from peftkit.data_files.decompressed_text import LFS
 from peftkit.errors import InputError, summarize_error
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.argument_names import format_argument
+from peftkit.data_files.decompressed_text import decode_lines, open_binary
 from peftkit.data_files.readers import file_format, read_rows
-from peftkit.data_files.saved import read_saved_dataset
-from peftkit.data_files.streams import decode_lines, open_binary
+from peftkit.data_files.saved_datasets import read_saved_dataset
 from peftkit.errors import InputError
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from peftkit.data_files.decompressed_text import COMPRESSED
 from peftkit.data_files.delimited import read_csv, read_tsv
 from peftkit.data_files.json_rows import read_json, read_json_lines
 from peftkit.data_files.parquet import read_parquet
-from peftkit.data_files.streams import COMPRESSED
 
 FORMATS = {
     ".csv": "csv",

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from peftkit.data_files.decompressed_text import open_text
 from peftkit.data_files.json_rows import parse_json
-from peftkit.data_files.streams import open_text
 from peftkit.errors import InputError
 
 SHAPE = '{"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": […]}]}]}]}'

@@ -10,7 +10,7 @@ from functools import partial
 from peftkit.components import Example, Metric, Objective
 from peftkit.data.examples import text_hash
 from peftkit.data.pipeline import PreparedData
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.errors import RunError
 from peftkit.evaluate.evaluator import explain_metric_errors
 from peftkit.recipe import Recipe

@@ -14,12 +14,12 @@ from torch import nn
 
 from peftkit.components import Example, Metric, Objective, Prediction
 from peftkit.components.objective import ObjectiveContext
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.errors import PeftkitError, RunError, summarize_error
 from peftkit.models import BoundObjective
 from peftkit.oom import retry_with_half_batch
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import LOSS
+from peftkit.recipe.recipe import LOSS
 from peftkit.text_normalization import to_identifier
 
 PREDICTION = "prediction"

@@ -22,7 +22,7 @@ from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.evaluate.baselines import BaselineScores, compute_baselines
 from peftkit.evaluate.start_evaluation import StartEvaluations
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
-from peftkit.models.load import LoadedBase, load_base
+from peftkit.models.load_base_model import LoadedBase, load_base
 from peftkit.recipe import Recipe
 
 OF_THE_RUN = ("run", "track", "method", "callback")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import PreTrainedModel
 
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.evaluate.evaluator import SplitResult, predict
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe

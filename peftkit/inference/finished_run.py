@@ -18,7 +18,7 @@ from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
 from peftkit.models import BoundObjective, ModelFamily
 from peftkit.models.checkpoints.revisions import pin_revisions, recorded_revisions
-from peftkit.models.load import apply_in_model_dtype, load_base
+from peftkit.models.load_base_model import apply_in_model_dtype, load_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
+from peftkit.evaluate.wilson_interval import wilson_interval
 from peftkit.models import FAMILIES
 from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import BUILT_IN_MODELS, HUB_ID
@@ -106,5 +105,5 @@ def _interval(key: str, value: float, examples: int) -> str:
     """Wilson's 95 % interval if the metric is a proportion of examples."""
     if key not in ("accuracy", "accuracy_norm", "exact_match") or not examples:
         return ""
-    interval = binomtest(round(value * examples), examples).proportion_ci(method="wilson")
-    return f"{interval.low:.4f} to {interval.high:.4f}"
+    low, high = wilson_interval(round(value * examples), examples)
+    return f"{low:.4f} to {high:.4f}"

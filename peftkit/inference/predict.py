@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, cast
 
 from peftkit.components import Example, Task
-from peftkit.data.tokenize import TokenizedSplit, tokenize_examples
+from peftkit.data.tokenized_split import TokenizedSplit, tokenize_examples
 from peftkit.data_files import parse_json
 from peftkit.errors import InputError, MissingFieldsError, RowError, closest, comma_separated, summarize_error
 from peftkit.evaluate import evaluator

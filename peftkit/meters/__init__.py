@@ -7,8 +7,8 @@ from peftkit.hookspecs import hookimpl
 from peftkit.meters.macs import Macs
 from peftkit.meters.memory import PeakMemory
 from peftkit.meters.parameters import ParameterCount
-from peftkit.meters.time import TrainTime
 from peftkit.meters.tokens import Tokens
+from peftkit.meters.train_time import TrainTime
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from peftkit.components.component import LazyComponent
 from peftkit.components.model_parts import PEFT_NAME_OPTIONS, ModulePatterns
-from peftkit.components.options.declared_options import Option, python_type
+from peftkit.components.options.library_options import Option, python_type
 from peftkit.methods.adalora import AdaLora
 from peftkit.methods.adamss import Adamss
 from peftkit.methods.lora import Lora

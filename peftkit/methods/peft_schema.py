@@ -17,8 +17,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from peftkit.cache import cache_folder
-from peftkit.components.options.declared_options import Option, SourceClass, SourceLibrary, SourceModule, plain_summary
+from peftkit.cache_folder import cache_folder
+from peftkit.components.options.library_options import Option, SourceClass, SourceLibrary, SourceModule, plain_summary
 from peftkit.errors import InputError
 
 PEFT = SourceLibrary("peft", ignored_bases=("PeftConfig", "PeftConfigMixin"))  # their fields are set by peftkit

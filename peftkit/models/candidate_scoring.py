@@ -25,8 +25,8 @@ from peftkit.components.inputs import CandidateScores, TokenizedRow
 from peftkit.models.decoding.candidate_tree import CandidateTree
 from peftkit.models.decoding.shared_cache import base_for_cache
 from peftkit.models.family import ModelFamily
-from peftkit.models.heads.target_logprobs import Target, target_logprobs
-from peftkit.models.scores import tolerance
+from peftkit.models.heads.chunked_logprobs import Target, target_logprobs
+from peftkit.models.token_losses import tolerance
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)

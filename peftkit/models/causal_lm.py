@@ -36,9 +36,10 @@ from peftkit.models.decoding.shared_cache import (
     run_on,
     slice_cache,
 )
-from peftkit.models.heads.output_layer import find_output_layer, select_positions
-from peftkit.models.scores import sum_logprobs, tolerance
-from peftkit.models.text_encoding import append_eos, continuation_ids, token_ids
+from peftkit.models.heads.target_positions import find_output_layer, select_positions
+from peftkit.models.prompt_and_target import Prompt, append_eos, ids_after_prompt
+from peftkit.models.text_encoding import token_ids
+from peftkit.models.token_losses import sum_logprobs, tolerance
 from peftkit.models.truncation import truncate_start
 
 
@@ -83,30 +84,18 @@ class CausalLM(CachedScorer):
         for text, ids, prompt, length, (targets, answer) in zip(
             texts, source_ids, prompts, lengths, targets_and_answers, strict=True
         ):
-            candidates = [
-                self._target_ids(next(whole_ids), ids, prompt, text, target, generated=generated) for target in targets
-            ]
+            read = Prompt(text, ids, prompt)
+            candidates = [self._target_ids(read, target, next(whole_ids), generated=generated) for target in targets]
             rows.append(self._build_row(prompt, length, targets, candidates, answer))
         return rows
 
-    def _target_ids(
-        self,
-        whole_ids: list[int],
-        source_ids: list[int],
-        prompt: list[int],
-        source: str,
-        target: str,
-        *,
-        generated: bool,
-    ) -> list[int]:
+    def _target_ids(self, prompt: Prompt, target: str, whole_ids: list[int], *, generated: bool) -> list[int]:
         """Return the ids of a target that continues a prompt, end of text included.
 
         Args:
-            whole_ids: token ids of source and target as one text, without special tokens.
-            source_ids: token ids of the source, without special tokens.
-            prompt: token ids of the source as the model reads them.
-            source: the text of the source.
+            prompt: the prompt.
             target: the text of the target.
+            whole_ids: token ids of source and target as one text, without special tokens.
             generated: whether the model must be able to generate the target.
 
         Raises:
@@ -114,10 +103,7 @@ class CausalLM(CachedScorer):
         """
         if not target:
             return [self.eos_id]
-        if whole_ids[: len(source_ids)] == source_ids:
-            ids = whole_ids[len(source_ids) :]
-        else:
-            ids = continuation_ids(self.tokenizer, self.special_tokens, prompt, source, target)
+        ids = ids_after_prompt(self.tokenizer, self.special_tokens, prompt, target, whole_ids)
         return self._check_target(append_eos(ids, self.eos_id, target, self.tokenizer), target, generated=generated)
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:

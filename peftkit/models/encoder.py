@@ -16,8 +16,8 @@ from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.decoding.shared_cache import accepts_argument
 from peftkit.models.family import ModelFamily
-from peftkit.models.scores import at_least_float32, tolerance
 from peftkit.models.text_encoding import check_candidates_differ
+from peftkit.models.token_losses import at_least_float32, tolerance
 from peftkit.models.truncation import truncate_context, truncate_pairs
 from peftkit.models.windows import tokenize_windows
 
@@ -112,7 +112,8 @@ class SequenceClassifier(ModelFamily):
             source = truncate_context(example, self.max_source_length - (longest - source_tokens), self.tokenizer)
         if longest > self.max_source_length:
             pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer)
-        texts = [self._check_ids(list(pair), "source", "encoder") for pair in pairs["input_ids"]]
+        repeated = self._repeated_prefix(pairs["input_ids"])
+        texts = [self._check_ids(list(pair[repeated:]), "source", "encoder") for pair in pairs["input_ids"]]
         check_candidates_differ(choices, texts)
         return {
             "source": [],
@@ -121,8 +122,14 @@ class SequenceClassifier(ModelFamily):
             "length": sum(map(len, texts)),
             "source_tokens": longest,
             "target_tokens": 0,
-            "segments": [list(ids) for ids in pairs["token_type_ids"]],
+            "segments": [list(ids[repeated:]) for ids in pairs["token_type_ids"]],
         }
+
+    def _repeated_prefix(self, pairs: Sequence[Sequence[int]]) -> int:
+        """Return the length of the template's prefix if the source has it too, as text; otherwise 0."""
+        prefix = [*self.special_tokens.prefix]
+        repeats = bool(prefix) and all([*pair[: 2 * len(prefix)]] == 2 * prefix for pair in pairs)
+        return len(prefix) if repeats else 0
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]

@@ -24,6 +24,8 @@ RELATIVE = re.compile(r"relative|rel_|distance|rotary")
 """Names of relative and rotary position embeddings, which limit nothing."""
 GROWING = ("make_weights", "make_weight")
 """Methods of position embeddings that grow on demand."""
+WINDOWED = ("led",)
+"""Model types that pad their encoder's input to a multiple of ``attention_window``; the padding takes positions too."""
 LENGTHENING = ("linear", "dynamic")
 """RoPE scaling types whose factor multiplies ``max_position_embeddings``."""
 
@@ -75,7 +77,15 @@ def count_positions(config: Any, kind: ModelKind, auto_class: str, **options: An
             configured = None
         limits = [size for size in (*sizes, configured) if size is not None]
         by_side[side] = None if growing or not limits else min(limits)
+    if config.model_type in WINDOWED and (available := by_side.get("encoder")):
+        by_side["encoder"] = available - available % _window(config)
     return Positions(**by_side)
+
+
+def _window(config: Any) -> int:
+    """Return the number of positions to a multiple of which the model pads its inputs."""
+    windows = config.attention_window
+    return max(windows) if isinstance(windows, (list, tuple)) else int(windows)
 
 
 def fit_lengths(recipe: Recipe, kind: ModelKind, positions: Positions, *, generates: bool) -> Lengths:

@@ -25,14 +25,14 @@ from peftkit.models.candidate_scoring import (
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
-from peftkit.models.scores import sum_logprobs
+from peftkit.models.prompt_and_target import append_eos
 from peftkit.models.text_encoding import (
     SpecialTokens,
-    append_eos,
     detect_special_tokens,
     find_decoder_start_id,
     token_ids,
 )
+from peftkit.models.token_losses import sum_logprobs
 
 MAX_PACKED = 512
 """Longest sequence of packed candidates; in longer ones, attention computes too many pairs that are masked."""

@@ -1,4 +1,4 @@
-"""Converts texts to token ids: special tokens, continuations of a prompt, and the end of targets."""
+"""Converts texts to token ids: special tokens, the ids of start and end, and ids without an embedding."""
 
 from __future__ import annotations
 
@@ -183,27 +183,6 @@ def describe_ids_without_embedding(ids: Sequence[int], size: int | None, tokeniz
     )
 
 
-def append_eos(ids: list[int], eos_id: int, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids of a target with the end of text at the end, and nowhere else.
-
-    Args:
-        ids: token ids of the target, with or without the end of text.
-        eos_id: id of the end of text.
-        text: the text of the target, for error messages.
-        tokenizer: the model's tokenizer.
-
-    Raises:
-        RowError: the end of text occurs within the target, or the target has no tokens.
-    """
-    inner = ids[:-1] if ids and ids[-1] == eos_id else ids
-    if eos_id in inner:
-        token = tokenizer.convert_ids_to_tokens(eos_id)
-        raise RowError("target", f"{text!r} contains the end-of-text token {token!r}, where a model would stop")
-    if len(inner) < 2 and eos_id not in ids and text.strip() and not decode_exactly(tokenizer, inner).strip():
-        raise RowError("target", f"{text!r} has no token in the model's vocabulary")
-    return [*inner, eos_id]
-
-
 def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]], cut_to: int | None = None) -> None:
     """Check that different candidates have different token ids.
 
@@ -224,37 +203,6 @@ def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]
         seen[key] = text
 
 
-def continuation_ids(
-    tokenizer: PreTrainedTokenizerBase, template: SpecialTokens, prompt: list[int], source: str, target: str
-) -> list[int]:
-    """Find target ids that, appended to the prompt's ids, decode to the whole text.
-
-    Needed where the ids of the whole text do not start with those of the source, because the tokenizer merges the end
-    of the source with the start of the target, or splits the source differently.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        template: its special tokens.
-        prompt: token ids of the source as the model reads them.
-        source: the text of the prompt.
-        target: the text that follows the source after a space.
-
-    Raises:
-        RowError: there are no such ids.
-    """
-    text = f"{source} {target}"
-    (ids,) = token_ids(tokenizer, [text], special=False)
-    expected = decode_exactly(tokenizer, [*template.prefix, *template.strip_prefix(ids)])
-    for continuation in _possible_continuations(tokenizer, ids, text, source, target):
-        if decode_exactly(tokenizer, prompt + continuation) == expected:
-            return continuation
-    raise RowError(
-        "target",
-        f"{target!r} cannot follow {source[-20:]!r}: the tokenizer merges the two, so the model would read a different "
-        "text; end the source with another character",
-    )
-
-
 def decode_exactly(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Decode ids with special tokens and whitespace unchanged.
 
@@ -263,28 +211,3 @@ def decode_exactly(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> st
         ids: token ids.
     """
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _possible_continuations(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, source: str, target: str
-) -> Iterator[list[int]]:
-    """Yield ids that may represent the target, the most likely first."""
-
-    def encode(part: str) -> list[int]:
-        return token_ids(tokenizer, [part], special=False)[0]
-
-    if tokenizer.is_fast:
-        encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets, border = encoded["offset_mapping"], len(source)
-        first = next((i for i, (_, last) in enumerate(offsets) if last > border), len(ids))
-        yield ids[first:]
-        if first < len(ids):
-            yield encode(text[border : offsets[first][1]]) + ids[first + 1 :]
-            yield encode(text[border + 1 : offsets[first][1]]) + ids[first + 1 :]
-    yield encode(f" {target}")
-    yield encode(target)
-    for anchor in (source[-1:], source.split("\n")[-1], "a", ".", "\n"):
-        before, both = encode(anchor), encode(f"{anchor} {target}")
-        if anchor and both[: len(before)] == before:
-            yield both[len(before) :]
-    yield [i for character in f" {target}" for i in encode(character)]

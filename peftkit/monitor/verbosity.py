@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 
-from peftkit.cache import use_writable_datasets_cache
+from peftkit.cache_folder import use_writable_datasets_cache
 
 
 def quiet_libraries(level: str) -> None:

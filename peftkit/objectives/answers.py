@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from peftkit.candidate_choice import argmax_candidate
 from peftkit.components import Example, Objective, Prediction, Task
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
 from peftkit.example_tables import NORM_SUFFIX
-from peftkit.ranking import argmax_candidate
 
 if TYPE_CHECKING:
     from torch import nn

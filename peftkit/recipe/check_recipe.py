@@ -12,9 +12,9 @@ from peftkit.distributed import device_requirements as device
 from peftkit.errors import InputError, PeftkitError, PluginError, Problem, RecipeError, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
-from peftkit.recipe.config import Recipe
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
 from peftkit.recipe.partial_recipe import known, without_keys
+from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.recipe.toml_lines import KeyPath
 

@@ -12,14 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 from peftkit.components import Component, Metric, ModelKind, Objective, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
-from peftkit.recipe.config import LISTED, LOSS, Recipe
+from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.deepspeed import sharding_conflicts
-from peftkit.recipe.optimizers import optimizer_arguments
+from peftkit.recipe.messages.type_names import describe_type, format_value
+from peftkit.recipe.optimizer_names import optimizer_arguments
 from peftkit.recipe.partial_recipe import known, listed
+from peftkit.recipe.recipe import LOSS, Recipe
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
 from peftkit.recipe.tables import parse_interval
 from peftkit.recipe.toml_lines import KeyPath
-from peftkit.recipe.type_names import describe_type, format_value
 
 Conflict = tuple[KeyPath, str]
 """The path of a key and what is wrong with it."""
@@ -76,6 +77,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _selection_conflicts(recipe),
         _repeated(recipe),
         _precision_conflicts(recipe),
+        _compile_conflicts(recipe),
         _streaming_conflicts(recipe),
         _subset_conflicts(recipe),
         _revision_conflicts(recipe),
@@ -277,6 +279,24 @@ def _precision_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     with known():
         if recipe.model.quantization and dtype == "float64":
             yield ("model", "quantization"), text
+
+
+def _compile_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    if not recipe.train.compile:
+        return
+    with known():
+        if recipe.train.deepspeed.used or recipe.train.fsdp:
+            yield (
+                ("train", "compile"),
+                "is incompatible with sharding, which replaces the layers' weights; leave it out",
+            )
+    with known():
+        if recipe.model.quantization:
+            yield ("train", "compile"), "is incompatible with model.quantization; leave it out"
+    with known():
+        if recipe.train.gradient_checkpointing:
+            text = "has no effect with gradient_checkpointing, whose layers torch does not compile; leave it out"
+            yield ("train", "compile"), text
 
 
 def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:

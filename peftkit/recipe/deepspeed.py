@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.components import Method
-from peftkit.components.options.declared_options import SourceLibrary
+from peftkit.components.options.library_options import SourceLibrary
 from peftkit.errors import comma_separated, did_you_mean
-from peftkit.recipe.config import Recipe
 from peftkit.recipe.partial_recipe import InvalidKeyError, known
+from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.tables import TrainConfig
 from peftkit.recipe.toml_lines import KeyPath
 

@@ -11,9 +11,10 @@ from pydantic_core import core_schema
 
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import Kind, Registry
-from peftkit.recipe.config import LISTED, Recipe
+from peftkit.recipe.component_validation import LISTED
+from peftkit.recipe.messages.type_names import aliases
+from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.tables import ConfigTable
-from peftkit.recipe.type_names import aliases
 
 
 def recipe_schema(registry: Registry) -> dict[str, Any]:

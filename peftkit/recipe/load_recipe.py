@@ -17,13 +17,14 @@ from peftkit.components.method_names import find_spelling
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets
-from peftkit.recipe.config import LISTED, Recipe
-from peftkit.recipe.error_messages import Messages, describe_errors, to_json, type_mismatches
+from peftkit.recipe.component_validation import LISTED
+from peftkit.recipe.messages.error_messages import Messages, describe_errors, to_json, type_mismatches
+from peftkit.recipe.messages.type_names import Components, aliases, format_value
 from peftkit.recipe.partial_recipe import known, partial_recipe
 from peftkit.recipe.raw_recipe import MigratedKey, RawRecipe, format_key, load_raw, override_file
+from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.resolve import model_config
 from peftkit.recipe.toml_lines import KeyPath
-from peftkit.recipe.type_names import Components, aliases, format_value
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from peftkit.file_formats import DEFAULT_TRACKERS
-from peftkit.recipe.optimizers import validate_optimizer_name
+from peftkit.recipe.optimizer_names import validate_optimizer_name
 from peftkit.recipe.resolve import validate_model_name
 
 MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
 WITHOUT_COST = (
     *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
-    *("checkpoint", "early_stopping", "fast_dropout"),
+    *("checkpoint", "early_stopping", "fast_dropout", "compile", "keep_memory"),
 )
 """Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 
@@ -227,6 +227,13 @@ class TrainConfig(ConfigTable):
     split_batches: bool = False
     """On a CPU, compute the rows of a batch in microbatches of similar lengths, where that saves more padding than
     another pass costs. Losses and gradients are the same, apart from dropout; padding, time and MACs are less."""
+    keep_memory: bool = True
+    """On a CPU with glibc, keep the memory that a step frees for the next one instead of giving it back to the system,
+    which would clear it again. It is given back before evaluations and at the end."""
+    compile: bool = False
+    """Compile the layers of the model with `torch.compile` for training, in a few variants for all lengths. Losses and
+    gradients are the same; steps are faster, after compilation that takes about a minute and is not part of their time.
+    A model or method whose compiled layers compute something else is trained uncompiled."""
     all_logits: bool = False
     """Compute the logits of all positions of a decoder, as `Trainer` does, instead of only those that predict a target.
     The loss is the same; time, memory and MACs are not."""

@@ -82,10 +82,10 @@ def run_study(path: str, overrides: Sequence[str], label: str) -> list[Failure]:
         RunError: The file no longer has the study, or a run failed.
     """
     from peftkit.plugins import load_registry
-    from peftkit.sweep.config import read_sweep
     from peftkit.sweep.grid import expand
     from peftkit.sweep.process_executor import Workers
     from peftkit.sweep.scheduler import Sweep
+    from peftkit.sweep.sweep_file import read_sweep
 
     registry = load_registry()
     grid = expand(Path(path), read_sweep(Path(path)), registry, overrides)

@@ -19,7 +19,7 @@ from peftkit.plugins import Kind, Registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
 from peftkit.recipe.raw_recipe import load_raw, override_file
 from peftkit.recipe.tables import RunConfig
-from peftkit.sweep.config import SweepConfig
+from peftkit.sweep.sweep_file import SweepConfig
 
 KINDS: Mapping[str, Kind] = {"method": "method", "task": "task"}
 ALL = "all"

@@ -20,11 +20,11 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.run_directory import RunDirectory, tuning_edges
 from peftkit.sweep.grid import Grid, Study, make_recipe, recipe_hash, unflatten
-from peftkit.sweep.head_tuning import find_heads, head_layer
 from peftkit.sweep.process_executor import Outcome, Workers
-from peftkit.sweep.reused import ReuseCheck
-from peftkit.sweep.tuner import TUNING, Record, Tuner
-from peftkit.sweep.tuning_stages import TuningTarget
+from peftkit.sweep.reused_runs import ReuseCheck
+from peftkit.sweep.tuning.head_tuning import find_heads, head_layer
+from peftkit.sweep.tuning.tuner import TUNING, Record, Tuner
+from peftkit.sweep.tuning.tuning_stages import TuningTarget
 
 Say = Callable[[str], None]
 Jobs = list[Callable[[], "Jobs"]]

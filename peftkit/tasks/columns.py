@@ -39,6 +39,8 @@ def get_value(row: Mapping[str, Any], column: str) -> Any:
                 result = [each[part] for each in result]
             elif isinstance(result, Mapping) and part in result:
                 result = result[part]
+            elif result is None:
+                break
             else:
                 raise RowError(column, f"there is no such field{did_you_mean(part, visible_columns(row))}")
     if result is None:

@@ -12,7 +12,7 @@ from peftkit.components import OptionProblem
 from peftkit.data_files import check_encoding, file_format, is_saved_dataset
 from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
 from peftkit.tasks import prompt_templates
-from peftkit.tasks.sources import loading
+from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_source import files_of, is_local
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         task = task.model_copy()
         source = task._sample = replace(source, rows_per_file=ROWS_PER_FILE, streaming=False)
     try:
-        loaded = loading.load_valid_splits(source)
+        loaded = split_loading.load_valid_splits(source)
     except InputError as error:
         return [_problem(error)]
     columns = list(task._column_problems(loaded.splits))
@@ -67,7 +67,7 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
     return [*dict.fromkeys(problems), *_without_effect(task, loaded), *_unchecked_rows(task, source, loaded)]
 
 
-def _without_effect(task: DatasetTask, loaded: loading.LoadedSplits) -> Iterator[OptionProblem]:
+def _without_effect(task: DatasetTask, loaded: split_loading.LoadedSplits) -> Iterator[OptionProblem]:
     """Yields a warning for each option on which nothing depends with these data or this prompt."""
     reasons: dict[str, str] = {}
     path = task.path if isinstance(task.path, str) else ""
@@ -86,7 +86,9 @@ def _without_effect(task: DatasetTask, loaded: loading.LoadedSplits) -> Iterator
             yield OptionProblem(option, f"has no effect, because {reason}", is_error=False)
 
 
-def _unchecked_rows(task: DatasetTask, source: DataSource, loaded: loading.LoadedSplits) -> Iterator[OptionProblem]:
+def _unchecked_rows(
+    task: DatasetTask, source: DataSource, loaded: split_loading.LoadedSplits
+) -> Iterator[OptionProblem]:
     """Yields a warning that names the files of which some rows may not be checked."""
     files, partial = dict(files_of(source)), dict[str, None]()
     for split, rows in loaded.splits.items():
@@ -136,7 +138,7 @@ def _merged(task: DatasetTask, errors: Iterable[DataError]) -> Iterator[OptionPr
         yield OptionProblem(option, f"{' and '.join(dict.fromkeys(names))}: {text}")
 
 
-def _encoding_problems(source: DataSource, loaded: loading.LoadedSplits) -> Iterator[OptionProblem]:
+def _encoding_problems(source: DataSource, loaded: split_loading.LoadedSplits) -> Iterator[OptionProblem]:
     """Yields a problem for each file with an invalid byte after the rows that are checked."""
     files = dict(files_of(source))
     for split in loaded.splits:

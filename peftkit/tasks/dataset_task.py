@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem, Task
+from peftkit.components.inputs import TaskMatch
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import find_data_problems
 from peftkit.tasks.labels import feature_names
-from peftkit.tasks.sources import loading
+from peftkit.tasks.sources import split_loading
+from peftkit.tasks.sources.data_sample import DataSample, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class DatasetTask(Task):
     """Fields of the prompt that must not be blank."""
     used_fields: ClassVar[tuple[str, ...]] = ()
     """Fields whose columns are used even if the prompt lacks them."""
+    computed_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of the prompt that are no columns, but computed from them (see ``render_prompt``)."""
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ()
     """Options with columns that contain the answer, which a prompt must not show."""
 
@@ -99,9 +104,10 @@ class DatasetTask(Task):
             raise ValueError("prompt: has no fields; add one in braces, such as {text}")
         columns = [getattr(self, option) or () for option in self.hidden_from_prompt]
         hidden = {c for column in columns for c in ((column,) if isinstance(column, str) else column)}
-        for field in fields:
-            if any(field == column or field.startswith(f"{column}.") for column in hidden):
-                raise ValueError(f"prompt: the field {{{field}}} contains the answer")
+        for field, shown in self._shown_columns().items():
+            if any(shown == column or shown.startswith(f"{column}.") for column in hidden):
+                origin = "" if shown == field else f" is the column {shown!r}, which"
+                raise ValueError(f"prompt: the field {{{field}}}{origin} contains the answer")
         if self.streaming and (self.dev_fraction or self.test_fraction):
             raise ValueError(
                 "dev_fraction and test_fraction are incompatible with streaming; set dev_split and test_split"
@@ -114,6 +120,21 @@ class DatasetTask(Task):
             if self._is_changed(option):
                 raise ValueError(f"{option}: has no effect, because {reason}; remove it")
         return self
+
+    @classmethod
+    def recognize(cls, path: str) -> list[TaskMatch]:
+        """Looks for the task's columns in a user's data; tasks on a particular dataset recognize nothing."""
+        if cls.hub_id:
+            return []
+        sample = read_sample(path)
+        held_out = {f"{split}_fraction": 0.1 for split in ("dev", "test") if split not in sample.splits}
+        matches = cls.recognize_columns(sample)
+        return [replace(match, options={"path": path, **match.options, **held_out}) for match in matches]
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterable[TaskMatch]:
+        """Returns the columns that the task could use, as options."""
+        return ()
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         """Yields the options on which nothing depends, whatever the data are, with the reason."""
@@ -157,10 +178,13 @@ class DatasetTask(Task):
 
     def required_columns(self, row: Mapping[str, Any]) -> list[str]:
         """Returns the columns that ``make_prompt`` reads of the row."""
+        return list(dict.fromkeys(self._shown_columns().values()))
+
+    def _shown_columns(self) -> dict[str, str]:
+        """Returns the column of each field of the prompt, without computed fields."""
         columns = self.field_columns()
-        return list(
-            dict.fromkeys(columns.get(field, field) for field in prompt_templates.fields(self.prompt_template()))
-        )
+        fields = prompt_templates.fields(self.prompt_template())
+        return {field: columns.get(field, field) for field in fields if field not in self.computed_fields}
 
     def text_columns(self) -> list[str]:
         """Returns the columns that are used as text, in prompts or targets."""
@@ -188,7 +212,7 @@ class DatasetTask(Task):
 
     def resolve_revision(self) -> str | None:
         """Returns the current commit of the hub dataset; None for local data, or if it is unknown."""
-        return loading.resolve_revision(self._data_source())
+        return split_loading.resolve_revision(self._data_source())
 
     def at_revision(self, commit: str) -> DatasetTask:
         """Returns a copy of the task that loads this commit of its hub dataset."""
@@ -200,10 +224,10 @@ class DatasetTask(Task):
         Raises:
             InputError: The dataset does not exist, or the hub is not reachable.
         """
-        builder = loading.undownloaded_builder(self._data_source())
+        builder = split_loading.undownloaded_builder(self._data_source())
         if builder is None:
             return None
-        sample, total = loading.limit_train_rows(self._data_source(), builder, rows)
+        sample, total = split_loading.limit_train_rows(self._data_source(), builder, rows)
         task = self.model_copy()
         task._sample = sample
         return task, total
@@ -237,7 +261,7 @@ class DatasetTask(Task):
         Raises:
             InputError: The data cannot be read, lack a split or a column, or differ from the published sizes.
         """
-        splits = loading.load_splits(self._data_source()).splits
+        splits = split_loading.load_splits(self._data_source()).splits
         for problem in self._column_problems(splits):
             raise problem
         return splits
@@ -274,7 +298,7 @@ class DatasetTask(Task):
 
     def describe_row(self, split: str, index: int) -> str:
         """Describes a row by its file, or dataset and split, and its number from 1."""
-        return loading.row_location(self._data_source(), split, index)
+        return split_loading.row_location(self._data_source(), split, index)
 
     def _describe_split(self, split: str) -> str:
         """Describes a split by its file, or by its dataset and name."""

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from peftkit.components import Example, TaskKind
+from peftkit.components.inputs import TaskMatch
 from peftkit.errors import RowError
-from peftkit.tasks import prompt_templates
+from peftkit.tasks import column_names, prompt_templates
 from peftkit.tasks.columns import (
     EMPTY,
     LETTERS,
@@ -26,6 +27,7 @@ from peftkit.tasks.columns import (
     match_choice,
 )
 from peftkit.tasks.dataset_task import DatasetTask
+from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.text_classification import TextClassification
 
 __all__ = ["DistractorGeneration", "MultipleChoice", "TextClassification", "TextGeneration"]
@@ -89,9 +91,44 @@ class MultipleChoice(_QuestionTask):
     always at the same position, such as in its own column."""
 
     kind: ClassVar[TaskKind] = "multiple_choice"
+    computed_fields: ClassVar[tuple[str, ...]] = ("choices",)
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("answer_column",)
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     selection_metric: ClassVar[str] = "accuracy"
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        answer = sample.find(column_names.ANSWER_NAMES, "is_complete")
+        question = sample.find(column_names.QUESTION_NAMES) or sample.longest_text(without=[answer or ""])
+        options: dict[str, Any] = {"question_column": question, "answer_column": answer}
+        listed = sample.find(column_names.CHOICES_NAMES, "is_list")
+        if listed:
+            options["choices_column"] = listed
+            most = max(len(value) for value in sample.columns[listed].values)
+        else:
+            series = [
+                [name for name in map(pattern.format, LETTERS[:10]) if name in sample.columns]
+                for pattern in column_names.LETTERED_CHOICES
+            ] + [
+                [name for name in (f"{stem}{i}" for i in range(10)) if name in sample.columns]
+                for stem in column_names.NUMBERED_CHOICES
+            ]
+            columns = max(series, key=len)
+            options["choices_columns"], most = columns, len(columns)
+        if answer is None or question is None or most < 2:
+            return
+        labels = sample.find(column_names.CHOICE_LABELS_NAMES, "is_list")
+        if listed and labels:
+            options["choice_labels_column"] = labels
+        answers = sample.columns[answer]
+        if answers.is_number and not labels:
+            lowest = min(int(float(value)) for value in answers.values)
+            options["answer_is"] = "index" if lowest == 0 else "number"
+        context = sample.find(column_names.CONTEXT_NAMES)
+        if context and context != question:
+            options["context_column"] = context
+        where = listed or f"{options['choices_columns'][0]} to {options['choices_columns'][-1]}"
+        yield TaskMatch(0.9, options, f"{where!r} has choices, of which {answer!r} is one")
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         yield from super()._without_effect()
@@ -121,8 +158,7 @@ class MultipleChoice(_QuestionTask):
             yield "choice_labels_column", self.choice_labels_column
 
     def required_columns(self, row: Mapping[str, Any]) -> list[str]:
-        columns = [column for column in super().required_columns(row) if column != "choices"]
-        columns += self._choice_columns()
+        columns = [*super().required_columns(row), *self._choice_columns()]
         if self.shuffle_choices:
             columns.append(self.question_column)
         if self.choice_labels_column and "choices" in prompt_templates.fields(self.prompt_template()):
@@ -198,6 +234,24 @@ class TextGeneration(DatasetTask):
     required_fields: ClassVar[tuple[str, ...]] = ("source",)
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("target_column",)
 
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        target = sample.find(column_names.TARGET_NAMES)
+        source = sample.find(column_names.SOURCE_NAMES)
+        named = target is not None and source is not None
+        if not named:
+            texts = [c.name for c in sample.columns.values() if c.is_text and c.is_complete]
+            if len(texts) < 2:
+                return
+            source, target = source or texts[0], target or texts[-1]
+        if source is None or target is None or source == target:
+            return
+        if not sample.columns[target].is_complete or not sample.columns[source].is_complete:
+            return
+        words = sample.columns[target].mean_words
+        reason = f"{source!r} and {target!r} have texts, and a target has {words:.0f} words on average"
+        yield TaskMatch(0.6 if named else 0.3, {"source_column": source, "target_column": target}, reason)
+
     def prompt_template(self) -> str:
         return self.prompt or "{source}"
 
@@ -257,6 +311,7 @@ class DistractorGeneration(_QuestionTask):
         "rouge",
     )
     selection_metric: ClassVar[str] = "distractor_soft"
+    computed_fields: ClassVar[tuple[str, ...]] = ("answer",)
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("distractors_column", "distractors_columns", "choices_column")
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
@@ -290,7 +345,7 @@ class DistractorGeneration(_QuestionTask):
         return (self.choices_column,) if self.choices_column else self.distractors_columns or (self.distractors_column,)
 
     def required_columns(self, row: Mapping[str, Any]) -> list[str]:
-        columns = [column for column in super().required_columns(row) if column != "answer"]
+        columns = super().required_columns(row)
         if self.choices_column and not self._answer_is_text(row):
             columns.append(self.choices_column)
         return list(dict.fromkeys([*columns, self.answer_column]))

@@ -11,7 +11,7 @@ from typing import Any
 
 from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
 from peftkit.tasks.columns import EMPTY, get_value, short_repr, visible_columns
-from peftkit.tasks.sources import loading
+from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_source import DataSource
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -33,7 +33,7 @@ def find_label_names(source: DataSource, column: str) -> tuple[tuple[str, ...], 
     Raises:
         InputError: The column does not exist, a row does not have one label, or texts and numbers are mixed.
     """
-    loaded = loading.load_valid_splits(source)
+    loaded = split_loading.load_valid_splits(source)
     if "train" not in loaded.splits:
         raise loaded.problems[0].with_traceback(None)
     train: Any = loaded.splits["train"]
@@ -48,7 +48,7 @@ def find_label_names(source: DataSource, column: str) -> tuple[tuple[str, ...], 
     labels: dict[Any, None] = {}
     for index, label in enumerate(_labels(train, top, column)):
         if isinstance(label, RowError):
-            error = InputError(f"{loading.row_location(source, 'train', index)}: {label}")
+            error = InputError(f"{split_loading.row_location(source, 'train', index)}: {label}")
             if label.text == EMPTY:  # an error only if the row is used
                 empty = empty or error
                 continue
@@ -57,10 +57,10 @@ def find_label_names(source: DataSource, column: str) -> tuple[tuple[str, ...], 
         if first is None:
             first = index, kind
         elif kind != first[1]:
-            other = loading.row_location(source, "train", first[0])
+            other = split_loading.row_location(source, "train", first[0])
             raise InputError(
-                f"{loading.row_location(source, 'train', index)}: {column}: the label {short_repr(label)} is a {kind}, "
-                f"but the label of {other} is a {first[1]}; use one type for all labels"
+                f"{split_loading.row_location(source, 'train', index)}: {column}: the label {short_repr(label)} is a "
+                f"{kind}, but the label of {other} is a {first[1]}; use one type for all labels"
             )
         labels[label] = None
     if empty and len(labels) < 2:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
+from peftkit.components.inputs import TaskMatch
 from peftkit.errors import InputError, comma_separated, did_you_mean
+from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_nonblank_text, get_text
 from peftkit.tasks.data_check import ROWS_PER_FILE
 from peftkit.tasks.dataset_task import DatasetTask
@@ -21,10 +23,18 @@ from peftkit.tasks.labels import (
     match_label,
     read_label,
 )
-from peftkit.tasks.sources.loading import load_valid_splits
+from peftkit.tasks.sources.data_sample import DataSample
+from peftkit.tasks.sources.split_loading import load_valid_splits
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+
+MAX_LABELS = 300
+"""A column with more different values is not recognized as one of labels."""
+MAX_WORDS = 4
+"""A column with longer texts on average is not recognized as one of labels."""
+ROWS_PER_LABEL = 4
+"""A column with fewer rows for each value is not recognized as one of labels."""
 
 
 class TextClassification(DatasetTask):
@@ -71,6 +81,22 @@ class TextClassification(DatasetTask):
         if self.streaming and not names:
             raise ValueError("label_names: required with streaming")
         return self
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        pair = next((p for p in column_names.PAIR_NAMES if all(sample.find([name]) for name in p)), None)
+        most = min(MAX_LABELS, max(2, sample.num_rows // ROWS_PER_LABEL))
+        for column in sample.columns.values():
+            named = column.name.lower() in column_names.LABEL_NAMES
+            short = column.is_scalar and column.is_complete and (named or column.mean_words <= MAX_WORDS)
+            text = sample.find([pair[0]] if pair else column_names.TEXT_NAMES) or sample.longest_text([column.name])
+            if not short or not 2 <= column.distinct <= most or text in (None, column.name):
+                continue
+            options = {"text_column": text, "label_column": column.name}
+            if pair and (second := sample.find([pair[1]])):
+                options["text_pair_column"] = second
+            reason = f"{column.name!r} has {column.distinct} different values in {sample.num_rows:,} rows"
+            yield TaskMatch(0.8 if named else 0.5 - column.distinct / 1000, options, reason)
 
     def _verbaliser_error(self, names: Sequence[str]) -> str | None:
         """Returns what is wrong with the verbalisers of these labels; None if they are valid."""

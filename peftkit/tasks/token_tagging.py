@@ -16,7 +16,7 @@ from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, repair_tags, ta
 from peftkit.tasks.columns import EMPTY, get_text, get_texts, get_value
 from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.labels import check_label_names, check_label_order, feature_names, match_label, natural_sort_key
-from peftkit.tasks.sources import loading
+from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_source import DataSource
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _find_tag_names(
     Raises:
         InputError: A row has no valid tags.
     """
-    splits: Mapping[str, Any] = loading.load_valid_splits(source).splits
+    splits: Mapping[str, Any] = split_loading.load_valid_splits(source).splits
     known: dict[str, None] = {}
     for split, rows in splits.items():
         if names := feature_names(rows.features, column):
@@ -241,7 +241,7 @@ def _find_tag_names(
                 tags = [str(tag) for tag in _read_tags(row, column, len(words))]
                 _check_tags([tag for tag in tags if tag not in known], scheme, column)
             except RowError as error:
-                raise InputError(f"{loading.row_location(source, split, index)}: {error}") from error
+                raise InputError(f"{split_loading.row_location(source, split, index)}: {error}") from error
             known |= dict.fromkeys([*tags, *repair_tags(tags, scheme)])
     return tuple(sorted(known, key=_tag_order)), False
 

@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from peftkit.components import Example, Method, ModelKind, Objective, Task
-from peftkit.data.tokenize import tokenize_examples
+from peftkit.data.tokenized_split import tokenize_examples
 from peftkit.evaluate.evaluator import predict
 from peftkit.inference.finished_run import load_finished_run
 from peftkit.inference.predict import predict as predict_inputs
 from peftkit.models import BoundObjective
-from peftkit.models.load import LoadedBase, load_base
+from peftkit.models.load_base_model import LoadedBase, load_base
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.component_checks import check_round_trip

@@ -12,7 +12,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from peftkit.components import Prediction
 from peftkit.data.pipeline import PreparedData
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.errors import RunError
 from peftkit.evaluate.evaluator import SplitResult, resolve_selection_metric

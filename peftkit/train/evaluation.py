@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components import TrainContext
 from peftkit.components.callback import EvaluationResult
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.evaluate.evaluator import SplitResult, evaluate
 from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint
@@ -149,6 +149,7 @@ class Evaluations(LoopCallback):
     def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
+        trainer.memory.give_back()  # what evaluations take is not that of steps
         results = {split.name: self._evaluate_split(split) for split in splits}
         seconds = time.perf_counter() - started
         trainer.state.evaluation_seconds += seconds

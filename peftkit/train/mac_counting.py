@@ -17,7 +17,7 @@ from peftkit.macs.mac_counter import MacCounter, StepMacs
 from peftkit.models import BoundObjective
 from peftkit.oom import is_oom
 from peftkit.recipe import Recipe
-from peftkit.train.optim import make_optimizer
+from peftkit.train.optimizer import make_optimizer
 
 
 class StepCounter(Protocol):

@@ -34,7 +34,7 @@ from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.generation_settings import generation_notice
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.heads.classification_head import check_saves_head
-from peftkit.models.load import (
+from peftkit.models.load_base_model import (
     LoadedBase,
     apply_method,
     check_conflicts,
@@ -60,7 +60,7 @@ from peftkit.train.checkpoint_selection import CheckpointSelector
 from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.evaluation import REUSED, Evaluations
 from peftkit.train.mac_counting import make_mac_counter
-from peftkit.train.optim import check_optimizer_options
+from peftkit.train.optimizer import check_optimizer_options
 from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
 from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler
@@ -350,6 +350,7 @@ def _summarize(
         "evaluation_seconds": state.evaluation_seconds,
         "reused_evaluation_seconds": sum(row.get(REUSED, 0.0) for row in state.evaluations),
         "counting_seconds": trainer.mac_counter.seconds,
+        "compiled": None if trainer.train_step.compiled is None else trainer.train_step.compiled.record(),
         **opened.sizes_and_digests(),
         "wall_seconds": trainer.clock.seconds,
         "wall_seconds_before_run": trainer.clock.before_run,
@@ -365,6 +366,7 @@ def _summarize(
         "effective_batch": trainer.effective_batch,
         "microbatch_size": trainer.train_step.microbatch_size,
         "split_batches": trainer.splitter.costs is not None,
+        "keep_memory": trainer.memory.available,
         "all_logits": base.family.computes_all_logits(trainer.module),
         "processes": trainer.accelerator.num_processes,
     }

@@ -29,9 +29,10 @@ from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import CallbackList
 from peftkit.train.checkpoint import Checkpoint
 from peftkit.train.mac_counting import StepCounter
-from peftkit.train.optim import set_learning_rate
+from peftkit.train.optimizer import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
+from peftkit.train.steps.kept_memory import KeptMemory
 from peftkit.train.steps.parallel_strategies import make_strategy
 from peftkit.train.steps.step import TrainStep
 from peftkit.train.steps.step_losses import StepLoss, StepLosses
@@ -86,6 +87,7 @@ class Trainer:
         self.effective_batch = effective_batch_size(recipe, accelerator.num_processes)
         self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
         self.progress = self.state.progress
+        self.memory = KeptMemory(accelerator.device, wanted=recipe.train.keep_memory)
         self.clock = clock or WallClock()
         self.schedule = make_schedule(recipe)
         # Several processes wait for each other in every step anyway, and all must end with the same one.
@@ -93,7 +95,7 @@ class Trainer:
         self.losses = StepLosses(accelerator.device, self._handle_nonfinite_loss)
         waits = accelerator.num_processes > 1 or any(each.waits_for_device for each in self.callbacks.loop)
         by_events = accelerator.device.type == "cuda" and not waits
-        self.timer = StepTimer(accelerator.device, by_events=by_events)
+        self.timer = StepTimer(accelerator.device, by_events=by_events, apart=lambda: self.compile_seconds)
         for callback in self.callbacks.loop:
             callback.attach(self)
 
@@ -126,9 +128,18 @@ class Trainer:
         except StopRequested:
             self.callbacks.on_interrupt()
             raise
+        finally:
+            self.memory.give_back()
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent on compilation; not part of the time of steps."""
+        return 0.0 if self.train_step.compiled is None else self.train_step.compiled.seconds
 
     def release(self) -> None:
         """Release the wrapped model before the process group is destroyed, and what refers to the trainer."""
+        if self.train_step.compiled is not None:
+            self.train_step.compiled.release()
         self.strategy.release()
         for callback in self.callbacks.loop:
             del callback.trainer
@@ -159,6 +170,7 @@ class Trainer:
             **self.callbacks.state_dict(),
             "processes": self.accelerator.num_processes,
             "counting_seconds": self.mac_counter.seconds,
+            "compile_seconds": self.compile_seconds,
             "wall_clock": self.clock.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "microbatch_size": self.train_step.microbatch_size,
@@ -168,13 +180,16 @@ class Trainer:
         """Restore what ``state_dict`` returned.
 
         Args:
-            state: Values by name; further ones are ignored. Older checkpoints have no ``wall_clock``.
+            state: Values by name; further ones are ignored. Older checkpoints have no ``wall_clock`` and no
+                ``compile_seconds``.
         """
         self.state.load_state_dict(state)
         if "wall_clock" in state:
             self.clock.load_state_dict(state["wall_clock"])
         self.callbacks.load_state_dict(state)
         self.mac_counter.seconds += state["counting_seconds"]
+        if self.train_step.compiled is not None:
+            self.train_step.compiled.seconds += state.get("compile_seconds", 0.0)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.train_step.microbatch_size = state["microbatch_size"]
@@ -257,6 +272,7 @@ class Trainer:
     def _train_on(self, batches: list[CollatedBatch]) -> None:
         step = self.progress.step + 1
         self.timer.stop_waiting()
+        self.memory.keep()
         self.callbacks.on_step_start()
         self.timer.start_step()
         rate = self.recipe.train.learning_rate * self.schedule(self.state.budget_used)

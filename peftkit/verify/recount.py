@@ -18,7 +18,7 @@ from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.mac_counter import VALUE_ERRORS, StepMacs
-from peftkit.models.load import LoadedBase, count_parameters, init_random_base, load_base
+from peftkit.models.load_base_model import LoadedBase, count_parameters, init_random_base, load_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.components import Prediction
-from peftkit.data.tokenize import TokenizedSplit
+from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.errors import ModelError, RecipeError, RunError, comma_separated, summarize_error
 from peftkit.evaluate.evaluator import TEACHER_FORCED, compute_values, evaluate
 from peftkit.example_tables import NORM_SUFFIX
@@ -18,7 +18,7 @@ from peftkit.inference.finished_run import FinishedRun, evaluation_context, load
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import LOSS
+from peftkit.recipe.recipe import LOSS
 from peftkit.verify.results import EXACT, Check, NotRecomputable, check_value
 from peftkit.verify.stored_files import RecordedRun
 

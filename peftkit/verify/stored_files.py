@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit.candidate_choice import argmax_candidate
 from peftkit.components import Example
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.pipeline import PreparedData
@@ -19,10 +20,9 @@ from peftkit.evaluate.evaluator import (
     resolve_selection_metric,
 )
 from peftkit.example_tables import NORM_SUFFIX, select_rows, to_prediction_rows
-from peftkit.models.load import folder_bytes
-from peftkit.ranking import argmax_candidate
+from peftkit.models.load_base_model import folder_bytes
 from peftkit.recipe import Recipe
-from peftkit.recipe.config import LOSS
+from peftkit.recipe.recipe import LOSS
 from peftkit.run_directory import RunDirectory
 from peftkit.train.checkpoint_selection import is_better
 from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value, check_values

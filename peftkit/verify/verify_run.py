@@ -10,7 +10,7 @@ from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import PeftkitError, comma_separated, summarize_error
 from peftkit.inference.finished_run import load_finished_recipe
-from peftkit.models.load import load_objective
+from peftkit.models.load_base_model import load_objective
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry

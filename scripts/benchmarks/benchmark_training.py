@@ -36,9 +36,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from peftkit.analysis.dry_run import apply_recipe_method, dry_run
 from peftkit.components.inputs import IGNORE_INDEX
-from peftkit.data.tokenize import tokenize_rows
+from peftkit.data.tokenized_split import tokenize_rows
 from peftkit.errors import PeftkitError
-from peftkit.models.load import init_random_base
+from peftkit.models.load_base_model import init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe

@@ -17,7 +17,7 @@ from peftkit.macs.mac_counter import MacCounter
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.tasks.sources import loading
+from peftkit.tasks.sources import split_loading
 from peftkit.train.run import run
 from tests.tiny_runs import ONE_EVALUATION, Make
 
@@ -257,7 +257,7 @@ def test_a_sample_of_hub_data_is_read(
     builder.info.splits = {s: SplitInfo(s, num_examples=60) for s in ("train", "validation", "test")}
     for split in ("validation", "test"):
         Dataset.from_list([{"other": "column"}]).to_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet")
-    monkeypatch.setattr(loading, "undownloaded_builder", lambda source: builder)
+    monkeypatch.setattr(split_loading, "undownloaded_builder", lambda source: builder)
     monkeypatch.setattr(simulated_steps, "SAMPLE_ROWS", 40)
     estimate = estimate_cost(recipe, registry, trial=True)
     assert estimate.steps_per_epoch == 15

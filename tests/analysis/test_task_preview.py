@@ -8,14 +8,14 @@ import pytest
 
 from peftkit.analysis.task_preview import preview_task
 from peftkit.errors import InputError
-from peftkit.models import load
+from peftkit.models import load_base_model
 from tests.tiny_runs import Make
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
 def test_rows_are_shown_as_tokenized_without_loading_weights(kind: str, make: Make) -> None:
     recipe = make(kind)
-    with mock.patch.object(load, "load_base", side_effect=AssertionError("weights")):
+    with mock.patch.object(load_base_model, "load_base", side_effect=AssertionError("weights")):
         preview = preview_task(recipe, "dev", 4)
     assert (preview["task"], preview["kind"], preview["model_kind"]) == ("colours", "classification", kind)
     rows = recipe.task.load()["dev"]

@@ -9,7 +9,7 @@ import pytest
 from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.analysis.work_estimate import WorkEstimator
 from peftkit.errors import PeftkitError
-from peftkit.models.load import apply_method
+from peftkit.models.load_base_model import apply_method
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
 from tests.conftest import exhaustive_unless_quick

@@ -11,8 +11,8 @@ import pytest
 
 import peftkit
 from peftkit.compare.comparison import compare
-from peftkit.compare.matching import load_groups
-from peftkit.compare.output.render import render
+from peftkit.compare.matched_methods import load_groups
+from peftkit.compare.output.table_formats import render
 from peftkit.errors import InputError
 from peftkit.example_tables import example_table, write_table
 from tests.compare.conftest import Plant

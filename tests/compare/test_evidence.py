@@ -18,10 +18,10 @@ from peftkit.compare.budget_ranking import rank_within_budget
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.input.groups import RunGroup, group_runs
 from peftkit.compare.input.load_runs import find_runs
-from peftkit.compare.output.render import FORMATS, render, table_rows
-from peftkit.compare.output.report import render_report
+from peftkit.compare.output.html_report import render_report
+from peftkit.compare.output.table_formats import FORMATS, render, table_rows
 from peftkit.compare.output.table_notes import notes
-from peftkit.compare.score_posterior import is_proportion, read_tunings
+from peftkit.compare.posterior_inputs import is_proportion, read_tunings
 from tests.compare.conftest import Plant, with_values
 
 

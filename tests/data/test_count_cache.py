@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftkit.data.count_cache import CountCache, count_cache
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.models.load import apply_method, load_base
+from peftkit.models.load_base_model import apply_method, load_base
 from peftkit.recipe import Recipe
 
 

@@ -25,7 +25,7 @@ from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError, RunError
 from peftkit.inference.finished_run import load_finished_run
-from peftkit.models.load import load_objective
+from peftkit.models.load_base_model import load_objective
 from peftkit.plugins import BASE_CLASSES, Entry, Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
@@ -282,8 +282,9 @@ COMPONENTS = {
     "objective": "class Own(Objective):\n    'A.'\n    name: Literal['own'] = 'own'\n",
     "metric": "class Own(Metric):\n    'A.'\n    name: Literal['own'] = 'own'\n",
     "callback": "class Own(Callback):\n    'A.'\n    name: Literal['own'] = 'own'\n",
+    "meter": "class Own(Meter):\n    'A.'\n    name: Literal['own'] = 'own'\n",
 }
-"""The source of a component of each kind that a recipe names."""
+"""The source of a component of each kind; meters are the only ones that a recipe does not name."""
 
 
 @pytest.mark.parametrize("kind", COMPONENTS)
@@ -291,22 +292,24 @@ def test_the_code_of_every_kind_of_component_is_an_input(
     kind: Any, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = f"own_{kind}"
-    imports = "from typing import Literal\nfrom peftkit import Callback, Method, Metric, Objective, Task\n"
+    imports = "from typing import Literal\nfrom peftkit import Callback, Meter, Method, Metric, Objective, Task\n"
     (tmp_path / f"{module}.py").write_text(imports + COMPONENTS[kind])
     monkeypatch.syspath_prepend(tmp_path)
     component = importlib.import_module(module).Own
     larger = Registry((*registry.entries, Entry(kind, "own", component, "own", "1.0")), (), registry.distributions)
     named = component.model_construct(name="own")
     recipe = make("decoder")
-    recipe = recipe.model_copy(update={kind: (named,) if kind in ("metric", "callback") else named})
+    if kind != "meter":
+        recipe = recipe.model_copy(update={kind: (named,) if kind in ("metric", "callback") else named})
     initial = code_digests(recipe, larger)
     (tmp_path / f"{module}.py").write_text("CHANGED = True\n" + imports + COMPONENTS[kind])
     assert code_digests(recipe, larger)["own"] != initial["own"]
     del sys.modules[module]
 
 
-def test_recipes_name_no_other_kinds_of_components() -> None:
-    assert BASE_CLASSES.keys() & Recipe.model_fields.keys() == COMPONENTS.keys()
+def test_there_are_no_other_kinds_of_components() -> None:
+    assert BASE_CLASSES.keys() == COMPONENTS.keys()
+    assert BASE_CLASSES.keys() - Recipe.model_fields.keys() == {"meter"}
 
 
 def test_the_files_of_every_tokenizer_of_transformers_are_inputs() -> None:
@@ -319,9 +322,17 @@ def test_the_files_of_every_tokenizer_of_transformers_are_inputs() -> None:
     assert {name for name in names if not name.endswith((*MODEL_FILES, ".pkl"))} == set()
 
 
+LISTS_OF_MODULES = {
+    "top_level.txt": "own_itself\nown_beside\n",
+    "RECORD": "own_itself.py,,\nown_beside.py,,\nown-1.0.dist-info/METADATA,,\n../../bin/own,,\n",
+}
+"""Where a distribution lists its modules; only setuptools writes ``top_level.txt``."""
+
+
+@pytest.mark.parametrize("listed", LISTS_OF_MODULES)
 @pytest.mark.parametrize("where", ["itself", "beside", "base"])
 def test_all_code_of_a_plugin_is_an_input(
-    where: str, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, listed: str, make: Make, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The component's module, another module of its distribution, and the module of a base class."""
     base = (
@@ -334,7 +345,7 @@ def test_all_code_of_a_plugin_is_an_input(
     info = tmp_path / "own-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
-    (info / "top_level.txt").write_text("own_itself\nown_beside\n")
+    (info / listed).write_text(LISTS_OF_MODULES[listed])
     monkeypatch.syspath_prepend(tmp_path)
     component = importlib.import_module("own_itself").Own
     larger = Registry((*registry.entries, Entry("method", "own", component, "own", "1.0")), (), registry.distributions)

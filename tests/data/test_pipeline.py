@@ -11,7 +11,7 @@ from peftkit import Example
 from peftkit.data.dataloader import StreamingRows
 from peftkit.data.pipeline import prepare_data
 from peftkit.errors import InputError, RecipeError
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from tests.tiny_runs import Colours, Make
 
 

@@ -18,7 +18,7 @@ from peftkit.data.dataloader import first_batches
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.row_subsets import resample_indices, stratified_sample
 from peftkit.errors import RecipeError, RunError
-from peftkit.models.load import apply_method, load_base
+from peftkit.models.load_base_model import apply_method, load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import RunConfig

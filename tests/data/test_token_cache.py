@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit.data.token_cache import fingerprint
-from peftkit.data.tokenize import tokenize_split
+from peftkit.data.tokenized_split import tokenize_split
 from peftkit.models import BoundObjective
 from peftkit.objectives import LabelRanking
 from peftkit.recipe.resolve import model_path

@@ -14,12 +14,12 @@ from accelerate import Accelerator
 from peftkit import Example, Metric, Task
 from peftkit.components import Objective, TaskKind
 from peftkit.data.pipeline import PreparedData, prepare_data
-from peftkit.data.tokenize import SplitStatistics, TokenizedSplit
+from peftkit.data.tokenized_split import SplitStatistics, TokenizedSplit
 from peftkit.errors import RunError
 from peftkit.evaluate.baselines import MAX_CANDIDATES, best_answer, check_not_trivial, compute_baselines
 from peftkit.metrics import register_metrics
 from peftkit.models import BoundObjective
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe

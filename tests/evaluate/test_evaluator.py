@@ -12,11 +12,11 @@ from accelerate import Accelerator
 
 from peftkit.components import Example
 from peftkit.components.objective import ObjectiveContext
-from peftkit.data.tokenize import tokenize_examples
+from peftkit.data.tokenized_split import tokenize_examples
 from peftkit.errors import RunError
 from peftkit.evaluate.evaluator import evaluate, resolve_selection_metric
 from peftkit.models import BoundObjective, CandidateScores, ModelFamily, TokenizedRow
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from peftkit.recipe import Recipe
 from tests.tiny_runs import Make
 

@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from peftkit.data.tokenize import TokenizedSplit, tokenize_examples
+from peftkit.data.tokenized_split import TokenizedSplit, tokenize_examples
 from peftkit.evaluate.evaluator import SplitResult
 from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint
-from peftkit.models.load import apply_method, load_base
+from peftkit.models.load_base_model import apply_method, load_base
 from peftkit.recipe import Recipe
 from tests.tiny_runs import Make
 

@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from peftkit import Example
+from peftkit.candidate_choice import argmax_candidate
 from peftkit.errors import PeftkitError
 from peftkit.inference.finished_run import load_finished_run
 from peftkit.inference.predict import predict
 from peftkit.inference.save_merged import save_merged
 from peftkit.models import FAMILIES, IGNORE_INDEX
 from peftkit.plugins import Registry
-from peftkit.ranking import argmax_candidate
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.run_checks import COLOURS
 from peftkit.train.run import run

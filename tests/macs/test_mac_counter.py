@@ -22,7 +22,7 @@ from peftkit.methods.lora import Lora
 from peftkit.testing import apply_method, batch, tiny_model
 from peftkit.testing.method_checks import check_mac_counts
 from peftkit.testing.tiny_models import FAMILIES
-from peftkit.train.optim import make_optimizer
+from peftkit.train.optimizer import make_optimizer
 from tests.tiny_runs import Make
 
 ROWS, WIDTH, DEEP, LAYERS = 4, 32, 64, 2

@@ -14,8 +14,8 @@ from peftkit import Meter, StepStats
 from peftkit.meters.macs import Macs
 from peftkit.meters.memory import CLEAR_REFS, PeakMemory, host_peak
 from peftkit.meters.parameters import ParameterCount
-from peftkit.meters.time import TrainTime
 from peftkit.meters.tokens import Tokens
+from peftkit.meters.train_time import TrainTime
 from peftkit.plugins import load_registry
 
 

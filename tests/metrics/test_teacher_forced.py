@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit import Example, Task
-from peftkit.data.tokenize import tokenize_examples
+from peftkit.data.tokenized_split import tokenize_examples
 from peftkit.errors import RecipeError
 from peftkit.evaluate.evaluator import evaluate
 from peftkit.metrics import BalancedAccuracy, TeacherForcedMatch

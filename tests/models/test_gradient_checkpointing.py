@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peftkit.components import ModelKind
-from peftkit.models.load import apply_method, load_base
+from peftkit.models.load_base_model import apply_method, load_base
 from tests.tiny_runs import Make
 
 KINDS: tuple[ModelKind, ...] = ("encoder-decoder", "decoder", "encoder")

@@ -30,7 +30,7 @@ BART = {
     "forced_eos_token_id": None,
 }
 T5 = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 2}
-LED = {**BART, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": NUMBER, "attention_window": 4}
+LED = {**BART, "max_encoder_position_embeddings": 67, "max_decoder_position_embeddings": NUMBER, "attention_window": 4}
 DISTILBERT = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": NUMBER}
 ROTARY_GPT = {**GPT, "rotary_dim": 8}
 
@@ -56,7 +56,7 @@ ARCHITECTURES: dict[str, tuple[ModelKind, dict[str, Any], Positions]] = {
     "mpnet": ("encoder", LIMITED, Positions(NUMBER - 2)),  # its padding id is always 1
     "bart": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
     "mbart": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
-    "led": ("encoder-decoder", LED, Positions(64, NUMBER)),
+    "led": ("encoder-decoder", LED, Positions(64, NUMBER)),  # whole windows
     # sinusoidal
     "pegasus": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),
     "marian": ("encoder-decoder", BART, Positions(NUMBER, NUMBER)),

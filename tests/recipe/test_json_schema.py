@@ -11,8 +11,8 @@ import pytest
 
 from peftkit import Method
 from peftkit.plugins import FIRST_PARTY, Entry, Registry
-from peftkit.recipe.config import Recipe
 from peftkit.recipe.json_schema import recipe_schema
+from peftkit.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(file for file in ROOT.rglob("*.toml") if file.parent.name != "sweeps")

@@ -13,8 +13,8 @@ from peftkit.errors import RecipeError
 from peftkit.plugins import FIRST_PARTY, Registry, load_registry
 from peftkit.recipe import load_recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.sweep.config import read_sweep
 from peftkit.sweep.grid import expand
+from peftkit.sweep.sweep_file import read_sweep
 from peftkit.train.run import run
 from tests.tasks.conftest import Write, examinations, questions, tweets, write
 
@@ -56,7 +56,7 @@ def registry() -> Registry:
 
 
 def test_number_of_recipes() -> None:
-    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (88, 80, 8, len(METHODS) * len(TASKS))
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (89, 81, 8, len(METHODS) * len(TASKS))
     assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 

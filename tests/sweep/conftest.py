@@ -13,9 +13,9 @@ import pytest
 
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import dump_recipe, load_recipe
-from peftkit.sweep.config import read_sweep
 from peftkit.sweep.grid import Grid, expand
 from peftkit.sweep.process_executor import Outcome
+from peftkit.sweep.sweep_file import read_sweep
 
 BASE = """
 [model]

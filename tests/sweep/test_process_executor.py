@@ -17,11 +17,11 @@ from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.sweep.cluster_executor import make_executor, submit
-from peftkit.sweep.config import read_sweep
 from peftkit.sweep.grid import expand
-from peftkit.sweep.plan import estimate_sweep
 from peftkit.sweep.process_executor import Workers, visible_gpus
 from peftkit.sweep.scheduler import find_run
+from peftkit.sweep.sweep_file import read_sweep
+from peftkit.sweep.time_and_cost_estimate import estimate_sweep
 from tests.sweep.conftest import Written
 
 AXES = "[axes]\ntrain.learning_rate = [1e-3, 1e30]\nseed = [1]\n"

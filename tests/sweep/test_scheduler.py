@@ -12,7 +12,7 @@ from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
 from peftkit.sweep.grid import Grid, recipe_hash
-from peftkit.sweep.reused import ReuseCheck
+from peftkit.sweep.reused_runs import ReuseCheck
 from peftkit.sweep.scheduler import Sweep, final_recipes, find_run, read_tuning, sweep_lock
 from tests.sweep.conftest import best_at, trials_of
 

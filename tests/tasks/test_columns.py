@@ -14,6 +14,7 @@ ROW: dict[str, Any] = {
     "listed": [{"text": "x"}, {"text": "y"}],
     "a.b": "dotted",
     "none": None,
+    "nested": {"none": None},
     "flag": True,
 }
 
@@ -33,6 +34,8 @@ def test_dots_select_nested_fields_and_fields_of_lists() -> None:
         ("choices.texts", "choices.texts: there is no such field"),
         ("question.x", "question.x: there is no such field"),
         ("none", "none: is empty"),
+        ("none.x", "none.x: is empty"),
+        ("nested.none.x", "nested.none.x: is empty"),
         ("flag", "flag: must be a text, not True"),
         ("choices", "choices: must be a text, not {'label'"),
     ],

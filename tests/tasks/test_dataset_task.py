@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from peftkit.errors import InputError
 from peftkit.tasks.columns import INTERNAL
 from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
-from peftkit.tasks.sources.loading import DataSource, load_splits
+from peftkit.tasks.sources.split_loading import DataSource, load_splits
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples, write_file
 

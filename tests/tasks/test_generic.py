@@ -301,6 +301,38 @@ def test_invalid_options_are_rejected(task: Any, options: Any, words: str) -> No
         task(**options)
 
 
+FIELDS = [
+    (TextClassification, "text", "label_column"),
+    (TextClassification, "text_pair", "label_column"),
+    (MultipleChoice, "question", "answer_column"),
+    (MultipleChoice, "context", "answer_column"),
+    (TextGeneration, "source", "target_column"),
+    (DistractorGeneration, "question", "distractors_column"),
+    (DistractorGeneration, "context", "distractors_column"),
+]
+"""Every field of a prompt that stands for a column, with the option of the column that has the answer."""
+
+
+@pytest.mark.parametrize(("task", "field", "hidden"), FIELDS)
+def test_a_field_must_not_show_the_column_of_the_answer(task: Any, field: str, hidden: str) -> None:
+    words = rf"prompt: the field \{{{field}\}} is the column 'secret', which contains the answer"
+    for column in ("secret", "secret.text"):
+        with pytest.raises(ValidationError, match=words.replace("secret'", f"{column}'")):
+            task(path="x", **{f"{field}_column": column, hidden: "secret"})
+
+
+@pytest.mark.parametrize(("task", "field", "hidden"), FIELDS)
+def test_the_column_of_the_answer_may_have_the_name_of_a_field(task: Any, field: str, hidden: str) -> None:
+    created = task(path="x", **{f"{field}_column": "shown", hidden: field})
+    assert "shown" in created.required_columns({})
+    assert field not in created.required_columns({})
+
+
+def test_the_column_of_the_answer_may_have_the_name_of_a_computed_field() -> None:
+    MultipleChoice(path="x", choices_columns=("1", "2"), answer_column="choices")
+    DistractorGeneration(path="x", answer_column="right", distractors_column="answer")
+
+
 def test_streamed_rows_use_label_names(write: Write) -> None:
     task = TextClassification(path=all_splits(write, TEXTS), streaming=True, label_names=("bad", "good", "fine"))
     assert task.is_streaming

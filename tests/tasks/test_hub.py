@@ -133,14 +133,14 @@ def test_the_number_of_hub_rows_must_equal_the_published_one(
         return DatasetDict({split: Dataset.from_dict({"x": range(n + short)}) for split, n in sizes.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    from peftkit.tasks.sources import loading
+    from peftkit.tasks.sources import split_loading
 
     short = 0
-    loading._load_splits.cache_clear()
-    assert loading.load_splits(task._data_source()).splits["train"]
+    split_loading._load_splits.cache_clear()
+    assert split_loading.load_splits(task._data_source()).splits["train"]
     short = -1
-    loading._load_splits.cache_clear()
+    split_loading._load_splits.cache_clear()
     with pytest.raises(InputError, match=r"rows in split 'train', but .* were published; clear the cache"):
-        loading.load_splits(task._data_source())
-    loading._load_splits.cache_clear()
+        split_loading.load_splits(task._data_source())
+    split_loading._load_splits.cache_clear()
     assert requests[0] == (type(task).hub_id, config)

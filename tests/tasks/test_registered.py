@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from peftkit.components import Task
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.data.examples import to_examples
-from peftkit.data.tokenize import tokenize_examples
+from peftkit.data.tokenized_split import tokenize_examples
 from peftkit.errors import InputError, MissingFieldsError
 from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Entry, load_registry

@@ -16,7 +16,7 @@ from peftkit.errors import InputError
 from peftkit.macs import mac_counter as mac_counter
 from peftkit.macs.mac_counter import MacCounter, StepMacs
 from peftkit.methods.full import Full
-from peftkit.models import load
+from peftkit.models import load_base_model
 from peftkit.plugins import Entry, Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import run_processes
@@ -37,7 +37,7 @@ def test_a_quantized_model_is_counted_on_an_unquantized_copy(
     recipe = make("decoder", "method.name=lora")
     expected = costs(run(recipe, registry))[-1]["gmacs"]
     quantised = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "4bit"})})
-    loaded = load.load_base(recipe)
+    loaded = load_base_model.load_base(recipe)
     monkeypatch.setattr("peftkit.train.run.load_base", lambda _: loaded)  # bitsandbytes needs a GPU
     init, devices = MacCounter.__init__, []
 

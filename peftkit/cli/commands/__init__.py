@@ -1,6 +1,7 @@
 """The commands, one module and one class each, in the order in which the help lists them."""
 
 from peftkit.cli.commands.completion import CompletionCommand
+from peftkit.cli.commands.init import InitCommand
 from peftkit.cli.commands.list import ListCommand
 from peftkit.cli.commands.new import NewCommand
 from peftkit.cli.commands.recipe_commands.check import CheckCommand
@@ -24,6 +25,7 @@ from peftkit.cli.commands.show import ShowCommand
 from peftkit.cli.subcommand import SubCommand
 
 COMMANDS: tuple[type[SubCommand], ...] = (
+    InitCommand,
     RunCommand,
     CheckCommand,
     CostCommand,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from peftkit.compare.across.aggregate import BY_SCORE, AcrossTasks, Estimate, TaskSummary, describe_tasks
-from peftkit.compare.output.render import Page, TableRow, render_pages
+from peftkit.compare.output.table_formats import Page, TableRow, render_pages
 from peftkit.compare.statistics.posterior import CONFIDENCE_LEVEL
 from peftkit.compare.verdict import format_percent
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from peftkit.compare.across import BY_SCORE, AcrossTasks, compare_across_tasks, describe_tasks
 from peftkit.compare.comparison import Comparison, MethodRow, compare
-from peftkit.compare.curves import cost, has_cost
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.output.across_pages import render as render_across
-from peftkit.compare.output.render import render
+from peftkit.compare.output.table_formats import render
 from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
 from peftkit.compare.regret import RegretCurves, regret_curves
 from peftkit.compare.run_curve import RunCurve
+from peftkit.compare.scores_by_cost import cost, has_cost
 from peftkit.errors import InputError, RunError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f")  # Okabe, Ito (2008)

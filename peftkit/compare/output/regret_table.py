@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from peftkit.compare.input.groups import RunGroup
-from peftkit.compare.output.render import Page, TableRow, render_pages
+from peftkit.compare.output.table_formats import Page, TableRow, render_pages
 from peftkit.compare.regret import RegretCurves, regret_curves
 from peftkit.errors import InputError
 

@@ -1,30 +1,18 @@
-"""Checks a checkpoint's files before loading, and explains errors of loading them."""
+"""Checks a checkpoint's files before loading."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+import transformers
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import safe_open
 from torch import Tensor
-from transformers import CONFIG_MAPPING
-from transformers import __version__ as transformers_version
 
-from peftkit.errors import ModelError, PeftkitError, RunError, comma_separated, did_you_mean, summarize_error
+from peftkit.errors import ModelError, comma_separated, summarize_error
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -40,10 +28,6 @@ INTEGER_DTYPES = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
 """Integer dtypes of the safetensors format."""
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format."""
-CONVERT = (
-    "if you trust their source, convert them once: "
-    "AutoModel.from_pretrained(name, use_safetensors=False).save_pretrained(folder)"
-)
 
 
 def local_folder(path: str, revision: str | None = None) -> Path | None:
@@ -91,13 +75,13 @@ def _find_problems(folder: Path, *, complete: bool) -> Iterator[str]:
     """
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        base = _read_json(adapter).get("base_model_name_or_path") or "its base model"
+        base = read_json(adapter).get("base_model_name_or_path") or "its base model"
         yield (
             f"it is an adapter (adapter_config.json) of {base!r}, which transformers would load beneath it; set "
             f"model.name to {base!r}, or merge the adapter first"
         )
     for file in sorted(folder.iterdir()):
-        if file.suffix == ".json" or _is_tokenizer_file(file) or file.suffix == ".safetensors":
+        if file.suffix == ".json" or is_tokenizer_file(file) or file.suffix == ".safetensors":
             yield from _find_file_problem(file)
     index = folder / INDEX
     if index.is_file():
@@ -120,7 +104,7 @@ def _find_problems(folder: Path, *, complete: bool) -> Iterator[str]:
         files = [file for file in (folder / WEIGHTS,) if file.is_file()]
         if complete and not files:
             yield _describe_missing_weights(folder)
-    quantized = _read_json(folder / CONFIG).get("quantization_config")
+    quantized = read_json(folder / CONFIG).get("quantization_config")
     for file in files:
         yield from _find_safetensors_problem(file)
         if not quantized:
@@ -249,23 +233,46 @@ def _describe_missing_weights(folder: Path) -> str:
             "model again with save_pretrained"
         )
     if pickled:
-        return f"its weights are pickled ({pickled[0]}), but weights must be safetensors; {CONVERT}"
+        return (
+            f"its weights are pickled ({pickled[0]}), but weights must be safetensors; if you trust their source, "
+            f"convert them once: {_whole_model_class(folder)}.from_pretrained(folder, use_safetensors=False)"
+            ".save_pretrained(folder)"
+        )
     if gguf:
         return (
             f"its weights are GGUF ({gguf[0]}), but weights must be safetensors; use the original model, or convert "
             "it: AutoModelForCausalLM.from_pretrained(folder, gguf_file=file).save_pretrained(folder)"
         )
     if others:
-        return f"its weights are for another framework ({others[0]}), but weights must be safetensors; {CONVERT}"
+        return (
+            f"its weights are for another framework ({others[0]}), but weights must be safetensors; use the original "
+            "model, or convert them with that framework"
+        )
     return f"it has no weights: {WEIGHTS} is missing; download it"
 
 
-def _is_tokenizer_file(file: Path) -> bool:
+def _whole_model_class(folder: Path) -> str:
+    """Return the class that loads a checkpoint with its head, which ``AutoModel`` leaves out."""
+    architectures = read_json(folder / CONFIG).get("architectures")
+    name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    return name if hasattr(transformers, name) else "AutoModelForCausalLM"
+
+
+def is_tokenizer_file(file: Path) -> bool:
+    """Whether a file belongs to a tokenizer, by its name.
+
+    Args:
+        file: the file.
+    """
     return file.name.startswith(TOKENIZER) or file.suffix in (".model", ".spm")
 
 
-def _read_json(file: Path) -> Mapping[str, Any]:
-    """Read a JSON object; empty if there is none."""
+def read_json(file: Path) -> Mapping[str, Any]:
+    """Read a JSON object; empty if there is none.
+
+    Args:
+        file: the file.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
@@ -275,126 +282,9 @@ def _read_json(file: Path) -> Mapping[str, Any]:
 
 def weight_map(index: Path) -> dict[str, str]:
     """Read the file name of each tensor from the index of a sharded checkpoint; empty if there is none."""
-    table = _read_json(index).get("weight_map")
+    table = read_json(index).get("weight_map")
     return {str(name): str(shard) for name, shard in table.items()} if isinstance(table, dict) else {}
 
 
 def _download_again(file: Path) -> str:
     return f"download {file.name} again"
-
-
-@contextmanager
-def explain_load_errors(name: str, path: str, revision: str | None = None) -> Iterator[None]:
-    """Within the context, raise errors of loading a model as errors that name the cause and the remedy.
-
-    Args:
-        name: the model, as in the recipe.
-        path: a local folder, or the name of a model on the hub.
-        revision: the revision of a hub model.
-
-    Raises:
-        ModelError: the model cannot be loaded.
-        RunError: the hub cannot be reached.
-    """
-    try:
-        yield
-    except (PeftkitError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # any library that reads a file of the model may raise it
-        raise explain_load_error(name, path, revision, error) from error
-
-
-def explain_load_error(name: str, path: str, revision: str | None, error: Exception) -> PeftkitError:
-    """Convert an error of loading a model to one that names the cause and the remedy.
-
-    Args:
-        name: the model, as in the recipe.
-        path: a local folder, or the name of a model on the hub.
-        revision: the revision of a hub model.
-        error: the error that transformers raised.
-    """
-    folder = local_folder(path, revision)
-    if not Path(path).is_dir() and (reason := _hub_reason(name, revision, error)):
-        text, temporary = reason
-        return (RunError if temporary else ModelError)(f"the model {name!r} cannot be loaded: {text}")
-    return ModelError(f"the model {name!r} cannot be loaded: {_local_reason(folder, error)}")
-
-
-def _hub_reason(name: str, revision: str | None, error: Exception) -> tuple[str, bool] | None:
-    """Explain why a hub model cannot be downloaded, and whether the cause may be temporary."""
-    chain = list(_error_chain(error))
-    text = " ".join(str(each) for each in chain)
-    at_revision = f" at revision {revision!r}" if revision else ""
-    if any(isinstance(each, GatedRepoError) for each in chain) or "gated repo" in text:
-        return "access to it is gated; request it on the model's page, and log in: hf auth login", False
-    if any(isinstance(each, RevisionNotFoundError) for each in chain) or "not a valid git identifier" in text:
-        return f"it has no revision {revision!r} on the hub; correct model.revision", False
-    if any(isinstance(each, RepositoryNotFoundError) for each in chain) or "not a valid model identifier" in text:
-        return "neither a local folder nor a model on the hub; check its name, or log in: hf auth login", False
-    network_errors = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError)
-    if any(isinstance(each, network_errors) for each in chain) or "connect" in text:
-        return (
-            f"the hub cannot be reached, and the model is not in the cache{at_revision}; download it with network "
-            f"access (hf download {name}), or set model.name to a local folder",
-            True,
-        )
-    if any(isinstance(each, EntryNotFoundError) for each in chain):
-        return f"a file is missing on the hub{at_revision}: {_first_line(error)}", False
-    if any(isinstance(each, HfHubHTTPError) for each in chain):
-        return f"the hub responds {_first_line(error)}; try again later", True
-    return None
-
-
-def _local_reason(folder: Path | None, error: Exception) -> str:
-    """Explain why a model whose files are on this machine cannot be loaded."""
-    config = {} if folder is None else _read_json(folder / CONFIG)
-    text = " ".join(str(each) for each in _error_chain(error))
-    model_type = str(config.get("model_type", ""))
-    if "trust_remote_code" in text or "contains custom code" in text:
-        return "it needs custom code that comes with it; review the code, then set model.trust_remote_code = true"
-    if model_type and model_type not in CONFIG_MAPPING and not config.get("auto_map"):
-        saved_version = config.get("transformers_version")
-        saved_with = f" (it was saved with {saved_version})" if saved_version else ""
-        return (
-            f"the installed transformers {transformers_version} does not support the model_type {model_type!r}"
-            f"{did_you_mean(model_type, CONFIG_MAPPING.keys())}; correct {CONFIG}, or install a version that "
-            f"does{saved_with}"
-        )
-    if not model_type and ("model_type" in text or "model type" in text):
-        return f'{CONFIG} has no "model_type"; add it'
-    has_tokenizer = folder is None or any(_is_tokenizer_file(file) for file in folder.iterdir())
-    if not has_tokenizer and _is_tokenizer_error(error):
-        return (
-            "it has no tokenizer; download tokenizer.json and tokenizer_config.json, or save one in its folder: "
-            "AutoTokenizer.from_pretrained(base).save_pretrained(folder)"
-        )
-    if isinstance(error, ImportError) or "requires the following packages" in text or "pip install" in text:
-        return f"it needs a package that is not installed: {_first_line(error)}"
-    if _is_tokenizer_error(error):
-        return f"{_first_line(error)}; check its tokenizer files, or save them with the installed transformers"
-    if "Unrecognized configuration class" in text:
-        return f"transformers has no text model of the type {model_type!r}; use a model that has one"
-    return f"{summarize_error(error).rstrip('.')}; check its {CONFIG}"
-
-
-def _is_tokenizer_error(error: Exception) -> bool:
-    """Whether an error comes from a tokenizer."""
-    frames, traceback = [], error.__traceback__
-    while traceback is not None:
-        frames.append(traceback.tb_frame.f_code.co_filename)
-        traceback = traceback.tb_next
-    return "okenizer" in str(error) or any("tokenization" in file for file in frames)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -1,1 +1,1 @@
-"""The heads of encoders: new ones, and those of checkpoints with their labels."""
+"""Heads: of encoders, new ones and those of checkpoints with their labels; of decoders, the logits of targets only."""

@@ -10,7 +10,7 @@ from typing import Literal
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import BudgetConfig, parse_interval
 from peftkit.run_directory import RunDirectory
-from peftkit.sweep.within.time_design import RunTime, StudyTime
+from peftkit.sweep.within.expected_time import RunTime, StudyTime
 
 PROBE_STEPS = 16
 """Steps of the short run."""

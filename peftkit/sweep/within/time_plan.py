@@ -19,23 +19,16 @@ from peftkit.recipe import Recipe, dump_recipe
 from peftkit.recipe.tables import BudgetConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.sweep.grid import Grid, expand, recipe_hash
-from peftkit.sweep.head_tuning import find_heads
 from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.scheduler import find_run, sweep_lock
-from peftkit.sweep.trial_design import FOLLOW_UPS, NUM_LEADERS
-from peftkit.sweep.tuner import Tuner
-from peftkit.sweep.tuning_stages import TuningTarget
-from peftkit.sweep.within.durations import write_duration
+from peftkit.sweep.tuning.head_tuning import find_heads
+from peftkit.sweep.tuning.trial_design import FOLLOW_UPS, NUM_LEADERS
+from peftkit.sweep.tuning.tuner import Tuner
+from peftkit.sweep.tuning.tuning_stages import TuningTarget
+from peftkit.sweep.within.choose_design import choose_design
+from peftkit.sweep.within.duration_text import write_duration
+from peftkit.sweep.within.expected_time import MIN_SHARE, RunTime, StudyTime, TimeDesign, Work, expected_seconds
 from peftkit.sweep.within.run_times import PROBE_STEPS, Probe, RunKind, RunTimes
-from peftkit.sweep.within.time_design import (
-    MIN_SHARE,
-    RunTime,
-    StudyTime,
-    TimeDesign,
-    Work,
-    choose_design,
-    expected_seconds,
-)
 
 FILE = "within.json"
 COMPARISON_SECONDS = 5.0

@@ -15,11 +15,12 @@ from peftkit.run_directory import RunDirectory
 from peftkit.sweep.grid import Study
 from peftkit.sweep.process_executor import Workers
 from peftkit.sweep.scheduler import Failure, FinalRun, Jobs, Sweep, find_run, run_jobs, sweep_lock
-from peftkit.sweep.tuner import Record, Tuner
-from peftkit.sweep.tuning_stages import TuningTarget
-from peftkit.sweep.within.durations import write_duration
+from peftkit.sweep.tuning.tuner import Record, Tuner
+from peftkit.sweep.tuning.tuning_stages import TuningTarget
+from peftkit.sweep.within.choose_design import MIN_SEEDS, adapt_design
+from peftkit.sweep.within.duration_text import write_duration
+from peftkit.sweep.within.expected_time import Work, expected_seconds
 from peftkit.sweep.within.run_times import RunKind
-from peftkit.sweep.within.time_design import MIN_SEEDS, Work, adapt_design, expected_seconds
 from peftkit.sweep.within.time_plan import Say, TimePlan, apply_design, describe
 
 

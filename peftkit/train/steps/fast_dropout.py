@@ -67,16 +67,32 @@ def scaled_mask(values: Tensor, probability: float) -> Tensor:
     return mask.mul_(LEVELS / (LEVELS - dropped))
 
 
+_library: Any = torch.library.Library("peftkit", "DEF")  # type: ignore[no-untyped-call]
+# To torch.compile a mask is one operation, which depends on values so that masks are drawn in the order of the layers.
+_library.define("scaled_mask(Tensor values, float probability) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+_library.impl("scaled_mask", scaled_mask, "CPU")
+_library.impl("scaled_mask", lambda values, _: torch.empty_like(values), "Meta")
+
+
+def _draw(values: Tensor, probability: float) -> Tensor:
+    if not torch.compiler.is_compiling():
+        return scaled_mask(values, probability)
+    mask: Tensor = torch.ops.peftkit.scaled_mask(values.detach(), probability)
+    return mask
+
+
 def _is_replaced(values: Tensor, probability: float) -> bool:
     is_plain = type(values) in (Tensor, nn.Parameter) and values.device.type == "cpu" and values.is_floating_point()
-    return is_plain and threading.get_ident() in _THREADS and 0 < round(probability * LEVELS) < LEVELS
+    # Only this thread compiles while it draws masks this way, and its number cannot be asked for in compiled code.
+    is_ours = torch.compiler.is_compiling() or threading.get_ident() in _THREADS
+    return is_plain and is_ours and 0 < round(probability * LEVELS) < LEVELS
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     if not training or not _is_replaced(input, p):
         original: Tensor = _ORIGINALS["dropout"](input, p, training, inplace)
         return original
-    mask = scaled_mask(input, p)
+    mask = _draw(input, p)
     return input.mul_(mask) if inplace else input * mask
 
 
@@ -108,5 +124,5 @@ def _attention(
             bias = torch.zeros(attn_mask.shape, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
         scores += bias
     # As in torch, where a position that attends to nothing has weights of zero.
-    weights = scores.softmax(-1) if attn_mask is None else torch._safe_softmax(scores, -1)
-    return (weights * scaled_mask(weights, dropout_p)) @ value
+    weights = scores.softmax(-1) if attn_mask is None else torch.ops.aten._safe_softmax(scores, -1)
+    return (weights * _draw(weights, dropout_p)) @ value

@@ -20,7 +20,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
 from peftkit.recipe.deepspeed import deepspeed_config
 from peftkit.train import checkpoint
-from peftkit.train.optim import make_optimizer
+from peftkit.train.optimizer import make_optimizer
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 """An optimizer's state: tensors, and other values as JSON."""

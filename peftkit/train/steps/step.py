@@ -17,6 +17,7 @@ from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
+from peftkit.train.steps.compiled_layers import Gradients, make_compiled_layers
 from peftkit.train.steps.fast_dropout import fast_dropout
 from peftkit.train.steps.parallel_strategies import Strategy
 
@@ -61,6 +62,8 @@ class TrainStep:
         self.microbatch_size = recipe.train.batch_size
         """Maximum rows per forward pass; reduced when memory runs out."""
         self.known_padding = KnownPadding()
+        self.compiled = make_compiled_layers(recipe, self.module, self.accelerator.num_processes)
+        """The compiled layers; None if the recipe does not ask for them."""
         self.microbatches: list[dict[str, Tensor]] = []
         """The microbatches of the last step."""
 
@@ -137,30 +140,48 @@ class TrainStep:
         return retry_with_half_batch(attempt, self.microbatch_size)
 
     def _accumulate(self, batches: list[dict[str, Tensor]], targets: int, step: int) -> Tensor:
-        accelerator, seed = self.accelerator, self.recipe.run.seed
-        # Dropout is seeded for each step, so that a resumed run repeats it.
-        torch.manual_seed((seed * 1_000_003 + step) * 4099 + accelerator.process_index)
-        total_loss = torch.zeros((), device=accelerator.device)
+        total_loss = torch.zeros((), device=self.accelerator.device)
         self.microbatches = [
             microbatch for batch in batches for microbatch in self.objective.microbatches(batch, self.microbatch_size)
         ]
+        if self.compiled is not None:
+            self.compiled.check(lambda: self._gradients_of(self.microbatches[0], targets, step))
+        self._seed_dropout(step)
         for number, microbatch in enumerate(self.microbatches, 1):
-            last = number == len(self.microbatches)
-            dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
-            with self.strategy.microbatch_context(last=last), dropout:
-                with self.profile_region("forward"):
-                    with self.known_padding.for_batch(microbatch):
-                        summed_loss = self.objective.loss(self.strategy.model, microbatch)
-                    # Gradients are averaged over processes, so this is the mean over the targets of all processes.
-                    loss = summed_loss * accelerator.num_processes / targets
-                    auxiliary = self.recipe.method.auxiliary_loss(self.module, microbatch)
-                    if auxiliary is not None:  # usually a mean: weight microbatches by targets, as in the loss
-                        weight = self.objective.num_targets(microbatch) * accelerator.num_processes / targets
-                        loss = loss + auxiliary * weight
-                with self.profile_region("backward"):
-                    self.strategy.backward(loss, last=last)
-            total_loss += summed_loss.detach()
+            compiled = nullcontext() if self.compiled is None else self.compiled.active()
+            with compiled:
+                total_loss += self._backpropagate(microbatch, targets, last=number == len(self.microbatches))
         return total_loss
+
+    def _seed_dropout(self, step: int) -> None:
+        """Seed dropout for a step, so that a resumed run repeats it."""
+        torch.manual_seed((self.recipe.run.seed * 1_000_003 + step) * 4099 + self.accelerator.process_index)
+
+    def _gradients_of(self, microbatch: dict[str, Tensor], targets: int, step: int) -> tuple[Tensor, Gradients]:
+        """Return the loss of a microbatch and its gradients, which are cleared."""
+        self._seed_dropout(step)
+        loss = self._backpropagate(microbatch, targets, last=True)
+        gradients = [None if p.grad is None else p.grad.clone() for p in self.strategy.trained]
+        self.strategy.zero_grad()
+        return loss, gradients
+
+    def _backpropagate(self, microbatch: dict[str, Tensor], targets: int, *, last: bool) -> Tensor:
+        """Accumulate the gradients of a microbatch; return its loss, summed over its targets."""
+        accelerator = self.accelerator
+        dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
+        with self.strategy.microbatch_context(last=last), dropout:
+            with self.profile_region("forward"):
+                with self.known_padding.for_batch(microbatch):
+                    summed_loss = self.objective.loss(self.strategy.model, microbatch)
+                # Gradients are averaged over processes, so this is the mean over the targets of all processes.
+                loss = summed_loss * accelerator.num_processes / targets
+                auxiliary = self.recipe.method.auxiliary_loss(self.module, microbatch)
+                if auxiliary is not None:  # usually a mean: weight microbatches by targets, as in the loss
+                    weight = self.objective.num_targets(microbatch) * accelerator.num_processes / targets
+                    loss = loss + auxiliary * weight
+            with self.profile_region("backward"):
+                self.strategy.backward(loss, last=last)
+        return summed_loss.detach()
 
     def update(self, step: int) -> None:
         """Clip the gradients, take the optimizer's step, and clear the gradients.

@@ -32,10 +32,12 @@ class StepTimer:
     Args:
         device: The device.
         by_events: Whether steps are timed by events of the device, so that none waits until the device has finished.
+        apart: Returns the seconds so far, of all steps, that are counted apart from them; None if there are none.
     """
 
-    def __init__(self, device: torch.device, *, by_events: bool) -> None:
-        self.device, self.by_events = device, by_events
+    def __init__(self, device: torch.device, *, by_events: bool, apart: Callable[[], float] | None = None) -> None:
+        self.device, self.by_events, self._read_apart = device, by_events, apart or (lambda: 0.0)
+        self._apart = 0.0
         self._since = time.perf_counter()
         self._wait_seconds = 0.0
         self._start: torch.cuda.Event | None = None
@@ -51,16 +53,18 @@ class StepTimer:
 
     def start_step(self) -> None:
         """Start a step."""
+        self._apart = self._read_apart()
         self._since = time.perf_counter()
         if self.by_events:
             self._start = _record()
 
     def end_step(self) -> StepTime:
         """End the step; waits for the device unless steps are timed by events."""
+        apart = self._read_apart() - self._apart
         if not self.by_events:
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
-            return StepTime(time.perf_counter() - self._since, self._wait_seconds)
+            return StepTime(max(0.0, time.perf_counter() - self._since - apart), self._wait_seconds)
         start, before, waited = self._start, self._previous_end, self._wait_seconds
         self._previous_end = end = _record()
 
@@ -68,7 +72,7 @@ class StepTimer:
             # While the host waited for the batch, the device may still have computed the step before.
             return waited if before is None else min(waited, _seconds_between(before, start))
 
-        return StepTime(lambda: _seconds_between(start, end), idle)
+        return StepTime(lambda: max(0.0, _seconds_between(start, end) - apart), idle)
 
 
 def _record() -> torch.cuda.Event:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
-from peftkit.components.options.declared_options import Option, SourceClass, SourceLibrary, argument_descriptions
+from peftkit.components.options.library_options import Option, SourceClass, SourceLibrary, argument_descriptions
 
 ADAPTERS = SourceLibrary("adapters", ignored_bases=("AdapterConfig",))
 HIDDEN = frozenset({"architecture", "configs", "dtype", "init_weights_seed"})

@@ -38,11 +38,12 @@ INVOCATIONS = {
     "export": "export {run} exported",
     "push": "push {run} owner/name",
     "new": "new task my_task",
+    "init": "init {tmp}/rows.csv --model pocket-encoder --name mine --yes",
     "schema": "schema",
     "task preview": "task preview {tmp}/rows.toml -n 1",
     "completion": "completion bash",
 }
-WRITES_A_LINE = {"run", "report", "import", "merge", "export", "push", "new"}
+WRITES_A_LINE = {"run", "report", "import", "merge", "export", "push", "new", "init"}
 """Commands whose quiet output is the path of their result."""
 by_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 

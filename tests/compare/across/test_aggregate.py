@@ -18,7 +18,7 @@ from peftkit.compare.across import (
     normalize_scores,
 )
 from peftkit.compare.output.across_pages import notes
-from peftkit.compare.score_posterior import fit_posterior
+from peftkit.compare.posterior_inputs import fit_posterior
 from peftkit.compare.statistics import fit
 from tests.compare.across.conftest import BEST, MEANS, numbers, part, read, runs
 from tests.compare.conftest import HALF_EFFORT, Plant

@@ -17,8 +17,8 @@ from peftkit.compare.input.fairness import FAIRNESS_CHECKS
 from peftkit.compare.input.groups import RunGroup, group_runs
 from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.figures import draw_figures
-from peftkit.compare.output.render import FORMATS, render
-from peftkit.compare.output.report import render_report
+from peftkit.compare.output.html_report import render_report
+from peftkit.compare.output.table_formats import FORMATS, render
 from peftkit.errors import InputError
 from peftkit.recipe.tables import BudgetConfig
 from peftkit.run_directory import device_name

@@ -17,9 +17,9 @@ from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.input.groups import RunGroup, group_runs
 from peftkit.compare.input.load_runs import find_runs
 from peftkit.compare.output.figures import draw_figures
+from peftkit.compare.output.html_report import render_report
 from peftkit.compare.output.regret_table import render as written_regrets
-from peftkit.compare.output.render import FORMATS, render
-from peftkit.compare.output.report import render_report
+from peftkit.compare.output.table_formats import FORMATS, render
 from peftkit.compare.regret import regret_curves
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant

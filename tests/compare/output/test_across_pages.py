@@ -13,7 +13,7 @@ from peftkit.cli import main
 from peftkit.compare.across import compare_across_tasks
 from peftkit.compare.output.across_pages import render
 from peftkit.compare.output.figures import draw_figures
-from peftkit.compare.output.render import FORMATS
+from peftkit.compare.output.table_formats import FORMATS
 from tests.compare.across.conftest import BEST, read, runs
 from tests.compare.conftest import Plant
 

@@ -13,7 +13,7 @@ import transformers as tf
 
 from peftkit.errors import ModelError
 from peftkit.models.checkpoints.causality import check_causality
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from peftkit.recipe.resolve import model_path
 from tests.tiny_runs import SIZES, SPECIAL, Make
 

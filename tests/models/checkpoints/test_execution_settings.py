@@ -12,7 +12,7 @@ import torch
 
 from peftkit.components import Example
 from peftkit.models.checkpoints.execution_settings import EXECUTION
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from tests.tiny_runs import COLOURS, Make
 
 SETTINGS: dict[str, Any] = {

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from peftkit.components import Example
 from peftkit.models.checkpoints.generation_settings import INTERNAL, reset_generation_config
-from peftkit.models.load import LoadedBase, load_base
+from peftkit.models.load_base_model import LoadedBase, load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory

@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from peftkit.errors import InputError, ModelError, PeftkitError, RecipeError, RunError
 from peftkit.methods.full import Full
 from peftkit.models.checkpoints import transformers_versions
+from peftkit.models.checkpoints.load_errors import explain_load_error
 from peftkit.models.checkpoints.loading_report import wrapper_prefix
-from peftkit.models.checkpoints.model_files import explain_load_error
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from peftkit.testing.tiny_models import FAMILIES, architecture_kind, save_tiny_model
 from tests.tiny_runs import Make
 

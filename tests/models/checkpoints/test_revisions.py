@@ -20,12 +20,12 @@ from peftkit.cli import main
 from peftkit.errors import InputError
 from peftkit.inference.finished_run import load_finished_recipe
 from peftkit.models.checkpoints.revisions import pin_revisions, recorded_revisions, resolve_revisions
-from peftkit.models.load import load_base
+from peftkit.models.load_base_model import load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.tasks.sources import loading
-from peftkit.tasks.sources.loading import DataSource, load_splits
+from peftkit.tasks.sources import split_loading
+from peftkit.tasks.sources.split_loading import DataSource, load_splits
 from peftkit.testing.processes import command, run_processes
 from tests.tiny_runs import ONE_EVALUATION, Make, small_task
 
@@ -57,7 +57,7 @@ def hub(models: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 (files / "data").mkdir(parents=True)
                 for split, number in ROWS.items():
                     tweets(number, ref).to_parquet(files / "data" / f"{split}-00000-of-00001.parquet")
-    loading._load_splits.cache_clear()  # loaded by other tests under the same name
+    split_loading._load_splits.cache_clear()  # loaded by other tests under the same name
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)  # transformers 4.57
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -27,13 +27,13 @@ from peftkit.components.head_parameters import covering_modules, find_head_param
 from peftkit.errors import InputError, ModelError, RecipeError
 from peftkit.inference.finished_run import load_finished_run
 from peftkit.models.heads.classification_head import parameters_not_in_checkpoint
-from peftkit.models.load import apply_method, init_random_base, load_base
+from peftkit.models.load_base_model import apply_method, init_random_base, load_base
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 from peftkit.recipe.tables import HEAD_LEARNING_RATE
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.tiny_models import FAMILIES, head_parameters, save_tiny_model
-from peftkit.train.optim import LR_MULTIPLIER, make_optimizer
+from peftkit.train.optimizer import LR_MULTIPLIER, make_optimizer
 from peftkit.train.run import run
 from tests.tiny_runs import ONE_EVALUATION, Make
 

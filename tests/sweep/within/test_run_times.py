@@ -9,8 +9,8 @@ import pytest
 
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
+from peftkit.sweep.within.expected_time import RunTime
 from peftkit.sweep.within.run_times import Probe, RunTimes
-from peftkit.sweep.within.time_design import RunTime
 from tests.sweep.conftest import BASE
 
 PROGRESS = {"steps": 16, "samples": 128, "tokens": 1000, "epochs": 0.16, "seconds": 8.0, "gmacs": 32.0, "joules": 0.0}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from peftkit.data_files import read_prediction_inputs
 from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.sources.files import load_files
-from peftkit.tasks.sources.loading import DataSource, load_splits
+from peftkit.tasks.sources.split_loading import DataSource, load_splits
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import COLUMN_NAMES, EXAMPLE_ROWS, FILE_NAMES, examples, load_rows, write_file
 

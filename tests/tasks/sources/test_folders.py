@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from peftkit.data_files import read_prediction_inputs
 from peftkit.errors import InputError
 from peftkit.tasks.generic import TextClassification, TextGeneration
-from peftkit.tasks.sources.loading import DataSource, load_splits, row_location
+from peftkit.tasks.sources.split_loading import DataSource, load_splits, row_location
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples
 
@@ -42,6 +42,9 @@ def test_predict_reads_saved_datasets(answered: bool, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty' is a folder that Dataset\.save_to_disk did not write"):
         list(read_prediction_inputs(str(tmp_path / "empty")))
+    Dataset.from_list(rows).select([]).save_to_disk(tmp_path / "none")
+    with pytest.raises(InputError, match="none: has no rows"):
+        list(read_prediction_inputs(str(tmp_path / "none")))
 
 
 def test_a_folder_may_have_any_name(write: Write, tmp_path: Path) -> None:
@@ -79,6 +82,10 @@ def test_saved_datasets_are_split_like_files(tmp_path: Path) -> None:
         "test": 10,
         "dev": 4,
     }
+    splits["dev"].save_to_disk(tmp_path / "again")  # has the numbers of its rows among all
+    again = TextClassification(path=str(tmp_path / "again"), dev_fraction=0.3, test_fraction=0.3)
+    numbers = [again.describe_row(split, i) for split, part in again.load().items() for i in range(len(part))]
+    assert sorted(numbers) == [f"{tmp_path}/again, row {number}" for number in (1, 2, 3, 4)]
     folders = {"train": str(tmp_path / "one"), "dev": str(tmp_path / "one"), "test": str(tmp_path / "one")}
     assert len(TextClassification(path=folders).load()["dev"]) == 20
     streamed = TextClassification(path=folders, streaming=True, label_names=("a", "b"))

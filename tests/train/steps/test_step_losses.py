@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from peftkit import Callback, Meter, StepResult, StepStats, TrainContext
 from peftkit.components.read_later import LateSum
 from peftkit.errors import DivergedError
-from peftkit.meters.time import TrainTime
+from peftkit.meters.train_time import TrainTime
 from peftkit.models.batches.collated_batch import BatchCounts, CollatedBatch
 from peftkit.models.batches.known_padding import KnownPadding, masking_utils
 from peftkit.models.batches.padding import split_batch

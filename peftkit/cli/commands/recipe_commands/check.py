@@ -64,7 +64,7 @@ class CheckCommand(SubCommand):
 
 def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     if recipe.train.optimizer_options:
-        from peftkit.train.optim import check_optimizer_options  # imports torch
+        from peftkit.train.optimizer import check_optimizer_options  # imports torch
 
         try:
             check_optimizer_options(recipe)

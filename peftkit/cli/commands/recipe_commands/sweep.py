@@ -18,9 +18,9 @@ from peftkit.errors import InputError, RunInterrupted
 if TYPE_CHECKING:
     from peftkit.plugins import Registry
     from peftkit.sweep.grid import Grid
-    from peftkit.sweep.plan import SweepPlan
     from peftkit.sweep.process_executor import Workers
     from peftkit.sweep.scheduler import Failure, Sweep
+    from peftkit.sweep.time_and_cost_estimate import SweepPlan
 
 STATES = ("done", "unfinished", "missing")
 
@@ -68,7 +68,7 @@ class SweepCommand(SubCommand):
         return bool(args.action != "run")
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.sweep.tuning_stages import load_grid
+        from peftkit.sweep.tuning.tuning_stages import load_grid
 
         registry = plugins.load_registry()
         grid = load_grid(Path(args.file), registry, args.overrides, args.only)
@@ -93,7 +93,7 @@ class SweepCommand(SubCommand):
 
     def _run_within(self, args: argparse.Namespace, grid: Grid, registry: Registry) -> int:
         """Runs or plans a sweep within a time."""
-        from peftkit.sweep.within.durations import parse_duration, write_duration
+        from peftkit.sweep.within.duration_text import parse_duration, write_duration
         from peftkit.sweep.within.time_plan import TimePlan
         from peftkit.sweep.within.timed_sweep import TimedSweep
         from peftkit.train.wall_clock import process_start
@@ -159,7 +159,7 @@ class SweepCommand(SubCommand):
         return 0
 
     def _plan(self, args: argparse.Namespace, grid: Grid, registry: Registry) -> int:
-        from peftkit.sweep.plan import estimate_sweep
+        from peftkit.sweep.time_and_cost_estimate import estimate_sweep
 
         studies = estimate_sweep(
             grid,
@@ -239,7 +239,7 @@ def _print_verdicts(grid: Grid) -> None:
     from peftkit.compare.comparison import compare
     from peftkit.compare.input.groups import group_runs
     from peftkit.compare.input.load_runs import find_runs
-    from peftkit.compare.output.render import wrap_lines
+    from peftkit.compare.output.table_formats import wrap_lines
 
     try:
         runs, _ = find_runs([grid.folder])

@@ -13,7 +13,7 @@ from peftkit.cli.subcommand import SubCommand
 
 if TYPE_CHECKING:
     from peftkit.compare.budget_ranking import BudgetRanking, RankedMethod
-    from peftkit.compare.output.render import Page, TableRow
+    from peftkit.compare.output.table_formats import Page, TableRow
 
 
 class AdviseCommand(SubCommand):
@@ -35,7 +35,7 @@ class AdviseCommand(SubCommand):
 
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.compare.budget_ranking import rank_within_budget
-        from peftkit.compare.output.render import render_pages
+        from peftkit.compare.output.table_formats import render_pages
         from peftkit.compare.quantities import parse_budget, parse_bytes
 
         axis, amount = parse_budget(args.budget)
@@ -56,7 +56,7 @@ def _document(advice: BudgetRanking) -> dict[str, Any]:
 
 
 def _page(advice: BudgetRanking) -> Page:
-    from peftkit.compare.output.render import Page
+    from peftkit.compare.output.table_formats import Page
     from peftkit.compare.quantities import format_cost
 
     verdict = advice.verdict

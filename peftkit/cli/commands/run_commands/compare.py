@@ -72,7 +72,7 @@ def _compare(args: argparse.Namespace) -> bytes:
     from peftkit.compare.comparison import compare
     from peftkit.compare.output.across_pages import render as render_across
     from peftkit.compare.output.regret_table import render as render_regret
-    from peftkit.compare.output.render import render
+    from peftkit.compare.output.table_formats import render
 
     groups = load_compared_runs(args)
     if args.regret:

@@ -63,7 +63,7 @@ class ReportCommand(SubCommand):
         if output:
             if args.verified:
                 verifications = list(verify_each([run.path for group in groups for run in _runs(group)]))
-            from peftkit.compare.output.report import write_report
+            from peftkit.compare.output.html_report import write_report
 
             verified = {each.path: each for each in verifications} if args.verified else None
             write_report(Path(output), groups, title=args.title, verified=verified, **options)

@@ -1,0 +1,214 @@
+"""Writes the first recipe and sweep for a user's data, for ``peftkit init``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftkit.components import Method, ModelKind, RunSpec, TaskKind
+from peftkit.components.inputs import TaskMatch
+from peftkit.errors import InputError
+from peftkit.plugins import Registry
+from peftkit.recipe.resolve import model_config, model_kind
+
+METHODS = ("lora", "full", "ia3", "prefix_tuning", "bitfit", "head_only", "prompt_tuning")
+"""The methods that a first comparison would try, the most useful first; those that the model supports are used."""
+NUM_METHODS = 4
+"""How many methods the sweep compares."""
+ROUNDED_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
+"""The limits of lengths that are proposed."""
+
+
+@dataclass(frozen=True)
+class TaskCandidate:
+    """A task that can use the data.
+
+    Attributes:
+        name: The task's name.
+        kind: The kind of task.
+        match: How it can use them.
+    """
+
+    name: str
+    kind: TaskKind
+    match: TaskMatch
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The texts of two files.
+
+    Attributes:
+        recipe: The recipe.
+        sweep: The sweep that compares methods.
+        methods: The methods of the sweep.
+    """
+
+    recipe: str
+    sweep: str
+    methods: tuple[str, ...]
+
+
+def find_candidates(path: str, registry: Registry) -> list[TaskCandidate]:
+    """Ask every installed task whether it can use a user's data.
+
+    Args:
+        path: A file, a folder, or the id of a hub dataset.
+        registry: The installed components.
+
+    Returns:
+        The tasks that can, the best first; a task may occur several times, with other columns.
+
+    Raises:
+        InputError: There are no such data, or no task can use them.
+    """
+    candidates = []
+    for name, entry in registry.all("task").items():
+        task: Any = entry.component
+        candidates += [TaskCandidate(name, task.kind, match) for match in task.recognize(path)]
+    if not candidates:
+        raise InputError(
+            f"no task recognizes the columns of {path!r}; write a recipe by hand (docs/tasks.md lists the columns of "
+            "each task), or rename the columns"
+        )
+    return sorted(candidates, key=lambda candidate: (-candidate.match.score, candidate.name))
+
+
+def sensible_methods(model: str, task_kind: TaskKind, registry: Registry, number: int = NUM_METHODS) -> list[str]:
+    """Return the methods that a first comparison should try with a model.
+
+    Args:
+        model: The model's name or folder.
+        task_kind: The kind of task.
+        registry: The installed components.
+        number: How many methods to return at most.
+    """
+    config = model_config(model)
+    kind: ModelKind | None = model_kind(config)
+    spec = RunSpec(kind, task_kind, False, "no", config)
+    entries = registry.all("method")
+    usable = []
+    for name in METHODS:
+        method: Any = entries[name].component.model_validate({}) if name in entries else None
+        if isinstance(method, Method) and not method.incompatible_with(spec):
+            usable.append(name)
+    return usable[:number]
+
+
+def round_length(tokens: int) -> int:
+    """Return the smallest usual limit that is no shorter than a length in tokens.
+
+    Args:
+        tokens: The length.
+    """
+    return next((limit for limit in ROUNDED_LENGTHS if limit >= tokens), ROUNDED_LENGTHS[-1])
+
+
+def draft_recipe(
+    name: str,
+    model: str,
+    candidate: TaskCandidate,
+    methods: Sequence[str],
+    *,
+    max_source_length: int | None = None,
+    max_target_length: int | None = None,
+    schema: str = "",
+) -> Draft:
+    """Write the texts of a recipe and of a sweep.
+
+    Args:
+        name: The name of both.
+        model: The model's name or folder.
+        candidate: The task and its options.
+        methods: The methods to compare; the recipe has the first.
+        max_source_length: The limit of sources in tokens; None for the default.
+        max_target_length: The limit of targets in tokens; None for the default.
+        schema: The path of the JSON Schema, relative to the recipe; empty for none.
+    """
+    lengths = [
+        f"{key} = {value}  # of the longest text, rounded up; longer ones would be truncated"
+        for key, value in (("max_source_length", max_source_length), ("max_target_length", max_target_length))
+        if value is not None
+    ]
+    recipe = "\n".join(
+        [
+            *([f"#:schema {schema}"] if schema else []),
+            f"# {candidate.name}: {candidate.match.reason}.",
+            f"# Check it:  peftkit check {name}.toml",
+            f"# See rows as the model reads them:  peftkit task preview {name}.toml",
+            "",
+            "[run]",
+            f"name = {_toml(name)}",
+            "",
+            "[model]",
+            f"name = {_toml(model)}  # a name on the Hugging Face hub, or a local folder",
+            'dtype = "float32"',
+            "",
+            "[task]",
+            f"name = {_toml(candidate.name)}",
+            *[f"{key} = {_toml(value)}" for key, value in candidate.match.options.items()],
+            "",
+            "[method]",
+            f"name = {_toml(methods[0])}  # peftkit list methods",
+            "",
+            "[train]",
+            "batch_size = 16",
+            "learning_rate = 1e-3  # the sweep finds a good one for each method",
+            *lengths,
+            "",
+            "[train.budget]",
+            "epochs = 3",
+            "",
+            "[evaluate]",
+            'every = "10%"  # of the budget; each evaluation is a point of the learning curve',
+            "",
+            "[track]",
+            'to = []  # or ["wandb"], ["tensorboard"], …',
+            "",
+        ]
+    )
+    sweep = "\n".join(
+        [
+            f"# Compares {len(methods)} methods at equal work on {name}.toml: each is tuned by the same number of",
+            "# trials on dev, and then trained with each seed.",
+            f"# See what it takes:  peftkit sweep plan {name}_sweep.toml",
+            f"name = {_toml(name + '-sweep')}",
+            f"recipe = {_toml(name + '.toml')}",
+            "",
+            "[set]",
+            'train.checkpoint.every = "off"',
+            "",
+            "[axes]",
+            "seed = [1, 2, 3]",
+            "",
+            *[line for method in methods for line in ("[[axes.method]]", f"name = {_toml(method)}", "")],
+            "[tune]",
+            "trials = 5",
+            "",
+            "[tune.set]",
+            'evaluate = { every = "100%", at_start = false, train_examples = 0 }',
+            "",
+        ]
+    )
+    return Draft(recipe, sweep, tuple(methods))
+
+
+def default_name(path: str) -> str:
+    """Return a name for the recipe of a user's data.
+
+    Args:
+        path: A file, a folder, or the id of a hub dataset.
+    """
+    stem = Path(path).name.split(".")[0]
+    cleaned = "".join(character if character.isalnum() or character in "_-" else "_" for character in stem)
+    return cleaned.strip("_-")[:40] or "task"
+
+
+def _toml(value: Any) -> str:
+    """Write a value as TOML: JSON is TOML for texts, numbers and lists of them."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)

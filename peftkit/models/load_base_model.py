@@ -1,0 +1,392 @@
+"""Loads a model, its tokenizer and its family, and applies a method."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
+
+from peftkit.components import ApplyContext, ModelKind
+from peftkit.components.head_parameters import unfreeze_head
+from peftkit.components.inputs import ObjectiveSettings
+from peftkit.components.model_parts import check_names
+from peftkit.components.objective import ObjectiveContext
+from peftkit.distributed.device_requirements import quantization_problem
+from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
+from peftkit.models import FAMILIES, BoundObjective, ModelFamily
+from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
+from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.generation_settings import reset_generation_config
+from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
+from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
+from peftkit.models.checkpoints.model_files import check_checkpoint_files, stored_tensors
+from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
+from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
+from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
+from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels
+from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
+from peftkit.models.positions import count_positions, fit_lengths
+from peftkit.recipe import Recipe
+from peftkit.recipe.compatibility import find_conflicts
+from peftkit.recipe.raw_recipe import format_key
+from peftkit.recipe.resolve import architectures_problem, model_kind, model_path
+
+UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
+"""Heads, which are new or tied to embeddings, and so stay unquantized."""
+GetBatches = Callable[[int], Sequence[Mapping[str, Tensor]]]
+"""Returns a number of batches of training rows, as tensors of shape (rows, length)."""
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A pre-trained model before a method is applied.
+
+    Attributes:
+        model: the model.
+        objective: the objective of the run, with the model's family.
+        kind: its architecture.
+        head: its classification head.
+        loading: missing and unexpected weights of the checkpoint.
+        ignored_generation: generation settings of the checkpoint that have no effect.
+    """
+
+    model: nn.Module
+    objective: BoundObjective
+    kind: ModelKind
+    head: LoadedHead = field(default_factory=LoadedHead)
+    loading_report: LoadingReport = field(default_factory=LoadingReport)
+    ignored_generation_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> ModelFamily:
+        """The model family, with tokenizer and config."""
+        return self.objective.family
+
+    def record(self) -> dict[str, Any]:
+        """Return the content of ``loading.json``: the loading report and the model's config."""
+        config: Any = self.family.config
+        return {
+            **self.loading_report.record(),
+            "head": self.head.record(),
+            "config": json.loads(config.to_json_string()),
+        }
+
+
+def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
+    """Load the config and the tokenizer, but not the weights.
+
+    Raises:
+        RunError: the hub cannot be reached.
+        ModelError: the config or the tokenizer cannot be loaded.
+        RecipeError: the recipe is incompatible with the model's config.
+    """
+    path, options = _path_and_options(recipe)
+    name, revision = recipe.model.name, recipe.model.revision
+    check_checkpoint_files(name, path, revision)
+    with explain_load_errors(name, path, revision):
+        config = AutoConfig.from_pretrained(path, **options)
+    kind = _check_architecture(recipe, config)
+    config = text_model_config(name, kind, config, path, revision)
+    restore_rope_fields(name, config)
+    reset_execution_settings(config)
+    _check_quantization(recipe, config)
+    with explain_load_errors(name, path, revision):
+        tokenizer = load_tokenizer(path, options)
+    check_vocabulary(name, tokenizer)
+    return kind, _bind_objective(recipe, kind, config, tokenizer)
+
+
+def load_base(recipe: Recipe) -> LoadedBase:
+    """Load the recipe's model and tokenizer, always with an explicit dtype.
+
+    Raises:
+        RunError: the hub cannot be reached, or this machine cannot run quantized models.
+        ModelError: the model or its tokenizer cannot be loaded, or the checkpoint does not fit the model.
+        RecipeError: the recipe is incompatible with the model's config.
+    """
+    kind, objective = load_objective(recipe)
+    family, needed_head = objective.family, objective.component.head(recipe.task)
+    path, options = _path_and_options(recipe)
+    if recipe.model.quantization:
+        options |= _quantization_options(recipe)
+    options |= {
+        **_init_options(recipe),
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    auto_class = getattr(transformers, objective.auto_class)
+
+    def load(config: Any) -> tuple[nn.Module, Mapping[str, Any]]:
+        model_and_report: tuple[nn.Module, Mapping[str, Any]]
+        with explain_load_errors(recipe.model.name, path, recipe.model.revision):
+            if is_text_model_config(config):
+                model_and_report = load_text_model(path, config, options)
+            else:
+                model_and_report = auto_class.from_pretrained(path, config=config, **options)
+        return model_and_report
+
+    torch.manual_seed(recipe.run.effective_init_seed)
+    if needed_head is not None:
+        model, head, loading = load_with_head(recipe, family.config, needed_head, load)
+    else:
+        model, report = load(family.config)
+        head, loading = LoadedHead(), read_report(model, report)
+        check_loading(recipe.model.name, model, loading, report)
+        check_causality(recipe.model.name, kind, model)
+    if not is_text_model_config(family.config):
+        check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
+    if recipe.model.quantization:
+        from peft import prepare_model_for_kbit_training
+
+        # Norms in float32; apply_method enables gradient checkpointing, for quantized models as for others.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # For all tasks, since transformers 4 does not save models with contradictory generation settings.
+    ignored = reset_generation_config(model, family) if family.can_generate else {}
+    return LoadedBase(model, objective, kind, head, loading, ignored if objective.component.generates else {})
+
+
+def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
+    """Build the recipe's model with random weights, without loading any.
+
+    A quantized model has its weights in the recipe's dtype here; the matrix products are the same.
+
+    Args:
+        recipe: the recipe.
+        device: the device of the weights; on ``meta`` they have shapes only.
+
+    Raises:
+        RunError: the hub cannot be reached.
+        ModelError: the config or the tokenizer cannot be loaded.
+        RecipeError: the recipe is incompatible with the model's config.
+    """
+    kind, objective = load_objective(recipe)
+    family, needed_head = objective.family, objective.component.head(recipe.task)
+    checkpoint_config = copy.deepcopy(family.config)
+    if needed_head is not None:
+        set_labels(family.config, needed_head.labels, needed_head.outputs)
+    torch.manual_seed(recipe.run.effective_init_seed)
+    options = {"trust_remote_code": recipe.model.trust_remote_code, **_init_options(recipe)}
+    with torch.device(device):
+        model = getattr(transformers, objective.auto_class).from_config(family.config, **options)
+    path, _ = _path_and_options(recipe)
+    head = LoadedHead() if needed_head is None else detect_head(recipe, model, checkpoint_config, path)
+    return LoadedBase(model, objective, kind, head)
+
+
+def _init_options(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's dtype and attention implementation as arguments of ``from_pretrained``."""
+    attention = {"attn_implementation": recipe.model.attention} if recipe.model.attention else {}
+    return {"dtype": getattr(torch, recipe.model.dtype), **attention}
+
+
+def _quantization_options(recipe: Recipe) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` for a quantized model.
+
+    Raises:
+        RunError: there is no GPU, or bitsandbytes is not installed.
+    """
+    if problem := quantization_problem(recipe.model.quantization):
+        raise RunError(problem)
+    dtype = getattr(torch, recipe.model.dtype)
+    if recipe.model.quantization == "4bit":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == torch.float32 else dtype,
+            llm_int8_skip_modules=[*UNQUANTIZED],
+        )
+    else:
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*UNQUANTIZED])
+    return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+
+
+def _path_and_options(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """Return where the model is loaded from, as a folder or hub name, and with which options."""
+    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
+    if recipe.model.revision:
+        options["revision"] = recipe.model.revision
+    return str(model_path(recipe.model.name)), options
+
+
+def _check_quantization(recipe: Recipe, config: Any) -> None:
+    """Reject weights that were saved quantized, unless the recipe asks for the same quantization."""
+    saved = getattr(config, "quantization_config", None)
+    if not saved:
+        return
+    settings: Mapping[str, Any] = saved if isinstance(saved, dict) else saved.to_dict()
+    quant_method = str(settings.get("quant_method", "")).rpartition(".")[2].lower() or "an unknown method"
+    bits = "4bit" if settings.get("load_in_4bit") else "8bit" if settings.get("load_in_8bit") else ""
+    bitsandbytes = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit")
+    if quant_method in bitsandbytes and bits == recipe.model.quantization:
+        return
+    alternative = f', or set model.quantization = "{bits}"' if bits else ""
+    raise ModelError(
+        f"the weights of {recipe.model.name!r} were saved quantized (by {quant_method}), but the recipe asks for "
+        f"{recipe.model.quantization or recipe.model.dtype}; use the original checkpoint{alternative}"
+    )
+
+
+def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
+    """Return the model's architecture.
+
+    Raises:
+        ModelError: the config has none, or the installed transformers does not know it, or it makes an encoder causal.
+        RecipeError: the recipe is incompatible with it.
+    """
+    described = config.to_dict()
+    if problem := architectures_problem(described.get("architectures")):
+        raise ModelError(f"the config of {recipe.model.name!r} is invalid: {problem}")
+    kind = model_kind(described)
+    if kind is None:
+        raise ModelError(
+            f"the config of {recipe.model.name!r} has no architecture, so it is unknown whether the model is an "
+            'encoder or a decoder; add "architectures" to its config.json'
+        )
+    architecture = str(config.architectures[0]) if config.architectures else ""
+    known = hasattr(transformers, architecture) or described.get("auto_map")
+    if kind == "encoder" and not known:
+        suggestion = did_you_mean(architecture, dir(transformers))
+        raise ModelError(
+            f"the installed transformers {transformers.__version__} does not support the architecture "
+            f"{architecture!r} of {recipe.model.name!r}{suggestion}; correct its config.json, or install a version "
+            "that does"
+        )
+    if kind == "encoder":
+        check_bidirectional(recipe.model.name, config)
+    check_conflicts(recipe, described)
+    return kind
+
+
+def check_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Check that a recipe fits a model.
+
+    Args:
+        recipe: the recipe.
+        config: the model's config, as a dict.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    if conflicts := find_conflicts(recipe, config):
+        raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
+
+
+def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> BoundObjective:
+    # Suppress the tokenizer's warning about long texts: peftkit truncates them and reports how many.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    options = {"trust_remote_code": recipe.model.trust_remote_code}
+    family_class, objective = FAMILIES[kind], recipe.objective_for(kind)
+    head = objective.head(recipe.task)
+    auto_class = family_class.auto_class if head is None else head.auto_class
+    positions = count_positions(config, kind, auto_class, **options)
+    lengths = fit_lengths(recipe, kind, positions, generates=objective.generates)
+    family = family_class(
+        tokenizer,
+        config,
+        lengths.source,
+        lengths.target,
+        lengths.padded.encoder,
+        lengths.padded.decoder,
+        pad_to_multiple_of=recipe.train.pad_to_multiple_of,
+        all_logits=recipe.train.all_logits,
+    )
+    if problems := family.special_token_problems():
+        raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)
+    evaluation = recipe.evaluate
+    settings = ObjectiveSettings(evaluation.max_new_tokens, evaluation.num_beams, evaluation.scoring)
+    context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
+    return BoundObjective(objective, family, context, auto_class)
+
+
+def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: GetBatches | None = None) -> nn.Module:
+    """Apply the recipe's method to a model.
+
+    Args:
+        recipe: the recipe.
+        base: the loaded model; it may be changed in place.
+        steps: number of optimizer steps that the budget allows; None if unknown.
+        batches: returns batches of training rows, for methods with a data-driven initialization.
+
+    Returns:
+        The model, with ``requires_grad`` set on exactly the parameters to train.
+
+    Raises:
+        RunError: no parameter is trainable, or the model does not support gradient checkpointing.
+        InputError: an option names a module that the model does not have, or does not fit the model, or a module of the
+            method lacks the weight of the layer that it replaces.
+    """
+    context = ApplyContext(
+        model_kind=base.kind,
+        task_kind=base.objective.component.task_kind,
+        seed=recipe.run.effective_init_seed,
+        steps=steps,
+        gradient_checkpointing=recipe.train.gradient_checkpointing,
+        batches=batches,
+        head_parameters=base.head.parameters,
+        auto_class=base.objective.auto_class,
+    )
+    if recipe.train.gradient_checkpointing:
+        enable_gradient_checkpointing(base.model)
+    torch.manual_seed(recipe.run.effective_init_seed)
+    check_names(recipe.method, base.model)
+    layers = weighted_layers(base.model)
+    with explain_method_errors(recipe.method, "cannot be applied", base.model):
+        model = apply_in_model_dtype(recipe, lambda: recipe.method.apply(base.model, context))
+    check_weights(recipe.method, layers)
+    drop_input_gradients(base.model)
+    unfreeze_head(model, base.head.parameters)
+    trainable, total = count_parameters(model)
+    if not trainable:
+        raise RunError(f"the method {recipe.method.name!r} trains none of the model's {total:,} parameters")
+    return model
+
+
+def apply_in_model_dtype(recipe: Recipe, wrap: Callable[[], nn.Module]) -> nn.Module:
+    """Apply a method so that its parameters are in float64 if the model's are.
+
+    Methods create parameters in torch's default dtype or in float32, which loses precision beside float64, or fails.
+
+    Args:
+        recipe: the recipe.
+        wrap: applies the method and returns the model.
+    """
+    if recipe.model.dtype != "float64":
+        return wrap()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return wrap().to(torch.float64)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return the numbers of trainable and of all parameters."""
+    counts = [(_size(p), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Return the number of elements of a parameter before sharding and quantization."""
+    # DeepSpeed keeps the full size of a sharded parameter in an attribute.
+    elements = int(getattr(parameter, "ds_numel", parameter.numel()))
+    # bitsandbytes packs two 4-bit numbers into each byte, and bytes into elements of any dtype.
+    packed = type(parameter).__name__ == "Params4bit"
+    return elements * 2 * parameter.element_size() if packed else elements
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files below a folder in bytes."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

@@ -1,0 +1,1 @@
+"""Messages about invalid recipes: what is wrong, and the names of fields and types in them."""

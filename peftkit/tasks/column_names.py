@@ -1,0 +1,46 @@
+"""Names that columns of users' data often have, the most usual first; compared without case."""
+
+from __future__ import annotations
+
+LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "emotion", "topic", "intent", "target", "stance")
+"""Names of columns with labels."""
+TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "utterance", "body", "message", "document")
+"""Names of columns with a text to classify."""
+PAIR_NAMES = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("question", "sentence"),
+)
+"""Names of the two columns of pairs of texts."""
+QUESTION_NAMES = ("question", "query", "ctx", "goal", "sentence", "premise", "stem")
+"""Names of columns with a question."""
+ANSWER_NAMES = (
+    "answer",
+    "answerkey",
+    "answer_key",
+    "label",
+    "correct",
+    "correct_answer",
+    "gold",
+    "target",
+    "answer_idx",
+)
+"""Names of columns with the answer to a question."""
+CHOICES_NAMES = ("choices", "choices.text", "options", "endings", "answers", "candidates")
+"""Names of columns with a list of choices."""
+CHOICE_LABELS_NAMES = ("choices.label", "choice_labels", "option_labels")
+"""Names of columns with the labels of the choices."""
+LETTERED_CHOICES = ("{}", "option_{}", "choice_{}", "opa{}")
+"""Names of columns of which each has one choice, with a letter."""
+NUMBERED_CHOICES = ("choice", "option", "ending", "answer", "sol", "choice_", "option_", "answer_")
+"""Names of columns of which each has one choice, before its number."""
+CONTEXT_NAMES = ("context", "passage", "article", "support", "paragraph")
+"""Names of columns with a text that a question refers to."""
+SOURCE_NAMES = ("source", "input", "prompt", "question", "document", "article", "dialogue", "instruction", "text")
+"""Names of columns with a text to continue or convert."""
+TARGET_NAMES = ("target", "output", "response", "completion", "summary", "highlights", "answer", "translation", "title")
+"""Names of columns with a text to generate."""

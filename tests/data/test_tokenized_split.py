@@ -1,0 +1,158 @@
+"""Tokenization of rows, their statistics, and errors that name the row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from datasets import Dataset
+
+from peftkit import Example
+from peftkit.components.inputs import Row
+from peftkit.components.objective import ObjectiveContext
+from peftkit.data.dataloader import StreamingRows
+from peftkit.data.examples import text_hash
+from peftkit.data.token_cache import STATISTICS_COLUMNS
+from peftkit.data.tokenized_split import SplitStatistics, tokenize_examples, tokenize_rows, tokenize_split
+from peftkit.errors import InputError, PluginError
+from peftkit.models import BoundObjective
+from peftkit.objectives import LabelRanking
+from peftkit.tasks.generic import MultipleChoice
+from tests.data.test_examples import Wrong
+from tests.tiny_runs import Colours, bind_objective
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("value", ["text", 7, 0.5, True, ["a"], {"b": 1}, None], ids=repr)
+def test_user_columns_may_have_any_name(
+    value: Any, streamed: bool, objective: BoundObjective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    rows = Colours().load()["train"]
+    plain = tokenize_split(objective, "train", rows)
+    names = {*plain.rows[0], *STATISTICS_COLUMNS}
+    assert names >= {"source", "candidates", "answer", "length", "source_tokens", "target_tokens"}
+    names |= {"key", "gold", "index", "label", "labels", "input_ids", "__index__", "group", "scores"}
+    wide = Dataset.from_list([{**row, **dict.fromkeys(names, value)} for row in rows])
+    if not streamed:
+        tokenized = tokenize_split(objective, "train", wide)
+        assert list(tokenized.rows) == list(plain.rows)
+        assert tokenized.statistics == plain.statistics
+        return
+    narrow, other = (
+        list(StreamingRows(data.to_iterable_dataset(), objective, batch=8, seed=1)) for data in (rows, wide)
+    )
+    assert narrow == other != []
+
+
+def test_json_rows_are_tokenized_like_parquet_rows(
+    objective: BoundObjective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    rows = [{"question": f"q{i}", "choices": ["x", "y"], "answer": "BA"[i % 2]} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, "extra": i}) + "\n" for i, row in enumerate(rows)))
+    Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    choosing = bind_objective("encoder-decoder", objective.family.tokenizer, objective.family.config)
+    tokenized: list[list[Row]] = []
+    for name in ("a.jsonl", "a.parquet"):
+        task = MultipleChoice(path=str(tmp_path / name), dev_fraction=0.2, test_fraction=0.2, max_rows=10)
+        tokenized.append(list(tokenize_split(choosing.with_task(task), "train", task.load()["train"]).rows))
+        streamed = task.model_copy(update={"path": dict.fromkeys(("train", "dev", "test"), str(tmp_path / name))})
+        streamed = streamed.model_copy(update={"streaming": True, "dev_fraction": None, "test_fraction": None})
+        stream: Any = streamed.load()["train"]
+        tokenized.append(list(StreamingRows(stream, choosing.with_task(streamed), batch=2, seed=1)))
+    assert tokenized[0] == tokenized[2] != []
+    assert tokenized[1] == tokenized[3] != []
+
+
+def test_training_rows_on_disk_equal_those_in_memory(
+    objective: BoundObjective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
+    rows = Colours().load()["train"]
+    on_disk = tokenize_split(objective, "train", rows)
+    in_memory = tokenize_rows(objective, "train", rows, range(len(rows)), training=True)
+    assert list(on_disk.rows) == list(in_memory.rows)
+    assert on_disk.statistics == in_memory.statistics
+    assert list(on_disk.indices) == list(in_memory.indices) == list(range(48))
+    ranked = tokenize_rows(objective, "dev", rows, range(len(rows)), training=False)
+    assert {len(row["candidates"]) for row in in_memory.rows} == {1}
+    assert {len(row["candidates"]) for row in ranked.rows} == {3}
+
+
+def test_a_row_that_does_not_fit_is_reported_with_its_location(objective: BoundObjective) -> None:
+    short = Example("short", "red", ("red",), truncatable_span=(0, 5))
+    long = Example(
+        "a question with more words than there is room for in the source " * 2, "red", ("red",), truncatable_span=(0, 1)
+    )
+    family = objective.family
+    tight = bind_objective(
+        "encoder-decoder", family.tokenizer, family.config, "classification", max_source_length=16
+    ).with_task(Wrong())
+    with pytest.raises(InputError, match=r"^test\.csv, row 6: source: .* must not be truncated .* raise train\."):
+        tokenize_examples(tight, "test", [short, long], [2, 5], training=False)
+    with pytest.raises(InputError, match=r"^example 1: source: .* must not be truncated"):
+        tokenize_examples(tight, "test", [short, long], [2, 5], training=False, locate=lambda i: f"example {i}")
+
+
+def test_statistics_describe_the_examples(objective: BoundObjective) -> None:
+    examples = [Example("a bird", "red", ("red", "blue")), Example("A  bird", "blue", ("red", "blue"))]
+    examples.append(Example("a train that runs on coal and water", "red", ("red", "blue")))
+    split = tokenize_examples(objective, "dev", examples, [4, 2, 9], training=False)
+    statistics = split.statistics
+    assert len(statistics) == 3
+    assert statistics.source_hashes == [text_hash(example.source) for example in examples]
+    assert statistics.source_hashes[0] == statistics.source_hashes[1] != statistics.source_hashes[2]
+    assert statistics.answer_counts == {"red": 2, "blue": 1}
+    assert statistics.source_tokens == [len(objective.family.tokenizer(e.source)["input_ids"]) for e in examples]
+    longest = max(statistics.source_tokens)
+    family = replace(objective.family, max_source_length=longest - 1, max_target_length=1)
+    assert statistics.count_truncated(family) == {"sources": 1, "targets": 3}
+    assert statistics.count_truncated(replace(family, max_source_length=longest)) == {"sources": 0, "targets": 3}
+    last = split.select([9, 2])
+    assert (list(last.indices), last.examples, last.rows) == ([9, 2], examples[:0:-1], [*split.rows][:0:-1])
+    assert last.statistics.answers == ["red", "blue"]
+    assert last.statistics.source_tokens == statistics.source_tokens[:0:-1]
+    assert last.statistics.count_sources_in(statistics) == 2
+    assert statistics.count_sources_in(split.select([4]).statistics) == 2
+    assert split.select([9]).statistics.count_sources_in(split.select([4]).statistics) == 0
+
+
+def test_digests_depend_on_the_order_and_the_borders_of_texts() -> None:
+    def digest(hashes: list[int], answers: list[str]) -> str:
+        return SplitStatistics(hashes, answers, [1] * len(hashes), [1] * len(hashes)).digest
+
+    plain = digest([1, 2], ["a", "b"])
+    assert plain == SplitStatistics([1, 2], ["a", "b"], [5, 6], [7, 8]).digest, "lengths depend on the tokenizer"
+    assert len({plain, digest([2, 1], ["a", "b"]), digest([1, 2], ["b", "a"]), digest([1, 2], ["ab", ""])}) == 4
+
+
+class Faulty(LabelRanking):
+    """An objective that loses rows, or a key of its rows."""
+
+    name: Literal["faulty"] = "faulty"  # type: ignore[assignment]
+    lost_key: str = ""
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        rows = super().tokenize(examples, context, training=training)
+        if not self.lost_key:
+            return rows[1:]
+        return [{key: value for key, value in row.items() if key != self.lost_key} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("lost_key", "words"),
+    [
+        ("", "the objective 'faulty' tokenized 2 examples to 1 rows"),
+        ("length", "the rows of the objective 'faulty' have no length"),
+        ("target_tokens", "the rows of the objective 'faulty' have no target_tokens"),
+    ],
+)
+def test_rows_of_a_faulty_objective_are_an_error(lost_key: str, words: str, objective: BoundObjective) -> None:
+    faulty = replace(objective, component=Faulty(lost_key=lost_key))
+    with pytest.raises(PluginError, match=words):
+        tokenize_examples(faulty, "dev", [Example("x", "red", ("red", "blue"))] * 2, [0, 1], training=False)
