@@ -32,6 +32,9 @@ READERS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
 class FileLayout(Protocol):
     """A form of files that a task chooses, instead of the one of their extension; its ``repr`` identifies it."""
 
+    def __hash__(self) -> int:
+        """Returns a hash; equal layouts have the same one."""
+
     @property
     def extensions(self) -> tuple[str, ...]:
         """Extensions of files that are found in a folder."""

@@ -62,9 +62,9 @@ class SquadFormat:
                     }
 
 
-def _children(parent: Mapping[str, Any], key: str, place: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _children(parent: Any, key: str, place: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Yields the objects of a list, with their place for error messages."""
-    children = parent.get(key)
+    children = parent.get(key) if isinstance(parent, Mapping) else None
     if not isinstance(children, list):
         raise InputError(f"{place}: has no list {key!r}; the form is {SHAPE}; leave file_format out for rows")
     for number, child in enumerate(children):

@@ -39,6 +39,11 @@ def tags_of(text: str) -> list[str]:
     return ["B-LONG" if len(word) > 4 else "O" for word in text.split()]
 
 
+def span_of(row: Any) -> dict[str, Any]:
+    answers = {"text": [row["question"].split()[0]], "answer_start": [0]}
+    return {"question": "which word is first", "context": row["question"], "answers": answers}
+
+
 def options_for(name: str, write: Write) -> list[str]:
     """Overrides that give the task rows, unless it is built in."""
     hub = {
@@ -52,6 +57,7 @@ def options_for(name: str, write: Write) -> list[str]:
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
         "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
+        "span_qa": [span_of(r) for r in examinations(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -130,6 +136,7 @@ ANSWERS = {
     "text_classification": ["label"],
     "multiple_choice": ["answer"],
     "text_generation": ["target"],
+    "span_qa": ["answers"],
     "token_tagging": ["ner_tags"],
     "distractor_generation": ["distractors"],
 }
