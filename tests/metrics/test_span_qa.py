@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 
 from peftkit import Example
@@ -42,3 +45,14 @@ def test_scores_are_means_of_rows_and_versions_differ_without_words() -> None:
         assert sum(one[key] for one in each) / len(each) == pytest.approx(value)
     assert Squad(version="1.1").compute(["The"], [["a"]], examples[:1]) == {"squad_exact_match": 100, "squad_f1": 0}
     assert Squad().compute(["x"], [["The", "x y"]], examples[:1])["squad_f1"] == pytest.approx(200 / 3)
+
+
+def test_scores_equal_those_of_the_script_in_transformers() -> None:
+    script: Any = pytest.importorskip("transformers.data.metrics.squad_metrics")  # a copy of evaluate-v2.0.py
+    rng, words = random.Random(0), ["the", "a", "An", "sea", "Sea.", "U.S.", "leaf", "-", "leaf's", "  "]
+    for _ in range(200):
+        prediction, *answers = (" ".join(rng.choices(words, k=rng.randint(0, 4))) for _ in range(3))
+        values = Squad().compute([prediction], [answers], [Example("q", "x")])
+        gold = [answer for answer in answers if script.normalize_answer(answer)] or [""]
+        assert values["squad_exact_match"] == 100 * max(script.compute_exact(answer, prediction) for answer in gold)
+        assert values["squad_f1"] == pytest.approx(100 * max(script.compute_f1(answer, prediction) for answer in gold))
