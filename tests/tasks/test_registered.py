@@ -179,7 +179,7 @@ def test_race_distractors_takes_the_answer_as_a_label_or_a_text(write: Write, tm
         task.to_prompt({**written, "answer": row["answer"]})
 
 
-GROUPED = {"race", "race_distractors", "wordnet_mcq"}
+GROUPED = {"race", "race_distractors", "span_qa", "wordnet_mcq"}
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
@@ -194,7 +194,7 @@ def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_p
         assert all(shared[group] in (1, 2, 3, 4, 5) for group in groups)
         assert all(group == ", ".join(sorted(row["choices"])) for group, row in zip(groups, rows, strict=True))
     else:
-        assert groups == [row["article"] for row in rows]
+        assert groups == [row["context" if entry.name == "span_qa" else "article"] for row in rows]
 
 
 @pytest.mark.parametrize("name", ["text_classification", "multiple_choice", "text_generation", "distractor_generation"])
