@@ -1,4 +1,4 @@
-"""The built-in metrics: for labels, for texts, and for distractors of multiple-choice questions."""
+"""The built-in metrics: for labels, for numbers, for texts, and for distractors of multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
+from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
+from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
 from peftkit.metrics.span_qa import Squad
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
@@ -39,14 +41,23 @@ __all__ = [
     "EntityF1",
     "EvaluateMetric",
     "ExactMatch",
+    "ExactSet",
     "F1Macro",
     "MatthewsCorrelation",
+    "MeanAbsoluteError",
+    "MeanAveragePrecision",
+    "MeanSquaredError",
+    "MultiLabelF1",
+    "Pearson",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
+    "Spearman",
     "Squad",
     "TeacherForcedMatch",
     "TokenAccuracy",
+    "UnknownLabels",
+    "Unparseable",
     "register_metrics",
 ]
 
@@ -67,12 +78,21 @@ def register_metrics() -> list[type[Metric]]:
         DistractorNovelty,
         EntityF1,
         ExactMatch,
+        ExactSet,
         F1Macro,
         MatthewsCorrelation,
+        MeanAbsoluteError,
+        MeanAveragePrecision,
+        MeanSquaredError,
+        MultiLabelF1,
+        Pearson,
         PrecisionMacro,
         RecallMacro,
         Rouge,
         Squad,
+        Spearman,
         TeacherForcedMatch,
+        UnknownLabels,
+        Unparseable,
         TokenAccuracy,
     ]

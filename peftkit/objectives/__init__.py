@@ -6,6 +6,8 @@ from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
+from peftkit.objectives.regression import NumberGeneration, RegressionHead
 from peftkit.objectives.span_qa import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.token_tagging import TokenTaggingHead
 
@@ -14,7 +16,11 @@ __all__ = [
     "ClassificationHead",
     "FreeGeneration",
     "LabelRanking",
+    "MultiLabelGeneration",
+    "MultiLabelHead",
     "MultipleChoiceHead",
+    "NumberGeneration",
+    "RegressionHead",
     "SpanQaGeneration",
     "SpanQaHead",
     "TokenTaggingHead",
@@ -28,9 +34,13 @@ def register_objectives() -> list[type[Objective]]:
     return [
         ChoiceRanking,
         ClassificationHead,
-        LabelRanking,
-        MultipleChoiceHead,
         FreeGeneration,
+        LabelRanking,
+        MultiLabelGeneration,
+        MultiLabelHead,
+        MultipleChoiceHead,
+        NumberGeneration,
+        RegressionHead,
         SpanQaGeneration,
         SpanQaHead,
         TokenTaggingHead,

@@ -7,6 +7,8 @@ from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.span_qa import SpanQa
+from peftkit.tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_regression import TextRegression
 from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
@@ -24,6 +26,8 @@ def register_tasks() -> list[type[Task]]:
         SpanQa,
         TextClassification,
         TextGeneration,
+        TextMultiLabel,
+        TextRegression,
         TokenTagging,
         TweetEval,
         WordNetDistractors,
