@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftkit.components import Metric
 from peftkit.hookspecs import hookimpl
+from peftkit.metrics.answer_scores import Squad
 from peftkit.metrics.base import EvaluateMetric
 from peftkit.metrics.classification import (
     Accuracy,
@@ -22,10 +23,9 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
-from peftkit.metrics.span_qa import Squad
+from peftkit.metrics.tag_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
-from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
 
 __all__ = [
     "Accuracy",

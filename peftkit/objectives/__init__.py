@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
+from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
-from peftkit.objectives.span_qa import SpanQaGeneration, SpanQaHead
-from peftkit.objectives.token_tagging import TokenTaggingHead
+from peftkit.objectives.word_tags import TokenTaggingHead
 
 __all__ = [
     "ChoiceRanking",

@@ -18,8 +18,6 @@ MOST_LINES, MOST_TEST_LINES, MOST_MODULES = 400, 500, 16
 SAME_KIND = {
     "methods": "the methods that a package registers",
     "parameters": "of a model",
-    "span_qa": "of a kind of task: its tasks, objectives and metrics",
-    "token_tagging": "of a kind of task: its tasks, objectives and metrics",
 }
 """Modules of one name that hold the same kind of thing."""
 TESTS_OF_NO_MODULE = {"integration", "repository", "scripts"}
