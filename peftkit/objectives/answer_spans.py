@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +17,7 @@ from peftkit.components.inputs import NO_ANSWER, Row, TextWindow
 from peftkit.components.objective import ObjectiveContext
 from peftkit.errors import RowError
 from peftkit.objectives.completions import FreeGeneration
+from peftkit.text_normalization import normalize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,9 +59,9 @@ class SpanQaHead(_SpanQa):
     """Maximum length of a predicted answer, in tokens."""
     n_best: int = Field(default=20, ge=1)
     """Number of spans of each window that are compared, and that `predict` gives."""
-    null_score_diff_threshold: float = 0.0
-    """How much more than the best span no answer must score to be predicted. It may be chosen on dev, by the stored
-    `null_score_diff`."""
+    null_score_diff_threshold: float | Literal["dev"] = "dev"
+    """How much more than the best span no answer must score to be predicted; `dev` chooses the number with the highest
+    F1 of words on dev."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
 
@@ -151,8 +154,9 @@ class SpanQaHead(_SpanQa):
             if example.extra.get(NO_ANSWER):
                 difference = min(nulls) - best[0].score
                 prediction["null_score_diff"] = difference
-                if difference > self.null_score_diff_threshold:
-                    prediction["prediction"] = ""
+                prediction["best_span"] = best[0].text
+                threshold = self.null_score_diff_threshold
+                prediction = _choose(prediction, 0.0 if threshold == "dev" else threshold)
                 best = sorted([*best, _Span("", 0, 0, min(nulls))], key=lambda span: -span.score)
             if has_targets:
                 prediction |= {"loss": losses[first:last].sum().item(), "tokens": 2 * (last - first)}
@@ -161,6 +165,31 @@ class SpanQaHead(_SpanQa):
             predictions.append(prediction)
             first = last
         return predictions
+
+    def calibrate(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Any]:
+        """Choose the threshold of no answer, as SQuAD's official script does."""
+        if (
+            self.null_score_diff_threshold != "dev"
+            or not predictions
+            or not all("null_score_diff" in each for each in predictions)
+        ):
+            return {}
+        gains: list[tuple[float, float]] = []
+        for prediction, example in zip(predictions, examples, strict=True):
+            right = max(_word_f1(prediction["best_span"], answer) for answer in example.references)
+            gains.append((prediction["null_score_diff"], right - ("" in example.references)))
+        gains.sort()
+        total = best = 0.0
+        threshold = gains[0][0] - 1
+        for (difference, gain), (following, _) in pairwise([*gains, (math.inf, 0.0)]):
+            total += gain
+            if following > difference and total > best:
+                best, threshold = total, (difference + min(following, difference + 2)) / 2
+        return {"null_score_diff_threshold": threshold}
+
+    def apply_calibration(self, prediction: Prediction, calibration: Mapping[str, Any]) -> Prediction:
+        """Predict the best span, or no answer, by the threshold."""
+        return _choose(prediction, calibration["null_score_diff_threshold"])
 
     def _best_spans(self, scores: Tensor, row: Row, example: Example) -> list[_Span]:
         """Return the best spans of all windows of a row, best first, each text once."""
@@ -213,6 +242,19 @@ class _Span:
     start: int
     end: int
     score: float
+
+
+def _choose(prediction: Prediction, threshold: float) -> Prediction:
+    """Predict the best span, or no answer if that scores more by more than a threshold."""
+    text = "" if prediction["null_score_diff"] > threshold else prediction["best_span"]
+    return {**prediction, "prediction": text}
+
+
+def _word_f1(predicted: str, answer: str) -> float:
+    """Return the F1 of words, without case and punctuation."""
+    words = [normalize(text, ignore_case=True, ignore_punctuation=True).split() for text in (predicted, answer)]
+    common = sum((Counter(words[0]) & Counter(words[1])).values())
+    return 2 * common / max(1, sum(map(len, words)))
 
 
 def _find_answer(span: tuple[int, int], windows: Sequence[TextWindow]) -> dict[int, list[int]]:

@@ -123,6 +123,22 @@ def test_no_answer_is_predicted_by_a_threshold(threshold: float, context: Object
     assert all(isinstance(p["null_score_diff"], float) for p in predictions[1:])
 
 
+def test_the_threshold_is_chosen_on_dev() -> None:
+    answered, none = Example("x", "blue", references=("Blue",)), Example("x", "unanswerable", references=("",))
+    rows = [("blue", -3.0, answered), ("red", -1.0, none), ("blue.", 2.0, answered), ("red", 5.0, none)]
+    predictions = [{"prediction": "", "best_span": text, "null_score_diff": score} for text, score, _ in rows]
+    examples = [each for _, _, each in rows]
+    calibration = OBJECTIVE.calibrate(predictions, examples)
+    threshold = calibration["null_score_diff_threshold"]
+    assert threshold == -2.0, "one answer more is worth no wrong one"
+    texts = [OBJECTIVE.apply_calibration(each, calibration)["prediction"] for each in predictions]
+    assert texts == ["blue", "", "", ""]
+    assert OBJECTIVE.calibrate(predictions[::3], examples[::3]) == {"null_score_diff_threshold": 1.0 - 3.0}
+    assert OBJECTIVE.calibrate(predictions[3:], examples[3:]) == {"null_score_diff_threshold": 4.0}, "no answer at all"
+    assert SpanQaHead(null_score_diff_threshold=0).calibrate(predictions, examples) == {}
+    assert OBJECTIVE.calibrate([{"prediction": "x"}], [answered]) == {}
+
+
 @pytest.mark.parametrize(("text", "expected"), [("Unanswerable.", ""), ("", ""), ("blue", "blue")])
 def test_generated_answers(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FreeGeneration, "predict", lambda self, *_, **__: [{"prediction": text}])
