@@ -173,6 +173,26 @@ class ColourTags(Colours):
         return Example(" ".join(words), " ".join(tags), words=words)
 
 
+class ColourSpans(Colours):
+    """The colour task as spans of a context."""
+
+    name: Literal["colour_spans"] = "colour_spans"  # type: ignore[assignment]
+
+    kind = "span_qa"
+    metrics = ("squad",)
+    selection_metric = "squad_f1"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        context, thing = "red, green or blue", row["thing"]
+        start = context.index(row["colour"])
+        prompt = Example(f"(colour) {thing}: {context}", row["colour"], source_pair=(f"colour {thing}", context))
+        return replace(prompt, target_span=(start, start + len(row["colour"])))
+
+
 class Quiet(Method):
     """Full fine-tuning without dropout, whose random masks depend on the microbatches."""
 

@@ -18,6 +18,8 @@ ModelKind = Literal["encoder-decoder", "decoder", "encoder"]
 Side = Literal["encoder", "decoder"]
 TaskKind = str
 """A kind of task, such as ``classification``, ``multiple_choice`` or ``generation``; objectives define them."""
+NO_ANSWER = "unanswerable"
+"""The target of questions without an answer; a key of ``Example.extra`` where predictions may be empty."""
 IGNORE_INDEX = -100
 """The label of positions that do not count towards the loss (the default ``ignore_index`` of torch)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from peftkit.data_files.decompressed_text import COMPRESSED
 from peftkit.data_files.delimited import read_csv, read_tsv
@@ -27,6 +27,27 @@ READERS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
     "jsonl": read_json_lines,
     "parquet": read_parquet,
 }
+
+
+class FileLayout(Protocol):
+    """A form of files that a task chooses, instead of the one of their extension; its ``repr`` identifies it."""
+
+    def __hash__(self) -> int:
+        """Returns a hash; equal layouts have the same one."""
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Extensions of files that are found in a folder."""
+
+    def read(self, file: str) -> Iterator[dict[str, Any]]:
+        """Reads the rows of a file, lazily.
+
+        Args:
+            file: Path of the file.
+
+        Raises:
+            InputError: The file has another form.
+        """
 
 
 def file_format(file: Path) -> str | None:

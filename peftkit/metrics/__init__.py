@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftkit.components import Metric
 from peftkit.hookspecs import hookimpl
+from peftkit.metrics.answer_scores import Squad
 from peftkit.metrics.base import EvaluateMetric
 from peftkit.metrics.classification import (
     Accuracy,
@@ -22,9 +23,9 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
+from peftkit.metrics.tag_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
-from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
 
 __all__ = [
     "Accuracy",
@@ -52,6 +53,7 @@ __all__ = [
     "RecallMacro",
     "Rouge",
     "Spearman",
+    "Squad",
     "TeacherForcedMatch",
     "TokenAccuracy",
     "UnknownLabels",
@@ -87,6 +89,7 @@ def register_metrics() -> list[type[Metric]]:
         PrecisionMacro,
         RecallMacro,
         Rouge,
+        Squad,
         Spearman,
         TeacherForcedMatch,
         UnknownLabels,

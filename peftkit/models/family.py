@@ -134,7 +134,6 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
-        """Tokenize a text, or a question and a text, into overlapping windows; see ``FamilyServices``."""
         raise NotImplementedError
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
+from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
-from peftkit.objectives.token_tagging import TokenTaggingHead
+from peftkit.objectives.word_tags import TokenTaggingHead
 
 __all__ = [
     "ChoiceRanking",
@@ -20,6 +21,8 @@ __all__ = [
     "MultipleChoiceHead",
     "NumberGeneration",
     "RegressionHead",
+    "SpanQaGeneration",
+    "SpanQaHead",
     "TokenTaggingHead",
     "register_objectives",
 ]
@@ -38,5 +41,7 @@ def register_objectives() -> list[type[Objective]]:
         MultipleChoiceHead,
         NumberGeneration,
         RegressionHead,
+        SpanQaGeneration,
+        SpanQaHead,
         TokenTaggingHead,
     ]

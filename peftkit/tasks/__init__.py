@@ -6,6 +6,7 @@ from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
+from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.text_regression import TextRegression
 from peftkit.tasks.token_tagging import TokenTagging
@@ -22,6 +23,7 @@ def register_tasks() -> list[type[Task]]:
         MultipleChoice,
         Race,
         RaceDistractors,
+        SpanQa,
         TextClassification,
         TextGeneration,
         TextMultiLabel,

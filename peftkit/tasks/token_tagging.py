@@ -97,10 +97,10 @@ class TokenTagging(DatasetTask):
 
     def _data_source(self) -> DataSource:
         source = super()._data_source()
-        if self.file_format is None or source.conll is not None:
+        if self.file_format is None or source.layout is not None:
             return source
         fields = (self.word_field, self.tag_field, self.field_separator, self.comment_prefix)
-        return replace(source, conll=ConllFormat(self.words_column, self.tags_column, *fields))
+        return replace(source, layout=ConllFormat(self.words_column, self.tags_column, *fields))
 
     def load(self) -> DatasetDict:
         _find_tag_names.cache_clear()  # files may have changed
@@ -229,7 +229,7 @@ def _find_tag_names(
         InputError: A row has no valid tags.
     """
     splits: Mapping[str, Any] = split_loading.load_valid_splits(source).splits
-    found: dict[str, None] = {}
+    known: dict[str, None] = {}
     for split, rows in splits.items():
         if names := feature_names(rows.features, column):
             _check_tags(names, scheme, column)
@@ -239,11 +239,11 @@ def _find_tag_names(
             try:
                 _, words = _read_words(row, words_column)
                 tags = [str(tag) for tag in _read_tags(row, column, len(words))]
-                _check_tags([tag for tag in tags if tag not in found], scheme, column)
+                _check_tags([tag for tag in tags if tag not in known], scheme, column)
             except RowError as error:
                 raise InputError(f"{split_loading.row_location(source, split, index)}: {error}") from error
-            found |= dict.fromkeys([*tags, *repair_tags(tags, scheme)])
-    return tuple(sorted(found, key=_tag_order)), False
+            known |= dict.fromkeys([*tags, *repair_tags(tags, scheme)])
+    return tuple(sorted(known, key=_tag_order)), False
 
 
 def _check_tags(tags: Sequence[str], scheme: SchemeName, column: str) -> None:

@@ -51,6 +51,7 @@ KINDS = {
     "precision_macro": LABELS,
     "recall_macro": LABELS,
     "rouge": ("generation",),
+    "squad": ("span_qa",),
     "spearman": ("regression",),
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
@@ -63,6 +64,7 @@ SEVERAL = {
     "distractor_assignment": {"distractor_soft", "distractor_exact"},
     "distractor_match": {"distractor_precision", "distractor_recall", "distractor_f1"},
     "entity_f1": {"entity_f1", "entity_precision", "entity_recall"},
+    "squad": {"squad_exact_match", "squad_f1"},
     "rouge": {"rouge1", "rouge2", "rougeL", "rougeLsum"},
 }
 
@@ -108,7 +110,7 @@ def test_correct_predictions_score_best(metric: EvaluateMetric, pairs: Pairs) ->
     best = metric._compute(*rows([(right, right) for _, right in pairs]))
     for key, value in metric._compute(*rows(pairs)).items():
         assert -1 <= value <= best[key] + 1e-9
-        assert best[key] <= (100 if metric.name in ("bleu", "chrf") else 1) + 1e-9
+        assert best[key] <= (100 if metric.name in ("bleu", "chrf", "squad") else 1) + 1e-9
 
 
 @EACH
@@ -217,7 +219,7 @@ def test_scores_are_means_of_per_example_scores() -> None:
     metrics = [metric for metric in METRICS if metric.is_mean_of_examples]
     assert {metric.name for metric in metrics} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
-        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy"),
+        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy", "squad"),
     }
     for metric in metrics:
         each = metric.compute_per_example(predictions, right, examples)

@@ -36,6 +36,11 @@ def tags_of(text: str) -> list[str]:
     return ["B-LONG" if len(word) > 4 else "O" for word in text.split()]
 
 
+def span_of(row: Any) -> dict[str, Any]:
+    answers = {"text": [row["question"].split()[0]], "answer_start": [0]}
+    return {"question": "which word is first", "context": row["question"], "answers": answers}
+
+
 def options_for(name: str, write: Write) -> list[str]:
     """Overrides that give the task rows, unless it is built in."""
     hub = {
@@ -51,6 +56,7 @@ def options_for(name: str, write: Write) -> list[str]:
         "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
         "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
         "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
+        "span_qa": [span_of(r) for r in examinations(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -129,6 +135,7 @@ ANSWERS = {
     "text_classification": ["label"],
     "multiple_choice": ["answer"],
     "text_generation": ["target"],
+    "span_qa": ["answers"],
     "text_multi_label": ["labels"],
     "text_regression": ["target"],
     "token_tagging": ["ner_tags"],
@@ -173,7 +180,7 @@ def test_race_distractors_takes_the_answer_as_a_label_or_a_text(write: Write, tm
         task.to_prompt({**written, "answer": row["answer"]})
 
 
-GROUPED = {"race", "race_distractors", "wordnet_mcq"}
+GROUPED = {"race", "race_distractors", "span_qa", "wordnet_mcq"}
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
@@ -188,7 +195,7 @@ def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_p
         assert all(shared[group] in (1, 2, 3, 4, 5) for group in groups)
         assert all(group == ", ".join(sorted(row["choices"])) for group, row in zip(groups, rows, strict=True))
     else:
-        assert groups == [row["article"] for row in rows]
+        assert groups == [row["context" if entry.name == "span_qa" else "article"] for row in rows]
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if name.startswith(("text_", "multiple", "distractor_"))])

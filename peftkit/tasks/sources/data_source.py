@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.data_files import CONLL_EXTENSIONS, ConllFormat, file_format
+from peftkit.data_files import FileLayout, file_format
 from peftkit.tasks.sources.folders import Files, files_by_split
 
 SPLIT_NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -38,8 +38,8 @@ class DataSource:
     """Number of training rows to load, without other splits; None to load all splits."""
     rows_per_file: int | None = None
     """Number of rows of each file to load, to check the data; None for all rows."""
-    conll: ConllFormat | None = None
-    """The format of files with one word a line; None for other files, whose extension is that of their format."""
+    layout: FileLayout | None = None
+    """The form of the files; None for that of their extension."""
 
 
 def files_of(source: DataSource) -> Files:
@@ -47,7 +47,7 @@ def files_of(source: DataSource) -> Files:
     if not isinstance(source.path, str):
         return source.path
     known = {name for names in SPLIT_NAMES.values() for name in names}
-    extensions = CONLL_EXTENSIONS if source.conll else ()
+    extensions = source.layout.extensions if source.layout else ()
     return files_by_split(Path(source.path), source.config, known, extensions)
 
 
