@@ -100,6 +100,23 @@ class ColourText(Colours):
         return Example(f"colour: {row['thing']}", row["colour"])
 
 
+class ColourDocument(Colours):
+    """The colour task as plain text."""
+
+    name: Literal["colour_document"] = "colour_document"  # type: ignore[assignment]
+
+    kind = "language_modeling"
+    metrics = ("bits_per_byte", "perplexity")
+    selection_metric = "bits_per_byte"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        return Example(f"The colour of {row['thing']} is clear.", "")
+
+
 class Quiet(Method):
     """Full fine-tuning without dropout, whose random masks depend on the microbatches."""
 

@@ -22,11 +22,13 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
+from peftkit.metrics.text_likelihood import BitsPerByte, Perplexity
 
 __all__ = [
     "Accuracy",
     "AnswerLeakage",
     "BalancedAccuracy",
+    "BitsPerByte",
     "Bleu",
     "Chrf",
     "Distinct",
@@ -38,6 +40,7 @@ __all__ = [
     "ExactMatch",
     "F1Macro",
     "MatthewsCorrelation",
+    "Perplexity",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
@@ -53,6 +56,7 @@ def register_metrics() -> list[type[Metric]]:
         Accuracy,
         AnswerLeakage,
         BalancedAccuracy,
+        BitsPerByte,
         Bleu,
         Chrf,
         Distinct,
@@ -63,6 +67,7 @@ def register_metrics() -> list[type[Metric]]:
         ExactMatch,
         F1Macro,
         MatthewsCorrelation,
+        Perplexity,
         PrecisionMacro,
         RecallMacro,
         Rouge,

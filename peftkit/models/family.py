@@ -125,12 +125,13 @@ class ModelFamily:
         Args:
             examples: the examples.
 
-        Returns:
-            Rows without candidates, with the answer 0.
-
         Raises:
             RowError: a source has no tokens.
         """
+        raise NotImplementedError
+
+    def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+        """Tokenize texts that are predicted as a whole; see ``FamilyServices``."""
         raise NotImplementedError
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:

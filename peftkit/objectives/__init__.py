@@ -6,8 +6,10 @@ from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.language_modeling import CausalLanguageModeling
 
 __all__ = [
+    "CausalLanguageModeling",
     "ChoiceRanking",
     "ClassificationHead",
     "FreeGeneration",
@@ -20,4 +22,11 @@ __all__ = [
 @hookimpl
 def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
-    return [ChoiceRanking, ClassificationHead, LabelRanking, MultipleChoiceHead, FreeGeneration]
+    return [
+        CausalLanguageModeling,
+        ChoiceRanking,
+        ClassificationHead,
+        LabelRanking,
+        MultipleChoiceHead,
+        FreeGeneration,
+    ]
