@@ -15,7 +15,9 @@ from peftkit import Example
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
-METRICS = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
+REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
+METRICS = [metric for metric in REGISTERED if metric.input in ("prediction", "teacher_forced")]
+"""Metrics of texts."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
 EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -29,6 +31,7 @@ KINDS = {
     "accuracy": ("classification", "multiple_choice"),
     "answer_leakage": ("generation",),
     "balanced_accuracy": LABELS,
+    "bits_per_byte": ("language_modeling",),
     "bleu": ("generation",),
     "chrf": ("generation",),
     "distinct": ("generation",),
@@ -39,6 +42,7 @@ KINDS = {
     "exact_match": ALL,
     "f1_macro": LABELS,
     "matthews_correlation": LABELS,
+    "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
     "recall_macro": LABELS,
     "rouge": ("generation",),
@@ -65,10 +69,15 @@ def rows(pairs: Pairs) -> Rows:
 
 
 def test_registered_metrics_and_their_kinds_of_task() -> None:
-    assert {metric.name: metric.kinds for metric in METRICS} == KINDS
-    assert len(METRICS) == len(register_metrics())
-    assert [metric.name for metric in METRICS if not metric.higher_is_better] == ["answer_leakage"]
-    assert [metric.name for metric in METRICS if metric.input != "prediction"] == ["teacher_forced_match"]
+    assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
+    assert len(REGISTERED) == len(register_metrics())
+    lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
+    assert lower == ["answer_leakage", "bits_per_byte", "perplexity"]
+    inputs = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
+    assert inputs == {
+        **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
+        "teacher_forced_match": "teacher_forced",
+    }
 
 
 @EACH
@@ -166,7 +175,7 @@ metrics = [metric() for metric in register_metrics()]
 heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "scipy", "sacrebleu", "rouge_score", "numpy"}
 print(len(metrics), sorted(heavy & sys.modules.keys()))
 """
-    assert run(code) == f"{len(METRICS)} []"
+    assert run(code) == f"{len(REGISTERED)} []"
 
 
 @pytest.mark.slow
@@ -180,7 +189,9 @@ from peftkit import Example
 from peftkit.metrics import register_metrics
 examples = [Example("q", "a", ("a", "b"), extra={"answer": "c"})] * 2
 for metric in register_metrics():
-    assert metric().compute(["a", "b"], [["a"], ["a", "b"]], examples)
+    sums = [{"nats": 2.0, "tokens": 1, "bytes": 3}] * 2
+    inputs = sums if metric.input == "likelihood" else ["a", "b"]
+    assert metric().compute(inputs, [["a"], ["a", "b"]], examples)
 print("computed")
 """
     # evaluate imports torch, which creates the last folder and exports it to child processes

@@ -27,7 +27,10 @@ from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
 TASKS = list(load_registry().all("task").values())
-RANKED = [entry for entry in TASKS if issubclass(entry.component, Task) and entry.component.kind != "generation"]
+WITH_CANDIDATES = ("classification", "multiple_choice")
+RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
+MODELS = {"plain_text": "pocket-decoder"}
+"""Models for the tasks that not every kind of model supports."""
 
 
 def options_for(name: str, write: Write) -> list[str]:
@@ -42,6 +45,7 @@ def options_for(name: str, write: Write) -> list[str]:
     generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "plain_text": [{"text": r["text"]} for r in tweets(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -55,7 +59,8 @@ def options_for(name: str, write: Write) -> list[str]:
 
 def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
     file = tmp_path / "x.toml"
-    file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")
+    model = MODELS.get(entry.name, "pocket-t5")
+    file.write_text(f'[model]\nname = "{model}"\n[method]\nname = "full"\n', encoding="utf-8")
     return load_recipe(file, load_registry(), [f"task.name={entry.name}", *options_for(entry.name, write)])
 
 
