@@ -60,6 +60,7 @@ NOT_PUBLIC = {
     "load_valid_splits": "task.load() returns them",
     "ROWS_PER_FILE": "of the checks of DatasetTask",
     "EvaluateModule": "EvaluateMetric.module() returns one",
+    "pseudo_values": "Metric.is_mean_of_examples names its module",
     "configurations": "of the presets of peft's methods",
     **dict.fromkeys(
         ("LAYER_NORM", "LAYER_NORM_BY_PEFT", "by_peft", "compared", "compared_by_default"), "learning rates"

@@ -30,3 +30,10 @@ def test_nan_differs_from_numbers() -> None:
     )
     assert reload._largest_distance({"loss": nan}, {"loss": float("inf")}) == 0
     assert reload._largest_distance({"loss": nan}, {"loss": 2.0}) == float("inf")
+
+
+def test_likelihoods_may_differ_as_much_as_losses() -> None:
+    for loss, expected in ((2.0001, {"nats": 2.0001}), (2.1, {"nats": 2.0})):
+        rows: list[dict[str, Any]] = [{"loss": 2.0, "likelihood": {"nats": 2.0}}]
+        reload._replace_equal_likelihoods(rows, [{"loss": loss, "likelihood": {"nats": loss}}], 1e-3)
+        assert rows[0]["likelihood"] == expected
