@@ -135,6 +135,10 @@ class CausalLanguageModeling(Objective):
         """Describe that all texts are equal."""
         return "the text is the same", "use different texts"
 
+    def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
+        """Return how many texts have the unknown token, which is easier to predict than what it stands for."""
+        return sum(any(context.family.contains_unk(target) for target in row["targets"]) for row in rows)
+
 
 def _check_stride(stride: int, size: int) -> None:
     """Check that at least one token of a block is context.

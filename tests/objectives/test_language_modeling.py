@@ -29,6 +29,21 @@ def test_objectives_conform(objective: CausalLanguageModeling, tmp_path: Path) -
     check_objective(objective, ColourDocument(), tmp_path, runs=False)
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "gpt2",
+        *(
+            pytest.param(name, marks=(pytest.mark.slow, pytest.mark.exhaustive))
+            for name in ("qwen2", "gemma2", "phi", "opt", "mistral", "gpt_neox")
+        ),
+    ],
+)
+def test_architectures_conform(architecture: str, tmp_path: Path) -> None:
+    objective = CausalLanguageModeling(block_size=6)
+    check_objective(objective, ColourDocument(), tmp_path, runs=False, architectures={"decoder": architecture})
+
+
 @pytest.mark.slow
 def test_whole_runs_conform(tmp_path: Path) -> None:
     check_objective(CausalLanguageModeling(block_size=5), ColourDocument(), tmp_path)
@@ -108,6 +123,12 @@ def test_blocks_fit_the_model_and_strides_the_blocks() -> None:
         CausalLanguageModeling(stride=9).tokenize([], context, training=False)
     with pytest.raises(InputError, match="13 tokens exceed the 12 positions"):
         CausalLanguageModeling(block_size=13).tokenize([], context, training=True)
+
+
+def test_texts_with_unknown_tokens_are_counted() -> None:
+    context: Any = SimpleNamespace(family=SimpleNamespace(contains_unk=lambda ids: 0 in ids))
+    rows = [{"targets": [[1, 2], [3, 0]]}, {"targets": [[1]]}]
+    assert CausalLanguageModeling().count_unknown_targets(rows, context) == 1
 
 
 def test_equal_texts_have_equal_answers() -> None:
