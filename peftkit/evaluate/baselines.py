@@ -106,10 +106,15 @@ def _deciding_metric(recipe: Recipe) -> tuple[Metric | None, str]:
 def _candidate_answers(
     recipe: Recipe, objective: Objective, split: TokenizedSplit, answer_counts: Mapping[str, int]
 ) -> list[str]:
-    """Return the answers to try, most frequent first; a hash decides which of equally frequent ones are left out."""
-    counts = dict.fromkeys(objective.possible_answers(recipe.task, split.examples), 0) | dict(answer_counts)
+    """Return the answers to try, most frequent first; a hash decides which of equally frequent ones are left out.
+
+    Those that the objective proposes are always tried, unless they are many.
+    """
+    proposed = objective.possible_answers(recipe.task, split.examples)
+    counts = dict.fromkeys(proposed, 0) | dict(answer_counts)
     most_frequent = sorted(counts, key=lambda answer: (-counts[answer], text_hash(answer)))[:MAX_CANDIDATES]
-    return sorted(most_frequent, key=lambda answer: (-counts[answer], answer))
+    kept = {*most_frequent, *(proposed if len(proposed) <= MAX_CANDIDATES // 2 else ())}
+    return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
 
 def check_not_trivial(recipe: Recipe, data: PreparedData) -> None:

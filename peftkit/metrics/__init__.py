@@ -1,4 +1,4 @@
-"""The built-in metrics: for labels, for texts, and for distractors of multiple-choice questions."""
+"""The built-in metrics: for labels, for numbers, for texts, and for distractors of multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
+from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
+from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 from peftkit.metrics.text_likelihood import BitsPerByte, Perplexity
@@ -38,13 +40,22 @@ __all__ = [
     "DistractorNovelty",
     "EvaluateMetric",
     "ExactMatch",
+    "ExactSet",
     "F1Macro",
     "MatthewsCorrelation",
+    "MeanAbsoluteError",
+    "MeanAveragePrecision",
+    "MeanSquaredError",
+    "MultiLabelF1",
+    "Pearson",
     "Perplexity",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
+    "Spearman",
     "TeacherForcedMatch",
+    "UnknownLabels",
+    "Unparseable",
     "register_metrics",
 ]
 
@@ -65,11 +76,20 @@ def register_metrics() -> list[type[Metric]]:
         DistractorMatch,
         DistractorNovelty,
         ExactMatch,
+        ExactSet,
         F1Macro,
         MatthewsCorrelation,
+        MeanAbsoluteError,
+        MeanAveragePrecision,
+        MeanSquaredError,
+        MultiLabelF1,
+        Pearson,
         Perplexity,
         PrecisionMacro,
         RecallMacro,
         Rouge,
+        Spearman,
         TeacherForcedMatch,
+        UnknownLabels,
+        Unparseable,
     ]

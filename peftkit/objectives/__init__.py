@@ -7,6 +7,8 @@ from peftkit.hookspecs import hookimpl
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.language_modeling import CausalLanguageModeling
+from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
+from peftkit.objectives.regression import NumberGeneration, RegressionHead
 
 __all__ = [
     "CausalLanguageModeling",
@@ -14,7 +16,11 @@ __all__ = [
     "ClassificationHead",
     "FreeGeneration",
     "LabelRanking",
+    "MultiLabelGeneration",
+    "MultiLabelHead",
     "MultipleChoiceHead",
+    "NumberGeneration",
+    "RegressionHead",
     "register_objectives",
 ]
 
@@ -26,7 +32,11 @@ def register_objectives() -> list[type[Objective]]:
         CausalLanguageModeling,
         ChoiceRanking,
         ClassificationHead,
-        LabelRanking,
-        MultipleChoiceHead,
         FreeGeneration,
+        LabelRanking,
+        MultiLabelGeneration,
+        MultiLabelHead,
+        MultipleChoiceHead,
+        NumberGeneration,
+        RegressionHead,
     ]

@@ -7,6 +7,8 @@ from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.plain_text import PlainText
+from peftkit.tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_regression import TextRegression
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
 
@@ -23,6 +25,8 @@ def register_tasks() -> list[type[Task]]:
         RaceDistractors,
         TextClassification,
         TextGeneration,
+        TextMultiLabel,
+        TextRegression,
         TweetEval,
         WordNetDistractors,
         WordNetMcq,

@@ -16,8 +16,8 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
-METRICS = [metric for metric in REGISTERED if metric.input in ("prediction", "teacher_forced")]
-"""Metrics of texts."""
+METRICS = [metric for metric in REGISTERED if {"classification", "generation"} & {*metric.kinds}]
+"""Metrics of texts; those of other kinds, such as numbers, have tests of their own."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
 EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -40,13 +40,22 @@ KINDS = {
     "distractor_match": ("generation",),
     "distractor_novelty": ("generation",),
     "exact_match": ALL,
+    "exact_set": ("multi_label",),
     "f1_macro": LABELS,
+    "mae": ("regression",),
     "matthews_correlation": LABELS,
+    "mean_average_precision": ("multi_label",),
+    "mse": ("regression",),
+    "multi_label_f1": ("multi_label",),
+    "pearson": ("regression",),
     "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
     "recall_macro": LABELS,
     "rouge": ("generation",),
+    "spearman": ("regression",),
     "teacher_forced_match": ALL,
+    "unknown_labels": ("multi_label",),
+    "unparseable": ("regression",),
 }
 SEVERAL = {
     "bleu": {"bleu", "bleu1", "bleu2", "bleu3", "bleu4"},
@@ -72,10 +81,11 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
     assert len(REGISTERED) == len(register_metrics())
     lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
-    assert lower == ["answer_leakage", "bits_per_byte", "perplexity"]
-    inputs = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
-    assert inputs == {
+    assert lower == ["answer_leakage", "bits_per_byte", "mae", "mse", "perplexity", "unknown_labels", "unparseable"]
+    others = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
+    assert others == {
         **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
+        "mean_average_precision": "probabilities",
         "teacher_forced_match": "teacher_forced",
     }
 
@@ -189,9 +199,10 @@ from peftkit import Example
 from peftkit.metrics import register_metrics
 examples = [Example("q", "a", ("a", "b"), extra={"answer": "c"})] * 2
 for metric in register_metrics():
-    sums = [{"nats": 2.0, "tokens": 1, "bytes": 3}] * 2
-    inputs = sums if metric.input == "likelihood" else ["a", "b"]
-    assert metric().compute(inputs, [["a"], ["a", "b"]], examples)
+    texts = ["1", "2"] if metric.kinds == ("regression",) else ["a", "b"]
+    numbers = {"probabilities": {"a": 0.5}, "likelihood": {"nats": 2.0, "tokens": 1, "bytes": 3}}
+    inputs = [numbers[metric.input]] * 2 if metric.input in numbers else texts
+    assert metric().compute(inputs, [texts[:1], texts], examples)
 print("computed")
 """
     # evaluate imports torch, which creates the last folder and exports it to child processes

@@ -46,6 +46,8 @@ def options_for(name: str, write: Write) -> list[str]:
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
         "plain_text": [{"text": r["text"]} for r in tweets(ROWS)],
+        "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
+        "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -124,6 +126,8 @@ ANSWERS = {
     "text_classification": ["label"],
     "multiple_choice": ["answer"],
     "text_generation": ["target"],
+    "text_multi_label": ["labels"],
+    "text_regression": ["target"],
     "distractor_generation": ["distractors"],
 }
 
@@ -183,7 +187,7 @@ def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_p
         assert groups == [row["article"] for row in rows]
 
 
-@pytest.mark.parametrize("name", ["text_classification", "multiple_choice", "text_generation", "distractor_generation"])
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name.startswith(("text_", "multiple", "distractor_"))])
 def test_group_column_sets_the_groups(name: str, write: Write, tmp_path: Path) -> None:
     file = tmp_path / "y.toml"
     file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")

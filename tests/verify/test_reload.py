@@ -32,8 +32,18 @@ def test_nan_differs_from_numbers() -> None:
     assert reload._largest_distance({"loss": nan}, {"loss": 2.0}) == float("inf")
 
 
-def test_likelihoods_may_differ_as_much_as_losses() -> None:
-    for loss, expected in ((2.0001, {"nats": 2.0001}), (2.1, {"nats": 2.0})):
-        rows: list[dict[str, Any]] = [{"loss": 2.0, "likelihood": {"nats": 2.0}}]
-        reload._replace_equal_likelihoods(rows, [{"loss": loss, "likelihood": {"nats": loss}}], 1e-3)
-        assert rows[0]["likelihood"] == expected
+def test_numbers_may_differ_in_their_last_digits() -> None:
+    stored = [
+        {"prediction": "3.28412", "values": [3.284121]},
+        {"prediction": "a", "probabilities": {"a": 0.7}},
+        {"prediction": "", "likelihood": {"nats": 200.0, "tokens": 40}},
+    ]
+    new: list[dict[str, Any]] = [
+        {"prediction": "3.28413", "values": [3.284129]},
+        {"prediction": "a", "probabilities": {"a": 0.70001}},
+        {"prediction": "", "likelihood": {"nats": 200.001, "tokens": 40}},
+    ]
+    recipe: Any = None
+    near, excused, wrong = reload._compare_predictions(stored, new, recipe, 1e-4, 0.0)
+    assert (near, excused, wrong) == (new, 1, 0)
+    assert reload._compare_predictions(stored, new, recipe, 1e-7, 0.0)[1:] == (0, 1)
