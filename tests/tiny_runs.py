@@ -171,6 +171,25 @@ class ColourDocument(Colours):
         return Example(f"The colour of {row['thing']} is clear.", "")
 
 
+class ColourTags(Colours):
+    """The colour task as tags of words."""
+
+    name: Literal["colour_tags"] = "colour_tags"  # type: ignore[assignment]
+
+    kind = "token_tagging"
+    metrics = ("entity_f1", "token_accuracy")
+    selection_metric = "entity_f1"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ("O", *(f"B-{colour}" for colour in COLOURS))
+
+    def to_example(self, row: Any) -> Example:
+        words = ("colour", *row["thing"].split())
+        tags = ["O", *[f"B-{row['colour']}"] * (len(words) - 1)]
+        return Example(" ".join(words), " ".join(tags), words=words)
+
+
 class Quiet(Method):
     """Full fine-tuning without dropout, whose random masks depend on the microbatches."""
 

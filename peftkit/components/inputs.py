@@ -205,6 +205,24 @@ class StepStats:
     optimizer: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TextWindow:
+    """A part of a tokenized text.
+
+    Attributes:
+        ids: Token ids, including special tokens, and those of the question that every window starts with.
+        segments: Token type ids.
+        offsets: For each token, where it starts and ends in the text, in characters; None for tokens of the question
+            and special tokens.
+        first_token: Number of the text's tokens before the window.
+    """
+
+    ids: list[int]
+    segments: list[int]
+    offsets: tuple[tuple[int, int] | None, ...]
+    first_token: int
+
+
 class TokenizedRow(TypedDict):
     """A tokenized example as the model families make it.
 

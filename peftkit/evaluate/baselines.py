@@ -139,7 +139,9 @@ def _answer_of_all_rows(objective: Objective, split: TokenizedSplit) -> str | No
     if objective.generates:
         rows = [{normalize(text): text for text in _references(e)} for e in split.examples]
     else:
-        rows = [{answer: answer} for answer in split.statistics.answers]
+        # What is the answer of a row may not say all of it, such as the most frequent of its tags.
+        pairs = zip(split.statistics.answers, split.examples, strict=True)
+        rows = [{a: a} if objective.answer_text(a, e) in _references(e) else {} for a, e in pairs]
     return next((text for key, text in rows[0].items() if all(key in row for row in rows)), None)
 
 

@@ -25,6 +25,7 @@ from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, P
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 from peftkit.metrics.text_likelihood import BitsPerByte, Perplexity
+from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
 
 __all__ = [
     "Accuracy",
@@ -38,6 +39,7 @@ __all__ = [
     "DistractorDistinctness",
     "DistractorMatch",
     "DistractorNovelty",
+    "EntityF1",
     "EvaluateMetric",
     "ExactMatch",
     "ExactSet",
@@ -54,6 +56,7 @@ __all__ = [
     "Rouge",
     "Spearman",
     "TeacherForcedMatch",
+    "TokenAccuracy",
     "UnknownLabels",
     "Unparseable",
     "register_metrics",
@@ -75,6 +78,7 @@ def register_metrics() -> list[type[Metric]]:
         DistractorDistinctness,
         DistractorMatch,
         DistractorNovelty,
+        EntityF1,
         ExactMatch,
         ExactSet,
         F1Macro,
@@ -92,4 +96,5 @@ def register_metrics() -> list[type[Metric]]:
         TeacherForcedMatch,
         UnknownLabels,
         Unparseable,
+        TokenAccuracy,
     ]

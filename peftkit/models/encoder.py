@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
-from peftkit.components.inputs import CandidateScores, TokenizedRow
+from peftkit.components.inputs import CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import RowError, summarize_error
 from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
 from peftkit.models.batches.padding import attention_mask, pad_sequences
@@ -19,6 +19,7 @@ from peftkit.models.family import ModelFamily
 from peftkit.models.text_encoding import check_candidates_differ
 from peftkit.models.token_losses import at_least_float32, tolerance
 from peftkit.models.truncation import truncate_context, truncate_pairs
+from peftkit.models.windows import tokenize_windows
 
 AVERAGED = "averaged"
 """Key of a batch whose rows are pairs in both orders: the outputs of the texts of a row are averaged."""
@@ -105,6 +106,13 @@ class SequenceClassifier(ModelFamily):
             "segments": [types for _, types, _ in pairs],
             "averaged": True,
         }
+
+    def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
+        options = {"max_tokens": self.max_source_length, "stride": stride}
+        windows = tokenize_windows(self.tokenizer, text, question, **options)
+        for window in windows:
+            self._check_ids(window.ids, "source", "encoder")
+        return windows
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         _, _, lengths = self._tokenize_sources(examples)

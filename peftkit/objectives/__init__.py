@@ -9,6 +9,7 @@ from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.language_modeling import CausalLanguageModeling
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
+from peftkit.objectives.token_tagging import TokenTaggingHead
 
 __all__ = [
     "CausalLanguageModeling",
@@ -21,6 +22,7 @@ __all__ = [
     "MultipleChoiceHead",
     "NumberGeneration",
     "RegressionHead",
+    "TokenTaggingHead",
     "register_objectives",
 ]
 
@@ -39,4 +41,5 @@ def register_objectives() -> list[type[Objective]]:
         MultipleChoiceHead,
         NumberGeneration,
         RegressionHead,
+        TokenTaggingHead,
     ]

@@ -9,6 +9,7 @@ from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, Twee
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.text_regression import TextRegression
+from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
 
@@ -27,6 +28,7 @@ def register_tasks() -> list[type[Task]]:
         TextGeneration,
         TextMultiLabel,
         TextRegression,
+        TokenTagging,
         TweetEval,
         WordNetDistractors,
         WordNetMcq,

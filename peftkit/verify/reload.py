@@ -224,10 +224,14 @@ def _compare_predictions(
 
 def _numbers_agree(row: Mapping[str, Any], new: Prediction, key: str, tolerance: float) -> bool:
     """Whether the numbers of a prediction are equal within the tolerance."""
-    lists = [[*each.values()] if isinstance(each, Mapping) else each for each in (row.get(key), new.get(key))]
-    if None in lists or len(lists[0]) != len(lists[1]):
+    if row.get(key) is None or new.get(key) is None:
         return False
-    return all(_relative_difference(a, b) <= tolerance for a, b in zip(*lists, strict=True))
+    old_numbers, new_numbers = (
+        [*each.values()] if isinstance(each, Mapping) else list(each) for each in (row[key], new[key])
+    )
+    if len(old_numbers) != len(new_numbers):
+        return False
+    return all(_relative_difference(a, b) <= tolerance for a, b in zip(old_numbers, new_numbers, strict=True))
 
 
 def _scores_tie(row: Mapping[str, Any], key: str, text: str, recipe: Recipe, tolerance: float) -> bool:

@@ -39,6 +39,7 @@ KINDS = {
     "distractor_distinctness": ("generation",),
     "distractor_match": ("generation",),
     "distractor_novelty": ("generation",),
+    "entity_f1": ("token_tagging",),
     "exact_match": ALL,
     "exact_set": ("multi_label",),
     "f1_macro": LABELS,
@@ -56,12 +57,14 @@ KINDS = {
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
     "unparseable": ("regression",),
+    "token_accuracy": ("token_tagging",),
 }
 SEVERAL = {
     "bleu": {"bleu", "bleu1", "bleu2", "bleu3", "bleu4"},
     "distinct": {"distinct1", "distinct2", "distinct3"},
     "distractor_assignment": {"distractor_soft", "distractor_exact"},
     "distractor_match": {"distractor_precision", "distractor_recall", "distractor_f1"},
+    "entity_f1": {"entity_f1", "entity_precision", "entity_recall"},
     "rouge": {"rouge1", "rouge2", "rougeL", "rougeLsum"},
 }
 
@@ -221,7 +224,7 @@ def test_scores_are_means_of_per_example_scores() -> None:
     metrics = [metric for metric in METRICS if metric.is_mean_of_examples]
     assert {metric.name for metric in metrics} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
-        *("distractor_novelty", "exact_match", "rouge", "accuracy"),
+        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy"),
     }
     for metric in metrics:
         each = metric.compute_per_example(predictions, right, examples)

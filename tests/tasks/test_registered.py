@@ -29,8 +29,12 @@ ROWS = 200
 TASKS = list(load_registry().all("task").values())
 WITH_CANDIDATES = ("classification", "multiple_choice")
 RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
-MODELS = {"plain_text": "pocket-decoder"}
+MODELS = {"plain_text": "pocket-decoder", "token_tagging": "pocket-encoder"}
 """Models for the tasks that not every kind of model supports."""
+
+
+def tags_of(text: str) -> list[str]:
+    return ["B-LONG" if len(word) > 4 else "O" for word in text.split()]
 
 
 def options_for(name: str, write: Write) -> list[str]:
@@ -48,6 +52,7 @@ def options_for(name: str, write: Write) -> list[str]:
         "plain_text": [{"text": r["text"]} for r in tweets(ROWS)],
         "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
         "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
+        "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -128,6 +133,7 @@ ANSWERS = {
     "text_generation": ["target"],
     "text_multi_label": ["labels"],
     "text_regression": ["target"],
+    "token_tagging": ["ner_tags"],
     "distractor_generation": ["distractors"],
 }
 

@@ -12,7 +12,7 @@ from peftkit.plugins import load_registry
 from peftkit.testing import check_objective, check_registered, check_task
 from peftkit.testing.run_checks import Colours
 from tests.regression_plugin import BrightnessHead, Shades
-from tests.tiny_runs import ColourChoice, ColourDocument, ColourNumber, ColourSet, ColourText
+from tests.tiny_runs import ColourChoice, ColourDocument, ColourNumber, ColourSet, ColourTags, ColourText
 
 BUILT_IN = [entry.component for entry in load_registry("").all("objective").values()]
 TASKS: Mapping[str, Task] = {
@@ -22,6 +22,7 @@ TASKS: Mapping[str, Task] = {
     "language_modeling": ColourDocument(),
     "regression": ColourNumber(),
     "multi_label": ColourSet(),
+    "token_tagging": ColourTags(),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.data_files import file_format
+from peftkit.data_files import CONLL_EXTENSIONS, ConllFormat, file_format
 from peftkit.tasks.sources.folders import Files, files_by_split
 
 SPLIT_NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -38,13 +38,17 @@ class DataSource:
     """Number of training rows to load, without other splits; None to load all splits."""
     rows_per_file: int | None = None
     """Number of rows of each file to load, to check the data; None for all rows."""
+    conll: ConllFormat | None = None
+    """The format of files with one word a line; None for other files, whose extension is that of their format."""
 
 
 def files_of(source: DataSource) -> Files:
     """Returns the files of each split; empty if they are not known by their names."""
     if not isinstance(source.path, str):
         return source.path
-    return files_by_split(Path(source.path), source.config, {name for names in SPLIT_NAMES.values() for name in names})
+    known = {name for names in SPLIT_NAMES.values() for name in names}
+    extensions = CONLL_EXTENSIONS if source.conll else ()
+    return files_by_split(Path(source.path), source.config, known, extensions)
 
 
 def is_local(source: DataSource) -> bool:

@@ -172,7 +172,7 @@ def row_location(source: DataSource, split: str, index: int) -> str:
     for file in dict(files_of(source)).get(name, ()):
         if is_saved_dataset(Path(file)):
             return f"{file}, row {number + 1}"
-        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file)
+        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.conll)
         if number < length:
             return f"{file}, row {number + 1}"
         number -= length
@@ -196,7 +196,9 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
                 continue
             streaming = source.streaming and name == origins.get("train")  # only the training split is streamed
             try:
-                splits |= load_files({name: files[name]}, streaming=streaming, max_rows=source.rows_per_file)
+                splits |= load_files(
+                    {name: files[name]}, streaming=streaming, max_rows=source.rows_per_file, conll=source.conll
+                )
             except InputError as error:
                 problems.append(error)
         return splits, origins, problems
