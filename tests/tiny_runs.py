@@ -168,7 +168,11 @@ class ColourDocument(Colours):
         return ()
 
     def to_example(self, row: Any) -> Example:
-        return Example(f"The colour of {row['thing']} is clear.", "")
+        text = f"The colour of {row['thing']} is clear."
+        return Example(text, text)
+
+    def to_prompt(self, row: Any) -> Example:
+        return replace(self.to_example(row), target="")
 
 
 class ColourTags(Colours):

@@ -93,10 +93,10 @@ class CausalLM(CachedScorer):
     def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         start, documents = self._add_template([]), []
         for ids in token_ids(self.tokenizer, [example.source for example in examples], special=False):
-            own = self.special_tokens.strip_prefix(ids)
-            if not own:
+            text = self.special_tokens.strip_prefix(ids)
+            if not text:
                 raise RowError("source", "it has no token in the model's vocabulary")
-            documents.append((start, self._check_ids(own, "source", "decoder")))
+            documents.append((start, self._check_ids(text, "source", "decoder")))
         return documents
 
     def _target_ids(self, prompt: Prompt, target: str, whole_ids: list[int], *, generated: bool) -> list[int]:

@@ -53,4 +53,5 @@ class PlainText(DatasetTask):
         Raises:
             RowError: The text is missing or empty.
         """
-        return replace(self.make_prompt(row), group=self.group_of(row))
+        example = self.make_prompt(row)
+        return replace(example, target=example.source, group=self.group_of(row))

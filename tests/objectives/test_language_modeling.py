@@ -78,8 +78,8 @@ def test_losses_are_those_of_the_guide_to_perplexity(tmp_path: Path) -> None:
     context, example = objective.for_evaluation(torch.device("cpu")), Example(TEXT, "")
     rows = objective.tokenize([example], training=False)
     [predicted] = objective.component.predict(model, rows, [example], context, has_targets=True)
-    [(start, own)] = objective.family.tokenize_documents([example])
-    ids, nats, previous = torch.tensor([start + own]), 0.0, 1
+    [(start, tokens)] = objective.family.tokenize_documents([example])
+    ids, nats, previous = torch.tensor([start + tokens]), 0.0, 1
     with torch.no_grad():
         for begin in range(0, ids.shape[1], stride):
             end = min(begin + size, ids.shape[1])
@@ -91,7 +91,7 @@ def test_losses_are_those_of_the_guide_to_perplexity(tmp_path: Path) -> None:
             if end == ids.shape[1]:
                 break
     assert predicted["loss"] == pytest.approx(nats, rel=1e-4)
-    assert predicted["tokens"] == len(own)
+    assert predicted["tokens"] == len(tokens)
     assert predicted["likelihood"]["bytes"] == len(TEXT)
 
 

@@ -13,10 +13,12 @@ from tests.tasks.conftest import Write, write
 __all__ = ["write"]  # the fixture
 
 
-def test_the_text_is_the_source_as_it_is() -> None:
+def test_the_text_is_source_and_target_as_it_is() -> None:
     task = PlainText(path="x", group_column="author")
     example = task.to_example({"text": " Two lines\n of text. ", "author": "a"})
-    assert (example.source, example.target, example.group) == (" Two lines\n of text. ", "", "a")
+    assert example.source == example.target == " Two lines\n of text. "
+    assert example.group == "a"
+    assert task.to_prompt({"text": "Two"}).target == ""
 
 
 def test_documents_may_have_several_columns() -> None:
