@@ -44,7 +44,7 @@ class CausalLanguageModeling(Objective):
         return self
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
-        """Tokenize texts; a row has the context of each block, ``sources``, and what it predicts, ``targets``.
+        """Tokenize texts; a row has a whole text, ``source``, and its ``blocks`` (see ``split_text``).
 
         Raises:
             InputError: The blocks or the stride do not fit.
@@ -74,7 +74,7 @@ class CausalLanguageModeling(Objective):
         import torch
 
         texts = [text for row in rows for text in _blocks(row)]
-        return {**context.family.collate(texts), "choices": torch.tensor([len(row["targets"]) for row in rows])}
+        return {**context.family.collate(texts), "choices": torch.tensor([len(row["blocks"]) for row in rows])}
 
     def predict(
         self,
@@ -113,9 +113,10 @@ class CausalLanguageModeling(Objective):
         settings, family = context.settings, context.family
         prompts = []
         for row in rows:
-            start, ids = row["sources"][0][: row["start_tokens"]], [i for target in row["targets"] for i in target]
-            room = max(1, family.max_source_length - len(start))
-            prompts.append({**row, "source": [*start, *ids[-room:]], "candidates": [[]], "answer": 0})
+            _, start, _ = row["blocks"][0]
+            first = max(start, len(row["source"]) - max(1, family.max_source_length - start))
+            prompt = [*row["source"][:start], *row["source"][first:]]
+            prompts.append({**row, "source": prompt, "candidates": [[]], "answer": 0})
         options: dict[str, Any] = {
             "max_new_tokens": min(settings.max_new_tokens, family.max_target_length),
             "num_beams": settings.num_beams,
@@ -137,7 +138,7 @@ class CausalLanguageModeling(Objective):
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many texts have the unknown token, which is easier to predict than what it stands for."""
-        return sum(any(context.family.contains_unk(target) for target in row["targets"]) for row in rows)
+        return sum(context.family.contains_unk(row["source"][row["blocks"][0][1] :]) for row in rows)
 
 
 def _check_stride(stride: int, size: int) -> None:
@@ -163,12 +164,11 @@ def _build_row(
         context: The context.
     """
     whole = [*start, *ids]
-    windows = [*split_text(len(whole), len(start), size, stride)]
-    lengths = [end - begin for begin, _, end in windows]
+    blocks = [[*block] for block in split_text(len(whole), len(start), size, stride)]
+    lengths = [end - begin for begin, _, end in blocks]
     return {
-        "sources": [whole[begin:first] for begin, first, _ in windows],
-        "targets": [whole[first:end] for _, first, end in windows],
-        "start_tokens": len(start),
+        "source": whole,
+        "blocks": blocks,
         "length": sum(lengths),
         # Rows of similar length are evaluated together. Nothing is truncated, however long a block is.
         "source_tokens": min(max(lengths), context.family.max_source_length),
@@ -197,14 +197,15 @@ def split_text(length: int, start: int, size: int, stride: int) -> Iterator[tupl
 
 def _blocks(row: Row) -> list[dict[str, Any]]:
     """Return the blocks of a row as rows whose target continues the source."""
+    ids = row["source"]
     return [
         {
-            "source": source,
-            "candidates": [target],
+            "source": ids[begin:first],
+            "candidates": [ids[first:end]],
             "answer": 0,
-            "length": len(source) + len(target),
-            "source_tokens": len(source),
-            "target_tokens": len(target),
+            "length": end - begin,
+            "source_tokens": first - begin,
+            "target_tokens": end - first,
         }
-        for source, target in zip(row["sources"], row["targets"], strict=True)
+        for begin, first, end in row["blocks"]
     ]

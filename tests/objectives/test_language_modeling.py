@@ -124,7 +124,7 @@ def test_blocks_fit_the_model_and_strides_the_blocks() -> None:
 
 def test_texts_with_unknown_tokens_are_counted() -> None:
     context: Any = SimpleNamespace(family=SimpleNamespace(contains_unk=lambda ids: 0 in ids))
-    rows = [{"targets": [[1, 2], [3, 0]]}, {"targets": [[1]]}]
+    rows = [{"source": [0, 2, 3, 0], "blocks": [[0, 1, 3], [2, 3, 4]]}, {"source": [0, 1], "blocks": [[0, 1, 2]]}]
     assert CausalLanguageModeling().count_unknown_targets(rows, context) == 1
 
 
