@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from peftkit import Example
+from peftkit.analysis.task_preview import preview_task
 from peftkit.errors import InputError, RecipeError
 from peftkit.models.load_base_model import load_base
 from peftkit.objectives import CausalLanguageModeling
@@ -103,6 +104,14 @@ def test_a_text_to_predict_is_continued(tmp_path: Path) -> None:
     [predicted] = objective.component.predict(base.model.eval(), rows, [example], context, has_targets=False)
     assert isinstance(predicted["continuation"], str)
     assert set(predicted) == {"prediction", "continuation"}
+
+
+def test_the_preview_shows_texts_and_no_answers(tmp_path: Path) -> None:
+    preview = preview_task(recipe_for(tmp_path, "pocket-decoder", *OPTIONS), "train", 1)
+    [example], statistics = preview["examples"], preview["splits"]["train"]
+    assert example["source"].endswith(example["target"][-20:])
+    assert example["source_tokens_kept"] > statistics["lengths"]["source"]["longest"] == 8
+    assert "answers" not in statistics
 
 
 @pytest.mark.parametrize("model", ["pocket-t5", "pocket-encoder"])
