@@ -154,6 +154,27 @@ class ColourSet(Colours):
         return Example(f"labels: {row['thing']}", target, extra=label_extra(self.labels, "none"))
 
 
+class ColourDocument(Colours):
+    """The colour task as plain text."""
+
+    name: Literal["colour_document"] = "colour_document"  # type: ignore[assignment]
+
+    kind = "language_modeling"
+    metrics = ("bits_per_byte", "perplexity")
+    selection_metric = "bits_per_byte"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        text = f"The colour of {row['thing']} is clear."
+        return Example(text, text)
+
+    def to_prompt(self, row: Any) -> Example:
+        return replace(self.to_example(row), target="")
+
+
 class ColourTags(Colours):
     """The colour task as tags of words."""
 

@@ -26,11 +26,13 @@ from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, P
 from peftkit.metrics.tag_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
+from peftkit.metrics.text_likelihood import BitsPerByte, Perplexity
 
 __all__ = [
     "Accuracy",
     "AnswerLeakage",
     "BalancedAccuracy",
+    "BitsPerByte",
     "Bleu",
     "Chrf",
     "Distinct",
@@ -49,6 +51,7 @@ __all__ = [
     "MeanSquaredError",
     "MultiLabelF1",
     "Pearson",
+    "Perplexity",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
@@ -69,6 +72,7 @@ def register_metrics() -> list[type[Metric]]:
         Accuracy,
         AnswerLeakage,
         BalancedAccuracy,
+        BitsPerByte,
         Bleu,
         Chrf,
         Distinct,
@@ -86,6 +90,7 @@ def register_metrics() -> list[type[Metric]]:
         MeanSquaredError,
         MultiLabelF1,
         Pearson,
+        Perplexity,
         PrecisionMacro,
         RecallMacro,
         Rouge,

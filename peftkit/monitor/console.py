@@ -134,13 +134,15 @@ class ConsoleLogger(TrainerCallback):
         table.add_column("")
         columns = {split: summary["selected"][split] for split in ("dev", "test") if split in summary["selected"]}
         keys = list(next(iter(columns.values()), ()))
-        columns |= {name: scores["test"] for name, scores in summary["baselines"].items() if "test" in scores}
+        baselines = {name: scores["test"] for name, scores in summary["baselines"].items() if scores.get("test")}
+        columns |= baselines
         for name in columns:
             table.add_column(name, justify="right")
         for key in keys:
             table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in columns.values()))
         self.console.print(table)
-        self.print("constant, majority, random: input-blind baselines on test (dev: see summary.json)")
+        if baselines:
+            self.print(f"{', '.join(baselines)}: input-blind baselines on test (dev: see summary.json)")
         cost = summary["cost"]
         if stop := summary["stopped_early"]:
             self.print(f"stopped early by {stop['callback']}: {stop['reason']}")

@@ -7,11 +7,13 @@ from peftkit.hookspecs import hookimpl
 from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.language_modeling import CausalLanguageModeling
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
 from peftkit.objectives.word_tags import TokenTaggingHead
 
 __all__ = [
+    "CausalLanguageModeling",
     "ChoiceRanking",
     "ClassificationHead",
     "FreeGeneration",
@@ -32,6 +34,7 @@ __all__ = [
 def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
     return [
+        CausalLanguageModeling,
         ChoiceRanking,
         ClassificationHead,
         FreeGeneration,

@@ -31,6 +31,7 @@ KINDS = {
     "accuracy": ("classification", "multiple_choice"),
     "answer_leakage": ("generation",),
     "balanced_accuracy": LABELS,
+    "bits_per_byte": ("language_modeling",),
     "bleu": ("generation",),
     "chrf": ("generation",),
     "distinct": ("generation",),
@@ -48,6 +49,7 @@ KINDS = {
     "mse": ("regression",),
     "multi_label_f1": ("multi_label",),
     "pearson": ("regression",),
+    "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
     "recall_macro": LABELS,
     "rouge": ("generation",),
@@ -84,9 +86,13 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
     assert len(REGISTERED) == len(register_metrics())
     lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
-    assert lower == ["answer_leakage", "mae", "mse", "unknown_labels", "unparsable"]
+    assert lower == ["answer_leakage", "bits_per_byte", "mae", "mse", "perplexity", "unknown_labels", "unparsable"]
     others = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
-    assert others == {"mean_average_precision": "probabilities", "teacher_forced_match": "teacher_forced"}
+    assert others == {
+        **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
+        "mean_average_precision": "probabilities",
+        "teacher_forced_match": "teacher_forced",
+    }
 
 
 @EACH
@@ -199,7 +205,8 @@ from peftkit.metrics import register_metrics
 examples = [Example("q", "a", ("a", "b"), extra={"answer": "c"})] * 2
 for metric in register_metrics():
     texts = ["1", "2"] if metric.kinds == ("regression",) else ["a", "b"]
-    inputs = [{"a": 0.5}, {"a": 0.1}] if metric.input == "probabilities" else texts
+    numbers = {"probabilities": {"a": 0.5}, "likelihood": {"nats": 2.0, "tokens": 1, "bytes": 3}}
+    inputs = [numbers[metric.input]] * 2 if metric.input in numbers else texts
     assert metric().compute(inputs, [texts[:1], texts], examples)
 print("computed")
 """

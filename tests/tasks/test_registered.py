@@ -29,7 +29,8 @@ ROWS = 200
 TASKS = list(load_registry().all("task").values())
 WITH_CANDIDATES = ("classification", "multiple_choice")
 RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
-ENCODERS_ONLY = ("token_tagging",)
+MODELS = {"plain_text": "pocket-decoder", "token_tagging": "pocket-encoder"}
+"""Models for the tasks that not every kind of model supports."""
 
 
 def tags_of(text: str) -> list[str]:
@@ -53,6 +54,7 @@ def options_for(name: str, write: Write) -> list[str]:
     generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "plain_text": [{"text": r["text"]} for r in tweets(ROWS)],
         "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
         "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
         "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
@@ -70,7 +72,7 @@ def options_for(name: str, write: Write) -> list[str]:
 
 def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
     file = tmp_path / "x.toml"
-    model = "pocket-encoder" if entry.name in ENCODERS_ONLY else "pocket-t5"
+    model = MODELS.get(entry.name, "pocket-t5")
     file.write_text(f'[model]\nname = "{model}"\n[method]\nname = "full"\n', encoding="utf-8")
     return load_recipe(file, load_registry(), [f"task.name={entry.name}", *options_for(entry.name, write)])
 
