@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem, Task
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.inputs import SkippedRow, TaskMatch
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
+from peftkit.tasks.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import find_data_problems
 from peftkit.tasks.labels import feature_names
@@ -79,7 +80,14 @@ class DatasetTask(Task):
     """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
     context column, if the task has one, if unset."""
 
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What to do with invalid rows: `stop`, or `skip` them in every split. They are counted, and listed with their
+    reasons in `skipped.jsonl` of the run directory."""
+    max_bad: int | str = "1%"
+    """Number of rows of a split that may be skipped, or their share, such as `1%`."""
+
     _sample: DataSource | None = PrivateAttr(default=None)
+    _skipped: dict[str, SkippedSplit] | None = PrivateAttr(default=None)
 
     @field_validator("path")
     @classmethod
@@ -96,6 +104,15 @@ class DatasetTask(Task):
         if "train" not in path:
             raise ValueError("no files for split 'train'")
         return path
+
+    @field_validator("max_bad")
+    @classmethod
+    def _check_max_bad(cls, max_bad: int | str) -> int | str:
+        if isinstance(max_bad, str):
+            parse_percentage(max_bad)
+        elif max_bad < 0:
+            raise ValueError("must not be negative")
+        return max_bad
 
     @model_validator(mode="after")
     def _check_prompt(self) -> DatasetTask:
@@ -138,6 +155,8 @@ class DatasetTask(Task):
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         """Yields the options on which nothing depends, whatever the data are, with the reason."""
+        if not self.skips_bad_rows:
+            yield "max_bad", "on_bad_row is 'stop'"
         if isinstance(self.path, dict):
             for option in ("config", "revision"):
                 yield option, "path has files by split"
@@ -157,6 +176,11 @@ class DatasetTask(Task):
     def is_streaming(self) -> bool:
         """Whether the training rows are streamed."""
         return self.streaming
+
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether invalid rows are left out."""
+        return self.on_bad_row == "skip"
 
     def prompt_template(self) -> str:
         """Returns the prompt template, such as ``self.prompt or "classify: {text}"``."""
@@ -264,7 +288,13 @@ class DatasetTask(Task):
         splits = split_loading.load_splits(self._data_source()).splits
         for problem in self._column_problems(splits):
             raise problem
+        if self.skips_bad_rows:
+            splits, self._skipped = leave_out_bad_rows(self, splits)
         return splits
+
+    def skipped_rows(self) -> list[SkippedRow]:
+        """Returns the invalid rows that ``load`` left out; of a stream, those that were met so far."""
+        return list(locate_skipped(self, self._skipped or {}))
 
     def find_data_problems(self, *, download: bool = False) -> list[OptionProblem]:
         """Finds what is wrong with local data, and with a hub dataset if it may be downloaded."""
@@ -298,11 +328,19 @@ class DatasetTask(Task):
 
     def describe_row(self, split: str, index: int) -> str:
         """Describes a row by its file, or dataset and split, and its number from 1."""
+        if self.skips_bad_rows:
+            if self._skipped is None:
+                self.load()
+            index = (self._skipped or {}).get(split, SkippedSplit()).original_index(index)
+        return self.describe_source_row(split, index)
+
+    def describe_source_row(self, split: str, index: int) -> str:
+        """Describes a row like ``describe_row``, but by its index before invalid rows were left out."""
         return split_loading.row_location(self._data_source(), split, index)
 
     def _describe_split(self, split: str) -> str:
         """Describes a split by its file, or by its dataset and name."""
-        return self.describe_row(split, 0).rsplit(", row", 1)[0]
+        return self.describe_source_row(split, 0).rsplit(", row", 1)[0]
 
     def render_prompt(self, row: Mapping[str, Any], **computed: str) -> tuple[str, tuple[int, int] | None]:
         """Renders the prompt of a row.

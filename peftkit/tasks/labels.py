@@ -19,12 +19,13 @@ INDEX = re.compile(r"0|[1-9][0-9]*")
 
 
 @lru_cache(maxsize=8)
-def find_label_names(source: DataSource, column: str) -> tuple[tuple[str, ...], bool]:
+def find_label_names(source: DataSource, column: str, *, skip_invalid: bool = False) -> tuple[tuple[str, ...], bool]:
     """Finds the names of the labels of a data source.
 
     Args:
         source: The data source.
         column: Column of the label; dots select nested fields.
+        skip_invalid: Whether rows without one label are left out.
 
     Returns:
         The label names of the dataset's features, or else the labels of the training rows in natural order; and whether
@@ -49,7 +50,7 @@ def find_label_names(source: DataSource, column: str) -> tuple[tuple[str, ...], 
     for index, label in enumerate(_labels(train, top, column)):
         if isinstance(label, RowError):
             error = InputError(f"{split_loading.row_location(source, 'train', index)}: {label}")
-            if label.text == EMPTY:  # an error only if the row is used
+            if skip_invalid or label.text == EMPTY:  # an error only if the row is used
                 empty = empty or error
                 continue
             raise error from label

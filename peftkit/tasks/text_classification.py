@@ -130,7 +130,10 @@ class TextClassification(DatasetTask):
         return self.label_names
 
     def _label_names(self) -> Sequence[str]:
-        return self.configured_label_names() or find_label_names(self._data_source(), self.label_column)[0]
+        return self.configured_label_names() or self._found_label_names()[0]
+
+    def _found_label_names(self) -> tuple[tuple[str, ...], bool]:
+        return find_label_names(self._data_source(), self.label_column, skip_invalid=self.skips_bad_rows)
 
     def load(self) -> DatasetDict:
         find_label_names.cache_clear()  # files may have changed
@@ -216,7 +219,7 @@ class TextClassification(DatasetTask):
         return replace(prompt, target=self.verbaliser(self._label(row)), group=self.group_of(row))
 
     def _label(self, row: Mapping[str, Any]) -> str:
-        numbered = bool(self.configured_label_names()) or find_label_names(self._data_source(), self.label_column)[1]
+        numbered = bool(self.configured_label_names()) or self._found_label_names()[1]
         return match_label(
             read_label(row, self.label_column), self._label_names(), self.label_column, numbered=numbered
         )

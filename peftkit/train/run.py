@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from peftkit.data.input_digests import (
     input_digests,
     recorded_input_digests,
 )
-from peftkit.data.pipeline import prepare_data
+from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, run_on_main, shutdown
 from peftkit.distributed.environment_variables import environment_notice
 from peftkit.distributed.launch_config import read_launch
@@ -214,6 +214,7 @@ def run(
             opened.open(original_recipe, environment, previous)
             opened.write("baselines.json", {"baselines": opened.baseline_scores})
             opened.write("loading.json", base.record())
+            write_skipped_rows(opened.directory, data)
 
         run_on_main(accelerator, open_run_directory)
         directory = opened.directory
@@ -255,6 +256,7 @@ def run(
             parameters = {"trainable": trainable, "total": total}
             summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
             summary["revisions"] = dict(revisions)
+            write_skipped_rows(directory, data)  # of a stream, further ones
             directory.write_json("summary.json", summary)
             console.summary(summary, directory.path)
         return directory.path if directory else None
@@ -308,6 +310,17 @@ def _create_meter(component: Any) -> Meter:
     return meter
 
 
+def write_skipped_rows(directory: RunDirectory | None, data: PreparedData) -> None:
+    """Write ``skipped.jsonl`` if invalid rows were left out of the data.
+
+    Args:
+        directory: The run directory.
+        data: The data.
+    """
+    if directory is not None and (rows := data.skipped_rows):
+        directory.write_lines("skipped.jsonl", [asdict(row) for row in rows])
+
+
 def _summarize(
     trainer: Trainer, selection: CheckpointSelector, opened: OpenRun, base: LoadedBase, parameters: Mapping[str, int]
 ) -> dict[str, Any]:
@@ -359,6 +372,7 @@ def _summarize(
         "rows_digests": dict(data.digests),
         "rows_evaluated": data.num_evaluated_rows,
         "rows_dropped_per_epoch": None if rows is None else rows % trainer.effective_batch,
+        "rows_skipped": data.num_skipped,
         "rows_truncated": {split: dict(counts) for split, counts in data.truncated.items()},
         "train_overlap": dict(data.train_overlap),
         "resumed_after_steps": state.resumed_after_steps,

@@ -156,8 +156,8 @@ def limit_train_rows(source: DataSource, builder: DatasetBuilder, rows: int) -> 
     return sample, min(total, source.max_rows or total)
 
 
-def row_location(source: DataSource, split: str, index: int) -> str:
-    """Describes where a row comes from: its file, or dataset and split, and its number from 1.
+def locate_row(source: DataSource, split: str, index: int) -> tuple[str, int]:
+    """Returns where a row comes from: its file, or dataset and split, and its number from 1.
 
     Args:
         source: The data source.
@@ -171,12 +171,24 @@ def row_location(source: DataSource, split: str, index: int) -> str:
         number = rows[index][ORIGIN]
     for file in dict(files_of(source)).get(name, ()):
         if is_saved_dataset(Path(file)):
-            return f"{file}, row {number + 1}"
+            return file, number + 1
         length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file)
         if number < length:
-            return f"{file}, row {number + 1}"
+            return file, number + 1
         number -= length
-    return f"{describe(source)}, split {name!r}, row {number + 1}"
+    return f"{describe(source)}, split {name!r}", number + 1
+
+
+def row_location(source: DataSource, split: str, index: int) -> str:
+    """Describes where a row comes from (see ``locate_row``).
+
+    Args:
+        source: The data source.
+        split: Name of the split.
+        index: Index of the row in the split.
+    """
+    place, number = locate_row(source, split, index)
+    return f"{place}, row {number}"
 
 
 def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, str], list[InputError]]:
