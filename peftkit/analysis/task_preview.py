@@ -54,6 +54,7 @@ def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
         "model_kind": kind,
         "limits": {"source": family.max_source_length, "target": family.max_target_length},
         "splits": statistics,
+        "ignored": dict(recipe.task.num_ignored_rows()),
         "skipped": [asdict(row) for row in recipe.task.skipped_rows()],
         "split": split,
         "examples": [

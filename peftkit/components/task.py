@@ -68,6 +68,10 @@ class Task(Component):
         """Return the invalid rows that ``load`` left out; of a stream, those that were met so far. None by default."""
         return ()
 
+    def num_ignored_rows(self) -> Mapping[str, int]:
+        """Return the number of valid rows of each split that ``load`` left out, as with a label to ignore."""
+        return {}
+
     def find_data_problems(self, *, download: bool = False) -> Sequence[OptionProblem]:
         """Find what is wrong with the data without a model, within a second.
 

@@ -96,6 +96,12 @@ class PreparedData:
         return {split: counts[split] for split in self.split_sizes}
 
     @property
+    def num_ignored(self) -> dict[str, int]:
+        """Number of valid rows of each split that the task left out."""
+        counts = self.objective.task.num_ignored_rows()
+        return {split: counts.get(split, 0) for split in self.split_sizes}
+
+    @property
     def is_curve_subsampled(self) -> bool:
         """Whether evaluations during training use fewer rows than the one of the selected checkpoint."""
         sizes = {split.name: len(split.rows) for split in self.curve_splits}

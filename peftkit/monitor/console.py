@@ -66,6 +66,9 @@ class ConsoleLogger(TrainerCallback):
         for split, number in data.num_skipped.items():
             if number:
                 self.print(f"skipped in {split}: {number:,} invalid rows (skipped.jsonl)")
+        for split, number in data.num_ignored.items():
+            if number:
+                self.print(f"ignored in {split}: {number:,} rows")
         for split, counts in data.truncated.items():
             truncated = ", ".join(f"{rows:,} {field}" for field, rows in counts.items() if rows)
             if truncated:

@@ -28,10 +28,12 @@ class SkippedSplit:
 
     Attributes:
         reasons: What is wrong with each row, by its index in the split.
+        ignored: Indices of valid rows that are left out.
         contents: The content of each row of a stream whose number does not locate it, by its number.
     """
 
     reasons: dict[int, str] = field(default_factory=dict)
+    ignored: set[int] = field(default_factory=set)
     contents: dict[int, str] = field(default_factory=dict)
 
     def original_index(self, index: int) -> int:
@@ -40,7 +42,7 @@ class SkippedSplit:
         Args:
             index: Its index among the rows that are left.
         """
-        for skipped in sorted(self.reasons):
+        for skipped in sorted({*self.reasons, *self.ignored}):
             if skipped > index:
                 break
             index += 1
@@ -127,10 +129,15 @@ def leave_out_bad_rows(task: DatasetTask, splits: Mapping[str, Any]) -> tuple[Da
     skipped = {split: SkippedSplit() for split in splits}
     for split, rows in splits.items():
         if isinstance(rows, Dataset):
-            reasons = ((index, invalid_reason(task.to_example, row)) for index, row in enumerate(iterate(rows)))
-            skipped[split].reasons.update((index, reason) for index, reason in reasons if reason is not None)
+            kept = []
+            for index, row in enumerate(iterate(rows)):
+                if task.is_ignored(row):
+                    skipped[split].ignored.add(index)
+                elif (reason := _reason(task, row)) is not None:
+                    skipped[split].reasons[index] = reason
+                else:
+                    kept.append(index)
             _check_number(task, split, skipped[split], len(rows))
-            kept = [index for index in range(len(rows)) if index not in skipped[split].reasons]
             valid[split] = rows.select(kept) if len(kept) < len(rows) else rows
         else:
             valid[split] = _skip_in_stream(task, split, rows, skipped[split])
@@ -142,8 +149,10 @@ def _skip_in_stream(task: DatasetTask, split: str, rows: Any, skipped: SkippedSp
     numbers: dict[str, int] = {}
 
     def keep(row: Mapping[str, Any], index: int) -> bool:
-        reason = invalid_reason(task.to_example, row)
-        if reason is None:
+        if task.is_ignored(row):
+            skipped.ignored.add(index)
+            return False
+        if (reason := _reason(task, row)) is None:
             return True
         if sharded:
             content = repr({name: value for name, value in row.items() if not name.startswith(INTERNAL)})
@@ -158,10 +167,15 @@ def _skip_in_stream(task: DatasetTask, split: str, rows: Any, skipped: SkippedSp
     return rows.filter(keep, with_indices=True)
 
 
+def _reason(task: DatasetTask, row: Mapping[str, Any]) -> str | None:
+    """Returns why a row is skipped; None if it is valid, or invalid rows stop the run."""
+    return invalid_reason(task.to_example, row) if task.skips_bad_rows else None
+
+
 def _check_number(task: DatasetTask, split: str, skipped: SkippedSplit, rows: int) -> None:
     """Raises if more rows are skipped than the task's ``max_bad`` allows."""
     number = len(skipped.reasons)
-    if number > most_bad_rows(task.max_bad, rows):
+    if number and number > most_bad_rows(task.max_bad, rows):
         first = next(locate_skipped(task, {split: skipped}))
         text = f"{number:,} of {rows:,} rows are invalid, but max_bad allows {task.max_bad}; the first is {first}"
         raise DataError("max_bad", text, split)

@@ -164,6 +164,8 @@ def _row_problems(
     """Yields a problem for the first invalid row of each column that is not reported yet."""
     invalid = {column for location, column in reported if location == task._describe_split(split)}
     for index, row in enumerate(islice(iterate(rows), ROWS_PER_SPLIT)):
+        if task.is_ignored(row):
+            continue
         try:
             check_row(row)
         except RowError as error:
@@ -187,6 +189,8 @@ def _skipped_problems(
     skipped, read, first = 0, 0, ""
     for index, row in enumerate(islice(iterate(rows), ROWS_PER_SPLIT)):
         read = index + 1
+        if task.is_ignored(row):
+            continue
         try:
             check_row(row)
         except RowError as error:

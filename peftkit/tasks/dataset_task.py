@@ -182,6 +182,15 @@ class DatasetTask(Task):
         """Whether invalid rows are left out."""
         return self.on_bad_row == "skip"
 
+    @property
+    def ignores_rows(self) -> bool:
+        """Whether some valid rows may be left out (see ``is_ignored``)."""
+        return False
+
+    def is_ignored(self, row: Mapping[str, Any]) -> bool:
+        """Returns whether a row is left out though it is valid; False by default."""
+        return False
+
     def prompt_template(self) -> str:
         """Returns the prompt template, such as ``self.prompt or "classify: {text}"``."""
         raise NotImplementedError
@@ -288,13 +297,17 @@ class DatasetTask(Task):
         splits = split_loading.load_splits(self._data_source()).splits
         for problem in self._column_problems(splits):
             raise problem
-        if self.skips_bad_rows:
+        if self.skips_bad_rows or self.ignores_rows:
             splits, self._skipped = leave_out_bad_rows(self, splits)
         return splits
 
     def skipped_rows(self) -> list[SkippedRow]:
         """Returns the invalid rows that ``load`` left out; of a stream, those that were met so far."""
         return list(locate_skipped(self, self._skipped or {}))
+
+    def num_ignored_rows(self) -> dict[str, int]:
+        """Returns the number of rows of each split that ``load`` left out though they are valid."""
+        return {split: len(skipped.ignored) for split, skipped in (self._skipped or {}).items()}
 
     def find_data_problems(self, *, download: bool = False) -> list[OptionProblem]:
         """Finds what is wrong with local data, and with a hub dataset if it may be downloaded."""
@@ -328,7 +341,7 @@ class DatasetTask(Task):
 
     def describe_row(self, split: str, index: int) -> str:
         """Describes a row by its file, or dataset and split, and its number from 1."""
-        if self.skips_bad_rows:
+        if self.skips_bad_rows or self.ignores_rows:
             if self._skipped is None:
                 self.load()
             index = (self._skipped or {}).get(split, SkippedSplit()).original_index(index)

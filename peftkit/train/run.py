@@ -373,6 +373,7 @@ def _summarize(
         "rows_evaluated": data.num_evaluated_rows,
         "rows_dropped_per_epoch": None if rows is None else rows % trainer.effective_batch,
         "rows_skipped": data.num_skipped,
+        "rows_ignored": data.num_ignored,
         "rows_truncated": {split: dict(counts) for split, counts in data.truncated.items()},
         "train_overlap": dict(data.train_overlap),
         "resumed_after_steps": state.resumed_after_steps,

@@ -197,7 +197,8 @@ CASES: list[tuple[Callable[[], Any], list[tuple[str, str]]]] = [
     (
         _labels,
         [
-            ("label_column", "other.csv, row 3: label: unknown label 'c'; labels: a, b"),
+            ("label_column", "label: no training row has the label 'c' of split 'dev'"),
+            ("label_column", "label: no training row has the label 'd' of split 'dev'"),
             ("text_column", "other.csv, row 5: text: is empty"),
         ],
     ),
@@ -249,7 +250,7 @@ CASES: list[tuple[Callable[[], Any], list[tuple[str, str]]]] = [
             )
         ],
     ),
-    (_hub_layout, [("label_column", "'layout', split 'test', row 1: label: unknown label 'c'; labels: a, b")]),
+    (_hub_layout, [("label_column", "label: no training row has the label 'c' of split 'test'")]),
 ]
 
 

@@ -109,7 +109,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
             problems.append(InputError(f"{describe(source)} has no rows in split {origins[split]!r}"))
             del splits[split]
         elif source.max_rows:
-            splits[split] = draw_sample(rows, source.max_rows, source.seed, split)
+            splits[split] = draw_sample(rows, source.max_rows, source.seed, split, source.stratify)
     return LoadedSplits(DatasetDict(splits), origins, tuple(problems), cut)
 
 

@@ -55,6 +55,7 @@ def _document(preview: Mapping[str, Any]) -> dict[str, Any]:
         name: {
             "rows": split["rows"],
             "rows_measured": split["judged"],
+            "rows_ignored": preview["ignored"].get(name, 0),
             "rows_skipped": sum(row["split"] == name for row in preview["skipped"]),
             "lengths": split["lengths"],
             "truncated": split["cut"],
@@ -109,6 +110,7 @@ def _page(document: Mapping[str, Any]) -> str:
 def _split_lines(name: str, split: Mapping[str, Any], limits: Mapping[str, int]) -> list[str]:
     rows = "streamed" if split["rows"] is None else f"{split['rows']:,} rows"
     skipped = f", {split['rows_skipped']:,} skipped" if split["rows_skipped"] else ""
+    skipped += f", {split['rows_ignored']:,} ignored" if split["rows_ignored"] else ""
     lines = [f"{name}: {rows}{skipped}, {split['rows_measured']:,} measured:"]
     for side, lengths in split["lengths"].items():
         if lengths["longest"]:
