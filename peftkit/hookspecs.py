@@ -94,9 +94,9 @@ def register_objectives() -> type[Objective] | Sequence[type[Objective]]:  # typ
 
     >>> from typing import Literal
     >>> from peftkit import Head, Objective, hookimpl
-    >>> class Regression(Objective):
-    ...     name: Literal["regression_head"] = "regression_head"
-    ...     task_kind = "regression"
+    >>> class Brightness(Objective):
+    ...     name: Literal["brightness_head"] = "brightness_head"
+    ...     task_kind = "brightness"
     ...     families = ("encoder",)
     ...     def head(self, task):
     ...         return Head(outputs=1)
@@ -119,7 +119,7 @@ def register_objectives() -> type[Objective] | Sequence[type[Objective]]:  # typ
     ...         ]
     >>> @hookimpl
     ... def register_objectives():
-    ...     return [Regression]
+    ...     return [Brightness]
     >>> register_objectives()[0]().head(None).outputs
     1
     """

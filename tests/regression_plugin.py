@@ -54,10 +54,10 @@ class Distance(Metric):
         return {"distance": sum(abs(float(p) - float(r[0])) for p, r in pairs) / len(predictions)}
 
 
-class RegressionHead(Objective):
+class BrightnessHead(Objective):
     """Numbers by a head with one output, trained on squared errors."""
 
-    name: Literal["regression_head"] = "regression_head"
+    name: Literal["brightness_head"] = "brightness_head"
     weight: float = 1.0
     """The weight of each error."""
 
@@ -107,7 +107,7 @@ class RegressionHead(Objective):
 @hookimpl
 def register_objectives() -> type[Objective]:
     """Return the objective."""
-    return RegressionHead
+    return BrightnessHead
 
 
 @hookimpl

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from peftkit import Example, Method
+from peftkit.answer_texts.label_sets import join_labels, label_extra
 from peftkit.components import ModelKind, Objective, ObjectiveContext
 from peftkit.models import FAMILIES, BoundObjective
 from peftkit.plugins import Entry, Registry, load_registry
@@ -98,6 +99,78 @@ class ColourText(Colours):
 
     def to_example(self, row: Any) -> Example:
         return Example(f"colour: {row['thing']}", row["colour"])
+
+
+class ColourNumber(Colours):
+    """The colour task as regression: one number for each colour, and the number of words."""
+
+    name: Literal["colour_number"] = "colour_number"  # type: ignore[assignment]
+    two: bool = False
+    """Whether there are two targets."""
+    pair: bool = False
+    """Whether the source is a symmetric pair of texts."""
+
+    kind = "regression"
+    metrics = ("mse", "mae", "unparseable")
+    selection_metric = "mse"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return ("colour", "words") if self.two else ()
+
+    def to_example(self, row: Any) -> Example:
+        colour = str(COLOURS.index(row["colour"]) / 2) if row["colour"] in COLOURS else ""
+        words = str(len(row["thing"].split()))
+        extra = {"colour": colour, "words": words} if self.two else {}
+        pair = (row["thing"], "leaf sky") if self.pair else None
+        target = f"{colour}, {words}" if self.two else colour
+        return Example(f"number: {row['thing']}", target, extra=extra, source_pair=pair, symmetric=self.pair)
+
+
+class ColourSet(Colours):
+    """The colour task as multi-label classification: the colour, whether there are several words, or nothing."""
+
+    name: Literal["colour_set"] = "colour_set"  # type: ignore[assignment]
+
+    kind = "multi_label"
+    metrics = ("multi_label_f1", "exact_set", "unknown_labels")
+    selection_metric = "f1_micro"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ("green", "blue", "several")
+
+    @property
+    def empty_answer(self) -> str:
+        return "none"
+
+    def to_example(self, row: Any) -> Example:
+        several = ["several"] if len(row["thing"].split()) > 1 else []
+        target = join_labels([colour for colour in (row["colour"],) if colour != "red"] + several, self.labels, "none")
+        return Example(f"labels: {row['thing']}", target, extra=label_extra(self.labels, "none"))
+
+
+class ColourTags(Colours):
+    """The colour task as tags of words."""
+
+    name: Literal["colour_tags"] = "colour_tags"  # type: ignore[assignment]
+
+    kind = "token_tagging"
+    metrics = ("entity_f1", "token_accuracy")
+    selection_metric = "entity_f1"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ("O", *(f"B-{colour}" for colour in COLOURS))
+
+    def to_example(self, row: Any) -> Example:
+        words = ("colour", *row["thing"].split())
+        tags = ["O", *[f"B-{row['colour']}"] * (len(words) - 1)]
+        return Example(" ".join(words), " ".join(tags), words=words)
 
 
 class Quiet(Method):

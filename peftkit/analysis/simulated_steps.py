@@ -19,7 +19,9 @@ from peftkit.data.length_buckets import LengthBucketSampler
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
-from peftkit.macs.mac_counter import VALUE_ERRORS, MacCounter, StepMacs
+from peftkit.macs.mac_counter import MacCounter
+from peftkit.macs.shadow_models import VALUE_ERRORS
+from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from peftkit.analysis.cost_estimate import time_steps
 from peftkit.analysis.simulated_steps import (
     SimulatedRun,
     StepSchedule,
-    make_random_model,
     on_random_weights,
     predict_steps,
     prepare_training_rows,
@@ -27,6 +28,7 @@ from peftkit.data.batch_splitter import make_splitter
 from peftkit.data.count_cache import CountCache, count_cache
 from peftkit.data.dataloader import effective_batch_size, first_batches, shortest_and_longest_batch
 from peftkit.data.pipeline import PreparedData
+from peftkit.errors import PeftkitError
 from peftkit.evaluate.shared_inputs import input_settings
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import BoundObjective
@@ -39,6 +41,7 @@ from peftkit.recipe.tables import WITHOUT_COST
 from peftkit.train.budget import planned_steps
 from peftkit.train.mac_counting import count_extremes, create_mac_counter
 
+Batch = dict[str, Tensor]
 Value = TypeVar("Value")
 KEPT = 64
 """How many of each kind of shared value are kept, the latest."""
@@ -63,8 +66,23 @@ class TrainingRows:
     recipe: Recipe
     """The recipe; its task may be a sample."""
     data: PreparedData
-    extremes: Sequence[dict[str, Tensor]]
+    extremes: Sequence[Batch]
     """The batches with the shortest and the longest rows."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the estimate of a run reads."""
+
+    recipe: Recipe
+    """The recipe; its task may be a sample."""
+    base: LoadedBase
+    """The model, without values and without the method."""
+    rows: TrainingRows
+    rows_key: str
+    """What the rows depend on."""
+    counter_key: str
+    """What the counts of a batch depend on."""
 
 
 class WorkEstimator:
@@ -84,6 +102,20 @@ class WorkEstimator:
         self._rows: dict[str, TrainingRows] = {}
         self._schedules: dict[str, StepSchedule] = {}
         self._counters: dict[str, MacCounter] = {}
+        self._weighted: dict[str, MacCounter] = {}
+        self._ranges: dict[str, list[Batch]] = {}
+
+    def read_ahead(self, recipes: Iterable[Recipe]) -> None:
+        """Read the training rows of runs that are estimated next, so that all their lengths are counted at once.
+
+        Args:
+            recipes: The recipes of the runs.
+        """
+        for recipe in recipes:
+            with suppress(PeftkitError):  # which the estimate reports
+                inputs = self._read_inputs(recipe)
+                batches = self._ranges.setdefault(inputs.counter_key, [])
+                batches += [each for each in inputs.rows.extremes if not any(each is other for other in batches)]
 
     def estimate(self, recipe: Recipe, *, trial: bool) -> WorkEstimate:
         """Estimate the work of a run.
@@ -96,24 +128,15 @@ class WorkEstimator:
             RunError: The config, tokenizer or data cannot be read, or the method cannot be applied without weights.
             InputError: A row is invalid, or the model is too large for a method that needs weights.
         """
-        quiet_libraries("warning")
-        settings = input_settings(recipe)
-        virtual = settings.pop("virtual_tokens")
-        base_key = _key(settings, virtual)
-        base = _keep(self._bases, base_key, lambda: init_random_base(recipe, "meta"))
-        family = base.family
-        lengths = [family.max_source_length, family.max_target_length, family.max_encoder_length]
-        rows_key = _key(settings, lengths, family.max_decoder_length)
-        rows = _keep(self._rows, rows_key, partial(_read_rows, recipe, base.objective))
-        data, batch = rows.data, effective_batch_size(recipe, 1)
-        recipe = recipe.model_copy(update={"task": rows.recipe.task})
-        order = _key(rows_key, recipe.run.effective_order_seed, recipe.run.seed if recipe.task.is_streaming else None)
+        inputs = self._read_inputs(recipe)
+        base, data, recipe = inputs.base, inputs.rows.data, inputs.recipe
+        batch = effective_batch_size(recipe, 1)
+        order = _key(
+            inputs.rows_key, recipe.run.effective_order_seed, recipe.run.seed if recipe.task.is_streaming else None
+        )
 
         def simulate(device: str) -> SimulatedRun:
-            if device == "meta":
-                counter = self._counter(recipe, base, rows, rows_key)
-            else:
-                _, counter = make_random_model(recipe, data, batch, device)
+            counter = self._counter(inputs, device)
             splitter = make_splitter(recipe, base.objective, counter.model, 1)
             schedule = _keep(
                 self._schedules,
@@ -131,15 +154,41 @@ class WorkEstimator:
         gmacs = None if steps is None else sum_macs(simulated.macs, steps) / 1e9
         return WorkEstimate(gmacs, simulated.mean_macs / 1e9, seconds)
 
-    def _counter(self, recipe: Recipe, base: LoadedBase, rows: TrainingRows, rows_key: str) -> MacCounter:
-        """Return the counter of a recipe's model and method, with what was counted for other tasks."""
-        key = _counter_key(recipe, base, _planned_steps(recipe, rows.data))
-        for known in (key, _key(key, rows_key)):
-            if known in self._counters:
-                count_extremes(self._counters[known], rows.extremes)
-                return self._counters[known]
-        counter, reads_rows = _make_counter(recipe, _copy(base), rows)
-        return _keep(self._counters, _key(key, rows_key) if reads_rows else key, lambda: counter)
+    def _read_inputs(self, recipe: Recipe) -> Inputs:
+        """Return what the estimate of a run reads."""
+        quiet_libraries("warning")
+        settings = input_settings(recipe)
+        virtual = settings.pop("virtual_tokens")
+        base = _keep(self._bases, _key(settings, virtual), lambda: init_random_base(recipe, "meta"))
+        family = base.family
+        lengths = [family.max_source_length, family.max_target_length, family.max_encoder_length]
+        rows_key = _key(settings, lengths, family.max_decoder_length)
+        rows = _keep(self._rows, rows_key, partial(_read_rows, recipe, base.objective))
+        recipe = recipe.model_copy(update={"task": rows.recipe.task})
+        return Inputs(recipe, base, rows, rows_key, _counter_key(recipe, base, _planned_steps(recipe, rows.data)))
+
+    def _counter(self, inputs: Inputs, device: str) -> MacCounter:
+        """Return the counter of a recipe's model and method, with what was counted for other tasks.
+
+        Args:
+            inputs: What the recipe reads.
+            device: ``meta``, or that of random weights for a method that needs weights; the latest of these are kept.
+        """
+        counters = self._counters if device == "meta" else self._weighted
+        key = inputs.counter_key
+        if device == "meta" and key in self._weighted:
+            raise NotImplementedError("the method needs weights")
+        for known in (key, _key(key, inputs.rows_key)):
+            if known in counters:
+                count_extremes(counters[known], inputs.rows.extremes)
+                return counters[known]
+        base = _copy(inputs.base)
+        extremes: Sequence[Batch] = _widest(self._ranges.get(key, inputs.rows.extremes))
+        if device != "meta":
+            base, extremes = init_random_base(inputs.recipe, device), inputs.rows.extremes  # which have values too
+            counters.clear()  # weights take memory
+        counter, reads_rows = _make_counter(inputs, base, extremes)
+        return _keep(counters, _key(key, inputs.rows_key) if reads_rows else key, lambda: counter)
 
 
 def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
@@ -147,9 +196,28 @@ def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
     return TrainingRows(recipe, data, shortest_and_longest_batch(recipe, data.train, objective))
 
 
-def _make_counter(recipe: Recipe, base: LoadedBase, rows: TrainingRows) -> tuple[MacCounter, bool]:
+def _widest(batches: Sequence[Batch]) -> list[Batch]:
+    """Return batches with the smallest and the largest lengths of others, for each kind of batch; without values."""
+    kinds: dict[str, list[Batch]] = {}
+    for batch in batches:
+        kinds.setdefault(_key([(name, tensor.shape[:1]) for name, tensor in sorted(batch.items())]), []).append(batch)
+    return [_resize(each, extreme) for each in kinds.values() for extreme in (min, max)]
+
+
+def _resize(batches: Sequence[Batch], extreme: Callable[[Iterable[int]], int]) -> Batch:
+    """Return a batch whose tensors have the smallest or largest sizes of those of others."""
+    resized = copy.copy(batches[0])
+    for name, tensor in batches[0].items():
+        sizes = [extreme(column) for column in zip(*(each[name].shape for each in batches), strict=True)]
+        if [*tensor.shape] != sizes:
+            resized[name] = torch.empty(sizes, dtype=tensor.dtype, device="meta")
+    return resized
+
+
+def _make_counter(inputs: Inputs, base: LoadedBase, extremes: Sequence[Batch]) -> tuple[MacCounter, bool]:
     """Apply the method of a recipe and make the counter; returns also whether the method read training rows."""
-    data, batch = rows.data, effective_batch_size(recipe, 1)
+    recipe, data = inputs.recipe, inputs.rows.data
+    batch = effective_batch_size(recipe, 1)
     reads_rows = False
 
     def batches(number: int) -> Sequence[Mapping[str, Tensor]]:
@@ -161,7 +229,7 @@ def _make_counter(recipe: Recipe, base: LoadedBase, rows: TrainingRows) -> tuple
     known = count_cache(recipe, base.objective, model)
     known.deferred = True
     counter = create_mac_counter(recipe, base.objective, model, known, optimizer=False)
-    count_extremes(counter, rows.extremes)
+    count_extremes(counter, extremes)
     return counter, reads_rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftkit.components.inputs import CandidateScores, Example, TokenizedRow
+from peftkit.components.inputs import CandidateScores, Example, TextWindow, TokenizedRow
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,19 @@ class FamilyServices(Protocol):
 
         Raises:
             RowError: A source has no tokens.
+        """
+
+    def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
+        """Tokenize a text, or a question and a text, into overlapping windows if it is too long; encoders only.
+
+        Args:
+            text: The text.
+            question: What every window starts with, as the first text of a pair; None for single texts.
+            stride: Number of tokens that windows have in common, at most half of the text's tokens of a window.
+
+        Raises:
+            InputError: The tokenizer does not know where tokens are in a text.
+            RowError: The text cannot be tokenized, or the question leaves no room for it.
         """
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:

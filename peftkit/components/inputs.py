@@ -177,6 +177,7 @@ class Example:
             types; generating models read the source, which contains both.
         words: The words of the source, for tasks that predict something for each word.
         target_span: Start and end of the answer in the second text of the pair, in characters; None without an answer.
+        symmetric: Whether the order of the pair means nothing: encoders read both orders, and average their outputs.
     """
 
     source: str
@@ -189,6 +190,7 @@ class Example:
     source_pair: tuple[str, str] | None = None
     words: tuple[str, ...] = ()
     target_span: tuple[int, int] | None = None
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,24 @@ class StepStats:
     optimizer: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TextWindow:
+    """A part of a tokenized text.
+
+    Attributes:
+        ids: Token ids, including special tokens, and those of the question that every window starts with.
+        segments: Token type ids.
+        offsets: For each token, where it starts and ends in the text, in characters; None for tokens of the question
+            and special tokens.
+        first_token: Number of the text's tokens before the window.
+    """
+
+    ids: list[int]
+    segments: list[int]
+    offsets: tuple[tuple[int, int] | None, ...]
+    first_token: int
+
+
 class TokenizedRow(TypedDict):
     """A tokenized example as the model families make it.
 
@@ -235,6 +255,7 @@ class TokenizedRow(TypedDict):
         source_tokens: Length of the source before truncation.
         target_tokens: Length of the longest candidate before truncation.
         segments: Token type ids of an encoder's pairs, if the tokenizer has them.
+        averaged: Whether the candidates are the two orders of a pair, whose outputs are averaged.
     """
 
     source: list[int]
@@ -244,6 +265,7 @@ class TokenizedRow(TypedDict):
     source_tokens: int
     target_tokens: int
     segments: NotRequired[list[list[int]]]
+    averaged: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +289,13 @@ class Head:
         outputs: Number of outputs.
         labels: The labels of the outputs, in their order; empty if they have no names.
         auto_class: Name of the transformers class that has such a head.
+        problem_type: The ``problem_type`` in the config of the trained model, such as ``regression``; empty for none.
     """
 
     outputs: int
     labels: tuple[str, ...] = ()
     auto_class: str = "AutoModelForSequenceClassification"
+    problem_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

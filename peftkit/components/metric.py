@@ -22,7 +22,8 @@ class Metric(Component):
     ``compute`` is given these values. Only metrics of texts are computed for baselines. Teacher forcing leaks the
     answer, so such a metric never selects a checkpoint."""
     values: ClassVar[tuple[str, ...]] = ()
-    """The names of the values that ``compute`` returns; empty if the only value has the name of the metric."""
+    """The names of the values that ``compute`` returns; empty if the only value has the name of the metric. Values of
+    parts of the data may be added, named by a value and the part, as in ``mse.valence``."""
     is_mean_of_examples: ClassVar[bool] = False
     """Whether each value is the mean of per-example scores, so that runs can be compared example by example. The scores
     of a metric that is no mean can be pseudo-values (see ``peftkit.metrics.pseudo_values``)."""

@@ -99,6 +99,15 @@ class Objective(Component):
         """
         return None
 
+    def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
+        """Describe what users of an exported model must know about its outputs; empty if there is nothing.
+
+        Args:
+            task: The task of the recipe.
+            calibration: What ``calibrate`` chose for the selected checkpoint.
+        """
+        return ""
+
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize examples.
 
@@ -174,6 +183,29 @@ class Objective(Component):
             has_targets: Whether the examples have answers, so that losses are needed.
         """
         raise NotImplementedError
+
+    def calibrate(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Any]:
+        """Choose what predictions depend on beside the weights, such as a threshold, by the rows of dev.
+
+        It is called in each evaluation, and its result for the selected checkpoint is used by ``predict``.
+
+        Args:
+            predictions: What ``predict`` returned for dev.
+            examples: Their examples.
+
+        Returns:
+            Values that JSON can store, for ``apply_calibration``; empty if there is nothing to choose, the default.
+        """
+        return {}
+
+    def apply_calibration(self, prediction: Prediction, calibration: Mapping[str, Any]) -> Prediction:
+        """Return a prediction under what ``calibrate`` chose, which is not empty; by default the same.
+
+        Args:
+            prediction: What ``predict`` returned for a row of any split.
+            calibration: What ``calibrate`` returned for dev.
+        """
+        return prediction
 
     def teacher_force(
         self, model: nn.Module, rows: Sequence[Row], examples: Sequence[Example], context: ObjectiveContext

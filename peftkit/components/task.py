@@ -48,8 +48,18 @@ class Task(Component):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of a classification task, in the order of their ids; empty for other kinds."""
+        """The labels of a task whose labels are fixed, in the order of their ids; empty for others."""
         return ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the numbers of a regression task, in their order; empty for one without name."""
+        return ()
+
+    @property
+    def empty_answer(self) -> str:
+        """The text of an answer without content, such as the labels of a row that has none."""
+        return ""
 
     @property
     def is_streaming(self) -> bool:

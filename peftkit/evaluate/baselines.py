@@ -106,10 +106,15 @@ def _deciding_metric(recipe: Recipe) -> tuple[Metric | None, str]:
 def _candidate_answers(
     recipe: Recipe, objective: Objective, split: TokenizedSplit, answer_counts: Mapping[str, int]
 ) -> list[str]:
-    """Return the answers to try, most frequent first; a hash decides which of equally frequent ones are left out."""
-    counts = dict.fromkeys(objective.possible_answers(recipe.task, split.examples), 0) | dict(answer_counts)
+    """Return the answers to try, most frequent first; a hash decides which of equally frequent ones are left out.
+
+    Those that the objective proposes are always tried, unless they are many.
+    """
+    proposed = objective.possible_answers(recipe.task, split.examples)
+    counts = dict.fromkeys(proposed, 0) | dict(answer_counts)
     most_frequent = sorted(counts, key=lambda answer: (-counts[answer], text_hash(answer)))[:MAX_CANDIDATES]
-    return sorted(most_frequent, key=lambda answer: (-counts[answer], answer))
+    kept = {*most_frequent, *(proposed if len(proposed) <= MAX_CANDIDATES // 2 else ())}
+    return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
 
 def check_not_trivial(recipe: Recipe, data: PreparedData) -> None:
@@ -134,7 +139,9 @@ def _answer_of_all_rows(objective: Objective, split: TokenizedSplit) -> str | No
     if objective.generates:
         rows = [{normalize(text): text for text in _references(e)} for e in split.examples]
     else:
-        rows = [{answer: answer} for answer in split.statistics.answers]
+        # What is the answer of a row may not say all of it, such as the most frequent of its tags.
+        pairs = zip(split.statistics.answers, split.examples, strict=True)
+        rows = [{a: a} if objective.answer_text(a, e) in _references(e) else {} for a, e in pairs]
     return next((text for key, text in rows[0].items() if all(key in row for row in rows)), None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class SplitResult:
 
     values: dict[str, float]
     predictions: list[Prediction]
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """What the objective chose by this split; empty if nothing."""
 
 
 def evaluate(
@@ -44,6 +46,7 @@ def evaluate(
     accelerator: Accelerator,
     *,
     all_ranks_forward: bool = False,
+    calibrate: bool = False,
 ) -> SplitResult:
     """Evaluate a split, distributed over the processes.
 
@@ -57,16 +60,29 @@ def evaluate(
         objective: The objective of the run.
         accelerator: The Accelerator of the run.
         all_ranks_forward: Whether all processes evaluate all examples, as sharded models require.
+        calibrate: Whether the split is dev, by which the objective chooses thresholds. Otherwise
+            predictions depend on ``objective.calibration``.
 
     Returns:
         The values and all predictions, on all processes; per-example scores only on the main one.
     """
     predictions = predict(model, split, recipe, objective, accelerator, all_ranks_forward=all_ranks_forward)
     # Metrics are computed on one process, because sums may differ between processes in the last bits.
-    main = accelerator.is_main_process
-    shared: list[Any] = [compute_values(recipe, objective.component, split.examples, predictions) if main else None]
+    main, component = accelerator.is_main_process, objective.component
+    calibration = [component.calibrate(predictions, split.examples) if calibrate and main else {}]
+    if calibrate:
+        broadcast_object_list(calibration)
+        predictions = _calibrated(objective.with_calibration(calibration[0]), predictions)
+    shared: list[Any] = [compute_values(recipe, component, split.examples, predictions) if main else None]
     broadcast_object_list(shared)
-    return SplitResult(shared[0], predictions)
+    return SplitResult(shared[0], predictions, calibration[0])
+
+
+def _calibrated(objective: BoundObjective, predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return predictions under the calibration of an objective, if it has one."""
+    if not objective.calibration:
+        return [*predictions]
+    return [objective.component.apply_calibration(each, objective.calibration) for each in predictions]
 
 
 def predict(
@@ -113,7 +129,8 @@ def predict(
     with torch.no_grad() if all_ranks_forward else torch.inference_mode(), accelerator.autocast():
         predictions = retry_with_half_batch(predict_in_batches, recipe.evaluate.batch_size)
     model.train(training)
-    return sorted(predictions if all_ranks_forward else gather_object(predictions), key=lambda p: p["index"])
+    gathered = predictions if all_ranks_forward else gather_object(predictions)
+    return _calibrated(objective, sorted(gathered, key=lambda p: p["index"]))
 
 
 def _predict_batch(
@@ -166,6 +183,9 @@ def compute_values(
     scored = [(m, suffix) for suffix in objective.prediction_suffixes for m in of_texts]
     scored += [(m, "") for m in recipe.metric if m.input != PREDICTION]
     for metric, suffix in scored:
+        if any(metric.input + suffix not in p for p in predictions):
+            text = f"the metric {metric.name!r} scores {metric.input!r}, which {objective.name!r} does not predict"
+            raise RunError(f"{text}; leave the metric out")
         inputs = [p[metric.input + suffix] for p in predictions]
         mean = metric.is_mean_of_examples
         with explain_metric_errors(metric):

@@ -87,7 +87,8 @@ def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
         )
         raise InputError(f"{weights} cannot be loaded: {reason}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return FinishedRun(path, recipe, base.objective, model.to(device).eval(), device, names)
+    objective = base.objective.with_calibration(summary["selected"].get("calibration", {}))
+    return FinishedRun(path, recipe, objective, model.to(device).eval(), device, names)
 
 
 def load_finished_recipe(path: Path, registry: Registry) -> Recipe:

@@ -67,11 +67,14 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
 def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -> list[str]:
     """Python code that loads the trained model with the library of its format."""
     kind = summary.get("model_kind")
-    needed = recipe.objective_for(kind).head(recipe.task) if kind else None
+    objective = recipe.objective_for(kind) if kind else None
+    needed = objective.head(recipe.task) if objective else None
     auto_class = needed.auto_class if needed else FAMILIES[kind].auto_class if kind else "AutoModel"
     name, dtype = recipe.model.name, f"dtype=torch.{recipe.model.dtype}"
     # A head with a different number of labels is replaced by the one in the files.
     head = f", num_labels={needed.outputs}, ignore_mismatched_sizes=True" if needed else ""
+    if needed and needed.problem_type:
+        head = f", problem_type={needed.problem_type!r}{head}"
     base = f"base = {auto_class}.from_pretrained({name!r}, {dtype}{head})"
     imports = ["import torch", f"from transformers import {auto_class}"]
     if name in BUILT_IN_MODELS:
@@ -98,6 +101,8 @@ def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -
     lines = ["Replace `FOLDER` with the path of this folder:", "", "```python", *code, "```"]
     if summary["parameters"].get("new_head"):
         lines += ["", "The files include the trained classification head."]
+    if objective and (text := objective.describe_outputs(recipe.task, summary["selected"].get("calibration", {}))):
+        lines += ["", text]
     return lines
 
 

@@ -10,111 +10,50 @@ This module counts one pass; ``train.mac_counting`` makes a run's counter, and `
 
 from __future__ import annotations
 
-import copy
 import gc
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftkit.errors import RunError
 from peftkit.macs.eager_attention import eager_attention
-from peftkit.macs.length_polynomial import LengthPolynomial
-from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.op_counter import OpCounter, Operation
 from peftkit.macs.optimizer_costs import MakeOptimizer, OptimizerCosts, count_optimizer_step
+from peftkit.macs.shadow_models import (
+    VALUE_ERRORS,
+    ShadowModel,
+    ones_like_batch,
+    raised_on_purpose,
+    shadow_models,
+    without_values,
+)
+from peftkit.macs.shape_family import Interpolated, ShapeFamily, Shapes, StepMacs
 from peftkit.macs.step_memory import StepMemory
 
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 RequiresGrad = tuple[bool, ...]
 """Which of a model's parameters require a gradient."""
+FamilyKey = tuple[Shapes, RequiresGrad]
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
-COUNTS = ("choices", "input_tokens")
-"""Tensors of a batch that hold counts: the model needs their values, not only their shapes."""
-VALUE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
-"""Errors of operations that need values, on tensors without any."""
-
-
-class StepMacs(NamedTuple):
-    """Compute of forward and backward passes."""
-
-    forward_macs: int
-    backward_macs: int
-    elementwise: int
-    """Numbers that element-wise operations and reductions process."""
-
-    def plus(self, other: StepMacs) -> StepMacs:
-        """Add another pass."""
-        return StepMacs(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-@dataclass
-class Interpolated:
-    """A batch shape whose count was interpolated."""
-
-    batch: dict[str, Tensor]
-    """The batch on ``meta``: it is kept for the whole run and takes no device memory."""
-    macs: StepMacs
-    uses: int = 0
-    """How many passes the interpolated count was used for."""
-
-
-@dataclass
-class ShapeFamily:
-    """Batch shapes that differ in their lengths, and in their number of rows if each row has one text."""
-
-    lengths: LengthPolynomial = field(default_factory=LengthPolynomial)
-    interpolated: dict[Shapes, Interpolated] = field(default_factory=dict)
-    limit: int = 4
-    """How many shapes may be interpolated before the next one is counted to verify the polynomial."""
-
-    def interpolate(self, shapes: Shapes) -> StepMacs:
-        """Return the interpolated count of these shapes, and note its use."""
-        self.interpolated[shapes].uses += 1
-        return self.interpolated[shapes].macs
-
-
-@dataclass(frozen=True)
-class ShadowModel:
-    """A copy of a model without weights to count on, or the model itself."""
-
-    model: nn.Module
-    mode: Any = field(default_factory=nullcontext)
-    """Context manager to run the model in."""
-    device: torch.device | None = None
-    """Device of the copy's tensors; None for the model itself."""
-
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the batch as the model takes it; only ``COUNTS`` are sure to keep their values."""
-        if self.device is None:
-            device = next(self.model.parameters()).device
-            tensors = {k: torch.ones_like(v, device=device) if v.is_meta else v.to(device) for k, v in batch.items()}
-            return _replace_tensors(batch, tensors)
-        return _without_values(batch, self.device)
+EQUAL_ON_ONES = 2
+"""Batches that must cost as much as batches of ones before only those are counted, on a model that needs weights."""
 
 
 def _shapes(batch: dict[str, Tensor]) -> Shapes:
     return tuple(sorted((key, tuple(value.shape)) for key, value in batch.items()))
 
 
-def _without_values(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return empty tensors of the batch's shapes on a device, and the tensors that hold counts unchanged."""
-    empty = {k: v if k in COUNTS else torch.empty_like(v, device=device) for k, v in batch.items()}
-    return _replace_tensors(batch, empty)
+def _name(key: FamilyKey) -> str:
+    return f"{key[0]} {''.join(str(int(each)) for each in key[1])}"
 
 
-def _replace_tensors(batch: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Replace all tensors of a batch, whose class may keep numbers on the host beside them."""
-    other = copy.copy(batch)
-    other.update(tensors)
-    return other
+def _family_name(key: FamilyKey) -> str:
+    return f"lengths {_name(key)}"
 
 
 class MacCounter:
@@ -148,11 +87,13 @@ class MacCounter:
         self.known: MutableMapping[str, list[int]] = {} if known is None else known
         """Counts by name."""
         self._counted: dict[tuple[Shapes, RequiresGrad], StepMacs] = {}
-        self._families: dict[tuple[Shapes, RequiresGrad], ShapeFamily] = defaultdict(ShapeFamily)
+        self._families: dict[FamilyKey, ShapeFamily] = {}
         self._parameter_slots = _parameter_slots(model)
-        self._shadows = _shadow_models(model)
+        self._shadows = shadow_models(model)
         self._shadow = next(self._shadows, None)  # now, before anything wraps the model
         self._guess_is_harmless = False
+        self._values_matter = False
+        self._equal_on_ones = 0
         if optimizer is not None:
             if "optimizer" not in self.known:
                 self.known["optimizer"] = [*self._count_optimizer(optimizer)]
@@ -189,56 +130,66 @@ class MacCounter:
         leading = {shape[0] for _, shape in shapes if shape}
         # With several texts in a row, work also depends on how many each row has.
         sizes = (*leading,) if len(leading) == 1 else ()
-        family = self._families[tuple((key, () if sizes else shape[:1]) for key, shape in shapes), requires_grad]
+        key = tuple((key, () if sizes else shape[:1]) for key, shape in shapes), requires_grad
+        family = self._families.get(key) or self._make_family(key)
         if shapes in family.interpolated:
             return family.interpolate(shapes)
         started = time.perf_counter()
         try:
             expected = family.lengths.at(lengths, sizes)
             if expected is not None and len(family.interpolated) < family.limit:
-                meta_batch = _without_values(batch, torch.device("meta"))
+                meta_batch = without_values(batch, torch.device("meta"))
                 family.interpolated[shapes] = Interpolated(meta_batch, StepMacs(*expected))
                 return family.interpolate(shapes)
             if expected is not None:
-                family.limit *= 2
-            macs = self._counted[shapes, requires_grad] = self._count(requires_grad, batch)
-            family.lengths.add(lengths, macs, sizes)
+                family.grow_limit()
+            macs, operations = self._count(requires_grad, batch)
+            self._counted[shapes, requires_grad] = macs
+            if family.add(lengths, sizes, macs, operations) and self._shadow is not None:
+                self.known[_family_name(key)] = family.dump()
             return macs if family.lengths.regular else macs.plus(self._recount_interpolated(requires_grad, family))
         finally:
             self.seconds += time.perf_counter() - started
+
+    def _make_family(self, key: FamilyKey) -> ShapeFamily:
+        family = self._families[key] = ShapeFamily()
+        family.load(self.known.get(_family_name(key), []))
+        return family
 
     def _recount_interpolated(self, requires_grad: RequiresGrad, family: ShapeFamily) -> StepMacs:
         """Count all interpolated shapes; return the correction for the passes that used their interpolated counts."""
         correction = StepMacs(0, 0, 0)
         for entry in family.interpolated.values():
-            macs = self._counted[_shapes(entry.batch), requires_grad] = self._count(requires_grad, entry.batch)
+            macs, _ = self._count(requires_grad, entry.batch)
+            self._counted[_shapes(entry.batch), requires_grad] = macs
             difference = (entry.uses * (a - b) for a, b in zip(macs, entry.macs, strict=True))
             correction = correction.plus(StepMacs(*difference))
         family.interpolated.clear()
         return correction
 
-    def _count(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> StepMacs:
-        name = f"{_shapes(batch)} {''.join(str(int(each)) for each in requires_grad)}"
+    def _count(
+        self, requires_grad: RequiresGrad, batch: dict[str, Tensor]
+    ) -> tuple[StepMacs, Sequence[Operation] | None]:
+        """Count a pass, or look its count up; return also its operations if they depend on shapes only."""
+        name = _name((_shapes(batch), requires_grad))
         if (known := self.known.get(name)) is not None:
-            return StepMacs(*known)
-        macs, without_values = self._count_pass(requires_grad, batch)
-        if without_values:
+            return StepMacs(*known), None
+        counter, persistent = self._count_pass(requires_grad, batch)
+        macs = StepMacs(counter.forward_flops // 2, counter.backward_flops // 2, counter.elementwise)
+        if persistent:
             self.known[name] = [*macs]
-        return macs
+        return macs, counter.operations if persistent or not self._values_matter else None
 
-    def _count_pass(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> tuple[StepMacs, bool]:
+    def _count_pass(self, requires_grad: RequiresGrad, batch: dict[str, Tensor]) -> tuple[OpCounter, bool]:
         """Count a pass; return also whether the count depends on shapes only."""
         while self._shadow is not None:
             for (slots, key), value in zip(_parameter_slots(self._shadow.model), requires_grad, strict=True):
                 slots[key].requires_grad = value  # type: ignore[union-attr]  # these slots hold a parameter
             try:
-                macs, guessed = self._count_on(self._shadow, batch)
-                if not guessed or self._guess_is_harmless:
-                    return macs, True
-                other_macs, _ = self._count_on(self._shadow, batch, guess=True)
-                self._guess_is_harmless = other_macs[:2] == macs[:2]
-                if self._guess_is_harmless:
-                    return macs, True
+                counted = self._count_on(self._shadow, batch)
+                self._guess_is_harmless |= counted.guessed and self._other_guess_agrees(self._shadow, batch, counted)
+                if not counted.guessed or self._guess_is_harmless:
+                    return counted, True
             except VALUE_ERRORS:
                 pass
             self._shadow = next(self._shadows, None)  # this one fails where operations depend on values
@@ -247,7 +198,33 @@ class MacCounter:
                 "the multiply-accumulates of this method can only be counted with the model's weights; do not use "
                 "train.deepspeed, train.fsdp or model.quantization with it"
             )
-        return self._count_on(ShadowModel(self.model), batch)[0], False
+        return self._count_with_weights(batch), False
+
+    def _other_guess_agrees(self, shadow: ShadowModel, batch: dict[str, Tensor], counted: OpCounter) -> bool:
+        """Return whether the other truth values give the same MACs, or are those that the model refuses."""
+        if self._guess_is_harmless:
+            return True
+        try:
+            return _same_macs(self._count_on(shadow, batch, guess=True), counted)
+        except VALUE_ERRORS as error:
+            if raised_on_purpose(error):
+                return True
+            raise
+
+    def _count_with_weights(self, batch: dict[str, Tensor]) -> OpCounter:
+        """Count a pass on the model itself, on a batch of ones if the first ones show that its values do not matter."""
+        model = ShadowModel(self.model)
+        if self._equal_on_ones == EQUAL_ON_ONES:
+            return self._count_on(model, ones_like_batch(batch))
+        counted = self._count_on(model, batch)
+        if not self._values_matter:
+            with suppress(*VALUE_ERRORS):  # ones are not valid everywhere
+                on_ones = self._count_on(model, ones_like_batch(batch))
+                if _same_macs(on_ones, counted):
+                    self._equal_on_ones += 1
+                    return on_ones
+            self._values_matter = True
+        return counted
 
     def step_bytes(self, microbatches: Sequence[dict[str, Tensor]]) -> int:
         """Return the most bytes that a step holds at a time, beside the weights and the optimizer's state.
@@ -268,7 +245,7 @@ class MacCounter:
 
     def _count_step_bytes(self, microbatches: Sequence[dict[str, Tensor]]) -> int:
         # Fake tensors first, since they dispatch to the device's kernels.
-        for shadow in (*reversed([*_shadow_models(self.model)]), ShadowModel(self.model)):
+        for shadow in (*reversed([*shadow_models(self.model)]), ShadowModel(self.model)):
             with suppress(*VALUE_ERRORS):
                 return _step_bytes(shadow, self.loss, microbatches)
         raise RunError("the memory of a step cannot be estimated without the model's weights")
@@ -280,8 +257,8 @@ class MacCounter:
         except VALUE_ERRORS:
             return count_optimizer_step(make, self.model)
 
-    def _count_on(self, shadow: ShadowModel, batch: dict[str, Tensor], *, guess: bool = False) -> tuple[StepMacs, bool]:
-        """Count a pass on this copy; return also whether a truth value was guessed for it."""
+    def _count_on(self, shadow: ShadowModel, batch: dict[str, Tensor], *, guess: bool = False) -> OpCounter:
+        """Count a pass on this copy."""
         counter, model, device = OpCounter(guess), shadow.model, next(self.model.parameters()).device
         devices = [device] if device.type == "cuda" else []
         fork_rng = torch.random.fork_rng(devices=devices)
@@ -290,26 +267,16 @@ class MacCounter:
             try:
                 with counter:
                     loss = self.loss(model, inputs)
-                    forward = counter.flops
+                    counter.backward = True
                     loss.backward()  # type: ignore[no-untyped-call]
             finally:
                 model.zero_grad(set_to_none=True)
                 self.model.zero_grad(set_to_none=True)  # a hook in the copy may reach the model
-        return StepMacs(forward // 2, (counter.flops - forward) // 2, counter.elementwise), counter.guessed
+        return counter
 
 
-def _shadow_models(model: nn.Module) -> Iterator[ShadowModel]:
-    """Yield weightless copies of a model: on ``meta``, which is fastest, then of fake tensors, which have a device.
-
-    The second is a copy of the first, since the model may be wrapped or sharded by the time it is needed.
-    """
-    device = next(model.parameters()).device
-    real_device = torch.device("cpu") if device.type == "meta" else device
-    for mode, target in ((None, torch.device("meta")), (FakeTensorMode(allow_non_fake_inputs=True), real_device)):
-        with suppress(*VALUE_ERRORS):  # something in the model cannot be copied
-            # In training mode, because gradient checkpointing recomputes nothing otherwise.
-            model = _copy_without_weights(model, target, mode).train()
-            yield ShadowModel(model, mode or nullcontext(), target)
+def _same_macs(one: OpCounter, other: OpCounter) -> bool:
+    return (one.forward_flops, one.backward_flops) == (other.forward_flops, other.backward_flops)
 
 
 def _parameter_slots(model: nn.Module) -> list[tuple[dict[str, nn.Parameter | None], str]]:
@@ -346,20 +313,6 @@ def _run_without_gradients(loss: Tensor, trained: Sequence[nn.Parameter]) -> Non
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _copy_without_weights(model: nn.Module, device: torch.device, mode: FakeTensorMode | None) -> nn.Module:
-    """Copy a model with tensors that have shapes but no values, and take no memory."""
-    memo: dict[int, Any] = {}
-    with mode or nullcontext():
-        for tensor in (*model.parameters(), *model.buffers()):
-            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-            if isinstance(tensor, nn.Parameter):
-                empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
-                for hook in (tensor._backward_hooks or {}).values():  # some methods compute on gradients in hooks
-                    empty.register_hook(hook)  # type: ignore[no-untyped-call]
-            memo[id(tensor)] = empty
-    return copy.deepcopy(model, memo)
 
 
 @contextmanager

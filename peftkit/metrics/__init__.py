@@ -1,4 +1,4 @@
-"""The built-in metrics: for labels, for texts, and for distractors of multiple-choice questions."""
+"""The built-in metrics: for labels, for numbers, for texts, and for distractors of multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
+from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
+from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
+from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
 
 __all__ = [
     "Accuracy",
@@ -34,14 +37,25 @@ __all__ = [
     "DistractorDistinctness",
     "DistractorMatch",
     "DistractorNovelty",
+    "EntityF1",
     "EvaluateMetric",
     "ExactMatch",
+    "ExactSet",
     "F1Macro",
     "MatthewsCorrelation",
+    "MeanAbsoluteError",
+    "MeanAveragePrecision",
+    "MeanSquaredError",
+    "MultiLabelF1",
+    "Pearson",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
+    "Spearman",
     "TeacherForcedMatch",
+    "TokenAccuracy",
+    "UnknownLabels",
+    "Unparseable",
     "register_metrics",
 ]
 
@@ -60,11 +74,22 @@ def register_metrics() -> list[type[Metric]]:
         DistractorDistinctness,
         DistractorMatch,
         DistractorNovelty,
+        EntityF1,
         ExactMatch,
+        ExactSet,
         F1Macro,
         MatthewsCorrelation,
+        MeanAbsoluteError,
+        MeanAveragePrecision,
+        MeanSquaredError,
+        MultiLabelF1,
+        Pearson,
         PrecisionMacro,
         RecallMacro,
         Rouge,
+        Spearman,
         TeacherForcedMatch,
+        UnknownLabels,
+        Unparseable,
+        TokenAccuracy,
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ class BoundObjective:
         family: the model family, with tokenizer and config.
         context: what the objective's methods are given.
         auto_class: name of the transformers class that loads the model.
+        calibration: what the objective chose by dev, which predictions depend on; empty if nothing.
     """
 
     component: Objective
     family: ModelFamily
     context: ObjectiveContext
     auto_class: str
+    calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def task(self) -> Task:
@@ -40,6 +43,10 @@ class BoundObjective:
     def with_task(self, task: Task) -> BoundObjective:
         """Return the same objective for another version of the task."""
         return replace(self, context=replace(self.context, task=task))
+
+    def with_calibration(self, calibration: Mapping[str, Any]) -> BoundObjective:
+        """Return the same objective, whose predictions depend on what was chosen by dev."""
+        return replace(self, calibration=calibration)
 
     def tokenize(self, examples: Sequence[Example], *, training: bool) -> Sequence[Row]:
         """Tokenize examples.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
-from peftkit.components.inputs import CandidateScores, TokenizedRow
+from peftkit.components.inputs import CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import RowError, summarize_error
 from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
 from peftkit.models.batches.padding import attention_mask, pad_sequences
@@ -19,7 +19,10 @@ from peftkit.models.family import ModelFamily
 from peftkit.models.text_encoding import check_candidates_differ
 from peftkit.models.token_losses import at_least_float32, tolerance
 from peftkit.models.truncation import truncate_context, truncate_pairs
+from peftkit.models.windows import tokenize_windows
 
+AVERAGED = "averaged"
+"""Key of a batch whose rows are pairs in both orders: the outputs of the texts of a row are averaged."""
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 """The tensors whose first dimension is texts instead of rows."""
 
@@ -39,6 +42,9 @@ class SequenceClassifier(ModelFamily):
             segments: list[list[int]] = []
             if example.source_pair is None:
                 source, length = next(tokenized)
+            elif example.symmetric:
+                rows.append(self._tokenize_both_orders(*example.source_pair))
+                continue
             else:
                 source, types, length = self._tokenize_source_pair(*example.source_pair)
                 segments = [types]
@@ -82,6 +88,31 @@ class SequenceClassifier(ModelFamily):
         if not ids or len(ids) > self.max_source_length:
             raise RowError("source", "truncation leaves none of the pair; raise train.max_source_length")
         return ids, [*pair["token_type_ids"]], length
+
+    def _tokenize_both_orders(self, first: str, second: str) -> TokenizedRow:
+        """Tokenize a pair of texts in both orders, as two texts of a row.
+
+        Raises:
+            RowError: as from ``_tokenize_source_pair``.
+        """
+        pairs = [self._tokenize_source_pair(first, second), self._tokenize_source_pair(second, first)]
+        return {
+            "source": [],
+            "candidates": [ids for ids, _, _ in pairs],
+            "answer": 0,
+            "length": sum(len(ids) for ids, _, _ in pairs),
+            "source_tokens": max(length for _, _, length in pairs),
+            "target_tokens": 0,
+            "segments": [types for _, types, _ in pairs],
+            "averaged": True,
+        }
+
+    def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
+        options = {"max_tokens": self.max_source_length, "stride": stride}
+        windows = tokenize_windows(self.tokenizer, text, question, **options)
+        for window in windows:
+            self._check_ids(window.ids, "source", "encoder")
+        return windows
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         _, _, lengths = self._tokenize_sources(examples)
@@ -134,6 +165,7 @@ class SequenceClassifier(ModelFamily):
             **({"token_type_ids": pad_sequences(segments, 0, **options)} if has_segments else {}),
             "labels": torch.tensor([row["answer"] for row in rows]),
             CHOICES: torch.tensor([len(row["candidates"]) for row in rows]),
+            **({AVERAGED: torch.ones(len(rows))} if any(row.get("averaged") for row in rows) else {}),
             "input_tokens": torch.tensor(sum(map(len, texts))),
         }
 
@@ -158,10 +190,16 @@ class SequenceClassifier(ModelFamily):
         return outputs[:, -batch["input_ids"].shape[1] :] if outputs.ndim == 3 else outputs
 
     def _outputs_by_row(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Arrange outputs by row: the scores of a row's pairs become one line of shape (choices,), padded with -inf."""
+        """Arrange outputs by row: the scores of a row's pairs become one line of shape (choices,), padded with -inf.
+
+        Those of the two orders of a pair become their mean, of shape (outputs,).
+        """
         choices = choices_per_row(batch)
         if not any(choices) or outputs.ndim == 3:
             return outputs
+        if AVERAGED in batch:
+            parts = torch.split(at_least_float32(outputs), [max(1, number) for number in choices])
+            return torch.stack([part.mean(0) for part in parts])
         scores: list[Tensor] = list(torch.split(at_least_float32(outputs)[:, 0], choices))
         return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
 
@@ -173,7 +211,7 @@ class SequenceClassifier(ModelFamily):
         batch = {k: v.to(device) for k, v in self.collate(rows).items()}
         logits = self.outputs_without_padding_effects(model, batch)
         logprobs = at_least_float32(logits).log_softmax(-1).tolist()
-        counts = [len(row["candidates"]) or logits.shape[1] for row in rows]
+        counts = [logits.shape[1] if row.get("averaged") else len(row["candidates"]) or logits.shape[1] for row in rows]
         return CandidateScores(
             [values[:n] for values, n in zip(logprobs, counts, strict=True)], [[1] * n for n in counts]
         )

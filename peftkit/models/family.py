@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
 from peftkit.components.family_services import ScoreCandidates
-from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
@@ -133,6 +133,10 @@ class ModelFamily:
         """
         raise NotImplementedError
 
+    def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
+        """Tokenize a text, or a question and a text, into overlapping windows; see ``FamilyServices``."""
+        raise NotImplementedError
+
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         """Tokenize each candidate as a pair with its source; the source is truncated if a pair is too long.
 
@@ -189,8 +193,7 @@ class ModelFamily:
             batch: a collated batch; its texts are tensors of shape (rows, length).
 
         Returns:
-            The logits, of shape (rows, length, vocabulary) or (rows, labels), and the aligned labels, of shape
-            (rows, length) or (rows,).
+            The logits and the aligned labels; see ``FamilyServices``.
         """
         raise NotImplementedError
 
@@ -202,9 +205,7 @@ class ModelFamily:
             batch: a collated batch; its texts are tensors of shape (rows, length).
 
         Returns:
-            The outputs of the head, of shape (rows, outputs), or (texts, length, outputs) if the head scores tokens or
-            spans; for pairs of source and candidate, of shape (rows, candidates), where rows with fewer candidates are
-            filled with minus infinity.
+            The outputs of the head; see ``FamilyServices``.
         """
         raise NotImplementedError
 

@@ -174,7 +174,7 @@ def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     family, needed_head = objective.family, objective.component.head(recipe.task)
     checkpoint_config = copy.deepcopy(family.config)
     if needed_head is not None:
-        set_labels(family.config, needed_head.labels, needed_head.outputs)
+        set_labels(family.config, needed_head.labels, needed_head.outputs, needed_head.problem_type)
     torch.manual_seed(recipe.run.effective_init_seed)
     options = {"trust_remote_code": recipe.model.trust_remote_code, **_init_options(recipe)}
     with torch.device(device):

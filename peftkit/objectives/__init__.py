@@ -6,13 +6,21 @@ from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
+from peftkit.objectives.regression import NumberGeneration, RegressionHead
+from peftkit.objectives.token_tagging import TokenTaggingHead
 
 __all__ = [
     "ChoiceRanking",
     "ClassificationHead",
     "FreeGeneration",
     "LabelRanking",
+    "MultiLabelGeneration",
+    "MultiLabelHead",
     "MultipleChoiceHead",
+    "NumberGeneration",
+    "RegressionHead",
+    "TokenTaggingHead",
     "register_objectives",
 ]
 
@@ -20,4 +28,15 @@ __all__ = [
 @hookimpl
 def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
-    return [ChoiceRanking, ClassificationHead, LabelRanking, MultipleChoiceHead, FreeGeneration]
+    return [
+        ChoiceRanking,
+        ClassificationHead,
+        FreeGeneration,
+        LabelRanking,
+        MultiLabelGeneration,
+        MultiLabelHead,
+        MultipleChoiceHead,
+        NumberGeneration,
+        RegressionHead,
+        TokenTaggingHead,
+    ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from peftkit.components import Example, ModelKind, Objective, Prediction
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
+from peftkit.errors import InputError
 from peftkit.example_tables import NORM_SUFFIX
 from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceObjective
 
@@ -24,6 +25,8 @@ class Completion(Objective):
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets; all candidates are tokenized where they are ranked."""
+        if any(example.symmetric for example in examples):
+            raise InputError("task.symmetric: only encoders read a pair of texts in both orders; leave it out")
         ranked = self.ranks and not training
         return context.family.tokenize_completions(examples, ranked=ranked, generated=self.generates)
 

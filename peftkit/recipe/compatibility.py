@@ -198,7 +198,7 @@ def _selection_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     metrics = [metric for metric in recipe.metric if metric.input != "teacher_forced"]
     values = [*(value for metric in metrics for value in metric.value_names), LOSS]
     selection = recipe.selection_metric
-    if selection in values:
+    if selection in values or selection.partition(".")[0] in values[:-1]:  # a part, as mse.valence
         return
     if recipe.evaluate.selection_metric is None:
         text = f"{recipe.task.name!r} selects by {selection!r}, which none of these metrics computes; add it"

@@ -169,9 +169,9 @@ class Recipe(ConfigTable):
         """Whether a higher value is better.
 
         Args:
-            value: A metric's value, or the loss.
+            value: A metric's value, a part of one such as ``mse.valence``, or the loss.
         """
-        metrics = (metric for metric in self.metric if value in metric.value_names)
+        metrics = (metric for metric in self.metric if value.partition(".")[0] in metric.value_names)
         return value != LOSS and all(type(metric).higher_is_better for metric in metrics)
 
     @field_validator("format")

@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -37,7 +38,8 @@ def processes_for(estimates: int) -> int:
 def estimate_in_processes(recipes: Mapping[str, Recipe], processes: int) -> Iterator[Outcome]:
     """Estimate the work of runs, without trials.
 
-    Each process gets runs of few models and methods, because runs of a model and method share most of the work.
+    Runs of a model and method share most of the work, so that one process estimates them together. Each process starts
+    with models of its own and takes over groups of others when it has none left.
 
     Args:
         recipes: The recipes, by the keys of their estimates.
@@ -46,40 +48,56 @@ def estimate_in_processes(recipes: Mapping[str, Recipe], processes: int) -> Iter
     Yields:
         Each outcome when it arrives. Those of a process that was killed are missing.
     """
-    order = sorted(recipes, key=lambda key: (recipes[key].model.name, recipes[key].method.name))
-    size = -(-len(order) // processes)
-    # In the order of the sweep again, in which runs of a model and task follow each other.
-    chunks = [[key for key in recipes if key in {*order[start : start + size]}] for start in range(0, len(order), size)]
+
+    def group_of(key: str) -> tuple[str, str]:
+        return recipes[key].model.name, recipes[key].method.name
+
+    groups = [[*keys] for _, keys in groupby(sorted(recipes, key=group_of), key=group_of)]
+    size = -(-len(groups) // processes)
+    queues = [groups[start : start + size] for start in range(0, len(groups), size)]
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the first process: torch reads it at import
     can_fork = "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
     if can_fork:
         context.set_forkserver_preload(["peftkit.analysis.work_estimate"])
-    connections: list[Connection] = []
+    own_queues: dict[Connection, list[list[str]]] = {}
     workers = []
-    for chunk in chunks:
-        connection, far_end = context.Pipe(duplex=False)
-        jobs = [(key, dump_recipe(recipes[key])) for key in chunk]
-        workers.append(context.Process(target=_estimate, args=(far_end, jobs), daemon=True))
+    for queue in queues:
+        connection, far_end = context.Pipe()
+        workers.append(context.Process(target=_estimate, args=(far_end,), daemon=True))
         workers[-1].start()
         far_end.close()
-        connections.append(connection)
+        own_queues[connection] = queue
     try:
-        while connections:
-            ready: Any = wait(connections)
+        while own_queues:
+            ready: Any = wait([*own_queues])
             for connection in ready:
                 try:
-                    yield connection.recv()
-                except EOFError:
-                    connections.remove(connection)
+                    outcome = connection.recv()
+                    if outcome is None:
+                        group = _next_group(own_queues[connection], queues)
+                        connection.send([(key, dump_recipe(recipes[key])) for key in group])
+                        continue
+                except (EOFError, OSError):  # it has ended
+                    del own_queues[connection]
+                    continue
+                yield outcome
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
 
 
-def _estimate(connection: Connection, jobs: Sequence[Job]) -> None:
-    """Estimate runs, and send each outcome."""
+def _next_group(own: list[list[str]], queues: Sequence[list[list[str]]]) -> list[str]:
+    """Take the next group of a process, or else the last one of the process with most; empty if there are none."""
+    if own:
+        return own.pop(0)
+    longest = max(queues, key=len)
+    return longest.pop() if longest else []
+
+
+def _estimate(connection: Connection) -> None:
+    """Estimate runs, as many as there are, and send each outcome."""
     from peftkit.analysis.work_estimate import WorkEstimator
     from peftkit.plugins import load_registry
     from peftkit.recipe.load_recipe import validate_recipe
@@ -87,12 +105,27 @@ def _estimate(connection: Connection, jobs: Sequence[Job]) -> None:
 
     registry = load_registry()
     estimator = WorkEstimator(registry)
-    for key, text in jobs:
-        outcome: Outcome
-        try:
-            recipe = validate_recipe(raw_from_tables(tomllib.loads(text)), registry)
-            outcome = key, asdict(estimator.estimate(recipe, trial=False)), ""
-        except PeftkitError as error:
-            outcome = key, None, str(error)
-        connection.send(outcome)
+
+    def next_jobs() -> Sequence[Job]:
+        connection.send(None)
+        jobs: Sequence[Job] = connection.recv()
+        return jobs
+
+    while jobs := next_jobs():
+        recipes: dict[str, Recipe] = {}
+        errors: dict[str, str] = {}
+        for key, text in jobs:
+            try:
+                recipes[key] = validate_recipe(raw_from_tables(tomllib.loads(text)), registry)
+            except PeftkitError as error:
+                errors[key] = str(error)
+        estimator.read_ahead(recipes.values())
+        for key, _ in jobs:
+            outcome: Outcome = key, None, errors.get(key, "")
+            if key in recipes:
+                try:
+                    outcome = key, asdict(estimator.estimate(recipes[key], trial=False)), ""
+                except PeftkitError as error:
+                    outcome = key, None, str(error)
+            connection.send(outcome)
     connection.close()

@@ -6,6 +6,9 @@ from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
+from peftkit.tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_regression import TextRegression
+from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
 
@@ -21,6 +24,9 @@ def register_tasks() -> list[type[Task]]:
         RaceDistractors,
         TextClassification,
         TextGeneration,
+        TextMultiLabel,
+        TextRegression,
+        TokenTagging,
         TweetEval,
         WordNetDistractors,
         WordNetMcq,

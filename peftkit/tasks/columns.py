@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from peftkit.answer_texts.number_texts import parse_numbers
 from peftkit.errors import RowError, did_you_mean
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -99,6 +100,32 @@ def get_nonblank_text(row: Mapping[str, Any], column: str) -> str:
     if not result.strip():
         raise RowError(column, EMPTY)
     return result
+
+
+def get_number_text(row: Mapping[str, Any], column: str) -> str:
+    """Returns the value of a column, a number, as a text; one in 32-bit precision is written as 3.2.
+
+    Args:
+        row: The row.
+        column: Name of the column; dots select nested fields.
+
+    Raises:
+        RowError: The column does not exist, is None, or is not a finite number.
+    """
+    import numpy as np
+
+    value = get_value(row, column)
+    if isinstance(value, bool):
+        raise RowError(column, f"must be a number, not {short_repr(value)}")
+    text = get_text(row, column).strip()
+    if not text:
+        raise RowError(column, EMPTY)
+    numbers = parse_numbers(text)
+    if numbers is None or len(numbers) != 1 or not math.isfinite(numbers[0]):
+        raise RowError(column, f"must be a number, such as 3.5, not {short_repr(value)}")
+    if isinstance(value, float) and float(np.float32(value)) == value:
+        return str(np.float32(value))  # the shortest text
+    return text
 
 
 def get_texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:

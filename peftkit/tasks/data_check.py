@@ -149,7 +149,8 @@ def _encoding_problems(source: DataSource, loaded: split_loading.LoadedSplits) -
         for name in files.get(loaded.origins[split], ()) if loaded.origins[split] in loaded.cut else ():
             if not is_saved_dataset(Path(name)) and file_format(Path(name)) != "parquet":
                 try:
-                    check_encoding(name, MOST_CHARACTERS)
+                    delimited = source.delimited if file_format(Path(name)) in ("csv", "tsv") else None
+                    check_encoding(name, MOST_CHARACTERS, delimited.encoding if delimited else None)
                 except InputError as error:
                     yield _problem(error)
 

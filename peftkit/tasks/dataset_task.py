@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem, Task
 from peftkit.components.inputs import SkippedRow, TaskMatch
+from peftkit.data_files import DelimitedFormat, Quoting, check_delimiter, check_encoding_name
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
@@ -80,6 +81,13 @@ class DatasetTask(Task):
     """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
     context column, if the task has one, if unset."""
 
+    delimiter: str | None = None
+    """Character between the cells of CSV and TSV files; a comma, or a tab in TSV files, if unset."""
+    quoting: Quoting | None = None
+    """Whether cells of CSV and TSV files that have delimiters, quotes or line breaks are quoted (`minimal`), or quotes
+    have no special meaning (`none`); `minimal`, or `none` in TSV files, if unset."""
+    encoding: str | None = None
+    """Encoding of CSV and TSV files, named as in Python, such as `cp1252`; UTF-8 if unset."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do with invalid rows: `stop`, or `skip` them in every split. They are counted, and listed with their
     reasons in `skipped.jsonl` of the run directory."""
@@ -104,6 +112,12 @@ class DatasetTask(Task):
         if "train" not in path:
             raise ValueError("no files for split 'train'")
         return path
+
+    @field_validator("delimiter", "encoding")
+    @classmethod
+    def _check_file_option(cls, value: str | None, info: ValidationInfo) -> str | None:
+        check = check_delimiter if info.field_name == "delimiter" else check_encoding_name
+        return None if value is None else check(value)
 
     @field_validator("max_bad")
     @classmethod
@@ -273,6 +287,7 @@ class DatasetTask(Task):
             files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())
         config = self.config_name()
         published = self.published_sizes.get(config or "", {}) if files == self.hub_id and self.hub_id else {}
+        delimited = DelimitedFormat(self.delimiter, self.quoting, self.encoding)
         return DataSource(
             path=files,
             config=config,
@@ -286,6 +301,7 @@ class DatasetTask(Task):
             max_rows=self.max_rows,
             streaming=self.streaming,
             sizes=() if self.streaming else tuple(published.items()),
+            delimited=None if delimited.is_default else delimited,
         )
 
     def load(self) -> DatasetDict:

@@ -149,6 +149,7 @@ def feature_names(features: Mapping[str, Any] | None, column: str) -> tuple[str,
     feature: Any = features or {}
     for part in [column] if column in feature else column.split("."):
         feature = feature.get(part) if isinstance(feature, Mapping) else None
+    feature = getattr(feature, "feature", feature)  # of the elements of a list
     return tuple(getattr(feature, "names", None) or ())
 
 

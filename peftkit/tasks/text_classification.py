@@ -13,9 +13,8 @@ from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.components.inputs import TaskMatch
 from peftkit.errors import InputError, comma_separated, did_you_mean
 from peftkit.tasks import column_names
-from peftkit.tasks.columns import get_nonblank_text, get_text, get_value, has_column
+from peftkit.tasks.columns import get_value, has_column
 from peftkit.tasks.data_check import ROWS_PER_FILE
-from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.labels import (
     LabelNames,
     check_label_names,
@@ -30,6 +29,7 @@ from peftkit.tasks.labels import (
 )
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.split_loading import load_valid_splits
+from peftkit.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -43,7 +43,7 @@ ROWS_PER_LABEL = 4
 """A column with fewer rows for each value is not recognized as one of labels."""
 
 
-class TextClassification(DatasetTask):
+class TextClassification(TextTask):
     """Text → one of a fixed set of labels, on your own data.
 
     Labels are matched by name. Numbers are indices into ``label_names``, or into the label names of the dataset.
@@ -52,11 +52,6 @@ class TextClassification(DatasetTask):
 
     name: Literal["text_classification"] = "text_classification"
 
-    text_column: str = "text"
-    """Column of the text; dots select nested fields."""
-    text_pair_column: str | None = None
-    """Column of a second text, for pairs of texts. Without `prompt`, encoders read the pair with their separator and
-    token types; other models read the prompt."""
     label_column: str = "label"
     """Column of the label."""
     label_names: tuple[str, ...] = ()
@@ -80,8 +75,7 @@ class TextClassification(DatasetTask):
     )
     selection_metric: ClassVar[str] = "accuracy"
     stratify_option: ClassVar[str] = "label_column"
-    truncatable_field: ClassVar[str] = "text"
-    required_fields: ClassVar[tuple[str, ...]] = ("text",)
+    instruction: ClassVar[str] = "classify"
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("label_column",)
 
     @model_validator(mode="after")
@@ -236,31 +230,12 @@ class TextClassification(DatasetTask):
 
         return check
 
-    def prompt_template(self) -> str:
-        pair = "classify: sentence1: {text} sentence2: {text_pair}"  # as T5 was trained (Raffel et al., 2020)
-        return self.prompt or (pair if self.text_pair_column else "classify: {text}")
-
     def column_options(self) -> Iterator[tuple[str, str]]:
-        yield "text_column", self.text_column
-        yield "label_column", self.label_column
-        if self.text_pair_column:
-            yield "text_pair_column", self.text_pair_column
         yield from super().column_options()
-
-    def field_columns(self) -> Mapping[str, str]:
-        pair = {"text_pair": self.text_pair_column} if self.text_pair_column else {}
-        return {"text": self.text_column, **pair}
+        yield "label_column", self.label_column
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
-        source, span = self.render_prompt(row)
-        pair = self.source_pair(row)
-        return Example(source, self.labels[0], self.labels, truncatable_span=span, source_pair=pair)
-
-    def source_pair(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
-        """Returns the two texts of a row, which encoders read as a pair; None for single texts or with a prompt."""
-        if self.prompt or not self.text_pair_column:
-            return None
-        return get_nonblank_text(row, self.text_column), get_text(row, self.text_pair_column)
+        return replace(super().make_prompt(row), target=self.labels[0], candidates=self.labels)
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
         """The prompt → the text of the label, one of all labels.

@@ -119,7 +119,7 @@ def _check_prompts(task: Task, split: str, rows: Sequence[Mapping[str, Any]]) ->
         example = task.to_example(row)
         for fields in (row, {field: value for field, value in row.items() if field not in unneeded}):
             prompt = task.to_prompt(fields)
-            for part in ("source", "candidates", "truncatable_span", "source_pair", "words"):
+            for part in ("source", "candidates", "truncatable_span", "source_pair", "words", "symmetric"):
                 expected, actual = getattr(example, part), getattr(prompt, part)
                 assert actual == expected, (
                     f"{split}: to_prompt returns the {part} {actual!r}, but to_example {expected!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -74,6 +75,8 @@ class CheckpointSelector:
         """The metric that selects, and its direction."""
         self.reported: dict[str, dict[str, float]] = {}
         """Final values of the selected checkpoint on dev and test."""
+        self.calibration: dict[str, Any] = {}
+        """What the objective chose for the selected checkpoint by dev."""
 
     def resume(self, row: EvaluationRow) -> None:
         """Restore the best evaluation at the time of a checkpoint."""
@@ -129,11 +132,13 @@ class CheckpointSelector:
                 "selected; lower train.learning_rate, or set evaluate.selection_metric to another metric"
             )
         self.reported = {name: self.row[name] for name in ("dev", "test")}
+        self.calibration = self.row.get("calibration", {})
         if self.data.is_curve_subsampled:
             if self.row["step"] != step:
                 self._load(self.row["step"], save=resumed)
             results = evaluate_splits(self.data.final_splits)
             self.reported = {name: result.values for name, result in results.items()}
+            self.calibration = results["dev"].calibration
             if self.run is not None:
                 self.run.add_examples(self.row["step"], stored_predictions(results), whole=True)
             self._write_predictions(results)

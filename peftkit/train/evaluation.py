@@ -13,6 +13,7 @@ from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.evaluate.evaluator import SplitResult, evaluate
 from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint
+from peftkit.models import BoundObjective
 from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import LoopCallback, MeterList
 from peftkit.train.checkpoint_selection import CheckpointSelector, stored_predictions
@@ -114,6 +115,8 @@ class Evaluations(LoopCallback):
         }
         for name, result in results.items():
             row[name] = {**row.get(name, {}), **result.values}
+        if results["dev"].calibration:
+            row["calibration"] = results["dev"].calibration
         trainer.state.evaluations.append(row)
         with trainer.clock.time_saving("evaluation"):
             if self.run is not None:
@@ -150,20 +153,25 @@ class Evaluations(LoopCallback):
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
         trainer.memory.give_back()  # what evaluations take is not that of steps
-        results = {split.name: self._evaluate_split(split) for split in splits}
+        objective, results = trainer.objective, dict.fromkeys([split.name for split in splits], SplitResult({}, []))
+        for split in sorted(splits, key=lambda each: each.name != "dev"):  # thresholds are chosen on dev
+            results[split.name] = self._evaluate_split(split, objective)
+            if split.name == "dev":
+                objective = objective.with_calibration(results["dev"].calibration)
         seconds = time.perf_counter() - started
         trainer.state.evaluation_seconds += seconds
         return results, seconds
 
-    def _evaluate_split(self, split: TokenizedSplit) -> SplitResult:
+    def _evaluate_split(self, split: TokenizedSplit, objective: BoundObjective) -> SplitResult:
         trainer, started = self.trainer, time.perf_counter()
         result = evaluate(
             trainer.module,
             split,
             trainer.recipe,
-            trainer.objective,
+            objective,
             trainer.accelerator,
             all_ranks_forward=trainer.strategy.all_ranks_forward,
+            calibrate=split.name == "dev",
         )
         trainer.clock.add_evaluation(split.name, len(split.rows), time.perf_counter() - started)
         return result

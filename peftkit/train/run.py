@@ -348,6 +348,7 @@ def _summarize(
             "step": selected["step"],
             "train": selected["train"],
             **selection.reported,
+            **({"calibration": selection.calibration} if selection.calibration else {}),
             "curve": {split: selected[split] for split in selection.reported},
         },
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},

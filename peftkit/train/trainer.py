@@ -20,7 +20,7 @@ from peftkit.data.batch_splitter import exact_splitter
 from peftkit.data.dataloader import effective_batch_size, train_dataloader
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
-from peftkit.macs.mac_counter import StepMacs
+from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.method_errors import explain_method_errors

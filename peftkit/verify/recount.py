@@ -17,7 +17,8 @@ from peftkit.data.batch_splitter import BatchSplitter, make_splitter
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
-from peftkit.macs.mac_counter import VALUE_ERRORS, StepMacs
+from peftkit.macs.shadow_models import VALUE_ERRORS
+from peftkit.macs.shape_family import StepMacs
 from peftkit.models.load_base_model import LoadedBase, count_parameters, init_random_base, load_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used

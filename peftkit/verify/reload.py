@@ -27,6 +27,8 @@ LIBRARIES = ("torch", "transformers", "peft", "adapters", "tokenizers", "acceler
 LOG_LIKELIHOOD_TOLERANCE = {(True, False): 1e-5, (True, True): 1e-3, (False, False): 1e-3, (False, True): 1e-1}
 """Tolerance of a log-likelihood, relative to it or to one nat if it is smaller, by (same environment, 16 bits or
 fewer)."""
+NUMBERS = ("values", "probabilities")
+"""Keys of predictions with numbers, in a list or by label."""
 CHANGED_TEXTS_ALLOWED = {(True, False): 0.0, (True, True): 0.0, (False, False): 0.02, (False, True): 0.1}
 """Fraction of generated texts that may differ, since one different token changes all that follow; keys as above."""
 
@@ -182,7 +184,8 @@ def _compare_predictions(
 ) -> tuple[list[Prediction], int, int]:
     """Compare stored predictions with new ones.
 
-    Candidates may swap if their scores are equal within the tolerance; a ``share`` of generated texts may differ.
+    Candidates may swap if their scores are equal within the tolerance, and predicted numbers and probabilities may
+    differ by it; a ``share`` of generated texts may differ.
 
     Returns:
         The stored predictions with permitted differences replaced by the new ones, how many of these there are, and how
@@ -193,6 +196,12 @@ def _compare_predictions(
     permitted, not_permitted, generated = 0, 0, list[int]()
     for index, (row, new) in enumerate(zip(stored, new_predictions, strict=True)):
         different = [key for key in keys if row.get(key) != new.get(key)]
+        numbers = [key for key in NUMBERS if row.get(key) != new.get(key) and _numbers_agree(row, new, key, tolerance)]
+        adjusted[index] |= {key: new[key] for key in numbers}
+        if "values" in numbers and "prediction" in different:  # the text of these numbers
+            different.remove("prediction")
+            permitted += 1
+            adjusted[index]["prediction"] = new["prediction"]
         generated_keys = [
             k for k in different if k == TEACHER_FORCED or (k == "prediction" and "candidates" not in row)
         ]
@@ -211,6 +220,18 @@ def _compare_predictions(
     for index in generated:
         adjusted[index] |= {key: new_predictions[index][key] for key in keys if key in new_predictions[index]}
     return adjusted, permitted + len(generated), not_permitted
+
+
+def _numbers_agree(row: Mapping[str, Any], new: Prediction, key: str, tolerance: float) -> bool:
+    """Whether the numbers of a prediction are equal within the tolerance."""
+    if row.get(key) is None or new.get(key) is None:
+        return False
+    old_numbers, new_numbers = (
+        [*each.values()] if isinstance(each, Mapping) else list(each) for each in (row[key], new[key])
+    )
+    if len(old_numbers) != len(new_numbers):
+        return False
+    return all(_relative_difference(a, b) <= tolerance for a, b in zip(old_numbers, new_numbers, strict=True))
 
 
 def _scores_tie(row: Mapping[str, Any], key: str, text: str, recipe: Recipe, tolerance: float) -> bool:

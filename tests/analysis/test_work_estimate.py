@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.analysis.work_estimate import WorkEstimator
 from peftkit.errors import PeftkitError
+from peftkit.macs.mac_counter import MacCounter
 from peftkit.models.load_base_model import apply_method
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
+from peftkit.train.mac_counting import create_mac_counter
 from tests.conftest import exhaustive_unless_quick
 from tests.tiny_runs import Make
 
@@ -49,6 +52,48 @@ def test_models_tasks_and_batches_do_not_mix(make: Make, registry: Registry) -> 
     expected = [gmacs_alone(recipe, registry) for recipe in recipes]
     assert [gmacs_together(estimator, recipe) for recipe in recipes] == expected
     assert [gmacs_together(estimator, recipe) for recipe in reversed(recipes)] == expected[::-1]
+
+
+def test_lengths_of_all_tasks_are_counted_at_once(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    passes: list[Any] = []
+
+    def note(self: MacCounter, *arguments: Any, count_on: Any = MacCounter._count_on, **options: Any) -> Any:
+        passes.append(arguments)
+        return count_on(self, *arguments, **options)
+
+    monkeypatch.setattr(MacCounter, "_count_on", note)
+    recipes = [make("encoder-decoder", f"task.name={task}") for task in TASKS]
+    numbers, figures = [], []
+    for ahead in (False, True):
+        monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / str(ahead)))
+        estimator = WorkEstimator(registry)
+        passes.clear()
+        if ahead:
+            estimator.read_ahead(recipes)
+            assert not passes
+        figures.append([gmacs_together(estimator, recipe) for recipe in recipes])
+        numbers.append(len(passes))
+    assert figures[0] == figures[1]
+    assert numbers[1] < numbers[0]
+
+
+@pytest.mark.parametrize("method", ["lora", "poly"])
+def test_a_method_is_counted_once_for_all_tasks_with_weights_too(
+    method: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        made.append(arguments)
+        return create_mac_counter(*arguments, **options)
+
+    monkeypatch.setattr("peftkit.analysis.work_estimate.create_mac_counter", note)
+    estimator = WorkEstimator(registry)
+    for task in TASKS:
+        estimator.estimate(make("decoder", f"task.name={task}", f"method.name={method}"), trial=False)
+    assert len(made) == (1 if method == "lora" else 2), "on the model without values, and then on one with weights"
 
 
 def test_a_method_is_applied_once_for_all_tasks_of_a_language_model(

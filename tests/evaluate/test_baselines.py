@@ -224,6 +224,7 @@ CASES = [
     for metric in METRICS
     if metric.input == "prediction"
     for kind in type(metric).kinds
+    if kind in ANSWERS
     for value in metric.value_names
 ]
 

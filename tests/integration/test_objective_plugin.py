@@ -49,8 +49,8 @@ def peftkit_(*arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_objective_is_listed_shown_and_checked(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "regression_head" in peftkit_("list", "objectives", capsys=capsys)
-    shown = peftkit_("show", "regression_head", capsys=capsys)
+    assert "brightness_head" in peftkit_("list", "objectives", capsys=capsys)
+    shown = peftkit_("show", "brightness_head", capsys=capsys)
     assert "brightness" in shown
     assert "The weight of each error." in shown
     assert "OK (full on shades" in peftkit_("check", recipe, capsys=capsys)
@@ -64,7 +64,7 @@ def test_it_trains_compares_reports_verifies_and_predicts(
             peftkit_("run", recipe, "--set", f"method.name={method}", "--set", f"run.seed={seed}", capsys=capsys)
     runs = sorted((tmp_path / "runs").iterdir())
     summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
-    assert {summary["objective"] for summary in summaries} == {"regression_head"}
+    assert {summary["objective"] for summary in summaries} == {"brightness_head"}
     assert all(summary["cost"]["gmacs"] > 0 for summary in summaries)
     for summary in (each for each in summaries if each["method"] == "full"):
         assert summary["selected"]["dev"]["distance"] < summary["baselines"]["constant"]["dev"]["distance"]
@@ -89,10 +89,10 @@ def test_its_cost_is_estimated_and_its_rows_are_previewed(recipe: Path, capsys: 
 
 
 def test_a_table_sets_its_options_and_a_wrong_one_is_an_error(recipe: Path) -> None:
-    loaded = peftkit.load_recipe(recipe, ["objective.name=regression_head", "objective.weight=2.0"])
+    loaded = peftkit.load_recipe(recipe, ["objective.name=brightness_head", "objective.weight=2.0"])
     assert (
         loaded.objective
-        == peftkit.Recipe.build(extends=recipe, objective=peftkit.objective("regression_head", weight=2.0)).objective
+        == peftkit.Recipe.build(extends=recipe, objective=peftkit.objective("brightness_head", weight=2.0)).objective
     )
     with pytest.raises(
         peftkit.RecipeError, match="'label_ranking' is for classification tasks, and 'shades' is brightness"

@@ -124,3 +124,24 @@ def test_one_length_alone_is_interpolated_too() -> None:
         assert polynomial.at((8,)) is None
         polynomial.add((8,), (64, 3))
     assert polynomial.at((8,)) == (64, 3)
+
+
+def test_equal_lengths_count_once_until_they_differ() -> None:
+    polynomial = LengthPolynomial()
+    for s in (3, 9, 5, 7, 4):
+        polynomial.add((s, 2, s), (s * s + 1,))
+    assert polynomial.at((6, 2, 6)) == (37,), "three counts determine it although there are three lengths"
+    assert polynomial.at((6, 2, 5)) is None, "which of them counts is not known"
+    for shape in ((3, 2, 9), (9, 2, 3), (5, 2, 3), (7, 2, 8), (4, 2, 6), (8, 2, 3)):
+        polynomial.add(shape, (shape[0] ** 2 + 1,))
+    assert polynomial.at((6, 2, 5)) == (37,)
+
+
+def test_predicted_values_determine_it_but_do_not_widen_its_range() -> None:
+    polynomial = LengthPolynomial()
+    for s in (4, 8):
+        polynomial.add((s,), (s * s,))
+    for s in (1, 100, 6, 0):
+        polynomial.add((s,), (s * s,), counted=False)
+    assert polynomial.at((5,)) == (25,)
+    assert [polynomial.at((s,)) for s in (3, 9)] == [None, None]

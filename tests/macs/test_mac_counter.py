@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from peftkit import Method
 from peftkit.errors import RunError
 from peftkit.macs import mac_counter as mac_counter
-from peftkit.macs.mac_counter import MacCounter, StepMacs, _shadow_models
+from peftkit.macs.length_polynomial import LengthPolynomial
+from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.shadow_models import shadow_models
+from peftkit.macs.shape_family import StepMacs
 from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
 from peftkit.testing import apply_method, batch, tiny_model
@@ -265,11 +268,11 @@ def test_a_failed_verification_recounts_the_interpolated_shapes() -> None:
         work(counter, length)
     [family] = counter._families.values()
     uses = {entry.batch["input_ids"].shape[1]: entry.uses for entry in family.interpolated.values()}
-    assert uses == {32: 2, 48: 1, 56: 1}
+    assert uses == {64: 1, 32: 2, 48: 1, 56: 1}
     assert all(value.is_meta for entry in family.interpolated.values() for value in entry.batch.values())
     for entry in family.interpolated.values():  # as if the interpolation had been wrong
         entry.macs = entry.macs.plus(StepMacs(7, 5, 3))
-    assert work(counter, 208) == work(MacCounter(model(), model_loss), 208).plus(StepMacs(-4 * 7, -4 * 5, -4 * 3))
+    assert work(counter, 208) == work(MacCounter(model(), model_loss), 208).plus(StepMacs(-5 * 7, -5 * 5, -5 * 3))
     assert work(counter, 32) == work(MacCounter(model(), model_loss), 32)
 
 
@@ -321,7 +324,7 @@ class Layer(nn.Module):
 @pytest.mark.parametrize("copies", [0, 1, 2])
 def test_the_memory_of_a_step_is_counted(copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts on the model, on its copy on ``meta``, and on fake tensors."""
-    monkeypatch.setattr(mac_counter, "_shadow_models", lambda model, make=_shadow_models: islice(make(model), copies))
+    monkeypatch.setattr(mac_counter, "shadow_models", lambda model, make=shadow_models: islice(make(model), copies))
     model, size = Layer(), 4 * 8 * 4
     rows = {"inputs": torch.ones(4, 8)}
     whole = MacCounter(model, model_loss).step_bytes([rows])
@@ -340,8 +343,23 @@ def test_a_step_that_cannot_be_counted_is_an_error() -> None:
         counter.step_bytes([{"inputs": torch.ones(4, 8)}])
 
 
-def test_verification_counts_follow_each_doubling_of_interpolated_shapes() -> None:
+@pytest.mark.parametrize(
+    ("traced", "expected"),
+    [
+        # Three determine the polynomial, two verify it; then up to four are interpolated, then eight, and so on.
+        (False, [0, 1, 2, 3, 4, 9, 14, 23, 40]),
+        # Two determine the operations, two verify them; then up to 16 are interpolated, then 64.
+        (True, [0, 1, 2, 3, 20]),
+    ],
+)
+def test_verification_counts_follow_each_growth_of_interpolated_shapes(traced: bool, expected: list[int]) -> None:
     counter = MacCounter(Uneven(lambda length: 1), model_loss)
+    if not traced:  # as if the operations were not predictable
+        counter.count({"input_ids": torch.ones(2, 8, dtype=torch.long), "labels": torch.zeros(2)})
+        [family] = counter._families.values()
+        family.traces.regular = False
+        counter._counted.clear()
+        family.lengths = LengthPolynomial()
     counted = []
     lengths = [8, 800, 400, 240, 640, *(range(16, 240, 8)), *(range(248, 400, 8))]
     for number, length in enumerate(lengths):
@@ -349,8 +367,7 @@ def test_verification_counts_follow_each_doubling_of_interpolated_shapes() -> No
         counter.count({"input_ids": torch.ones(2, length, dtype=torch.long), "labels": torch.zeros(2)})
         if len(counter._counted) > before:
             counted.append(number)
-    # Three determine the polynomial, two verify it; then up to four are interpolated, then eight, sixteen, and so on.
-    assert counted == [0, 1, 2, 3, 4, 9, 14, 23, 40]
+    assert counted == expected
 
 
 class ByValue(torch.optim.SGD):

@@ -14,13 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftkit.macs.mac_counter import (
-    MacCounter,
-    ShadowModel,
-    _parameter_slots,
-    _shadow_models,
-)
+from peftkit.macs.mac_counter import MacCounter, _parameter_slots
 from peftkit.macs.optimizer_costs import count_optimizer_step
+from peftkit.macs.shadow_models import ShadowModel, shadow_models
 
 
 class Square(nn.Module):
@@ -52,7 +48,7 @@ PRODUCT = 2 * 4 * 4
 def test_copies_have_shapes_and_no_values() -> None:
     model = Square().eval()
     model.weight.requires_grad_(False)
-    on_meta, fake = _shadow_models(model)
+    on_meta, fake = shadow_models(model)
     assert [each.device for each in (on_meta, fake)] == [torch.device("meta"), torch.device("cpu")]
     for shadow in (on_meta, fake):
         copied: Any = shadow.model
@@ -66,7 +62,7 @@ def test_copies_have_shapes_and_no_values() -> None:
         assert copied.missing is None
     assert on_meta.model.weight.is_meta
     with torch.device("meta"):
-        _, fake = _shadow_models(Square())
+        _, fake = shadow_models(Square())
     assert fake.device == torch.device("cpu")
 
 

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertForQuestionAnswering, BertForTokenClassification
+from transformers import (
+    AutoTokenizer,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 from peftkit import Example
 from peftkit.errors import RowError
@@ -67,3 +72,25 @@ def test_scores_of_tokens_do_not_depend_on_padding(family: SequenceClassifier, m
         for scores, row in zip(together, rows, strict=True):
             alone = family.outputs_without_padding_effects(model, family.collate([row]))[0]
             assert torch.allclose(scores[: len(row["source"])], alone[: len(row["source"])], atol=1e-5)
+
+
+def test_symmetric_pairs_have_the_mean_of_both_orders(family: SequenceClassifier) -> None:
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(family.config).eval()
+    symmetric = [replace(example, symmetric=True) for example in PAIRS]
+    swapped = [replace(each, source_pair=each.source_pair[::-1]) for each in symmetric if each.source_pair]
+    orders = [[replace(each, symmetric=False) for each in side] for side in (symmetric, swapped)]
+
+    def outputs(examples: list[Example]) -> torch.Tensor:
+        with torch.no_grad():
+            return family.outputs_without_padding_effects(model, family.collate(family.tokenize_sources(examples)))
+
+    expected = (outputs(orders[0]) + outputs(orders[1])) / 2
+    assert expected.shape == (2, family.config.num_labels)
+    for examples in (symmetric, swapped):
+        assert torch.allclose(outputs(examples), expected, atol=1e-5)
+    rows = family.tokenize_sources([*symmetric, Example("ink", "x")])
+    scores = family.loglikelihoods(model, rows, torch.device("cpu"))
+    assert [len(each) for each in scores.loglikelihoods] == [family.config.num_labels] * 3
+    [logits, _] = family.logits(model, family.collate(rows))
+    assert torch.allclose(logits[:2], expected, atol=1e-5)

@@ -51,7 +51,7 @@ NOT_PUBLIC_FILES = {
     **dict.fromkeys(("methods/peft_*", "methods/adalora.py", "methods/adamss.py", "methods/lora.py"), PEFT),
     **dict.fromkeys(("methods/prefix_tuning.py", "methods/vera.py"), PEFT),
     **dict.fromkeys(("tasks/dataset_task.py", "tasks/data_check.py", "tasks/labels.py", "tasks/sources/*"), BASE),
-    **dict.fromkeys(("tasks/columns.py", "metrics/evaluate_module.py"), BASE),
+    **dict.fromkeys(("tasks/columns.py", "tasks/text_task.py", "metrics/evaluate_module.py"), BASE),
     "*/__init__.py": "registers the built-in components",
 }
 """Modules of built-in components that do not need to do with public names, and why."""
@@ -60,6 +60,16 @@ NOT_PUBLIC = {
     "load_valid_splits": "task.load() returns them",
     "ROWS_PER_FILE": "of the checks of DatasetTask",
     "EvaluateModule": "EvaluateMetric.module() returns one",
+    "FreeGeneration": "of the built-in objectives that generate answers",
+    "pseudo_values": "Metric.is_mean_of_examples names its module",
+    "TextTask": "of the built-in tasks of texts and pairs of texts",
+    **dict.fromkeys(("format_number", "join_numbers", "parse_numbers", "get_number_text"), "of regression"),
+    **dict.fromkeys(
+        ("LABELS", "NO_LABEL", "SEPARATOR", "join_labels", "split_labels", "label_extra"), "of multi-label"
+    ),
+    **dict.fromkeys(
+        ("label_name", "natural_sort_key", "split_loading", "DataSource"), "TextMultiLabel.labels has them"
+    ),
     "configurations": "of the presets of peft's methods",
     **dict.fromkeys(
         ("LAYER_NORM", "LAYER_NORM_BY_PEFT", "by_peft", "compared", "compared_by_default"), "learning rates"

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from peftkit.errors import InputError
 from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.token_tagging import TokenTagging
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples
 
@@ -90,6 +92,17 @@ def test_invalid_labels_and_choices_are_skipped(write: Write) -> None:
     choices = MultipleChoice(**of_one_file(file), on_bad_row="skip", max_bad=2)
     assert len(choices.load()["train"]) == 1
     assert [row.reason.split(":")[0] for row in choices.skipped_rows()][:2] == ["choices", "answer"]
+
+
+def test_rows_with_invalid_label_sets_and_tags_are_skipped(write: Write) -> None:
+    file = write("c.jsonl", [{"text": "x", "labels": labels} for labels in (["a"], ["b"], "a", [None])])
+    sets = TextMultiLabel(**of_one_file(file), **SKIP)
+    assert len(sets.load()["train"]) == 2
+    assert sets.labels == ("a", "b")
+    file = write("d.jsonl", [{"tokens": ["x", "y"], "ner_tags": tags} for tags in (["O", "B-a"], ["O"], ["O", "I-a"])])
+    tags = TokenTagging(**of_one_file(file), on_bad_row="skip", max_bad=2)
+    assert len(tags.load()["train"]) == 1
+    assert [row.row for row in tags.skipped_rows()][:2] == [2, 3]
 
 
 def test_errors_that_are_not_of_a_row_stop(write: Write) -> None:

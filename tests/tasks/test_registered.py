@@ -27,7 +27,13 @@ from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
 TASKS = list(load_registry().all("task").values())
-RANKED = [entry for entry in TASKS if issubclass(entry.component, Task) and entry.component.kind != "generation"]
+WITH_CANDIDATES = ("classification", "multiple_choice")
+RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
+ENCODERS_ONLY = ("token_tagging",)
+
+
+def tags_of(text: str) -> list[str]:
+    return ["B-LONG" if len(word) > 4 else "O" for word in text.split()]
 
 
 def options_for(name: str, write: Write) -> list[str]:
@@ -42,6 +48,9 @@ def options_for(name: str, write: Write) -> list[str]:
     generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
+        "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
+        "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -55,7 +64,8 @@ def options_for(name: str, write: Write) -> list[str]:
 
 def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
     file = tmp_path / "x.toml"
-    file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")
+    model = "pocket-encoder" if entry.name in ENCODERS_ONLY else "pocket-t5"
+    file.write_text(f'[model]\nname = "{model}"\n[method]\nname = "full"\n', encoding="utf-8")
     return load_recipe(file, load_registry(), [f"task.name={entry.name}", *options_for(entry.name, write)])
 
 
@@ -119,6 +129,9 @@ ANSWERS = {
     "text_classification": ["label"],
     "multiple_choice": ["answer"],
     "text_generation": ["target"],
+    "text_multi_label": ["labels"],
+    "text_regression": ["target"],
+    "token_tagging": ["ner_tags"],
     "distractor_generation": ["distractors"],
 }
 
@@ -178,7 +191,7 @@ def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_p
         assert groups == [row["article"] for row in rows]
 
 
-@pytest.mark.parametrize("name", ["text_classification", "multiple_choice", "text_generation", "distractor_generation"])
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name.startswith(("text_", "multiple", "distractor_"))])
 def test_group_column_sets_the_groups(name: str, write: Write, tmp_path: Path) -> None:
     file = tmp_path / "y.toml"
     file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")

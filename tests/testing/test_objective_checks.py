@@ -11,14 +11,17 @@ from peftkit import Objective, Task
 from peftkit.plugins import load_registry
 from peftkit.testing import check_objective, check_registered, check_task
 from peftkit.testing.run_checks import Colours
-from tests.regression_plugin import RegressionHead, Shades
-from tests.tiny_runs import ColourChoice, ColourText
+from tests.regression_plugin import BrightnessHead, Shades
+from tests.tiny_runs import ColourChoice, ColourNumber, ColourSet, ColourTags, ColourText
 
 BUILT_IN = [entry.component for entry in load_registry("").all("objective").values()]
 TASKS: Mapping[str, Task] = {
     "classification": Colours(),
     "multiple_choice": ColourChoice(),
     "generation": ColourText(),
+    "regression": ColourNumber(),
+    "multi_label": ColourSet(),
+    "token_tagging": ColourTags(),
 }
 
 
@@ -29,5 +32,5 @@ def test_built_in_objectives_conform(objective: type[Objective], tmp_path: Path)
 
 def test_an_objective_of_a_plugin_conforms(regression_plugin: Path, tmp_path: Path) -> None:
     check_task(Shades())
-    check_registered(RegressionHead)
-    check_objective(RegressionHead(), Shades(), tmp_path)
+    check_registered(BrightnessHead)
+    check_objective(BrightnessHead(), Shades(), tmp_path)

@@ -96,7 +96,7 @@ def test_runs_of_checks_are_not_those_of_other_plugins(tmp_path: Path) -> None:
 def test_a_task_has_the_metrics_and_the_objective_that_it_needs() -> None:
     built_in = {(entry.kind, entry.name) for entry in load_registry("").entries}
     added = {(entry.kind, entry.name) for entry in registry_of(Own()).entries} - built_in
-    assert added == {("task", "own"), ("metric", "distance"), ("objective", "regression_head")}
+    assert added == {("task", "own"), ("metric", "distance"), ("objective", "brightness_head")}
     check_task(Own())
     with pytest.raises(AssertionError, match="no metric is called 'luck'"):
         check_task(Lost())

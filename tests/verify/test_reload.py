@@ -30,3 +30,15 @@ def test_nan_differs_from_numbers() -> None:
     )
     assert reload._largest_distance({"loss": nan}, {"loss": float("inf")}) == 0
     assert reload._largest_distance({"loss": nan}, {"loss": 2.0}) == float("inf")
+
+
+def test_numbers_may_differ_in_their_last_digits() -> None:
+    stored = [{"prediction": "3.28412", "values": [3.284121]}, {"prediction": "a", "probabilities": {"a": 0.7}}]
+    new: list[dict[str, Any]] = [
+        {"prediction": "3.28413", "values": [3.284129]},
+        {"prediction": "a", "probabilities": {"a": 0.70001}},
+    ]
+    recipe: Any = None
+    near, excused, wrong = reload._compare_predictions(stored, new, recipe, 1e-4, 0.0)
+    assert (near, excused, wrong) == (new, 1, 0)
+    assert reload._compare_predictions(stored, new, recipe, 1e-7, 0.0)[1:] == (0, 1)

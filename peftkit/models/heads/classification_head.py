@@ -63,15 +63,17 @@ class LoadedHead:
         }
 
 
-def set_labels(config: Any, labels: Collection[str], outputs: int) -> None:
+def set_labels(config: Any, labels: Collection[str], outputs: int, problem_type: str = "") -> None:
     """Set the labels in a model's config.
 
     Args:
         config: the config; it is changed in place.
         labels: the labels; if empty, only the number of outputs is set.
         outputs: number of outputs of the head.
+        problem_type: the kind of loss of transformers; empty to let it infer one.
     """
     config.num_labels = outputs
+    config.problem_type = problem_type or None
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -103,14 +105,14 @@ def load_with_head(
         loading = read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
         _select_outputs(model, output_indices)
-        set_labels(config, labels, outputs)
-        set_labels(model.config, labels, outputs)
+        set_labels(config, labels, outputs, needed.problem_type)
+        set_labels(model.config, labels, outputs, needed.problem_type)
         kept = tuple(_names_outside_backbone(model))
         label_list = comma_separated(head_labels)
         notice = f"the classification head of {recipe.model.name} is kept; its labels are {label_list}"
         return model, LoadedHead(kept, kept=True, notice=notice, labels=tuple(head_labels)), loading
     replaced = has_task_head(config)
-    set_labels(config, labels, outputs)
+    set_labels(config, labels, outputs, needed.problem_type)
     torch.manual_seed(recipe.run.effective_init_seed)  # loading initializes the weights of a new head
     model, report = load(config)
     loading = read_report(model, report)

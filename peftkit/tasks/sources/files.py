@@ -9,15 +9,37 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.data_files import FORMATS, file_format, is_saved_dataset, read_parquet_table, read_rows, read_saved_dataset
+from peftkit.data_files import (
+    FORMATS,
+    ConllFormat,
+    DelimitedFormat,
+    file_format,
+    is_saved_dataset,
+    read_conll,
+    read_parquet_table,
+    read_rows,
+    read_saved_dataset,
+)
 from peftkit.errors import DataError, InputError, comma_separated, similar_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+Layout = ConllFormat | DelimitedFormat
+
+
+def is_conll(layout: Layout | None) -> bool:
+    """Returns whether files have one word a line."""
+    return isinstance(layout, ConllFormat)
+
+
 def load_files(
-    files: Mapping[str, Sequence[str]], *, streaming: bool = False, max_rows: int | None = None
+    files: Mapping[str, Sequence[str]],
+    *,
+    streaming: bool = False,
+    max_rows: int | None = None,
+    layout: Layout | None = None,
 ) -> dict[str, Any]:
     """Loads the rows of each split.
 
@@ -25,6 +47,7 @@ def load_files(
         files: Files of each split, in one format per split, or one folder that ``Dataset.save_to_disk`` wrote.
         streaming: Whether to stream the rows.
         max_rows: Maximum number of rows of each file; None for all.
+        layout: The layout of the files, if their extension does not say it all.
 
     Returns:
         A dataset for each split.
@@ -32,60 +55,75 @@ def load_files(
     Raises:
         InputError: A file does not exist, has an unsupported format, or is invalid.
     """
-    return {split: _load(split, list(names), max_rows, streaming=streaming) for split, names in files.items()}
+    return {
+        split: _load(split, list(names), max_rows, streaming=streaming, layout=layout) for split, names in files.items()
+    }
 
 
 @lru_cache(maxsize=64)
-def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None) -> int:
+def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None, layout: Layout | None = None) -> int:
     """Returns the number of rows of a file, cached.
 
     Args:
         file: Path of the file.
         stamp: Cache key that changes when the file changes.
         max_rows: Number of rows after which counting ends; None to count all.
+        layout: The layout of the file, if its extension does not say it all.
     """
-    return sum(1 for _ in islice(read_rows(file), max_rows))
+    return sum(1 for _ in islice(_read(file, layout), max_rows))
 
 
-def digest(files: Sequence[str]) -> str:
-    """Returns a hash of the contents of files, in order."""
+def digest(files: Sequence[str], layout: Layout | None = None) -> str:
+    """Returns a hash of the contents of files, in order.
+
+    Args:
+        files: Paths of the files.
+        layout: Their layout, if their extension does not say it all.
+    """
     combined = hashlib.sha256()
     for name in files:
         with open(name, "rb") as file:
             combined.update(hashlib.file_digest(file, "sha256").digest())
-        combined.update(str(file_format(Path(name))).encode())
+        kind = file_format(Path(name))
+        combined.update(str(kind if layout is None else layout if is_conll(layout) else (kind, layout)).encode())
     return combined.hexdigest()
 
 
-def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool) -> Any:
+def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool, layout: Layout | None) -> Any:
     if any(is_saved_dataset(Path(name)) for name in names):
         return _load_saved(split, names, max_rows, streaming=streaming)
     for name in names:
-        check_readable(name)
-    formats = {file_format(Path(name)) for name in names}
+        check_readable(name, layout)
+    formats = {"conll" if is_conll(layout) else file_format(Path(name)) for name in names}
     if len(formats) > 1:
         raise DataError("path", f"the files of split {split!r} have different formats; convert them to one")
     if streaming:
         from datasets import IterableDataset
 
         features = _load_parquet(names, 0).features if formats == {"parquet"} else None
-        return IterableDataset.from_generator(_stream_rows, features, gen_kwargs={"files": names})
-    rows = _load_parquet(names, max_rows) if formats == {"parquet"} else _read_all(names, max_rows)
+        return IterableDataset.from_generator(_stream_rows, features, gen_kwargs={"files": names, "layout": layout})
+    rows = _load_parquet(names, max_rows) if formats == {"parquet"} else _read_all(names, max_rows, layout)
     if not len(rows):
         raise InputError(f"{', '.join(names)}: has no rows")
     return rows
 
 
-def _read_all(names: Sequence[str], max_rows: int | None) -> Dataset:
+def _read_all(names: Sequence[str], max_rows: int | None, layout: Layout | None) -> Dataset:
     from peftkit.tasks.sources.arrow_columns import make_dataset
 
-    fingerprint = digest(names)[:32] if max_rows is None else None
-    return make_dataset(_stream_rows(names, max_rows), fingerprint)
+    fingerprint = digest(names, layout)[:32] if max_rows is None else None
+    return make_dataset(_stream_rows(names, max_rows, layout), fingerprint)
 
 
-def _stream_rows(files: Sequence[str], max_rows: int | None = None) -> Iterator[dict[str, Any]]:
+def _stream_rows(
+    files: Sequence[str], max_rows: int | None = None, layout: Layout | None = None
+) -> Iterator[dict[str, Any]]:
     for name in files:
-        yield from islice(read_rows(name), max_rows)
+        yield from islice(_read(name, layout), max_rows)
+
+
+def _read(file: str, layout: Layout | None) -> Iterator[dict[str, Any]]:
+    return read_conll(file, layout) if isinstance(layout, ConllFormat) else read_rows(file, layout)
 
 
 def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, streaming: bool) -> Any:
@@ -96,8 +134,12 @@ def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, strea
     return rows.to_iterable_dataset() if streaming else rows
 
 
-def check_readable(name: str) -> None:
+def check_readable(name: str, layout: Layout | None = None) -> None:
     """Checks that a path is a file of a supported format.
+
+    Args:
+        name: The path.
+        layout: Its layout; a file with one word a line may have any extension.
 
     Raises:
         InputError: It is not.
@@ -108,7 +150,7 @@ def check_readable(name: str) -> None:
     if not path.is_file():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise DataError("path", f"there is no file {name!r}{similar_file(path.name, siblings)}")
-    if file_format(path) is None:
+    if file_format(path) is None and not is_conll(layout):
         allowed = comma_separated(list(FORMATS))
         raise DataError("path", f"{name!r} has an unsupported extension; allowed: {allowed}")
 

@@ -28,13 +28,14 @@ NEUTRAL_FIELDS = {"name", "version", "data_dir", "data_files", "description", "f
 """Fields of a builder's configuration that do not change how files are parsed."""
 
 
-def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Files:
+def files_by_split(path: Path, config: str | None, known: Collection[str], extensions: Collection[str] = ()) -> Files:
     """Finds the files of each split by their names, or folders that ``Dataset.save_to_disk`` wrote.
 
     Args:
         path: A folder, or a file, which is used for train.
         config: Subfolder to prefer.
         known: Names of splits; a folder without any of them is skipped.
+        extensions: Extensions of the files; if empty, those of ``FORMATS``.
 
     Returns:
         The files of each split; empty if the folder has another layout.
@@ -51,7 +52,7 @@ def files_by_split(path: Path, config: str | None, known: Collection[str]) -> Fi
                 continue
             if is_saved_dataset(file):
                 splits[file.name].append(str(file))
-            elif file_format(file) and file.is_file():
+            elif file.is_file() and (file.suffix.lower() in extensions if extensions else file_format(file)):
                 splits[re.split(r"[-_.]", file.name)[0]].append(str(file))
         if any(name in known for name in splits):
             return tuple((name, tuple(files)) for name, files in splits.items())

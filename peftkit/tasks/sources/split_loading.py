@@ -19,6 +19,8 @@ from peftkit.tasks.sources.data_source import (
     HUB_NAME,
     SPLIT_NAMES,
     DataSource,
+    check_layout,
+    check_sizes,
     describe,
     files_of,
     is_missing_file,
@@ -74,7 +76,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
     use_writable_datasets_cache()
     loaded, origins, problems = _load_source_splits(source)
     if not problems:
-        _check_sizes(source, loaded)
+        check_sizes(source, loaded)
     limit = source.rows_per_file
     cut = frozenset(name for name, rows in loaded.items() if limit is not None and len(rows) >= limit)
     loaded = {name: _without_internal_columns(rows) for name, rows in loaded.items()}
@@ -172,7 +174,7 @@ def locate_row(source: DataSource, split: str, index: int) -> tuple[str, int]:
     for file in dict(files_of(source)).get(name, ()):
         if is_saved_dataset(Path(file)):
             return file, number + 1
-        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file)
+        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.layout)
         if number < length:
             return file, number + 1
         number -= length
@@ -201,14 +203,21 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
     from datasets import Dataset
 
     splits: dict[str, Any] = {}
-    if files := dict(files_of(source)):
+    files = dict(files_of(source))
+    check_layout(source, files)
+    if files:
         origins, problems = _split_names(source, list(files))
         for name in files:  # skip files of other names, which may be unreadable
             if name not in origins.values():
                 continue
             streaming = source.streaming and name == origins.get("train")  # only the training split is streamed
             try:
-                splits |= load_files({name: files[name]}, streaming=streaming, max_rows=source.rows_per_file)
+                splits |= load_files(
+                    {name: files[name]},
+                    streaming=streaming,
+                    max_rows=source.rows_per_file,
+                    layout=source.layout,
+                )
             except InputError as error:
                 problems.append(error)
         return splits, origins, problems
@@ -380,18 +389,3 @@ def _check_enough_rows(rows: Dataset, source: DataSource) -> None:
             f"{describe(source)} has {len(rows)} row{'s' if len(rows) != 1 else ''} (columns: "
             f"{comma_separated(columns)}), too few to hold out rows for dev and test"
         )
-
-
-def _check_sizes(source: DataSource, splits: Mapping[str, Any]) -> None:
-    """Raises if splits differ from their published sizes."""
-    from datasets import Dataset
-
-    for name, size in source.sizes:
-        rows = splits.get(name)
-        if isinstance(rows, Dataset) and len(rows) != size:
-            raise InputError(
-                f"{describe(source)} has {len(rows):,} rows in split {name!r}, but {size:,} were published; clear the "
-                "cache of the dataset, or set path to other files"
-            )
-        if rows is None:
-            raise InputError(f"{describe(source)} has no split {name!r}, which was published with {size:,} rows")
