@@ -39,7 +39,7 @@ def test_skipped_rows_are_listed_and_part_of_the_digest(
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     assert summary["rows_skipped"] == {"train": 1, "dev": 0, "test": 0}
     data: Any = SimpleNamespace(
-        **dict.fromkeys(SUMMARIZED, {}), split_sizes={"train": 24}, num_skipped={"train": 2}, num_ignored={}
+        **{key: {} for key in SUMMARIZED}, split_sizes={"train": 24}, num_skipped={"train": 2}, num_ignored={}
     )
     recorded: Any = SimpleNamespace(recipe=recipe, summary=summary, require_rows=lambda: data)
     assert [c.stored for c in row_checks(recorded) if c.name == "rows_skipped train"] == [1]
