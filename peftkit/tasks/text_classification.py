@@ -11,9 +11,8 @@ from pydantic import Field, model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.components.inputs import TaskMatch
-from peftkit.errors import InputError, comma_separated, did_you_mean
+from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
 from peftkit.tasks import column_names
-from peftkit.tasks.columns import get_value, has_column
 from peftkit.tasks.data_check import ROWS_PER_FILE
 from peftkit.tasks.labels import (
     LabelNames,
@@ -151,15 +150,16 @@ class TextClassification(TextTask):
         return bool(self.ignore_labels)
 
     def is_ignored(self, row: Mapping[str, Any]) -> bool:
-        if not self.ignore_labels or not has_column(row, self.label_column):
+        if not self.ignore_labels:
             return False
-        label = get_value(row, self.label_column)
+        try:
+            label = read_label(row, self.label_column)
+        except RowError:  # invalid, which is another matter
+            return False
         return any(is_ignored(spelling, self.ignore_labels) for spelling in self._spellings_of(label))
 
     def _spellings_of(self, label: Any) -> list[Any]:
         """Returns a label, and its name if it is a number of the dataset's label names."""
-        if not isinstance(label, bool | int | float | str):
-            return []
         names = self._feature_names()
         return [label, names[label]] if type(label) is int and 0 <= label < len(names) else [label]
 

@@ -63,6 +63,17 @@ def test_rows_with_ignored_labels_are_left_out_and_counted(write: Write) -> None
     assert task.find_data_problems() == []
 
 
+def test_rows_without_label_are_invalid_beside_ignored_ones(write: Write) -> None:
+    file = write("a.jsonl", labelled([0, -1, 1, None, [-1]]))
+    with pytest.raises(InputError, match=r"row 5: label: must be one label"):
+        label_task(file, ignore_labels=(-1,)).load()
+    task = label_task(file, ignore_labels=(-1,), on_bad_row="skip", max_bad=2)
+    assert len(task.load()["train"]) == 2
+    assert [row.row for row in task.skipped_rows()] == [4, 5] * 3
+    assert task.num_ignored_rows()["dev"] == 1
+    assert {p.option for p in task.find_data_problems()} == {"on_bad_row"}
+
+
 @pytest.mark.parametrize(
     ("options", "targets"),
     [
