@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -53,6 +54,8 @@ def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
         "model_kind": kind,
         "limits": {"source": family.max_source_length, "target": family.max_target_length},
         "splits": statistics,
+        "ignored": dict(recipe.task.num_ignored_rows()),
+        "skipped": [asdict(row) for row in recipe.task.skipped_rows()],
         "split": split,
         "examples": [
             {"row": recipe.task.describe_row(split, i), **_format_example(family, example, row)}

@@ -99,6 +99,26 @@ class OptionProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """An invalid row that a task left out.
+
+    Attributes:
+        split: ``train``, ``dev`` or ``test``.
+        file: The file of the row, or the dataset and split.
+        row: Its number in there, from 1; 0 if it is not known, as in a stream of several files.
+        reason: What is wrong with it.
+    """
+
+    split: str
+    file: str
+    row: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}: {self.reason}" if self.row else f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class TaskMatch:
     """How a task can use a user's data.
 

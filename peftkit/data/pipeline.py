@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 
-from peftkit.components.inputs import Row
+from peftkit.components.inputs import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.examples import to_examples
 from peftkit.data.row_digests import digest_examples, digest_rows
@@ -84,6 +84,23 @@ class PreparedData:
         """Digest of the whole rows of each split; for a stream, of the sources and answers of its first rows."""
         train = digest_rows(self.train) if isinstance(self.train, Dataset) else self.train_statistics.digest
         return {"train": train, **{split.name: digest_examples(split.examples) for split in self.final_splits}}
+
+    @property
+    def skipped_rows(self) -> Sequence[SkippedRow]:
+        """The invalid rows that were left out; of a stream, those that were met so far."""
+        return self.objective.task.skipped_rows()
+
+    @property
+    def num_skipped(self) -> dict[str, int]:
+        """Number of skipped rows of each split."""
+        counts = Counter(row.split for row in self.skipped_rows)
+        return {split: counts[split] for split in self.split_sizes}
+
+    @property
+    def num_ignored(self) -> dict[str, int]:
+        """Number of valid rows of each split that the task left out."""
+        counts = self.objective.task.num_ignored_rows()
+        return {split: counts.get(split, 0) for split in self.split_sizes}
 
     @property
     def is_curve_subsampled(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from peftkit.data_files.conll import ConllFormat, read_conll
 from peftkit.data_files.decompressed_text import check_encoding
+from peftkit.data_files.delimited import DelimitedFormat, Quoting, check_delimiter, check_encoding_name
 from peftkit.data_files.json_rows import JsonFloat, format_json, parse_json
 from peftkit.data_files.parquet import read_parquet_table
 from peftkit.data_files.prediction_inputs import read_prediction_inputs
@@ -18,10 +19,14 @@ from peftkit.data_files.squad import SquadFormat
 __all__ = [
     "FORMATS",
     "ConllFormat",
+    "DelimitedFormat",
     "FileLayout",
     "JsonFloat",
+    "Quoting",
     "SquadFormat",
+    "check_delimiter",
     "check_encoding",
+    "check_encoding_name",
     "file_format",
     "first_rows",
     "format_json",

@@ -63,6 +63,12 @@ class ConsoleLogger(TrainerCallback):
         self.print(f"trainable {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
         sizes = {split: "streamed" if rows is None else f"{rows:,}" for split, rows in data.split_sizes.items()}
         self.print("rows " + ", ".join(f"{split} {rows}" for split, rows in sizes.items()))
+        for split, number in data.num_skipped.items():
+            if number:
+                self.print(f"skipped in {split}: {number:,} invalid rows (skipped.jsonl)")
+        for split, number in data.num_ignored.items():
+            if number:
+                self.print(f"ignored in {split}: {number:,} rows")
         for split, counts in data.truncated.items():
             truncated = ", ".join(f"{rows:,} {field}" for field, rows in counts.items() if rows)
             if truncated:

@@ -51,7 +51,7 @@ class SpanQa(DatasetTask):
         source = super()._data_source()
         if self.file_format is None:
             return source
-        return replace(source, layout=SquadFormat(self.question_column, self.context_column, self.answers_column))
+        return replace(source, form=SquadFormat(self.question_column, self.context_column, self.answers_column))
 
     def prompt_template(self) -> str:
         return self.prompt or "question: {question} context: {context}"  # as T5 was trained (Raffel et al., 2020)

@@ -214,6 +214,7 @@ def run(
             opened.open(original_recipe, environment, previous)
             opened.write("baselines.json", {"baselines": opened.baseline_scores})
             opened.write("loading.json", base.record())
+            write_skipped_rows(opened.directory, data)
 
         run_on_main(accelerator, open_run_directory)
         directory = opened.directory
@@ -258,6 +259,7 @@ def run(
             parameters = {"trainable": trainable, "total": total}
             summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
             summary["revisions"] = dict(revisions)
+            write_skipped_rows(directory, data)  # of a stream, further ones
             directory.write_json("summary.json", summary)
             console.summary(summary, directory.path)
         return directory.path if directory else None
@@ -322,6 +324,17 @@ def _create_meter(component: Any) -> Meter:
     return meter
 
 
+def write_skipped_rows(directory: RunDirectory | None, data: PreparedData) -> None:
+    """Write ``skipped.jsonl`` if invalid rows were left out of the data.
+
+    Args:
+        directory: The run directory.
+        data: The data.
+    """
+    if directory is not None and (rows := data.skipped_rows):
+        directory.write_lines("skipped.jsonl", [asdict(row) for row in rows])
+
+
 def _summarize(
     trainer: Trainer, selection: CheckpointSelector, opened: OpenRun, base: LoadedBase, parameters: Mapping[str, int]
 ) -> dict[str, Any]:
@@ -374,6 +387,8 @@ def _summarize(
         "rows_digests": dict(data.digests),
         "rows_evaluated": data.num_evaluated_rows,
         "rows_dropped_per_epoch": None if rows is None else 0 if rows_per_step else rows % trainer.effective_batch,
+        "rows_skipped": data.num_skipped,
+        "rows_ignored": data.num_ignored,
         "rows_truncated": {split: dict(counts) for split, counts in data.truncated.items()},
         "train_overlap": dict(data.train_overlap),
         "resumed_after_steps": state.resumed_after_steps,

@@ -179,6 +179,8 @@ def row_checks(run: RecordedRun) -> Iterator[Check]:
         "rows_truncated": data.truncated,
         "train_overlap": data.train_overlap,
     }
+    if "rows_skipped" in summary and train is not None:  # those of a stream are counted while it is read
+        recomputed |= {"rows_skipped": data.num_skipped, "rows_ignored": data.num_ignored}
     for name, value in recomputed.items():
         if name in summary:
             yield from check_values("data", {name: summary[name]}, {name: value})

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from peftkit.data_files import (
     FORMATS,
+    DelimitedFormat,
     FileLayout,
     file_format,
     is_saved_dataset,
@@ -24,12 +25,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+Layout = FileLayout | DelimitedFormat
+
+
+def has_own_form(layout: Layout | None) -> TypeGuard[FileLayout]:
+    """Returns whether a task reads files in a form of its own, whatever their extension."""
+    return layout is not None and not isinstance(layout, DelimitedFormat)
+
+
 def load_files(
     files: Mapping[str, Sequence[str]],
     *,
     streaming: bool = False,
     max_rows: int | None = None,
-    layout: FileLayout | None = None,
+    layout: Layout | None = None,
 ) -> dict[str, Any]:
     """Loads the rows of each split.
 
@@ -37,7 +46,7 @@ def load_files(
         files: Files of each split, in one format per split, or one folder that ``Dataset.save_to_disk`` wrote.
         streaming: Whether to stream the rows.
         max_rows: Maximum number of rows of each file; None for all.
-        layout: The form of the files; None for that of their extension.
+        layout: The layout of the files, if their extension does not say it all.
 
     Returns:
         A dataset for each split.
@@ -51,39 +60,40 @@ def load_files(
 
 
 @lru_cache(maxsize=64)
-def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None, layout: FileLayout | None = None) -> int:
+def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None, layout: Layout | None = None) -> int:
     """Returns the number of rows of a file, cached.
 
     Args:
         file: Path of the file.
         stamp: Cache key that changes when the file changes.
         max_rows: Number of rows after which counting ends; None to count all.
-        layout: The form of the file; None for that of its extension.
+        layout: The layout of the file, if its extension does not say it all.
     """
     return sum(1 for _ in islice(_read(file, layout), max_rows))
 
 
-def digest(files: Sequence[str], layout: FileLayout | None = None) -> str:
+def digest(files: Sequence[str], layout: Layout | None = None) -> str:
     """Returns a hash of the contents of files, in order.
 
     Args:
         files: Paths of the files.
-        layout: Their form; None for that of their extension.
+        layout: Their layout, if their extension does not say it all.
     """
     combined = hashlib.sha256()
     for name in files:
         with open(name, "rb") as file:
             combined.update(hashlib.file_digest(file, "sha256").digest())
-        combined.update(str(layout or file_format(Path(name))).encode())
+        kind = file_format(Path(name))
+        combined.update(str(kind if layout is None else layout if has_own_form(layout) else (kind, layout)).encode())
     return combined.hexdigest()
 
 
-def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool, layout: FileLayout | None) -> Any:
+def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool, layout: Layout | None) -> Any:
     if any(is_saved_dataset(Path(name)) for name in names):
         return _load_saved(split, names, max_rows, streaming=streaming)
     for name in names:
         check_readable(name, layout)
-    formats = {"" if layout else file_format(Path(name)) for name in names}
+    formats = {"" if has_own_form(layout) else file_format(Path(name)) for name in names}
     if len(formats) > 1:
         raise DataError("path", f"the files of split {split!r} have different formats; convert them to one")
     if streaming:
@@ -97,7 +107,7 @@ def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool
     return rows
 
 
-def _read_all(names: Sequence[str], max_rows: int | None, layout: FileLayout | None) -> Dataset:
+def _read_all(names: Sequence[str], max_rows: int | None, layout: Layout | None) -> Dataset:
     from peftkit.tasks.sources.arrow_columns import make_dataset
 
     fingerprint = digest(names, layout)[:32] if max_rows is None else None
@@ -105,14 +115,14 @@ def _read_all(names: Sequence[str], max_rows: int | None, layout: FileLayout | N
 
 
 def _stream_rows(
-    files: Sequence[str], max_rows: int | None = None, layout: FileLayout | None = None
+    files: Sequence[str], max_rows: int | None = None, layout: Layout | None = None
 ) -> Iterator[dict[str, Any]]:
     for name in files:
         yield from islice(_read(name, layout), max_rows)
 
 
-def _read(file: str, layout: FileLayout | None) -> Iterator[dict[str, Any]]:
-    return layout.read(file) if layout else read_rows(file)
+def _read(file: str, layout: Layout | None) -> Iterator[dict[str, Any]]:
+    return read_rows(file, layout) if layout is None or isinstance(layout, DelimitedFormat) else layout.read(file)
 
 
 def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, streaming: bool) -> Any:
@@ -123,12 +133,12 @@ def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, strea
     return rows.to_iterable_dataset() if streaming else rows
 
 
-def check_readable(name: str, layout: FileLayout | None = None) -> None:
+def check_readable(name: str, layout: Layout | None = None) -> None:
     """Checks that a path is a file of a supported format.
 
     Args:
         name: The path.
-        layout: The form of the file; its extension may be any. None for that of its extension.
+        layout: Its layout; a file with one word a line may have any extension.
 
     Raises:
         InputError: It is not.
@@ -139,7 +149,7 @@ def check_readable(name: str, layout: FileLayout | None = None) -> None:
     if not path.is_file():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise DataError("path", f"there is no file {name!r}{similar_file(path.name, siblings)}")
-    if file_format(path) is None and layout is None:
+    if file_format(path) is None and not has_own_form(layout):
         allowed = comma_separated(list(FORMATS))
         raise DataError("path", f"{name!r} has an unsupported extension; allowed: {allowed}")
 
