@@ -187,6 +187,23 @@ def out_of_memory(folder: Path) -> str:
     return f"microbatches of 512 rows became {little['microbatch_size']}, with the same {gmacs:.1f} GMACs"
 
 
+def offloading(folder: Path) -> str:
+    """Activations in host memory leave the losses as they are, and take less memory of the device."""
+    files = [
+        recipe(
+            folder, name, f"train.activation_offloading = {name}", "train.batch_size = 256", "train.budget.steps = 5"
+        )
+        for name in ("false", "true")
+    ]
+    run_all(folder, files, 1)
+    plain, offloaded = (read_summary(folder, file.stem) for file in files)
+    losses = [each["final"]["dev"]["loss"] for each in (plain, offloaded)]
+    assert math.isclose(*losses, rel_tol=1e-3), losses
+    peaks = [each["cost"]["peak_device_bytes"] for each in (plain, offloaded)]
+    assert peaks[1] < peaks[0], peaks
+    return f"{peaks[0] / 2**20:.0f} MiB became {peaks[1] / 2**20:.0f}, with the same loss"
+
+
 def no_waiting(folder: Path) -> str:
     """No step waits for the device, once the first ones have been taken: torch raises an error at a wait."""
     import torch
@@ -287,6 +304,7 @@ CHECKS: tuple[Callable[[Path], str], ...] = (
     energy,
     memory,
     out_of_memory,
+    offloading,
     no_waiting,
     precisions,
     fsdp,

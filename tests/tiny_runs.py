@@ -154,6 +154,27 @@ class ColourSet(Colours):
         return Example(f"labels: {row['thing']}", target, extra=label_extra(self.labels, "none"))
 
 
+class ColourDocument(Colours):
+    """The colour task as plain text."""
+
+    name: Literal["colour_document"] = "colour_document"  # type: ignore[assignment]
+
+    kind = "language_modeling"
+    metrics = ("bits_per_byte", "perplexity")
+    selection_metric = "bits_per_byte"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        text = f"The colour of {row['thing']} is clear."
+        return Example(text, text)
+
+    def to_prompt(self, row: Any) -> Example:
+        return replace(self.to_example(row), target="")
+
+
 class ColourTags(Colours):
     """The colour task as tags of words."""
 
@@ -171,6 +192,26 @@ class ColourTags(Colours):
         words = ("colour", *row["thing"].split())
         tags = ["O", *[f"B-{row['colour']}"] * (len(words) - 1)]
         return Example(" ".join(words), " ".join(tags), words=words)
+
+
+class ColourSpans(Colours):
+    """The colour task as spans of a context."""
+
+    name: Literal["colour_spans"] = "colour_spans"  # type: ignore[assignment]
+
+    kind = "span_qa"
+    metrics = ("squad",)
+    selection_metric = "squad_f1"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        context, thing = "red, green or blue", row["thing"]
+        start = context.index(row["colour"])
+        prompt = Example(f"(colour) {thing}: {context}", row["colour"], source_pair=(f"colour {thing}", context))
+        return replace(prompt, target_span=(start, start + len(row["colour"])))
 
 
 class Quiet(Method):

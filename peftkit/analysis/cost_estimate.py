@@ -44,6 +44,7 @@ class CostEstimate:
     trainable_parameters: int
     total_parameters: int
     effective_batch: int
+    """Rows of a step; their mean with ``train.tokens_per_batch``."""
     steps_per_epoch: int | None
     """None if the number of rows is unknown, as for streamed data."""
     steps: int | None
@@ -136,15 +137,15 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         InputError: A row is invalid, or the model is too large for a method that needs weights.
     """
     quiet_libraries("warning")
-    _, objective = load_objective(recipe)
-    recipe, data = prepare_training_rows(recipe, objective)
+    recipe, data = prepare_training_rows(recipe, load_objective(recipe)[1])
     batch = effective_batch_size(recipe, 1)
-    steps_per_epoch = data.steps_per_epoch(batch)
+    rows_per_step = data.rows_per_step(recipe.train.tokens_per_batch)
+    steps_per_epoch = data.steps_per_epoch(batch, recipe.train.tokens_per_batch)
 
     def simulate(device: str) -> tuple[nn.Module, MacCounter, SimulatedRun]:
-        model, mac_counter = make_random_model(recipe, data, batch, device)
+        model, objective, mac_counter = make_random_model(recipe, data, batch, device)
         schedule = StepSchedule(recipe, data.train, make_splitter(recipe, objective, model, 1), batch)
-        return model, mac_counter, simulate_run(recipe, steps_per_epoch, schedule, mac_counter, batch)
+        return model, mac_counter, simulate_run(recipe, steps_per_epoch, schedule, mac_counter)
 
     model, mac_counter, simulated = on_random_weights(recipe, simulate)
     macs, mean = simulated.macs, simulated.mean_macs
@@ -166,7 +167,7 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         task=recipe.task.name,
         trainable_parameters=trainable,
         total_parameters=total,
-        effective_batch=batch,
+        effective_batch=batch if rows_per_step is None else round(rows_per_step.mean),
         steps_per_epoch=steps_per_epoch,
         steps=steps,
         gmacs_per_step=mean / 1e9,

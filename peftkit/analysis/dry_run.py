@@ -10,6 +10,7 @@ from typing import Any
 from peftkit.components import StepResult, StepStats, TrainContext
 from peftkit.components.callback import TrainerCallback
 from peftkit.data.dataloader import effective_batch_size, first_batches
+from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, shutdown
 from peftkit.models.load_base_model import LoadedBase, apply_method, init_random_base
@@ -17,7 +18,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import BudgetConfig
-from peftkit.train.budget import planned_steps
+from peftkit.train.budget import planned_steps_of_run
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler
@@ -62,11 +63,12 @@ def dry_run(recipe: Recipe, registry: Registry, steps: int, callbacks: Sequence[
         data = prepare_data(recipe, base.objective, accelerator, only_train=True)
         model = apply_recipe_method(recipe, base, data, effective_batch_size(recipe, accelerator.num_processes))
         assert_same_weights(model)
-        counter = make_mac_counter(recipe, base.objective, model, data.train)
+        objective = with_frozen_layers(recipe, base.objective, model, data.train, processes=accelerator.num_processes)
+        counter = make_mac_counter(recipe, objective, model, data.train)
         train = recipe.train.model_copy(update={"budget": BudgetConfig(steps=steps)})
         recipe = recipe.model_copy(update={"train": train})
         with InterruptHandler() as interrupts:
-            trainer = Trainer(recipe, model, base.objective, data, accelerator, counter, callbacks, interrupts)
+            trainer = Trainer(recipe, model, objective, data, accelerator, counter, callbacks, interrupts)
             yield trainer
     finally:
         if trainer is not None:
@@ -86,7 +88,7 @@ def apply_recipe_method(recipe: Recipe, base: LoadedBase, data: PreparedData, ba
     Returns:
         The model to train.
     """
-    steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=data.steps_per_epoch(batch))
+    steps = planned_steps_of_run(recipe, data, batch)
     return apply_method(
         recipe, base, steps, partial(first_batches, recipe, data.train, base.objective, base.model, batch)
     )

@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import accumulate, count, islice, pairwise
 from typing import NamedTuple, TypeVar
 
+import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
 from peftkit.analysis.dry_run import apply_recipe_method
 from peftkit.components.inputs import Row
 from peftkit.data.batch_splitter import BatchSplitter
-from peftkit.data.dataloader import StreamingRows, TrainRows
-from peftkit.data.length_buckets import LengthBucketSampler
+from peftkit.data.dataloader import StreamingRows, TrainRows, row_order
+from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.pipeline import PreparedData, prepare_data
+from peftkit.data.token_batches import divide_rows
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
+from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
+from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
 from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
@@ -47,6 +51,7 @@ class ScheduledStep(NamedTuple):
     """A step of a run, whatever its method is."""
 
     completed_epochs: int
+    samples: int
     input_tokens: int
     target_tokens: int
     shapes: tuple[int, ...]
@@ -79,10 +84,10 @@ class StepSchedule:
 
     def _read(self) -> bool:
         """Read another step; returns whether there is one."""
-        for epoch, microbatches in self._source:
+        for epoch, samples, microbatches in self._source:
             tokens = [_count_tokens(each, self._objective) for each in microbatches]
             inputs, targets = (sum(column) for column in zip(*tokens, strict=True))
-            self._steps.append(ScheduledStep(epoch, inputs, targets, tuple(map(self._index, microbatches))))
+            self._steps.append(ScheduledStep(epoch, samples, inputs, targets, tuple(map(self._index, microbatches))))
             return True
         return False
 
@@ -178,7 +183,9 @@ def on_random_weights(recipe: Recipe, simulate: Callable[[str], Result]) -> Resu
         return simulate("cpu")
 
 
-def make_random_model(recipe: Recipe, data: PreparedData, batch: int, device: str) -> tuple[nn.Module, MacCounter]:
+def make_random_model(
+    recipe: Recipe, data: PreparedData, batch: int, device: str
+) -> tuple[nn.Module, BoundObjective, MacCounter]:
     """Apply the recipe's method to a model with random weights, and make its MAC counter.
 
     Args:
@@ -186,14 +193,18 @@ def make_random_model(recipe: Recipe, data: PreparedData, batch: int, device: st
         data: Its training rows.
         batch: Rows per step.
         device: The device; ``meta`` for a model without values.
+
+    Returns:
+        The model, the objective, which knows the layers whose outputs the recipe caches, and the counter.
     """
     base = init_random_base(recipe, device)
     model = apply_recipe_method(recipe, base, data, batch)
-    return model, make_mac_counter(recipe, base.objective, model, data.train)
+    objective = with_frozen_layers(recipe, base.objective, model, data.train)
+    return model, objective, make_mac_counter(recipe, objective, model, data.train)
 
 
 def simulate_run(
-    recipe: Recipe, steps_per_epoch: int | None, schedule: StepSchedule, mac_counter: MacCounter, batch: int
+    recipe: Recipe, steps_per_epoch: int | None, schedule: StepSchedule, mac_counter: MacCounter
 ) -> SimulatedRun:
     """Count the steps until the budget is used up, without its limits of time and energy.
 
@@ -204,7 +215,6 @@ def simulate_run(
         steps_per_epoch: Steps per epoch; None for streamed rows.
         schedule: Its steps.
         mac_counter: Counts the model with the method applied.
-        batch: Rows per step.
     """
     unknown = ("seconds", "wall_seconds", "joules", *(() if steps_per_epoch else ("epochs",)))
     budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
@@ -224,7 +234,7 @@ def simulate_run(
                     simulated.microbatches[shape] = schedule.microbatches[shape]
                     known[shape] = mac_counter.count(schedule.microbatches[shape])
             step_macs = _sum_counts([known[shape] for shape in step.shapes])
-            progress = _advance(progress, batch, tokens, step_macs, step.completed_epochs)
+            progress = _advance(progress, step.samples, tokens, step_macs, step.completed_epochs)
             simulated.macs.append(step_macs.forward_macs + step_macs.backward_macs)
             simulated.progress.append(progress)
             if progress.step >= min_steps and (not limited or budget_used(budget, progress) >= 1):
@@ -250,12 +260,12 @@ def simulate_steps(
     Yields:
         The cost of each step.
     """
-    progress = Progress(steps_per_epoch=data.steps_per_epoch(batch))
-    for epoch, microbatches in _microbatches_by_step(recipe, data.train, splitter, batch):
+    progress = Progress(steps_per_epoch=data.steps_per_epoch(batch, recipe.train.tokens_per_batch))
+    for epoch, samples, microbatches in _microbatches_by_step(recipe, data.train, splitter, batch):
         step_macs = _sum_counts([*map(mac_counter.count, microbatches)])
         tokens = [_count_tokens(each, splitter.objective) for each in microbatches]
         inputs, targets = (sum(column) for column in zip(*tokens, strict=True))
-        progress = _advance(progress, batch, (inputs, targets), step_macs, epoch)
+        progress = _advance(progress, samples, (inputs, targets), step_macs, epoch)
         yield SimulatedStep(progress, step_macs, microbatches)
 
 
@@ -304,12 +314,12 @@ def _sum_counts(counts: Sequence[StepMacs]) -> StepMacs:
     return StepMacs(*(sum(each) for each in zip(*counts, strict=True)))
 
 
-def _advance(progress: Progress, batch: int, tokens: tuple[int, int], step_macs: StepMacs, epoch: int) -> Progress:
-    """Return the progress after another step, with these numbers of input and target tokens."""
+def _advance(progress: Progress, samples: int, tokens: tuple[int, int], step_macs: StepMacs, epoch: int) -> Progress:
+    """Return the progress after another step, with these numbers of rows, and of input and target tokens."""
     return replace(
         progress,
         step=progress.step + 1,
-        samples=progress.samples + batch,
+        samples=progress.samples + samples,
         input_tokens=progress.input_tokens + tokens[0],
         target_tokens=progress.target_tokens + tokens[1],
         macs=progress.macs + step_macs.forward_macs + step_macs.backward_macs,
@@ -319,9 +329,10 @@ def _advance(progress: Progress, batch: int, tokens: tuple[int, int], step_macs:
 
 def _microbatches_by_step(
     recipe: Recipe, rows: TrainRows, splitter: BatchSplitter, batch: int
-) -> Iterator[tuple[int, list[Microbatch]]]:
-    """Yield the microbatches of each step, with the number of completed epochs."""
-    size, family = recipe.train.batch_size, splitter.objective.family
+) -> Iterator[tuple[int, int, list[Microbatch]]]:
+    """Yield the microbatches of each step, with the number of completed epochs and of its rows."""
+    train, family = recipe.train, splitter.objective.family
+    known: set[bytes] = set()
     for epoch in count():
         batches = (
             _batches_in_memory(rows, recipe, batch, epoch)
@@ -330,24 +341,41 @@ def _microbatches_by_step(
         )
         batch_rows: list[Row] | None = None
         for batch_rows in batches:
-            parts = [splitter.collate(batch_rows[start : start + size]) for start in range(0, batch, size)]
+            number = batch // (1 if train.tokens_per_batch else train.batch_size)
+            parts = [splitter.collate(part) for part in divide_rows(batch_rows, number)]
             microbatches: list[Microbatch] = [part for batch_parts in parts for part in batch_parts]
             if splitter.costs is None:
                 max_lengths = family.max_lengths(microbatches)
                 microbatches = [family.pad_to(microbatch, max_lengths) for microbatch in microbatches]
-            yield epoch, microbatches
+            yield (
+                epoch,
+                len(batch_rows),
+                [_with_known_outputs(each, splitter.objective, known) for each in microbatches],
+            )
+            known.update(key for each in microbatches if isinstance(each, CollatedBatch) for key in each.text_keys)
         if batch_rows is None:  # fewer rows than one batch
             return
 
 
+def _with_known_outputs(microbatch: Microbatch, objective: BoundObjective, known: set[bytes]) -> Microbatch:
+    """Return a microbatch with outputs of frozen layers, without values, if those of all its texts are known."""
+    frozen = objective.frozen
+    keys = microbatch.text_keys if isinstance(microbatch, CollatedBatch) else ()
+    if frozen is None or not keys or not known.issuperset(keys):
+        return microbatch
+    shape = (*microbatch["input_ids"].shape, frozen.width)
+    return with_tensors(microbatch, {FROZEN_OUTPUTS: torch.empty(shape, dtype=frozen.dtype, device="meta")})
+
+
 def _batches_in_memory(rows: Dataset, recipe: Recipe, batch: int, epoch: int) -> Iterator[list[Row]]:
-    sampler = LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed)
-    sampler.set_epoch(epoch)
-    indices = iter(sampler)
-    for read_indices in iter(lambda: [*islice(indices, batch * BATCHES_READ)], []):
-        columns = rows[read_indices]
+    order = row_order(recipe, rows, batch)
+    order.set_epoch(epoch)
+    steps = iter(order.steps())
+    for read_steps in iter(lambda: [*islice(steps, BATCHES_READ)], []):
+        columns = rows[[index for step in read_steps for index in step]]
         read: list[Row] = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        yield from (read[start : start + batch] for start in range(0, len(read), batch))
+        bounds = accumulate(map(len, read_steps), initial=0)
+        yield from (read[start:end] for start, end in pairwise(bounds))
 
 
 def _streamed_batches(rows: StreamingRows, batch: int, epoch: int) -> Iterator[list[Row]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -53,6 +54,8 @@ def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
         "model_kind": kind,
         "limits": {"source": family.max_source_length, "target": family.max_target_length},
         "splits": statistics,
+        "ignored": dict(recipe.task.num_ignored_rows()),
+        "skipped": [asdict(row) for row in recipe.task.skipped_rows()],
         "split": split,
         "examples": [
             {"row": recipe.task.describe_row(split, i), **_format_example(family, example, row)}
@@ -75,7 +78,8 @@ def _tokenize_sample(objective: BoundObjective, name: str, split: Any, number: i
 
 
 def _split_statistics(objective: BoundObjective, name: str, split: Any) -> dict[str, Any]:
-    sampled = _tokenize_sample(objective, name, split, SAMPLED_ROWS).statistics
+    sample = _tokenize_sample(objective, name, split, SAMPLED_ROWS)
+    sampled, component = sample.statistics, objective.component
     lengths = {"source": np.asarray(sampled.source_tokens), "target": np.asarray(sampled.target_tokens)}
     truncated = sampled.count_truncated(objective.family)
     statistics: dict[str, Any] = {
@@ -88,7 +92,8 @@ def _split_statistics(objective: BoundObjective, name: str, split: Any) -> dict[
         },
         "cut": {side: truncated[f"{side}s"] for side in lengths},
     }
-    if not objective.component.generates:
+    texts = [component.answer_text(*pair) for pair in zip(sampled.answers, sample.examples, strict=True)]
+    if any(texts) and not component.generates:  # plain texts have no answers
         counts = sorted(sampled.answer_counts.items())
         statistics["answers"] = {answer: count / len(sampled) for answer, count in counts}
     return statistics

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,21 +27,25 @@ from peftkit.components import Objective
 from peftkit.data.batch_splitter import make_splitter
 from peftkit.data.count_cache import CountCache, count_cache
 from peftkit.data.dataloader import effective_batch_size, first_batches, shortest_and_longest_batch
+from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import PeftkitError
 from peftkit.evaluate.shared_inputs import input_settings
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import BoundObjective
+from peftkit.models.frozen_outputs import FrozenLayers
 from peftkit.models.load_base_model import LoadedBase, apply_method, init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import WITHOUT_COST
-from peftkit.train.budget import planned_steps
+from peftkit.train.budget import planned_steps_of_run
 from peftkit.train.mac_counting import count_extremes, create_mac_counter
 
 Batch = dict[str, Tensor]
+Counted = tuple[FrozenLayers | None, MacCounter]
+"""The frozen layers whose outputs are cached, and the counter of the model."""
 Value = TypeVar("Value")
 KEPT = 64
 """How many of each kind of shared value are kept, the latest."""
@@ -101,8 +105,8 @@ class WorkEstimator:
         self._bases: dict[str, LoadedBase] = {}
         self._rows: dict[str, TrainingRows] = {}
         self._schedules: dict[str, StepSchedule] = {}
-        self._counters: dict[str, MacCounter] = {}
-        self._weighted: dict[str, MacCounter] = {}
+        self._counters: dict[str, Counted] = {}
+        self._weighted: dict[str, Counted] = {}
         self._ranges: dict[str, list[Batch]] = {}
 
     def read_ahead(self, recipes: Iterable[Recipe]) -> None:
@@ -131,19 +135,20 @@ class WorkEstimator:
         inputs = self._read_inputs(recipe)
         base, data, recipe = inputs.base, inputs.rows.data, inputs.recipe
         batch = effective_batch_size(recipe, 1)
+        per_epoch = data.steps_per_epoch(batch, recipe.train.tokens_per_batch)
         order = _key(
             inputs.rows_key, recipe.run.effective_order_seed, recipe.run.seed if recipe.task.is_streaming else None
         )
 
         def simulate(device: str) -> SimulatedRun:
-            counter = self._counter(inputs, device)
-            splitter = make_splitter(recipe, base.objective, counter.model, 1)
+            frozen, counter = self._counter(inputs, device)
+            splitter = make_splitter(recipe, replace(base.objective, frozen=frozen), counter.model, 1)
             schedule = _keep(
                 self._schedules,
-                _key(order, repr(splitter.costs)),
+                _key(order, repr(splitter.costs), repr(frozen)),
                 lambda: StepSchedule(recipe, data.train, splitter, batch),
             )
-            simulated = simulate_run(recipe, data.steps_per_epoch(batch), schedule, counter, batch)
+            simulated = simulate_run(recipe, per_epoch, schedule, counter)
             if isinstance(counter.known, CountCache):
                 counter.known.write()
             return simulated
@@ -167,8 +172,8 @@ class WorkEstimator:
         recipe = recipe.model_copy(update={"task": rows.recipe.task})
         return Inputs(recipe, base, rows, rows_key, _counter_key(recipe, base, _planned_steps(recipe, rows.data)))
 
-    def _counter(self, inputs: Inputs, device: str) -> MacCounter:
-        """Return the counter of a recipe's model and method, with what was counted for other tasks.
+    def _counter(self, inputs: Inputs, device: str) -> Counted:
+        """Return the counter of a recipe's model and method, and the layers whose outputs it caches.
 
         Args:
             inputs: What the recipe reads.
@@ -180,15 +185,15 @@ class WorkEstimator:
             raise NotImplementedError("the method needs weights")
         for known in (key, _key(key, inputs.rows_key)):
             if known in counters:
-                count_extremes(counters[known], inputs.rows.extremes)
+                count_extremes(counters[known][1], inputs.rows.extremes)
                 return counters[known]
         base = _copy(inputs.base)
         extremes: Sequence[Batch] = _widest(self._ranges.get(key, inputs.rows.extremes))
         if device != "meta":
             base, extremes = init_random_base(inputs.recipe, device), inputs.rows.extremes  # which have values too
             counters.clear()  # weights take memory
-        counter, reads_rows = _make_counter(inputs, base, extremes)
-        return _keep(counters, _key(key, inputs.rows_key) if reads_rows else key, lambda: counter)
+        counted, reads_rows = _make_counter(inputs, base, extremes)
+        return _keep(counters, _key(key, inputs.rows_key) if reads_rows else key, lambda: counted)
 
 
 def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
@@ -214,7 +219,7 @@ def _resize(batches: Sequence[Batch], extreme: Callable[[Iterable[int]], int]) -
     return resized
 
 
-def _make_counter(inputs: Inputs, base: LoadedBase, extremes: Sequence[Batch]) -> tuple[MacCounter, bool]:
+def _make_counter(inputs: Inputs, base: LoadedBase, extremes: Sequence[Batch]) -> tuple[Counted, bool]:
     """Apply the method of a recipe and make the counter; returns also whether the method read training rows."""
     recipe, data = inputs.recipe, inputs.rows.data
     batch = effective_batch_size(recipe, 1)
@@ -226,16 +231,17 @@ def _make_counter(inputs: Inputs, base: LoadedBase, extremes: Sequence[Batch]) -
         return first_batches(recipe, data.train, base.objective, base.model, batch, number)
 
     model: nn.Module = apply_method(recipe, base, _planned_steps(recipe, data), batches)
-    known = count_cache(recipe, base.objective, model)
+    objective = with_frozen_layers(recipe, base.objective, model, data.train)
+    known = count_cache(recipe, objective, model)
     known.deferred = True
-    counter = create_mac_counter(recipe, base.objective, model, known, optimizer=False)
+    counter = create_mac_counter(recipe, objective, model, known, optimizer=False)
     count_extremes(counter, extremes)
-    return counter, reads_rows
+    # Whether outputs of frozen layers are cached depends on the number of their tokens.
+    return (objective.frozen, counter), reads_rows or recipe.train.cache_frozen_outputs is not None
 
 
 def _planned_steps(recipe: Recipe, data: PreparedData) -> int | None:
-    batch = effective_batch_size(recipe, 1)
-    return planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=data.steps_per_epoch(batch))
+    return planned_steps_of_run(recipe, data, effective_batch_size(recipe, 1))
 
 
 def _counter_key(recipe: Recipe, base: LoadedBase, steps: int | None) -> str:

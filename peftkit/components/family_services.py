@@ -31,6 +31,10 @@ class FamilyServices(Protocol):
         """Maximum number of target tokens; longer targets are truncated."""
 
     @property
+    def max_decoder_length(self) -> int | None:
+        """Maximum number of tokens that a decoder reads and predicts; None if its positions are unlimited."""
+
+    @property
     def pad_id(self) -> int:
         """The id to pad token ids with."""
 
@@ -59,6 +63,19 @@ class FamilyServices(Protocol):
 
         Raises:
             RowError: A source has no tokens.
+        """
+
+    def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+        """Tokenize the sources of examples as texts that are predicted as a whole, however long; decoders only.
+
+        Args:
+            examples: The examples.
+
+        Returns:
+            For each text, the special tokens that its first token is predicted from, at least one, and its own tokens.
+
+        Raises:
+            RowError: A source has no tokens, or one that the model has no embedding for.
         """
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:

@@ -18,6 +18,8 @@ ModelKind = Literal["encoder-decoder", "decoder", "encoder"]
 Side = Literal["encoder", "decoder"]
 TaskKind = str
 """A kind of task, such as ``classification``, ``multiple_choice`` or ``generation``; objectives define them."""
+NO_ANSWER = "unanswerable"
+"""The target of questions without an answer; a key of ``Example.extra`` where predictions may be empty."""
 IGNORE_INDEX = -100
 """The label of positions that do not count towards the loss (the default ``ignore_index`` of torch)."""
 
@@ -94,6 +96,26 @@ class OptionProblem:
     option: str
     text: str
     is_error: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """An invalid row that a task left out.
+
+    Attributes:
+        split: ``train``, ``dev`` or ``test``.
+        file: The file of the row, or the dataset and split.
+        row: Its number in there, from 1; 0 if it is not known, as in a stream of several files.
+        reason: What is wrong with it.
+    """
+
+    split: str
+    file: str
+    row: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}: {self.reason}" if self.row else f"{self.file}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.inputs import Example, OptionProblem, TaskKind, TaskMatch
+from peftkit.components.inputs import Example, OptionProblem, SkippedRow, TaskKind, TaskMatch
 from peftkit.errors import MissingFieldsError, summarize_error
 
 if TYPE_CHECKING:
@@ -73,6 +73,14 @@ class Task(Component):
             The splits ``train``, ``dev`` and ``test``.
         """
         raise NotImplementedError
+
+    def skipped_rows(self) -> Sequence[SkippedRow]:
+        """Return the invalid rows that ``load`` left out; of a stream, those that were met so far. None by default."""
+        return ()
+
+    def num_ignored_rows(self) -> Mapping[str, int]:
+        """Return the number of valid rows of each split that ``load`` left out, as with a label to ignore."""
+        return {}
 
     def find_data_problems(self, *, download: bool = False) -> Sequence[OptionProblem]:
         """Find what is wrong with the data without a model, within a second.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from peftkit.components.inputs import Row
 from peftkit.data.length_buckets import BUCKET, LengthBucketSampler, batch_similar_lengths
+from peftkit.data.token_batches import TokenBatchSampler, step_sizes
 from peftkit.data.tokenized_split import tokenize_columns
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
@@ -29,11 +30,14 @@ INDEX_COLUMN = "\x1fpeftkit/index"
 def effective_batch_size(recipe: Recipe, processes: int) -> int:
     """Returns the number of rows of one optimizer step, over all processes.
 
+    With ``train.tokens_per_batch`` it is the smallest possible number: one for each microbatch.
+
     Args:
         recipe: The recipe.
         processes: Number of processes.
     """
-    return recipe.train.batch_size * recipe.train.gradient_accumulation_steps * processes
+    rows = recipe.train.batch_size if recipe.train.tokens_per_batch is None else 1
+    return rows * recipe.train.gradient_accumulation_steps * processes
 
 
 class StreamingRows(IterableDataset[Row]):
@@ -84,6 +88,36 @@ TrainRows: TypeAlias = Dataset | StreamingRows
 """The tokenized training rows."""
 
 
+class EpochBatches(DataLoader[Any]):
+    """A data loader that passes the epoch to its batch sampler."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch whose order is used."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+def row_order(
+    recipe: Recipe, rows: Dataset, batch: int, *, processes: int = 1, rank: int = 0
+) -> LengthBucketSampler | TokenBatchSampler:
+    """Returns the order of the training rows, whose ``steps`` are the same for every number of processes.
+
+    Args:
+        recipe: The recipe.
+        rows: The tokenized training rows.
+        batch: Effective batch size; not used with ``train.tokens_per_batch``.
+        processes: Number of processes.
+        rank: Number of this process, from 0.
+
+    Raises:
+        RunError: A row has more tokens than a step, or a step fewer rows than microbatches.
+    """
+    train, lengths, seed = recipe.train, rows["length"][:], recipe.run.effective_order_seed
+    if train.tokens_per_batch is None:
+        return LengthBucketSampler(lengths, batch, seed)
+    parts = train.gradient_accumulation_steps
+    return TokenBatchSampler(lengths, train.tokens_per_batch, seed, microbatches=parts, processes=processes, rank=rank)
+
+
 def first_batches(
     recipe: Recipe, rows: TrainRows, objective: BoundObjective, model: nn.Module, batch: int, number: int
 ) -> list[dict[str, Tensor]]:
@@ -94,7 +128,7 @@ def first_batches(
         rows: The tokenized training rows.
         objective: The objective.
         model: The model; token type ids are included if it takes them.
-        batch: Effective batch size.
+        batch: Effective batch size; not used with ``train.tokens_per_batch``.
         number: Number of batches.
 
     Returns:
@@ -102,12 +136,10 @@ def first_batches(
     """
     keys = (*MODEL_INPUTS, "token_type_ids") if objective.family.uses_token_type_ids(model) else MODEL_INPUTS
     if isinstance(rows, Dataset):
-        order = islice(LengthBucketSampler(rows["length"][:], batch, recipe.run.effective_order_seed), number * batch)
-        first: Iterable[Any] = map(rows.__getitem__, order)
+        groups = [[*map(rows.__getitem__, step)] for step in row_order(recipe, rows, batch).steps()[:number]]
     else:
-        first = islice(iter(rows), number * batch)
-    buffered = list(first)
-    groups = (buffered[start : start + batch] for start in range(0, len(buffered), batch))
+        buffered = list(islice(iter(rows), number * batch))
+        groups = [buffered[start : start + batch] for start in range(0, len(buffered), batch)]
     return [{key: value for key, value in objective.collate(group).items() if key in keys} for group in groups]
 
 
@@ -120,12 +152,16 @@ def shortest_and_longest_batch(recipe: Recipe, rows: TrainRows, objective: Bound
         objective: The objective.
 
     Returns:
-        Two batches, with tensors of shape (batch size, length); no batches for streaming rows.
+        Two batches, with tensors of shape (rows, length); no batches for streaming rows.
     """
     if not isinstance(rows, Dataset):
         return []
     lengths = [np.asarray(rows[key][:]) for key in ("length", "source_tokens", "target_tokens")]
-    shortest = objective.collate([rows[int(lengths[0].argmin())]] * recipe.train.batch_size)
+    number = recipe.train.batch_size
+    if recipe.train.tokens_per_batch is not None:
+        most = max(step_sizes(lengths[0].tolist(), recipe.train.tokens_per_batch))
+        number = -(-most // recipe.train.gradient_accumulation_steps)
+    shortest = objective.collate([rows[int(lengths[0].argmin())]] * number)
     longest = objective.collate([rows[int(column.argmax())] for column in lengths])
     family = objective.family
     return [shortest, family.pad_to(shortest, family.max_lengths([longest]))]
@@ -133,7 +169,7 @@ def shortest_and_longest_batch(recipe: Recipe, rows: TrainRows, objective: Bound
 
 def train_dataloader(
     recipe: Recipe, rows: TrainRows, collate: Callable[[Sequence[Row]], Any], accelerator: Accelerator
-) -> tuple[DataLoader[Any], LengthBucketSampler | StreamingRows]:
+) -> tuple[DataLoader[Any], LengthBucketSampler | TokenBatchSampler | StreamingRows]:
     """Makes the training data loader of this process. Its batches are on the host.
 
     Call the loader's ``set_epoch`` before each epoch, and set the ``start`` of its sampler after it.
@@ -147,22 +183,23 @@ def train_dataloader(
     Returns:
         The loader, and the sampler or stream that orders its rows.
     """
-    batch = effective_batch_size(recipe, accelerator.num_processes)
-    options: dict[str, Any] = {}
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    order: LengthBucketSampler | TokenBatchSampler | StreamingRows = rows  # type: ignore[assignment]
     if isinstance(rows, Dataset):
-        order: LengthBucketSampler | StreamingRows = LengthBucketSampler(
-            rows["length"][:], batch, recipe.run.effective_order_seed
-        )
+        order = row_order(recipe, rows, effective_batch_size(recipe, processes), processes=processes, rank=rank)
+    options: dict[str, Any] = {
+        "collate_fn": collate,
+        "num_workers": recipe.train.workers,
+        "pin_memory": accelerator.device.type == "cuda",  # otherwise the copy to the device would wait for it
+    }
+    if isinstance(order, TokenBatchSampler):  # Accelerate would distribute whole batches
+        return EpochBatches(rows, batch_sampler=order, **options), order  # type: ignore[arg-type]
+    if isinstance(order, LengthBucketSampler):
         options["sampler"] = order
-    else:
-        order = rows
     loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]
         batch_size=recipe.train.batch_size,
-        collate_fn=collate,
-        num_workers=recipe.train.workers,
         drop_last=True,
-        pin_memory=accelerator.device.type == "cuda",  # otherwise the copy to the device would wait for it
         **options,
     )
     # The trainer moves the batches, since Accelerate would drop their counts.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from peftkit.data.input_files import MODEL_FILES, code_digests, file_digest, named_files
+from peftkit.data.input_files import MODEL_FILES, code_digests, digest_of, file_digest, named_files
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
@@ -39,6 +39,9 @@ def input_digests(recipe: Recipe, registry: Registry, objective: BoundObjective,
         data: The prepared data.
     """
     digests = {f"the rows of {split}": value for split, value in data.row_digests.items()}
+    # Those of a stream are met while it is read, and its files have digests.
+    if rows := [row for row in data.skipped_rows if data.split_sizes[row.split] is not None]:
+        digests["the skipped rows"] = digest_of(str(row).encode() for row in rows)
     digests |= {
         f"{name}{MODEL_SUFFIX}": value for name, value in model_digests(recipe.model.name, objective.family).items()
     }

@@ -35,7 +35,8 @@ class LengthBucketSampler(Sampler[int]):
     def __len__(self) -> int:
         return len(self.lengths) // self.batch * self.batch
 
-    def __iter__(self) -> Iterator[int]:
+    def steps(self) -> list[list[int]]:
+        """Returns the rows of each step of the epoch, over all processes."""
         rng = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - not used for security
         order = list(range(len(self.lengths)))
         rng.shuffle(order)
@@ -44,7 +45,10 @@ class LengthBucketSampler(Sampler[int]):
         for start in range(0, len(order), self.batch * BUCKET):
             batches += batch_similar_lengths(order[start : start + self.batch * BUCKET], self.lengths, self.batch)
         rng.shuffle(batches)
-        for batch in batches[self.start :]:
+        return batches[self.start :]
+
+    def __iter__(self) -> Iterator[int]:
+        for batch in self.steps():
             yield from batch
 
 

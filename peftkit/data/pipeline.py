@@ -14,11 +14,12 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 
-from peftkit.components.inputs import Row
+from peftkit.components.inputs import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.examples import to_examples
 from peftkit.data.row_digests import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices, stratified_sample
+from peftkit.data.token_batches import RowsPerStep, check_step_sizes, step_sizes
 from peftkit.data.tokenized_split import (
     SplitStatistics,
     TokenizedSplit,
@@ -85,6 +86,23 @@ class PreparedData:
         return {"train": train, **{split.name: digest_examples(split.examples) for split in self.final_splits}}
 
     @property
+    def skipped_rows(self) -> Sequence[SkippedRow]:
+        """The invalid rows that were left out; of a stream, those that were met so far."""
+        return self.objective.task.skipped_rows()
+
+    @property
+    def num_skipped(self) -> dict[str, int]:
+        """Number of skipped rows of each split."""
+        counts = Counter(row.split for row in self.skipped_rows)
+        return {split: counts[split] for split in self.split_sizes}
+
+    @property
+    def num_ignored(self) -> dict[str, int]:
+        """Number of valid rows of each split that the task left out."""
+        counts = self.objective.task.num_ignored_rows()
+        return {split: counts.get(split, 0) for split in self.split_sizes}
+
+    @property
     def is_curve_subsampled(self) -> bool:
         """Whether evaluations during training use fewer rows than the one of the selected checkpoint."""
         sizes = {split.name: len(split.rows) for split in self.curve_splits}
@@ -96,10 +114,32 @@ class PreparedData:
         splits = {"curve": self.curve_splits, "selected": self.final_splits}
         return {name: {split.name: len(split.rows) for split in each} for name, each in splits.items()}
 
-    def steps_per_epoch(self, batch: int) -> int | None:
-        """Returns the number of optimizer steps per epoch for an effective batch size; None for a stream."""
+    def steps_per_epoch(self, batch: int, tokens: int | None = None) -> int | None:
+        """Returns the number of optimizer steps per epoch; None for a stream.
+
+        Args:
+            batch: Effective batch size.
+            tokens: Tokens of a step, if it has a number of tokens instead of rows.
+
+        Raises:
+            RunError: A row has more tokens than a step.
+        """
         rows = self.split_sizes["train"]
-        return None if rows is None else rows // batch
+        if rows is None or tokens is None:
+            return None if rows is None else rows // batch
+        # The rows of an estimate may be a sample.
+        return -(-len(self._step_sizes(tokens)) * rows // len(self.train_statistics))
+
+    def rows_per_step(self, tokens: int | None) -> RowsPerStep | None:
+        """Returns how many rows the optimizer steps have; None if all have as many.
+
+        Args:
+            tokens: Tokens of a step, if it has a number of tokens instead of rows.
+        """
+        return None if tokens is None else RowsPerStep.from_sizes(self._step_sizes(tokens))
+
+    def _step_sizes(self, tokens: int) -> list[int]:
+        return step_sizes(self.train["length"][:], tokens)  # type: ignore[index]
 
 
 def prepare_data(
@@ -124,6 +164,10 @@ def prepare_data(
         if split not in splits or (isinstance(splits[split], Dataset) and not len(splits[split])):
             raise RunError(f"task {task.name!r} has no rows in split {split!r}")
     train, train_sample, size = _prepare_train(recipe, objective, splits["train"], batch, accelerator)
+    tokens = recipe.train.tokens_per_batch
+    if tokens is not None and size is not None:
+        parts = recipe.train.gradient_accumulation_steps * accelerator.num_processes
+        check_step_sizes(step_sizes(train["length"][:], tokens), tokens, parts)  # type: ignore[index]
     if len(train_sample.statistics) < batch:
         raise RunError(
             f"one optimizer step takes {batch} rows (batch_size × gradient_accumulation_steps × processes), but the "

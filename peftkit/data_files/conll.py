@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from peftkit.data_files.decompressed_text import null_character_error, open_text
 from peftkit.errors import InputError
 
-CONLL_EXTENSIONS = (".conll", ".conllu", ".txt", ".bio", ".iob", ".iob2", ".tsv")
-"""Extensions of files that are found in a folder."""
 DOCUMENT_START = "-DOCSTART-"
 DOCUMENT = "document"
 """Column with the number of the document in its file, from 0."""
@@ -35,6 +33,13 @@ class ConllFormat:
     tag_field: int = -1
     separator: str | None = None
     comment: str | None = None
+
+    extensions: ClassVar[tuple[str, ...]] = (".conll", ".conllu", ".txt", ".bio", ".iob", ".iob2", ".tsv")
+    """Extensions of files that are found in a folder."""
+
+    def read(self, file: str) -> Iterator[dict[str, Any]]:
+        """Reads the sentences of a file; see ``read_conll``."""
+        return read_conll(file, self)
 
 
 def read_conll(file: str, layout: ConllFormat) -> Iterator[dict[str, Any]]:

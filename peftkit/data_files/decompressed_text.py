@@ -65,34 +65,44 @@ def _check_not_archive(file: str, head: bytes) -> None:
 
 
 @contextmanager
-def open_text(file: str) -> Iterator[IO[str]]:
+def open_text(file: str, encoding: str | None = None) -> Iterator[IO[str]]:
     """Opens a file as text without byte order mark; lines keep their line breaks.
 
+    Args:
+        file: Path of the file.
+        encoding: Its encoding; UTF-8 if unset.
+
     Raises:
-        InputError: The file cannot be opened, or is not UTF-8.
+        InputError: The file cannot be opened, or has another encoding.
     """
+    utf8 = encoding is None or encoding in ("utf-8", "utf-8-sig")
     try:
         with open_binary(file) as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=_line_end(file))
+            line_end = _line_end(file) if utf8 else _decoded_line_end(file, str(encoding))
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig" if utf8 else encoding, newline=line_end)
             try:
                 yield text
             finally:
                 text.detach()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(file) from error
+    except UnicodeError as error:
+        if utf8:
+            raise _not_utf8(file) from error
+        reason = f"is not {encoding} ({summarize_error(error)}); set encoding to that of the file"
+        raise InputError(f"{file}: {reason}") from error
 
 
-def check_encoding(file: str, max_characters: int) -> None:
-    """Checks that a file is UTF-8, without parsing it.
+def check_encoding(file: str, max_characters: int, encoding: str | None = None) -> None:
+    """Checks that a file has an encoding, without parsing it.
 
     Args:
         file: Path of the file.
         max_characters: Number of characters to read at most.
+        encoding: The encoding; UTF-8 if unset.
 
     Raises:
-        InputError: The file cannot be opened, or is not UTF-8; the message has the line.
+        InputError: The file cannot be opened, or has another encoding; for UTF-8, the message has the line.
     """
-    with open_text(file) as text:
+    with open_text(file, encoding) as text:
         while max_characters > 0 and (block := text.read(min(max_characters, 1 << 20))):
             max_characters -= len(block)
 
@@ -147,6 +157,15 @@ def _line_end(file: str) -> str:
     start = head.find(b"\r")
     classic_mac = start >= 0 and b"\n" not in head[: start + 2]
     return "\r" if classic_mac else "\n"
+
+
+def _decoded_line_end(file: str, encoding: str) -> str:
+    """Returns the line break of a file that is not UTF-8 (see ``_line_end``)."""
+    with open_binary(file) as stream:
+        text = io.TextIOWrapper(stream, encoding=encoding, newline="")
+        head = text.readline()  # ends with any line break
+        text.detach()
+    return "\r" if head.endswith("\r") else "\n"
 
 
 def _not_utf8(file: str) -> InputError:

@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import sys
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import IO, Any, Literal
 
 from peftkit.data_files.decompressed_text import null_character_error, open_text
 from peftkit.errors import InputError
 
+Quoting = Literal["minimal", "none"]
+"""Whether cells with delimiters, quotes or line breaks are quoted, or quotes mean nothing."""
+QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 
-def read_csv(file: str) -> Iterator[dict[str, Any]]:
+
+@dataclass(frozen=True, slots=True)
+class DelimitedFormat:
+    """How CSV and TSV files are written, where it differs from what their extension says.
+
+    Attributes:
+        delimiter: The character between cells.
+        quoting: Whether cells may be quoted.
+        encoding: The encoding; UTF-8 if unset.
+    """
+
+    delimiter: str | None = None
+    quoting: Quoting | None = None
+    encoding: str | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing is set."""
+        return self == DelimitedFormat()
+
+
+TAB = "\t"
+DEFAULT_FORMAT = DelimitedFormat()
+
+
+def check_delimiter(delimiter: str) -> str:
+    """Return a delimiter.
+
+    Raises:
+        ValueError: It cannot separate cells.
+    """
+    if len(delimiter) != 1 or delimiter in '"\r\n\0':
+        raise ValueError(f"must be one character that is no quote and no line break, not {delimiter!r}")
+    return delimiter
+
+
+def check_encoding_name(encoding: str) -> str:
+    """Return the name of an encoding.
+
+    Raises:
+        ValueError: There is no such encoding of texts.
+    """
+    try:
+        known = codecs.lookup(encoding)
+        "".encode(encoding)  # encodings of bytes, such as base64, refuse texts
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(f"unknown encoding {encoding!r}; encodings are named as in Python, such as 'cp1252'") from None
+    return known.name
+
+
+def read_csv(file: str, layout: DelimitedFormat = DEFAULT_FORMAT) -> Iterator[dict[str, Any]]:
     """Reads the rows of a CSV file whose first line has the column names.
 
     Args:
         file: Path of the file. Cells with commas, quotes or line breaks are quoted, and quotes in them are doubled.
+        layout: What differs from that.
 
     Yields:
         Cells by column name; empty cells are None.
@@ -23,14 +79,15 @@ def read_csv(file: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: A row has more or fewer cells than the header, or an unbalanced quote.
     """
-    yield from _read(file, ",", csv.QUOTE_MINIMAL)
+    yield from _read(file, layout.delimiter or ",", QUOTING[layout.quoting or "minimal"], layout.encoding)
 
 
-def read_tsv(file: str) -> Iterator[dict[str, Any]]:
+def read_tsv(file: str, layout: DelimitedFormat = DEFAULT_FORMAT) -> Iterator[dict[str, Any]]:
     """Reads the rows of a TSV file, in which quotes have no special meaning.
 
     Args:
         file: Path of the file. The first line has the column names.
+        layout: What differs from that.
 
     Yields:
         Cells by column name; empty cells are None.
@@ -38,19 +95,20 @@ def read_tsv(file: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: A row has more or fewer cells than the header.
     """
-    yield from _read(file, "\t", csv.QUOTE_NONE)
+    yield from _read(file, layout.delimiter or "\t", QUOTING[layout.quoting or "none"], layout.encoding)
 
 
-def _read(file: str, separator: str, quoting: int) -> Iterator[dict[str, Any]]:
+def _read(file: str, separator: str, quoting: int, encoding: str | None) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
-    with open_text(file) as text:
+    with open_text(file, encoding) as text:
         reader = csv.reader(_without_nulls(text, file), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
         parsed = _parse_rows(reader, file)
         columns = _check_header(next(parsed, []), file)
         rows = (cells for cells in parsed if len(cells) > 1 or len(columns) == 1 or cells[0].strip())
         for number, cells in enumerate(rows, 1):
             if len(cells) != len(columns):
-                raise _cell_count_error(file, number, reader.line_num, cells, columns, separator)
+                where = (file, number, reader.line_num)
+                raise _cell_count_error(*where, cells, columns, separator, quotes=quoting != csv.QUOTE_NONE)
             yield {column: cell or None for column, cell in zip(columns, cells, strict=True) if column}
 
 
@@ -99,15 +157,15 @@ def _explain_csv_error(error: str, line: int) -> str:
 
 
 def _cell_count_error(
-    file: str, number: int, line: int, cells: Sequence[str], columns: Sequence[str], separator: str
+    file: str, number: int, line: int, cells: Sequence[str], columns: Sequence[str], separator: str, *, quotes: bool
 ) -> InputError:
     count = f"{len(cells)} cell{'s' if len(cells) != 1 else ''}"
     if len(cells) > len(columns):
         hint = f"quote cells that contain {separator!r}"
-        if separator == "\t":
-            hint = "cells must not contain tabs"
+        if not quotes:
+            hint = f"cells must not contain {'tabs' if separator == TAB else repr(separator)}"
     else:
         hint = "write empty cells too, and quote cells that contain line breaks"
-        if separator == "\t":
+        if not quotes:
             hint = "write empty cells too; cells must not contain line breaks"
     return InputError(f"{file}, row {number}: has {count}, but the header has {len(columns)} (line {line}); {hint}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from peftkit.data_files.decompressed_text import COMPRESSED
-from peftkit.data_files.delimited import read_csv, read_tsv
+from peftkit.data_files.delimited import DelimitedFormat, read_csv, read_tsv
 from peftkit.data_files.json_rows import read_json, read_json_lines
 from peftkit.data_files.parquet import read_parquet
 
@@ -20,6 +20,7 @@ FORMATS = {
     ".parquet": "parquet",
 }
 """Format by file extension."""
+DELIMITED: dict[str, Callable[[str, DelimitedFormat], Iterator[dict[str, Any]]]] = {"csv": read_csv, "tsv": read_tsv}
 READERS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
     "csv": read_csv,
     "tsv": read_tsv,
@@ -27,6 +28,27 @@ READERS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
     "jsonl": read_json_lines,
     "parquet": read_parquet,
 }
+
+
+class FileLayout(Protocol):
+    """A form of files that a task chooses, instead of the one of their extension; its ``repr`` identifies it."""
+
+    def __hash__(self) -> int:
+        """Returns a hash; equal layouts have the same one."""
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Extensions of files that are found in a folder."""
+
+    def read(self, file: str) -> Iterator[dict[str, Any]]:
+        """Reads the rows of a file, lazily.
+
+        Args:
+            file: Path of the file.
+
+        Raises:
+            InputError: The file has another form.
+        """
 
 
 def file_format(file: Path) -> str | None:
@@ -37,11 +59,12 @@ def file_format(file: Path) -> str | None:
     return FORMATS.get(extensions[-1]) if extensions else None
 
 
-def read_rows(file: str) -> Iterator[dict[str, Any]]:
+def read_rows(file: str, layout: DelimitedFormat | None = None) -> Iterator[dict[str, Any]]:
     """Reads the rows of a file, lazily.
 
     Args:
         file: Path of a file with an extension of ``FORMATS``.
+        layout: How CSV and TSV files are written, where it differs from their extension.
 
     Yields:
         Values by column name.
@@ -49,4 +72,5 @@ def read_rows(file: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: The file is invalid; the message has the line where possible.
     """
-    return READERS[str(file_format(Path(file)))](file)
+    form = str(file_format(Path(file)))
+    return DELIMITED[form](file, layout) if layout and form in DELIMITED else READERS[form](file)

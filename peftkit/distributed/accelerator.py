@@ -30,7 +30,13 @@ from torch import nn
 from torch.utils import cpp_extension
 from transformers.integrations import unset_hf_deepspeed_config
 
-from peftkit.distributed.device_requirements import DEEPSPEED_MISSING, device_problem, fsdp_problem, precision_problem
+from peftkit.distributed.device_requirements import (
+    DEEPSPEED_MISSING,
+    device_problem,
+    fsdp_problem,
+    offloading_problem,
+    precision_problem,
+)
 from peftkit.distributed.environment_variables import (
     ignore_environment_variables,
     read_world_size,
@@ -56,6 +62,7 @@ class AcceleratorOptions:
     Attributes:
         mixed_precision: As in a recipe's ``train.mixed_precision``.
         fsdp: Whether to shard with FSDP2.
+        activation_offloading: Whether activations are kept in host memory.
         deepspeed: DeepSpeed's configuration; None to train without it.
         log_with: Accelerate's names of the trackers.
         project_dir: The folder that trackers write to.
@@ -64,6 +71,7 @@ class AcceleratorOptions:
 
     mixed_precision: str = "no"
     fsdp: bool = False
+    activation_offloading: bool = False
     deepspeed: Mapping[str, Any] | None = None
     log_with: tuple[str, ...] = ()
     project_dir: str = "."
@@ -126,6 +134,8 @@ def _init_accelerator(options: AcceleratorOptions) -> Accelerator:
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, dispatch_batches=False),
         **sharding,
     )
+    if options.activation_offloading and (problem := offloading_problem(accelerator.device.type)):
+        raise RunError(problem)
     if options.deepspeed is not None:
         unset_hf_deepspeed_config()  # otherwise transformers shards the model before the method is applied
     if accelerator.num_processes != world_size:

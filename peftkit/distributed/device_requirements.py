@@ -93,6 +93,19 @@ def fsdp_problem(*, on_cpu: bool = False) -> str:
     return ""
 
 
+def offloading_problem(device: str = "") -> str:
+    """Returns why activations cannot be offloaded; empty if they can.
+
+    Args:
+        device: The type of the run's device; empty if it is that of the machine.
+    """
+    import torch
+
+    if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda":
+        return ""
+    return "train.activation_offloading needs a GPU; without one activations are in host memory anyway; set it to false"
+
+
 def deepspeed_problem() -> str:
     """Returns that DeepSpeed is not installed; empty if it is."""
     return "" if find_spec("deepspeed") else DEEPSPEED_MISSING

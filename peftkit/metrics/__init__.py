@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftkit.components import Metric
 from peftkit.hookspecs import hookimpl
+from peftkit.metrics.answer_scores import Squad
 from peftkit.metrics.base import EvaluateMetric
 from peftkit.metrics.classification import (
     Accuracy,
@@ -22,14 +23,16 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
+from peftkit.metrics.tag_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
-from peftkit.metrics.token_tagging import EntityF1, TokenAccuracy
+from peftkit.metrics.text_likelihood import BitsPerByte, Perplexity
 
 __all__ = [
     "Accuracy",
     "AnswerLeakage",
     "BalancedAccuracy",
+    "BitsPerByte",
     "Bleu",
     "Chrf",
     "Distinct",
@@ -48,10 +51,12 @@ __all__ = [
     "MeanSquaredError",
     "MultiLabelF1",
     "Pearson",
+    "Perplexity",
     "PrecisionMacro",
     "RecallMacro",
     "Rouge",
     "Spearman",
+    "Squad",
     "TeacherForcedMatch",
     "TokenAccuracy",
     "UnknownLabels",
@@ -67,6 +72,7 @@ def register_metrics() -> list[type[Metric]]:
         Accuracy,
         AnswerLeakage,
         BalancedAccuracy,
+        BitsPerByte,
         Bleu,
         Chrf,
         Distinct,
@@ -84,9 +90,11 @@ def register_metrics() -> list[type[Metric]]:
         MeanSquaredError,
         MultiLabelF1,
         Pearson,
+        Perplexity,
         PrecisionMacro,
         RecallMacro,
         Rouge,
+        Squad,
         Spearman,
         TeacherForcedMatch,
         UnknownLabels,

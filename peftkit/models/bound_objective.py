@@ -15,6 +15,7 @@ from peftkit.components.objective import ObjectiveContext
 from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch
 from peftkit.models.batches.padding import split_batch
 from peftkit.models.family import ModelFamily
+from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, identify_texts
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class BoundObjective:
         family: the model family, with tokenizer and config.
         context: what the objective's methods are given.
         auto_class: name of the transformers class that loads the model.
+        frozen: the frozen layers whose outputs batches may have; None if no batch has any.
         calibration: what the objective chose by dev, which predictions depend on; empty if nothing.
     """
 
@@ -33,6 +35,7 @@ class BoundObjective:
     family: ModelFamily
     context: ObjectiveContext
     auto_class: str
+    frozen: FrozenLayers | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -73,7 +76,8 @@ class BoundObjective:
             tokens=int(self.family.num_tokens(batch)),
         )
         choices = batch[CHOICES].tolist() if CHOICES in batch else []
-        return CollatedBatch(batch, batch["attention_mask"].sum(-1).tolist(), choices, counts)
+        text_keys = identify_texts(batch) if self.frozen is not None else ()
+        return CollatedBatch(batch, batch["attention_mask"].sum(-1).tolist(), choices, counts, text_keys)
 
     def microbatches(self, batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
         """Split a batch into microbatches whose losses add up to the loss of the whole.
@@ -96,11 +100,14 @@ class BoundObjective:
 
         Args:
             model: the model.
-            batch: a collated batch; its texts are tensors of shape (rows, length).
+            batch: a collated batch; its texts are tensors of shape (rows, length). Frozen layers whose outputs it has
+                are not computed.
 
         Returns:
             A scalar.
         """
+        if self.frozen is not None and FROZEN_OUTPUTS in batch:
+            return self.frozen.loss_from_outputs(self.loss, model, batch)
         return self.component.loss(model, batch, self.context)
 
     def for_evaluation(self, device: torch.device) -> ObjectiveContext:

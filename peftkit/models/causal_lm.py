@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from peftkit.components import Example
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.errors import RowError
 from peftkit.models.batches.padding import TARGET_COLUMNS, attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.candidate_scoring import (
@@ -88,6 +89,15 @@ class CausalLM(CachedScorer):
             candidates = [self._target_ids(read, target, next(whole_ids), generated=generated) for target in targets]
             rows.append(self._build_row(prompt, length, targets, candidates, answer))
         return rows
+
+    def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+        start, documents = self._add_template([]), []
+        for ids in token_ids(self.tokenizer, [example.source for example in examples], special=False):
+            text = self.special_tokens.strip_prefix(ids)
+            if not text:
+                raise RowError("source", "it has no token in the model's vocabulary")
+            documents.append((start, self._check_ids(text, "source", "decoder")))
+        return documents
 
     def _target_ids(self, prompt: Prompt, target: str, whole_ids: list[int], *, generated: bool) -> list[int]:
         """Return the ids of a target that continues a prompt, end of text included.

@@ -120,21 +120,14 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize the sources of examples as whole inputs.
+        """Tokenize the sources of examples as whole inputs; see ``FamilyServices``."""
+        raise NotImplementedError
 
-        Args:
-            examples: the examples.
-
-        Returns:
-            Rows without candidates, with the answer 0.
-
-        Raises:
-            RowError: a source has no tokens.
-        """
+    def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+        """Tokenize texts that are predicted as a whole; see ``FamilyServices``."""
         raise NotImplementedError
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
-        """Tokenize a text, or a question and a text, into overlapping windows; see ``FamilyServices``."""
         raise NotImplementedError
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:

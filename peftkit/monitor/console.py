@@ -63,6 +63,12 @@ class ConsoleLogger(TrainerCallback):
         self.print(f"trainable {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
         sizes = {split: "streamed" if rows is None else f"{rows:,}" for split, rows in data.split_sizes.items()}
         self.print("rows " + ", ".join(f"{split} {rows}" for split, rows in sizes.items()))
+        for split, number in data.num_skipped.items():
+            if number:
+                self.print(f"skipped in {split}: {number:,} invalid rows (skipped.jsonl)")
+        for split, number in data.num_ignored.items():
+            if number:
+                self.print(f"ignored in {split}: {number:,} rows")
         for split, counts in data.truncated.items():
             truncated = ", ".join(f"{rows:,} {field}" for field, rows in counts.items() if rows)
             if truncated:
@@ -134,13 +140,15 @@ class ConsoleLogger(TrainerCallback):
         table.add_column("")
         columns = {split: summary["selected"][split] for split in ("dev", "test") if split in summary["selected"]}
         keys = list(next(iter(columns.values()), ()))
-        columns |= {name: scores["test"] for name, scores in summary["baselines"].items() if "test" in scores}
+        baselines = {name: scores["test"] for name, scores in summary["baselines"].items() if scores.get("test")}
+        columns |= baselines
         for name in columns:
             table.add_column(name, justify="right")
         for key in keys:
             table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in columns.values()))
         self.console.print(table)
-        self.print("constant, majority, random: input-blind baselines on test (dev: see summary.json)")
+        if baselines:
+            self.print(f"{', '.join(baselines)}: input-blind baselines on test (dev: see summary.json)")
         cost = summary["cost"]
         if stop := summary["stopped_early"]:
             self.print(f"stopped early by {stop['callback']}: {stop['reason']}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
+from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
+from peftkit.objectives.language_modeling import CausalLanguageModeling
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
-from peftkit.objectives.token_tagging import TokenTaggingHead
+from peftkit.objectives.word_tags import TokenTaggingHead
 
 __all__ = [
+    "CausalLanguageModeling",
     "ChoiceRanking",
     "ClassificationHead",
     "FreeGeneration",
@@ -20,6 +23,8 @@ __all__ = [
     "MultipleChoiceHead",
     "NumberGeneration",
     "RegressionHead",
+    "SpanQaGeneration",
+    "SpanQaHead",
     "TokenTaggingHead",
     "register_objectives",
 ]
@@ -29,6 +34,7 @@ __all__ = [
 def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
     return [
+        CausalLanguageModeling,
         ChoiceRanking,
         ClassificationHead,
         FreeGeneration,
@@ -38,5 +44,7 @@ def register_objectives() -> list[type[Objective]]:
         MultipleChoiceHead,
         NumberGeneration,
         RegressionHead,
+        SpanQaGeneration,
+        SpanQaHead,
         TokenTaggingHead,
     ]

@@ -115,6 +115,10 @@ def _device_conflicts(recipe: Recipe) -> Iterator[Conflict]:
         (("train", "mixed_precision"), lambda: device.precision_problem(recipe.train.mixed_precision)),
         (("model", "quantization"), lambda: device.quantization_problem(recipe.model.quantization)),
         (("train", "fsdp"), lambda: device.fsdp_problem() if recipe.train.fsdp else ""),
+        (
+            ("train", "activation_offloading"),
+            lambda: device.offloading_problem() if recipe.train.activation_offloading else "",
+        ),
         (("train", "deepspeed"), lambda: device.deepspeed_problem() if recipe.train.deepspeed.used else ""),
     ]
     for key, find in needs:

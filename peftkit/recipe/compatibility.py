@@ -19,7 +19,7 @@ from peftkit.recipe.optimizer_names import optimizer_arguments
 from peftkit.recipe.partial_recipe import known, listed
 from peftkit.recipe.recipe import LOSS, Recipe
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
-from peftkit.recipe.tables import parse_interval
+from peftkit.recipe.tables import TrainConfig, parse_interval
 from peftkit.recipe.toml_lines import KeyPath
 
 Conflict = tuple[KeyPath, str]
@@ -80,6 +80,8 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _compile_conflicts(recipe),
         _streaming_conflicts(recipe),
         _subset_conflicts(recipe),
+        _token_conflicts(recipe),
+        _offloading_conflicts(recipe),
         _revision_conflicts(recipe),
         _head_conflicts(recipe, kind),
         _optimizer_conflicts(recipe),
@@ -260,6 +262,35 @@ def _subset_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     if recipe.run.subset_fraction is not None and recipe.run.resample_train != "subset":
         text = 'is used only with run.resample_train = "subset"; set that, or leave it out'
         yield ("run", "subset_fraction"), text
+
+
+def _token_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Find what cannot be combined with steps of a number of tokens."""
+    if recipe.train.tokens_per_batch is None:
+        return
+    default = TrainConfig.model_fields["batch_size"].default
+    with known():
+        if recipe.train.batch_size != default:
+            text = (
+                "has no effect with train.tokens_per_batch, which gradient_accumulation_steps divides into microbatches"
+            )
+            yield ("train", "batch_size"), f"{text}; leave it out, or set it to {default}"
+    with known():
+        if recipe.task.is_streaming:
+            text = f"the training rows of {recipe.task.name!r} are streamed, so their lengths are unknown"
+            yield ("train", "tokens_per_batch"), f"{text}; use train.batch_size"
+    with known():
+        if recipe.train.deepspeed.used:
+            yield ("train", "tokens_per_batch"), "DeepSpeed needs a number of rows; use train.batch_size"
+
+
+def _offloading_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    with known():
+        if recipe.train.activation_offloading and recipe.train.compile:
+            yield (
+                ("train", "activation_offloading"),
+                "compiled layers decide what they save; use it without train.compile",
+            )
 
 
 def _revision_conflicts(recipe: Recipe) -> Iterator[Conflict]:

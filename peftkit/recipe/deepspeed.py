@@ -56,6 +56,10 @@ def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         if train.fsdp and uses_deepspeed:
             yield ("train", "fsdp"), "FSDP and DeepSpeed cannot be combined; use one"
     with known():
+        if train.activation_offloading and (train.fsdp or uses_deepspeed):
+            text = "would move the weights that are gathered for each layer too; use it without FSDP and DeepSpeed"
+            yield ("train", "activation_offloading"), text
+    with known():
         if train.fsdp and train.optimizer.lower() not in ELEMENTWISE:
             text = f"{train.optimizer} is not supported on sharded weights; use one of {comma_separated(ELEMENTWISE)}"
             yield ("train", "optimizer"), text

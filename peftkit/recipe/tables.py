@@ -16,7 +16,7 @@ MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
 WITHOUT_COST = (
     *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
-    *("checkpoint", "early_stopping", "fast_dropout", "compile", "keep_memory"),
+    *("checkpoint", "early_stopping", "fast_dropout", "compile", "keep_memory", "activation_offloading"),
 )
 """Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 
@@ -33,6 +33,16 @@ def parse_interval(text: str) -> tuple[float, str]:
         )
         raise PydanticCustomError("interval", template, {"text": repr(text)})
     return number, unit
+
+
+def parse_bytes(text: str) -> int:
+    """Parse a size: ``"2GiB"`` → ``2147483648``; also MiB, KiB, and the decimal GB, MB and KB."""
+    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*([KMGT])(i?)B\s*", text)
+    size = 0 if match is None else int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
+    if not size:
+        template = "must be written as '2GiB' or '500MB', above zero, not {text}"
+        raise PydanticCustomError("size", template, {"text": repr(text)})
+    return size
 
 
 class ConfigTable(BaseModel):
@@ -195,6 +205,11 @@ class TrainConfig(ConfigTable):
     """Rows per process and batch."""
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     """Batches per optimizer step."""
+    tokens_per_batch: int | None = Field(default=None, gt=0)
+    """Tokens of an optimizer step over all processes, instead of `batch_size` rows: as many rows of similar lengths as
+    fit, each counted as long as the longest of them, so padding is included, as in fairseq's `--max-tokens`.
+    `gradient_accumulation_steps` divides a step into microbatches. This is another optimization than a fixed number of
+    rows: steps have more short rows than long ones."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """The peak learning rate."""
     head_learning_rate: float | None = Field(default=None, gt=0)
@@ -218,6 +233,9 @@ class TrainConfig(ConfigTable):
     """The autocast dtype of the forward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) instead of storing them."""
+    activation_offloading: bool = False
+    """Keep activations in host memory until the backward pass; on a GPU only. With `gradient_checkpointing`, these are
+    the inputs of the layers. Losses, gradients and MACs are the same; steps take longer and less memory."""
     pad_to_multiple_of: int = Field(default=1, gt=0)
     """Pad the rows of a batch to a multiple of this length, such as 8 for tensor cores, instead of to the longest row.
     Padding is computed, and counted."""
@@ -227,6 +245,11 @@ class TrainConfig(ConfigTable):
     split_batches: bool = False
     """On a CPU, compute the rows of a batch in microbatches of similar lengths, where that saves more padding than
     another pass costs. Losses and gradients are the same, apart from dropout; padding, time and MACs are less."""
+    cache_frozen_outputs: str | None = None
+    """Keep the outputs of the frozen layers below everything that is trained on disk, up to this size, such as
+    `"2GiB"`, and read them from the second epoch on instead of computing them. The loss is the same up to rounding;
+    time and MACs are less. It has no effect, and says why, if something is trained in the first layer or below, if the
+    frozen layers have dropout, or if all outputs take more. By default, nothing is cached."""
     keep_memory: bool = True
     """On a CPU with glibc, keep the memory that a step frees for the next one instead of giving it back to the system,
     which would clear it again. It is given back before evaluations and at the end."""
@@ -260,6 +283,13 @@ class TrainConfig(ConfigTable):
     def effective_head_learning_rate(self) -> float:
         """The peak learning rate of a classification head."""
         return HEAD_LEARNING_RATE if self.head_learning_rate is None else self.head_learning_rate
+
+    @field_validator("cache_frozen_outputs")
+    @classmethod
+    def _check_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bytes(value)
+        return value
 
     @field_validator("optimizer")
     @classmethod

@@ -6,6 +6,8 @@ from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
+from peftkit.tasks.plain_text import PlainText
+from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.text_regression import TextRegression
 from peftkit.tasks.token_tagging import TokenTagging
@@ -20,8 +22,10 @@ def register_tasks() -> list[type[Task]]:
         CommonsenseQa,
         DistractorGeneration,
         MultipleChoice,
+        PlainText,
         Race,
         RaceDistractors,
+        SpanQa,
         TextClassification,
         TextGeneration,
         TextMultiLabel,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from peftkit.components import OptionProblem
 from peftkit.data_files import check_encoding, file_format, is_saved_dataset
 from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
 from peftkit.tasks import prompt_templates
+from peftkit.tasks.bad_rows import iterate, most_bad_rows
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_source import files_of, is_local
 
@@ -63,7 +64,10 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         problems += task._label_problems(loaded.splits)
     check_row = task._row_check()
     for split, rows in loaded.splits.items():
-        problems += _row_problems(task, split, rows, check_row, invalid)
+        if task.skips_bad_rows:
+            problems += _skipped_problems(task, split, rows, check_row, whole=loaded.origins[split] not in loaded.cut)
+        else:
+            problems += _row_problems(task, split, rows, check_row, invalid)
     return [*dict.fromkeys(problems), *_without_effect(task, loaded), *_unchecked_rows(task, source, loaded)]
 
 
@@ -145,7 +149,8 @@ def _encoding_problems(source: DataSource, loaded: split_loading.LoadedSplits) -
         for name in files.get(loaded.origins[split], ()) if loaded.origins[split] in loaded.cut else ():
             if not is_saved_dataset(Path(name)) and file_format(Path(name)) != "parquet":
                 try:
-                    check_encoding(name, MOST_CHARACTERS)
+                    delimited = source.delimited if file_format(Path(name)) in ("csv", "tsv") else None
+                    check_encoding(name, MOST_CHARACTERS, delimited.encoding if delimited else None)
                 except InputError as error:
                     yield _problem(error)
 
@@ -159,29 +164,53 @@ def _row_problems(
 ) -> Iterator[OptionProblem]:
     """Yields a problem for the first invalid row of each column that is not reported yet."""
     invalid = {column for location, column in reported if location == task._describe_split(split)}
-    for index, row in enumerate(islice(_iterate(rows), ROWS_PER_SPLIT)):
+    for index, row in enumerate(islice(iterate(rows), ROWS_PER_SPLIT)):
+        if task.is_ignored(row):
+            continue
         try:
             check_row(row)
         except RowError as error:
             if error.field not in invalid:
                 invalid.add(error.field)
                 option = option_of_column(task, error.field)
-                yield OptionProblem(option, f"{task.describe_row(split, index)}: {error}")
+                yield OptionProblem(option, f"{task.describe_source_row(split, index)}: {error}")
         except InputError as error:  # concerns the whole dataset
             yield _problem(error)
             return
         except Exception as error:  # a plugin's task
-            text = f"{task.describe_row(split, index)}: the task raised {summarize_error(error)}"
+            text = f"{task.describe_source_row(split, index)}: the task raised {summarize_error(error)}"
             yield OptionProblem("name", text)
             return
 
 
-def _iterate(rows: Any) -> Iterator[Mapping[str, Any]]:
-    """Yields the rows of a dataset, which is faster by batches."""
-    for batch in rows.iter(batch_size=1000):
-        names: Sequence[str] = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(names, values, strict=True))
+def _skipped_problems(
+    task: DatasetTask, split: str, rows: Any, check_row: Callable[[Mapping[str, Any]], object], *, whole: bool
+) -> Iterator[OptionProblem]:
+    """Yields how many rows a run would skip; an error if they are too many, which only all rows can show."""
+    skipped, read, first = 0, 0, ""
+    for index, row in enumerate(islice(iterate(rows), ROWS_PER_SPLIT)):
+        read = index + 1
+        if task.is_ignored(row):
+            continue
+        try:
+            check_row(row)
+        except RowError as error:
+            first = first or f"{task.describe_source_row(split, index)}: {error}"
+            skipped += 1
+        except InputError as error:  # concerns the whole dataset
+            yield _problem(error)
+            return
+        except Exception as error:  # a plugin's task
+            text = f"{task.describe_source_row(split, index)}: the task raised {summarize_error(error)}"
+            yield OptionProblem("name", text)
+            return
+    if not skipped:
+        return
+    many = skipped > most_bad_rows(task.max_bad, read)
+    text = f"{skipped:,} of {read:,} rows of {split} are skipped, the first is {first}"
+    if many:
+        text += f"; max_bad allows {task.max_bad}"
+    yield OptionProblem("max_bad" if many else "on_bad_row", text, is_error=many and whole and read == len(rows))
 
 
 def option_of_column(task: DatasetTask, column: str) -> str:

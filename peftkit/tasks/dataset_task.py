@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem, Task
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.inputs import SkippedRow, TaskMatch
+from peftkit.data_files import DelimitedFormat, Quoting, check_delimiter, check_encoding_name
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
+from peftkit.tasks.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import find_data_problems
 from peftkit.tasks.labels import feature_names
@@ -79,7 +81,21 @@ class DatasetTask(Task):
     """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
     context column, if the task has one, if unset."""
 
+    delimiter: str | None = None
+    """Character between the cells of CSV and TSV files; a comma, or a tab in TSV files, if unset."""
+    quoting: Quoting | None = None
+    """Whether cells of CSV and TSV files that have delimiters, quotes or line breaks are quoted (`minimal`), or quotes
+    have no special meaning (`none`); `minimal`, or `none` in TSV files, if unset."""
+    encoding: str | None = None
+    """Encoding of CSV and TSV files, named as in Python, such as `cp1252`; UTF-8 if unset."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What to do with invalid rows: `stop`, or `skip` them in every split. They are counted, and listed with their
+    reasons in `skipped.jsonl` of the run directory."""
+    max_bad: int | str = "1%"
+    """Number of rows of a split that may be skipped, or their share, such as `1%`."""
+
     _sample: DataSource | None = PrivateAttr(default=None)
+    _skipped: dict[str, SkippedSplit] | None = PrivateAttr(default=None)
 
     @field_validator("path")
     @classmethod
@@ -96,6 +112,21 @@ class DatasetTask(Task):
         if "train" not in path:
             raise ValueError("no files for split 'train'")
         return path
+
+    @field_validator("delimiter", "encoding")
+    @classmethod
+    def _check_file_option(cls, value: str | None, info: ValidationInfo) -> str | None:
+        check = check_delimiter if info.field_name == "delimiter" else check_encoding_name
+        return None if value is None else check(value)
+
+    @field_validator("max_bad")
+    @classmethod
+    def _check_max_bad(cls, max_bad: int | str) -> int | str:
+        if isinstance(max_bad, str):
+            parse_percentage(max_bad)
+        elif max_bad < 0:
+            raise ValueError("must not be negative")
+        return max_bad
 
     @model_validator(mode="after")
     def _check_prompt(self) -> DatasetTask:
@@ -138,6 +169,8 @@ class DatasetTask(Task):
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         """Yields the options on which nothing depends, whatever the data are, with the reason."""
+        if not self.skips_bad_rows:
+            yield "max_bad", "on_bad_row is 'stop'"
         if isinstance(self.path, dict):
             for option in ("config", "revision"):
                 yield option, "path has files by split"
@@ -157,6 +190,20 @@ class DatasetTask(Task):
     def is_streaming(self) -> bool:
         """Whether the training rows are streamed."""
         return self.streaming
+
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether invalid rows are left out."""
+        return self.on_bad_row == "skip"
+
+    @property
+    def ignores_rows(self) -> bool:
+        """Whether some valid rows may be left out (see ``is_ignored``)."""
+        return False
+
+    def is_ignored(self, row: Mapping[str, Any]) -> bool:
+        """Returns whether a row is left out though it is valid; False by default."""
+        return False
 
     def prompt_template(self) -> str:
         """Returns the prompt template, such as ``self.prompt or "classify: {text}"``."""
@@ -240,6 +287,7 @@ class DatasetTask(Task):
             files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())
         config = self.config_name()
         published = self.published_sizes.get(config or "", {}) if files == self.hub_id and self.hub_id else {}
+        delimited = DelimitedFormat(self.delimiter, self.quoting, self.encoding)
         return DataSource(
             path=files,
             config=config,
@@ -253,6 +301,7 @@ class DatasetTask(Task):
             max_rows=self.max_rows,
             streaming=self.streaming,
             sizes=() if self.streaming else tuple(published.items()),
+            delimited=None if delimited.is_default else delimited,
         )
 
     def load(self) -> DatasetDict:
@@ -264,7 +313,17 @@ class DatasetTask(Task):
         splits = split_loading.load_splits(self._data_source()).splits
         for problem in self._column_problems(splits):
             raise problem
+        if self.skips_bad_rows or self.ignores_rows:
+            splits, self._skipped = leave_out_bad_rows(self, splits)
         return splits
+
+    def skipped_rows(self) -> list[SkippedRow]:
+        """Returns the invalid rows that ``load`` left out; of a stream, those that were met so far."""
+        return list(locate_skipped(self, self._skipped or {}))
+
+    def num_ignored_rows(self) -> dict[str, int]:
+        """Returns the number of rows of each split that ``load`` left out though they are valid."""
+        return {split: len(skipped.ignored) for split, skipped in (self._skipped or {}).items()}
 
     def find_data_problems(self, *, download: bool = False) -> list[OptionProblem]:
         """Finds what is wrong with local data, and with a hub dataset if it may be downloaded."""
@@ -298,11 +357,19 @@ class DatasetTask(Task):
 
     def describe_row(self, split: str, index: int) -> str:
         """Describes a row by its file, or dataset and split, and its number from 1."""
+        if self.skips_bad_rows or self.ignores_rows:
+            if self._skipped is None:
+                self.load()
+            index = (self._skipped or {}).get(split, SkippedSplit()).original_index(index)
+        return self.describe_source_row(split, index)
+
+    def describe_source_row(self, split: str, index: int) -> str:
+        """Describes a row like ``describe_row``, but by its index before invalid rows were left out."""
         return split_loading.row_location(self._data_source(), split, index)
 
     def _describe_split(self, split: str) -> str:
         """Describes a split by its file, or by its dataset and name."""
-        return self.describe_row(split, 0).rsplit(", row", 1)[0]
+        return self.describe_source_row(split, 0).rsplit(", row", 1)[0]
 
     def render_prompt(self, row: Mapping[str, Any], **computed: str) -> tuple[str, tuple[int, int] | None]:
         """Renders the prompt of a row.

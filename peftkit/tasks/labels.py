@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -18,54 +19,124 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 INDEX = re.compile(r"0|[1-9][0-9]*")
 
 
+@dataclass(frozen=True)
+class LabelNames:
+    """The names of the labels of a data source.
+
+    Attributes:
+        names: The names, in the order of their numbers.
+        numbered: Whether the values are indices of names.
+        only_in: The split of each label that the training rows lack, and that no dataset's features name.
+    """
+
+    names: tuple[str, ...]
+    numbered: bool
+    only_in: Mapping[str, str] = field(default_factory=dict)
+
+
 @lru_cache(maxsize=8)
-def find_label_names(source: DataSource, column: str) -> tuple[tuple[str, ...], bool]:
+def find_label_names(
+    source: DataSource,
+    column: str,
+    *,
+    skip_invalid: bool = False,
+    mapping: tuple[tuple[str, str], ...] = (),
+    ignored: tuple[Any, ...] = (),
+) -> LabelNames:
     """Finds the names of the labels of a data source.
 
     Args:
         source: The data source.
         column: Column of the label; dots select nested fields.
+        skip_invalid: Whether rows without one label are left out.
+        mapping: The names of labels.
+        ignored: Labels of rows that are left out.
 
     Returns:
-        The label names of the dataset's features, or else the labels of the training rows in natural order; and whether
-        the values are indices of names.
+        The label names of the dataset's features, or else the labels of all splits in natural order.
 
     Raises:
-        InputError: The column does not exist, a row does not have one label, or texts and numbers are mixed.
+        InputError: The column does not exist, a row does not have one label, or texts and numbers are mixed in a split.
     """
     loaded = split_loading.load_valid_splits(source)
     if "train" not in loaded.splits:
         raise loaded.problems[0].with_traceback(None)
+    renamed = dict(mapping)
     train: Any = loaded.splits["train"]
     if names := feature_names(train.features, column):
-        return names, True
-    top = column if column in train.column_names else column.split(".")[0]
-    if top not in train.column_names:
-        known = visible_columns(train.column_names)
-        raise InputError(f"there is no column {column!r}; columns of the training rows: {comma_separated(known)}")
+        if not mapping and not ignored:
+            return LabelNames(names, numbered=True)
+        kept = [name for i, name in enumerate(names) if not is_ignored(i, ignored) and not is_ignored(name, ignored)]
+        mapped = [renamed.get(name) or renamed.get(str(names.index(name))) or name for name in kept]
+        return LabelNames(tuple(dict.fromkeys(mapped)), numbered=False)
+    found: dict[str, str] = {}
+    for split, rows in loaded.splits.items():
+        top = column if column in rows.column_names else column.split(".")[0]
+        if top not in rows.column_names:
+            if split != "train":  # reported with the columns
+                continue
+            known = visible_columns(rows.column_names)
+            raise InputError(f"there is no column {column!r}; columns of the training rows: {comma_separated(known)}")
+        for label in _distinct_labels(source, split, rows, column, skip_invalid=skip_invalid, ignored=ignored):
+            name = map_label(label, renamed)
+            if not any(spelling in found for spelling in _spellings(name)):
+                found[label_name(name)] = split
+    only_in = {name: split for name, split in found.items() if split != "train"}
+    return LabelNames(tuple(sorted(found, key=natural_sort_key)), numbered=False, only_in=only_in)
+
+
+def _distinct_labels(
+    source: DataSource, split: str, rows: Any, column: str, *, skip_invalid: bool, ignored: tuple[Any, ...]
+) -> list[Any]:
+    """Returns the different labels of a split, which must be of one type."""
+    if names := feature_names(rows.features, column):  # as the training rows may have texts
+        return list(names)
+    top = column if column in rows.column_names else column.split(".")[0]
     first: tuple[int, str] | None = None
     empty: InputError | None = None
     labels: dict[Any, None] = {}
-    for index, label in enumerate(_labels(train, top, column)):
+    for index, label in enumerate(_labels(rows, top, column)):
         if isinstance(label, RowError):
-            error = InputError(f"{split_loading.row_location(source, 'train', index)}: {label}")
-            if label.text == EMPTY:  # an error only if the row is used
+            error = InputError(f"{split_loading.row_location(source, split, index)}: {label}")
+            if skip_invalid or label.text == EMPTY:  # an error only if the row is used
                 empty = empty or error
                 continue
             raise error from label
+        if is_ignored(label, ignored):
+            continue
         kind = _kind(label)
         if first is None:
             first = index, kind
         elif kind != first[1]:
-            other = split_loading.row_location(source, "train", first[0])
+            other = split_loading.row_location(source, split, first[0])
             raise InputError(
-                f"{split_loading.row_location(source, 'train', index)}: {column}: the label {short_repr(label)} is a "
+                f"{split_loading.row_location(source, split, index)}: {column}: the label {short_repr(label)} is a "
                 f"{kind}, but the label of {other} is a {first[1]}; use one type for all labels"
             )
         labels[label] = None
-    if empty and len(labels) < 2:
+    if split == "train" and empty and len(labels) < 2:
         raise empty
-    return tuple(sorted(dict.fromkeys(map(label_name, labels)), key=natural_sort_key)), False
+    return list(labels)
+
+
+def map_label(label: Any, mapping: Mapping[str, str]) -> Any:
+    """Returns the name that a mapping gives a label; the label itself without one.
+
+    Args:
+        label: The label.
+        mapping: The names of labels.
+    """
+    return next((mapping[spelling] for spelling in _spellings(label) if spelling in mapping), label)
+
+
+def is_ignored(label: Any, ignored: Sequence[Any]) -> bool:
+    """Returns whether a label is one of those whose rows are left out.
+
+    Args:
+        label: The label.
+        ignored: These labels.
+    """
+    return bool(ignored) and any(spelling in map(label_name, ignored) for spelling in _spellings(label))
 
 
 def feature_names(features: Mapping[str, Any] | None, column: str) -> tuple[str, ...]:
@@ -80,6 +151,18 @@ def feature_names(features: Mapping[str, Any] | None, column: str) -> tuple[str,
         feature = feature.get(part) if isinstance(feature, Mapping) else None
     feature = getattr(feature, "feature", feature)  # of the elements of a list
     return tuple(getattr(feature, "names", None) or ())
+
+
+@lru_cache(maxsize=8)
+def train_feature_names(source: DataSource, column: str) -> tuple[str, ...]:
+    """Returns the label names of a column in the features of a data source's training rows; empty if there are none.
+
+    Args:
+        source: The data source.
+        column: Name of the column; dots select nested fields.
+    """
+    train: Any = split_loading.load_valid_splits(source).splits.get("train")
+    return () if train is None else feature_names(train.features, column)
 
 
 def check_label_order(splits: Mapping[str, Any], column: str, names: Sequence[str], origin: str) -> None:
@@ -115,6 +198,8 @@ def check_label_names(names: Sequence[str], column: str) -> None:
         InputError: There are fewer than two labels, or two of them differ only in whitespace or Unicode normalization.
     """
     if len(names) < 2:
+        if not names:
+            raise InputError(f"{column}: has no label; at least 2 are required")
         raise InputError(f"{column}: has one label, {names[0]!r}; at least 2 are required")
     seen: dict[str, str] = {}
     for name in names:

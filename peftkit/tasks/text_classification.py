@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,16 +11,20 @@ from pydantic import Field, model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.components.inputs import TaskMatch
-from peftkit.errors import InputError, comma_separated, did_you_mean
+from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
 from peftkit.tasks import column_names
 from peftkit.tasks.data_check import ROWS_PER_FILE
 from peftkit.tasks.labels import (
+    LabelNames,
     check_label_names,
     check_label_order,
     feature_names,
     find_label_names,
+    is_ignored,
+    map_label,
     match_label,
     read_label,
+    train_feature_names,
 )
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.split_loading import load_valid_splits
@@ -28,6 +33,7 @@ from peftkit.tasks.text_task import TextTask
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+log = logging.getLogger(__name__)
 MAX_LABELS = 300
 """A column with more different values is not recognized as one of labels."""
 MAX_WORDS = 4
@@ -48,7 +54,12 @@ class TextClassification(TextTask):
     label_column: str = "label"
     """Column of the label."""
     label_names: tuple[str, ...] = ()
-    """Label names in the order of their numbers; the labels of the training rows if unset."""
+    """Label names in the order of their numbers; the labels of all splits if unset."""
+    label_mapping: dict[str, str] = Field(default_factory=dict)
+    """Label names by the labels of the data, such as `{"0" = "negative", "1" = "positive"}`; several labels may have
+    one name."""
+    ignore_labels: tuple[bool | int | float | str, ...] = ()
+    """Labels whose rows are left out, such as `[-1]`."""
     verbalisers: dict[str, str] = Field(default_factory=dict)
     """Text that is ranked for a label, by label name; the name itself if unset."""
 
@@ -120,17 +131,61 @@ class TextClassification(TextTask):
         return self.label_names
 
     def _label_names(self) -> Sequence[str]:
-        return self.configured_label_names() or find_label_names(self._data_source(), self.label_column)[0]
+        return self.configured_label_names() or self._found_label_names().names
+
+    def _found_label_names(self) -> LabelNames:
+        return find_label_names(
+            self._data_source(),
+            self.label_column,
+            skip_invalid=self.skips_bad_rows,
+            mapping=tuple(self.label_mapping.items()),
+            ignored=self.ignore_labels,
+        )
+
+    @property
+    def ignores_rows(self) -> bool:
+        return bool(self.ignore_labels)
+
+    def is_ignored(self, row: Mapping[str, Any]) -> bool:
+        if not self.ignore_labels:
+            return False
+        try:
+            label = read_label(row, self.label_column)
+        except RowError:  # invalid, which is another matter
+            return False
+        return any(is_ignored(spelling, self.ignore_labels) for spelling in self._spellings_of(label))
+
+    def _spellings_of(self, label: Any) -> list[Any]:
+        """Returns a label, and its name if it is a number of the dataset's label names."""
+        names = self._feature_names()
+        return [label, names[label]] if type(label) is int and 0 <= label < len(names) else [label]
+
+    def _feature_names(self) -> Sequence[str]:
+        return train_feature_names(self._data_source(), self.label_column)
 
     def load(self) -> DatasetDict:
         find_label_names.cache_clear()  # files may have changed
+        train_feature_names.cache_clear()
         splits = super().load()
         self._check_label_names(splits)
+        for text in self._labels_without_training_rows():
+            log.warning("%s", text)
         return splits
+
+    def _labels_without_training_rows(self) -> Iterator[str]:
+        """Yields a notice of each label that no training row has."""
+        if self.configured_label_names():
+            return
+        found = self._found_label_names()
+        known = [name for name in found.names if name not in found.only_in]
+        for name, split in found.only_in.items():
+            near = did_you_mean(name, known)
+            yield f"{self.label_column}: no training row has the label {name!r} of split {split!r}{near}"
 
     def _check_label_names(self, splits: Mapping[str, Any]) -> None:
         names, origin = self._label_names(), "label_names" if self.configured_label_names() else "the training split"
-        check_label_order(splits, self.label_column, names, origin)
+        ordered = self._feature_names() if self.label_mapping or self.ignore_labels else names
+        check_label_order(splits, self.label_column, ordered, origin)
         check_label_names(names, self.label_column)
         if reason := self._verbaliser_error(names):
             raise InputError(reason)
@@ -139,6 +194,8 @@ class TextClassification(TextTask):
         try:
             if self._knows_all_labels():
                 self._check_label_names(splits)
+                for text in self._labels_without_training_rows():
+                    yield OptionProblem("label_column", text, is_error=False)
             elif "train" in splits:
                 self._label_names()
                 text = f"only the first {ROWS_PER_FILE:,} rows of each file are read; labels are not compared"
@@ -147,14 +204,14 @@ class TextClassification(TextTask):
             yield OptionProblem("label_column", str(error))
 
     def _knows_all_labels(self) -> bool:
-        """Returns whether the label names are configured, or those of all training rows."""
+        """Returns whether the label names are configured, or those of all rows."""
         if self.configured_label_names():
             return True
         loaded = load_valid_splits(self._data_source())
         if "train" not in loaded.splits:
             return False
         named = feature_names(loaded.splits["train"].features, self.label_column)
-        return bool(named) or loaded.origins["train"] not in loaded.cut
+        return bool(named) or not {*loaded.origins.values()} & loaded.cut
 
     def _row_check(self) -> Callable[[Mapping[str, Any]], object]:
         try:
@@ -186,7 +243,11 @@ class TextClassification(TextTask):
         return replace(prompt, target=self.verbaliser(self._label(row)), group=self.group_of(row))
 
     def _label(self, row: Mapping[str, Any]) -> str:
-        numbered = bool(self.configured_label_names()) or find_label_names(self._data_source(), self.label_column)[1]
-        return match_label(
-            read_label(row, self.label_column), self._label_names(), self.label_column, numbered=numbered
-        )
+        label, configured = read_label(row, self.label_column), bool(self.configured_label_names())
+        if self.label_mapping or self.ignore_labels:
+            spellings = self._spellings_of(label)
+            mapped = ((spelling, map_label(spelling, self.label_mapping)) for spelling in spellings)
+            default = label if configured else spellings[-1]
+            label = next((name for spelling, name in mapped if name is not spelling), default)
+        numbered = configured or self._found_label_names().numbered
+        return match_label(label, self._label_names(), self.label_column, numbered=numbered)

@@ -108,7 +108,8 @@ class TextMultiLabel(TextTask):
         return self.no_label
 
     def _found_labels(self) -> tuple[tuple[str, ...], bool]:
-        return find_labels(self._data_source(), self.label_column, self.label_delimiter)
+        skip = self.skips_bad_rows
+        return find_labels(self._data_source(), self.label_column, self.label_delimiter, skip_invalid=skip)
 
     def load(self) -> DatasetDict:
         find_labels.cache_clear()  # files may have changed
@@ -207,13 +208,16 @@ def read_labels(row: Mapping[str, Any], column: str, delimiter: str | None) -> l
 
 
 @lru_cache(maxsize=8)
-def find_labels(source: DataSource, column: str, delimiter: str | None) -> tuple[tuple[str, ...], bool]:
+def find_labels(
+    source: DataSource, column: str, delimiter: str | None, *, skip_invalid: bool = False
+) -> tuple[tuple[str, ...], bool]:
     """Finds the labels of a data source.
 
     Args:
         source: The data source.
         column: Column of the labels; dots select nested fields.
         delimiter: What is between the labels of a text; None if the column has lists.
+        skip_invalid: Whether rows without valid labels are left out.
 
     Returns:
         The label names of the dataset's features, or else the labels of the rows of all splits in natural order; and
@@ -238,6 +242,8 @@ def find_labels(source: DataSource, column: str, delimiter: str | None) -> tuple
             try:
                 labels |= dict.fromkeys(map(label_name, read_labels(row, column, delimiter)))
             except RowError as error:
+                if skip_invalid:
+                    continue
                 raise InputError(f"{split_loading.row_location(source, split, index)}: {error}") from error
     if not labels:
         raise InputError(f"{column}: no row has a label")

@@ -81,6 +81,9 @@ class TokenTagging(DatasetTask):
         if self.file_format is None:
             for option in CONLL_OPTIONS:
                 yield option, "file_format is not 'conll'"
+        else:
+            for option in ("delimiter", "quoting", "encoding"):
+                yield option, "file_format is 'conll'"
         if self.scheme == "none":
             yield "repair_tags", "there is no scheme to break"
 
@@ -93,14 +96,15 @@ class TokenTagging(DatasetTask):
         """Returns the tags, and whether numbers are indices of them."""
         if self.tag_names:
             return self.tag_names, True
-        return _find_tag_names(self._data_source(), self.words_column, self.tags_column, self.scheme)
+        columns = (self.words_column, self.tags_column)
+        return _find_tag_names(self._data_source(), *columns, self.scheme, skip_invalid=self.skips_bad_rows)
 
     def _data_source(self) -> DataSource:
         source = super()._data_source()
-        if self.file_format is None or source.conll is not None:
+        if self.file_format is None or source.form is not None:
             return source
         fields = (self.word_field, self.tag_field, self.field_separator, self.comment_prefix)
-        return replace(source, conll=ConllFormat(self.words_column, self.tags_column, *fields))
+        return replace(source, form=ConllFormat(self.words_column, self.tags_column, *fields))
 
     def load(self) -> DatasetDict:
         _find_tag_names.cache_clear()  # files may have changed
@@ -211,7 +215,7 @@ def _describe_break(words: Sequence[str], tags: Sequence[str], repaired: Sequenc
 
 @lru_cache(maxsize=8)
 def _find_tag_names(
-    source: DataSource, words_column: str, column: str, scheme: SchemeName
+    source: DataSource, words_column: str, column: str, scheme: SchemeName, *, skip_invalid: bool = False
 ) -> tuple[tuple[str, ...], bool]:
     """Finds the tags of a data source.
 
@@ -220,6 +224,7 @@ def _find_tag_names(
         words_column: Column of the words.
         column: Column of the tags.
         scheme: The scheme of the tags.
+        skip_invalid: Whether rows without valid tags are left out.
 
     Returns:
         The names of the dataset's features, or else the tags of all splits, O first and the tags of an entity together;
@@ -229,7 +234,7 @@ def _find_tag_names(
         InputError: A row has no valid tags.
     """
     splits: Mapping[str, Any] = split_loading.load_valid_splits(source).splits
-    found: dict[str, None] = {}
+    known: dict[str, None] = {}
     for split, rows in splits.items():
         if names := feature_names(rows.features, column):
             _check_tags(names, scheme, column)
@@ -239,11 +244,13 @@ def _find_tag_names(
             try:
                 _, words = _read_words(row, words_column)
                 tags = [str(tag) for tag in _read_tags(row, column, len(words))]
-                _check_tags([tag for tag in tags if tag not in found], scheme, column)
+                _check_tags([tag for tag in tags if tag not in known], scheme, column)
             except RowError as error:
+                if skip_invalid:
+                    continue
                 raise InputError(f"{split_loading.row_location(source, split, index)}: {error}") from error
-            found |= dict.fromkeys([*tags, *repair_tags(tags, scheme)])
-    return tuple(sorted(found, key=_tag_order)), False
+            known |= dict.fromkeys([*tags, *repair_tags(tags, scheme)])
+    return tuple(sorted(known, key=_tag_order)), False
 
 
 def _check_tags(tags: Sequence[str], scheme: SchemeName, column: str) -> None:

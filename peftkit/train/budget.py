@@ -6,11 +6,17 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any, cast
 
+from datasets import Dataset
+
 from peftkit.components import StepStats
 from peftkit.components.read_later import LateSum
+from peftkit.data.dataloader import row_order
+from peftkit.data.pipeline import PreparedData
+from peftkit.recipe import Recipe
 from peftkit.recipe.tables import BudgetConfig, parse_interval
 
 FIRST = 0.001
@@ -139,6 +145,26 @@ def planned_steps(budget: BudgetConfig, *, effective_batch: int, steps_per_epoch
     if budget.epochs is not None and steps_per_epoch is not None:
         limits.append(math.ceil(budget.epochs * steps_per_epoch - 1e-9))
     return min(limits, default=None)
+
+
+def planned_steps_of_run(recipe: Recipe, data: PreparedData, batch: int) -> int | None:
+    """Return the number of steps of a run; None if its budget does not determine it.
+
+    Args:
+        recipe: The recipe.
+        data: Its data.
+        batch: Effective batch size.
+    """
+    budget, tokens = recipe.train.budget, recipe.train.tokens_per_batch
+    per_epoch = data.steps_per_epoch(batch, tokens)
+    if tokens is not None and budget.samples is not None and isinstance(data.train, Dataset):
+        order = row_order(recipe, data.train, batch)
+        epochs, rest = divmod(budget.samples, len(data.train))
+        order.set_epoch(epochs)
+        in_last_epoch = sum(rows < rest for rows in accumulate(map(len, order.steps()), initial=0))
+        steps = epochs * (per_epoch or 0) + in_last_epoch
+        budget = budget.model_copy(update={"samples": None, "steps": min(steps, budget.steps or steps)})
+    return planned_steps(budget, effective_batch=batch, steps_per_epoch=per_epoch)
 
 
 class IntervalTrigger:

@@ -262,6 +262,8 @@ class Checkpoints(LoopCallback):
         """Write a checkpoint; a collective operation."""
         trainer = self.trainer
         trainer.losses.check(wait=True)
+        if trainer.frozen_cache is not None:
+            trainer.frozen_cache.flush()
         weights, (tensors, rest) = trainer.strategy.trainable_state(), trainer.strategy.state_dict()
         method_state = trainer.recipe.method.state_dict(trainer.module)
         if self.run is not None:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from pydantic_core import to_jsonable_python
 
 from peftkit.components import Meter
 from peftkit.data.dataloader import effective_batch_size, first_batches
+from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.input_digests import (
     compute_input_digests,
     input_digests,
     recorded_input_digests,
 )
-from peftkit.data.pipeline import prepare_data
+from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, run_on_main, shutdown
 from peftkit.distributed.environment_variables import environment_notice
 from peftkit.distributed.launch_config import read_launch
@@ -53,7 +54,7 @@ from peftkit.recipe import Recipe, dump_recipe
 from peftkit.recipe.check_recipe import check_method_options
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
-from peftkit.train.budget import planned_steps
+from peftkit.train.budget import planned_steps_of_run
 from peftkit.train.callbacks import Checkpoints, MeterList
 from peftkit.train.checkpoint import CHECKPOINTS, latest_checkpoint
 from peftkit.train.checkpoint_selection import CheckpointSelector
@@ -183,8 +184,7 @@ def run(
         check_conflicts(recipe, base.family.config.to_dict())
         data = inputs_at_hand.data or prepare_data(recipe, base.objective, accelerator)
         batch = effective_batch_size(recipe, accelerator.num_processes)
-        per_epoch = data.steps_per_epoch(batch)
-        steps = planned_steps(recipe.train.budget, effective_batch=batch, steps_per_epoch=per_epoch)
+        steps = planned_steps_of_run(recipe, data, batch)
         batches = partial(first_batches, recipe, data.train, base.objective, base.model, batch)
         model = apply_method(recipe, base, steps, batches)
         # torch cannot count products with quantized weights; there are as many as with unquantized ones.
@@ -214,11 +214,12 @@ def run(
             opened.open(original_recipe, environment, previous)
             opened.write("baselines.json", {"baselines": opened.baseline_scores})
             opened.write("loading.json", base.record())
+            write_skipped_rows(opened.directory, data)
 
         run_on_main(accelerator, open_run_directory)
         directory = opened.directory
         if directory is not None:
-            for notice in _notices(recipe, base):
+            for notice in _notices(recipe, base, data):
                 console.print(notice)
             console.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
         if previous:
@@ -246,15 +247,19 @@ def run(
             ]
             failure = f"fails in the first forward pass of {recipe.model.name!r}"
             with explain_method_errors(recipe.method, failure, remedy="use another method or model"):
-                mac_counter = make_mac_counter(recipe, base.objective, mac_model or model, data.train)
+                objective = with_frozen_layers(
+                    recipe, base.objective, model, data.train, processes=accelerator.num_processes
+                )
+                mac_counter = make_mac_counter(recipe, objective, mac_model or model, data.train)
             trainer = Trainer(
-                recipe, model, base.objective, data, accelerator, mac_counter, callbacks, interrupts, directory, clock
+                recipe, model, objective, data, accelerator, mac_counter, callbacks, interrupts, directory, clock
             )
             trainer.train(saved)
         if directory is not None:
             parameters = {"trainable": trainable, "total": total}
             summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
             summary["revisions"] = dict(revisions)
+            write_skipped_rows(directory, data)  # of a stream, further ones
             directory.write_json("summary.json", summary)
             console.summary(summary, directory.path)
         return directory.path if directory else None
@@ -283,14 +288,25 @@ def run(
         shutdown(accelerator)
 
 
-def _notices(recipe: Recipe, base: LoadedBase) -> Iterator[str]:
-    """Yield notices about the checkpoint and the machine, to print before training."""
+def _notices(recipe: Recipe, base: LoadedBase, data: PreparedData) -> Iterator[str]:
+    """Yield notices about the checkpoint, the steps and the machine, to print before training."""
     checkpoint = (
         base.head.notice,
         base.loading_report.notice(recipe.model.name),
         generation_notice(base.ignored_generation_settings),
     )
-    return filter(None, (*checkpoint, environment_notice(), read_launch().notice))
+    return filter(None, (*checkpoint, _rows_notice(recipe, data), environment_notice(), read_launch().notice))
+
+
+def _rows_notice(recipe: Recipe, data: PreparedData) -> str:
+    """Say how many rows the steps have, where they have a number of tokens."""
+    tokens = recipe.train.tokens_per_batch
+    if (rows := data.rows_per_step(tokens)) is None:
+        return ""
+    return (
+        f"train.tokens_per_batch = {tokens:,}: steps have {rows.fewest:,} to {rows.most:,} rows, {rows.mean:,.1f} on "
+        "average; this is another optimization than a fixed train.batch_size"
+    )
 
 
 def _add_environment(directory: RunDirectory, environment: Mapping[str, Any]) -> None:
@@ -308,13 +324,24 @@ def _create_meter(component: Any) -> Meter:
     return meter
 
 
+def write_skipped_rows(directory: RunDirectory | None, data: PreparedData) -> None:
+    """Write ``skipped.jsonl`` if invalid rows were left out of the data.
+
+    Args:
+        directory: The run directory.
+        data: The data.
+    """
+    if directory is not None and (rows := data.skipped_rows):
+        directory.write_lines("skipped.jsonl", [asdict(row) for row in rows])
+
+
 def _summarize(
     trainer: Trainer, selection: CheckpointSelector, opened: OpenRun, base: LoadedBase, parameters: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``."""
     recipe, state, data = trainer.recipe, trainer.state, trainer.data
     last, progress, selected = state.evaluations[-1], state.progress, selection.row or {}
-    rows = data.split_sizes["train"]
+    rows, rows_per_step = data.split_sizes["train"], data.rows_per_step(recipe.train.tokens_per_batch)
     splits = ("train", "dev", "test")
     return {
         "status": "done",
@@ -359,14 +386,18 @@ def _summarize(
         "rows": dict(data.split_sizes),
         "rows_digests": dict(data.digests),
         "rows_evaluated": data.num_evaluated_rows,
-        "rows_dropped_per_epoch": None if rows is None else rows % trainer.effective_batch,
+        "rows_dropped_per_epoch": None if rows is None else 0 if rows_per_step else rows % trainer.effective_batch,
+        "rows_skipped": data.num_skipped,
+        "rows_ignored": data.num_ignored,
         "rows_truncated": {split: dict(counts) for split, counts in data.truncated.items()},
         "train_overlap": dict(data.train_overlap),
         "resumed_after_steps": state.resumed_after_steps,
         "steps_skipped": state.skipped_steps,
-        "effective_batch": trainer.effective_batch,
+        "effective_batch": None if rows_per_step else trainer.effective_batch,
+        "rows_per_step": None if rows_per_step is None else asdict(rows_per_step),
         "microbatch_size": trainer.train_step.microbatch_size,
         "split_batches": trainer.splitter.costs is not None,
+        "cached_layers": len(trainer.objective.frozen.names) if trainer.objective.frozen else 0,
         "keep_memory": trainer.memory.available,
         "all_logits": base.family.computes_all_logits(trainer.module),
         "processes": trainer.accelerator.num_processes,

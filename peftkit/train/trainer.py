@@ -25,6 +25,7 @@ from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.recipe import Recipe
+from peftkit.recipe.tables import parse_bytes
 from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import CallbackList
 from peftkit.train.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ from peftkit.train.mac_counting import StepCounter
 from peftkit.train.optimizer import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
+from peftkit.train.steps.frozen_cache import FrozenCache
 from peftkit.train.steps.kept_memory import KeptMemory
 from peftkit.train.steps.parallel_strategies import make_strategy
 from peftkit.train.steps.step import TrainStep
@@ -85,7 +87,8 @@ class Trainer:
             recipe, objective, self.strategy, self.callbacks.profile_region, splits=self.splitter.costs is not None
         )
         self.effective_batch = effective_batch_size(recipe, accelerator.num_processes)
-        self.state = TrainState(recipe, data.steps_per_epoch(self.effective_batch), accelerator.device)
+        per_epoch = data.steps_per_epoch(self.effective_batch, recipe.train.tokens_per_batch)
+        self.state = TrainState(recipe, per_epoch, accelerator.device)
         self.progress = self.state.progress
         self.memory = KeptMemory(accelerator.device, wanted=recipe.train.keep_memory)
         self.clock = clock or WallClock()
@@ -95,6 +98,8 @@ class Trainer:
         self.losses = StepLosses(accelerator.device, self._handle_nonfinite_loss)
         waits = accelerator.num_processes > 1 or any(each.waits_for_device for each in self.callbacks.loop)
         by_events = accelerator.device.type == "cuda" and not waits
+        self.timer = StepTimer(accelerator.device, by_events=by_events)
+        self.frozen_cache: FrozenCache | None = None
         self.timer = StepTimer(accelerator.device, by_events=by_events, apart=lambda: self.compile_seconds)
         for callback in self.callbacks.loop:
             callback.attach(self)
@@ -112,6 +117,11 @@ class Trainer:
         """
         if saved is not None:
             self._load_checkpoint(saved)
+        if self.objective.frozen is not None and (limit := self.recipe.train.cache_frozen_outputs):
+            folder = self.run.path if self.run else None
+            self.frozen_cache = FrozenCache(self.objective.frozen, parse_bytes(limit), folder, self.progress.step)
+            self.train_step.frozen_cache = self.frozen_cache
+        ended = False
         try:
             self.callbacks.on_train_start()
             self._settle()
@@ -125,10 +135,16 @@ class Trainer:
                     break
             self.losses.check(wait=True)
             self.callbacks.on_train_end()
+            ended = True
+        except DivergedError:
+            ended = True
+            raise
         except StopRequested:
             self.callbacks.on_interrupt()
             raise
         finally:
+            if self.frozen_cache is not None:
+                self.frozen_cache.close(remove=ended or self.run is None)
             self.memory.give_back()
 
     @property

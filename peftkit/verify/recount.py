@@ -12,9 +12,9 @@ from torch import Tensor
 
 from peftkit.analysis.dry_run import apply_recipe_method
 from peftkit.analysis.simulated_steps import simulate_steps
-from peftkit.components import Method
 from peftkit.data.batch_splitter import BatchSplitter, make_splitter
 from peftkit.data.dataloader import effective_batch_size
+from peftkit.data.frozen_layers import may_change_training, with_frozen_layers
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.shadow_models import VALUE_ERRORS
@@ -68,17 +68,21 @@ def compute_checks(run: RecordedRun, *, load_model: bool) -> Iterator[Check]:
     data = run.require_rows("train")
     if data.split_sizes["train"] is None:
         raise NotRecomputable("the training rows are streamed")
-    microbatch_size = summary.get("microbatch_size", recipe.train.batch_size)
-    if microbatch_size < recipe.train.batch_size:
-        raise NotRecomputable(f"the microbatch size was reduced to {microbatch_size} rows when memory ran out")
+    tokens = recipe.train.tokens_per_batch
+    whole, unit = (recipe.train.batch_size, "rows") if tokens is None else (tokens, "tokens")
+    microbatch_size = summary.get("microbatch_size", whole)
+    if microbatch_size < whole:
+        raise NotRecomputable(f"the microbatch size was reduced to {microbatch_size} {unit} when memory ran out")
     evaluations = run.directory.evaluations()
     try:
         steps = {row["step"] for row in evaluations}, summary["steps"]
-        split = bool(summary.get("split_batches"))
-        recount = _recount(recipe, data, summary["processes"], *steps, load_model=load_model, split=split)
+        split, cached = bool(summary.get("split_batches")), bool(summary.get("cached_layers"))
+        recount = _recount(
+            recipe, data, summary["processes"], *steps, load_model=load_model, split=split, cached=cached
+        )
     except (PeftkitError, RuntimeError) as error:
         raise NotRecomputable(f"the steps cannot be counted here: {summarize_error(error)}") from error
-    approximate = bool(run.changed_versions) or _may_change_training(recipe.method) or bool(recipe.model.quantization)
+    approximate = bool(run.changed_versions) or may_change_training(recipe.method) or bool(recipe.model.quantization)
     yield check_value("work", "trainable parameters", summary["parameters"]["trainable"], recount.trainable)
     yield check_value("work", "parameters", summary["parameters"]["total"], recount.total)
     yield _check_steps(run, evaluations, recount.ends)
@@ -153,14 +157,29 @@ def _recount(
     *,
     load_model: bool,
     split: bool,
+    cached: bool,
 ) -> _Recount:
-    """Recount the readings at the given steps and the last one; ``split`` is whether batches were split."""
+    """Recount the readings at the given steps and the last one.
+
+    Args:
+        recipe: The recipe.
+        data: The data.
+        processes: The number of processes.
+        steps: The steps.
+        last_step: The last step of the run.
+        load_model: Whether weights may be loaded.
+        split: Whether batches were split.
+        cached: Whether outputs of frozen layers were cached.
+    """
     batch, budget = effective_batch_size(recipe, processes), recipe.train.budget
 
     def count(base: LoadedBase) -> _Recount:
         model = apply_recipe_method(recipe, base, data, batch)
-        mac_counter = make_mac_counter(recipe, base.objective, model, data.train)
-        splitter = make_splitter(recipe, base.objective, model, processes) if split else BatchSplitter(base.objective)
+        objective = base.objective
+        if cached:
+            objective = with_frozen_layers(recipe, objective, model, data.train, processes=processes)
+        mac_counter = make_mac_counter(recipe, objective, model, data.train)
+        splitter = make_splitter(recipe, objective, model, processes) if split else BatchSplitter(objective)
         trained = [p for p in model.parameters() if p.requires_grad]
         trainable, total = count_parameters(model)
         sizes = {
@@ -186,7 +205,11 @@ def _recount(
             }
 
         step_macs, padding, ends = StepMacs(0, 0, 0), 0, last_step + 1
-        readings = {0: read(Progress(steps_per_epoch=data.steps_per_epoch(batch)), step_macs, padding)}
+        readings = {
+            0: read(
+                Progress(steps_per_epoch=data.steps_per_epoch(batch, recipe.train.tokens_per_batch)), step_macs, padding
+            )
+        }
         for counted in islice(simulate_steps(recipe, data, splitter, mac_counter, batch), last_step):
             progress, step_macs = counted.progress, step_macs.plus(counted.step_macs)
             padding += sum(
@@ -230,9 +253,3 @@ def _check_readings(
     yield check_value("work", f"{prefix}epoch", stored["epoch"], recomputed["epoch"])
     for side, number in stored["tokens"].items():
         yield check_value("work", f"{prefix}tokens {side}", number, recomputed[f"{side}_tokens"])
-
-
-def _may_change_training(method: Method) -> bool:
-    """Whether a method has step hooks and may therefore change what is trained."""
-    cls = type(method)
-    return cls.after_step is not Method.after_step or cls.after_backward is not Method.after_backward

@@ -27,8 +27,8 @@ LIBRARIES = ("torch", "transformers", "peft", "adapters", "tokenizers", "acceler
 LOG_LIKELIHOOD_TOLERANCE = {(True, False): 1e-5, (True, True): 1e-3, (False, False): 1e-3, (False, True): 1e-1}
 """Tolerance of a log-likelihood, relative to it or to one nat if it is smaller, by (same environment, 16 bits or
 fewer)."""
-NUMBERS = ("values", "probabilities")
-"""Keys of predictions with numbers, in a list or by label."""
+NUMBERS = ("values", "probabilities", "likelihood")
+"""Keys of predictions with numbers, in a list or by name."""
 CHANGED_TEXTS_ALLOWED = {(True, False): 0.0, (True, True): 0.0, (False, False): 0.02, (False, True): 0.1}
 """Fraction of generated texts that may differ, since one different token changes all that follow; keys as above."""
 

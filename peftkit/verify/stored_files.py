@@ -152,7 +152,7 @@ def recipe_checks(run: RecordedRun) -> Iterator[Check]:
         "seed": recipe.run.seed,
         "init_seed": recipe.run.effective_init_seed,
         "order_seed": recipe.run.effective_order_seed,
-        "effective_batch": effective_batch_size(recipe, processes),
+        "effective_batch": None if recipe.train.tokens_per_batch else effective_batch_size(recipe, processes),
     }
     dev = summary["selected"]["dev"]
     recomputed["selection_metric"], recomputed["higher_is_better"] = resolve_selection_metric(recipe, dev)
@@ -169,7 +169,8 @@ def row_checks(run: RecordedRun) -> Iterator[Check]:
     """Check what the summary records of the data's rows."""
     data, summary = run.require_rows(), run.summary
     train = data.split_sizes["train"]
-    batch = effective_batch_size(run.recipe, summary.get("processes", 1))
+    tokens = run.recipe.train.tokens_per_batch
+    batch = 1 if tokens else effective_batch_size(run.recipe, summary.get("processes", 1))
     recomputed = {
         "rows": dict(data.split_sizes),
         "rows_digests": dict(data.digests),
@@ -178,6 +179,8 @@ def row_checks(run: RecordedRun) -> Iterator[Check]:
         "rows_truncated": data.truncated,
         "train_overlap": data.train_overlap,
     }
+    if "rows_skipped" in summary and train is not None:  # those of a stream are counted while it is read
+        recomputed |= {"rows_skipped": data.num_skipped, "rows_ignored": data.num_ignored}
     for name, value in recomputed.items():
         if name in summary:
             yield from check_values("data", {name: summary[name]}, {name: value})

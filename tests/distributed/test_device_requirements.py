@@ -23,6 +23,7 @@ def test_without_gpu(gpu: Callable[..., None]) -> None:
     assert device.precision_problem("fp16").startswith('train.mixed_precision = "fp16" needs a GPU')
     assert device.quantization_problem("4bit").startswith("model.quantization = '4bit' needs a GPU")
     assert device.fsdp_problem().startswith("train.fsdp needs GPUs")
+    assert device.offloading_problem().startswith("train.activation_offloading needs a GPU")
     assert device.precision_problem("bf16") == device.emulation_notice("bf16") == ""
 
 
@@ -30,6 +31,8 @@ def test_with_gpu(gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> 
     gpu(True)
     assert device.precision_problem("fp16") == device.emulation_notice("bf16") == device.fsdp_problem() == ""
     assert device.fsdp_problem(on_cpu=True)
+    assert not device.offloading_problem()
+    assert device.offloading_problem("cpu")
     monkeypatch.setattr(device, "find_spec", lambda name: None)
     assert device.quantization_problem("8bit") == "bitsandbytes is not installed: pip install 'peftkit[quant]'"
     assert device.deepspeed_problem() == "DeepSpeed is not installed: pip install 'peftkit[deepspeed]'"

@@ -31,6 +31,7 @@ KINDS = {
     "accuracy": ("classification", "multiple_choice"),
     "answer_leakage": ("generation",),
     "balanced_accuracy": LABELS,
+    "bits_per_byte": ("language_modeling",),
     "bleu": ("generation",),
     "chrf": ("generation",),
     "distinct": ("generation",),
@@ -48,9 +49,11 @@ KINDS = {
     "mse": ("regression",),
     "multi_label_f1": ("multi_label",),
     "pearson": ("regression",),
+    "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
     "recall_macro": LABELS,
     "rouge": ("generation",),
+    "squad": ("span_qa",),
     "spearman": ("regression",),
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
@@ -63,6 +66,7 @@ SEVERAL = {
     "distractor_assignment": {"distractor_soft", "distractor_exact"},
     "distractor_match": {"distractor_precision", "distractor_recall", "distractor_f1"},
     "entity_f1": {"entity_f1", "entity_precision", "entity_recall"},
+    "squad": {"squad_exact_match", "squad_f1"},
     "rouge": {"rouge1", "rouge2", "rougeL", "rougeLsum"},
 }
 
@@ -82,9 +86,13 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
     assert len(REGISTERED) == len(register_metrics())
     lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
-    assert lower == ["answer_leakage", "mae", "mse", "unknown_labels", "unparsable"]
+    assert lower == ["answer_leakage", "bits_per_byte", "mae", "mse", "perplexity", "unknown_labels", "unparsable"]
     others = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
-    assert others == {"mean_average_precision": "probabilities", "teacher_forced_match": "teacher_forced"}
+    assert others == {
+        **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
+        "mean_average_precision": "probabilities",
+        "teacher_forced_match": "teacher_forced",
+    }
 
 
 @EACH
@@ -108,7 +116,7 @@ def test_correct_predictions_score_best(metric: EvaluateMetric, pairs: Pairs) ->
     best = metric._compute(*rows([(right, right) for _, right in pairs]))
     for key, value in metric._compute(*rows(pairs)).items():
         assert -1 <= value <= best[key] + 1e-9
-        assert best[key] <= (100 if metric.name in ("bleu", "chrf") else 1) + 1e-9
+        assert best[key] <= (100 if metric.name in ("bleu", "chrf", "squad") else 1) + 1e-9
 
 
 @EACH
@@ -197,7 +205,8 @@ from peftkit.metrics import register_metrics
 examples = [Example("q", "a", ("a", "b"), extra={"answer": "c"})] * 2
 for metric in register_metrics():
     texts = ["1", "2"] if metric.kinds == ("regression",) else ["a", "b"]
-    inputs = [{"a": 0.5}, {"a": 0.1}] if metric.input == "probabilities" else texts
+    numbers = {"probabilities": {"a": 0.5}, "likelihood": {"nats": 2.0, "tokens": 1, "bytes": 3}}
+    inputs = [numbers[metric.input]] * 2 if metric.input in numbers else texts
     assert metric().compute(inputs, [texts[:1], texts], examples)
 print("computed")
 """
@@ -217,7 +226,7 @@ def test_scores_are_means_of_per_example_scores() -> None:
     metrics = [metric for metric in METRICS if metric.is_mean_of_examples]
     assert {metric.name for metric in metrics} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
-        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy"),
+        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy", "squad"),
     }
     for metric in metrics:
         each = metric.compute_per_example(predictions, right, examples)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from peftkit.errors import RowError
 from peftkit.models.windows import tokenize_windows
-from peftkit.objectives.windows import assign_tokens
+from peftkit.objectives.token_places import assign_tokens
 from peftkit.recipe.resolve import model_path
 
 TEXT = "the big leaf of a tree is green and the rose is red but the sea is blue"
@@ -28,8 +28,8 @@ def test_windows_cover_the_text_and_overlap(tokenizer: Any, question: str | None
     assert all(len(window.ids) <= 10 for window in windows)
     expected = [(ids, offsets) for ids, offsets in zip(whole.ids, whole.offsets, strict=True) if offsets is not None]
     for window in windows:
-        own = [(i, o) for i, o in zip(window.ids, window.offsets, strict=True) if o is not None]
-        assert own == expected[window.first_token : window.first_token + len(own)]
+        tokens = [(i, o) for i, o in zip(window.ids, window.offsets, strict=True) if o is not None]
+        assert tokens == expected[window.first_token : window.first_token + len(tokens)]
     places = assign_tokens(windows)
     assert [windows[n].ids[position] for n, position in places.values()] == [token for token, _ in expected]
     assert [*places] == [*range(len(expected))], "every token has one place"

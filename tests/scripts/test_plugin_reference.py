@@ -60,6 +60,7 @@ NOT_PUBLIC = {
     "load_valid_splits": "task.load() returns them",
     "ROWS_PER_FILE": "of the checks of DatasetTask",
     "EvaluateModule": "EvaluateMetric.module() returns one",
+    **dict.fromkeys(("DataSample", "column_names"), "of recognizing columns for peftkit init"),
     "FreeGeneration": "of the built-in objectives that generate answers",
     "pseudo_values": "Metric.is_mean_of_examples names its module",
     **dict.fromkeys(("DataSample", "column_names"), "of tasks that recognize columns of users' data"),

@@ -87,7 +87,7 @@ def _encodings() -> Any:
 
 def _labels() -> Any:
     rows = [*ROWS[:2], {"text": "x", "label": "c"}, {"text": "x", "label": "d"}, {"text": "", "label": "a"}]
-    return TextClassification(path=files(dev=write("other.csv", rows)))
+    return TextClassification(path=files(dev=write("other.csv", rows)), label_names=("a", "b"))
 
 
 def _one_label() -> Any:
@@ -159,7 +159,7 @@ def _hub_layout() -> Any:
     Path("layout/README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n")
     for name in ("tr", "va", "te"):
         write(f"layout/{name}.csv", ROWS if name != "te" else [{"text": "x", "label": "c"}])
-    return TextClassification(path="layout")
+    return TextClassification(path="layout", label_names=("a", "b"))
 
 
 CASES: list[tuple[Callable[[], Any], list[tuple[str, str]]]] = [
@@ -175,8 +175,8 @@ CASES: list[tuple[Callable[[], Any], list[tuple[str, str]]]] = [
         _columns,
         [
             ("text_column", "train.csv and dev.csv: there is no column 'txt' (did you mean 'text'?); columns: label"),
-            ("label_column", "train.csv and dev.csv: there is no column 'lable' (did you mean 'label'?); columns: "),
             ("group_column", "train.csv and dev.csv: there is no column 'g'"),
+            ("label_column", "train.csv and dev.csv: there is no column 'lable' (did you mean 'label'?); columns: "),
         ],
     ),
     (

@@ -29,11 +29,17 @@ ROWS = 200
 TASKS = list(load_registry().all("task").values())
 WITH_CANDIDATES = ("classification", "multiple_choice")
 RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
-ENCODERS_ONLY = ("token_tagging",)
+MODELS = {"plain_text": "pocket-decoder", "token_tagging": "pocket-encoder"}
+"""Models for the tasks that not every kind of model supports."""
 
 
 def tags_of(text: str) -> list[str]:
     return ["B-LONG" if len(word) > 4 else "O" for word in text.split()]
+
+
+def span_of(row: Any) -> dict[str, Any]:
+    answers = {"text": [row["question"].split()[0]], "answer_start": [0]}
+    return {"question": "which word is first", "context": row["question"], "answers": answers}
 
 
 def options_for(name: str, write: Write) -> list[str]:
@@ -48,9 +54,11 @@ def options_for(name: str, write: Write) -> list[str]:
     generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "plain_text": [{"text": r["text"]} for r in tweets(ROWS)],
         "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
         "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
         "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
+        "span_qa": [span_of(r) for r in examinations(ROWS)],
         "text_generation": [{"source": r["question"], "target": r["answer"]} for r in examinations(ROWS)],
         "distractor_generation": [{**r, "distractors": ["w", "v"]} for r in examinations(ROWS)],
     }
@@ -64,7 +72,7 @@ def options_for(name: str, write: Write) -> list[str]:
 
 def recipe_for(entry: Entry, write: Write, tmp_path: Path) -> Any:
     file = tmp_path / "x.toml"
-    model = "pocket-encoder" if entry.name in ENCODERS_ONLY else "pocket-t5"
+    model = MODELS.get(entry.name, "pocket-t5")
     file.write_text(f'[model]\nname = "{model}"\n[method]\nname = "full"\n', encoding="utf-8")
     return load_recipe(file, load_registry(), [f"task.name={entry.name}", *options_for(entry.name, write)])
 
@@ -129,6 +137,7 @@ ANSWERS = {
     "text_classification": ["label"],
     "multiple_choice": ["answer"],
     "text_generation": ["target"],
+    "span_qa": ["answers"],
     "text_multi_label": ["labels"],
     "text_regression": ["target"],
     "token_tagging": ["ner_tags"],
@@ -173,7 +182,7 @@ def test_race_distractors_takes_the_answer_as_a_label_or_a_text(write: Write, tm
         task.to_prompt({**written, "answer": row["answer"]})
 
 
-GROUPED = {"race", "race_distractors", "wordnet_mcq"}
+GROUPED = {"race", "race_distractors", "span_qa", "wordnet_mcq"}
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
@@ -188,7 +197,7 @@ def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_p
         assert all(shared[group] in (1, 2, 3, 4, 5) for group in groups)
         assert all(group == ", ".join(sorted(row["choices"])) for group, row in zip(groups, rows, strict=True))
     else:
-        assert groups == [row["article"] for row in rows]
+        assert groups == [row["context" if entry.name == "span_qa" else "article"] for row in rows]
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if name.startswith(("text_", "multiple", "distractor_"))])

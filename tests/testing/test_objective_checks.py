@@ -12,16 +12,18 @@ from peftkit.plugins import load_registry
 from peftkit.testing import check_objective, check_registered, check_task
 from peftkit.testing.run_checks import Colours
 from tests.regression_plugin import BrightnessHead, Shades
-from tests.tiny_runs import ColourChoice, ColourNumber, ColourSet, ColourTags, ColourText
+from tests.tiny_runs import ColourChoice, ColourDocument, ColourNumber, ColourSet, ColourSpans, ColourTags, ColourText
 
 BUILT_IN = [entry.component for entry in load_registry("").all("objective").values()]
 TASKS: Mapping[str, Task] = {
     "classification": Colours(),
     "multiple_choice": ColourChoice(),
     "generation": ColourText(),
+    "language_modeling": ColourDocument(),
     "regression": ColourNumber(),
     "multi_label": ColourSet(),
     "token_tagging": ColourTags(),
+    "span_qa": ColourSpans(),
 }
 
 

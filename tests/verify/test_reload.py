@@ -33,10 +33,15 @@ def test_nan_differs_from_numbers() -> None:
 
 
 def test_numbers_may_differ_in_their_last_digits() -> None:
-    stored = [{"prediction": "3.28412", "values": [3.284121]}, {"prediction": "a", "probabilities": {"a": 0.7}}]
+    stored = [
+        {"prediction": "3.28412", "values": [3.284121]},
+        {"prediction": "a", "probabilities": {"a": 0.7}},
+        {"prediction": "", "likelihood": {"nats": 200.0, "tokens": 40}},
+    ]
     new: list[dict[str, Any]] = [
         {"prediction": "3.28413", "values": [3.284129]},
         {"prediction": "a", "probabilities": {"a": 0.70001}},
+        {"prediction": "", "likelihood": {"nats": 200.001, "tokens": 40}},
     ]
     recipe: Any = None
     near, excused, wrong = reload._compare_predictions(stored, new, recipe, 1e-4, 0.0)

@@ -152,11 +152,13 @@ def _training(run: LoadedRun) -> Mapping[str, Any]:
     values = {f"train.{key}": train.get(key) for key in PROTOCOL} | {
         # How an effective batch is split into microbatches depends on memory; only its size matters.
         "effective_batch": run.summary.get("effective_batch"),
+        "train.tokens_per_batch": train.get("tokens_per_batch"),
+        "train.activation_offloading": train.get("activation_offloading") or None,
         "model.keep_head": run.recipe.get("model", {}).get("keep_head") or None,
         "callback": run.recipe.get("callback") or None,
     }
     tuned = (run.tuning or {}).get("settings", {})
-    if {"train.batch_size", "train.gradient_accumulation_steps"} & tuned.keys():
+    if {"train.batch_size", "train.gradient_accumulation_steps", "train.tokens_per_batch"} & tuned.keys():
         values["effective_batch"] = NOT_COMPARED
     # A head's learning rate must be the same for all methods, tuned or not.
     return values | {key: NOT_COMPARED for key in values if key in tuned and key != "train.head_learning_rate"}

@@ -104,6 +104,7 @@ def _remarks(runs: Sequence[LoadedRun], numbers: Mapping[Seeds, int]) -> Iterato
         yield f"training sample: varies with the seed ({comma_separated(samples)}), but is held fixed for {fixed}"
     if different := describe_differences([optimizer_options(run) for run in runs]):
         yield f"methods do not share an optimizer: {'; '.join(different)}"
+    yield from _describe_token_batches(runs)
     yield from _describe_waits(runs)
     yield from _describe_time_plans(runs)
     if any(number != seed for (seed, _, _), number in numbers.items()):
@@ -171,6 +172,21 @@ def _labels_from_options(runs: Sequence[LoadedRun], flat: Sequence[Mapping[str, 
         )
         labels.append(f"{name} ({shown})" if shown else name)
     return labels
+
+
+def _describe_token_batches(runs: Sequence[LoadedRun]) -> Iterator[str]:
+    """Say which runs have steps of a number of tokens: they are optimized in another way than with fixed batches."""
+    limits: dict[int, set[str]] = defaultdict(set)
+    for run in runs:
+        if tokens := run.recipe.get("train", {}).get("tokens_per_batch"):
+            limits[tokens].add(run.summary["method"])
+    everywhere = all(run.recipe.get("train", {}).get("tokens_per_batch") for run in runs)
+    for tokens, methods in sorted(limits.items()):
+        steps = "steps" if everywhere and len(limits) == 1 else f"steps of {comma_separated(sorted(methods))}"
+        yield (
+            f"{steps} have as many rows as fit train.tokens_per_batch = {tokens:,}; this is another optimization than "
+            "a fixed batch size"
+        )
 
 
 def _describe_waits(runs: Sequence[LoadedRun]) -> Iterator[str]:

@@ -41,6 +41,7 @@ class CollatedBatch(dict[str, Tensor]):
         lengths: Number of tokens of each text, without padding.
         choices: The values of ``choices``; empty if the batch has no such tensor.
         counts: The counts of the whole batch; None for some rows of one.
+        text_keys: What identifies each text; empty if nothing needs it.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class CollatedBatch(dict[str, Tensor]):
         lengths: Sequence[int],
         choices: Sequence[int] = (),
         counts: BatchCounts | None = None,
+        text_keys: Sequence[bytes] = (),
     ) -> None:
         super().__init__(tensors)
-        self.lengths, self.choices, self.counts = lengths, choices, counts
+        self.lengths, self.choices, self.counts, self.text_keys = lengths, choices, counts, text_keys
 
     def __reduce__(self) -> Any:
-        return CollatedBatch, (dict(self), self.lengths, self.choices, self.counts)
+        return CollatedBatch, (dict(self), self.lengths, self.choices, self.counts, self.text_keys)
 
     def to(self, device: torch.device) -> CollatedBatch:
         """Return the batch on a device; pinned tensors are copied while the device computes.
@@ -64,7 +66,7 @@ class CollatedBatch(dict[str, Tensor]):
         """
         pinned = device.type == "cuda"
         moved = {key: value.to(device, non_blocking=pinned) for key, value in self.items()}
-        return CollatedBatch(moved, self.lengths, self.choices, self.counts)
+        return CollatedBatch(moved, self.lengths, self.choices, self.counts, self.text_keys)
 
 
 def with_tensors(batch: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,6 +82,24 @@ def with_tensors(batch: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
     changed = copy.copy(batch) if isinstance(batch, CollatedBatch) else dict(batch)
     changed.update(tensors)
     return changed
+
+
+def keys_of(batch: Mapping[str, Tensor]) -> Sequence[bytes]:
+    """Return what identifies each text of a batch.
+
+    Args:
+        batch: A collated batch, or some rows of one; its texts are tensors of shape (texts, length).
+    """
+    return batch.text_keys if isinstance(batch, CollatedBatch) else ()
+
+
+def num_rows(batch: Mapping[str, Tensor]) -> int:
+    """Return the number of rows of a batch, each with one or several texts.
+
+    Args:
+        batch: The batch; its texts are tensors of shape (texts, length).
+    """
+    return len(batch[CHOICES] if CHOICES in batch else batch["input_ids"])
 
 
 def choices_per_row(batch: Mapping[str, Tensor]) -> list[int]:

@@ -138,6 +138,6 @@ def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Te
         of_rows, of_texts = slice(start, start + size), slice(first_text, first_text + num_texts)
         part = {k: v[of_rows if len(v) == rows else of_texts] if v.ndim else v for k, v in batch.items()}
         if isinstance(batch, CollatedBatch):
-            part = CollatedBatch(part, batch.lengths[of_texts], choices[of_rows])
+            part = CollatedBatch(part, batch.lengths[of_texts], choices[of_rows], text_keys=batch.text_keys[of_texts])
         yield part
         first_text += num_texts

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.data_files import CONLL_EXTENSIONS, ConllFormat, file_format
+from peftkit.data_files import DelimitedFormat, FileLayout, file_format
+from peftkit.errors import DataError, InputError
 from peftkit.tasks.sources.folders import Files, files_by_split
 
 SPLIT_NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -38,8 +40,15 @@ class DataSource:
     """Number of training rows to load, without other splits; None to load all splits."""
     rows_per_file: int | None = None
     """Number of rows of each file to load, to check the data; None for all rows."""
-    conll: ConllFormat | None = None
-    """The format of files with one word a line; None for other files, whose extension is that of their format."""
+    form: FileLayout | None = None
+    """The form of the files; None for that of their extension."""
+    delimited: DelimitedFormat | None = None
+    """How CSV and TSV files are written, where it differs from their extension."""
+
+    @property
+    def layout(self) -> FileLayout | DelimitedFormat | None:
+        """How files are written, where their extension does not say it."""
+        return self.form or self.delimited
 
 
 def files_of(source: DataSource) -> Files:
@@ -47,7 +56,7 @@ def files_of(source: DataSource) -> Files:
     if not isinstance(source.path, str):
         return source.path
     known = {name for names in SPLIT_NAMES.values() for name in names}
-    extensions = CONLL_EXTENSIONS if source.conll else ()
+    extensions = source.form.extensions if source.form else ()
     return files_by_split(Path(source.path), source.config, known, extensions)
 
 
@@ -84,3 +93,44 @@ def stamp(source: DataSource) -> tuple[Any, ...]:
         files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     stats = ((str(file), file.stat()) for file in files if file.is_file())
     return tuple((name, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_size) for name, s in stats)
+
+
+def check_layout(source: DataSource, files: Mapping[str, Sequence[str]]) -> None:
+    """Raises if options of CSV and TSV files are set, but there are none.
+
+    Args:
+        source: The data source.
+        files: The files of each split.
+
+    Raises:
+        DataError: An option has no effect.
+    """
+    formats = {file_format(Path(name)) for names in files.values() for name in names}
+    if source.delimited is None or formats & {"csv", "tsv"}:
+        return
+    for option, value in asdict(source.delimited).items():
+        if value is not None:
+            raise DataError(option, f"has no effect, because {describe(source)} has no CSV or TSV files; remove it")
+
+
+def check_sizes(source: DataSource, splits: Mapping[str, Any]) -> None:
+    """Raises if splits differ from their published sizes.
+
+    Args:
+        source: The data source.
+        splits: The rows of each split.
+
+    Raises:
+        InputError: A split has another size, or does not exist.
+    """
+    from datasets import Dataset
+
+    for name, size in source.sizes:
+        rows = splits.get(name)
+        if isinstance(rows, Dataset) and len(rows) != size:
+            raise InputError(
+                f"{describe(source)} has {len(rows):,} rows in split {name!r}, but {size:,} were published; clear the "
+                "cache of the dataset, or set path to other files"
+            )
+        if rows is None:
+            raise InputError(f"{describe(source)} has no split {name!r}, which was published with {size:,} rows")

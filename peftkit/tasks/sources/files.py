@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from peftkit.data_files import (
     FORMATS,
-    ConllFormat,
+    DelimitedFormat,
+    FileLayout,
     file_format,
     is_saved_dataset,
-    read_conll,
     read_parquet_table,
     read_rows,
     read_saved_dataset,
@@ -25,12 +25,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+Layout = FileLayout | DelimitedFormat
+
+
+def has_own_form(layout: Layout | None) -> TypeGuard[FileLayout]:
+    """Returns whether a task reads files in a form of its own, whatever their extension."""
+    return layout is not None and not isinstance(layout, DelimitedFormat)
+
+
 def load_files(
     files: Mapping[str, Sequence[str]],
     *,
     streaming: bool = False,
     max_rows: int | None = None,
-    conll: ConllFormat | None = None,
+    layout: Layout | None = None,
 ) -> dict[str, Any]:
     """Loads the rows of each split.
 
@@ -38,7 +46,7 @@ def load_files(
         files: Files of each split, in one format per split, or one folder that ``Dataset.save_to_disk`` wrote.
         streaming: Whether to stream the rows.
         max_rows: Maximum number of rows of each file; None for all.
-        conll: The format of the files, if they have one word a line.
+        layout: The layout of the files, if their extension does not say it all.
 
     Returns:
         A dataset for each split.
@@ -47,73 +55,74 @@ def load_files(
         InputError: A file does not exist, has an unsupported format, or is invalid.
     """
     return {
-        split: _load(split, list(names), max_rows, streaming=streaming, conll=conll) for split, names in files.items()
+        split: _load(split, list(names), max_rows, streaming=streaming, layout=layout) for split, names in files.items()
     }
 
 
 @lru_cache(maxsize=64)
-def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None, conll: ConllFormat | None = None) -> int:
+def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None, layout: Layout | None = None) -> int:
     """Returns the number of rows of a file, cached.
 
     Args:
         file: Path of the file.
         stamp: Cache key that changes when the file changes.
         max_rows: Number of rows after which counting ends; None to count all.
-        conll: The format of the file, if it has one word a line.
+        layout: The layout of the file, if its extension does not say it all.
     """
-    return sum(1 for _ in islice(_read(file, conll), max_rows))
+    return sum(1 for _ in islice(_read(file, layout), max_rows))
 
 
-def digest(files: Sequence[str], conll: ConllFormat | None = None) -> str:
+def digest(files: Sequence[str], layout: Layout | None = None) -> str:
     """Returns a hash of the contents of files, in order.
 
     Args:
         files: Paths of the files.
-        conll: Their format, if they have one word a line.
+        layout: Their layout, if their extension does not say it all.
     """
     combined = hashlib.sha256()
     for name in files:
         with open(name, "rb") as file:
             combined.update(hashlib.file_digest(file, "sha256").digest())
-        combined.update(str(conll or file_format(Path(name))).encode())
+        kind = file_format(Path(name))
+        combined.update(str(kind if layout is None else layout if has_own_form(layout) else (kind, layout)).encode())
     return combined.hexdigest()
 
 
-def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool, conll: ConllFormat | None) -> Any:
+def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool, layout: Layout | None) -> Any:
     if any(is_saved_dataset(Path(name)) for name in names):
         return _load_saved(split, names, max_rows, streaming=streaming)
     for name in names:
-        check_readable(name, conll)
-    formats = {"conll" if conll else file_format(Path(name)) for name in names}
+        check_readable(name, layout)
+    formats = {"" if has_own_form(layout) else file_format(Path(name)) for name in names}
     if len(formats) > 1:
         raise DataError("path", f"the files of split {split!r} have different formats; convert them to one")
     if streaming:
         from datasets import IterableDataset
 
         features = _load_parquet(names, 0).features if formats == {"parquet"} else None
-        return IterableDataset.from_generator(_stream_rows, features, gen_kwargs={"files": names, "conll": conll})
-    rows = _load_parquet(names, max_rows) if formats == {"parquet"} else _read_all(names, max_rows, conll)
+        return IterableDataset.from_generator(_stream_rows, features, gen_kwargs={"files": names, "layout": layout})
+    rows = _load_parquet(names, max_rows) if formats == {"parquet"} else _read_all(names, max_rows, layout)
     if not len(rows):
         raise InputError(f"{', '.join(names)}: has no rows")
     return rows
 
 
-def _read_all(names: Sequence[str], max_rows: int | None, conll: ConllFormat | None) -> Dataset:
+def _read_all(names: Sequence[str], max_rows: int | None, layout: Layout | None) -> Dataset:
     from peftkit.tasks.sources.arrow_columns import make_dataset
 
-    fingerprint = digest(names, conll)[:32] if max_rows is None else None
-    return make_dataset(_stream_rows(names, max_rows, conll), fingerprint)
+    fingerprint = digest(names, layout)[:32] if max_rows is None else None
+    return make_dataset(_stream_rows(names, max_rows, layout), fingerprint)
 
 
 def _stream_rows(
-    files: Sequence[str], max_rows: int | None = None, conll: ConllFormat | None = None
+    files: Sequence[str], max_rows: int | None = None, layout: Layout | None = None
 ) -> Iterator[dict[str, Any]]:
     for name in files:
-        yield from islice(_read(name, conll), max_rows)
+        yield from islice(_read(name, layout), max_rows)
 
 
-def _read(file: str, conll: ConllFormat | None) -> Iterator[dict[str, Any]]:
-    return read_conll(file, conll) if conll else read_rows(file)
+def _read(file: str, layout: Layout | None) -> Iterator[dict[str, Any]]:
+    return read_rows(file, layout) if layout is None or isinstance(layout, DelimitedFormat) else layout.read(file)
 
 
 def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, streaming: bool) -> Any:
@@ -124,12 +133,12 @@ def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, strea
     return rows.to_iterable_dataset() if streaming else rows
 
 
-def check_readable(name: str, conll: ConllFormat | None = None) -> None:
+def check_readable(name: str, layout: Layout | None = None) -> None:
     """Checks that a path is a file of a supported format.
 
     Args:
         name: The path.
-        conll: The format of the file, if it has one word a line; its extension may be any.
+        layout: Its layout; a file with one word a line may have any extension.
 
     Raises:
         InputError: It is not.
@@ -140,7 +149,7 @@ def check_readable(name: str, conll: ConllFormat | None = None) -> None:
     if not path.is_file():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise DataError("path", f"there is no file {name!r}{similar_file(path.name, siblings)}")
-    if file_format(path) is None and conll is None:
+    if file_format(path) is None and not has_own_form(layout):
         allowed = comma_separated(list(FORMATS))
         raise DataError("path", f"{name!r} has an unsupported extension; allowed: {allowed}")
 

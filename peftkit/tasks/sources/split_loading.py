@@ -19,6 +19,8 @@ from peftkit.tasks.sources.data_source import (
     HUB_NAME,
     SPLIT_NAMES,
     DataSource,
+    check_layout,
+    check_sizes,
     describe,
     files_of,
     is_missing_file,
@@ -74,7 +76,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
     use_writable_datasets_cache()
     loaded, origins, problems = _load_source_splits(source)
     if not problems:
-        _check_sizes(source, loaded)
+        check_sizes(source, loaded)
     limit = source.rows_per_file
     cut = frozenset(name for name, rows in loaded.items() if limit is not None and len(rows) >= limit)
     loaded = {name: _without_internal_columns(rows) for name, rows in loaded.items()}
@@ -109,7 +111,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
             problems.append(InputError(f"{describe(source)} has no rows in split {origins[split]!r}"))
             del splits[split]
         elif source.max_rows:
-            splits[split] = draw_sample(rows, source.max_rows, source.seed, split)
+            splits[split] = draw_sample(rows, source.max_rows, source.seed, split, source.stratify)
     return LoadedSplits(DatasetDict(splits), origins, tuple(problems), cut)
 
 
@@ -156,8 +158,8 @@ def limit_train_rows(source: DataSource, builder: DatasetBuilder, rows: int) -> 
     return sample, min(total, source.max_rows or total)
 
 
-def row_location(source: DataSource, split: str, index: int) -> str:
-    """Describes where a row comes from: its file, or dataset and split, and its number from 1.
+def locate_row(source: DataSource, split: str, index: int) -> tuple[str, int]:
+    """Returns where a row comes from: its file, or dataset and split, and its number from 1.
 
     Args:
         source: The data source.
@@ -171,12 +173,24 @@ def row_location(source: DataSource, split: str, index: int) -> str:
         number = rows[index][ORIGIN]
     for file in dict(files_of(source)).get(name, ()):
         if is_saved_dataset(Path(file)):
-            return f"{file}, row {number + 1}"
-        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.conll)
+            return file, number + 1
+        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.layout)
         if number < length:
-            return f"{file}, row {number + 1}"
+            return file, number + 1
         number -= length
-    return f"{describe(source)}, split {name!r}, row {number + 1}"
+    return f"{describe(source)}, split {name!r}", number + 1
+
+
+def row_location(source: DataSource, split: str, index: int) -> str:
+    """Describes where a row comes from (see ``locate_row``).
+
+    Args:
+        source: The data source.
+        split: Name of the split.
+        index: Index of the row in the split.
+    """
+    place, number = locate_row(source, split, index)
+    return f"{place}, row {number}"
 
 
 def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, str], list[InputError]]:
@@ -189,7 +203,9 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
     from datasets import Dataset
 
     splits: dict[str, Any] = {}
-    if files := dict(files_of(source)):
+    files = dict(files_of(source))
+    check_layout(source, files)
+    if files:
         origins, problems = _split_names(source, list(files))
         for name in files:  # skip files of other names, which may be unreadable
             if name not in origins.values():
@@ -197,7 +213,10 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
             streaming = source.streaming and name == origins.get("train")  # only the training split is streamed
             try:
                 splits |= load_files(
-                    {name: files[name]}, streaming=streaming, max_rows=source.rows_per_file, conll=source.conll
+                    {name: files[name]},
+                    streaming=streaming,
+                    max_rows=source.rows_per_file,
+                    layout=source.layout,
                 )
             except InputError as error:
                 problems.append(error)
@@ -370,18 +389,3 @@ def _check_enough_rows(rows: Dataset, source: DataSource) -> None:
             f"{describe(source)} has {len(rows)} row{'s' if len(rows) != 1 else ''} (columns: "
             f"{comma_separated(columns)}), too few to hold out rows for dev and test"
         )
-
-
-def _check_sizes(source: DataSource, splits: Mapping[str, Any]) -> None:
-    """Raises if splits differ from their published sizes."""
-    from datasets import Dataset
-
-    for name, size in source.sizes:
-        rows = splits.get(name)
-        if isinstance(rows, Dataset) and len(rows) != size:
-            raise InputError(
-                f"{describe(source)} has {len(rows):,} rows in split {name!r}, but {size:,} were published; clear the "
-                "cache of the dataset, or set path to other files"
-            )
-        if rows is None:
-            raise InputError(f"{describe(source)} has no split {name!r}, which was published with {size:,} rows")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import RowError
@@ -23,24 +24,54 @@ def hold_out(rows: Dataset, number: int, seed: int, stratify: str | None) -> tup
         rows: The rows.
         number: Number of rows to hold out, at least 1.
         seed: Seed of the split.
-        stratify: Column whose values keep their proportions in both sets; None for a simple random split.
+        stratify: Column whose values keep their proportions in both sets, and of whose values a row of each remains;
+            None for a simple random split.
 
     Returns:
         The remaining rows, and those held out.
     """
     rng = random.Random(f"{seed}/{len(rows)}")  # noqa: S311 - not used for security
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, key in enumerate(_strata(rows, stratify)):
-        groups[key].append(index)
-    number = max(1, number)
-    quotas = {key: len(group) * number / len(rows) for key, group in groups.items()}
-    sizes = {key: int(quota) for key, quota in quotas.items()}
-    by_remainder = sorted(groups, key=lambda key: (sizes[key] - quotas[key], key))
-    for key in by_remainder[: number - sum(sizes.values())]:
-        sizes[key] += 1
+    groups = _group(rows, stratify)
+    sizes = _stratum_sizes(groups, max(1, number), spared=1)
     held_out = {index for key in sorted(groups) for index in rng.sample(groups[key], sizes[key])}
     rows = _add_origin(rows)
     return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))
+
+
+def _group(rows: Dataset, stratify: str | None) -> dict[str, list[int]]:
+    """Returns the indices of the rows of each stratum."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(_strata(rows, stratify)):
+        groups[key].append(index)
+    return groups
+
+
+def _stratum_sizes(
+    groups: Mapping[str, Sequence[int]], number: int, *, drawn: int = 0, spared: int = 0
+) -> dict[str, int]:
+    """Returns how many rows to draw of each stratum: its share, to within one row where the limits allow it.
+
+    Args:
+        groups: The rows of each stratum.
+        number: Number of rows to draw.
+        drawn: Number of rows to draw of each stratum at least, if ``number`` suffices.
+        spared: Number of rows of each stratum not to draw, if the others suffice.
+    """
+    total = sum(map(len, groups.values()))
+    quotas = {key: len(group) * number / total for key, group in groups.items()}
+    least = {key: min(drawn, len(group)) for key, group in groups.items()}
+    if sum(least.values()) > number:
+        least = dict.fromkeys(groups, 0)
+    most = {key: max(least[key], len(group) - spared) for key, group in groups.items()}
+    if sum(most.values()) < number:
+        most = {key: len(group) for key, group in groups.items()}
+    sizes = {key: min(max(int(quotas[key]), least[key]), most[key]) for key in groups}
+    while (missing := number - sum(sizes.values())) != 0:
+        step, limit = (1, most) if missing > 0 else (-1, least)
+        free = [key for key in groups if sizes[key] != limit[key]]
+        for key in sorted(free, key=lambda key: (step * (sizes[key] - quotas[key]), key))[: abs(missing)]:
+            sizes[key] += step
+    return sizes
 
 
 def _strata(rows: Dataset, column: str | None) -> list[str]:
@@ -59,7 +90,7 @@ def _strata(rows: Dataset, column: str | None) -> list[str]:
     return [""] * len(rows)
 
 
-def draw_sample(rows: Any, number: int, seed: int, split: str) -> Any:
+def draw_sample(rows: Any, number: int, seed: int, split: str, stratify: str | None = None) -> Any:
     """Draws a sample of rows by a seed.
 
     Args:
@@ -67,6 +98,8 @@ def draw_sample(rows: Any, number: int, seed: int, split: str) -> Any:
         number: Maximum number of rows.
         seed: Seed of the sample, together with ``split``.
         split: Name of the split.
+        stratify: Column whose values keep their proportions, and of whose values a row of each is drawn if ``number``
+            suffices; None for a simple random sample.
 
     Returns:
         The sampled rows in their original order; for a stream, the first rows.
@@ -78,7 +111,9 @@ def draw_sample(rows: Any, number: int, seed: int, split: str) -> Any:
     if len(rows) <= number:
         return rows
     rng = random.Random(f"{seed}/{split}")  # noqa: S311 - not used for security
-    return _add_origin(rows).select(sorted(rng.sample(range(len(rows)), number)))
+    groups = _group(rows, stratify)
+    sizes = _stratum_sizes(groups, number, drawn=1)
+    return _add_origin(rows).select(sorted(i for key in sorted(groups) for i in rng.sample(groups[key], sizes[key])))
 
 
 def _add_origin(rows: Dataset) -> Dataset:

@@ -281,6 +281,7 @@ def accelerator_options(recipe: Recipe, registry: Registry) -> AcceleratorOption
     return AcceleratorOptions(
         mixed_precision=recipe.train.mixed_precision,
         fsdp=recipe.train.fsdp,
+        activation_offloading=recipe.train.activation_offloading,
         deepspeed=deepspeed_config(recipe) if recipe.train.deepspeed.used else None,
         log_with=tuple(enabled_trackers(recipe)),
         project_dir=recipe.run.output,

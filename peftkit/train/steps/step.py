@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from peftkit.components import StepStats
-from peftkit.data.dataloader import effective_batch_size
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CollatedBatch
+from peftkit.models.batches.collated_batch import CollatedBatch, keys_of, num_rows
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
+from peftkit.train.steps.activation_offloading import ActivationOffloading
 from peftkit.train.steps.compiled_layers import Gradients, make_compiled_layers
 from peftkit.train.steps.fast_dropout import fast_dropout
+from peftkit.train.steps.frozen_cache import FrozenCache
 from peftkit.train.steps.parallel_strategies import Strategy
 
 TEXTS = ("input_ids", "decoder_input_ids")
@@ -59,9 +60,11 @@ class TrainStep:
     ) -> None:
         self.recipe, self.objective, self.strategy, self.profile_region = recipe, objective, strategy, profile_region
         self.module, self.accelerator, self.splits = strategy.module, strategy.accelerator, splits
-        self.microbatch_size = recipe.train.batch_size
-        """Maximum rows per forward pass; reduced when memory runs out."""
+        self.microbatch_size = recipe.train.tokens_per_batch or recipe.train.batch_size
+        """Maximum rows per forward pass, or tokens with ``train.tokens_per_batch``; reduced when memory runs out."""
         self.known_padding = KnownPadding()
+        self.frozen_cache: FrozenCache | None = None
+        """The outputs of frozen layers; None if they are not kept."""
         self.compiled = make_compiled_layers(recipe, self.module, self.accelerator.num_processes)
         """The compiled layers; None if the recipe does not ask for them."""
         self.microbatches: list[dict[str, Tensor]] = []
@@ -84,15 +87,15 @@ class TrainStep:
             sum(each.input_tokens for each in counts),
             sum(each.tokens for each in counts),
             sum(len(batch["input_ids"]) for batch in batches),
+            sum(map(num_rows, batches)),
             int(interrupted),
         ]
         by_process = self._gather([*sums, *lengths.values()])
-        targets, inputs, unpadded, texts, signals = (sum(column) for column in by_process[: len(sums)])
+        targets, inputs, unpadded, texts, samples, signals = (sum(column) for column in by_process[: len(sums)])
         common = dict(zip(lengths, map(max, by_process[len(sums) :]), strict=True))
         padded = texts * (common["input_ids"] + common.get("decoder_input_ids", 0))
         if self.splits:
             padded = sum(each[key].numel() for each in batches for key in TEXTS if key in each)
-        samples = effective_batch_size(self.recipe, self.accelerator.num_processes)
         stats = StepStats(samples, inputs, targets, seconds=0.0, padding_tokens=padded - unpadded)
         inputs_of_step = [batch if self.splits else family.pad_to(batch, common) for batch in batches]
         return StepInputs(inputs_of_step, stats, bool(signals))
@@ -119,16 +122,21 @@ class TrainStep:
             RunError: Memory runs out with a single row, or in a run whose processes would wait for this one.
         """
         train = self.recipe.train
+        if self.frozen_cache is not None:
+            batches = [self.frozen_cache.attach(batch, keys_of(batch)) for batch in batches]
         if self.accelerator.num_processes > 1 or train.deepspeed.used:
             try:
                 return self._accumulate(batches, targets, step)
             except RuntimeError as error:
                 if not is_oom(error):
                     raise
+                more = f"train.gradient_accumulation_steps = {2 * train.gradient_accumulation_steps}"
+                size, remedy = f"train.tokens_per_batch = {train.tokens_per_batch}", f"set {more}"
+                if train.tokens_per_batch is None:
+                    size = f"train.batch_size = {train.batch_size}"
+                    remedy = f"set train.batch_size = {max(1, train.batch_size // 2)} and {more}"
                 raise RunError(
-                    f"out of memory at step {step} with train.batch_size = {train.batch_size}; for the same steps with "
-                    f"less memory, set train.batch_size = {max(1, train.batch_size // 2)} and "
-                    f"train.gradient_accumulation_steps = {2 * train.gradient_accumulation_steps}"
+                    f"out of memory at step {step} with {size}; for the same steps with less memory, {remedy}"
                 ) from error
 
         def attempt(microbatch_size: int) -> Tensor:
@@ -141,16 +149,16 @@ class TrainStep:
 
     def _accumulate(self, batches: list[dict[str, Tensor]], targets: int, step: int) -> Tensor:
         total_loss = torch.zeros((), device=self.accelerator.device)
-        self.microbatches = [
-            microbatch for batch in batches for microbatch in self.objective.microbatches(batch, self.microbatch_size)
-        ]
+        self.microbatches = [part for batch in batches for part in self._microbatches(batch)]
         if self.compiled is not None:
             self.compiled.check(lambda: self._gradients_of(self.microbatches[0], targets, step))
         self._seed_dropout(step)
         for number, microbatch in enumerate(self.microbatches, 1):
             compiled = nullcontext() if self.compiled is None else self.compiled.active()
             with compiled:
-                total_loss += self._backpropagate(microbatch, targets, last=number == len(self.microbatches))
+                last = number == len(self.microbatches)
+                with self._storing(microbatch, step):
+                    total_loss += self._backpropagate(microbatch, targets, last=last)
         return total_loss
 
     def _seed_dropout(self, step: int) -> None:
@@ -171,7 +179,9 @@ class TrainStep:
         dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
         with self.strategy.microbatch_context(last=last), dropout:
             with self.profile_region("forward"):
-                with self.known_padding.for_batch(microbatch):
+                offloads = self.recipe.train.activation_offloading
+                offloading = ActivationOffloading(self.module) if offloads else nullcontext()
+                with self.known_padding.for_batch(microbatch), offloading:
                     summed_loss = self.objective.loss(self.strategy.model, microbatch)
                 # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                 loss = summed_loss * accelerator.num_processes / targets
@@ -182,6 +192,21 @@ class TrainStep:
             with self.profile_region("backward"):
                 self.strategy.backward(loss, last=last)
         return summed_loss.detach()
+
+    def _storing(self, microbatch: dict[str, Tensor], step: int) -> AbstractContextManager[None]:
+        """Return a context that stores what the frozen layers compute, if it is kept."""
+        if self.frozen_cache is None:
+            return nullcontext()
+        return self.frozen_cache.storing(self.module, microbatch, keys_of(microbatch), step)
+
+    def _microbatches(self, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Split a batch into microbatches that fit the maximum."""
+        size, tokens = self.microbatch_size, self.recipe.train.tokens_per_batch
+        if tokens is not None:
+            rows = num_rows(batch)
+            positions = sum(batch[key].numel() for key in TEXTS if key in batch)
+            size = rows if size >= tokens else max(1, size * rows // positions)
+        return self.objective.microbatches(batch, size)
 
     def update(self, step: int) -> None:
         """Clip the gradients, take the optimizer's step, and clear the gradients.

@@ -136,6 +136,20 @@ def test_ranks_and_batch_sizes_can_be_swept(plant: Plant) -> None:
     assert {"vera (batch_size=8)", "vera (batch_size=16)"} <= section.runs.keys()
 
 
+def test_steps_of_tokens_are_another_optimization(plant: Plant) -> None:
+    fixed = plant("full", 1, [0.1, 0.5])
+    tokens = plant("lora", 1, [0.1, 0.5], **train(tokens_per_batch=4096))
+    with pytest.raises(InputError, match=r"training: train\.tokens_per_batch is 4096 and null"):
+        group_runs(find_runs([fixed, tokens])[0])
+    [section] = group_runs(find_runs([fixed, tokens])[0], ["training"])
+    text = (
+        "have as many rows as fit train.tokens_per_batch = 4,096; this is another optimization than a fixed batch size"
+    )
+    assert f"steps of lora {text}" in section.remarks
+    [section] = group_runs(find_runs([tokens])[0])
+    assert f"steps {text}" in section.remarks
+
+
 GPUS = ("A100", "A100")
 DEVICES: list[tuple[str, tuple[str, ...], str]] = [
     ("cpu", (), "cpu"),

@@ -12,6 +12,7 @@ from peftkit.cli.arguments import add_recipe, count
 from peftkit.cli.subcommand import SubCommand
 
 SHOWN_ANSWERS = 20
+SHOWN_SKIPPED = 5
 
 
 class TaskPreviewCommand(SubCommand):
@@ -54,6 +55,8 @@ def _document(preview: Mapping[str, Any]) -> dict[str, Any]:
         name: {
             "rows": split["rows"],
             "rows_measured": split["judged"],
+            "rows_ignored": preview["ignored"].get(name, 0),
+            "rows_skipped": sum(row["split"] == name for row in preview["skipped"]),
             "lengths": split["lengths"],
             "truncated": split["cut"],
             **({"answers": split["answers"]} if "answers" in split else {}),
@@ -67,6 +70,7 @@ def _document(preview: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": preview["model_kind"],
         "max_lengths": preview["limits"],
         "splits": splits,
+        "skipped": preview["skipped"],
         "split": preview["split"],
         "examples": examples,
     }
@@ -98,12 +102,16 @@ def _page(document: Mapping[str, Any]) -> str:
     lines.append("")
     for name, split in document["splits"].items():
         lines += _split_lines(name, split, limits)
+    shown = document["skipped"][:SHOWN_SKIPPED]
+    lines += [f"skipped: {row['file']}, row {row['row']}: {row['reason']}" for row in shown]
     return "\n".join(lines)
 
 
 def _split_lines(name: str, split: Mapping[str, Any], limits: Mapping[str, int]) -> list[str]:
     rows = "streamed" if split["rows"] is None else f"{split['rows']:,} rows"
-    lines = [f"{name}: {rows}, {split['rows_measured']:,} measured:"]
+    skipped = f", {split['rows_skipped']:,} skipped" if split["rows_skipped"] else ""
+    skipped += f", {split['rows_ignored']:,} ignored" if split["rows_ignored"] else ""
+    lines = [f"{name}: {rows}{skipped}, {split['rows_measured']:,} measured:"]
     for side, lengths in split["lengths"].items():
         if lengths["longest"]:
             text = ", ".join(f"{word} {tokens}" for word, tokens in lengths.items())

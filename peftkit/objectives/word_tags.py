@@ -14,7 +14,7 @@ from peftkit.components.family_services import Batch
 from peftkit.components.inputs import IGNORE_INDEX, Row
 from peftkit.components.objective import ObjectiveContext
 from peftkit.errors import RowError
-from peftkit.objectives.windows import assign_tokens
+from peftkit.objectives.token_places import assign_tokens
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, entities
 
 if TYPE_CHECKING:
@@ -173,9 +173,9 @@ def _entities(
 ) -> list[dict[str, Any]]:
     """Describe the entities that tags mark; the score of one is the mean probability of its tags."""
     known = example.extra.get(SCHEME_KEY) or ("IOB2" if any(tag[1:2] == "-" for tag in tags) else "none")
-    found = []
+    described = []
     for kind, first, last in entities(tags, cast("SchemeName", known)):
         start, end = spans[first][0], spans[last - 1][1]
         score = sum(probabilities[first:last]) / (last - first)
-        found.append({"type": kind, "text": example.source[start:end], "start": start, "end": end, "score": score})
-    return found
+        described.append({"type": kind, "text": example.source[start:end], "start": start, "end": end, "score": score})
+    return described

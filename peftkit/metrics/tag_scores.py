@@ -108,7 +108,7 @@ class EntityF1(_OfWords):
         schemes = [example.extra.get(SCHEME_KEY, "") for example in examples] or [""] * len(predictions)
         for prediction, texts, scheme in zip(predictions, references, schemes, strict=True):
             predicted, true = ({*self._entities(tags, scheme)} for tags in _tags(prediction, texts))
-            rows.append(tuple(Counter(kind for kind, _, _ in found) for found in (predicted & true, predicted, true)))
+            rows.append(tuple(Counter(kind for kind, _, _ in each) for each in (predicted & true, predicted, true)))
         kinds = sorted({kind for row in rows for counts in row for kind in counts})
         counted = [[counts[kind] for kind in kinds for counts in row] for row in rows]
         return np.array(counted, dtype=float).reshape(len(rows), 3 * len(kinds))

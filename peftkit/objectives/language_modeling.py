@@ -1,0 +1,211 @@
+"""Language modeling: every token of a text is predicted from those before it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from peftkit.components import Example, ModelKind, Objective, Prediction
+from peftkit.components.inputs import Row
+from peftkit.components.objective import ObjectiveContext
+from peftkit.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class CausalLanguageModeling(Objective):
+    """Language modeling of whole texts by a decoder; a text is a document.
+
+    Every token is predicted exactly once; the first one from the tokenizer's start of text, or from its end of text if
+    it has no start. Texts that are longer than a block are split. A block of training starts with the last token of the
+    one before it. In evaluation blocks overlap, so that tokens are predicted with more context, as in transformers'
+    guide to perplexity. Blocks of a text are a row of a batch; all of them are trained on in one step.
+    """
+
+    name: Literal["causal_language_modeling"] = "causal_language_modeling"
+
+    block_size: int | None = Field(default=None, ge=2)
+    """Number of tokens of a block, at most the model's positions; `train.max_source_length` if unset."""
+    stride: int | None = Field(default=None, ge=1)
+    """Number of tokens that each further block of an evaluated text predicts; the others are context. Less is more
+    precise and takes longer. Half of a block if unset."""
+
+    task_kind = "language_modeling"
+    families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> CausalLanguageModeling:
+        if self.stride and self.block_size:
+            _check_stride(self.stride, self.block_size)
+        return self
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        """Tokenize texts; a row has a whole text, ``source``, and its ``blocks`` (see ``split_text``).
+
+        Raises:
+            InputError: The blocks or the stride do not fit.
+            RowError: A text has no tokens, or some that the model does not know.
+        """
+        size = self._block_size(context)
+        stride = size - 1 if training else self.stride or max(1, size // 2)
+        try:
+            _check_stride(stride, size)
+        except ValueError as error:
+            raise InputError(f"objective.{error}") from error
+        return [
+            _build_row(start, ids, size, stride, context) for start, ids in context.family.tokenize_documents(examples)
+        ]
+
+    def _block_size(self, context: ObjectiveContext) -> int:
+        size, positions = self.block_size or context.family.max_source_length, context.family.max_decoder_length
+        if positions is not None and size > positions:
+            raise InputError(
+                f"objective.block_size: {size} tokens exceed the {positions} positions that the model has for texts; "
+                "lower it"
+            )
+        return size
+
+    def collate(self, rows: Sequence[Row], context: ObjectiveContext) -> dict[str, Tensor]:
+        """Make a text of each block; ``choices`` has the number of blocks of each row."""
+        import torch
+
+        texts = [text for row in rows for text in _blocks(row)]
+        return {**context.family.collate(texts), "choices": torch.tensor([len(row["blocks"]) for row in rows])}
+
+    def predict(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        context: ObjectiveContext,
+        *,
+        has_targets: bool,
+    ) -> list[Prediction]:
+        """Sum the log-likelihoods of each text's tokens; texts to predict are continued instead."""
+        if not has_targets:
+            return self._continue(model, rows, context)
+        blocks = [(number, block) for number, row in enumerate(rows) for block in _blocks(row)]
+        sums, counts = [0.0] * len(rows), [0] * len(rows)
+        for first in range(0, len(blocks), len(rows)):
+            part = blocks[first : first + len(rows)]
+            scores = context.score_candidates(model, [block for _, block in part])
+            for (number, _), (loglikelihood,), (tokens,) in zip(
+                part, scores.loglikelihoods, scores.num_tokens, strict=True
+            ):
+                sums[number] -= loglikelihood
+                counts[number] += tokens
+        return [
+            {
+                "prediction": "",
+                "loss": nats,
+                "tokens": tokens,
+                "likelihood": {"nats": nats, "tokens": tokens, "bytes": len(example.source.encode())},
+            }
+            for nats, tokens, example in zip(sums, counts, examples, strict=True)
+        ]
+
+    def _continue(self, model: nn.Module, rows: Sequence[Row], context: ObjectiveContext) -> list[Prediction]:
+        """Generate what follows each text; ``prediction`` is what metrics of texts would score, so it stays empty."""
+        settings, family = context.settings, context.family
+        prompts = []
+        for row in rows:
+            _, start, _ = row["blocks"][0]
+            first = max(start, len(row["source"]) - max(1, family.max_source_length - start))
+            prompt = [*row["source"][:start], *row["source"][first:]]
+            prompts.append({**row, "source": prompt, "candidates": [[]], "answer": 0})
+        options: dict[str, Any] = {
+            "max_new_tokens": min(settings.max_new_tokens, family.max_target_length),
+            "num_beams": settings.num_beams,
+        }
+        texts = family.generate(model, prompts, context.device, **options)
+        return [{"prediction": "", "continuation": text} for text in texts]
+
+    def answer(self, example: Example) -> str:
+        """Return a digest of the text: no answer exists that baselines could give to another text."""
+        return hashlib.blake2b(example.source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+    def answer_text(self, answer: str, example: Example) -> str:
+        """Return an empty text, as in predictions."""
+        return ""
+
+    def describe_constant_answer(self, answer: str) -> tuple[str, str]:
+        """Describe that all texts are equal."""
+        return "the text is the same", "use different texts"
+
+    def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
+        """Return how many texts have the unknown token, which is easier to predict than what it stands for."""
+        return sum(context.family.contains_unk(row["source"][row["blocks"][0][1] :]) for row in rows)
+
+
+def _check_stride(stride: int, size: int) -> None:
+    """Check that at least one token of a block is context.
+
+    Raises:
+        ValueError: There is no such token.
+    """
+    if stride >= size:
+        raise ValueError(f"stride: {stride} tokens must be fewer than those of a block, {size}")
+
+
+def _build_row(
+    start: Sequence[int], ids: Sequence[int], size: int, stride: int, context: ObjectiveContext
+) -> dict[str, Any]:
+    """Split a text into blocks.
+
+    Args:
+        start: What its first token is predicted from.
+        ids: Its tokens.
+        size: Number of tokens of a block, with context.
+        stride: Number of tokens that each block after the first predicts.
+        context: The context.
+    """
+    whole = [*start, *ids]
+    blocks = [[*block] for block in split_text(len(whole), len(start), size, stride)]
+    lengths = [end - begin for begin, _, end in blocks]
+    return {
+        "source": whole,
+        "blocks": blocks,
+        "length": sum(lengths),
+        # Rows of similar length are evaluated together. Nothing is truncated, however long a block is.
+        "source_tokens": min(max(lengths), context.family.max_source_length),
+        "target_tokens": 0,
+    }
+
+
+def split_text(length: int, start: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Split a text into overlapping blocks that predict each of its tokens once.
+
+    Args:
+        length: Number of tokens of the text, including those at its start that are not predicted.
+        start: Number of those.
+        size: Number of tokens of a block.
+        stride: Number of tokens that each block after the first predicts.
+
+    Yields:
+        Of each block, where it begins, the first token that it predicts, and where it ends.
+    """
+    begin, first = 0, start
+    while first < length:
+        end = min(begin + size, length)
+        yield begin, first, end
+        begin, first = begin + stride, end
+
+
+def _blocks(row: Row) -> list[dict[str, Any]]:
+    """Return the blocks of a row as rows whose target continues the source."""
+    ids = row["source"]
+    return [
+        {
+            "source": ids[begin:first],
+            "candidates": [ids[first:end]],
+            "answer": 0,
+            "length": end - begin,
+            "source_tokens": first - begin,
+            "target_tokens": end - first,
+        }
+        for begin, first, end in row["blocks"]
+    ]

@@ -1,0 +1,128 @@
+"""Questions whose answers are spans of a context, on the user's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from peftkit.components import Example, TaskKind
+from peftkit.components.inputs import NO_ANSWER
+from peftkit.data_files import SquadFormat
+from peftkit.errors import RowError
+from peftkit.tasks.columns import get_nonblank_text, get_text, get_value, short_repr
+from peftkit.tasks.dataset_task import DatasetTask
+from peftkit.tasks.sources.data_source import DataSource
+
+
+class SpanQa(DatasetTask):
+    """Question and context → the span of the context that answers it, on your own data.
+
+    Answers have a text and where it starts in the context, in characters, as in SQuAD: a table of the lists ``text``
+    and ``answer_start``, or a list of tables. The first answer is trained, and all are references. Encoders read
+    question and context as a pair; other models read the prompt and generate the answer. Prompt fields: ``{question}``,
+    ``{context}`` and any column.
+    """
+
+    name: Literal["span_qa"] = "span_qa"
+
+    question_column: str = "question"
+    """Column of the question; dots select nested fields."""
+    context_column: str = "context"
+    """Column of the context; rows with the same one are a group, unless `group_column` is set."""
+    answers_column: str = "answers"
+    """Column of the answers."""
+    allow_no_answer: bool = False
+    """Whether questions may have no answer, as in SQuAD 2.0; otherwise that is an error. A prediction may then be
+    empty; generating models write `unanswerable`."""
+    file_format: Literal["squad"] | None = None
+    """Format of the files: `squad` for the official JSON files of SQuAD 1.1 and 2.0; rows of their extension if
+    unset."""
+
+    kind: ClassVar[TaskKind] = "span_qa"
+    metrics: ClassVar[tuple[str, ...]] = ("squad",)
+    selection_metric: ClassVar[str] = "squad_f1"
+    truncatable_field: ClassVar[str] = "context"
+    required_fields: ClassVar[tuple[str, ...]] = ("question", "context")
+    used_fields: ClassVar[tuple[str, ...]] = ("question", "context")
+    hidden_from_prompt: ClassVar[tuple[str, ...]] = ("answers_column",)
+
+    def _data_source(self) -> DataSource:
+        source = super()._data_source()
+        if self.file_format is None:
+            return source
+        return replace(source, form=SquadFormat(self.question_column, self.context_column, self.answers_column))
+
+    def prompt_template(self) -> str:
+        return self.prompt or "question: {question} context: {context}"  # as T5 was trained (Raffel et al., 2020)
+
+    def column_options(self) -> Iterator[tuple[str, str]]:
+        yield "question_column", self.question_column
+        yield "context_column", self.context_column
+        yield "answers_column", self.answers_column
+        yield from super().column_options()
+
+    def field_columns(self) -> Mapping[str, str]:
+        return {"question": self.question_column, "context": self.context_column}
+
+    def required_columns(self, row: Mapping[str, Any]) -> list[str]:
+        return [*dict.fromkeys([*super().required_columns(row), self.question_column, self.context_column])]
+
+    def group_of(self, row: Mapping[str, Any]) -> str:
+        return get_text(row, self.group_column or self.context_column)
+
+    def make_prompt(self, row: Mapping[str, Any]) -> Example:
+        source, span = self.render_prompt(row)
+        pair = (get_nonblank_text(row, self.question_column), get_nonblank_text(row, self.context_column))
+        extra = {NO_ANSWER: "allowed"} if self.allow_no_answer else {}
+        return Example(source, "", truncatable_span=span, source_pair=pair, extra=extra)
+
+    def to_example(self, row: Mapping[str, Any]) -> Example:
+        """The question and the context → the first answer.
+
+        Raises:
+            RowError: There is no answer, or one is not where it is said to be in the context.
+        """
+        prompt = replace(self.make_prompt(row), group=self.group_of(row))
+        context = get_text(row, self.context_column)
+        spans = [self._check_span(text, start, context) for text, start in self._answers(row)]
+        if not spans:
+            if not self.allow_no_answer:
+                reason = "has no answer; set allow_no_answer = true if questions may have none, as in SQuAD 2.0"
+                raise RowError(self.answers_column, reason)
+            return replace(prompt, target=NO_ANSWER, references=("",))
+        texts = tuple(dict.fromkeys(context[start:end] for start, end in spans))
+        return replace(prompt, target=texts[0], references=texts, target_span=spans[0])
+
+    def _answers(self, row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+        """Returns text and start of each answer."""
+        column = self.answers_column
+        value = None if row.get(column, ...) is None else get_value(row, column)
+        if not value:
+            return []
+        if isinstance(value, Mapping):
+            texts, starts = (value.get(key) for key in ("text", "answer_start"))
+            if isinstance(texts, str):
+                texts, starts = [texts], [starts]
+            if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+                raise RowError(column, f"needs as many of text as of answer_start, not {short_repr(value)}")
+            return list(zip(texts, starts, strict=True))
+        if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+            return [(each.get("text"), each.get("answer_start")) for each in value]
+        raise RowError(column, f"must be a table of text and answer_start, or a list of such, not {short_repr(value)}")
+
+    def _check_span(self, text: Any, start: Any, context: str) -> tuple[int, int]:
+        """Returns start and end of an answer in the context, without surrounding blanks."""
+        column = self.answers_column
+        if not isinstance(text, str) or not text.strip():
+            raise RowError(column, f"an answer must be a text that is not blank, not {short_repr(text)}")
+        if isinstance(start, bool) or not isinstance(start, int):
+            raise RowError(column, f"answer_start must be a whole number, not {short_repr(start)}")
+        actual = context[start : start + len(text)] if start >= 0 else ""
+        if actual != text:
+            near = context.find(text)
+            hint = f"it is at {near}" if near >= 0 else "the context does not contain it"
+            reason = f"the answer {text!r} is not at {start}, where the context has {actual!r}; {hint}"
+            raise RowError(column, reason)
+        start += len(text) - len(text.lstrip())
+        return start, start + len(text.strip())
