@@ -117,19 +117,19 @@ def lenient_entities(tags: Sequence[str]) -> list[Entity]:
     Args:
         tags: The tags of a sentence.
     """
-    chunks: list[Entity] = []
+    matches: list[Entity] = []
     previous, previous_type, first = OUTSIDE, "", 0
     for i, tag in enumerate([*tags, OUTSIDE]):
         prefix, kind = tag[0], tag[1:].split("-", maxsplit=1)[-1] or "_"
         changes = previous_type != kind
         ends = previous in "ES" or (previous in "BI" and prefix in "BSO")
         if ends or (previous not in "O." and changes):
-            chunks.append((previous_type, first, i))
+            matches.append((previous_type, first, i))
         starts = prefix in "BS" or (previous in "EO" and prefix in "EI") or (previous == "S" and prefix in "EI")
         if starts or (prefix not in "O." and changes):
             first = i
         previous, previous_type = prefix, kind
-    return chunks
+    return matches
 
 
 def strict_entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
@@ -141,7 +141,7 @@ def strict_entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
     """
     if scheme == "none":
         return entities(tags, scheme)
-    patterns, chunks = STRICT[scheme], list[Entity]()
+    patterns, matches = STRICT[scheme], list[Entity]()
     extended = [*tags, OUTSIDE]
     i, previous = 0, OUTSIDE
     while i < len(extended):
@@ -150,12 +150,12 @@ def strict_entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
             while _matches(patterns.inside, extended[end - 1], extended[end]):
                 end += 1
             if _matches(patterns.end, extended[end - 1], extended[end]):
-                chunks.append((_type(extended[i]), i, end))
+                matches.append((_type(extended[i]), i, end))
             i = end
         else:
             i += 1
         previous = extended[i - 1]
-    return chunks
+    return matches
 
 
 def _matches(patterns: Sequence[Pattern], previous: str, tag: str) -> bool:

@@ -9,7 +9,7 @@ from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelR
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
-from peftkit.objectives.word_tags import TokenTaggingHead
+from peftkit.objectives.tagging_head import TokenTaggingHead
 
 __all__ = [
     "ChoiceRanking",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "emotion", "topic", "intent", "target", "stance")
 """Names of columns with labels."""
+LABEL_LIST_NAMES = ("tags", "topics", "genres", "categories", "classes", "emotions", "aspects")
+"""Names of columns with lists of labels, beside those of one label."""
+NUMBER_NAMES = ("score", "similarity", "similarity_score", "rating", "stars", "value", "label", "target", "labels")
+"""Names of columns with a number to predict."""
 TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "utterance", "body", "message", "document")
 """Names of columns with a text to classify."""
 PAIR_NAMES = (

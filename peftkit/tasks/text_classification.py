@@ -77,17 +77,14 @@ class TextClassification(TextTask):
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
-        pair = next((p for p in column_names.PAIR_NAMES if all(sample.find([name]) for name in p)), None)
         most = min(MAX_LABELS, max(2, sample.num_rows // ROWS_PER_LABEL))
         for column in sample.columns.values():
             named = column.name.lower() in column_names.LABEL_NAMES
             short = column.is_scalar and column.is_complete and (named or column.mean_words <= MAX_WORDS)
-            text = sample.find([pair[0]] if pair else column_names.TEXT_NAMES) or sample.longest_text([column.name])
-            if not short or not 2 <= column.distinct <= most or text in (None, column.name):
+            texts = cls.recognize_texts(sample, column.name)
+            if not short or not 2 <= column.distinct <= most or not texts:
                 continue
-            options = {"text_column": text, "label_column": column.name}
-            if pair and (second := sample.find([pair[1]])):
-                options["text_pair_column"] = second
+            options = {**texts, "label_column": column.name}
             reason = f"{column.name!r} has {column.distinct} different values in {sample.num_rows:,} rows"
             yield TaskMatch(0.8 if named else 0.5 - column.distinct / 1000, options, reason)
 

@@ -11,7 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from peftkit.answer_texts.label_sets import SEPARATOR, join_labels, label_extra
 from peftkit.components import Example, OptionProblem, TaskKind
+from peftkit.components.inputs import TaskMatch
 from peftkit.errors import InputError, RowError
+from peftkit.tasks import column_names
 from peftkit.tasks.columns import EMPTY, get_value, has_column, short_repr
 from peftkit.tasks.labels import (
     check_label_names,
@@ -21,6 +23,7 @@ from peftkit.tasks.labels import (
     natural_sort_key,
 )
 from peftkit.tasks.sources import split_loading
+from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.data_source import DataSource
 from peftkit.tasks.text_task import TextTask
 
@@ -56,6 +59,18 @@ class TextMultiLabel(TextTask):
     selection_metric: ClassVar[str] = "f1_micro"
     instruction: ClassVar[str] = "labels"
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("label_column", "label_columns")
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        lists = [column for column in sample.columns.values() if column.is_list]
+        if len(lists) != 1:  # several are of words and tags, or of choices
+            return
+        [column] = lists
+        named = column.name.lower() in (*column_names.LABEL_NAMES, *column_names.LABEL_LIST_NAMES)
+        texts = cls.recognize_texts(sample, column.name)
+        if named and texts and 2 <= column.distinct <= max(2, sample.num_rows // 4):
+            reason = f"{column.name!r} has lists of {column.distinct} different labels in {sample.num_rows:,} rows"
+            yield TaskMatch(0.85, {**texts, "label_column": column.name}, reason)
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         yield from super()._without_effect()

@@ -10,7 +10,10 @@ from pydantic import field_validator
 
 from peftkit.answer_texts.number_texts import join_numbers
 from peftkit.components import Example, TaskKind
+from peftkit.components.inputs import TaskMatch
+from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_number_text
+from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.text_task import TextTask
 
 
@@ -33,6 +36,18 @@ class TextRegression(TextTask):
     selection_metric: ClassVar[str] = "mse"
     instruction: ClassVar[str] = "score"
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("target_column", "target_columns")
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        for column in sample.columns.values():
+            texts = cls.recognize_texts(sample, column.name)
+            if not texts or not column.is_complete or not column.is_number:
+                continue
+            fractions = sum(not float(value).is_integer() for value in column.values)
+            if fractions:  # whole numbers may be labels
+                named = column.name.lower() in column_names.NUMBER_NAMES
+                reason = f"{column.name!r} has numbers, of which {fractions:,} are not whole"
+                yield TaskMatch(0.85 if named else 0.55, {**texts, "target_column": column.name}, reason)
 
     @field_validator("target_columns")
     @classmethod

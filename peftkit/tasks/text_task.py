@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from peftkit.components import Example
+from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_nonblank_text, get_text
 from peftkit.tasks.dataset_task import DatasetTask
+from peftkit.tasks.sources.data_sample import DataSample
 
 
 class TextTask(DatasetTask):
@@ -26,6 +28,21 @@ class TextTask(DatasetTask):
     """The first word of the default prompt."""
     truncatable_field: ClassVar[str] = "text"
     required_fields: ClassVar[tuple[str, ...]] = ("text",)
+
+    @classmethod
+    def recognize_texts(cls, sample: DataSample, answer: str) -> dict[str, str]:
+        """Returns the options that name the columns of the text, or of the pair of texts; empty if there is none.
+
+        Args:
+            sample: The first rows of the data.
+            answer: The column of the answer.
+        """
+        pair = next((p for p in column_names.PAIR_NAMES if all(sample.find([name]) for name in p)), None)
+        text = sample.find([pair[0]] if pair else column_names.TEXT_NAMES) or sample.longest_text([answer])
+        if text in (None, answer):
+            return {}
+        second = sample.find([pair[1]]) if pair else None
+        return {"text_column": str(text), **({"text_pair_column": second} if second else {})}
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         yield from super()._without_effect()

@@ -224,14 +224,11 @@ def _compare_predictions(
 
 def _numbers_agree(row: Mapping[str, Any], new: Prediction, key: str, tolerance: float) -> bool:
     """Whether the numbers of a prediction are equal within the tolerance."""
-    if row.get(key) is None or new.get(key) is None:
+    values = (row.get(key) or (), new.get(key) or ())
+    one, other = ([*each.values()] if isinstance(each, Mapping) else [*each] for each in values)
+    if not one or len(one) != len(other):
         return False
-    old_numbers, new_numbers = (
-        [*each.values()] if isinstance(each, Mapping) else list(each) for each in (row[key], new[key])
-    )
-    if len(old_numbers) != len(new_numbers):
-        return False
-    return all(_relative_difference(a, b) <= tolerance for a, b in zip(old_numbers, new_numbers, strict=True))
+    return all(_relative_difference(a, b) <= tolerance for a, b in zip(one, other, strict=True))
 
 
 def _scores_tie(row: Mapping[str, Any], key: str, text: str, recipe: Recipe, tolerance: float) -> bool:

@@ -20,13 +20,13 @@ from peftkit.evaluate.baselines import MAX_CANDIDATES, best_answer, check_not_tr
 from peftkit.metrics import register_metrics
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import load_base
-from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking
+from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking, RegressionHead
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import EvaluateConfig, RunConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
-from tests.tiny_runs import Make
+from tests.tiny_runs import ColourNumber, Make
 
 
 def test_constant_and_majority_score_the_share_of_their_label(make: Make) -> None:
@@ -224,7 +224,7 @@ CASES = [
     for metric in METRICS
     if metric.input == "prediction"
     for kind in type(metric).kinds
-    if kind in ANSWERS
+    if kind in OBJECTIVES
     for value in metric.value_names
 ]
 
@@ -240,6 +240,19 @@ def test_no_answer_scores_higher_than_the_constant_baseline(metric: Metric, kind
     number = Counter(ANSWERS[kind])
     equal = [text for text in answers if math.isclose(scores[text], best, abs_tol=1e-12)]
     assert number[constant] == max(number[text] for text in equal)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("mse", "9950.00000"), ("mae", "149.50000")])
+def test_the_best_constant_number_is_tried_among_many_targets(value: str, expected: str) -> None:
+    numbers = [str(number) for number in (*range(299), 2_940_449)]
+    examples = [Example(f"row {number}", number) for number in numbers]
+    split = TokenizedSplit("dev", [*range(300)], examples, [], SplitStatistics([], numbers, [], []))
+    recipe = Recipe.model_construct(
+        task=ColourNumber(),
+        metric=tuple(m for m in METRICS if m.name == value),
+        evaluate=EvaluateConfig.model_construct(selection_metric=value),
+    )
+    assert best_answer(recipe, RegressionHead(), split) == expected
 
 
 def test_the_best_answer_need_not_be_the_most_frequent() -> None:

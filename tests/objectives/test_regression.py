@@ -52,11 +52,11 @@ def test_whole_runs_conform(objective: Objective, tmp_path: Path) -> None:
 
 
 def test_the_constants_to_try_are_mean_and_median() -> None:
-    assert RegressionHead().possible_answers(TWO, EXAMPLES) == ("3.00000, 20.0000", "2.00000, 10.0000")
+    assert RegressionHead().possible_answers(TWO, EXAMPLES) == ("3.00000, 20.00000", "2.00000, 10.00000")
 
 
 def test_the_typical_answer_is_the_mean_of_the_training_rows() -> None:
-    assert NumberGeneration().typical_answer({"1.0, 10": 3, "5, 50": 1}) == "2.00000, 20.0000"
+    assert NumberGeneration().typical_answer({"1.0, 10": 3, "5, 50": 1}) == "2.00000, 20.00000"
 
 
 def test_one_target_has_no_name_and_several_have() -> None:

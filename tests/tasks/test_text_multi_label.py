@@ -91,3 +91,11 @@ def test_data_with_one_label_are_refused(write: Write) -> None:
         path = write(f"data/{split}.jsonl", [{"text": "x", "labels": ["a"]}])
     with pytest.raises(InputError, match="labels: has one label, 'a'; at least 2 are required"):
         task(path=str(path.parent), label_names=()).load()
+
+
+def test_lists_of_labels_are_recognized_beside_no_other_list(write: Write) -> None:
+    rows = [{"text": f"a {i}", "genres": ["drama", "crime"][: i % 3]} for i in range(20)]
+    [match] = TextMultiLabel.recognize(str(write("data/train.jsonl", rows)))
+    assert match.options.items() >= {"text_column": "text", "label_column": "genres"}.items()
+    tagged = [{**row, "tokens": ["a", "b"]} for row in rows]
+    assert TextMultiLabel.recognize(str(write("tagged/train.jsonl", tagged))) == []

@@ -54,7 +54,7 @@ def tokenize_windows(
     except Exception as error:  # the tokenizers library raises plain Exceptions
         reason = f"the tokenizer cannot encode it ({summarize_error(error)}); change the text"
         raise RowError("source", reason) from error
-    sequence_of_text, windows = int(question is not None), []
+    text_index, windows = int(question is not None), []
     for i, ids in enumerate(encoded["input_ids"]):
         sequences, offsets = encoded.sequence_ids(i), encoded["offset_mapping"][i]
         windows.append(
@@ -62,7 +62,7 @@ def tokenize_windows(
                 list(ids),
                 list(encoded["token_type_ids"][i]),
                 tuple(
-                    (*pair,) if sequence == sequence_of_text else None
+                    (*pair,) if sequence == text_index else None
                     for sequence, pair in zip(sequences, offsets, strict=True)
                 ),
                 i * (room - stride),

@@ -14,7 +14,7 @@ from peftkit.components.family_services import Batch
 from peftkit.components.inputs import IGNORE_INDEX, Row
 from peftkit.components.objective import ObjectiveContext
 from peftkit.errors import RowError
-from peftkit.objectives.token_places import assign_tokens
+from peftkit.objectives.window_tokens import assign_tokens
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, entities
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from peftkit.errors import RowError
-from peftkit.models.windows import tokenize_windows
-from peftkit.objectives.token_places import assign_tokens
+from peftkit.models.text_windows import tokenize_windows
+from peftkit.objectives.window_tokens import assign_tokens
 from peftkit.recipe.resolve import model_path
 
 TEXT = "the big leaf of a tree is green and the rose is red but the sea is blue"
