@@ -24,7 +24,6 @@ from peftkit.metrics.distractors import (
 from peftkit.metrics.entity_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparseable
-from peftkit.metrics.tag_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 
