@@ -120,7 +120,11 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize the sources of examples as whole inputs; see ``FamilyServices``."""
+        """Tokenize the sources of examples as whole inputs: rows without candidates, with the answer 0.
+
+        Raises:
+            RowError: a source has no tokens.
+        """
         raise NotImplementedError
 
     def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
@@ -128,13 +132,17 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
+        """Tokenize a text into overlapping windows if it is too long.
+
+        Args:
+            text: the text.
+            question: what every window starts with; None for single texts.
+            stride: number of tokens that windows have in common, at most half of the text's tokens of a window.
+        """
         raise NotImplementedError
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         """Tokenize each candidate as a pair with its source; the source is truncated if a pair is too long.
-
-        Args:
-            examples: the examples.
 
         Raises:
             RowError: a candidate leaves no room for the source, or two candidates have the same ids.
@@ -186,7 +194,7 @@ class ModelFamily:
             batch: a collated batch; its texts are tensors of shape (rows, length).
 
         Returns:
-            The logits and the aligned labels; see ``FamilyServices``.
+            The logits, of shape (rows, length, vocabulary) or (rows, labels), and the aligned labels.
         """
         raise NotImplementedError
 
@@ -198,7 +206,7 @@ class ModelFamily:
             batch: a collated batch; its texts are tensors of shape (rows, length).
 
         Returns:
-            The outputs of the head; see ``FamilyServices``.
+            The outputs of the head, of shape (rows, outputs) or (texts, length, outputs); see ``FamilyServices``.
         """
         raise NotImplementedError
 
