@@ -364,7 +364,12 @@ class DatasetTask(Task):
         return self.describe_source_row(split, index)
 
     def describe_source_row(self, split: str, index: int) -> str:
-        """Describes a row like ``describe_row``, but by its index before invalid rows were left out."""
+        """Describes a row like ``describe_row``, but by its index before rows were left out.
+
+        Args:
+            split: Name of the split.
+            index: Index of the row in the split, from 0.
+        """
         return split_loading.row_location(self._data_source(), split, index)
 
     def _describe_split(self, split: str) -> str:
