@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from peftkit.objectives.token_places import assign_tokens
 from transformers import AutoTokenizer
 
 from peftkit.errors import RowError
 from peftkit.models.windows import tokenize_windows
+from peftkit.objectives.token_places import assign_tokens
 from peftkit.recipe.resolve import model_path
 
 TEXT = "the big leaf of a tree is green and the rose is red but the sea is blue"
