@@ -114,6 +114,18 @@ class PreparedData:
         splits = {"curve": self.curve_splits, "selected": self.final_splits}
         return {name: {split.name: len(split.rows) for split in each} for name, each in splits.items()}
 
+    def record(self) -> dict[str, Any]:
+        """Returns the entries of a run's summary."""
+        return {
+            "rows": dict(self.split_sizes),
+            "rows_digests": dict(self.digests),
+            "rows_evaluated": self.num_evaluated_rows,
+            "rows_skipped": self.num_skipped,
+            "rows_ignored": self.num_ignored,
+            "rows_truncated": {split: dict(counts) for split, counts in self.truncated.items()},
+            "train_overlap": dict(self.train_overlap),
+        }
+
     def steps_per_epoch(self, batch: int, tokens: int | None = None) -> int | None:
         """Returns the number of optimizer steps per epoch; None for a stream.
 

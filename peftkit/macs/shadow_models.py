@@ -39,7 +39,15 @@ class ShadowModel:
 
 
 def without_values(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return empty tensors of the batch's shapes on a device, and the tensors that hold counts unchanged."""
+    """Return empty tensors of the batch's shapes on a device, and the tensors that hold counts unchanged.
+
+    Args:
+        batch: The batch; its texts are tensors of shape (texts, length).
+        device: The device.
+
+    Returns:
+        The batch; its texts are tensors of shape (texts, length).
+    """
     empty = {k: v if k in COUNTS else torch.empty_like(v, device=device) for k, v in batch.items()}
     return _replace_tensors(batch, empty)
 

@@ -120,11 +120,7 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize the sources of examples as whole inputs: rows without candidates, with the answer 0.
-
-        Raises:
-            RowError: a source has no tokens.
-        """
+        """Tokenize the sources of examples as whole inputs; see ``FamilyServices``."""
         raise NotImplementedError
 
     def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:

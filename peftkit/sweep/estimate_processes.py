@@ -88,10 +88,10 @@ def estimate_in_processes(recipes: Mapping[str, Recipe], processes: int) -> Iter
             worker.join()
 
 
-def _next_group(own: list[list[str]], queues: Sequence[list[list[str]]]) -> list[str]:
+def _next_group(queue: list[list[str]], queues: Sequence[list[list[str]]]) -> list[str]:
     """Take the next group of a process, or else the last one of the process with most; empty if there are none."""
-    if own:
-        return own.pop(0)
+    if queue:
+        return queue.pop(0)
     longest = max(queues, key=len)
     return longest.pop() if longest else []
 

@@ -69,7 +69,7 @@ def find_label_names(
         kept = [name for i, name in enumerate(names) if not is_ignored(i, ignored) and not is_ignored(name, ignored)]
         mapped = [renamed.get(name) or renamed.get(str(names.index(name))) or name for name in kept]
         return LabelNames(tuple(dict.fromkeys(mapped)), numbered=False)
-    found: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for split, rows in loaded.splits.items():
         top = column if column in rows.column_names else column.split(".")[0]
         if top not in rows.column_names:
@@ -79,10 +79,10 @@ def find_label_names(
             raise InputError(f"there is no column {column!r}; columns of the training rows: {comma_separated(known)}")
         for label in _distinct_labels(source, split, rows, column, skip_invalid=skip_invalid, ignored=ignored):
             name = map_label(label, renamed)
-            if not any(spelling in found for spelling in _spellings(name)):
-                found[label_name(name)] = split
-    only_in = {name: split for name, split in found.items() if split != "train"}
-    return LabelNames(tuple(sorted(found, key=natural_sort_key)), numbered=False, only_in=only_in)
+            if not any(spelling in seen for spelling in _spellings(name)):
+                seen[label_name(name)] = split
+    only_in = {name: split for name, split in seen.items() if split != "train"}
+    return LabelNames(tuple(sorted(seen, key=natural_sort_key)), numbered=False, only_in=only_in)
 
 
 def _distinct_labels(

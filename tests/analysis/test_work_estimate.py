@@ -83,17 +83,17 @@ def test_lengths_of_all_tasks_are_counted_at_once(
 def test_a_method_is_counted_once_for_all_tasks_with_weights_too(
     method: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Any] = []
+    counters: list[Any] = []
 
     def note(*arguments: Any, **options: Any) -> Any:
-        made.append(arguments)
+        counters.append(arguments)
         return create_mac_counter(*arguments, **options)
 
     monkeypatch.setattr("peftkit.analysis.work_estimate.create_mac_counter", note)
     estimator = WorkEstimator(registry)
     for task in TASKS:
         estimator.estimate(make("decoder", f"task.name={task}", f"method.name={method}"), trial=False)
-    assert len(made) == (1 if method == "lora" else 2), "on the model without values, and then on one with weights"
+    assert len(counters) == (1 if method == "lora" else 2), "on the model without values, and then on one with weights"
 
 
 def test_a_method_is_applied_once_for_all_tasks_of_a_language_model(

@@ -226,7 +226,7 @@ def test_scores_are_means_of_per_example_scores() -> None:
     metrics = [metric for metric in METRICS if metric.is_mean_of_examples]
     assert {metric.name for metric in metrics} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
-        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy", "squad"),
+        *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy"),
     }
     for metric in metrics:
         each = metric.compute_per_example(predictions, right, examples)

@@ -51,7 +51,9 @@ NOT_PUBLIC_FILES = {
     **dict.fromkeys(("methods/peft_*", "methods/adalora.py", "methods/adamss.py", "methods/lora.py"), PEFT),
     **dict.fromkeys(("methods/prefix_tuning.py", "methods/vera.py"), PEFT),
     **dict.fromkeys(("tasks/dataset_task.py", "tasks/data_check.py", "tasks/labels.py", "tasks/sources/*"), BASE),
-    **dict.fromkeys(("tasks/columns.py", "tasks/text_task.py", "metrics/evaluate_module.py"), BASE),
+    **dict.fromkeys(
+        ("tasks/columns.py", "tasks/text_tasks/text_task.py", "tasks/bad_rows.py", "metrics/evaluate_module.py"), BASE
+    ),
     "*/__init__.py": "registers the built-in components",
 }
 """Modules of built-in components that do not need to do with public names, and why."""
@@ -60,10 +62,16 @@ NOT_PUBLIC = {
     "load_valid_splits": "task.load() returns them",
     "ROWS_PER_FILE": "of the checks of DatasetTask",
     "EvaluateModule": "EvaluateMetric.module() returns one",
-    **dict.fromkeys(("DataSample", "column_names"), "of recognizing columns for peftkit init"),
     "FreeGeneration": "of the built-in objectives that generate answers",
     "pseudo_values": "Metric.is_mean_of_examples names its module",
     **dict.fromkeys(("DataSample", "column_names"), "of tasks that recognize columns of users' data"),
+    **dict.fromkeys(("LabelNames", "map_label", "train_feature_names"), "TextClassification.labels has them"),
+    **dict.fromkeys(("NO_ANSWER", "SquadFormat"), "of span_qa"),
+    **dict.fromkeys(
+        ("OUTSIDE", "SCHEMES", "SCHEME_KEY", "SchemeName", "Entity", "entities", "lenient_entities", "strict_entities"),
+        "of token_tagging",
+    ),
+    **dict.fromkeys(("repair_tags", "tag_problem", "ConllFormat", "assign_tokens"), "of token_tagging"),
     "TextTask": "of the built-in tasks of texts and pairs of texts",
     **dict.fromkeys(("format_number", "join_numbers", "parse_numbers", "get_number_text"), "of regression"),
     **dict.fromkeys(

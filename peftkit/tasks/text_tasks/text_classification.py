@@ -176,9 +176,9 @@ class TextClassification(TextTask):
         """Yields a notice of each label that no training row has."""
         if self.configured_label_names():
             return
-        found = self._found_label_names()
-        known = [name for name in found.names if name not in found.only_in]
-        for name, split in found.only_in.items():
+        names_of_data = self._found_label_names()
+        known = [name for name in names_of_data.names if name not in names_of_data.only_in]
+        for name, split in names_of_data.only_in.items():
             near = did_you_mean(name, known)
             yield f"{self.label_column}: no training row has the label {name!r} of split {split!r}{near}"
 

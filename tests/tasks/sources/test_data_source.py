@@ -21,9 +21,9 @@ def texts(file: Path, content: bytes, **options: Any) -> list[str]:
     task = TextClassification(path=path, label_names=("a", "b"), **options)
     assert task.find_data_problems() == []
     rows = task.load()["train"]
-    found = [row["text"] for row in rows]
-    assert task.describe_row("train", len(found) - 1) == f"{file}, row {len(found)}"
-    return found
+    cells = [row["text"] for row in rows]
+    assert task.describe_row("train", len(cells) - 1) == f"{file}, row {len(cells)}"
+    return cells
 
 
 @pytest.mark.parametrize("streaming", [False, True])
