@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from peftkit.tasks.columns import get_text, get_texts
     from peftkit.tasks.dataset_task import DataPath, DatasetTask
     from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextGeneration
-    from peftkit.tasks.text_classification import TextClassification
+    from peftkit.tasks.text_tasks.text_classification import TextClassification
 
 __version__ = "0.1.0"
 

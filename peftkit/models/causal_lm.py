@@ -38,10 +38,10 @@ from peftkit.models.decoding.shared_cache import (
     slice_cache,
 )
 from peftkit.models.heads.target_positions import find_output_layer, select_positions
+from peftkit.models.lengths.truncation import truncate_start
 from peftkit.models.prompt_and_target import Prompt, append_eos, ids_after_prompt
 from peftkit.models.text_encoding import token_ids
 from peftkit.models.token_losses import sum_logprobs, tolerance
-from peftkit.models.truncation import truncate_start
 
 
 class CausalLM(CachedScorer):

@@ -17,6 +17,7 @@ from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow,
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
+from peftkit.models.lengths.truncation import truncate_context, truncate_end, truncate_target
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
@@ -27,7 +28,6 @@ from peftkit.models.text_encoding import (
     token_ids,
 )
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
-from peftkit.models.truncation import truncate_context, truncate_end, truncate_target
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClas
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
-from peftkit.tasks.text_multi_label import TextMultiLabel
-from peftkit.tasks.text_regression import TextRegression
+from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_tasks.text_regression import TextRegression
 from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 

@@ -28,7 +28,7 @@ from peftkit.tasks.columns import (
 )
 from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.sources.data_sample import DataSample
-from peftkit.tasks.text_classification import TextClassification
+from peftkit.tasks.text_tasks.text_classification import TextClassification
 
 __all__ = ["DistractorGeneration", "MultipleChoice", "TextClassification", "TextGeneration"]
 

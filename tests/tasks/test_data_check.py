@@ -175,8 +175,8 @@ CASES: list[tuple[Callable[[], Any], list[tuple[str, str]]]] = [
         _columns,
         [
             ("text_column", "train.csv and dev.csv: there is no column 'txt' (did you mean 'text'?); columns: label"),
-            ("group_column", "train.csv and dev.csv: there is no column 'g'"),
             ("label_column", "train.csv and dev.csv: there is no column 'lable' (did you mean 'label'?); columns: "),
+            ("group_column", "train.csv and dev.csv: there is no column 'g'"),
         ],
     ),
     (

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from peftkit.errors import InputError
 from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
-from peftkit.tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.token_tagging import TokenTagging
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples

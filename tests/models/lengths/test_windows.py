@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from peftkit.errors import RowError
-from peftkit.models.windows import tokenize_windows
+from peftkit.models.lengths.windows import tokenize_windows
 from peftkit.objectives.token_places import assign_tokens
 from peftkit.recipe.resolve import model_path
 

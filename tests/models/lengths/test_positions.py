@@ -14,7 +14,7 @@ from peftkit import ApplyContext, Example, Method
 from peftkit.components import ModelKind, Side
 from peftkit.errors import RecipeError
 from peftkit.models import FAMILIES, ModelFamily, TokenizedRow
-from peftkit.models.positions import Positions, count_positions, fit_lengths
+from peftkit.models.lengths.positions import Positions, count_positions, fit_lengths
 from peftkit.plugins import load_registry
 from peftkit.testing.tokenizers import tokenizer
 

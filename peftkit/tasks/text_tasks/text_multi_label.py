@@ -25,7 +25,7 @@ from peftkit.tasks.labels import (
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.data_source import DataSource
-from peftkit.tasks.text_task import TextTask
+from peftkit.tasks.text_tasks.text_task import TextTask
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -14,7 +14,7 @@ from peftkit.components.inputs import TaskMatch
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_number_text
 from peftkit.tasks.sources.data_sample import DataSample
-from peftkit.tasks.text_task import TextTask
+from peftkit.tasks.text_tasks.text_task import TextTask
 
 
 class TextRegression(TextTask):

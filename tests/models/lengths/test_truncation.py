@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from peftkit import Example, RowError
-from peftkit.models.truncation import truncate_context
+from peftkit.models.lengths.truncation import truncate_context
 from peftkit.recipe.resolve import model_path
 from tests.models.test_family import setting
 

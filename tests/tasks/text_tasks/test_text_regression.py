@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from peftkit import Example
 from peftkit.errors import InputError, RowError
-from peftkit.tasks.text_regression import TextRegression
+from peftkit.tasks.text_tasks.text_regression import TextRegression
 from tests.tasks.conftest import Write
 
 

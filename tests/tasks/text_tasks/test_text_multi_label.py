@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 from pydantic import ValidationError
 
 from peftkit.errors import InputError, RowError
-from peftkit.tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from tests.tasks.conftest import Write
 
 

@@ -28,7 +28,7 @@ from peftkit.tasks.labels import (
 )
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.split_loading import load_valid_splits
-from peftkit.tasks.text_task import TextTask
+from peftkit.tasks.text_tasks.text_task import TextTask
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

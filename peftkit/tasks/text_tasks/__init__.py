@@ -1,0 +1,1 @@
+"""Tasks of texts, or pairs of texts, whose answers are labels or numbers."""
