@@ -143,7 +143,7 @@ _MODULES = {
     "tasks.columns": ("get_text", "get_texts"),
     "tasks.dataset_task": ("DataPath", "DatasetTask"),
     "tasks.generic": ("DistractorGeneration", "MultipleChoice", "TextGeneration"),
-    "tasks.text_classification": ("TextClassification",),
+    "tasks.text_tasks.text_classification": ("TextClassification",),
 }
 
 
