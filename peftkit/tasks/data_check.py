@@ -12,8 +12,8 @@ from peftkit.components import OptionProblem
 from peftkit.data_files import check_encoding, file_format, is_saved_dataset
 from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
 from peftkit.tasks import prompt_templates
-from peftkit.tasks.bad_rows import iterate, most_bad_rows
 from peftkit.tasks.sources import split_loading
+from peftkit.tasks.sources.bad_rows import iterate, most_bad_rows
 from peftkit.tasks.sources.data_source import files_of, is_local
 
 if TYPE_CHECKING:

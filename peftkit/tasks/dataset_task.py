@@ -13,11 +13,11 @@ from peftkit.components.inputs import SkippedRow, TaskMatch
 from peftkit.data_files import DelimitedFormat, Quoting, check_delimiter, check_encoding_name
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
-from peftkit.tasks.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import find_data_problems
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
+from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
 from peftkit.tasks.sources.data_sample import DataSample, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 

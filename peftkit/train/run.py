@@ -214,11 +214,12 @@ def run(
             opened.open(original_recipe, environment, previous)
             opened.write("baselines.json", {"baselines": opened.baseline_scores})
             opened.write("loading.json", base.record())
-            write_skipped_rows(opened.directory, data)
 
         run_on_main(accelerator, open_run_directory)
         directory = opened.directory
         if directory is not None:
+            if rows := data.skipped_rows:
+                directory.write_lines("skipped.jsonl", map(asdict, rows))
             for notice in _notices(recipe, base, data):
                 console.print(notice)
             console.start(directory.path, trainable=trainable, total=total, data=data, plugins=registry.distributions)
@@ -259,7 +260,8 @@ def run(
             parameters = {"trainable": trainable, "total": total}
             summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
             summary["revisions"] = dict(revisions)
-            write_skipped_rows(directory, data)  # of a stream, further ones
+            if rows := data.skipped_rows:  # of a stream, further ones
+                directory.write_lines("skipped.jsonl", map(asdict, rows))
             directory.write_json("summary.json", summary)
             console.summary(summary, directory.path)
         return directory.path if directory else None
@@ -322,17 +324,6 @@ def _create_meter(component: Any) -> Meter:
     meter = component()
     assert isinstance(meter, Meter)  # the registry has checked it  # noqa: S101
     return meter
-
-
-def write_skipped_rows(directory: RunDirectory | None, data: PreparedData) -> None:
-    """Write ``skipped.jsonl`` if invalid rows were left out of the data.
-
-    Args:
-        directory: The run directory.
-        data: The data.
-    """
-    if directory is not None and (rows := data.skipped_rows):
-        directory.write_lines("skipped.jsonl", [asdict(row) for row in rows])
 
 
 def _summarize(

@@ -80,6 +80,7 @@ NOT_PUBLIC = {
     **dict.fromkeys(
         ("label_name", "natural_sort_key", "split_loading", "DataSource"), "TextMultiLabel.labels has them"
     ),
+    **dict.fromkeys(("LabelNames", "is_ignored", "map_label", "train_feature_names"), "of TextClassification's labels"),
     "configurations": "of the presets of peft's methods",
     **dict.fromkeys(
         ("LAYER_NORM", "LAYER_NORM_BY_PEFT", "by_peft", "compared", "compared_by_default"), "learning rates"
