@@ -19,10 +19,11 @@ KINDS: tuple[TaskKind, ...] = ("multi_label",)
 
 
 class MultiLabelF1(EvaluateMetric):
-    """F1 of sets of labels: of all decisions together (``f1_micro``), and the mean of the labels' F1 (``f1_macro``).
+    """F1 of sets of labels: of all decisions together (micro), and the mean of the labels' F1 (macro).
 
-    The values are scikit-learn's ``f1_score`` with ``zero_division=0``: a label that is in no reference and no
-    prediction has an F1 of 0. A piece of a generated text that is no label is a wrong label for ``f1_micro``.
+    The values, ``f1_micro`` and ``f1_macro``, are those of scikit-learn's ``f1_score`` with ``zero_division=0``: a
+    label that is in no reference and no prediction has an F1 of 0. A piece of a generated text that is no label is a
+    wrong label for ``f1_micro``.
     """
 
     name: Literal["multi_label_f1"] = "multi_label_f1"

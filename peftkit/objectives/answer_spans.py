@@ -213,7 +213,7 @@ class SpanQaHead(_SpanQa):
 
 
 class SpanQaGeneration(_SpanQa, FreeGeneration):
-    """Answers that are generated; ``unanswerable`` or no text at all is no answer."""
+    """Answers that are generated; the word unanswerable or no text at all is no answer."""
 
     name: Literal["span_qa_generation"] = "span_qa_generation"  # type: ignore[assignment]
 

@@ -224,7 +224,8 @@ def _recount(
         return _Recount(trainable, total, readings, None if timed else ends)
 
     try:
-        return count(init_random_base(recipe, "meta"))
+        # Which layers are frozen is found by passes that need values, whatever they are.
+        return count(init_random_base(recipe, "cpu" if cached else "meta"))
     except VALUE_ERRORS as error:
         if not load_model:
             reason = "the method depends on the values of the weights, which are not loaded"
