@@ -120,7 +120,7 @@ def test_python_m_peftkit_is_the_same_command() -> None:
     done = subprocess.run([*command, "lisst"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
-        "peftkit: error: 'lisst' is neither a file nor a command (did you mean 'list'?); commands: run,"
+        "peftkit: error: 'lisst' is neither a file nor a command (did you mean 'list'?); commands: init, run,"
     )
 
 
@@ -164,8 +164,8 @@ def test_failure_gives_its_exit_code_on_every_rank_and_one_message(
 
 
 COMMANDS = (
-    "run, check, cost, profile, compare, advise, report, verify, watch, import, sweep, list, show, predict, merge, "
-    "export, push, new, schema, task, completion"
+    "init, run, check, cost, profile, compare, advise, report, verify, watch, import, sweep, list, show, predict, "
+    "merge, export, push, new, schema, task, completion"
 )
 
 

@@ -188,7 +188,7 @@ def test_a_run_counts_few_batches_besides_the_shortest_and_longest(
 
 
 def test_batches_too_large_to_count_before_training_are_counted_during_it(
-    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     expected = costs(run(make("decoder", "run.name=one"), registry))
     counted, lengths = MacCounter._count, []
@@ -200,6 +200,7 @@ def test_batches_too_large_to_count_before_training_are_counted_during_it(
         return counted(self, requires_grad, rows)
 
     monkeypatch.setattr(MacCounter, "_count", without_memory)
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "without_counts"))
     counted_later = costs(run(make("decoder", "run.name=two"), registry))
     assert len(lengths) > 2
     assert [row["gmacs"] for row in counted_later] == [row["gmacs"] for row in expected]
