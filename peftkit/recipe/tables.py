@@ -250,13 +250,15 @@ class TrainConfig(ConfigTable):
     `"2GiB"`, and read them from the second epoch on instead of computing them. The loss is the same up to rounding;
     time and MACs are less. It has no effect, and says why, if something is trained in the first layer or below, if the
     frozen layers have dropout, or if all outputs take more. By default, nothing is cached."""
-    keep_memory: bool = True
+    keep_memory: bool = False
     """On a CPU with glibc, keep the memory that a step frees for the next one instead of giving it back to the system,
-    which would clear it again. It is given back before evaluations and at the end."""
+    which would clear it again: that may save up to a tenth of steps with long texts or large vocabularies, and takes
+    more memory. It is given back before evaluations and at the end."""
     compile: bool = False
     """Compile the layers of the model with `torch.compile` for training, in a few variants for all lengths. Losses and
-    gradients are the same; steps are faster, after compilation that takes about a minute and is not part of their time.
-    A model or method whose compiled layers compute something else is trained uncompiled."""
+    gradients are the same. Compilation takes a minute or more, which is not part of the time of steps. Try it: it is
+    meant for GPUs, and steps of `pocket-t5` on a CPU took 13 % longer. A model or method whose compiled layers compute
+    something else is trained uncompiled."""
     all_logits: bool = False
     """Compute the logits of all positions of a decoder, as `Trainer` does, instead of only those that predict a target.
     The loss is the same; time, memory and MACs are not."""

@@ -106,7 +106,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "pad_to_multiple_of": 1,
         "split_batches": False,
         "cache_frozen_outputs": None,
-        "keep_memory": True,
+        "keep_memory": False,
         "compile": False,
         "all_logits": False,
         "max_source_length": 512,

@@ -70,7 +70,10 @@ def test_settings_of_the_user_are_left_alone(name: str, value: str, monkeypatch:
 
 
 def test_memory_is_given_back_before_each_evaluation_and_at_the_end(make: Make, registry: Registry, libc: Libc) -> None:
-    path = run(make("encoder", "method.name=lora", "evaluate.every=50%", "train.budget.steps=2"), registry)
+    path = run(
+        make("encoder", "method.name=lora", "evaluate.every=50%", "train.budget.steps=2", "train.keep_memory=true"),
+        registry,
+    )
     assert path is not None
     assert RunDirectory(path).summary()["keep_memory"] is True
     assert libc.calls == 2 * [*KEEP.items(), *RETURN.items(), "trim"]
