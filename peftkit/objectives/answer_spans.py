@@ -17,6 +17,7 @@ from peftkit.components.inputs import NO_ANSWER, Row, TextWindow
 from peftkit.components.objective import ObjectiveContext
 from peftkit.errors import RowError
 from peftkit.objectives.completions import FreeGeneration
+from peftkit.objectives.token_places import windows_as_texts
 from peftkit.text_normalization import normalize
 
 if TYPE_CHECKING:
@@ -119,12 +120,8 @@ class SpanQaHead(_SpanQa):
         """Make a text of each window; labels are start and end of its answer, of shape (texts, 2)."""
         import torch
 
-        texts: list[Any] = [
-            {"source": [], "candidates": [row["source"], *row["windows"]], "answer": 0, "segments": row["segments"]}
-            for row in rows
-        ]
         spans = torch.tensor([span for row in rows for span in row["spans"]])
-        return {**context.family.collate(texts), "labels": spans}
+        return {**context.family.collate(windows_as_texts(rows)), "labels": spans}
 
     def loss(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> Tensor:
         """Return the summed cross-entropy of the starts and ends."""

@@ -1,10 +1,11 @@
-"""Where the tokens of a text are that is read in overlapping windows."""
+"""Texts that are read in overlapping windows: where their tokens are, and the windows as texts of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from peftkit.components.inputs import TextWindow
+from peftkit.components.inputs import Row, TextWindow
 
 
 def assign_tokens(windows: Sequence[TextWindow]) -> dict[int, tuple[int, int]]:
@@ -25,3 +26,21 @@ def assign_tokens(windows: Sequence[TextWindow]) -> dict[int, tuple[int, int]]:
             if token not in best or context > best[token][0]:
                 best[token] = (context, number, position)
     return {token: (number, position) for token, (_, number, position) in sorted(best.items())}
+
+
+def windows_as_texts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return rows whose texts are their windows, as ``FamilyServices.collate`` takes them.
+
+    Args:
+        rows: Rows with the token ids of the first window, ``source``, of the others, ``windows``, and the token type
+            ids of each, ``segments``, if the objective stores them.
+    """
+    return [
+        {
+            "source": [],
+            "candidates": [row["source"], *row["windows"]],
+            "answer": 0,
+            "segments": row.get("segments", []),
+        }
+        for row in rows
+    ]

@@ -14,7 +14,7 @@ from peftkit.components.family_services import Batch
 from peftkit.components.inputs import IGNORE_INDEX, Row
 from peftkit.components.objective import ObjectiveContext
 from peftkit.errors import RowError
-from peftkit.objectives.token_places import assign_tokens
+from peftkit.objectives.token_places import assign_tokens, windows_as_texts
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, entities
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ class TokenTaggingHead(Objective):
         """Make a text of each window; labels have the shape (texts, length)."""
         import torch
 
-        texts: list[Any] = [
-            {"source": [], "candidates": [row["source"], *row["windows"]], "answer": 0, "segments": []} for row in rows
-        ]
-        batch = context.family.collate(texts)
+        batch = context.family.collate(windows_as_texts(rows))
         labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
         if all(row["tags"] for row in rows):
             labels[_places(rows)] = torch.tensor([tag for row in rows for tag in row["tags"]])

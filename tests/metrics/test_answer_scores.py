@@ -48,7 +48,8 @@ def test_scores_are_means_of_rows_and_versions_differ_without_words() -> None:
 
 
 def test_scores_equal_those_of_the_script_in_transformers() -> None:
-    script: Any = pytest.importorskip("transformers.data.metrics.squad_metrics")  # a copy of evaluate-v2.0.py
+    reason = "transformers 5 has no copy of SQuAD's evaluate-v2.0.py; CI runs this test with transformers 4.57"
+    script: Any = pytest.importorskip("transformers.data.metrics.squad_metrics", reason=reason)
     rng, words = random.Random(0), ["the", "a", "An", "sea", "Sea.", "U.S.", "leaf", "-", "leaf's", "  "]
     for _ in range(200):
         prediction, *answers = (" ".join(rng.choices(words, k=rng.randint(0, 4))) for _ in range(3))

@@ -72,6 +72,7 @@ NOT_PUBLIC = {
         "of token_tagging",
     ),
     **dict.fromkeys(("repair_tags", "tag_problem", "ConllFormat", "assign_tokens"), "of token_tagging"),
+    "windows_as_texts": "of token_tagging and span_qa",
     "TextTask": "of the built-in tasks of texts and pairs of texts",
     **dict.fromkeys(("format_number", "join_numbers", "parse_numbers", "get_number_text"), "of regression"),
     **dict.fromkeys(
