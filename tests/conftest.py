@@ -209,10 +209,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests that run with one version of transformers only."""
     here = Path(__file__).parent
-    chosen = [here / name for name in (*ONE_LINE, *AROUND)]
+    chosen = {here / name for name in (*ONE_LINE, *AROUND)}
+    folders = {path: {path, *path.parents} for path in {item.path for item in items}}  # comparing paths is slow
     for item in items:
-        repeats = item.get_closest_marker("slow") is not None and not item.path.is_relative_to(here / "methods")
-        if item.path.is_relative_to(here) and (repeats or any(item.path.is_relative_to(path) for path in chosen)):
+        around = folders[item.path]
+        repeats = item.get_closest_marker("slow") is not None and here / "methods" not in around
+        if here in around and (repeats or not chosen.isdisjoint(around)):
             item.add_marker(pytest.mark.one_line)
 
 
