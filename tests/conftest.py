@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -218,10 +219,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.one_line)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+class Imports:
     """Excludes imported objects from garbage collection, which otherwise takes half of each run's time."""
-    gc.collect()
-    gc.freeze()
+
+    modules = 0
+    """The number of modules whose objects are excluded."""
+
+    @classmethod
+    def freeze(cls) -> None:
+        """Exclude what lives, if many modules were imported since."""
+        if len(sys.modules) > cls.modules + 20:
+            gc.collect()
+            gc.freeze()
+            cls.modules = len(sys.modules)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    Imports.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    Imports.freeze()  # many libraries are imported by the first test that uses them
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
