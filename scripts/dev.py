@@ -156,12 +156,13 @@ def fuzz(environments: Sequence[Environment], minutes: float | None = None, seed
         MAIN.run("pytest", *words, OMP_NUM_THREADS="1")
         if sys.platform == "linux" and sys.version_info < (3, 14):  # elsewhere it cannot be installed
             MAIN.install("atheris")
-            MAIN.run("python", "scripts/fuzz_recipes.py", "30", str(seed))
+            MAIN.run("python", "scripts/fuzz_recipes.py", "10" if minutes is None else "60", str(seed))
     for environment in environments:
         with timed(f"runs against a reference on transformers {environment.transformers}"), scratch() as folder:
-            # Without --minutes, always the same cases: whether CI passes must not depend on the machine's speed.
-            limit = ("--minutes", "2", "--most", "40") if minutes is None else ("--minutes", str(minutes))
-            options = (*limit, "--seed", str(seed))
+            # Without --minutes, always the same cases, others on each line: whether CI passes must not depend on the
+            # machine's speed.
+            limit = ("--minutes", "10", "--most", "20") if minutes is None else ("--minutes", str(minutes))
+            options = (*limit, "--seed", str(seed if minutes is not None or environment is MAIN else seed + 1))
             variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": folder}
             environment.run("python", "scripts/fuzz_scores.py", *options, **variables)
 
