@@ -26,6 +26,7 @@ from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_m
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
 from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
@@ -143,7 +144,8 @@ def load_base(recipe: Recipe) -> LoadedBase:
         model, report = load(family.config)
         head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
-        check_causality(recipe.model.name, kind, model)
+    check_forward(recipe.model.name, kind, model, family, generates=objective.component.generates)
+    check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
         check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
     if recipe.model.quantization:
