@@ -71,6 +71,11 @@ class CachedScorer(ModelFamily):
         """
         raise NotImplementedError
 
+    def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
+        """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
+        max_candidates = max(len(row["candidates"]) for row in rows)
+        return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]
+
 
 class CandidateScorer:
     """Scores the batches of one evaluation with the fastest strategy that passes verification on the first batch."""
@@ -140,7 +145,7 @@ class CandidateScorer:
             return difference > tolerance(self.model, device) * max(1.0, abs(expected))
 
         padded = {"sources": itemgetter(0), "targets": itemgetter(1), "texts": sum}
-        if not all([ignores_padding(self.model, partial(differs, of), passes=name) for name, of in padded.items()]):
+        if not all(ignores_padding(self.model, partial(differs, of), passes=name) for name, of in padded.items()):
             order = sorted(range(len(lengths)), key=lengths.__getitem__)
             for _, group in itertools.groupby(order, key=lengths.__getitem__):
                 numbers = list(group)

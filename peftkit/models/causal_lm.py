@@ -65,7 +65,7 @@ class CausalLM(CachedScorer):
 
     def _truncate_source(self, ids: list[int]) -> list[int]:
         """Truncate a prompt at its start, and check its ids."""
-        ids = truncate_start(ids, self.max_source_length, self.special_tokens)
+        ids = truncate_start(ids, self.max_source_length, self.special_tokens, self.source_remedy)
         return self._check_ids(ids, "source", "decoder")
 
     def tokenize_completions(

@@ -88,7 +88,7 @@ class SequenceClassifier(ModelFamily):
             raise RowError("source", reason) from error
         ids = self._check_ids(self._without_repeated_prefix(pair["input_ids"], pair["input_ids"]), "source", "encoder")
         if not ids or len(ids) > self.max_source_length:
-            raise RowError("source", "truncation leaves none of the pair; raise train.max_source_length")
+            raise RowError("source", f"truncation leaves none of the pair; {self.source_remedy}")
         return ids, self._without_repeated_prefix(pair["input_ids"], pair["token_type_ids"]), length
 
     def _tokenize_both_orders(self, first: str, second: str) -> TokenizedRow:
@@ -110,7 +110,7 @@ class SequenceClassifier(ModelFamily):
         }
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
-        options = {"max_tokens": self.max_source_length, "stride": stride}
+        options: dict[str, Any] = {"max_tokens": self.max_source_length, "stride": stride, "remedy": self.source_remedy}
         windows = tokenize_windows(self.tokenizer, text, question, **options)
         for window in windows:
             self._check_ids(window.ids, "source", "encoder")
@@ -145,9 +145,10 @@ class SequenceClassifier(ModelFamily):
         pairs = self.tokenizer([source] * len(choices), choices, return_token_type_ids=True)
         longest = max(map(len, pairs["input_ids"]))
         if longest > self.max_source_length and example.truncatable_span:
-            source = truncate_context(example, self.max_source_length - (longest - source_tokens), self.tokenizer)
+            room = self.max_source_length - (longest - source_tokens)
+            source = truncate_context(example, room, self.tokenizer, self.source_remedy)
         if longest > self.max_source_length:
-            pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer)
+            pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer, self.source_remedy)
         texts, segments = [], []
         for ids, types in zip(pairs["input_ids"], pairs["token_type_ids"], strict=True):
             texts.append(self._check_ids(self._without_repeated_prefix(ids, ids), "source", "encoder"))

@@ -303,6 +303,8 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
         lengths.padded.decoder,
         pad_to_multiple_of=recipe.train.pad_to_multiple_of,
         all_logits=recipe.train.all_logits,
+        source_remedy=lengths.source_remedy,
+        target_remedy=lengths.target_remedy,
     )
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)

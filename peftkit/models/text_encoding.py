@@ -198,13 +198,16 @@ def describe_ids_without_embedding(ids: Sequence[int], size: int | None, tokeniz
     )
 
 
-def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]], cut_to: int | None = None) -> None:
+def check_candidates_differ(
+    texts: Sequence[str], candidates: Sequence[list[int]], cut_to: int | None = None, remedy: str = ""
+) -> None:
     """Check that different candidates have different token ids.
 
     Args:
         texts: the candidates.
         candidates: their token ids.
         cut_to: the number of tokens to which they were truncated; None if they are whole.
+        remedy: what to do about candidates that are too long.
 
     Raises:
         RowError: two of them have the same ids.
@@ -212,7 +215,7 @@ def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]
     seen: dict[tuple[int, ...], str] = {}
     for text, ids in zip(texts, candidates, strict=True):
         if seen.get(key := tuple(ids), text) != text:
-            after_cut = "" if cut_to is None else f" after truncation to {cut_to} tokens; raise the length limit"
+            after_cut = "" if cut_to is None else f" after truncation to {cut_to} tokens; {remedy}"
             remedy = after_cut or "; reword one of them"
             raise RowError("candidates", f"{seen[key]!r} and {text!r} have the same token ids{remedy}")
         seen[key] = text

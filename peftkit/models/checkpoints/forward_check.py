@@ -20,7 +20,9 @@ IDS = (3, 4, 5, 6, 7, 8)
 """Token ids that have embeddings in every vocabulary."""
 
 
-def check_forward(name: str, kind: ModelKind, model: nn.Module, family: ModelFamily, *, generates: bool = False) -> None:
+def check_forward(
+    name: str, kind: ModelKind, model: nn.Module, family: ModelFamily, *, generates: bool = False
+) -> None:
     """Run a model once on what its family passes.
 
     Args:

@@ -55,9 +55,7 @@ def _find_options(model: nn.Module, continued: str, inputs: Mapping[str, Any]) -
     return {}
 
 
-def _find_difference(
-    model: nn.Module, continued: str, inputs: Mapping[str, Any], options: Mapping[str, Any]
-) -> str:
+def _find_difference(model: nn.Module, continued: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Compare the logits of generated tokens with those of forward passes; empty if they agree."""
     row = int(inputs["attention_mask"].sum(1).argmax())  # the longest, which has no padding in front
     one = {key: value[row : row + 1] if isinstance(value, Tensor) else value for key, value in inputs.items()}
@@ -68,7 +66,9 @@ def _find_difference(
         generated = model.generate(**one)  # type: ignore[operator]
         texts = {key: one[key] for key in ("input_ids", "attention_mask")}
         steps = [_next_logits(model, texts, continued, generated.sequences[:, :last]) for last in range(-number, 0)]
-    except Exception as error:  # models that do not support a cache, or cannot do without one, raise all kinds of errors
+    except (
+        Exception
+    ) as error:  # models that do not support a cache, or cannot do without one, raise all kinds of errors
         if is_oom(error):
             raise
         return f"{type(error).__name__}: {error}".splitlines()[0]

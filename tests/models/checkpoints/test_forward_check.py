@@ -39,9 +39,21 @@ def saved(folder: Path, kind: str, model_type: str, **config: Any) -> Path:
 @pytest.mark.parametrize(
     ("kind", "task", "model_type", "config", "words"),
     [
-        ("encoder", "colours", "xmod", XMOD, "as an encoder: XmodForSequenceClassification fails on token ids and their"),
+        (
+            "encoder",
+            "colours",
+            "xmod",
+            XMOD,
+            "as an encoder: XmodForSequenceClassification fails on token ids and their",
+        ),
         ("encoder", "colours", "xmod", XMOD, "Input language unknown"),
-        ("decoder", "colour_text", "xmod", {**XMOD, "is_decoder": True}, "as a decoder: XmodForCausalLM fails on token"),
+        (
+            "decoder",
+            "colour_text",
+            "xmod",
+            {**XMOD, "is_decoder": True},
+            "as a decoder: XmodForCausalLM fails on token",
+        ),
         ("decoder", "colour_text", "cpmant", CPMANT, "CpmAntForCausalLM reads padding despite the mask"),
     ],
 )
@@ -79,7 +91,9 @@ def test_a_model_without_generation_is_refused_where_text_is_generated(monkeypat
     check_forward("mine", "encoder-decoder", model, family, generates=True)
     monkeypatch.setattr(type(model), "generate", None)
     check_forward("mine", "encoder-decoder", model, family)
-    with pytest.raises(ModelError, match=r"'mine' cannot generate text: T5ForConditionalGeneration has no generate\(\)"):
+    with pytest.raises(
+        ModelError, match=r"'mine' cannot generate text: T5ForConditionalGeneration has no generate\(\)"
+    ):
         check_forward("mine", "encoder-decoder", model, family, generates=True)
 
 
@@ -89,4 +103,3 @@ def built(kind: ModelKind) -> tuple[Any, Any]:
         model = tf.BertForSequenceClassification(model.config)
     tokenizer = tf.AutoTokenizer.from_pretrained(model_path(name))
     return model, FAMILIES[kind](tokenizer, model.config, 64, 16)
-
