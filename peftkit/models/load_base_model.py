@@ -22,9 +22,10 @@ from peftkit.components.inputs import ObjectiveSettings
 from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
-from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
+from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
+from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
 from peftkit.models.checkpoints.execution_settings import reset_execution_settings
 from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
@@ -96,6 +97,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     check_checkpoint_files(name, path, revision)
     with explain_load_errors(name, path, revision):
         config = AutoConfig.from_pretrained(path, **options)
+        check_tokenizer_code(name, config.to_dict(), path, options)
     kind = _check_architecture(recipe, config)
     config = text_model_config(name, kind, config, path, revision)
     restore_rope_fields(name, config)
@@ -256,15 +258,8 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
             f"the config of {recipe.model.name!r} has no architecture, so it is unknown whether the model is an "
             'encoder or a decoder; add "architectures" to its config.json'
         )
-    architecture = str(config.architectures[0]) if config.architectures else ""
-    known = hasattr(transformers, architecture) or described.get("auto_map")
-    if kind == "encoder" and not known:
-        suggestion = did_you_mean(architecture, dir(transformers))
-        raise ModelError(
-            f"the installed transformers {transformers.__version__} does not support the architecture "
-            f"{architecture!r} of {recipe.model.name!r}{suggestion}; correct its config.json, or install a version "
-            "that does"
-        )
+    auto_class, trusted = FAMILIES[kind].auto_class, recipe.model.trust_remote_code
+    check_architecture(recipe.model.name, described, auto_class, trusted=trusted)
     if kind == "encoder":
         check_bidirectional(recipe.model.name, config)
     check_conflicts(recipe, described)
