@@ -113,6 +113,7 @@ def test_values_of_every_type_train_or_are_errors_that_name_the_option(name: str
     if component(**component.tiny_options).incompatible_with(run_spec(architecture)):
         return
     for option, value in itertools.product(component.model_fields.keys() - {"name"}, WRONG):
+        message = option
         try:
             method = component.model_validate_json(json.dumps({**tiny, option: value}), strict=True)
             if method.incompatible_with(run_spec(architecture)):
@@ -121,4 +122,5 @@ def test_values_of_every_type_train_or_are_errors_that_name_the_option(name: str
             with explain_method_errors(method, "fails in its first pass"):
                 model(**batch(architecture)).loss.backward()
         except (ValidationError, InputError) as error:
-            assert option in str(error), (option, value)
+            message = str(error)
+        assert option in message, (option, value)
