@@ -27,6 +27,10 @@ class FamilyServices(Protocol):
         """Maximum number of source tokens; longer sources are truncated."""
 
     @property
+    def source_remedy(self) -> str:
+        """What to do about sources that are too long, such as ``raise train.max_source_length``."""
+
+    @property
     def max_target_length(self) -> int:
         """Maximum number of target tokens; longer targets are truncated."""
 

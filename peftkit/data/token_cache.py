@@ -115,7 +115,7 @@ def source_code(component: type) -> dict[str, str]:
         top, file = sys.modules.get(name.split(".")[0]), Path(inspect.getsourcefile(sys.modules[name]) or "")
         files: Iterable[Path] = [file]
         if name.startswith("peftkit."):
-            files = file.parent.glob("*.py")
+            files = file.parent.rglob("*.py")
         elif folders := getattr(top, "__path__", None):
             files = (each for folder in folders for each in Path(folder).rglob("*.py"))
         for each in sorted(files):

@@ -23,6 +23,7 @@ from peftkit.models.candidate_scoring import (
     limits,
 )
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
+from peftkit.models.decoding.generation_cache import generate
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.shared_cache import (
     CacheNotShareable,
@@ -64,7 +65,7 @@ class CausalLM(CachedScorer):
 
     def _truncate_source(self, ids: list[int]) -> list[int]:
         """Truncate a prompt at its start, and check its ids."""
-        ids = truncate_start(ids, self.max_source_length, self.special_tokens)
+        ids = truncate_start(ids, self.max_source_length, self.special_tokens, self.source_remedy)
         return self._check_ids(ids, "source", "decoder")
 
     def tokenize_completions(
@@ -320,7 +321,8 @@ class CausalLM(CachedScorer):
         self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
     ) -> list[str]:
         sources = [row["source"] for row in rows]
-        if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
+        differs = partial(self._differs_when_padded, model, sources, device, options)
+        if ignores_padding(model, differs, passes="generation"):
             if not can_divide(model, options):
                 return self._decode(self._generate_ids(model, sources, device, options).tolist())
             continue_rows = partial(self._continue, model, sources, device)
@@ -357,7 +359,9 @@ class CausalLM(CachedScorer):
         max_length = None if self.max_decoder_length is None else self.max_source_length
         ids = pad_sequences(sources, self.pad_id, left=True, max_length=max_length).to(device)
         mask = attention_mask(sources, left=True, max_length=max_length).to(device)
-        generated: Any = model.generate(  # type: ignore[operator]
+        generated: Any = generate(
+            model,
+            "input_ids",
             input_ids=ids,
             attention_mask=mask,
             do_sample=False,

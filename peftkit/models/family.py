@@ -17,6 +17,7 @@ from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow,
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
+from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
 from peftkit.models.lengths.truncation import truncate_context, truncate_end, truncate_target
 from peftkit.models.text_encoding import (
     SpecialTokens,
@@ -43,6 +44,8 @@ class ModelFamily:
         max_decoder_length: maximum padded length of decoder inputs in tokens; None if positions are unlimited.
         pad_to_multiple_of: the lengths of training batches are multiples of it.
         all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
+        source_remedy: what to do about sources that are too long.
+        target_remedy: what to do about targets that are too long.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,6 +56,8 @@ class ModelFamily:
     max_decoder_length: int | None = None
     pad_to_multiple_of: int = 1
     all_logits: bool = False
+    source_remedy: str = LONGER_SOURCES
+    target_remedy: str = LONGER_TARGETS
 
     auto_class: ClassVar[str]
     """Name of the transformers class that loads the model."""
@@ -293,7 +298,7 @@ class ModelFamily:
         lengths = [len(each) for each in ids]
         for i, example in enumerate(examples):
             if lengths[i] > self._max_source_tokens and example.truncatable_span:
-                texts[i] = truncate_context(example, self._max_source_tokens, self.tokenizer)
+                texts[i] = truncate_context(example, self._max_source_tokens, self.tokenizer, self.source_remedy)
                 ids[i] = self._add_template(token_ids(self.tokenizer, [texts[i]], special=False)[0])
         return texts, ids, lengths
 
@@ -314,7 +319,7 @@ class ModelFamily:
         """
         if not ids:
             raise RowError("source", "it has no token in the model's vocabulary")
-        ids = truncate_end(ids, self.max_source_length, self.special_tokens)
+        ids = truncate_end(ids, self.max_source_length, self.special_tokens, self.source_remedy)
         return self._check_ids(ids, "source", "encoder")
 
     def _decode(self, generated: Sequence[list[int]]) -> list[str]:
@@ -379,7 +384,7 @@ class ModelFamily:
         truncated = [truncate_target(ids, self.max_target_length) for ids in candidates]
         if len(targets) > 1:
             check_candidates_differ(targets, candidates)
-            check_candidates_differ(targets, truncated, self.max_target_length)
+            check_candidates_differ(targets, truncated, self.max_target_length, self.target_remedy)
         truncated_source = self._truncate_source(source)
         return {
             "source": truncated_source,
@@ -390,8 +395,3 @@ class ModelFamily:
             "target_tokens": max(map(len, candidates)),
             "segments": [],
         }
-
-    def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
-        """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
-        max_candidates = max(len(row["candidates"]) for row in rows)
-        return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]

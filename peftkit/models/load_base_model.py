@@ -22,10 +22,12 @@ from peftkit.components.inputs import ObjectiveSettings
 from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
-from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
+from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
+from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
 from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
@@ -95,6 +97,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     check_checkpoint_files(name, path, revision)
     with explain_load_errors(name, path, revision):
         config = AutoConfig.from_pretrained(path, **options)
+        check_tokenizer_code(name, config.to_dict(), path, options)
     kind = _check_architecture(recipe, config)
     config = text_model_config(name, kind, config, path, revision)
     restore_rope_fields(name, config)
@@ -143,7 +146,8 @@ def load_base(recipe: Recipe) -> LoadedBase:
         model, report = load(family.config)
         head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
-        check_causality(recipe.model.name, kind, model)
+    check_forward(recipe.model.name, kind, model, family, generates=objective.component.generates)
+    check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
         check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
     if recipe.model.quantization:
@@ -254,15 +258,8 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
             f"the config of {recipe.model.name!r} has no architecture, so it is unknown whether the model is an "
             'encoder or a decoder; add "architectures" to its config.json'
         )
-    architecture = str(config.architectures[0]) if config.architectures else ""
-    known = hasattr(transformers, architecture) or described.get("auto_map")
-    if kind == "encoder" and not known:
-        suggestion = did_you_mean(architecture, dir(transformers))
-        raise ModelError(
-            f"the installed transformers {transformers.__version__} does not support the architecture "
-            f"{architecture!r} of {recipe.model.name!r}{suggestion}; correct its config.json, or install a version "
-            "that does"
-        )
+    auto_class, trusted = FAMILIES[kind].auto_class, recipe.model.trust_remote_code
+    check_architecture(recipe.model.name, described, auto_class, trusted=trusted)
     if kind == "encoder":
         check_bidirectional(recipe.model.name, config)
     check_conflicts(recipe, described)
@@ -301,6 +298,8 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
         lengths.padded.decoder,
         pad_to_multiple_of=recipe.train.pad_to_multiple_of,
         all_logits=recipe.train.all_logits,
+        source_remedy=lengths.source_remedy,
+        target_remedy=lengths.target_remedy,
     )
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)

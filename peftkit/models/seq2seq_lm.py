@@ -23,6 +23,7 @@ from peftkit.models.candidate_scoring import (
     limits,
 )
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
+from peftkit.models.decoding.generation_cache import generate
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.prompt_and_target import append_eos
@@ -285,7 +286,9 @@ class Seq2SeqLM(CachedScorer):
         if start > 1:
             texts = torch.tensor([[self.decoder_start_id, *each] for each in so_far], device=device)
             options = {**options, "decoder_input_ids": texts}
-        generated = model.generate(  # type: ignore[operator]
+        generated = generate(
+            model,
+            "decoder_input_ids",
             input_ids=ids,
             attention_mask=mask,
             do_sample=False,

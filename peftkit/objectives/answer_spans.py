@@ -99,7 +99,7 @@ class SpanQaHead(_SpanQa):
                 limit = context.family.max_source_length
                 raise RowError(
                     "answers",
-                    f"no window of {limit} tokens holds the whole answer; raise train.max_source_length or "
+                    f"no window of {limit} tokens holds the whole answer; {context.family.source_remedy}, or raise "
                     "objective.doc_stride",
                 )
         return {
