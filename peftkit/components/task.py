@@ -11,6 +11,8 @@ from peftkit.components.inputs import Example, OptionProblem, SkippedRow, TaskKi
 from peftkit.errors import MissingFieldsError, summarize_error
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import DatasetDict
 
 PLACEHOLDERS = 0xF0000
@@ -65,6 +67,10 @@ class Task(Component):
     def is_streaming(self) -> bool:
         """Whether ``train`` is a ``datasets.IterableDataset`` of unknown length."""
         return False
+
+    def data_files(self) -> Sequence[Path]:
+        """Return the files and folders on this machine that ``load`` reads, if options do not name them as they are."""
+        return ()
 
     def load(self) -> DatasetDict:
         """Load the data.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.components import OptionProblem
-from peftkit.data_files import check_encoding, file_format, is_saved_dataset
+from peftkit.data_files import check_encoding, disk_file, file_format, is_saved_dataset, normalize_member
 from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.sources import split_loading
@@ -43,11 +43,15 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         The problems: at most one for each split and column, and that of the first row; and a warning if there are rows
         that are not checked.
     """
-    source = task._data_source()
+    try:
+        source = task._data_source()
+        large = _large_json(source)
+    except InputError as error:  # no file matches a pattern, or an archive has none
+        return [_problem(error)]
     local = is_local(source)
     if not local and not download:
         return list(_resembles_local_path(str(source.path)))
-    if large := _large_json(source):
+    if large:
         text = f"{large} is not checked, since JSON files of this size take long to read; JSON Lines files do not"
         return [OptionProblem("path", text, is_error=False)]
     if local:
@@ -75,9 +79,9 @@ def _without_effect(task: DatasetTask, loaded: split_loading.LoadedSplits) -> It
     """Yields a warning for each option on which nothing depends with these data or this prompt."""
     reasons: dict[str, str] = {}
     path = task.path if isinstance(task.path, str) else ""
-    if path and Path(path).exists():
+    if path and (file := disk_file(normalize_member(path))).exists():
         reasons["revision"] = f"{path!r} is on this machine"
-        if Path(path).is_file() or is_saved_dataset(Path(path)) or (Path(path) / "dataset_dict.json").is_file():
+        if file.is_file() or is_saved_dataset(Path(path)) or (Path(path) / "dataset_dict.json").is_file():
             reasons["config"] = f"{path!r} has no configurations"
     for split in ("dev", "test"):
         if (name := loaded.origins.get(split)) and name != loaded.origins.get("train"):
@@ -118,11 +122,12 @@ def _resembles_local_path(path: str) -> Iterator[OptionProblem]:
 
 def _large_json(source: DataSource) -> str | None:
     """Returns a JSON file that is too large to check; None if there is none."""
-    files = (Path(name) for _, names in files_of(source) for name in names)
-    return next(
-        (str(f) for f in files if file_format(f) == "json" and f.is_file() and f.stat().st_size > MOST_JSON_BYTES),
-        None,
-    )
+    for _, names in files_of(source):
+        for name in names:
+            file = disk_file(name)
+            if file_format(Path(name)) == "json" and file.is_file() and file.stat().st_size > MOST_JSON_BYTES:
+                return name
+    return None
 
 
 def _problem(error: InputError) -> OptionProblem:
@@ -149,8 +154,7 @@ def _encoding_problems(source: DataSource, loaded: split_loading.LoadedSplits) -
         for name in files.get(loaded.origins[split], ()) if loaded.origins[split] in loaded.cut else ():
             if not is_saved_dataset(Path(name)) and file_format(Path(name)) != "parquet":
                 try:
-                    delimited = source.delimited if file_format(Path(name)) in ("csv", "tsv") else None
-                    check_encoding(name, MOST_CHARACTERS, delimited.encoding if delimited else None)
+                    check_encoding(name, MOST_CHARACTERS, source.options.encoding)
                 except InputError as error:
                     yield _problem(error)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
 from peftkit.components.inputs import TaskMatch
+from peftkit.data_files import SampleBy
 from peftkit.tasks import column_names, prompt_templates
 from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.sources.data_sample import DataSample
@@ -23,6 +24,9 @@ class PlainText(DatasetTask):
 
     text_column: str = "text"
     """Column of the text; dots select nested fields."""
+    sample_by: SampleBy | None = None
+    """What a document of a `.txt` file is, named as in `datasets`: a `line`, a `paragraph` (up to a blank line) or the
+    whole `document`; a line if unset."""
 
     kind: ClassVar[TaskKind] = "language_modeling"
     metrics: ClassVar[tuple[str, ...]] = ("bits_per_byte", "perplexity")

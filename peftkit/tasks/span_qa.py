@@ -8,11 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
 from peftkit.components.inputs import NO_ANSWER
-from peftkit.data_files import SquadFormat
+from peftkit.data_files import FileLayout, SquadFormat
 from peftkit.errors import RowError
 from peftkit.tasks.columns import get_nonblank_text, get_text, get_value, short_repr
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.sources.data_source import DataSource
 
 
 class SpanQa(DatasetTask):
@@ -47,11 +46,17 @@ class SpanQa(DatasetTask):
     used_fields: ClassVar[tuple[str, ...]] = ("question", "context")
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("answers_column",)
 
-    def _data_source(self) -> DataSource:
-        source = super()._data_source()
+    @property
+    def file_layout(self) -> FileLayout | None:
         if self.file_format is None:
-            return source
-        return replace(source, form=SquadFormat(self.question_column, self.context_column, self.answers_column))
+            return None
+        return SquadFormat(self.question_column, self.context_column, self.answers_column)
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        yield from super()._without_effect()
+        if self.file_format is not None:
+            for option in ("question_column", "context_column", "answers_column"):
+                yield option, f"file_format = {self.file_format!r} has no columns"
 
     def prompt_template(self) -> str:
         return self.prompt or "question: {question} context: {context}"  # as T5 was trained (Raffel et al., 2020)
