@@ -7,6 +7,7 @@ prediction use the same readers. Files may be compressed, or inside zip archives
 from __future__ import annotations
 
 from peftkit.data_files.conll import ConllFormat, read_conll
+from peftkit.data_files.data_objects import is_data_object, store_data_object
 from peftkit.data_files.decompressed_text import check_encoding, file_encoding
 from peftkit.data_files.file_options import (
     DEFAULT_OPTIONS,
@@ -18,7 +19,7 @@ from peftkit.data_files.file_options import (
     check_encoding_name,
 )
 from peftkit.data_files.json_rows import JsonFloat, format_json, parse_json
-from peftkit.data_files.parquet import read_parquet_table
+from peftkit.data_files.parquet import ipc_bytes, read_parquet_table
 from peftkit.data_files.prediction_inputs import read_prediction_inputs
 from peftkit.data_files.readers import (
     FORMATS,
@@ -51,7 +52,9 @@ __all__ = [
     "find_data_files",
     "first_rows",
     "format_json",
+    "ipc_bytes",
     "is_archive",
+    "is_data_object",
     "is_saved_dataset",
     "missing_column_hint",
     "normalize_member",
@@ -63,5 +66,6 @@ __all__ = [
     "read_rows",
     "read_saved_dataset",
     "split_member",
+    "store_data_object",
     "to_plain_types",
 ]

@@ -80,6 +80,17 @@ def read_parquet(file: str) -> Iterator[dict[str, Any]]:
             yield from make_plain(pa.Table.from_batches([batch])).to_pylist()
 
 
+def ipc_bytes(table: pa.Table) -> bytes:
+    """Returns the content of a table, whatever its metadata and the memory that it shares with others."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    combined = table.combine_chunks().replace_schema_metadata(None)
+    with pa.ipc.new_stream(sink, combined.schema) as writer:
+        writer.write_table(combined)
+    return bytes(sink.getvalue().to_pybytes())
+
+
 def _check_columns(columns: Sequence[str], file: str) -> None:
     for column in columns:
         if columns.count(column) > 1:
