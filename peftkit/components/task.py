@@ -99,6 +99,17 @@ class Task(Component):
         """
         return ()
 
+    def options_for_bad_rows(self) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        """Find the options that skip the invalid rows of the data, for ``peftkit init``; none by default.
+
+        Returns:
+            The options, and comments on them.
+
+        Raises:
+            InputError: Too many rows are invalid.
+        """
+        return {}, {}
+
     def resolve_revision(self) -> str | None:
         """Look up the commit of the hub data set that ``load`` would read now.
 

@@ -19,6 +19,7 @@ from peftkit.data_files.file_options import (
     check_encoding_name,
 )
 from peftkit.data_files.json_rows import JsonFloat, format_json, parse_json
+from peftkit.data_files.layout_guess import ConllGuess, guess_conll, guess_options, guess_sample_by
 from peftkit.data_files.parquet import ipc_bytes, read_parquet_table
 from peftkit.data_files.prediction_inputs import read_prediction_inputs
 from peftkit.data_files.readers import (
@@ -37,6 +38,7 @@ __all__ = [
     "DEFAULT_OPTIONS",
     "FORMATS",
     "ConllFormat",
+    "ConllGuess",
     "FileLayout",
     "FileOptions",
     "JsonFloat",
@@ -52,6 +54,9 @@ __all__ = [
     "find_data_files",
     "first_rows",
     "format_json",
+    "guess_conll",
+    "guess_options",
+    "guess_sample_by",
     "ipc_bytes",
     "is_archive",
     "is_data_object",

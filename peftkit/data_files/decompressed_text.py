@@ -23,7 +23,7 @@ ARCHIVES = {
     b"7z\xbc\xaf": "is a 7z archive; unpack it first",
     b"Rar!": "is a rar archive; unpack it first",
 }
-HEAD = 1 << 16
+HEAD = 1 << 26
 """Number of bytes from which the encoding of a file is guessed."""
 BOM = b"\xef\xbb\xbf"
 LFS = b"version https://git-lfs.github.com/spec/"

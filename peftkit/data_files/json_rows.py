@@ -95,6 +95,26 @@ def read_json_lines(file: str, options: FileOptions = DEFAULT_OPTIONS) -> Iterat
                 yield row
 
 
+def row_keys(file: str, encoding: str | None = None) -> dict[str, int]:
+    """Returns the number of rows below each key of a JSON file that has rows below keys; empty for other files.
+
+    Args:
+        file: Path of the file.
+        encoding: Its encoding; UTF-8 if unset.
+
+    Raises:
+        InputError: The file cannot be opened.
+    """
+    with open_text(file, encoding) as text:
+        try:
+            content = parse_json(text.read())
+        except (ValueError, RecursionError):  # reported when the rows are read
+            return {}
+    if not isinstance(content, dict) or _split_orient(content) or _parse_columns(content):
+        return {}
+    return {".".join(path): len(rows) for path, rows in _find_tables(content, ())}
+
+
 def read_json(file: str, options: FileOptions = DEFAULT_OPTIONS) -> Iterator[dict[str, Any]]:
     """Reads the rows of a JSON file.
 

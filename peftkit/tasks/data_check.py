@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -13,7 +15,7 @@ from peftkit.data_files import check_encoding, disk_file, file_format, is_saved_
 from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.sources import split_loading
-from peftkit.tasks.sources.bad_rows import iterate, most_bad_rows
+from peftkit.tasks.sources.bad_rows import iterate, most_bad_rows, parse_percentage
 from peftkit.tasks.sources.data_source import files_of, is_local
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ ROWS_PER_SPLIT = 4 * ROWS_PER_FILE
 """Number of rows of each split that are checked, if it has several files."""
 MOST_CHARACTERS = 1 << 26
 """Number of characters of each file whose encoding is checked."""
+MOST_BAD = "20%"
+"""Share of invalid rows from which the data are not those of the task."""
+DEFAULT_MAX_BAD = "1%"
+"""Share of invalid rows that may be skipped unless a recipe says otherwise."""
 MOST_JSON_BYTES = 1 << 24
 """Size of the largest JSON file that is checked: such files cannot be read in part."""
 
@@ -73,6 +79,36 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         else:
             problems += _row_problems(task, split, rows, check_row, invalid)
     return [*dict.fromkeys(problems), *_without_effect(task, loaded), *_unchecked_rows(task, source, loaded)]
+
+
+def options_for_bad_rows(task: DatasetTask) -> tuple[dict[str, Any], dict[str, str]]:
+    """Find the options that skip the invalid rows of local data.
+
+    Args:
+        task: The task, which stops at invalid rows.
+
+    Returns:
+        The options, and comments on them; none if all rows are valid, or if they are not on this machine.
+
+    Raises:
+        InputError: The data are invalid as a whole, or most rows are.
+    """
+    if not is_local(task._data_source()) or task.is_streaming:
+        return {}, {}
+    skipping = task.model_copy(update={"on_bad_row": "skip", "max_bad": MOST_BAD})
+    splits = skipping.load()
+    skipped = Counter(row.split for row in skipping.skipped_rows())
+    if not skipped:
+        return {}, {}
+    total = {split: len(rows) + skipped[split] for split, rows in splits.items()}
+    share = max(skipped[split] / total[split] for split in total)
+    first = next(iter(skipping.skipped_rows()))
+    number, rows = sum(skipped.values()), sum(total.values())
+    note = f"{number:,} of {rows:,} rows are invalid; the first: {first.file}, row {first.row}: {first.reason}"
+    options: dict[str, Any] = {"on_bad_row": "skip"}
+    if share > parse_percentage(DEFAULT_MAX_BAD):
+        options["max_bad"] = f"{math.ceil(100 * share)}%"
+    return options, {"on_bad_row": " ".join(note.split())}
 
 
 def _without_effect(task: DatasetTask, loaded: split_loading.LoadedSplits) -> Iterator[OptionProblem]:

@@ -14,12 +14,12 @@ from peftkit.data_files import missing_column_hint
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
-from peftkit.tasks.data_check import find_data_problems
+from peftkit.tasks.data_check import DEFAULT_MAX_BAD, find_data_problems, options_for_bad_rows
 from peftkit.tasks.file_task import GLOB, DataPath, FileTask
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
-from peftkit.tasks.sources.data_sample import DataSample, read_sample
+from peftkit.tasks.sources.data_sample import DataSample, held_out_options, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class DatasetTask(FileTask):
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do with invalid rows: `stop`, or `skip` them in every split. They are counted, and listed with their
     reasons in `skipped.jsonl` of the run directory."""
-    max_bad: int | str = "1%"
+    max_bad: int | str = DEFAULT_MAX_BAD
     """Number of rows of a split that may be skipped, or their share, such as `1%`."""
 
     _sample: DataSource | None = PrivateAttr(default=None)
@@ -126,9 +126,11 @@ class DatasetTask(FileTask):
         if cls.hub_id:
             return []
         sample = read_sample(path)
-        held_out = {f"{split}_fraction": 0.1 for split in ("dev", "test") if split not in sample.splits}
-        matches = cls.recognize_columns(sample)
-        return [replace(match, options={"path": path, **match.options, **held_out}) for match in matches]
+        options = {"path": path, **sample.file_options}
+        return [
+            replace(match, options={**options, **match.options, **held_out_options(sample.splits)})
+            for match in cls.recognize_columns(sample)
+        ]
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterable[TaskMatch]:
@@ -291,6 +293,10 @@ class DatasetTask(FileTask):
     def num_ignored_rows(self) -> dict[str, int]:
         """Returns the number of rows of each split that ``load`` left out though they are valid."""
         return {split: len(skipped.ignored) for split, skipped in (self._skipped or {}).items()}
+
+    def options_for_bad_rows(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Returns the options that skip invalid rows if local data have some, with their number as a comment."""
+        return options_for_bad_rows(self)
 
     def find_data_problems(self, *, download: bool = False) -> list[OptionProblem]:
         """Finds what is wrong with local data, and with a hub dataset if it may be downloaded."""
