@@ -119,7 +119,7 @@ def _measure_lengths(text: str, registry: Registry) -> dict[str, int]:
     from peftkit.analysis.recipe_draft import round_length
     from peftkit.analysis.task_preview import preview_task  # imports transformers
 
-    splits = preview_task(recipe, "train", 1)["splits"].values()
+    splits = preview_task(recipe, "train", 1, reports=False)["splits"].values()
     longest = {side: max(split["lengths"][side]["longest"] for split in splits) for side in ("source", "target")}
     return {f"max_{side}_length": round_length(tokens) for side, tokens in longest.items() if tokens}
 
