@@ -126,11 +126,13 @@ class TaskMatch:
         score: How well the data fit, from 0 to 1; ``peftkit init`` proposes the task that they fit best.
         options: The options of the task that the data need, such as the names of columns.
         reason: What was recognized, for the user to confirm.
+        notes: A comment on some of the options.
     """
 
     score: float
     options: Mapping[str, Any]
     reason: str
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,26 @@ class Objective(Component):
         """
         return ()
 
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return what the distribution of answers counts in an example, such as its label, its labels or its tags.
+
+        By default the answer, unless answers are free texts.
+
+        Args:
+            task: The task.
+            example: The example.
+        """
+        answer = self.answer(example)
+        return (answer,) if not self.generates and self.answer_text(answer, example) else ()
+
+    def numbers(self, example: Example) -> Sequence[float]:
+        """Return the numbers that the target of an example has; by default none.
+
+        Args:
+            example: The example.
+        """
+        return ()
+
     def typical_answer(self, counts: Mapping[str, int]) -> str:
         """Return the answer of the baseline ``majority``; by default the most frequent one.
 

@@ -48,3 +48,11 @@ SOURCE_NAMES = ("source", "input", "prompt", "question", "document", "article", 
 """Names of columns with a text to continue or convert."""
 TARGET_NAMES = ("target", "output", "response", "completion", "summary", "highlights", "answer", "translation", "title")
 """Names of columns with a text to generate."""
+WORDS_NAMES = ("tokens", "words", "sentence", "text")
+"""Names of columns with words that have tags."""
+TAGS_NAMES = ("ner_tags", "tags", "ner", "labels", "label", "pos_tags", "pos", "upos", "chunk_tags")
+"""Names of columns with a tag for each word."""
+ANSWER_SPAN_NAMES = ("answers", "answer", "spans", "span")
+"""Names of columns with answers that have a place in the context."""
+DISTRACTORS = ("distractor", "distractor_", "distractor ")
+"""Names of columns of which each has one wrong answer, before its number."""
