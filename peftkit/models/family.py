@@ -27,11 +27,12 @@ from peftkit.models.text_encoding import (
     find_eos_id,
     token_ids,
 )
+from peftkit.models.text_states import TextStates, no_model_file
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
 
 
 @dataclass(frozen=True)
-class ModelFamily:
+class ModelFamily(TextStates):
     """Turns examples into tensors, losses and scores for one architecture.
 
     Attributes:
@@ -43,6 +44,7 @@ class ModelFamily:
         max_decoder_length: maximum padded length of decoder inputs in tokens; None if positions are unlimited.
         pad_to_multiple_of: the lengths of training batches are multiples of it.
         all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
+        read_model_file: reads a JSON file of the model, by its name; returns None if there is no such file.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,6 +55,7 @@ class ModelFamily:
     max_decoder_length: int | None = None
     pad_to_multiple_of: int = 1
     all_logits: bool = False
+    read_model_file: Callable[[str], Any] = no_model_file
 
     auto_class: ClassVar[str]
     """Name of the transformers class that loads the model."""
@@ -393,5 +396,5 @@ class ModelFamily:
 
     def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
         """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
-        max_candidates = max(len(row["candidates"]) for row in rows)
-        return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]
+        counts = [len(row["candidates"]) for row in rows]
+        return [[i for i, count in enumerate(counts) if count > n] for n in range(max(counts))]

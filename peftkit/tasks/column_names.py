@@ -48,3 +48,9 @@ SOURCE_NAMES = ("source", "input", "prompt", "question", "document", "article", 
 """Names of columns with a text to continue or convert."""
 TARGET_NAMES = ("target", "output", "response", "completion", "summary", "highlights", "answer", "translation", "title")
 """Names of columns with a text to generate."""
+ANCHOR_NAMES = ("anchor", "query", "question")
+"""Names of columns with a text whose positive is looked for."""
+POSITIVE_NAMES = ("positive", "pos", "positive_passage", "positive_text", "passage", "document")
+"""Names of columns with the text that belongs to an anchor."""
+NEGATIVE_PREFIXES = ("negative", "neg_", "hard_negative")
+"""How names of columns with hard negatives start."""
