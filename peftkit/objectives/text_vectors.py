@@ -190,10 +190,10 @@ class VectorObjective(Objective):
         return "cosine"
 
     def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
-        """Describe how the vectors are computed with sentence-transformers."""
+        """Describe how vectors are computed with sentence-transformers."""
         return (
-            "With [sentence-transformers](https://sbert.net), which reads the pooling from this folder: "
-            '`SentenceTransformer("FOLDER").encode(texts)`.'
+            "If this folder has a `modules.json`, [sentence-transformers](https://sbert.net) reads the pooling and the "
+            'prompts from it: `SentenceTransformer("FOLDER").encode(texts)`.'
         )
 
 
