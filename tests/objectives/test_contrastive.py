@@ -82,7 +82,9 @@ def test_the_loss_is_the_cross_entropy_among_negatives(symmetric: bool) -> None:
     outputs, batch = step(objective)
     flat = [text for row in TEXTS for text in row]
     starts = np.cumsum([0, *(len(row) for row in TEXTS)])[:-1]
-    documents = [int(s) + 1 for s in starts] + [int(s) + i for s, r in zip(starts, TEXTS) for i in range(2, len(r))]
+    documents = [int(s) + 1 for s in starts] + [
+        int(s) + i for s, r in zip(starts, TEXTS, strict=True) for i in range(2, len(r))
+    ]
     none: Any = None
     for number, start in enumerate(map(int, starts)):
         kept = [d for d in documents if d == start + 1 or flat[d].strip() not in NO_NEGATIVES[number]]

@@ -108,7 +108,7 @@ class TextPairs(DatasetTask):
         positive = get_nonblank_text(row, self.positive_column)
         documents = [positive]
         for column in self.negative_columns:
-            if not has_column(row, column) or get_value(row, column) is None:
+            if row.get(column, ...) is None or not has_column(row, column):
                 continue
             is_list = isinstance(get_value(row, column), list)
             texts = get_texts(row, [column]) if is_list else [get_nonblank_text(row, column)]
