@@ -214,6 +214,39 @@ class ColourSpans(Colours):
         return replace(prompt, target_span=(start, start + len(row["colour"])))
 
 
+class ColourDocuments(Colours):
+    """The colour task as retrieval: a sentence about the thing is to be found among those of all rows."""
+
+    name: Literal["colour_documents"] = "colour_documents"  # type: ignore[assignment]
+
+    kind = "embedding"
+    metrics = ("ndcg", "recall")
+    selection_metric = "ndcg@10"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        document = f"{row['thing']} has the colour {row['colour']}"
+        wrong = [f"{row['thing']} has no colour"] * (len(row["thing"].split()) % 2)  # some rows have a hard negative
+        return Example(row["thing"], document, documents=(document, *wrong))
+
+    def to_prompt(self, row: Any) -> Example:
+        return replace(self.to_example(row), target="")
+
+
+class ColourSimilarity(ColourNumber):
+    """The colour task as scored pairs."""
+
+    name: Literal["colour_similarity"] = "colour_similarity"  # type: ignore[assignment]
+    pair: bool = True
+
+    kind = "text_similarity"
+    metrics = ("spearman", "pearson")
+    selection_metric = "spearman"
+
+
 class Quiet(Method):
     """Full fine-tuning without dropout, whose random masks depend on the microbatches."""
 

@@ -69,6 +69,52 @@ class FamilyServices(Protocol):
             RowError: A source has no tokens.
         """
 
+    def tokenize_texts(self, texts: Sequence[str]) -> list[tuple[list[int], int]]:
+        """Tokenize texts as whole inputs with the tokenizer's special tokens; for encoders and decoders.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            For each text, its ids, truncated at the end, and their number before truncation.
+
+        Raises:
+            RowError: A text has no tokens, or one that the model has no embedding for.
+        """
+
+    def collate_texts(self, rows: Sequence[Sequence[list[int]]]) -> dict[str, Tensor]:
+        """Pad and stack the texts of rows.
+
+        Args:
+            rows: The token ids of each text of each row.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` of shape (texts, length), ``choices``, the number of texts of each
+            row, and the scalar ``input_tokens``. An objective adds ``labels``.
+        """
+
+    def hidden_states(self, model: nn.Module, batch: Batch, *, exact: bool = False) -> Tensor:
+        """Run a model without a head on texts; for encoders and decoders.
+
+        Args:
+            model: The model.
+            batch: A batch of ``collate_texts``.
+            exact: Whether no text's states may depend on the padding; the model is then in evaluation mode.
+
+        Returns:
+            The hidden states of the last layer, of shape (texts, length, width).
+        """
+
+    def read_model_file(self, name: str) -> Any:
+        """Read a JSON file of the model.
+
+        Args:
+            name: Its name, such as ``1_Pooling/config.json``.
+
+        Returns:
+            The content; None if there is no such file.
+        """
+
     def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Tokenize the sources of examples as texts that are predicted as a whole, however long; decoders only.
 

@@ -181,6 +181,8 @@ class Example:
             types; generating models read the source, which contains both.
         words: The words of the source, for tasks that predict something for each word.
         target_span: Start and end of the answer in the second text of the pair, in characters; None without an answer.
+        documents: For retrieval, the target and other texts that are known, such as hard negatives. All documents of a
+            split are ranked for each source.
         symmetric: Whether the order of the pair means nothing: encoders read both orders, and average their outputs.
     """
 
@@ -195,6 +197,7 @@ class Example:
     words: tuple[str, ...] = ()
     target_span: tuple[int, int] | None = None
     symmetric: bool = False
+    documents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -290,7 +293,7 @@ class Head:
     """The layers on top of a model that an objective needs.
 
     Attributes:
-        outputs: Number of outputs.
+        outputs: Number of outputs; 0 for a model without any layers on top, whose hidden states are the outputs.
         labels: The labels of the outputs, in their order; empty if they have no names.
         auto_class: Name of the transformers class that has such a head.
         problem_type: The ``problem_type`` in the config of the trained model, such as ``regression``; empty for none.

@@ -91,6 +91,7 @@ def fingerprint(objective: BoundObjective, split: Dataset) -> str:
         "code": source_code(type(task)),
         "family": [type(family).__name__, source_code(type(family))],
         "objective": [component.model_dump(mode="json"), source_code(type(component))],
+        "settings": component.model_settings(objective.context),
         "lengths": [family.max_source_length, family.max_target_length],
         "columns": [COLUMN_PREFIX, *STATISTICS_COLUMNS],
         "tokenizer": _tokenizer_state(family),

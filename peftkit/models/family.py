@@ -28,11 +28,12 @@ from peftkit.models.text_encoding import (
     find_eos_id,
     token_ids,
 )
+from peftkit.models.text_states import TextStates, no_model_file
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
 
 
 @dataclass(frozen=True)
-class ModelFamily:
+class ModelFamily(TextStates):
     """Turns examples into tensors, losses and scores for one architecture.
 
     Attributes:
@@ -46,6 +47,7 @@ class ModelFamily:
         all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
         source_remedy: what to do about sources that are too long.
         target_remedy: what to do about targets that are too long.
+        read_model_file: reads a JSON file of the model, by its name; returns None if there is no such file.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -58,6 +60,7 @@ class ModelFamily:
     all_logits: bool = False
     source_remedy: str = LONGER_SOURCES
     target_remedy: str = LONGER_TARGETS
+    read_model_file: Callable[[str], Any] = no_model_file
 
     auto_class: ClassVar[str]
     """Name of the transformers class that loads the model."""

@@ -6,16 +6,19 @@ from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
+from peftkit.objectives.contrastive import ContrastiveEmbedding
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.language_modeling import CausalLanguageModeling
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
+from peftkit.objectives.similarity import SimilarityEmbedding
 from peftkit.objectives.word_tags import TokenTaggingHead
 
 __all__ = [
     "CausalLanguageModeling",
     "ChoiceRanking",
     "ClassificationHead",
+    "ContrastiveEmbedding",
     "FreeGeneration",
     "LabelRanking",
     "MultiLabelGeneration",
@@ -23,6 +26,7 @@ __all__ = [
     "MultipleChoiceHead",
     "NumberGeneration",
     "RegressionHead",
+    "SimilarityEmbedding",
     "SpanQaGeneration",
     "SpanQaHead",
     "TokenTaggingHead",
@@ -37,6 +41,7 @@ def register_objectives() -> list[type[Objective]]:
         CausalLanguageModeling,
         ChoiceRanking,
         ClassificationHead,
+        ContrastiveEmbedding,
         FreeGeneration,
         LabelRanking,
         MultiLabelGeneration,
@@ -44,6 +49,7 @@ def register_objectives() -> list[type[Objective]]:
         MultipleChoiceHead,
         NumberGeneration,
         RegressionHead,
+        SimilarityEmbedding,
         SpanQaGeneration,
         SpanQaHead,
         TokenTaggingHead,

@@ -9,7 +9,9 @@ from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, Twee
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_tasks.text_pairs import TextPairs
 from peftkit.tasks.text_tasks.text_regression import TextRegression
+from peftkit.tasks.text_tasks.text_similarity import TextSimilarity
 from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
@@ -29,7 +31,9 @@ def register_tasks() -> list[type[Task]]:
         TextClassification,
         TextGeneration,
         TextMultiLabel,
+        TextPairs,
         TextRegression,
+        TextSimilarity,
         TokenTagging,
         TweetEval,
         WordNetDistractors,

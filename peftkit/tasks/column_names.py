@@ -56,3 +56,9 @@ ANSWER_SPAN_NAMES = ("answers", "answer", "spans", "span")
 """Names of columns with answers that have a place in the context."""
 DISTRACTORS = ("distractor", "distractor_", "distractor ")
 """Names of columns of which each has one wrong answer, before its number."""
+ANCHOR_NAMES = ("anchor", "query", "question")
+"""Names of columns with a text whose positive is looked for."""
+POSITIVE_NAMES = ("positive", "pos", "positive_passage", "positive_text", "passage", "document")
+"""Names of columns with the text that belongs to an anchor."""
+NEGATIVE_PREFIXES = ("negative", "neg_", "hard_negative")
+"""How names of columns with hard negatives start."""

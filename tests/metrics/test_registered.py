@@ -46,15 +46,18 @@ KINDS = {
     "mae": ("regression",),
     "matthews_correlation": LABELS,
     "mean_average_precision": ("multi_label",),
+    "mrr": ("embedding",),
     "mse": ("regression",),
     "multi_label_f1": ("multi_label",),
-    "pearson": ("regression",),
+    "ndcg": ("embedding",),
+    "pearson": ("regression", "text_similarity"),
     "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
+    "recall": ("embedding",),
     "recall_macro": LABELS,
     "rouge": ("generation",),
     "squad": ("span_qa",),
-    "spearman": ("regression",),
+    "spearman": ("regression", "text_similarity"),
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
     "unparsable": ("regression",),
@@ -91,6 +94,7 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert others == {
         **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
         "mean_average_precision": "probabilities",
+        **dict.fromkeys(("mrr", "ndcg", "recall"), "ranking"),
         "teacher_forced_match": "teacher_forced",
     }
 
