@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -156,12 +156,12 @@ class Method(Component):
         return False
 
     def disable_adapter(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """Return a context in which the model computes what its base model does.
+        """Return a context in which the model computes what its base model does, for ``can_disable_adapter``.
 
         Args:
             model: The model that ``apply`` returned, or a copy of it.
         """
-        raise NotImplementedError
+        return nullcontext()
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the state, other than trained parameters, that a resumed run needs.

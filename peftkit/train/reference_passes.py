@@ -66,9 +66,12 @@ class ReferencePasses:
         self.recipe, self.objective, self.data, self.accelerator = recipe, base.objective, data, accelerator
         self.needed = base.objective.component.needs_reference
         self._stored: StoredReference | None = None
+        self._probed_batches: list[tuple[list[bytes], list[Row]]] = []
         self._probe: Values = {}
         if self.needed and recipe.method.can_disable_adapter:
-            self._probe = self._compute(base.model, self._probed_batches(), everywhere=True)
+            rows = [*islice(iter(data.train), PROBED_ROWS)]
+            self._probed_batches = [*batches_of_texts(rows, recipe.evaluate.batch_size)]
+            self._probe = self._compute(base.model, self._probed_batches, everywhere=True)
         elif self.needed:
             self._store(base.model)
 
@@ -118,9 +121,6 @@ class ReferencePasses:
             return {"reference": {"from": DISABLED}}
         return {"reference": {"from": STORED, "gmacs": self.cost.forward_macs / 1e9}}
 
-    def _probed_batches(self) -> list[tuple[list[bytes], list[Row]]]:
-        return [*batches_of_texts([*islice(iter(self.data.train), PROBED_ROWS)], self.recipe.evaluate.batch_size)]
-
     def _problem(self, model: nn.Module, reference: DisabledAdapter) -> str:
         """Describe why the model without its adapter is not the base model; empty if it is."""
         try:
@@ -133,7 +133,7 @@ class ReferencePasses:
     def _difference(self, model: nn.Module, reference: DisabledAdapter) -> str:
         device = next(model.parameters()).device
         allowed = tolerance(model, device)
-        for keys, texts in self._probed_batches():
+        for keys, texts in self._probed_batches:
             batch = {name: tensor.to(device) for name, tensor in self.objective.family.collate(texts).items()}  # type: ignore[arg-type]
             values = reference.loglikelihoods(model, batch).tolist()
             for key, value in zip(keys, values, strict=True):
@@ -143,7 +143,7 @@ class ReferencePasses:
 
     def _trained_parameters_in_use(self, model: nn.Module, reference: DisabledAdapter) -> bool:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        _, texts = self._probed_batches()[0]
+        _, texts = self._probed_batches[0]
         device = next(model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in self.objective.family.collate(texts[:1]).items()}  # type: ignore[arg-type]
         was_training = model.training

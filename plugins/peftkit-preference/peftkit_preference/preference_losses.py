@@ -50,6 +50,7 @@ def kto_loss(rewards: Tensor, desirable: Tensor, reference_point: Tensor | float
     Returns:
         The losses, of shape (rows,).
     """
-    differences = (rewards - reference_point) * (2 * desirable.to(rewards.dtype) - 1)
+    good = desirable.to(rewards.dtype)
+    differences = (rewards - reference_point) * (2 * good - 1)
     first, second = weights
-    return (1 - differences.sigmoid()) * (first * desirable + second * ~desirable)
+    return (1 - differences.sigmoid()) * (first * good + second * (1 - good))

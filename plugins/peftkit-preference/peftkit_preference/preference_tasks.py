@@ -18,6 +18,7 @@ DESIRABLE, UNDESIRABLE = "desirable", "undesirable"
 """The labels of completions."""
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input")
 CHOSEN_NAMES, REJECTED_NAMES = ("chosen", "preferred", "winner"), ("rejected", "dispreferred", "loser")
+LABEL_NAMES = ("label", "desirable", "is_good")
 COMPLETION_NAMES = ("completion", "response", "output", "answer")
 LABELS: Mapping[str, bool] = {"true": True, "1": True, DESIRABLE: True, "false": False, "0": False, UNDESIRABLE: False}
 
@@ -112,9 +113,6 @@ class PreferencePairs(DatasetTask):
         prompt, chosen, rejected = chosen[:start].strip(), chosen[start:].strip(), rejected[start:].strip()
         if not prompt:
             raise RowError(self.chosen_column, f"does not start with the same words as {self.rejected_column!r}")
-        for column, text in ((self.chosen_column, chosen), (self.rejected_column, rejected)):
-            if not text:
-                raise RowError(column, "has nothing after the prompt, which is what both completions start with")
         return prompt, chosen, rejected
 
 
@@ -143,7 +141,7 @@ class UnpairedPreference(DatasetTask):
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
         """Recognize prompts and completions with labels that are true or false."""
         prompt, completion = sample.find(PROMPT_NAMES, "is_text"), sample.find(COMPLETION_NAMES, "is_text")
-        label = sample.find(("label", "desirable", "is_good"))
+        label = sample.find(LABEL_NAMES, "is_scalar")
         if not prompt or not completion or not label or prompt == completion:
             return
         if not {str(value).strip().lower() for value in sample.columns[label].values} <= LABELS.keys():
@@ -196,9 +194,11 @@ def _digest(*texts: str) -> bytes:
 
 
 def _common_words(first: str, second: str) -> int:
-    """Return the length of what two texts have in common at their start, up to the last whole word."""
-    length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
-    ends_words = all(len(text) == length or text[length].isspace() for text in (first, second))
-    while length and not ends_words and not first[length - 1].isspace():
-        length -= 1
-    return length
+    """Return the length of the whole words that two texts start with, without those that one of them ends with."""
+    texts = (first, second)
+    common = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    for length in range(common, 0, -1):
+        ends_word = first[length - 1].isspace() or all(text[length : length + 1].isspace() for text in texts)
+        if ends_word and all(text[length:].strip() for text in texts):
+            return length
+    return 0

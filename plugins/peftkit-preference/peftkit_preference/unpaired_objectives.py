@@ -118,9 +118,9 @@ class Kto(Objective):
             losses,
             strict=True,
         ):
-            decided = abs(reward) > precision  # false if it is not a number
-            prediction: Prediction = {"prediction": (DESIRABLE if reward > 0 else UNDESIRABLE) if decided else ""}
-            prediction["values"] = {"reward": reward}
+            decided = not abs(reward) <= precision
+            prediction: Prediction = {"prediction": _label(reward) if decided else ""}
+            prediction["values"] = {"reward": reward if decided else 0.0}
             if has_targets:
                 prediction |= {"loss": loss, "tokens": 1}
             else:
@@ -131,6 +131,11 @@ class Kto(Objective):
     def possible_answers(self, task: Task, examples: Sequence[Example]) -> Sequence[str]:
         """Return both labels."""
         return (DESIRABLE, UNDESIRABLE)
+
+
+def _label(reward: float) -> str:
+    """Return the label of a reward; empty if it is not a number."""
+    return DESIRABLE if reward > 0 else UNDESIRABLE if reward < 0 else ""
 
 
 def _with_other_completions(examples: Sequence[Example]) -> list[Example]:
