@@ -28,7 +28,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.train.optimizer import is_fused
-from peftkit.train.reference_passes import macs_before_training
+from peftkit.train.steps.reference_passes import macs_before_training
 
 WARMUP_STEPS, TIMED_STEPS = 2, 5
 """Warm-up steps and timed steps of a trial."""

@@ -41,7 +41,7 @@ from peftkit.recipe import Recipe
 from peftkit.recipe.tables import WITHOUT_COST
 from peftkit.train.budget import planned_steps_of_run
 from peftkit.train.mac_counting import count_extremes, create_mac_counter
-from peftkit.train.reference_passes import macs_before_training
+from peftkit.train.steps.reference_passes import macs_before_training
 
 Batch = dict[str, Tensor]
 Counted = tuple[FrozenLayers | None, MacCounter]

@@ -23,7 +23,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.train.reference_passes import restore_reference
+from peftkit.train.steps.reference_passes import restore_reference
 
 log = logging.getLogger(__name__)
 

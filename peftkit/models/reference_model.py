@@ -125,7 +125,7 @@ def batches_of_texts(rows: Sequence[Row], size: int) -> Iterator[tuple[list[byte
     Yields:
         The digests of the texts, and their rows.
     """
-    texts = {key: text for key, text in split_texts(rows)}
+    texts = dict(split_texts(rows))
     lengths = {key: (len(text["source"]), len(text["candidates"][0])) for key, text in texts.items()}
     order = sorted(texts, key=lambda key: (sum(lengths[key]), lengths[key], key))
     for start in range(0, len(order), size):

@@ -62,9 +62,9 @@ from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.evaluation import REUSED, Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optimizer import check_optimizer_options
-from peftkit.train.reference_passes import ReferencePasses
 from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
 from peftkit.train.steps.parallel_strategies import accelerator_options
+from peftkit.train.steps.reference_passes import ReferencePasses
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.trainer import Trainer
 from peftkit.train.wall_clock import WallClock

@@ -26,7 +26,7 @@ from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping
 from peftkit.train.mac_counting import make_mac_counter
-from peftkit.train.reference_passes import STORED, count_reference_passes
+from peftkit.train.steps.reference_passes import STORED, count_reference_passes
 from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value
 from peftkit.verify.stored_files import RecordedRun
 

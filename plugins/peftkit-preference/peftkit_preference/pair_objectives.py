@@ -36,7 +36,8 @@ class PairObjective(Objective):
             context: The context.
 
         Returns:
-            The rewards, below which difference they are equal, and the log-likelihoods per token, all of shape (texts,).
+            The rewards, the difference below which they are equal, and the log-likelihoods per token, of shape
+            (texts,).
         """
         raise NotImplementedError
 
@@ -84,8 +85,9 @@ class PairObjective(Objective):
         batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
         rewards, precisions, logps = self.rewards(model, batch, context)
         margins = _margins(rewards, batch["answers"])
-        losses, numbers = self.losses(margins).tolist(), zip(
-            *(column.view(-1, 2).tolist() for column in (rewards, precisions, logps)), strict=True
+        losses, numbers = (
+            self.losses(margins).tolist(),
+            zip(*(column.view(-1, 2).tolist() for column in (rewards, precisions, logps)), strict=True),
         )
         predictions: list[Prediction] = []
         for example, row, loss, (reward, precision, logp) in zip(examples, rows, losses, numbers, strict=True):

@@ -38,7 +38,9 @@ def simpo_loss(margins: Tensor, target_margin: float) -> Tensor:
     return -logsigmoid(margins - target_margin)
 
 
-def kto_loss(rewards: Tensor, desirable: Tensor, reference_point: Tensor | float, weights: tuple[float, float]) -> Tensor:
+def kto_loss(
+    rewards: Tensor, desirable: Tensor, reference_point: Tensor | float, weights: tuple[float, float]
+) -> Tensor:
     """Compute the loss of KTO (Ethayarajh et al., 2024, equation 7).
 
     Args:

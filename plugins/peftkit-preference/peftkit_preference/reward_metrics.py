@@ -97,7 +97,7 @@ def _number(prediction: Mapping[str, float], name: str) -> float:
 
 
 def _wins(value: float, other: float) -> float:
-    return 0.5 * ((value > other) + (value >= other)) if value == value else 0.5  # noqa: PLR0124 - not a number
+    return 0.5 * ((value > other) + (value >= other)) if value == value else 0.5
 
 
 def _mean(values: Sequence[float]) -> float:

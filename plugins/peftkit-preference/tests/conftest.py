@@ -46,7 +46,7 @@ def unpaired(tmp_path_factory: pytest.TempPathFactory) -> UnpairedPreference:
 
 
 def make_pairs(number: int, seed: str) -> list[dict[str, Any]]:
-    draw = random.Random(seed)  # noqa: S311 - not used for security
+    draw = random.Random(seed)
     rows = []
     for _ in range(number):
         right, wrong = draw.sample(COLOURS, 2)

@@ -24,8 +24,9 @@ from peftkit.run_directory import RunDirectory
 from peftkit.testing import check_objective
 from peftkit.testing.run_checks import registry_with
 from peftkit.train.mac_counting import create_mac_counter
-from peftkit.train.reference_passes import DISABLED, STORED, ReferencePasses, count_reference_passes
+from peftkit.train.steps.reference_passes import DISABLED, STORED, ReferencePasses, count_reference_passes
 from peftkit_preference import Dpo, Kto, PreferencePairs, SimPo, UnpairedPreference
+from peftkit_preference.preference_losses import kto_loss
 
 from .conftest import method, write_lines
 
@@ -48,7 +49,8 @@ def test_objectives_conform(
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda each: each.name)
 @pytest.mark.parametrize(
-    "architectures", [{"encoder-decoder": "bart", "decoder": "gpt2"}, *({"decoder": n} for n in ("qwen2", "gemma2", "phi"))]
+    "architectures",
+    [{"encoder-decoder": "bart", "decoder": "gpt2"}, *({"decoder": n} for n in ("qwen2", "gemma2", "phi"))],
 )
 def test_objectives_conform_on_further_architectures(
     objective: Objective, architectures: Any, pairs: PreferencePairs, unpaired: UnpairedPreference, tmp_path: Path
@@ -133,6 +135,7 @@ def test_losses_are_those_of_single_rows_without_padding(
             expected.append(smoothed[0] * math.log1p(math.exp(-margin)) + smoothed[1] * math.log1p(math.exp(margin)))
     if isinstance(objective, Kto):
         kl = max(0.0, sum(other for _, other in ratios) / len(ratios))
+        assert (kl > 0) == (architecture == "llama")  # both sides of the limit
         for row, (ratio, _) in zip(rows, ratios, strict=True):
             difference = objective.beta * (ratio - kl if row["desirable"] else kl - ratio)
             weight = objective.desirable_weight if row["desirable"] else objective.undesirable_weight
@@ -179,8 +182,7 @@ def test_dropout_is_off_in_passes_of_the_base_model(pairs: PreferencePairs, make
     assert prepared.objective.loss(model, batch) != prepared.objective.loss(model, batch)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[::2], ids=lambda each: each.name)
-@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@pytest.mark.parametrize(("objective", "architecture"), [(OBJECTIVES[0], "t5"), (OBJECTIVES[2], "llama")])
 def test_a_disabled_adapter_and_stored_values_train_the_same(
     objective: Objective,
     architecture: str,
@@ -220,8 +222,6 @@ def test_passes_of_the_base_model_are_counted_without_backward(pairs: Preference
             def base_pass(model: nn.Module, batch: Any, family: Any = family) -> Any:
                 return family.target_loglikelihoods(model, batch)[0].sum()
 
-            counter.loss = base_pass
-            counter.model = load_base(recipe).model
             base = type(counter)(load_base(recipe).model, base_pass).count(batch)
     assert counts["dpo"].forward_macs - counts["simpo"].forward_macs == base.forward_macs > 0
     assert counts["dpo"].backward_macs == counts["simpo"].backward_macs
@@ -246,9 +246,7 @@ def test_a_method_that_changes_the_base_model_after_all_gets_stored_values(
     assert run.evaluations()[0]["dev"]["reward_margin"] == pytest.approx(0, abs=1e-5)
 
 
-def test_stored_values_need_rows_that_are_not_streamed(
-    pairs: PreferencePairs, make: Any, train: Train
-) -> None:
+def test_stored_values_need_rows_that_are_not_streamed(pairs: PreferencePairs, make: Any, train: Train) -> None:
     task = pairs.model_copy(update={"streaming": True})
     with pytest.raises(RunError, match=r"impossible for streamed rows; set task\.streaming = false"):
         train(make(method("full"), "llama", Dpo(), task)("streamed"), Dpo(), task)
@@ -256,18 +254,29 @@ def test_stored_values_need_rows_that_are_not_streamed(
     assert run.summary()["reference"]["from"] == DISABLED
 
 
-@pytest.mark.parametrize("options", [("train.batch_size=4", "train.gradient_accumulation_steps=2"), ("train.split_batches=true",)])
 def test_the_kl_estimate_is_over_all_rows_of_a_step(
-    options: tuple[str, ...], unpaired: UnpairedPreference, make: Any, train: Train
+    unpaired: UnpairedPreference, make: Any, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = Kto(beta=1.0)
+    estimates: list[float] = []
+
+    def spy(rewards: Any, desirable: Any, reference_point: Any, weights: Any) -> Any:
+        estimates.append(float(reference_point))
+        return kto_loss(rewards, desirable, reference_point, weights)
+
+    monkeypatch.setattr("peftkit_preference.unpaired_objectives.kto_loss", spy)
+    objective = Kto(beta=1.0, undesirable_weight=0.1)
     make_recipe = make(method("lora"), "llama", objective, unpaired)
-    rate = "train.learning_rate=2.0"
-    whole, parts = (train(make_recipe(name, rate, *words), objective, unpaired) for name, words in (("whole", ()), ("parts", options)))
-    assert whole.evaluations()[-1]["train"]["step_loss"] != pytest.approx(whole.evaluations()[1]["train"]["step_loss"])
-    for first, second in zip(whole.evaluations(), parts.evaluations(), strict=True):
-        assert known(first["train"]) == pytest.approx(known(second["train"]), rel=1e-5, abs=1e-5)
-        assert first["dev"] == pytest.approx(second["dev"], rel=1e-4, abs=1e-5)
+    whole = train(make_recipe("whole", "train.learning_rate=2.0"), objective, unpaired)
+    assert max(estimates) > 0.01
+    parts = {
+        "accumulated": ("train.batch_size=4", "train.gradient_accumulation_steps=2"),
+        "split": ("train.split_batches=true",),
+    }
+    for name, options in parts.items():
+        other = train(make_recipe(name, "train.learning_rate=2.0", *options), objective, unpaired)
+        for first, second in zip(whole.evaluations(), other.evaluations(), strict=True):
+            assert known(first["train"]) == pytest.approx(known(second["train"]), rel=1e-5, abs=1e-5), name
+            assert first["dev"] == pytest.approx(second["dev"], rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("name", ["lora", "full"])
@@ -280,7 +289,10 @@ def test_estimates_verification_and_predictions(
     assert estimate_cost(recipe, registry_with(Dpo(), pairs)).gmacs == pytest.approx(summary["cost"]["gmacs"])
     assert summary["baselines"]["random"]["dev"]["reward_accuracy"] == pytest.approx(0.5, abs=0.25)
     assert main(["verify", str(run.path)]) == 0, capsys.readouterr().out
-    rows = [{"prompt": "(colour) ink", "chosen": "blue", "rejected": "red"}, {"source": "x", "candidates": ["a b", "c"]}]
+    rows = [
+        {"prompt": "(colour) ink", "chosen": "blue", "rejected": "red"},
+        {"source": "x", "candidates": ["a b", "c"]},
+    ]
     write_lines(tmp_path / "rows.jsonl", rows)
     capsys.readouterr()
     assert main(["predict", str(run.path), "--file", str(tmp_path / "rows.jsonl")]) == 0

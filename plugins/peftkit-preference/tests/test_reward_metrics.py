@@ -37,9 +37,7 @@ def test_every_row_has_a_score_to_resample() -> None:
         ([math.nan, 1.0, 2.0, 0.0], [1, 1, 0, 0], math.nan),
     ],
 )
-def test_the_area_is_the_share_of_pairs_in_the_right_order(
-    rewards: list[float], labels: list[int], auc: float
-) -> None:
+def test_the_area_is_the_share_of_pairs_in_the_right_order(rewards: list[float], labels: list[int], auc: float) -> None:
     references = [[DESIRABLE if label else UNDESIRABLE] for label in labels]
     score = RewardAuc().compute([{"reward": reward} for reward in rewards], references, EXAMPLES)
     assert score["reward_auc"] == pytest.approx(auc, nan_ok=True)

@@ -165,7 +165,7 @@ class ReferencePasses:
         rows, size = self.data.train, self.recipe.evaluate.batch_size
         if not isinstance(rows, Dataset):
             raise RunError(
-                f"the log-likelihoods of the base model must be computed before training with {self.recipe.method.name!r}, "
+                f"with {self.recipe.method.name!r}, log-likelihoods of the base model are computed before training, "
                 "which is impossible for streamed rows; set task.streaming = false, or use a method whose adapter can "
                 "be disabled, such as lora"
             )
