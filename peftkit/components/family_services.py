@@ -256,3 +256,28 @@ class FamilyServices(Protocol):
         Args:
             ids: The target's ids.
         """
+
+
+class ReferenceModel(Protocol):
+    """The base model, which losses on preferences compare the trained model with."""
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Return what is known before the batch is computed, to be added to what ``collate_candidates`` returns.
+
+        Args:
+            rows: The rows.
+
+        Returns:
+            Tensors of shape (texts,), or none.
+        """
+
+    def loglikelihoods(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the log-likelihood of the labels of each text under the base model, without gradients or dropout.
+
+        Args:
+            model: The trained model.
+            batch: A batch of ``collate_candidates`` and ``collate``; its texts have the shape (texts, length).
+
+        Returns:
+            The sums in nats, of shape (texts,).
+        """

@@ -38,6 +38,7 @@ from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_g
 from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels, without_pooler
 from peftkit.models.lengths.positions import count_positions, fit_lengths
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
+from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.raw_recipe import format_key
@@ -314,7 +315,8 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
     evaluation = recipe.evaluate
     settings = ObjectiveSettings(evaluation.max_new_tokens, evaluation.num_beams, evaluation.scoring)
     context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
-    return BoundObjective(objective, family, context, auto_class)
+    bound = BoundObjective(objective, family, context, auto_class)
+    return bound.with_reference(expected_reference(family, recipe)) if objective.needs_reference else bound
 
 
 def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: GetBatches | None = None) -> nn.Module:
