@@ -108,6 +108,18 @@ class Objective(Component):
         """
         return ""
 
+    def configure_export(self, tokenizer: Any, context: ObjectiveContext) -> dict[str, Any]:
+        """Prepare what is saved with a model for use without peftkit.
+
+        Args:
+            tokenizer: The tokenizer that is saved with the model; it may be changed.
+            context: The context.
+
+        Returns:
+            Settings of ``generation_config.json``; none by default.
+        """
+        return {}
+
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize examples.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from peftkit.errors import RunError
 from peftkit.inference.export import check_empty
 from peftkit.inference.finished_run import FinishedRun
 from peftkit.inference.model_card import model_card
-from peftkit.models.checkpoints.generation_settings import copy_generation_config
+from peftkit.models.checkpoints.generation_settings import copy_generation_config, update_generation_config
 from peftkit.models.checkpoints.transformers_versions import write_compatible_files
 from peftkit.models.method_errors import merge_problem
 
@@ -44,9 +45,12 @@ def save_merged(run: FinishedRun, out: Path) -> float:
         raise RunError(f"the merged model has different logits: they differ by {difference:.1e}")
     _untie(merged, run.family.config)
     cast(Any, merged).save_pretrained(out)
-    run.family.tokenizer.save_pretrained(out)
+    tokenizer = copy.deepcopy(run.family.tokenizer)
+    generation_settings = run.objective.component.configure_export(tokenizer, run.objective.context)
+    tokenizer.save_pretrained(out)
     write_compatible_files(out)
     copy_generation_config(run.recipe.model.name, run.recipe.model.revision, out)
+    update_generation_config(out, generation_settings)
     (out / "README.md").write_text(model_card(run.path, run.recipe, merged=True), encoding="utf-8")
     return difference
 

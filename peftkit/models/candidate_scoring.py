@@ -349,3 +349,9 @@ def batch_by_length(
         tokens += length
     if batch:
         yield batch
+
+
+def rows_by_candidate(rows: Sequence[TokenizedRow]) -> list[list[int]]:
+    """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
+    max_candidates = max(len(row["candidates"]) for row in rows)
+    return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]

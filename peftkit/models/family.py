@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
-from peftkit.components.family_services import ScoreCandidates
+from peftkit.components.family_services import ChatTemplate, ScoreCandidates
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
@@ -21,6 +21,7 @@ from peftkit.models.lengths.truncation import truncate_context, truncate_end, tr
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
+    decode_generated,
     describe_ids_without_embedding,
     detect_special_tokens,
     embedding_size,
@@ -127,6 +128,10 @@ class ModelFamily:
         """Tokenize texts that are predicted as a whole; see ``FamilyServices``."""
         raise NotImplementedError
 
+    def load_chat_template(self, template: str, variables: Mapping[str, Any]) -> ChatTemplate:
+        """Return how conversations are tokenized; see ``FamilyServices``."""
+        raise NotImplementedError
+
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
         """Tokenize a text into overlapping windows if it is too long.
 
@@ -225,7 +230,13 @@ class ModelFamily:
         return partial(self.loglikelihoods, model)
 
     def generate(
-        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
+        self,
+        model: nn.Module,
+        rows: Sequence[TokenizedRow],
+        device: torch.device,
+        *,
+        stop_ids: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
         """Generate a text for the source of each row.
 
@@ -233,6 +244,7 @@ class ModelFamily:
             model: the model, in evaluation mode.
             rows: one batch of tokenized rows.
             device: the model's device.
+            stop_ids: the ids that end a text; the end of text if empty.
             options: further arguments of ``model.generate``.
         """
         raise NotImplementedError
@@ -317,12 +329,6 @@ class ModelFamily:
         ids = truncate_end(ids, self.max_source_length, self.special_tokens)
         return self._check_ids(ids, "source", "encoder")
 
-    def _decode(self, generated: Sequence[list[int]]) -> list[str]:
-        """Decode the generated ids of each row, up to the end of text and without special tokens."""
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        lines = [ids[: ids.index(self.eos_id) if self.eos_id in ids else None] for ids in generated]
-        return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
-
     def _check_target(self, ids: list[int], text: str, *, generated: bool) -> list[int]:
         """Return the ids of a target, end of text included, if all have an embedding.
 
@@ -342,7 +348,7 @@ class ModelFamily:
                 f"{text!r} contains the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r}, which is "
                 "removed from predictions; add it to the tokenizer as a token that is not special",
             )
-        if generated and self.contains_unk(ids) and not self._decode([ids])[0]:
+        if generated and self.contains_unk(ids) and not decode_generated(self.tokenizer, ids, [self.eos_id]):
             raise RowError("target", f"{text!r} has no token in the model's vocabulary")
         return ids
 
@@ -390,8 +396,3 @@ class ModelFamily:
             "target_tokens": max(map(len, candidates)),
             "segments": [],
         }
-
-    def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
-        """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
-        max_candidates = max(len(row["candidates"]) for row in rows)
-        return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]

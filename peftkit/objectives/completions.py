@@ -88,9 +88,19 @@ class FreeGeneration(Completion):
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many targets have the unknown token."""
-        select = getattr(rows, "select_columns", None)  # of a data set on disk: sources need not be read
-        targets = rows if select is None else select(["candidates", "answer"])
-        return sum(context.family.contains_unk(row["candidates"][row["answer"]]) for row in targets)
+        return count_unknown_targets(rows, context)
+
+
+def count_unknown_targets(rows: Sequence[Row], context: ObjectiveContext) -> int:
+    """Return how many targets have the unknown token.
+
+    Args:
+        rows: Rows with a target among their candidates.
+        context: The context.
+    """
+    select = getattr(rows, "select_columns", None)  # of a data set on disk: sources need not be read
+    targets = rows if select is None else select(["candidates", "answer"])
+    return sum(context.family.contains_unk(row["candidates"][row["answer"]]) for row in targets)
 
 
 def _decode_candidate(ids: list[int], example: Example, row: Row, context: ObjectiveContext) -> str:

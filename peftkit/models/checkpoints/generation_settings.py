@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,19 @@ def copy_generation_config(name: str, revision: str | None, folder: Path) -> Non
     file = cached_file(str(model_path(name)), GENERATION_CONFIG_NAME, revision=revision, **options)
     if file is not None:
         shutil.copyfile(file, folder / GENERATION_CONFIG_NAME)
+
+
+def update_generation_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Change generation settings of a saved model.
+
+    Args:
+        folder: the folder of the model.
+        settings: the settings to change, by name; nothing is written without any.
+    """
+    if settings:
+        file = folder / GENERATION_CONFIG_NAME
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        file.write_text(json.dumps({**content, **settings}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def generation_notice(ignored: Mapping[str, Any]) -> str:
