@@ -111,7 +111,18 @@ class ConversationTemplate:
         return before.strip()
 
     def tokenize(self, examples: Sequence[Example], train_on: TrainOn) -> list[TokenizedRow]:
-        """Tokenize conversations; see ``ChatTemplate`` of ``FamilyServices``."""
+        """Tokenize conversations.
+
+        Args:
+            examples: the examples, with conversations.
+            train_on: what is trained on.
+
+        Returns:
+            Rows whose target is the last message of the assistant, with its end; that of prompts is empty.
+
+        Raises:
+            RowError: the template does not support a conversation, or it does not fit the length limits.
+        """
         return [self._tokenize(example.conversation, train_on) for example in examples if example.conversation]
 
     def _tokenize(self, conversation: Conversation, train_on: TrainOn) -> TokenizedRow:
@@ -313,7 +324,7 @@ class ConversationTemplate:
         return (
             f"the chat template ends the prompt of the last message with {rest!r}, where the whole conversation has "
             f"{other!r}, so the model would be trained on another text than it is asked; set "
-            "objective.chat_template to one that writes both alike, or objective.chat_template_kwargs"
+            "objective.chat_template to one that writes both in the same way, or objective.chat_template_kwargs"
         )
 
 

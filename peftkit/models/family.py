@@ -108,15 +108,12 @@ class ModelFamily:
     def tokenize_completions(
         self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
     ) -> list[TokenizedRow]:
-        """Tokenize examples whose targets continue their sources.
+        """Tokenize examples whose targets continue their sources; see ``FamilyServices``.
 
         Args:
             examples: the examples.
             ranked: whether to tokenize all candidates, or only the target.
             generated: whether targets must be texts that the model can generate.
-
-        Raises:
-            RowError: an example cannot be tokenized or does not fit the length limits.
         """
         raise NotImplementedError
 
@@ -129,7 +126,12 @@ class ModelFamily:
         raise NotImplementedError
 
     def load_chat_template(self, template: str, variables: Mapping[str, Any]) -> ChatTemplate:
-        """Return how conversations are tokenized; see ``FamilyServices``."""
+        """Return how conversations are tokenized.
+
+        Args:
+            template: a Jinja template; that of the tokenizer if empty.
+            variables: further variables of the template.
+        """
         raise NotImplementedError
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:

@@ -45,12 +45,12 @@ CONVERSATIONS = {"one answer": [ASKED, ANSWERED], "two answers": [ASKED, ANSWERE
 
 @cache
 def tokenizer_for(template: str) -> Any:
-    made = copy.deepcopy(tokenizer("byte-level", "none"))
-    made.add_special_tokens(
+    copied = copy.deepcopy(tokenizer("byte-level", "none"))
+    copied.add_special_tokens(
         {"additional_special_tokens": sorted({*CONTROL.findall(template), "<|im_start|>", "<|im_end|>"})}
     )
-    made.bos_token = made.bos_token or made.eos_token
-    return made
+    copied.bos_token = copied.bos_token or copied.eos_token
+    return copied
 
 
 def template_of(
@@ -91,7 +91,7 @@ def reference(template: ConversationTemplate, messages: list[dict[str, Any]], te
 
 
 def variables_for(name: str) -> dict[str, Any]:
-    """Templates of models that think announce a thought unless they are told not to."""
+    """Variables with which templates of models that think start no thought."""
     return {} if name.startswith("deepseek_r1") else {"enable_thinking": False, "thinking": False}
 
 
@@ -133,10 +133,10 @@ def test_without_marks_the_same_answers_are_trained_on(name: str, messages: list
         assert re.search("another way if others follow|another text than it is asked|puts no special token after", row)
         return
     if row["source"] + row["candidates"][0] == expected["input_ids"]:
-        ours, start = mask(row), len(row["source"])
-        assert ours[start:] == expected["assistant_masks"][start:]
+        actual, start = mask(row), len(row["source"])
+        assert actual[start:] == expected["assistant_masks"][start:]
         # TRL's marks may include what the prompt of an answer ends with, such as an empty thought.
-        assert all(marked for trained, marked in zip(ours, expected["assistant_masks"], strict=True) if trained)
+        assert all(marked for trained, marked in zip(actual, expected["assistant_masks"], strict=True) if trained)
 
 
 def test_most_templates_need_no_marks() -> None:
