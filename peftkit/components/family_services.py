@@ -65,7 +65,7 @@ class FamilyServices(Protocol):
         """The id to pad token ids with."""
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         """Tokenize examples whose targets continue their sources; encoder-decoders and decoders only.
 
@@ -73,6 +73,7 @@ class FamilyServices(Protocol):
             examples: The examples.
             ranked: Whether to tokenize all candidates, or only the target.
             generated: Whether targets must be texts that the model can generate.
+            join: The text between source and target, for decoders.
 
         Raises:
             RowError: An example cannot be tokenized or does not fit the length limits.

@@ -69,7 +69,7 @@ class CausalLM(CachedScorer):
         return self._check_ids(ids, "source", "decoder")
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         texts, prompts, lengths = self._tokenize_sources(examples)
         targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
@@ -78,7 +78,11 @@ class CausalLM(CachedScorer):
         whole_ids = iter(
             token_ids(
                 self.tokenizer,
-                [f"{text} {t}" for text, (targets, _) in zip(texts, targets_and_answers, strict=True) for t in targets],
+                [
+                    f"{text}{join}{t}"
+                    for text, (targets, _) in zip(texts, targets_and_answers, strict=True)
+                    for t in targets
+                ],
                 special=False,
             )
         )
@@ -86,7 +90,7 @@ class CausalLM(CachedScorer):
         for text, ids, prompt, length, (targets, answer) in zip(
             texts, source_ids, prompts, lengths, targets_and_answers, strict=True
         ):
-            read = Prompt(text, ids, prompt)
+            read = Prompt(text, ids, prompt, join)
             candidates = [self._target_ids(read, target, next(whole_ids), generated=generated) for target in targets]
             rows.append(self._build_row(prompt, length, targets, candidates, answer))
         return rows

@@ -72,17 +72,15 @@ class ConversationTemplate:
         """
         question, answer = ({"role": role, "content": "a"} for role in ("user", "assistant"))
         call = {**answer, "tool_calls": [{"type": "function", "function": {"name": "a", "arguments": {}}}]}
-        ends = []
-        for conversation in (
-            [question, answer],
-            [{"role": "system", "content": "a"}, question, answer],
-            [question, call],
-        ):
+        system = {"role": "system", "content": "a"}
+        conversations: list[Messages] = [[question, answer], [system, question, answer], [question, call]]
+        unknown, ends = {self.tokenizer.unk_token_id} - {self.tokenizer.eos_token_id, self.tokenizer.bos_token_id}, []
+        for conversation in conversations:
             try:
                 ids = self._render(conversation)
             except RowError:  # such as a template without a system message, or without tools
                 continue
-            if self.tokenizer.unk_token_id in ids:
+            if unknown.intersection(ids):
                 raise InputError(
                     "objective.chat_template: the tokenizer has no tokens for a part of it: "
                     f"{self.tokenizer.decode(ids)!r}; write it with characters that the tokenizer knows"

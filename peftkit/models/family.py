@@ -106,7 +106,7 @@ class ModelFamily:
         return ids
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         """Tokenize examples whose targets continue their sources; see ``FamilyServices``.
 
@@ -114,6 +114,7 @@ class ModelFamily:
             examples: the examples.
             ranked: whether to tokenize all candidates, or only the target.
             generated: whether targets must be texts that the model can generate.
+            join: the text between source and target.
         """
         raise NotImplementedError
 
@@ -145,11 +146,7 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize each candidate as a pair with its source; the source is truncated if a pair is too long.
-
-        Raises:
-            RowError: a candidate leaves no room for the source, or two candidates have the same ids.
-        """
+        """Tokenize each candidate as a pair with its source; see ``FamilyServices``."""
         raise NotImplementedError
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:

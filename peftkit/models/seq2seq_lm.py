@@ -64,7 +64,7 @@ class Seq2SeqLM(CachedScorer):
         return [*super().special_token_problems(), *self._describe_problems("decoder", *id_getters)]
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         _, sources, lengths = self._tokenize_sources(examples)
         rows: list[TokenizedRow] = []

@@ -12,7 +12,7 @@ from peftkit.components import Example, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import ChatTemplate
 from peftkit.components.inputs import Row, TrainOn
 from peftkit.components.objective import ObjectiveContext
-from peftkit.objectives.completions import count_unknown_targets
+from peftkit.objectives.completions import count_unknown_targets, score_trained_tokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,12 +82,7 @@ class ChatCompletion(Objective):
     ) -> list[Prediction]:
         """Generate the last message; the loss is that of everything that is trained on."""
         family, settings = context.family, context.settings
-        predictions: list[Prediction] = [{} for _ in rows]
-        if has_targets:
-            batch = {name: tensor.to(context.device) for name, tensor in family.collate(rows).items()}
-            sums, counts = family.target_loglikelihoods(model, batch)
-            for prediction, loglikelihood, tokens in zip(predictions, sums.tolist(), counts.tolist(), strict=True):
-                prediction |= {"loss": -loglikelihood, "tokens": int(tokens)}
+        predictions = score_trained_tokens(model, rows, context) if has_targets else [{} for _ in rows]
         template = self._load_template(context)
         options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "num_beams": settings.num_beams}
         texts = family.generate(model, rows, context.device, stop_ids=template.stop_ids, **options)

@@ -237,7 +237,9 @@ def _read_message(message: Any, column: str, number: int) -> Message:
     )
     if name not in ROLES:
         near = did_you_mean(str(name), ROLES)
-        raise RowError(column, f"message {number} has the unknown role {name!r}{near}; roles: {comma_separated(ROLES)}")
+        raise RowError(
+            column, f"message {number} has the unknown role {name!r}{near}; roles: {comma_separated([*ROLES])}"
+        )
     if isinstance(content, list):
         content = _join_parts(content, column, number)
     if name == "function_call":

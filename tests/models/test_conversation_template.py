@@ -245,6 +245,14 @@ def test_a_template_that_the_tokenizer_has_no_tokens_for_is_refused() -> None:
         tokenize(template, [ASKED, ANSWERED])
 
 
+def test_an_unknown_token_may_be_the_end_of_text() -> None:
+    """As that of GPT-2."""
+    copied = copy.deepcopy(tokenizer("byte-level", "none"))
+    copied.unk_token = copied.eos_token
+    template = ConversationTemplate(copied, CHATML.replace("<|im_end|>", "</s>"), {}, (99, 99), None)
+    assert tokenize(template, [ASKED, ANSWERED])["candidates"][0]
+
+
 def test_arguments_of_calls_are_written_as_json_once() -> None:
     text = CHATML.replace(
         "{{ m.content }}", "{{ m.content }}{{ m.tool_calls[0].function.arguments | tojson if m.tool_calls }}"
