@@ -159,7 +159,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
 
         # Norms in float32; apply_method enables gradient checkpointing, for quantized models as for others.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # For all tasks, since transformers 4 does not save models with contradictory generation settings.
+    # For all tasks: transformers 4 does not save models with contradictory generation settings.
     ignored = reset_generation_config(model, family) if family.can_generate and needed_head is None else {}
     return LoadedBase(model, objective, kind, head, loading, ignored if objective.component.generates else {})
 
@@ -333,8 +333,7 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
 
     Raises:
         RunError: no parameter is trainable, or the model does not support gradient checkpointing.
-        InputError: an option names a module that the model does not have, or does not fit the model, or a module of the
-            method lacks the weight of the layer that it replaces.
+        InputError: an option does not fit the model, or a module of the method lacks the weight that it replaces.
     """
     context = ApplyContext(
         model_kind=base.kind,

@@ -6,6 +6,8 @@ LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "emotion", "
 """Names of columns with labels."""
 LABEL_LIST_NAMES = ("tags", "topics", "genres", "categories", "classes", "emotions", "aspects")
 """Names of columns with lists of labels, beside those of one label."""
+MESSAGES_NAMES = ("messages", "conversations", "conversation")
+"""Names of columns with the messages of a conversation."""
 NUMBER_NAMES = ("score", "similarity", "similarity_score", "rating", "stars", "value", "label", "target", "labels")
 """Names of columns with a number to predict."""
 TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "utterance", "body", "message", "document")
