@@ -26,6 +26,7 @@ from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
+from peftkit.models.batches.compared_rows import describe_processes
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
 from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
@@ -357,6 +358,8 @@ def _microbatches_by_step(
             if splitter.costs is None:
                 max_lengths = family.max_lengths(microbatches)
                 microbatches = [family.pad_to(microbatch, max_lengths) for microbatch in microbatches]
+            if splitter.objective.component.compares_rows and len(microbatches) > 1:
+                microbatches = describe_processes(microbatches, number // train.gradient_accumulation_steps)
             yield (
                 epoch,
                 len(batch_rows),

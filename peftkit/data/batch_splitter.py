@@ -116,15 +116,17 @@ def make_splitter(recipe: Recipe, objective: BoundObjective, model: nn.Module, p
         model: The model with the method applied; its weights are not read.
         processes: The number of processes; several of them must have as many microbatches each.
     """
-    if not recipe.train.split_batches or _why_not(recipe, processes):
+    if not recipe.train.split_batches or _why_not(recipe, objective, processes):
         return BatchSplitter(objective)
     return BatchSplitter(objective, pass_costs(model))
 
 
-def _why_not(recipe: Recipe, processes: int) -> str:
+def _why_not(recipe: Recipe, objective: BoundObjective, processes: int) -> str:
     """Return why a recipe's batches cannot be split; empty if they can."""
     if processes > 1 or recipe.train.deepspeed.used or recipe.train.fsdp:
         return "all processes must have as many microbatches"
+    if objective.component.compares_rows:
+        return "the loss compares the rows of a step, so that each further microbatch would be computed twice"
     if recipe.model.quantization:
         return "the costs of quantized weights are not known"
     return recipe.method.stochastic_because
@@ -169,7 +171,7 @@ def exact_splitter(
     """
     if not recipe.train.split_batches:
         return BatchSplitter(objective)
-    reason = _why_not(recipe, accelerator.num_processes)
+    reason = _why_not(recipe, objective, accelerator.num_processes)
     if accelerator.device.type != "cpu":
         reason = f"it is for CPUs, and the device is {accelerator.device.type}"
     if not reason and not _losses_add_up(objective, model, _shortest_and_longest_row(rows)):

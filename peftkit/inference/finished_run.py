@@ -73,6 +73,7 @@ def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
         recipe.run.effective_init_seed,
         max(1, steps),
         head_parameters=base.head.parameters,
+        auto_class=base.objective.auto_class,
     )
     names = frozenset(base.model.state_dict())
     weights = path / "model" if (path / "model").is_dir() else path  # an exported run

@@ -356,7 +356,7 @@ class Trainer:
 
     def _count_macs(self) -> StepMacs:
         """Count the compute of the last step over all processes; not part of its time."""
-        counts = [self.mac_counter.count(microbatch) for microbatch in self.train_step.microbatches]
+        counts = [self.mac_counter.count(microbatch) for microbatch in self.train_step.microbatches_to_count]
         sums = [sum(values) for values in zip(*counts, strict=True)]
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(torch.tensor(sums, device=self.accelerator.device), "sum").tolist()

@@ -170,8 +170,9 @@ class AdapterMethod(Method):
         for part in self.parts():
             part.fix_up(adapted)
         if not _trained_names(adapted) & added:
+            changed = f"; its options: {options}" if (options := format_changed_options(self)) else ""
             raise InputError(
-                f"{self.name!r} adds no trainable parameters to {base_class.__name__}; leave fewer blocks out"
+                f"{self.name!r} adds no trainable parameters to {base_class.__name__}; leave fewer blocks out{changed}"
             )
         if context.model_kind == "decoder" or (
             context.model_kind == "encoder-decoder" and not all(part.supports_cache for part in self.parts())
