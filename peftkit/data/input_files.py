@@ -31,12 +31,14 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
 
     Args:
         recipe: The recipe.
-        of_the_task: Whether to include the files of every task; otherwise only of those that are streaming, since the
-            rows of others have digests.
+        of_the_task: Whether to include the files of every task, and of evaluation sets; otherwise only of tasks that are
+            streaming, since the rows of others have digests.
     """
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
-    if not (of_the_task or recipe.task.is_streaming):
-        del tables["task"]
+    if not of_the_task:
+        del tables["evaluate"]["set"]
+        if not recipe.task.is_streaming:
+            del tables["task"]
     files: set[Path] = set()
     for text in _strings(tables):
         with suppress(OSError, ValueError):  # not a path, such as a long prompt
@@ -74,7 +76,8 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
         objective: The objective of the run; None for the one that the recipe names.
     """
     objective = objective or recipe.objective
-    used = {type(component) for component in (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)}
+    tasks = (recipe.task, *(each.task for each in recipe.evaluation_tasks))
+    used = {type(component) for component in (*tasks, recipe.method, objective, *recipe.metric, *recipe.callback)}
     digests = {}
     for entry in registry.entries:
         if entry.distribution == BUILTIN_DISTRIBUTION:

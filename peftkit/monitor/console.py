@@ -106,7 +106,7 @@ class ConsoleLogger(TrainerCallback):
         """Print a row of the table; the best evaluation so far is marked with an asterisk."""
         row = evaluation.row
         cells = {"step": f"{row['step']}", "epoch": f"{row['epoch']:.2f}"}
-        for split in ("train", "dev", "test"):
+        for split in ("train", "dev", "test", *(each.name for each in self.recipe.evaluate.set)):
             values = row.get(split, {})
             for key in dict.fromkeys(("loss", evaluation.metric)):
                 if key in values:
@@ -138,7 +138,8 @@ class ConsoleLogger(TrainerCallback):
         self.close()
         table = Table(title=f"selected at step {summary['selected']['step']} by dev {summary['selection_metric']}")
         table.add_column("")
-        columns = {split: summary["selected"][split] for split in ("dev", "test") if split in summary["selected"]}
+        splits = ("dev", "test", *(each.name for each in self.recipe.evaluate.set))
+        columns = {split: summary["selected"][split] for split in splits if split in summary["selected"]}
         keys = list(next(iter(columns.values()), ()))
         baselines = {name: scores["test"] for name, scores in summary["baselines"].items() if scores.get("test")}
         columns |= baselines

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from peftkit.components import Example, OptionProblem, Task
+from peftkit.components import Example, OptionProblem
 from peftkit.components.inputs import SkippedRow, TaskMatch
 from peftkit.data_files import DelimitedFormat, Quoting, check_delimiter, check_encoding_name
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import find_data_problems
+from peftkit.tasks.evaluated_task import EvaluatedTask
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
@@ -29,7 +30,7 @@ DataPath = str | dict[str, str | list[str]]
 """A hub id, a folder, a file, or files by split."""
 
 
-class DatasetTask(Task):
+class DatasetTask(EvaluatedTask):
     """A task on rows of files, a folder or a hub dataset.
 
     Subclasses define ``prompt_template`` and ``to_example``; a task with candidates also ``make_prompt``.
@@ -292,7 +293,6 @@ class DatasetTask(Task):
             path=files,
             config=config,
             revision=self.revision,
-            # The keys of a table of files are the splits.
             names=(None,) * 3 if isinstance(self.path, dict) else (self.train_split, self.dev_split, self.test_split),
             dev_fraction=self.dev_fraction,
             test_fraction=self.test_fraction,
@@ -302,6 +302,7 @@ class DatasetTask(Task):
             streaming=self.streaming,
             sizes=() if self.streaming else tuple(published.items()),
             delimited=None if delimited.is_default else delimited,
+            only="test" if self.is_evaluation_set else None,
         )
 
     def load(self) -> DatasetDict:
@@ -336,8 +337,7 @@ class DatasetTask(Task):
             for option, column in self.column_options():
                 if columns and column not in columns and column.split(".")[0] not in columns:
                     known = sorted(visible_columns(columns))
-                    near = did_you_mean(column, known)
-                    text = f"there is no column {column!r}{near}; columns: {comma_separated(known)}"
+                    text = f"there is no column {column!r}{did_you_mean(column, known)}; columns: {comma_separated(known)}"
                     yield DataError(option, text, self._describe_split(split), column)
             for column in self.text_columns():
                 if names := feature_names(rows.features, column):

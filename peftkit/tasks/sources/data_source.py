@@ -44,6 +44,13 @@ class DataSource:
     """The form of the files; None for that of their extension."""
     delimited: DelimitedFormat | None = None
     """How CSV and TSV files are written, where it differs from their extension."""
+    only: str | None = None
+    """The only one of train, dev and test that is loaded; None for all of them."""
+
+    @property
+    def main_split(self) -> str:
+        """The split whose labels are those of the task: train, or the only one."""
+        return self.only or "train"
 
     @property
     def layout(self) -> FileLayout | DelimitedFormat | None:
