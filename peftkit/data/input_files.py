@@ -31,8 +31,8 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
 
     Args:
         recipe: The recipe.
-        of_the_task: Whether to include the files of every task, and of evaluation sets; otherwise only of tasks that are
-            streaming, since the rows of others have digests.
+        of_the_task: Whether to include the files of every task and evaluation set; otherwise only of streaming tasks,
+            since the rows of others have digests.
     """
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
     if not of_the_task:

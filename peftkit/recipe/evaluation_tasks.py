@@ -112,7 +112,8 @@ def _task_errors(
             elif loc and loc[0] in config.task:
                 yield _relocated(details, (*path, "task", *loc))
             else:  # of all options together, or of one of the recipe's task
-                text = details["msg"].removeprefix("Value error, ")
+                required = details["type"] == "missing"
+                text = "missing; it is required" if required else details["msg"].removeprefix("Value error, ")
                 yield _error(path, ": ".join([*map(str, loc), text]))
         return
     except PluginError as error:

@@ -337,7 +337,9 @@ class DatasetTask(EvaluatedTask):
             for option, column in self.column_options():
                 if columns and column not in columns and column.split(".")[0] not in columns:
                     known = sorted(visible_columns(columns))
-                    text = f"there is no column {column!r}{did_you_mean(column, known)}; columns: {comma_separated(known)}"
+                    text = (
+                        f"there is no column {column!r}{did_you_mean(column, known)}; columns: {comma_separated(known)}"
+                    )
                     yield DataError(option, text, self._describe_split(split), column)
             for column in self.text_columns():
                 if names := feature_names(rows.features, column):

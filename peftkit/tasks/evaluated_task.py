@@ -32,7 +32,7 @@ class EvaluatedTask(Task):
         return {key: value for key, value in options.items() if key in changes or key not in left_out}
 
     def as_evaluation_set(self, split: str | None, trained: Task) -> tuple[EvaluatedTask, str]:
-        """Names the split of the set ``test``, and takes the names of labels from the training rows of the same task."""
+        """Names the split of the set ``test``; labels are those of the training rows of the same task."""
         path: Any = getattr(self, "path", None)
         if split is None and path == getattr(trained, "path", None):
             split = getattr(self, "test_split", None)

@@ -240,7 +240,9 @@ def selection_checks(run: RecordedRun) -> Iterator[Check]:
     yield check_value("selection", "steps in order", [*map(_step_of, rows)], sorted({*map(_step_of, rows)}))
     yield from check_values("selection", selected["train"], best["train"], prefix="train ")
     if "curve" in selected:
-        yield from check_values("selection", selected["curve"], {s: best[s] for s in run.splits if s in best}, prefix="curve ")
+        yield from check_values(
+            "selection", selected["curve"], {s: best[s] for s in run.splits if s in best}, prefix="curve "
+        )
     evaluated = summary.get("rows_evaluated", {})
     if evaluated and evaluated["curve"].items() >= evaluated["selected"].items():
         for split in run.splits:
