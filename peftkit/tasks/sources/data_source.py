@@ -112,6 +112,8 @@ def check_layout(source: DataSource, files: Mapping[str, Sequence[str]]) -> None
     Raises:
         DataError: An option has no effect.
     """
+    if isinstance(source.path, str) and is_missing_file(source.path):  # reported when it is read
+        return
     formats = {file_format(Path(name)) for names in files.values() for name in names}
     if source.delimited is None or formats & {"csv", "tsv"}:
         return
