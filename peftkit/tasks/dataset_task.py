@@ -25,7 +25,6 @@ from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-
 DataPath = str | dict[str, str | list[str]]
 """A hub id, a folder, a file, or files by split."""
 
@@ -81,7 +80,6 @@ class DatasetTask(EvaluatedTask):
     group_column: str | None = None
     """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
     context column, if the task has one, if unset."""
-
     delimiter: str | None = None
     """Character between the cells of CSV and TSV files; a comma, or a tab in TSV files, if unset."""
     quoting: Quoting | None = None

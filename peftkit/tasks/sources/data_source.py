@@ -44,6 +44,8 @@ class DataSource:
     """The form of the files; None for that of their extension."""
     delimited: DelimitedFormat | None = None
     """How CSV and TSV files are written, where it differs from their extension."""
+    data_dir: str = ""
+    """Folder of the files in a hub dataset; empty for all."""
     only: str | None = None
     """The only one of train, dev and test that is loaded; None for all of them."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
+SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.")
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """Files by split."""
 NEUTRAL_FIELDS = {"name", "version", "data_dir", "data_files", "description", "features"}
@@ -53,7 +54,8 @@ def files_by_split(path: Path, config: str | None, known: Collection[str], exten
             if is_saved_dataset(file):
                 splits[file.name].append(str(file))
             elif file.is_file() and (file.suffix.lower() in extensions if extensions else file_format(file)):
-                splits[re.split(r"[-_.]", file.name)[0]].append(str(file))
+                shard = SHARD.match(file.name)  # whose split may have an underscore
+                splits[shard[1] if shard else re.split(r"[-_.]", file.name)[0]].append(str(file))
         if any(name in known for name in splits):
             return tuple((name, tuple(files)) for name, files in splits.items())
     return ()

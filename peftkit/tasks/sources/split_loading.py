@@ -330,7 +330,9 @@ def _load_arguments(source: DataSource) -> dict[str, Any]:
         folder = Path(path).parent
         near = similar_file(Path(path).name, [p.name for p in folder.iterdir()] if folder.is_dir() else ())
         raise DataError("path", f"{path!r} is neither a file, a folder nor a hub id (owner/name){near}")
-    return {"path": path, "name": source.config, "revision": None if local else source.revision}
+    return {"path": path, "name": source.config, "revision": None if local else source.revision} | (
+        {"data_dir": source.data_dir} if source.data_dir and not local else {}
+    )
 
 
 def _without_internal_columns(rows: Any) -> Any:
