@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 
 from peftkit.components import Task
+from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.data.examples import to_examples
 from peftkit.errors import InputError, PluginError, RowError
 from peftkit.plugins import load_registry
@@ -61,9 +62,8 @@ def test_a_local_copy_is_loaded_with_the_splits_columns_and_labels_of_the_datase
         assert not example.candidates or example.target in example.candidates
     if (name, subset) in EXAMPLES:
         assert (examples[0].source, examples[0].target) == EXAMPLES[name, subset]
-    check_task(task)
+    check_task(type(task).model_validate(task.model_dump()))
     assert task.find_data_problems() == []
-    # A name that the published labels lack is an error where there are labels.
     assert len({*task.labels}) == len(task.labels)
 
 
@@ -75,6 +75,8 @@ def test_every_dataset_has_its_metric_source_licence_and_sizes(name: str, subset
     assert task.selection_metric in values
     assert task.source.endswith(f"https://huggingface.co/datasets/{task.hub_id}")
     assert task.licence
+    assert "Prompt: " in task.__doc__
+    assert [key for key, text in option_descriptions(task).items() if key != "name" and not text] == []
     sizes = task.published_sizes.get(task.model_fields["config"].default or "", {})
     assert {*sizes} <= {*SPLITS.get((name, subset), ("train", "validation", "test"))}
     assert sizes or name == "web_nlg"
