@@ -1,7 +1,7 @@
 """Writes the table of suites in docs/tasks.md from the tasks.
 
-    python scripts/suite_table.py            # print the table
-    python scripts/suite_table.py --write    # write it to docs/tasks.md
+python scripts/suite_table.py            # print the table
+python scripts/suite_table.py --write    # write it to docs/tasks.md
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def rows() -> Iterator[str]:
 def notes() -> Iterator[str]:
     """A line for each suite: where the data come from, its splits and its licence."""
     for suite, task in zip(SUITES, suite_tasks(), strict=True):
-        yield f"* `{suite.name}` ([{suite.paper}](https://huggingface.co/datasets/{task.hub_id})): {suite.note} Licence: {suite.licence}."
+        link = f"[{suite.paper}](https://huggingface.co/datasets/{task.hub_id})"
+        yield f"* `{suite.name}` ({link}): {suite.note} Licence: {suite.licence}."
 
 
 def table() -> str:

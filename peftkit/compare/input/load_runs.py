@@ -52,8 +52,9 @@ class LoadedRun:
 
     @property
     def task_and_model(self) -> tuple[str, str]:
-        """The task and the model; only runs that share both are compared."""
-        return self.summary["task"], self.summary["model"]
+        """The task, with its subset if it has any, and the model; only runs that share both are compared."""
+        subset = self.recipe.get("task", {}).get("subset")
+        return "/".join(filter(None, (self.summary["task"], subset))), self.summary["model"]
 
 
 def compare_by_set(run: LoadedRun, name: str) -> LoadedRun:

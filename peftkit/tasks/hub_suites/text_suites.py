@@ -80,7 +80,7 @@ SAMSUM = HubSuite(
     name="samsum",
     summary="Dialogue → a summary",
     paper="SAMSum, Gliwa et al., 2019",
-    licence="CC BY-NC-ND 4.0",
+    licence="Creative Commons, attribution, non-commercial, no derivatives, 4.0",
     note="Dev and test are the published ones. A training row of the hub's copy has no dialogue, so invalid rows are "
     "skipped.",
     sets={

@@ -246,6 +246,12 @@ def test_runs_are_compared_by_an_evaluation_set(plant: Plant) -> None:
         load_groups([run.parent], evaluation_set="hard")
 
 
+def test_subsets_of_a_suite_are_tasks_of_their_own(plant: Plant) -> None:
+    tables = [{"task": {"name": "glue", "subset": subset}} for subset in ("rte", "cola")]
+    runs = [plant("lora", 1, [0.1, 0.9], task="glue", tables=each) for each in tables]
+    assert [group.task for group in load_groups([runs[0].parent])[0]] == ["glue/cola", "glue/rte"]
+
+
 def test_runs_with_other_sets_are_comparable_on_test_and_the_same_sets_must_be_equal(plant: Plant) -> None:
     run, other = (plant(method, 1, [0.1, 0.9]) for method in ("lora", "full"))
 
