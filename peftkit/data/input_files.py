@@ -35,11 +35,13 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
             since the rows of others have digests.
     """
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
+    tasks = [recipe.task, *(each.task for each in recipe.evaluation_tasks)]
     if not of_the_task:
         del tables["evaluate"]["set"]
-        if not recipe.task.is_streaming:
+        tasks = [recipe.task] if recipe.task.is_streaming else []
+        if not tasks:
             del tables["task"]
-    files: set[Path] = set()
+    files = {file for task in tasks for file in task.data_files() if file.is_file()}
     for text in _strings(tables):
         with suppress(OSError, ValueError):  # not a path, such as a long prompt
             path = Path(text)
@@ -76,8 +78,7 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
         objective: The objective of the run; None for the one that the recipe names.
     """
     objective = objective or recipe.objective
-    tasks = (recipe.task, *(each.task for each in recipe.evaluation_tasks))
-    used = {type(component) for component in (*tasks, recipe.method, objective, *recipe.metric, *recipe.callback)}
+    used = {type(component) for component in (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)}
     digests = {}
     for entry in registry.entries:
         if entry.distribution == BUILTIN_DISTRIBUTION:

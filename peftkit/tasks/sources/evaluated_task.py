@@ -36,7 +36,10 @@ class EvaluatedTask(Task):
         path: Any = getattr(self, "path", None)
         if split is None and path == getattr(trained, "path", None):
             split = getattr(self, "test_split", None)
-        if isinstance(path, dict):
+        if isinstance(path, dict) and "glob" in path:
+            if split is not None:
+                raise ValueError("path is a pattern of files, which has no splits; leave it out")
+        elif isinstance(path, dict):
             name = split or "test"
             if name not in path:
                 raise ValueError(
