@@ -24,6 +24,7 @@ from transformers import (
 from peftkit import Example, Method
 from peftkit.answer_texts.label_sets import join_labels, label_extra
 from peftkit.components import ModelKind, Objective, ObjectiveContext
+from peftkit.components.inputs import Conversation
 from peftkit.models import FAMILIES, BoundObjective
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
@@ -173,6 +174,37 @@ class ColourDocument(Colours):
 
     def to_prompt(self, row: Any) -> Example:
         return replace(self.to_example(row), target="")
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token if m.role == 'assistant' else ' ' }}{% endfor %}"
+    "{{ 'assistant:' if add_generation_prompt }}"
+)
+"""A chat template for base models: what the assistant says ends with the end of text."""
+
+
+class ColourChat(Colours):
+    """The colour task as a conversation with two answers."""
+
+    name: Literal["colour_chat"] = "colour_chat"  # type: ignore[assignment]
+
+    kind = "chat"
+    metrics = ("exact_match",)
+    selection_metric = "exact_match"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        texts = ("colour", "which", row["thing"], row["colour"])
+        roles = ("user", "assistant") * 2
+        messages = tuple({"role": role, "content": text} for role, text in zip(roles, texts, strict=True))
+        return Example(f"colour: {row['thing']}", row["colour"], conversation=Conversation(messages))
+
+    def to_prompt(self, row: Any) -> Example:
+        example = self.to_example({**row, "colour": ""})
+        return replace(example, target="", conversation=Conversation(example.conversation.messages[:-1]))  # type: ignore[union-attr]
 
 
 class ColourTags(Colours):

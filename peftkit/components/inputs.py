@@ -126,11 +126,13 @@ class TaskMatch:
         score: How well the data fit, from 0 to 1; ``peftkit init`` proposes the task that they fit best.
         options: The options of the task that the data need, such as the names of columns.
         reason: What was recognized, for the user to confirm.
+        notes: A comment on some of the options.
     """
 
     score: float
     options: Mapping[str, Any]
     reason: str
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,26 @@ class ApplyContext:
     auto_class: str = ""
 
 
+TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
+"""What of a conversation is trained on: what the assistant says, its last message, what follows the prompt, or all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The messages of a conversation, as chat templates read them.
+
+    Attributes:
+        messages: The messages, with ``role`` and ``content``; the last one is the assistant's. In prediction it is left
+            out.
+        tools: JSON schemas of the functions that the assistant may call.
+        prompt_messages: Number of messages of the prompt, which the completion follows.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    prompt_messages: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row of a task as text.
@@ -182,6 +204,7 @@ class Example:
         documents: For retrieval, the target and other texts that are known, such as hard negatives. All documents of a
             split are ranked for each source.
         symmetric: Whether the order of the pair means nothing: encoders read both orders, and average their outputs.
+        conversation: The conversation that the source and the target are a plain text of; None if there is none.
     """
 
     source: str
@@ -196,6 +219,7 @@ class Example:
     target_span: tuple[int, int] | None = None
     symmetric: bool = False
     documents: tuple[str, ...] = ()
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +285,8 @@ class TokenizedRow(TypedDict):
         target_tokens: Length of the longest candidate before truncation.
         segments: Token type ids of an encoder's pairs, if the tokenizer has them.
         averaged: Whether the candidates are the two orders of a pair, whose outputs are averaged.
+        trained_spans: Starts and ends of the parts of source and target that are trained on, at least one; the target
+            if left out.
     """
 
     source: list[int]
@@ -271,6 +297,7 @@ class TokenizedRow(TypedDict):
     target_tokens: int
     segments: NotRequired[list[list[int]]]
     averaged: NotRequired[bool]
+    trained_spans: NotRequired[list[list[int]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.family_services import Batch, FamilyServices
+from peftkit.components.family_services import Batch, FamilyServices, ReferenceModel
 from peftkit.components.inputs import (
     IGNORE_INDEX,
     CandidateScores,
@@ -21,6 +21,7 @@ from peftkit.components.inputs import (
     TaskKind,
 )
 from peftkit.components.task import Task
+from peftkit.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,8 @@ class ObjectiveContext:
         settings: The recipe's settings.
         device: The model's device.
         cache: Values that live as long as one evaluation, by name.
+        reference_model: The base model, for objectives with ``needs_reference``; None where nothing is trained or
+            predicted.
     """
 
     family: FamilyServices
@@ -50,6 +53,18 @@ class ObjectiveContext:
     settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     device: Any = "cpu"
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    reference_model: ReferenceModel | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def reference(self) -> ReferenceModel:
+        """The base model.
+
+        Raises:
+            PluginError: The objective does not declare that it needs it.
+        """
+        if self.reference_model is None:
+            raise PluginError("an objective that compares with the base model needs needs_reference = True")
+        return self.reference_model
 
     def for_evaluation(self, device: torch.device) -> ObjectiveContext:
         """Return the context of a new evaluation.
@@ -91,6 +106,8 @@ class Objective(Component):
     """Whether the model chooses among the candidates of an example, so that each example needs candidates."""
     generates: ClassVar[bool] = False
     """Whether predictions are generated, so that the model needs positions for them, and answers are free texts."""
+    needs_reference: ClassVar[bool] = False
+    """Whether losses or predictions compare the model with its base model (see ``ObjectiveContext.reference``)."""
 
     @property
     def compares_rows(self) -> bool:
@@ -177,6 +194,22 @@ class Objective(Component):
             A scalar.
         """
         return (batch["labels"] != IGNORE_INDEX).sum()
+
+    def batch_statistics(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> dict[str, Tensor]:
+        """Return sums over the rows of a batch that the loss of every row depends on; by default none.
+
+        They are computed without gradients before the losses of a step, added up over its microbatches and all
+        processes, and added to each batch under their names. Their forward passes are counted as the others are.
+
+        Args:
+            model: The model, in evaluation mode.
+            batch: The batch, or some of its rows, with texts of shape (texts, length).
+            context: The context.
+
+        Returns:
+            Scalars by name.
+        """
+        return {}
 
     def loss(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> Tensor:
         """Return the loss, summed over the targets of a batch.
@@ -312,6 +345,26 @@ class Objective(Component):
         Args:
             task: The task.
             examples: The examples of a split.
+        """
+        return ()
+
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return what the distribution of answers counts in an example, such as its label, its labels or its tags.
+
+        By default the answer, unless answers are free texts.
+
+        Args:
+            task: The task.
+            example: The example.
+        """
+        answer = self.answer(example)
+        return (answer,) if not self.generates and self.answer_text(answer, example) else ()
+
+    def numbers(self, example: Example) -> Sequence[float]:
+        """Return the numbers that the target of an example has; by default none.
+
+        Args:
+            example: The example.
         """
         return ()
 

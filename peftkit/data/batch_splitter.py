@@ -17,7 +17,7 @@ from torch import nn
 from peftkit.components.inputs import Row
 from peftkit.data.dataloader import TrainRows
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CollatedBatch
+from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.batches.padding import TARGET_COLUMNS, padded_lengths
 from peftkit.models.heads.target_positions import find_output_layer
 from peftkit.models.token_losses import tolerance
@@ -195,11 +195,12 @@ def _losses_add_up(objective: BoundObjective, model: nn.Module, rows: Sequence[R
     was_training = model.training
 
     def loss(part: Sequence[Row]) -> Any:
-        return objective.loss(model, objective.collate_and_count(part).to(device)).item()
+        return objective.loss(model, with_tensors(objective.collate_and_count(part).to(device), sums)).item()
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         model.eval()
         try:
+            sums = objective.statistics(model, [objective.collate_and_count(rows).to(device)])
             together, apart = loss(rows), sum(loss([row]) for row in rows)
         finally:
             model.train(was_training)

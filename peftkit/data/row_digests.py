@@ -5,30 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-import pyarrow as pa
 from datasets import Dataset
 
 from peftkit.components import Example
 from peftkit.data.input_files import digest_of
+from peftkit.data_files import ipc_bytes
 
 
 def digest_rows(rows: Dataset) -> str:
     """Returns the digest of tokenized rows, whatever their metadata."""
-    return digest_of(_arrow_bytes(rows))
+    return digest_of(ipc_bytes(table) for table in rows.with_format("arrow").iter(batch_size=1000))
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
     """Returns the digest of everything that examples have."""
     return digest_of(_example_bytes(examples))
-
-
-def _arrow_bytes(rows: Dataset) -> Iterator[bytes]:
-    for table in rows.with_format("arrow").iter(batch_size=1000):
-        sink = pa.BufferOutputStream()
-        combined = table.combine_chunks().replace_schema_metadata(None)
-        with pa.ipc.new_stream(sink, combined.schema) as writer:
-            writer.write_table(combined)
-        yield sink.getvalue().to_pybytes()
 
 
 def _example_bytes(examples: Iterable[Example]) -> Iterator[bytes]:
@@ -38,4 +29,6 @@ def _example_bytes(examples: Iterable[Example]) -> Iterator[bytes]:
             fields += [e.source_pair, e.words, e.target_span, *([True] if e.symmetric else ())]
         if e.documents:
             fields.append({"documents": e.documents})
+        if e.conversation:
+            fields.append([e.conversation.messages, e.conversation.tools, e.conversation.prompt_messages])
         yield json.dumps(fields, default=str).encode()

@@ -46,8 +46,8 @@ def save_merged(run: FinishedRun, out: Path) -> float:
     cast(Any, merged).save_pretrained(out)
     run.family.tokenizer.save_pretrained(out)
     write_compatible_files(out)
-    run.objective.component.export(out, run.objective.context)
     copy_generation_config(run.recipe.model.name, run.recipe.model.revision, out)
+    run.objective.component.export(out, run.objective.context)
     (out / "README.md").write_text(model_card(run.path, run.recipe, merged=True), encoding="utf-8")
     return difference
 

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example, Objective, Task
+from peftkit.components.family_services import ReferenceModel
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
-from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch
+from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch, with_tensors
 from peftkit.models.batches.compared_rows import STEP_CHOICES, STEP_LABELS, STEP_ROWS, TWO_PASSES
 from peftkit.models.batches.padding import split_batch
 from peftkit.models.family import ModelFamily
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, identify_texts
+from peftkit.models.reference_model import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,43 @@ class BoundObjective:
     def with_calibration(self, calibration: Mapping[str, Any]) -> BoundObjective:
         """Return the same objective, whose predictions depend on what was chosen by dev."""
         return replace(self, calibration=calibration)
+
+    def with_reference(self, reference: ReferenceModel) -> BoundObjective:
+        """Return the same objective, which compares with a base model."""
+        return replace(self, context=replace(self.context, reference_model=reference))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the loss of a row depends on sums over all rows of a step."""
+        return type(self.component).batch_statistics is not Objective.batch_statistics
+
+    def statistics(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the sums that losses depend on, without gradients and dropout.
+
+        Args:
+            model: the model, unwrapped.
+            batches: the batches to sum over; their texts are tensors of shape (texts, length).
+
+        Returns:
+            Scalars by name; none if the losses depend on none.
+        """
+        if not self.has_statistics:
+            return {}
+        with evaluation_mode(model):
+            parts = [self.component.batch_statistics(model, batch, self.context) for batch in batches]
+        return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+
+    def with_statistics(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a batch with its own sums, as if it had all rows of a step.
+
+        Args:
+            model: the model, unwrapped.
+            batch: the batch; its texts are tensors of shape (texts, length).
+
+        Returns:
+            The batch, whose texts have the shape (texts, length).
+        """
+        return with_tensors(batch, self.statistics(model, [batch])) if self.has_statistics else batch
 
     def tokenize(self, examples: Sequence[Example], *, training: bool) -> Sequence[Row]:
         """Tokenize examples.

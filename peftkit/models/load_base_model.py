@@ -22,10 +22,12 @@ from peftkit.components.inputs import ObjectiveSettings
 from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
-from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
+from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
+from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
 from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
@@ -36,6 +38,7 @@ from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_g
 from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels, without_pooler
 from peftkit.models.lengths.positions import count_positions, fit_lengths
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
+from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.raw_recipe import format_key
@@ -96,6 +99,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     check_checkpoint_files(name, path, revision)
     with explain_load_errors(name, path, revision):
         config = AutoConfig.from_pretrained(path, **options)
+        check_tokenizer_code(name, config.to_dict(), path, options)
     kind = _check_architecture(recipe, config)
     config = text_model_config(name, kind, config, path, revision)
     restore_rope_fields(name, config)
@@ -146,6 +150,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
         head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
         if needed_head is None:  # otherwise no token is predicted
+            check_forward(recipe.model.name, kind, model, family, generates=objective.component.generates)
             check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
         check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
@@ -154,7 +159,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
 
         # Norms in float32; apply_method enables gradient checkpointing, for quantized models as for others.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # For all tasks, since transformers 4 does not save models with contradictory generation settings.
+    # For all tasks: transformers 4 does not save models with contradictory generation settings.
     ignored = reset_generation_config(model, family) if family.can_generate and needed_head is None else {}
     return LoadedBase(model, objective, kind, head, loading, ignored if objective.component.generates else {})
 
@@ -261,15 +266,8 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
             f"the config of {recipe.model.name!r} has no architecture, so it is unknown whether the model is an "
             'encoder or a decoder; add "architectures" to its config.json'
         )
-    architecture = str(config.architectures[0]) if config.architectures else ""
-    known = hasattr(transformers, architecture) or described.get("auto_map")
-    if kind == "encoder" and not known:
-        suggestion = did_you_mean(architecture, dir(transformers))
-        raise ModelError(
-            f"the installed transformers {transformers.__version__} does not support the architecture "
-            f"{architecture!r} of {recipe.model.name!r}{suggestion}; correct its config.json, or install a version "
-            "that does"
-        )
+    auto_class, trusted = FAMILIES[kind].auto_class, recipe.model.trust_remote_code
+    check_architecture(recipe.model.name, described, auto_class, trusted=trusted)
     if kind == "encoder":
         check_bidirectional(recipe.model.name, config)
     check_conflicts(recipe, described)
@@ -308,6 +306,8 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
         lengths.padded.decoder,
         pad_to_multiple_of=recipe.train.pad_to_multiple_of,
         all_logits=recipe.train.all_logits,
+        source_remedy=lengths.source_remedy,
+        target_remedy=lengths.target_remedy,
         read_model_file=cache(partial(read_model_file, str(model_path(recipe.model.name)), recipe.model.revision)),
     )
     if problems := family.special_token_problems():
@@ -315,7 +315,8 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
     evaluation = recipe.evaluate
     settings = ObjectiveSettings(evaluation.max_new_tokens, evaluation.num_beams, evaluation.scoring)
     context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
-    return BoundObjective(objective, family, context, auto_class)
+    bound = BoundObjective(objective, family, context, auto_class)
+    return bound.with_reference(expected_reference(family, recipe)) if objective.needs_reference else bound
 
 
 def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: GetBatches | None = None) -> nn.Module:
@@ -332,8 +333,7 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
 
     Raises:
         RunError: no parameter is trainable, or the model does not support gradient checkpointing.
-        InputError: an option names a module that the model does not have, or does not fit the model, or a module of the
-            method lacks the weight of the layer that it replaces.
+        InputError: an option does not fit the model, or a module of the method lacks the weight that it replaces.
     """
     context = ApplyContext(
         model_kind=base.kind,

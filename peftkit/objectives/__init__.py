@@ -5,6 +5,7 @@ from __future__ import annotations
 from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
+from peftkit.objectives.chat_completion import ChatCompletion
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.contrastive import ContrastiveEmbedding
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
@@ -16,6 +17,7 @@ from peftkit.objectives.word_tags import TokenTaggingHead
 
 __all__ = [
     "CausalLanguageModeling",
+    "ChatCompletion",
     "ChoiceRanking",
     "ClassificationHead",
     "ContrastiveEmbedding",
@@ -39,6 +41,7 @@ def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
     return [
         CausalLanguageModeling,
+        ChatCompletion,
         ChoiceRanking,
         ClassificationHead,
         ContrastiveEmbedding,

@@ -40,6 +40,14 @@ class RegressionObjective(Objective):
         weighted = [[number * count for number in numbers] for numbers, count in rows.items()]
         return _answer([sum(column) / total for column in zip(*weighted, strict=True)])
 
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return none, because targets are numbers."""
+        return ()
+
+    def numbers(self, example: Example) -> Sequence[float]:
+        """Return the numbers of the target."""
+        return parse_numbers(example.target) or ()
+
     def describe_constant_answer(self, answer: str) -> tuple[str, str]:
         """Describe that all targets are the same."""
         return f"the target is {answer}", "use rows with different targets"

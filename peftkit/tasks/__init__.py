@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
+from peftkit.tasks.chat import Chat
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.plain_text import PlainText
@@ -21,6 +22,7 @@ def register_tasks() -> list[type[Task]]:
     """Registers the built-in tasks."""
     return [
         AgNews,
+        Chat,
         CommonsenseQa,
         DistractorGeneration,
         MultipleChoice,

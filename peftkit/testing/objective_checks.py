@@ -101,6 +101,8 @@ def _check_batches(base: LoadedBase, recipe: Recipe) -> None:
         return
     with torch.no_grad():
         batch = objective.collate(rows)
+        sums = objective.statistics(model, [batch])
+        batch |= sums
         for key in ("input_ids", "attention_mask", "labels", "input_tokens"):
             assert key in batch, f"collate returns no {key!r}"
         whole, targets = objective.loss(model, batch), objective.num_targets(batch)
@@ -115,7 +117,7 @@ def _check_batches(base: LoadedBase, recipe: Recipe) -> None:
             )
             counted = sum(int(objective.num_targets(part)) for part in parts)
             assert counted == int(targets), f"microbatches have {counted} targets, and the batch {int(targets)}"
-        alone = sum(objective.loss(model, objective.collate([row])).item() for row in rows)
+        alone = sum(objective.loss(model, {**objective.collate([row]), **sums}).item() for row in rows)
         assert _close(alone, whole.item()), (
             f"the losses of single rows add up to {alone}, and the loss of the batch is {whole.item()}"
         )

@@ -27,20 +27,21 @@ TEXTS = ("one red fox; two blue cats; three green dogs", "rain fell; snow came; 
 NOISE = ("", "nonsense", "one red fox; one red fox", "right", "to eat; to eat; to go")
 
 LABELS, ALL = ("classification",), ("classification", "multiple_choice", "generation")
+TEXT = ("generation", "chat")
 KINDS = {
     "accuracy": ("classification", "multiple_choice"),
     "answer_leakage": ("generation",),
     "balanced_accuracy": LABELS,
     "bits_per_byte": ("language_modeling",),
-    "bleu": ("generation",),
-    "chrf": ("generation",),
-    "distinct": ("generation",),
+    "bleu": TEXT,
+    "chrf": TEXT,
+    "distinct": TEXT,
     "distractor_assignment": ("generation",),
     "distractor_distinctness": ("generation",),
     "distractor_match": ("generation",),
     "distractor_novelty": ("generation",),
     "entity_f1": ("token_tagging",),
-    "exact_match": ALL,
+    "exact_match": (*ALL, "chat"),
     "exact_set": ("multi_label",),
     "f1_macro": LABELS,
     "mae": ("regression",),
@@ -55,7 +56,7 @@ KINDS = {
     "precision_macro": LABELS,
     "recall": ("embedding",),
     "recall_macro": LABELS,
-    "rouge": ("generation",),
+    "rouge": TEXT,
     "squad": ("span_qa",),
     "spearman": ("regression", "text_similarity"),
     "teacher_forced_match": ALL,

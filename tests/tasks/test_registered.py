@@ -30,6 +30,7 @@ TASKS = list(load_registry().all("task").values())
 WITH_CANDIDATES = ("classification", "multiple_choice")
 RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
 MODELS = {
+    "chat": "pocket-decoder",
     "plain_text": "pocket-decoder",
     "text_pairs": "pocket-encoder",
     "text_similarity": "pocket-encoder",
@@ -59,6 +60,7 @@ def options_for(name: str, write: Write) -> list[str]:
     generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "chat": [{"prompt": r["question"], "completion": r["answer"]} for r in examinations(ROWS)],
         "plain_text": [{"text": r["text"]} for r in tweets(ROWS)],
         "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
         "text_pairs": [{"anchor": r["question"], "positive": r["answer"]} for r in examinations(ROWS)],
@@ -121,7 +123,7 @@ def test_every_task_declares_its_kind_metrics_and_options(entry: Entry) -> None:
     assert component.metrics
     registry = load_registry()
     values = [v for name in component.metrics for v in registry.find("metric", name).component().value_names]  # type: ignore[call-arg,attr-defined]
-    assert component.selection_metric in values
+    assert component.selection_metric in [*values, "loss"]
     undocumented = [k for k, text in option_descriptions(component).items() if k != "name" and not text]
     assert not undocumented
     if entry.name in ("tweet_eval", "ag_news", "commonsense_qa", "race", "race_distractors"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from peftkit.components import StepStats
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CollatedBatch, keys_of, num_rows
+from peftkit.models.batches.collated_batch import CollatedBatch, keys_of, num_rows, with_tensors
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
@@ -156,7 +156,7 @@ class TrainStep:
 
     def _accumulate(self, batches: list[dict[str, Tensor]], targets: int, step: int) -> Tensor:
         total_loss = torch.zeros((), device=self.accelerator.device)
-        self.microbatches = [part for batch in batches for part in self._microbatches(batch)]
+        self.microbatches = self._with_statistics([part for batch in batches for part in self._microbatches(batch)])
         if self.compiled is not None:
             self.compiled.check(lambda: self._gradients_of(self.microbatches[0], targets, step))
         self._seed_dropout(step)
@@ -171,6 +171,14 @@ class TrainStep:
                 with self._storing(microbatch, step):
                     total_loss += self._backpropagate(microbatch, targets, last=last)
         return total_loss
+
+    def _with_statistics(self, microbatches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Add the sums over the rows of all microbatches and processes that the losses depend on."""
+        sums = self.objective.statistics(self.module, microbatches)
+        if not sums:
+            return microbatches
+        sums = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
+        return [with_tensors(microbatch, sums) for microbatch in microbatches]
 
     def _outputs(self, microbatch: dict[str, Tensor], number: int, *, step: int) -> Tensor:
         """Return the outputs of a microbatch that are compared, of shape (texts, width)."""
