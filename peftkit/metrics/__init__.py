@@ -22,6 +22,7 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
+from peftkit.metrics.extracted_answers import ExtractedMatch, Unextractable
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall
@@ -47,6 +48,7 @@ __all__ = [
     "EvaluateMetric",
     "ExactMatch",
     "ExactSet",
+    "ExtractedMatch",
     "F1Macro",
     "MatthewsCorrelation",
     "MeanAbsoluteError",
@@ -65,6 +67,7 @@ __all__ = [
     "Squad",
     "TeacherForcedMatch",
     "TokenAccuracy",
+    "Unextractable",
     "UnknownLabels",
     "Unparsable",
     "register_metrics",
@@ -89,6 +92,7 @@ def register_metrics() -> list[type[Metric]]:
         EntityF1,
         ExactMatch,
         ExactSet,
+        ExtractedMatch,
         F1,
         F1Macro,
         MatthewsCorrelation,
@@ -107,6 +111,7 @@ def register_metrics() -> list[type[Metric]]:
         Squad,
         Spearman,
         TeacherForcedMatch,
+        Unextractable,
         UnknownLabels,
         Unparsable,
         TokenAccuracy,

@@ -45,6 +45,7 @@ KINDS = {
     "exact_match": (*ALL, "chat"),
     "exact_set": ("multi_label",),
     "f1": LABELS,
+    "extracted_match": TEXT,
     "f1_macro": LABELS,
     "mae": ("regression",),
     "matthews_correlation": LABELS,
@@ -62,6 +63,7 @@ KINDS = {
     "squad": ("span_qa",),
     "spearman": ("regression", "text_similarity"),
     "teacher_forced_match": ALL,
+    "unextractable": TEXT,
     "unknown_labels": ("multi_label",),
     "unparsable": ("regression",),
     "token_accuracy": ("token_tagging",),
@@ -92,7 +94,10 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert {metric.name: metric.kinds for metric in REGISTERED} == KINDS
     assert len(REGISTERED) == len(register_metrics())
     lower = [metric.name for metric in REGISTERED if not metric.higher_is_better]
-    assert lower == ["answer_leakage", "bits_per_byte", "mae", "mse", "perplexity", "unknown_labels", "unparsable"]
+    assert lower == [
+        *("answer_leakage", "bits_per_byte", "mae", "mse", "perplexity", "unextractable", "unknown_labels"),
+        "unparsable",
+    ]
     others = {metric.name: metric.input for metric in REGISTERED if metric.input != "prediction"}
     assert others == {
         **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
@@ -136,7 +141,9 @@ def test_scores_do_not_depend_on_the_order_of_rows(metric: EvaluateMetric, data:
 
 @EACH
 def test_empty_predictions_score_zero(metric: EvaluateMetric) -> None:
-    if metric.input == "prediction":  # the teacher-forced score counts an empty prediction as the last label
+    if (
+        metric.input == "prediction" and metric.name != "unextractable"
+    ):  # the teacher-forced score counts an empty prediction as the last label
         assert all(value == 0 for value in metric.compute(*rows([("", text) for text in TEXTS])).values())
 
 
@@ -234,6 +241,7 @@ def test_scores_are_means_of_per_example_scores() -> None:
     assert {metric.name for metric in metrics} == {
         *("answer_leakage", "distractor_assignment", "distractor_distinctness", "distractor_match"),
         *("distractor_novelty", "exact_match", "rouge", "accuracy", "entity_f1", "token_accuracy"),
+        *("extracted_match", "unextractable"),
     }
     for metric in metrics:
         each = metric.compute_per_example(predictions, right, examples)

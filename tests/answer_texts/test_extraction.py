@@ -1,0 +1,109 @@
+"""Answers that end an explanation."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftkit.answer_texts.extraction import (
+    extract_boxed,
+    extract_choice_letter,
+    extract_hash,
+    extract_last_number,
+    parse_exact_number,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She has 3 + 4 = 7 eggs.", "7"),
+        ("That is $1,234.50.", "$1,234.50"),
+        ("It grew by 25%", "25%"),
+        ("so -3", "-3"),
+        ("x = .5", ".5"),
+        ("three quarters, 3/4, remain", "3/4"),
+        ("In 2,000 and 20,00", "00"),
+        ("Model B2B has none", None),
+        ("no number", None),
+        ("", None),
+        ("7.", "7"),
+        ("between 3-5", "5"),
+        ("1.2.3", "1.2"),
+    ],
+)
+def test_the_last_number(text: str, number: str | None) -> None:
+    assert extract_last_number(text) == number
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_every_integer_is_extracted_and_parsed(number: int) -> None:
+    for text in (str(number), f"{number:,}"):
+        extracted = extract_last_number(f"The answer is {text}.")
+        assert extracted == text
+        assert parse_exact_number(text) == number
+
+
+@given(st.decimals(min_value=-1000, max_value=1000, places=3))
+def test_every_decimal_is_extracted_and_parsed(number: object) -> None:
+    assert extract_last_number(f"so x = {number} metres") == str(number)
+    assert parse_exact_number(str(number)) == Fraction(str(number))
+
+
+def test_the_line_after_hashes() -> None:
+    assert extract_hash("3 + 4 = 7\n#### 7\n") == "7"
+    assert extract_hash("#### 1\n#### two words") == "two words"
+    assert extract_hash("## 7") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"Hence \boxed{42}.", "42"),
+        (r"\boxed{1} or \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\fbox{x^{2}}", "x^{2}"),
+        (r"\boxed{1", None),
+        ("boxed{1}", None),
+    ],
+)
+def test_the_last_box(text: str, answer: str | None) -> None:
+    assert extract_boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is (B).", "B"),
+        ("The answer is B", "B"),
+        ("answer: c", "C"),
+        ("B", "B"),
+        ("(D)", "D"),
+        ("A. because it is a bird", "A"),
+        ("It is neither A) nor B), so the answer is **C**", "C"),
+        ("I think so", None),
+        ("", None),
+    ],
+)
+def test_the_letter_of_a_choice(text: str, letter: str | None) -> None:
+    assert extract_choice_letter(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1,200", Fraction(1200)),
+        ("$3.50", Fraction(7, 2)),
+        ("25%", Fraction(25)),
+        ("3/4", Fraction(3, 4)),
+        ("7.0", Fraction(7)),
+        ("7.", Fraction(7)),
+        ("3/0", None),
+        ("seven", None),
+        ("", None),
+    ],
+)
+def test_exact_numbers(text: str, number: Fraction | None) -> None:
+    assert parse_exact_number(text) == number
