@@ -21,7 +21,8 @@ from peftkit.components.inputs import (
 from peftkit.components.meter import Meter
 from peftkit.components.method import Method
 from peftkit.components.metric import Metric
-from peftkit.components.objective import Objective, ObjectiveContext
+from peftkit.components.objective import Objective
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.preset import Preset
 from peftkit.components.search_space import PublishedRate, Range, SearchSpace
 from peftkit.components.task import Task

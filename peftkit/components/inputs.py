@@ -339,8 +339,10 @@ class ObjectiveSettings:
         num_beams: Beams of beam search; 1 is greedy.
         scoring: Whether candidates are ranked by the sum of their token log-likelihoods (``sum``), or by the mean per
             token (``norm``).
+        stop: Texts that end a generated text.
     """
 
     max_new_tokens: int = 48
     num_beams: int = 1
     scoring: str = "sum"
+    stop: tuple[str, ...] = ()

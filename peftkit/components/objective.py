@@ -1,92 +1,27 @@
-"""The base class of objectives, and what they are given."""
+"""The base class of objectives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.family_services import Batch, FamilyServices, ReferenceModel
+from peftkit.components.family_services import Batch
 from peftkit.components.inputs import (
     IGNORE_INDEX,
-    CandidateScores,
     Example,
     Head,
     ModelKind,
-    ObjectiveSettings,
     Prediction,
     Row,
     TaskKind,
 )
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.task import Task
-from peftkit.errors import PluginError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class ObjectiveContext:
-    """What the methods of an objective are given.
-
-    Attributes:
-        family: The services of the model's family.
-        model_kind: The kind of model.
-        tokenizer: The tokenizer of transformers.
-        config: The model's config.
-        task: The task of the recipe.
-        settings: The recipe's settings.
-        device: The model's device.
-        cache: Values that live as long as one evaluation, by name.
-        reference_model: The base model, for objectives with ``needs_reference``; None where nothing is trained or
-            predicted.
-    """
-
-    family: FamilyServices
-    model_kind: ModelKind
-    tokenizer: Any
-    config: Any
-    task: Task
-    settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    device: Any = "cpu"
-    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    reference_model: ReferenceModel | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def reference(self) -> ReferenceModel:
-        """The base model.
-
-        Raises:
-            PluginError: The objective does not declare that it needs it.
-        """
-        if self.reference_model is None:
-            raise PluginError("an objective that compares with the base model needs needs_reference = True")
-        return self.reference_model
-
-    def for_evaluation(self, device: torch.device) -> ObjectiveContext:
-        """Return the context of a new evaluation.
-
-        Args:
-            device: The model's device.
-        """
-        return replace(self, device=device, cache={})
-
-    def score_candidates(self, model: nn.Module, rows: Sequence[Row]) -> CandidateScores:
-        """Score the candidates of a batch of rows.
-
-        The fastest way that gives the right scores is determined once in each evaluation.
-
-        Args:
-            model: The model, in evaluation mode.
-            rows: One batch of rows.
-        """
-        if "candidate_scorer" not in self.cache:
-            self.cache["candidate_scorer"] = self.family.candidate_scorer(model)
-        scores: CandidateScores = self.cache["candidate_scorer"](rows, self.device)
-        return scores
 
 
 class Objective(Component):

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from peftkit.components import Example, Metric, Objective, Prediction
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.errors import PeftkitError, RunError, summarize_error
 from peftkit.models import BoundObjective

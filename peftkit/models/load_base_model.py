@@ -20,7 +20,7 @@ from peftkit.components import ApplyContext, ModelKind
 from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.inputs import ObjectiveSettings
 from peftkit.components.model_parts import check_names
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
@@ -312,8 +312,8 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
     )
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)
-    evaluation = recipe.evaluate
-    settings = ObjectiveSettings(evaluation.max_new_tokens, evaluation.num_beams, evaluation.scoring)
+    evaluate = recipe.evaluate
+    settings = ObjectiveSettings(evaluate.max_new_tokens, evaluate.num_beams, evaluate.scoring, evaluate.stop)
     context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
     bound = BoundObjective(objective, family, context, auto_class)
     return bound.with_reference(expected_reference(family, recipe)) if objective.needs_reference else bound

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from peftkit.components import Example, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import ChatTemplate
 from peftkit.components.inputs import Row, TrainOn
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.objectives.completions import count_unknown_targets, score_trained_tokens
 
 if TYPE_CHECKING:
@@ -91,11 +91,9 @@ class ChatCompletion(Objective):
         has_targets: bool,
     ) -> list[Prediction]:
         """Generate the last message; the loss is that of everything that is trained on."""
-        family, settings = context.family, context.settings
         predictions = score_trained_tokens(model, rows, context) if has_targets else [{} for _ in rows]
         template = self._load_template(context)
-        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "num_beams": settings.num_beams}
-        texts = family.generate(model, rows, context.device, stop_ids=template.stop_ids, **options)
+        texts = context.generate(model, rows, stop_ids=template.stop_ids)
         for prediction, text in zip(predictions, texts, strict=True):
             prediction["prediction"] = text.removeprefix(template.answer_start).strip()
         return predictions

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
 from peftkit.components.inputs import Row, RunSpec
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.errors import InputError
 from peftkit.example_tables import NORM_SUFFIX
 from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceObjective
@@ -104,11 +104,7 @@ class FreeGeneration(Completion):
             scores = context.score_candidates(model, rows)
             for prediction, sums, tokens in zip(predictions, scores.loglikelihoods, scores.num_tokens, strict=True):
                 prediction |= {"loss": -sums[0], "tokens": tokens[0]}
-        settings = context.settings
-        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "num_beams": settings.num_beams}
-        for prediction, text in zip(
-            predictions, context.family.generate(model, rows, context.device, **options), strict=True
-        ):
+        for prediction, text in zip(predictions, context.generate(model, rows), strict=True):
             prediction["prediction"] = text
         return predictions
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from peftkit.components import Example, Prediction
 from peftkit.components.family_services import Batch
 from peftkit.components.inputs import Row
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.objectives.text_vectors import VectorObjective, model_prompts
 from peftkit.text_normalization import collapse_blanks
 

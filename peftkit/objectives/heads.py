@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from peftkit.components import Example, Head, ModelKind, Task
 from peftkit.components.inputs import Row
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceObjective
 
 

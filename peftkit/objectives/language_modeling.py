@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
 from peftkit.components.inputs import Row
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,18 +110,15 @@ class CausalLanguageModeling(Objective):
 
     def _continue(self, model: nn.Module, rows: Sequence[Row], context: ObjectiveContext) -> list[Prediction]:
         """Generate what follows each text; ``prediction`` is what metrics of texts would score, so it stays empty."""
-        settings, family = context.settings, context.family
+        family = context.family
         prompts = []
         for row in rows:
             _, start, _ = row["blocks"][0]
             first = max(start, len(row["source"]) - max(1, family.max_source_length - start))
             prompt = [*row["source"][:start], *row["source"][first:]]
             prompts.append({**row, "source": prompt, "candidates": [[]], "answer": 0})
-        options: dict[str, Any] = {
-            "max_new_tokens": min(settings.max_new_tokens, family.max_target_length),
-            "num_beams": settings.num_beams,
-        }
-        texts = family.generate(model, prompts, context.device, **options)
+        number = min(context.settings.max_new_tokens, family.max_target_length)
+        texts = context.generate(model, prompts, max_new_tokens=number)
         return [{"prediction": "", "continuation": text} for text in texts]
 
     def answer(self, example: Example) -> str:

@@ -12,7 +12,7 @@ from peftkit.answer_texts.number_texts import format_number, join_numbers, parse
 from peftkit.components import Example, Head, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.inputs import Row
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.errors import InputError, RowError
 from peftkit.objectives.completions import FreeGeneration
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from peftkit.components import Head, ModelKind, Objective, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.inputs import Row
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.errors import InputError, comma_separated
 
 if TYPE_CHECKING:

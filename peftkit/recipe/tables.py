@@ -353,6 +353,8 @@ class EvaluateConfig(ConfigTable):
     """The largest number of generated tokens."""
     num_beams: int = Field(default=1, gt=0)
     """Beams of beam search; 1 is greedy."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a generated text; the first of them is removed with what follows."""
     set: tuple[EvaluationSet, ...] = ()
     """Further sets of rows to evaluate, each under `[[evaluate.set]]`."""
 
@@ -361,6 +363,13 @@ class EvaluateConfig(ConfigTable):
     def _check_interval(cls, value: str) -> str:
         parse_interval(value)
         return value
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(texts):
+            raise ValueError("an empty text ends every text")
+        return texts
 
 
 class WandbConfig(ConfigTable):

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from peftkit import Example, Objective, ObjectiveContext
-from peftkit.components.inputs import CandidateScores
-from peftkit.components.objective import ObjectiveSettings
+from peftkit.components.inputs import CandidateScores, ObjectiveSettings
 from peftkit.testing.run_checks import Colours
 
 

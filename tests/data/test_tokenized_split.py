@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from peftkit import Example
 from peftkit.components.inputs import Row
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.data.dataloader import StreamingRows
 from peftkit.data.examples import text_hash
 from peftkit.data.token_cache import STATISTICS_COLUMNS

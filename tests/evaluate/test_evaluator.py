@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from peftkit.answer_texts.label_sets import label_extra
 from peftkit.components import Example
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.data.tokenized_split import SplitStatistics, TokenizedSplit, tokenize_examples
 from peftkit.errors import RunError
 from peftkit.evaluate.evaluator import evaluate, resolve_selection_metric

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from peftkit import Example
-from peftkit.components.objective import ObjectiveContext
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.errors import RowError
 from peftkit.models.encoder import SequenceClassifier
 from peftkit.objectives import FreeGeneration, SpanQaGeneration, SpanQaHead

@@ -12,9 +12,10 @@ import torch
 
 from peftkit import Example, RowError
 from peftkit.components import ModelKind
-from peftkit.components.inputs import CandidateScores, RunSpec
-from peftkit.components.objective import ObjectiveContext, ObjectiveSettings
+from peftkit.components.inputs import CandidateScores, ObjectiveSettings, RunSpec
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.models import BoundObjective
+from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.testing.tokenizers import tokenizer
 from tests.tiny_runs import ColourText, bind_objective
@@ -90,7 +91,7 @@ def test_texts_are_generated_as_the_recipe_says() -> None:
     context = context_with(services, max_new_tokens=7, num_beams=3)
     predictions = FreeGeneration().predict(model, rows, TEXTS, context, has_targets=True)
     assert predictions == [{"loss": 1.5, "tokens": 3, "prediction": f"text {i}"} for i in (0, 1)]
-    assert services.options == {"max_new_tokens": 7, "num_beams": 3}
+    assert services.options == {"max_new_tokens": 7, "num_beams": 3, "stop_ids": ()}
 
 
 def test_generated_texts_without_answers_are_not_scored() -> None:
@@ -175,3 +176,15 @@ def test_options_of_decoders_are_refused_for_encoder_decoders(options: dict[str,
     assert "an encoder-decoder reads source and target apart" in reason
     assert component.incompatible_with(RunSpec("decoder", "generation", False, "no")) == []
     assert FreeGeneration().incompatible_with(RunSpec("encoder-decoder", "generation", False, "no")) == []
+
+
+@pytest.mark.parametrize(("kind", "model"), [("encoder-decoder", "pocket-t5"), ("decoder", "pocket-decoder")])
+def test_generated_texts_end_before_the_first_text_of_stop(kind: ModelKind, model: str, make: Any) -> None:
+    base = load_base(make(kind, f"model.name={model}", "task.name=colour_text"))
+    context = base.objective.for_evaluation(torch.device("cpu"))
+    rows = base.objective.tokenize(TEXTS, training=False)
+    whole = context.generate(base.model.eval(), rows, max_new_tokens=12)
+    stop = tuple(text.split()[-1] for text in whole)
+    stopping = replace(context, settings=replace(context.settings, stop=stop))
+    for text, short in zip(whole, stopping.generate(base.model, rows, max_new_tokens=12), strict=True):
+        assert short == text[: min(text.index(each) for each in stop if each in text)].strip()

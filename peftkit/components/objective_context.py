@@ -1,0 +1,105 @@
+"""What the methods of an objective are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from peftkit.components.family_services import FamilyServices, ReferenceModel
+from peftkit.components.inputs import CandidateScores, ModelKind, ObjectiveSettings, Row
+from peftkit.components.task import Task
+from peftkit.errors import PluginError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ObjectiveContext:
+    """What the methods of an objective are given.
+
+    Attributes:
+        family: The services of the model's family.
+        model_kind: The kind of model.
+        tokenizer: The tokenizer of transformers.
+        config: The model's config.
+        task: The task of the recipe.
+        settings: The recipe's settings.
+        device: The model's device.
+        cache: Values that live as long as one evaluation, by name.
+        reference_model: The base model, for objectives with ``needs_reference``; None where nothing is trained or
+            predicted.
+    """
+
+    family: FamilyServices
+    model_kind: ModelKind
+    tokenizer: Any
+    config: Any
+    task: Task
+    settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    device: Any = "cpu"
+    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    reference_model: ReferenceModel | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def reference(self) -> ReferenceModel:
+        """The base model.
+
+        Raises:
+            PluginError: The objective does not declare that it needs it.
+        """
+        if self.reference_model is None:
+            raise PluginError("an objective that compares with the base model needs needs_reference = True")
+        return self.reference_model
+
+    def for_evaluation(self, device: torch.device) -> ObjectiveContext:
+        """Return the context of a new evaluation.
+
+        Args:
+            device: The model's device.
+        """
+        return replace(self, device=device, cache={})
+
+    def generate(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        *,
+        stop_ids: Sequence[int] = (),
+        max_new_tokens: int | None = None,
+    ) -> list[str]:
+        """Generate a text for each row, up to the first text of ``settings.stop``.
+
+        Args:
+            model: The model, in evaluation mode.
+            rows: One batch of rows.
+            stop_ids: The ids that end a text; the end of text if empty.
+            max_new_tokens: The largest number of generated tokens; that of the settings if None.
+        """
+        stop, number = self.settings.stop, max_new_tokens or self.settings.max_new_tokens
+        options: dict[str, Any] = {"max_new_tokens": number, "num_beams": self.settings.num_beams}
+        if stop:
+            options |= {"stop_strings": [*stop], "tokenizer": self.tokenizer}
+        texts = self.family.generate(model, rows, self.device, stop_ids=stop_ids, **options)
+        return [_before_first(text, stop) for text in texts]
+
+    def score_candidates(self, model: nn.Module, rows: Sequence[Row]) -> CandidateScores:
+        """Score the candidates of a batch of rows.
+
+        The fastest way that gives the right scores is determined once in each evaluation.
+
+        Args:
+            model: The model, in evaluation mode.
+            rows: One batch of rows.
+        """
+        if "candidate_scorer" not in self.cache:
+            self.cache["candidate_scorer"] = self.family.candidate_scorer(model)
+        scores: CandidateScores = self.cache["candidate_scorer"](rows, self.device)
+        return scores
+
+
+def _before_first(text: str, stop: Sequence[str]) -> str:
+    """Return the part of a text before the first of some texts."""
+    return text[: min([text.index(each) for each in stop if each in text], default=None)].strip() if stop else text
