@@ -23,6 +23,7 @@ from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError
+from peftkit.hub_commits import ask_hub
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
 from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
@@ -41,7 +42,7 @@ from peftkit.models.method_errors import check_weights, explain_method_errors, w
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.raw_recipe import format_key
-from peftkit.recipe.resolve import architectures_problem, model_kind, model_path
+from peftkit.recipe.resolve import architectures_problem, is_local_model, model_kind, model_path
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
 """Heads, which are new or tied to embeddings, and so stay unquantized."""
@@ -221,6 +222,8 @@ def _path_and_options(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
     if recipe.model.revision:
         options["revision"] = recipe.model.revision
+    if not is_local_model(recipe.model.name):
+        ask_hub("model", recipe.model.name)
     return str(model_path(recipe.model.name)), options
 
 
