@@ -11,6 +11,8 @@ from peftkit.components.inputs import Example, OptionProblem, SkippedRow, TaskKi
 from peftkit.errors import MissingFieldsError, summarize_error
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import DatasetDict
 
 PLACEHOLDERS = 0xF0000
@@ -66,6 +68,10 @@ class Task(Component):
         """Whether ``train`` is a ``datasets.IterableDataset`` of unknown length."""
         return False
 
+    def data_files(self) -> Sequence[Path]:
+        """Return the files and folders on this machine that ``load`` reads, if options do not name them as they are."""
+        return ()
+
     def load(self) -> DatasetDict:
         """Load the data.
 
@@ -92,6 +98,17 @@ class Task(Component):
             The problems; empty by default.
         """
         return ()
+
+    def options_for_bad_rows(self) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        """Find the options that skip the invalid rows of the data, for ``peftkit init``; none by default.
+
+        Returns:
+            The options, and comments on them.
+
+        Raises:
+            InputError: Too many rows are invalid.
+        """
+        return {}, {}
 
     def resolve_revision(self) -> str | None:
         """Look up the commit of the hub data set that ``load`` would read now.

@@ -37,7 +37,8 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
     if not (of_the_task or recipe.task.is_streaming):
         del tables["task"]
-    files: set[Path] = set()
+    named = "task" in tables
+    files = {file for file in recipe.task.data_files() if file.is_file()} if named else set[Path]()
     for text in _strings(tables):
         with suppress(OSError, ValueError):  # not a path, such as a long prompt
             path = Path(text)

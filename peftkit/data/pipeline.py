@@ -180,6 +180,11 @@ def prepare_data(
     if tokens is not None and size is not None:
         parts = recipe.train.gradient_accumulation_steps * accelerator.num_processes
         check_step_sizes(step_sizes(train["length"][:], tokens), tokens, parts)  # type: ignore[index]
+    if objective.component.compares_rows and batch == 1 and tokens is None:
+        raise InputError(
+            f"train.batch_size: an optimizer step has one row, but {objective.component.name!r} compares the rows of a "
+            "step; raise it, or train.gradient_accumulation_steps"
+        )
     if len(train_sample.statistics) < batch:
         raise RunError(
             f"one optimizer step takes {batch} rows (batch_size × gradient_accumulation_steps × processes), but the "

@@ -36,7 +36,8 @@ def compute_baselines(recipe: Recipe, data: PreparedData) -> BaselineScores:
 
     ``constant`` always gives the answer that scores best on the split itself (see ``best_answer``); ``majority`` gives
     the most frequent answer of the training rows; ``random`` draws among the labels or choices, or among the training
-    rows' answers if text is generated. The answer of a multiple-choice task is the number of a choice.
+    rows' answers if text is generated. The answer of a multiple-choice task is the number of a choice. Predictions that
+    are no texts, such as rankings, have no constant; what they score at random is computed by the metrics.
 
     Args:
         recipe: The recipe of the run; its seed is used.
@@ -159,7 +160,11 @@ def _score_random(
         )
 
     draws = [_score(recipe, split, draw) for _ in range(number)]
-    return {key: sum(each[key] for each in draws) / number for key in draws[0]}
+    expected: dict[str, float] = {}
+    for metric in recipe.metric:
+        with explain_metric_errors(metric):
+            expected |= metric.compute_by_chance(split.examples)
+    return {key: sum(each[key] for each in draws) / number for key in draws[0]} | expected
 
 
 def _score(recipe: Recipe, split: TokenizedSplit, answer: Callable[[Example], str]) -> dict[str, float]:

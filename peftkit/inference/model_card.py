@@ -72,7 +72,7 @@ def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -
     auto_class = needed.auto_class if needed else FAMILIES[kind].auto_class if kind else "AutoModel"
     name, dtype = recipe.model.name, f"dtype=torch.{recipe.model.dtype}"
     # A head with a different number of labels is replaced by the one in the files.
-    head = f", num_labels={needed.outputs}, ignore_mismatched_sizes=True" if needed else ""
+    head = f", num_labels={needed.outputs}, ignore_mismatched_sizes=True" if needed and needed.outputs else ""
     if needed and needed.problem_type:
         head = f", problem_type={needed.problem_type!r}{head}"
     base = f"base = {auto_class}.from_pretrained({name!r}, {dtype}{head})"

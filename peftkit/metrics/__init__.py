@@ -23,6 +23,7 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
+from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall
 from peftkit.metrics.tag_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
@@ -48,11 +49,14 @@ __all__ = [
     "MatthewsCorrelation",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
+    "MeanReciprocalRank",
     "MeanSquaredError",
     "MultiLabelF1",
+    "Ndcg",
     "Pearson",
     "Perplexity",
     "PrecisionMacro",
+    "Recall",
     "RecallMacro",
     "Rouge",
     "Spearman",
@@ -87,11 +91,14 @@ def register_metrics() -> list[type[Metric]]:
         MatthewsCorrelation,
         MeanAbsoluteError,
         MeanAveragePrecision,
+        MeanReciprocalRank,
         MeanSquaredError,
         MultiLabelF1,
+        Ndcg,
         Pearson,
         Perplexity,
         PrecisionMacro,
+        Recall,
         RecallMacro,
         Rouge,
         Squad,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
-from peftkit.components.family_services import ScoreCandidates
+from peftkit.components.family_services import ChatTemplate, ScoreCandidates
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
@@ -22,17 +22,19 @@ from peftkit.models.lengths.truncation import truncate_context, truncate_end, tr
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
+    decode_generated,
     describe_ids_without_embedding,
     detect_special_tokens,
     embedding_size,
     find_eos_id,
     token_ids,
 )
+from peftkit.models.text_states import TextStates, no_model_file
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
 
 
 @dataclass(frozen=True)
-class ModelFamily:
+class ModelFamily(TextStates):
     """Turns examples into tensors, losses and scores for one architecture.
 
     Attributes:
@@ -46,6 +48,7 @@ class ModelFamily:
         all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
         source_remedy: what to do about sources that are too long.
         target_remedy: what to do about targets that are too long.
+        read_model_file: reads a JSON file of the model, by its name; returns None if there is no such file.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -58,6 +61,7 @@ class ModelFamily:
     all_logits: bool = False
     source_remedy: str = LONGER_SOURCES
     target_remedy: str = LONGER_TARGETS
+    read_model_file: Callable[[str], Any] = no_model_file
 
     auto_class: ClassVar[str]
     """Name of the transformers class that loads the model."""
@@ -71,11 +75,7 @@ class ModelFamily:
 
     @cached_property
     def eos_id(self) -> int:
-        """The id that ends targets and stops generation.
-
-        Raises:
-            InputError: neither the tokenizer nor the config has one.
-        """
+        """The id that ends targets and stops generation."""
         return find_eos_id(self.tokenizer, self.config)
 
     @cached_property
@@ -100,27 +100,21 @@ class ModelFamily:
         return [*dict.fromkeys(filter(None, problems))]
 
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
-        """Return the ids if all of them have an embedding.
-
-        Raises:
-            RowError: the model has no embedding for one of them.
-        """
+        """Return the ids, or raise a RowError if one of them has no embedding."""
         if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
             raise RowError(field, problem)
         return ids
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
-        """Tokenize examples whose targets continue their sources.
+        """Tokenize examples whose targets continue their sources; see ``FamilyServices``.
 
         Args:
             examples: the examples.
             ranked: whether to tokenize all candidates, or only the target.
             generated: whether targets must be texts that the model can generate.
-
-        Raises:
-            RowError: an example cannot be tokenized or does not fit the length limits.
+            join: the text between source and target.
         """
         raise NotImplementedError
 
@@ -130,6 +124,15 @@ class ModelFamily:
 
     def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Tokenize texts that are predicted as a whole; see ``FamilyServices``."""
+        raise NotImplementedError
+
+    def load_chat_template(self, template: str, variables: Mapping[str, Any]) -> ChatTemplate:
+        """Return how conversations are tokenized.
+
+        Args:
+            template: a Jinja template; that of the tokenizer if empty.
+            variables: further variables of the template.
+        """
         raise NotImplementedError
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
@@ -143,11 +146,7 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize each candidate as a pair with its source; the source is truncated if a pair is too long.
-
-        Raises:
-            RowError: a candidate leaves no room for the source, or two candidates have the same ids.
-        """
+        """Tokenize each candidate as a pair with its source; see ``FamilyServices``."""
         raise NotImplementedError
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
@@ -230,7 +229,13 @@ class ModelFamily:
         return partial(self.loglikelihoods, model)
 
     def generate(
-        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
+        self,
+        model: nn.Module,
+        rows: Sequence[TokenizedRow],
+        device: torch.device,
+        *,
+        stop_ids: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
         """Generate a text for the source of each row.
 
@@ -238,6 +243,7 @@ class ModelFamily:
             model: the model, in evaluation mode.
             rows: one batch of tokenized rows.
             device: the model's device.
+            stop_ids: the ids that end a text; the end of text if empty.
             options: further arguments of ``model.generate``.
         """
         raise NotImplementedError
@@ -322,12 +328,6 @@ class ModelFamily:
         ids = truncate_end(ids, self.max_source_length, self.special_tokens, self.source_remedy)
         return self._check_ids(ids, "source", "encoder")
 
-    def _decode(self, generated: Sequence[list[int]]) -> list[str]:
-        """Decode the generated ids of each row, up to the end of text and without special tokens."""
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        lines = [ids[: ids.index(self.eos_id) if self.eos_id in ids else None] for ids in generated]
-        return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
-
     def _check_target(self, ids: list[int], text: str, *, generated: bool) -> list[int]:
         """Return the ids of a target, end of text included, if all have an embedding.
 
@@ -347,7 +347,7 @@ class ModelFamily:
                 f"{text!r} contains the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r}, which is "
                 "removed from predictions; add it to the tokenizer as a token that is not special",
             )
-        if generated and self.contains_unk(ids) and not self._decode([ids])[0]:
+        if generated and self.contains_unk(ids) and not decode_generated(self.tokenizer, ids, [self.eos_id]):
             raise RowError("target", f"{text!r} has no token in the model's vocabulary")
         return ids
 

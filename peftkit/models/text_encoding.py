@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -229,3 +229,15 @@ def decode_exactly(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> st
         ids: token ids.
     """
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def decode_generated(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_ids: Sequence[int]) -> str:
+    """Decode generated ids up to the first one that ends a text, without special tokens.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        ids: the generated ids.
+        stop_ids: the ids that end a text.
+    """
+    kept = [*takewhile(lambda each: each not in stop_ids, ids)]
+    return str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()

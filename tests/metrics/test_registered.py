@@ -27,34 +27,38 @@ TEXTS = ("one red fox; two blue cats; three green dogs", "rain fell; snow came; 
 NOISE = ("", "nonsense", "one red fox; one red fox", "right", "to eat; to eat; to go")
 
 LABELS, ALL = ("classification",), ("classification", "multiple_choice", "generation")
+TEXT = ("generation", "chat")
 KINDS = {
     "accuracy": ("classification", "multiple_choice"),
     "answer_leakage": ("generation",),
     "balanced_accuracy": LABELS,
     "bits_per_byte": ("language_modeling",),
-    "bleu": ("generation",),
-    "chrf": ("generation",),
-    "distinct": ("generation",),
+    "bleu": TEXT,
+    "chrf": TEXT,
+    "distinct": TEXT,
     "distractor_assignment": ("generation",),
     "distractor_distinctness": ("generation",),
     "distractor_match": ("generation",),
     "distractor_novelty": ("generation",),
     "entity_f1": ("token_tagging",),
-    "exact_match": ALL,
+    "exact_match": (*ALL, "chat"),
     "exact_set": ("multi_label",),
     "f1_macro": LABELS,
     "mae": ("regression",),
     "matthews_correlation": LABELS,
     "mean_average_precision": ("multi_label",),
+    "mrr": ("embedding",),
     "mse": ("regression",),
     "multi_label_f1": ("multi_label",),
-    "pearson": ("regression",),
+    "ndcg": ("embedding",),
+    "pearson": ("regression", "text_similarity"),
     "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
+    "recall": ("embedding",),
     "recall_macro": LABELS,
-    "rouge": ("generation",),
+    "rouge": TEXT,
     "squad": ("span_qa",),
-    "spearman": ("regression",),
+    "spearman": ("regression", "text_similarity"),
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
     "unparsable": ("regression",),
@@ -91,6 +95,7 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert others == {
         **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
         "mean_average_precision": "probabilities",
+        **dict.fromkeys(("mrr", "ndcg", "recall"), "ranking"),
         "teacher_forced_match": "teacher_forced",
     }
 

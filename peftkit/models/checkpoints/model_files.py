@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 
@@ -277,6 +278,34 @@ def read_json(file: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_model_file(path: str, revision: str | None, name: str) -> Any:
+    """Read a JSON file of a model; a hub model's file is downloaded if it is not in the cache.
+
+    Args:
+        path: a local folder, or the name of a model on the hub.
+        revision: the revision of a hub model.
+        name: the name of the file, such as ``1_Pooling/config.json``.
+
+    Returns:
+        The content; None if the model has no such file.
+
+    Raises:
+        ModelError: the file is not valid JSON.
+    """
+    file = Path(path) / name
+    if not Path(path).is_dir():
+        try:
+            file = Path(hf_hub_download(path, name, revision=revision))
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return None
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name} of the model {path!r} is not valid JSON ({summarize_error(error)})") from error
 
 
 def weight_map(index: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from peftkit.tasks.sources.data_source import (
     HUB_NAME,
     SPLIT_NAMES,
     DataSource,
-    check_layout,
+    check_options,
     check_sizes,
     describe,
     files_of,
@@ -174,7 +174,7 @@ def locate_row(source: DataSource, split: str, index: int) -> tuple[str, int]:
     for file in dict(files_of(source)).get(name, ()):
         if is_saved_dataset(Path(file)):
             return file, number + 1
-        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.layout)
+        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.options)
         if number < length:
             return file, number + 1
         number -= length
@@ -204,7 +204,7 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
 
     splits: dict[str, Any] = {}
     files = dict(files_of(source))
-    check_layout(source, files)
+    check_options(source, files)
     if files:
         origins, problems = _split_names(source, list(files))
         for name in files:  # skip files of other names, which may be unreadable
@@ -216,7 +216,7 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
                     {name: files[name]},
                     streaming=streaming,
                     max_rows=source.rows_per_file,
-                    layout=source.layout,
+                    options=source.options,
                 )
             except InputError as error:
                 problems.append(error)
