@@ -27,7 +27,7 @@ from peftkit.hub_commits import ask_hub
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
 from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
-from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.execution_settings import check_quantization, reset_execution_settings
 from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
@@ -105,7 +105,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     config = text_model_config(name, kind, config, path, revision)
     restore_rope_fields(name, config)
     reset_execution_settings(config)
-    _check_quantization(recipe, config)
+    check_quantization(name, config, recipe.model.quantization, recipe.model.dtype)
     with explain_load_errors(name, path, revision):
         tokenizer = load_tokenizer(path, options)
     check_vocabulary(name, tokenizer)
@@ -233,24 +233,6 @@ def _path_and_options(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     if not is_local_model(recipe.model.name):
         ask_hub("model", recipe.model.name)
     return str(model_path(recipe.model.name)), options
-
-
-def _check_quantization(recipe: Recipe, config: Any) -> None:
-    """Reject weights that were saved quantized, unless the recipe asks for the same quantization."""
-    saved = getattr(config, "quantization_config", None)
-    if not saved:
-        return
-    settings: Mapping[str, Any] = saved if isinstance(saved, dict) else saved.to_dict()
-    quant_method = str(settings.get("quant_method", "")).rpartition(".")[2].lower() or "an unknown method"
-    bits = "4bit" if settings.get("load_in_4bit") else "8bit" if settings.get("load_in_8bit") else ""
-    bitsandbytes = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit")
-    if quant_method in bitsandbytes and bits == recipe.model.quantization:
-        return
-    alternative = f', or set model.quantization = "{bits}"' if bits else ""
-    raise ModelError(
-        f"the weights of {recipe.model.name!r} were saved quantized (by {quant_method}), but the recipe asks for "
-        f"{recipe.model.quantization or recipe.model.dtype}; use the original checkpoint{alternative}"
-    )
 
 
 def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
