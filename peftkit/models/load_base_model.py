@@ -150,11 +150,11 @@ def load_base(recipe: Recipe) -> LoadedBase:
         model, report = load(family.config)
         head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
-        if needed_head is None:  # otherwise no token is predicted
-            check_causality(recipe.model.name, kind, model)
     if needed_head is None or needed_head.outputs:  # otherwise the outputs are vectors
         passes = {"head": needed_head is not None, "generates": objective.component.generates}
         check_forward(recipe.model.name, kind, model, family, **passes)
+    if needed_head is None:  # otherwise no token is predicted
+        check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
         check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
     if recipe.model.quantization:
