@@ -16,6 +16,7 @@ SECONDS = 10.0
 RepositoryKind = Literal["model", "dataset"]
 
 _unreachable: list[bool] = []
+_answered: list[bool] = []
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +57,28 @@ def resolve_commit(kind: RepositoryKind, name: str, revision: str | None) -> str
                 commit,
             )
         return commit
+
+
+def ask_hub(kind: RepositoryKind, name: str) -> None:
+    """Switch the libraries offline if the Hub does not answer; it is asked until it has answered once.
+
+    The libraries would ask several times for each file of a repository, and wait for each answer.
+
+    Args:
+        kind: The kind of repository.
+        name: ``owner/name``.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if _answered or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().repo_info(name, repo_type=kind, timeout=SECONDS)
+    except Exception as error:  # a network error, an HTTP error, or a missing repository
+        if _is_network_error(error):
+            set_offline(True)
+            return
+    _answered.append(True)
 
 
 def hub_is_unreachable() -> bool:

@@ -13,7 +13,11 @@ import pytest
 import transformers  # noqa: F401 - it takes HfApi in annotations, and so must be imported before that is replaced
 from huggingface_hub import constants
 
-from peftkit.hub_commits import SECONDS, cached_commit, hub_is_unreachable, resolve_commit, snapshot
+from peftkit import hub_commits
+from peftkit.errors import PeftkitError
+from peftkit.hub_commits import SECONDS, ask_hub, cached_commit, hub_is_unreachable, resolve_commit, snapshot
+from peftkit.models import load_base_model
+from tests.tiny_runs import Make
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -26,7 +30,7 @@ class Hub:
         self.requests: list[dict[str, Any]] = []
         self.failure: Exception | None = None
 
-    def repo_info(self, name: str, *, repo_type: str, revision: str | None, timeout: float) -> Any:
+    def repo_info(self, name: str, *, repo_type: str, revision: str | None = None, timeout: float) -> Any:
         self.requests.append({"name": name, "revision": revision, "timeout": timeout})
         if self.failure:
             raise self.failure
@@ -39,6 +43,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_commits, "_unreachable", [])
+    monkeypatch.setattr(hub_commits, "_answered", [])
     return fake
 
 
@@ -122,3 +128,50 @@ def test_other_errors_do_not_mark_the_hub_as_unreachable(failure: Exception, hub
     assert resolve_commit("model", "org/tiny", None) is None
     assert not hub_is_unreachable()
     assert not constants.HF_HUB_OFFLINE
+
+
+def patch_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores what going offline changes."""
+    for module, name in (("datasets.config", "HF_HUB_OFFLINE"), ("datasets.config", "HF_DATASETS_OFFLINE")):
+        monkeypatch.setattr(f"{module}.{name}", False)
+    monkeypatch.setattr("transformers.utils.hub._is_offline_mode", False, raising=False)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_libraries(monkeypatch)
+    hub.failure = ConnectionError("no route")
+    for _ in range(3):
+        ask_hub("model", "org/tiny")
+    assert hub_is_unreachable()
+    assert len(hub.requests) == 1
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("404")])
+def test_a_hub_that_answers_is_asked_once(failure: Exception | None, hub: Hub) -> None:
+    hub.failure = failure
+    for _ in range(3):
+        ask_hub("model", "org/tiny")
+    assert not hub_is_unreachable()
+    assert len(hub.requests) == 1
+
+
+LOADERS: dict[str, Any] = {
+    "the config and tokenizer": lambda recipe: load_base_model.load_objective(recipe),
+    "the model": lambda recipe: load_base_model.load_base(recipe),
+    "the model without weights": lambda recipe: load_base_model.init_random_base(recipe, "meta"),
+    "the rows": lambda recipe: recipe.task.load(),
+}
+
+
+@pytest.mark.parametrize("what", LOADERS)
+def test_whatever_is_loaded_from_an_unreachable_hub_goes_offline_after_one_request(
+    what: str, hub: Hub, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_libraries(monkeypatch)
+    data = ("task.name=text_classification", "task.path=org/none", "task.text_column=text", "task.label_column=label")
+    recipe = make("encoder", *data, "model.name=org/none")
+    hub.failure = ConnectionError("no route")
+    with pytest.raises(PeftkitError):
+        LOADERS[what](recipe)
+    assert constants.HF_HUB_OFFLINE
+    assert len(hub.requests) == 1

@@ -144,7 +144,11 @@ class CandidateScorer:
             difference = abs(scores.loglikelihoods[i][n] - expected)
             return difference > tolerance(self.model, device) * max(1.0, abs(expected))
 
-        padded = {"sources": itemgetter(0), "targets": itemgetter(1), "texts": sum}
+        padded: dict[str, Callable[[tuple[int, int]], int]] = {
+            "sources": itemgetter(0),
+            "targets": itemgetter(1),
+            "texts": sum,
+        }
         if not all(ignores_padding(self.model, partial(differs, of), passes=name) for name, of in padded.items()):
             order = sorted(range(len(lengths)), key=lengths.__getitem__)
             for _, group in itertools.groupby(order, key=lengths.__getitem__):

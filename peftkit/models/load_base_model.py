@@ -23,10 +23,11 @@ from peftkit.components.model_parts import check_names
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError
+from peftkit.hub_commits import ask_hub
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
 from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
-from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.execution_settings import check_quantization, reset_execution_settings
 from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
@@ -42,7 +43,7 @@ from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.raw_recipe import format_key
-from peftkit.recipe.resolve import architectures_problem, model_kind, model_path
+from peftkit.recipe.resolve import architectures_problem, is_local_model, model_kind, model_path
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
 """Heads, which are new or tied to embeddings, and so stay unquantized."""
@@ -104,7 +105,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     config = text_model_config(name, kind, config, path, revision)
     restore_rope_fields(name, config)
     reset_execution_settings(config)
-    _check_quantization(recipe, config)
+    check_quantization(name, config, recipe.model.quantization, recipe.model.dtype)
     with explain_load_errors(name, path, revision):
         tokenizer = load_tokenizer(path, options)
     check_vocabulary(name, tokenizer)
@@ -149,9 +150,11 @@ def load_base(recipe: Recipe) -> LoadedBase:
         model, report = load(family.config)
         head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
-        if needed_head is None:  # otherwise no token is predicted
-            check_forward(recipe.model.name, kind, model, family, generates=objective.component.generates)
-            check_causality(recipe.model.name, kind, model)
+    if needed_head is None or needed_head.outputs:  # otherwise the outputs are vectors
+        passes = {"head": needed_head is not None, "generates": objective.component.generates}
+        check_forward(recipe.model.name, kind, model, family, **passes)
+    if needed_head is None:  # otherwise no token is predicted
+        check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
         check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
     if recipe.model.quantization:
@@ -229,25 +232,9 @@ def _path_and_options(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
     if recipe.model.revision:
         options["revision"] = recipe.model.revision
+    if not is_local_model(recipe.model.name):
+        ask_hub("model", recipe.model.name)
     return str(model_path(recipe.model.name)), options
-
-
-def _check_quantization(recipe: Recipe, config: Any) -> None:
-    """Reject weights that were saved quantized, unless the recipe asks for the same quantization."""
-    saved = getattr(config, "quantization_config", None)
-    if not saved:
-        return
-    settings: Mapping[str, Any] = saved if isinstance(saved, dict) else saved.to_dict()
-    quant_method = str(settings.get("quant_method", "")).rpartition(".")[2].lower() or "an unknown method"
-    bits = "4bit" if settings.get("load_in_4bit") else "8bit" if settings.get("load_in_8bit") else ""
-    bitsandbytes = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit")
-    if quant_method in bitsandbytes and bits == recipe.model.quantization:
-        return
-    alternative = f', or set model.quantization = "{bits}"' if bits else ""
-    raise ModelError(
-        f"the weights of {recipe.model.name!r} were saved quantized (by {quant_method}), but the recipe asks for "
-        f"{recipe.model.quantization or recipe.model.dtype}; use the original checkpoint{alternative}"
-    )
 
 
 def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:

@@ -71,7 +71,8 @@ def continuation_ids(
     """
     text = f"{prompt.text}{prompt.join}{target}"
     (ids,) = token_ids(tokenizer, [text], special=False)
-    expected = decode_exactly(tokenizer, [*template.prefix, *template.strip_prefix(ids)])
+    repeated = min(map(template.count_repeated, (ids, prompt.source_ids)))  # what the target begins with is kept
+    expected = decode_exactly(tokenizer, [*template.prefix, *ids[repeated:]])
     for continuation in _possible_continuations(tokenizer, ids, text, prompt, target):
         if decode_exactly(tokenizer, prompt.ids + continuation) == expected:
             return continuation

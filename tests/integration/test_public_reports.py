@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from peftkit import Example
 from peftkit.candidate_choice import argmax_candidate
@@ -17,10 +20,11 @@ from peftkit.errors import PeftkitError
 from peftkit.inference.finished_run import load_finished_run
 from peftkit.inference.predict import predict
 from peftkit.inference.save_merged import save_merged
-from peftkit.models import FAMILIES, IGNORE_INDEX
+from peftkit.models import FAMILIES, IGNORE_INDEX, CausalLM
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.run_checks import COLOURS
+from peftkit.testing.tokenizers import tokenizer
 from peftkit.train.run import run
 from tests.tiny_runs import Make
 
@@ -52,10 +56,9 @@ def test_words_that_csv_readers_treat_as_missing_are_texts(make: Make, registry:
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 def test_truncation_keeps_targets(kind: str, models: dict[str, Path]) -> None:
     """huggingface/trl#3927, huggingface/trl#6668: truncation left rows without any target."""
-    tokenizer = AutoTokenizer.from_pretrained(models[kind])
     config = AutoModelForCausalLM.from_pretrained(models["decoder"]).config
     config.decoder_start_token_id = 0
-    family = FAMILIES[kind](tokenizer, config, 8, 8)  # type: ignore[index]
+    family = FAMILIES[kind](AutoTokenizer.from_pretrained(models[kind]), config, 8, 8)  # type: ignore[index]
     examples = [Example("a very long question " * 40, "yes"), Example("short", "no")]
     rows = family.tokenize_completions(examples, ranked=False, generated=True)
     labels = family.collate(rows)["labels"]
@@ -188,3 +191,61 @@ def test_the_new_head_of_a_decoder_classifier_is_restored(
     for first, second in zip(stored, again, strict=True):
         assert first["prediction"] == second["prediction"]
         assert first["log_likelihoods"] == pytest.approx(second["log_likelihoods"], rel=1e-4)
+
+
+OTHER_COLUMNS: dict[str, tuple[list[Any], str]] = {
+    "datasets#7092, lists that are empty in one file": ([[], [], [{"id": 1, "src": "x"}]], ""),
+    "datasets#7222, null until a later file": ([None, None, "late"], ""),
+    "datasets#8241, objects of different keys behind a byte order mark": ([{"a": 1}, {"b": "x"}, {"c": [1]}], "\ufeff"),
+    "datasets#7664, a text that looks like a schema": (
+        ["action: string, datetime: timestamp[s]", "2024-01-01", "x"],
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("report", OTHER_COLUMNS)
+def test_other_columns_do_not_change_rows(report: str, registry: Registry, tmp_path: Path) -> None:
+    values, mark = OTHER_COLUMNS[report]
+    for split, value in zip(("train", "dev", "test"), values, strict=True):
+        rows = [{"text": f"{split} {i}", "label": "ab"[i], "other": value} for i in range(2)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{split}.jsonl").write_text(mark + lines, encoding="utf-8")
+    task: Any = registry.all("task")["text_classification"].component
+    splits = task.model_validate({"name": "text_classification", "path": tmp_path.as_posix()}).load()
+    for split in ("train", "dev", "test"):
+        assert splits[split]["text"] == [f"{split} 0", f"{split} 1"]
+        assert splits[split]["label"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
+def test_truncation_and_padding_saved_with_a_tokenizer_have_no_effect(
+    kind: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """vllm-project/llm-compressor#2917, huggingface/transformers#15440, #25609."""
+    folder = tmp_path / "model"
+    shutil.copytree(models[kind], folder)
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    padding = {"strategy": {"Fixed": 16}, "direction": "Left", "pad_to_multiple_of": None}
+    state["padding"] = padding | {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    sides = {"padding_side": "left", "truncation_side": "left", "model_max_length": 5}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | sides))
+    example = Example("a train that runs on coal and water " * 3, "a steam locomotive")
+    rows = []
+    for path in (models[kind], folder):
+        config = AutoConfig.from_pretrained(path)
+        family = FAMILIES[kind](AutoTokenizer.from_pretrained(path), config, 16, 8)  # type: ignore[index]
+        encode = family.tokenize_sources if kind == "encoder" else partial(family.tokenize_completions, ranked=False)
+        rows.append(encode([example]))
+    assert rows[0] == rows[1]
+
+
+def test_a_document_that_begins_with_the_start_token_has_it_once() -> None:
+    """EleutherAI/lm-evaluation-harness#3333."""
+    tok = tokenizer("byte-level", "bos")
+    config = SimpleNamespace(vocab_size=10_000, pad_token_id=0)
+    [(start, ids)] = CausalLM(tok, config, 64, 64).tokenize_documents([Example("<s>is it?", "")])
+    assert [*start, *ids] == tok("is it?")["input_ids"]

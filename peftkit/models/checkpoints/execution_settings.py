@@ -1,4 +1,4 @@
-"""Resets the settings of a checkpoint's config that say how a model computes, which the recipe decides."""
+"""Settings of a checkpoint that say how a model computes, which the recipe decides or has to agree with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transformers import PretrainedConfig
+
+from peftkit.errors import ModelError
 
 EXECUTION: Mapping[str, Any] = {
     "gradient_checkpointing": False,
@@ -41,3 +43,31 @@ def _parts(config: Any) -> Iterator[Any]:
     for value in [*vars(config).values()]:
         if isinstance(value, PretrainedConfig):
             yield from _parts(value)
+
+
+def check_quantization(name: str, config: Any, quantization: str | None, dtype: str) -> None:
+    """Reject weights that were saved quantized, unless the recipe asks for the same quantization.
+
+    Args:
+        name: the model, as in the recipe.
+        config: its config.
+        quantization: ``4bit``, ``8bit`` or None, as in the recipe.
+        dtype: the dtype of the recipe.
+
+    Raises:
+        ModelError: they were saved in another way.
+    """
+    saved = getattr(config, "quantization_config", None)
+    if not saved:
+        return
+    settings: Mapping[str, Any] = saved if isinstance(saved, dict) else saved.to_dict()
+    quant_method = str(settings.get("quant_method", "")).rpartition(".")[2].lower() or "an unknown method"
+    bits = "4bit" if settings.get("load_in_4bit") else "8bit" if settings.get("load_in_8bit") else ""
+    bitsandbytes = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit")
+    if quant_method in bitsandbytes and bits == quantization:
+        return
+    alternative = f', or set model.quantization = "{bits}"' if bits else ""
+    raise ModelError(
+        f"the weights of {name!r} were saved quantized (by {quant_method}), but the recipe asks for "
+        f"{quantization or dtype}; use the original checkpoint{alternative}"
+    )

@@ -21,7 +21,7 @@ IDS = (3, 4, 5, 6, 7, 8)
 
 
 def check_forward(
-    name: str, kind: ModelKind, model: nn.Module, family: ModelFamily, *, generates: bool = False
+    name: str, kind: ModelKind, model: nn.Module, family: ModelFamily, *, head: bool = False, generates: bool = False
 ) -> None:
     """Run a model once on what its family passes.
 
@@ -30,6 +30,7 @@ def check_forward(
         kind: its architecture.
         model: the loaded model.
         family: its model family.
+        head: whether it has a head for whole texts, and predicts no tokens.
         generates: whether text is generated.
 
     Raises:
@@ -50,7 +51,7 @@ def check_forward(
     model.eval()
     try:
         with torch.inference_mode():
-            first, second = _outputs_with_different_padding(kind, model, family).float()
+            first, second = _outputs_with_different_padding(kind, model, family, head=head).float()
     except Exception as error:  # a model's code may raise anything
         elsewhere = torch.cuda.is_available() and next(model.parameters()).device.type == "cpu"
         if is_oom(error) or (elsewhere and not isinstance(error, TypeError)):  # kernels for the GPU fail on a CPU
@@ -64,7 +65,7 @@ def check_forward(
     finally:
         model.train(was_training)
     rounding = max(1e-5, *(4 * torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()))
-    if kind != "encoder" and (first - second).abs().max() > rounding * first.abs().max():
+    if kind != "encoder" and not head and (first - second).abs().max() > rounding * first.abs().max():
         raise ModelError(
             f"the model {name!r} cannot be trained as {_article(kind)}: {model_class} reads padding despite the mask, "
             "so that losses and scores would depend on the other rows of a batch; use another model"
@@ -75,24 +76,25 @@ def _article(kind: ModelKind) -> str:
     return f"{'a' if kind == 'decoder' else 'an'} {kind}"
 
 
-def _outputs_with_different_padding(kind: ModelKind, model: nn.Module, family: ModelFamily) -> Tensor:
+def _outputs_with_different_padding(kind: ModelKind, model: nn.Module, family: ModelFamily, *, head: bool) -> Tensor:
     """Return the outputs for a text that is padded with the padding token, and with another one.
 
-    Encoders read no padding here, since for some of them it is not masked; ``padding_check`` finds these.
+    Heads of whole texts read no padding here, since for some models it is not masked; ``padding_check`` finds these.
     """
-    text = [*family.special_tokens.wrap([*IDS])] if kind == "encoder" else [*IDS]
-    padding = [[], []] if kind == "encoder" else [[family.pad_id] * 2, [IDS[0], IDS[-1]]]
+    whole = head or kind == "encoder"
+    text = [*family.special_tokens.wrap([*IDS])] if whole else [*IDS]
+    padding = [[], []] if whole else [[family.pad_id] * 2, [IDS[0], IDS[-1]]]
     device = next(model.parameters()).device
     ids = torch.tensor([text + each for each in padding], device=device)
     mask = torch.ones_like(ids)
     mask[:, len(text) :] = 0
     inputs = {"input_ids": ids}
-    if kind != "encoder" or accepts_argument(model, "attention_mask") or accepts_argument(model, "kwargs"):
+    if not whole or accepts_argument(model, "attention_mask") or accepts_argument(model, "kwargs"):
         inputs["attention_mask"] = mask
-    if kind == "encoder-decoder":
+    if kind == "encoder-decoder" and not head:
         inputs["decoder_input_ids"] = torch.tensor([IDS, IDS], device=device)
-    output = model(**inputs, **({} if kind == "encoder" else {"use_cache": False}))
-    if kind == "encoder":
+    output = model(**inputs, **({} if whole else {"use_cache": False}))
+    if whole:
         return next(value for key, value in output.items() if key.endswith("logits"))  # type: ignore[no-any-return]
     logits: Tensor = output.logits[:, : len(IDS)]
     return logits

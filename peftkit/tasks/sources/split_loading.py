@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peftkit.cache_folder import use_writable_datasets_cache
 from peftkit.data_files import first_rows, is_saved_dataset, to_plain_types
 from peftkit.errors import DataError, InputError, comma_separated, did_you_mean, similar_file, summarize_error
-from peftkit.hub_commits import COMMIT, resolve_commit, snapshot
+from peftkit.hub_commits import COMMIT, ask_hub, resolve_commit, snapshot
 from peftkit.tasks.columns import visible_columns
 from peftkit.tasks.sources import folders
 from peftkit.tasks.sources.data_source import (
@@ -280,6 +280,8 @@ def _load_from_hub(source: DataSource) -> dict[str, Any]:
     from datasets import load_dataset
 
     arguments = _load_arguments(source)
+    if not Path(str(source.path)).exists():
+        ask_hub("dataset", str(source.path))
     if Path(str(source.path)).is_dir() and (
         local := folders.load_folder(str(source.path), source.config, source.rows_per_file)
     ):

@@ -12,6 +12,7 @@ import transformers as tf
 
 from peftkit import Example
 from peftkit.models import CausalLM, ModelFamily, Seq2SeqLM, SequenceClassifier, TokenizedRow
+from peftkit.models.text_encoding import decode_generated
 from peftkit.testing.tokenizers import tokenizer
 
 CPU = torch.device("cpu")
@@ -124,7 +125,7 @@ def test_decoded_text_ends_at_the_end_of_text(cls: Any) -> None:
     family = cls(tok, config, 64, 32)
     word = tok("good")["input_ids"]
     ids = torch.tensor([[*word, 1, 40, 40], [*word, 6, 7, 1]])
-    assert family._decode(ids.tolist()) == ["good", "good"]
+    assert [decode_generated(tok, each, [family.eos_id]) for each in ids.tolist()] == ["good", "good"]
 
 
 def test_token_types_of_a_pair_are_those_of_the_tokenizer() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from peftkit import Example
 from peftkit.models import FAMILIES
 from peftkit.models.batches.padding import attention_mask, pad_sequences
+from peftkit.models.text_encoding import decode_generated
 from peftkit.testing.tokenizers import tokenizer
 
 CPU = torch.device("cpu")
@@ -75,7 +76,8 @@ def test_generated_text_is_what_the_forward_pass_predicts(name: str, caplog: pyt
     rows = family.tokenize_completions([Example(source, "no") for source in SOURCES], ranked=False)
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         texts = family.generate(model, rows, CPU, **OPTIONS)
-        expected = family._decode([step_by_step(family, model, row["source"]) for row in rows])
+        ids = [step_by_step(family, model, row["source"]) for row in rows]
+        expected = [decode_generated(family.tokenizer, each, [family.eos_id]) for each in ids]
     assert texts == expected
     assert ("is generated more slowly, since the cache of" in caplog.text) != MODELS[name][2]
 
