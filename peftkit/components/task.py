@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from datasets import DatasetDict
 
+ExampleCheck = Callable[[str, Sequence[Example]], Sequence[str | None]]
+"""Returns what is wrong with each example of a split, such as a target that the model's tokenizer does not know."""
 PLACEHOLDERS = 0xF0000
 """The first private-use character that stands in for a missing field; such characters do not occur in texts."""
 
@@ -79,6 +81,17 @@ class Task(Component):
             The splits ``train``, ``dev`` and ``test``.
         """
         raise NotImplementedError
+
+    def with_example_check(self, check: ExampleCheck) -> Task:
+        """Return the same task, which also leaves out the rows whose examples do not pass a check, if it skips rows.
+
+        Args:
+            check: Returns why each of some examples of a split is invalid; None for valid ones.
+
+        Returns:
+            The task; the default, for tasks that skip no rows, returns the task itself.
+        """
+        return self
 
     def skipped_rows(self) -> Sequence[SkippedRow]:
         """Return the invalid rows that ``load`` left out; of a stream, those that were met so far. None by default."""

@@ -27,6 +27,7 @@ from peftkit.data.tokenized_split import (
     tokenize_examples,
     tokenize_rows,
     tokenize_split,
+    with_tokenizable_rows,
 )
 from peftkit.errors import InputError, RunError
 from peftkit.models import BoundObjective
@@ -169,7 +170,8 @@ def prepare_data(
         InputError: A row is invalid, or more targets would be truncated than the recipe allows.
         RunError: A split is missing or empty, or the training split has fewer rows than one optimizer step takes.
     """
-    task, objective = recipe.task, objective.with_task(recipe.task)
+    objective = with_tokenizable_rows(objective, recipe.task)
+    task = objective.task
     splits: Mapping[str, Any] = task.load()
     batch = effective_batch_size(recipe, accelerator.num_processes)
     for split in SPLITS[:1] if only_train else SPLITS:

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem
 from peftkit.components.inputs import SkippedRow, TaskMatch
+from peftkit.components.task import ExampleCheck
 from peftkit.data_files import missing_column_hint
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
@@ -86,6 +87,7 @@ class DatasetTask(FileTask):
 
     _sample: DataSource | None = PrivateAttr(default=None)
     _skipped: dict[str, SkippedSplit] | None = PrivateAttr(default=None)
+    _example_check: ExampleCheck | None = PrivateAttr(default=None)
 
     @field_validator("max_bad")
     @classmethod
@@ -285,6 +287,14 @@ class DatasetTask(FileTask):
         if self.skips_bad_rows or self.ignores_rows:
             splits, self._skipped = leave_out_bad_rows(self, splits)
         return splits
+
+    def with_example_check(self, check: ExampleCheck) -> DatasetTask:
+        """Returns a copy of the task that also skips rows whose examples do not pass a check."""
+        if not self.skips_bad_rows:
+            return self
+        task = self.model_copy()
+        task._example_check, task._skipped = check, None
+        return task
 
     def skipped_rows(self) -> list[SkippedRow]:
         """Returns the invalid rows that ``load`` left out; of a stream, those that were met so far."""
