@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
 from peftkit.components.inputs import Example, OptionProblem, SkippedRow, TaskKind, TaskMatch
+from peftkit.data_files import FileOptions
 from peftkit.errors import MissingFieldsError, summarize_error
 
 if TYPE_CHECKING:
@@ -73,6 +74,17 @@ class Task(Component):
     def data_files(self) -> Sequence[Path]:
         """Return the files and folders on this machine that ``load`` reads, if options do not name them as they are."""
         return ()
+
+    def prediction_options(self, file: str) -> FileOptions:
+        """Return how a file of rows to predict is written, where its extension does not say it.
+
+        Args:
+            file: Path of the file.
+
+        Returns:
+            The options; by default none.
+        """
+        return FileOptions()
 
     def load(self) -> DatasetDict:
         """Load the data.

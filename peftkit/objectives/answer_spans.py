@@ -33,6 +33,7 @@ class _SpanQa(Objective):
 
     task_kind = "span_qa"
     generates = True  # answers are free texts
+    scored_values = ()
 
     def answer(self, example: Example) -> str:
         """Return the answer; empty if there is none."""

@@ -21,6 +21,7 @@ GENERATING: tuple[ModelKind, ...] = ("encoder-decoder", "decoder")
 class Completion(Objective):
     """Base class of objectives that train a target to follow its source."""
 
+    scored_values = ()
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
