@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from peftkit.hookspecs import hookimpl
     from peftkit.recipe import Recipe
     from peftkit.tasks.columns import get_text, get_texts
-    from peftkit.tasks.dataset_task import DataPath, DatasetTask
+    from peftkit.tasks.dataset_task import DatasetTask
+    from peftkit.tasks.file_task import DataPath
     from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextGeneration
     from peftkit.tasks.text_tasks.text_classification import TextClassification
 
@@ -141,7 +142,8 @@ _MODULES = {
     "hookspecs": ("hookimpl",),
     "recipe": ("Recipe",),
     "tasks.columns": ("get_text", "get_texts"),
-    "tasks.dataset_task": ("DataPath", "DatasetTask"),
+    "tasks.dataset_task": ("DatasetTask",),
+    "tasks.file_task": ("DataPath",),
     "tasks.generic": ("DistractorGeneration", "MultipleChoice", "TextGeneration"),
     "tasks.text_tasks.text_classification": ("TextClassification",),
 }

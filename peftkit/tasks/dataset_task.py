@@ -16,7 +16,7 @@ from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_y
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import DEFAULT_MAX_BAD, find_data_problems, options_for_bad_rows
-from peftkit.tasks.file_task import GLOB, DataPath, FileTask
+from peftkit.tasks.file_task import GLOB, FileTask
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
@@ -25,9 +25,6 @@ from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-
-
-__all__ = ["DataPath", "DatasetTask"]
 
 
 class DatasetTask(FileTask):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftkit import plugins
 from peftkit.cli.arguments import add_run, count
@@ -62,9 +62,8 @@ class PredictCommand(SubCommand):
         quiet_libraries(args.log_level)
         with open_output(args.output, args.file) as output:
             finished = load_finished_run(Path(args.run), plugins.load_registry())
-            inputs = (
-                [args.text] if args.text is not None else read_prediction_inputs(*_file_and_options(args, finished))
-            )
+            file, options = _file_and_options(args, finished)
+            inputs = read_prediction_inputs(file, options) if args.text is None else [args.text]
             predictions = predict(finished, inputs, args.batch, stream=args.stream, name=args.file or "")
             escape = not shows_all_characters(output.stream)
             if args.json:
@@ -80,7 +79,7 @@ def _file_and_options(args: argparse.Namespace, run: FinishedRun) -> tuple[str |
     """Returns the file to predict, and how it is written."""
     from peftkit.data_files import FileOptions, check_delimiter, check_encoding_name
 
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     for option, check in (("delimiter", check_delimiter), ("encoding", check_encoding_name)):
         if (value := getattr(args, option)) is not None:
             if args.file is None:
