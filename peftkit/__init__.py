@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from peftkit.errors import (
         DataError,
         InputError,
+        LengthError,
         MissingFieldsError,
         PeftkitError,
         RecipeError,
@@ -68,6 +69,7 @@ __all__ = [
     "Head",
     "Incompatibility",
     "InputError",
+    "LengthError",
     "Meter",
     "Method",
     "Metric",
@@ -136,8 +138,8 @@ _MODULES = {
         *("StepResult", "StepStats", "Task", "TaskKind", "TrainContext"),
     ),
     "errors": (
-        *("DataError", "InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError"),
-        "RunInterrupted",
+        *("DataError", "InputError", "LengthError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError"),
+        *("RunError", "RunInterrupted"),
     ),
     "hookspecs": ("hookimpl",),
     "recipe": ("Recipe",),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,10 @@ TESTS = ("test_utils", "testing_utils", "testing.py")
 """Parts of paths that only a library's own tests use."""
 READERS = ("getenv", "parse_flag_from_env", "parse_choice_from_env", "get_int_from_env", "get_env_var")
 METHODS = ("get", "pop", "setdefault")
+ARGUMENTS = ("environ", "current_env")
+"""Arguments that are the environment."""
+MENTIONED = re.compile("|".join((*READERS, *ARGUMENTS, "patch_environment")))
+"""What a module mentions that reads or sets variables."""
 CONFIGURATIONS = {"accelerate": "commands/config/config_args.py"}
 """Modules whose dataclasses are the keys of a configuration file."""
 
@@ -40,16 +45,14 @@ class Reader(ast.NodeVisitor):
 
     def __init__(self, tree: ast.Module) -> None:
         self.names: set[str] = set()
-        self.scopes: list[dict[str, set[str]]] = [_constants(tree.body)]
-        self.aliases: list[set[str]] = [_aliases(tree.body)]
+        self.bodies: list[list[ast.stmt]] = [tree.body]
+        self.aliases: list[set[str]] = [_aliases(tree.body)]  # those of functions too
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        self.scopes.append(_constants(node.body))
-        self.aliases.append(
-            _aliases(node.body) | {a.arg for a in node.args.args if a.arg in ("environ", "current_env")}
-        )
+        self.bodies.append(node.body)
+        self.aliases.append({a.arg for a in node.args.args if a.arg in ARGUMENTS})
         self.generic_visit(node)
-        self.scopes.pop()
+        self.bodies.pop()
         self.aliases.pop()
 
     visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]  # noqa: N815
@@ -92,7 +95,8 @@ class Reader(ast.NodeVisitor):
         if isinstance(node, ast.Constant):
             return {str(node.value)}
         if isinstance(node, ast.Name):
-            return next((scope[node.id] for scope in reversed(self.scopes) if node.id in scope), {"*"})
+            scopes = map(_constants, reversed(self.bodies))  # few functions read a variable
+            return next((scope[node.id] for scope in scopes if node.id in scope), {"*"})
         if isinstance(node, ast.IfExp):
             return self._texts(node.body) | self._texts(node.orelse)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -169,7 +173,7 @@ def environment_names() -> Mapping[str, set[str]]:
         for file in sorted(folder.rglob("*.py")) if folder else ():
             module = f"{library}/{file.relative_to(folder).as_posix()}"  # type: ignore[arg-type]
             text = file.read_text(encoding="utf-8")
-            if any(part in module for part in TESTS) or "env" not in text:
+            if any(part in module for part in TESTS) or not MENTIONED.search(text):
                 continue
             for name in names_in(text):
                 modules[name].add(module)

@@ -192,8 +192,6 @@ def main() -> int:
     torch.set_num_threads(1)
     seed, first = map(int, options.case.split(":")) if options.case else (options.seed, 0)
     counts: Counter[str] = Counter()
-    gc.collect()
-    gc.freeze()  # each run collects garbage, and need not look through the libraries
     end, number = time.monotonic() + 60 * options.minutes, first
     while True:
         folder = Path(tempfile.mkdtemp(prefix="peftkit-fuzz-"))
@@ -201,6 +199,9 @@ def main() -> int:
             outcome = run_case(seed, number, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        if not counts:  # all libraries are imported
+            gc.collect()
+            gc.freeze()  # each run collects garbage, and need not look through the libraries
         counts[outcome.status] += 1
         if outcome.status == "failed" or options.case or (options.rejections and outcome.status == "rejected"):
             print(f"case {seed}:{number} {outcome.status}: {outcome.drawn}\n{outcome.text}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -100,6 +101,10 @@ AROUND = (
     "repository/test_notebook.py",
     "scripts/test_commonsense_fixture.py",
     "scripts/test_plugin_reference.py",
+    "data/test_evaluated_sets.py",
+    "tasks/hub_suites",
+    "tasks/sources/test_evaluated_task.py",
+    "train/test_run_evaluation_sets.py",
     "tasks/test_data_check.py",
     "tasks/test_dataset_task.py",
     "tasks/test_generic.py",
@@ -209,17 +214,48 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests that run with one version of transformers only."""
     here = Path(__file__).parent
-    chosen = [here / name for name in (*ONE_LINE, *AROUND)]
+    chosen = {here / name for name in (*ONE_LINE, *AROUND)}
+    folders = {path: {path, *path.parents} for path in {item.path for item in items}}  # comparing paths is slow
     for item in items:
-        repeats = item.get_closest_marker("slow") is not None and not item.path.is_relative_to(here / "methods")
-        if item.path.is_relative_to(here) and (repeats or any(item.path.is_relative_to(path) for path in chosen)):
+        around = folders[item.path]
+        repeats = item.get_closest_marker("slow") is not None and here / "methods" not in around
+        if here in around and (repeats or not chosen.isdisjoint(around)):
             item.add_marker(pytest.mark.one_line)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def _seed_present_devices_only() -> None:
+    """Without a GPU, ``torch.manual_seed`` formats the stack for each kind of device, which takes most of its time."""
+    for name in ("cuda", "xpu", "mtia"):
+        device = sys.modules.get(f"torch.{name}")
+        if device is not None and not device.is_available():
+            for module in (device, sys.modules.get(f"torch.{name}.random")):
+                if hasattr(module, "_lazy_call"):
+                    module._lazy_call = lambda *_, **__: None
+
+
+class Imports:
     """Excludes imported objects from garbage collection, which otherwise takes half of each run's time."""
-    gc.collect()
-    gc.freeze()
+
+    modules = 0
+    """The number of modules whose objects are excluded."""
+
+    @classmethod
+    def freeze(cls) -> None:
+        """Exclude what lives, if many modules were imported since."""
+        if len(sys.modules) > cls.modules + 20:
+            _seed_present_devices_only()
+            gc.collect()
+            gc.freeze()
+            cls.modules = len(sys.modules)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    Imports.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    Imports.freeze()  # many libraries are imported by the first test that uses them
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -145,6 +145,9 @@ def _format_example(family: ModelFamily, example: Example, row: Row) -> dict[str
             for text, ids in zip(texts, tokenized, strict=True)
         ],
     }
+    if "trained_spans" in row:
+        ids = [*source, *candidates[row["answer"]]]
+        formatted["trained"] = [family.tokenizer.decode(ids[start:end]) for start, end in row["trained_spans"]]
     if example.references:
         formatted["references"] = list(example.references)
     if example.extra:

@@ -27,4 +27,8 @@ def _example_bytes(examples: Iterable[Example]) -> Iterator[bytes]:
         fields: list[object] = [e.source, e.target, e.candidates, e.references, e.group, sorted(e.extra.items())]
         if e.source_pair or e.words or e.target_span:
             fields += [e.source_pair, e.words, e.target_span, *([True] if e.symmetric else ())]
+        if e.documents:
+            fields.append({"documents": e.documents})
+        if e.conversation:
+            fields.append([e.conversation.messages, e.conversation.tools, e.conversation.prompt_messages])
         yield json.dumps(fields, default=str).encode()

@@ -91,6 +91,7 @@ def fingerprint(objective: BoundObjective, split: Dataset) -> str:
         "code": source_code(type(task)),
         "family": [type(family).__name__, source_code(type(family))],
         "objective": [component.model_dump(mode="json"), source_code(type(component))],
+        "settings": component.model_settings(objective.context),
         "lengths": [family.max_source_length, family.max_target_length],
         "columns": [COLUMN_PREFIX, *STATISTICS_COLUMNS],
         "tokenizer": _tokenizer_state(family),
@@ -111,7 +112,7 @@ def source_code(component: type) -> dict[str, str]:
         top, file = sys.modules.get(name.split(".")[0]), Path(inspect.getsourcefile(sys.modules[name]) or "")
         files: Iterable[Path] = [file]
         if name.startswith("peftkit."):
-            files = file.parent.glob("*.py")
+            files = file.parent.rglob("*.py")
         elif folders := getattr(top, "__path__", None):
             files = (each for folder in folders for each in Path(folder).rglob("*.py"))
         for each in sorted(files):

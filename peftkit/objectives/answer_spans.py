@@ -106,7 +106,7 @@ class SpanQaHead(_SpanQa):
                 limit = context.family.max_source_length
                 raise LengthError(
                     "answers",
-                    f"no window of {limit} tokens holds the whole answer; raise train.max_source_length or "
+                    f"no window of {limit} tokens holds the whole answer; {context.family.source_remedy}, or raise "
                     "objective.doc_stride",
                 )
         return {

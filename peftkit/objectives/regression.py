@@ -89,7 +89,7 @@ class RegressionHead(RegressionObjective):
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources; rows without answer have targets of 0."""
-        targets = _read_targets(examples, context.task)
+        targets = read_targets(examples, context.task)
         rows = context.family.tokenize_sources(examples)
         return [{**row, "targets": [*numbers]} for row, numbers in zip(rows, targets, strict=True)]
 
@@ -150,7 +150,7 @@ class NumberGeneration(FreeGeneration, RegressionObjective):
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the texts of the numbers."""
-        _read_targets(examples, context.task)
+        read_targets(examples, context.task)
         return super().tokenize(examples, context, training=training)
 
     def predict(
@@ -180,8 +180,12 @@ def target_names(task: Task) -> tuple[str, ...]:
     return task.targets or ("",)
 
 
-def _read_targets(examples: Sequence[Example], task: Task) -> list[tuple[float, ...]]:
+def read_targets(examples: Sequence[Example], task: Task) -> list[tuple[float, ...]]:
     """Return the numbers of each example; zeros without answer.
+
+    Args:
+        examples: The examples.
+        task: Their task.
 
     Raises:
         RowError: A target is not as many numbers as the task has targets.

@@ -63,13 +63,14 @@ def test_hub_recipes_train_on_the_fixture(name: str, folder: Path, models: dict[
     registry = load_registry()
     method = "parallel_adapters" if name == "cqa_adapters" else "lora"
     path = ROOT / "recipes" / f"{name}.toml"
-    keys = [*script("dev").SHORT, f"task.path={folder}", f"model.name={models['encoder-decoder']}", "track.to=[]"]
+    dev = script("dev")
+    keys = [*dev.SHORT, f"task.path={folder}", f"model.name={models['encoder-decoder']}", "track.to=[]"]
     if method not in registry.all("method"):  # without the plugin, test the rest of the recipe
         keys.append('method={name = "lora"}')
     done = run(load_recipe(path, registry, [*keys, f"run.output={tmp_path / 'runs'}"]), registry)
     assert done is not None
     summary = RunDirectory(done).summary()
-    assert (summary["status"], summary["steps"], summary["task"]) == ("done", 4, "commonsense_qa")
+    assert (summary["status"], summary["steps"], summary["task"]) == ("done", dev.STEPS, "commonsense_qa")
     assert summary["rows"] == {"train": 53, "dev": 3, "test": 16}
 
 
@@ -85,11 +86,11 @@ def test_the_matrix_stage_launches_the_recipe_and_checks_its_status(
         if tool == "accelerate":
             summary = tmp_path / "cqa_adapters" / "run" / "summary.json"
             summary.parent.mkdir(parents=True)
-            summary.write_text(json.dumps({"status": status, "steps": 4}))
+            summary.write_text(json.dumps({"status": status, "steps": dev.STEPS}))
 
     monkeypatch.setattr(dev.Environment, "run", ran)
     if status == "failed":
-        with pytest.raises(dev.StageError, match=r"cqa_adapters\.toml is failed after 4 steps"):
+        with pytest.raises(dev.StageError, match=r"cqa_adapters\.toml is failed after 3 steps"):
             dev.launch_on_fixture(dev.ADAPTERS, tmp_path)
         return
     dev.launch_on_fixture(dev.ADAPTERS, tmp_path)

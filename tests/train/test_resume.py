@@ -62,7 +62,7 @@ def only(recipe: Recipe) -> Path:
     return path
 
 
-KILLS = 5
+KILLS = 3
 VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
     "full": (1, "encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
     "lora": (1, "encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),

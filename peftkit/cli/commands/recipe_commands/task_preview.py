@@ -96,6 +96,9 @@ def _page(document: Mapping[str, Any]) -> str:
         lines += _indented(example["source"])
         tokens = f" ({example['target_tokens']} tokens)" if example["target_tokens"] else ""
         lines += [f"   target{tokens}", *_indented(example["target"])]
+        if "trained" in example:
+            lines.append("   trained on")
+            lines += [line for text in example["trained"] for line in _indented(text)]
         if len(example["candidates"]) > 1:
             lines.append("   candidates")
             for candidate in example["candidates"]:
