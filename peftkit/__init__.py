@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from peftkit.errors import (
         DataError,
         InputError,
+        LengthError,
         MissingFieldsError,
         PeftkitError,
         RecipeError,
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from peftkit.hookspecs import hookimpl
     from peftkit.recipe import Recipe
     from peftkit.tasks.columns import get_text, get_texts
-    from peftkit.tasks.dataset_task import DataPath, DatasetTask
+    from peftkit.tasks.dataset_task import DatasetTask
+    from peftkit.tasks.file_task import DataPath
     from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextGeneration
     from peftkit.tasks.text_tasks.text_classification import TextClassification
 
@@ -67,6 +69,7 @@ __all__ = [
     "Head",
     "Incompatibility",
     "InputError",
+    "LengthError",
     "Meter",
     "Method",
     "Metric",
@@ -135,13 +138,14 @@ _MODULES = {
         *("StepResult", "StepStats", "Task", "TaskKind", "TrainContext"),
     ),
     "errors": (
-        *("DataError", "InputError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError", "RunError"),
-        "RunInterrupted",
+        *("DataError", "InputError", "LengthError", "MissingFieldsError", "PeftkitError", "RecipeError", "RowError"),
+        *("RunError", "RunInterrupted"),
     ),
     "hookspecs": ("hookimpl",),
     "recipe": ("Recipe",),
     "tasks.columns": ("get_text", "get_texts"),
-    "tasks.dataset_task": ("DataPath", "DatasetTask"),
+    "tasks.dataset_task": ("DatasetTask",),
+    "tasks.file_task": ("DataPath",),
     "tasks.generic": ("DistractorGeneration", "MultipleChoice", "TextGeneration"),
     "tasks.text_tasks.text_classification": ("TextClassification",),
 }

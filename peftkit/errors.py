@@ -83,6 +83,15 @@ class RowError(InputError):
         super().__init__(f"{field}: {text}")
 
 
+class LengthError(RowError):
+    """A row does not fit the maximum lengths of a run; it is never skipped, since they may depend on the method.
+
+    Args:
+        field: The column.
+        text: What is wrong with it.
+    """
+
+
 class MissingFieldsError(RowError):
     """A row lacks fields that a task's prompt contains.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,6 +136,35 @@ def complete_candidate(candidate: TaskCandidate, registry: Registry) -> TaskCand
     return replace(
         candidate, match=replace(match, options={**match.options, **options}, notes={**match.notes, **notes})
     )
+
+
+def with_options(candidate: TaskCandidate, options: Mapping[str, Any], notes: Mapping[str, str]) -> TaskCandidate:
+    """Return a candidate with further options.
+
+    Args:
+        candidate: The task and its options.
+        options: The further options.
+        notes: Comments on them.
+    """
+    match = candidate.match
+    return replace(
+        candidate, match=replace(match, options={**match.options, **options}, notes={**match.notes, **notes})
+    )
+
+
+def describe_skipped_rows(preview: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the options that skip as many rows as a preview did, and a comment with their number.
+
+    Args:
+        preview: The preview of a task that skips invalid rows.
+    """
+    skipped, splits = preview["skipped"], preview["splits"]
+    counts = Counter(row["split"] for row in skipped)
+    share = max(counts[name] / (counts[name] + split["rows"]) for name, split in splits.items())
+    first = skipped[0]
+    where = f"{first['file']}, row {first['row']}: {first['reason']}"
+    note = f"{len(skipped):,} rows are invalid with this model; the first: {where}"
+    return {"on_bad_row": "skip", "max_bad": f"{math.ceil(100 * share)}%"}, {"on_bad_row": " ".join(note.split())}
 
 
 def round_length(tokens: int) -> int:

@@ -18,11 +18,11 @@ from peftkit.analysis.data_report import (
     report_splits,
     split_inputs,
 )
-from peftkit.components import Example
+from peftkit.components import Example, Task
 from peftkit.components.inputs import Row
 from peftkit.data.examples import to_examples
 from peftkit.data.pipeline import SPLITS
-from peftkit.data.tokenized_split import TokenizedSplit, tokenize_rows
+from peftkit.data.tokenized_split import TokenizedSplit, tokenize_rows, with_tokenizable_rows
 from peftkit.errors import InputError
 from peftkit.models import BoundObjective, ModelFamily
 from peftkit.models.load_base_model import load_objective
@@ -54,15 +54,16 @@ def preview_task(recipe: Recipe, split: str, number: int, *, reports: bool = Tru
     """
     quiet_libraries("warning")
     kind, objective = load_objective(recipe)
-    family = objective.family
-    splits: Any = recipe.task.load()
+    family, objective = objective.family, with_tokenizable_rows(objective, recipe.task)
+    task = objective.task
+    splits: Any = task.load()
     statistics = {name: _split_statistics(objective, name, splits[name]) for name in SPLITS if name in splits}
     if split not in statistics:
         raise InputError(f"the task {recipe.task.name!r} has no split {split!r}")
     tokenized = _tokenize_sample(objective, split, splits[split], number)
     if reports:
-        inputs = {name: _read_inputs(recipe, name, splits[name]) for name in statistics}
-        for name, report in report_splits(inputs, recipe.task.describe_row).items():
+        inputs = {name: _read_inputs(task, name, splits[name]) for name in statistics}
+        for name, report in report_splits(inputs, task.describe_row).items():
             statistics[name] |= report
     return {
         "task": recipe.task.name,
@@ -71,20 +72,20 @@ def preview_task(recipe: Recipe, split: str, number: int, *, reports: bool = Tru
         "model_kind": kind,
         "limits": {"source": family.max_source_length, "target": family.max_target_length},
         "splits": statistics,
-        "ignored": dict(recipe.task.num_ignored_rows()),
-        "skipped": [asdict(row) for row in recipe.task.skipped_rows()],
+        "ignored": dict(task.num_ignored_rows()),
+        "skipped": [asdict(row) for row in task.skipped_rows()],
         "split": split,
         "examples": [
-            {"row": recipe.task.describe_row(split, i), **_format_example(family, example, row)}
+            {"row": task.describe_row(split, i), **_format_example(family, example, row)}
             for i, example, row in zip(tokenized.indices, tokenized.examples, tokenized.rows, strict=True)
         ],
     }
 
 
-def _read_inputs(recipe: Recipe, name: str, split: Any) -> SplitInputs:
+def _read_inputs(task: Task, name: str, split: Any) -> SplitInputs:
     """Read the inputs of up to ``REPORTED_ROWS`` rows of a split; of a stream, the first ones."""
     indices, rows = _sample_rows(split, REPORTED_ROWS if isinstance(split, Dataset) else SAMPLED_ROWS)
-    return split_inputs(name, indices, to_examples(recipe.task, name, rows, indices))
+    return split_inputs(name, indices, to_examples(task, name, rows, indices))
 
 
 def _sample_rows(split: Any, number: int) -> tuple[Sequence[int], Sequence[Any]]:

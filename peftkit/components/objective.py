@@ -37,6 +37,9 @@ class Objective(Component):
     """The kinds of model that the objective supports."""
     prediction_suffixes: ClassVar[tuple[str, ...]] = ("",)
     """Suffixes of the predictions that are scored, such as ``_norm`` for ``prediction_norm``; the first is empty."""
+    scored_values: ClassVar[tuple[str, ...] | None] = None
+    """What predictions have for metrics beside texts, such as ``probabilities`` (see ``Metric.input``), so that other
+    metrics are refused before a run; None, the default, if it is not declared."""
     ranks: ClassVar[bool] = False
     """Whether the model chooses among the candidates of an example, so that each example needs candidates."""
     generates: ClassVar[bool] = False

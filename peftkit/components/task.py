@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
 from peftkit.components.inputs import Example, OptionProblem, SkippedRow, TaskKind, TaskMatch
+from peftkit.data_files import FileOptions
 from peftkit.errors import MissingFieldsError, summarize_error
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from datasets import DatasetDict
 
+ExampleCheck = Callable[[str, Sequence[Example]], Sequence[str | None]]
+"""Returns what is wrong with each example of a split, such as a target that the model's tokenizer does not know."""
 PLACEHOLDERS = 0xF0000
 """The first private-use character that stands in for a missing field; such characters do not occur in texts."""
 
@@ -72,6 +75,17 @@ class Task(Component):
         """Return the files and folders on this machine that ``load`` reads, if options do not name them as they are."""
         return ()
 
+    def prediction_options(self, file: str) -> FileOptions:
+        """Return how a file of rows to predict is written, where its extension does not say it.
+
+        Args:
+            file: Path of the file.
+
+        Returns:
+            The options; by default none.
+        """
+        return FileOptions()
+
     def load(self) -> DatasetDict:
         """Load the data.
 
@@ -79,6 +93,17 @@ class Task(Component):
             The splits ``train``, ``dev`` and ``test``.
         """
         raise NotImplementedError
+
+    def with_example_check(self, check: ExampleCheck) -> Task:
+        """Return the same task, which also leaves out the rows whose examples do not pass a check, if it skips rows.
+
+        Args:
+            check: Returns why each of some examples of a split is invalid; None for valid ones.
+
+        Returns:
+            The task; the default, for tasks that skip no rows, returns the task itself.
+        """
+        return self
 
     def options_of_set(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of an evaluation set of this task.

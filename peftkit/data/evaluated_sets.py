@@ -11,7 +11,9 @@ from datasets import Dataset
 from peftkit.components import Example, Task
 from peftkit.components.inputs import SkippedRow
 from peftkit.data.examples import to_examples
+from peftkit.data.tokenized_split import with_tokenizable_rows
 from peftkit.errors import InputError, RunError, comma_separated, did_you_mean
+from peftkit.models import BoundObjective
 from peftkit.recipe.evaluation_tasks import EvaluationTask
 
 
@@ -36,6 +38,16 @@ def load_set_examples(each: EvaluationTask, trained: Task) -> list[Example]:
         text = f"predicts {comma_separated(names)}, but the model predicts {comma_separated(needed)}"
         raise InputError(f"the evaluation set {each.name!r} {text}; use the same names and order")
     return _with_labels(each, trained, examples) if trained.labels else examples
+
+
+def with_tokenizable_set(objective: BoundObjective, each: EvaluationTask) -> EvaluationTask:
+    """Returns an evaluation set whose task also skips rows that the tokenizer cannot represent, if it skips rows.
+
+    Args:
+        objective: The objective.
+        each: The task of the set.
+    """
+    return replace(each, task=with_tokenizable_rows(objective, each.task).task)
 
 
 def _with_labels(each: EvaluationTask, trained: Task, examples: Sequence[Example]) -> list[Example]:

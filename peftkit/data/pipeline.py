@@ -17,7 +17,7 @@ from datasets import Dataset
 from peftkit.components import Example
 from peftkit.components.inputs import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
-from peftkit.data.evaluated_sets import load_set_examples, skipped_rows_of
+from peftkit.data.evaluated_sets import load_set_examples, skipped_rows_of, with_tokenizable_set
 from peftkit.data.examples import to_examples
 from peftkit.data.row_digests import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices, stratified_sample
@@ -29,6 +29,7 @@ from peftkit.data.tokenized_split import (
     tokenize_examples,
     tokenize_rows,
     tokenize_split,
+    with_tokenizable_rows,
 )
 from peftkit.errors import InputError, RunError
 from peftkit.models import BoundObjective
@@ -176,7 +177,8 @@ def prepare_data(
         InputError: A row is invalid, or more targets would be truncated than the recipe allows.
         RunError: A split is missing or empty, or the training split has fewer rows than one optimizer step takes.
     """
-    task, objective = recipe.task, objective.with_task(recipe.task)
+    objective = with_tokenizable_rows(objective, recipe.task)
+    task = objective.task
     splits: Mapping[str, Any] = task.load()
     batch = effective_batch_size(recipe, accelerator.num_processes)
     for split in SPLITS[:1] if only_train else SPLITS:
@@ -208,7 +210,7 @@ def prepare_data(
         curve, whole = _tokenize_evaluated(recipe, objective, split, examples, limit)
         evaluated.append(curve)
         selected.append(whole)
-    sets = () if only_train else recipe.evaluation_tasks
+    sets = () if only_train else tuple(with_tokenizable_set(objective, each) for each in recipe.evaluation_tasks)
     for each in sets:
         examples = load_set_examples(each, task)
         sizes[each.name] = len(examples)

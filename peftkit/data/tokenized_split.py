@@ -6,17 +6,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from peftkit.components import Example
+from peftkit.components import Example, Task
 from peftkit.components.inputs import Row
 from peftkit.data.examples import describe_row, text_hash, to_examples
 from peftkit.data.token_cache import STATISTICS_COLUMNS, Columns, cached_columns
-from peftkit.errors import InputError, PluginError, RowError, comma_separated
+from peftkit.errors import InputError, LengthError, PluginError, RowError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
 
 REQUIRED_KEYS = ("length", "source_tokens", "target_tokens")
@@ -207,6 +207,43 @@ def tokenize_examples(
         [row["target_tokens"] for row in rows],
     )
     return TokenizedSplit(name, list(indices), examples, rows, statistics)
+
+
+def with_tokenizable_rows(objective: BoundObjective, task: Task) -> BoundObjective:
+    """Returns the same objective for a task that skips the rows that the model's tokenizer cannot represent.
+
+    These depend on the tokenizer and the objective, and not on the method: rows that are too long are never skipped.
+
+    Args:
+        objective: The objective.
+        task: The task; one that skips no rows is used as it is.
+    """
+    whole = objective.with_task(task)
+    return objective.with_task(task.with_example_check(partial(_tokenization_problems, whole)))
+
+
+def _tokenization_problems(objective: BoundObjective, split: str, examples: Sequence[Example]) -> list[str | None]:
+    """Returns why each example cannot be tokenized; None if it can."""
+    problems: list[str | None] = [None] * len(examples)
+    # Training rows are evaluated too.
+    for training in (True, False) if split == "train" else (False,):
+        remaining = [i for i, problem in enumerate(problems) if problem is None]
+        try:
+            objective.tokenize([examples[i] for i in remaining], training=training)
+        except RowError:
+            for i in remaining:
+                problems[i] = _tokenization_problem(objective, examples[i], training=training)
+    return problems
+
+
+def _tokenization_problem(objective: BoundObjective, example: Example, *, training: bool) -> str | None:
+    try:
+        objective.tokenize([example], training=training)
+    except LengthError:  # stops the run when the row is tokenized
+        return None
+    except RowError as error:
+        return str(error)
+    return None
 
 
 def _check_rows(objective: BoundObjective, rows: Sequence[Row], expected: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from peftkit.data_files.decompressed_text import null_character_error, open_text
@@ -36,6 +36,10 @@ class ConllFormat:
 
     extensions: ClassVar[tuple[str, ...]] = (".conll", ".conllu", ".txt", ".bio", ".iob", ".iob2", ".tsv")
     """Extensions of files that are found in a folder."""
+
+    def without_answers(self) -> ConllFormat:
+        """Returns the form of files whose lines may lack the tag."""
+        return replace(self, tag_field=self.word_field)
 
     def read(self, file: str, encoding: str | None = None) -> Iterator[dict[str, Any]]:
         """Reads the sentences of a file (see ``read_conll``).

@@ -96,7 +96,7 @@ def _table_of(rows: Any, place: str) -> pa.Table:
     columns = [*rows.columns]
     if wrong := [column for column in columns if not isinstance(column, str) or columns.count(column) > 1]:
         raise InputError(
-            f"{place}: columns need different names that are texts, not {comma_separated(map(repr, wrong))}"
+            f"{place}: columns need different names that are texts, not {comma_separated([*map(repr, wrong)])}"
         )
     try:
         table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)

@@ -199,7 +199,7 @@ def null_character_error(name: str, line: int, file: str | None = None) -> Input
 
 
 def _convert(encoding: str) -> str:
-    return f"convert it, for example: iconv -f {encoding.upper()} -t UTF-8 OLD > NEW"
+    return f"convert it from its encoding, for example: iconv -f {encoding.upper()} -t UTF-8 OLD > NEW"
 
 
 def _encoding_remedy(file: str) -> str:

@@ -27,6 +27,9 @@ class FileLayout(Protocol):
     def extensions(self) -> tuple[str, ...]:
         """Extensions of files that are found in a folder."""
 
+    def without_answers(self) -> FileLayout:
+        """Returns the form of files that may lack answers, as for prediction."""
+
     def read(self, file: str, encoding: str | None = None) -> Iterator[dict[str, Any]]:
         """Reads the rows of a file, lazily.
 

@@ -22,7 +22,7 @@ CHARACTERS = 1 << 18
 CONLL_LINES = 200_000
 """Number of lines of a CoNLL file that are looked at."""
 MOST_TAGS = 100
-"""Largest number of different tags in so many lines."""
+"""Largest number of different tags."""
 ENTITY_TAG = re.compile(r"O|[BIESLU]-\S+")
 UNIVERSAL = 10
 """Number of fields of CoNLL-U, which has the number of a word first, the word second and its part of speech fourth."""
@@ -166,7 +166,7 @@ def guess_conll(file: str) -> ConllGuess | None:
         guess = _guess_fields([[line.split(separator) for line in sentence] for sentence in sentences], separator)
         if guess is not None:
             word, tag, tags = guess
-            # Blanks and tabs split alike where there are no other blanks.
+            # Blanks and tabs split equally where there are no other blanks.
             plain = separator is None or all(
                 line.split() == line.split(separator) for sentence in sentences for line in sentence
             )

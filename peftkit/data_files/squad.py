@@ -30,6 +30,10 @@ class SquadFormat:
     extensions: ClassVar[tuple[str, ...]] = (".json",)
     """Extensions of files that are found in a folder."""
 
+    def without_answers(self) -> SquadFormat:
+        """Returns the same form, since its questions need no answers."""
+        return self
+
     def read(self, file: str, encoding: str | None = None) -> Iterator[dict[str, Any]]:
         """Reads the questions of a file.
 

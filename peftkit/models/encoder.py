@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftkit.components import Example
 from peftkit.components.inputs import CandidateScores, TextWindow, TokenizedRow
-from peftkit.errors import RowError, summarize_error
+from peftkit.errors import LengthError, RowError, summarize_error
 from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
@@ -88,7 +88,7 @@ class SequenceClassifier(ModelFamily):
             raise RowError("source", reason) from error
         ids = self._check_ids(self._without_repeated_prefix(pair["input_ids"], pair["input_ids"]), "source", "encoder")
         if not ids or len(ids) > self.max_source_length:
-            raise RowError("source", f"truncation leaves none of the pair; {self.source_remedy}")
+            raise LengthError("source", f"truncation leaves none of the pair; {self.source_remedy}")
         return ids, self._without_repeated_prefix(pair["input_ids"], pair["token_type_ids"]), length
 
     def _tokenize_both_orders(self, first: str, second: str) -> TokenizedRow:

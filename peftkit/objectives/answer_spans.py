@@ -15,7 +15,7 @@ from peftkit.components import Example, Head, ModelKind, Objective, Prediction, 
 from peftkit.components.family_services import Batch
 from peftkit.components.inputs import NO_ANSWER, Row, TextWindow
 from peftkit.components.objective_context import ObjectiveContext
-from peftkit.errors import RowError
+from peftkit.errors import LengthError, RowError
 from peftkit.objectives.completions import FreeGeneration
 from peftkit.objectives.token_places import windows_as_texts
 from peftkit.text_normalization import normalize
@@ -33,6 +33,7 @@ class _SpanQa(Objective):
 
     task_kind = "span_qa"
     generates = True  # answers are free texts
+    scored_values = ()
 
     def answer(self, example: Example) -> str:
         """Return the answer; empty if there is none."""
@@ -103,7 +104,7 @@ class SpanQaHead(_SpanQa):
                 labels[number] = label
             if training and not places:
                 limit = context.family.max_source_length
-                raise RowError(
+                raise LengthError(
                     "answers",
                     f"no window of {limit} tokens holds the whole answer; {context.family.source_remedy}, or raise "
                     "objective.doc_stride",

@@ -19,6 +19,7 @@ class RankingObjective(Objective):
     """Base class of objectives that choose the candidate with the highest log-likelihood."""
 
     ranks = True
+    scored_values = ()
 
     def predict(
         self,

@@ -26,6 +26,7 @@ class Completion(Objective):
     join: str = " "
     """Text between source and target, for decoders; others read them apart."""
 
+    scored_values = ()
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
 
     def incompatible_with(self, spec: RunSpec) -> list[str]:

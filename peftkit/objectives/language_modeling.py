@@ -35,6 +35,7 @@ class CausalLanguageModeling(Objective):
     precise and takes longer. Half of a block if unset."""
 
     task_kind = "language_modeling"
+    scored_values = ("likelihood",)
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
 
     @model_validator(mode="after")

@@ -33,7 +33,7 @@ class MultiLabelObjective(Objective):
 
     def categories(self, task: Task, example: Example) -> Sequence[str]:
         """Return the labels, or the text of no label."""
-        return split_labels(example.target, task.empty_answer) or (task.empty_answer,)
+        return sorted(split_labels(example.target, task.empty_answer)) or (task.empty_answer,)
 
     def describe_constant_answer(self, answer: str) -> tuple[str, str]:
         """Describe that all rows have the same labels."""
@@ -53,6 +53,7 @@ class MultiLabelHead(MultiLabelObjective):
     ``summary.json``, and are used on test and by ``predict``."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    scored_values = ("probabilities",)
 
     def head(self, task: Task) -> Head:
         """Return a head with the task's labels."""

@@ -35,6 +35,7 @@ class TokenTaggingHead(Objective):
     """Number of tokens that the windows of a long sentence have in common, at most half of a window."""
 
     task_kind = "token_tagging"
+    scored_values = ()
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
 
     def head(self, task: Task) -> Head:

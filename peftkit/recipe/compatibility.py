@@ -194,6 +194,19 @@ def _metric_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Confl
             if metric.input == "teacher_forced" and any(o.teacher_force is Objective.teacher_force for o in fitting):
                 text = "scores the tokens of targets, which the objective for this model does not predict"
                 yield path, f"{metric.name!r} {text}"
+            elif lacking := [o for o in fitting if not _has_scored_value(o, metric.input)]:
+                others = {
+                    family for o in recipe.objectives if _has_scored_value(o, metric.input) for family in o.families
+                }
+                models = f"; it needs a model of kind {comma_separated(sorted(others))}" if others else ""
+                names = comma_separated(sorted(repr(o.model_fields["name"].default) for o in lacking))
+                yield path, f"{metric.name!r} scores {metric.input}, which predictions of {names} do not have{models}"
+
+
+def _has_scored_value(objective: type[Objective], value: str) -> bool:
+    """Return whether predictions of an objective may have what a metric scores."""
+    declared = objective.scored_values
+    return value in ("prediction", "teacher_forced") or declared is None or value in declared
 
 
 def _selection_conflicts(recipe: Recipe) -> Iterator[Conflict]:

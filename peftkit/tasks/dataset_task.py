@@ -10,12 +10,13 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem
 from peftkit.components.inputs import SkippedRow, TaskMatch
+from peftkit.components.task import ExampleCheck
 from peftkit.data_files import missing_column_hint
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
 from peftkit.tasks.data_check import DEFAULT_MAX_BAD, find_data_problems, options_for_bad_rows
-from peftkit.tasks.file_task import GLOB, DataPath, FileTask
+from peftkit.tasks.file_task import GLOB, FileTask
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
@@ -24,9 +25,6 @@ from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-
-
-__all__ = ["DataPath", "DatasetTask"]
 
 
 class DatasetTask(FileTask):
@@ -86,6 +84,7 @@ class DatasetTask(FileTask):
 
     _sample: DataSource | None = PrivateAttr(default=None)
     _skipped: dict[str, SkippedSplit] | None = PrivateAttr(default=None)
+    _example_check: ExampleCheck | None = PrivateAttr(default=None)
 
     @field_validator("max_bad")
     @classmethod
@@ -286,6 +285,14 @@ class DatasetTask(FileTask):
         if self.skips_bad_rows or self.ignores_rows:
             splits, self._skipped = leave_out_bad_rows(self, splits)
         return splits
+
+    def with_example_check(self, check: ExampleCheck) -> DatasetTask:
+        """Returns a copy of the task that also skips rows whose examples do not pass a check."""
+        if not self.skips_bad_rows:
+            return self
+        task = self.model_copy()
+        task._example_check, task._skipped = check, None
+        return task
 
     def skipped_rows(self) -> list[SkippedRow]:
         """Returns the invalid rows that ``load`` left out; of a stream, those that were met so far."""

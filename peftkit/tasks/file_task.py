@@ -17,10 +17,13 @@ from peftkit.data_files import (
     check_delimiter,
     check_encoding_name,
     disk_file,
+    file_format,
+    is_archive,
     normalize_member,
+    only_data_file,
 )
-from peftkit.errors import DataError
-from peftkit.tasks.sources.data_source import SPLIT_NAMES
+from peftkit.errors import DataError, InputError
+from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource, files_of
 from peftkit.tasks.sources.evaluated_task import EvaluatedTask
 from peftkit.tasks.sources.folders import Files
 
@@ -87,6 +90,32 @@ class FileTask(EvaluatedTask):
         return FileOptions(
             self.delimiter, self.quoting, self.encoding, self.field, sample_by=sample_by, form=self.file_layout
         )
+
+    def prediction_options(self, file: str) -> FileOptions:
+        """Returns how a file of rows to predict is written: like the files of training, if it has the same format.
+
+        Args:
+            file: Path of the file, which needs no answers.
+        """
+        name, options = normalize_member(file), self.file_options
+        form = options.form
+        if is_archive(name):
+            name = only_data_file(name, options)
+        written = file_format(Path(name))
+        if form is not None:
+            extensions = Path(name).suffixes
+            if written in (None, "text") or any(each.lower() in form.extensions for each in extensions):
+                return FileOptions(encoding=self.encoding, form=form.without_answers())
+            return FileOptions()
+        trained = {file_format(Path(each)) for _, names in self._source_files() for each in names}
+        return options if not trained or written in trained else FileOptions()
+
+    def _source_files(self) -> Files:
+        """Returns the files of each split; empty if they are not on this machine."""
+        try:
+            return files_of(DataSource(path=self._paths(), options=self.file_options))
+        except InputError:  # such as an archive or the files of a pattern that are not here any more
+            return ()
 
     def _options_without_form(self) -> Iterator[tuple[str, str]]:
         """Yields the options of files on which nothing depends if the task reads files in a form of its own."""

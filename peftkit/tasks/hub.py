@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from peftkit.tasks.columns import AnswerFormat
-from peftkit.tasks.dataset_task import DataPath
+from peftkit.tasks.file_task import DataPath
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification
 
 Subset = Literal[

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from accelerate import Accelerator
 from datasets import Dataset
+from tokenizers import normalizers
+from transformers import AutoTokenizer
 
+import peftkit
 from peftkit import Example
 from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.data.dataloader import StreamingRows
 from peftkit.data.examples import text_hash
+from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.token_cache import STATISTICS_COLUMNS
 from peftkit.data.tokenized_split import SplitStatistics, tokenize_examples, tokenize_rows, tokenize_split
 from peftkit.errors import InputError, PluginError
 from peftkit.models import BoundObjective
+from peftkit.models.load_base_model import load_objective
 from peftkit.objectives import LabelRanking
+from peftkit.recipe.resolve import model_path
 from peftkit.tasks.generic import MultipleChoice
 from tests.data.test_examples import Wrong
 from tests.tiny_runs import Colours, bind_objective
@@ -156,3 +166,91 @@ def test_rows_of_a_faulty_objective_are_an_error(lost_key: str, words: str, obje
     faulty = replace(objective, component=Faulty(lost_key=lost_key))
     with pytest.raises(PluginError, match=words):
         tokenize_examples(faulty, "dev", [Example("x", "red", ("red", "blue"))] * 2, [0, 1], training=False)
+
+
+GOOD = [{"source": f"a bird {i}", "target": f"it sings {i}"} for i in range(6)]
+QUESTIONS = [{"question": f"what {i}?", "choices": ["a bird", "a stone"], "answer": "A"} for i in range(6)]
+SENTENCES = [{"tokens": ["a", "bird", str(i)], "ner_tags": ["B-A", "I-A", "B-A"]} for i in range(6)]
+UNTOKENIZABLE: dict[str, tuple[str, str, list[dict[str, Any]], dict[str, Any], str]] = {
+    "target": (
+        "text_generation",
+        "pocket-t5",
+        GOOD,
+        {"source": "x", "target": "\u0301"},
+        "target: '\u0301' has no token in the model's vocabulary",
+    ),
+    "candidates": (
+        "multiple_choice",
+        "pocket-decoder",
+        QUESTIONS,
+        {"question": "what?", "choices": ["\u6f22", "\u5b57"], "answer": "A"},
+        "candidates: '\u6f22' and '\u5b57' have the same token ids",
+    ),
+    "word": (
+        "token_tagging",
+        "pocket-encoder",
+        SENTENCES,
+        {"tokens": ["a", "\u200b"], "ner_tags": ["B-A", "I-A"]},
+        r"source: the word '\u200b' has no token in the model's vocabulary, and there is no tag O",
+    ),
+}
+
+
+def drop_zero_width_spaces(model: str, folder: Path) -> str:
+    """Copies a model with a tokenizer that drops them, as that of BERT does."""
+    shutil.copytree(model_path(model), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    backend = tokenizer.backend_tokenizer
+    parts = [normalizers.Replace("\u200b", ""), *([backend.normalizer] if backend.normalizer else [])]
+    backend.normalizer = normalizers.Sequence(parts)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("case", UNTOKENIZABLE)
+def test_rows_that_the_tokenizer_cannot_represent_are_skipped(case: str, streaming: bool, tmp_path: Path) -> None:
+    name, model, good, bad, reason = UNTOKENIZABLE[case]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*good[:2], bad, *good[2:]]), encoding="utf-8")
+    options: dict[str, Any] = {"path": {split: str(file) for split in ("train", "dev", "test")}, "streaming": streaming}
+    if name == "token_tagging":
+        options["tag_names"] = ("B-A", "I-A")
+        model = drop_zero_width_spaces(model, tmp_path / "model")
+    settings: Any = {"budget": {"steps": 1}, "train": {"batch_size": 2}, "track": {"to": []}}
+
+    def prepare(method: str, **further: Any) -> PreparedData:
+        task = peftkit.task(name, **options, **further)
+        recipe = peftkit.Recipe.build(model=model, task=task, method=method, **settings)
+        return prepare_data(recipe, load_objective(recipe)[1], Accelerator(cpu=True))
+
+    with pytest.raises(InputError, match=re.escape(f"{file}, row 3: {reason}")):
+        prepare("lora")
+    outcomes = []
+    for method in ("lora", "bitfit" if name == "token_tagging" else "prefix_tuning"):
+        data = prepare(method, on_bad_row="skip", max_bad=1)
+        rows = list(islice(data.train, 6))
+        assert len(rows) == 6
+        assert [len(split.rows) for split in data.final_splits] == [6, 6]
+        skipped = {(row.split, row.row) for row in data.skipped_rows}
+        assert skipped == {(split, 3) for split in ("train", "dev", "test")}
+        assert all(row.reason.startswith(reason) for row in data.skipped_rows)
+        assert data.objective.task.describe_row("dev", 2) == f"{file}, row 4"
+        outcomes.append((data.digests, data.num_skipped))
+    assert outcomes[0] == outcomes[1]
+    with pytest.raises(InputError, match=r"max_bad: 1 of 7 rows are invalid"):
+        list(prepare("lora", on_bad_row="skip", max_bad=0).train)
+
+
+def test_rows_that_are_too_long_stop_a_run_that_skips_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    long = {"question": "what?", "choices": ["a " * 400, "a stone"], "answer": "A"}
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*QUESTIONS, long]), encoding="utf-8")
+    paths = {split: str(file) for split in ("train", "dev", "test")}
+    task = peftkit.task("multiple_choice", path=paths, on_bad_row="skip", max_bad=1)
+    train = {"batch_size": 2, "max_source_length": 32}
+    recipe = peftkit.Recipe.build(
+        model="pocket-encoder", task=task, method="lora", budget={"steps": 1}, train=train, track={"to": []}
+    )
+    with pytest.raises(InputError, match=r"row 7: source: the part of it that must not be truncated exceeds"):
+        prepare_data(recipe, load_objective(recipe)[1], Accelerator(cpu=True))

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from peftkit.data_files import is_data_object, store_data_object
 from peftkit.errors import InputError
@@ -36,6 +35,8 @@ def test_equal_content_has_one_file(cache: Path) -> None:
     assert Path(stored["train"]).parent.parent == cache / "data"
     for equal in (frame.copy(), frame.set_index(np.arange(20) + 5), pd.DataFrame(ROWS * 2)[:20]):
         assert store_data_object(equal) == stored
+    from datasets import Dataset  # of both versions of huggingface_hub
+
     dataset = Dataset.from_list(ROWS)
     of_dataset = store_data_object(dataset)
     assert store_data_object(Dataset.from_list(ROWS * 2).select(range(20))) == of_dataset
@@ -61,6 +62,8 @@ def test_types_survive() -> None:
 
 
 def test_splits_and_label_names_are_kept() -> None:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
     features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
     rows = [{"text": f"t{i}", "label": i % 2} for i in range(8)]
     dataset = Dataset.from_list(rows, features=features)
@@ -89,12 +92,18 @@ def test_splits_and_label_names_are_kept() -> None:
             "the split 'validation' is dev, like another one",
         ),
         ({"train": pd.DataFrame({"a": []})}, r"data\['train'\]: has no rows"),
-        (Dataset.from_list(ROWS).to_iterable_dataset(), "data: is a stream, which cannot be stored"),
     ],
 )
 def test_other_objects_are_refused(data: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         store_data_object(data)
+
+
+def test_streams_are_refused() -> None:
+    from datasets import Dataset
+
+    with pytest.raises(InputError, match="data: is a stream, which cannot be stored"):
+        store_data_object(Dataset.from_list(ROWS).to_iterable_dataset())
 
 
 def test_paths_are_no_data_objects() -> None:

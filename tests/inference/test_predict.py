@@ -253,3 +253,26 @@ def test_every_file_format_is_read_as_in_training(make: Make, registry: Registry
 
 def delimited(rows: list[dict[str, str]], separator: str) -> bytes:
     return "".join(separator.join(cells) + "\n" for cells in [[*rows[0]], *(row.values() for row in rows)]).encode()
+
+
+def test_rows_with_labels_that_were_ignored_are_predicted(make: Make, registry: Registry, tmp_path: Path) -> None:
+    labels = ["red", "green", "blue", "?"]
+    rows = [{"text": f"{THINGS[i % 7]} é, {i}", "label": labels[i % 4]} for i in range(40)]
+    files = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+    for file in files.values():
+        file.write_bytes(delimited(rows, ";").decode().encode("cp1252"))
+    paths = ", ".join(f'{split}="{file}"' for split, file in files.items())
+    options = (f"task.path={{{paths}}}", 'task.delimiter=";"', "task.encoding=cp1252", 'task.ignore_labels=["?"]')
+    path = run(make("encoder", *QUICK, "task.name=text_classification", *options), registry)
+    assert path is not None
+    opened, stored = load_finished_run(path, registry), RunDirectory(path).predictions("test")
+    assert len(stored) == 30
+    task, new = opened.recipe.task, tmp_path / "new.csv"
+    for written in (rows, [{"text": row["text"]} for row in rows]):
+        new.write_bytes(delimited(written, ";").decode().encode("cp1252"))
+        predicted = list(predict(opened, read_prediction_inputs(str(new), task.prediction_options(str(new)))))
+        assert len(predicted) == 40
+        known = [each for each, row in zip(predicted, rows, strict=True) if row["label"] != "?"]
+        assert [each["prediction"] for each in known] == [each["prediction"] for each in stored]
+        assert all(sum(each["probabilities"].values()) == pytest.approx(1) for each in predicted)
+        assert all({*each["probabilities"]} == {"red", "green", "blue"} for each in predicted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -339,3 +340,31 @@ def test_options_of_an_unknown_optimizer_are_not_checked(valid_recipe: str, chec
     text = f'{valid_recipe}[train]\noptimizer = "SGDD"\n{OPTIONS}momentum = 0.9\n'
     (error,) = check_errors({"x.toml": text})
     assert error.startswith("x.toml:10: train.optimizer: ")
+
+
+@pytest.mark.parametrize("model", ["pocket-t5", "pocket-decoder", "pocket-encoder"])
+def test_a_metric_of_probabilities_needs_an_objective_that_has_them(
+    model: str, folder: Path, registry: Registry
+) -> None:
+    (folder / "rows.jsonl").write_text('{"text": "t", "labels": ["a", "b"]}\n' * 9, encoding="utf-8")
+    metrics = '[{name="multi_label_f1"},{name="mean_average_precision"}]'
+    tables: dict[str, Any] = {
+        "model": {"name": model},
+        "task": {"name": "text_multi_label", "path": str(folder / "rows.jsonl"), "label_names": ["a", "b"]},
+        "method": {"name": "lora"},
+        "train": {"budget": {"steps": 1}},
+    }
+    (folder / "x.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
+    words = (
+        r"metric\[1\]\.name: 'mean_average_precision' scores probabilities, which predictions of "
+        "'multi_label_generation' do not have; it needs a model of kind encoder"
+    )
+    refused = pytest.raises(RecipeError, match=words) if model != "pocket-encoder" else nullcontext()
+    with refused:
+        load_recipe("x.toml", registry, [f"metric={metrics}"])
+
+
+def test_every_built_in_objective_declares_what_metrics_may_score(registry: Registry) -> None:
+    entries = registry.all("objective").values()
+    built_in: list[Any] = [entry.component for entry in entries if entry.distribution == "peftkit"]
+    assert [each.__name__ for each in built_in if each.scored_values is None] == []

@@ -51,6 +51,8 @@ NOT_PUBLIC_FILES = {
     **dict.fromkeys(("methods/peft_*", "methods/adalora.py", "methods/adamss.py", "methods/lora.py"), PEFT),
     **dict.fromkeys(("methods/prefix_tuning.py", "methods/vera.py"), PEFT),
     **dict.fromkeys(("tasks/dataset_task.py", "tasks/data_check.py", "tasks/labels.py", "tasks/sources/*"), BASE),
+    "tasks/file_task.py": BASE,
+    "tasks/tag_recognition.py": "of token_tagging",
     **dict.fromkeys(
         ("tasks/columns.py", "tasks/text_tasks/text_task.py", "tasks/bad_rows.py", "metrics/evaluate_module.py"), BASE
     ),
@@ -64,7 +66,13 @@ NOT_PUBLIC = {
     "EvaluateModule": "EvaluateMetric.module() returns one",
     "FreeGeneration": "of the built-in objectives that generate answers",
     "pseudo_values": "Metric.is_mean_of_examples names its module",
-    **dict.fromkeys(("DataSample", "column_names"), "of tasks that recognize columns of users' data"),
+    **dict.fromkeys(
+        ("DataSample", "Column", "column_names", "held_out_options", "local_files", "local_splits"),
+        "of tasks that recognize users' data",
+    ),
+    **dict.fromkeys(("file_encoding", "file_format", "guess_sample_by"), "of tasks that recognize users' data"),
+    **dict.fromkeys(("FileLayout", "SampleBy"), "of tasks with files in a form of their own"),
+    **dict.fromkeys(("recognize_conll", "recognize_tags"), "of token_tagging"),
     **dict.fromkeys(("LabelNames", "map_label", "train_feature_names"), "TextClassification.labels has them"),
     **dict.fromkeys(("NO_ANSWER", "SquadFormat"), "of span_qa"),
     **dict.fromkeys(

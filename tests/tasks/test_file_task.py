@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from peftkit.data_files import read_prediction_inputs
 from peftkit.errors import InputError
 from peftkit.tasks.generic import TextClassification
 from peftkit.tasks.plain_text import PlainText
+from peftkit.tasks.span_qa import SpanQa
+from peftkit.tasks.token_tagging import TokenTagging
 from tests.tasks.conftest import Write
 
 ROWS = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(20)]
@@ -146,3 +149,46 @@ def test_a_text_file_beside_data_files_is_no_data(write: Write) -> None:
         write(f"data/{split}.csv", ROWS)
         Path(f"data/{split}_notes.txt").write_text("x\n")
     assert len(texts(TextClassification(path="data"))) == 3 * len(ROWS)
+
+
+CONLL = "Ann B-PER\nran O\n\nBob B-PER\nsat O\n\n" * 5
+QUESTION = {"id": "1", "question": "Who?"}
+SQUAD = {"data": [{"paragraphs": [{"context": "Ann ran.", "qas": [QUESTION] * 3}]}]}
+REVIEWS = "text;label\n" + "".join(f"Café, {i};{'ab'[i % 2]}\n" for i in range(9))
+TRAINED: dict[str, tuple[type[Any], dict[str, Any], str, str]] = {
+    "delimiter": (TextClassification, {"delimiter": ";", "encoding": "cp1252"}, "a.csv", REVIEWS),
+    "conll": (TokenTagging, {"file_format": "conll", "encoding": "cp1252"}, "a.train", CONLL),
+    "squad": (SpanQa, {"file_format": "squad", "allow_no_answer": True}, "a.json", json.dumps(SQUAD)),
+    "document": (PlainText, {"sample_by": "document"}, "a.txt", "One.\nTwo.\n"),
+    "field": (TextClassification, {"field": "a"}, "a.json", json.dumps({"a": ROWS, "b": ROWS})),
+}
+PREDICTED: list[tuple[str, str, str, list[str]]] = [
+    ("delimiter", "new.csv", "text;other\nCafé, x;y\n", ["Café, x"]),
+    ("delimiter", "new.jsonl", '{"text": "Café"}\n', ["Café"]),
+    ("delimiter", "new.tsv", "text\tother\nCafé; x\ty\n", ["Café; x"]),
+    ("conll", "new.train", "Mérida\nis\n\nBob\n", ["Mérida is", "Bob"]),
+    ("conll", "new.conll", "Mérida B-LOC\nis O\n", ["Mérida is"]),
+    ("conll", "new.jsonl", '{"tokens": ["Mérida", "is"]}\n', ["Mérida is"]),
+    ("squad", "new.json", json.dumps(SQUAD), ["question: Who? context: Ann ran."] * 3),
+    ("squad", "new.csv", "question,context\nWho?,Ann ran.\n", ["question: Who? context: Ann ran."]),
+    ("document", "new.txt", "Three.\n\nFour.\n", ["Three.\n\nFour."]),
+    ("field", "new.json", json.dumps({"a": [{"text": "x"}], "b": [1]}), ["classify: x"]),
+]
+
+
+@pytest.mark.parametrize(("trained", "name", "content", "expected"), PREDICTED)
+def test_files_to_predict_are_read_like_those_of_training(
+    trained: str, name: str, content: str, expected: list[str]
+) -> None:
+    kind, options, file, training = TRAINED[trained]
+    encoding = options.get("encoding", "utf-8")
+    Path(file).write_bytes(training.encode(encoding))
+    task = kind(path={"train": file}, **HELD_OUT, **options)
+    same_format = (trained == "conll" and not name.endswith(".jsonl")) or Path(name).suffix == Path(file).suffix
+    Path(name).write_bytes(content.encode(encoding if same_format else "utf-8"))
+    rows: list[Any] = list(read_prediction_inputs(name, task.prediction_options(name)))
+    sources = [task.to_prompt(row).source.removeprefix("classify: ") for row in rows]
+    assert sources == [text.removeprefix("classify: ") for text in expected]
+    Path(file).unlink()  # a run may be used without its data
+    if same_format:
+        assert list(read_prediction_inputs(name, task.prediction_options(name))) == rows

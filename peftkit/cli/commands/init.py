@@ -6,9 +6,9 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftkit import plugins
 from peftkit.atomic_files import write_file
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from peftkit.analysis.recipe_draft import Draft, TaskCandidate
     from peftkit.plugins import Registry
 
+MOST_BAD = "20%"
+"""Share of rows that the model cannot represent from which the data are not for the model."""
 SCHEMA_FILE = "recipe.schema.json"
 
 
@@ -96,18 +98,26 @@ class InitCommand(SubCommand):
 
 def _draft(name: str, model: str, chosen: TaskCandidate, registry: Registry) -> Draft:
     """Writes the texts, with limits of lengths that the data need."""
-    from peftkit.analysis.recipe_draft import draft_recipe, sensible_methods
+    from peftkit.analysis.recipe_draft import describe_skipped_rows, draft_recipe, sensible_methods, with_options
 
     methods = sensible_methods(model, chosen.kind, registry)
     if not methods:
         raise InputError(f"no installed method supports {model!r} with {chosen.name}")
     first = draft_recipe(name, model, chosen, methods, schema=f"./{SCHEMA_FILE}")
-    lengths = _measure_lengths(first.recipe, registry)
+    try:
+        preview = _preview(first.recipe, registry)
+    except InputError:  # such as a target that the tokenizer does not know
+        if "on_bad_row" in chosen.match.options:
+            raise
+        trial = with_options(chosen, {"on_bad_row": "skip", "max_bad": MOST_BAD}, {})
+        preview = _preview(draft_recipe(name, model, trial, methods).recipe, registry)
+        chosen = with_options(chosen, *describe_skipped_rows(preview))
+    lengths = _limits(preview)
     return draft_recipe(name, model, chosen, methods, schema=f"./{SCHEMA_FILE}", **lengths)
 
 
-def _measure_lengths(text: str, registry: Registry) -> dict[str, int]:
-    """Returns limits that keep the longest texts of the sampled rows."""
+def _preview(text: str, registry: Registry) -> dict[str, Any]:
+    """Tokenizes rows of a recipe's task."""
     import tempfile
 
     from peftkit.recipe import load_recipe
@@ -116,10 +126,16 @@ def _measure_lengths(text: str, registry: Registry) -> dict[str, int]:
         path = Path(folder) / "recipe.toml"
         path.write_text(text, encoding="utf-8")
         recipe = load_recipe(path, registry, ())
-    from peftkit.analysis.recipe_draft import round_length
     from peftkit.analysis.task_preview import preview_task  # imports transformers
 
-    splits = preview_task(recipe, "train", 1, reports=False)["splits"].values()
+    return preview_task(recipe, "train", 1, reports=False)
+
+
+def _limits(preview: Mapping[str, Any]) -> dict[str, int]:
+    """Returns limits that keep the longest texts of the sampled rows."""
+    from peftkit.analysis.recipe_draft import round_length
+
+    splits = preview["splits"].values()
     longest = {side: max(split["lengths"][side]["longest"] for split in splits) for side in ("source", "target")}
     return {f"max_{side}_length": round_length(tokens) for side, tokens in longest.items() if tokens}
 

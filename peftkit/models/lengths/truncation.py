@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example
-from peftkit.errors import RowError
+from peftkit.errors import LengthError
 from peftkit.models.lengths import LONGER_SOURCES
 from peftkit.models.text_encoding import SpecialTokens
 
@@ -32,7 +32,7 @@ def truncate_context(
         The text of the source.
 
     Raises:
-        RowError: the rest of the source is too long without any context.
+        LengthError: the rest of the source is too long without any context.
     """
     if example.truncatable_span is None:
         raise ValueError("the example has no truncatable_span")
@@ -40,7 +40,7 @@ def truncate_context(
     while (excess := len(tokenizer(text)["input_ids"]) - max_tokens) > 0:
         token_starts = [position for position in _token_starts(text, tokenizer) if start <= position < end]
         if not token_starts:
-            raise RowError(
+            raise LengthError(
                 "source",
                 f"the part of it that must not be truncated exceeds the limit of {max_tokens} tokens by {excess}; "
                 f"{remedy}",
@@ -62,7 +62,7 @@ def truncate_end(
         remedy: what to do if there is no room.
 
     Raises:
-        RowError: the template leaves no room for any token of the source.
+        LengthError: the template leaves no room for any token of the source.
     """
     prefix_length, suffix_length = len(special_tokens.prefix), len(special_tokens.suffix)
     if max_tokens <= prefix_length + suffix_length < len(ids):
@@ -84,7 +84,7 @@ def truncate_start(
         remedy: what to do if there is no room.
 
     Raises:
-        RowError: the prefix leaves no room for any other token of the prompt.
+        LengthError: the prefix leaves no room for any other token of the prompt.
     """
     if len(ids) <= max_tokens:
         return ids
@@ -110,11 +110,11 @@ def truncate_pairs(
         The output of the tokenizer, with token type ids.
 
     Raises:
-        RowError: a choice leaves no room for the source.
+        LengthError: a choice leaves no room for the source.
     """
     longest = max(len(pair) for pair in tokenizer([""] * len(choices), choices)["input_ids"])
     if longest >= max_tokens:
-        raise RowError(
+        raise LengthError(
             "candidates",
             f"one of them has {longest} tokens, which leaves no room for the source within the limit of "
             f"{max_tokens} tokens; {remedy}",
@@ -134,8 +134,8 @@ def truncate_target(ids: list[int], max_tokens: int) -> list[int]:
     return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
 
 
-def _no_room_error(max_tokens: int, remedy: str) -> RowError:
-    return RowError("source", f"truncation to {max_tokens} tokens leaves none of it; {remedy}")
+def _no_room_error(max_tokens: int, remedy: str) -> LengthError:
+    return LengthError("source", f"truncation to {max_tokens} tokens leaves none of it; {remedy}")
 
 
 def _token_starts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components.inputs import TextWindow
-from peftkit.errors import InputError, RowError, summarize_error
+from peftkit.errors import InputError, LengthError, RowError, summarize_error
 from peftkit.models.lengths import LONGER_SOURCES
 
 
@@ -48,7 +48,7 @@ def tokenize_windows(
             bare: Any = tokenizer(*texts[:-1], [""])
             room -= len(bare["input_ids"][0])
             if room < 1:
-                raise RowError(
+                raise LengthError(
                     "source",
                     f"what every window starts with has {max_tokens - room} tokens, which leaves no room for the text "
                     f"within the limit of {max_tokens} tokens; {remedy}",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from peftkit.components.inputs import SkippedRow
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from peftkit.components import Example
     from peftkit.tasks.dataset_task import DatasetTask
 
+CHECKED_TOGETHER = 1000
+"""Number of rows that are checked at a time."""
 MIN_STREAMED_ROWS = 1000
 """The share of invalid rows in a stream is that of at least this number of rows."""
 
@@ -75,12 +78,17 @@ def parse_percentage(text: str) -> float:
     return share
 
 
-def invalid_reason(to_example: Callable[[Mapping[str, Any]], Example], row: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a row; None if it is valid, or if a plugin's task fails on it in another way.
+def to_valid_example(
+    to_example: Callable[[Mapping[str, Any]], Example], row: Mapping[str, Any]
+) -> tuple[Example | None, str | None]:
+    """Return the example of a row, or what is wrong with the row.
 
     Args:
         to_example: The task's.
         row: The row.
+
+    Returns:
+        The example and None, or None and the reason; None and None if a plugin's task fails on the row in another way.
 
     Raises:
         InputError: The data as a whole are invalid.
@@ -88,14 +96,14 @@ def invalid_reason(to_example: Callable[[Mapping[str, Any]], Example], row: Mapp
     try:
         example = to_example(row)
     except RowError as error:
-        return str(error)
+        return None, str(error)
     except InputError:  # concerns the whole dataset
         raise
     except Exception:  # reported with its location when the row is used
-        return None
+        return None, None
     if example.candidates and example.target not in example.candidates:
-        return f"target: {example.target!r} is not one of the choices {list(example.candidates)}"
-    return None
+        return None, f"target: {example.target!r} is not one of the choices {list(example.candidates)}"
+    return example, None
 
 
 def iterate(rows: Any) -> Iterator[Mapping[str, Any]]:
@@ -130,10 +138,10 @@ def leave_out_bad_rows(task: DatasetTask, splits: Mapping[str, Any]) -> tuple[Da
     for split, rows in splits.items():
         if isinstance(rows, Dataset):
             kept = []
-            for index, row in enumerate(iterate(rows)):
-                if task.is_ignored(row):
+            for index, (reason, ignored) in enumerate(_examine(task, split, iterate(rows))):
+                if ignored:
                     skipped[split].ignored.add(index)
-                elif (reason := _reason(task, row)) is not None:
+                elif reason is not None:
                     skipped[split].reasons[index] = reason
                 else:
                     kept.append(index)
@@ -149,10 +157,11 @@ def _skip_in_stream(task: DatasetTask, split: str, rows: Any, skipped: SkippedSp
     numbers: dict[str, int] = {}
 
     def keep(row: Mapping[str, Any], index: int) -> bool:
-        if task.is_ignored(row):
+        [(reason, ignored)] = _examine(task, split, [row])
+        if ignored:
             skipped.ignored.add(index)
             return False
-        if (reason := _reason(task, row)) is None:
+        if reason is None:
             return True
         if sharded:
             content = repr({name: value for name, value in row.items() if not name.startswith(INTERNAL)})
@@ -167,9 +176,23 @@ def _skip_in_stream(task: DatasetTask, split: str, rows: Any, skipped: SkippedSp
     return rows.filter(keep, with_indices=True)
 
 
-def _reason(task: DatasetTask, row: Mapping[str, Any]) -> str | None:
-    """Returns why a row is skipped; None if it is valid, or invalid rows stop the run."""
-    return invalid_reason(task.to_example, row) if task.skips_bad_rows else None
+def _examine(task: DatasetTask, split: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str | None, bool]]:
+    """Yields why each row is skipped, None if it is not, and whether it is ignored."""
+    iterator = iter(rows)
+    while batch := list(islice(iterator, CHECKED_TOGETHER)):
+        ignored = [task.is_ignored(row) for row in batch]
+        reasons: list[str | None] = [None] * len(batch)
+        examples: dict[int, Example] = {}
+        for position, row in enumerate(batch if task.skips_bad_rows else ()):
+            if not ignored[position]:
+                example, reasons[position] = to_valid_example(task.to_example, row)
+                if example is not None:
+                    examples[position] = example
+        if task._example_check is not None and examples:
+            checked = task._example_check(split, [*examples.values()])
+            for position, reason in zip(examples, checked, strict=True):
+                reasons[position] = reason
+        yield from zip(reasons, ignored, strict=True)
 
 
 def _check_number(task: DatasetTask, split: str, skipped: SkippedSplit, rows: int) -> None:

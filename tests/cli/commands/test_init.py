@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -369,6 +370,19 @@ def test_the_files_of_every_kind_are_written_without_questions(
     assert out.splitlines()[-2:] == ["peftkit run first.toml", "peftkit sweep first_sweep.toml"]
     text = (tmp_path / "first.toml").read_text(encoding="utf-8")
     assert [line for line in lines if line not in text] == []
+
+
+def test_rows_that_the_model_cannot_represent_are_skipped(peftkit: Peftkit, tmp_path: Path) -> None:
+    rows = [{"source": f"a bird {i}", "target": f"it sings {i}"} for i in range(300)]
+    for number in (7, 8, 9, 100):
+        rows[number]["target"] = "\u0301"
+    (tmp_path / "a.jsonl").write_bytes(_jsonl(rows))
+    assert peftkit("init", "a.jsonl", "--yes")[::2] == (0, "")
+    text = (tmp_path / "a.toml").read_text(encoding="utf-8")
+    assert re.search(
+        r'on_bad_row = "skip"  # 4 rows are invalid with this model; the first: a.jsonl, row \d+: target: ', text
+    )
+    assert peftkit("task", "preview", "a.toml", "-n", "1")[0] == 0
 
 
 def test_no_more_than_four_questions_are_asked(peftkit: Peftkit, data: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from peftkit import plugins
 from peftkit.cli.arguments import add_run, count
 from peftkit.cli.output_file import open_output
 from peftkit.cli.subcommand import SubCommand
+from peftkit.errors import InputError
 from peftkit.json_files import to_json
 from peftkit.standard_streams import shows_all_characters
+
+if TYPE_CHECKING:
+    from peftkit.data_files import FileOptions
+    from peftkit.inference.finished_run import FinishedRun
 
 
 class PredictCommand(SubCommand):
@@ -30,8 +37,11 @@ class PredictCommand(SubCommand):
         source.add_argument("--text", help="Text to predict for. [default: lines of standard input]")
         source.add_argument(
             "--file",
-            help="Rows (CSV, TSV, JSON, JSONL or Parquet), or lines (any other file): texts or JSON objects.",
+            help="Rows, in a file like those of training or as CSV, TSV, JSON, JSONL or Parquet, or lines (any other "
+            "file): texts or JSON objects.",
         )
+        parser.add_argument("--delimiter", help="Character between the cells of FILE. [default: as in training]")
+        parser.add_argument("--encoding", help="Encoding of FILE, such as cp1252. [default: as in training]")
         parser.add_argument("-o", "--output", metavar="FILE", help="Write to a file instead of standard output.")
         parser.add_argument(
             "--batch", type=count, metavar="SIZE", help="Examples in a batch. [default: the run's evaluation batch]"
@@ -52,7 +62,8 @@ class PredictCommand(SubCommand):
         quiet_libraries(args.log_level)
         with open_output(args.output, args.file) as output:
             finished = load_finished_run(Path(args.run), plugins.load_registry())
-            inputs = read_prediction_inputs(args.file) if args.text is None else [args.text]
+            file, options = _file_and_options(args, finished)
+            inputs = read_prediction_inputs(file, options) if args.text is None else [args.text]
             predictions = predict(finished, inputs, args.batch, stream=args.stream, name=args.file or "")
             escape = not shows_all_characters(output.stream)
             if args.json:
@@ -62,3 +73,20 @@ class PredictCommand(SubCommand):
             for prediction in predictions:
                 output.print_line(to_json(prediction, escape=escape))
         return 0
+
+
+def _file_and_options(args: argparse.Namespace, run: FinishedRun) -> tuple[str | None, FileOptions]:
+    """Returns the file to predict, and how it is written."""
+    from peftkit.data_files import FileOptions, check_delimiter, check_encoding_name
+
+    changes: dict[str, Any] = {}
+    for option, check in (("delimiter", check_delimiter), ("encoding", check_encoding_name)):
+        if (value := getattr(args, option)) is not None:
+            if args.file is None:
+                raise InputError(f"--{option}: needs --file")
+            try:
+                changes[option] = check(value)
+            except ValueError as error:
+                raise InputError(f"--{option}: {error}") from error
+    options = FileOptions() if args.file is None else run.recipe.task.prediction_options(args.file)
+    return args.file, replace(options, **changes)

@@ -39,6 +39,15 @@ def test_predict_reads_text_lines_and_files(
         "topic: a bird",
         "topic: a stone",
     ]
+    Path("other.csv").write_bytes("gloss;note\na café;1\n".encode("cp1252"))
+    assert main(["predict", run, "--file", "other.csv", "--delimiter", ";", "--encoding", "cp1252"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"] == "topic: a café"
+    for words, message in (
+        (["--file", "other.csv", "--delimiter", ";;"], "--delimiter: must be one character"),
+        (["--text", "x", "--encoding", "cp1252"], "--encoding: needs --file"),
+    ):
+        assert main(["predict", run, *words]) == 2
+        assert f"peftkit: error: {message}" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"gloss": "a bird"}\n'), "ascii"))
     assert main(["predict", run]) == 0
     assert json.loads(capsys.readouterr().out) == prediction
