@@ -238,10 +238,10 @@ class Objective(Component):
         Returns:
             The outputs, of shape (texts, features).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} compares no rows")
 
     def loss_of_outputs(self, outputs: Tensor, batch: Batch, context: ObjectiveContext, rows: range) -> Tensor:
-        """Return the loss of some rows, compared with all rows of a step, for objectives that compare rows.
+        """Return the loss of some rows among all rows of a step, for objectives that compare rows.
 
         Args:
             outputs: The outputs of all rows of the step, of shape (texts, features).
@@ -252,7 +252,7 @@ class Objective(Component):
         Returns:
             A scalar; the sum over disjoint ranges is the loss of the step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} compares no rows")
 
     def predict(
         self,

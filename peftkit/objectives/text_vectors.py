@@ -109,12 +109,15 @@ class VectorObjective(Objective):
         return normalize(vectors, dim=-1)
 
     def predict_vectors(self, model: nn.Module, rows: Sequence[Row], context: ObjectiveContext) -> list[Tensor]:
-        """Return the vectors of each row's texts as they are pooled, each of shape (texts, features), on the host.
+        """Compute the vectors of each row's texts.
 
         Args:
             model: The model, in evaluation mode.
             rows: The rows.
             context: The context.
+
+        Returns:
+            For each row its vectors as they are pooled, of shape (texts, features), on the host.
         """
         import torch
 

@@ -30,7 +30,7 @@ def describe_step(
         first_row: The first row of the process in the step.
 
     Returns:
-        The microbatches; the first one has what the comparison needs.
+        The microbatches, with texts of shape (texts, length); the first one has what the comparison needs.
     """
     device = microbatches[0]["input_ids"].device
     passes = {TWO_PASSES: torch.ones((), device=device)} if len(microbatches) > 1 else {}
@@ -50,7 +50,7 @@ def describe_processes(microbatches: Sequence[dict[str, Tensor]], processes: int
         processes: The number of processes.
 
     Returns:
-        The microbatches, in the order of the processes.
+        The microbatches, with texts of shape (texts, length), in the order of the processes.
     """
     groups = [microbatches[rank::processes] for rank in range(processes)]
     ordered = [each for group in groups for each in group]
