@@ -174,15 +174,15 @@ class Objective(Component):
             context: The context.
 
         Returns:
-            The outputs, of shape (texts, width).
+            The outputs, of shape (texts, features).
         """
         raise NotImplementedError(f"{self.name} compares no rows")
 
     def loss_of_outputs(self, outputs: Tensor, batch: Batch, context: ObjectiveContext, rows: range) -> Tensor:
-        """Return the loss of some rows, compared with all rows of a step, for objectives that compare rows.
+        """Return the loss of some rows among all rows of a step, for objectives that compare rows.
 
         Args:
-            outputs: The outputs of all rows of the step, of shape (texts, width).
+            outputs: The outputs of all rows of the step, of shape (texts, features).
             batch: Their ``labels`` and ``choices``, of shape (rows,) or (texts,).
             context: The context.
             rows: The indices of the rows whose losses are summed, those of this process.

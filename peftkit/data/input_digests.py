@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from peftkit.data.input_files import MODEL_FILES, code_digests, digest_of, file_digest, named_files
+from peftkit.data.input_files import code_digests, digest_of, file_digest, model_files, named_files
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.errors import InputError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
@@ -124,5 +124,5 @@ def model_digests(name: str, family: ModelFamily) -> dict[str, str]:
     if not folder.is_dir():
         commit = getattr(family.config, "_commit_hash", None)
         return {"the commit": str(commit)} if commit else {}
-    files = (file for file in folder.iterdir() if file.suffix in MODEL_FILES and file.name not in WITHOUT_EFFECT)
-    return {file.name: file_digest(file) for file in sorted(files) if file.is_file()}
+    files = (file for file in model_files(folder) if file.name not in WITHOUT_EFFECT)
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}

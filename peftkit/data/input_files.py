@@ -52,6 +52,16 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
     return files
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Returns the files of a local model that determine its output, with the pooling of sentence-transformers.
+
+    Args:
+        folder: The folder of the model.
+    """
+    files = (*folder.iterdir(), *folder.glob("*_Pooling/config.json"))
+    return sorted(file for file in files if file.suffix in MODEL_FILES and file.is_file())
+
+
 def file_states(recipe: Recipe) -> dict[str, list[int]]:
     """Returns what changes when a file of a local model, or one that the recipe names, is written.
 
@@ -59,7 +69,7 @@ def file_states(recipe: Recipe) -> dict[str, list[int]]:
         recipe: The recipe.
     """
     folder = Path(model_path(recipe.model.name))
-    files = {file for file in folder.iterdir() if file.suffix in MODEL_FILES} if folder.is_dir() else set()
+    files = {*model_files(folder)} if folder.is_dir() else set[Path]()
     states = {}
     for file in sorted(files | named_files(recipe, of_the_task=True)):
         stat = file.stat()

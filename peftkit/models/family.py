@@ -17,6 +17,7 @@ from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow,
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
+from peftkit.models.batches.text_states import TextStates, no_model_file
 from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
 from peftkit.models.lengths.truncation import truncate_context, truncate_end, truncate_target
 from peftkit.models.text_encoding import (
@@ -29,7 +30,6 @@ from peftkit.models.text_encoding import (
     find_eos_id,
     token_ids,
 )
-from peftkit.models.text_states import TextStates, no_model_file
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
 
 

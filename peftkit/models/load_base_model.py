@@ -132,7 +132,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
         "ignore_mismatched_sizes": True,
     }
     auto_class = getattr(transformers, objective.auto_class)
-    bare = without_pooler(auto_class, family.config) if needed_head is not None and not needed_head.outputs else {}
+    bare = {} if needed_head is None or needed_head.outputs else without_pooler(recipe, auto_class, family.config)
 
     def load(config: Any) -> tuple[nn.Module, Mapping[str, Any]]:
         model_and_report: tuple[nn.Module, Mapping[str, Any]]
@@ -190,7 +190,7 @@ def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     if needed_head is not None and has_head:
         set_labels(family.config, needed_head.labels, needed_head.outputs, needed_head.problem_type)
     elif needed_head is not None:
-        options |= without_pooler(auto_class, family.config)
+        options |= without_pooler(recipe, auto_class, family.config)
     torch.manual_seed(recipe.run.effective_init_seed)
     with torch.device(device):
         model = auto_class.from_config(family.config, **options)

@@ -102,16 +102,16 @@ class ContrastiveEmbedding(VectorObjective):
         positives = [start + 1 for start in anchors]
         negatives = [start + i for start, count in zip(anchors, counts, strict=True) for i in range(2, count)]
         relevant = _find_relevant(batch["labels"], anchors, positives, [*positives, *negatives], rows)
-        own = torch.zeros_like(relevant)
-        own[range(len(rows)), rows] = True
+        positive = torch.zeros_like(relevant)
+        positive[range(len(rows)), rows] = True
         queries, documents = outputs[anchors[rows.start : rows.stop]], outputs[[*positives, *negatives]]
-        loss = _cross_entropy(self.scale * queries @ documents.T, relevant, own)
+        loss = _cross_entropy(self.scale * queries @ documents.T, relevant, positive)
         if not self.symmetric:
             return loss
         # Which anchors a positive is relevant to does not follow from the rows of this process.
         both = _find_relevant(batch["labels"], anchors, positives, positives, range(len(counts)))
         scores = self.scale * outputs[positives[rows.start : rows.stop]] @ outputs[anchors].T
-        other = _cross_entropy(scores, both.T[rows.start : rows.stop], own[:, : len(counts)])
+        other = _cross_entropy(scores, both.T[rows.start : rows.stop], positive[:, : len(counts)])
         return (loss + other) / 2
 
     def predict(
@@ -236,17 +236,17 @@ def _find_relevant(
     # Rows with equal anchors have the same positives: they are collected in the first of them.
     first = (of_anchors[:, None] == of_anchors).int().argmax(1)
     collected = torch.zeros_like(is_positive, dtype=torch.int32).index_add_(0, first, is_positive.int())
-    own = [*rows]
-    return (collected[first[own]] > 0) | (of_anchors[own][:, None] == of_documents)
+    chosen = [*rows]
+    return (collected[first[chosen]] > 0) | (of_anchors[chosen][:, None] == of_documents)
 
 
-def _cross_entropy(scores: Tensor, relevant: Tensor, own: Tensor) -> Tensor:
+def _cross_entropy(scores: Tensor, relevant: Tensor, target: Tensor) -> Tensor:
     """Return the summed cross-entropies of each row's own column, among those that are not relevant.
 
     Args:
         scores: Of shape (rows, columns).
         relevant: The columns that are no negatives, of shape (rows, columns).
-        own: The column of each row, of shape (rows, columns).
+        target: The column of each row, of shape (rows, columns).
     """
-    logits = scores.masked_fill(relevant & ~own, float("-inf"))
-    return (logits.logsumexp(1) - (scores * own).sum(1)).sum()
+    logits = scores.masked_fill(relevant & ~target, float("-inf"))
+    return (logits.logsumexp(1) - (scores * target).sum(1)).sum()

@@ -92,29 +92,32 @@ class VectorObjective(Objective):
         return rows
 
     def outputs(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> Tensor:
-        """Return the vectors of the texts, of shape (texts, width), of length 1 if they are compared by cosine."""
+        """Return the vectors of the texts, of shape (texts, features), of length 1 if they are compared by cosine."""
         return self.compared_vectors(self._pool(context.family.hidden_states(model, batch), batch, context))
 
     def compared_vectors(self, vectors: Tensor) -> Tensor:
         """Return the vectors as they are compared: of length 1, for cosine similarity.
 
         Args:
-            vectors: The vectors, of shape (texts, width).
+            vectors: The vectors, of shape (texts, features).
 
         Returns:
-            Vectors of shape (texts, width).
+            Vectors of shape (texts, features).
         """
         from torch.nn.functional import normalize
 
         return normalize(vectors, dim=-1)
 
     def predict_vectors(self, model: nn.Module, rows: Sequence[Row], context: ObjectiveContext) -> list[Tensor]:
-        """Return the vectors of each row's texts as they are pooled, each of shape (texts, width), on the host.
+        """Compute the vectors of each row's texts.
 
         Args:
             model: The model, in evaluation mode.
             rows: The rows.
             context: The context.
+
+        Returns:
+            For each row its vectors as they are pooled, of shape (texts, features), on the host.
         """
         import torch
 
@@ -127,7 +130,7 @@ class VectorObjective(Objective):
         """Return a vector as it is predicted, and as the exported model computes it.
 
         Args:
-            vector: The pooled vector, of shape (width,).
+            vector: The pooled vector, of shape (features,).
             context: The context.
         """
         from torch.nn.functional import normalize
@@ -136,7 +139,7 @@ class VectorObjective(Objective):
         return exported.tolist()  # type: ignore[no-any-return]
 
     def _pool(self, states: Tensor, batch: Batch, context: ObjectiveContext) -> Tensor:
-        """Return one vector for each text, of shape (texts, width), from states of shape (texts, length, width)."""
+        """Return a vector for each text, of shape (texts, features), from states of shape (texts, length, features)."""
         import torch
 
         states = states.to(torch.promote_types(states.dtype, torch.float32))

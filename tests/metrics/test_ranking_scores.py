@@ -32,9 +32,9 @@ def test_scores_of_a_query_are_those_of_the_definitions(drawn: tuple[int, set[in
         true = np.array([[float(rank in relevant) for rank in range(1, documents + 1)]])
         scores = -np.arange(documents, dtype=float)[None]
         assert compute(Ndcg(k=(k,)), [ranks])[f"ndcg@{k}"] == pytest.approx(ndcg_score(true, scores, k=k))
-        found = [rank for rank in ranks if rank <= k]
-        assert compute(Recall(k=(k,)), [ranks])[f"recall@{k}"] == len(found) / len(ranks)
-        assert compute(MeanReciprocalRank(k=(k,)), [ranks])[f"mrr@{k}"] == (1 / found[0] if found else 0)
+        retrieved = [rank for rank in ranks if rank <= k]
+        assert compute(Recall(k=(k,)), [ranks])[f"recall@{k}"] == len(retrieved) / len(ranks)
+        assert compute(MeanReciprocalRank(k=(k,)), [ranks])[f"mrr@{k}"] == (1 / retrieved[0] if retrieved else 0)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -14,7 +14,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from peftkit import Example
 from peftkit.components import Objective
-from peftkit.errors import InputError, ModelError
+from peftkit.data.input_digests import model_digests
+from peftkit.errors import InputError, ModelError, RecipeError
 from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ContrastiveEmbedding
 from peftkit.objectives.contrastive import rank
@@ -197,6 +198,22 @@ def test_configurations_that_are_not_supported_are_refused(
     (sentence_transformer(tmp_path / "st") / file).write_text(content)
     with pytest.raises((InputError, ModelError), match=message):
         load(tmp_path, ContrastiveEmbedding()).record()
+
+
+@pytest.mark.parametrize("setting", ["model.keep_head=true", "train.head_learning_rate=0.1"])
+def test_settings_of_a_head_are_refused(setting: str, tmp_path: Path) -> None:
+    sentence_transformer(tmp_path / "st")
+    with pytest.raises(RecipeError, match="has no effect, because models have no head for embedding tasks"):
+        load(tmp_path, ContrastiveEmbedding(pooling="mean"), setting)
+
+
+def test_the_pooling_of_a_model_is_in_its_digest(tmp_path: Path) -> None:
+    folder = sentence_transformer(tmp_path / "st", pooling_mode_mean_tokens=True)
+    family = load(tmp_path, ContrastiveEmbedding()).family
+    before = model_digests(str(folder), family)
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    changed = {name for name, digest in model_digests(str(folder), family).items() if digest != before[name]}
+    assert changed == {"1_Pooling/config.json"}
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])

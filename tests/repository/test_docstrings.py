@@ -23,7 +23,12 @@ FILES = sorted(
 EXTERNAL_METHODS = {"forward", "write"}
 """Methods that override one of a base class of another library."""
 
-IN_LIBRARIES = {"Args", "MulticlassF1Score", "RankAllocator"}
+IN_LIBRARIES = {
+    "Args",
+    "MulticlassF1Score",
+    "RankAllocator",
+    *("CoSENTLoss", "CosineSimilarityLoss", "MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss"),
+}
 """Names in docstrings that do not exist in the code."""
 
 TENSOR = re.compile(r"\bTensor\b")

@@ -18,8 +18,10 @@ from tests.tiny_runs import (
     ColourChat,
     ColourChoice,
     ColourDocument,
+    ColourDocuments,
     ColourNumber,
     ColourSet,
+    ColourSimilarity,
     ColourSpans,
     ColourTags,
     ColourText,
@@ -35,6 +37,8 @@ TASKS: Mapping[str, Task] = {
     "multi_label": ColourSet(),
     "token_tagging": ColourTags(),
     "span_qa": ColourSpans(),
+    "embedding": ColourDocuments(),
+    "text_similarity": ColourSimilarity(),
     "chat": ColourChat(),
 }
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"chat": {"chat_template": CHAT_TEMPLATE}}

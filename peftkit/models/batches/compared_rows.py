@@ -20,23 +20,25 @@ TWO_PASSES = "two_passes"
 
 
 def describe_step(
-    own: Sequence[dict[str, Tensor]], step: Mapping[str, Tensor], first_row: int
+    microbatches: Sequence[dict[str, Tensor]], step: Mapping[str, Tensor], first_row: int
 ) -> list[dict[str, Tensor]]:
     """Return the microbatches of a process with what is computed for them beside their own passes.
 
     Args:
-        own: The microbatches; their texts are tensors of shape (texts, length).
+        microbatches: The microbatches; their texts are tensors of shape (texts, length).
         step: The ``labels`` and ``choices`` of all rows of the step, of shape (rows,) or (texts,).
         first_row: The first row of the process in the step.
 
     Returns:
-        The microbatches; the first one has what the comparison needs.
+        The microbatches, with texts of shape (texts, length); the first one has what the comparison needs.
     """
-    device = own[0]["input_ids"].device
-    passes = {TWO_PASSES: torch.ones((), device=device)} if len(own) > 1 else {}
-    rows = torch.tensor([first_row, sum(map(num_rows, own))])
+    device = microbatches[0]["input_ids"].device
+    passes = {TWO_PASSES: torch.ones((), device=device)} if len(microbatches) > 1 else {}
+    rows = torch.tensor([first_row, sum(map(num_rows, microbatches))])
     comparison = {STEP_LABELS: step["labels"], STEP_CHOICES: step[CHOICES], STEP_ROWS: rows}
-    return [with_tensors(each, {**passes, **({} if number else comparison)}) for number, each in enumerate(own)]
+    return [
+        with_tensors(each, {**passes, **({} if number else comparison)}) for number, each in enumerate(microbatches)
+    ]
 
 
 def describe_processes(microbatches: Sequence[dict[str, Tensor]], processes: int) -> list[dict[str, Tensor]]:
@@ -48,7 +50,7 @@ def describe_processes(microbatches: Sequence[dict[str, Tensor]], processes: int
         processes: The number of processes.
 
     Returns:
-        The microbatches, in the order of the processes.
+        The microbatches, with texts of shape (texts, length), in the order of the processes.
     """
     groups = [microbatches[rank::processes] for rank in range(processes)]
     ordered = [each for group in groups for each in group]

@@ -15,7 +15,7 @@ from torch import nn
 
 from peftkit.components import Head, Method
 from peftkit.components.head_parameters import find_head_parameters
-from peftkit.errors import InputError, comma_separated
+from peftkit.errors import InputError, Problem, RecipeError, comma_separated
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
 from peftkit.models.checkpoints.model_files import checkpoint_keys
 from peftkit.models.heads.label_matching import (
@@ -80,13 +80,21 @@ def set_labels(config: Any, labels: Collection[str], outputs: int, problem_type:
         config.label2id = {label: number for number, label in enumerate(labels)}
 
 
-def without_pooler(auto_class: Any, config: Any) -> dict[str, bool]:
+def without_pooler(recipe: Recipe, auto_class: Any, config: Any) -> dict[str, bool]:
     """Return the option with which a model is built without a pooler, which is of no use without a head.
 
     Args:
+        recipe: the recipe.
         auto_class: the class of transformers that builds models without a head.
         config: the model's config.
+
+    Raises:
+        RecipeError: the recipe has settings of a head.
     """
+    keys = {"model.keep_head": recipe.model.keep_head, "train.head_learning_rate": recipe.train.head_learning_rate}
+    text = f"has no effect, because models have no head for {recipe.task.kind} tasks; leave it out"
+    if problems := [Problem(recipe.model.name, None, key, text) for key, value in keys.items() if value]:
+        raise RecipeError(problems)
     model_class = auto_class._model_mapping.get(type(config), None)
     classes = model_class if isinstance(model_class, tuple) else (model_class,)
     option = "add_pooling_layer"

@@ -19,7 +19,7 @@ from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
 from peftkit.models.batches.compared_rows import describe_step
 
 ComputeOutputs = Callable[[dict[str, Tensor], int], Tensor]
-"""Computes the outputs of a microbatch, given its number, of shape (texts, width)."""
+"""Computes the outputs of a microbatch, given its number, of shape (texts, features)."""
 
 
 class GradientCache:
@@ -84,16 +84,16 @@ class GradientCache:
         """Compare the outputs of all processes.
 
         Args:
-            outputs: Those of each microbatch of this process, of shape (texts, width).
+            outputs: Those of each microbatch of this process, of shape (texts, features).
             microbatches: The microbatches; their texts are tensors of shape (texts, length).
 
         Returns:
             For each microbatch, a part of the loss of this process, and the gradient of its outputs.
         """
-        own = torch.cat([*outputs])
+        local = torch.cat([*outputs])
         labels = torch.cat([microbatch["labels"] for microbatch in microbatches])
         choices = [number for microbatch in microbatches for number in choices_per_row(microbatch)]
-        everyone, first_text = self._gather(own, labels, choices)
+        everyone, first_text = self._gather(local, labels, choices)
         everyone.requires_grad_()
         rows = range(self._first_row, self._first_row + len(choices))
         component, context = self.objective.component, self.objective.context
@@ -101,18 +101,18 @@ class GradientCache:
             loss = component.loss_of_outputs(everyone, self._step, context, rows)
             (gradient,) = torch.autograd.grad(loss, everyone)
         # Each process compares its own rows with all others, so the outputs of a row have gradients on every process.
-        gradient = self.accelerator.reduce(gradient, "sum")[first_text : first_text + len(own)]
+        gradient = self.accelerator.reduce(gradient, "sum")[first_text : first_text + len(local)]
         parts = gradient.split([len(each) for each in outputs])
         total, nothing = loss.detach(), torch.zeros_like(loss)
         return [(nothing if number else total, part) for number, part in enumerate(parts)]
 
-    def _gather(self, own: Tensor, labels: Tensor, choices: list[int]) -> tuple[Tensor, int]:
-        """Return the outputs of all processes, of shape (texts, width), and how many are before this process's."""
+    def _gather(self, local: Tensor, labels: Tensor, choices: list[int]) -> tuple[Tensor, int]:
+        """Return the outputs of all processes, of shape (texts, features), and how many are before this process's."""
         if self.accelerator.num_processes == 1:
             self._step, self._first_row = {"labels": labels, CHOICES: torch.tensor(choices)}, 0
-            return own.clone(), 0
+            return local.clone(), 0
         rank = self.accelerator.process_index
-        gathered = gather_object([(labels.tolist(), choices, len(own))])
+        gathered = gather_object([(labels.tolist(), choices, len(local))])
         texts = [number for _, _, number in gathered]
         every_choice = [number for _, each, _ in gathered for number in each]
         every_label = [label for each, _, _ in gathered for label in each]
@@ -121,8 +121,8 @@ class GradientCache:
             CHOICES: torch.tensor(every_choice),
         }
         self._first_row = sum(len(each) for _, each, _ in gathered[:rank])
-        padded = own.new_zeros(max(texts), own.shape[1])
-        padded[: len(own)] = own
+        padded = local.new_zeros(max(texts), local.shape[1])
+        padded[: len(local)] = local
         parts = self.accelerator.gather(padded).split(max(texts))
         everyone = torch.cat([part[:number] for part, number in zip(parts, texts, strict=True)])
         return everyone, sum(texts[:rank])

@@ -181,7 +181,7 @@ class TrainStep:
         return [with_tensors(microbatch, sums) for microbatch in microbatches]
 
     def _outputs(self, microbatch: dict[str, Tensor], number: int, *, step: int) -> Tensor:
-        """Return the outputs of a microbatch that are compared, of shape (texts, width)."""
+        """Return the outputs of a microbatch that are compared, of shape (texts, features)."""
         self._seed_dropout(step, number)
         compiled = nullcontext() if self.compiled is None else self.compiled.active()
         dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()

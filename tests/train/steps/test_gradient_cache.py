@@ -17,6 +17,7 @@ from peftkit.components import Objective
 from peftkit.data.tokenized_split import tokenize_examples
 from peftkit.macs.shape_family import StepMacs
 from peftkit.methods.full import Full
+from peftkit.methods.selective import TopLayers
 from peftkit.models import BoundObjective
 from peftkit.models.batches.compared_rows import describe_processes
 from peftkit.models.load_base_model import load_base
@@ -115,6 +116,9 @@ class _Encoded:
     def __init__(self, objective: BoundObjective) -> None:
         self.objective = objective
 
+    def with_statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch
+
     def loss_to_count(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return self.objective.outputs(model, batch).sum()
 
@@ -149,6 +153,23 @@ def test_processes_and_accumulation_train_the_same_weights(name: str, tmp_path: 
     for key in [*sizes][1:]:
         for tensor, value in weights["one"].items():
             torch.testing.assert_close(weights[key][tensor], value, rtol=0, atol=1e-10, msg=f"{key}: {tensor}")
+
+
+@pytest.mark.slow
+def test_cached_outputs_of_frozen_layers_change_nothing(tmp_path: Path) -> None:
+    objective, task = CASES["contrastive"]
+    changes: dict[str, Any] = {"objective": objective.model_dump(), "task": task.model_dump()}
+    make = recipe_maker(TopLayers(number=1), "bert", tmp_path, objective, task, changes=changes)
+    registry, losses, macs = registry_with(objective, task), [], []
+    for name, cache in (("plain", ()), ("cached", ("train.cache_frozen_outputs=1GB",))):
+        common = ("train.batch_size=4", "train.gradient_accumulation_steps=2", "train.budget.steps=12")
+        recipe = make(name, *common, *cache)
+        run_processes(recipe, registry)
+        run = RunDirectory(only_run(recipe))
+        losses.append([row["dev"]["loss"] for row in run.evaluations()])
+        macs.append(run.summary()["cost"]["forward_gmacs"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert macs[1] < macs[0], "later epochs compute no frozen layers"
 
 
 def test_objectives_that_compare_no_rows_have_no_cache() -> None:

@@ -95,7 +95,7 @@ class TextStates:
             exact: whether no text's states may depend on the padding; the model is then in evaluation mode.
 
         Returns:
-            The hidden states of the last layer, of shape (texts, length, width).
+            The hidden states of the last layer, of shape (texts, length, features).
         """
         states = _run(model, batch)
         if not exact:
@@ -121,7 +121,7 @@ class TextStates:
 
 
 def _run(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the states of the texts, of shape (texts, length, width)."""
+    """Return the states of the texts, of shape (texts, length, features)."""
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
     unwrapped: nn.Module = getattr(model, "module", model)
     # FNet takes no attention mask in transformers 4.
