@@ -81,7 +81,7 @@ class Run:
         """Read the recorded predictions of the selected checkpoint.
 
         Args:
-            split: ``dev`` or ``test``.
+            split: ``dev``, ``test`` or the name of an evaluation set.
 
         Returns:
             One row per example.
@@ -170,7 +170,7 @@ class Run:
             facts["error"] = str(summary["error"])
         if summary:
             facts["seed"] = str(summary["seed"])
-            for split in ("dev", "test"):
+            for split in ("dev", "test", *summary.get("evaluation_sets", ())):
                 value = (selected.get(split) or {}).get(metric)
                 if value is not None:
                     facts[f"{split} {metric}"] = f"{value:.4f}"

@@ -80,6 +80,34 @@ class Task(Component):
         """
         raise NotImplementedError
 
+    def options_of_set(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of an evaluation set of this task.
+
+        Args:
+            changes: The options in which the set differs.
+
+        Returns:
+            The options, by default those of this task and the changes.
+        """
+        return {**self.model_dump(mode="json", exclude_unset=True), "name": self.name, **changes}
+
+    def as_evaluation_set(self, split: str | None, trained: Task) -> tuple[Task, str]:
+        """Return the task of an evaluation set, of which one split is loaded and evaluated.
+
+        The default evaluates a split that ``load`` returns.
+
+        Args:
+            split: The split in the recipe; None if it names none.
+            trained: The task of the recipe, whose labels the model is trained on.
+
+        Returns:
+            The task, and the name of the split among those that its ``load`` returns.
+
+        Raises:
+            ValueError: There is no such split, as far as the options show.
+        """
+        return self, split or "test"
+
     def skipped_rows(self) -> Sequence[SkippedRow]:
         """Return the invalid rows that ``load`` left out; of a stream, those that were met so far. None by default."""
         return ()

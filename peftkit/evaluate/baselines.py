@@ -32,7 +32,7 @@ BaselineScores = dict[str, dict[str, dict[str, float]]]
 
 
 def compute_baselines(recipe: Recipe, data: PreparedData) -> BaselineScores:
-    """Return the scores of three input-blind baselines on dev and test.
+    """Return the scores of three input-blind baselines on dev, test and the evaluation sets.
 
     ``constant`` always gives the answer that scores best on the split itself (see ``best_answer``); ``majority`` gives
     the most frequent answer of the training rows; ``random`` draws among the labels or choices, or among the training
@@ -121,6 +121,8 @@ def _candidate_answers(
 def check_not_trivial(recipe: Recipe, data: PreparedData) -> None:
     """Reject data in which one answer is always correct, since a score on it says nothing about the model.
 
+    Evaluation sets may be such data, as those of challenges with one answer; their baselines show it.
+
     Args:
         recipe: The recipe of the run.
         data: The data of the run.
@@ -128,7 +130,10 @@ def check_not_trivial(recipe: Recipe, data: PreparedData) -> None:
     Raises:
         RunError: A split of ten rows or more has such an answer.
     """
+    sets = {each.name for each in data.sets}
     for split in data.final_splits:
+        if split.name in sets:
+            continue
         answer = _answer_of_all_rows(data.objective.component, split)
         if len(split.examples) >= MIN_ROWS_TO_CHECK and answer is not None:
             problem, remedy = data.objective.component.describe_constant_answer(answer)

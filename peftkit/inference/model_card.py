@@ -46,6 +46,10 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
         examples = sum(1 for _ in predictions)
     for key, value in selected.get("test", {}).items():
         lines.append(f"| {key} | {value:.4f} | {_interval(key, value, examples)} |")
+    for name in summary.get("evaluation_sets", ()):
+        rows = summary["rows_evaluated"]["selected"][name]
+        lines += ["", f"| {name}, {rows:,} examples | value | 95 % interval |", "|---|---|---|"]
+        lines += [f"| {key} | {value:.4f} | {_interval(key, value, rows)} |" for key, value in selected[name].items()]
     trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]
     lines += ["", "## Usage", "", *_loading_code(summary, recipe, merged=merged), "", "## Training"]
     lines += [

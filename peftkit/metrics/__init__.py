@@ -7,6 +7,7 @@ from peftkit.hookspecs import hookimpl
 from peftkit.metrics.answer_scores import Squad
 from peftkit.metrics.base import EvaluateMetric
 from peftkit.metrics.classification import (
+    F1,
     Accuracy,
     BalancedAccuracy,
     F1Macro,
@@ -30,6 +31,7 @@ from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 from peftkit.metrics.text_likelihood import BitsPerByte, Perplexity
 
 __all__ = [
+    "F1",
     "Accuracy",
     "AnswerLeakage",
     "BalancedAccuracy",
@@ -87,6 +89,7 @@ def register_metrics() -> list[type[Metric]]:
         EntityF1,
         ExactMatch,
         ExactSet,
+        F1,
         F1Macro,
         MatthewsCorrelation,
         MeanAbsoluteError,

@@ -7,6 +7,7 @@ from peftkit.hookspecs import hookimpl
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
+from peftkit.tasks.hub_suites import suite_tasks
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
@@ -41,4 +42,5 @@ def register_tasks() -> list[type[Task]]:
         WordNetDistractors,
         WordNetMcq,
         WordNetTopic,
+        *suite_tasks(),
     ]

@@ -61,8 +61,8 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         text = f"{large} is not checked, since JSON files of this size take long to read; JSON Lines files do not"
         return [OptionProblem("path", text, is_error=False)]
     if local:
-        task = task.model_copy()
-        source = task._sample = replace(source, rows_per_file=ROWS_PER_FILE, streaming=False)
+        task = _sampled(task)
+        source = task._data_source()
     try:
         loaded = split_loading.load_valid_splits(source)
     except InputError as error:
@@ -70,6 +70,9 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
     columns = list(task._column_problems(loaded.splits))
     invalid = {(error.location, error.column) for error in columns}
     problems = [*map(_problem, loaded.problems), *_merged(task, columns), *_encoding_problems(source, loaded)]
+    if not download and (trained := task.trained_of(type(task))) and not is_local(trained._data_source()):
+        text = "only columns are checked, because the training rows, whose labels it needs, are not on this machine"
+        return [*problems, OptionProblem("path", text, is_error=False)]
     if "label_column" not in {error.option for error in columns}:
         problems += task._label_problems(loaded.splits)
     check_row = task._row_check()
@@ -79,6 +82,15 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         else:
             problems += _row_problems(task, split, rows, check_row, invalid)
     return [*dict.fromkeys(problems), *_without_effect(task, loaded), *_unchecked_rows(task, source, loaded)]
+
+
+def _sampled(task: DatasetTask) -> DatasetTask:
+    """Returns a copy of a task that loads the first rows of each file, and whose labels are of such rows."""
+    sampled = task.model_copy()
+    sampled._sample = replace(task._data_source(), rows_per_file=ROWS_PER_FILE, streaming=False)
+    if trained := task.trained_of(type(task)):
+        sampled._trained = _sampled(trained) if is_local(trained._data_source()) else trained
+    return sampled
 
 
 def options_for_bad_rows(task: DatasetTask) -> tuple[dict[str, Any], dict[str, str]]:

@@ -271,6 +271,7 @@ class DatasetTask(FileTask):
             streaming=self.streaming,
             sizes=() if self.streaming else tuple(published.items()),
             options=self.file_options,
+            only="test" if self.is_evaluation_set else None,
         )
 
     def load(self) -> DatasetDict:

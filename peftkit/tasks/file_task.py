@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from peftkit.components import Task
 from peftkit.data_files import (
     FileLayout,
     FileOptions,
@@ -22,6 +21,7 @@ from peftkit.data_files import (
 )
 from peftkit.errors import DataError
 from peftkit.tasks.sources.data_source import SPLIT_NAMES
+from peftkit.tasks.sources.evaluated_task import EvaluatedTask
 from peftkit.tasks.sources.folders import Files
 
 GLOB = "glob"
@@ -30,7 +30,7 @@ DataPath = str | dict[str, str | list[str] | dict[str, str]]
 """A hub id, a folder, a file, files by split, or a pattern (``{glob = "reviews/*.csv"}``), also of a split."""
 
 
-class FileTask(Task):
+class FileTask(EvaluatedTask):
     """A task on rows of files, a folder or a hub dataset."""
 
     path: DataPath

@@ -99,6 +99,8 @@ class TokenTagging(DatasetTask):
         """Returns the tags, and whether numbers are indices of them."""
         if self.tag_names:
             return self.tag_names, True
+        if trained := self.trained_of(TokenTagging):
+            return trained._names()
         columns = (self.words_column, self.tags_column)
         return _find_tag_names(self._data_source(), *columns, self.scheme, skip_invalid=self.skips_bad_rows)
 
@@ -121,7 +123,8 @@ class TokenTagging(DatasetTask):
         return ConllFormat(self.words_column, self.tags_column, *fields)
 
     def load(self) -> DatasetDict:
-        _find_tag_names.cache_clear()  # files may have changed
+        if not self.is_evaluation_set:
+            _find_tag_names.cache_clear()  # files may have changed
         splits = super().load()
         self._check_names(splits)
         return splits

@@ -336,7 +336,7 @@ def _summarize(
     recipe, state, data = trainer.recipe, trainer.state, trainer.data
     last, progress, selected = state.evaluations[-1], state.progress, selection.row or {}
     rows, rows_per_step = data.split_sizes["train"], data.rows_per_step(recipe.train.tokens_per_batch)
-    splits = ("train", "dev", "test")
+    splits = ("train", *(split.name for split in data.final_splits))
     return {
         "status": "done",
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -349,6 +349,7 @@ def _summarize(
         "seed": recipe.run.seed,
         "init_seed": recipe.run.effective_init_seed,
         "order_seed": recipe.run.effective_order_seed,
+        "evaluation_sets": [each.name for each in data.sets],
         "selection_metric": selection.metric,
         "higher_is_better": selection.higher_is_better,
         "lower_is_better": sorted(value for value in selected["dev"] if not recipe.higher_is_better(value)),
@@ -357,7 +358,7 @@ def _summarize(
             "train": selected["train"],
             **selection.reported,
             **({"calibration": selection.calibration} if selection.calibration else {}),
-            "curve": {split: selected[split] for split in selection.reported},
+            "curve": {split: selected[split] for split in selection.reported if split in selected},
         },
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
         "baselines": opened.baseline_scores,

@@ -16,8 +16,9 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
-METRICS = [metric for metric in REGISTERED if {"classification", "generation", "token_tagging"} & {*metric.kinds}]
-"""Metrics of texts; those of other kinds, such as numbers, have tests of their own."""
+TEXT_KINDS = {"classification", "generation", "token_tagging"}
+METRICS = [metric for metric in REGISTERED if TEXT_KINDS & {*metric.kinds} and metric.name != "f1"]
+"""Metrics of texts; those of other kinds, such as numbers, have tests of their own, and so has F1 of a label."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
 EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -43,6 +44,7 @@ KINDS = {
     "entity_f1": ("token_tagging",),
     "exact_match": (*ALL, "chat"),
     "exact_set": ("multi_label",),
+    "f1": LABELS,
     "f1_macro": LABELS,
     "mae": ("regression",),
     "matthews_correlation": LABELS,

@@ -51,6 +51,15 @@ class DataSource:
     """Number of rows of each file to load, to check the data; None for all rows."""
     options: FileOptions = DEFAULT_OPTIONS
     """How the files are written, where their extension does not say it."""
+    data_dir: str = ""
+    """Folder of the files in a hub dataset; empty for all."""
+    only: str | None = None
+    """The only one of train, dev and test that is loaded; None for all of them."""
+
+    @property
+    def main_split(self) -> str:
+        """The split whose labels are those of the task: train, or the only one."""
+        return self.only or "train"
 
 
 def files_of(source: DataSource) -> Files:
@@ -124,6 +133,8 @@ def check_options(source: DataSource, files: Mapping[str, Sequence[str]]) -> Non
     Raises:
         DataError: An option has no effect.
     """
+    if isinstance(source.path, str) and is_missing_file(source.path):  # reported when it is read
+        return
     names = [Path(name) for each in files.values() for name in each]
     if source.options.form is not None and not (names and all(map(_is_text_file, names))):
         what = "has no files of text" if names else "is read by the datasets library"

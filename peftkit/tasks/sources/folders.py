@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
+SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.")
+"""The name of a file of a split, which may have an underscore."""
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """Files by split."""
 NEUTRAL_FIELDS = {"name", "version", "data_dir", "data_files", "description", "features"}
@@ -72,7 +74,9 @@ def group_by_split(files: Iterable[str]) -> Files:
     splits: dict[str, list[str]] = defaultdict(list)
     for file in files:
         name = re.split(r"[/:]", file)[-1] if "::" in file else Path(file).name
-        splits[name if Path(file).is_dir() else re.split(r"[-_.]", name)[0]].append(file)
+        shard = SHARD.match(name)
+        start = shard[1] if shard else re.split(r"[-_.]", name)[0]
+        splits[name if Path(file).is_dir() else start].append(file)
     return tuple((name, tuple(names)) for name, names in splits.items())
 
 
