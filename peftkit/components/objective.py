@@ -145,7 +145,7 @@ class Objective(Component):
             context: The context.
 
         Returns:
-            Scalars by name.
+            Scalars, tensors of shape (), by name.
         """
         return {}
 

@@ -71,7 +71,7 @@ class BoundObjective:
             batches: the batches to sum over; their texts are tensors of shape (texts, length).
 
         Returns:
-            Scalars by name; none if the losses depend on none.
+            Scalars, tensors of shape (), by name; none if the losses depend on none.
         """
         if not self.has_statistics:
             return {}

@@ -44,7 +44,15 @@ class DisabledAdapter:
         return {}
 
     def loglikelihoods(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Run the model without its adapter on a batch; its texts have the shape (texts, length)."""
+        """Run the model without its adapter on a batch.
+
+        Args:
+            model: The model, which may be wrapped.
+            batch: The batch; its texts have the shape (texts, length).
+
+        Returns:
+            The sums in nats, of shape (texts,).
+        """
         module = extract_model_from_parallel(model)
         with evaluation_mode(module), self.method.disable_adapter(module), self.autocast():
             return self.family.target_loglikelihoods(module, batch)[0]
@@ -74,7 +82,15 @@ class StoredReference:
         return {REFERENCE: torch.tensor([self.values[key] for key, _ in texts], dtype=self.dtype)}
 
     def loglikelihoods(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the values of a batch with texts of shape (texts, length); their shape is (texts,)."""
+        """Return the values of a batch.
+
+        Args:
+            model: Not used.
+            batch: The batch; its texts have the shape (texts, length).
+
+        Returns:
+            The sums in nats, of shape (texts,).
+        """
         return batch[REFERENCE]
 
 

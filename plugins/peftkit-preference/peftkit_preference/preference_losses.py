@@ -46,7 +46,7 @@ def kto_loss(
     Args:
         rewards: The rewards, of shape (rows,).
         desirable: Whether the completions are desirable, of shape (rows,).
-        reference_point: The reward that completions are compared with: β times the KL estimate.
+        reference_point: The reward that completions are compared with: β times the KL estimate, a scalar.
         weights: The weights of desirable and of undesirable completions.
 
     Returns:

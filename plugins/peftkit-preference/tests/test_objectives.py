@@ -114,7 +114,6 @@ def test_losses_are_those_of_single_rows_without_padding(
     prepared.shake()
     model, rows = prepared.model.eval(), [prepared.data.train[i] for i in range(5)]
     batch = prepared.objective.with_statistics(model, prepared.objective.collate(rows))
-    loss = prepared.objective.loss(model, batch).item()
     expected, ratios = [], []
     for row in rows:
         texts = [(row["source"], target, architecture) for target in row["candidates"]]
@@ -133,14 +132,19 @@ def test_losses_are_those_of_single_rows_without_padding(
             margin = objective.beta * (change[chosen] - change[rejected])
             smoothed = 1 - objective.label_smoothing, objective.label_smoothing
             expected.append(smoothed[0] * math.log1p(math.exp(-margin)) + smoothed[1] * math.log1p(math.exp(margin)))
-    if isinstance(objective, Kto):
-        kl = max(0.0, sum(other for _, other in ratios) / len(ratios))
-        assert (kl > 0) == (architecture == "llama")  # both sides of the limit
+    if not isinstance(objective, Kto):
+        assert prepared.objective.loss(model, batch).item() == pytest.approx(sum(expected), rel=1e-5)
+        return
+    assert batch["kl_rows"] == len(rows)
+    assert batch["kl_sum"].item() == pytest.approx(sum(other for _, other in ratios), rel=1e-4, abs=1e-4)
+    for estimate, kl in ((-0.7, 0.0), (1.3, 1.3)):
+        expected = []
         for row, (ratio, _) in zip(rows, ratios, strict=True):
             difference = objective.beta * (ratio - kl if row["desirable"] else kl - ratio)
             weight = objective.desirable_weight if row["desirable"] else objective.undesirable_weight
             expected.append(weight * (1 - 1 / (1 + math.exp(-difference))))
-    assert loss == pytest.approx(sum(expected), rel=1e-5)
+        loss = prepared.objective.loss(model, {**batch, "kl_sum": torch.tensor(estimate * len(rows))})
+        assert loss.item() == pytest.approx(sum(expected), rel=1e-5)
 
 
 def test_the_completion_of_another_prompt_is_that_of_the_nearest_row_before(

@@ -111,9 +111,9 @@ def test_a_row_to_predict_needs_both_completions() -> None:
 
 
 def test_a_missing_column_names_a_similar_one(tmp_path: Path) -> None:
-    write_lines(tmp_path / "rows.jsonl", [{"prompt": "a", "choosen": "b", "rejected": "c"}] * 4)
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": "a", "chose": "b", "rejected": "c"}] * 4)
     task = PreferencePairs(path=str(tmp_path / "rows.jsonl"), dev_fraction=0.25, test_fraction=0.25)
-    with pytest.raises(DataError, match=r"no column 'chosen' \(did you mean 'choosen'\?\)"):
+    with pytest.raises(DataError, match=r"no column 'chosen' \(did you mean 'chose'\?\)"):
         task.load()
 
 
