@@ -27,7 +27,7 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.components.read_later import ReadLater
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.messages.type_names import describe_field
-from peftkit.tasks import dataset_task
+from peftkit.tasks import file_task
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "plugin-reference.md"
 INTRODUCTION = """# Plugin reference
@@ -300,7 +300,7 @@ def document() -> str:
         (family_services, "Batch"),
         (inputs, "Prediction"),
         (inputs, "Row"),
-        (dataset_task, "DataPath"),
+        (file_task, "DataPath"),
         (family_services, "ScoreCandidates"),
     )
     kinds += [f"`{name}`: {constants(module)[name]}" for module, name in names]

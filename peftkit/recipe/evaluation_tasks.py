@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
@@ -55,7 +55,8 @@ def make_evaluation_task(config: EvaluationSet, trained: Task, find_task: FindTa
     name = changes.get("name", trained.name)
     is_other = name != trained.name
     options = {"name": name, **changes} if is_other else trained.options_of_set(changes)
-    task = find_task(name).class_for(options).model_validate_json(json.dumps(options), strict=True)
+    task_class = cast("type[Task]", find_task(name).class_for(options))
+    task = task_class.model_validate_json(json.dumps(options), strict=True)
     task, split = task.as_evaluation_set(config.split, trained)
     return EvaluationTask(config.name, task, split, config.examples, config.at_end_only)
 
