@@ -238,7 +238,7 @@ class Objective(Component):
         Returns:
             The outputs, of shape (texts, width).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} compares no rows")
 
     def loss_of_outputs(self, outputs: Tensor, batch: Batch, context: ObjectiveContext, rows: range) -> Tensor:
         """Return the loss of some rows, compared with all rows of a step, for objectives that compare rows.
@@ -252,7 +252,7 @@ class Objective(Component):
         Returns:
             A scalar; the sum over disjoint ranges is the loss of the step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} compares no rows")
 
     def predict(
         self,

@@ -223,7 +223,7 @@ def resolve_pooling(objective: VectorObjective, context: ObjectiveContext) -> Po
     if not isinstance(settings, Mapping):
         return Pooling("mean" if context.model_kind == "encoder" else "lasttoken", normalize, "default")
     chosen = settings.get("pooling_mode") or [key for key in (*MODES, *OTHER_MODES) if settings.get(key)] or "mean"
-    modes = [MODES.get(mode, mode) for mode in ([chosen] if isinstance(chosen, str) else chosen)]
+    modes: list[Any] = [MODES.get(mode, mode) for mode in ([chosen] if isinstance(chosen, str) else chosen)]
     if len(modes) != 1 or modes[0] not in MODES.values():
         raise InputError(
             f"objective.pooling: the model pools by {comma_separated(modes)}, which is not supported; allowed: "
