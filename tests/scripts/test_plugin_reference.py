@@ -54,6 +54,7 @@ NOT_PUBLIC_FILES = {
     **dict.fromkeys(
         ("tasks/columns.py", "tasks/text_tasks/text_task.py", "tasks/bad_rows.py", "metrics/evaluate_module.py"), BASE
     ),
+    "tasks/hub_suites/*": BASE,
     "*/__init__.py": "registers the built-in components",
 }
 """Modules of built-in components that do not need to do with public names, and why."""
