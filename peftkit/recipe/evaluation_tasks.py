@@ -104,7 +104,7 @@ def _task_errors(
 ) -> Iterator[InitErrorDetails]:
     """Yield what is wrong with the task of a set."""
     try:
-        evaluated = make_evaluation_task(config, trained, find_task)
+        version = make_evaluation_task(config, trained, find_task)
     except ValidationError as error:
         for details in error.errors(include_url=False):
             loc = details["loc"]
@@ -123,13 +123,15 @@ def _task_errors(
     except ValueError as error:
         yield _error((*path, "split"), str(error))
         return
-    kind, needed = type(evaluated.task).kind, type(trained).kind
+    kind, needed = type(version.task).kind, type(trained).kind
     if kind != needed:
-        text = f"{evaluated.task.name!r} is a {kind} task, and the model is trained on a {needed} task; use one of that kind"
+        text = (
+            f"{version.task.name!r} is a {kind} task, and the model is trained on a {needed} task; use one of that kind"
+        )
         yield _error((*path, "task", "name"), text)
-    if type(evaluated.task).as_evaluation_set is Task.as_evaluation_set and evaluated.split not in SPLITS:
+    if type(version.task).as_evaluation_set is Task.as_evaluation_set and version.split not in SPLITS:
         yield _error(
-            (*path, "split"), f"{evaluated.task.name!r} has the splits train, dev and test, not {evaluated.split!r}"
+            (*path, "split"), f"{version.task.name!r} has the splits train, dev and test, not {version.split!r}"
         )
 
 
