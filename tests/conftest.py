@@ -104,7 +104,7 @@ AROUND = (
     "data/test_evaluated_sets.py",
     "tasks/hub_suites",
     "tasks/sources/test_evaluated_task.py",
-    "train/test_run_evaluation_sets.py",
+    "train/test_evaluation.py",
     "tasks/test_data_check.py",
     "tasks/test_dataset_task.py",
     "tasks/test_generic.py",

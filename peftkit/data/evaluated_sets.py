@@ -56,12 +56,12 @@ def _with_labels(each: EvaluationTask, trained: Task, examples: Sequence[Example
     Raises:
         InputError: A row has another label; or the model predicts several labels of a row, and the set has others.
     """
-    labels, own = trained.labels, each.task.labels
-    if own == labels:
+    labels, labels_of_set = trained.labels, each.task.labels
+    if labels_of_set == labels:
         return list(examples)
     if not all(example.candidates for example in examples):
-        unknown = [label for label in own if label not in labels]
-        text = f"{unknown[0]!r} is none of them" if unknown else f"the set has {comma_separated(own)}"
+        unknown = [label for label in labels_of_set if label not in labels]
+        text = f"{unknown[0]!r} is none of them" if unknown else f"the set has {comma_separated(labels_of_set)}"
         raise InputError(
             f"the evaluation set {each.name!r} needs the labels that the model is trained on, in their order "
             f"({comma_separated(labels)}); {text}"

@@ -211,13 +211,13 @@ def prepare_data(
         evaluated.append(curve)
         selected.append(whole)
     sets = () if only_train else tuple(with_tokenizable_set(objective, each) for each in recipe.evaluation_tasks)
-    for each in sets:
-        examples = load_set_examples(each, task)
-        sizes[each.name] = len(examples)
-        locate = partial(each.task.describe_row, each.split)
-        limit = None if each.at_end_only else each.examples
-        curve, whole = _tokenize_evaluated(recipe, objective, each.name, examples, limit, locate)
-        evaluated += [] if each.at_end_only else [curve]
+    for evaluation_set in sets:
+        examples = load_set_examples(evaluation_set, task)
+        sizes[evaluation_set.name] = len(examples)
+        locate = partial(evaluation_set.task.describe_row, evaluation_set.split)
+        limit = None if evaluation_set.at_end_only else evaluation_set.examples
+        curve, whole = _tokenize_evaluated(recipe, objective, evaluation_set.name, examples, limit, locate)
+        evaluated += [] if evaluation_set.at_end_only else [curve]
         selected.append(whole)
     data = PreparedData(train, train_sample.statistics, tuple(evaluated), tuple(selected), sizes, objective, sets)
     _check_truncated_targets(recipe, data)

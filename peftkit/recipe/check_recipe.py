@@ -86,8 +86,8 @@ def _data_problems(recipe: Recipe, *, download: bool) -> Sequence[OptionProblem]
 
 def _set_problems(recipe: Recipe, *, download: bool) -> Iterator[tuple[KeyPath, OptionProblem]]:
     """Yield what is wrong with the data of evaluation sets, each with the key of the set that has to be changed."""
-    for index, (config, made) in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks, strict=True)):
-        for problem in _call(made.task, lambda task: task.find_data_problems(download=download)):
+    for index, (config, evaluated) in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks, strict=True)):
+        for problem in _call(evaluated.task, lambda task: task.find_data_problems(download=download)):
             keys: dict[str, KeyPath] = {option: ("task", option) for option in config.task}
             keys |= {"path": ("path",)} if config.path is not None else {}
             keys |= {"test_split": ("split",)} if config.split is not None else {}

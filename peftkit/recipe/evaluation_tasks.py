@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
@@ -55,7 +55,8 @@ def make_evaluation_task(config: EvaluationSet, trained: Task, find_task: FindTa
     name = changes.get("name", trained.name)
     is_other = name != trained.name
     options = {"name": name, **changes} if is_other else trained.options_of_set(changes)
-    task = find_task(name).class_for(options).model_validate_json(json.dumps(options), strict=True)
+    task_class = cast("type[Task]", find_task(name).class_for(options))
+    task = task_class.model_validate_json(json.dumps(options), strict=True)
     task, split = task.as_evaluation_set(config.split, trained)
     return EvaluationTask(config.name, task, split, config.examples, config.at_end_only)
 
@@ -103,7 +104,7 @@ def _task_errors(
 ) -> Iterator[InitErrorDetails]:
     """Yield what is wrong with the task of a set."""
     try:
-        made = make_evaluation_task(config, trained, find_task)
+        version = make_evaluation_task(config, trained, find_task)
     except ValidationError as error:
         for details in error.errors(include_url=False):
             loc = details["loc"]
@@ -122,12 +123,16 @@ def _task_errors(
     except ValueError as error:
         yield _error((*path, "split"), str(error))
         return
-    kind, needed = type(made.task).kind, type(trained).kind
+    kind, needed = type(version.task).kind, type(trained).kind
     if kind != needed:
-        text = f"{made.task.name!r} is a {kind} task, and the model is trained on a {needed} task; use one of that kind"
+        text = (
+            f"{version.task.name!r} is a {kind} task, and the model is trained on a {needed} task; use one of that kind"
+        )
         yield _error((*path, "task", "name"), text)
-    if type(made.task).as_evaluation_set is Task.as_evaluation_set and made.split not in SPLITS:
-        yield _error((*path, "split"), f"{made.task.name!r} has the splits train, dev and test, not {made.split!r}")
+    if type(version.task).as_evaluation_set is Task.as_evaluation_set and version.split not in SPLITS:
+        yield _error(
+            (*path, "split"), f"{version.task.name!r} has the splits train, dev and test, not {version.split!r}"
+        )
 
 
 def _relocated(details: ErrorDetails, path: tuple[str | int, ...]) -> InitErrorDetails:

@@ -239,12 +239,10 @@ def selection_checks(run: RecordedRun) -> Iterator[Check]:
     yield check_value("selection", "step", selected["step"], best["step"])
     yield check_value("selection", "steps in order", [*map(_step_of, rows)], sorted({*map(_step_of, rows)}))
     yield from check_values("selection", selected["train"], best["train"], prefix="train ")
+    curve = {split: best[split] for split in run.splits if split in best}
     if "curve" in selected:
-        yield from check_values(
-            "selection", selected["curve"], {s: best[s] for s in run.splits if s in best}, prefix="curve "
-        )
-    evaluated = summary.get("rows_evaluated", {})
-    if evaluated and evaluated["curve"].items() >= evaluated["selected"].items():
+        yield from check_values("selection", selected["curve"], curve, prefix="curve ")
+    if (rows_of := summary.get("rows_evaluated")) and rows_of["curve"].items() >= rows_of["selected"].items():
         for split in run.splits:
             yield from check_values("selection", selected[split], best[split], prefix=f"{split} ")
     last = {key: rows[-1].get(key) for key in summary.get("final", {})}

@@ -18,7 +18,7 @@ class Labelled(Task):
     """Rows with the labels of a list; ranked if they are candidates."""
 
     name: str = "labelled"
-    of: tuple[str, ...] = ("a", "b", "c")
+    names: tuple[str, ...] = ("a", "b", "c")
     rows: tuple[str, ...] = ("a", "c")
     ranked: bool = True
     numbers: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Labelled(Task):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.of
+        return self.names
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ class Labelled(Task):
         return DatasetDict({"test": Dataset.from_dict({"label": list(self.rows)})})
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
-        return Example("x", row["label"], self.of if self.ranked else ())
+        return Example("x", row["label"], self.names if self.ranked else ())
 
 
 def load(**options: Any) -> list[Example]:
@@ -47,7 +47,7 @@ def load(**options: Any) -> list[Example]:
 
 
 def test_candidates_are_the_trained_labels_in_their_order() -> None:
-    examples = load(of=("c", "a"))
+    examples = load(names=("c", "a"))
     assert [(example.target, example.candidates) for example in examples] == [
         ("a", ("a", "b", "c")),
         ("c", ("a", "b", "c")),
@@ -58,16 +58,16 @@ def test_candidates_are_the_trained_labels_in_their_order() -> None:
     ("options", "error", "words"),
     [
         (
-            {"of": ("a", "zz"), "rows": ("a", "zz")},
+            {"names": ("a", "zz"), "rows": ("a", "zz")},
             InputError,
             "row 2: the model is not trained on the label 'zz'; labels: a, b, c",
         ),
         (
-            {"of": ("a", "d"), "rows": ("a", "d"), "ranked": False},
+            {"names": ("a", "d"), "rows": ("a", "d"), "ranked": False},
             InputError,
             r"'hard' needs the labels that the model is trained on, in their order \(a, b, c\); 'd' is none of them",
         ),
-        ({"of": ("c", "a"), "ranked": False}, InputError, "the set has c, a"),
+        ({"names": ("c", "a"), "ranked": False}, InputError, "the set has c, a"),
         ({"rows": ()}, RunError, "the evaluation set 'hard' has no rows"),
         ({"numbers": ("x",)}, InputError, "'hard' predicts x, but the model predicts"),
     ],

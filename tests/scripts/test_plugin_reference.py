@@ -50,12 +50,15 @@ BASE = "is the implementation of a public base class"
 NOT_PUBLIC_FILES = {
     **dict.fromkeys(("methods/peft_*", "methods/adalora.py", "methods/adamss.py", "methods/lora.py"), PEFT),
     **dict.fromkeys(("methods/prefix_tuning.py", "methods/vera.py"), PEFT),
-    **dict.fromkeys(("tasks/dataset_task.py", "tasks/data_check.py", "tasks/labels.py", "tasks/sources/*"), BASE),
-    "tasks/file_task.py": BASE,
+    **dict.fromkeys(
+        ("tasks/dataset_task.py", "tasks/data_check.py", "tasks/labels.py", "tasks/file_task.py", "tasks/sources/*"),
+        BASE,
+    ),
     "tasks/tag_recognition.py": "of token_tagging",
     **dict.fromkeys(
         ("tasks/columns.py", "tasks/text_tasks/text_task.py", "tasks/bad_rows.py", "metrics/evaluate_module.py"), BASE
     ),
+    "tasks/hub_suites/*": BASE,
     "*/__init__.py": "registers the built-in components",
 }
 """Modules of built-in components that do not need to do with public names, and why."""

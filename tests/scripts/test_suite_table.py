@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftkit.tasks.hub_suites import SUITES
 
-FILE = Path(__file__).parents[2] / "scripts/suite_table.py"
+FILE = Path(__file__).parents[2] / "scripts/documents/suite_table.py"
 
 
 def test_the_table_of_suites_is_up_to_date() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import PrivateAttr
 
 from peftkit.components import Task
 from peftkit.errors import comma_separated, did_you_mean
 
+T = TypeVar("T", bound=Task)
 WHERE = ("config", "revision", "train_split", "dev_split", "test_split", "dev_fraction", "test_fraction")
 """Options that say where the rows are in the data, and which are of no use with other data."""
 
@@ -51,7 +52,7 @@ class EvaluatedTask(Task):
         task._trained = trained
         return task, "test"
 
-    def trained_of(self, kind: type[Task]) -> Any:
+    def trained_of(self, kind: type[T]) -> T | None:
         """Returns the task that names the labels of an evaluation set; None if it names them itself.
 
         Args:

@@ -17,8 +17,8 @@ from tests.tasks.conftest import Rows, Write, questions
 
 def evaluated(trained: Any, changes: dict[str, Any], split: str | None = None) -> tuple[EvaluatedTask, Any]:
     """The task of a set, and its rows."""
-    made = type(trained).model_validate(trained.options_of_set(changes))
-    task, name = made.as_evaluation_set(split, trained)
+    version = type(trained).model_validate(trained.options_of_set(changes))
+    task, name = version.as_evaluation_set(split, trained)
     return task, task.load()[name]
 
 

@@ -1,7 +1,7 @@
 """Writes the table of suites in docs/tasks.md from the tasks.
 
-python scripts/suite_table.py            # print the table
-python scripts/suite_table.py --write    # write it to docs/tasks.md
+python scripts/documents/suite_table.py            # print the table
+python scripts/documents/suite_table.py --write    # write it to docs/tasks.md
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from peftkit.tasks.hub_suites import SUITES, suite_tasks
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "tasks.md"
-BEGIN, END = "<!-- table: scripts/suite_table.py --write -->\n", "<!-- end of table -->\n"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "tasks.md"
+BEGIN, END = "<!-- table: scripts/documents/suite_table.py --write -->\n", "<!-- end of table -->\n"
 HEAD = "| task | rows of the published splits | prompt | selection metric |\n|---|---|---|---|\n"
 
 
