@@ -1,8 +1,8 @@
-"""Per-example results of each evaluation on dev and test, as Arrow tables with these columns.
+"""Per-example results of each evaluation on dev, test and evaluation sets, as Arrow tables with these columns.
 
 ===================  ==============================================================================================
 ``step``             optimizer steps before the evaluation
-``split``            ``dev`` or ``test``
+``split``            ``dev``, ``test`` or the name of an evaluation set
 ``full_split``       false along the curve; true for the evaluation of the full splits at the end of a run whose
                      evaluations along the curve use a sample
 ``index``            row of the example in the split, from 0

@@ -68,6 +68,25 @@ def tag_problem(tag: str, scheme: SchemeName) -> str:
     return f"is none of {scheme}, which has O, {allowed}"
 
 
+def guess_scheme(sentences: Sequence[Sequence[str]]) -> tuple[SchemeName, int]:
+    """Find the scheme that tags follow.
+
+    Args:
+        sentences: The tags of each sentence.
+
+    Returns:
+        The scheme that most sentences follow, ``none`` if the tags mark no entities, and the number of sentences that
+        break it.
+    """
+    tags = {tag for sentence in sentences for tag in sentence}
+    fitting = [each for each in SCHEMES if each != "none" and not any(tag_problem(tag, each) for tag in tags)]
+    if not fitting or tags <= {OUTSIDE}:
+        return "none", 0
+    broken = {each: sum(repair_tags(tags, each) != [*tags] for tags in sentences) for each in fitting}
+    scheme = min(fitting, key=lambda each: broken[each])
+    return scheme, broken[scheme]
+
+
 def repair_tags(tags: Sequence[str], scheme: SchemeName) -> list[str]:
     """Write the entities of tags as a scheme demands, such as B-PER for an I-PER that starts an entity.
 

@@ -27,6 +27,11 @@ def normalize(text: str, *, ignore_case: bool = True, ignore_punctuation: bool =
     return " ".join(text.split())
 
 
+def collapse_blanks(text: str) -> str:
+    """Return the text with one space for each run of white space, and none at its ends."""
+    return " ".join(text.split())
+
+
 def to_identifier(text: str, longest: int = 40) -> str:
     """Return a short text as it is, and a hash of a longer one.
 

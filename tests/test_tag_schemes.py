@@ -10,6 +10,7 @@ from peftkit.tag_schemes import (
     SCHEMES,
     SchemeName,
     entities,
+    guess_scheme,
     lenient_entities,
     repair_tags,
     strict_entities,
@@ -66,3 +67,22 @@ def test_strict_mode_finds_only_what_the_scheme_allows() -> None:
     tags = ["I-PER", "O", "B-LOC", "I-PER"]
     assert lenient_entities(tags) == [("PER", 0, 1), ("LOC", 2, 3), ("PER", 3, 4)]
     assert strict_entities(tags, "IOB2") == [("LOC", 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "expected"),
+    [
+        ([["B-A", "I-A", "O"], ["O", "B-A", "B-A"]], ("IOB2", 0)),
+        ([["I-A", "I-A", "O"], ["O", "I-B"]], ("IOB1", 0)),
+        ([["I-A", "B-A", "O"]], ("IOB1", 0)),
+        ([["B-A", "E-A", "S-A"], ["O"]], ("IOBES", 0)),
+        ([["B-A", "L-A", "U-A"]], ("BILOU", 0)),
+        ([["B-A", "I-A"], ["B-A", "O"], ["I-A", "O"]], ("IOB2", 1)),
+        ([["NOUN", "VERB"], ["O"]], ("none", 0)),
+        ([["O", "O"]], ("none", 0)),
+    ],
+)
+def test_the_scheme_is_the_one_that_most_sentences_follow(
+    sentences: list[list[str]], expected: tuple[str, int]
+) -> None:
+    assert guess_scheme(sentences) == expected

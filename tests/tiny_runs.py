@@ -24,6 +24,7 @@ from transformers import (
 from peftkit import Example, Method
 from peftkit.answer_texts.label_sets import join_labels, label_extra
 from peftkit.components import ModelKind, Objective, ObjectiveContext
+from peftkit.components.inputs import Conversation
 from peftkit.models import FAMILIES, BoundObjective
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
@@ -175,6 +176,37 @@ class ColourDocument(Colours):
         return replace(self.to_example(row), target="")
 
 
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token if m.role == 'assistant' else ' ' }}{% endfor %}"
+    "{{ 'assistant:' if add_generation_prompt }}"
+)
+"""A chat template for base models: what the assistant says ends with the end of text."""
+
+
+class ColourChat(Colours):
+    """The colour task as a conversation with two answers."""
+
+    name: Literal["colour_chat"] = "colour_chat"  # type: ignore[assignment]
+
+    kind = "chat"
+    metrics = ("exact_match",)
+    selection_metric = "exact_match"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        texts = ("colour", "which", row["thing"], row["colour"])
+        roles = ("user", "assistant") * 2
+        messages = tuple({"role": role, "content": text} for role, text in zip(roles, texts, strict=True))
+        return Example(f"colour: {row['thing']}", row["colour"], conversation=Conversation(messages))
+
+    def to_prompt(self, row: Any) -> Example:
+        example = self.to_example({**row, "colour": ""})
+        return replace(example, target="", conversation=Conversation(example.conversation.messages[:-1]))  # type: ignore[union-attr]
+
+
 class ColourTags(Colours):
     """The colour task as tags of words."""
 
@@ -212,6 +244,39 @@ class ColourSpans(Colours):
         start = context.index(row["colour"])
         prompt = Example(f"(colour) {thing}: {context}", row["colour"], source_pair=(f"colour {thing}", context))
         return replace(prompt, target_span=(start, start + len(row["colour"])))
+
+
+class ColourDocuments(Colours):
+    """The colour task as retrieval: a sentence about the thing is to be found among those of all rows."""
+
+    name: Literal["colour_documents"] = "colour_documents"  # type: ignore[assignment]
+
+    kind = "embedding"
+    metrics = ("ndcg", "recall")
+    selection_metric = "ndcg@10"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    def to_example(self, row: Any) -> Example:
+        document = f"{row['thing']} has the colour {row['colour']}"
+        wrong = [f"{row['thing']} has no colour"] * (len(row["thing"].split()) % 2)  # some rows have a hard negative
+        return Example(row["thing"], document, documents=(document, *wrong))
+
+    def to_prompt(self, row: Any) -> Example:
+        return replace(self.to_example(row), target="")
+
+
+class ColourSimilarity(ColourNumber):
+    """The colour task as scored pairs."""
+
+    name: Literal["colour_similarity"] = "colour_similarity"  # type: ignore[assignment]
+    pair: bool = True
+
+    kind = "text_similarity"
+    metrics = ("spearman", "pearson")
+    selection_metric = "spearman"
 
 
 class Quiet(Method):

@@ -28,6 +28,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.train.optimizer import is_fused
+from peftkit.train.steps.reference_passes import macs_before_training
 
 WARMUP_STEPS, TIMED_STEPS = 2, 5
 """Warm-up steps and timed steps of a trial."""
@@ -141,11 +142,12 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
     batch = effective_batch_size(recipe, 1)
     rows_per_step = data.rows_per_step(recipe.train.tokens_per_batch)
     steps_per_epoch = data.steps_per_epoch(batch, recipe.train.tokens_per_batch)
+    before = macs_before_training(recipe, data)
 
     def simulate(device: str) -> tuple[nn.Module, MacCounter, SimulatedRun]:
         model, objective, mac_counter = make_random_model(recipe, data, batch, device)
         schedule = StepSchedule(recipe, data.train, make_splitter(recipe, objective, model, 1), batch)
-        return model, mac_counter, simulate_run(recipe, steps_per_epoch, schedule, mac_counter)
+        return model, mac_counter, simulate_run(recipe, steps_per_epoch, schedule, mac_counter, before)
 
     model, mac_counter, simulated = on_random_weights(recipe, simulate)
     macs, mean = simulated.macs, simulated.mean_macs
@@ -172,7 +174,7 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         steps=steps,
         gmacs_per_step=mean / 1e9,
         gmacs_per_epoch=None if steps_per_epoch is None else sum_macs(macs, steps_per_epoch) / 1e9,
-        gmacs=None if steps is None else sum_macs(macs, steps) / 1e9,
+        gmacs=simulated.gmacs(steps),
         optimizer_gops_per_step=mac_counter.optimizer_elementwise / 1e9,
         weight_bytes=_weight_bytes(recipe, model),
         gradient_bytes=gradient_bytes,

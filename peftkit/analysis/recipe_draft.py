@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from peftkit.components import Method, ModelKind, RunSpec, TaskKind
 from peftkit.components.inputs import TaskMatch
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
-from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.recipe.resolve import BUILT_IN_MODELS, model_config, model_kind
 
 METHODS = ("lora", "full", "ia3", "prefix_tuning", "bitfit", "head_only", "prompt_tuning")
 """The methods that a first comparison would try, the most useful first; those that the model supports are used."""
@@ -65,10 +65,16 @@ def find_candidates(path: str, registry: Registry) -> list[TaskCandidate]:
     Raises:
         InputError: There are no such data, or no task can use them.
     """
-    candidates = []
+    candidates: list[TaskCandidate] = []
+    problems: list[InputError] = []
     for name, entry in registry.all("task").items():
         task: Any = entry.component
-        candidates += [TaskCandidate(name, task.kind, match) for match in task.recognize(path)]
+        try:
+            candidates += [TaskCandidate(name, task.kind, match) for match in task.recognize(path)]
+        except InputError as error:  # another task may read such files
+            problems.append(error)
+    if not candidates and problems:
+        raise problems[0]
     if not candidates:
         raise InputError(
             f"no task recognizes the columns of {path!r}; write a recipe by hand (docs/tasks.md lists the columns of "
@@ -96,6 +102,38 @@ def sensible_methods(model: str, task_kind: TaskKind, registry: Registry, number
         if isinstance(method, Method) and not method.incompatible_with(spec):
             usable.append(name)
     return usable[:number]
+
+
+def model_for(task_kind: TaskKind, registry: Registry) -> str:
+    """Return the first built-in model that an objective supports with a kind of task.
+
+    Args:
+        task_kind: The kind of task.
+        registry: The installed components.
+    """
+    objectives: list[Any] = [entry.component for entry in registry.all("objective").values()]
+    supported = {family for each in objectives if each.task_kind == task_kind for family in each.families}
+    return next((name for name in BUILT_IN_MODELS if model_kind(model_config(name)) in supported), BUILT_IN_MODELS[0])
+
+
+def complete_candidate(candidate: TaskCandidate, registry: Registry) -> TaskCandidate:
+    """Return a candidate with the options that skip invalid rows, if the data have some.
+
+    Args:
+        candidate: The task and its options.
+        registry: The installed components.
+
+    Raises:
+        InputError: Too many rows are invalid.
+    """
+    task: Any = registry.all("task")[candidate.name].component.model_validate(dict(candidate.match.options))
+    options, notes = task.options_for_bad_rows()
+    match = candidate.match
+    if not options:
+        return candidate
+    return replace(
+        candidate, match=replace(match, options={**match.options, **options}, notes={**match.notes, **notes})
+    )
 
 
 def round_length(tokens: int) -> int:
@@ -149,7 +187,7 @@ def draft_recipe(
             "",
             "[task]",
             f"name = {_toml(candidate.name)}",
-            *[f"{key} = {_toml(value)}" for key, value in candidate.match.options.items()],
+            *[_option(key, value, candidate.match.notes) for key, value in candidate.match.options.items()],
             "",
             "[method]",
             f"name = {_toml(methods[0])}  # peftkit list methods",
@@ -205,6 +243,11 @@ def default_name(path: str) -> str:
     stem = Path(path).name.split(".")[0]
     cleaned = "".join(character if character.isalnum() or character in "_-" else "_" for character in stem)
     return cleaned.strip("_-")[:40] or "task"
+
+
+def _option(key: str, value: Any, notes: Mapping[str, str]) -> str:
+    note = f"  # {notes[key]}" if key in notes else ""
+    return f"{key} = {_toml(value)}{note}"
 
 
 def _toml(value: Any) -> str:

@@ -26,6 +26,7 @@ from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
+from peftkit.models.batches.compared_rows import describe_processes
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
 from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
@@ -107,8 +108,14 @@ class SimulatedRun:
     """Progress after each step, without time and energy."""
     macs: list[int] = field(default_factory=list)
     """Forward and backward multiply-accumulates of each step."""
+    before: int = 0
+    """Multiply-accumulates of passes before training."""
     microbatches: dict[int, Microbatch] = field(default_factory=dict)
     """The first microbatch of each shape that occurs, in the order of the steps."""
+
+    def gmacs(self, steps: int | None) -> float | None:
+        """Billions of multiply-accumulates of a number of steps, and of what comes before them; None if unknown."""
+        return None if steps is None else (self.before + sum_macs(self.macs, steps)) / 1e9
 
     @property
     def mean_macs(self) -> float:
@@ -204,7 +211,7 @@ def make_random_model(
 
 
 def simulate_run(
-    recipe: Recipe, steps_per_epoch: int | None, schedule: StepSchedule, mac_counter: MacCounter
+    recipe: Recipe, steps_per_epoch: int | None, schedule: StepSchedule, mac_counter: MacCounter, before: int = 0
 ) -> SimulatedRun:
     """Count the steps until the budget is used up, without its limits of time and energy.
 
@@ -215,6 +222,7 @@ def simulate_run(
         steps_per_epoch: Steps per epoch; None for streamed rows.
         schedule: Its steps.
         mac_counter: Counts the model with the method applied.
+        before: Multiply-accumulates of passes before training.
     """
     unknown = ("seconds", "wall_seconds", "joules", *(() if steps_per_epoch else ("epochs",)))
     budget = recipe.train.budget.model_copy(update=dict.fromkeys(unknown))
@@ -225,8 +233,8 @@ def simulate_run(
         max_steps = min(MAX_STEPS, max(MIN_STEPS, COUNTED_EPOCHS * steps_per_epoch)) if steps_per_epoch else MAX_STEPS
 
     def simulate() -> SimulatedRun:
-        simulated, known = SimulatedRun(), dict[int, StepMacs]()
-        progress = Progress(steps_per_epoch=steps_per_epoch)
+        simulated, known = SimulatedRun(before=before), dict[int, StepMacs]()
+        progress = Progress(steps_per_epoch=steps_per_epoch, macs=before)
         for step in islice(schedule, max_steps):
             tokens = step.input_tokens, step.target_tokens
             for shape in step.shapes:
@@ -246,7 +254,7 @@ def simulate_run(
 
 
 def simulate_steps(
-    recipe: Recipe, data: PreparedData, splitter: BatchSplitter, mac_counter: MacCounter, batch: int
+    recipe: Recipe, data: PreparedData, splitter: BatchSplitter, mac_counter: MacCounter, batch: int, progress: Progress
 ) -> Iterator[SimulatedStep]:
     """Count the steps of a run one after the other, without running them.
 
@@ -256,11 +264,11 @@ def simulate_steps(
         splitter: Collates the batches of the run.
         mac_counter: Counts the model with the method applied.
         batch: Rows per step.
+        progress: The progress before the first step.
 
     Yields:
         The cost of each step.
     """
-    progress = Progress(steps_per_epoch=data.steps_per_epoch(batch, recipe.train.tokens_per_batch))
     for epoch, samples, microbatches in _microbatches_by_step(recipe, data.train, splitter, batch):
         step_macs = _sum_counts([*map(mac_counter.count, microbatches)])
         tokens = [_count_tokens(each, splitter.objective) for each in microbatches]
@@ -292,7 +300,10 @@ def predict_steps(recipe: Recipe, simulated: SimulatedRun, seconds: float | None
         if used_share >= 1:
             return progress.step
     # Later steps are assumed to use as much of the budget as the counted ones.
-    return math.ceil(len(simulated.progress) / used_share - 1e-9) if used_share else None
+    start = Progress(macs=simulated.before, seconds=(seconds or 0.0) * simulated.before / mean)
+    share_before = budget_used(budget, start) if used_share else 0.0
+    left, used_by_steps = 1 - share_before, used_share - share_before
+    return math.ceil(len(simulated.progress) * left / used_by_steps - 1e-9) if used_by_steps else None
 
 
 def sum_macs(macs: Sequence[int], steps: int) -> float:
@@ -347,6 +358,8 @@ def _microbatches_by_step(
             if splitter.costs is None:
                 max_lengths = family.max_lengths(microbatches)
                 microbatches = [family.pad_to(microbatch, max_lengths) for microbatch in microbatches]
+            if splitter.objective.component.compares_rows and len(microbatches) > 1:
+                microbatches = describe_processes(microbatches, number // train.gradient_accumulation_steps)
             yield (
                 epoch,
                 len(batch_rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -9,8 +10,17 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from peftkit.analysis.data_report import (
+    REPORTED_ROWS,
+    SplitInputs,
+    describe_answers,
+    histogram,
+    report_splits,
+    split_inputs,
+)
 from peftkit.components import Example
 from peftkit.components.inputs import Row
+from peftkit.data.examples import to_examples
 from peftkit.data.pipeline import SPLITS
 from peftkit.data.tokenized_split import TokenizedSplit, tokenize_rows
 from peftkit.errors import InputError
@@ -22,18 +32,21 @@ from peftkit.recipe import Recipe
 SAMPLED_ROWS = 2000  # of each split, for lengths and answers
 
 
-def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
+def preview_task(recipe: Recipe, split: str, number: int, *, reports: bool = True) -> dict[str, Any]:
     """Tokenize rows of a task as a run would, with the model's tokenizer and config.
 
     Args:
         recipe: The recipe.
         split: ``train``, ``dev`` or ``test``.
         number: How many rows to show, evenly spaced over the split.
+        reports: Whether to look for duplicates, empty texts and leakage, which reads up to ``REPORTED_ROWS`` rows of
+            each split.
 
     Returns:
         ``examples`` (source, target and candidates as text and as token counts, before and after truncation) and, for
-        every split, ``rows``, ``judged``, ``cut``, the ``lengths`` in tokens and the ``answers`` with their
-        proportions. The answers of multiple choice are the indices of the choices, from 0.
+        every split, ``rows``, ``judged``, ``cut``, the ``lengths`` in tokens with histograms, the ``answers`` with
+        their proportions or the distribution of ``numbers``, and the reports. The answers of multiple choice are the
+        indices of the choices, from 0.
 
     Raises:
         InputError: The data or a row are invalid.
@@ -47,6 +60,10 @@ def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
     if split not in statistics:
         raise InputError(f"the task {recipe.task.name!r} has no split {split!r}")
     tokenized = _tokenize_sample(objective, split, splits[split], number)
+    if reports:
+        inputs = {name: _read_inputs(recipe, name, splits[name]) for name in statistics}
+        for name, report in report_splits(inputs, recipe.task.describe_row).items():
+            statistics[name] |= report
     return {
         "task": recipe.task.name,
         "kind": recipe.task.kind,
@@ -64,38 +81,49 @@ def preview_task(recipe: Recipe, split: str, number: int) -> dict[str, Any]:
     }
 
 
+def _read_inputs(recipe: Recipe, name: str, split: Any) -> SplitInputs:
+    """Read the inputs of up to ``REPORTED_ROWS`` rows of a split; of a stream, the first ones."""
+    indices, rows = _sample_rows(split, REPORTED_ROWS if isinstance(split, Dataset) else SAMPLED_ROWS)
+    return split_inputs(name, indices, to_examples(recipe.task, name, rows, indices))
+
+
+def _sample_rows(split: Any, number: int) -> tuple[Sequence[int], Sequence[Any]]:
+    """Return up to ``number`` evenly spaced rows of a split, with their indices; the first ones of a stream."""
+    if not isinstance(split, Dataset):
+        rows = list(islice(split, number))
+        return range(len(rows)), rows
+    size = len(split)
+    indices = sorted({i * size // number for i in range(number)}) if size > number else [*range(size)]
+    return indices, list(split.select(indices))
+
+
 def _tokenize_sample(objective: BoundObjective, name: str, split: Any, number: int) -> TokenizedSplit:
     """Tokenize up to ``number`` evenly spaced rows of a split; the first ones of a stream."""
-    if isinstance(split, Dataset):
-        indices = (
-            sorted({i * len(split) // number for i in range(number)}) if len(split) > number else [*range(len(split))]
-        )
-        rows: list[Any] = list(split.select(indices))
-    else:
-        rows = list(islice(split, number))
-        indices = list(range(len(rows)))
+    indices, rows = _sample_rows(split, number)
     return tokenize_rows(objective, name, rows, indices, training=False)
 
 
 def _split_statistics(objective: BoundObjective, name: str, split: Any) -> dict[str, Any]:
     sample = _tokenize_sample(objective, name, split, SAMPLED_ROWS)
-    sampled, component = sample.statistics, objective.component
+    sampled = sample.statistics
     lengths = {"source": np.asarray(sampled.source_tokens), "target": np.asarray(sampled.target_tokens)}
     truncated = sampled.count_truncated(objective.family)
     statistics: dict[str, Any] = {
         "rows": len(split) if isinstance(split, Dataset) else None,
         "judged": len(sampled),
         "lengths": {
-            side: {"median": int(np.median(n)), "95%": int(np.quantile(n, 0.95)), "longest": int(n.max())}
+            side: {
+                "median": int(np.median(n)),
+                "95%": int(np.quantile(n, 0.95)),
+                "longest": int(n.max()),
+                "histogram": histogram(n.tolist()),
+            }
             for side, n in lengths.items()
             if len(n)
         },
         "cut": {side: truncated[f"{side}s"] for side in lengths},
     }
-    texts = [component.answer_text(*pair) for pair in zip(sampled.answers, sample.examples, strict=True)]
-    if any(texts) and not component.generates:  # plain texts have no answers
-        counts = sorted(sampled.answer_counts.items())
-        statistics["answers"] = {answer: count / len(sampled) for answer, count in counts}
+    statistics |= describe_answers(objective, objective.task, sample.examples)
     return statistics
 
 
@@ -116,6 +144,9 @@ def _format_example(family: ModelFamily, example: Example, row: Row) -> dict[str
             for text, ids in zip(texts, tokenized, strict=True)
         ],
     }
+    if "trained_spans" in row:
+        ids = [*source, *candidates[row["answer"]]]
+        formatted["trained"] = [family.tokenizer.decode(ids[start:end]) for start, end in row["trained_spans"]]
     if example.references:
         formatted["references"] = list(example.references)
     if example.extra:

@@ -21,7 +21,6 @@ from peftkit.analysis.simulated_steps import (
     predict_steps,
     prepare_training_rows,
     simulate_run,
-    sum_macs,
 )
 from peftkit.components import Objective
 from peftkit.data.batch_splitter import make_splitter
@@ -42,6 +41,7 @@ from peftkit.recipe import Recipe
 from peftkit.recipe.tables import WITHOUT_COST
 from peftkit.train.budget import planned_steps_of_run
 from peftkit.train.mac_counting import count_extremes, create_mac_counter
+from peftkit.train.steps.reference_passes import macs_before_training
 
 Batch = dict[str, Tensor]
 Counted = tuple[FrozenLayers | None, MacCounter]
@@ -108,6 +108,7 @@ class WorkEstimator:
         self._counters: dict[str, Counted] = {}
         self._weighted: dict[str, Counted] = {}
         self._ranges: dict[str, list[Batch]] = {}
+        self._before: dict[str, int] = {}
 
     def read_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Read the training rows of runs that are estimated next, so that all their lengths are counted at once.
@@ -140,6 +141,9 @@ class WorkEstimator:
             inputs.rows_key, recipe.run.effective_order_seed, recipe.run.seed if recipe.task.is_streaming else None
         )
 
+        key = _key(inputs.rows_key, recipe.evaluate.batch_size, recipe.method.can_disable_adapter)
+        before = _keep(self._before, key, lambda: macs_before_training(recipe, data))
+
         def simulate(device: str) -> SimulatedRun:
             frozen, counter = self._counter(inputs, device)
             splitter = make_splitter(recipe, replace(base.objective, frozen=frozen), counter.model, 1)
@@ -148,7 +152,7 @@ class WorkEstimator:
                 _key(order, repr(splitter.costs), repr(frozen)),
                 lambda: StepSchedule(recipe, data.train, splitter, batch),
             )
-            simulated = simulate_run(recipe, per_epoch, schedule, counter)
+            simulated = simulate_run(recipe, per_epoch, schedule, counter, before)
             if isinstance(counter.known, CountCache):
                 counter.known.write()
             return simulated
@@ -156,8 +160,7 @@ class WorkEstimator:
         simulated = on_random_weights(recipe, simulate)
         seconds = time_steps(recipe, self.registry) * simulated.mean_macs if trial else None
         steps = predict_steps(recipe, simulated, seconds)
-        gmacs = None if steps is None else sum_macs(simulated.macs, steps) / 1e9
-        return WorkEstimate(gmacs, simulated.mean_macs / 1e9, seconds)
+        return WorkEstimate(simulated.gmacs(steps), simulated.mean_macs / 1e9, seconds)
 
     def _read_inputs(self, recipe: Recipe) -> Inputs:
         """Return what the estimate of a run reads."""

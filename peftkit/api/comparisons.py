@@ -126,7 +126,7 @@ class RunComparison:
         parts = []
         for comparison in self.comparisons:
             head, *rows = table_rows(comparison)
-            title = f"{comparison.task} with {comparison.model}: test {comparison.metric}"
+            title = f"{comparison.task} with {comparison.model}: {comparison.test_split} {comparison.metric}"
             parts += [html_paragraphs([title, *comparison.verdict.sentences]), html_table(head, rows)]
             parts.append(html_paragraphs(notes(comparison)))
         return "".join([*parts, html_paragraphs(f"skipped: {text}" for text in self.skipped)])
@@ -143,6 +143,7 @@ def compare_runs(
     budgets: Sequence[float] | None = None,
     pool: str | Sequence[str] = (),
     match: str | None = None,
+    eval_set: str | None = None,
 ) -> RunComparison:
     """Compare the finished runs at or below folders, as ``peftkit compare`` does.
 
@@ -156,6 +157,7 @@ def compare_runs(
         budgets: Budgets for which to determine a winner; None for five in the span that all runs cover.
         pool: What may differ between the runs, such as ``hardware``.
         match: Compare the variant of each method nearest to a size, such as ``parameters=1e5±20%``.
+        eval_set: The evaluation set to compare by; None for test.
 
     Returns:
         The comparison.
@@ -179,7 +181,7 @@ def compare_runs(
         if wrong := [value for value in values if not 0 < value < math.inf or (name == "shares" and value > 1)]:
             limit = "above 0 and at most 1" if name == "shares" else "above 0"
             raise InputError(f"{name}: must be {limit}, not {wrong[0]!r}")
-    groups, skipped = load_groups(paths_of(runs), pooled, match)
+    groups, skipped = load_groups(paths_of(runs), pooled, match, eval_set)
     options: dict[str, Any] = {"by": by, "metric": metric, "baseline": baseline, "margin": margin}
     options |= {"shares": tuple(shares), "budgets": None if budgets is None else tuple(budgets)}
     return RunComparison(tuple(groups), options, tuple(skipped))

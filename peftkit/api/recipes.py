@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit.data_files import is_data_object, store_data_object
 from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.build_recipe import build_recipe, build_table
@@ -52,14 +54,18 @@ def task(name: str, **options: Any) -> dict[str, Any]:
 
     Args:
         name: The task's name, such as ``wordnet_topic``.
-        options: Its options.
+        options: Its options. ``path`` may also be a DataFrame or a ``datasets.Dataset``, or one for each split as in a
+            ``DatasetDict``; it is stored in peftkit's cache folder under a digest of its content.
 
     Returns:
         The table, for ``Recipe.build``.
 
     Raises:
         RecipeError: There is no such task, or an option is invalid.
+        InputError: An object cannot be stored.
     """
+    if is_data_object(options.get("path")):
+        options["path"] = store_data_object(options["path"], "path")
     return build_table("task", name, options)
 
 
@@ -120,19 +126,24 @@ def estimate(recipe: Recipe | str | Path, overrides: Iterable[str] = (), *, tria
         return estimate_cost(resolved, load_registry(), trial=trial)
 
 
-def resolve_recipe(recipe: Recipe | str | Path, overrides: Iterable[str] = ()) -> Recipe:
+def resolve_recipe(recipe: Recipe | str | Path, overrides: Iterable[str] = (), data: Any = None) -> Recipe:
     """Load a recipe if it is a file, and apply overrides.
 
     Args:
         recipe: The recipe, or its file.
         overrides: ``key.path=value`` texts.
+        data: The rows of its task (see ``store_data_object``); None for those that it names.
 
     Returns:
         The recipe.
 
     Raises:
         RecipeError: The recipe is invalid.
+        InputError: The data cannot be stored.
     """
+    if data is not None:
+        paths = ", ".join(f"{split} = {json.dumps(path)}" for split, path in store_data_object(data).items())
+        overrides = [*overrides, f"task.path={{ {paths} }}"]
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, overrides)
     overrides = [*overrides]

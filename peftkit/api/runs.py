@@ -81,7 +81,7 @@ class Run:
         """Read the recorded predictions of the selected checkpoint.
 
         Args:
-            split: ``dev`` or ``test``.
+            split: ``dev``, ``test`` or the name of an evaluation set.
 
         Returns:
             One row per example.
@@ -170,7 +170,7 @@ class Run:
             facts["error"] = str(summary["error"])
         if summary:
             facts["seed"] = str(summary["seed"])
-            for split in ("dev", "test"):
+            for split in ("dev", "test", *summary.get("evaluation_sets", ())):
                 value = (selected.get(split) or {}).get(metric)
                 if value is not None:
                     facts[f"{split} {metric}"] = f"{value:.4f}"
@@ -268,6 +268,7 @@ def run(
     recipe: Recipe | str | Path,
     overrides: Iterable[str] = (),
     *,
+    data: Any = None,
     resume: Run | str | Path | bool = False,
     quiet: bool = False,
     log_level: str | None = None,
@@ -280,6 +281,9 @@ def run(
     Args:
         recipe: The recipe, or its file.
         overrides: ``key.path=value`` texts, as after ``--set``.
+        data: The rows of the recipe's task, instead of those of its ``path``: a DataFrame or a ``datasets.Dataset``, or
+            one for each split as in a ``DatasetDict``. They are stored in peftkit's cache folder under a digest of
+            their content, which the run's recipe names.
         resume: The run to resume, or True for the latest run of this recipe; False starts a new one.
         quiet: Whether to print no progress.
         log_level: The level of log messages of the libraries; None for ``warning``, or ``error`` if quiet.
@@ -294,7 +298,7 @@ def run(
         RunError: The run failed.
         RunInterrupted: A signal was received; the run is saved.
     """
-    resolved = resolve_recipe(recipe, overrides)
+    resolved = resolve_recipe(recipe, overrides, data)
     if read_world_size() > 1:
         raise InputError(
             "peftkit.run trains in one process, and this one was launched with others; use: accelerate launch -m "

@@ -53,9 +53,10 @@ def add_cost_axis(parser: argparse.ArgumentParser, *, derived: bool = True) -> N
 
 
 def add_metric(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--metric``, ``--baseline`` and ``--margin``."""
+    """Adds ``--metric``, ``--eval-set``, ``--baseline`` and ``--margin``."""
     metric = parser.add_argument("--metric", help="Test metric. [default: the selection metric]")
     complete_with(metric, metric_names)
+    parser.add_argument("--eval-set", metavar="NAME", help="Evaluation set to compare by. [default: test]")
     baseline = parser.add_argument("--baseline", default="full", help="Reference method. [default: full]")
     complete_with(baseline, component_names("method"))
     parser.add_argument(

@@ -16,7 +16,7 @@ def load_compared_runs(args: argparse.Namespace) -> list[RunGroup]:
     """Loads the runs below RUNS, grouped by task and model; what is skipped is named on standard error.
 
     Args:
-        args: The parsed arguments: ``runs``, ``pool``, ``match`` and ``quiet``.
+        args: The parsed arguments: ``runs``, ``pool``, ``match``, ``eval_set`` and ``quiet``.
 
     Returns:
         The groups, at least one.
@@ -26,7 +26,7 @@ def load_compared_runs(args: argparse.Namespace) -> list[RunGroup]:
     """
     from peftkit.compare import matched_methods
 
-    groups, skipped = matched_methods.load_groups(map(Path, args.runs), args.pool, args.match)
+    groups, skipped = matched_methods.load_groups(map(Path, args.runs), args.pool, args.match, args.eval_set)
     for problem in skipped:
         SubCommand.notice(args, f"skipped: {problem}")
     return groups

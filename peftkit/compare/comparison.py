@@ -21,6 +21,7 @@ from peftkit.compare.scores_by_cost import (
     common_span,
     cost,
     learning_curve,
+    mean_set_scores,
     peak_memory,
     reached_at,
     selected_score,
@@ -100,6 +101,8 @@ class MethodRow:
     """The 95 % interval of each ``cost_to_share``; None with one seed, or if any seed never reached it."""
     reach_probability: Mapping[float, float | None] = field(default_factory=dict)
     """The probability that a run with another seed reaches each share; None with one seed."""
+    sets: Mapping[str, float] = field(default_factory=dict)
+    """The mean score of its runs on each evaluation set that all of them have."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class Comparison:
     """Caveats of every conclusion (see ``RunGroup``)."""
     fronts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The methods on the Pareto front, by each cost that all runs have measured."""
+    test_split: str = "test"
+    """The split of the scores: test, or an evaluation set."""
 
     @property
     def sign(self) -> float:
@@ -224,8 +229,7 @@ def compare(
     # The curves show what dev selects, so the level does too: their highest test score may be high by chance.
     final = float(np.mean([c[1][-1] for c in curves[base].values()])) if base else None
     low, high = common_span([c for by_seed in curves.values() for c in by_seed.values()])
-    grows = by not in FIXED_COSTS
-    totals = evidence.costs
+    grows, totals = by not in FIXED_COSTS, evidence.costs
     fronts = _fronts(run_group, posterior, signed_scores)
     on_front = front_probabilities(posterior, totals, _step_costs(run_group, by))
     has_winners = grows and bool(posterior.names) and (high > low or bool(budgets))
@@ -285,6 +289,7 @@ def compare(
                     share: cost_interval(points, start) if grows else None for share, points in reached.items()
                 },
                 reach_probability={share: reach_probability(points) for share, points in reached.items()},
+                sets=mean_set_scores(runs.values(), metric),
             )
         )
     return Comparison(
@@ -311,6 +316,7 @@ def compare(
         unmeasured=tuple(label for label, _ in evidence.left_out),
         remarks=run_group.remarks,
         fronts=fronts,
+        test_split=run_group.test_split,
     )
 
 

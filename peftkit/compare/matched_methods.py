@@ -11,7 +11,7 @@ from pathlib import Path
 
 from peftkit.argument_names import format_argument
 from peftkit.compare.input.groups import RunGroup, group_runs
-from peftkit.compare.input.load_runs import LoadedRun, find_runs
+from peftkit.compare.input.load_runs import LoadedRun, compare_by_set, find_runs
 from peftkit.compare.quantities import parse_bytes, parse_parameters
 from peftkit.compare.scores_by_cost import cost
 from peftkit.errors import InputError, comma_separated, did_you_mean
@@ -56,7 +56,7 @@ class Match:
 
 
 def load_groups(
-    paths: Iterable[Path], pool: Sequence[str] = (), match: str | None = None
+    paths: Iterable[Path], pool: Sequence[str] = (), match: str | None = None, evaluation_set: str | None = None
 ) -> tuple[list[RunGroup], list[str]]:
     """Load the finished runs below folders, grouped by task and model.
 
@@ -64,15 +64,18 @@ def load_groups(
         paths: Run directories, or folders that contain them.
         pool: Names of ``FAIRNESS_CHECKS`` that may fail.
         match: A size, as for ``parse_match``; None for all variants.
+        evaluation_set: The evaluation set whose scores are compared; None for test.
 
     Returns:
         The groups, at least one, and one message for each run and group that is skipped.
 
     Raises:
-        InputError: There are no runs, they are not comparable, or none is of that size.
+        InputError: There are no runs, they are not comparable, none is of that size, or one lacks the evaluation set.
     """
     wanted = None if match is None else parse_match(match)
     runs, problems = find_runs(paths)
+    if evaluation_set is not None:
+        runs = [compare_by_set(run, evaluation_set) for run in runs]
     groups: list[RunGroup] = []
     unmatched: list[str] = []
     for group in group_runs(runs, pool):

@@ -96,7 +96,7 @@ def read_example_scores(
     Args:
         run: The run.
         metric: The metric, such as ``accuracy`` or ``loss``.
-        split: ``dev`` or ``test``.
+        split: ``dev``, ``test`` or an evaluation set.
         step: The step of an evaluation; None for the selected checkpoint, as reported in the summary.
 
     Returns:
@@ -119,6 +119,7 @@ def read_example_scores(
 
 def _read_rows(run: LoadedRun, split: str, step: int | None) -> Sequence[Row]:
     """Read an evaluation's result on each example; empty if none are stored."""
+    split = run.test_split if split == "test" else split
     directory = RunDirectory(run.path)
     table = directory.examples()
     if table is None:

@@ -138,10 +138,10 @@ def _read_tuning(runs: Mapping[int, LoadedRun], metric: str) -> Tuning | None:
     numbers = [settings.index(each["settings"]) for each in tried]
     chosen = settings.index(record["settings"])
     folders = _find_trials(first.path, [each["run"] for each in tried])
-    splits = {split: _trial_scores(folders, metric, split) for split in ("dev", "test")}
+    splits = {split: _trial_scores(folders, metric, split) for split in ("dev", first.test_split)}
     dev = splits["dev"] or [np.array([float(each["score"])]) for each in tried]
     # Test scores at another budget say nothing about the final runs' scores.
-    test = None if record.get("transfer") else splits["test"]
+    test = None if record.get("transfer") else splits[first.test_split]
     tests: Sequence[Array | None] = test or [None] * len(tried)
     trials = [TrialScores(*each) for each in zip(numbers, dev, tests, strict=True)]
     return Tuning(trials, chosen)

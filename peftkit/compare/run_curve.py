@@ -49,11 +49,12 @@ def read_run_curve(run: RunDirectory, by: str, metric: str | None = None) -> Run
         return RunCurve(metric)
     known = sorted({key for row in rows for key in row.get("dev") or {}})
     metric = metric or ("accuracy" if "accuracy" in known else next((key for key in known if key != "loss"), "loss"))
+    sets = [key for row in rows for key, values in row.items() if isinstance(values, Mapping) and metric in values]
     lines = {
         split: [
             (cost(row, by), float(row[split][metric])) for row in rows if is_number((row.get(split) or {}).get(metric))
         ]
-        for split in SPLITS
+        for split in dict.fromkeys((*SPLITS, *sets))
     }
     lines = {split: points for split, points in lines.items() if points}
     if not lines and metric not in known:

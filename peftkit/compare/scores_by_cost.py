@@ -140,6 +140,22 @@ def selected_score(run: LoadedRun, metric: str) -> float:
     return float(test[metric])
 
 
+def mean_set_scores(runs: Iterable[LoadedRun], metric: str) -> dict[str, float]:
+    """The mean score of the selected checkpoints of runs on each evaluation set that all of them have.
+
+    Args:
+        runs: The runs.
+        metric: The metric.
+    """
+    tables = [
+        {name: values.get(metric) for name in run.summary.get("evaluation_sets", ()) if (values := selected.get(name))}
+        for run in runs
+        for selected in [run.summary["selected"]]
+    ]
+    common = [name for name in tables[0] if all(is_number(table.get(name)) for table in tables)] if tables else []
+    return {name: sum(float(table[name]) for table in tables) / len(tables) for name in common}
+
+
 def learning_curve(run: LoadedRun, axis: str, metric: str) -> tuple[Array, Array]:
     """The learning curve: at each evaluation, the test score of the best checkpoint on dev so far.
 

@@ -201,10 +201,8 @@ def _insufficient(evidence: Evidence, ranked: Sequence[str]) -> Iterator[str]:
     elif len(ranked) < 2:
         yield "the variance between seeds is unknown: run at least two seeds of two methods"
     if 0 < evidence.num_examples < MIN_TEST_EXAMPLES:
-        yield (
-            f"{evidence.num_examples} test examples are too few to compare methods: evaluate on {MIN_TEST_EXAMPLES} "
-            "or more"
-        )
+        number = f"{evidence.num_examples} {evidence.run_group.test_split} examples"
+        yield f"{number} are too few to compare methods: evaluate on {MIN_TEST_EXAMPLES} or more"
     if evidence.metric.startswith(TEACHER_FORCED_PREFIX):
         yield "the scores leak the answer: they are teacher-forced"
     above = probability_above_baselines(evidence)

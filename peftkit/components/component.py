@@ -46,6 +46,18 @@ class Component(BaseModel):
         for name in cls.__class_vars__ & annotations.keys():
             annotations[name] = ClassVar
 
+    @classmethod
+    def class_for(cls, options: Mapping[str, Any]) -> type[Component]:
+        """Return the class of a component with these options; by default the class itself.
+
+        A component whose defaults depend on an option, such as the subset of a benchmark, has a class for each of its
+        values.
+
+        Args:
+            options: The table of the recipe, which may be invalid.
+        """
+        return cls
+
     def incompatible_with(self, spec: RunSpec) -> list[str]:
         """Return the reasons why the component cannot be used in a recipe.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftkit.components.inputs import CandidateScores, Example, TextWindow, TokenizedRow
+from peftkit.components.inputs import CandidateScores, Example, TextWindow, TokenizedRow, TrainOn
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +19,42 @@ ScoreCandidates = Callable[[Sequence[Any], "torch.device"], CandidateScores]
 """Scores the candidates of a batch of rows on a device."""
 
 
+class ChatTemplate(Protocol):
+    """How conversations become token ids."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end what the assistant says."""
+
+    @property
+    def answer_start(self) -> str:
+        """What the template writes before every answer; it is no part of the answer."""
+
+    def tokenize(self, examples: Sequence[Example], train_on: TrainOn) -> list[TokenizedRow]:
+        """Tokenize conversations.
+
+        Args:
+            examples: The examples, with conversations.
+            train_on: What is trained on.
+
+        Returns:
+            Rows whose target is the last message of the assistant, with its end; that of prompts is empty.
+
+        Raises:
+            RowError: The template does not support a conversation, or it does not fit the length limits.
+        """
+
+
 class FamilyServices(Protocol):
     """What a model family does for objectives: it knows the architecture, and objectives know the task."""
 
     @property
     def max_source_length(self) -> int:
         """Maximum number of source tokens; longer sources are truncated."""
+
+    @property
+    def source_remedy(self) -> str:
+        """What to do about sources that are too long, such as ``raise train.max_source_length``."""
 
     @property
     def max_target_length(self) -> int:
@@ -39,7 +69,7 @@ class FamilyServices(Protocol):
         """The id to pad token ids with."""
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         """Tokenize examples whose targets continue their sources; encoder-decoders and decoders only.
 
@@ -47,6 +77,7 @@ class FamilyServices(Protocol):
             examples: The examples.
             ranked: Whether to tokenize all candidates, or only the target.
             generated: Whether targets must be texts that the model can generate.
+            join: The text between source and target, for decoders.
 
         Raises:
             RowError: An example cannot be tokenized or does not fit the length limits.
@@ -65,6 +96,52 @@ class FamilyServices(Protocol):
             RowError: A source has no tokens.
         """
 
+    def tokenize_texts(self, texts: Sequence[str]) -> list[tuple[list[int], int]]:
+        """Tokenize texts as whole inputs with the tokenizer's special tokens; for encoders and decoders.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            For each text, its ids, truncated at the end, and their number before truncation.
+
+        Raises:
+            RowError: A text has no tokens, or one that the model has no embedding for.
+        """
+
+    def collate_texts(self, rows: Sequence[Sequence[list[int]]]) -> dict[str, Tensor]:
+        """Pad and stack the texts of rows.
+
+        Args:
+            rows: The token ids of each text of each row.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` of shape (texts, length), ``choices``, the number of texts of each
+            row, and the scalar ``input_tokens``. An objective adds ``labels``.
+        """
+
+    def hidden_states(self, model: nn.Module, batch: Batch, *, exact: bool = False) -> Tensor:
+        """Run a model without a head on texts; for encoders and decoders.
+
+        Args:
+            model: The model.
+            batch: A batch of ``collate_texts``.
+            exact: Whether no text's states may depend on the padding; the model is then in evaluation mode.
+
+        Returns:
+            The hidden states of the last layer, of shape (texts, length, width).
+        """
+
+    def read_model_file(self, name: str) -> Any:
+        """Read a JSON file of the model.
+
+        Args:
+            name: Its name, such as ``1_Pooling/config.json``.
+
+        Returns:
+            The content; None if there is no such file.
+        """
+
     def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Tokenize the sources of examples as texts that are predicted as a whole, however long; decoders only.
 
@@ -76,6 +153,17 @@ class FamilyServices(Protocol):
 
         Raises:
             RowError: A source has no tokens, or one that the model has no embedding for.
+        """
+
+    def load_chat_template(self, template: str, variables: Mapping[str, Any]) -> ChatTemplate:
+        """Return how conversations are tokenized; decoders only.
+
+        Args:
+            template: A Jinja template; that of the tokenizer if empty.
+            variables: Further variables of the template.
+
+        Raises:
+            InputError: There is no template, or what the assistant says has no end in it.
         """
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
@@ -178,13 +266,22 @@ class FamilyServices(Protocol):
             model: The model, in evaluation mode.
         """
 
-    def generate(self, model: nn.Module, rows: Sequence[Any], device: torch.device, **options: Any) -> list[str]:
+    def generate(
+        self,
+        model: nn.Module,
+        rows: Sequence[Any],
+        device: torch.device,
+        *,
+        stop_ids: Sequence[int] = (),
+        **options: Any,
+    ) -> list[str]:
         """Generate a text for the source of each row, greedily; encoder-decoders and decoders only.
 
         Args:
             model: The model, in evaluation mode.
             rows: One batch of rows.
             device: The model's device.
+            stop_ids: The ids that end a text; the end of text if empty.
             options: Further arguments of ``model.generate``.
         """
 
@@ -205,4 +302,29 @@ class FamilyServices(Protocol):
 
         Args:
             ids: The target's ids.
+        """
+
+
+class ReferenceModel(Protocol):
+    """The base model, which losses on preferences compare the trained model with."""
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Return what is known before the batch is computed, to be added to what ``collate_candidates`` returns.
+
+        Args:
+            rows: The rows.
+
+        Returns:
+            Tensors of shape (texts,), or none.
+        """
+
+    def loglikelihoods(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the log-likelihood of the labels of each text under the base model, without gradients or dropout.
+
+        Args:
+            model: The trained model.
+            batch: A batch of ``collate_candidates`` and ``collate``; its texts have the shape (texts, length).
+
+        Returns:
+            The sums in nats, of shape (texts,).
         """

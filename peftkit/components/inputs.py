@@ -126,11 +126,13 @@ class TaskMatch:
         score: How well the data fit, from 0 to 1; ``peftkit init`` proposes the task that they fit best.
         options: The options of the task that the data need, such as the names of columns.
         reason: What was recognized, for the user to confirm.
+        notes: A comment on some of the options.
     """
 
     score: float
     options: Mapping[str, Any]
     reason: str
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,26 @@ class ApplyContext:
     auto_class: str = ""
 
 
+TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
+"""What of a conversation is trained on: what the assistant says, its last message, what follows the prompt, or all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The messages of a conversation, as chat templates read them.
+
+    Attributes:
+        messages: The messages, with ``role`` and ``content``; the last one is the assistant's. In prediction it is left
+            out.
+        tools: JSON schemas of the functions that the assistant may call.
+        prompt_messages: Number of messages of the prompt, which the completion follows.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    prompt_messages: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row of a task as text.
@@ -179,7 +201,10 @@ class Example:
             types; generating models read the source, which contains both.
         words: The words of the source, for tasks that predict something for each word.
         target_span: Start and end of the answer in the second text of the pair, in characters; None without an answer.
+        documents: For retrieval, the target and other texts that are known, such as hard negatives. All documents of a
+            split are ranked for each source.
         symmetric: Whether the order of the pair means nothing: encoders read both orders, and average their outputs.
+        conversation: The conversation that the source and the target are a plain text of; None if there is none.
     """
 
     source: str
@@ -193,6 +218,8 @@ class Example:
     words: tuple[str, ...] = ()
     target_span: tuple[int, int] | None = None
     symmetric: bool = False
+    documents: tuple[str, ...] = ()
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True)
@@ -258,6 +285,8 @@ class TokenizedRow(TypedDict):
         target_tokens: Length of the longest candidate before truncation.
         segments: Token type ids of an encoder's pairs, if the tokenizer has them.
         averaged: Whether the candidates are the two orders of a pair, whose outputs are averaged.
+        trained_spans: Starts and ends of the parts of source and target that are trained on, at least one; the target
+            if left out.
     """
 
     source: list[int]
@@ -268,6 +297,7 @@ class TokenizedRow(TypedDict):
     target_tokens: int
     segments: NotRequired[list[list[int]]]
     averaged: NotRequired[bool]
+    trained_spans: NotRequired[list[list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +318,7 @@ class Head:
     """The layers on top of a model that an objective needs.
 
     Attributes:
-        outputs: Number of outputs.
+        outputs: Number of outputs; 0 for a model without any layers on top, whose hidden states are the outputs.
         labels: The labels of the outputs, in their order; empty if they have no names.
         auto_class: Name of the transformers class that has such a head.
         problem_type: The ``problem_type`` in the config of the trained model, such as ``regression``; empty for none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -145,6 +146,22 @@ class Method(Component):
             model: The model being trained.
             step: The number of the optimizer step, counted from 1.
         """
+
+    @property
+    def can_disable_adapter(self) -> bool:
+        """Whether ``disable_adapter`` turns a trained model into its base model, by default not.
+
+        Losses that compare the model with its base model then need no second one. It is verified in every run.
+        """
+        return False
+
+    def disable_adapter(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Return a context in which the model computes what its base model does, for ``can_disable_adapter``.
+
+        Args:
+            model: The model that ``apply`` returned, or a copy of it.
+        """
+        return nullcontext()
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the state, other than trained parameters, that a resumed run needs.

@@ -49,6 +49,17 @@ class Metric(Component):
         rows = zip(predictions, references, examples, strict=True)
         return [self._compute([prediction], [texts], [example]) for prediction, texts, example in rows]
 
+    def compute_by_chance(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Return the values that predictions at random are expected to have, if they are no texts.
+
+        Args:
+            examples: The examples.
+
+        Returns:
+            The values by name; empty, the default, if they are not known.
+        """
+        return {}
+
     def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:

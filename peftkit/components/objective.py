@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.family_services import Batch, FamilyServices
+from peftkit.components.family_services import Batch, FamilyServices, ReferenceModel
 from peftkit.components.inputs import (
     IGNORE_INDEX,
     CandidateScores,
@@ -20,6 +21,7 @@ from peftkit.components.inputs import (
     TaskKind,
 )
 from peftkit.components.task import Task
+from peftkit.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +41,8 @@ class ObjectiveContext:
         settings: The recipe's settings.
         device: The model's device.
         cache: Values that live as long as one evaluation, by name.
+        reference_model: The base model, for objectives with ``needs_reference``; None where nothing is trained or
+            predicted.
     """
 
     family: FamilyServices
@@ -49,6 +53,18 @@ class ObjectiveContext:
     settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     device: Any = "cpu"
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    reference_model: ReferenceModel | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def reference(self) -> ReferenceModel:
+        """The base model.
+
+        Raises:
+            PluginError: The objective does not declare that it needs it.
+        """
+        if self.reference_model is None:
+            raise PluginError("an objective that compares with the base model needs needs_reference = True")
+        return self.reference_model
 
     def for_evaluation(self, device: torch.device) -> ObjectiveContext:
         """Return the context of a new evaluation.
@@ -90,6 +106,18 @@ class Objective(Component):
     """Whether the model chooses among the candidates of an example, so that each example needs candidates."""
     generates: ClassVar[bool] = False
     """Whether predictions are generated, so that the model needs positions for them, and answers are free texts."""
+    needs_reference: ClassVar[bool] = False
+    """Whether losses or predictions compare the model with its base model (see ``ObjectiveContext.reference``)."""
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether the loss of a row depends on the other rows of its optimizer step, such as negatives.
+
+        Such an objective has ``outputs`` and ``loss_of_outputs`` in place of ``loss``. All rows of a step are compared,
+        whatever number of processes and microbatches they are divided into: outputs are computed without gradients
+        first, and again with them where there are several microbatches (GradCache, Gao et al., 2021).
+        """
+        return False
 
     def head(self, task: Task) -> Head | None:
         """Return the head that the model needs, or None for its language modeling head.
@@ -107,6 +135,22 @@ class Objective(Component):
             calibration: What ``calibrate`` chose for the selected checkpoint.
         """
         return ""
+
+    def model_settings(self, context: ObjectiveContext) -> dict[str, Any]:
+        """Return settings that were read from the model's files, for ``loading.json``; by default none.
+
+        Args:
+            context: The context.
+        """
+        return {}
+
+    def export(self, folder: Path, context: ObjectiveContext) -> None:
+        """Write further files of the format that a library reads such models in; by default none.
+
+        Args:
+            folder: The folder of the exported model.
+            context: The context.
+        """
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize examples.
@@ -151,6 +195,22 @@ class Objective(Component):
         """
         return (batch["labels"] != IGNORE_INDEX).sum()
 
+    def batch_statistics(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> dict[str, Tensor]:
+        """Return sums over the rows of a batch that the loss of every row depends on; by default none.
+
+        They are computed without gradients before the losses of a step, added up over its microbatches and all
+        processes, and added to each batch under their names. Their forward passes are counted as the others are.
+
+        Args:
+            model: The model, in evaluation mode.
+            batch: The batch, or some of its rows, with texts of shape (texts, length).
+            context: The context.
+
+        Returns:
+            Scalars by name.
+        """
+        return {}
+
     def loss(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> Tensor:
         """Return the loss, summed over the targets of a batch.
 
@@ -162,7 +222,37 @@ class Objective(Component):
         Returns:
             A scalar.
         """
+        if self.compares_rows:
+            outputs = self.outputs(model, batch, context)
+            return self.loss_of_outputs(outputs, batch, context, range(len(batch["choices"])))
         return context.family.cross_entropy(model, batch)
+
+    def outputs(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> Tensor:
+        """Return what the loss compares, for objectives that compare rows.
+
+        Args:
+            model: The model.
+            batch: The batch, or some of its rows, with texts of shape (texts, length).
+            context: The context.
+
+        Returns:
+            The outputs, of shape (texts, width).
+        """
+        raise NotImplementedError(f"{self.name} compares no rows")
+
+    def loss_of_outputs(self, outputs: Tensor, batch: Batch, context: ObjectiveContext, rows: range) -> Tensor:
+        """Return the loss of some rows, compared with all rows of a step, for objectives that compare rows.
+
+        Args:
+            outputs: The outputs of all rows of the step, of shape (texts, width).
+            batch: Their ``labels`` and ``choices``, of shape (rows,) or (texts,).
+            context: The context.
+            rows: The indices of the rows whose losses are summed, those of this process.
+
+        Returns:
+            A scalar; the sum over disjoint ranges is the loss of the step.
+        """
+        raise NotImplementedError(f"{self.name} compares no rows")
 
     def predict(
         self,
@@ -183,6 +273,18 @@ class Objective(Component):
             has_targets: Whether the examples have answers, so that losses are needed.
         """
         raise NotImplementedError
+
+    def complete_predictions(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example], *, has_targets: bool
+    ) -> list[Prediction]:
+        """Complete predictions by what depends on other rows of the split, such as ranks; by default the same.
+
+        Args:
+            predictions: What ``predict`` returned, for all examples of a split.
+            examples: The examples, in the same order.
+            has_targets: Whether the examples have answers.
+        """
+        return [*predictions]
 
     def calibrate(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Any]:
         """Choose what predictions depend on beside the weights, such as a threshold, by the rows of dev.
@@ -243,6 +345,26 @@ class Objective(Component):
         Args:
             task: The task.
             examples: The examples of a split.
+        """
+        return ()
+
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return what the distribution of answers counts in an example, such as its label, its labels or its tags.
+
+        By default the answer, unless answers are free texts.
+
+        Args:
+            task: The task.
+            example: The example.
+        """
+        answer = self.answer(example)
+        return (answer,) if not self.generates and self.answer_text(answer, example) else ()
+
+    def numbers(self, example: Example) -> Sequence[float]:
+        """Return the numbers that the target of an example has; by default none.
+
+        Args:
+            example: The example.
         """
         return ()
 

@@ -11,6 +11,8 @@ from peftkit.components.inputs import Example, OptionProblem, SkippedRow, TaskKi
 from peftkit.errors import MissingFieldsError, summarize_error
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import DatasetDict
 
 PLACEHOLDERS = 0xF0000
@@ -66,6 +68,10 @@ class Task(Component):
         """Whether ``train`` is a ``datasets.IterableDataset`` of unknown length."""
         return False
 
+    def data_files(self) -> Sequence[Path]:
+        """Return the files and folders on this machine that ``load`` reads, if options do not name them as they are."""
+        return ()
+
     def load(self) -> DatasetDict:
         """Load the data.
 
@@ -73,6 +79,34 @@ class Task(Component):
             The splits ``train``, ``dev`` and ``test``.
         """
         raise NotImplementedError
+
+    def options_of_set(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of an evaluation set of this task.
+
+        Args:
+            changes: The options in which the set differs.
+
+        Returns:
+            The options, by default those of this task and the changes.
+        """
+        return {**self.model_dump(mode="json", exclude_unset=True), "name": self.name, **changes}
+
+    def as_evaluation_set(self, split: str | None, trained: Task) -> tuple[Task, str]:
+        """Return the task of an evaluation set, of which one split is loaded and evaluated.
+
+        The default evaluates a split that ``load`` returns.
+
+        Args:
+            split: The split in the recipe; None if it names none.
+            trained: The task of the recipe, whose labels the model is trained on.
+
+        Returns:
+            The task, and the name of the split among those that its ``load`` returns.
+
+        Raises:
+            ValueError: There is no such split, as far as the options show.
+        """
+        return self, split or "test"
 
     def skipped_rows(self) -> Sequence[SkippedRow]:
         """Return the invalid rows that ``load`` left out; of a stream, those that were met so far. None by default."""
@@ -92,6 +126,17 @@ class Task(Component):
             The problems; empty by default.
         """
         return ()
+
+    def options_for_bad_rows(self) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        """Find the options that skip the invalid rows of the data, for ``peftkit init``; none by default.
+
+        Returns:
+            The options, and comments on them.
+
+        Raises:
+            InputError: Too many rows are invalid.
+        """
+        return {}, {}
 
     def resolve_revision(self) -> str | None:
         """Look up the commit of the hub data set that ``load`` would read now.

@@ -17,7 +17,7 @@ from torch import nn
 from peftkit.components.inputs import Row
 from peftkit.data.dataloader import TrainRows
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CollatedBatch
+from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.batches.padding import TARGET_COLUMNS, padded_lengths
 from peftkit.models.heads.target_positions import find_output_layer
 from peftkit.models.token_losses import tolerance
@@ -116,15 +116,17 @@ def make_splitter(recipe: Recipe, objective: BoundObjective, model: nn.Module, p
         model: The model with the method applied; its weights are not read.
         processes: The number of processes; several of them must have as many microbatches each.
     """
-    if not recipe.train.split_batches or _why_not(recipe, processes):
+    if not recipe.train.split_batches or _why_not(recipe, objective, processes):
         return BatchSplitter(objective)
     return BatchSplitter(objective, pass_costs(model))
 
 
-def _why_not(recipe: Recipe, processes: int) -> str:
+def _why_not(recipe: Recipe, objective: BoundObjective, processes: int) -> str:
     """Return why a recipe's batches cannot be split; empty if they can."""
     if processes > 1 or recipe.train.deepspeed.used or recipe.train.fsdp:
         return "all processes must have as many microbatches"
+    if objective.component.compares_rows:
+        return "the loss compares the rows of a step, so that each further microbatch would be computed twice"
     if recipe.model.quantization:
         return "the costs of quantized weights are not known"
     return recipe.method.stochastic_because
@@ -169,7 +171,7 @@ def exact_splitter(
     """
     if not recipe.train.split_batches:
         return BatchSplitter(objective)
-    reason = _why_not(recipe, accelerator.num_processes)
+    reason = _why_not(recipe, objective, accelerator.num_processes)
     if accelerator.device.type != "cpu":
         reason = f"it is for CPUs, and the device is {accelerator.device.type}"
     if not reason and not _losses_add_up(objective, model, _shortest_and_longest_row(rows)):
@@ -193,11 +195,12 @@ def _losses_add_up(objective: BoundObjective, model: nn.Module, rows: Sequence[R
     was_training = model.training
 
     def loss(part: Sequence[Row]) -> Any:
-        return objective.loss(model, objective.collate_and_count(part).to(device)).item()
+        return objective.loss(model, with_tensors(objective.collate_and_count(part).to(device), sums)).item()
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         model.eval()
         try:
+            sums = objective.statistics(model, [objective.collate_and_count(rows).to(device)])
             together, apart = loss(rows), sum(loss([row]) for row in rows)
         finally:
             model.train(was_training)

@@ -89,6 +89,8 @@ def _find(
         raise CannotCacheError("it is not for mixed precision; load the model in model.dtype instead")
     if not isinstance(rows, Dataset):
         raise CannotCacheError("the training rows are streamed")
+    if objective.component.needs_reference or objective.has_statistics:
+        raise CannotCacheError(f"the loss of {objective.component.name!r} needs several passes")
     if may_change_training(recipe.method):
         raise CannotCacheError(f"{recipe.method.name!r} may change what is trained after a step")
     lengths = rows["length"][:]

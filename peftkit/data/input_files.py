@@ -31,13 +31,17 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
 
     Args:
         recipe: The recipe.
-        of_the_task: Whether to include the files of every task; otherwise only of those that are streaming, since the
-            rows of others have digests.
+        of_the_task: Whether to include the files of every task and evaluation set; otherwise only of streaming tasks,
+            since the rows of others have digests.
     """
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
-    if not (of_the_task or recipe.task.is_streaming):
-        del tables["task"]
-    files: set[Path] = set()
+    tasks = [recipe.task, *(each.task for each in recipe.evaluation_tasks)]
+    if not of_the_task:
+        del tables["evaluate"]["set"]
+        tasks = [recipe.task] if recipe.task.is_streaming else []
+        if not tasks:
+            del tables["task"]
+    files = {file for task in tasks for file in task.data_files() if file.is_file()}
     for text in _strings(tables):
         with suppress(OSError, ValueError):  # not a path, such as a long prompt
             path = Path(text)

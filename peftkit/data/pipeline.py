@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
 from accelerate import Accelerator
 from datasets import Dataset
 
+from peftkit.components import Example
 from peftkit.components.inputs import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
+from peftkit.data.evaluated_sets import load_set_examples, skipped_rows_of
 from peftkit.data.examples import to_examples
 from peftkit.data.row_digests import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices, stratified_sample
@@ -31,6 +33,7 @@ from peftkit.data.tokenized_split import (
 from peftkit.errors import InputError, RunError
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
+from peftkit.recipe.evaluation_tasks import EvaluationTask
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
@@ -52,6 +55,8 @@ class PreparedData:
     split_sizes: Mapping[str, int | None]
     """Number of rows of each split; None for streaming splits."""
     objective: BoundObjective
+    sets: Sequence[EvaluationTask] = ()
+    """The evaluation sets; the splits to evaluate have their names."""
 
     @property
     def statistics(self) -> Mapping[str, SplitStatistics]:
@@ -88,7 +93,8 @@ class PreparedData:
     @property
     def skipped_rows(self) -> Sequence[SkippedRow]:
         """The invalid rows that were left out; of a stream, those that were met so far."""
-        return self.objective.task.skipped_rows()
+        of_sets = (replace(row, split=each.name) for each in self.sets for row in skipped_rows_of(each))
+        return [*self.objective.task.skipped_rows(), *of_sets]
 
     @property
     def num_skipped(self) -> dict[str, int]:
@@ -99,14 +105,15 @@ class PreparedData:
     @property
     def num_ignored(self) -> dict[str, int]:
         """Number of valid rows of each split that the task left out."""
-        counts = self.objective.task.num_ignored_rows()
+        counts = {each.name: each.task.num_ignored_rows().get(each.split, 0) for each in self.sets}
+        counts |= self.objective.task.num_ignored_rows()
         return {split: counts.get(split, 0) for split in self.split_sizes}
 
     @property
     def is_curve_subsampled(self) -> bool:
         """Whether evaluations during training use fewer rows than the one of the selected checkpoint."""
         sizes = {split.name: len(split.rows) for split in self.curve_splits}
-        return any(sizes[split.name] < len(split.rows) for split in self.final_splits)
+        return any(sizes.get(split.name, 0) < len(split.rows) for split in self.final_splits)
 
     @property
     def num_evaluated_rows(self) -> dict[str, dict[str, int]]:
@@ -180,6 +187,11 @@ def prepare_data(
     if tokens is not None and size is not None:
         parts = recipe.train.gradient_accumulation_steps * accelerator.num_processes
         check_step_sizes(step_sizes(train["length"][:], tokens), tokens, parts)  # type: ignore[index]
+    if objective.component.compares_rows and batch == 1 and tokens is None:
+        raise InputError(
+            f"train.batch_size: an optimizer step has one row, but {objective.component.name!r} compares the rows of a "
+            "step; raise it, or train.gradient_accumulation_steps"
+        )
     if len(train_sample.statistics) < batch:
         raise RunError(
             f"one optimizer step takes {batch} rows (batch_size × gradient_accumulation_steps × processes), but the "
@@ -189,26 +201,61 @@ def prepare_data(
     selected: list[TokenizedSplit] = []
     if recipe.evaluate.train_examples and not only_train:
         evaluated.append(_sample_train(objective, splits["train"], train_sample, recipe.evaluate.train_examples))
+    sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
     limits = {"dev": recipe.evaluate.dev_examples, "test": recipe.evaluate.test_examples}
     for split, limit in () if only_train else limits.items():
         examples = to_examples(task, split, splits[split], range(len(splits[split])))
-        answers = [objective.component.answer(example) for example in examples]
-        # Free texts are stratified by the length of their sources.
-        strata = [len(example.source) for example in examples] if objective.component.generates else answers
-        indices = stratified_sample(strata, limit, split)
-        wanted = range(len(examples)) if recipe.evaluate.full_splits else indices
-        chosen, known = [examples[i] for i in wanted], [answers[i] for i in wanted]
-        whole = tokenize_examples(objective, split, chosen, wanted, training=False, answers=known)
-        evaluated.append(whole.select(indices))
+        curve, whole = _tokenize_evaluated(recipe, objective, split, examples, limit)
+        evaluated.append(curve)
         selected.append(whole)
-    sizes = {"train": size} | {split: len(splits[split]) for split in SPLITS[1:] if split in splits}
-    data = PreparedData(train, train_sample.statistics, tuple(evaluated), tuple(selected), sizes, objective)
+    sets = () if only_train else recipe.evaluation_tasks
+    for each in sets:
+        examples = load_set_examples(each, task)
+        sizes[each.name] = len(examples)
+        locate = partial(each.task.describe_row, each.split)
+        limit = None if each.at_end_only else each.examples
+        curve, whole = _tokenize_evaluated(recipe, objective, each.name, examples, limit, locate)
+        evaluated += [] if each.at_end_only else [curve]
+        selected.append(whole)
+    data = PreparedData(train, train_sample.statistics, tuple(evaluated), tuple(selected), sizes, objective, sets)
     _check_truncated_targets(recipe, data)
     for each in selected:
         _warn_about_unknown_tokens(objective, each.name, each.rows)
     if isinstance(train, Dataset) and objective.component.generates:
         _warn_about_unknown_tokens(objective, "train", train)
     return data
+
+
+def _tokenize_evaluated(
+    recipe: Recipe,
+    objective: BoundObjective,
+    name: str,
+    examples: Sequence[Example],
+    limit: int | None,
+    locate: Callable[[int], str] | None = None,
+) -> tuple[TokenizedSplit, TokenizedSplit]:
+    """Tokenizes a split to evaluate.
+
+    Args:
+        recipe: The recipe.
+        objective: The objective.
+        name: Name of the split.
+        examples: All examples of the split.
+        limit: Number of rows that are evaluated along the curve; None for all.
+        locate: Returns the location of the example with an index; None for that in the split of the task.
+
+    Returns:
+        The rows for evaluations along the curve, and those for the evaluation of the selected checkpoint.
+    """
+    answers = [objective.component.answer(example) for example in examples]
+    # Free texts are stratified by the length of their sources.
+    strata = [len(example.source) for example in examples] if objective.component.generates else answers
+    indices = stratified_sample(strata, limit, name)
+    wanted = range(len(examples)) if recipe.evaluate.full_splits else indices
+    chosen, known = [examples[i] for i in wanted], [answers[i] for i in wanted]
+    locate_chosen = None if locate is None else (lambda position: locate(wanted[position]))
+    whole = tokenize_examples(objective, name, chosen, wanted, training=False, answers=known, locate=locate_chosen)
+    return whole.select(indices), whole
 
 
 def _prepare_train(

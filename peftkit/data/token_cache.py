@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import tokenizers
 import transformers
 from datasets import Dataset
 
 from peftkit import __version__
 from peftkit.cache_folder import cache_folder
+from peftkit.data_files import ipc_bytes
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective, ModelFamily
 
@@ -91,6 +91,7 @@ def fingerprint(objective: BoundObjective, split: Dataset) -> str:
         "code": source_code(type(task)),
         "family": [type(family).__name__, source_code(type(family))],
         "objective": [component.model_dump(mode="json"), source_code(type(component))],
+        "settings": component.model_settings(objective.context),
         "lengths": [family.max_source_length, family.max_target_length],
         "columns": [COLUMN_PREFIX, *STATISTICS_COLUMNS],
         "tokenizer": _tokenizer_state(family),
@@ -99,11 +100,7 @@ def fingerprint(objective: BoundObjective, split: Dataset) -> str:
     }
     digest.update(json.dumps(inputs, sort_keys=True, default=str).encode())
     for table in split.with_format("arrow").iter(batch_size=1000):
-        sink = pa.BufferOutputStream()
-        combined = table.combine_chunks().replace_schema_metadata(None)
-        with pa.ipc.new_stream(sink, combined.schema) as writer:
-            writer.write_table(combined)
-        digest.update(sink.getvalue())
+        digest.update(ipc_bytes(table))
     return digest.hexdigest()[:32]
 
 
@@ -115,7 +112,7 @@ def source_code(component: type) -> dict[str, str]:
         top, file = sys.modules.get(name.split(".")[0]), Path(inspect.getsourcefile(sys.modules[name]) or "")
         files: Iterable[Path] = [file]
         if name.startswith("peftkit."):
-            files = file.parent.glob("*.py")
+            files = file.parent.rglob("*.py")
         elif folders := getattr(top, "__path__", None):
             files = (each for folder in folders for each in Path(folder).rglob("*.py"))
         for each in sorted(files):

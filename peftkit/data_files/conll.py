@@ -37,17 +37,23 @@ class ConllFormat:
     extensions: ClassVar[tuple[str, ...]] = (".conll", ".conllu", ".txt", ".bio", ".iob", ".iob2", ".tsv")
     """Extensions of files that are found in a folder."""
 
-    def read(self, file: str) -> Iterator[dict[str, Any]]:
-        """Reads the sentences of a file; see ``read_conll``."""
-        return read_conll(file, self)
+    def read(self, file: str, encoding: str | None = None) -> Iterator[dict[str, Any]]:
+        """Reads the sentences of a file (see ``read_conll``).
+
+        Args:
+            file: Path of the file.
+            encoding: Its encoding; UTF-8 if unset.
+        """
+        return read_conll(file, self, encoding)
 
 
-def read_conll(file: str, layout: ConllFormat) -> Iterator[dict[str, Any]]:
+def read_conll(file: str, layout: ConllFormat, encoding: str | None = None) -> Iterator[dict[str, Any]]:
     """Reads the sentences of a file, lazily.
 
     Args:
         file: Path of the file.
         layout: Its format.
+        encoding: Its encoding; UTF-8 if unset.
 
     Yields:
         The words and tags of a sentence as lists, and the number of its document; -DOCSTART- starts a document.
@@ -59,10 +65,10 @@ def read_conll(file: str, layout: ConllFormat) -> Iterator[dict[str, Any]]:
     tags: list[str] = []
     document = width = 0
     seen = False
-    with open_text(file) as text:
+    with open_text(file, encoding) as text:
         for number, raw in enumerate(text, 1):
             if "\0" in raw:
-                raise null_character_error(file, number)
+                raise null_character_error(file, number, file)
             line = raw.rstrip("\r\n")
             starts_document = line.startswith(DOCUMENT_START)
             if not line.strip() or starts_document:

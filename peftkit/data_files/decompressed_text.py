@@ -1,4 +1,4 @@
-"""Opens files as UTF-8 text, decompressed by their content."""
+"""Opens files as text, decompressed by their content, also inside zip archives."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ import io
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import IO, cast
+from contextlib import AbstractContextManager, contextmanager
+from typing import IO, Any, cast
 
+from peftkit.data_files.text_encodings import guess_encoding, marked_encoding
+from peftkit.data_files.zip_archives import open_member, split_member
 from peftkit.errors import InputError, summarize_error
 
 COMPRESSED = (".gz", ".gzip", ".bz2", ".xz", ".lzma", ".zst", ".lz4")
 """Extensions of supported compressions."""
 GZIP, BZIP2, XZ, ZSTANDARD, LZ4 = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
-ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a rar archive"}
+ARCHIVES = {
+    b"PK\x03\x04": "is a zip archive; give it the extension .zip",
+    b"7z\xbc\xaf": "is a 7z archive; unpack it first",
+    b"Rar!": "is a rar archive; unpack it first",
+}
+HEAD = 1 << 26
+"""Number of bytes from which the encoding of a file is guessed."""
 BOM = b"\xef\xbb\xbf"
 LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -25,14 +33,17 @@ LFS = b"version https://git-lfs.github.com/spec/"
 def open_binary(file: str) -> Iterator[IO[bytes]]:
     """Opens a file for reading, and decompresses it if it starts with the magic number of a compression.
 
+    Args:
+        file: Path of the file; ``::`` separates an archive from a file inside.
+
     Raises:
         InputError: The file cannot be opened, is an archive or a Git LFS pointer, or is truncated.
     """
     try:
-        with open(file, "rb") as raw:
+        with _open_raw(file) as raw:
             head = raw.peek(64)  # peek, because a pipe is not seekable
             _check_not_archive(file, head)
-            with _decompress(file, raw, head) as stream:
+            with _decompress(raw, head) as stream:
                 yield stream
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{file}: the compressed file is truncated or damaged ({summarize_error(error)})") from error
@@ -40,7 +51,29 @@ def open_binary(file: str) -> Iterator[IO[bytes]]:
         raise InputError(f"{file!r}: {error.strerror or summarize_error(error)}") from error
 
 
-def _decompress(file: str, raw: IO[bytes], head: bytes) -> IO[bytes]:
+def _open_raw(file: str) -> AbstractContextManager[Any]:
+    """Returns a context that opens a file without decompressing it; what it opens has a ``peek``."""
+    archive, member = split_member(file)
+    return open(file, "rb") if member is None else open_member(archive, member)
+
+
+def is_compressed(file: str) -> bool:
+    """Returns whether a file is compressed, or inside an archive.
+
+    Raises:
+        InputError: The file cannot be opened.
+    """
+    if split_member(file)[1] is not None:
+        return True
+    try:
+        with open(file, "rb") as raw:
+            head = raw.read(8)
+    except OSError as error:
+        raise InputError(f"{file!r}: {error.strerror or summarize_error(error)}") from error
+    return head.startswith((GZIP, BZIP2, XZ, ZSTANDARD, LZ4))
+
+
+def _decompress(raw: Any, head: bytes) -> IO[bytes]:
     if head.startswith(GZIP):
         return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
     if head.startswith(BZIP2):
@@ -52,14 +85,15 @@ def _decompress(file: str, raw: IO[bytes], head: bytes) -> IO[bytes]:
 
         stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd" if head.startswith(ZSTANDARD) else "lz4")
         return io.BufferedReader(cast("io.RawIOBase", stream))
-    return raw
+    opened: IO[bytes] = raw
+    return opened
 
 
 def _check_not_archive(file: str, head: bytes) -> None:
     """Raises if the file is an archive or a Git LFS pointer."""
-    for magic, kind in ARCHIVES.items():
+    for magic, problem in ARCHIVES.items():
         if head.startswith(magic):
-            raise InputError(f"{file}: is {kind}; unpack it first")
+            raise InputError(f"{file}: {problem}")
     if head.startswith(LFS):
         raise InputError(f"{file}: is a Git LFS pointer; fetch the file with: git lfs pull")
 
@@ -87,7 +121,7 @@ def open_text(file: str, encoding: str | None = None) -> Iterator[IO[str]]:
     except UnicodeError as error:
         if utf8:
             raise _not_utf8(file) from error
-        reason = f"is not {encoding} ({summarize_error(error)}); set encoding to that of the file"
+        reason = f"is not {encoding} ({summarize_error(error)}); {_encoding_remedy(file)}"
         raise InputError(f"{file}: {reason}") from error
 
 
@@ -107,12 +141,23 @@ def check_encoding(file: str, max_characters: int, encoding: str | None = None) 
             max_characters -= len(block)
 
 
-def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
+def file_encoding(file: str) -> str | None:
+    """Returns the likely encoding of a file, named as in Python; None if it is UTF-8 or unknown.
+
+    Raises:
+        InputError: The file cannot be opened.
+    """
+    with open_binary(file) as stream:
+        return guess_encoding(stream.read(HEAD))
+
+
+def decode_lines(stream: Iterable[bytes], name: str, file: str | None = None) -> Iterator[str]:
     """Decodes the lines of a binary stream lazily, without their line breaks.
 
     Args:
         stream: Lines that end with a line feed.
         name: Name of the stream, for error messages.
+        file: The file that the stream reads, whose encoding may be set; None for streams that have to be UTF-8.
 
     Raises:
         InputError: A line is not UTF-8, or has a null character.
@@ -120,30 +165,51 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
     number = 0
     for index, raw in enumerate(stream):
         if not index:
-            _check_byte_order_mark(raw, name)
+            if encoding := marked_encoding(raw):
+                remedy = _convert(encoding) if file is None else _encoding_remedy(file)
+                reason = f"is {encoding.upper()} instead of UTF-8 (from its byte order mark)"
+                raise InputError(f"{name}, line 1: {reason}; {remedy}")
             raw = raw.removeprefix(BOM)
         for part in raw.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):  # classic Mac OS
             number += 1
             try:
                 line = part.decode()
             except UnicodeDecodeError as error:
-                raise _encoding_error(name, number, part[error.start]) from error
+                remedy = _convert("cp1252") if file is None else _encoding_remedy(file)
+                byte = part[error.start]
+                raise InputError(f"{name}, line {number}: is not UTF-8 (byte 0x{byte:02x}); {remedy}") from error
             if "\0" in line:
-                raise null_character_error(name, number)
+                raise null_character_error(name, number, file)
             yield line
 
 
-def null_character_error(name: str, line: int) -> InputError:
+def null_character_error(name: str, line: int, file: str | None = None) -> InputError:
     """Returns the error for a null character, as in binary files and in UTF-16 without a byte order mark.
 
     Args:
-        name: Name of the file.
+        name: Name of the file or stream.
         line: Number of the line, from 1.
+        file: The file, if its encoding may be set.
     """
-    return InputError(
-        f"{name}, line {line}: has a null character; if the file is UTF-16, convert it: "
-        "iconv -f UTF-16LE -t UTF-8 OLD > NEW"
-    )
+    remedy = f"if the text is UTF-16, {_convert('utf-16-le')}"
+    if file is not None:
+        guess = file_encoding(file)
+        remedy = _encoding_remedy(file) if guess else "remove it, or convert the file to text if it is binary"
+    return InputError(f"{name}, line {line}: has a null character; {remedy}")
+
+
+def _convert(encoding: str) -> str:
+    return f"convert it, for example: iconv -f {encoding.upper()} -t UTF-8 OLD > NEW"
+
+
+def _encoding_remedy(file: str) -> str:
+    """Returns what to set for a file with another encoding."""
+    guess = file_encoding(file)
+    if guess == "cp1252":
+        return 'set encoding = "cp1252" if it is Western European text, or to the encoding it was saved with'
+    if guess:
+        return f'set encoding = "{guess}"'
+    return 'set encoding to the one it was saved with, such as encoding = "cp1252"'
 
 
 def _line_end(file: str) -> str:
@@ -172,26 +238,8 @@ def _not_utf8(file: str) -> InputError:
     """Returns the error for a file that is not UTF-8, with the number of its first invalid line."""
     try:
         with open_binary(file) as stream:
-            for _ in decode_lines(stream, file):
+            for _ in decode_lines(stream, file, file):
                 pass
     except InputError as error:
         return error
-    return InputError(f"{file}: is not UTF-8; convert it with iconv")
-
-
-def _check_byte_order_mark(head: bytes, name: str) -> None:
-    """Raises if the file starts with the byte order mark of another encoding."""
-    marks = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-    for mark, encoding in marks.items():
-        if head.startswith(mark):
-            raise InputError(
-                f"{name}, line 1: is {encoding} instead of UTF-8 (from its byte order mark); convert it: "
-                f"iconv -f {encoding} -t UTF-8 OLD > NEW"
-            )
-
-
-def _encoding_error(name: str, line: int, byte: int) -> InputError:
-    return InputError(
-        f"{name}, line {line}: is not UTF-8 (byte 0x{byte:02x}); convert it from its encoding, for example: "
-        "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
-    )
+    return InputError(f"{file}: is not UTF-8; {_encoding_remedy(file)}")

@@ -2,76 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from peftkit.data_files.decompressed_text import null_character_error, open_text
+from peftkit.data_files.file_options import DEFAULT_OPTIONS, FileOptions
 from peftkit.errors import InputError
 
-Quoting = Literal["minimal", "none"]
-"""Whether cells with delimiters, quotes or line breaks are quoted, or quotes mean nothing."""
 QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
-
-
-@dataclass(frozen=True, slots=True)
-class DelimitedFormat:
-    """How CSV and TSV files are written, where it differs from what their extension says.
-
-    Attributes:
-        delimiter: The character between cells.
-        quoting: Whether cells may be quoted.
-        encoding: The encoding; UTF-8 if unset.
-    """
-
-    delimiter: str | None = None
-    quoting: Quoting | None = None
-    encoding: str | None = None
-
-    @property
-    def is_default(self) -> bool:
-        """Whether nothing is set."""
-        return self == DelimitedFormat()
-
-
 TAB = "\t"
-DEFAULT_FORMAT = DelimitedFormat()
+DELIMITERS = (";", TAB, "|", ",")
+"""The delimiters that are proposed, the most likely first."""
 
 
-def check_delimiter(delimiter: str) -> str:
-    """Return a delimiter.
-
-    Raises:
-        ValueError: It cannot separate cells.
-    """
-    if len(delimiter) != 1 or delimiter in '"\r\n\0':
-        raise ValueError(f"must be one character that is no quote and no line break, not {delimiter!r}")
-    return delimiter
-
-
-def check_encoding_name(encoding: str) -> str:
-    """Return the name of an encoding.
-
-    Raises:
-        ValueError: There is no such encoding of texts.
-    """
-    try:
-        known = codecs.lookup(encoding)
-        "".encode(encoding)  # encodings of bytes, such as base64, refuse texts
-    except (LookupError, TypeError, ValueError):
-        raise ValueError(f"unknown encoding {encoding!r}; encodings are named as in Python, such as 'cp1252'") from None
-    return known.name
-
-
-def read_csv(file: str, layout: DelimitedFormat = DEFAULT_FORMAT) -> Iterator[dict[str, Any]]:
+def read_csv(file: str, options: FileOptions = DEFAULT_OPTIONS) -> Iterator[dict[str, Any]]:
     """Reads the rows of a CSV file whose first line has the column names.
 
     Args:
         file: Path of the file. Cells with commas, quotes or line breaks are quoted, and quotes in them are doubled.
-        layout: What differs from that.
+        options: What differs from that.
 
     Yields:
         Cells by column name; empty cells are None.
@@ -79,15 +30,15 @@ def read_csv(file: str, layout: DelimitedFormat = DEFAULT_FORMAT) -> Iterator[di
     Raises:
         InputError: A row has more or fewer cells than the header, or an unbalanced quote.
     """
-    yield from _read(file, layout.delimiter or ",", QUOTING[layout.quoting or "minimal"], layout.encoding)
+    yield from _read(file, options.delimiter or ",", QUOTING[options.quoting or "minimal"], options.encoding)
 
 
-def read_tsv(file: str, layout: DelimitedFormat = DEFAULT_FORMAT) -> Iterator[dict[str, Any]]:
+def read_tsv(file: str, options: FileOptions = DEFAULT_OPTIONS) -> Iterator[dict[str, Any]]:
     """Reads the rows of a TSV file, in which quotes have no special meaning.
 
     Args:
         file: Path of the file. The first line has the column names.
-        layout: What differs from that.
+        options: What differs from that.
 
     Yields:
         Cells by column name; empty cells are None.
@@ -95,7 +46,7 @@ def read_tsv(file: str, layout: DelimitedFormat = DEFAULT_FORMAT) -> Iterator[di
     Raises:
         InputError: A row has more or fewer cells than the header.
     """
-    yield from _read(file, layout.delimiter or "\t", QUOTING[layout.quoting or "none"], layout.encoding)
+    yield from _read(file, options.delimiter or "\t", QUOTING[options.quoting or "none"], options.encoding)
 
 
 def _read(file: str, separator: str, quoting: int, encoding: str | None) -> Iterator[dict[str, Any]]:
@@ -110,6 +61,19 @@ def _read(file: str, separator: str, quoting: int, encoding: str | None) -> Iter
                 where = (file, number, reader.line_num)
                 raise _cell_count_error(*where, cells, columns, separator, quotes=quoting != csv.QUOTE_NONE)
             yield {column: cell or None for column, cell in zip(columns, cells, strict=True) if column}
+
+
+def delimiter_hint(columns: Sequence[str]) -> str:
+    """Returns the option to set if a header was read with a wrong delimiter; empty if nothing suggests that.
+
+    Args:
+        columns: The columns.
+    """
+    likely = max(DELIMITERS, key=columns[0].count) if len(columns) == 1 else ""
+    if not likely or likely not in columns[0]:
+        return ""
+    written = "\\t" if likely == TAB else likely
+    return f'; the header {columns[0]!r} has {likely!r} between names: set delimiter = "{written}"'
 
 
 def _parse_rows(reader: Any, file: str) -> Iterator[list[str]]:
@@ -130,7 +94,7 @@ def _without_nulls(text: IO[str], file: str) -> Iterator[str]:
     """Yields the lines; raises if one has a null character."""
     for number, line in enumerate(text, 1):
         if "\0" in line:
-            raise null_character_error(file, number)
+            raise null_character_error(file, number, file)
         yield line
 
 
@@ -159,6 +123,8 @@ def _explain_csv_error(error: str, line: int) -> str:
 def _cell_count_error(
     file: str, number: int, line: int, cells: Sequence[str], columns: Sequence[str], separator: str, *, quotes: bool
 ) -> InputError:
+    if len(columns) == 1 and (hint := delimiter_hint(columns)):
+        return InputError(f"{file}, row {number}: has {len(cells)} cells, but the header has 1 (line {line}){hint}")
     count = f"{len(cells)} cell{'s' if len(cells) != 1 else ''}"
     if len(cells) > len(columns):
         hint = f"quote cells that contain {separator!r}"

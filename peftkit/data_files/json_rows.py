@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peftkit.data_files.decompressed_text import open_text
-from peftkit.errors import InputError, comma_separated
+from peftkit.data_files.decompressed_text import null_character_error, open_text
+from peftkit.data_files.file_options import DEFAULT_OPTIONS, FileOptions
+from peftkit.errors import DataError, InputError, comma_separated, did_you_mean
 
 KeyPath = tuple[str, ...]
 
@@ -67,11 +68,12 @@ def format_json(value: Any) -> str:
     return json.dumps(value)
 
 
-def read_json_lines(file: str) -> Iterator[dict[str, Any]]:
+def read_json_lines(file: str, options: FileOptions = DEFAULT_OPTIONS) -> Iterator[dict[str, Any]]:
     """Reads the rows of a JSON Lines file; blank lines are skipped.
 
     Args:
         file: Path of the file. It may also hold one JSON array of rows.
+        options: Its encoding.
 
     Yields:
         The rows.
@@ -79,7 +81,7 @@ def read_json_lines(file: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: A line is not a JSON object.
     """
-    with open_text(file) as text:
+    with open_text(file, options.encoding) as text:
         for number, line in enumerate(text, 1):
             if number == 1 and line.lstrip().startswith("["):
                 yield from _check_rows(_parse(line + text.read(), file), file)
@@ -93,12 +95,33 @@ def read_json_lines(file: str) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def read_json(file: str) -> Iterator[dict[str, Any]]:
+def row_keys(file: str, encoding: str | None = None) -> dict[str, int]:
+    """Returns the number of rows below each key of a JSON file that has rows below keys; empty for other files.
+
+    Args:
+        file: Path of the file.
+        encoding: Its encoding; UTF-8 if unset.
+
+    Raises:
+        InputError: The file cannot be opened.
+    """
+    with open_text(file, encoding) as text:
+        try:
+            content = parse_json(text.read())
+        except (ValueError, RecursionError):  # reported when the rows are read
+            return {}
+    if not isinstance(content, dict) or _split_orient(content) or _parse_columns(content):
+        return {}
+    return {".".join(path): len(rows) for path, rows in _find_tables(content, ())}
+
+
+def read_json(file: str, options: FileOptions = DEFAULT_OPTIONS) -> Iterator[dict[str, Any]]:
     """Reads the rows of a JSON file.
 
     Args:
         file: Path of the file. It holds an array of rows, an array of rows below one key, an object of columns, or one
             row per line. Any other object is a single row.
+        options: Its encoding, and the key of the rows.
 
     Yields:
         The rows.
@@ -106,22 +129,40 @@ def read_json(file: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: The file is not valid JSON, or has another layout.
     """
-    with open_text(file) as text:
+    with open_text(file, options.encoding) as text:
         first = next((line for line in text if line.strip()), "")
         rest = text.read()
-    if rest.strip() and _is_object(first):
-        yield from read_json_lines(file)
+    if options.field is None and rest.strip() and _is_object(first):
+        yield from read_json_lines(file, options)
         return
     if not first:
         raise InputError(f"{file}: is empty")
-    with open_text(file) as text:
+    with open_text(file, options.encoding) as text:
         content = _parse(text.read(), file)
+    if options.field is not None:
+        content = _select_field(content, options.field, file)
     if isinstance(content, list):
         yield from _check_rows(content, file)
     elif isinstance(content, dict):
         yield from _rows_of_object(content, file)
     else:
         raise InputError(f'{file}: holds {_describe(content)}; write an array of rows: [{{"text": …}}, …]')
+
+
+def _select_field(content: Any, field: str, file: str) -> Any:
+    """Returns what is below a key of a JSON file; dots select nested keys."""
+    if isinstance(content, dict) and field in content:
+        return content[field]
+    selected = content
+    for key in field.split("."):
+        if not isinstance(selected, dict) or key not in selected:
+            known = list(selected) if isinstance(selected, dict) else []
+            keys = f"{did_you_mean(key, known)}; keys: {comma_separated(known[:20])}" if known else ""
+            raise DataError("field", f"there is no key {key!r}{keys}", file)
+        selected = selected[key]
+    if not isinstance(selected, list | dict):
+        raise DataError("field", f"{field!r} holds {_describe(selected)}, not rows", file)
+    return selected
 
 
 def _is_object(line: str) -> bool:
@@ -136,6 +177,8 @@ def _parse(text: str, file: str, line: int | None = None) -> Any:
         return parse_json(text)
     except json.JSONDecodeError as error:
         number = line or error.lineno
+        if "\0" in text:
+            raise null_character_error(file, number, file) from error
         raise InputError(f"{file}, line {number}: is not valid JSON: {error.msg} at column {error.colno}") from error
     except _DuplicateKeyError as error:
         location = f"{file}, line {line}" if line else file
@@ -173,7 +216,8 @@ def _rows_of_object(content: Mapping[str, Any], file: str) -> Iterator[dict[str,
     tables = list(_find_tables(content, ()))
     if len(tables) > 1:
         paths = comma_separated([repr(".".join(path)) for path, _ in tables])
-        raise InputError(f"{file}: has rows below several keys, {paths}; write each table to its own file")
+        example = ".".join(tables[0][0])
+        raise InputError(f"{file}: has rows below several keys, {paths}; choose one, such as field = {example!r}")
     if tables:
         yield from _check_rows(tables[0][1], file)
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from peftkit.data_files.decompressed_text import LFS
+from peftkit.data_files.decompressed_text import is_compressed, open_binary
 from peftkit.errors import InputError, summarize_error
 
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ def _open_parquet(file: str) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
     try:
-        with open(file, "rb") as raw:
-            if raw.read(len(LFS)) == LFS:
-                raise InputError(f"{file}: is a Git LFS pointer; fetch the file with: git lfs pull")
-        with pq.ParquetFile(file) as parquet:
+        source: Any = file
+        if is_compressed(file):  # Parquet files are read from their end
+            with open_binary(file) as stream:
+                source = io.BytesIO(stream.read())
+        else:
+            with open_binary(file):  # raises for a Git LFS pointer
+                pass
+        with pq.ParquetFile(source) as parquet:
             yield parquet
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         if isinstance(error, OSError) and error.strerror:
@@ -73,6 +78,17 @@ def read_parquet(file: str) -> Iterator[dict[str, Any]]:
         _check_columns(parquet.schema_arrow.names, file)
         for batch in parquet.iter_batches(batch_size=1000):
             yield from make_plain(pa.Table.from_batches([batch])).to_pylist()
+
+
+def ipc_bytes(table: pa.Table) -> bytes:
+    """Returns the content of a table, whatever its metadata and the memory that it shares with others."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    combined = table.combine_chunks().replace_schema_metadata(None)
+    with pa.ipc.new_stream(sink, combined.schema) as writer:
+        writer.write_table(combined)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _check_columns(columns: Sequence[str], file: str) -> None:

@@ -8,20 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.argument_names import format_argument
-from peftkit.data_files.decompressed_text import decode_lines, open_binary
-from peftkit.data_files.readers import file_format, read_rows
+from peftkit.data_files.decompressed_text import decode_lines, open_binary, open_text
+from peftkit.data_files.file_options import DEFAULT_OPTIONS, FileOptions
+from peftkit.data_files.readers import file_format, only_data_file, read_rows
 from peftkit.data_files.saved_datasets import read_saved_dataset
+from peftkit.data_files.zip_archives import is_archive, normalize_member
 from peftkit.errors import InputError
 
 
-def read_prediction_inputs(file: str | None) -> Iterator[str | Mapping[str, Any]]:
+def read_prediction_inputs(
+    file: str | None, options: FileOptions = DEFAULT_OPTIONS
+) -> Iterator[str | Mapping[str, Any]]:
     """Reads the inputs to predict, lazily.
 
     Args:
         file: Path of a file, or of a folder that ``Dataset.save_to_disk`` wrote; None for standard input.
+        options: How files of rows are written, such as those that a run was trained on.
 
     Yields:
-        Rows if the file has an extension of ``FORMATS``, or else lines of text.
+        Rows if the file has the form of the options or an extension of ``FORMATS``, or else lines of text. The lines of
+        a text file are texts, unless the options say what a row is.
 
     Raises:
         InputError: The file cannot be opened, is invalid, or is not UTF-8.
@@ -30,11 +36,18 @@ def read_prediction_inputs(file: str | None) -> Iterator[str | Mapping[str, Any]
         yield from _standard_input()
     elif Path(file).is_dir():
         yield from read_saved_dataset(file)
-    elif file_format(Path(file)):
-        yield from read_rows(file)
     else:
-        with open_binary(file) as stream:
-            yield from decode_lines(stream, file)
+        name = normalize_member(file)
+        name = only_data_file(name, options) if is_archive(name) else name
+        form = file_format(Path(name))
+        if options.form is not None or form not in (None, "text") or (form == "text" and options.sample_by):
+            yield from read_rows(name, options)
+        elif options.encoding:
+            with open_text(name, options.encoding) as text:
+                yield from (line.rstrip("\r\n") for line in text)
+        else:
+            with open_binary(name) as stream:
+                yield from decode_lines(stream, name)
 
 
 def _standard_input() -> Iterator[str]:

@@ -30,11 +30,12 @@ class SquadFormat:
     extensions: ClassVar[tuple[str, ...]] = (".json",)
     """Extensions of files that are found in a folder."""
 
-    def read(self, file: str) -> Iterator[dict[str, Any]]:
+    def read(self, file: str, encoding: str | None = None) -> Iterator[dict[str, Any]]:
         """Reads the questions of a file.
 
         Args:
             file: Path of the file, of SQuAD 1.1 or 2.0.
+            encoding: Its encoding; UTF-8 if unset.
 
         Yields:
             The id, title, question, context and answers; there are no answers where ``is_impossible`` is true.
@@ -42,9 +43,10 @@ class SquadFormat:
         Raises:
             InputError: The file has another form.
         """
-        with open_text(file) as text:
+        with open_text(file, encoding) as text:
+            whole = text.read()
             try:
-                content = parse_json(text.read())
+                content = parse_json(whole)
             except ValueError as error:
                 raise InputError(f"{file}: is not valid JSON: {error}") from error
         for article, place in _children(content, "data", file):

@@ -32,11 +32,12 @@ BaselineScores = dict[str, dict[str, dict[str, float]]]
 
 
 def compute_baselines(recipe: Recipe, data: PreparedData) -> BaselineScores:
-    """Return the scores of three input-blind baselines on dev and test.
+    """Return the scores of three input-blind baselines on dev, test and the evaluation sets.
 
     ``constant`` always gives the answer that scores best on the split itself (see ``best_answer``); ``majority`` gives
     the most frequent answer of the training rows; ``random`` draws among the labels or choices, or among the training
-    rows' answers if text is generated. The answer of a multiple-choice task is the number of a choice.
+    rows' answers if text is generated. The answer of a multiple-choice task is the number of a choice. Predictions that
+    are no texts, such as rankings, have no constant; what they score at random is computed by the metrics.
 
     Args:
         recipe: The recipe of the run; its seed is used.
@@ -120,6 +121,8 @@ def _candidate_answers(
 def check_not_trivial(recipe: Recipe, data: PreparedData) -> None:
     """Reject data in which one answer is always correct, since a score on it says nothing about the model.
 
+    Evaluation sets may be such data, as those of challenges with one answer; their baselines show it.
+
     Args:
         recipe: The recipe of the run.
         data: The data of the run.
@@ -127,7 +130,10 @@ def check_not_trivial(recipe: Recipe, data: PreparedData) -> None:
     Raises:
         RunError: A split of ten rows or more has such an answer.
     """
+    sets = {each.name for each in data.sets}
     for split in data.final_splits:
+        if split.name in sets:
+            continue
         answer = _answer_of_all_rows(data.objective.component, split)
         if len(split.examples) >= MIN_ROWS_TO_CHECK and answer is not None:
             problem, remedy = data.objective.component.describe_constant_answer(answer)
@@ -159,7 +165,11 @@ def _score_random(
         )
 
     draws = [_score(recipe, split, draw) for _ in range(number)]
-    return {key: sum(each[key] for each in draws) / number for key in draws[0]}
+    expected: dict[str, float] = {}
+    for metric in recipe.metric:
+        with explain_metric_errors(metric):
+            expected |= metric.compute_by_chance(split.examples)
+    return {key: sum(each[key] for each in draws) / number for key in draws[0]} | expected
 
 
 def _score(recipe: Recipe, split: TokenizedSplit, answer: Callable[[Example], str]) -> dict[str, float]:

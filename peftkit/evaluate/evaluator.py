@@ -130,7 +130,11 @@ def predict(
         predictions = retry_with_half_batch(predict_in_batches, recipe.evaluate.batch_size)
     model.train(training)
     gathered = predictions if all_ranks_forward else gather_object(predictions)
-    return _calibrated(objective, sorted(gathered, key=lambda p: p["index"]))
+    ordered = sorted(gathered, key=lambda p: p["index"])
+    example_at = dict(zip(split.indices, split.examples, strict=True))
+    examples = [example_at[prediction["index"]] for prediction in ordered]
+    completed = objective.component.complete_predictions(ordered, examples, has_targets=answered)
+    return _calibrated(objective, completed)
 
 
 def _predict_batch(

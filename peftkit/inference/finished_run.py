@@ -23,6 +23,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
+from peftkit.train.steps.reference_passes import restore_reference
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
         recipe.run.effective_init_seed,
         max(1, steps),
         head_parameters=base.head.parameters,
+        auto_class=base.objective.auto_class,
     )
     names = frozenset(base.model.state_dict())
     weights = path / "model" if (path / "model").is_dir() else path  # an exported run
@@ -88,6 +90,7 @@ def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
         raise InputError(f"{weights} cannot be loaded: {reason}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = base.objective.with_calibration(summary["selected"].get("calibration", {}))
+    objective = restore_reference(recipe, objective, summary, device)
     return FinishedRun(path, recipe, objective, model.to(device).eval(), device, names)
 
 

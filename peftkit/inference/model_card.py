@@ -46,6 +46,10 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
         examples = sum(1 for _ in predictions)
     for key, value in selected.get("test", {}).items():
         lines.append(f"| {key} | {value:.4f} | {_interval(key, value, examples)} |")
+    for name in summary.get("evaluation_sets", ()):
+        rows = summary["rows_evaluated"]["selected"][name]
+        lines += ["", f"| {name}, {rows:,} examples | value | 95 % interval |", "|---|---|---|"]
+        lines += [f"| {key} | {value:.4f} | {_interval(key, value, rows)} |" for key, value in selected[name].items()]
     trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]
     lines += ["", "## Usage", "", *_loading_code(summary, recipe, merged=merged), "", "## Training"]
     lines += [
@@ -72,7 +76,7 @@ def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -
     auto_class = needed.auto_class if needed else FAMILIES[kind].auto_class if kind else "AutoModel"
     name, dtype = recipe.model.name, f"dtype=torch.{recipe.model.dtype}"
     # A head with a different number of labels is replaced by the one in the files.
-    head = f", num_labels={needed.outputs}, ignore_mismatched_sizes=True" if needed else ""
+    head = f", num_labels={needed.outputs}, ignore_mismatched_sizes=True" if needed and needed.outputs else ""
     if needed and needed.problem_type:
         head = f", problem_type={needed.problem_type!r}{head}"
     base = f"base = {auto_class}.from_pretrained({name!r}, {dtype}{head})"

@@ -47,6 +47,7 @@ def save_merged(run: FinishedRun, out: Path) -> float:
     run.family.tokenizer.save_pretrained(out)
     write_compatible_files(out)
     copy_generation_config(run.recipe.model.name, run.recipe.model.revision, out)
+    run.objective.component.export(out, run.objective.context)
     (out / "README.md").write_text(model_card(run.path, run.recipe, merged=True), encoding="utf-8")
     return difference
 
@@ -71,11 +72,12 @@ def _untie(merged: nn.Module, config: Any) -> None:
 
 
 def _logits(run: FinishedRun, model: nn.Module) -> torch.Tensor:
-    """Logits of a few tokens, of shape (1, 8, vocabulary)."""
+    """Logits of a few tokens, of shape (1, 8, vocabulary), or hidden states of a model without a head."""
     ids = torch.arange(4, 12, device=run.device)[None]
     inputs: Mapping[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if run.objective.auto_class == "AutoModelForSeq2SeqLM":
         inputs = {**inputs, "decoder_input_ids": ids}
     with torch.inference_mode():
-        logits: torch.Tensor = model.eval()(**inputs).logits
+        output = model.eval()(**inputs)
+    logits: torch.Tensor = output.last_hidden_state if run.objective.auto_class == "AutoModel" else output.logits
     return logits.float().clone()

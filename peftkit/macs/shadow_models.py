@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-COUNTS = ("choices", "input_tokens")
+COUNTS = ("choices", "input_tokens", "step_choices", "step_rows")
 """Tensors of a batch that hold counts: the model needs their values, not only their shapes."""
 VALUE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 """Errors of operations that need values, on tensors without any."""

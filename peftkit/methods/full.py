@@ -53,7 +53,8 @@ class Full(Method):
         # from_pretrained handles shards, tied weights and layouts that differ between versions of transformers.
         loaded: Any = type(target).from_pretrained(folder, dtype=target.dtype, output_loading_info=True)
         saved, report = loaded
-        weights = {name for name, _ in saved.named_parameters()}
+        state = target.state_dict()
+        weights = {name for name, _ in saved.named_parameters()} & state.keys()  # not a pooler that was left out
         if missing := sorted(weights & {str(key) for key in report["missing_keys"]}):
             raise ValueError(f"{folder}: {len(missing)} weights of the model are missing, such as {missing[0]}")
-        target.load_state_dict(saved.state_dict())
+        target.load_state_dict({key: value for key, value in saved.state_dict().items() if key in state})

@@ -70,6 +70,12 @@ class Lora(PeftMethod):
     modules_to_save: tuple[str, ...] | None = None
     """Further modules to train fully; an encoder's classification head always is."""
 
+    @property
+    def can_disable_adapter(self) -> bool:
+        """Whether peft can disable the adapter, which it cannot if the initialization changes the model's weights."""
+        changes_weights = self.init_lora_weights in ("olora", "pissa") or self._option("kasa_config") is not None
+        return super().can_disable_adapter and not changes_weights
+
     @model_validator(mode="after")
     def _check_variants(self) -> Lora:
         if self.init_lora_weights == "orthogonal" and any(r % 2 for r in (self.r, *self.rank_pattern.values())):

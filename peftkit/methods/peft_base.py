@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
@@ -212,6 +213,27 @@ class PeftMethod(Method):
         values = getattr(layer, option, None)
         value = values.get("default") if isinstance(values, dict) else None
         return value if isinstance(value, int | float) else None
+
+    @property
+    def can_disable_adapter(self) -> bool:
+        """Whether peft can disable the adapter, which it cannot if biases of the model are trained."""
+        return self._option("bias") in (None, "none")
+
+    @contextmanager
+    def disable_adapter(self, model: nn.Module) -> Iterator[None]:
+        """Disable the adapter with peft, which changes what is trained and leaves attributes behind."""
+        trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        names = ("forward", "prepare_inputs_for_generation")
+        before = {name: vars(model)[name] for name in names if name in vars(model)}
+        try:
+            with cast("PeftModel", model).disable_adapter():
+                yield
+        finally:
+            for name in names:
+                vars(model).pop(name, None)
+            vars(model).update(before)
+            for parameter, required in trained:
+                parameter.requires_grad_(required)
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Merge the updates into the base weights.

@@ -98,20 +98,23 @@ class HeadOnly(Method):
         """Freeze all parameters except those of the output layer.
 
         Raises:
-            InputError: The output layer is tied to the input embeddings.
+            InputError: The model has no output layer, or it is tied to the input embeddings.
         """
+        transformer: Any = model
+        no_head = f"{type(model).__name__} has no head"
+        if transformer.base_model is model:  # a model whose hidden states are the outputs
+            raise InputError(f"{self.name!r} cannot be applied: {no_head}; use another method")
         if context.model_kind == "encoder":
             backbone = f"{getattr(model, 'base_model_prefix', '')}."
             outside_backbone = {key for key, _ in model.named_parameters() if not key.startswith(backbone)}
             head = frozenset(context.head_parameters) or outside_backbone
-            return train_only(model, head.__contains__, f"{type(model).__name__} has no head")
-        transformer: Any = model
+            return train_only(model, head.__contains__, no_head)
         lm_head = transformer.get_output_embeddings()
         if lm_head.weight is transformer.get_input_embeddings().weight:
             raise InputError(f"{self.name!r} cannot be applied to {type(model).__name__}: {TIED_HEAD}")
         ids = {id(parameter) for parameter in lm_head.parameters()}
         names = {key for key, parameter in model.named_parameters() if id(parameter) in ids}
-        return train_only(model, names.__contains__, f"{type(model).__name__} has no head")
+        return train_only(model, names.__contains__, no_head)
 
 
 class TopLayers(Method):

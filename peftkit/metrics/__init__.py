@@ -7,6 +7,7 @@ from peftkit.hookspecs import hookimpl
 from peftkit.metrics.answer_scores import Squad
 from peftkit.metrics.base import EvaluateMetric
 from peftkit.metrics.classification import (
+    F1,
     Accuracy,
     BalancedAccuracy,
     F1Macro,
@@ -23,12 +24,14 @@ from peftkit.metrics.distractors import (
 )
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
+from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall
 from peftkit.metrics.tag_scores import EntityF1, TokenAccuracy
 from peftkit.metrics.teacher_forced import TeacherForcedMatch
 from peftkit.metrics.text import Bleu, Chrf, Distinct, ExactMatch, Rouge
 from peftkit.metrics.text_likelihood import BitsPerByte, Perplexity
 
 __all__ = [
+    "F1",
     "Accuracy",
     "AnswerLeakage",
     "BalancedAccuracy",
@@ -48,11 +51,14 @@ __all__ = [
     "MatthewsCorrelation",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
+    "MeanReciprocalRank",
     "MeanSquaredError",
     "MultiLabelF1",
+    "Ndcg",
     "Pearson",
     "Perplexity",
     "PrecisionMacro",
+    "Recall",
     "RecallMacro",
     "Rouge",
     "Spearman",
@@ -83,15 +89,19 @@ def register_metrics() -> list[type[Metric]]:
         EntityF1,
         ExactMatch,
         ExactSet,
+        F1,
         F1Macro,
         MatthewsCorrelation,
         MeanAbsoluteError,
         MeanAveragePrecision,
+        MeanReciprocalRank,
         MeanSquaredError,
         MultiLabelF1,
+        Ndcg,
         Pearson,
         Perplexity,
         PrecisionMacro,
+        Recall,
         RecallMacro,
         Rouge,
         Squad,

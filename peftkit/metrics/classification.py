@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
+from peftkit.errors import comma_separated, did_you_mean
 from peftkit.metrics.base import EvaluateMetric
 
 
@@ -73,6 +74,46 @@ class MatthewsCorrelation(EvaluateMetric):
         if len({*true, *predictions}) == 1:  # scikit-learn also returns 0, with a warning
             return {self.name: 0.0}
         return {self.name: float(matthews_corrcoef(true, predictions))}
+
+
+class F1(EvaluateMetric):
+    """F1 of one label, the positive one: the harmonic mean of its precision and recall, as scikit-learn's ``f1_score``.
+
+    It is 0 where no example has the positive label and none is predicted.
+    """
+
+    name: Literal["f1"] = "f1"
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("classification",)
+
+    positive_label: str | None = None
+    """The positive label, by the text that is ranked for it; the second one of two labels if unset."""
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """Return the F1 as ``f1``.
+
+        Raises:
+            ValueError: The positive label is none of the labels, or is not set and there are not two labels.
+        """
+        from sklearn.metrics import f1_score
+
+        positive = self._positive(list(dict.fromkeys(label for each in examples for label in each.candidates)))
+        true = [text == positive for text in _true_labels(predictions, references)]
+        predicted = [text == positive for text in predictions]
+        return {self.name: float(f1_score(true, predicted, zero_division=0))}
+
+    def _positive(self, labels: Sequence[str]) -> str:
+        if self.positive_label is None:
+            if len(labels) != 2:
+                raise ValueError(f"set positive_label, since there are {len(labels)} labels: {comma_separated(labels)}")
+            return labels[1]
+        if labels and self.positive_label not in labels:
+            near = did_you_mean(self.positive_label, labels)
+            raise ValueError(
+                f"positive_label {self.positive_label!r} is none of the labels{near}: {comma_separated(labels)}"
+            )
+        return self.positive_label
 
 
 class _Macro(EvaluateMetric):

@@ -89,6 +89,7 @@ class Pearson(_Regression):
     """
 
     name: Literal["pearson"] = "pearson"
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("regression", "text_similarity")
 
     def _values(self, predicted: Array, right: Array) -> Array:
         from scipy.stats import pearsonr
@@ -107,6 +108,7 @@ class Spearman(_Regression):
     """
 
     name: Literal["spearman"] = "spearman"
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("regression", "text_similarity")
 
     def _values(self, predicted: Array, right: Array) -> Array:
         from scipy.stats import spearmanr

@@ -19,6 +19,7 @@ class ExactMatch(EvaluateMetric):
     """
 
     name: Literal["exact_match"] = "exact_match"
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("classification", "multiple_choice", "generation", "chat")
     is_mean_of_examples: ClassVar[bool] = True
 
     ignore_case: bool = False
@@ -46,7 +47,7 @@ class Bleu(EvaluateMetric):
     """
 
     name: Literal["bleu"] = "bleu"
-    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation",)
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation", "chat")
     values: ClassVar[tuple[str, ...]] = ("bleu", "bleu1", "bleu2", "bleu3", "bleu4")
 
     tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a"
@@ -89,7 +90,7 @@ class Chrf(EvaluateMetric):
     """
 
     name: Literal["chrf"] = "chrf"
-    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation",)
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation", "chat")
 
     char_order: int = Field(default=6, ge=1)
     """The largest order of character n-grams."""
@@ -118,7 +119,7 @@ class Distinct(EvaluateMetric):
     """
 
     name: Literal["distinct"] = "distinct"
-    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation",)
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation", "chat")
     values: ClassVar[tuple[str, ...]] = ("distinct1", "distinct2", "distinct3")
 
     def _compute(
@@ -148,7 +149,7 @@ class Rouge(EvaluateMetric):
 
     name: Literal["rouge"] = "rouge"
     is_mean_of_examples: ClassVar[bool] = True
-    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation",)
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("generation", "chat")
     values: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
     use_stemmer: bool = False

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example, Objective, Task
+from peftkit.components.family_services import ReferenceModel
 from peftkit.components.inputs import Row
 from peftkit.components.objective import ObjectiveContext
-from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch
+from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch, with_tensors
+from peftkit.models.batches.compared_rows import STEP_CHOICES, STEP_LABELS, STEP_ROWS, TWO_PASSES
 from peftkit.models.batches.padding import split_batch
 from peftkit.models.family import ModelFamily
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, identify_texts
+from peftkit.models.reference_model import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,43 @@ class BoundObjective:
     def with_calibration(self, calibration: Mapping[str, Any]) -> BoundObjective:
         """Return the same objective, whose predictions depend on what was chosen by dev."""
         return replace(self, calibration=calibration)
+
+    def with_reference(self, reference: ReferenceModel) -> BoundObjective:
+        """Return the same objective, which compares with a base model."""
+        return replace(self, context=replace(self.context, reference_model=reference))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the loss of a row depends on sums over all rows of a step."""
+        return type(self.component).batch_statistics is not Objective.batch_statistics
+
+    def statistics(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the sums that losses depend on, without gradients and dropout.
+
+        Args:
+            model: the model, unwrapped.
+            batches: the batches to sum over; their texts are tensors of shape (texts, length).
+
+        Returns:
+            Scalars by name; none if the losses depend on none.
+        """
+        if not self.has_statistics:
+            return {}
+        with evaluation_mode(model):
+            parts = [self.component.batch_statistics(model, batch, self.context) for batch in batches]
+        return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+
+    def with_statistics(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a batch with its own sums, as if it had all rows of a step.
+
+        Args:
+            model: the model, unwrapped.
+            batch: the batch; its texts are tensors of shape (texts, length).
+
+        Returns:
+            The batch, whose texts have the shape (texts, length).
+        """
+        return with_tensors(batch, self.statistics(model, [batch])) if self.has_statistics else batch
 
     def tokenize(self, examples: Sequence[Example], *, training: bool) -> Sequence[Row]:
         """Tokenize examples.
@@ -109,6 +149,45 @@ class BoundObjective:
         if self.frozen is not None and FROZEN_OUTPUTS in batch:
             return self.frozen.loss_from_outputs(self.loss, model, batch)
         return self.component.loss(model, batch, self.context)
+
+    def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what the loss of an objective compares that compares rows.
+
+        Args:
+            model: the model.
+            batch: a collated batch; its texts are tensors of shape (texts, length).
+
+        Returns:
+            The outputs, of shape (texts, width).
+        """
+        if self.frozen is not None and FROZEN_OUTPUTS in batch:
+            return self.frozen.loss_from_outputs(self.outputs, model, batch)
+        return self.component.outputs(model, batch, self.context)
+
+    def loss_to_count(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Compute everything that a step computes for a microbatch, so that it can be counted.
+
+        Args:
+            model: the model.
+            batch: a microbatch, with what ``describe_step`` adds if rows are compared with those of other microbatches
+                or processes; its texts are tensors of shape (texts, length).
+
+        Returns:
+            The loss, or another scalar that depends on as much.
+        """
+        if not self.component.compares_rows or not ({TWO_PASSES, STEP_ROWS} & batch.keys()):
+            return self.loss(model, batch)
+        if TWO_PASSES in batch:
+            with torch.no_grad():
+                self.outputs(model, batch)
+        outputs = self.outputs(model, batch)
+        loss = (outputs * torch.zeros_like(outputs)).sum()
+        if STEP_ROWS in batch:
+            step = {"labels": batch[STEP_LABELS], CHOICES: batch[STEP_CHOICES]}
+            everyone = outputs.new_zeros(int(batch[STEP_CHOICES].sum()), outputs.shape[1]).requires_grad_()
+            first, number = batch[STEP_ROWS].tolist()
+            loss = loss + self.component.loss_of_outputs(everyone, step, self.context, range(first, first + number))
+        return loss
 
     def for_evaluation(self, device: torch.device) -> ObjectiveContext:
         """Return the context of a new evaluation on a device."""

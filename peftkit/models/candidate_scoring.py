@@ -14,7 +14,8 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.inputs import CandidateScores, TokenizedRow
+from peftkit.models.batches.padding_check import ignores_padding
 from peftkit.models.decoding.candidate_tree import CandidateTree
 from peftkit.models.decoding.shared_cache import base_for_cache
 from peftkit.models.family import ModelFamily
@@ -69,6 +71,11 @@ class CachedScorer(ModelFamily):
         """
         raise NotImplementedError
 
+    def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
+        """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
+        max_candidates = max(len(row["candidates"]) for row in rows)
+        return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]
+
 
 class CandidateScorer:
     """Scores the batches of one evaluation with the fastest strategy that passes verification on the first batch."""
@@ -109,7 +116,43 @@ class CandidateScorer:
                 return scores
             _warn_cache_not_shareable(type(base_for_cache(self.model)).__name__, problem)
             self.strategies, self.verified = self.strategies[1:], False
-        return self.family.score_without_sharing(self.model, rows, device)
+        return self._score_without_padding_effects(rows, device)
+
+    def _score_without_padding_effects(self, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
+        """Score without sharing; only candidates of the same length together if padding changes their scores."""
+        scores = self.family.score_without_sharing(self.model, rows, device)
+        chosen = [(i, n) for i, row in enumerate(rows) for n in range(len(row["candidates"]))]
+        lengths = [(len(rows[i]["source"]), len(rows[i]["candidates"][n])) for i, n in chosen]
+
+        def score_alone(numbers: Sequence[int]) -> list[float]:
+            alone: list[TokenizedRow] = [
+                {**rows[i], "candidates": [rows[i]["candidates"][n]], "answer": 0}
+                for i, n in (chosen[number] for number in numbers)
+            ]
+            return [one for (one,) in self.family.score_without_sharing(self.model, alone, device).loglikelihoods]
+
+        def differs(length: Callable[[tuple[int, int]], int]) -> bool | None:
+            longest: dict[int, int] = {}  # candidates of the same index are padded together
+            for (_, n), each in zip(chosen, lengths, strict=True):
+                longest[n] = max(longest.get(n, 0), length(each))
+            padding = [longest[n] - length(each) for (_, n), each in zip(chosen, lengths, strict=True)]
+            if not any(padding):
+                return None
+            most = padding.index(max(padding))
+            (expected,) = score_alone([most])
+            i, n = chosen[most]
+            difference = abs(scores.loglikelihoods[i][n] - expected)
+            return difference > tolerance(self.model, device) * max(1.0, abs(expected))
+
+        padded = {"sources": itemgetter(0), "targets": itemgetter(1), "texts": sum}
+        if not all(ignores_padding(self.model, partial(differs, of), passes=name) for name, of in padded.items()):
+            order = sorted(range(len(lengths)), key=lengths.__getitem__)
+            for _, group in itertools.groupby(order, key=lengths.__getitem__):
+                numbers = list(group)
+                for number, value in zip(numbers, score_alone(numbers), strict=True):
+                    i, n = chosen[number]
+                    scores.loglikelihoods[i][n] = value
+        return scores
 
     def _find_difference(self, scores: CandidateScores, rows: Sequence[TokenizedRow], device: torch.device) -> str:
         """Compare some candidates of some rows with their scores without sharing; empty if they agree."""

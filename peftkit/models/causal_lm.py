@@ -14,7 +14,6 @@ from peftkit.components import Example
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
 from peftkit.errors import RowError
 from peftkit.models.batches.padding import TARGET_COLUMNS, attention_mask, pad_sequences
-from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CandidateLogprobs,
@@ -22,8 +21,9 @@ from peftkit.models.candidate_scoring import (
     batch_by_length,
     limits,
 )
+from peftkit.models.conversation_template import ConversationTemplate
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
-from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.prompt_continuation import PromptContinuation
 from peftkit.models.decoding.shared_cache import (
     CacheNotShareable,
     SharedPrompt,
@@ -40,8 +40,8 @@ from peftkit.models.decoding.shared_cache import (
 from peftkit.models.heads.target_positions import find_output_layer, select_positions
 from peftkit.models.lengths.truncation import truncate_start
 from peftkit.models.prompt_and_target import Prompt, append_eos, ids_after_prompt
-from peftkit.models.text_encoding import token_ids
-from peftkit.models.token_losses import sum_logprobs, tolerance
+from peftkit.models.text_encoding import decode_generated, embedding_size, token_ids
+from peftkit.models.token_losses import sum_logprobs
 
 
 class CausalLM(CachedScorer):
@@ -64,11 +64,11 @@ class CausalLM(CachedScorer):
 
     def _truncate_source(self, ids: list[int]) -> list[int]:
         """Truncate a prompt at its start, and check its ids."""
-        ids = truncate_start(ids, self.max_source_length, self.special_tokens)
+        ids = truncate_start(ids, self.max_source_length, self.special_tokens, self.source_remedy)
         return self._check_ids(ids, "source", "decoder")
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         texts, prompts, lengths = self._tokenize_sources(examples)
         targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
@@ -77,7 +77,11 @@ class CausalLM(CachedScorer):
         whole_ids = iter(
             token_ids(
                 self.tokenizer,
-                [f"{text} {t}" for text, (targets, _) in zip(texts, targets_and_answers, strict=True) for t in targets],
+                [
+                    f"{text}{join}{t}"
+                    for text, (targets, _) in zip(texts, targets_and_answers, strict=True)
+                    for t in targets
+                ],
                 special=False,
             )
         )
@@ -85,7 +89,7 @@ class CausalLM(CachedScorer):
         for text, ids, prompt, length, (targets, answer) in zip(
             texts, source_ids, prompts, lengths, targets_and_answers, strict=True
         ):
-            read = Prompt(text, ids, prompt)
+            read = Prompt(text, ids, prompt, join)
             candidates = [self._target_ids(read, target, next(whole_ids), generated=generated) for target in targets]
             rows.append(self._build_row(prompt, length, targets, candidates, answer))
         return rows
@@ -98,6 +102,11 @@ class CausalLM(CachedScorer):
                 raise RowError("source", "it has no token in the model's vocabulary")
             documents.append((start, self._check_ids(text, "source", "decoder")))
         return documents
+
+    def load_chat_template(self, template: str, variables: Mapping[str, Any]) -> ConversationTemplate:
+        limits = (self.max_source_length, self.max_target_length)
+        size = embedding_size(self.config, "decoder")
+        return ConversationTemplate(self.tokenizer, template, variables, limits, size)
 
     def _target_ids(self, prompt: Prompt, target: str, whole_ids: list[int], *, generated: bool) -> list[int]:
         """Return the ids of a target that continues a prompt, end of text included.
@@ -119,11 +128,18 @@ class CausalLM(CachedScorer):
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         targets = [row["candidates"][row["answer"]] for row in rows]
         batch = self._collate_texts([row["source"] for row in rows], targets)
-        first = [len(row["source"]) - 1 for row in rows]
-        columns = [range(start, start + len(target)) for start, target in zip(first, targets, strict=True)]
+        spans = [
+            row.get("trained_spans") or [[len(row["source"]), len(row["source"]) + len(target)]]
+            for row, target in zip(rows, targets, strict=True)
+        ]
+        positions = [[i for start, end in each for i in range(start, end)] for each in spans]
+        if any("trained_spans" in row for row in rows):
+            batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+            for number, trained in enumerate(positions):
+                batch["labels"][number, trained] = batch["input_ids"][number, trained]
         return {
             **batch,
-            TARGET_COLUMNS: pad_sequences(columns, -1),
+            TARGET_COLUMNS: pad_sequences([[i - 1 for i in each] for each in positions], -1),
             "input_tokens": torch.tensor(sum(len(row["source"]) for row in rows)),
         }
 
@@ -317,78 +333,17 @@ class CausalLM(CachedScorer):
         return past, mask, [num_virtual + len(text) for text in texts]
 
     def generate(
-        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
-    ) -> list[str]:
-        sources = [row["source"] for row in rows]
-        if ignores_padding(model, partial(self._differs_when_padded, model, sources, device, options)):
-            if not can_divide(model, options):
-                return self._decode(self._generate_ids(model, sources, device, options).tolist())
-            continue_rows = partial(self._continue, model, sources, device)
-            return self._decode(search(continue_rows, len(rows), self.eos_id, options))
-        texts = [""] * len(rows)
-        for indices in group_equal_lengths(sources):
-            ids = self._generate_ids(model, [sources[i] for i in indices], device, options)
-            for i, text in zip(indices, self._decode(ids.tolist()), strict=True):
-                texts[i] = text
-        return texts
-
-    def _continue(
         self,
         model: nn.Module,
-        sources: Sequence[list[int]],
+        rows: Sequence[TokenizedRow],
         device: torch.device,
-        indices: Sequence[int],
-        so_far: Sequence[list[int]],
-        options: Mapping[str, Any],
-        early: bool,
-    ) -> list[list[int]]:
-        """Generate ids that continue sources and what has been generated for them."""
-        texts = [sources[i] + ids for i, ids in zip(indices, so_far, strict=True)]
-        if early:
-            start = max(map(len, texts))
-            options = {**options, "stopping_criteria": [ManyEnded(self.eos_id, start, options["max_new_tokens"])]}
-        return self._generate_ids(model, texts, device, options).tolist()  # type: ignore[no-any-return]
-
-    def _generate_ids(
-        self, model: nn.Module, sources: Sequence[list[int]], device: torch.device, options: Mapping[str, Any]
-    ) -> Any:
-        """Return the generated ids, or the output object of ``generate`` if the options ask for it."""
-        # The positions after source_length are needed for generated tokens.
+        *,
+        stop_ids: Sequence[int] = (),
+        **options: Any,
+    ) -> list[str]:
+        # The positions after max_source_length are needed for generated tokens.
         max_length = None if self.max_decoder_length is None else self.max_source_length
-        ids = pad_sequences(sources, self.pad_id, left=True, max_length=max_length).to(device)
-        mask = attention_mask(sources, left=True, max_length=max_length).to(device)
-        generated: Any = model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            pad_token_id=self.pad_id,
-            eos_token_id=self.eos_id,
-            **options,
-        )
-        return generated[:, ids.shape[1] :] if isinstance(generated, Tensor) else generated
-
-    def _differs_when_padded(
-        self, model: nn.Module, sources: Sequence[list[int]], device: torch.device, options: Mapping[str, Any]
-    ) -> bool | None:
-        """Whether padding on the left changes the continuation of the shortest source; None if no source is padded."""
-        shortest, longest = min(sources, key=len), max(sources, key=len)
-        if len(shortest) == len(longest):
-            return None
-        options = {
-            **options,
-            "num_beams": 1,
-            "max_new_tokens": 2,
-            "output_logits": True,
-            "return_dict_in_generate": True,
-        }
-        alone = self._generate_ids(model, [shortest], device, options)
-        padded = self._generate_ids(model, [shortest, longest], device, options)
-        rtol = 10 * tolerance(model, device)
-        for alone_logits, padded_logits in zip(alone.logits, padded.logits, strict=False):
-            difference = (alone_logits[0] - padded_logits[0]).abs().max()
-            close = difference <= rtol * max(1.0, alone_logits[0].abs().max().item())
-            if not close:
-                return True
-            if alone_logits[0].argmax() != padded_logits[0].argmax():
-                break
-        return False
+        ends = (*stop_ids,) or (self.eos_id,)
+        continuation = PromptContinuation(model, device, self.pad_id, ends, max_length)
+        generated = continuation.generate([row["source"] for row in rows], options)
+        return [decode_generated(self.tokenizer, ids, ends) for ids in generated]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from peftkit.models.token_losses import at_least_float32, tolerance
 
 AVERAGED = "averaged"
 """Key of a batch whose rows are pairs in both orders: the outputs of the texts of a row are averaged."""
+T = TypeVar("T")
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 """The tensors whose first dimension is texts instead of rows."""
 
@@ -84,10 +86,10 @@ class SequenceClassifier(ModelFamily):
         except Exception as error:  # as in token_ids
             reason = f"the tokenizer cannot encode the pair ({summarize_error(error)}); change the texts"
             raise RowError("source", reason) from error
-        ids = self._check_ids([*pair["input_ids"]], "source", "encoder")
+        ids = self._check_ids(self._without_repeated_prefix(pair["input_ids"], pair["input_ids"]), "source", "encoder")
         if not ids or len(ids) > self.max_source_length:
-            raise RowError("source", "truncation leaves none of the pair; raise train.max_source_length")
-        return ids, [*pair["token_type_ids"]], length
+            raise RowError("source", f"truncation leaves none of the pair; {self.source_remedy}")
+        return ids, self._without_repeated_prefix(pair["input_ids"], pair["token_type_ids"]), length
 
     def _tokenize_both_orders(self, first: str, second: str) -> TokenizedRow:
         """Tokenize a pair of texts in both orders, as two texts of a row.
@@ -108,11 +110,22 @@ class SequenceClassifier(ModelFamily):
         }
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
-        options = {"max_tokens": self.max_source_length, "stride": stride}
+        options: dict[str, Any] = {"max_tokens": self.max_source_length, "stride": stride, "remedy": self.source_remedy}
         windows = tokenize_windows(self.tokenizer, text, question, **options)
         for window in windows:
             self._check_ids(window.ids, "source", "encoder")
-        return windows
+        if question is None:  # every token of the text may be tagged
+            return windows
+        without = self._without_repeated_prefix
+        return [
+            replace(
+                window,
+                ids=without(window.ids, window.ids),
+                segments=without(window.ids, window.segments),
+                offsets=(*without(window.ids, window.offsets),),
+            )
+            for window in windows
+        ]
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         _, _, lengths = self._tokenize_sources(examples)
@@ -132,11 +145,14 @@ class SequenceClassifier(ModelFamily):
         pairs = self.tokenizer([source] * len(choices), choices, return_token_type_ids=True)
         longest = max(map(len, pairs["input_ids"]))
         if longest > self.max_source_length and example.truncatable_span:
-            source = truncate_context(example, self.max_source_length - (longest - source_tokens), self.tokenizer)
+            room = self.max_source_length - (longest - source_tokens)
+            source = truncate_context(example, room, self.tokenizer, self.source_remedy)
         if longest > self.max_source_length:
-            pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer)
-        repeated = self._repeated_prefix(pairs["input_ids"])
-        texts = [self._check_ids(list(pair[repeated:]), "source", "encoder") for pair in pairs["input_ids"]]
+            pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer, self.source_remedy)
+        texts, segments = [], []
+        for ids, types in zip(pairs["input_ids"], pairs["token_type_ids"], strict=True):
+            texts.append(self._check_ids(self._without_repeated_prefix(ids, ids), "source", "encoder"))
+            segments.append(self._without_repeated_prefix(ids, types))
         check_candidates_differ(choices, texts)
         return {
             "source": [],
@@ -145,14 +161,19 @@ class SequenceClassifier(ModelFamily):
             "length": sum(map(len, texts)),
             "source_tokens": longest,
             "target_tokens": 0,
-            "segments": [list(ids[repeated:]) for ids in pairs["token_type_ids"]],
+            "segments": segments,
         }
 
-    def _repeated_prefix(self, pairs: Sequence[Sequence[int]]) -> int:
-        """Return the length of the template's prefix if the source has it too, as text; otherwise 0."""
-        prefix = [*self.special_tokens.prefix]
-        repeats = bool(prefix) and all([*pair[: 2 * len(prefix)]] == 2 * prefix for pair in pairs)
-        return len(prefix) if repeats else 0
+    def _without_repeated_prefix(self, ids: Sequence[int], values: Sequence[T]) -> list[T]:
+        """Leave out what belongs to special tokens with which a text repeats the template's prefix.
+
+        Args:
+            ids: the ids of a text or pair, with the template's special tokens.
+            values: a value for each of them.
+        """
+        start = len(self.special_tokens.prefix)
+        repeated = self.special_tokens.count_repeated(ids[start:]) if start else 0
+        return [*values[:start], *values[start + repeated :]]
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         texts = [text for row in rows for text in (row["candidates"] or [row["source"]])]

@@ -12,26 +12,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
-from peftkit.components.family_services import ScoreCandidates
+from peftkit.components.family_services import ChatTemplate, ScoreCandidates
 from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
+from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
 from peftkit.models.lengths.truncation import truncate_context, truncate_end, truncate_target
 from peftkit.models.text_encoding import (
     SpecialTokens,
     check_candidates_differ,
+    decode_generated,
     describe_ids_without_embedding,
     detect_special_tokens,
     embedding_size,
     find_eos_id,
     token_ids,
 )
+from peftkit.models.text_states import TextStates, no_model_file
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
 
 
 @dataclass(frozen=True)
-class ModelFamily:
+class ModelFamily(TextStates):
     """Turns examples into tensors, losses and scores for one architecture.
 
     Attributes:
@@ -43,6 +46,9 @@ class ModelFamily:
         max_decoder_length: maximum padded length of decoder inputs in tokens; None if positions are unlimited.
         pad_to_multiple_of: the lengths of training batches are multiples of it.
         all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
+        source_remedy: what to do about sources that are too long.
+        target_remedy: what to do about targets that are too long.
+        read_model_file: reads a JSON file of the model, by its name; returns None if there is no such file.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,6 +59,9 @@ class ModelFamily:
     max_decoder_length: int | None = None
     pad_to_multiple_of: int = 1
     all_logits: bool = False
+    source_remedy: str = LONGER_SOURCES
+    target_remedy: str = LONGER_TARGETS
+    read_model_file: Callable[[str], Any] = no_model_file
 
     auto_class: ClassVar[str]
     """Name of the transformers class that loads the model."""
@@ -66,11 +75,7 @@ class ModelFamily:
 
     @cached_property
     def eos_id(self) -> int:
-        """The id that ends targets and stops generation.
-
-        Raises:
-            InputError: neither the tokenizer nor the config has one.
-        """
+        """The id that ends targets and stops generation."""
         return find_eos_id(self.tokenizer, self.config)
 
     @cached_property
@@ -95,27 +100,21 @@ class ModelFamily:
         return [*dict.fromkeys(filter(None, problems))]
 
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
-        """Return the ids if all of them have an embedding.
-
-        Raises:
-            RowError: the model has no embedding for one of them.
-        """
+        """Return the ids, or raise a RowError if one of them has no embedding."""
         if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
             raise RowError(field, problem)
         return ids
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
-        """Tokenize examples whose targets continue their sources.
+        """Tokenize examples whose targets continue their sources; see ``FamilyServices``.
 
         Args:
             examples: the examples.
             ranked: whether to tokenize all candidates, or only the target.
             generated: whether targets must be texts that the model can generate.
-
-        Raises:
-            RowError: an example cannot be tokenized or does not fit the length limits.
+            join: the text between source and target.
         """
         raise NotImplementedError
 
@@ -125,6 +124,15 @@ class ModelFamily:
 
     def tokenize_documents(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Tokenize texts that are predicted as a whole; see ``FamilyServices``."""
+        raise NotImplementedError
+
+    def load_chat_template(self, template: str, variables: Mapping[str, Any]) -> ChatTemplate:
+        """Return how conversations are tokenized.
+
+        Args:
+            template: a Jinja template; that of the tokenizer if empty.
+            variables: further variables of the template.
+        """
         raise NotImplementedError
 
     def tokenize_windows(self, text: str, question: str | None, *, stride: int) -> list[TextWindow]:
@@ -138,11 +146,7 @@ class ModelFamily:
         raise NotImplementedError
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        """Tokenize each candidate as a pair with its source; the source is truncated if a pair is too long.
-
-        Raises:
-            RowError: a candidate leaves no room for the source, or two candidates have the same ids.
-        """
+        """Tokenize each candidate as a pair with its source; see ``FamilyServices``."""
         raise NotImplementedError
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
@@ -225,7 +229,13 @@ class ModelFamily:
         return partial(self.loglikelihoods, model)
 
     def generate(
-        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
+        self,
+        model: nn.Module,
+        rows: Sequence[TokenizedRow],
+        device: torch.device,
+        *,
+        stop_ids: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
         """Generate a text for the source of each row.
 
@@ -233,6 +243,7 @@ class ModelFamily:
             model: the model, in evaluation mode.
             rows: one batch of tokenized rows.
             device: the model's device.
+            stop_ids: the ids that end a text; the end of text if empty.
             options: further arguments of ``model.generate``.
         """
         raise NotImplementedError
@@ -293,7 +304,7 @@ class ModelFamily:
         lengths = [len(each) for each in ids]
         for i, example in enumerate(examples):
             if lengths[i] > self._max_source_tokens and example.truncatable_span:
-                texts[i] = truncate_context(example, self._max_source_tokens, self.tokenizer)
+                texts[i] = truncate_context(example, self._max_source_tokens, self.tokenizer, self.source_remedy)
                 ids[i] = self._add_template(token_ids(self.tokenizer, [texts[i]], special=False)[0])
         return texts, ids, lengths
 
@@ -314,14 +325,8 @@ class ModelFamily:
         """
         if not ids:
             raise RowError("source", "it has no token in the model's vocabulary")
-        ids = truncate_end(ids, self.max_source_length, self.special_tokens)
+        ids = truncate_end(ids, self.max_source_length, self.special_tokens, self.source_remedy)
         return self._check_ids(ids, "source", "encoder")
-
-    def _decode(self, generated: Sequence[list[int]]) -> list[str]:
-        """Decode the generated ids of each row, up to the end of text and without special tokens."""
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        lines = [ids[: ids.index(self.eos_id) if self.eos_id in ids else None] for ids in generated]
-        return [str(self.tokenizer.decode(ids, **options)).strip() for ids in lines]
 
     def _check_target(self, ids: list[int], text: str, *, generated: bool) -> list[int]:
         """Return the ids of a target, end of text included, if all have an embedding.
@@ -342,7 +347,7 @@ class ModelFamily:
                 f"{text!r} contains the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r}, which is "
                 "removed from predictions; add it to the tokenizer as a token that is not special",
             )
-        if generated and self.contains_unk(ids) and not self._decode([ids])[0]:
+        if generated and self.contains_unk(ids) and not decode_generated(self.tokenizer, ids, [self.eos_id]):
             raise RowError("target", f"{text!r} has no token in the model's vocabulary")
         return ids
 
@@ -379,7 +384,7 @@ class ModelFamily:
         truncated = [truncate_target(ids, self.max_target_length) for ids in candidates]
         if len(targets) > 1:
             check_candidates_differ(targets, candidates)
-            check_candidates_differ(targets, truncated, self.max_target_length)
+            check_candidates_differ(targets, truncated, self.max_target_length, self.target_remedy)
         truncated_source = self._truncate_source(source)
         return {
             "source": truncated_source,
@@ -390,8 +395,3 @@ class ModelFamily:
             "target_tokens": max(map(len, candidates)),
             "segments": [],
         }
-
-    def _rows_by_candidate(self, rows: Sequence[TokenizedRow]) -> list[list[int]]:
-        """For each candidate index, list the rows that have it, so that no forward pass exceeds the batch size."""
-        max_candidates = max(len(row["candidates"]) for row in rows)
-        return [[i for i, row in enumerate(rows) if len(row["candidates"]) > n] for n in range(max_candidates)]

@@ -91,7 +91,7 @@ class FrozenLayers:
             batch: The batch, with ``FROZEN_OUTPUTS`` of shape (texts, length, width).
 
         Returns:
-            A scalar.
+            The loss, a scalar, or what else is computed.
         """
         with self.replay(model, batch[FROZEN_OUTPUTS]):
             return loss(model, without_outputs(batch))

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,23 @@ from peftkit.components.inputs import ObjectiveSettings
 from peftkit.components.model_parts import check_names
 from peftkit.components.objective import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
-from peftkit.errors import ModelError, Problem, RecipeError, RunError, did_you_mean
+from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
+from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
 from peftkit.models.checkpoints.execution_settings import reset_execution_settings
+from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.checkpoints.generation_settings import reset_generation_config
 from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
-from peftkit.models.checkpoints.model_files import check_checkpoint_files, stored_tensors
+from peftkit.models.checkpoints.model_files import check_checkpoint_files, read_model_file, stored_tensors
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
 from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
-from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels
+from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels, without_pooler
 from peftkit.models.lengths.positions import count_positions, fit_lengths
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
+from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.raw_recipe import format_key
@@ -78,6 +81,7 @@ class LoadedBase:
         return {
             **self.loading_report.record(),
             "head": self.head.record(),
+            **self.objective.component.model_settings(self.objective.context),
             "config": json.loads(config.to_json_string()),
         }
 
@@ -95,6 +99,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     check_checkpoint_files(name, path, revision)
     with explain_load_errors(name, path, revision):
         config = AutoConfig.from_pretrained(path, **options)
+        check_tokenizer_code(name, config.to_dict(), path, options)
     kind = _check_architecture(recipe, config)
     config = text_model_config(name, kind, config, path, revision)
     restore_rope_fields(name, config)
@@ -126,6 +131,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
         "ignore_mismatched_sizes": True,
     }
     auto_class = getattr(transformers, objective.auto_class)
+    bare = without_pooler(auto_class, family.config) if needed_head is not None and not needed_head.outputs else {}
 
     def load(config: Any) -> tuple[nn.Module, Mapping[str, Any]]:
         model_and_report: tuple[nn.Module, Mapping[str, Any]]
@@ -133,17 +139,19 @@ def load_base(recipe: Recipe) -> LoadedBase:
             if is_text_model_config(config):
                 model_and_report = load_text_model(path, config, options)
             else:
-                model_and_report = auto_class.from_pretrained(path, config=config, **options)
+                model_and_report = auto_class.from_pretrained(path, config=config, **options, **bare)
         return model_and_report
 
     torch.manual_seed(recipe.run.effective_init_seed)
-    if needed_head is not None:
+    if needed_head is not None and needed_head.outputs:
         model, head, loading = load_with_head(recipe, family.config, needed_head, load)
     else:
         model, report = load(family.config)
         head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
-        check_causality(recipe.model.name, kind, model)
+        if needed_head is None:  # otherwise no token is predicted
+            check_forward(recipe.model.name, kind, model, family, generates=objective.component.generates)
+            check_causality(recipe.model.name, kind, model)
     if not is_text_model_config(family.config):
         check_tied_weights(recipe.model.name, model, partial(stored_tensors, path, recipe.model.revision))
     if recipe.model.quantization:
@@ -151,8 +159,8 @@ def load_base(recipe: Recipe) -> LoadedBase:
 
         # Norms in float32; apply_method enables gradient checkpointing, for quantized models as for others.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # For all tasks, since transformers 4 does not save models with contradictory generation settings.
-    ignored = reset_generation_config(model, family) if family.can_generate else {}
+    # For all tasks: transformers 4 does not save models with contradictory generation settings.
+    ignored = reset_generation_config(model, family) if family.can_generate and needed_head is None else {}
     return LoadedBase(model, objective, kind, head, loading, ignored if objective.component.generates else {})
 
 
@@ -173,14 +181,18 @@ def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     kind, objective = load_objective(recipe)
     family, needed_head = objective.family, objective.component.head(recipe.task)
     checkpoint_config = copy.deepcopy(family.config)
-    if needed_head is not None:
-        set_labels(family.config, needed_head.labels, needed_head.outputs, needed_head.problem_type)
-    torch.manual_seed(recipe.run.effective_init_seed)
+    has_head = needed_head is not None and bool(needed_head.outputs)
+    auto_class = getattr(transformers, objective.auto_class)
     options = {"trust_remote_code": recipe.model.trust_remote_code, **_init_options(recipe)}
+    if needed_head is not None and has_head:
+        set_labels(family.config, needed_head.labels, needed_head.outputs, needed_head.problem_type)
+    elif needed_head is not None:
+        options |= without_pooler(auto_class, family.config)
+    torch.manual_seed(recipe.run.effective_init_seed)
     with torch.device(device):
-        model = getattr(transformers, objective.auto_class).from_config(family.config, **options)
+        model = auto_class.from_config(family.config, **options)
     path, _ = _path_and_options(recipe)
-    head = LoadedHead() if needed_head is None else detect_head(recipe, model, checkpoint_config, path)
+    head = detect_head(recipe, model, checkpoint_config, path) if has_head else LoadedHead()
     return LoadedBase(model, objective, kind, head)
 
 
@@ -254,15 +266,8 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
             f"the config of {recipe.model.name!r} has no architecture, so it is unknown whether the model is an "
             'encoder or a decoder; add "architectures" to its config.json'
         )
-    architecture = str(config.architectures[0]) if config.architectures else ""
-    known = hasattr(transformers, architecture) or described.get("auto_map")
-    if kind == "encoder" and not known:
-        suggestion = did_you_mean(architecture, dir(transformers))
-        raise ModelError(
-            f"the installed transformers {transformers.__version__} does not support the architecture "
-            f"{architecture!r} of {recipe.model.name!r}{suggestion}; correct its config.json, or install a version "
-            "that does"
-        )
+    auto_class, trusted = FAMILIES[kind].auto_class, recipe.model.trust_remote_code
+    check_architecture(recipe.model.name, described, auto_class, trusted=trusted)
     if kind == "encoder":
         check_bidirectional(recipe.model.name, config)
     check_conflicts(recipe, described)
@@ -301,13 +306,17 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
         lengths.padded.decoder,
         pad_to_multiple_of=recipe.train.pad_to_multiple_of,
         all_logits=recipe.train.all_logits,
+        source_remedy=lengths.source_remedy,
+        target_remedy=lengths.target_remedy,
+        read_model_file=cache(partial(read_model_file, str(model_path(recipe.model.name)), recipe.model.revision)),
     )
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)
     evaluation = recipe.evaluate
     settings = ObjectiveSettings(evaluation.max_new_tokens, evaluation.num_beams, evaluation.scoring)
     context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
-    return BoundObjective(objective, family, context, auto_class)
+    bound = BoundObjective(objective, family, context, auto_class)
+    return bound.with_reference(expected_reference(family, recipe)) if objective.needs_reference else bound
 
 
 def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: GetBatches | None = None) -> nn.Module:
@@ -324,8 +333,7 @@ def apply_method(recipe: Recipe, base: LoadedBase, steps: int | None, batches: G
 
     Raises:
         RunError: no parameter is trainable, or the model does not support gradient checkpointing.
-        InputError: an option names a module that the model does not have, or does not fit the model, or a module of the
-            method lacks the weight of the layer that it replaces.
+        InputError: an option does not fit the model, or a module of the method lacks the weight that it replaces.
     """
     context = ApplyContext(
         model_kind=base.kind,

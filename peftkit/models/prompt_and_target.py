@@ -20,11 +20,13 @@ class Prompt:
         text: the source.
         source_ids: its token ids, without special tokens.
         ids: its token ids as the model reads them: truncated, with special tokens.
+        join: the text between source and target.
     """
 
     text: str
     source_ids: list[int]
     ids: list[int]
+    join: str = " "
 
 
 def ids_after_prompt(
@@ -47,11 +49,11 @@ def ids_after_prompt(
     length = len(prompt.source_ids)
     if whole_ids[:length] == prompt.source_ids:
         return whole_ids[length:]
-    return continuation_ids(tokenizer, template, prompt.ids, prompt.text, target)
+    return continuation_ids(tokenizer, template, prompt, target)
 
 
 def continuation_ids(
-    tokenizer: PreTrainedTokenizerBase, template: SpecialTokens, prompt: list[int], source: str, target: str
+    tokenizer: PreTrainedTokenizerBase, template: SpecialTokens, prompt: Prompt, target: str
 ) -> list[int]:
     """Find target ids that, appended to the prompt's ids, decode to the whole text.
 
@@ -61,23 +63,22 @@ def continuation_ids(
     Args:
         tokenizer: the model's tokenizer.
         template: its special tokens.
-        prompt: token ids of the source as the model reads them.
-        source: the text of the prompt.
-        target: the text that follows the source after a space.
+        prompt: the prompt.
+        target: the text that follows the source.
 
     Raises:
         RowError: there are no such ids.
     """
-    text = f"{source} {target}"
+    text = f"{prompt.text}{prompt.join}{target}"
     (ids,) = token_ids(tokenizer, [text], special=False)
     expected = decode_exactly(tokenizer, [*template.prefix, *template.strip_prefix(ids)])
-    for continuation in _possible_continuations(tokenizer, ids, text, source, target):
-        if decode_exactly(tokenizer, prompt + continuation) == expected:
+    for continuation in _possible_continuations(tokenizer, ids, text, prompt, target):
+        if decode_exactly(tokenizer, prompt.ids + continuation) == expected:
             return continuation
     raise RowError(
         "target",
-        f"{target!r} cannot follow {source[-20:]!r}: the tokenizer merges the two, so the model would read a different "
-        "text; end the source with another character",
+        f"{target!r} cannot follow {prompt.text[-20:]!r}: the tokenizer merges the two, so the model would read a "
+        "different text; end the source with another character",
     )
 
 
@@ -103,9 +104,10 @@ def append_eos(ids: list[int], eos_id: int, text: str, tokenizer: PreTrainedToke
 
 
 def _possible_continuations(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, source: str, target: str
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, prompt: Prompt, target: str
 ) -> Iterator[list[int]]:
     """Yield ids that may represent the target, the most likely first."""
+    source, join = prompt.text, prompt.join
 
     def encode(part: str) -> list[int]:
         return token_ids(tokenizer, [part], special=False)[0]
@@ -117,11 +119,11 @@ def _possible_continuations(
         yield ids[first:]
         if first < len(ids):
             yield encode(text[border : offsets[first][1]]) + ids[first + 1 :]
-            yield encode(text[border + 1 : offsets[first][1]]) + ids[first + 1 :]
-    yield encode(f" {target}")
+            yield encode(text[border + len(join) : offsets[first][1]]) + ids[first + 1 :]
+    yield encode(f"{join}{target}")
     yield encode(target)
     for anchor in (source[-1:], source.split("\n")[-1], "a", ".", "\n"):
-        before, both = encode(anchor), encode(f"{anchor} {target}")
+        before, both = encode(anchor), encode(f"{anchor}{join}{target}")
         if anchor and both[: len(before)] == before:
             yield both[len(before) :]
-    yield [i for character in f" {target}" for i in encode(character)]
+    yield [i for character in f"{join}{target}" for i in encode(character)]

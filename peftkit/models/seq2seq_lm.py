@@ -23,11 +23,13 @@ from peftkit.models.candidate_scoring import (
     limits,
 )
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
+from peftkit.models.decoding.generation_cache import generate
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.prompt_and_target import append_eos
 from peftkit.models.text_encoding import (
     SpecialTokens,
+    decode_generated,
     detect_special_tokens,
     find_decoder_start_id,
     token_ids,
@@ -62,7 +64,7 @@ class Seq2SeqLM(CachedScorer):
         return [*super().special_token_problems(), *self._describe_problems("decoder", *id_getters)]
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         _, sources, lengths = self._tokenize_sources(examples)
         rows: list[TokenizedRow] = []
@@ -249,18 +251,29 @@ class Seq2SeqLM(CachedScorer):
         return ids.to(device), mask.to(device)
 
     def generate(
-        self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device, **options: Any
+        self,
+        model: nn.Module,
+        rows: Sequence[TokenizedRow],
+        device: torch.device,
+        *,
+        stop_ids: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
+        ends = (*stop_ids,) or (self.eos_id,)
+        continue_rows = partial(self._continue, model, rows, device, ends)
         if can_divide(model, options):
-            return self._decode(search(partial(self._continue, model, rows, device), len(rows), self.eos_id, options))
-        nothing: list[list[int]] = [[] for _ in rows]
-        return self._decode(self._continue(model, rows, device, range(len(rows)), nothing, options, early=False))
+            generated = search(continue_rows, len(rows), ends, options)
+        else:
+            nothing: list[list[int]] = [[] for _ in rows]
+            generated = continue_rows(range(len(rows)), nothing, options, early=False)
+        return [decode_generated(self.tokenizer, ids, ends) for ids in generated]
 
     def _continue(
         self,
         model: nn.Module,
         rows: Sequence[TokenizedRow],
         device: torch.device,
+        stop_ids: Sequence[int],
         indices: Sequence[int],
         so_far: Sequence[list[int]],
         options: Mapping[str, Any],
@@ -272,6 +285,7 @@ class Seq2SeqLM(CachedScorer):
             model: the model, in evaluation mode.
             rows: the batch.
             device: the model's device.
+            stop_ids: the ids that end a text.
             indices: the indices of the rows to continue.
             so_far: what has been generated for them, of the same length.
             options: further arguments of ``model.generate``.
@@ -280,18 +294,20 @@ class Seq2SeqLM(CachedScorer):
         ids, mask = self._collate_sources([rows[i] for i in indices], device)
         start = len(so_far[0]) + 1
         if early:
-            many_ended = ManyEnded(self.eos_id, start, options["max_new_tokens"], ids.shape[1])
+            many_ended = ManyEnded(stop_ids, start, options["max_new_tokens"], ids.shape[1])
             options = {**options, "stopping_criteria": [many_ended]}
         if start > 1:
             texts = torch.tensor([[self.decoder_start_id, *each] for each in so_far], device=device)
             options = {**options, "decoder_input_ids": texts}
-        generated = model.generate(  # type: ignore[operator]
+        generated = generate(
+            model,
+            "decoder_input_ids",
             input_ids=ids,
             attention_mask=mask,
             do_sample=False,
             decoder_start_token_id=self.decoder_start_id,
             pad_token_id=self.pad_id,
-            eos_token_id=self.eos_id,
+            eos_token_id=[*stop_ids],
             **options,
         )
         return generated[:, start:].tolist()  # type: ignore[no-any-return]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -25,15 +25,22 @@ class SpecialTokens:
     Attributes:
         prefix: ids added before a text, such as [CLS].
         suffix: ids added after it, such as [SEP].
+        special: those of the prefix that stand for no text.
     """
 
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    special: frozenset[int] = field(default=frozenset(), compare=False)
+
+    def count_repeated(self, ids: Sequence[int]) -> int:
+        """Return how many ids at the start of a text repeat the prefix, as a whole or some of its special tokens."""
+        length = len(self.prefix)
+        repeated = length if tuple(ids[:length]) == self.prefix else 0
+        return next((i for i in range(repeated, len(ids)) if ids[i] not in self.special), len(ids))
 
     def strip_prefix(self, ids: list[int]) -> list[int]:
-        """Remove the prefix from the ids of a text that starts with it."""
-        length = len(self.prefix)
-        return ids[length:] if length and tuple(ids[:length]) == self.prefix else ids
+        """Remove what repeats the prefix from the start of a text's ids."""
+        return ids[self.count_repeated(ids) :]
 
     def wrap(self, ids: list[int]) -> list[int]:
         """Add prefix and suffix to the ids of a text, without repeating a prefix that the text starts with."""
@@ -83,13 +90,21 @@ def detect_special_tokens(tokenizer: PreTrainedTokenizerBase, *, target: bool = 
             continue
         starts = [i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare]
         if bare and len(starts) == 1:  # an unknown token may equal a special one
-            return SpecialTokens(tuple(full[: starts[0]]), tuple(full[starts[0] + len(bare) :]))
+            prefix, suffix = tuple(full[: starts[0]]), tuple(full[starts[0] + len(bare) :])
+            special = {*tokenizer.all_special_ids, *_added_special_ids(tokenizer)} - {tokenizer.unk_token_id}
+            return SpecialTokens(prefix, suffix, frozenset(special.intersection(prefix)))
     if added := token_ids(tokenizer, [""], target=target)[0]:
         raise InputError(
             f"the tokenizer adds the special tokens {tokenizer.convert_ids_to_tokens(added)!r}, but encodes no word of "
             "its vocabulary alone, so which of them precede a text is unknown; set its unk_token"
         )
     return SpecialTokens()
+
+
+def _added_special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of added tokens that are special, such as [CLS] without a role."""
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    return [i for i, token in added.items() if token.special]
 
 
 def _probes(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -183,13 +198,16 @@ def describe_ids_without_embedding(ids: Sequence[int], size: int | None, tokeniz
     )
 
 
-def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]], cut_to: int | None = None) -> None:
+def check_candidates_differ(
+    texts: Sequence[str], candidates: Sequence[list[int]], cut_to: int | None = None, remedy: str = ""
+) -> None:
     """Check that different candidates have different token ids.
 
     Args:
         texts: the candidates.
         candidates: their token ids.
         cut_to: the number of tokens to which they were truncated; None if they are whole.
+        remedy: what to do about candidates that are too long.
 
     Raises:
         RowError: two of them have the same ids.
@@ -197,7 +215,7 @@ def check_candidates_differ(texts: Sequence[str], candidates: Sequence[list[int]
     seen: dict[tuple[int, ...], str] = {}
     for text, ids in zip(texts, candidates, strict=True):
         if seen.get(key := tuple(ids), text) != text:
-            after_cut = "" if cut_to is None else f" after truncation to {cut_to} tokens; raise the length limit"
+            after_cut = "" if cut_to is None else f" after truncation to {cut_to} tokens; {remedy}"
             remedy = after_cut or "; reword one of them"
             raise RowError("candidates", f"{seen[key]!r} and {text!r} have the same token ids{remedy}")
         seen[key] = text
@@ -211,3 +229,15 @@ def decode_exactly(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> st
         ids: token ids.
     """
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def decode_generated(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_ids: Sequence[int]) -> str:
+    """Decode generated ids up to the first one that ends a text, without special tokens.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        ids: the generated ids.
+        stop_ids: the ids that end a text.
+    """
+    kept = [*takewhile(lambda each: each not in stop_ids, ids)]
+    return str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()

@@ -106,11 +106,11 @@ class ConsoleLogger(TrainerCallback):
         """Print a row of the table; the best evaluation so far is marked with an asterisk."""
         row = evaluation.row
         cells = {"step": f"{row['step']}", "epoch": f"{row['epoch']:.2f}"}
-        for split in ("train", "dev", "test"):
-            values = row.get(split, {})
-            for key in dict.fromkeys(("loss", evaluation.metric)):
-                if key in values:
-                    cells[f"{split} {key}"] = f"{values[key]:.4f}"
+        columns = [(split, key) for split in ("train", "dev", "test") for key in ("loss", evaluation.metric)]
+        columns += [(each.name, evaluation.metric) for each in self.recipe.evaluate.set]
+        for split, key in dict.fromkeys(columns):
+            if key in row.get(split, {}):
+                cells[f"{split} {key}"] = f"{row[split][key]:.4f}"
         cells["seconds"] = f"{row['cost'].get('train_seconds', 0):.1f}"
         if not self.columns:
             self.columns = list(cells)
@@ -136,17 +136,12 @@ class ConsoleLogger(TrainerCallback):
             run: The run directory.
         """
         self.close()
-        table = Table(title=f"selected at step {summary['selected']['step']} by dev {summary['selection_metric']}")
-        table.add_column("")
-        columns = {split: summary["selected"][split] for split in ("dev", "test") if split in summary["selected"]}
-        keys = list(next(iter(columns.values()), ()))
+        selected, metric = summary["selected"], summary["selection_metric"]
         baselines = {name: scores["test"] for name, scores in summary["baselines"].items() if scores.get("test")}
-        columns |= baselines
-        for name in columns:
-            table.add_column(name, justify="right")
-        for key in keys:
-            table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in columns.values()))
-        self.console.print(table)
+        columns = {split: selected[split] for split in ("dev", "test") if split in selected}
+        self._print_table(f"selected at step {selected['step']} by dev {metric}", columns | baselines)
+        if sets := {each.name: selected[each.name] for each in self.recipe.evaluate.set if each.name in selected}:
+            self._print_table("evaluation sets", sets)
         if baselines:
             self.print(f"{', '.join(baselines)}: input-blind baselines on test (dev: see summary.json)")
         cost = summary["cost"]
@@ -160,6 +155,16 @@ class ConsoleLogger(TrainerCallback):
             f"peak memory {_gib(cost)}"
         )
         self.print(f"run {run}")
+
+    def _print_table(self, title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
+        """Print a column of values for each split or baseline; the first one has all values."""
+        table = Table(title=title)
+        table.add_column("")
+        for name in columns:
+            table.add_column(name, justify="right")
+        for key in next(iter(columns.values()), ()):
+            table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in columns.values()))
+        self.console.print(table)
 
 
 def format_duration(seconds: float) -> str:

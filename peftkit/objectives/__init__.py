@@ -5,17 +5,22 @@ from __future__ import annotations
 from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
 from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
+from peftkit.objectives.chat_completion import ChatCompletion
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
+from peftkit.objectives.contrastive import ContrastiveEmbedding
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.language_modeling import CausalLanguageModeling
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
+from peftkit.objectives.similarity import SimilarityEmbedding
 from peftkit.objectives.word_tags import TokenTaggingHead
 
 __all__ = [
     "CausalLanguageModeling",
+    "ChatCompletion",
     "ChoiceRanking",
     "ClassificationHead",
+    "ContrastiveEmbedding",
     "FreeGeneration",
     "LabelRanking",
     "MultiLabelGeneration",
@@ -23,6 +28,7 @@ __all__ = [
     "MultipleChoiceHead",
     "NumberGeneration",
     "RegressionHead",
+    "SimilarityEmbedding",
     "SpanQaGeneration",
     "SpanQaHead",
     "TokenTaggingHead",
@@ -35,8 +41,10 @@ def register_objectives() -> list[type[Objective]]:
     """Register the built-in objectives."""
     return [
         CausalLanguageModeling,
+        ChatCompletion,
         ChoiceRanking,
         ClassificationHead,
+        ContrastiveEmbedding,
         FreeGeneration,
         LabelRanking,
         MultiLabelGeneration,
@@ -44,6 +52,7 @@ def register_objectives() -> list[type[Objective]]:
         MultipleChoiceHead,
         NumberGeneration,
         RegressionHead,
+        SimilarityEmbedding,
         SpanQaGeneration,
         SpanQaHead,
         TokenTaggingHead,

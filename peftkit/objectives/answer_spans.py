@@ -42,6 +42,12 @@ class _SpanQa(Objective):
         """Return no answer, if some questions have none."""
         return ("",) if any(example.target == NO_ANSWER for example in examples) else ()
 
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return whether there is an answer, where questions may have none."""
+        if NO_ANSWER not in example.extra:
+            return ()
+        return (NO_ANSWER if example.target == NO_ANSWER else "answerable",)
+
 
 class SpanQaHead(_SpanQa):
     """Spans by a head that scores each token as the start and as the end of the answer (Devlin et al., 2019).
@@ -99,7 +105,7 @@ class SpanQaHead(_SpanQa):
                 limit = context.family.max_source_length
                 raise RowError(
                     "answers",
-                    f"no window of {limit} tokens holds the whole answer; raise train.max_source_length or "
+                    f"no window of {limit} tokens holds the whole answer; {context.family.source_remedy}, or raise "
                     "objective.doc_stride",
                 )
         return {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
-from peftkit.components.inputs import Row
+from peftkit.components.inputs import Row, RunSpec
 from peftkit.components.objective import ObjectiveContext
 from peftkit.errors import InputError
 from peftkit.example_tables import NORM_SUFFIX
@@ -15,20 +15,34 @@ from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceOb
 if TYPE_CHECKING:
     from torch import nn
 
+DECODER_OPTIONS = ("join", "train_on")
+"""Options of objectives that only matter for decoders."""
 GENERATING: tuple[ModelKind, ...] = ("encoder-decoder", "decoder")
 
 
 class Completion(Objective):
     """Base class of objectives that train a target to follow its source."""
 
+    join: str = " "
+    """Text between source and target, for decoders; others read them apart."""
+
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
+
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Return why the options do not fit the model."""
+        reasons, fields = super().incompatible_with(spec), type(self).model_fields
+        for option in DECODER_OPTIONS:
+            changed = option in fields and getattr(self, option) != fields[option].default
+            if changed and spec.model_kind == "encoder-decoder":
+                reasons.append(f"{option} has no effect, because an encoder-decoder reads source and target apart")
+        return reasons
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets; all candidates are tokenized where they are ranked."""
         if any(example.symmetric for example in examples):
             raise InputError("task.symmetric: only encoders read a pair of texts in both orders; leave it out")
         ranked = self.ranks and not training
-        return context.family.tokenize_completions(examples, ranked=ranked, generated=self.generates)
+        return context.family.tokenize_completions(examples, ranked=ranked, generated=self.generates, join=self.join)
 
     def teacher_force(
         self, model: nn.Module, rows: Sequence[Row], examples: Sequence[Example], context: ObjectiveContext
@@ -60,8 +74,18 @@ class FreeGeneration(Completion):
 
     name: Literal["free_generation"] = "free_generation"
 
+    train_on: Literal["completion", "all"] = "completion"
+    """What is trained on: the target (`completion`), or `all` of source and target; decoders only."""
+
     task_kind = "generation"
     generates = True
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        """Tokenize the sources and the targets."""
+        rows: Sequence[Any] = super().tokenize(examples, context, training=training)
+        if self.train_on == "all":  # nothing precedes the first token
+            return [{**row, "trained_spans": [[1, len(row["source"]) + len(row["candidates"][0])]]} for row in rows]
+        return rows
 
     def predict(
         self,
@@ -74,7 +98,9 @@ class FreeGeneration(Completion):
     ) -> list[Prediction]:
         """Generate a text for each source; the loss is that of its target."""
         predictions: list[Prediction] = [{} for _ in rows]
-        if has_targets:
+        if has_targets and self.train_on == "all":
+            predictions = score_trained_tokens(model, rows, context)
+        elif has_targets:
             scores = context.score_candidates(model, rows)
             for prediction, sums, tokens in zip(predictions, scores.loglikelihoods, scores.num_tokens, strict=True):
                 prediction |= {"loss": -sums[0], "tokens": tokens[0]}
@@ -88,9 +114,33 @@ class FreeGeneration(Completion):
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many targets have the unknown token."""
-        select = getattr(rows, "select_columns", None)  # of a data set on disk: sources need not be read
-        targets = rows if select is None else select(["candidates", "answer"])
-        return sum(context.family.contains_unk(row["candidates"][row["answer"]]) for row in targets)
+        return count_unknown_targets(rows, context)
+
+
+def score_trained_tokens(model: nn.Module, rows: Sequence[Row], context: ObjectiveContext) -> list[Prediction]:
+    """Return the loss of the tokens that each row is trained on, and their number.
+
+    Args:
+        model: The model, in evaluation mode.
+        rows: The rows.
+        context: The context.
+    """
+    batch = {name: tensor.to(context.device) for name, tensor in context.family.collate(rows).items()}
+    sums, counts = context.family.target_loglikelihoods(model, batch)
+    pairs = zip(sums.tolist(), counts.tolist(), strict=True)
+    return [{"loss": -loglikelihood, "tokens": int(tokens)} for loglikelihood, tokens in pairs]
+
+
+def count_unknown_targets(rows: Sequence[Row], context: ObjectiveContext) -> int:
+    """Return how many targets have the unknown token.
+
+    Args:
+        rows: Rows with a target among their candidates.
+        context: The context.
+    """
+    select = getattr(rows, "select_columns", None)  # of a data set on disk: sources need not be read
+    targets = rows if select is None else select(["candidates", "answer"])
+    return sum(context.family.contains_unk(row["candidates"][row["answer"]]) for row in targets)
 
 
 def _decode_candidate(ids: list[int], example: Example, row: Row, context: ObjectiveContext) -> str:

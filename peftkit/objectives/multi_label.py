@@ -31,6 +31,10 @@ class MultiLabelObjective(Objective):
         ordered = sorted(counts, key=lambda label: (-counts[label], label))
         return tuple(join_labels(ordered[:number], task.labels, no_label) for number in range(len(ordered) + 1))
 
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return the labels, or the text of no label."""
+        return split_labels(example.target, task.empty_answer) or (task.empty_answer,)
+
     def describe_constant_answer(self, answer: str) -> tuple[str, str]:
         """Describe that all rows have the same labels."""
         return f"the labels are {answer!r}", "use rows with different labels"

@@ -40,6 +40,14 @@ class RegressionObjective(Objective):
         weighted = [[number * count for number in numbers] for numbers, count in rows.items()]
         return _answer([sum(column) / total for column in zip(*weighted, strict=True)])
 
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return none, because targets are numbers."""
+        return ()
+
+    def numbers(self, example: Example) -> Sequence[float]:
+        """Return the numbers of the target."""
+        return parse_numbers(example.target) or ()
+
     def describe_constant_answer(self, answer: str) -> tuple[str, str]:
         """Describe that all targets are the same."""
         return f"the target is {answer}", "use rows with different targets"
@@ -80,7 +88,7 @@ class RegressionHead(RegressionObjective):
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources; rows without answer have targets of 0."""
-        targets = _read_targets(examples, context.task)
+        targets = read_targets(examples, context.task)
         rows = context.family.tokenize_sources(examples)
         return [{**row, "targets": [*numbers]} for row, numbers in zip(rows, targets, strict=True)]
 
@@ -141,7 +149,7 @@ class NumberGeneration(FreeGeneration, RegressionObjective):
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the texts of the numbers."""
-        _read_targets(examples, context.task)
+        read_targets(examples, context.task)
         return super().tokenize(examples, context, training=training)
 
     def predict(
@@ -171,8 +179,12 @@ def target_names(task: Task) -> tuple[str, ...]:
     return task.targets or ("",)
 
 
-def _read_targets(examples: Sequence[Example], task: Task) -> list[tuple[float, ...]]:
+def read_targets(examples: Sequence[Example], task: Task) -> list[tuple[float, ...]]:
     """Return the numbers of each example; zeros without answer.
+
+    Args:
+        examples: The examples.
+        task: Their task.
 
     Raises:
         RowError: A target is not as many numbers as the task has targets.

@@ -139,6 +139,10 @@ class TokenTaggingHead(Objective):
         """Return the tags."""
         return task.labels
 
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return the tag of each word."""
+        return example.target.split()
+
     def describe_constant_answer(self, answer: str) -> tuple[str, str]:
         """Describe that all words have the same tag."""
         return f"every word has the tag {answer!r}", "use sentences with different tags"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,6 +67,9 @@ def check_recipe(
             for problem in () if data is False else _data_problems(recipe, download=bool(data)):
                 target = errors if problem.is_error else warnings
                 target.append((("task", problem.option), problem.text))
+        with known():
+            for key, problem in () if data is False else _set_problems(recipe, download=bool(data)):
+                (errors if problem.is_error else warnings).append((key, problem.text))
         errors += _option_conflicts(recipe)
         with known():
             errors += further(without_keys(recipe, [key for key, _ in errors]))
@@ -79,6 +82,18 @@ def check_recipe(
 
 def _data_problems(recipe: Recipe, *, download: bool) -> Sequence[OptionProblem]:
     return _call(recipe.task, lambda task: task.find_data_problems(download=download))
+
+
+def _set_problems(recipe: Recipe, *, download: bool) -> Iterator[tuple[KeyPath, OptionProblem]]:
+    """Yield what is wrong with the data of evaluation sets, each with the key of the set that has to be changed."""
+    for index, (config, made) in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks, strict=True)):
+        for problem in _call(made.task, lambda task: task.find_data_problems(download=download)):
+            keys: dict[str, KeyPath] = {option: ("task", option) for option in config.task}
+            keys |= {"path": ("path",)} if config.path is not None else {}
+            keys |= {"test_split": ("split",)} if config.split is not None else {}
+            text = problem.text if problem.option in (*keys, "path") else f"{problem.option}: {problem.text}"
+            key = keys.get(problem.option, ("name",))
+            yield ("evaluate", "set", index, *key), replace(problem, text=text)
 
 
 def check_method_options(recipe: Recipe) -> None:

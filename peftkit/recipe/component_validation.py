@@ -43,7 +43,7 @@ def component_validator(kind: Kind) -> PlainValidator:
         except PluginError as error:
             raise _build_error(("name",), name, str(error)) from error
         try:
-            return entry.component.model_validate_json(json.dumps(value), strict=True)
+            return entry.component.class_for(value).model_validate_json(json.dumps(value), strict=True)
         except ValueError:  # of pydantic, and raised by validators
             raise
         except Exception as error:  # an error in a plugin's validator is reported like any other

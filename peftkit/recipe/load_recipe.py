@@ -18,6 +18,7 @@ from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets
 from peftkit.recipe.component_validation import LISTED
+from peftkit.recipe.evaluation_tasks import task_tables
 from peftkit.recipe.messages.error_messages import Messages, describe_errors, to_json, type_mismatches
 from peftkit.recipe.messages.type_names import Components, aliases, format_value
 from peftkit.recipe.partial_recipe import known, partial_recipe
@@ -178,12 +179,16 @@ def _component_classes(data: dict[str, Any], registry: Registry) -> Components:
     for kind in LISTED:
         if isinstance(listed := data.get(kind), list):
             tables += [((kind, index), kind, table) for index, table in enumerate(listed)]
+    evaluate = data.get("evaluate")
+    if isinstance(evaluate, dict):
+        sets = task_tables(evaluate.get("set"), data.get("task"))
+        tables += [(("evaluate", "set", index, "task"), "task", table) for index, table in sets]
     classes: dict[KeyPath, type[Component]] = {}
     for path, kind, table in tables:
         name = table.get("name") if isinstance(table, dict) else None
         if isinstance(name, str):
             with suppress(PluginError):  # reported by validation
-                classes[path] = registry.find(kind, name).component
+                classes[path] = registry.find(kind, name).component.class_for(table)
     return classes
 
 

@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializeAsAny,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -23,6 +24,7 @@ from peftkit.components import Callback, Method, Metric, ModelKind, Objective, T
 from peftkit.file_formats import RECIPE_FORMAT
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe.component_validation import component_validator
+from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
 from peftkit.recipe.tables import ConfigTable, EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
 FORMAT = RECIPE_FORMAT
@@ -52,6 +54,8 @@ class Recipe(ConfigTable):
     """The installed objectives."""
     _built_in: frozenset[type[Objective]] = PrivateAttr(default=frozenset())
     """Those of them that are part of peftkit."""
+    _set_tasks: dict[str, type[Task]] = PrivateAttr(default_factory=dict)
+    """The classes of the tasks of evaluation sets, by name."""
 
     @model_validator(mode="after")
     def _find_objectives(self, info: ValidationInfo) -> Recipe:
@@ -62,6 +66,24 @@ class Recipe(ConfigTable):
             self._objectives = tuple(each.component for each in entries)
             self._built_in = frozenset(e.component for e in entries if e.distribution == BUILTIN_DISTRIBUTION)
         return self
+
+    @model_validator(mode="after")
+    def _check_evaluation_sets(self, info: ValidationInfo) -> Recipe:
+        registry: Any = (info.context or {}).get("registry")
+        if registry is not None and self.evaluate.set and self.task is not None:
+
+            def find_task(name: str) -> type[Task]:
+                return self._set_tasks.setdefault(name, registry.find("task", name).component)
+
+            if errors := find_set_errors(self.evaluate.set, self.task, find_task):
+                raise ValidationError.from_exception_data("evaluation sets", errors)
+        return self
+
+    @property
+    def evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
+        """The tasks of the evaluation sets, in their order."""
+        find_task = self._set_tasks.__getitem__
+        return tuple(make_evaluation_task(each, self.task, find_task) for each in self.evaluate.set)
 
     @property
     def objectives(self) -> tuple[type[Objective], ...]:

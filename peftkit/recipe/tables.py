@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -299,6 +299,31 @@ class TrainConfig(ConfigTable):
         return _raise_problem(validate_optimizer_name(value), value)
 
 
+class EvaluationSet(ConfigTable):
+    """Rows that are evaluated beside dev and test, and select neither the checkpoint nor settings."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,49}$")
+    """The name of the set in results, such as `mismatched`."""
+    split: str | None = None
+    """The split to evaluate, by its name in the data. Defaults to test, or to all rows of a file."""
+    path: str | None = None
+    """A file, a folder or a hub dataset with the columns of the task. Defaults to the task's data."""
+    task: dict[str, Any] = Field(default_factory=dict)
+    """Options in which the task of the set differs from the recipe's; with `name`, another task of the same kind."""
+    examples: int | None = Field(default=None, gt=0)
+    """Rows evaluated along the curve, sampled like those of test. Defaults to all."""
+    at_end_only: bool = False
+    """Evaluate only the selected checkpoint, at the end, instead of along the curve."""
+
+    @model_validator(mode="after")
+    def _check_data(self) -> EvaluationSet:
+        if self.split is None and self.path is None and not self.task:
+            raise PydanticCustomError("no_data", "needs a split, a path or a task whose rows are evaluated")
+        if self.path is not None and "path" in self.task:
+            raise PydanticCustomError("two_paths", "has two paths, path and task.path; keep one")
+        return self
+
+
 class EvaluateConfig(ConfigTable):
     """Evaluation during and after training."""
 
@@ -328,6 +353,8 @@ class EvaluateConfig(ConfigTable):
     """The largest number of generated tokens."""
     num_beams: int = Field(default=1, gt=0)
     """Beams of beam search; 1 is greedy."""
+    set: tuple[EvaluationSet, ...] = ()
+    """Further sets of rows to evaluate, each under `[[evaluate.set]]`."""
 
     @field_validator("every")
     @classmethod

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
+from peftkit.tasks.chat import Chat
 from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
+from peftkit.tasks.hub_suites import suite_tasks
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_tasks.text_pairs import TextPairs
 from peftkit.tasks.text_tasks.text_regression import TextRegression
+from peftkit.tasks.text_tasks.text_similarity import TextSimilarity
 from peftkit.tasks.token_tagging import TokenTagging
 from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
 
@@ -19,6 +23,7 @@ def register_tasks() -> list[type[Task]]:
     """Registers the built-in tasks."""
     return [
         AgNews,
+        Chat,
         CommonsenseQa,
         DistractorGeneration,
         MultipleChoice,
@@ -29,10 +34,13 @@ def register_tasks() -> list[type[Task]]:
         TextClassification,
         TextGeneration,
         TextMultiLabel,
+        TextPairs,
         TextRegression,
+        TextSimilarity,
         TokenTagging,
         TweetEval,
         WordNetDistractors,
         WordNetMcq,
         WordNetTopic,
+        *suite_tasks(),
     ]

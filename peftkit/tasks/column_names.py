@@ -6,6 +6,8 @@ LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "emotion", "
 """Names of columns with labels."""
 LABEL_LIST_NAMES = ("tags", "topics", "genres", "categories", "classes", "emotions", "aspects")
 """Names of columns with lists of labels, beside those of one label."""
+MESSAGES_NAMES = ("messages", "conversations", "conversation")
+"""Names of columns with the messages of a conversation."""
 NUMBER_NAMES = ("score", "similarity", "similarity_score", "rating", "stars", "value", "label", "target", "labels")
 """Names of columns with a number to predict."""
 TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "utterance", "body", "message", "document")
@@ -48,3 +50,17 @@ SOURCE_NAMES = ("source", "input", "prompt", "question", "document", "article", 
 """Names of columns with a text to continue or convert."""
 TARGET_NAMES = ("target", "output", "response", "completion", "summary", "highlights", "answer", "translation", "title")
 """Names of columns with a text to generate."""
+WORDS_NAMES = ("tokens", "words", "sentence", "text")
+"""Names of columns with words that have tags."""
+TAGS_NAMES = ("ner_tags", "tags", "ner", "labels", "label", "pos_tags", "pos", "upos", "chunk_tags")
+"""Names of columns with a tag for each word."""
+ANSWER_SPAN_NAMES = ("answers", "answer", "spans", "span")
+"""Names of columns with answers that have a place in the context."""
+DISTRACTORS = ("distractor", "distractor_", "distractor ")
+"""Names of columns of which each has one wrong answer, before its number."""
+ANCHOR_NAMES = ("anchor", "query", "question")
+"""Names of columns with a text whose positive is looked for."""
+POSITIVE_NAMES = ("positive", "pos", "positive_passage", "positive_text", "passage", "document")
+"""Names of columns with the text that belongs to an anchor."""
+NEGATIVE_PREFIXES = ("negative", "neg_", "hard_negative")
+"""How names of columns with hard negatives start."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -9,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.components import OptionProblem
-from peftkit.data_files import check_encoding, file_format, is_saved_dataset
+from peftkit.data_files import check_encoding, disk_file, file_format, is_saved_dataset, normalize_member
 from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.sources import split_loading
-from peftkit.tasks.sources.bad_rows import iterate, most_bad_rows
+from peftkit.tasks.sources.bad_rows import iterate, most_bad_rows, parse_percentage
 from peftkit.tasks.sources.data_source import files_of, is_local
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ ROWS_PER_SPLIT = 4 * ROWS_PER_FILE
 """Number of rows of each split that are checked, if it has several files."""
 MOST_CHARACTERS = 1 << 26
 """Number of characters of each file whose encoding is checked."""
+MOST_BAD = "20%"
+"""Share of invalid rows from which the data are not those of the task."""
+DEFAULT_MAX_BAD = "1%"
+"""Share of invalid rows that may be skipped unless a recipe says otherwise."""
 MOST_JSON_BYTES = 1 << 24
 """Size of the largest JSON file that is checked: such files cannot be read in part."""
 
@@ -43,16 +49,20 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         The problems: at most one for each split and column, and that of the first row; and a warning if there are rows
         that are not checked.
     """
-    source = task._data_source()
+    try:
+        source = task._data_source()
+        large = _large_json(source)
+    except InputError as error:  # no file matches a pattern, or an archive has none
+        return [_problem(error)]
     local = is_local(source)
     if not local and not download:
         return list(_resembles_local_path(str(source.path)))
-    if large := _large_json(source):
+    if large:
         text = f"{large} is not checked, since JSON files of this size take long to read; JSON Lines files do not"
         return [OptionProblem("path", text, is_error=False)]
     if local:
-        task = task.model_copy()
-        source = task._sample = replace(source, rows_per_file=ROWS_PER_FILE, streaming=False)
+        task = _sampled(task)
+        source = task._data_source()
     try:
         loaded = split_loading.load_valid_splits(source)
     except InputError as error:
@@ -60,6 +70,9 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
     columns = list(task._column_problems(loaded.splits))
     invalid = {(error.location, error.column) for error in columns}
     problems = [*map(_problem, loaded.problems), *_merged(task, columns), *_encoding_problems(source, loaded)]
+    if not download and (trained := task.trained_of(type(task))) and not is_local(trained._data_source()):
+        text = "only columns are checked, because the training rows, whose labels it needs, are not on this machine"
+        return [*problems, OptionProblem("path", text, is_error=False)]
     if "label_column" not in {error.option for error in columns}:
         problems += task._label_problems(loaded.splits)
     check_row = task._row_check()
@@ -71,13 +84,52 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
     return [*dict.fromkeys(problems), *_without_effect(task, loaded), *_unchecked_rows(task, source, loaded)]
 
 
+def _sampled(task: DatasetTask) -> DatasetTask:
+    """Returns a copy of a task that loads the first rows of each file, and whose labels are of such rows."""
+    sampled = task.model_copy()
+    sampled._sample = replace(task._data_source(), rows_per_file=ROWS_PER_FILE, streaming=False)
+    if trained := task.trained_of(type(task)):
+        sampled._trained = _sampled(trained) if is_local(trained._data_source()) else trained
+    return sampled
+
+
+def options_for_bad_rows(task: DatasetTask) -> tuple[dict[str, Any], dict[str, str]]:
+    """Find the options that skip the invalid rows of local data.
+
+    Args:
+        task: The task, which stops at invalid rows.
+
+    Returns:
+        The options, and comments on them; none if all rows are valid, or if they are not on this machine.
+
+    Raises:
+        InputError: The data are invalid as a whole, or most rows are.
+    """
+    if not is_local(task._data_source()) or task.is_streaming:
+        return {}, {}
+    skipping = task.model_copy(update={"on_bad_row": "skip", "max_bad": MOST_BAD})
+    splits = skipping.load()
+    skipped = Counter(row.split for row in skipping.skipped_rows())
+    if not skipped:
+        return {}, {}
+    total = {split: len(rows) + skipped[split] for split, rows in splits.items()}
+    share = max(skipped[split] / total[split] for split in total)
+    first = next(iter(skipping.skipped_rows()))
+    number, rows = sum(skipped.values()), sum(total.values())
+    note = f"{number:,} of {rows:,} rows are invalid; the first: {first.file}, row {first.row}: {first.reason}"
+    options: dict[str, Any] = {"on_bad_row": "skip"}
+    if share > parse_percentage(DEFAULT_MAX_BAD):
+        options["max_bad"] = f"{math.ceil(100 * share)}%"
+    return options, {"on_bad_row": " ".join(note.split())}
+
+
 def _without_effect(task: DatasetTask, loaded: split_loading.LoadedSplits) -> Iterator[OptionProblem]:
     """Yields a warning for each option on which nothing depends with these data or this prompt."""
     reasons: dict[str, str] = {}
     path = task.path if isinstance(task.path, str) else ""
-    if path and Path(path).exists():
+    if path and (file := disk_file(normalize_member(path))).exists():
         reasons["revision"] = f"{path!r} is on this machine"
-        if Path(path).is_file() or is_saved_dataset(Path(path)) or (Path(path) / "dataset_dict.json").is_file():
+        if file.is_file() or is_saved_dataset(Path(path)) or (Path(path) / "dataset_dict.json").is_file():
             reasons["config"] = f"{path!r} has no configurations"
     for split in ("dev", "test"):
         if (name := loaded.origins.get(split)) and name != loaded.origins.get("train"):
@@ -118,11 +170,12 @@ def _resembles_local_path(path: str) -> Iterator[OptionProblem]:
 
 def _large_json(source: DataSource) -> str | None:
     """Returns a JSON file that is too large to check; None if there is none."""
-    files = (Path(name) for _, names in files_of(source) for name in names)
-    return next(
-        (str(f) for f in files if file_format(f) == "json" and f.is_file() and f.stat().st_size > MOST_JSON_BYTES),
-        None,
-    )
+    for _, names in files_of(source):
+        for name in names:
+            file = disk_file(name)
+            if file_format(Path(name)) == "json" and file.is_file() and file.stat().st_size > MOST_JSON_BYTES:
+                return name
+    return None
 
 
 def _problem(error: InputError) -> OptionProblem:
@@ -149,8 +202,7 @@ def _encoding_problems(source: DataSource, loaded: split_loading.LoadedSplits) -
         for name in files.get(loaded.origins[split], ()) if loaded.origins[split] in loaded.cut else ():
             if not is_saved_dataset(Path(name)) and file_format(Path(name)) != "parquet":
                 try:
-                    delimited = source.delimited if file_format(Path(name)) in ("csv", "tsv") else None
-                    check_encoding(name, MOST_CHARACTERS, delimited.encoding if delimited else None)
+                    check_encoding(name, MOST_CHARACTERS, source.options.encoding)
                 except InputError as error:
                     yield _problem(error)
 

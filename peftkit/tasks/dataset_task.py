@@ -6,30 +6,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from peftkit.components import Example, OptionProblem, Task
+from peftkit.components import Example, OptionProblem
 from peftkit.components.inputs import SkippedRow, TaskMatch
-from peftkit.data_files import DelimitedFormat, Quoting, check_delimiter, check_encoding_name
+from peftkit.data_files import missing_column_hint
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
-from peftkit.tasks.data_check import find_data_problems
+from peftkit.tasks.data_check import DEFAULT_MAX_BAD, find_data_problems, options_for_bad_rows
+from peftkit.tasks.file_task import GLOB, DataPath, FileTask
 from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
-from peftkit.tasks.sources.data_sample import DataSample, read_sample
+from peftkit.tasks.sources.data_sample import DataSample, held_out_options, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 
-DataPath = str | dict[str, str | list[str]]
-"""A hub id, a folder, a file, or files by split."""
+__all__ = ["DataPath", "DatasetTask"]
 
 
-class DatasetTask(Task):
+class DatasetTask(FileTask):
     """A task on rows of files, a folder or a hub dataset.
 
     Subclasses define ``prompt_template`` and ``to_example``; a task with candidates also ``make_prompt``.
@@ -52,9 +52,6 @@ class DatasetTask(Task):
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ()
     """Options with columns that contain the answer, which a prompt must not show."""
 
-    path: DataPath
-    """Hub id, local folder in the layout of a hub dataset, file, or table of files by split (train, dev, test).
-    Files are CSV, TSV, JSON, JSONL or Parquet; paths are relative to the working directory."""
     config: str | None = None
     """Configuration of a hub dataset, or subfolder of a local one."""
     revision: str | None = None
@@ -81,43 +78,14 @@ class DatasetTask(Task):
     """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
     context column, if the task has one, if unset."""
 
-    delimiter: str | None = None
-    """Character between the cells of CSV and TSV files; a comma, or a tab in TSV files, if unset."""
-    quoting: Quoting | None = None
-    """Whether cells of CSV and TSV files that have delimiters, quotes or line breaks are quoted (`minimal`), or quotes
-    have no special meaning (`none`); `minimal`, or `none` in TSV files, if unset."""
-    encoding: str | None = None
-    """Encoding of CSV and TSV files, named as in Python, such as `cp1252`; UTF-8 if unset."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do with invalid rows: `stop`, or `skip` them in every split. They are counted, and listed with their
     reasons in `skipped.jsonl` of the run directory."""
-    max_bad: int | str = "1%"
+    max_bad: int | str = DEFAULT_MAX_BAD
     """Number of rows of a split that may be skipped, or their share, such as `1%`."""
 
     _sample: DataSource | None = PrivateAttr(default=None)
     _skipped: dict[str, SkippedSplit] | None = PrivateAttr(default=None)
-
-    @field_validator("path")
-    @classmethod
-    def _check_path(cls, path: DataPath) -> DataPath:
-        if isinstance(path, str):
-            if not path:
-                raise ValueError("must not be empty")
-            return path
-        for split, files in path.items():
-            if split not in SPLIT_NAMES:
-                raise ValueError(f"unknown split {split!r}; allowed: train, dev, test")
-            if not files:
-                raise ValueError(f"no files for split {split!r}")
-        if "train" not in path:
-            raise ValueError("no files for split 'train'")
-        return path
-
-    @field_validator("delimiter", "encoding")
-    @classmethod
-    def _check_file_option(cls, value: str | None, info: ValidationInfo) -> str | None:
-        check = check_delimiter if info.field_name == "delimiter" else check_encoding_name
-        return None if value is None else check(value)
 
     @field_validator("max_bad")
     @classmethod
@@ -158,9 +126,11 @@ class DatasetTask(Task):
         if cls.hub_id:
             return []
         sample = read_sample(path)
-        held_out = {f"{split}_fraction": 0.1 for split in ("dev", "test") if split not in sample.splits}
-        matches = cls.recognize_columns(sample)
-        return [replace(match, options={"path": path, **match.options, **held_out}) for match in matches]
+        options = {"path": path, **sample.file_options}
+        return [
+            replace(match, options={**options, **match.options, **held_out_options(sample.splits)})
+            for match in cls.recognize_columns(sample)
+        ]
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterable[TaskMatch]:
@@ -169,6 +139,7 @@ class DatasetTask(Task):
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         """Yields the options on which nothing depends, whatever the data are, with the reason."""
+        yield from self._options_without_form()
         if not self.skips_bad_rows:
             yield "max_bad", "on_bad_row is 'stop'"
         if isinstance(self.path, dict):
@@ -176,7 +147,8 @@ class DatasetTask(Task):
                 yield option, "path has files by split"
         for split in SPLIT_NAMES:
             if isinstance(self.path, dict):
-                yield f"{split}_split", "the keys of path are the splits"
+                keys = "path.glob is the training split" if GLOB in self.path else "the keys of path are the splits"
+                yield f"{split}_split", keys
             if split != "train" and isinstance(self.path, dict) and split in self.path:
                 yield f"{split}_fraction", f"path has files for {split}"
             elif split != "train" and not isinstance(self.path, dict) and getattr(self, f"{split}_split") is not None:
@@ -282,12 +254,9 @@ class DatasetTask(Task):
     def _data_source(self) -> DataSource:
         if self._sample is not None:
             return self._sample
-        files: Any = self.path
-        if isinstance(files, dict):
-            files = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in files.items())
+        files = self._paths()
         config = self.config_name()
         published = self.published_sizes.get(config or "", {}) if files == self.hub_id and self.hub_id else {}
-        delimited = DelimitedFormat(self.delimiter, self.quoting, self.encoding)
         return DataSource(
             path=files,
             config=config,
@@ -301,7 +270,8 @@ class DatasetTask(Task):
             max_rows=self.max_rows,
             streaming=self.streaming,
             sizes=() if self.streaming else tuple(published.items()),
-            delimited=None if delimited.is_default else delimited,
+            options=self.file_options,
+            only="test" if self.is_evaluation_set else None,
         )
 
     def load(self) -> DatasetDict:
@@ -325,6 +295,10 @@ class DatasetTask(Task):
         """Returns the number of rows of each split that ``load`` left out though they are valid."""
         return {split: len(skipped.ignored) for split, skipped in (self._skipped or {}).items()}
 
+    def options_for_bad_rows(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Returns the options that skip invalid rows if local data have some, with their number as a comment."""
+        return options_for_bad_rows(self)
+
     def find_data_problems(self, *, download: bool = False) -> list[OptionProblem]:
         """Finds what is wrong with local data, and with a hub dataset if it may be downloaded."""
         return find_data_problems(self, download=download)
@@ -336,9 +310,11 @@ class DatasetTask(Task):
             for option, column in self.column_options():
                 if columns and column not in columns and column.split(".")[0] not in columns:
                     known = sorted(visible_columns(columns))
-                    near = did_you_mean(column, known)
-                    text = f"there is no column {column!r}{near}; columns: {comma_separated(known)}"
-                    yield DataError(option, text, self._describe_split(split), column)
+                    place = self._describe_split(split)
+                    hint = missing_column_hint(known, place)
+                    near = "" if hint else did_you_mean(column, known)
+                    text = f"there is no column {column!r}{near}; columns: {comma_separated(known)}{hint}"
+                    yield DataError(option, text, place, column)
             for column in self.text_columns():
                 if names := feature_names(rows.features, column):
                     text = (

@@ -114,6 +114,12 @@ class MultipleChoice(_QuestionTask):
                 for stem in column_names.NUMBERED_CHOICES
             ]
             columns = max(series, key=len)
+            wrong = max(
+                ([n for i in range(10) if (n := f"{stem}{i}") in sample.columns] for stem in column_names.DISTRACTORS),
+                key=len,
+            )
+            if answer and len(wrong) > len(columns):  # its place would be that of the answer
+                columns, options["shuffle_choices"] = [answer, *wrong], True
             options["choices_columns"], most = columns, len(columns)
         if answer is None or question is None or most < 2:
             return
@@ -121,7 +127,7 @@ class MultipleChoice(_QuestionTask):
         if listed and labels:
             options["choice_labels_column"] = labels
         answers = sample.columns[answer]
-        if answers.is_number and not labels:
+        if answers.is_number and not labels and "shuffle_choices" not in options:
             lowest = min(int(float(value)) for value in answers.values)
             options["answer_is"] = "index" if lowest == 0 else "number"
         context = sample.find(column_names.CONTEXT_NAMES)

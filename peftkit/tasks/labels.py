@@ -59,10 +59,10 @@ def find_label_names(
         InputError: The column does not exist, a row does not have one label, or texts and numbers are mixed in a split.
     """
     loaded = split_loading.load_valid_splits(source)
-    if "train" not in loaded.splits:
+    if source.main_split not in loaded.splits:
         raise loaded.problems[0].with_traceback(None)
     renamed = dict(mapping)
-    train: Any = loaded.splits["train"]
+    train: Any = loaded.splits[source.main_split]
     if names := feature_names(train.features, column):
         if not mapping and not ignored:
             return LabelNames(names, numbered=True)
@@ -73,7 +73,7 @@ def find_label_names(
     for split, rows in loaded.splits.items():
         top = column if column in rows.column_names else column.split(".")[0]
         if top not in rows.column_names:
-            if split != "train":  # reported with the columns
+            if split != source.main_split:  # reported with the columns
                 continue
             known = visible_columns(rows.column_names)
             raise InputError(f"there is no column {column!r}; columns of the training rows: {comma_separated(known)}")
@@ -81,7 +81,7 @@ def find_label_names(
             name = map_label(label, renamed)
             if not any(spelling in seen for spelling in _spellings(name)):
                 seen[label_name(name)] = split
-    only_in = {name: split for name, split in seen.items() if split != "train"}
+    only_in = {name: split for name, split in seen.items() if split != source.main_split}
     return LabelNames(tuple(sorted(seen, key=natural_sort_key)), numbered=False, only_in=only_in)
 
 
@@ -161,7 +161,7 @@ def train_feature_names(source: DataSource, column: str) -> tuple[str, ...]:
         source: The data source.
         column: Name of the column; dots select nested fields.
     """
-    train: Any = split_loading.load_valid_splits(source).splits.get("train")
+    train: Any = split_loading.load_valid_splits(source).splits.get(source.main_split)
     return () if train is None else feature_names(train.features, column)
 
 

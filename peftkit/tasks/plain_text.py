@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
 from peftkit.components.inputs import TaskMatch
+from peftkit.data_files import SampleBy, file_encoding, file_format, guess_sample_by
 from peftkit.tasks import column_names, prompt_templates
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.sources.data_sample import DataSample
+from peftkit.tasks.sources.data_sample import DataSample, held_out_options, local_files, local_splits
+
+LONG_TEXT = 20
+"""Mean number of words from which the texts of a column beside others may be documents."""
 
 
 class PlainText(DatasetTask):
@@ -23,6 +28,9 @@ class PlainText(DatasetTask):
 
     text_column: str = "text"
     """Column of the text; dots select nested fields."""
+    sample_by: SampleBy | None = None
+    """What a document of a `.txt` file is, named as in `datasets`: a `line`, a `paragraph` (up to a blank line) or the
+    whole `document`; a line if unset."""
 
     kind: ClassVar[TaskKind] = "language_modeling"
     metrics: ClassVar[tuple[str, ...]] = ("bits_per_byte", "perplexity")
@@ -30,11 +38,34 @@ class PlainText(DatasetTask):
     required_fields: ClassVar[tuple[str, ...]] = ("text",)
 
     @classmethod
+    def recognize(cls, path: str) -> list[TaskMatch]:
+        """Recognizes text files, also a folder of them, and data whose only text is long."""
+        pattern = Path(path) / "*.txt"
+        files = sorted(pattern.parent.glob("*.txt")) if pattern.parent.is_dir() else []
+        others = any(file_format(file) not in (None, "text") for file in pattern.parent.iterdir()) if files else True
+        if others or local_splits(path):
+            return super().recognize(path)
+        options: dict[str, Any] = {"path": {"glob": str(pattern)}, "sample_by": "document"}
+        if encoding := next(filter(None, map(file_encoding, map(str, files))), None):
+            options["encoding"] = encoding
+        reason = f"the folder has {len(files):,} text files"
+        return [TaskMatch(0.5, {**options, **held_out_options(())}, reason)]
+
+    @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
-        """Recognizes data whose only column is a text."""
-        column = sample.find(column_names.TEXT_NAMES)
-        if column is not None and len(sample.columns) == 1 and sample.columns[column].is_text:
-            yield TaskMatch(0.5, {"text_column": column}, f"{column!r}, the only column, has texts")
+        """Recognizes text files, and data with one text that is long, or no other column."""
+        if sample.format == "text":
+            files = local_files(sample.path)
+            options = {"sample_by": guess_sample_by(files)} if files else {}
+            yield TaskMatch(0.5, options, "a .txt file has text without columns")
+            return
+        column = sample.find(column_names.TEXT_NAMES) or sample.longest_text()
+        if column is None or sample.columns[column].is_number:
+            return
+        alone = len(sample.columns) == 1
+        if alone or sample.columns[column].mean_words >= LONG_TEXT:
+            reason = f"{column!r}, the only column, has texts" if alone else f"{column!r} has long texts"
+            yield TaskMatch(0.5 if alone else 0.2, {"text_column": column}, reason)
 
     def prompt_template(self) -> str:
         return self.prompt or "{text}"

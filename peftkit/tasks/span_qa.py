@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
-from peftkit.components.inputs import NO_ANSWER
-from peftkit.data_files import SquadFormat
-from peftkit.errors import RowError
+from peftkit.components.inputs import NO_ANSWER, TaskMatch
+from peftkit.data_files import FileLayout, FileOptions, SquadFormat, file_encoding, file_format
+from peftkit.errors import InputError, RowError
+from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_nonblank_text, get_text, get_value, short_repr
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.sources.data_source import DataSource
+from peftkit.tasks.sources.data_sample import Column, DataSample, held_out_options, local_files, local_splits
 
 
 class SpanQa(DatasetTask):
@@ -47,11 +49,50 @@ class SpanQa(DatasetTask):
     used_fields: ClassVar[tuple[str, ...]] = ("question", "context")
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("answers_column",)
 
-    def _data_source(self) -> DataSource:
-        source = super()._data_source()
+    @classmethod
+    def recognize(cls, path: str) -> list[TaskMatch]:
+        """Recognizes files of SQuAD, and columns of questions, contexts and answers with their places."""
+        form = SquadFormat("question", "context", "answers")
+        files = local_files(path, FileOptions(form=form))
+        if not files or file_format(Path(files[0])) != "json":
+            return super().recognize(path)
+        encoding = file_encoding(files[0])
+        try:
+            rows = [row for file in files for row in form.read(file, encoding)]
+        except InputError:
+            return super().recognize(path)
+        options = {"path": path, "file_format": "squad"} | ({"encoding": encoding} if encoding else {})
+        held_out = held_out_options(local_splits(path, FileOptions(form=form)))
+        empty = sum(not row["answers"] for row in rows)
+        reason = f"the file has the form of SQuAD, with {len(rows):,} questions"
+        return [TaskMatch(0.98, {**options, **_no_answer(empty), **held_out}, reason, _note(empty))]
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        """Recognizes answers that have a text and a place, as a table of lists or a list of tables."""
+        question = sample.find(column_names.QUESTION_NAMES)
+        context = sample.find(column_names.CONTEXT_NAMES)
+        for name in column_names.ANSWER_SPAN_NAMES:
+            column = sample.columns.get(f"{name}.answer_start") or sample.columns.get(name)
+            if question is None or context is None or column is None or not _has_places(column):
+                continue
+            empty = sum(value == [] for value in column.values) + column.num_rows - len(column.values)
+            options = {"question_column": question, "context_column": context, "answers_column": name}
+            reason = f"{name!r} has answers with their place in {context!r}"
+            yield TaskMatch(0.97, {**options, **_no_answer(empty)}, reason, _note(empty))
+            return
+
+    @property
+    def file_layout(self) -> FileLayout | None:
         if self.file_format is None:
-            return source
-        return replace(source, form=SquadFormat(self.question_column, self.context_column, self.answers_column))
+            return None
+        return SquadFormat(self.question_column, self.context_column, self.answers_column)
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        yield from super()._without_effect()
+        if self.file_format is not None:
+            for option in ("question_column", "context_column", "answers_column"):
+                yield option, f"file_format = {self.file_format!r} has no columns"
 
     def prompt_template(self) -> str:
         return self.prompt or "question: {question} context: {context}"  # as T5 was trained (Raffel et al., 2020)
@@ -126,3 +167,18 @@ class SpanQa(DatasetTask):
             raise RowError(column, reason)
         start += len(text) - len(text.lstrip())
         return start, start + len(text.strip())
+
+
+def _has_places(column: Column) -> bool:
+    if column.name.endswith(".answer_start"):
+        return True
+    tables = [each for value in column.values if isinstance(value, list) for each in value]
+    return bool(tables) and all(isinstance(each, Mapping) and {"text", "answer_start"} <= {*each} for each in tables)
+
+
+def _no_answer(number: int) -> dict[str, bool]:
+    return {"allow_no_answer": True} if number else {}
+
+
+def _note(number: int) -> dict[str, str]:
+    return {"allow_no_answer": f"{number:,} of the questions have no answer"} if number else {}

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
-from peftkit.data_files import ConllFormat
+from peftkit.components.inputs import TaskMatch
+from peftkit.data_files import ConllFormat, FileLayout
 from peftkit.errors import InputError, RowError
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, repair_tags, tag_problem
 from peftkit.tasks.columns import EMPTY, get_text, get_texts, get_value
 from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.labels import check_label_names, check_label_order, feature_names, match_label, natural_sort_key
 from peftkit.tasks.sources import split_loading
+from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.data_source import DataSource
+from peftkit.tasks.tag_recognition import recognize_conll, recognize_tags
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -82,8 +85,8 @@ class TokenTagging(DatasetTask):
             for option in CONLL_OPTIONS:
                 yield option, "file_format is not 'conll'"
         else:
-            for option in ("delimiter", "quoting", "encoding"):
-                yield option, "file_format is 'conll'"
+            for option in ("words_column", "tags_column"):
+                yield option, "file_format = 'conll' has no columns"
         if self.scheme == "none":
             yield "repair_tags", "there is no scheme to break"
 
@@ -96,18 +99,32 @@ class TokenTagging(DatasetTask):
         """Returns the tags, and whether numbers are indices of them."""
         if self.tag_names:
             return self.tag_names, True
+        if trained := self.trained_of(TokenTagging):
+            return trained._names()
         columns = (self.words_column, self.tags_column)
         return _find_tag_names(self._data_source(), *columns, self.scheme, skip_invalid=self.skips_bad_rows)
 
-    def _data_source(self) -> DataSource:
-        source = super()._data_source()
-        if self.file_format is None or source.form is not None:
-            return source
+    @classmethod
+    def recognize(cls, path: str) -> list[TaskMatch]:
+        """Recognizes files with one word a line, and columns of words and tags."""
+        match = recognize_conll(path)
+        return [match] if match else super().recognize(path)
+
+    @classmethod
+    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        """Recognizes two columns of which one has as many tags as the other has words."""
+        yield from recognize_tags(sample)
+
+    @property
+    def file_layout(self) -> FileLayout | None:
+        if self.file_format is None:
+            return None
         fields = (self.word_field, self.tag_field, self.field_separator, self.comment_prefix)
-        return replace(source, form=ConllFormat(self.words_column, self.tags_column, *fields))
+        return ConllFormat(self.words_column, self.tags_column, *fields)
 
     def load(self) -> DatasetDict:
-        _find_tag_names.cache_clear()  # files may have changed
+        if not self.is_evaluation_set:
+            _find_tag_names.cache_clear()  # files may have changed
         splits = super().load()
         self._check_names(splits)
         return splits

@@ -97,7 +97,7 @@ def check_task(task: Task) -> None:
         assert isinstance(metric, Metric)
         assert task.kind in metric.kinds, f"{name!r} does not score {task.kind}"
         values += metric.value_names
-    assert task.selection_metric in values, (
+    assert task.selection_metric in [*values, "loss"], (
         f"none of the metrics has the value {task.selection_metric!r} of selection_metric"
     )
     objectives = [entry.component for entry in registry.all("objective").values()]

@@ -45,6 +45,8 @@ class NotSupportedError(Exception):
 def check_trains(method: Method, architecture: str, folder: Path) -> None:
     """Check that the loss falls, that trained parameters get gradients, and that frozen tensors do not change.
 
+    If the method can disable its adapter, the trained model then computes what the base model does.
+
     Args:
         method: The method with its options.
         architecture: The architecture, a key in ``peftkit.testing.tiny_models.FAMILIES``.
@@ -64,6 +66,10 @@ def check_trains(method: Method, architecture: str, folder: Path) -> None:
     frozen = trained.before.keys() - trained.trainable
     changed = [n for n in frozen if not torch.equal(trained.before[n], after[n]) and not method.may_change(n)]
     assert not changed, f"frozen tensors changed: {sorted(changed)}"
+    if method.can_disable_adapter and architecture_kind(architecture) != "encoder":  # whose head is trained too
+        with method.disable_adapter(trained.model):
+            difference = (logits(trained.model, architecture) - logits(tiny_model(architecture), architecture)).abs()
+        assert difference.max() <= 1e-4, f"without its adapter, logits differ from the base model by {difference.max()}"
     assert trained_tensors(trained.model).keys() == trained.trainable, "training changed which parameters are trainable"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch import nn
 
 from peftkit.components import Example, Method, ModelKind, Objective, Task
 from peftkit.data.tokenized_split import tokenize_examples
@@ -31,6 +32,7 @@ from peftkit.testing.run_checks import (
     recipe_maker,
     registry_with,
 )
+from peftkit.train.steps.gradient_cache import GradientCache
 
 ARCHITECTURES: Mapping[ModelKind, str] = {"encoder-decoder": "t5", "decoder": "llama", "encoder": "bert"}
 ROWS = 6
@@ -49,9 +51,10 @@ def check_objective(
     """Check an objective with tiny models of all its families.
 
     Its options survive a round trip through JSON. Neither losses nor predictions depend on the other rows of a batch;
-    the losses of microbatches add up. Rows can be stored. Predictions have what metrics and run directories need. With
-    ``runs``, two processes with four rows each give the results of one with eight, and a resumed run ends bit for bit
-    like one that was not interrupted; the run counts its compute, has baselines, and predicts rows without answers.
+    the losses of microbatches add up. If the loss compares rows, microbatches have the loss and the gradients of their
+    batch. Rows can be stored. Predictions have what metrics and run directories need. With ``runs``, two processes with
+    four rows each give the results of one with eight, and a resumed run ends bit for bit like one that was not
+    interrupted; the run counts its compute, has baselines, and predicts rows without answers.
 
     Args:
         objective: The objective with its options.
@@ -93,8 +96,13 @@ def _check_batches(base: LoadedBase, recipe: Recipe) -> None:
     """Check that losses do not depend on padding, and add up over microbatches."""
     objective, model = base.objective, base.model.eval()
     rows = tokenize_examples(objective, "train", _examples(recipe), range(ROWS), training=True).rows
+    if objective.component.compares_rows:
+        _check_compared_rows(objective, model, objective.collate(rows))
+        return
     with torch.no_grad():
         batch = objective.collate(rows)
+        sums = objective.statistics(model, [batch])
+        batch |= sums
         for key in ("input_ids", "attention_mask", "labels", "input_tokens"):
             assert key in batch, f"collate returns no {key!r}"
         whole, targets = objective.loss(model, batch), objective.num_targets(batch)
@@ -109,10 +117,37 @@ def _check_batches(base: LoadedBase, recipe: Recipe) -> None:
             )
             counted = sum(int(objective.num_targets(part)) for part in parts)
             assert counted == int(targets), f"microbatches have {counted} targets, and the batch {int(targets)}"
-        alone = sum(objective.loss(model, objective.collate([row])).item() for row in rows)
+        alone = sum(objective.loss(model, {**objective.collate([row]), **sums}).item() for row in rows)
         assert _close(alone, whole.item()), (
             f"the losses of single rows add up to {alone}, and the loss of the batch is {whole.item()}"
         )
+
+
+def _check_compared_rows(objective: BoundObjective, model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    """Check that microbatches, whose outputs are compared, have the loss and the gradients of the whole batch."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def gradients(losses: Iterable[torch.Tensor]) -> tuple[float, list[torch.Tensor]]:
+        model.zero_grad(set_to_none=True)
+        total = 0.0
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total, [torch.zeros(()) if p.grad is None else p.grad for p in trained]
+
+    expected, of_batch = gradients([objective.loss(model, batch)])
+    assert math.isfinite(expected), f"the loss is {expected}"
+    assert int(objective.num_targets(batch)) > 0, "num_targets is 0"
+    for size in (1, 4):
+        parts = list(objective.microbatches(batch, size))
+        cache = GradientCache(objective, Accelerator(cpu=True))
+        cache.fill(parts, lambda part, _: objective.outputs(model, part))
+        total, of_parts = gradients(cache.loss(model, part) for part in parts)
+        assert _close(total, expected), f"microbatches of {size} have the loss {total}, and the batch {expected}"
+        different = [a for a, b in zip(of_parts, of_batch, strict=True) if (a - b).abs().max() > TOLERANCE]
+        assert not different, f"microbatches of {size} have other gradients for {len(different)} parameters"
+        counted = sum(int(objective.num_targets(part)) for part in parts)
+        assert counted == int(objective.num_targets(batch)), f"microbatches have {counted} targets"
 
 
 def _check_predictions(base: LoadedBase, recipe: Recipe) -> None:
@@ -154,9 +189,8 @@ def _check_runs(make_recipe: Callable[..., Recipe], objective: Objective, task: 
     check_resume_after(2, recipe, registry)
     check_equal_results(make_recipe, registry)
     finished = load_finished_run(path, registry)
-    rows = [dict(row) for row in islice(recipe.task.load()["test"], ROWS)]
-    predictions = list(predict_inputs(finished, rows))
-    stored = RunDirectory(path).predictions("test")[:ROWS]
+    test, stored = recipe.task.load()["test"], RunDirectory(path).predictions("test")
+    predictions = list(predict_inputs(finished, [dict(test[row["index"]]) for row in stored]))
     assert [p["prediction"] for p in predictions] == [p["prediction"] for p in stored], (
         "rows of test are predicted differently than in the run"
     )

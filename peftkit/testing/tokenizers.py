@@ -1,4 +1,4 @@
-"""Forty small tokenizers with different models, whitespace handling, normalizers and templates."""
+"""Small tokenizers with different models, whitespace handling, normalizers and templates."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ TEMPLATES: Mapping[str, tuple[str, str]] = {
     "im_end": ("$A <|im_end|>", "$A <|im_end|> $B <|im_end|>"),
     "eos+lang": ("$A </s> <extra>", "$A $B </s> <extra>"),
     "lang+eos": ("<extra> $A </s>", "<extra> $A $B </s>"),
+    "bos+lang+eos": ("<s> <extra> $A </s>", "<s> <extra> $A $B </s>"),
+    "lang+bos": ("<extra> <s> $A", "<extra> <s> $A $B"),
 }
 
 

@@ -70,6 +70,10 @@ class Progress:
         """Add a step."""
         self.step += 1
         self.steps_of_epoch += 1
+        self.add_cost(stats)
+
+    def add_cost(self, stats: StepStats) -> None:
+        """Add the cost of a step, or of what came before the first one."""
         self.samples += stats.samples
         self.input_tokens += stats.input_tokens
         self.target_tokens += stats.target_tokens

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.components import Meter, TrainContext
+from peftkit.components import Meter, StepStats, TrainContext
 from peftkit.components.callback import Callback, EvaluationResult, StepResult, TrainerCallback
 from peftkit.errors import PeftkitError, RunError, summarize_error
 from peftkit.run_directory import RunDirectory
@@ -35,6 +35,13 @@ class LoopCallback(TrainerCallback):
 
     def on_step_computed(self) -> None:
         """Run after a step, before its MACs are counted."""
+
+    def add_cost(self, stats: StepStats) -> None:
+        """Run before the first step, if training has cost something before it.
+
+        Args:
+            stats: The cost.
+        """
 
     def on_step_settled(self) -> None:
         """Run before the first step and after each one, once all processes agree whether training ends."""
@@ -81,6 +88,11 @@ class CallbackList:
         """Call this hook of the loop's callbacks."""
         for callback in self.loop:
             callback.on_step_computed()
+
+    def add_cost(self, stats: StepStats) -> None:
+        """Call this hook of the loop's callbacks."""
+        for callback in self.loop:
+            callback.add_cost(stats)
 
     def on_step_end(self, step: StepResult) -> None:
         """Call this hook of all callbacks."""
@@ -214,9 +226,12 @@ class MeterList(LoopCallback):
         for meter in self.meters:
             meter.on_step_end()
 
-    def on_step_end(self, context: TrainContext, step: StepResult) -> None:
+    def add_cost(self, stats: StepStats) -> None:
         for meter in self.meters:
-            meter.update(step.stats)
+            meter.update(stats)
+
+    def on_step_end(self, context: TrainContext, step: StepResult) -> None:
+        self.add_cost(step.stats)
         if self.trainer.recipe.train.budget.joules is not None:
             [joules] = self.trainer.broadcast_from_main(self.totals().get("joules", 0.0))
             self.trainer.progress.joules = joules

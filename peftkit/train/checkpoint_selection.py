@@ -74,7 +74,7 @@ class CheckpointSelector:
         self.metric, self.higher_is_better = "", True
         """The metric that selects, and its direction."""
         self.reported: dict[str, dict[str, float]] = {}
-        """Final values of the selected checkpoint on dev and test."""
+        """Final values of the selected checkpoint on dev, test and the evaluation sets."""
         self.calibration: dict[str, Any] = {}
         """What the objective chose for the selected checkpoint by dev."""
 
@@ -131,7 +131,8 @@ class CheckpointSelector:
                 f"{self.metric} on dev was not finite in any of the {evaluations} evaluations, so no checkpoint can be "
                 "selected; lower train.learning_rate, or set evaluate.selection_metric to another metric"
             )
-        self.reported = {name: self.row[name] for name in ("dev", "test")}
+        names = [split.name for split in self.data.final_splits]
+        self.reported = {name: self.row[name] for name in names if name in self.row}
         self.calibration = self.row.get("calibration", {})
         if self.data.is_curve_subsampled:
             if self.row["step"] != step:
@@ -174,5 +175,5 @@ class CheckpointSelector:
 
 
 def stored_predictions(results: Results) -> dict[str, list[Prediction]]:
-    """Return the predictions of dev and test, the splits with stored per-example results."""
-    return {name: results[name].predictions for name in ("dev", "test")}
+    """Return the predictions of dev, test and evaluation sets, the splits with stored per-example results."""
+    return {name: result.predictions for name, result in results.items() if name != "train"}

@@ -71,7 +71,8 @@ def create_mac_counter(
     """
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        task_loss = objective.loss(model, batch)
+        # Steps compute sums over their rows in further passes, which are counted here.
+        task_loss = objective.loss_to_count(model, objective.with_statistics(model, batch))
         # After the forward pass, because the auxiliary loss may use what the pass left in the model.
         auxiliary = recipe.method.auxiliary_loss(model, batch)
         return task_loss if auxiliary is None else task_loss + auxiliary

@@ -64,6 +64,7 @@ from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optimizer import check_optimizer_options
 from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
 from peftkit.train.steps.parallel_strategies import accelerator_options
+from peftkit.train.steps.reference_passes import ReferencePasses
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.trainer import Trainer
 from peftkit.train.wall_clock import WallClock
@@ -185,6 +186,7 @@ def run(
         data = inputs_at_hand.data or prepare_data(recipe, base.objective, accelerator)
         batch = effective_batch_size(recipe, accelerator.num_processes)
         steps = planned_steps_of_run(recipe, data, batch)
+        reference = ReferencePasses(recipe, base, data, accelerator)
         batches = partial(first_batches, recipe, data.train, base.objective, base.model, batch)
         model = apply_method(recipe, base, steps, batches)
         # torch cannot count products with quantized weights; there are as many as with unquantized ones.
@@ -196,6 +198,7 @@ def run(
         assert_same_weights(model)
         run_on_main(accelerator, lambda: check_saves_head(recipe.method, model, base.head))
         trainable, total = count_parameters(model)
+        referring = reference.bind(model)
         saved = latest_checkpoint(previous / "checkpoints") if previous else None
         inputs = run_on_main(accelerator, lambda: input_digests(recipe, registry, base.objective, data))
 
@@ -249,17 +252,17 @@ def run(
             failure = f"fails in the first forward pass of {recipe.model.name!r}"
             with explain_method_errors(recipe.method, failure, remedy="use another method or model"):
                 objective = with_frozen_layers(
-                    recipe, base.objective, model, data.train, processes=accelerator.num_processes
+                    recipe, referring, model, data.train, processes=accelerator.num_processes
                 )
                 mac_counter = make_mac_counter(recipe, objective, mac_model or model, data.train)
-            trainer = Trainer(
-                recipe, model, objective, data, accelerator, mac_counter, callbacks, interrupts, directory, clock
-            )
+            run_parts = accelerator, mac_counter, callbacks, interrupts, directory, clock, reference.cost
+            trainer = Trainer(recipe, model, objective, data, *run_parts)
             trainer.train(saved)
+            reference.check_end(model)
         if directory is not None:
             parameters = {"trainable": trainable, "total": total}
             summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
-            summary["revisions"] = dict(revisions)
+            summary |= {"revisions": dict(revisions), **reference.record()}
             if rows := data.skipped_rows:  # of a stream, further ones
                 directory.write_lines("skipped.jsonl", map(asdict, rows))
             directory.write_json("summary.json", summary)
@@ -333,7 +336,7 @@ def _summarize(
     recipe, state, data = trainer.recipe, trainer.state, trainer.data
     last, progress, selected = state.evaluations[-1], state.progress, selection.row or {}
     rows, rows_per_step = data.split_sizes["train"], data.rows_per_step(recipe.train.tokens_per_batch)
-    splits = ("train", "dev", "test")
+    splits = ("train", *(split.name for split in data.final_splits))
     return {
         "status": "done",
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -346,6 +349,7 @@ def _summarize(
         "seed": recipe.run.seed,
         "init_seed": recipe.run.effective_init_seed,
         "order_seed": recipe.run.effective_order_seed,
+        "evaluation_sets": [each.name for each in data.sets],
         "selection_metric": selection.metric,
         "higher_is_better": selection.higher_is_better,
         "lower_is_better": sorted(value for value in selected["dev"] if not recipe.higher_is_better(value)),
@@ -354,7 +358,7 @@ def _summarize(
             "train": selected["train"],
             **selection.reported,
             **({"calibration": selection.calibration} if selection.calibration else {}),
-            "curve": {split: selected[split] for split in selection.reported},
+            "curve": {split: selected[split] for split in selection.reported if split in selected},
         },
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
         "baselines": opened.baseline_scores,

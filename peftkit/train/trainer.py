@@ -62,6 +62,7 @@ class Trainer:
         interrupts: Records signals.
         run: The run directory; None on all processes but the main one, and for measurements.
         clock: Measures what the user waits for; None for one that starts now.
+        cost_before: What training cost before its first step, the same on every process; None for nothing.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class Trainer:
         interrupts: InterruptHandler,
         run: RunDirectory | None = None,
         clock: WallClock | None = None,
+        cost_before: StepStats | None = None,
     ) -> None:
         self.recipe, self.module, self.objective, self.data = recipe, model, objective, data
         self.accelerator, self.mac_counter, self.interrupts, self.run = accelerator, mac_counter, interrupts, run
+        self.cost_before = cost_before
         self.splitter = exact_splitter(recipe, objective, model, accelerator, data.train)
         self.loader, self.sampler = train_dataloader(recipe, data.train, self.splitter.collate, accelerator)
         self.strategy = make_strategy(recipe, model, accelerator)
@@ -117,6 +120,9 @@ class Trainer:
         """
         if saved is not None:
             self._load_checkpoint(saved)
+        elif self.cost_before is not None:
+            self.progress.add_cost(self.cost_before)
+            self.callbacks.add_cost(self.cost_before)
         if self.objective.frozen is not None and (limit := self.recipe.train.cache_frozen_outputs):
             folder = self.run.path if self.run else None
             self.frozen_cache = FrozenCache(self.objective.frozen, parse_bytes(limit), folder, self.progress.step)
@@ -350,7 +356,7 @@ class Trainer:
 
     def _count_macs(self) -> StepMacs:
         """Count the compute of the last step over all processes; not part of its time."""
-        counts = [self.mac_counter.count(microbatch) for microbatch in self.train_step.microbatches]
+        counts = [self.mac_counter.count(microbatch) for microbatch in self.train_step.microbatches_to_count]
         sums = [sum(values) for values in zip(*counts, strict=True)]
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(torch.tensor(sums, device=self.accelerator.device), "sum").tolist()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from datasets import Dataset
 from torch import Tensor
 
 from peftkit.analysis.dry_run import apply_recipe_method
@@ -20,10 +21,12 @@ from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.macs.shape_family import StepMacs
 from peftkit.models.load_base_model import LoadedBase, count_parameters, init_random_base, load_base
+from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping
 from peftkit.train.mac_counting import make_mac_counter
+from peftkit.train.steps.reference_passes import STORED, count_reference_passes
 from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value
 from peftkit.verify.stored_files import RecordedRun
 
@@ -77,9 +80,9 @@ def compute_checks(run: RecordedRun, *, load_model: bool) -> Iterator[Check]:
     try:
         steps = {row["step"] for row in evaluations}, summary["steps"]
         split, cached = bool(summary.get("split_batches")), bool(summary.get("cached_layers"))
-        recount = _recount(
-            recipe, data, summary["processes"], *steps, load_model=load_model, split=split, cached=cached
-        )
+        stored = summary.get("reference", {}).get("from") == STORED
+        options = {"load_model": load_model, "split": split, "cached": cached, "stored": stored}
+        recount = _recount(recipe, data, summary["processes"], *steps, **options)
     except (PeftkitError, RuntimeError) as error:
         raise NotRecomputable(f"the steps cannot be counted here: {summarize_error(error)}") from error
     approximate = bool(run.changed_versions) or may_change_training(recipe.method) or bool(recipe.model.quantization)
@@ -158,6 +161,7 @@ def _recount(
     load_model: bool,
     split: bool,
     cached: bool,
+    stored: bool,
 ) -> _Recount:
     """Recount the readings at the given steps and the last one.
 
@@ -170,12 +174,15 @@ def _recount(
         load_model: Whether weights may be loaded.
         split: Whether batches were split.
         cached: Whether outputs of frozen layers were cached.
+        stored: Whether log-likelihoods of the base model were computed before training.
     """
     batch, budget = effective_batch_size(recipe, processes), recipe.train.budget
 
     def count(base: LoadedBase) -> _Recount:
         model = apply_recipe_method(recipe, base, data, batch)
         objective = base.objective
+        if objective.component.needs_reference:
+            objective = objective.with_reference(expected_reference(base.family, recipe, stored=stored))
         if cached:
             objective = with_frozen_layers(recipe, objective, model, data.train, processes=processes)
         mac_counter = make_mac_counter(recipe, objective, model, data.train)
@@ -205,12 +212,13 @@ def _recount(
             }
 
         step_macs, padding, ends = StepMacs(0, 0, 0), 0, last_step + 1
-        readings = {
-            0: read(
-                Progress(steps_per_epoch=data.steps_per_epoch(batch, recipe.train.tokens_per_batch)), step_macs, padding
-            )
-        }
-        for counted in islice(simulate_steps(recipe, data, splitter, mac_counter, batch), last_step):
+        if stored and isinstance(data.train, Dataset):
+            step_macs = count_reference_passes(recipe, data.train)
+        start = Progress(
+            steps_per_epoch=data.steps_per_epoch(batch, recipe.train.tokens_per_batch), macs=step_macs.forward_macs
+        )
+        readings = {0: read(start, step_macs, padding)}
+        for counted in islice(simulate_steps(recipe, data, splitter, mac_counter, batch, start), last_step):
             progress, step_macs = counted.progress, step_macs.plus(counted.step_macs)
             padding += sum(
                 _num_positions(microbatch) - int(base.family.num_tokens(microbatch))

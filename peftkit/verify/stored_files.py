@@ -14,11 +14,7 @@ from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError
 from peftkit.evaluate.baselines import compute_baselines
-from peftkit.evaluate.evaluator import (
-    TEACHER_FORCED,
-    compute_values,
-    resolve_selection_metric,
-)
+from peftkit.evaluate.evaluator import TEACHER_FORCED, compute_values, resolve_selection_metric
 from peftkit.example_tables import NORM_SUFFIX, select_rows, to_prediction_rows
 from peftkit.models.load_base_model import folder_bytes
 from peftkit.recipe import Recipe
@@ -53,6 +49,11 @@ class RecordedRun:
     """Splits whose rows have changed since the run."""
     changed_versions: tuple[str, ...] = ()
     """Descriptions of the libraries whose versions differ from those of the run."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits with predictions: dev, test and the evaluation sets."""
+        return (*SPLITS, *(each.name for each in self.recipe.evaluate.set))
 
     @property
     def directory(self) -> RunDirectory:
@@ -213,7 +214,7 @@ def baseline_checks(run: RecordedRun) -> Iterator[Check]:
     stored = run.summary.get("baselines")
     if stored is None:
         raise NotRecomputable("an older peftkit did not record it")
-    data = run.require_rows("train", *SPLITS)
+    data = run.require_rows("train", *run.splits)
     recomputed = {name: values for name, values in compute_baselines(run.recipe, data).items() if name in stored}
     if "file_digests" not in run.summary and (constant := stored.get("constant")) != recomputed.get("constant"):
         # These runs used the most frequent answer instead of the best one.
@@ -226,8 +227,7 @@ def baseline_checks(run: RecordedRun) -> Iterator[Check]:
 def selection_checks(run: RecordedRun) -> Iterator[Check]:
     """Check the selected evaluation, and what the summary repeats of it and of the last one."""
     run.require("evaluations.jsonl")
-    summary, rows = run.summary, run.directory.evaluations()
-    selected = summary["selected"]
+    summary, rows, selected = run.summary, run.directory.evaluations(), run.summary["selected"]
     metric, higher = resolve_selection_metric(run.recipe, selected["dev"])
     best: Row | None = None
     for row in rows:
@@ -240,10 +240,12 @@ def selection_checks(run: RecordedRun) -> Iterator[Check]:
     yield check_value("selection", "steps in order", [*map(_step_of, rows)], sorted({*map(_step_of, rows)}))
     yield from check_values("selection", selected["train"], best["train"], prefix="train ")
     if "curve" in selected:
-        yield from check_values("selection", selected["curve"], {s: best[s] for s in SPLITS}, prefix="curve ")
+        yield from check_values(
+            "selection", selected["curve"], {s: best[s] for s in run.splits if s in best}, prefix="curve "
+        )
     evaluated = summary.get("rows_evaluated", {})
-    if evaluated and all(evaluated["curve"][split] == evaluated["selected"][split] for split in SPLITS):
-        for split in SPLITS:
+    if evaluated and evaluated["curve"].items() >= evaluated["selected"].items():
+        for split in run.splits:
             yield from check_values("selection", selected[split], best[split], prefix=f"{split} ")
     last = {key: rows[-1].get(key) for key in summary.get("final", {})}
     yield from check_values("selection", summary.get("final", {}), last, prefix="final ")
@@ -294,11 +296,11 @@ def example_checks(run: RecordedRun) -> Iterator[Check]:
     run.require("evaluations.jsonl")
     for row in run.directory.evaluations():
         yield cannot_check("curve", f"step {row['step']} train", "per-example results of training rows are not stored")
-        for split in SPLITS:
+        for split in [each for each in run.splits if each in row]:  # without sets at the end only
             part = _filter_table(table, row["step"], split, whole=False)
             yield from _check_evaluation(run, part, split, f"step {row['step']} {split} ", row[split], "curve")
     step = run.summary["selected"]["step"]
-    for split in SPLITS:
+    for split in run.splits:
         whole = _filter_table(table, step, split, whole=True)
         part = whole if len(whole) else _filter_table(table, step, split, whole=False)
         yield from _check_evaluation(run, part, split, f"selected {split} ", run.summary["selected"][split], "curve")

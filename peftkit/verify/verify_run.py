@@ -19,7 +19,6 @@ from peftkit.verify.recount import compute_checks, measurement_checks
 from peftkit.verify.reload import changed_versions, model_checks
 from peftkit.verify.results import DAMAGED, Check, NotRecomputable, Status, cannot_check, damaged_files, run_checks
 from peftkit.verify.stored_files import (
-    SPLITS,
     RecordedRun,
     baseline_checks,
     changed_splits,
@@ -98,7 +97,7 @@ def verify_run(path: Path, registry: Registry, *, load_model: bool = True) -> Ve
         checks += run_checks("data", lambda: row_checks(run))
         checks += run_checks("baselines", lambda: baseline_checks(run))
         checks += run_checks("selection", lambda: selection_checks(run))
-        for split in SPLITS:
+        for split in run.splits:
             checks += run_checks("predictions", lambda split=split: prediction_checks(run, split))  # type: ignore[misc]
         checks += run_checks("curve", lambda: example_checks(run))
         if load_model:
@@ -137,7 +136,8 @@ def _check_files(path: Path, registry: Registry, loaded: list[RecordedRun]) -> I
 def _load_data(run: RecordedRun, registry: Registry) -> tuple[RecordedRun, list[Check]]:
     """Add the data as they are read now, or the reason why they cannot be read; invalid rows count as a difference."""
     try:
-        run.recipe.task.load()
+        for task in (run.recipe.task, *(each.task for each in run.recipe.evaluation_tasks)):
+            task.load()
         _, objective = load_objective(run.recipe)
     except Exception as error:  # of the hub, a missing file, or a plugin's task
         return replace(run, unreadable_because=summarize_error(error)), []

@@ -58,7 +58,8 @@ class LoraXs(Method):
         targets = [key for key, module in linear_layers(model) if key not in head and self._is_target(key)]
         if not targets:
             leaves = sorted({key.rsplit(".", 1)[-1] for key, _ in linear_layers(model)})
-            raise InputError(f"{self.name!r}: no layer matches {self.target_modules!r}; available: {', '.join(leaves)}")
+            names = ", ".join(leaves)
+            raise InputError(f"method.target_modules: no layer matches {self.target_modules!r}; available: {names}")
         for name in self.target_modules if isinstance(self.target_modules, tuple) else ():
             if not any(key == name or key.endswith(f".{name}") for key in targets):
                 raise InputError(

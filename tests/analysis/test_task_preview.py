@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from peftkit.analysis.task_preview import preview_task
 from peftkit.errors import InputError
 from peftkit.models import load_base_model
+from peftkit.plugins import load_registry
+from peftkit.recipe import load_recipe
 from tests.tiny_runs import Make
 
 
@@ -65,3 +68,46 @@ def test_free_text_has_no_answers_to_count(make: Make) -> None:
 def test_an_unknown_split_is_reported(make: Make) -> None:
     with pytest.raises(InputError, match="has no split 'other'"):
         preview_task(make("decoder"), "other", 1)
+
+
+def test_duplicates_and_leakage_are_reported(make: Make) -> None:
+    preview = preview_task(make("encoder"), "train", 1)
+    splits = preview["splits"]
+    things = {name: [row["thing"] for row in rows] for name, rows in make("encoder").task.load().items()}
+    duplicates = splits["train"]["duplicates"]
+    assert duplicates["rows"] == len(things["train"]) - len({*things["train"]})
+    assert duplicates["examined"] == 48
+    leaks = {leak["of"]: leak["exact"] for leak in splits["test"]["leakage"]}
+    assert leaks == {name: sum(thing in {*things[name]} for thing in things["test"]) for name in ("train", "dev")}
+    assert sum(each["rows"] for each in splits["train"]["lengths"]["source"]["histogram"]) == 48
+    assert "duplicates" not in preview_task(make("encoder"), "train", 1, reports=False)["splits"]["train"]
+
+
+OWN_DATA = Path(__file__).parents[2] / "recipes" / "own_data"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "names"),
+    [
+        ("multi_label", "answers", {"staff", "cleanliness"}),
+        ("token_tagging", "answers", {"O", "B-PER"}),
+        ("regression", "numbers", set()),
+        ("span_qa", "answers", {"answerable", "unanswerable"}),
+        ("language_modeling", None, set()),
+    ],
+)
+def test_answers_of_every_kind_are_described(
+    recipe: str, key: str | None, names: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(OWN_DATA.parents[1])
+    train = preview_task(load_recipe(OWN_DATA / f"{recipe}.toml", load_registry()), "train", 1)["splits"]["train"]
+    assert {"answers", "numbers"} & {*train} == ({key} if key else set())
+    if key == "answers":
+        assert names <= {*train["answers"]}
+        assert sum(train["answers"].values()) == pytest.approx(1)
+        assert train["imbalance"]["ratio"] >= 1
+    elif key == "numbers":
+        [numbers] = train["numbers"].values()
+        assert numbers["lowest"] <= numbers["mean"] <= numbers["highest"]
+        assert sum(each["rows"] for each in numbers["histogram"]) == train["judged"]
+    assert {"duplicates", "empty", "leakage"} <= {*train}

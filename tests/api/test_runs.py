@@ -162,3 +162,23 @@ def test_load_model_loads_the_head_of_a_run(run: peftkit.Run) -> None:
 def test_load_model_of_another_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run directory: it has no recipe\.toml"):
         peftkit.load_model(tmp_path)
+
+
+def test_a_run_reads_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "cache"))
+    rows = [{"text": f"the {'good' if i % 2 else 'bad'} text {i}", "label": "ab"[i % 2]} for i in range(80)]
+    frame = pd.DataFrame(rows)
+    table = peftkit.task("text_classification", path=frame, dev_fraction=0.1, test_fraction=0.2)
+    stored = table["path"]["train"]
+    assert stored.startswith(str(tmp_path / "cache" / "data"))
+    text = ENCODER.replace(
+        'name = "wordnet_topic"', 'name = "text_classification"\ndev_fraction = 0.1\ntest_fraction = 0.2'
+    )
+    (tmp_path / "recipe.toml").write_text(text)
+    overrides = [f"run.output={tmp_path / 'runs'}", "evaluate.test_examples=16"]
+    done = peftkit.run(tmp_path / "recipe.toml", overrides, data=frame, quiet=True)
+    assert done.recipe.task.path == {"train": stored}
+    assert {*done.predictions()["source"]} <= {f"classify: {row['text']}" for row in rows}
+    assert len(done.predictions()) == 16
+    with pytest.raises(InputError, match="data: must be a DataFrame"):
+        peftkit.run(tmp_path / "recipe.toml", overrides, data=rows, quiet=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from typing import Any
 
 import pytest
@@ -92,3 +94,33 @@ def test_values_that_peft_replaces_are_rejected(name: str, options: dict[str, An
     for _ in range(2):  # peft warns once
         with pytest.raises(InputError, match=f"method.{words}"):
             apply_method(METHODS[name](**{**METHODS[name].tiny_options, **options}), "llama")
+
+
+WRONG = (
+    *(0, -1, 97, 0.5, -0.5, "", "no_such", "all", True, False, [], [1], [-1], [99999], [0.5], ["no_such"], [[0, 99]]),
+    *({}, {"no_such": 1}, {"no_such": "x"}, {"no_such": [1]}, {"q_proj": -1}, {"q_proj": 0.5}),
+)
+"""Values of every type, of which an option takes some; most do not suit it."""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "t5", "bert"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "adamss"])
+def test_values_of_every_type_train_or_are_errors_that_name_the_option(name: str, architecture: str) -> None:
+    component = METHODS[name]
+    tiny = json.loads(component(**component.tiny_options).model_dump_json(include={"name", *component.tiny_options}))
+    if component(**component.tiny_options).incompatible_with(run_spec(architecture)):
+        return
+    for option, value in itertools.product(component.model_fields.keys() - {"name"}, WRONG):
+        message = option
+        try:
+            method = component.model_validate_json(json.dumps({**tiny, option: value}), strict=True)
+            if method.incompatible_with(run_spec(architecture)):
+                continue
+            model = apply_method(method, architecture)
+            with explain_method_errors(method, "fails in its first pass"):
+                model(**batch(architecture)).loss.backward()
+        except (ValidationError, InputError) as error:
+            message = str(error)
+        assert option in message, (option, value)

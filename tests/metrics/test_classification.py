@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn
 
 from peftkit import Example
 from peftkit.metrics import (
+    F1,
     Accuracy,
     BalancedAccuracy,
     EvaluateMetric,
@@ -131,3 +132,32 @@ def test_matthews_correlation_ranges_from_minus_1_to_1() -> None:
     assert score(MatthewsCorrelation(), "abab", "abab", "ab") == pytest.approx(1.0)
     assert score(MatthewsCorrelation(), "baba", "abab", "ab") == pytest.approx(-1.0)
     assert score(MatthewsCorrelation(), "aaaa", "abab", "ab") == 0.0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from("abx"), st.sampled_from("ab")), min_size=1, max_size=12))
+def test_f1_of_a_label_equals_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    """The prediction x, which is none of the labels, is wrong."""
+    predicted, right = ("".join(column) for column in zip(*pairs, strict=True))
+    for positive in "ab":
+        expected = sklearn.f1_score([*right], [*predicted], labels=[positive], average="micro", zero_division=0)
+        assert score(F1(positive_label=positive), predicted, right, "ab") == pytest.approx(expected)
+    assert score(F1(), predicted, right, "ab") == score(F1(positive_label="b"), predicted, right, "ab")
+
+
+def test_f1_of_counts_is_the_harmonic_mean_of_precision_and_recall() -> None:
+    assert score(F1(), "010011", "011011", "01") == pytest.approx(6 / 7)  # precision 1, recall 3/4
+    assert score(F1(positive_label="0"), "11", "11", "01") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("positive", "candidates", "words"),
+    [
+        (None, "abc", "set positive_label, since there are 3 labels: a, b, c"),
+        (None, "", "set positive_label, since there are 0 labels: nothing"),
+        ("A", "ab", r"positive_label 'A' is none of the labels \(did you mean 'a'\?\): a, b"),
+    ],
+)
+def test_f1_needs_a_positive_label(positive: str | None, candidates: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        score(F1(positive_label=positive), "a", "a", candidates)

@@ -16,8 +16,9 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
-METRICS = [metric for metric in REGISTERED if {"classification", "generation", "token_tagging"} & {*metric.kinds}]
-"""Metrics of texts; those of other kinds, such as numbers, have tests of their own."""
+TEXT_KINDS = {"classification", "generation", "token_tagging"}
+METRICS = [metric for metric in REGISTERED if TEXT_KINDS & {*metric.kinds} and metric.name != "f1"]
+"""Metrics of texts; those of other kinds, such as numbers, have tests of their own, and so has F1 of a label."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
 EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -27,34 +28,39 @@ TEXTS = ("one red fox; two blue cats; three green dogs", "rain fell; snow came; 
 NOISE = ("", "nonsense", "one red fox; one red fox", "right", "to eat; to eat; to go")
 
 LABELS, ALL = ("classification",), ("classification", "multiple_choice", "generation")
+TEXT = ("generation", "chat")
 KINDS = {
     "accuracy": ("classification", "multiple_choice"),
     "answer_leakage": ("generation",),
     "balanced_accuracy": LABELS,
     "bits_per_byte": ("language_modeling",),
-    "bleu": ("generation",),
-    "chrf": ("generation",),
-    "distinct": ("generation",),
+    "bleu": TEXT,
+    "chrf": TEXT,
+    "distinct": TEXT,
     "distractor_assignment": ("generation",),
     "distractor_distinctness": ("generation",),
     "distractor_match": ("generation",),
     "distractor_novelty": ("generation",),
     "entity_f1": ("token_tagging",),
-    "exact_match": ALL,
+    "exact_match": (*ALL, "chat"),
     "exact_set": ("multi_label",),
+    "f1": LABELS,
     "f1_macro": LABELS,
     "mae": ("regression",),
     "matthews_correlation": LABELS,
     "mean_average_precision": ("multi_label",),
+    "mrr": ("embedding",),
     "mse": ("regression",),
     "multi_label_f1": ("multi_label",),
-    "pearson": ("regression",),
+    "ndcg": ("embedding",),
+    "pearson": ("regression", "text_similarity"),
     "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
+    "recall": ("embedding",),
     "recall_macro": LABELS,
-    "rouge": ("generation",),
+    "rouge": TEXT,
     "squad": ("span_qa",),
-    "spearman": ("regression",),
+    "spearman": ("regression", "text_similarity"),
     "teacher_forced_match": ALL,
     "unknown_labels": ("multi_label",),
     "unparsable": ("regression",),
@@ -91,6 +97,7 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
     assert others == {
         **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
         "mean_average_precision": "probabilities",
+        **dict.fromkeys(("mrr", "ndcg", "recall"), "ranking"),
         "teacher_forced_match": "teacher_forced",
     }
 

@@ -95,15 +95,42 @@ def test_special_tokens_without_any_text_between_them_are_an_error() -> None:
     assert "adds the special tokens ['<s>', '</s>'], but encodes no word" in problem
 
 
-@pytest.mark.parametrize("frame", ["bos+eos", "cls+sep"])
-def test_a_pair_has_the_templates_prefix_once_even_if_the_source_contains_it(frame: str) -> None:
-    model = family_for(SequenceClassifier, "byte-level", frame)
-    start = TEMPLATES[frame][0].split()[0]
-    repeated, plain = (
-        model.tokenize_pairs([Example(text, "yes", ("yes", "no"))])[0] for text in (f"{start}is it?", "is it?")
-    )
-    assert repeated["candidates"] == plain["candidates"]
-    assert repeated["segments"] == plain["segments"]
+REPEATED = ("bos", "bos+eos", "cls+sep", "lang+eos", "bos+lang+eos", "lang+bos")
+
+
+def repetitions(frame: str) -> list[str]:
+    """What a text may begin with: each special token of the template's prefix, all of them, and the first one twice."""
+    tokens = TEMPLATES[frame][0].partition("$A")[0].split()
+    return [*tokens, "".join(tokens), tokens[0] * 2, "".join(tokens) + tokens[0]]
+
+
+@pytest.mark.parametrize("frame", REPEATED)
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM, SequenceClassifier])
+def test_a_source_has_the_templates_prefix_once_even_if_it_contains_it(cls: Any, frame: str) -> None:
+    model = family_for(cls, "byte-level", frame)
+    (plain,) = tokenize(model, Example("is it?", "yes"))
+    for start in repetitions(frame):
+        (row,) = tokenize(model, Example(f"{start}is it?", "yes"))
+        assert (start, row["source"], row["candidates"]) == (start, plain["source"], plain["candidates"])
+
+
+@pytest.mark.parametrize("frame", REPEATED)
+@pytest.mark.parametrize("kind", ["choices", "pair", "windows"])
+def test_a_pair_has_the_templates_prefix_once_even_if_the_source_contains_it(kind: str, frame: str) -> None:
+    model = family_for(SequenceClassifier, "byte-level", frame, source=16)
+
+    def encode(text: str) -> Any:
+        if kind == "choices":
+            (row,) = model.tokenize_pairs([Example(text, "yes", ("yes", "no"))])
+            return row["candidates"], row["segments"]
+        if kind == "pair":
+            (row,) = model.tokenize_sources([Example(text, "yes", ("yes", "no"), source_pair=(text, "yes"))])
+            return row["source"], row["segments"]
+        windows = model.tokenize_windows("yes no", text, stride=1)
+        return [(window.ids, window.segments, window.offsets) for window in windows]
+
+    for start in repetitions(frame):
+        assert (start, encode(f"{start}is it?")) == (start, encode("is it?"))
 
 
 @pytest.mark.parametrize(

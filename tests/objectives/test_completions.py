@@ -12,7 +12,7 @@ import torch
 
 from peftkit import Example, RowError
 from peftkit.components import ModelKind
-from peftkit.components.inputs import CandidateScores
+from peftkit.components.inputs import CandidateScores, RunSpec
 from peftkit.components.objective import ObjectiveContext, ObjectiveSettings
 from peftkit.models import BoundObjective
 from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking
@@ -147,3 +147,31 @@ def test_targets_with_unknown_tokens_are_counted_where_texts_are_generated(kind:
         objective = bound(kind, task_kind, "words")
         rows = objective.tokenize(examples, training=False)
         assert objective.component.count_unknown_targets(rows, objective.context) == expected
+
+
+def test_the_join_is_between_source_and_target_of_a_decoder() -> None:
+    tok = tokenizer("byte-level", "none")
+    for join in (" ", "", "\n", " answer: "):
+        objective = bound("decoder", "generation")
+        component = FreeGeneration(join=join)
+        (row,) = component.tokenize(TEXTS[:1], objective.context, training=True)
+        assert tok.decode(row["source"] + row["candidates"][0][:-1]) == f"a bird{join}good"
+        assert tok.decode(row["source"]) == "a bird"
+
+
+def test_everything_may_be_trained_on() -> None:
+    objective = bound("decoder", "generation")
+    component = FreeGeneration(train_on="all")
+    (row,) = component.tokenize(TEXTS[:1], objective.context, training=True)
+    batch = component.collate([row], objective.context)
+    ids = row["source"] + row["candidates"][0]
+    assert batch["labels"].tolist() == [[-100, *ids[1:]]]
+
+
+@pytest.mark.parametrize("options", [{"join": ""}, {"train_on": "all"}])
+def test_options_of_decoders_are_refused_for_encoder_decoders(options: dict[str, Any]) -> None:
+    component = FreeGeneration(**options)
+    (reason,) = component.incompatible_with(RunSpec("encoder-decoder", "generation", False, "no"))
+    assert "an encoder-decoder reads source and target apart" in reason
+    assert component.incompatible_with(RunSpec("decoder", "generation", False, "no")) == []
+    assert FreeGeneration().incompatible_with(RunSpec("encoder-decoder", "generation", False, "no")) == []

@@ -18,6 +18,7 @@ from peftkit.recipe.tables import (
     DeepSpeedConfig,
     EarlyStoppingConfig,
     EvaluateConfig,
+    EvaluationSet,
     ModelConfig,
     RunConfig,
     TrackConfig,
@@ -34,7 +35,16 @@ def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
 def test_every_table_is_strict_frozen_and_documented() -> None:
     config_tables = tables(Recipe)
     train = {TrainConfig, BudgetConfig, CheckpointConfig, EarlyStoppingConfig, DeepSpeedConfig}
-    assert config_tables == {Recipe, RunConfig, ModelConfig, *train, EvaluateConfig, TrackConfig, WandbConfig}
+    assert config_tables == {
+        Recipe,
+        RunConfig,
+        ModelConfig,
+        *train,
+        EvaluateConfig,
+        EvaluationSet,
+        TrackConfig,
+        WandbConfig,
+    }
     for table in config_tables:
         config: dict[str, Any] = dict(table.model_config)
         assert (config["extra"], config["frozen"], config["strict"]) == ("forbid", True, True)
@@ -116,6 +126,14 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "early_stopping": None,
         "fsdp": False,
     },
+    EvaluationSet: {
+        "name": "x",
+        "split": "test",
+        "path": None,
+        "task": {},
+        "examples": None,
+        "at_end_only": False,
+    },
     EvaluateConfig: {
         "every": "10%",
         "at_start": True,
@@ -128,6 +146,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "scoring": "sum",
         "max_new_tokens": 48,
         "num_beams": 1,
+        "set": (),
     },
     TrackConfig: {"to": ("wandb",), "project": "peftkit", "tags": ()},
     WandbConfig: {"mode": "offline"},
@@ -141,6 +160,7 @@ def test_defaults_of_all_keys(valid_recipe: str, folder: Path, registry: Registr
     train = recipe.train
     read: list[BaseModel] = [recipe.run, recipe.evaluate, recipe.track, recipe.track.wandb, train]
     read += [train.budget, train.checkpoint, train.deepspeed, ModelConfig(name="m"), EarlyStoppingConfig(patience=1)]
+    read.append(EvaluationSet(name="x", split="test"))
     for table in read:
         values = {key: value for key, value in table if not isinstance(value, BaseModel)}
         assert values == DEFAULTS[type(table)]

@@ -65,7 +65,7 @@ def load_examples(task: Any) -> None:
 
 
 def _misspelled() -> Any:
-    return TextClassification(path=files("trian.csv", "none.csv", write("test.txt", ROWS)))
+    return TextClassification(path=files("trian.csv", "none.csv", write("test.doc", ROWS)))
 
 
 def _columns() -> Any:
@@ -74,6 +74,13 @@ def _columns() -> Any:
 
 def _one_column() -> Any:
     return TextClassification(path=files("one.csv", write("one.csv", ROWS[::2])), text_column="txt")
+
+
+def _delimiters() -> Any:
+    Path("semicolons.csv").write_text("text;label\nx y;a\n")
+    Path("tabs.csv").write_text("text\tlabel\nx, y, z\ta\n")
+    Path("plain.txt").write_text("text;label\nx;a\n")
+    return TextClassification(path={"train": "semicolons.csv", "dev": "tabs.csv", "test": "plain.txt"})
 
 
 def _prompt() -> Any:
@@ -168,7 +175,7 @@ CASES: list[tuple[Callable[[], Any], list[tuple[str, str]]]] = [
         [
             ("path", "there is no file 'trian.csv' (did you mean 'train.csv'?)"),
             ("path", "there is no file 'none.csv'"),
-            ("path", "'test.txt' has an unsupported extension; allowed: .csv"),
+            ("path", "'test.doc' has an unsupported extension; allowed: .csv"),
         ],
     ),
     (
@@ -184,6 +191,21 @@ CASES: list[tuple[Callable[[], Any], list[tuple[str, str]]]] = [
         [
             ("text_column", "one.csv: there is no column 'txt'"),
             ("label_column", "label: has one label, 'a'; at least 2 are required"),
+        ],
+    ),
+    (
+        _delimiters,
+        [
+            (
+                "path",
+                r"tabs.csv, row 1: has 3 cells, but the header has 1 (line 2); the header 'text\tlabel' has '\t' ",
+            ),
+            ("text_column", "semicolons.csv: there is no column 'text'; columns: text;label; the header 'text;label' "),
+            (
+                "label_column",
+                "semicolons.csv: there is no column 'label'; columns: text;label; the header 'text;label'",
+            ),
+            ("label_column", "plain.txt: there is no column 'label'; columns: text; a .txt file has no columns, so"),
         ],
     ),
     (_prompt, [("prompt", f"{name}.csv, row 1: topic: there is no such field") for name in ("train", "dev")]),

@@ -21,15 +21,23 @@ from peftkit.errors import InputError, MissingFieldsError
 from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Entry, load_registry
 from peftkit.recipe import load_recipe
+from peftkit.tasks.hub_suites.hub_task import HubTask
 from peftkit.testing import check_task
 from tests.evaluate.test_evaluator import bind_input_blind_model
 from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
-TASKS = list(load_registry().all("task").values())
+TASKS = [e for e in load_registry().all("task").values() if not issubclass(e.component, HubTask)]
+"""All but the tasks of suites, which ``hub_suites/test_hub_task.py`` walks over."""
 WITH_CANDIDATES = ("classification", "multiple_choice")
 RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
-MODELS = {"plain_text": "pocket-decoder", "token_tagging": "pocket-encoder"}
+MODELS = {
+    "chat": "pocket-decoder",
+    "plain_text": "pocket-decoder",
+    "text_pairs": "pocket-encoder",
+    "text_similarity": "pocket-encoder",
+    "token_tagging": "pocket-encoder",
+}
 """Models for the tasks that not every kind of model supports."""
 
 
@@ -54,8 +62,13 @@ def options_for(name: str, write: Write) -> list[str]:
     generic = {
         "text_classification": tweets(ROWS),
         "multiple_choice": [{**r, "choices": r["options"]} for r in examinations(ROWS)],
+        "chat": [{"prompt": r["question"], "completion": r["answer"]} for r in examinations(ROWS)],
         "plain_text": [{"text": r["text"]} for r in tweets(ROWS)],
         "text_regression": [{"text": r["text"], "target": i % 7} for i, r in enumerate(tweets(ROWS))],
+        "text_pairs": [{"anchor": r["question"], "positive": r["answer"]} for r in examinations(ROWS)],
+        "text_similarity": [
+            {"sentence1": r["text"], "sentence2": "a sea", "score": i % 7 / 6} for i, r in enumerate(tweets(ROWS))
+        ],
         "text_multi_label": [{"text": r["text"], "labels": ["a", "b"][: i % 3]} for i, r in enumerate(tweets(ROWS))],
         "token_tagging": [{"tokens": r["text"].split(), "ner_tags": tags_of(r["text"])} for r in tweets(ROWS)],
         "span_qa": [span_of(r) for r in examinations(ROWS)],
@@ -112,7 +125,7 @@ def test_every_task_declares_its_kind_metrics_and_options(entry: Entry) -> None:
     assert component.metrics
     registry = load_registry()
     values = [v for name in component.metrics for v in registry.find("metric", name).component().value_names]  # type: ignore[call-arg,attr-defined]
-    assert component.selection_metric in values
+    assert component.selection_metric in [*values, "loss"]
     undocumented = [k for k, text in option_descriptions(component).items() if k != "name" and not text]
     assert not undocumented
     if entry.name in ("tweet_eval", "ag_news", "commonsense_qa", "race", "race_distractors"):
@@ -139,7 +152,9 @@ ANSWERS = {
     "text_generation": ["target"],
     "span_qa": ["answers"],
     "text_multi_label": ["labels"],
+    "text_pairs": ["positive"],
     "text_regression": ["target"],
+    "text_similarity": ["score"],
     "token_tagging": ["ner_tags"],
     "distractor_generation": ["distractors"],
 }
@@ -182,7 +197,9 @@ def test_race_distractors_takes_the_answer_as_a_label_or_a_text(write: Write, tm
         task.to_prompt({**written, "answer": row["answer"]})
 
 
-GROUPED = {"race", "race_distractors", "span_qa", "wordnet_mcq"}
+GROUPED = {"race", "race_distractors", "span_qa", "text_pairs", "wordnet_mcq"}
+CONTEXTS = {"span_qa": "context", "text_pairs": "anchor"}
+"""Columns whose equal texts make a group; articles in RACE."""
 
 
 @pytest.mark.parametrize("entry", TASKS, ids=lambda e: e.name)
@@ -197,13 +214,14 @@ def test_rows_that_share_a_context_are_a_group(entry: Entry, write: Write, tmp_p
         assert all(shared[group] in (1, 2, 3, 4, 5) for group in groups)
         assert all(group == ", ".join(sorted(row["choices"])) for group, row in zip(groups, rows, strict=True))
     else:
-        assert groups == [row["context" if entry.name == "span_qa" else "article"] for row in rows]
+        assert groups == [row[CONTEXTS.get(entry.name, "article")] for row in rows]
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if name.startswith(("text_", "multiple", "distractor_"))])
 def test_group_column_sets_the_groups(name: str, write: Write, tmp_path: Path) -> None:
     file = tmp_path / "y.toml"
-    file.write_text('[model]\nname = "pocket-t5"\n[method]\nname = "full"\n', encoding="utf-8")
+    model = MODELS.get(name, "pocket-t5")
+    file.write_text(f'[model]\nname = "{model}"\n[method]\nname = "full"\n', encoding="utf-8")
     options = options_for(name, write)
     folder = tmp_path / "data"
     for path in folder.iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,17 @@ from peftkit.plugins import load_registry
 from peftkit.testing import check_objective, check_registered, check_task
 from peftkit.testing.run_checks import Colours
 from tests.regression_plugin import BrightnessHead, Shades
-from tests.tiny_runs import ColourChoice, ColourDocument, ColourNumber, ColourSet, ColourSpans, ColourTags, ColourText
+from tests.tiny_runs import (
+    CHAT_TEMPLATE,
+    ColourChat,
+    ColourChoice,
+    ColourDocument,
+    ColourNumber,
+    ColourSet,
+    ColourSpans,
+    ColourTags,
+    ColourText,
+)
 
 BUILT_IN = [entry.component for entry in load_registry("").all("objective").values()]
 TASKS: Mapping[str, Task] = {
@@ -24,12 +35,16 @@ TASKS: Mapping[str, Task] = {
     "multi_label": ColourSet(),
     "token_tagging": ColourTags(),
     "span_qa": ColourSpans(),
+    "chat": ColourChat(),
 }
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"chat": {"chat_template": CHAT_TEMPLATE}}
+"""Options of the objectives that need some."""
 
 
 @pytest.mark.parametrize("objective", BUILT_IN, ids=lambda each: each.__name__)
 def test_built_in_objectives_conform(objective: type[Objective], tmp_path: Path) -> None:
-    check_objective(objective(), TASKS[objective.task_kind], tmp_path, runs=False)  # type: ignore[call-arg]
+    configured = objective(**OPTIONS.get(objective.task_kind, {}))
+    check_objective(configured, TASKS[objective.task_kind], tmp_path, runs=False)
 
 
 def test_an_objective_of_a_plugin_conforms(regression_plugin: Path, tmp_path: Path) -> None:

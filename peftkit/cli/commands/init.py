@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from peftkit.analysis.recipe_draft import Draft, TaskCandidate
     from peftkit.plugins import Registry
 
-DEFAULT_MODEL = "pocket-t5"
 SCHEMA_FILE = "recipe.schema.json"
 
 
@@ -36,7 +35,7 @@ class InitCommand(SubCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("data", metavar="DATA", help="A file, a folder with a file per split, or a hub dataset.")
-        parser.add_argument("--model", help=f"Model on the hub, or a folder. [default: {DEFAULT_MODEL}]")
+        parser.add_argument("--model", help="Model on the hub, or a folder. [default: a built-in one for the task]")
         parser.add_argument("--within", metavar="TIME", help="Time for the whole comparison, such as 20min or 2h.")
         parser.add_argument("--name", help="Name of the recipe. [default: the name of DATA]")
         parser.add_argument(
@@ -45,7 +44,7 @@ class InitCommand(SubCommand):
         parser.add_argument("-y", "--yes", action="store_true", help="Ask nothing, and take what fits best.")
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.analysis.recipe_draft import default_name, find_candidates
+        from peftkit.analysis.recipe_draft import complete_candidate, default_name, find_candidates, model_for
         from peftkit.recipe.json_schema import recipe_schema
 
         registry = plugins.load_registry()
@@ -60,8 +59,10 @@ class InitCommand(SubCommand):
         candidates = find_candidates(args.data, registry)
         ask = not args.yes and not args.json and sys.stdin.isatty()
         chosen = _choose_task(candidates) if ask else candidates[0]
-        model = args.model or (_ask("Model", DEFAULT_MODEL) if ask else DEFAULT_MODEL)
+        default = model_for(chosen.kind, registry)
+        model = args.model or (_ask("Model", default) if ask else default)
         within = args.within or (_ask("Time for the comparison, such as 20min; empty for no limit", "") if ask else "")
+        chosen = complete_candidate(chosen, registry)
         draft = _draft(name, model, chosen, registry)
         _write(folder / SCHEMA_FILE, json.dumps(recipe_schema(registry), indent=2) + "\n")
         for path, text in zip(paths, (draft.recipe, draft.sweep), strict=True):
@@ -118,7 +119,7 @@ def _measure_lengths(text: str, registry: Registry) -> dict[str, int]:
     from peftkit.analysis.recipe_draft import round_length
     from peftkit.analysis.task_preview import preview_task  # imports transformers
 
-    splits = preview_task(recipe, "train", 1)["splits"].values()
+    splits = preview_task(recipe, "train", 1, reports=False)["splits"].values()
     longest = {side: max(split["lengths"][side]["longest"] for split in splits) for side in ("source", "target")}
     return {f"max_{side}_length": round_length(tokens) for side, tokens in longest.items() if tokens}
 

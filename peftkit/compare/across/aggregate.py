@@ -54,6 +54,8 @@ class TaskPosterior:
     """-1 if lower values of the metric are better, otherwise 1."""
     seeds_only_because: str = ""
     """Why intervals cover the variance of seeds only; empty if they cover test examples too."""
+    split: str = "test"
+    """The split of the scores: test, or an evaluation set."""
 
     @property
     def title(self) -> str:
@@ -106,6 +108,8 @@ class TaskSummary:
     """Why it has no normalised scores and counts for ranks and improvements only; empty if it has them."""
     width: float | None
     """The width of the best method's 95 % interval, in normalised scores."""
+    split: str = "test"
+    """The split of the scores: test, or an evaluation set."""
 
     @property
     def title(self) -> str:
@@ -269,6 +273,7 @@ def _place(part: TaskPosterior, draws: Array, scores: Array | None) -> TaskSumma
         top=part.sign * float(draws[:, best].mean()),
         unscaled="" if scores is not None else part.no_scale_because or "no other task has a constant answer",
         width=width,
+        split=part.split,
     )
 
 

@@ -120,6 +120,7 @@ def task_posterior(group: RunGroup, metric: str | None = None) -> TaskPosterior:
         constant_score=None if constant is None else sign * constant,
         no_scale_because=unscaled,
         sign=sign,
+        split=group.test_split,
         seeds_only_because="" if scored.num_examples else scored.why_unavailable,
     )
 

@@ -97,7 +97,12 @@ def _data(run: LoadedRun) -> Mapping[str, Any]:
     train, run_table = run.recipe.get("train", {}), run.recipe.get("run", {})
     lengths = {f"train.{key}": train.get(key) for key in ("max_source_length", "max_target_length")}
     sample = {f"run.{key}": run_table.get(key) for key in ("resample_train", "subset_fraction")}
-    rows = {key: run.summary.get(key, {}) for key in ("rows", "rows_digests")}
+    sets = run.summary.get("evaluation_sets", ())  # their rows matter only where runs are compared by them
+    left_out = [name for name in sets if name != run.test_split]
+    rows = {
+        key: {split: value for split, value in run.summary.get(key, {}).items() if split not in left_out}
+        for key in ("rows", "rows_digests")
+    }
     values = flatten({"task": run.recipe.get("task", {}), **rows}) | lengths | sample
     if run.training_sample != FIXED_SAMPLE and "rows_digests.train" in values:  # each seed has another sample
         values[f"rows_digests.train of seed {run.seed}"] = values.pop("rows_digests.train")

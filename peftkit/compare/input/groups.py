@@ -39,6 +39,11 @@ class RunGroup:
     remarks: tuple[str, ...] = ()
     """Caveats of every conclusion from these runs, such as a fixed training sample."""
 
+    @property
+    def test_split(self) -> str:
+        """The split that stands for test (see ``LoadedRun``)."""
+        return next((run.test_split for runs in self.runs.values() for run in runs.values()), "test")
+
 
 def group_runs(runs: Iterable[LoadedRun], pool: Sequence[str] = ()) -> list[RunGroup]:
     """Group runs by task and model.

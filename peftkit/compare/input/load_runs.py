@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from peftkit.compare.input.fairness import FIXED_SAMPLE
-from peftkit.errors import InputError, comma_separated
+from peftkit.errors import InputError, comma_separated, did_you_mean
 from peftkit.run_directory import RunDirectory
 
 
@@ -26,6 +26,8 @@ class LoadedRun:
     environment: Mapping[str, Any]
     tuning: Mapping[str, Any] | None = None
     """The sweep's ``tuning.json``; None if the run's settings were not tuned."""
+    test_split: str = "test"
+    """The split that stands for test: an evaluation set where runs are compared by it."""
 
     @property
     def imported_from(self) -> str:
@@ -50,8 +52,39 @@ class LoadedRun:
 
     @property
     def task_and_model(self) -> tuple[str, str]:
-        """The task and the model; only runs that share both are compared."""
-        return self.summary["task"], self.summary["model"]
+        """The task, with its subset if it has any, and the model; only runs that share both are compared."""
+        subset = self.recipe.get("task", {}).get("subset")
+        return "/".join(filter(None, (self.summary["task"], subset))), self.summary["model"]
+
+
+def compare_by_set(run: LoadedRun, name: str) -> LoadedRun:
+    """Return a run whose scores on an evaluation set stand for those on test.
+
+    Args:
+        run: The run.
+        name: The name of the set.
+
+    Raises:
+        InputError: The run was not evaluated on such a set.
+    """
+    known = run.summary.get("evaluation_sets", [])
+    if name not in known:
+        has = f"it has {comma_separated(known)}" if known else "it has none"
+        raise InputError(f"{run.path}: has no evaluation set {name!r}{did_you_mean(name, known)}; {has}")
+
+    def by_set(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {**row, "test": row.get(name)}
+
+    selected = by_set(run.summary["selected"])
+    baselines = {key: by_set(values) for key, values in run.summary.get("baselines", {}).items()}
+    evaluated = {key: by_set(values) for key, values in run.summary.get("rows_evaluated", {}).items()}
+    evaluations = [by_set(row) for row in run.evaluations]
+    if not any(row["test"] for row in evaluations):  # evaluated at the end only: the score since the selected step
+        later = [row for row in evaluations if row["step"] >= selected["step"]]
+        for row in later:
+            row["test"] = selected["test"]
+    summary = {**run.summary, "selected": selected, "baselines": baselines, "rows_evaluated": evaluated}
+    return replace(run, summary=summary, evaluations=evaluations, test_split=name)
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[LoadedRun], list[str]]:

@@ -66,10 +66,9 @@ def notes(aggregate: AcrossTasks) -> list[str]:
     """Format the notes below the table."""
     metrics: dict[str, list[TaskSummary]] = defaultdict(list)
     for place in aggregate.places:
-        metrics[place.metric].append(place)
+        metrics[f"{place.split} {place.metric}"].append(place)
     lines = [
-        f"test {metric} of the checkpoint selected on dev: {describe_tasks(places)}"
-        for metric, places in metrics.items()
+        f"{metric} of the checkpoint selected on dev: {describe_tasks(places)}" for metric, places in metrics.items()
     ]
     if aggregate.decided_by == BY_SCORE:
         lines += [

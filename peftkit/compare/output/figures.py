@@ -133,7 +133,8 @@ def draw_run(curve: RunCurve, by: str, title: str) -> Any:
         figure, panel = _subplots(figsize=(6, 3.6))
         for index, (split, points) in enumerate(curve.lines.items()):
             costs, scores = zip(*points, strict=True)
-            panel.plot(costs, scores, color=COLOURS[index], marker=MARKERS[index], markersize=3, label=split)
+            look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+            panel.plot(costs, scores, markersize=3, label=split, **look)
         panel.set(xlabel=NAMES.get(by, by), ylabel=curve.metric)
         _draw_levels(panel, curve.baselines)
         figure.legend(loc="outside right center", fontsize=8)
@@ -292,7 +293,9 @@ def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str],
             panel.plot(grid, values.mean(0), marker=marker, markersize=3, label=label, **look)
             if len(values) > 1:
                 panel.fill_between(grid, values.min(0), values.max(0), alpha=0.12, color=look["color"], linewidth=0)
-        panel.set(title=split, xlabel=NAMES.get(axis, axis), ylabel=comparison.metric)
+        panel.set(
+            title=group.test_split if split == "test" else split, xlabel=NAMES.get(axis, axis), ylabel=comparison.metric
+        )
         _draw_baselines(panel, group, comparison.metric, split)
     handles, labels = panels[0][-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
@@ -358,7 +361,8 @@ def _draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
         panel.errorbar(row.cost_to_best, row.score, _error_bars(row), alpha=0.5, **look)
         panel.annotate(row.method, (row.cost_to_best, row.score), xytext=(4, 2), textcoords="offset points", fontsize=6)
     panel.set(
-        xlabel=f"{NAMES.get(comparison.by, comparison.by)} to the best checkpoint", ylabel=f"test {comparison.metric}"
+        xlabel=f"{NAMES.get(comparison.by, comparison.by)} to the best checkpoint",
+        ylabel=f"{comparison.test_split} {comparison.metric}",
     )
     _draw_baselines(panel, group, comparison.metric, "test")
     return figure

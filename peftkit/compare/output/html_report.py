@@ -75,10 +75,12 @@ def render_report(
     assets = files("peftkit") / "assets" / "report"
     methods = len({label for group in groups for label in group.runs})
     tasks = len({group.task for group in groups})
+    split = groups[0].test_split
+    scores = "Test scores" if split == "test" else f"Scores on {html.escape(split)}"
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
-        lead=f"{len(runs)} runs of {methods} methods, {tasks} {'task' if tasks == 1 else 'tasks'}. Test scores of the "
-        "checkpoint selected on dev; costs of training only.",
+        lead=f"{len(runs)} runs of {methods} methods, {tasks} {'task' if tasks == 1 else 'tasks'}. "
+        f"{scores} of the checkpoint selected on dev; costs of training only.",
         verdicts="\n".join(_verdict(number, comparison) for number, comparison in enumerate(comparisons)),
         verified="" if verified is None else _verified(groups, verified),
         tables="\n".join(
@@ -189,7 +191,7 @@ def _curves(run: LoadedRun, axes: Sequence[str]) -> dict[str, Any]:
 
 def _examples(run: LoadedRun) -> list[dict[str, Any]]:
     with suppress(InputError):
-        rows = RunDirectory(run.path).predictions("test")[:EXAMPLES]
+        rows = RunDirectory(run.path).predictions(run.test_split)[:EXAMPLES]
         keys = ("index", "source", "target", "prediction")
         return [{key: row.get(key, "") for key in keys} for row in rows]
     return []
@@ -225,7 +227,8 @@ def _verdict(number: int, comparison: Comparison) -> str:
 
 def _tables(number: int, group: RunGroup, comparison: Comparison) -> str:
     """The table of a comparison, and its tuning trials."""
-    caption = f"{comparison.task} with {comparison.model}: test {comparison.metric}; cost in {comparison.by}"
+    score = f"{comparison.test_split} {comparison.metric}"
+    caption = f"{comparison.task} with {comparison.model}: {score}; cost in {comparison.by}"
     tables = _table(caption, table_rows(comparison, wide=True), notes(comparison, wide=True))
     curves = regret_curves(group)
     if curves:

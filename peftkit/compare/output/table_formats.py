@@ -91,7 +91,8 @@ def render_pages(pages: Sequence[Page], form: str, name: str) -> bytes:
 
 
 def _title(comparison: Comparison) -> str:
-    return f"{comparison.task} with {comparison.model}: test {comparison.metric} of the checkpoint selected on dev"
+    score = f"{comparison.test_split} {comparison.metric}"
+    return f"{comparison.task} with {comparison.model}: {score} of the checkpoint selected on dev"
 
 
 def table_rows(comparison: Comparison, *, wide: bool = False) -> list[TableRow]:
@@ -119,6 +120,8 @@ def table_rows(comparison: Comparison, *, wide: bool = False) -> list[TableRow]:
         }
         for share in comparison.shares:
             columns[f"to {share:.4g} of {comparison.baseline}"] = lambda row, share=share: _reached(row, share)  # type: ignore[misc]
+        for name in dict.fromkeys(name for line in comparison.lines for name in line.sets):
+            columns[f"on {name}"] = lambda row, name=name: _format_number(row.sets.get(name), 1, ".4f", "")  # type: ignore[misc]
         columns |= {
             "P(front)": lambda row: "" if row.pareto_probability is None else format_percent(row.pareto_probability),
             "area": _area,
@@ -257,6 +260,7 @@ def flat_records(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             "task": comparison.task,
             "model": comparison.model,
             "metric": comparison.metric,
+            "split": comparison.test_split,
             "by": comparison.by,
         }
         use = comparison.verdict.use.method if comparison.verdict.use else None
@@ -272,6 +276,7 @@ def flat_records(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             intervals: Mapping[float, tuple[float, float] | None] = record.pop("cost_to_share_interval")
             for index, end in enumerate(("low", "high")):
                 record[f"cost_to_share_{end}"] = {share: each and each[index] for share, each in intervals.items()}
+            record |= {f"set_{name}": score for name, score in record.pop("sets").items()}
             for key in ("cost_to_share", "cost_to_share_low", "cost_to_share_high", "never", "reach_probability"):
                 by_share: Mapping[float, Any] = record.pop(key)
                 record |= {f"{key}_{share:g}": value for share, value in by_share.items()}

@@ -38,6 +38,8 @@ def notes(comparison: Comparison, *, wide: bool = False) -> list[str]:
         )
     if comparison.baseline and wide:
         lines.append(f"to a share: the cost to reach that share of the score of {comparison.baseline}")
+    if names := dict.fromkeys(name for row in comparison.lines for name in row.sets if name != comparison.test_split):
+        lines.append(f"evaluation sets: {', '.join(names)}; to compare by one of them: --eval-set {next(iter(names))}")
     if any(row.pareto for row in comparison.lines):
         lines.append("*: on the Pareto front of score and cost")
     lines += [
@@ -71,7 +73,7 @@ def _score_notes(comparison: Comparison, several: bool) -> Iterator[str]:
         )
     if comparison.examples:
         seeds = ", and seeds where there are several" if several else ""
-        yield f"95 % interval: over {comparison.examples:,} test examples{seeds}"
+        yield f"95 % interval: over {comparison.examples:,} {comparison.test_split} examples{seeds}"
     else:
         yield f"95 % interval: over seeds only, since {comparison.seeds_alone}"
 

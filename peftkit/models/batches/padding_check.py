@@ -10,29 +10,31 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 log = logging.getLogger(__name__)
-_IGNORES_PADDING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""The result for each model that has been tested."""
+_IGNORES_PADDING: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+"""The results for each model that has been tested, by the pass."""
 
 
-def ignores_padding(model: nn.Module, differs: Callable[[], bool | None]) -> bool:
-    """Whether a model's output for a text is the same with padding; tested once per model.
+def ignores_padding(model: nn.Module, differs: Callable[[], bool | None], *, passes: str = "scores") -> bool:
+    """Whether a model's output for a text is the same with padding; tested once per model and pass.
 
     Some models have no attention mask (FNet), or lose it in generation (GPT in transformers 4).
 
     Args:
         model: the model.
         differs: compares outputs with and without padding; returns None if no text of the batch is padded.
+        passes: which passes are tested, as decoders are padded on the left in generation.
     """
-    if model not in _IGNORES_PADDING:
+    results = _IGNORES_PADDING.setdefault(model, {})
+    if passes not in results:
         if (different := differs()) is None:
             return True
-        _IGNORES_PADDING[model] = not different
+        results[passes] = not different
         if different:
             log.warning(
                 "padding changes the output of %s: only texts of the same length are evaluated together",
                 type(model).__name__,
             )
-    return _IGNORES_PADDING[model]
+    return results[passes]
 
 
 def group_equal_lengths(texts: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 
@@ -24,8 +25,8 @@ OTHER_FRAMEWORKS = (".h5", ".msgpack", ".onnx", ".ot")
 TOKENIZER = ("tokenizer", "vocab", "spiece", "sentencepiece", "source.spm", "merges", "bpe", "tekken", "special_tokens")
 """Prefixes of the names of tokenizer files."""
 LFS_POINTER = b"version https://git-lfs"
-INTEGER_DTYPES = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
-"""Integer dtypes of the safetensors format."""
+QUANTIZED_DTYPES = ("I", "U", "BOOL", "F4", "F6", "F8")
+"""Prefixes of the dtypes of the safetensors format that hold no weights as such."""
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format."""
 
@@ -108,7 +109,7 @@ def _find_problems(folder: Path, *, complete: bool) -> Iterator[str]:
     for file in files:
         yield from _find_safetensors_problem(file)
         if not quantized:
-            yield from _find_integer_weights(file)
+            yield from _find_quantized_weights(file)
 
 
 def _find_file_problem(file: Path) -> Iterator[str]:
@@ -154,18 +155,17 @@ def _find_safetensors_problem(file: Path) -> Iterator[str]:
         yield f"{file.name} has no tensors; {_download_again(file)}"
 
 
-def _find_integer_weights(file: Path) -> Iterator[str]:
-    """Yield a problem if weights are integers: transformers would use these as the weights themselves."""
+def _find_quantized_weights(file: Path) -> Iterator[str]:
+    """Yield a problem if weights are integers or 8-bit floats: transformers would use these as the weights."""
     with safe_open(file, "pt") as stored:
-        integers = [
-            key
-            for key in stored.keys()  # noqa: SIM118 - no mapping
-            if key.endswith(".weight") and stored.get_slice(key).get_dtype() in INTEGER_DTYPES
-        ]
-    if integers:
+        dtypes = {key: stored.get_slice(key).get_dtype() for key in stored.keys() if key.endswith(".weight")}  # noqa: SIM118
+    quantized = [key for key, dtype in dtypes.items() if dtype.startswith(QUANTIZED_DTYPES)]
+    if quantized:
+        kind = dtypes[quantized[0]]
+        numbers = f"{kind} numbers" if kind.startswith("F") else "integers"
         yield (
-            f"{file.name} was saved quantized: it has integers for {len(integers)} weights, such as {integers[0]!r}, "
-            f"but {CONFIG} has no quantization_config; use the original checkpoint"
+            f"{file.name} was saved quantized: it has {numbers} for {len(quantized)} weights, such as "
+            f"{quantized[0]!r}, but {CONFIG} has no quantization_config; use the original checkpoint"
         )
 
 
@@ -278,6 +278,34 @@ def read_json(file: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_model_file(path: str, revision: str | None, name: str) -> Any:
+    """Read a JSON file of a model; a hub model's file is downloaded if it is not in the cache.
+
+    Args:
+        path: a local folder, or the name of a model on the hub.
+        revision: the revision of a hub model.
+        name: the name of the file, such as ``1_Pooling/config.json``.
+
+    Returns:
+        The content; None if the model has no such file.
+
+    Raises:
+        ModelError: the file is not valid JSON.
+    """
+    file = Path(path) / name
+    if not Path(path).is_dir():
+        try:
+            file = Path(hf_hub_download(path, name, revision=revision))
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return None
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name} of the model {path!r} is not valid JSON ({summarize_error(error)})") from error
 
 
 def weight_map(index: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from peftkit.recipe.resolve import is_local_model
 from peftkit.run_directory import RunDirectory
 
 Revisions = Mapping[str, str]
-"""The commits of ``model`` and ``data``, as far as they are on a hub and known."""
+"""The commits of ``model``, ``data`` and each ``set NAME``, as far as they are on a hub and known."""
 
 
 def resolve_revisions(recipe: Recipe, resumed: Path | None = None) -> Revisions:
@@ -25,9 +25,11 @@ def resolve_revisions(recipe: Recipe, resumed: Path | None = None) -> Revisions:
     if resumed is not None and (recorded := recorded_revisions(resumed)) is not None:
         return recorded
     name = recipe.model.name
+    of_sets = {_set_key(each.name): each.task.resolve_revision() for each in recipe.evaluation_tasks}
     commits = {
         "model": None if is_local_model(name) else resolve_commit("model", name, recipe.model.revision),
         "data": recipe.task.resolve_revision(),
+        **of_sets,
     }
     return {key: commit for key, commit in commits.items() if commit}
 
@@ -53,4 +55,17 @@ def pin_revisions(recipe: Recipe, revisions: Revisions) -> Recipe:
         update["model"] = recipe.model.model_copy(update={"revision": commit})
     if commit := revisions.get("data"):
         update["task"] = recipe.task.at_revision(commit)
+    sets = tuple(
+        each.model_copy(update={"task": {**each.task, "revision": commit}})
+        if (commit := revisions.get(_set_key(each.name)))
+        else each
+        for each in recipe.evaluate.set
+    )
+    if sets != recipe.evaluate.set:
+        update["evaluate"] = recipe.evaluate.model_copy(update={"set": sets})
     return recipe.model_copy(update=update)
+
+
+def _set_key(name: str) -> str:
+    """Return the key of the commit of an evaluation set's data."""
+    return f"set {name}"

@@ -29,14 +29,14 @@ class ManyEnded(StoppingCriteria):
     So a division never costs more than what has been computed in vain.
 
     Args:
-        eos_id: the id that ends a text.
+        stop_ids: the ids that end a text.
         start: the position of the first generated token.
         max_new_tokens: the largest number of generated tokens.
         encoder_length: the length of the sources, if an encoder reads them.
     """
 
-    def __init__(self, eos_id: int, start: int, max_new_tokens: int, encoder_length: int = 0) -> None:
-        self.eos_id, self.start, self.last = eos_id, start, start + max_new_tokens - MIN_STEPS
+    def __init__(self, stop_ids: Sequence[int], start: int, max_new_tokens: int, encoder_length: int = 0) -> None:
+        self.stop_ids, self.start, self.last = [*stop_ids], start, start + max_new_tokens - MIN_STEPS
         self.encoder_length, self.in_vain = encoder_length, 0
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
@@ -51,7 +51,8 @@ class ManyEnded(StoppingCriteria):
             Whether each row stops, of shape (rows,); all of them do at the same time.
         """
         rows, length = input_ids.shape
-        ended = int((input_ids[:, self.start :] == self.eos_id).any(1).sum())
+        stop_ids = torch.tensor(self.stop_ids, device=input_ids.device)
+        ended = int(torch.isin(input_ids[:, self.start :], stop_ids).any(1).sum())
         again = (rows - ended) * (length + self.encoder_length) + PASS_TOKENS
         stops = self.in_vain >= again and length <= self.last
         self.in_vain += ended
@@ -68,20 +69,20 @@ def can_divide(model: nn.Module, options: Mapping[str, Any]) -> bool:
     return options.keys() <= GREEDY_OPTIONS and options.get("num_beams", 1) == 1 and base_for_cache(model) is model
 
 
-def search(continue_rows: Continue, rows: int, eos_id: int, options: Mapping[str, Any]) -> list[list[int]]:
+def search(continue_rows: Continue, rows: int, stop_ids: Sequence[int], options: Mapping[str, Any]) -> list[list[int]]:
     """Generate ids for each row; rows that have not ended may continue by themselves.
 
     Args:
         continue_rows: generates ids that continue rows.
         rows: the number of rows.
-        eos_id: the id that ends a text.
+        stop_ids: the ids that end a text.
         options: arguments of ``generate``, with ``max_new_tokens``.
 
     Returns:
-        The generated ids of each row; those after ``eos_id`` have no meaning.
+        The generated ids of each row; those after a stop id have no meaning.
     """
     generated: list[list[int]] = [[] for _ in range(rows)]
-    active = list(range(rows))
+    active, ends = list(range(rows)), {*stop_ids}
     while active and (left := options["max_new_tokens"] - len(generated[active[0]])) > 0:
         so_far = [generated[i] for i in active]
         new = continue_rows(active, so_far, {**options, "max_new_tokens": left}, len(active) >= MIN_ROWS)
@@ -89,5 +90,5 @@ def search(continue_rows: Continue, rows: int, eos_id: int, options: Mapping[str
             break
         for i, ids in zip(active, new, strict=True):
             generated[i] = [*generated[i], *ids]
-        active = [i for i in active if eos_id not in generated[i]]
+        active = [i for i in active if not ends.intersection(generated[i])]
     return generated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -77,6 +78,20 @@ def set_labels(config: Any, labels: Collection[str], outputs: int, problem_type:
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
+
+
+def without_pooler(auto_class: Any, config: Any) -> dict[str, bool]:
+    """Return the option with which a model is built without a pooler, which is of no use without a head.
+
+    Args:
+        auto_class: the class of transformers that builds models without a head.
+        config: the model's config.
+    """
+    model_class = auto_class._model_mapping.get(type(config), None)
+    classes = model_class if isinstance(model_class, tuple) else (model_class,)
+    option = "add_pooling_layer"
+    has_option = all(each is not None and option in inspect.signature(each.__init__).parameters for each in classes)
+    return {option: False} if has_option else {}
 
 
 def load_with_head(

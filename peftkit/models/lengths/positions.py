@@ -14,6 +14,7 @@ from torch import nn
 
 from peftkit.components import ModelKind, Side
 from peftkit.errors import Problem, RecipeError
+from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
 from peftkit.models.text_encoding import side_config
 from peftkit.recipe import Recipe
 
@@ -51,11 +52,15 @@ class Lengths:
         source: maximum length of sources.
         target: maximum length of targets.
         padded: maximum padded length of each side.
+        source_remedy: what to do about longer sources.
+        target_remedy: what to do about longer targets.
     """
 
     source: int
     target: int
     padded: Positions
+    source_remedy: str = LONGER_SOURCES
+    target_remedy: str = LONGER_TARGETS
 
 
 def count_positions(config: Any, kind: ModelKind, auto_class: str, **options: Any) -> Positions:
@@ -122,7 +127,33 @@ def fit_lengths(recipe: Recipe, kind: ModelKind, positions: Positions, *, genera
             key = ("evaluate.max_new_tokens", new)
             raise _no_room_error(recipe, key, positions.decoder, virtual_decoder)
         target = min(target, decoder)
-    return Lengths(source, target, Positions(encoder, decoder))
+    return Lengths(
+        source,
+        target,
+        Positions(encoder, decoder),
+        LONGER_SOURCES if source == train.max_source_length else _shorter(recipe, kind, positions, longest),
+        LONGER_TARGETS if target == train.max_target_length else _shorter(recipe, kind, positions, None),
+    )
+
+
+def _shorter(recipe: Recipe, kind: ModelKind, positions: Positions, reserved: tuple[str, int] | None) -> str:
+    """Return what to do about texts that are limited by the model's positions, some of which may be reserved.
+
+    Args:
+        recipe: the recipe.
+        kind: the model's architecture.
+        positions: the model's positions.
+        reserved: in a decoder, the key and the number of tokens after the source; None for targets.
+    """
+    side: Side = "encoder" if kind != "decoder" and reserved is not None else "decoder"
+    number, virtual = getattr(positions, side), recipe.method.virtual_tokens(kind).get(side, 0)
+    uses = [f"{recipe.method.name!r} uses {virtual} for virtual tokens"] if virtual else []
+    lower = ""
+    if kind == "decoder" and reserved is not None:
+        uses.append(f"{reserved[0]} reserves {reserved[1]}")
+        lower = f"lower {reserved[0]}, "
+    of_which = f", of which {' and '.join(uses)}" if uses else ""
+    return f"the model has only {number} positions{of_which}; {lower}shorten the text, or use a model with more"
 
 
 def _no_room_error(

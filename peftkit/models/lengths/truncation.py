@@ -13,16 +13,20 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example
 from peftkit.errors import RowError
+from peftkit.models.lengths import LONGER_SOURCES
 from peftkit.models.text_encoding import SpecialTokens
 
 
-def truncate_context(example: Example, max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
+def truncate_context(
+    example: Example, max_tokens: int, tokenizer: PreTrainedTokenizerBase, remedy: str = LONGER_SOURCES
+) -> str:
     """Truncate the context of an example's source at its end until the source fits.
 
     Args:
         example: an example with a ``truncatable_span``.
         max_tokens: maximum number of tokens of the source, including special tokens.
         tokenizer: the model's tokenizer.
+        remedy: what to do about a source that is too long.
 
     Returns:
         The text of the source.
@@ -39,39 +43,45 @@ def truncate_context(example: Example, max_tokens: int, tokenizer: PreTrainedTok
             raise RowError(
                 "source",
                 f"the part of it that must not be truncated exceeds the limit of {max_tokens} tokens by {excess}; "
-                "raise train.max_source_length",
+                f"{remedy}",
             )
         cut = token_starts[-min(excess, len(token_starts))]
         text, end = text[:cut].rstrip() + text[end:], max(start, len(text[:cut].rstrip()))
     return text
 
 
-def truncate_end(ids: list[int], max_tokens: int, special_tokens: SpecialTokens) -> list[int]:
+def truncate_end(
+    ids: list[int], max_tokens: int, special_tokens: SpecialTokens, remedy: str = LONGER_SOURCES
+) -> list[int]:
     """Truncate a source at its end, keeping the special tokens of the template.
 
     Args:
         ids: token ids of the source, including special tokens.
         max_tokens: maximum number of tokens.
         special_tokens: the special tokens of the template.
+        remedy: what to do if there is no room.
 
     Raises:
         RowError: the template leaves no room for any token of the source.
     """
     prefix_length, suffix_length = len(special_tokens.prefix), len(special_tokens.suffix)
     if max_tokens <= prefix_length + suffix_length < len(ids):
-        raise _no_room_error(max_tokens)
+        raise _no_room_error(max_tokens, remedy)
     if len(ids) <= max_tokens:
         return ids
     return [*ids[: max_tokens - suffix_length], *ids[len(ids) - suffix_length :]]
 
 
-def truncate_start(ids: list[int], max_tokens: int, special_tokens: SpecialTokens) -> list[int]:
+def truncate_start(
+    ids: list[int], max_tokens: int, special_tokens: SpecialTokens, remedy: str = LONGER_SOURCES
+) -> list[int]:
     """Truncate a decoder's prompt at its start, keeping the prefix of the template; the target follows its end.
 
     Args:
         ids: token ids of the prompt, including the prefix.
         max_tokens: maximum number of tokens.
         special_tokens: the special tokens of the template.
+        remedy: what to do if there is no room.
 
     Raises:
         RowError: the prefix leaves no room for any other token of the prompt.
@@ -80,11 +90,13 @@ def truncate_start(ids: list[int], max_tokens: int, special_tokens: SpecialToken
         return ids
     prefix_length = len(special_tokens.prefix)
     if max_tokens <= prefix_length:
-        raise _no_room_error(max_tokens)
+        raise _no_room_error(max_tokens, remedy)
     return [*ids[:prefix_length], *ids[len(ids) - max_tokens + prefix_length :]]
 
 
-def truncate_pairs(source: str, choices: list[str], max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> Any:
+def truncate_pairs(
+    source: str, choices: list[str], max_tokens: int, tokenizer: PreTrainedTokenizerBase, remedy: str = LONGER_SOURCES
+) -> Any:
     """Tokenize pairs of a source and a choice with the source truncated at its end.
 
     Args:
@@ -92,6 +104,7 @@ def truncate_pairs(source: str, choices: list[str], max_tokens: int, tokenizer: 
         choices: the texts of the choices.
         max_tokens: maximum number of tokens of a pair, including special tokens.
         tokenizer: the model's tokenizer.
+        remedy: what to do about a choice that is too long.
 
     Returns:
         The output of the tokenizer, with token type ids.
@@ -104,7 +117,7 @@ def truncate_pairs(source: str, choices: list[str], max_tokens: int, tokenizer: 
         raise RowError(
             "candidates",
             f"one of them has {longest} tokens, which leaves no room for the source within the limit of "
-            f"{max_tokens} tokens; raise train.max_source_length",
+            f"{max_tokens} tokens; {remedy}",
         )
     tokenizer.truncation_side = "right"
     options: dict[str, Any] = {"truncation": "only_first", "max_length": max_tokens, "return_token_type_ids": True}
@@ -121,8 +134,8 @@ def truncate_target(ids: list[int], max_tokens: int) -> list[int]:
     return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
 
 
-def _no_room_error(max_tokens: int) -> RowError:
-    return RowError("source", f"truncation to {max_tokens} tokens leaves none of it; raise train.max_source_length")
+def _no_room_error(max_tokens: int, remedy: str) -> RowError:
+    return RowError("source", f"truncation to {max_tokens} tokens leaves none of it; {remedy}")
 
 
 def _token_starts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

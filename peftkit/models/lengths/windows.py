@@ -8,10 +8,17 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components.inputs import TextWindow
 from peftkit.errors import InputError, RowError, summarize_error
+from peftkit.models.lengths import LONGER_SOURCES
 
 
 def tokenize_windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, question: str | None, *, max_tokens: int, stride: int
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    question: str | None,
+    *,
+    max_tokens: int,
+    stride: int,
+    remedy: str = LONGER_SOURCES,
 ) -> list[TextWindow]:
     """Tokenize a text, or a pair of a question and a text, into as many windows as it needs.
 
@@ -21,6 +28,7 @@ def tokenize_windows(
         question: what every window starts with; None for single texts.
         max_tokens: maximum number of tokens of a window, including special tokens.
         stride: number of the text's tokens that a window shares with the one before, at most half of them.
+        remedy: what to do about a question that is too long.
 
     Raises:
         InputError: the tokenizer does not know where tokens are in a text.
@@ -43,7 +51,7 @@ def tokenize_windows(
                 raise RowError(
                     "source",
                     f"what every window starts with has {max_tokens - room} tokens, which leaves no room for the text "
-                    f"within the limit of {max_tokens} tokens; raise train.max_source_length",
+                    f"within the limit of {max_tokens} tokens; {remedy}",
                 )
             stride = min(stride, room // 2)
             tokenizer.truncation_side = "right"

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peftkit.data_files import file_format
+from peftkit.data_files import (
+    DEFAULT_OPTIONS,
+    FileOptions,
+    disk_file,
+    file_format,
+    guess_options,
+    is_archive,
+    normalize_member,
+)
 from peftkit.errors import InputError, similar_file
+from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource, files_of, is_local, stamp
+from peftkit.tasks.sources.folders import Files
 from peftkit.tasks.sources.split_loading import load_valid_splits
 
 SAMPLED_ROWS = 2000
@@ -26,11 +36,13 @@ class Column:
         name: Its name; a dot separates the field of a nested column.
         values: Its values that are not None.
         num_rows: Number of rows of the sample.
+        label_names: The names of its numbers, if the data have them.
     """
 
     name: str
     values: Sequence[Any]
     num_rows: int
+    label_names: tuple[str, ...] = ()
 
     @cached_property
     def is_complete(self) -> bool:
@@ -41,6 +53,12 @@ class Column:
     def is_text(self) -> bool:
         """Whether all values are texts."""
         return bool(self.values) and all(isinstance(value, str) for value in self.values)
+
+    @cached_property
+    def is_text_list(self) -> bool:
+        """Whether all values are lists of texts, and some are not empty."""
+        lists = self.is_list and all(isinstance(each, str) for value in self.values for each in value)
+        return lists and any(self.values)
 
     @cached_property
     def is_list(self) -> bool:
@@ -81,11 +99,17 @@ class DataSample:
         columns: The columns by name.
         splits: The splits that the data have.
         num_rows: Number of rows of the sample.
+        file_options: The options that read the files, where their extension does not say it.
+        format: The format of the training files; None if they are not known.
+        path: The path of the data.
     """
 
     columns: Mapping[str, Column]
     splits: frozenset[str]
     num_rows: int
+    file_options: Mapping[str, Any] = field(default_factory=dict)
+    format: str | None = None
+    path: str = ""
 
     def find(self, names: Sequence[str], kind: str = "is_text") -> str | None:
         """Return the first column with one of some names, ignoring case, of a kind; None if there is none.
@@ -117,16 +141,68 @@ def read_sample(path: str) -> DataSample:
     Raises:
         InputError: There are no such data, or they cannot be read.
     """
-    source = DataSource(path=path, rows_per_file=SAMPLED_ROWS)
+    name = normalize_member(path)
+    source = DataSource(path=name, rows_per_file=SAMPLED_ROWS)
     if not is_local(source):
-        source = DataSource(path=path, sample=SAMPLED_ROWS, streaming=True)
-    elif not Path(path).exists():
-        folder = Path(path).parent
-        siblings = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-        raise InputError(f"there is no file or folder {path!r}{similar_file(Path(path).name, siblings)}")
-    elif Path(path).is_file() and file_format(Path(path)) is None:
-        raise InputError(f"{path!r} has an unsupported extension; use CSV, TSV, JSON, JSONL or Parquet")
+        source = DataSource(path=name, sample=SAMPLED_ROWS, streaming=True)
+        return _read_sample(source, stamp(source))
+    file = disk_file(name)
+    if not file.exists():
+        siblings = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise InputError(f"there is no file or folder {str(file)!r}{similar_file(file.name, siblings)}")
+    if file.is_file() and not is_archive(name) and file_format(Path(name)) is None:
+        raise InputError(f"{path!r} has an unsupported extension; use CSV, TSV, JSON, JSONL, Parquet or text")
+    files = [each for _, names in files_of(source) for each in names]
+    if files and not Path(files[0]).is_dir():
+        source = replace(source, options=guess_options(files[0]))
     return _read_sample(source, stamp(source))
+
+
+def local_splits(path: str, options: FileOptions = DEFAULT_OPTIONS) -> frozenset[str]:
+    """Return the splits that a file or folder has by the names of its files.
+
+    Args:
+        path: The path.
+        options: How the files are written.
+    """
+    return _known_splits(split for split, _ in _files_on_disk(path, options))
+
+
+def local_files(path: str, options: FileOptions = DEFAULT_OPTIONS) -> list[str]:
+    """Return the files of all splits of a file or folder, those of the training split first.
+
+    Args:
+        path: The path.
+        options: How the files are written.
+    """
+    known = {name: number for number, names in enumerate(SPLIT_NAMES.values()) for name in names}
+    splits = sorted((pair for pair in _files_on_disk(path, options) if pair[0] in known), key=lambda p: known[p[0]])
+    return [name for _, names in splits for name in names if not Path(name).is_dir()]
+
+
+def _files_on_disk(path: str, options: FileOptions) -> Files:
+    name = normalize_member(path)
+    if not disk_file(name).exists():
+        return ()
+    try:
+        return files_of(DataSource(path=name, options=options))
+    except InputError:  # an archive without such files
+        return ()
+
+
+def held_out_options(splits: Iterable[str]) -> dict[str, float]:
+    """Return the options that hold out the splits that data lack.
+
+    Args:
+        splits: The splits that they have.
+    """
+    available = {*splits}
+    return {f"{split}_fraction": 0.1 for split in ("dev", "test") if split not in available}
+
+
+def _known_splits(names: Iterable[str]) -> frozenset[str]:
+    available = {*names}
+    return frozenset(split for split, known in SPLIT_NAMES.items() if available & {*known})
 
 
 @lru_cache(maxsize=4)
@@ -141,12 +217,17 @@ def _read_sample(source: DataSource, key: tuple[Any, ...]) -> DataSample:
         for name, value in _flatten(row):
             values.setdefault(name, []).append(value)
     columns = {
-        name: Column(name, [value for value in column if value is not None], len(head))
+        name: Column(
+            name, [value for value in column if value is not None], len(head), feature_names(rows.features, name)
+        )
         for name, column in values.items()
     }
-    names = {split for split, _ in files_of(source)} | {*loaded.origins.values()}
-    splits = frozenset(split for split, known in SPLIT_NAMES.items() if names & {*known})
-    return DataSample(columns, splits, len(head))
+    files = dict(files_of(source))
+    splits = _known_splits({*files, *loaded.origins.values()})
+    train = files.get(loaded.origins["train"], ())
+    form = file_format(Path(train[0])) if train else None
+    options = {option: value for option in FileOptions.FORMATS if (value := getattr(source.options, option))}
+    return DataSample(columns, splits, len(head), options, form, str(source.path))
 
 
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

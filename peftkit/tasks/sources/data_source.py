@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.data_files import DelimitedFormat, FileLayout, file_format
+from peftkit.data_files import (
+    DEFAULT_OPTIONS,
+    FileOptions,
+    disk_file,
+    file_format,
+    find_data_files,
+    is_archive,
+    only_data_file,
+    split_member,
+)
 from peftkit.errors import DataError, InputError
-from peftkit.tasks.sources.folders import Files, files_by_split
+from peftkit.tasks.sources.folders import Files, files_by_split, group_by_split
 
 SPLIT_NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """Default names of the splits in a data source."""
@@ -40,23 +49,40 @@ class DataSource:
     """Number of training rows to load, without other splits; None to load all splits."""
     rows_per_file: int | None = None
     """Number of rows of each file to load, to check the data; None for all rows."""
-    form: FileLayout | None = None
-    """The form of the files; None for that of their extension."""
-    delimited: DelimitedFormat | None = None
-    """How CSV and TSV files are written, where it differs from their extension."""
+    options: FileOptions = DEFAULT_OPTIONS
+    """How the files are written, where their extension does not say it."""
+    data_dir: str = ""
+    """Folder of the files in a hub dataset; empty for all."""
+    only: str | None = None
+    """The only one of train, dev and test that is loaded; None for all of them."""
 
     @property
-    def layout(self) -> FileLayout | DelimitedFormat | None:
-        """How files are written, where their extension does not say it."""
-        return self.form or self.delimited
+    def main_split(self) -> str:
+        """The split whose labels are those of the task: train, or the only one."""
+        return self.only or "train"
 
 
 def files_of(source: DataSource) -> Files:
-    """Returns the files of each split; empty if they are not known by their names."""
+    """Returns the files of each split; empty if they are not known by their names.
+
+    Raises:
+        InputError: A zip archive has no data file, or several, and their names do not say to which splits they belong.
+    """
     if not isinstance(source.path, str):
-        return source.path
+        return tuple(
+            (split, tuple(only_data_file(name, source.options) if is_archive(name) else name for name in names))
+            for split, names in source.path
+        )
     known = {name for names in SPLIT_NAMES.values() for name in names}
-    extensions = source.form.extensions if source.form else ()
+    if split_member(source.path)[1] is not None:
+        return (("train", (source.path,)),)
+    if is_archive(source.path):
+        files = find_data_files(source.path, source.options)
+        by_split = group_by_split(files)
+        if len(files) > 1 and any(name in known for name, _ in by_split):
+            return by_split
+        return (("train", (only_data_file(source.path, source.options),)),)
+    extensions = source.options.form.extensions if source.options.form else ()
     return files_by_split(Path(source.path), source.config, known, extensions)
 
 
@@ -69,8 +95,10 @@ def is_local(source: DataSource) -> bool:
 
 def is_missing_file(path: str) -> bool:
     """Returns whether a path is that of a file which does not exist, in a folder that does."""
-    file = Path(path)
-    return file_format(file) is not None and not file.exists() and file.parent.is_dir()
+    file = disk_file(path)
+    return (
+        (file_format(file) is not None or file.suffix.lower() == ".zip") and not file.exists() and file.parent.is_dir()
+    )
 
 
 def describe(source: DataSource) -> str:
@@ -86,17 +114,17 @@ def stamp(source: DataSource) -> tuple[Any, ...]:
     It includes ``st_ctime``, which copying with preserved modification times does not keep.
     """
     if isinstance(source.path, str):
-        path = Path(source.path)
+        path = disk_file(source.path)
         files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
     else:
-        paths = [Path(name) for _, names in source.path for name in names]
+        paths = [disk_file(name) for _, names in source.path for name in names]
         files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     stats = ((str(file), file.stat()) for file in files if file.is_file())
     return tuple((name, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_size) for name, s in stats)
 
 
-def check_layout(source: DataSource, files: Mapping[str, Sequence[str]]) -> None:
-    """Raises if options of CSV and TSV files are set, but there are none.
+def check_options(source: DataSource, files: Mapping[str, Sequence[str]]) -> None:
+    """Raises if an option says how files are written, but there are no such files.
 
     Args:
         source: The data source.
@@ -105,12 +133,18 @@ def check_layout(source: DataSource, files: Mapping[str, Sequence[str]]) -> None
     Raises:
         DataError: An option has no effect.
     """
-    formats = {file_format(Path(name)) for names in files.values() for name in names}
-    if source.delimited is None or formats & {"csv", "tsv"}:
+    if isinstance(source.path, str) and is_missing_file(source.path):  # reported when it is read
         return
-    for option, value in asdict(source.delimited).items():
-        if value is not None:
-            raise DataError(option, f"has no effect, because {describe(source)} has no CSV or TSV files; remove it")
+    names = [Path(name) for each in files.values() for name in each]
+    if source.options.form is not None and not (names and all(map(_is_text_file, names))):
+        what = "has no files of text" if names else "is read by the datasets library"
+        raise DataError("file_format", f"has no effect, because {describe(source)} {what}; remove it")
+    for option, missing in source.options.without_effect({file_format(name) for name in names}):
+        raise DataError(option, f"has no effect, because {describe(source)} has no {missing} files; remove it")
+
+
+def _is_text_file(file: Path) -> bool:
+    return not file.is_dir() and file_format(file) != "parquet"
 
 
 def check_sizes(source: DataSource, splits: Mapping[str, Any]) -> None:

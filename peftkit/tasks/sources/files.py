@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from glob import has_magic
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from peftkit.data_files import (
+    DEFAULT_OPTIONS,
     FORMATS,
-    DelimitedFormat,
-    FileLayout,
+    FileOptions,
+    disk_file,
     file_format,
     is_saved_dataset,
     read_parquet_table,
@@ -25,20 +27,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-Layout = FileLayout | DelimitedFormat
-
-
-def has_own_form(layout: Layout | None) -> TypeGuard[FileLayout]:
-    """Returns whether a task reads files in a form of its own, whatever their extension."""
-    return layout is not None and not isinstance(layout, DelimitedFormat)
-
-
 def load_files(
     files: Mapping[str, Sequence[str]],
     *,
     streaming: bool = False,
     max_rows: int | None = None,
-    layout: Layout | None = None,
+    options: FileOptions = DEFAULT_OPTIONS,
 ) -> dict[str, Any]:
     """Loads the rows of each split.
 
@@ -46,7 +40,7 @@ def load_files(
         files: Files of each split, in one format per split, or one folder that ``Dataset.save_to_disk`` wrote.
         streaming: Whether to stream the rows.
         max_rows: Maximum number of rows of each file; None for all.
-        layout: The layout of the files, if their extension does not say it all.
+        options: How the files are written, where their extension does not say it.
 
     Returns:
         A dataset for each split.
@@ -55,74 +49,74 @@ def load_files(
         InputError: A file does not exist, has an unsupported format, or is invalid.
     """
     return {
-        split: _load(split, list(names), max_rows, streaming=streaming, layout=layout) for split, names in files.items()
+        split: _load(split, list(names), max_rows, streaming=streaming, options=options)
+        for split, names in files.items()
     }
 
 
 @lru_cache(maxsize=64)
-def count_rows(file: str, stamp: tuple[Any, ...], max_rows: int | None = None, layout: Layout | None = None) -> int:
+def count_rows(
+    file: str, stamp: tuple[Any, ...], max_rows: int | None = None, options: FileOptions = DEFAULT_OPTIONS
+) -> int:
     """Returns the number of rows of a file, cached.
 
     Args:
         file: Path of the file.
         stamp: Cache key that changes when the file changes.
         max_rows: Number of rows after which counting ends; None to count all.
-        layout: The layout of the file, if its extension does not say it all.
+        options: How the file is written, where its extension does not say it.
     """
-    return sum(1 for _ in islice(_read(file, layout), max_rows))
+    return sum(1 for _ in islice(read_rows(file, options), max_rows))
 
 
-def digest(files: Sequence[str], layout: Layout | None = None) -> str:
+def digest(files: Sequence[str], options: FileOptions = DEFAULT_OPTIONS) -> str:
     """Returns a hash of the contents of files, in order.
 
     Args:
         files: Paths of the files.
-        layout: Their layout, if their extension does not say it all.
+        options: How they are written, where their extension does not say it.
     """
     combined = hashlib.sha256()
     for name in files:
-        with open(name, "rb") as file:
+        with disk_file(name).open("rb") as file:
             combined.update(hashlib.file_digest(file, "sha256").digest())
-        kind = file_format(Path(name))
-        combined.update(str(kind if layout is None else layout if has_own_form(layout) else (kind, layout)).encode())
+        member = "" if Path(name).is_file() else name
+        kind = None if options.form else file_format(Path(name))
+        combined.update(str((member, kind, options)).encode())
     return combined.hexdigest()
 
 
-def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool, layout: Layout | None) -> Any:
+def _load(split: str, names: list[str], max_rows: int | None, *, streaming: bool, options: FileOptions) -> Any:
     if any(is_saved_dataset(Path(name)) for name in names):
         return _load_saved(split, names, max_rows, streaming=streaming)
     for name in names:
-        check_readable(name, layout)
-    formats = {"" if has_own_form(layout) else file_format(Path(name)) for name in names}
+        check_readable(name, options)
+    formats = {"" if options.form else file_format(Path(name)) for name in names}
     if len(formats) > 1:
         raise DataError("path", f"the files of split {split!r} have different formats; convert them to one")
     if streaming:
         from datasets import IterableDataset
 
         features = _load_parquet(names, 0).features if formats == {"parquet"} else None
-        return IterableDataset.from_generator(_stream_rows, features, gen_kwargs={"files": names, "layout": layout})
-    rows = _load_parquet(names, max_rows) if formats == {"parquet"} else _read_all(names, max_rows, layout)
+        return IterableDataset.from_generator(_stream_rows, features, gen_kwargs={"files": names, "options": options})
+    rows = _load_parquet(names, max_rows) if formats == {"parquet"} else _read_all(names, max_rows, options)
     if not len(rows):
         raise InputError(f"{', '.join(names)}: has no rows")
     return rows
 
 
-def _read_all(names: Sequence[str], max_rows: int | None, layout: Layout | None) -> Dataset:
+def _read_all(names: Sequence[str], max_rows: int | None, options: FileOptions) -> Dataset:
     from peftkit.tasks.sources.arrow_columns import make_dataset
 
-    fingerprint = digest(names, layout)[:32] if max_rows is None else None
-    return make_dataset(_stream_rows(names, max_rows, layout), fingerprint)
+    fingerprint = digest(names, options)[:32] if max_rows is None else None
+    return make_dataset(_stream_rows(names, max_rows, options), fingerprint)
 
 
 def _stream_rows(
-    files: Sequence[str], max_rows: int | None = None, layout: Layout | None = None
+    files: Sequence[str], max_rows: int | None = None, options: FileOptions = DEFAULT_OPTIONS
 ) -> Iterator[dict[str, Any]]:
     for name in files:
-        yield from islice(_read(name, layout), max_rows)
-
-
-def _read(file: str, layout: Layout | None) -> Iterator[dict[str, Any]]:
-    return read_rows(file, layout) if layout is None or isinstance(layout, DelimitedFormat) else layout.read(file)
+        yield from islice(read_rows(name, options), max_rows)
 
 
 def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, streaming: bool) -> Any:
@@ -133,23 +127,24 @@ def _load_saved(split: str, names: Sequence[str], max_rows: int | None, *, strea
     return rows.to_iterable_dataset() if streaming else rows
 
 
-def check_readable(name: str, layout: Layout | None = None) -> None:
+def check_readable(name: str, options: FileOptions = DEFAULT_OPTIONS) -> None:
     """Checks that a path is a file of a supported format.
 
     Args:
         name: The path.
-        layout: Its layout; a file with one word a line may have any extension.
+        options: How it is written; a file in a form of its own may have any extension.
 
     Raises:
         InputError: It is not.
     """
-    path = Path(name)
+    path = disk_file(name)
     if path.is_dir():
         read_saved_dataset(name)  # raises with the reason
     if not path.is_file():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError("path", f"there is no file {name!r}{similar_file(path.name, siblings)}")
-    if file_format(path) is None and not has_own_form(layout):
+        pattern = f'; patterns are written as path = {{ glob = "{name}" }}' if has_magic(name) else ""
+        raise DataError("path", f"there is no file {str(path)!r}{similar_file(path.name, siblings)}{pattern}")
+    if file_format(Path(name)) is None and options.form is None:
         allowed = comma_separated(list(FORMATS))
         raise DataError("path", f"{name!r} has an unsupported extension; allowed: {allowed}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
 from glob import has_magic
 from itertools import islice
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
+SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.")
+"""The name of a file of a split, which may have an underscore."""
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """Files by split."""
 NEUTRAL_FIELDS = {"name", "version", "data_dir", "data_files", "description", "features"}
@@ -46,17 +48,36 @@ def files_by_split(path: Path, config: str | None, known: Collection[str], exten
         return ()
     preferred = [path / config, path / "data" / config] if config else []
     for folder in (*preferred, path, path / "data"):
-        splits: dict[str, list[str]] = defaultdict(list)
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if file.name.startswith("."):  # such as macOS' ._train.csv
-                continue
-            if is_saved_dataset(file):
-                splits[file.name].append(str(file))
-            elif file.is_file() and (file.suffix.lower() in extensions if extensions else file_format(file)):
-                splits[re.split(r"[-_.]", file.name)[0]].append(str(file))
-        if any(name in known for name in splits):
-            return tuple((name, tuple(files)) for name, files in splits.items())
+        contents = sorted(folder.iterdir()) if folder.is_dir() else ()
+        entries = [file for file in contents if not file.name.startswith(".")]  # such as macOS' ._train.csv
+        formats = {file: "saved" if is_saved_dataset(file) else _format(file, extensions) for file in entries}
+        # A text file beside others is rarely data.
+        for allowed in ({*formats.values()} - {None, "text"}, {"text"}):
+            splits = group_by_split([str(file) for file in entries if formats[file] in allowed])
+            if any(name in known for name, _ in splits):
+                return splits
     return ()
+
+
+def _format(file: Path, extensions: Collection[str]) -> str | None:
+    if not file.is_file():
+        return None
+    return (file.suffix.lower() if file.suffix.lower() in extensions else None) if extensions else file_format(file)
+
+
+def group_by_split(files: Iterable[str]) -> Files:
+    """Groups files by the split that their names start with; folders by their whole name.
+
+    Args:
+        files: The paths.
+    """
+    splits: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        name = re.split(r"[/:]", file)[-1] if "::" in file else Path(file).name
+        shard = SHARD.match(name)
+        start = shard[1] if shard else re.split(r"[-_.]", name)[0]
+        splits[name if Path(file).is_dir() else start].append(file)
+    return tuple((name, tuple(names)) for name, names in splits.items())
 
 
 def load_folder(path: str, config: str | None, max_rows: int | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from peftkit.tasks.sources.data_source import (
     HUB_NAME,
     SPLIT_NAMES,
     DataSource,
-    check_layout,
+    check_options,
     check_sizes,
     describe,
     files_of,
@@ -87,7 +87,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
     train: Any = splits.get("train")
     named = [split for split, name in zip(SPLIT_NAMES, source.names, strict=True) if name is not None]
     for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
-        if split in origins or split in named or "train" not in origins:
+        if split in origins or split in named or "train" not in origins:  # nor if only test is loaded
             continue
         if fraction is None:
             text = (
@@ -150,7 +150,7 @@ def limit_train_rows(source: DataSource, builder: DatasetBuilder, rows: int) -> 
         return sample, None
     names = {split: _split_name(source, split, list(sizes)) for split in SPLIT_NAMES}
     if names["train"] is None:
-        raise _no_train_split(source, sizes)
+        raise _no_split(source, "train", sizes)
     published = sizes[names["train"]]
     fractions = (("dev", source.dev_fraction), ("test", source.test_fraction))
     held_out = sum(max(1, round(published * f)) for split, f in fractions if f and names[split] is None)
@@ -174,7 +174,7 @@ def locate_row(source: DataSource, split: str, index: int) -> tuple[str, int]:
     for file in dict(files_of(source)).get(name, ()):
         if is_saved_dataset(Path(file)):
             return file, number + 1
-        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.layout)
+        length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.options)
         if number < length:
             return file, number + 1
         number -= length
@@ -204,7 +204,7 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
 
     splits: dict[str, Any] = {}
     files = dict(files_of(source))
-    check_layout(source, files)
+    check_options(source, files)
     if files:
         origins, problems = _split_names(source, list(files))
         for name in files:  # skip files of other names, which may be unreadable
@@ -216,7 +216,7 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
                     {name: files[name]},
                     streaming=streaming,
                     max_rows=source.rows_per_file,
-                    layout=source.layout,
+                    options=source.options,
                 )
             except InputError as error:
                 problems.append(error)
@@ -245,12 +245,17 @@ def _split_names(source: DataSource, available: Sequence[str]) -> tuple[dict[str
     """Returns the names of train, dev and test in the data source, and why it has no split of a name."""
     names: dict[str, str] = {}
     problems: list[InputError] = []
-    for split in SPLIT_NAMES:
+    for split in SPLIT_NAMES if source.only is None else (source.only,):
         try:
             if (name := _split_name(source, split, available)) is not None:
                 names[split] = name
+            elif split == source.only:
+                if len(available) == 1:  # as of a file
+                    names[split] = available[0]
+                else:
+                    problems.append(_no_split(source, split, available))
             elif split == "train":
-                problems.append(_no_train_split(source, available))
+                problems.append(_no_split(source, split, available))
         except InputError as error:
             problems.append(error)
     return names, problems
@@ -325,7 +330,9 @@ def _load_arguments(source: DataSource) -> dict[str, Any]:
         folder = Path(path).parent
         near = similar_file(Path(path).name, [p.name for p in folder.iterdir()] if folder.is_dir() else ())
         raise DataError("path", f"{path!r} is neither a file, a folder nor a hub id (owner/name){near}")
-    return {"path": path, "name": source.config, "revision": None if local else source.revision}
+    return {"path": path, "name": source.config, "revision": None if local else source.revision} | (
+        {"data_dir": source.data_dir} if source.data_dir and not local else {}
+    )
 
 
 def _without_internal_columns(rows: Any) -> Any:
@@ -376,8 +383,8 @@ def _split_name(source: DataSource, split: str, available: Sequence[str]) -> str
     return name
 
 
-def _no_train_split(source: DataSource, available: Iterable[str]) -> InputError:
-    return InputError(f"{describe(source)} has no split 'train'; splits: {comma_separated(sorted(available))}")
+def _no_split(source: DataSource, split: str, available: Iterable[str]) -> InputError:
+    return InputError(f"{describe(source)} has no split {split!r}; splits: {comma_separated(sorted(available))}")
 
 
 def _check_enough_rows(rows: Dataset, source: DataSource) -> None:

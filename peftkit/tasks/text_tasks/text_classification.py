@@ -134,6 +134,8 @@ class TextClassification(TextTask):
         return self.configured_label_names() or self._found_label_names().names
 
     def _found_label_names(self) -> LabelNames:
+        if trained := self.trained_of(TextClassification):
+            return replace(trained._found_label_names(), only_in={})
         return find_label_names(
             self._data_source(),
             self.label_column,
@@ -161,11 +163,14 @@ class TextClassification(TextTask):
         return [label, names[label]] if type(label) is int and 0 <= label < len(names) else [label]
 
     def _feature_names(self) -> Sequence[str]:
+        if trained := self.trained_of(TextClassification):
+            return trained._feature_names()
         return train_feature_names(self._data_source(), self.label_column)
 
     def load(self) -> DatasetDict:
-        find_label_names.cache_clear()  # files may have changed
-        train_feature_names.cache_clear()
+        if not self.is_evaluation_set:  # files may have changed
+            find_label_names.cache_clear()
+            train_feature_names.cache_clear()
         splits = super().load()
         self._check_label_names(splits)
         for text in self._labels_without_training_rows():
@@ -196,7 +201,7 @@ class TextClassification(TextTask):
                 self._check_label_names(splits)
                 for text in self._labels_without_training_rows():
                     yield OptionProblem("label_column", text, is_error=False)
-            elif "train" in splits:
+            elif self._data_source().main_split in splits:
                 self._label_names()
                 text = f"only the first {ROWS_PER_FILE:,} rows of each file are read; labels are not compared"
                 yield OptionProblem("label_column", text, is_error=False)
@@ -207,10 +212,13 @@ class TextClassification(TextTask):
         """Returns whether the label names are configured, or those of all rows."""
         if self.configured_label_names():
             return True
+        if trained := self.trained_of(TextClassification):
+            return trained._knows_all_labels()
         loaded = load_valid_splits(self._data_source())
-        if "train" not in loaded.splits:
+        main = self._data_source().main_split
+        if main not in loaded.splits:
             return False
-        named = feature_names(loaded.splits["train"].features, self.label_column)
+        named = feature_names(loaded.splits[main].features, self.label_column)
         return bool(named) or not {*loaded.origins.values()} & loaded.cut
 
     def _row_check(self) -> Callable[[Mapping[str, Any]], object]:

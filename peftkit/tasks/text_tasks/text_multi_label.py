@@ -108,11 +108,14 @@ class TextMultiLabel(TextTask):
         return self.no_label
 
     def _found_labels(self) -> tuple[tuple[str, ...], bool]:
+        if trained := self.trained_of(TextMultiLabel):
+            return trained._found_labels()
         skip = self.skips_bad_rows
         return find_labels(self._data_source(), self.label_column, self.label_delimiter, skip_invalid=skip)
 
     def load(self) -> DatasetDict:
-        find_labels.cache_clear()  # files may have changed
+        if not self.is_evaluation_set:
+            find_labels.cache_clear()  # files may have changed
         splits = super().load()
         self._check_label_names()
         return splits
@@ -227,9 +230,9 @@ def find_labels(
         InputError: The data cannot be read, or the labels of a row cannot.
     """
     loaded = split_loading.load_valid_splits(source)
-    if "train" not in loaded.splits:
+    if source.main_split not in loaded.splits:
         raise loaded.problems[0].with_traceback(None)
-    if names := feature_names(loaded.splits["train"].features, column):
+    if names := feature_names(loaded.splits[source.main_split].features, column):
         return names, True
     labels: dict[str, None] = {}
     for split, rows in loaded.splits.items():

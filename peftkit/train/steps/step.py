@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from peftkit.components import StepStats
 from peftkit.errors import RunError
 from peftkit.models import BoundObjective
-from peftkit.models.batches.collated_batch import CollatedBatch, keys_of, num_rows
+from peftkit.models.batches.collated_batch import CollatedBatch, keys_of, num_rows, with_tensors
 from peftkit.models.batches.known_padding import KnownPadding
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
@@ -20,10 +21,13 @@ from peftkit.train.steps.activation_offloading import ActivationOffloading
 from peftkit.train.steps.compiled_layers import Gradients, make_compiled_layers
 from peftkit.train.steps.fast_dropout import fast_dropout
 from peftkit.train.steps.frozen_cache import FrozenCache
+from peftkit.train.steps.gradient_cache import GradientCache
 from peftkit.train.steps.parallel_strategies import Strategy
 
 TEXTS = ("input_ids", "decoder_input_ids")
 """Tensors of a batch that hold the tokens the model reads."""
+MICROBATCH_SEED = 2_147_483_629
+"""The distance of the seeds of a step's microbatches, a prime."""
 
 
 class StepInputs(NamedTuple):
@@ -69,6 +73,9 @@ class TrainStep:
         """The compiled layers; None if the recipe does not ask for them."""
         self.microbatches: list[dict[str, Tensor]] = []
         """The microbatches of the last step."""
+        compares = objective.component.compares_rows
+        self.gradient_cache = GradientCache(objective, self.accelerator) if compares else None
+        """Compares the rows of a step; None if the loss of a row depends on no other."""
 
     def agree_on_inputs(self, batches: list[CollatedBatch], *, interrupted: bool) -> StepInputs:
         """Pad the batches of all processes to common lengths, so that compute does not depend on their number.
@@ -149,11 +156,15 @@ class TrainStep:
 
     def _accumulate(self, batches: list[dict[str, Tensor]], targets: int, step: int) -> Tensor:
         total_loss = torch.zeros((), device=self.accelerator.device)
-        self.microbatches = [part for batch in batches for part in self._microbatches(batch)]
+        self.microbatches = self._with_statistics([part for batch in batches for part in self._microbatches(batch)])
         if self.compiled is not None:
             self.compiled.check(lambda: self._gradients_of(self.microbatches[0], targets, step))
         self._seed_dropout(step)
+        if self.gradient_cache is not None:
+            self.gradient_cache.fill(self.microbatches, partial(self._outputs, step=step))
         for number, microbatch in enumerate(self.microbatches, 1):
+            if self.gradient_cache is not None:  # both passes of a microbatch have the same dropout
+                self._seed_dropout(step, number - 1)
             compiled = nullcontext() if self.compiled is None else self.compiled.active()
             with compiled:
                 last = number == len(self.microbatches)
@@ -161,9 +172,26 @@ class TrainStep:
                     total_loss += self._backpropagate(microbatch, targets, last=last)
         return total_loss
 
-    def _seed_dropout(self, step: int) -> None:
+    def _with_statistics(self, microbatches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Add the sums over the rows of all microbatches and processes that the losses depend on."""
+        sums = self.objective.statistics(self.module, microbatches)
+        if not sums:
+            return microbatches
+        sums = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
+        return [with_tensors(microbatch, sums) for microbatch in microbatches]
+
+    def _outputs(self, microbatch: dict[str, Tensor], number: int, *, step: int) -> Tensor:
+        """Return the outputs of a microbatch that are compared, of shape (texts, width)."""
+        self._seed_dropout(step, number)
+        compiled = nullcontext() if self.compiled is None else self.compiled.active()
+        dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
+        with compiled, dropout, self.profile_region("forward"), self.known_padding.for_batch(microbatch):
+            return self.objective.outputs(self.strategy.model, microbatch)
+
+    def _seed_dropout(self, step: int, microbatch: int = 0) -> None:
         """Seed dropout for a step, so that a resumed run repeats it."""
-        torch.manual_seed((self.recipe.run.seed * 1_000_003 + step) * 4099 + self.accelerator.process_index)
+        seed = (self.recipe.run.seed * 1_000_003 + step) * 4099 + self.accelerator.process_index
+        torch.manual_seed(seed + microbatch * MICROBATCH_SEED)
 
     def _gradients_of(self, microbatch: dict[str, Tensor], targets: int, step: int) -> tuple[Tensor, Gradients]:
         """Return the loss of a microbatch and its gradients, which are cleared."""
@@ -182,7 +210,8 @@ class TrainStep:
                 offloads = self.recipe.train.activation_offloading
                 offloading = ActivationOffloading(self.module) if offloads else nullcontext()
                 with self.known_padding.for_batch(microbatch), offloading:
-                    summed_loss = self.objective.loss(self.strategy.model, microbatch)
+                    compute_loss = self.objective.loss if self.gradient_cache is None else self.gradient_cache.loss
+                    summed_loss = compute_loss(self.strategy.model, microbatch)
                 # Gradients are averaged over processes, so this is the mean over the targets of all processes.
                 loss = summed_loss * accelerator.num_processes / targets
                 auxiliary = self.recipe.method.auxiliary_loss(self.module, microbatch)
@@ -192,6 +221,13 @@ class TrainStep:
             with self.profile_region("backward"):
                 self.strategy.backward(loss, last=last)
         return summed_loss.detach()
+
+    @property
+    def microbatches_to_count(self) -> list[dict[str, Tensor]]:
+        """The microbatches of the last step, with what was computed for them beside their own passes."""
+        if self.gradient_cache is None:
+            return self.microbatches
+        return self.gradient_cache.described(self.microbatches)
 
     def _storing(self, microbatch: dict[str, Tensor], step: int) -> AbstractContextManager[None]:
         """Return a context that stores what the frozen layers compute, if it is kept."""

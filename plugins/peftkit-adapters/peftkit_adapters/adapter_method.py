@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -169,8 +170,9 @@ class AdapterMethod(Method):
         for part in self.parts():
             part.fix_up(adapted)
         if not _trained_names(adapted) & added:
+            changed = f"; its options: {options}" if (options := format_changed_options(self)) else ""
             raise InputError(
-                f"{self.name!r} adds no trainable parameters to {base_class.__name__}; leave fewer blocks out"
+                f"{self.name!r} adds no trainable parameters to {base_class.__name__}; leave fewer blocks out{changed}"
             )
         if context.model_kind == "decoder" or (
             context.model_kind == "encoder-decoder" and not all(part.supports_cache for part in self.parts())
@@ -181,6 +183,21 @@ class AdapterMethod(Method):
 
     def fix_up(self, model: nn.Module) -> None:
         """Fix up the model after the adapter was added."""
+
+    @property
+    def can_disable_adapter(self) -> bool:
+        """Whether the library can run the model without its adapter: always."""
+        return True
+
+    @contextmanager
+    def disable_adapter(self, model: nn.Module) -> Iterator[None]:
+        """Run the model with no active adapter."""
+        config = cast(Any, model).adapters_config
+        active, config.active_setup = config.active_setup, None
+        try:
+            yield
+        finally:
+            config.active_setup = active
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Reject merging; only LoRA and IA3 update the model's weights.

@@ -7,7 +7,11 @@ import pytest
 
 from peftkit.compare.input.fairness import FAIRNESS_CHECKS
 from peftkit.compare.input.groups import group_runs
-from peftkit.compare.input.load_runs import find_runs
+from peftkit.compare.input.load_runs import compare_by_set, find_runs, read_run
+from peftkit.compare.matched_methods import load_groups
+from peftkit.compare.per_example_scores import read_example_scores
+from peftkit.compare.recorded_baselines import recorded_baselines
+from peftkit.compare.scores_by_cost import learning_curve, mean_set_scores, selected_score
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant
 
@@ -203,3 +207,63 @@ def test_labels_name_the_variant_else_the_tuned_settings(plant: Plant) -> None:
         again = plant("lora", 1, [0.5], tables={"train": {"learning_rate": rate}})
     [section] = group_runs(find_runs([again.parent])[0], ["tuning"])
     assert {"lora (learning_rate=0.1)", "lora (learning_rate=0.3)"} < {*section.runs}
+
+
+def test_runs_are_compared_by_an_evaluation_set(plant: Plant) -> None:
+    run, other = (plant("lora", seed, [0.1, 0.9, 0.5]) for seed in (1, 2))
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {
+        "evaluation_sets": ["hard", "end"],
+        "baselines": {"constant": {"test": {"accuracy": 0.2}, "hard": {"accuracy": 0.3}}},
+    }
+    summary["selected"] |= {"hard": {"accuracy": 0.25}, "end": {"accuracy": 0.75}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    rows = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["hard"] = {"accuracy": number / 8}
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predictions = [{"index": i, "target": "yes", "prediction": "yes" if i < 1 else "no"} for i in range(4)]
+    (run / "predictions" / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
+
+    loaded = read_run(run)
+    hard = compare_by_set(loaded, "hard")
+    assert selected_score(hard, "accuracy") == 0.25
+    assert recorded_baselines(hard.summary["baselines"], "accuracy", "test") == {"constant": 0.3}
+    assert learning_curve(hard, "gmacs", "accuracy")[1].tolist() == [0.0, 0.125, 0.125], "dev selects, not the set"
+    scores = read_example_scores(hard, "accuracy")
+    assert scores is not None
+    assert scores.values.tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert mean_set_scores([loaded], "accuracy") == {"hard": 0.25, "end": 0.75}
+    assert mean_set_scores([loaded, read_run(other)], "accuracy") == {}
+    # At the end only: its score is that of the selected checkpoint, from there on.
+    costs, end = learning_curve(compare_by_set(loaded, "end"), "gmacs", "accuracy")
+    assert (costs.tolist(), end.tolist()) == ([1.0, 2.0], [0.75, 0.75])
+    [group], _ = load_groups([run], evaluation_set="hard")
+    assert group.test_split == "hard"
+    with pytest.raises(InputError, match=r"has no evaluation set 'hart' \(did you mean 'hard'\?\); it has hard, end"):
+        compare_by_set(loaded, "hart")
+    with pytest.raises(InputError, match="has no evaluation set 'hard'; it has none"):
+        load_groups([run.parent], evaluation_set="hard")
+
+
+def test_subsets_of_a_suite_are_tasks_of_their_own(plant: Plant) -> None:
+    tables = [{"task": {"name": "glue", "subset": subset}} for subset in ("rte", "cola")]
+    runs = [plant("lora", 1, [0.1, 0.9], task="glue", tables=each) for each in tables]
+    assert [group.task for group in load_groups([runs[0].parent])[0]] == ["glue/cola", "glue/rte"]
+
+
+def test_runs_with_other_sets_are_comparable_on_test_and_the_same_sets_must_be_equal(plant: Plant) -> None:
+    run, other = (plant(method, 1, [0.1, 0.9]) for method in ("lora", "full"))
+
+    def record(path: Path, rows: int, digest: str) -> None:
+        summary = json.loads((path / "summary.json").read_text())
+        summary |= {"evaluation_sets": ["hard"], "rows": {"test": 9, "hard": rows}}
+        summary |= {"rows_digests": {"test": "t", "hard": digest}}
+        summary["selected"]["hard"] = {"accuracy": 0.5}
+        (path / "summary.json").write_text(json.dumps(summary))
+
+    record(run, 4, "one")
+    record(other, 4, "other")
+    assert load_groups([run.parent])[0]
+    with pytest.raises(InputError, match=r"data: rows_digests\.hard is"):
+        load_groups([run.parent], evaluation_set="hard")

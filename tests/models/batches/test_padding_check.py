@@ -89,6 +89,27 @@ def test_scores_and_generation_do_not_depend_on_the_batch(name: str, pad: str) -
             assert texts == [family.generate(model, [row], CPU, **options)[0] for row in rows]
 
 
+@pytest.mark.parametrize("read", ["input_ids", "decoder_input_ids"])
+def test_scores_of_a_model_that_reads_the_padded_length_do_not_depend_on_the_batch(
+    read: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    family, model = model_of("t5" if read == "decoder_input_ids" else "llama", 0)
+
+    def scale(module: Any, args: Any, inputs: Any, output: Any) -> Any:
+        output.logits = output.logits * (1 + inputs[read].shape[1] / 10)
+        return output
+
+    model.register_forward_hook(scale, with_kwargs=True)
+    rows = tokenize(family)
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        together = family.loglikelihoods(model, rows, CPU).loglikelihoods
+        for row, scores in zip(rows, together, strict=True):
+            alone = [{**row, "candidates": [ids], "answer": 0} for ids in row["candidates"]]
+            expected = [family.score_without_sharing(model, [one], CPU).loglikelihoods[0][0] for one in alone]  # type: ignore[attr-defined]
+            assert scores == pytest.approx(expected, abs=1e-4)
+    assert "padding changes the output of" in caplog.text
+
+
 def test_a_model_that_attends_to_padding_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     family, model = model_of("fnet", 0)
     with torch.no_grad(), caplog.at_level(logging.WARNING):

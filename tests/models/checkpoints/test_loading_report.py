@@ -336,6 +336,13 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"integers for \d+ weights, such as 'model\.layers\.0\.mlp\..*no quantization_config; use the original",
     ),
     **{f"scales {s}": (with_scales(s), r"was saved quantized: it contains .* no quantization_config") for s in SCALES},
+    **{
+        f"float8 {dtype}": (
+            stored(lambda t, dtype=dtype: {k: v.to(dtype) if ".mlp." in k else v for k, v in t.items()}),
+            r"it has F8_E\w+ numbers for \d+ weights, .*no quantization_config; use the original",
+        )
+        for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+    },
     "fewer blocks": (
         configured(num_hidden_layers=1),
         r"contains more layers than its config specifies, such as 'model\.layers\.1'; correct the number of layers",

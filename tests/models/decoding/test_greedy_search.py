@@ -9,7 +9,7 @@ import torch
 
 from peftkit import Example
 from peftkit.models import causal_lm, seq2seq_lm
-from peftkit.models.decoding import greedy_search
+from peftkit.models.decoding import greedy_search, prompt_continuation
 from peftkit.models.decoding.greedy_search import MIN_STEPS, PASS_TOKENS, ManyEnded, can_divide
 from tests.models.test_candidate_scoring import setting
 
@@ -23,7 +23,8 @@ def test_rows_that_have_ended_leave_the_batch(name: str, method: str, monkeypatc
     model, family, _ = setting(name, method)
     rows = family.tokenize_completions([Example(source, "no") for source in SOURCES], ranked=False)
     ids: list[list[int]] = []
-    monkeypatch.setattr(type(family), "_decode", lambda self, generated: ids.extend(generated) or [""] * len(generated))
+    for module in (causal_lm, seq2seq_lm):
+        monkeypatch.setattr(module, "decode_generated", lambda _, generated, __: ids.append(generated) or "")
     monkeypatch.setattr(greedy_search, "PASS_TOKENS", 0)
     options = {"max_new_tokens": 5 * MIN_STEPS, "num_beams": 1}
     with torch.inference_mode():
@@ -43,8 +44,8 @@ def test_rows_that_have_ended_leave_the_batch(name: str, method: str, monkeypatc
         family.generate(model, rows, CPU, **options)
         divided = [*ids]
         assert sizes[-2:] == [4, 1]
-        for module in (causal_lm, seq2seq_lm):
-            monkeypatch.setattr(module, "can_divide", lambda model, options: False)
+        for divides in (prompt_continuation, seq2seq_lm):
+            monkeypatch.setattr(divides, "can_divide", lambda model, options: False)
         ids.clear()
         family.generate(model, rows, CPU, **options)
     eos_id = family.eos_id
@@ -54,7 +55,7 @@ def test_rows_that_have_ended_leave_the_batch(name: str, method: str, monkeypatc
 
 
 def test_a_batch_stops_when_ended_rows_cost_as_much_as_reading_the_others_again() -> None:
-    stop, steps = ManyEnded(eos_id=1, start=2, max_new_tokens=200, encoder_length=10), 0
+    stop, steps = ManyEnded(stop_ids=[1], start=2, max_new_tokens=200, encoder_length=10), 0
     ids = torch.tensor([[1, 5]] * 4)
     while not stop(ids, None).any():  # three rows end at once
         ids = torch.cat([ids, torch.tensor([[1], [1], [1], [5]])], 1)
@@ -64,7 +65,7 @@ def test_a_batch_stops_when_ended_rows_cost_as_much_as_reading_the_others_again(
 
 
 def test_a_batch_does_not_stop_when_few_steps_are_left() -> None:
-    stop = ManyEnded(eos_id=1, start=2, max_new_tokens=MIN_STEPS - 1)
+    stop = ManyEnded(stop_ids=[1], start=2, max_new_tokens=MIN_STEPS - 1)
     stop.in_vain = 10**6
     assert stop(torch.tensor([[1, 5, 1]] * 4), None).tolist() == [False] * 4
 

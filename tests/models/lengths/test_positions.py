@@ -12,7 +12,7 @@ import transformers as tf
 
 from peftkit import ApplyContext, Example, Method
 from peftkit.components import ModelKind, Side
-from peftkit.errors import RecipeError
+from peftkit.errors import RecipeError, RowError
 from peftkit.models import FAMILIES, ModelFamily, TokenizedRow
 from peftkit.models.lengths.positions import Positions, count_positions, fit_lengths
 from peftkit.plugins import load_registry
@@ -128,6 +128,8 @@ def family_for(name: str, config: Any, recipe: Any) -> ModelFamily:
         lengths.target,
         lengths.padded.encoder,
         lengths.padded.decoder,
+        source_remedy=lengths.source_remedy,
+        target_remedy=lengths.target_remedy,
     )
 
 
@@ -236,6 +238,52 @@ def test_virtual_tokens_that_leave_no_room_are_an_error() -> None:
     method: Any = load_registry().all("method")["prompt_tuning"].component(name="prompt_tuning", num_virtual_tokens=40)
     with pytest.raises(RecipeError, match="43 positions, of which 'prompt_tuning' uses 40 for virtual tokens"):
         family_for("gpt2", config_of("gpt2"), recipe(method))
+
+
+LONG = Example("a " * 60 + "?", "yes", ("yes", "no"), truncatable_span=(0, 1))
+TOO_LONG: dict[str, Any] = {
+    "question": lambda family: tokenize(family, [LONG]),
+    "choice": lambda family: family.tokenize_pairs([Example("a", "b " * 60, ("b " * 60, "c"))]),
+    "window": lambda family: family.tokenize_windows("a b c", "b " * 60, stride=2),
+}
+TWO = ("b " * 45 + "c", "b " * 45 + "d")
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "remedy"),
+    [
+        ("bert", "question", "the model has only 43 positions; shorten the text, or use a model with more"),
+        ("bert", "choice", "the model has only 43 positions; shorten the text, or use a model with more"),
+        ("bert", "window", "the model has only 43 positions; shorten the text, or use a model with more"),
+        ("bart", "question", "the model has only 43 positions; shorten the text, or use a model with more"),
+        (
+            "gpt2",
+            "question",
+            "the model has only 43 positions, of which train.max_target_length reserves 8; lower "
+            "train.max_target_length, shorten the text, or use a model with more",
+        ),
+    ],
+)
+def test_a_longer_limit_is_advised_only_where_the_model_has_positions(name: str, case: str, remedy: str) -> None:
+    for source, advice in ((512, remedy), (30, "raise train.max_source_length")):
+        family = family_for(name, config_of(name), recipe(source=source))
+        with pytest.raises(RowError) as raised:
+            TOO_LONG[case](family)
+        assert str(raised.value).endswith(f"; {advice}")
+
+
+def test_virtual_tokens_are_named_in_the_advice() -> None:
+    method: Any = load_registry().all("method")["prompt_tuning"].component(name="prompt_tuning", num_virtual_tokens=20)
+    family = family_for("bert", config_of("bert"), recipe(method))
+    with pytest.raises(RowError, match="43 positions, of which 'prompt_tuning' uses 20 for virtual tokens; shorten"):
+        tokenize(family, [LONG])
+
+
+@pytest.mark.parametrize(("target", "advice"), [(100, "the model has only 43 positions"), (20, "raise train.max_targ")])
+def test_candidates_that_differ_too_late_name_the_limit(target: int, advice: str) -> None:
+    family = family_for("led", config_of("led"), recipe(target=target))
+    with pytest.raises(RowError, match=f"the same token ids after truncation to .* tokens; {advice}"):
+        family.tokenize_completions([Example("a", TWO[0], TWO)], ranked=True)
 
 
 def test_targets_are_limited_to_the_decoders_positions() -> None:

@@ -72,6 +72,10 @@ def _document(path: Path) -> dict[str, Any]:
         "status": summary.get("status"),
         "steps": summary.get("steps"),
         "selection_metric": summary.get("selection_metric"),
-        "selected": {key: selected[key] for key in ("step", "dev", "test") if key in selected},
+        "selected": {
+            key: selected[key]
+            for key in ("step", "dev", "test", *summary.get("evaluation_sets", ()))
+            if key in selected
+        },
         "cost": summary.get("cost", {}),
     }

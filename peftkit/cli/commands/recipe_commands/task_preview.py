@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peftkit import plugins
@@ -12,6 +12,11 @@ from peftkit.cli.arguments import add_recipe, count
 from peftkit.cli.subcommand import SubCommand
 
 SHOWN_ANSWERS = 20
+REPORTS = ("answers", "imbalance", "numbers", "duplicates", "empty", "leakage")
+BAR = 40
+"""Longest bar of a histogram, in characters."""
+IMBALANCE = 5
+"""Ratio of the most and the least frequent answer from which it is shown."""
 SHOWN_SKIPPED = 5
 
 
@@ -59,7 +64,7 @@ def _document(preview: Mapping[str, Any]) -> dict[str, Any]:
             "rows_skipped": sum(row["split"] == name for row in preview["skipped"]),
             "lengths": split["lengths"],
             "truncated": split["cut"],
-            **({"answers": split["answers"]} if "answers" in split else {}),
+            **{key: split[key] for key in REPORTS if key in split},
         }
         for name, split in preview["splits"].items()
     }
@@ -91,6 +96,9 @@ def _page(document: Mapping[str, Any]) -> str:
         lines += _indented(example["source"])
         tokens = f" ({example['target_tokens']} tokens)" if example["target_tokens"] else ""
         lines += [f"   target{tokens}", *_indented(example["target"])]
+        if "trained" in example:
+            lines.append("   trained on")
+            lines += [line for text in example["trained"] for line in _indented(text)]
         if len(example["candidates"]) > 1:
             lines.append("   candidates")
             for candidate in example["candidates"]:
@@ -114,16 +122,68 @@ def _split_lines(name: str, split: Mapping[str, Any], limits: Mapping[str, int])
     lines = [f"{name}: {rows}{skipped}, {split['rows_measured']:,} measured:"]
     for side, lengths in split["lengths"].items():
         if lengths["longest"]:
-            text = ", ".join(f"{word} {tokens}" for word, tokens in lengths.items())
+            text = ", ".join(f"{word} {tokens}" for word, tokens in lengths.items() if word != "histogram")
             truncated = split["truncated"][side]
-            more = f"; {truncated:,} truncated to {limits[side]}" if truncated else ""
-            lines.append(f"   {side} tokens: {text}{more}")
+            share = truncated / split["rows_measured"]
+            more = f"; {truncated:,} ({share:.1%}) truncated to {limits[side]}" if truncated else ""
+            lines += [f"   {side} tokens: {text}{more}", *_bars(lengths["histogram"])]
     if "answers" in split:
         shares = sorted(split["answers"].items(), key=lambda pair: -pair[1])
         more = f", and {len(shares) - SHOWN_ANSWERS} more" if len(shares) > SHOWN_ANSWERS else ""
         answers = ", ".join(f"{answer} {share:.1%}" for answer, share in shares[:SHOWN_ANSWERS])
         lines.append(f"   answers: {answers}{more}")
-    return lines
+    return [*lines, *_imbalance_lines(split), *_number_lines(split), *_report_lines(split)]
+
+
+def _imbalance_lines(split: Mapping[str, Any]) -> Iterator[str]:
+    imbalance = split.get("imbalance", {})
+    if imbalance and imbalance["ratio"] >= IMBALANCE:
+        most, least = imbalance["most"], imbalance["least"]
+        yield f"   imbalance: {most!r} is {imbalance['ratio']:,.0f} times as frequent as {least!r}"
+    if imbalance.get("unseen"):
+        yield f"   labels that no measured row has: {', '.join(imbalance['unseen'][:SHOWN_ANSWERS])}"
+
+
+def _number_lines(split: Mapping[str, Any]) -> Iterator[str]:
+    for name, numbers in split.get("numbers", {}).items():
+        text = ", ".join(f"{key} {numbers[key]:.4g}" for key in ("lowest", "mean", "highest", "std"))
+        yield f"   {name}: {text}"
+        yield from _bars(numbers["histogram"])
+
+
+def _report_lines(split: Mapping[str, Any]) -> Iterator[str]:
+    duplicates, empty = split.get("duplicates"), split.get("empty")
+    if duplicates and duplicates["rows"]:
+        other = duplicates["with_other_answer"]
+        more = f", {other:,} of them with another answer" if other else ""
+        yield f"   duplicates: {duplicates['rows']:,} of {duplicates['examined']:,} rows{more}"
+        yield from (f"     {each['row']} equals {each['same_as']}" for each in duplicates["first"])
+    if empty and (empty["inputs"] or empty["answers"]):
+        yield f"   empty: {empty['inputs']:,} inputs, {empty['answers']:,} answers"
+        yield from (f"     {row}" for row in empty["first"])
+    for leak in split.get("leakage", ()):
+        near = "near ones not counted, which needs datasketch: pip install 'peftkit[data]'"
+        if leak["near"] is not None:
+            near = f"{leak['near']:,} nearly"
+        groups = f", {leak['groups']:,} in a group that is there too" if leak["groups"] else ""
+        rows, others = leak["examined"]
+        exact = f"{leak['exact']:,} of {rows:,} rows exactly"
+        yield f"   also among {others:,} rows of {leak['of']}: {exact}, {near}{groups}"
+        for each in leak["first"]:
+            word = next(key for key in each if key != "row")
+            yield f"     {each['row']} {word.replace('_', ' ')} {each[word]}"
+
+
+def _bars(histogram: Sequence[Mapping[str, float]]) -> Iterator[str]:
+    """Yields a line for each bin of a histogram; none for a single bin."""
+    if len(histogram) < 2:
+        return
+    most = max(each["rows"] for each in histogram)
+    labels = [f"{each['from']:.4g} to {each['to']:.4g}" for each in histogram]
+    width = max(map(len, labels))
+    for label, each in zip(labels, histogram, strict=True):
+        bar = "#" * max(each["rows"] > 0, round(BAR * each["rows"] / most))
+        yield " ".join(filter(None, [f"     {label:>{width}}", bar, f"{each['rows']:,}"]))
 
 
 def _indented(text: str) -> list[str]:

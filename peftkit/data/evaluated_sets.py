@@ -1,0 +1,69 @@
+"""Loads the examples of evaluation sets, with the labels that the model is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from datasets import Dataset
+
+from peftkit.components import Example, Task
+from peftkit.components.inputs import SkippedRow
+from peftkit.data.examples import to_examples
+from peftkit.errors import InputError, RunError, comma_separated, did_you_mean
+from peftkit.recipe.evaluation_tasks import EvaluationTask
+
+
+def load_set_examples(each: EvaluationTask, trained: Task) -> list[Example]:
+    """Loads the examples of an evaluation set.
+
+    Args:
+        each: The task of the set.
+        trained: The task that the model is trained on.
+
+    Raises:
+        InputError: A row is invalid, or has a label that the model is not trained on.
+        RunError: The set has no rows.
+    """
+    splits: Any = each.task.load()
+    rows = splits.get(each.split)
+    if rows is None or (isinstance(rows, Dataset) and not len(rows)):
+        raise RunError(f"the evaluation set {each.name!r} has no rows: task {each.task.name!r}, split {each.split!r}")
+    examples = to_examples(each.task, each.split, rows, range(len(rows)))
+    names, needed = each.task.targets, trained.targets
+    if len(names) != len(needed) or (len(needed) > 1 and names != needed):
+        text = f"predicts {comma_separated(names)}, but the model predicts {comma_separated(needed)}"
+        raise InputError(f"the evaluation set {each.name!r} {text}; use the same names and order")
+    return _with_labels(each, trained, examples) if trained.labels else examples
+
+
+def _with_labels(each: EvaluationTask, trained: Task, examples: Sequence[Example]) -> list[Example]:
+    """Gives the examples of a set the labels that the model is trained on.
+
+    Raises:
+        InputError: A row has another label; or the model predicts several labels of a row, and the set has others.
+    """
+    labels, own = trained.labels, each.task.labels
+    if own == labels:
+        return list(examples)
+    if not all(example.candidates for example in examples):
+        unknown = [label for label in own if label not in labels]
+        text = f"{unknown[0]!r} is none of them" if unknown else f"the set has {comma_separated(own)}"
+        raise InputError(
+            f"the evaluation set {each.name!r} needs the labels that the model is trained on, in their order "
+            f"({comma_separated(labels)}); {text}"
+        )
+    for index, example in enumerate(examples):
+        if example.target not in labels:
+            near = did_you_mean(example.target, labels)
+            raise InputError(
+                f"{each.task.describe_row(each.split, index)}: the model is not trained on the label "
+                f"{example.target!r}{near}; labels: {comma_separated(labels)}"
+            )
+    return [replace(example, candidates=labels) for example in examples]
+
+
+def skipped_rows_of(each: EvaluationTask) -> Iterator[SkippedRow]:
+    """Yields the invalid rows of an evaluation set that were left out."""
+    return (row for row in each.task.skipped_rows() if row.split == each.split)

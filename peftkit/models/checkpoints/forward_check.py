@@ -1,0 +1,98 @@
+"""Checks before training that a model takes what its family passes, and that padding is not read."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from peftkit.components import ModelKind
+from peftkit.errors import ModelError, summarize_error
+from peftkit.models.decoding.shared_cache import accepts_argument
+from peftkit.models.family import ModelFamily
+from peftkit.models.text_encoding import embedding_size
+from peftkit.oom import is_oom
+
+log = logging.getLogger(__name__)
+IDS = (3, 4, 5, 6, 7, 8)
+"""Token ids that have embeddings in every vocabulary."""
+
+
+def check_forward(
+    name: str, kind: ModelKind, model: nn.Module, family: ModelFamily, *, generates: bool = False
+) -> None:
+    """Run a model once on what its family passes.
+
+    Args:
+        name: the model, as in the recipe.
+        kind: its architecture.
+        model: the loaded model.
+        family: its model family.
+        generates: whether text is generated.
+
+    Raises:
+        ModelError: the model needs other arguments, reads padding, or cannot generate text.
+    """
+    model_class = type(model).__name__
+    if generates and not callable(getattr(model, "generate", None)):
+        raise ModelError(
+            f"the model {name!r} cannot generate text: {model_class} has no generate() in transformers "
+            f"{transformers.__version__}; use another version or another model"
+        )
+    weightless = any(parameter.is_meta or not parameter.numel() for parameter in model.parameters())
+    limits = (embedding_size(family.config, "encoder"), family.max_encoder_length, family.max_decoder_length)
+    needed = len(family.special_tokens.wrap([*IDS])) + len(IDS)
+    if weightless or any(limit is not None and limit < needed for limit in limits):
+        return
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            first, second = _outputs_with_different_padding(kind, model, family).float()
+    except Exception as error:  # a model's code may raise anything
+        elsewhere = torch.cuda.is_available() and next(model.parameters()).device.type == "cpu"
+        if is_oom(error) or (elsewhere and not isinstance(error, TypeError)):  # kernels for the GPU fail on a CPU
+            log.info("whether %s runs was not checked: %s", name, error)
+            return
+        raise ModelError(
+            f"the model {name!r} cannot be trained as {_article(kind)}: {model_class} fails on token ids and their "
+            f"mask ({type(error).__name__}: {summarize_error(error).rstrip('.')}); correct its config.json, or use "
+            "another model"
+        ) from error
+    finally:
+        model.train(was_training)
+    rounding = max(1e-5, *(4 * torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()))
+    if kind != "encoder" and (first - second).abs().max() > rounding * first.abs().max():
+        raise ModelError(
+            f"the model {name!r} cannot be trained as {_article(kind)}: {model_class} reads padding despite the mask, "
+            "so that losses and scores would depend on the other rows of a batch; use another model"
+        )
+
+
+def _article(kind: ModelKind) -> str:
+    return f"{'a' if kind == 'decoder' else 'an'} {kind}"
+
+
+def _outputs_with_different_padding(kind: ModelKind, model: nn.Module, family: ModelFamily) -> Tensor:
+    """Return the outputs for a text that is padded with the padding token, and with another one.
+
+    Encoders read no padding here, since for some of them it is not masked; ``padding_check`` finds these.
+    """
+    text = [*family.special_tokens.wrap([*IDS])] if kind == "encoder" else [*IDS]
+    padding = [[], []] if kind == "encoder" else [[family.pad_id] * 2, [IDS[0], IDS[-1]]]
+    device = next(model.parameters()).device
+    ids = torch.tensor([text + each for each in padding], device=device)
+    mask = torch.ones_like(ids)
+    mask[:, len(text) :] = 0
+    inputs = {"input_ids": ids}
+    if kind != "encoder" or accepts_argument(model, "attention_mask") or accepts_argument(model, "kwargs"):
+        inputs["attention_mask"] = mask
+    if kind == "encoder-decoder":
+        inputs["decoder_input_ids"] = torch.tensor([IDS, IDS], device=device)
+    output = model(**inputs, **({} if kind == "encoder" else {"use_cache": False}))
+    if kind == "encoder":
+        return next(value for key, value in output.items() if key.endswith("logits"))  # type: ignore[no-any-return]
+    logits: Tensor = output.logits[:, : len(IDS)]
+    return logits

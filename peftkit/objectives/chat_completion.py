@@ -1,0 +1,105 @@
+"""Chat: conversations as a chat template writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from peftkit.components import Example, ModelKind, Objective, Prediction, Task
+from peftkit.components.family_services import ChatTemplate
+from peftkit.components.inputs import Row, TrainOn
+from peftkit.components.objective import ObjectiveContext
+from peftkit.objectives.completions import count_unknown_targets, score_trained_tokens
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TEMPLATE_FILE = "chat_template.jinja"
+"""The file that tokenizers of transformers read their chat template from."""
+
+
+class ChatCompletion(Objective):
+    """Conversations of a decoder: the assistant's messages are trained on, and its last one is generated."""
+
+    name: Literal["chat_completion"] = "chat_completion"
+
+    train_on: TrainOn = "assistant"
+    """What is trained on: all messages of the `assistant`, its last one (`last_assistant`), what follows the prompt
+    (`completion`), or `all` of the conversation."""
+    chat_template: str = ""
+    """Jinja template, or the path of a file with one; that of the tokenizer if empty."""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further variables of the template, such as `{enable_thinking = false}`."""
+
+    task_kind = "chat"
+    families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
+    generates = True
+
+    @field_validator("chat_template")
+    @classmethod
+    def _read_template(cls, template: str) -> str:
+        """Return the text of a template, so that a run does not depend on a file that may change."""
+        if not template or "{" in template:
+            return template
+        try:
+            text = Path(template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"is neither a template, which has braces, nor a file that can be read: {error}"
+            ) from error
+        if "{" not in text:
+            raise ValueError(f"the file {template!r} has no template")
+        return text
+
+    def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
+        """Describe the template, if it is not that of the tokenizer."""
+        if not self.chat_template:
+            return ""
+        return f"The model was trained with this chat template:\n\n```jinja\n{self.chat_template.strip()}\n```"
+
+    def export(self, folder: Path, context: ObjectiveContext) -> None:
+        """Write the template, and the tokens that stop generation."""
+        if self.chat_template:
+            (folder / TEMPLATE_FILE).write_text(self.chat_template, encoding="utf-8")
+        file = folder / "generation_config.json"
+        if file.is_file():  # of a whole model
+            settings = {
+                **json.loads(file.read_text(encoding="utf-8")),
+                "eos_token_id": [*self._load_template(context).stop_ids],
+            }
+            file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        """Tokenize conversations."""
+        return self._load_template(context).tokenize(examples, self.train_on)
+
+    def _load_template(self, context: ObjectiveContext) -> ChatTemplate:
+        return context.family.load_chat_template(self.chat_template, self.chat_template_kwargs)
+
+    def predict(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        context: ObjectiveContext,
+        *,
+        has_targets: bool,
+    ) -> list[Prediction]:
+        """Generate the last message; the loss is that of everything that is trained on."""
+        family, settings = context.family, context.settings
+        predictions = score_trained_tokens(model, rows, context) if has_targets else [{} for _ in rows]
+        template = self._load_template(context)
+        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "num_beams": settings.num_beams}
+        texts = family.generate(model, rows, context.device, stop_ids=template.stop_ids, **options)
+        for prediction, text in zip(predictions, texts, strict=True):
+            prediction["prediction"] = text.removeprefix(template.answer_start).strip()
+        return predictions
+
+    def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
+        """Return how many answers have the unknown token."""
+        return count_unknown_targets(rows, context)

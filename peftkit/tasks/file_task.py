@@ -1,0 +1,129 @@
+"""Where the rows of a task are, and how their files are written: the options of tasks on files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from peftkit.data_files import (
+    FileLayout,
+    FileOptions,
+    Quoting,
+    SampleBy,
+    check_delimiter,
+    check_encoding_name,
+    disk_file,
+    normalize_member,
+)
+from peftkit.errors import DataError
+from peftkit.tasks.sources.data_source import SPLIT_NAMES
+from peftkit.tasks.sources.evaluated_task import EvaluatedTask
+from peftkit.tasks.sources.folders import Files
+
+GLOB = "glob"
+"""Key of a table whose value is a pattern of file names."""
+DataPath = str | dict[str, str | list[str] | dict[str, str]]
+"""A hub id, a folder, a file, files by split, or a pattern (``{glob = "reviews/*.csv"}``), also of a split."""
+
+
+class FileTask(EvaluatedTask):
+    """A task on rows of files, a folder or a hub dataset."""
+
+    path: DataPath
+    """Hub id, local folder in the layout of a hub dataset, file, or table of files by split (train, dev, test).
+    Files are CSV, TSV, JSON, JSONL, Parquet or text, also compressed or in zip archives (`reviews.zip::train.csv`);
+    paths are relative to the working directory. `{ glob = "reviews/*.csv" }` stands for the files that match."""
+    delimiter: str | None = None
+    """Character between the cells of CSV and TSV files; a comma, or a tab in TSV files, if unset."""
+    quoting: Quoting | None = None
+    """Whether cells of CSV and TSV files that have delimiters, quotes or line breaks are quoted (`minimal`), or quotes
+    have no special meaning (`none`); `minimal`, or `none` in TSV files, if unset."""
+    encoding: str | None = None
+    """Encoding of text files, named as in Python, such as `cp1252` or `utf-16`; UTF-8 if unset."""
+    field: str | None = Field(default=None, min_length=1)
+    """Key of the rows in JSON files, named as in `datasets`; dots select nested keys. If unset, the only list of rows
+    is found."""
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: DataPath) -> DataPath:
+        if isinstance(path, str):
+            if not path:
+                raise ValueError("must not be empty")
+            return path
+        if GLOB in path:
+            _check_pattern(path)
+            return path
+        for split, files in path.items():
+            if split not in SPLIT_NAMES:
+                raise ValueError(f"unknown split {split!r}; allowed: train, dev, test, or glob alone")
+            if not files:
+                raise ValueError(f"no files for split {split!r}")
+            if isinstance(files, dict):
+                _check_pattern(files)
+        if "train" not in path:
+            raise ValueError("no files for split 'train'")
+        return path
+
+    @field_validator("delimiter", "encoding")
+    @classmethod
+    def _check_file_option(cls, value: str | None, info: ValidationInfo) -> str | None:
+        check = check_delimiter if info.field_name == "delimiter" else check_encoding_name
+        return None if value is None else check(value)
+
+    @property
+    def file_layout(self) -> FileLayout | None:
+        """The form of the files if the task reads one of its own, whatever their extension; None by default."""
+        return None
+
+    @property
+    def file_options(self) -> FileOptions:
+        """How the files are written, where their extension does not say it."""
+        sample_by: SampleBy | None = getattr(self, "sample_by", None)
+        return FileOptions(
+            self.delimiter, self.quoting, self.encoding, self.field, sample_by=sample_by, form=self.file_layout
+        )
+
+    def _options_without_form(self) -> Iterator[tuple[str, str]]:
+        """Yields the options of files on which nothing depends if the task reads files in a form of its own."""
+        if (form := getattr(self, "file_format", None)) is not None:
+            for option, _ in self.file_options.without_effect(set()):
+                yield option, f"file_format is {form!r}"
+
+    def _paths(self) -> str | Files:
+        """Returns the path, or the files of each split.
+
+        Raises:
+            DataError: No file matches a pattern.
+        """
+        if isinstance(self.path, str):
+            return normalize_member(self.path)
+        path: dict[str, Any] = {"train": self.path} if GLOB in self.path else dict(self.path)
+        return tuple((split, tuple(map(normalize_member, _files(each)))) for split, each in path.items())
+
+    def data_files(self) -> list[Path]:
+        """Returns the files on this machine that the path names, archives instead of the files inside."""
+        paths = self._paths()
+        names = [paths] if isinstance(paths, str) else [name for _, each in paths for name in each]
+        return [disk_file(name) for name in names]
+
+
+def _check_pattern(table: dict[str, Any]) -> None:
+    if table.keys() != {GLOB} or not isinstance(table[GLOB], str) or not table[GLOB]:
+        raise ValueError('a pattern is a table with one key, such as { glob = "reviews/*.csv" }')
+
+
+def _files(value: str | list[str] | dict[str, str]) -> list[str]:
+    """Returns the files that a value of the path names; those of a pattern are sorted."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return value
+    matches = sorted(name for name in glob(value[GLOB], recursive=True) if Path(name).is_file())
+    if not matches:
+        raise DataError("path", f"no file matches {value[GLOB]!r}")
+    return matches

@@ -1,0 +1,297 @@
+"""Suites with labels, numbers and tags: GLUE, SuperGLUE, BoolQ, GoEmotions, CoNLL-2003 and WNUT-17."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peftkit.tasks.generic import MultipleChoice
+from peftkit.tasks.hub_suites.hub_task import CONVERTED, HubSet, HubSuite
+from peftkit.tasks.text_tasks.text_classification import TextClassification
+from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
+from peftkit.tasks.text_tasks.text_regression import TextRegression
+from peftkit.tasks.token_tagging import TokenTagging
+
+ENTAILMENT = ("entailment", "not_entailment")
+NOT_ENTAILMENT = {"not_entailment": "not entailment"}
+FALSE_TRUE = ("False", "True")
+NO_YES = {"False": "no", "True": "yes"}
+PAIR = "sentence1: {text} sentence2: {text_pair}"
+SENTENCES = ("sentence1", "sentence2")
+
+
+def sizes(train: int, validation: int, test: int) -> Mapping[str, int]:
+    """Returns the sizes of the three usual splits.
+
+    Args:
+        train: Rows of ``train``.
+        validation: Rows of ``validation``.
+        test: Rows of ``test``.
+    """
+    return {"train": train, "validation": validation, "test": test}
+
+
+def tested_on_validation(dev_fraction: float) -> dict[str, Any]:
+    """Returns the options of a dataset whose published test split has no answers.
+
+    Args:
+        dev_fraction: The share of the training rows that is held out for dev.
+    """
+    return {"test_split": "validation", "dev_fraction": dev_fraction}
+
+
+def _columns(text: str, pair: str | None = None) -> dict[str, Any]:
+    return {"text_column": text, **({"text_pair_column": pair} if pair else {})}
+
+
+def _glue(config: str, columns: dict[str, Any], labels: tuple[str, ...], dev: float, **more: Any) -> HubSet:
+    options = {
+        "config": config,
+        **columns,
+        "label_names": labels,
+        **tested_on_validation(dev),
+        **more.pop("options", {}),
+    }
+    return HubSet(base=TextClassification, path="nyu-mll/glue", options=options, **more)
+
+
+GLUE = HubSuite(
+    name="glue",
+    summary="Sentence or pair of sentences → acceptability, sentiment, paraphrase, similarity or entailment",
+    paper="GLUE, Wang et al., 2019",
+    licence="that of each dataset's authors; see the card",
+    note="The published test splits have no labels: test is the published validation split (matched for MNLI), and dev "
+    "is a share of the training rows. MNLI's other validation split is an evaluation set with "
+    'split = "validation_mismatched".',
+    sets={
+        "cola": _glue(
+            *("cola", _columns("sentence"), ("unacceptable", "acceptable"), 0.1),
+            template="cola sentence: {text}",
+            metric="matthews_correlation",
+            sizes=sizes(8551, 1043, 1063),
+        ),
+        "sst2": _glue(
+            *("sst2", _columns("sentence"), ("negative", "positive"), 0.02),
+            template="sst2 sentence: {text}",
+            metric="accuracy",
+            sizes=sizes(67349, 872, 1821),
+        ),
+        "mrpc": _glue(
+            *("mrpc", _columns(*SENTENCES), ("not_equivalent", "equivalent"), 0.1),
+            template=f"mrpc {PAIR}",
+            options={"verbalisers": {"not_equivalent": "not equivalent"}},
+            metric="f1",
+            metrics=("f1",),
+            sizes=sizes(3668, 408, 1725),
+        ),
+        "qqp": _glue(
+            *("qqp", _columns("question1", "question2"), ("not_duplicate", "duplicate"), 0.005),
+            template="qqp question1: {text} question2: {text_pair}",
+            options={"verbalisers": {"not_duplicate": "not duplicate"}},
+            metric="f1",
+            metrics=("f1",),
+            sizes=sizes(363846, 40430, 390965),
+        ),
+        "stsb": HubSet(
+            base=TextRegression,
+            path="nyu-mll/glue",
+            options={"config": "stsb", **_columns(*SENTENCES), "target_column": "label", **tested_on_validation(0.1)},
+            template=f"stsb {PAIR}",
+            metric="pearson",
+            sizes=sizes(5749, 1500, 1379),
+        ),
+        "mnli": _glue(
+            *("mnli", _columns("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), 0.005),
+            template="mnli premise: {text} hypothesis: {text_pair}",
+            options={"test_split": "validation_matched"},
+            metric="accuracy",
+            sizes={
+                **{"train": 392702, "validation_matched": 9815, "validation_mismatched": 9832},
+                **{"test_matched": 9796, "test_mismatched": 9847},
+            },
+        ),
+        "qnli": _glue(
+            *("qnli", _columns("sentence", "question"), ENTAILMENT, 0.02),
+            template="qnli question: {text_pair} sentence: {text}",
+            options={"verbalisers": NOT_ENTAILMENT},
+            metric="accuracy",
+            sizes=sizes(104743, 5463, 5463),
+        ),
+        "rte": _glue(
+            *("rte", _columns(*SENTENCES), ENTAILMENT, 0.1),
+            template=f"rte {PAIR}",
+            options={"verbalisers": NOT_ENTAILMENT},
+            metric="accuracy",
+            sizes=sizes(2490, 277, 3000),
+        ),
+        "wnli": _glue(
+            *("wnli", _columns(*SENTENCES), ("not_entailment", "entailment"), 0.1),
+            template=f"wnli {PAIR}",
+            options={"verbalisers": NOT_ENTAILMENT},
+            metric="accuracy",
+            sizes=sizes(635, 71, 146),
+        ),
+    },
+)
+
+
+def _super_glue(config: str, columns: dict[str, Any], labels: tuple[str, ...], dev: float, **more: Any) -> HubSet:
+    verbalisers = NO_YES if labels == FALSE_TRUE else NOT_ENTAILMENT if labels == ENTAILMENT else {}
+    options = {"config": config, **columns, "label_names": labels, "verbalisers": verbalisers}
+    options |= {**tested_on_validation(dev), **more.pop("options", {})}
+    return HubSet(base=TextClassification, path="aps/super_glue", options=options, **more)
+
+
+SUPER_GLUE = HubSuite(
+    name="super_glue",
+    summary="Passages and sentences → answers, entailment, causes, or senses and references of words",
+    paper="SuperGLUE, Wang et al., 2019",
+    licence="that of each dataset's authors; see the card",
+    note="The published test splits have no labels: test is the published validation split, and dev is a share of the "
+    "training rows. ReCoRD, whose questions have several right answers, is not included.",
+    sets={
+        "boolq": _super_glue(
+            *("boolq", _columns("passage", "question"), FALSE_TRUE, 0.1),
+            template="boolq question: {text_pair} passage: {text}",
+            metric="accuracy",
+            sizes=sizes(9427, 3270, 3245),
+        ),
+        "cb": _super_glue(
+            *("cb", _columns("premise", "hypothesis"), ("entailment", "contradiction", "neutral"), 0.2),
+            template="cb premise: {text} hypothesis: {text_pair}",
+            metric="f1_macro",
+            sizes=sizes(250, 56, 250),
+        ),
+        "copa": HubSet(
+            base=MultipleChoice,
+            path="aps/super_glue",
+            options={
+                **{"config": "copa", "question_column": "question", "context_column": "premise"},
+                **{"choices_columns": ("choice1", "choice2"), "answer_column": "label", "answer_is": "index"},
+                **tested_on_validation(0.2),
+            },
+            template="copa premise: {context} question: What was the {question}? choices: {choices}",
+            metric="accuracy",
+            sizes=sizes(400, 100, 500),
+        ),
+        "multirc": _super_glue(
+            *("multirc", _columns("paragraph"), FALSE_TRUE, 0.05),
+            template="multirc question: {question} answer: {answer} paragraph: {text}",
+            options={"group_column": "paragraph"},
+            metric="f1",
+            metrics=("f1",),
+            sizes=sizes(27243, 4848, 9693),
+        ),
+        "rte": _super_glue(
+            *("rte", _columns("premise", "hypothesis"), ENTAILMENT, 0.1),
+            template="rte premise: {text} hypothesis: {text_pair}",
+            metric="accuracy",
+            sizes=sizes(2490, 277, 3000),
+        ),
+        "wic": _super_glue(
+            *("wic", _columns("sentence1"), FALSE_TRUE, 0.1),
+            template="wic word: {word} sentence1: {text} sentence2: {sentence2}",
+            metric="accuracy",
+            sizes=sizes(5428, 638, 1400),
+        ),
+        "wsc": _super_glue(
+            *("wsc.fixed", _columns("text"), FALSE_TRUE, 0.2),
+            template="wsc text: {text} question: Does {span2_text} refer to {span1_text}?",
+            metric="accuracy",
+            sizes=sizes(554, 104, 146),
+        ),
+    },
+)
+
+BOOLQ = HubSuite(
+    name="boolq",
+    summary="Question about a passage → yes or no",
+    paper="BoolQ, Clark et al., 2019",
+    licence="CC BY-SA 3.0",
+    note="The published validation split is test, and 10 % of the training rows are dev.",
+    sets={
+        "": HubSet(
+            base=TextClassification,
+            path="google/boolq",
+            options={
+                **{**_columns("passage", "question"), "label_column": "answer", "label_names": FALSE_TRUE},
+                **{"verbalisers": NO_YES, **tested_on_validation(0.1)},
+            },
+            template="question: {text_pair} passage: {text}",
+            metric="accuracy",
+            sizes={"train": 9427, "validation": 3270},
+        )
+    },
+)
+
+GO_EMOTIONS = HubSuite(
+    name="go_emotions",
+    summary="Comment → any of 28 emotions",
+    paper="GoEmotions, Demszky et al., 2020",
+    licence="Apache 2.0",
+    note="Dev and test are the published ones.",
+    sets={
+        "": HubSet(
+            base=TextMultiLabel,
+            path="google-research-datasets/go_emotions",
+            options={
+                "config": "simplified",
+                "label_names": (
+                    *("admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity"),
+                    *("desire", "disappointment", "disapproval", "disgust", "embarrassment", "excitement", "fear"),
+                    *("gratitude", "grief", "joy", "love", "nervousness", "optimism", "pride", "realization", "relief"),
+                    *("remorse", "sadness", "surprise", "neutral"),
+                ),
+            },
+            template="emotions: {text}",
+            metric="f1_macro",
+            sizes=sizes(43410, 5426, 5427),
+        )
+    },
+)
+
+
+def _tags(*types: str) -> tuple[str, ...]:
+    return ("O", *(f"{part}-{each}" for each in types for part in "BI"))
+
+
+CONLL_2003 = HubSuite(
+    name="conll2003",
+    summary="Words of news → persons, organizations, locations and other names",
+    paper="CoNLL-2003, Tjong Kim Sang and De Meulder, 2003",
+    licence="of the Reuters Corpus; for research",
+    note="The model reads the words alone. Dev and test are the published ones.",
+    sets={
+        "": HubSet(
+            base=TokenTagging,
+            path="eriktks/conll2003",
+            options={"revision": CONVERTED, "tag_names": _tags("PER", "ORG", "LOC", "MISC")},
+            template="{words}",
+            metric="entity_f1",
+            sizes=sizes(14041, 3250, 3453),
+        )
+    },
+)
+
+WNUT_17 = HubSuite(
+    name="wnut_17",
+    summary="Words of posts → rare and new names of six types",
+    paper="WNUT-17, Derczynski et al., 2017",
+    licence="CC BY 4.0",
+    note="The model reads the words alone. Dev and test are the published ones.",
+    sets={
+        "": HubSet(
+            base=TokenTagging,
+            path="leondz/wnut_17",
+            options={
+                "revision": CONVERTED,
+                "tag_names": _tags("corporation", "creative-work", "group", "location", "person", "product"),
+            },
+            template="{words}",
+            metric="entity_f1",
+            sizes=sizes(3394, 1009, 1287),
+        )
+    },
+)
+
+LABEL_SUITES = (GLUE, SUPER_GLUE, BOOLQ, GO_EMOTIONS, CONLL_2003, WNUT_17)
