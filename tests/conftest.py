@@ -149,7 +149,7 @@ def exhaustive_unless_quick(method: str) -> Any:
 # All but "random" are deterministic: whether CI passes must not depend on luck.
 settings.register_profile("fewest", deadline=None, database=None, max_examples=40, derandomize=True)
 settings.register_profile("few", deadline=None, database=None, max_examples=150, derandomize=True)
-settings.register_profile("many", deadline=None, database=None, max_examples=1500, derandomize=True)
+settings.register_profile("many", deadline=None, database=None, max_examples=800, derandomize=True)
 settings.register_profile("random", deadline=None, database=None, max_examples=5000)
 settings.load_profile("few")
 

@@ -93,6 +93,7 @@ QUERIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "words"), [(place, words) for place, each in QUERIES.items() for words in each])
 def test_printing_commands_exit_cleanly(place: str, words: str) -> None:
     command = [sys.executable, "-m", "peftkit", *words.split()]

@@ -39,6 +39,7 @@ def complete(tmp_path: Path) -> Complete:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -253,6 +253,7 @@ def test_nothing_heavy_is_imported_before_a_run() -> None:
     assert "quickstart.toml: OK (lora on wordnet_mcq, pocket-t5)" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command_name", ["list", "schema"])  # less and more than a buffer
 def test_a_closed_pipe_is_no_error(command_name: str) -> None:
     command = [sys.executable, "-m", "peftkit", command_name]

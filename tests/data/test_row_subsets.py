@@ -125,6 +125,7 @@ def test_a_resumed_run_keeps_its_sample(
     assert RunDirectory(path).summary()["rows_digests"] == RunDirectory(whole).summary()["rows_digests"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_the_sample_of_one(built_in: Callable[..., Recipe], registry: Registry) -> None:
     short = ("run.resample_train=bootstrap", "train.optimizer=SGD", "train.budget.steps=3", "evaluate.every=100%")
     short += ("evaluate.dev_examples=8", "evaluate.test_examples=8", "evaluate.train_examples=8", "method.name=lora")

@@ -56,6 +56,7 @@ def test_the_objective_is_listed_shown_and_checked(recipe: Path, capsys: pytest.
     assert "OK (full on shades" in peftkit_("check", recipe, capsys=capsys)
 
 
+@pytest.mark.slow
 def test_it_trains_compares_reports_verifies_and_predicts(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -203,6 +203,7 @@ def test_a_failed_run_leaves_the_process_as_it_was(
     assert_unchanged(caller, before)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_the_process_as_it_was_and_resumes(
     built_in: Callable[..., Recipe], caller: Caller, tmp_path: Path
 ) -> None:
@@ -234,6 +235,7 @@ def test_an_interrupted_run_leaves_the_process_as_it_was_and_resumes(
     assert_unchanged(caller, before)
 
 
+@pytest.mark.slow
 def test_predictions_models_and_estimates_leave_the_process_as_it_was(
     built_in: Callable[..., Recipe], caller: Caller, tmp_path: Path
 ) -> None:
@@ -360,6 +362,7 @@ def test_another_thread_waits() -> None:
     assert order == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_the_first_call_of_a_process_restores_the_generators_that_imports_use() -> None:
     code = """
 import random, numpy

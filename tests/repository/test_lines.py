@@ -27,6 +27,7 @@ def test_listed_tests_exist(name: str) -> None:
     assert (TESTS / name).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_line
 def test_one_line_tests_import_without_transformers() -> None:
     files = [

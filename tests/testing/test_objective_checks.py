@@ -51,6 +51,7 @@ def test_built_in_objectives_conform(objective: type[Objective], tmp_path: Path)
     check_objective(configured, TASKS[objective.task_kind], tmp_path, runs=False)
 
 
+@pytest.mark.slow
 def test_an_objective_of_a_plugin_conforms(regression_plugin: Path, tmp_path: Path) -> None:
     check_task(Shades())
     check_registered(BrightnessHead)

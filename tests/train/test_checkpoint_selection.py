@@ -168,6 +168,7 @@ def test_selection_does_not_depend_on_test_scores(make: Make, registry: Registry
     assert steps == {3}
 
 
+@pytest.mark.slow
 def test_two_processes_report_the_same_as_one(make: Make, registry: Registry, tmp_path: Path) -> None:
     """Every process restores the selected weights, also after resuming at the end."""
     parts = [option for option in PARTS if option != "method.name=lora"] + ["method.name=quiet"]

@@ -18,15 +18,12 @@ from peftkit.testing import (
 from peftkit.testing.tiny_models import head_parameters
 from peftkit_lora_xs import LoraXs
 
-ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "modernbert")
-TestLoraXs = pytest.mark.slow(
-    conformance(
-        LoraXs(r=4),
-        LoraXs(r=4, target_modules="all-linear"),
-        architectures=("t5", "bart", "llama", "qwen2", "gpt2", *ENCODERS),
-        runs=False,
-    )
-)
+VARIANTS = (LoraXs(r=4), LoraXs(r=4, target_modules="all-linear"))
+ARCHITECTURES = ("t5", "bart", "llama", "qwen2", "gpt2", "bert", "albert", "deberta-v2", "modernbert")
+AT_NIGHT = ("roberta", "distilbert", "electra")
+"""More encoders, which run the same code of the kit. ALBERT is the one that has no gradient checkpointing."""
+TestLoraXs = pytest.mark.slow(conformance(*VARIANTS, architectures=ARCHITECTURES, runs=False))
+TestAtNight = pytest.mark.exhaustive(pytest.mark.slow(conformance(*VARIANTS, architectures=AT_NIGHT, runs=False)))
 TestRuns = pytest.mark.slow(conformance(LoraXs(r=4), architectures=("t5", "bert")))
 
 
