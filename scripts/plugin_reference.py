@@ -21,8 +21,9 @@ from typing import Any
 from pydantic import BaseModel
 
 import peftkit
-from peftkit.components import callback, family_services, inputs, model_parts, objective, preset, search_space
+from peftkit.components import callback, family_services, inputs, objective, preset, search_space
 from peftkit.components.component import Component
+from peftkit.components.model_parts import target_modules
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.components.read_later import ReadLater
 from peftkit.plugins import BASE_CLASSES
@@ -37,7 +38,7 @@ of each kind. This page is generated from the code: `python scripts/plugin_refer
 
 All names are imported from `peftkit`, except the types of `peftkit.components.family_services`,
 `peftkit.components.objective` and `peftkit.components.inputs`, those of `peftkit.components.search_space`,
-`peftkit.components.model_parts` and `peftkit.testing`, and
+`peftkit.components.model_parts.target_modules` and `peftkit.testing`, and
 [what built-in components share](#what-built-in-components-share). Other modules and names may change without notice.
 """
 BEFORE_CLASSES = """## Base classes
@@ -315,10 +316,10 @@ def document() -> str:
     parts += [f"## Search ranges\n\nIn `peftkit.components.search_space`:\n\n{table(('name', ''), ranges)}"]
     markers = [
         (code(name), paragraphs(inspect.getdoc(value) or ""))
-        for name, value in vars(model_parts).items()
-        if isinstance(value, type) and issubclass(value, model_parts.NamesInModel)
+        for name, value in vars(target_modules).items()
+        if isinstance(value, type) and issubclass(value, target_modules.NamesInModel)
     ]
-    parts += ["## Options that name parts of a model\n\nIn `peftkit.components.model_parts`:\n"]
+    parts += ["## Options that name parts of a model\n\nIn `peftkit.components.model_parts.target_modules`:\n"]
     parts += [table(("name", ""), markers)]
     return "\n".join(parts)
 

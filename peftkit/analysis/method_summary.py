@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoConfig
 
 from peftkit.components import ApplyContext, Method, ModelKind, RunSpec
-from peftkit.components.head_parameters import unfreeze_head
-from peftkit.components.model_parts import check_names
+from peftkit.components.model_parts.head_parameters import unfreeze_head
+from peftkit.components.model_parts.target_modules import check_names
 from peftkit.errors import InputError, ModelError
 from peftkit.models import FAMILIES
 from peftkit.models.checkpoints.load_errors import explain_load_errors

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from peftkit.components import ApplyContext, Method, ModelKind, OptionProblem, RunSpec, Side
-from peftkit.components.head_parameters import covering_modules
-from peftkit.components.model_parts import (
+from peftkit.components.model_parts.head_parameters import covering_modules
+from peftkit.components.model_parts.target_modules import (
     ModulePatterns,
     find_overlaps,
     format_changed_options,

@@ -149,7 +149,9 @@ class CandidateScorer:
             "targets": itemgetter(1),
             "texts": sum,
         }
-        if not all(ignores_padding(self.model, partial(differs, of), passes=name) for name, of in padded.items()):
+        if not all(
+            ignores_padding(self.model, partial(differs, length_of), passes=name) for name, length_of in padded.items()
+        ):
             order = sorted(range(len(lengths)), key=lengths.__getitem__)
             for _, group in itertools.groupby(order, key=lengths.__getitem__):
                 numbers = list(group)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import ApplyContext, ModelKind
-from peftkit.components.head_parameters import unfreeze_head
 from peftkit.components.inputs import ObjectiveSettings
-from peftkit.components.model_parts import check_names
+from peftkit.components.model_parts.head_parameters import unfreeze_head
+from peftkit.components.model_parts.target_modules import check_names
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError

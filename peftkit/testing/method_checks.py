@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from peftkit.components import Method
-from peftkit.components.head_parameters import find_head_parameters
+from peftkit.components.model_parts.head_parameters import find_head_parameters
 from peftkit.errors import InputError, PluginError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.shape_family import StepMacs

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from peftkit.components import Method
-from peftkit.components.head_parameters import unfreeze_head
-from peftkit.components.model_parts import check_names
+from peftkit.components.model_parts.head_parameters import unfreeze_head
+from peftkit.components.model_parts.target_modules import check_names
 from peftkit.models.method_errors import check_weights, weighted_layers
 from peftkit.testing.tiny_models import STEPS, architecture_kind, batch, context, head_parameters, tiny_model
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.optimization import Adafactor
 
-from peftkit.components.head_parameters import is_head_parameter
+from peftkit.components.model_parts.head_parameters import is_head_parameter
 from peftkit.errors import InputError
 from peftkit.recipe import Recipe
 from peftkit.recipe.optimizer_names import torch_optimizers

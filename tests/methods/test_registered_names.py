@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from peftkit import Method
-from peftkit.components.model_parts import ModuleNames, check_names, find_overlaps, naming_options
+from peftkit.components.model_parts.target_modules import ModuleNames, check_names, find_overlaps, naming_options
 from peftkit.errors import InputError
 from peftkit.methods.lora import Lora
 from peftkit.plugins import load_registry

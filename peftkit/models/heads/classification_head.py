@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit.components import Head, Method
-from peftkit.components.head_parameters import find_head_parameters
+from peftkit.components.model_parts.head_parameters import find_head_parameters
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
 from peftkit.models.checkpoints.model_files import checkpoint_keys

@@ -187,9 +187,9 @@ class ReferencePasses:
     ) -> Values:
         """Compute log-likelihoods of texts, distributed over the processes unless each computes all."""
         accelerator = self.accelerator
-        own = batches if everywhere else batches[accelerator.process_index :: accelerator.num_processes]
+        local = batches if everywhere else batches[accelerator.process_index :: accelerator.num_processes]
         with accelerator.autocast():
-            values = base_loglikelihoods(model, self.objective.family, own)
+            values = base_loglikelihoods(model, self.objective.family, local)
         if not everywhere and accelerator.num_processes > 1:
             values = {key: value for part in gather_object([values]) for key, value in part.items()}
         return values

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from peftkit import Method
-from peftkit.components.head_parameters import covering_modules, find_head_parameters, is_head_parameter
+from peftkit.components.model_parts.head_parameters import covering_modules, find_head_parameters, is_head_parameter
 from peftkit.errors import InputError, ModelError, RecipeError
 from peftkit.inference.finished_run import load_finished_run
 from peftkit.models.heads.classification_head import parameters_not_in_checkpoint

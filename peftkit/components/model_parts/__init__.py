@@ -1,0 +1,1 @@
+"""Parts of a model that methods name: its target modules, and the parameters of its head."""
