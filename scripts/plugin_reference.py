@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import peftkit
-from peftkit.components import callback, family_services, inputs, objective, preset, search_space
+from peftkit.components import callback, family_services, inputs, objective, objective_context, preset, search_space
 from peftkit.components.component import Component
 from peftkit.components.model_parts import target_modules
 from peftkit.components.options.option_docstrings import option_descriptions
@@ -37,7 +37,7 @@ Everything that a component is given, and everything that it may define. [Writin
 of each kind. This page is generated from the code: `python scripts/plugin_reference.py --write`.
 
 All names are imported from `peftkit`, except the types of `peftkit.components.family_services`,
-`peftkit.components.objective` and `peftkit.components.inputs`, those of `peftkit.components.search_space`,
+`peftkit.components.objective`, `peftkit.components.objective_context` and `peftkit.components.inputs`, those of `peftkit.components.search_space`,
 `peftkit.components.model_parts.target_modules` and `peftkit.testing`, and
 [what built-in components share](#what-built-in-components-share). Other modules and names may change without notice.
 """
@@ -69,7 +69,7 @@ SHARED: Mapping[str, tuple[str, ...]] = {
 
 def given_types() -> list[type]:
     """The dataclasses that components are given or make."""
-    modules = (inputs, callback, objective, preset, search_space)
+    modules = (inputs, callback, objective, objective_context, preset, search_space)
     return [
         value
         for module in modules

@@ -97,6 +97,10 @@ NOT_PUBLIC = {
     **dict.fromkeys(
         ("LAYER_NORM", "LAYER_NORM_BY_PEFT", "by_peft", "compared", "compared_by_default"), "learning rates"
     ),
+    **dict.fromkeys(("EXTRACTIONS", "Extraction", "parse_exact_number"), "of metrics that extract answers"),
+    **dict.fromkeys(("TrainOn", "score_trained_tokens"), "of conversations"),
+    **dict.fromkeys(("VectorObjective", "RegressionObjective", "read_targets", "model_prompts"), "of embeddings"),
+    "collapse_blanks": "of rankings, which compare texts without extra blanks",
     **dict.fromkeys(("TrainerCallback", "EarlyStoppingConfig"), "of [train.early_stopping], a table of the recipe"),
 }
 """Names that built-in components import and a plugin does not need, and why."""
