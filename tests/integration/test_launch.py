@@ -46,8 +46,10 @@ SHORT = (
 
 COLOURS = "task.name=colours"
 """A small task for forked processes; the built-in ones have ten thousand rows to tokenize."""
-FAMILIES = ("vera", "prefix_tuning", "prompt_tuning", "p_tuning", "adalora", "ia3", "boft", "ln_tuning")
+FAMILIES = ("vera", "prefix_tuning", "prompt_tuning", "adalora", "boft")
 """A method of each kind in addition to full fine-tuning and LoRA; `scripts/support_matrix.py` runs all."""
+AT_NIGHT = ("p_tuning", "ia3", "ln_tuning")
+"""More of them, whose parameters are replicated as those of the others are."""
 
 
 def others() -> list[str]:
@@ -64,7 +66,14 @@ def others() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*others(), *(pytest.param(name, marks=pytest.mark.one_line) for name in FAMILIES)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *others(),
+        *(pytest.param(name, marks=pytest.mark.one_line) for name in FAMILIES),
+        *(pytest.param(name, marks=(pytest.mark.one_line, pytest.mark.exhaustive)) for name in AT_NIGHT),
+    ],
+)
 def test_two_processes_of_four_rows_equal_one_of_eight(
     method: str, built_in: Callable[..., Recipe], tmp_path: Path, registry: Registry
 ) -> None:

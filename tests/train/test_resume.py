@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from peftkit.errors import InputError, PeftkitError, RunError, RunInterrupted
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.monitor import collect_env
-from peftkit.plugins import Registry, load_registry
+from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
@@ -75,12 +75,14 @@ VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
 }
 
 
-OTHERS = ["parallel_adapters"] if "parallel_adapters" in load_registry().all("method") else []
+AT_NIGHT = "two processes"  # another variant has two processes too
 
 
 @pytest.mark.slow
 @pytest.mark.one_line
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, marks=pytest.mark.exhaustive if v == AT_NIGHT else ()) for v in VARIANTS]
+)
 def test_a_run_killed_at_random_steps_equals_an_uninterrupted_one(
     variant: str, make: Make, registry: Registry, tmp_path: Path
 ) -> None:
