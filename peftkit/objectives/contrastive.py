@@ -48,6 +48,7 @@ class ContrastiveEmbedding(VectorObjective):
     """What is put before documents, such as `passage: `; if unset, the model's prompt `document` or `passage`."""
 
     task_kind = "embedding"
+    scored_values = ("ranking",)
 
     @property
     def compares_rows(self) -> bool:
