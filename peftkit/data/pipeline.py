@@ -221,8 +221,8 @@ def prepare_data(
         selected.append(whole)
     data = PreparedData(train, train_sample.statistics, tuple(evaluated), tuple(selected), sizes, objective, sets)
     _check_truncated_targets(recipe, data)
-    for each in selected:
-        _warn_about_unknown_tokens(objective, each.name, each.rows)
+    for whole in selected:
+        _warn_about_unknown_tokens(objective, whole.name, whole.rows)
     if isinstance(train, Dataset) and objective.component.generates:
         _warn_about_unknown_tokens(objective, "train", train)
     return data

@@ -37,6 +37,7 @@ class ChatCompletion(Objective):
     """Further variables of the template, such as `{enable_thinking = false}`."""
 
     task_kind = "chat"
+    scored_values = ()
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
     generates = True
 

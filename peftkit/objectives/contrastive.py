@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from peftkit.components import Example, Prediction
+from peftkit.components import Example, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
@@ -48,6 +48,7 @@ class ContrastiveEmbedding(VectorObjective):
     """What is put before documents, such as `passage: `; if unset, the model's prompt `document` or `passage`."""
 
     task_kind = "embedding"
+    scored_values = ("ranking",)
 
     @property
     def compares_rows(self) -> bool:
@@ -187,6 +188,10 @@ class ContrastiveEmbedding(VectorObjective):
     def answer_text(self, answer: str, example: Example) -> str:
         """Return the positive, if it is that of the answer."""
         return example.target if answer == self.answer(example) else ""
+
+    def categories(self, task: Task, example: Example) -> Sequence[str]:
+        """Return none, because positives are texts."""
+        return ()
 
     def describe_constant_answer(self, answer: str) -> tuple[str, str]:
         """Describe that all positives are the same text."""

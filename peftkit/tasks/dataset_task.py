@@ -124,12 +124,19 @@ class DatasetTask(FileTask):
         """Looks for the task's columns in a user's data; tasks on a particular dataset recognize nothing."""
         if cls.hub_id:
             return []
+        if match := cls.recognize_files(path):
+            return [match]
         sample = read_sample(path)
         options = {"path": path, **sample.file_options}
         return [
             replace(match, options={**options, **match.options, **held_out_options(sample.splits)})
             for match in cls.recognize_columns(sample)
         ]
+
+    @classmethod
+    def recognize_files(cls, path: str) -> TaskMatch | None:
+        """Returns how the task reads files in a form that is its own; None, the default, if the path has none."""
+        return None
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterable[TaskMatch]:

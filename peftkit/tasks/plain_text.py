@@ -38,18 +38,18 @@ class PlainText(DatasetTask):
     required_fields: ClassVar[tuple[str, ...]] = ("text",)
 
     @classmethod
-    def recognize(cls, path: str) -> list[TaskMatch]:
-        """Recognizes text files, also a folder of them, and data whose only text is long."""
+    def recognize_files(cls, path: str) -> TaskMatch | None:
+        """Recognizes a folder of text files."""
         pattern = Path(path) / "*.txt"
         files = sorted(pattern.parent.glob("*.txt")) if pattern.parent.is_dir() else []
         others = any(file_format(file) not in (None, "text") for file in pattern.parent.iterdir()) if files else True
         if others or local_splits(path):
-            return super().recognize(path)
+            return None
         options: dict[str, Any] = {"path": {"glob": str(pattern)}, "sample_by": "document"}
         if encoding := next(filter(None, map(file_encoding, map(str, files))), None):
             options["encoding"] = encoding
         reason = f"the folder has {len(files):,} text files"
-        return [TaskMatch(0.5, {**options, **held_out_options(())}, reason)]
+        return TaskMatch(0.5, {**options, **held_out_options(())}, reason)
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:

@@ -50,22 +50,22 @@ class SpanQa(DatasetTask):
     hidden_from_prompt: ClassVar[tuple[str, ...]] = ("answers_column",)
 
     @classmethod
-    def recognize(cls, path: str) -> list[TaskMatch]:
-        """Recognizes files of SQuAD, and columns of questions, contexts and answers with their places."""
+    def recognize_files(cls, path: str) -> TaskMatch | None:
+        """Recognizes files of SQuAD."""
         form = SquadFormat("question", "context", "answers")
         files = local_files(path, FileOptions(form=form))
         if not files or file_format(Path(files[0])) != "json":
-            return super().recognize(path)
+            return None
         encoding = file_encoding(files[0])
         try:
             rows = [row for file in files for row in form.read(file, encoding)]
         except InputError:
-            return super().recognize(path)
+            return None
         options = {"path": path, "file_format": "squad"} | ({"encoding": encoding} if encoding else {})
         held_out = held_out_options(local_splits(path, FileOptions(form=form)))
         empty = sum(not row["answers"] for row in rows)
         reason = f"the file has the form of SQuAD, with {len(rows):,} questions"
-        return [TaskMatch(0.98, {**options, **_no_answer(empty), **held_out}, reason, _note(empty))]
+        return TaskMatch(0.98, {**options, **_no_answer(empty), **held_out}, reason, _note(empty))
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:

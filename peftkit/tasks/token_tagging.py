@@ -105,10 +105,9 @@ class TokenTagging(DatasetTask):
         return _find_tag_names(self._data_source(), *columns, self.scheme, skip_invalid=self.skips_bad_rows)
 
     @classmethod
-    def recognize(cls, path: str) -> list[TaskMatch]:
-        """Recognizes files with one word a line, and columns of words and tags."""
-        match = recognize_conll(path)
-        return [match] if match else super().recognize(path)
+    def recognize_files(cls, path: str) -> TaskMatch | None:
+        """Recognizes files with one word a line."""
+        return recognize_conll(path)
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
