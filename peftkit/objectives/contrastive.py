@@ -14,6 +14,7 @@ from peftkit.components import Example, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.errors import RowError
 from peftkit.objectives.text_vectors import VectorObjective, model_prompts
 from peftkit.text_normalization import collapse_blanks
 
@@ -72,7 +73,13 @@ class ContrastiveEmbedding(VectorObjective):
         return super().compared_vectors(vectors) if self.similarity == "cosine" else vectors
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
-        """Tokenize anchors, positives and hard negatives; ``identities`` are equal for equal texts."""
+        """Tokenize anchors, positives and hard negatives; ``identities`` are equal for equal texts.
+
+        Raises:
+            RowError: A text has no tokens, or the first document is not the target.
+        """
+        if any(example.target not in ("", *example.documents[:1]) for example in examples):
+            raise RowError("documents", "the first one must be the target")
         prompts = self.prompts(context)
         texts = [(example.source, *example.documents) for example in examples]
         prompted = [

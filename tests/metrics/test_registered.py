@@ -218,8 +218,9 @@ from peftkit import Example
 from peftkit.metrics import register_metrics
 examples = [Example("q", "a", ("a", "b"), extra={"answer": "c"})] * 2
 for metric in register_metrics():
-    texts = ["1", "2"] if metric.kinds == ("regression",) else ["a", "b"]
+    texts = ["1", "2"] if "regression" in metric.kinds else ["a", "b"]
     numbers = {"probabilities": {"a": 0.5}, "likelihood": {"nats": 2.0, "tokens": 1, "bytes": 3}}
+    numbers["ranking"] = {"ranks": [1, 3], "rows_of_query": 1}
     inputs = [numbers[metric.input]] * 2 if metric.input in numbers else texts
     assert metric().compute(inputs, [texts[:1], texts], examples)
 print("computed")

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from peftkit import Example
 from peftkit.components import Objective
 from peftkit.data.input_digests import model_digests
-from peftkit.errors import InputError, ModelError, RecipeError
+from peftkit.errors import InputError, ModelError, RecipeError, RowError
 from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ContrastiveEmbedding
 from peftkit.objectives.contrastive import rank
@@ -257,6 +257,13 @@ def test_exports_have_the_files_with_which_vectors_are_computed_again(pooling: A
         predictions = objective.predict(base.model, rows, examples, context, has_targets=False)
     embeddings = torch.tensor([p["embedding"] for p in predictions])
     torch.testing.assert_close(embeddings, expected, rtol=0, atol=1e-5)
+
+
+def test_the_first_document_is_the_target() -> None:
+    none: Any = None
+    for documents in ((), ("other", "right")):
+        with pytest.raises(RowError, match="documents: the first one must be the target"):
+            ContrastiveEmbedding().tokenize([Example("q", "right", documents=documents)], none, training=True)
 
 
 def test_answers_of_baselines_are_short() -> None:

@@ -85,6 +85,8 @@ NOT_PUBLIC = {
     **dict.fromkeys(("repair_tags", "tag_problem", "ConllFormat", "assign_tokens"), "of token_tagging"),
     "windows_as_texts": "of token_tagging and span_qa",
     "TextTask": "of the built-in tasks of texts and pairs of texts",
+    **dict.fromkeys(("VectorObjective", "model_prompts", "RegressionObjective", "read_targets"), "of embeddings"),
+    "collapse_blanks": "of embeddings",
     **dict.fromkeys(("format_number", "join_numbers", "parse_numbers", "get_number_text"), "of regression"),
     **dict.fromkeys(
         ("LABELS", "NO_LABEL", "SEPARATOR", "join_labels", "split_labels", "label_extra"), "of multi-label"

@@ -302,6 +302,12 @@ FORMS: dict[str, tuple[str, Content, str, dict[str, Any]]] = {
         "span_qa",
         {"allow_no_answer": True},
     ),
+    "triplets": (
+        "a.jsonl",
+        _jsonl([{"anchor": f"what is {i}", "positive": f"{i} is a number", "negative": f"no {i}"} for i in N]),
+        "text_pairs",
+        {"anchor_column": "anchor", "positive_column": "positive", "negative_columns": ["negative"]},
+    ),
     "lines": ("a.txt", _lines(*(f"{STORY} {i} times." for i in N)), "plain_text", {"sample_by": "line"}),
     "paragraphs": ("a.txt", _lines(*(f"{STORY}\n{i} times.\n" for i in N)), "plain_text", {"sample_by": "paragraph"}),
     "documents": (
