@@ -61,20 +61,20 @@ def write_lines(file: Path, rows: list[dict[str, Any]]) -> None:
 
 def method(name: str, **options: Any) -> Method:
     component: Any = load_registry("").find("method", name).component
-    made: Method = component.model_validate({**component.tiny_options, **options})
-    return made
+    validated: Method = component.model_validate({**component.tiny_options, **options})
+    return validated
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., MakeRecipe]:
     """Return a maker of recipes for a method, an architecture, an objective and a task."""
 
-    def of(method: Method, architecture: str, objective: Objective, task: Task) -> MakeRecipe:
+    def make_for(method: Method, architecture: str, objective: Objective, task: Task) -> MakeRecipe:
         tables = {"task": task.model_dump(mode="json"), "objective": objective.model_dump(mode="json")}
         folder = tmp_path / f"{method.name}-{architecture}-{objective.name}"
         return recipe_maker(method, architecture, folder, objective, task, changes=tables)
 
-    return of
+    return make_for
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.cli import main
 from peftkit.data.pipeline import prepare_data
 from peftkit.methods.peft_base import PeftMethod
+from peftkit.models.decoding.reference_model import DisabledAdapter
 from peftkit.models.load_base_model import apply_method, load_base
-from peftkit.models.reference_model import DisabledAdapter
 from peftkit.run_directory import RunDirectory
 from peftkit.testing import check_objective
 from peftkit.testing.run_checks import registry_with
@@ -155,8 +155,8 @@ def test_the_completion_of_another_prompt_is_that_of_the_nearest_row_before(
     rows = [("a", "one"), ("b", "two"), ("b", "three"), ("c", "four")]
     examples = [unpaired.to_prompt({"prompt": prompt, "completion": text}) for prompt, text in rows]
     candidates = [row["candidates"] for row in objective.tokenize(examples, training=True)]
-    own = [texts[0] for texts in candidates]
-    assert [texts[1] for texts in candidates] == [own[3], own[0], own[0], own[2]]
+    matching = [texts[0] for texts in candidates]
+    assert [texts[1] for texts in candidates] == [matching[3], matching[0], matching[0], matching[2]]
     assert all(len(row["candidates"]) == 1 for row in objective.tokenize(examples, training=False))
 
 
