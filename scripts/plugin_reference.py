@@ -27,7 +27,7 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.components.read_later import ReadLater
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.messages.type_names import describe_field
-from peftkit.tasks import dataset_task
+from peftkit.tasks import file_task
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "plugin-reference.md"
 INTRODUCTION = """# Plugin reference
@@ -293,14 +293,15 @@ def of_module(name: str, names: Iterable[str]) -> str:
 
 def document() -> str:
     parts = [INTRODUCTION, "## What components are given\n", *map(of_dataclass, given_types())]
-    parts += [of_protocol(family_services.FamilyServices), of_typed_dict(inputs.TokenizedRow)]
+    protocols = (family_services.FamilyServices, family_services.ReferenceModel)
+    parts += [*map(of_protocol, protocols), of_typed_dict(inputs.TokenizedRow)]
     kinds = [f"`{name}`: {', '.join(map(code, getattr(inputs, name).__args__))}" for name in ("ModelKind", "Side")]
     kinds += [f"`TaskKind`: {constants(inputs)['TaskKind']}"]
     names = (
         (family_services, "Batch"),
         (inputs, "Prediction"),
         (inputs, "Row"),
-        (dataset_task, "DataPath"),
+        (file_task, "DataPath"),
         (family_services, "ScoreCandidates"),
     )
     kinds += [f"`{name}`: {constants(module)[name]}" for module, name in names]
