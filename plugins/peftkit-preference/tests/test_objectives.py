@@ -22,7 +22,8 @@ from peftkit.models.decoding.reference_model import DisabledAdapter
 from peftkit.models.load_base_model import apply_method, load_base
 from peftkit.run_directory import RunDirectory
 from peftkit.testing import check_objective
-from peftkit.testing.run_checks import registry_with
+from peftkit.testing.processes import run_processes
+from peftkit.testing.run_checks import EVERY_STEP, check_equal_results, check_resume_after, registry_with
 from peftkit.train.mac_counting import create_mac_counter
 from peftkit.train.steps.reference_passes import DISABLED, STORED, ReferencePasses, count_reference_passes
 from peftkit_preference import Dpo, Kto, PreferencePairs, SimPo, UnpairedPreference
@@ -60,6 +61,22 @@ def test_objectives_conform_on_further_architectures(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "objective", [pytest.param(OBJECTIVES[0], marks=pytest.mark.exhaustive), OBJECTIVES[2]], ids=lambda each: each.name
+)
+def test_a_disabled_adapter_is_the_same_on_two_processes_and_resumed(
+    objective: Objective, pairs: PreferencePairs, unpaired: UnpairedPreference, make: Any
+) -> None:
+    task = task_of(objective, pairs, unpaired)
+    make_recipe, registry = make(method("lora"), "llama", objective, task), registry_with(objective, task)
+    check_equal_results(make_recipe, registry)
+    recipe = make_recipe("resumed", *EVERY_STEP)
+    run_processes(recipe, registry)
+    check_resume_after(2, recipe, registry)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("objective", OBJECTIVES[::2], ids=lambda each: each.name)
 def test_whole_runs_conform(
     objective: Objective, pairs: PreferencePairs, unpaired: UnpairedPreference, tmp_path: Path
