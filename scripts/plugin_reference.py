@@ -294,7 +294,8 @@ def of_module(name: str, names: Iterable[str]) -> str:
 
 def document() -> str:
     parts = [INTRODUCTION, "## What components are given\n", *map(of_dataclass, given_types())]
-    parts += [of_protocol(family_services.FamilyServices), of_typed_dict(inputs.TokenizedRow)]
+    protocols = (family_services.FamilyServices, family_services.ReferenceModel)
+    parts += [*map(of_protocol, protocols), of_typed_dict(inputs.TokenizedRow)]
     kinds = [f"`{name}`: {', '.join(map(code, getattr(inputs, name).__args__))}" for name in ("ModelKind", "Side")]
     kinds += [f"`TaskKind`: {constants(inputs)['TaskKind']}"]
     names = (

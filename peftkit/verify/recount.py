@@ -20,8 +20,8 @@ from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.macs.shape_family import StepMacs
+from peftkit.models.decoding.reference_model import expected_reference
 from peftkit.models.load_base_model import LoadedBase, count_parameters, init_random_base, load_base
-from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping

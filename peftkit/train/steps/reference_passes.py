@@ -21,8 +21,7 @@ from peftkit.errors import RunError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
-from peftkit.models.load_base_model import LoadedBase, init_random_base, load_base
-from peftkit.models.reference_model import (
+from peftkit.models.decoding.reference_model import (
     DisabledAdapter,
     StoredReference,
     Values,
@@ -30,6 +29,7 @@ from peftkit.models.reference_model import (
     batches_of_texts,
     values_dtype,
 )
+from peftkit.models.load_base_model import LoadedBase, init_random_base, load_base
 from peftkit.models.token_losses import tolerance
 from peftkit.recipe import Recipe
 
@@ -187,9 +187,15 @@ class ReferencePasses:
     ) -> Values:
         """Compute log-likelihoods of texts, distributed over the processes unless each computes all."""
         accelerator = self.accelerator
+<<<<<<< HEAD
         local = batches if everywhere else batches[accelerator.process_index :: accelerator.num_processes]
         with accelerator.autocast():
             values = base_loglikelihoods(model, self.objective.family, local)
+=======
+        assigned = batches if everywhere else batches[accelerator.process_index :: accelerator.num_processes]
+        with accelerator.autocast():
+            values = base_loglikelihoods(model, self.objective.family, assigned)
+>>>>>>> wip-pref
         if not everywhere and accelerator.num_processes > 1:
             values = {key: value for part in gather_object([values]) for key, value in part.items()}
         return values

@@ -18,11 +18,12 @@ from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.cli import main
 from peftkit.data.pipeline import prepare_data
 from peftkit.methods.peft_base import PeftMethod
+from peftkit.models.decoding.reference_model import DisabledAdapter
 from peftkit.models.load_base_model import apply_method, load_base
-from peftkit.models.reference_model import DisabledAdapter
 from peftkit.run_directory import RunDirectory
 from peftkit.testing import check_objective
-from peftkit.testing.run_checks import registry_with
+from peftkit.testing.processes import run_processes
+from peftkit.testing.run_checks import EVERY_STEP, check_equal_results, check_resume_after, registry_with
 from peftkit.train.mac_counting import create_mac_counter
 from peftkit.train.steps.reference_passes import DISABLED, STORED, ReferencePasses, count_reference_passes
 from peftkit_preference import Dpo, Kto, PreferencePairs, SimPo, UnpairedPreference
@@ -60,6 +61,22 @@ def test_objectives_conform_on_further_architectures(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "objective", [pytest.param(OBJECTIVES[0], marks=pytest.mark.exhaustive), OBJECTIVES[2]], ids=lambda each: each.name
+)
+def test_a_disabled_adapter_is_the_same_on_two_processes_and_resumed(
+    objective: Objective, pairs: PreferencePairs, unpaired: UnpairedPreference, make: Any
+) -> None:
+    task = task_of(objective, pairs, unpaired)
+    make_recipe, registry = make(method("lora"), "llama", objective, task), registry_with(objective, task)
+    check_equal_results(make_recipe, registry)
+    recipe = make_recipe("resumed", *EVERY_STEP)
+    run_processes(recipe, registry)
+    check_resume_after(2, recipe, registry)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("objective", OBJECTIVES[::2], ids=lambda each: each.name)
 def test_whole_runs_conform(
     objective: Objective, pairs: PreferencePairs, unpaired: UnpairedPreference, tmp_path: Path
@@ -155,8 +172,13 @@ def test_the_completion_of_another_prompt_is_that_of_the_nearest_row_before(
     rows = [("a", "one"), ("b", "two"), ("b", "three"), ("c", "four")]
     examples = [unpaired.to_prompt({"prompt": prompt, "completion": text}) for prompt, text in rows]
     candidates = [row["candidates"] for row in objective.tokenize(examples, training=True)]
+<<<<<<< HEAD
     right = [texts[0] for texts in candidates]
     assert [texts[1] for texts in candidates] == [right[3], right[0], right[0], right[2]]
+=======
+    matching = [texts[0] for texts in candidates]
+    assert [texts[1] for texts in candidates] == [matching[3], matching[0], matching[0], matching[2]]
+>>>>>>> wip-pref
     assert all(len(row["candidates"]) == 1 for row in objective.tokenize(examples, training=False))
 
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from peftkit.models.reference_model import REFERENCE, StoredReference, batches_of_texts, evaluation_mode, split_texts
+from peftkit.models.decoding.reference_model import (
+    REFERENCE,
+    StoredReference,
+    batches_of_texts,
+    evaluation_mode,
+    split_texts,
+)
 
 ROWS: list[Any] = [
     {"source": [1, 2], "candidates": [[3], [4, 5]]},
