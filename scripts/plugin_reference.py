@@ -37,8 +37,8 @@ Everything that a component is given, and everything that it may define. [Writin
 of each kind. This page is generated from the code: `python scripts/plugin_reference.py --write`.
 
 All names are imported from `peftkit`, except the types of `peftkit.components.family_services`,
-`peftkit.components.objective`, `peftkit.components.objective_context` and `peftkit.components.inputs`, those of `peftkit.components.search_space`,
-`peftkit.components.model_parts.target_modules` and `peftkit.testing`, and
+`peftkit.components.objective`, `peftkit.components.objective_context` and `peftkit.components.inputs`, those of
+`peftkit.components.search_space`, `peftkit.components.model_parts.target_modules` and `peftkit.testing`, and
 [what built-in components share](#what-built-in-components-share). Other modules and names may change without notice.
 """
 BEFORE_CLASSES = """## Base classes

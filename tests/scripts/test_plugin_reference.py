@@ -102,7 +102,6 @@ NOT_PUBLIC = {
     **dict.fromkeys(("EXTRACTIONS", "Extraction", "parse_exact_number"), "of metrics that extract answers"),
     **dict.fromkeys(("TrainOn", "score_trained_tokens"), "of conversations"),
     **dict.fromkeys(("VectorObjective", "RegressionObjective", "read_targets", "model_prompts"), "of embeddings"),
-    "collapse_blanks": "of rankings, which compare texts without extra blanks",
     **dict.fromkeys(("TrainerCallback", "EarlyStoppingConfig"), "of [train.early_stopping], a table of the recipe"),
 }
 """Names that built-in components import and a plugin does not need, and why."""

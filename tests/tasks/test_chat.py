@@ -93,8 +93,8 @@ def test_a_completion_may_call_functions() -> None:
         ),
         ({"messages": [QUESTION, {"role": "assistant", "content": " "}]}, "the last message is empty"),
         (
-            {"messages": [QUESTION, {"role": "assistent", "content": "x"}]},
-            r"unknown role 'assistent' \(did you mean 'assist",
+            {"messages": [QUESTION, {"role": "Assistant", "content": "x"}]},
+            r"unknown role 'Assistant' \(did you mean 'assistant",
         ),
         ({"messages": [QUESTION, {"role": "assistant"}]}, "message 2 has no content"),
         ({"messages": [QUESTION, "Because."]}, "message 2 must be a table with role and content, not 'Because.'"),

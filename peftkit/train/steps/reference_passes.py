@@ -187,15 +187,9 @@ class ReferencePasses:
     ) -> Values:
         """Compute log-likelihoods of texts, distributed over the processes unless each computes all."""
         accelerator = self.accelerator
-<<<<<<< HEAD
-        local = batches if everywhere else batches[accelerator.process_index :: accelerator.num_processes]
-        with accelerator.autocast():
-            values = base_loglikelihoods(model, self.objective.family, local)
-=======
         assigned = batches if everywhere else batches[accelerator.process_index :: accelerator.num_processes]
         with accelerator.autocast():
             values = base_loglikelihoods(model, self.objective.family, assigned)
->>>>>>> wip-pref
         if not everywhere and accelerator.num_processes > 1:
             values = {key: value for part in gather_object([values]) for key, value in part.items()}
         return values

@@ -61,33 +61,20 @@ def write_lines(file: Path, rows: list[dict[str, Any]]) -> None:
 
 def method(name: str, **options: Any) -> Method:
     component: Any = load_registry("").find("method", name).component
-<<<<<<< HEAD
-    configured: Method = component.model_validate({**component.tiny_options, **options})
-    return configured
-=======
     validated: Method = component.model_validate({**component.tiny_options, **options})
     return validated
->>>>>>> wip-pref
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., MakeRecipe]:
     """Return a maker of recipes for a method, an architecture, an objective and a task."""
 
-<<<<<<< HEAD
-    def maker(method: Method, architecture: str, objective: Objective, task: Task) -> MakeRecipe:
-=======
     def make_for(method: Method, architecture: str, objective: Objective, task: Task) -> MakeRecipe:
->>>>>>> wip-pref
         tables = {"task": task.model_dump(mode="json"), "objective": objective.model_dump(mode="json")}
         folder = tmp_path / f"{method.name}-{architecture}-{objective.name}"
         return recipe_maker(method, architecture, folder, objective, task, changes=tables)
 
-<<<<<<< HEAD
-    return maker
-=======
     return make_for
->>>>>>> wip-pref
 
 
 @pytest.fixture

@@ -172,13 +172,8 @@ def test_the_completion_of_another_prompt_is_that_of_the_nearest_row_before(
     rows = [("a", "one"), ("b", "two"), ("b", "three"), ("c", "four")]
     examples = [unpaired.to_prompt({"prompt": prompt, "completion": text}) for prompt, text in rows]
     candidates = [row["candidates"] for row in objective.tokenize(examples, training=True)]
-<<<<<<< HEAD
-    right = [texts[0] for texts in candidates]
-    assert [texts[1] for texts in candidates] == [right[3], right[0], right[0], right[2]]
-=======
     matching = [texts[0] for texts in candidates]
     assert [texts[1] for texts in candidates] == [matching[3], matching[0], matching[0], matching[2]]
->>>>>>> wip-pref
     assert all(len(row["candidates"]) == 1 for row in objective.tokenize(examples, training=False))
 
 
