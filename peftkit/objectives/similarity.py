@@ -99,7 +99,8 @@ class SimilarityEmbedding(VectorObjective, RegressionObjective):
             if len(vectors) > 1:
                 first, second = self.compared_vectors(vectors)
                 cosine = float(first @ second)
-                prediction = {"prediction": f"{cosine:.8f}"}
+                # Rounding errors are not ranked: equal pairs have equal cosines.
+                prediction = {"prediction": f"{cosine:.6f}"}
                 if has_targets:
                     prediction |= {"loss": (cosine - row["score"]) ** 2, "tokens": 1}
             if not has_targets:
