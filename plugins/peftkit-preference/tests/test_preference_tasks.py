@@ -7,6 +7,8 @@ import pytest
 
 from peftkit import MissingFieldsError, RowError, Task
 from peftkit.errors import DataError
+from peftkit.plugins import load_registry
+from peftkit.recipe import load_recipe
 from peftkit.testing import check_registered, check_task
 from peftkit_preference import (
     Dpo,
@@ -140,3 +142,15 @@ def test_columns_are_recognized(
         assert matches == []
     else:
         assert options.items() <= matches[0].options.items()
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_the_recipes_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).parents[1]
+    monkeypatch.chdir(folder.parents[1])
+    recipe = load_recipe(folder / "recipes" / f"{name}.toml", load_registry())
+    assert recipe.objective is not None
+    assert recipe.objective.name == name
+    splits = recipe.task.load()
+    examples = [recipe.task.to_example(row) for rows in splits.values() for row in rows]
+    assert len(examples) == len({example.source for example in examples}) == 72
