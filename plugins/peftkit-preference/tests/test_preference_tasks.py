@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peftkit import MissingFieldsError, RowError, Task
+from peftkit.cli import main
 from peftkit.errors import DataError
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
@@ -154,3 +156,14 @@ def test_the_recipes_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     splits = recipe.task.load()
     examples = [recipe.task.to_example(row) for rows in splits.values() for row in rows]
     assert len(examples) == len({example.source for example in examples}) == 72
+
+
+@pytest.mark.parametrize(("file", "objective"), [("answers", 'name = "dpo"'), ("rated_answers", "")])
+def test_init_writes_a_valid_recipe(
+    file: str, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(__file__).parents[1] / "recipes" / "data" / f"{file}.jsonl"
+    shutil.copy(data, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", data.name, "--model", "pocket-decoder", "--yes"]) == 0, capsys.readouterr().err
+    assert objective in (tmp_path / f"{file}.toml").read_text(encoding="utf-8")
