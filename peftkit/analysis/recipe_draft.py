@@ -202,6 +202,7 @@ def draft_recipe(
         for key, value in (("max_source_length", max_source_length), ("max_target_length", max_target_length))
         if value is not None
     ]
+    objective = candidate.match.objective
     recipe = "\n".join(
         [
             *([f"#:schema {schema}"] if schema else []),
@@ -220,6 +221,7 @@ def draft_recipe(
             f"name = {_toml(candidate.name)}",
             *[_option(key, value, candidate.match.notes) for key, value in candidate.match.options.items()],
             "",
+            *(["[objective]", f"name = {_toml(objective)}  # peftkit list objectives", ""] if objective else []),
             "[method]",
             f"name = {_toml(methods[0])}  # peftkit list methods",
             "",

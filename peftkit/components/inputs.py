@@ -127,12 +127,14 @@ class TaskMatch:
         options: The options of the task that the data need, such as the names of columns.
         reason: What was recognized, for the user to confirm.
         notes: A comment on some of the options.
+        objective: Name of the objective that the recipe must name, since several are for the task; empty if not.
     """
 
     score: float
     options: Mapping[str, Any]
     reason: str
     notes: Mapping[str, str] = field(default_factory=dict)
+    objective: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ class PreferencePairs(DatasetTask):
         options: dict[str, Any] = {"chosen_column": chosen, "rejected_column": rejected}
         prompt = sample.find(PROMPT_NAMES, "is_text")
         options |= {"prompt_column": prompt} if prompt else {"implicit_prompt": True}
-        yield TaskMatch(0.95, options, f"{chosen!r} has what is better than {rejected!r}")
+        reason = f"{chosen!r} has what is better than {rejected!r}"
+        yield TaskMatch(0.95, options, reason, objective="dpo")
 
     @model_validator(mode="after")
     def _check_implicit_prompt(self) -> PreferencePairs:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peftkit import MissingFieldsError, RowError, Task
+from peftkit.cli import main
 from peftkit.errors import DataError
+from peftkit.plugins import load_registry
+from peftkit.recipe import load_recipe
 from peftkit.testing import check_registered, check_task
 from peftkit_preference import (
     Dpo,
@@ -140,3 +144,26 @@ def test_columns_are_recognized(
         assert matches == []
     else:
         assert options.items() <= matches[0].options.items()
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_the_recipes_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).parents[1]
+    monkeypatch.chdir(folder.parents[1])
+    recipe = load_recipe(folder / "recipes" / f"{name}.toml", load_registry())
+    assert recipe.objective is not None
+    assert recipe.objective.name == name
+    splits = recipe.task.load()
+    examples = [recipe.task.to_example(row) for rows in splits.values() for row in rows]
+    assert len(examples) == len({example.source for example in examples}) == 72
+
+
+@pytest.mark.parametrize(("file", "objective"), [("answers", 'name = "dpo"'), ("rated_answers", "")])
+def test_init_writes_a_valid_recipe(
+    file: str, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(__file__).parents[1] / "recipes" / "data" / f"{file}.jsonl"
+    shutil.copy(data, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", data.name, "--model", "pocket-decoder", "--yes"]) == 0, capsys.readouterr().err
+    assert objective in (tmp_path / f"{file}.toml").read_text(encoding="utf-8")
