@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from peftkit.tasks.columns import get_text, get_texts
     from peftkit.tasks.dataset_task import DatasetTask
     from peftkit.tasks.file_task import DataPath
-    from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextGeneration
+    from peftkit.tasks.multiple_choice import DistractorGeneration, MultipleChoice
     from peftkit.tasks.text_tasks.text_classification import TextClassification
+    from peftkit.tasks.text_tasks.text_generation import TextGeneration
 
 __version__ = "0.1.0"
 
@@ -146,7 +147,8 @@ _MODULES = {
     "tasks.columns": ("get_text", "get_texts"),
     "tasks.dataset_task": ("DatasetTask",),
     "tasks.file_task": ("DataPath",),
-    "tasks.generic": ("DistractorGeneration", "MultipleChoice", "TextGeneration"),
+    "tasks.multiple_choice": ("DistractorGeneration", "MultipleChoice"),
+    "tasks.text_tasks.text_generation": ("TextGeneration",),
     "tasks.text_tasks.text_classification": ("TextClassification",),
 }
 

@@ -21,11 +21,11 @@ from typing import Any
 from pydantic import BaseModel
 
 import peftkit
-from peftkit.components import callback, family_services, inputs, objective, objective_context, preset, search_space
+from peftkit.components import callback, family_services, objective, objective_context, preset, search_space, types
 from peftkit.components.component import Component
+from peftkit.components.lazy_number import ReadLater
 from peftkit.components.model_parts import target_modules
 from peftkit.components.options.option_docstrings import option_descriptions
-from peftkit.components.read_later import ReadLater
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.messages.type_names import describe_field
 from peftkit.tasks import file_task
@@ -37,7 +37,7 @@ Everything that a component is given, and everything that it may define. [Writin
 of each kind. This page is generated from the code: `python scripts/plugin_reference.py --write`.
 
 All names are imported from `peftkit`, except the types of `peftkit.components.family_services`,
-`peftkit.components.objective`, `peftkit.components.objective_context` and `peftkit.components.inputs`, those of
+`peftkit.components.objective`, `peftkit.components.objective_context` and `peftkit.components.types`, those of
 `peftkit.components.search_space`, `peftkit.components.model_parts.target_modules` and `peftkit.testing`, and
 [what built-in components share](#what-built-in-components-share). Other modules and names may change without notice.
 """
@@ -55,13 +55,13 @@ SHARED: Mapping[str, tuple[str, ...]] = {
     ),
     "peftkit.tasks.labels": ("read_label", "match_label", "feature_names", "check_label_names", "check_label_order"),
     "peftkit.tasks.prompt_templates": ("fields", "render"),
-    "peftkit.objectives.answers": ("RankingObjective", "ClassificationObjective", "MultipleChoiceObjective"),
+    "peftkit.objectives.ranking_objectives": ("RankingObjective", "ClassificationObjective", "MultipleChoiceObjective"),
     "peftkit.objectives.completions": ("Completion",),
     "peftkit.example_tables": ("NORM_SUFFIX",),
     "peftkit.candidate_choice": ("argmax_candidate",),
     "peftkit.metrics.base": ("EvaluateMetric", "mean"),
     "peftkit.text_normalization": ("normalize",),
-    "peftkit.components.read_later": ("LateSum",),
+    "peftkit.components.lazy_number": ("LateSum",),
     "peftkit.errors": ("did_you_mean", "comma_separated", "summarize_error"),
 }
 """Public names that ``peftkit`` does not export, by module."""
@@ -69,7 +69,7 @@ SHARED: Mapping[str, tuple[str, ...]] = {
 
 def given_types() -> list[type]:
     """The dataclasses that components are given or make."""
-    modules = (inputs, callback, objective, objective_context, preset, search_space)
+    modules = (types, callback, objective, objective_context, preset, search_space)
     return [
         value
         for module in modules
@@ -295,13 +295,13 @@ def of_module(name: str, names: Iterable[str]) -> str:
 def document() -> str:
     parts = [INTRODUCTION, "## What components are given\n", *map(of_dataclass, given_types())]
     protocols = (family_services.FamilyServices, family_services.ReferenceModel)
-    parts += [*map(of_protocol, protocols), of_typed_dict(inputs.TokenizedRow)]
-    kinds = [f"`{name}`: {', '.join(map(code, getattr(inputs, name).__args__))}" for name in ("ModelKind", "Side")]
-    kinds += [f"`TaskKind`: {constants(inputs)['TaskKind']}"]
+    parts += [*map(of_protocol, protocols), of_typed_dict(types.TokenizedRow)]
+    kinds = [f"`{name}`: {', '.join(map(code, getattr(types, name).__args__))}" for name in ("ModelKind", "Side")]
+    kinds += [f"`TaskKind`: {constants(types)['TaskKind']}"]
     names = (
         (family_services, "Batch"),
-        (inputs, "Prediction"),
-        (inputs, "Row"),
+        (types, "Prediction"),
+        (types, "Row"),
         (file_task, "DataPath"),
         (family_services, "ScoreCandidates"),
     )

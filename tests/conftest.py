@@ -78,7 +78,7 @@ ONE_LINE = (
     "test_standard_streams.py",
 )
 """Tests that run with one version of transformers only, as they do not import transformers, tokenizers or
-huggingface_hub; ``tests/repository/test_lines.py`` checks that."""
+huggingface_hub; ``tests/repository/test_transformers_lines.py`` checks that."""
 AROUND = (
     "analysis",
     "api",

@@ -24,7 +24,7 @@ from transformers import (
 from peftkit import Example, Method
 from peftkit.answer_texts.label_sets import join_labels, label_extra
 from peftkit.components import ModelKind, Objective, ObjectiveContext
-from peftkit.components.inputs import Conversation
+from peftkit.components.types import Conversation
 from peftkit.models import FAMILIES, BoundObjective
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.components import Method, ModelKind, RunSpec, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.recipe.resolve import BUILT_IN_MODELS, model_config, model_kind

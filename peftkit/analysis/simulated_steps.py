@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from peftkit.analysis.dry_run import apply_recipe_method
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.data.batch_splitter import BatchSplitter
 from peftkit.data.dataloader import StreamingRows, TrainRows, row_order
 from peftkit.data.frozen_layers import with_frozen_layers
@@ -21,9 +21,9 @@ from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.token_batches import divide_rows
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.errors import InputError
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS
-from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.batches.compared_rows import describe_processes

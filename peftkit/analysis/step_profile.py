@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from peftkit.analysis.dry_run import dry_run
 from peftkit.components import StepResult, StepStats, TrainContext
-from peftkit.macs.shape_family import StepMacs
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.train.callbacks import LoopCallback

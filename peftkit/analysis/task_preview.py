@@ -19,7 +19,7 @@ from peftkit.analysis.data_report import (
     split_inputs,
 )
 from peftkit.components import Example, Task
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.data.examples import to_examples
 from peftkit.data.pipeline import SPLITS
 from peftkit.data.tokenized_split import TokenizedSplit, tokenize_rows, with_tokenizable_rows

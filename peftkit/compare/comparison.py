@@ -29,8 +29,8 @@ from peftkit.compare.scores_by_cost import (
 )
 from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.cost_uncertainty import cost_interval, reach_probability
-from peftkit.compare.statistics.pairwise_tests import PairwiseTests, compare_scores
 from peftkit.compare.statistics.pareto_front import front_probabilities, pareto_front
+from peftkit.compare.statistics.significance_tests import PairwiseTests, compare_scores
 from peftkit.compare.verdict import Verdict, decide
 from peftkit.errors import InputError
 from peftkit.run_directory import tuning_edges

@@ -5,7 +5,15 @@ Importing this package does not import torch, so recipes can be checked quickly.
 
 from peftkit.components.callback import Callback, EvaluationResult, StepResult, TrainContext
 from peftkit.components.component import Component
-from peftkit.components.inputs import (
+from peftkit.components.meter import Meter
+from peftkit.components.method import Method
+from peftkit.components.metric import Metric
+from peftkit.components.objective import Objective
+from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.preset import Preset
+from peftkit.components.search_space import PublishedRate, Range, SearchSpace
+from peftkit.components.task import Task
+from peftkit.components.types import (
     ApplyContext,
     Example,
     Head,
@@ -18,14 +26,6 @@ from peftkit.components.inputs import (
     StepStats,
     TaskKind,
 )
-from peftkit.components.meter import Meter
-from peftkit.components.method import Method
-from peftkit.components.metric import Metric
-from peftkit.components.objective import Objective
-from peftkit.components.objective_context import ObjectiveContext
-from peftkit.components.preset import Preset
-from peftkit.components.search_space import PublishedRate, Range, SearchSpace
-from peftkit.components.task import Task
 
 __all__ = [
     "ApplyContext",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.components.component import StatefulComponent
-from peftkit.components.inputs import StepStats
-from peftkit.components.read_later import ReadLater
+from peftkit.components.lazy_number import ReadLater
+from peftkit.components.types import StepStats
 
 if TYPE_CHECKING:
     from torch import nn

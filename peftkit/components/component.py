@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from peftkit.components.inputs import Incompatibility, RunSpec
+from peftkit.components.types import Incompatibility, RunSpec
 
 if TYPE_CHECKING:
     from peftkit.components.preset import Preset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.components.component import StatefulComponent
-from peftkit.components.inputs import StepStats
+from peftkit.components.types import StepStats
 
 if TYPE_CHECKING:
     from torch import nn

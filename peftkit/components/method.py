@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components.component import Component
-from peftkit.components.inputs import ApplyContext, ModelKind, OptionProblem, RunSpec, Side
 from peftkit.components.model_parts.head_parameters import unfreeze_head
 from peftkit.components.search_space import MATRICES, PublishedRate, SearchSpace
+from peftkit.components.types import ApplyContext, ModelKind, OptionProblem, RunSpec, Side
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

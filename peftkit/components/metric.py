@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.inputs import Example, TaskKind
+from peftkit.components.types import Example, TaskKind
 
 
 class Metric(Component):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import (
+from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.task import Task
+from peftkit.components.types import (
     IGNORE_INDEX,
     Example,
     Head,
@@ -17,8 +19,6 @@ from peftkit.components.inputs import (
     Row,
     TaskKind,
 )
-from peftkit.components.objective_context import ObjectiveContext
-from peftkit.components.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

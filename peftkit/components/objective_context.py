@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from peftkit.components.family_services import FamilyServices, ReferenceModel
-from peftkit.components.inputs import CandidateScores, ModelKind, ObjectiveSettings, Row
 from peftkit.components.task import Task
+from peftkit.components.types import CandidateScores, ModelKind, ObjectiveSettings, Row
 from peftkit.errors import PluginError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.components.component import Component
-from peftkit.components.inputs import Example, OptionProblem, SkippedRow, TaskKind, TaskMatch
+from peftkit.components.types import Example, OptionProblem, SkippedRow, TaskKind, TaskMatch
 from peftkit.data_files import FileOptions
 from peftkit.errors import MissingFieldsError, summarize_error
 

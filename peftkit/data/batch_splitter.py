@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
 
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.data.dataloader import TrainRows
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors

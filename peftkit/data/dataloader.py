@@ -14,7 +14,7 @@ from datasets import IterableDataset as HFIterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.data.length_buckets import BUCKET, LengthBucketSampler, batch_similar_lengths
 from peftkit.data.token_batches import TokenBatchSampler, step_sizes
 from peftkit.data.tokenized_split import tokenize_columns

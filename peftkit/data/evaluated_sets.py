@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from peftkit.components import Example, Task
-from peftkit.components.inputs import SkippedRow
+from peftkit.components.types import SkippedRow
 from peftkit.data.examples import to_examples
 from peftkit.data.tokenized_split import with_tokenizable_rows
 from peftkit.errors import InputError, RunError, comma_separated, did_you_mean

@@ -1,6 +1,6 @@
 """Digests of a run's inputs: rows, files of the base model, files named in the recipe, source code of plugins.
 
-They are saved with every checkpoint; ``peftkit.train.resume`` compares them.
+They are saved with every checkpoint; ``peftkit.train.resume_checks`` compares them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from peftkit.components import Example
-from peftkit.components.inputs import Row, SkippedRow
+from peftkit.components.types import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
 from peftkit.data.evaluated_sets import load_set_examples, skipped_rows_of, with_tokenizable_set
 from peftkit.data.examples import to_examples

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.components import Example, Task
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.data.examples import describe_row, text_hash, to_examples
 from peftkit.data.token_cache import STATISTICS_COLUMNS, Columns, cached_columns
 from peftkit.errors import InputError, LengthError, PluginError, RowError, comma_separated

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.errors import RunError
+from peftkit.macs.activation_memory import StepMemory
 from peftkit.macs.eager_attention import eager_attention
+from peftkit.macs.interpolated_counts import Interpolated, ShapeFamily, Shapes, StepMacs
 from peftkit.macs.op_counter import OpCounter, Operation
 from peftkit.macs.optimizer_costs import MakeOptimizer, OptimizerCosts, count_optimizer_step
 from peftkit.macs.shadow_models import (
@@ -32,8 +34,6 @@ from peftkit.macs.shadow_models import (
     shadow_models,
     without_values,
 )
-from peftkit.macs.shape_family import Interpolated, ShapeFamily, Shapes, StepMacs
-from peftkit.macs.step_memory import StepMemory
 
 RequiresGrad = tuple[bool, ...]
 """Which of a model's parameters require a gradient."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from peftkit.macs.activation_memory import StepMemory
 from peftkit.macs.op_counter import OpCounter
-from peftkit.macs.step_memory import StepMemory
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import PrivateAttr
 
 from peftkit.components import Meter, StepStats
-from peftkit.components.read_later import LateSum
+from peftkit.components.lazy_number import LateSum
 
 
 class TrainTime(Meter):

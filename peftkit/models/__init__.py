@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peftkit.components import ModelKind
-from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.components.types import IGNORE_INDEX, CandidateScores, TokenizedRow
 from peftkit.models.bound_objective import BoundObjective
 from peftkit.models.causal_lm import CausalLM
 from peftkit.models.encoder import SequenceClassifier

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from peftkit.components import Example, Objective, Task
 from peftkit.components.family_services import ReferenceModel
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch, with_tensors
 from peftkit.models.batches.compared_rows import STEP_CHOICES, STEP_LABELS, STEP_ROWS, TWO_PASSES
 from peftkit.models.batches.padding import split_batch

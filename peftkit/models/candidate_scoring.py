@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components.family_services import ScoreCandidates
-from peftkit.components.inputs import CandidateScores, TokenizedRow
+from peftkit.components.types import CandidateScores, TokenizedRow
 from peftkit.models.batches.padding_check import ignores_padding
 from peftkit.models.decoding.candidate_tree import CandidateTree
 from peftkit.models.decoding.shared_cache import base_for_cache

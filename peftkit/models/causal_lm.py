@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from peftkit.components import Example
-from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.components.types import IGNORE_INDEX, CandidateScores, TokenizedRow
 from peftkit.errors import RowError
 from peftkit.models.batches.padding import TARGET_COLUMNS, attention_mask, pad_sequences
 from peftkit.models.candidate_scoring import (
@@ -23,7 +23,7 @@ from peftkit.models.candidate_scoring import (
 )
 from peftkit.models.conversation_template import ConversationTemplate
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
-from peftkit.models.decoding.prompt_continuation import PromptContinuation
+from peftkit.models.decoding.decoder_generation import PromptContinuation
 from peftkit.models.decoding.shared_cache import (
     CacheNotShareable,
     SharedPrompt,

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.components.inputs import Conversation, Example, TokenizedRow, TrainOn
+from peftkit.components.types import Conversation, Example, TokenizedRow, TrainOn
 from peftkit.errors import InputError, RowError, summarize_error
 from peftkit.models.text_encoding import decode_generated, describe_ids_without_embedding
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Example
-from peftkit.components.inputs import CandidateScores, TextWindow, TokenizedRow
+from peftkit.components.types import CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import LengthError, RowError, summarize_error
 from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
 from peftkit.models.batches.padding import attention_mask, pad_sequences

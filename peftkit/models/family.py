@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
 from peftkit.components.family_services import ChatTemplate, ScoreCandidates
-from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TextWindow, TokenizedRow
+from peftkit.components.types import IGNORE_INDEX, CandidateScores, TextWindow, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch

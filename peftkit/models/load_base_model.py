@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import ApplyContext, ModelKind
-from peftkit.components.inputs import ObjectiveSettings
 from peftkit.components.model_parts.head_parameters import unfreeze_head
 from peftkit.components.model_parts.target_modules import check_names
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import ObjectiveSettings
 from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.hub_commits import ask_hub

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from peftkit.components import Example
-from peftkit.components.inputs import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.components.types import IGNORE_INDEX, CandidateScores, TokenizedRow
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.candidate_scoring import (
     CachedScorer,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
-from peftkit.components.inputs import IGNORE_INDEX
+from peftkit.components.types import IGNORE_INDEX
 
 CACHED_NUMBERS = 2**17
 """How many numbers a CPU processes together, so that they stay in its cache."""

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from peftkit.components import Example, Head, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import NO_ANSWER, Row, TextWindow
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import NO_ANSWER, Row, TextWindow
 from peftkit.errors import LengthError, RowError
 from peftkit.objectives.completions import FreeGeneration
 from peftkit.objectives.token_places import windows_as_texts

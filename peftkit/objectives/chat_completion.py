@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 
 from peftkit.components import Example, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import ChatTemplate
-from peftkit.components.inputs import Row, TrainOn
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row, TrainOn
 from peftkit.objectives.completions import count_unknown_targets, score_trained_tokens
 
 if TYPE_CHECKING:

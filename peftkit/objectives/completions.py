@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
-from peftkit.components.inputs import Row, RunSpec
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row, RunSpec
 from peftkit.errors import InputError
 from peftkit.example_tables import NORM_SUFFIX
-from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceObjective
+from peftkit.objectives.ranking_objectives import ClassificationObjective, MultipleChoiceObjective
 
 if TYPE_CHECKING:
     from torch import nn

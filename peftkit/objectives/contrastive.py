@@ -12,8 +12,8 @@ from pydantic import Field
 
 from peftkit.components import Example, Prediction, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.errors import RowError
 from peftkit.objectives.text_vectors import VectorObjective, model_prompts
 from peftkit.text_normalization import collapse_blanks

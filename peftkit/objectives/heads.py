@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from peftkit.components import Example, Head, ModelKind, Task
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
-from peftkit.objectives.answers import ClassificationObjective, MultipleChoiceObjective
+from peftkit.components.types import Row
+from peftkit.objectives.ranking_objectives import ClassificationObjective, MultipleChoiceObjective
 
 
 class ClassificationHead(ClassificationObjective):

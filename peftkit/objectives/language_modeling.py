@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:

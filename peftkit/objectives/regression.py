@@ -11,8 +11,8 @@ from pydantic import Field
 from peftkit.answer_texts.number_texts import format_number, join_numbers, parse_numbers
 from peftkit.components import Example, Head, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.errors import InputError, RowError
 from peftkit.objectives.completions import FreeGeneration
 

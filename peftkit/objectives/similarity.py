@@ -9,8 +9,8 @@ from pydantic import Field
 
 from peftkit.components import Example, Prediction
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.objectives.regression import RegressionObjective, read_targets
 from peftkit.objectives.text_vectors import VectorObjective
 

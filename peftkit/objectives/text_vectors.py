@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from peftkit.components import Head, ModelKind, Objective, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.errors import InputError, comma_separated
 
 if TYPE_CHECKING:

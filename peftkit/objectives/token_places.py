@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from peftkit.components.inputs import Row, TextWindow
+from peftkit.components.types import Row, TextWindow
 
 
 def assign_tokens(windows: Sequence[TextWindow]) -> dict[int, tuple[int, int]]:

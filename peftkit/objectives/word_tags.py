@@ -11,8 +11,8 @@ from pydantic import Field
 
 from peftkit.components import Example, Head, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import IGNORE_INDEX, Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import IGNORE_INDEX, Row
 from peftkit.errors import RowError
 from peftkit.objectives.token_places import assign_tokens, windows_as_texts
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, entities

@@ -14,11 +14,11 @@ from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, 
 
 import peftkit
 from peftkit.components.component import Component
-from peftkit.components.inputs import ModelKind
 from peftkit.components.meter import Meter
 from peftkit.components.metric import Metric
 from peftkit.components.objective import Objective
 from peftkit.components.task import Task
+from peftkit.components.types import ModelKind
 from peftkit.errors import PluginError, comma_separated, summarize_error
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")

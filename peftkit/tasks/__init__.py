@@ -5,11 +5,13 @@ from __future__ import annotations
 from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.chat import Chat
-from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.hub_suites import suite_tasks
+from peftkit.tasks.multiple_choice import DistractorGeneration, MultipleChoice
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
+from peftkit.tasks.text_tasks.text_classification import TextClassification
+from peftkit.tasks.text_tasks.text_generation import TextGeneration
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.text_tasks.text_pairs import TextPairs
 from peftkit.tasks.text_tasks.text_regression import TextRegression

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
-from peftkit.components.inputs import Conversation, TaskMatch
+from peftkit.components.types import Conversation, TaskMatch
 from peftkit.errors import MissingFieldsError, RowError, comma_separated, did_you_mean
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_nonblank_text, get_text, get_value, has_column, short_repr

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from peftkit.components import Example, OptionProblem
-from peftkit.components.inputs import SkippedRow, TaskMatch
 from peftkit.components.task import ExampleCheck
+from peftkit.components.types import SkippedRow, TaskMatch
 from peftkit.data_files import missing_column_hint
 from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
 from peftkit.tasks import prompt_templates

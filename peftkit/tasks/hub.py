@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from peftkit.tasks.columns import AnswerFormat
 from peftkit.tasks.file_task import DataPath
-from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification
+from peftkit.tasks.multiple_choice import DistractorGeneration, MultipleChoice
+from peftkit.tasks.text_tasks.text_classification import TextClassification
 
 Subset = Literal[
     "emotion",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.data_files import SampleBy, file_encoding, file_format, guess_sample_by
 from peftkit.tasks import column_names, prompt_templates
 from peftkit.tasks.dataset_task import DatasetTask

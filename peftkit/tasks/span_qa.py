@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
-from peftkit.components.inputs import NO_ANSWER, TaskMatch
+from peftkit.components.types import NO_ANSWER, TaskMatch
 from peftkit.data_files import FileLayout, FileOptions, SquadFormat, file_encoding, file_format
 from peftkit.errors import InputError, RowError
 from peftkit.tasks import column_names

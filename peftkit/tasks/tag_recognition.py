@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.data_files import ConllFormat, FileOptions, file_encoding, guess_conll
 from peftkit.tag_schemes import guess_scheme
 from peftkit.tasks import column_names

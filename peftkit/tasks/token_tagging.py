@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.data_files import ConllFormat, FileLayout
 from peftkit.errors import InputError, RowError
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, repair_tags, tag_problem

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from peftkit.components import Method
 from peftkit.components.model_parts.head_parameters import find_head_parameters
 from peftkit.errors import InputError, PluginError
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.shape_family import StepMacs
 from peftkit.models.method_errors import check_weights, merge_problem, weighted_layers
 from peftkit.testing.generation_check import check_generation_matches_scores
 from peftkit.testing.tiny_models import STEPS, architecture_kind, batch, context, head_parameters, run_spec, tiny_model

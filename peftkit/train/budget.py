@@ -13,7 +13,7 @@ from typing import Any, cast
 from datasets import Dataset
 
 from peftkit.components import StepStats
-from peftkit.components.read_later import LateSum
+from peftkit.components.lazy_number import LateSum
 from peftkit.data.dataloader import row_order
 from peftkit.data.pipeline import PreparedData
 from peftkit.recipe import Recipe

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from peftkit.data.count_cache import count_cache
 from peftkit.data.dataloader import TrainRows, shortest_and_longest_batch
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.oom import is_oom
 from peftkit.recipe import Recipe

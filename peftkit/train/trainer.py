@@ -20,7 +20,7 @@ from peftkit.data.batch_splitter import exact_splitter
 from peftkit.data.dataloader import effective_batch_size, train_dataloader
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
-from peftkit.macs.shape_family import StepMacs
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.method_errors import explain_method_errors
@@ -34,11 +34,11 @@ from peftkit.train.optimizer import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState
 from peftkit.train.steps.frozen_cache import FrozenCache
-from peftkit.train.steps.kept_memory import KeptMemory
+from peftkit.train.steps.malloc_settings import KeptMemory
 from peftkit.train.steps.parallel_strategies import make_strategy
-from peftkit.train.steps.step import TrainStep
 from peftkit.train.steps.step_losses import StepLoss, StepLosses
 from peftkit.train.steps.step_timer import StepTimer
+from peftkit.train.steps.train_step import TrainStep
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.wall_clock import WallClock
 

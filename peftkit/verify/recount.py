@@ -18,8 +18,8 @@ from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.frozen_layers import may_change_training, with_frozen_layers
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.shadow_models import VALUE_ERRORS
-from peftkit.macs.shape_family import StepMacs
 from peftkit.models.decoding.reference_model import expected_reference
 from peftkit.models.load_base_model import LoadedBase, count_parameters, init_random_base, load_base
 from peftkit.recipe import Recipe

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from peftkit.compare.statistics.pairwise_tests import compare_scores
+from peftkit.compare.statistics.significance_tests import compare_scores
 
 Scores = dict[str, dict[int, np.ndarray]]
 

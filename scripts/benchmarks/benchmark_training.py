@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from peftkit.analysis.dry_run import apply_recipe_method, dry_run
-from peftkit.components.inputs import IGNORE_INDEX
+from peftkit.components.types import IGNORE_INDEX
 from peftkit.data.tokenized_split import tokenize_rows
 from peftkit.errors import PeftkitError
 from peftkit.models.load_base_model import init_random_base

@@ -12,8 +12,8 @@ import numpy as np
 from calibration.scenarios import Scenario, simulate
 from peftkit.compare.statistics import Posterior, fit
 from peftkit.compare.statistics.hierarchy import SamplingEffort
-from peftkit.compare.statistics.pairwise_tests import compare_scores
 from peftkit.compare.statistics.posterior import INTERVAL_QUANTILES
+from peftkit.compare.statistics.significance_tests import compare_scores
 
 EFFORT = SamplingEffort(chains=16, warm_up_states=15, kept_states=25, draws_per_state=6)
 """Fewer draws than ``compare`` takes, since Monte Carlo errors cancel over thousands of scenarios."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peftkit.analysis.recipe_draft import TaskCandidate, default_name, draft_recipe, round_length, sensible_methods
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
 from peftkit.recipe.resolve import BUILT_IN_MODELS

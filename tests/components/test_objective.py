@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peftkit import Example, Objective, ObjectiveContext
-from peftkit.components.inputs import CandidateScores, ObjectiveSettings
+from peftkit.components.types import CandidateScores, ObjectiveSettings
 from peftkit.testing.run_checks import Colours
 
 

@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 
 import peftkit
 from peftkit import Example
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.data.dataloader import StreamingRows
 from peftkit.data.examples import text_hash
 from peftkit.data.pipeline import PreparedData, prepare_data
@@ -31,7 +31,7 @@ from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import load_objective
 from peftkit.objectives import LabelRanking
 from peftkit.recipe.resolve import model_path
-from peftkit.tasks.generic import MultipleChoice
+from peftkit.tasks.multiple_choice import MultipleChoice
 from tests.data.test_examples import Wrong
 from tests.tiny_runs import Colours, bind_objective
 

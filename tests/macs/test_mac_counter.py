@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from peftkit import Method
 from peftkit.errors import RunError
 from peftkit.macs import mac_counter as mac_counter
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.length_polynomial import LengthPolynomial
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.op_counter import OpCounter
 from peftkit.macs.shadow_models import shadow_models
-from peftkit.macs.shape_family import StepMacs
 from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
 from peftkit.testing import apply_method, batch, tiny_model

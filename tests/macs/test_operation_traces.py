@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from peftkit.analysis.simulated_steps import prepare_training_rows
 from peftkit.data.dataloader import shortest_and_longest_batch
 from peftkit.errors import PeftkitError
+from peftkit.macs.interpolated_counts import ShapeFamily, StepMacs
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.op_counter import OpCounter, count_operation
 from peftkit.macs.operation_traces import OperationTraces
-from peftkit.macs.shape_family import ShapeFamily, StepMacs
 from peftkit.models.load_base_model import apply_method, init_random_base
 from peftkit.plugins import load_registry
 from peftkit.testing import tiny_model

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from peftkit import Example, ObjectiveContext
 from peftkit.components import ModelKind
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.models import BoundObjective
 from peftkit.objectives import LabelRanking
 from peftkit.recipe.resolve import model_path

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.components import Example
-from peftkit.components.inputs import Conversation, TokenizedRow, TrainOn
+from peftkit.components.types import Conversation, TokenizedRow, TrainOn
 from peftkit.errors import InputError, RowError
 from peftkit.models.conversation_template import ConversationTemplate
 from peftkit.testing.tokenizers import TOKENIZER_CASES, tokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from peftkit.components.inputs import IGNORE_INDEX
+from peftkit.components.types import IGNORE_INDEX
 from peftkit.models import token_losses
 from peftkit.models.token_losses import sum_cross_entropy
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer, GenerationConfig
 
 from peftkit.components import Example
-from peftkit.components.inputs import Conversation, TrainOn
+from peftkit.components.types import Conversation, TrainOn
 from peftkit.models.load_base_model import LoadedBase, load_base
 from peftkit.objectives import ChatCompletion
 from peftkit.plugins import load_registry

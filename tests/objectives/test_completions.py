@@ -12,8 +12,8 @@ import torch
 
 from peftkit import Example, RowError
 from peftkit.components import ModelKind
-from peftkit.components.inputs import CandidateScores, ObjectiveSettings, RunSpec
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import CandidateScores, ObjectiveSettings, RunSpec
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoTokenizer, BertForTokenClassification
 
 from peftkit import Example
-from peftkit.components.inputs import IGNORE_INDEX
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import IGNORE_INDEX
 from peftkit.errors import RowError
 from peftkit.models.encoder import SequenceClassifier
 from peftkit.objectives import TokenTaggingHead

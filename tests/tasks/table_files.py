@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from peftkit import Example
 from peftkit.data.examples import to_examples
-from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.sources.files import load_files
 from tests.tasks.conftest import Rows
 

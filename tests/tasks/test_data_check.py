@@ -15,8 +15,7 @@ from pydantic import ValidationError
 
 from peftkit.components import OptionProblem
 from peftkit.errors import InputError
-from peftkit.tasks import data_check
-from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration, data_check
 from peftkit.tasks.hub import AgNews
 from tests.tasks.table_files import examples
 

@@ -9,8 +9,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from peftkit.errors import InputError
+from peftkit.tasks import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.columns import INTERNAL
-from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.sources.split_loading import DataSource, load_splits
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples, write_file

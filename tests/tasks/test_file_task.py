@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from peftkit.data_files import read_prediction_inputs
 from peftkit.errors import InputError
-from peftkit.tasks.generic import TextClassification
+from peftkit.tasks import TextClassification
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.token_tagging import TokenTagging

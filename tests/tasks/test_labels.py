@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from peftkit.errors import InputError
-from peftkit.tasks.generic import TextClassification
+from peftkit.tasks import TextClassification
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples
 

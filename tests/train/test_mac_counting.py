@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from peftkit import Meter, StepStats
 from peftkit.errors import InputError
 from peftkit.macs import mac_counter as mac_counter
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.shape_family import StepMacs
 from peftkit.methods.full import Full
 from peftkit.models import load_base_model
 from peftkit.plugins import Entry, Registry

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.components.inputs import IGNORE_INDEX
+from peftkit.components.types import IGNORE_INDEX
 from peftkit.models.batches.collated_batch import CHOICES, CollatedBatch, choices_per_row, with_tensors
 from peftkit.models.text_encoding import embedding_size
 

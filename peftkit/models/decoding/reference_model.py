@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peftkit.components import Method
 from peftkit.components.family_services import Batch, ReferenceModel
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.models.family import ModelFamily
 from peftkit.recipe import Recipe
 

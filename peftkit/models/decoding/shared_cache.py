@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
-from peftkit.components.inputs import TokenizedRow
+from peftkit.components.types import TokenizedRow
 
 MIN_SHARED_TOKENS = 16
 """Prompts with fewer common tokens are not shared: the pass that reads them would cost more than it saves."""

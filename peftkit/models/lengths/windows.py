@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.components.inputs import TextWindow
+from peftkit.components.types import TextWindow
 from peftkit.errors import InputError, LengthError, RowError, summarize_error
 from peftkit.models.lengths import LONGER_SOURCES
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftkit.tasks.generic import MultipleChoice
 from peftkit.tasks.hub_suites.hub_task import HubSet, HubSuite
 from peftkit.tasks.hub_suites.label_suites import sizes, tested_on_validation
+from peftkit.tasks.multiple_choice import MultipleChoice
 
 LISTED = {"choices_column": "choices.text", "choice_labels_column": "choices.label"}
 ANSWER_KEY = {"answer_column": "answerKey", "answer_is": "label"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftkit.tasks.generic import MultipleChoice
 from peftkit.tasks.hub_suites.hub_task import CONVERTED, HubSet, HubSuite
+from peftkit.tasks.multiple_choice import MultipleChoice
 from peftkit.tasks.text_tasks.text_classification import TextClassification
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.text_tasks.text_regression import TextRegression

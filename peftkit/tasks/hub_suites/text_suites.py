@@ -6,10 +6,10 @@ from typing import Any
 
 from peftkit.errors import RowError
 from peftkit.tasks.columns import short_repr
-from peftkit.tasks.generic import TextGeneration
 from peftkit.tasks.hub_suites.hub_task import CONVERTED, HubSet, HubSuite
 from peftkit.tasks.hub_suites.label_suites import sizes, tested_on_validation
 from peftkit.tasks.span_qa import SpanQa
+from peftkit.tasks.text_tasks.text_generation import TextGeneration
 
 TRIPLES = "modified_triple_sets.mtriple_set"
 LANGUAGES = {

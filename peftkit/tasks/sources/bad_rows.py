@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from peftkit.components.inputs import SkippedRow
+from peftkit.components.types import SkippedRow
 from peftkit.errors import DataError, InputError, RowError
 from peftkit.tasks.columns import INTERNAL
 from peftkit.tasks.sources.data_source import describe

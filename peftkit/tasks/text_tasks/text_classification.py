@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
 from peftkit.tasks import column_names
 from peftkit.tasks.data_check import ROWS_PER_FILE

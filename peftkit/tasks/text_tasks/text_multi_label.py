@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from peftkit.answer_texts.label_sets import SEPARATOR, join_labels, label_extra
 from peftkit.components import Example, OptionProblem, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.errors import InputError, RowError
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import EMPTY, get_value, has_column, short_repr

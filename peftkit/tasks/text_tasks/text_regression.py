@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from peftkit.answer_texts.number_texts import join_numbers
 from peftkit.components import Example, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_number_text
 from peftkit.tasks.sources.data_sample import DataSample

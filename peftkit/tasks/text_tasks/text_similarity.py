@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator
 
 from peftkit.components import Example, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.errors import RowError
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_nonblank_text, get_number_text

@@ -15,11 +15,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from peftkit.components import StepStats
-from peftkit.components.inputs import Row
+from peftkit.components.types import Row
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import RunError
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.shape_family import StepMacs
 from peftkit.models import BoundObjective
 from peftkit.models.decoding.reference_model import (
     DisabledAdapter,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from peftkit import Example, ModelKind, Objective, ObjectiveContext, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import Prediction, Row
+from peftkit.components.types import Prediction, Row
 from peftkit_preference.preference_losses import dpo_loss, simpo_loss
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from peftkit import DatasetTask, Example, RowError, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.tasks.columns import get_nonblank_text, get_value, short_repr
 from peftkit.tasks.sources.data_sample import DataSample
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from peftkit import Example, ModelKind, Objective, ObjectiveContext, RowError, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.inputs import Prediction, Row
+from peftkit.components.types import Prediction, Row
 from peftkit_preference.pair_objectives import GENERATING, TIE
 from peftkit_preference.preference_losses import kto_loss
 from peftkit_preference.preference_tasks import DESIRABLE, UNDESIRABLE

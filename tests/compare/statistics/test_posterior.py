@@ -15,9 +15,9 @@ from peftkit.compare.statistics import Posterior, TrialScores, Tuning, fit
 from peftkit.compare.statistics import posterior as posterior_module
 from peftkit.compare.statistics.hierarchy import ChoiceEffect, SamplingEffort
 from peftkit.compare.statistics.observations import Array, Observations, Scale, _ExampleVariances, observe
-from peftkit.compare.statistics.pairwise_tests import PairwiseResult, PairwiseTests
 from peftkit.compare.statistics.posterior import MethodEstimate, PairDifference
 from peftkit.compare.statistics.seed_variance import SeedVariance
+from peftkit.compare.statistics.significance_tests import PairwiseResult, PairwiseTests
 from tests.compare.conftest import HALF_EFFORT
 
 Scores = dict[str, dict[int, Array]]

@@ -9,7 +9,7 @@ import torch
 
 from peftkit import Example
 from peftkit.models import causal_lm, seq2seq_lm
-from peftkit.models.decoding import greedy_search, prompt_continuation
+from peftkit.models.decoding import decoder_generation, greedy_search
 from peftkit.models.decoding.greedy_search import MIN_STEPS, PASS_TOKENS, ManyEnded, can_divide
 from tests.models.test_candidate_scoring import setting
 
@@ -44,7 +44,7 @@ def test_rows_that_have_ended_leave_the_batch(name: str, method: str, monkeypatc
         family.generate(model, rows, CPU, **options)
         divided = [*ids]
         assert sizes[-2:] == [4, 1]
-        for divides in (prompt_continuation, seq2seq_lm):
+        for divides in (decoder_generation, seq2seq_lm):
             monkeypatch.setattr(divides, "can_divide", lambda model, options: False)
         ids.clear()
         family.generate(model, rows, CPU, **options)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from peftkit.components.inputs import TokenizedRow
+from peftkit.components.types import TokenizedRow
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import CausalLM
 from peftkit.models.batches.padding import TARGET_COLUMNS

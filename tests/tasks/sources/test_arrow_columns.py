@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.sources.arrow_columns import make_dataset
 from peftkit.tasks.sources.files import load_files
 from tests.tasks.conftest import Write

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from peftkit.errors import InputError
-from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.token_tagging import TokenTagging
 from tests.tasks.conftest import Write

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from peftkit.errors import InputError
+from peftkit.tasks import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.hub import CommonsenseQa
 from peftkit.tasks.sources.data_sample import read_sample
 

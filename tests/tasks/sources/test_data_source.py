@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from pydantic import ValidationError
 
 from peftkit.errors import InputError
-from peftkit.tasks.generic import TextClassification
+from peftkit.tasks import TextClassification
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.token_tagging import TokenTagging

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peftkit.errors import InputError
-from peftkit.tasks.generic import MultipleChoice, TextClassification
+from peftkit.tasks import MultipleChoice, TextClassification
 from peftkit.tasks.sources.evaluated_task import EvaluatedTask
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.token_tagging import TokenTagging

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.data_files import read_prediction_inputs
-from peftkit.tasks.generic import MultipleChoice, TextClassification, TextGeneration
+from peftkit.tasks import MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.sources.files import load_files
 from peftkit.tasks.sources.split_loading import DataSource, load_splits
 from tests.tasks.conftest import Write

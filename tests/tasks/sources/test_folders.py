@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from peftkit.data_files import read_prediction_inputs
 from peftkit.errors import InputError
-from peftkit.tasks.generic import TextClassification, TextGeneration
+from peftkit.tasks import TextClassification, TextGeneration
 from peftkit.tasks.sources.split_loading import DataSource, load_splits, row_location
 from tests.tasks.conftest import Write
 from tests.tasks.table_files import examples

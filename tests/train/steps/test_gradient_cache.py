@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peftkit.components import Objective
 from peftkit.data.tokenized_split import tokenize_examples
-from peftkit.macs.shape_family import StepMacs
+from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.methods.full import Full
 from peftkit.methods.selective import TopLayers
 from peftkit.models import BoundObjective

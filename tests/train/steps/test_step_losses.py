@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from peftkit import Callback, Meter, StepResult, StepStats, TrainContext
-from peftkit.components.read_later import LateSum
+from peftkit.components.lazy_number import LateSum
 from peftkit.errors import DivergedError
 from peftkit.meters.train_time import TrainTime
 from peftkit.models.batches.collated_batch import BatchCounts, CollatedBatch

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from peftkit.components.read_later import ReadLater
+from peftkit.components.lazy_number import ReadLater
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,8 +17,8 @@ from peftkit import Example, RowError
 from peftkit.data.examples import to_examples
 from peftkit.errors import InputError
 from peftkit.recipe.resolve import model_path
+from peftkit.tasks import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.generic import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from tests.tasks.conftest import Rows, Write
 
 

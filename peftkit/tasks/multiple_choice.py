@@ -1,4 +1,4 @@
-"""Tasks on the user's own data, with configurable columns."""
+"""Questions with choices, and their wrong answers, on the user's own data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from peftkit.components import Example, TaskKind
-from peftkit.components.inputs import TaskMatch
+from peftkit.components.types import TaskMatch
 from peftkit.errors import RowError
 from peftkit.tasks import column_names, prompt_templates
 from peftkit.tasks.columns import (
-    EMPTY,
     LETTERS,
     AnswerFormat,
     check_choices,
@@ -28,9 +27,6 @@ from peftkit.tasks.columns import (
 )
 from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.sources.data_sample import DataSample
-from peftkit.tasks.text_tasks.text_classification import TextClassification
-
-__all__ = ["DistractorGeneration", "MultipleChoice", "TextClassification", "TextGeneration"]
 
 NO_SPAN = (0, 0)
 """The truncatable span of a prompt that must not be truncated."""
@@ -217,75 +213,6 @@ class MultipleChoice(_QuestionTask):
         if len(labels) != number:
             raise RowError(self.choice_labels_column, f"has {len(labels)} labels for {number} choices")
         return labels
-
-
-class TextGeneration(DatasetTask):
-    """Text → text, on your own data.
-
-    Prompt fields: ``{source}`` and any column. If the target is a list, its texts are references, and the first one is
-    the training target.
-    """
-
-    name: Literal["text_generation"] = "text_generation"
-
-    source_column: str = "source"
-    """Column of the source text; dots select nested fields."""
-    target_column: str = "target"
-    """Column of the target: a text, or a list of references."""
-
-    kind: ClassVar[TaskKind] = "generation"
-    metrics: ClassVar[tuple[str, ...]] = ("rouge", "bleu", "chrf", "exact_match")
-    selection_metric: ClassVar[str] = "rougeL"
-    truncatable_field: ClassVar[str] = "source"
-    required_fields: ClassVar[tuple[str, ...]] = ("source",)
-    hidden_from_prompt: ClassVar[tuple[str, ...]] = ("target_column",)
-
-    @classmethod
-    def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
-        target = sample.find(column_names.TARGET_NAMES)
-        source = sample.find(column_names.SOURCE_NAMES)
-        named = target is not None and source is not None
-        if not named:
-            texts = [c.name for c in sample.columns.values() if c.is_text and c.is_complete]
-            if len(texts) < 2:
-                return
-            source, target = source or texts[0], target or texts[-1]
-        if source is None or target is None or source == target:
-            return
-        if not sample.columns[target].is_complete or not sample.columns[source].is_complete:
-            return
-        words = sample.columns[target].mean_words
-        reason = f"{source!r} and {target!r} have texts, and a target has {words:.0f} words on average"
-        yield TaskMatch(0.6 if named else 0.3, {"source_column": source, "target_column": target}, reason)
-
-    def prompt_template(self) -> str:
-        return self.prompt or "{source}"
-
-    def column_options(self) -> Iterator[tuple[str, str]]:
-        if "source" in prompt_templates.fields(self.prompt_template()):
-            yield "source_column", self.source_column
-        yield "target_column", self.target_column
-        yield from super().column_options()
-
-    def field_columns(self) -> Mapping[str, str]:
-        return {"source": self.source_column}
-
-    def text_columns(self) -> list[str]:
-        return [*super().text_columns(), self.target_column]
-
-    def to_example(self, row: Mapping[str, Any]) -> Example:
-        """The prompt → the target.
-
-        Raises:
-            RowError: A field is missing or empty.
-        """
-        prompt, column = self.make_prompt(row), self.target_column
-        is_list = isinstance(get_value(row, column), list)
-        targets = get_texts(row, [column]) if is_list else [get_text(row, column)]
-        if not targets or not all(map(str.strip, targets)):
-            raise RowError(column, EMPTY)
-        references = tuple(targets) if len(targets) > 1 else ()
-        return replace(prompt, target=targets[0], references=references, group=self.group_of(row))
 
 
 class DistractorGeneration(_QuestionTask):

@@ -10,8 +10,8 @@ import torch
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
-from peftkit.train.steps import kept_memory
-from peftkit.train.steps.kept_memory import KEEP, RETURN, KeptMemory
+from peftkit.train.steps import malloc_settings
+from peftkit.train.steps.malloc_settings import KEEP, RETURN, KeptMemory
 from tests.tiny_runs import Make
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ class Libc:
 @pytest.fixture
 def libc(monkeypatch: pytest.MonkeyPatch) -> Libc:
     stand_in = Libc()
-    monkeypatch.setattr(kept_memory, "_glibc", lambda: stand_in)
+    monkeypatch.setattr(malloc_settings, "_glibc", lambda: stand_in)
     return stand_in
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftkit.compare.statistics.pairwise_tests import (
+from peftkit.compare.statistics.seed_variance import Array, SeedVariance, p_value
+from peftkit.compare.statistics.significance_tests import (
     MAX_LETTERS,
     PairwiseResult,
     PairwiseTests,
@@ -23,7 +24,6 @@ from peftkit.compare.statistics.pairwise_tests import (
     mcnemar,
     standard_error,
 )
-from peftkit.compare.statistics.seed_variance import Array, SeedVariance, p_value
 
 
 def planted(

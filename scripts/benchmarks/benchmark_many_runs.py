@@ -1,6 +1,6 @@
 """Measures time and memory for many rows, and for many run directories.
 
-    python scripts/benchmarks/benchmark_scale.py [--rows 1000000] [--runs 5000]
+    python scripts/benchmarks/benchmark_many_runs.py [--rows 1000000] [--runs 5000]
 
 The rows are a JSONL file of short texts, tokenized by two processes in turn; the second uses the cache of the first.
 Memory is the peak of a process, compared with one that reads a hundredth of the rows.
@@ -85,7 +85,7 @@ def list_runs(folder: Path, number: int) -> None:
     from peftkit.plugins import load_registry
     from peftkit.recipe import dump_recipe, load_recipe
     from peftkit.run_directory import RunDirectory
-    from peftkit.train.resume import find_run_to_resume
+    from peftkit.train.resume_checks import find_run_to_resume
 
     registry = load_registry()
     file = folder.parent / "x.toml"

@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
+from peftkit.macs.activation_memory import StepMemory
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.step_memory import StepMemory
 from peftkit.testing.tiny_models import tiny_model
 
 MIB = 2**20

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from peftkit.candidate_choice import argmax_candidate
 from peftkit.components import Example, Objective, Prediction, Task
-from peftkit.components.inputs import Row
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import Row
 from peftkit.example_tables import NORM_SUFFIX
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 
 from peftkit import Example, Objective
-from peftkit.components.inputs import CandidateScores, ObjectiveSettings
 from peftkit.components.objective_context import ObjectiveContext
+from peftkit.components.types import CandidateScores, ObjectiveSettings
 from peftkit.objectives import ChoiceRanking, ClassificationHead, LabelRanking, MultipleChoiceHead
 from tests.tiny_runs import ColourChoice, Colours
 
