@@ -32,7 +32,7 @@ class InputBlindModel(ModelFamily):
     seed = 0
 
     def tokenize_completions(
-        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False
+        self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
         return [
             {
