@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-PYTHON_NAMES = {"set": "overrides"}
+PYTHON_NAMES = {"set": "overrides", "eval-set": "eval_set"}
 """Parameters of the Python interface that have another name than the option of the command line."""
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 

@@ -77,7 +77,7 @@ class MatthewsCorrelation(EvaluateMetric):
 
 
 class F1(EvaluateMetric):
-    """F1 of one label, the positive one: the harmonic mean of its precision and recall, as scikit-learn's ``f1_score``.
+    """F1 of one label, the positive one: the harmonic mean of its precision and recall, as in scikit-learn.
 
     It is 0 where no example has the positive label and none is predicted.
     """

@@ -151,7 +151,8 @@ def load_base(recipe: Recipe) -> LoadedBase:
         head, loading = LoadedHead(), read_report(model, report)
         check_loading(recipe.model.name, model, loading, report)
     if needed_head is None or needed_head.outputs:  # otherwise the outputs are vectors
-        passes = {"head": needed_head is not None, "generates": objective.component.generates}
+        generates = objective.component.generates and needed_head is None
+        passes = {"head": needed_head is not None, "generates": generates}
         check_forward(recipe.model.name, kind, model, family, **passes)
     if needed_head is None:  # otherwise no token is predicted
         check_causality(recipe.model.name, kind, model)

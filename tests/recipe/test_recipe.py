@@ -146,6 +146,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "scoring": "sum",
         "max_new_tokens": 48,
         "num_beams": 1,
+        "stop": (),
         "set": (),
     },
     TrackConfig: {"to": ("wandb",), "project": "peftkit", "tags": ()},

@@ -142,4 +142,4 @@ def test_what_built_in_components_need_is_public(script: ModuleType) -> None:
 def test_an_attribute_without_documentation_is_an_error(script: ModuleType) -> None:
     assert script.entries("a: First,\n    continued.\nb: Second.\n") == {"a": "First, continued.", "b": "Second."}
     with pytest.raises(KeyError):
-        script.of_dataclass(type("Bare", (script.inputs.StepStats,), {"__doc__": "No attributes."}))
+        script.of_dataclass(type("Bare", (script.types.StepStats,), {"__doc__": "No attributes."}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from peftkit.argument_names import format_argument
 from peftkit.compare.comparison import Comparison
 from peftkit.compare.method_notes import READ_OFF_NOTE
 from peftkit.compare.quantities import format_cost
@@ -39,7 +40,8 @@ def notes(comparison: Comparison, *, wide: bool = False) -> list[str]:
     if comparison.baseline and wide:
         lines.append(f"to a share: the cost to reach that share of the score of {comparison.baseline}")
     if names := dict.fromkeys(name for row in comparison.lines for name in row.sets if name != comparison.test_split):
-        lines.append(f"evaluation sets: {', '.join(names)}; to compare by one of them: --eval-set {next(iter(names))}")
+        argument = format_argument("eval-set", next(iter(names)))
+        lines.append(f"evaluation sets: {', '.join(names)}; to compare by one of them: {argument}")
     if any(row.pareto for row in comparison.lines):
         lines.append("*: on the Pareto front of score and cost")
     lines += [

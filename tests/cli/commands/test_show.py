@@ -17,8 +17,9 @@ def test_show_prints_every_component_as_text_and_json(peftkit: Peftkit, registry
         code, out, err = peftkit("show", entry.name)
         assert (code, err) == (0, "")
         kind = f"preset of {entry.preset.method}" if entry.preset else entry.kind
-        assert out.startswith(f"{entry.name} ({kind}, from peftkit {entry.version})\n\n{entry.summary[:20]}")
-        [document] = json.loads(peftkit("show", entry.name, "--json")[1])["components"]
+        assert f"{entry.name} ({kind}, from peftkit {entry.version})\n\n{entry.summary[:20]}" in out
+        documents = json.loads(peftkit("show", entry.name, "--json")[1])["components"]
+        [document] = [each for each in documents if each["kind"] == entry.kind]  # such as the task and the metric squad
         options = [option["name"] for option in document["options"]]
         assert options == [key for key in entry.component.model_fields if key != "name"]
         assert all(f"\n  {option}" in out for option in options)

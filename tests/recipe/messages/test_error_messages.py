@@ -154,7 +154,7 @@ WRONG: dict[str, Case] = {
     "metric as table": ('[metric]\nname = "accuracy"', {"9: metric": ("a list of tables, each under [[metric]]",)}),
     "unfit metric": (
         '[[metric]]\nname = "bleu"\n[[metric]]\nname = "accuracy"',
-        {"10: metric[0].name": ("'bleu' scores generation, and 'wordnet_mcq' is multiple_choice",)},
+        {"10: metric[0].name": ("'bleu' scores generation, chat, and 'wordnet_mcq' is multiple_choice",)},
     ),
     "metric that selects": (
         '[[metric]]\nname = "exact_match"',
