@@ -81,7 +81,9 @@ class ObjectiveContext:
         stop, number = self.settings.stop, max_new_tokens or self.settings.max_new_tokens
         options: dict[str, Any] = {"max_new_tokens": number, "num_beams": self.settings.num_beams}
         if stop:
-            options |= {"stop_strings": [*stop], "tokenizer": self.tokenizer}
+            from transformers import StoppingCriteriaList, StopStringCriteria
+
+            options["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(self.tokenizer, [*stop])])
         texts = self.family.generate(model, rows, self.device, stop_ids=stop_ids, **options)
         return [_before_first(text, stop) for text in texts]
 
