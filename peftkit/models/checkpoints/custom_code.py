@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import transformers
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from peftkit.errors import ModelError, did_you_mean
@@ -40,6 +41,26 @@ def check_architecture(name: str, described: Mapping[str, Any], auto_class: str,
             f"the installed transformers {transformers.__version__} does not support the architecture "
             f"{architecture!r} of {name!r}{suggestion}; correct its config.json, or install a version that does"
         )
+    if architecture and not comes_with_it:
+        _check_model_type(name, architecture, str(described.get("model_type", "")))
+
+
+def _check_model_type(name: str, architecture: str, model_type: str) -> None:
+    """Reject a checkpoint whose ``model_type`` selects other classes than the one that it names."""
+    config_class = getattr(getattr(transformers, architecture), "config_class", None)
+    named_type = getattr(config_class, "model_type", "")
+    if named_type and model_type not in ("", named_type) and architecture not in _classes_of(model_type):
+        raise ModelError(
+            f"the config.json of {name!r} names the architecture {architecture!r} of the model_type {named_type!r}, "
+            f"but has the model_type {model_type!r}, whose classes would load it; correct one of the two"
+        )
+
+
+def _classes_of(model_type: str) -> set[str]:
+    """Return the names of the classes that transformers' auto classes load for a type."""
+    mappings = (value for key, value in vars(modeling_auto).items() if key.endswith("_MAPPING_NAMES"))
+    names = [mapping[model_type] for mapping in mappings if model_type in mapping]
+    return {each for group in names for each in ([group] if isinstance(group, str) else group)}
 
 
 def check_tokenizer_code(name: str, described: Mapping[str, Any], path: str, options: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from peftkit.errors import ModelError
+from peftkit.models.checkpoints.custom_code import check_architecture
 from peftkit.models.load_base_model import load_base, load_objective
 from tests.tiny_runs import Make
 
@@ -38,6 +39,30 @@ def test_an_unknown_class_is_refused_though_its_model_type_is_known(
     folder = changed(models[kind], tmp_path / "model", "config.json", architectures=[UNKNOWN[kind]])
     with pytest.raises(ModelError, match=f"does not support the architecture '{UNKNOWN[kind]}'"):
         load_base(make(kind, f"model.name={folder}", f"model.trust_remote_code={trusted}"))
+
+
+OTHERS = {
+    "encoder-decoder": "BartForConditionalGeneration",
+    "decoder": "GPT2LMHeadModel",
+    "encoder": "RobertaForMaskedLM",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_of_another_model_type_is_refused(
+    kind: str, make: Make, models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = changed(models[kind], tmp_path / "model", "config.json", architectures=[OTHERS[kind]])
+    with pytest.raises(
+        ModelError, match=f"names the architecture '{OTHERS[kind]}' of the model_type .* correct one of"
+    ):
+        load_base(make(kind, f"model.name={folder}"))
+
+
+@pytest.mark.parametrize("model_type", ["code_llama", "llama"])
+def test_types_that_share_a_class_are_accepted(model_type: str) -> None:
+    described = {"architectures": ["LlamaForCausalLM"], "model_type": model_type}
+    check_architecture("x", described, "AutoModelForCausalLM", trusted=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
