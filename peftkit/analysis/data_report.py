@@ -149,9 +149,11 @@ def describe_leakage(split: SplitInputs, other: SplitInputs, locate: Locate) -> 
         known.setdefault(each, position)
     exact = [(i, known[each]) for i, each in enumerate(split.hashes) if each in known]
     near: dict[int, int] | None = None
+    compared = 0
     if can_find_near_duplicates():
-        pairs = find_near_duplicates(split.sketched, other.sketched).items()
-        near = {split.compared[a]: other.compared[b] for a, b in pairs if split.hashes[split.compared[a]] not in known}
+        pairs, compared = find_near_duplicates(split.sketched, other.sketched)
+        rows = ((split.compared[a], other.compared[b]) for a, b in pairs.items())
+        near = {a: b for a, b in rows if split.hashes[a] not in known}
     groups = {group for group in other.groups if group}
     shown = [*((a, b, "equals") for a, b in exact), *((a, b, "nearly equals") for a, b in (near or {}).items())]
     return {
@@ -160,7 +162,7 @@ def describe_leakage(split: SplitInputs, other: SplitInputs, locate: Locate) -> 
         "near": None if near is None else len(near),
         "groups": sum(group in groups for group in split.groups) if groups else None,
         "examined": [len(split.texts), len(other.texts)],
-        "examined_near": None if near is None else [len(split.compared), len(other.compared)],
+        "examined_near": None if near is None else [compared, len(other.compared)],
         "first": [
             {"row": locate(split.name, split.indices[a]), word.replace(" ", "_"): locate(other.name, other.indices[b])}
             for a, b, word in (shown if len(shown) <= SHOWN else [*shown[: SHOWN - 1], shown[-1]])

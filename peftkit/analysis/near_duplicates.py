@@ -18,6 +18,8 @@ SIMILARITY = 0.8
 """Jaccard similarity of word sequences from which texts are almost equal."""
 SEARCHED_SIMILARITY = 0.7
 """Similarity of the candidates, which MinHash estimates; the exact one decides."""
+MAX_PAIRS = 1_000_000
+"""Number of pairs of candidates that are compared; texts of one template are candidates of each other."""
 PERMUTATIONS = 128
 """Number of hash functions of a MinHash; its standard error is 1 / sqrt(128), or 0.09."""
 
@@ -65,7 +67,7 @@ class SketchedTexts:
         return index
 
 
-def find_near_duplicates(texts: SketchedTexts, others: SketchedTexts) -> dict[int, int]:
+def find_near_duplicates(texts: SketchedTexts, others: SketchedTexts) -> tuple[dict[int, int], int]:
     """Finds the texts that are almost equal to one of others.
 
     Args:
@@ -73,15 +75,20 @@ def find_near_duplicates(texts: SketchedTexts, others: SketchedTexts) -> dict[in
         others: The texts that they are compared with.
 
     Returns:
-        The index of the most similar other text, by the index of the text.
+        The index of the most similar other text, by the index of the text; and the number of texts that were compared,
+        which is smaller than that of all if there are too many candidates.
     """
     near: dict[int, int] = {}
+    pairs = 0
     for number, (shingles, sketch) in enumerate(zip(texts.shingles, texts.sketches, strict=True)):
         candidates = others.index.query(sketch)
+        pairs += len(candidates)
+        if pairs > MAX_PAIRS:
+            return near, number
         similar = sorted((-_similarity(shingles, others.shingles[other]), other) for other in candidates)
         if similar and -similar[0][0] >= SIMILARITY:
             near[number] = similar[0][1]
-    return near
+    return near, len(texts.texts)
 
 
 def _shingles(text: str) -> frozenset[bytes]:

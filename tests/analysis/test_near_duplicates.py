@@ -32,7 +32,8 @@ def test_texts_are_those_of_a_search_over_all_pairs() -> None:
             changed[rng.randrange(len(changed))] = rng.choice(words)
         texts.append(" ".join(changed))
     expected = {i: i for i, text in enumerate(texts) if similarity(text, others[i]) >= SIMILARITY}
-    actual = find_near_duplicates(SketchedTexts(texts), SketchedTexts(others))
+    actual, compared = find_near_duplicates(SketchedTexts(texts), SketchedTexts(others))
+    assert compared == len(texts)
     assert actual.items() <= expected.items()  # the exact similarity decides, so nothing is wrong
     assert len(actual) >= 0.95 * len(expected)  # MinHash misses few
     assert 20 < len(expected) < 60
@@ -49,5 +50,14 @@ def test_texts_are_those_of_a_search_over_all_pairs() -> None:
 )
 def test_short_texts(text: str, other: str, near: bool) -> None:
     assert find_near_duplicates(SketchedTexts([text]), SketchedTexts([other, "not this one"])) == (
-        {0: 0} if near else {}
+        {0: 0} if near else {},
+        1,
     )
+
+
+def test_texts_of_one_template_are_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = SketchedTexts([f"word{n} and some more text to fill the row with the same words" for n in range(40)])
+    monkeypatch.setattr("peftkit.analysis.near_duplicates.MAX_PAIRS", 200)
+    near, compared = find_near_duplicates(texts, texts)
+    assert 0 < compared < 40
+    assert sorted(near) == [*range(compared)]

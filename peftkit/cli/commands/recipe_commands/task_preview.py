@@ -164,7 +164,8 @@ def _report_lines(split: Mapping[str, Any]) -> Iterator[str]:
     for leak in split.get("leakage", ()):
         near = "near ones not counted, which needs datasketch: pip install 'peftkit[data]'"
         if leak["near"] is not None:
-            near = f"{leak['near']:,} nearly"
+            part = leak["examined_near"][0]
+            near = f"{leak['near']:,} nearly" + (f" (of {part:,} compared)" if part < leak["examined"][0] else "")
         groups = f", {leak['groups']:,} in a group that is there too" if leak["groups"] else ""
         rows, others = leak["examined"]
         exact = f"{leak['exact']:,} of {rows:,} rows exactly"
