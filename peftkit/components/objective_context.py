@@ -78,12 +78,9 @@ class ObjectiveContext:
             stop_ids: The ids that end a text; the end of text if empty.
             max_new_tokens: The largest number of generated tokens; that of the settings if None.
         """
+        # The criterion of transformers would search the prompt too, so texts are cut when they are generated.
         stop, number = self.settings.stop, max_new_tokens or self.settings.max_new_tokens
         options: dict[str, Any] = {"max_new_tokens": number, "num_beams": self.settings.num_beams}
-        if stop:
-            from transformers import StoppingCriteriaList, StopStringCriteria
-
-            options["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(self.tokenizer, [*stop])])
         texts = self.family.generate(model, rows, self.device, stop_ids=stop_ids, **options)
         return [_before_first(text, stop) for text in texts]
 

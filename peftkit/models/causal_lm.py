@@ -140,7 +140,7 @@ class CausalLM(CachedScorer):
         return {
             **batch,
             TARGET_COLUMNS: pad_sequences([[i - 1 for i in each] for each in positions], -1),
-            "input_tokens": torch.tensor(sum(len(row["source"]) for row in rows)),
+            "input_tokens": batch["attention_mask"].sum() - sum(map(len, positions)),
         }
 
     def _collate_texts(self, sources: Sequence[list[int]], targets: Sequence[list[int]]) -> dict[str, Tensor]:

@@ -73,12 +73,14 @@ class ConversationTemplate:
         question, answer = ({"role": role, "content": "a"} for role in ("user", "assistant"))
         call = {**answer, "tool_calls": [{"type": "function", "function": {"name": "a", "arguments": {}}}]}
         system = {"role": "system", "content": "a"}
+        refused: list[str] = []
         conversations: list[Messages] = [[question, answer], [system, question, answer], [question, call]]
         unknown, ends = {self.tokenizer.unk_token_id} - {self.tokenizer.eos_token_id, self.tokenizer.bos_token_id}, []
         for conversation in conversations:
             try:
                 ids = self._render(conversation)
-            except RowError:  # such as a template without a system message, or without tools
+            except RowError as error:  # such as a template without a system message, or without tools
+                refused.append(error.text)
                 continue
             if unknown.intersection(ids):
                 raise InputError(
@@ -87,6 +89,8 @@ class ConversationTemplate:
                 )
             if (end := self._find_end(ids)) is not None:
                 ends.append(ids[end])
+        if len(refused) == len(conversations):
+            raise InputError(f"objective.chat_template: it cannot be applied to a question and an answer: {refused[0]}")
         if not ends:
             raise InputError(
                 "objective.chat_template: it puts no special token after the last message of the assistant, so a model "
@@ -128,6 +132,7 @@ class ConversationTemplate:
         self._check_texts(messages)
         answered = bool(messages) and messages[-1]["role"] == ASSISTANT
         prompt = self._render(messages[:-1] if answered else messages, conversation.tools, prompt=True)
+        self._check_calls(messages, conversation.tools)
         target: list[int] = []
         spans: list[list[int]] = []
         if answered:
@@ -302,6 +307,24 @@ class ConversationTemplate:
             *self.tokenizer.all_special_tokens
         }
         return re.compile("|".join(sorted(map(re.escape, tokens), key=len, reverse=True)))
+
+    def _check_calls(self, messages: Messages, tools: Messages) -> None:
+        """Check that the template writes the functions and their calls, since some templates leave them out."""
+        called = [
+            call.get("function", call).get("name") for message in messages for call in message.get("tool_calls") or ()
+        ]
+        offered = [tool.get("function", tool).get("name") for tool in tools]
+        if not called and not offered:
+            return
+        options: dict[str, Any] = {"tools": [*tools] or None, "chat_template": self._template, **self.variables}
+        text = str(self.tokenizer.apply_chat_template([dict(each) for each in messages], tokenize=False, **options))
+        for what, names in (("call of the function", called), ("function", offered)):
+            if missing := next((name for name in names if name and str(name) not in text), None):
+                raise RowError(
+                    FIELD,
+                    f"the chat template does not write the {what} {missing!r}; set objective.chat_template to one that "
+                    "supports tools, or leave them out",
+                )
 
     def _check_lengths(self, prompt: Sequence[int], target: Sequence[int]) -> None:
         """Check ids and lengths; a conversation that is cut would lose its beginning or its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,8 +19,20 @@ from peftkit.objectives.completions import count_unknown_targets, score_trained_
 if TYPE_CHECKING:
     from torch import nn
 
+GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Start and end of what the assistant says, in templates that mark it."""
 TEMPLATE_FILE = "chat_template.jinja"
 """The file that tokenizers of transformers read their chat template from."""
+
+
+def _check_syntax(template: str) -> None:
+    """Raise a ValueError if a template is not valid Jinja; transformers adds the tag that marks answers."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION_TAG.sub("", template))  # noqa: S701
+    except TemplateSyntaxError as error:
+        raise ValueError(f"line {error.lineno} of the template: {error.message}") from error
 
 
 class ChatCompletion(Objective):
@@ -45,16 +58,18 @@ class ChatCompletion(Objective):
     @classmethod
     def _read_template(cls, template: str) -> str:
         """Return the text of a template, so that a run does not depend on a file that may change."""
-        if not template or "{" in template:
+        if not template:
             return template
-        try:
-            text = Path(template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"is neither a template, which has braces, nor a file that can be read: {error}"
-            ) from error
-        if "{" not in text:
-            raise ValueError(f"the file {template!r} has no template")
+        text = template
+        if "{" not in template:
+            try:
+                text = Path(template).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                problem = "is neither a template, which has braces, nor a file that can be read"
+                raise ValueError(f"{problem}: {error}") from error
+            if "{" not in text:
+                raise ValueError(f"the file {template!r} has no template")
+        _check_syntax(text)
         return text
 
     def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:

@@ -275,4 +275,5 @@ def option_of_column(task: DatasetTask, column: str) -> str:
     for option, name in task.column_options():
         if name == column:
             return option
-    return "prompt" if column in prompt_templates.fields(task.prompt_template()) else "path"
+    shown = "prompt" in task.model_fields_set and column in prompt_templates.fields(task.prompt_template())
+    return "prompt" if shown else "path"

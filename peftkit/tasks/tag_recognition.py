@@ -89,7 +89,7 @@ def _are_words_and_tags(words: Column, tags: Column) -> bool:
     """Returns whether one column may have the tags of the words in another."""
     lists = words.is_text_list and tags.is_list
     texts = words.is_text and tags.is_text
-    if not (lists or texts) or not (words.is_complete and tags.is_complete):
+    if not (lists or texts) or not len(words.values) == len(tags.values) == words.num_rows:
         return False
     pairs = [(_split(w), _split(t)) for w, t in zip(words.values, tags.values, strict=True)]
     if any(len(w) != len(t) for w, t in pairs) or sum(len(w) for w, _ in pairs) < 2 * len(pairs):

@@ -40,6 +40,10 @@ ASKED = {"role": "user", "content": "what is the robin?"}
 ANSWERED = {"role": "assistant", "content": "a good bird"}
 MORE = {"role": "user", "content": "and the granite?"}
 LAST = {"role": "assistant", "content": "a stone"}
+CONTENT_AND_CALLS = (
+    "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
+    "{{ m.tool_calls[0].function.arguments | tojson }}{% endif %}"
+)
 CONVERSATIONS = {"one answer": [ASKED, ANSWERED], "two answers": [ASKED, ANSWERED, MORE, LAST]}
 
 
@@ -194,7 +198,7 @@ def test_the_end_of_the_template_stops() -> None:
             RowError,
             "'<|im_end|>', is not among the marked tokens",
         ),
-        (CHATML.replace("{% for", "{{ raise_exception('no') }}{% for"), InputError, "no special token after"),
+        (CHATML.replace("{% for", "{{ raise_exception('no') }}{% for"), InputError, "cannot be applied to a question"),
         (CHATML + "<|im_start|>{{ messages|length }}<|im_end|>", RowError, "another text than it is asked"),
     ],
 )
@@ -253,15 +257,32 @@ def test_an_unknown_token_may_be_the_end_of_text() -> None:
     assert tokenize(template, [ASKED, ANSWERED])["candidates"][0]
 
 
+def test_a_template_that_fails_is_refused_with_its_error() -> None:
+    with pytest.raises(InputError, match=r"cannot be applied to a question and an answer: .* has no attribute"):
+        tokenize(template_of("{{ messages[0].nothing.x }}"), [ASKED, ANSWERED])
+
+
+def test_a_template_that_leaves_out_functions_or_their_calls_is_refused() -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look_up", "arguments": {}}}]}
+    with pytest.raises(RowError, match="does not write the call of the function 'look_up'"):
+        tokenize(template_of(CHATML), [ASKED, call])
+    tool = {"type": "function", "function": {"name": "look_up"}}
+    with pytest.raises(RowError, match="does not write the function 'look_up'"):
+        tokenize(template_of(CHATML), [ASKED, ANSWERED], tools=(tool,))
+    text = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHATML.replace("{{ m.content }}", CONTENT_AND_CALLS)
+    assert tokenize(template_of(text), [ASKED, call], tools=(tool,))["candidates"][0]
+
+
 def test_arguments_of_calls_are_written_as_json_once() -> None:
     text = CHATML.replace(
-        "{{ m.content }}", "{{ m.content }}{{ m.tool_calls[0].function.arguments | tojson if m.tool_calls }}"
+        "{{ m.content }}",
+        CONTENT_AND_CALLS,
     )
     template = template_of(text)
     for arguments in ('{"city": "Rome"}', {"city": "Rome"}):
         call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
         row = tokenize(template, [ASKED, call])
-        assert template.tokenizer.decode(row["candidates"][0]) == '{"city": "Rome"}<|im_end|>\n'
+        assert template.tokenizer.decode(row["candidates"][0]) == 'f{"city": "Rome"}<|im_end|>\n'
     call["tool_calls"] = [{"function": {"name": "f", "arguments": "{city"}}]
     with pytest.raises(RowError, match="the arguments of a call are not JSON"):
         tokenize(template, [ASKED, call])

@@ -120,6 +120,21 @@ def test_a_template_may_be_a_file(tmp_path: Path) -> None:
         ChatCompletion(chat_template=str(file))
 
 
+def test_a_template_with_a_mistake_is_refused_with_its_line() -> None:
+    with pytest.raises(ValidationError, match="line 2 of the template: Unexpected end of template"):
+        ChatCompletion(chat_template="{% for m in messages %}\n{{ m.content }}")
+    marked = CHAT_TEMPLATE.replace("{{ m.content }}", "{%- generation -%}{{ m.content }}{% endgeneration %}")
+    assert ChatCompletion(chat_template=marked).chat_template == marked
+
+
+def test_every_token_is_counted_once(tmp_path: Path) -> None:
+    for train_on in ("assistant", "last_assistant", "all"):
+        objective = load(tmp_path, chat_template=CHAT_TEMPLATE, train_on=train_on).objective
+        batch = objective.collate_and_count(objective.tokenize([ANSWERED], training=True))
+        assert batch.counts is not None
+        assert batch.counts.input_tokens + batch.counts.targets == batch.counts.tokens
+
+
 def test_an_exported_model_has_the_template_and_its_end(tmp_path: Path) -> None:
     base, folder = load(tmp_path), tmp_path / "saved"
     objective = ChatCompletion(chat_template=CHAT_TEMPLATE)

@@ -24,6 +24,8 @@ from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource, files_of,
 from peftkit.tasks.sources.folders import Files
 from peftkit.tasks.sources.split_loading import load_valid_splits
 
+MOST_INCOMPLETE = 0.2
+"""Largest share of rows without a value in a column that a task may use; such rows are skipped."""
 SAMPLED_ROWS = 2000
 """Number of rows of each file that are looked at."""
 
@@ -46,8 +48,8 @@ class Column:
 
     @cached_property
     def is_complete(self) -> bool:
-        """Whether no row lacks the value."""
-        return len(self.values) == self.num_rows
+        """Whether few rows lack the value, which can be skipped."""
+        return len(self.values) >= (1 - MOST_INCOMPLETE) * self.num_rows
 
     @cached_property
     def is_text(self) -> bool:

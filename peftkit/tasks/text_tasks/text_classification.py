@@ -26,7 +26,7 @@ from peftkit.tasks.labels import (
     read_label,
     train_feature_names,
 )
-from peftkit.tasks.sources.data_sample import DataSample
+from peftkit.tasks.sources.data_sample import Column, DataSample
 from peftkit.tasks.sources.split_loading import load_valid_splits
 from peftkit.tasks.text_tasks.text_task import TextTask
 
@@ -95,8 +95,11 @@ class TextClassification(TextTask):
             texts = cls.recognize_texts(sample, column.name)
             if not short or not 2 <= column.distinct <= most or not texts:
                 continue
-            options = {**texts, "label_column": column.name}
+            options: dict[str, Any] = {**texts, "label_column": column.name}
             reason = f"{column.name!r} has {column.distinct} different values in {sample.num_rows:,} rows"
+            if unlabeled := _unlabeled(column):
+                options["ignore_labels"] = [unlabeled]
+                reason += f", of which {unlabeled!r} marks rows without a label"
             yield TaskMatch(0.8 if named else 0.5 - column.distinct / 1000, options, reason)
 
     def _verbaliser_error(self, names: Sequence[str]) -> str | None:
@@ -259,3 +262,11 @@ class TextClassification(TextTask):
             label = next((name for spelling, name in mapped if name is not spelling), default)
         numbered = configured or self._found_label_names().numbered
         return match_label(label, self._label_names(), self.label_column, numbered=numbered)
+
+
+def _unlabeled(column: Column) -> Any:
+    """Returns the label -1 of a column whose other labels are numbers from 0, as datasets mark rows without one."""
+    values = {str(value) for value in column.values}
+    if "-1" not in values or len(values) < 3 or not all(value.isdecimal() for value in values - {"-1"}):
+        return None
+    return next(value for value in column.values if str(value) == "-1")

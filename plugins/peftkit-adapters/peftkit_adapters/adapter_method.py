@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -194,10 +195,14 @@ class AdapterMethod(Method):
         """Run the model with no active adapter."""
         config = cast(Any, model).adapters_config
         active, config.active_setup = config.active_setup, None
+        warnings = logging.getLogger("adapters.model_mixin")  # warns of adapters that are not active, in every pass
+        level = warnings.level
+        warnings.setLevel(logging.ERROR)
         try:
             yield
         finally:
             config.active_setup = active
+            warnings.setLevel(level)
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Reject merging; only LoRA and IA3 update the model's weights.

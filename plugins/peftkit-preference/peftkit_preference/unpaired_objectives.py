@@ -11,7 +11,7 @@ from pydantic import Field
 from peftkit import Example, ModelKind, Objective, ObjectiveContext, RowError, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.types import Prediction, Row
-from peftkit_preference.pair_objectives import GENERATING, TIE
+from peftkit_preference.pair_objectives import GENERATING, TIE, count_tokens
 from peftkit_preference.preference_losses import kto_loss
 from peftkit_preference.preference_tasks import DESIRABLE, UNDESIRABLE
 
@@ -69,6 +69,7 @@ class Kto(Objective):
 
         desirable = torch.tensor([row["desirable"] for row in rows])
         texts = context.family.collate_candidates(rows)
+        texts["input_tokens"] = count_tokens(texts)
         return {**texts, **context.reference.collate(rows), "desirable": desirable}
 
     def num_targets(self, batch: Batch, context: ObjectiveContext) -> Tensor:

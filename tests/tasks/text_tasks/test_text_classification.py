@@ -127,3 +127,23 @@ def test_samples_and_held_out_rows_keep_every_label(write: Write) -> None:
         assert counts["rare"] >= 1
         assert 28 <= counts["often"] <= 31
         assert task.labels == ("often", "once", "rare", "sometimes")
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignored"), [(["0", "1", "-1"], ["-1"]), (["1", "-1"], None), (["good", "-1"], None)]
+)
+def test_rows_without_label_are_recognized(labels: list[str], ignored: list[str] | None, tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("text,label\n" + "".join(f"some text {i},{labels[i % len(labels)]}\n" for i in range(60)))
+    match = max(TextClassification.recognize(str(file)), key=lambda each: each.score)
+    assert match.options.get("ignore_labels") == ignored
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_columns_with_a_missing_value_are_recognized(column: str, tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    rows = [{"text": f"some text {i}", "label": "ab"[i % 2]} for i in range(60)]
+    rows[7][column] = ""
+    file.write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    match = max(TextClassification.recognize(str(file)), key=lambda each: each.score)
+    assert match.options["label_column"] == "label"
