@@ -111,7 +111,7 @@ def register_objectives() -> type[Objective] | Sequence[type[Objective]]:  # typ
     ...         outputs, values = context.family.logits(model, batch)
     ...         return (outputs[:, 0] - values).square().sum()
     ...     def predict(self, model, rows, examples, context, *, has_targets):
-    ...         batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+    ...         batch = context.to_device(self.collate(rows, context))
     ...         outputs = context.family.outputs_without_padding_effects(model, batch)[:, 0].tolist()
     ...         return [
     ...             {"prediction": str(output), "loss": (output - row["value"]) ** 2, "tokens": 1}

@@ -212,6 +212,16 @@ class FamilyServices(Protocol):
             other; the labels of completions have the shape (texts, length).
         """
 
+    def num_tokens(self, batch: Batch) -> Tensor:
+        """Count the tokens that the model reads on both sides, without padding.
+
+        Args:
+            batch: A batch of ``collate`` or ``collate_candidates``; its texts have the shape (texts, length).
+
+        Returns:
+            A scalar.
+        """
+
     def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Run the model on a batch.
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from peftkit.components.family_services import FamilyServices, ReferenceModel
+from peftkit.components.family_services import Batch, FamilyServices, ReferenceModel
 from peftkit.components.task import Task
 from peftkit.components.types import CandidateScores, ModelKind, ObjectiveSettings, Row
 from peftkit.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,17 @@ class ObjectiveContext:
             device: The model's device.
         """
         return replace(self, device=device, cache={})
+
+    def to_device(self, batch: Batch) -> dict[str, Tensor]:
+        """Return a batch on the model's device.
+
+        Args:
+            batch: The batch; its texts have the shape (texts, length).
+
+        Returns:
+            The batch, whose texts have the shape (texts, length).
+        """
+        return {key: value.to(self.device) for key, value in batch.items()}
 
     def generate(
         self,

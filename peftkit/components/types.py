@@ -5,6 +5,7 @@ Importing this module does not import torch, so recipes can be checked quickly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
@@ -164,6 +165,8 @@ class ApplyContext:
     auto_class: str = ""
 
 
+GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Start and end of what the assistant says, in chat templates that mark it."""
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
 """What of a conversation is trained on: what the assistant says, its last message, what follows the prompt, or all."""
 

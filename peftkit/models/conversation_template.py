@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +12,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.components.types import Conversation, Example, TokenizedRow, TrainOn
+from peftkit.components.types import GENERATION_TAG, Conversation, Example, TokenizedRow, TrainOn
 from peftkit.errors import InputError, RowError, summarize_error
 from peftkit.models.text_encoding import decode_generated, describe_ids_without_embedding
 
-GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""Start of what the assistant says, in templates that mark it."""
 ASSISTANT = "assistant"
 FIELD = "messages"
 """The field that errors of conversations are about."""
@@ -61,7 +60,7 @@ class ConversationTemplate:
     @cached_property
     def _marks_answers(self) -> bool:
         """Whether the template marks what the assistant says, and the tokenizer knows where tokens are in a text."""
-        return bool(GENERATION_MARK.search(self._template)) and self.tokenizer.is_fast
+        return bool(GENERATION_TAG.search(self._template)) and self.tokenizer.is_fast
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -136,11 +135,13 @@ class ConversationTemplate:
         target: list[int] = []
         spans: list[list[int]] = []
         if answered:
-            whole = self._render(messages, conversation.tools)
+            applied = self._apply(messages, conversation.tools, return_assistant_tokens_mask=self._marks_answers)
+            whole = list(applied["input_ids"])
             if not _starts_with(whole, prompt):
                 raise RowError(FIELD, self._describe_difference(whole, prompt))
             target = whole[len(prompt) :]
-            spans = self._find_trained_spans(conversation, messages, whole, prompt, train_on)
+            marks = applied["assistant_masks"] if self._marks_answers else None
+            spans = self._find_trained_spans(conversation, messages, whole, prompt, marks, train_on)
             self._check_end(whole, target, spans)
         self._check_lengths(prompt, target)
         return {
@@ -160,6 +161,7 @@ class ConversationTemplate:
         messages: Messages,
         whole: Sequence[int],
         prompt: Sequence[int],
+        marks: Sequence[int] | None,
         train_on: TrainOn,
     ) -> list[list[int]]:
         """Return the starts and ends of what is trained on.
@@ -169,6 +171,7 @@ class ConversationTemplate:
             messages: its messages.
             whole: token ids of all messages.
             prompt: token ids of all but the last one, and of what announces the last one.
+            marks: for each token, 1 if the template marks it as what the assistant says; None if it marks none.
             train_on: what is trained on.
         """
         if train_on == "all":
@@ -179,23 +182,12 @@ class ConversationTemplate:
             first = messages[: conversation.prompt_messages]
             start = self._length_within(whole, first, conversation.tools, prompt=True)
             return [[start, len(whole)]]
-        if self._marks_answers:
-            spans = self._marked_spans(messages, conversation.tools)
-        else:
+        if marks is None:
             spans = list(self._answer_spans(messages, conversation.tools, whole, train_on))
+        else:
+            spans = list(_marked_spans(marks))
         if train_on == "last_assistant":
             spans = [[max(start, len(prompt)), end] for start, end in spans if end > len(prompt)]
-        return spans
-
-    def _marked_spans(self, messages: Messages, tools: Messages) -> list[list[int]]:
-        """Return the spans that the template marks as what the assistant says."""
-        mask = self._apply(messages, tools, return_assistant_tokens_mask=True)["assistant_masks"]
-        spans: list[list[int]] = []
-        for position, marked in enumerate(mask):
-            if marked and (not position or not mask[position - 1]):
-                spans.append([position, position])
-            if marked:
-                spans[-1][1] = position + 1
         return spans
 
     def _answer_spans(
@@ -259,11 +251,15 @@ class ConversationTemplate:
         except Exception as error:  # templates raise errors of any class, and the tokenizers library plain Exceptions
             raise RowError(FIELD, f"the chat template does not support them: {summarize_error(error)}") from error
 
+    @cached_property
+    def _special_ids(self) -> set[int]:
+        """The ids of special tokens, and of others that are no part of ordinary texts."""
+        return {*self.tokenizer.get_added_vocab().values(), *self.tokenizer.all_special_ids}
+
     def _find_end(self, ids: Sequence[int]) -> int | None:
         """Return the position of the token that ends a conversation; None if an ordinary token does."""
-        special = {*self.tokenizer.get_added_vocab().values(), *self.tokenizer.all_special_ids}
         for position in reversed(range(len(ids))):
-            if ids[position] in special:
+            if ids[position] in self._special_ids:
                 return position
             if str(self.tokenizer.decode([ids[position]])).strip():
                 return None
@@ -347,6 +343,15 @@ class ConversationTemplate:
             f"{other!r}, so the model would be trained on another text than it is asked; set "
             "objective.chat_template to one that writes both in the same way, or objective.chat_template_kwargs"
         )
+
+
+def _marked_spans(marks: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the start and end of each run of marked tokens."""
+    position = 0
+    for marked, run in itertools.groupby(marks):
+        start, position = position, position + len([*run])
+        if marked:
+            yield [start, position]
 
 
 def _starts_with(ids: Sequence[int], start: Sequence[int]) -> bool:

@@ -145,7 +145,7 @@ class SpanQaHead(_SpanQa):
         has_targets: bool,
     ) -> list[Prediction]:
         """Predict the best span of each context; without targets, also the other good ones."""
-        batch: Batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+        batch = context.to_device(self.collate(rows, context))
         outputs = context.family.outputs_without_padding_effects(model, batch)
         losses = _losses(outputs, batch["labels"], batch["attention_mask"]).cpu()
         scores, first = outputs.float().cpu(), 0

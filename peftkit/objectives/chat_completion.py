@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,14 +12,12 @@ from pydantic import Field, field_validator
 from peftkit.components import Example, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import ChatTemplate
 from peftkit.components.objective_context import ObjectiveContext
-from peftkit.components.types import Row, TrainOn
+from peftkit.components.types import GENERATION_TAG, Row, TrainOn
 from peftkit.objectives.completions import count_unknown_targets, score_trained_tokens
 
 if TYPE_CHECKING:
     from torch import nn
 
-GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""Start and end of what the assistant says, in templates that mark it."""
 TEMPLATE_FILE = "chat_template.jinja"
 """The file that tokenizers of transformers read their chat template from."""
 
@@ -95,7 +92,12 @@ class ChatCompletion(Objective):
         return self._load_template(context).tokenize(examples, self.train_on)
 
     def _load_template(self, context: ObjectiveContext) -> ChatTemplate:
-        return context.family.load_chat_template(self.chat_template, self.chat_template_kwargs)
+        """Return the template; one evaluation finds out once where answers end in it."""
+        key = f"chat_template {self.chat_template} {self.chat_template_kwargs}"
+        if key not in context.cache:
+            context.cache[key] = context.family.load_chat_template(self.chat_template, self.chat_template_kwargs)
+        template: ChatTemplate = context.cache[key]
+        return template
 
     def predict(
         self,

@@ -122,7 +122,7 @@ def score_trained_tokens(model: nn.Module, rows: Sequence[Row], context: Objecti
         rows: The rows.
         context: The context.
     """
-    batch = {name: tensor.to(context.device) for name, tensor in context.family.collate(rows).items()}
+    batch = context.to_device(context.family.collate(rows))
     sums, counts = context.family.target_loglikelihoods(model, batch)
     pairs = zip(sums.tolist(), counts.tolist(), strict=True)
     return [{"loss": -loglikelihood, "tokens": int(tokens)} for loglikelihood, tokens in pairs]

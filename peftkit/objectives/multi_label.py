@@ -103,7 +103,7 @@ class MultiLabelHead(MultiLabelObjective):
         """Predict the probability of each label, and the labels whose probability is at least one half."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+        batch = context.to_device(self.collate(rows, context))
         outputs = context.family.outputs_without_padding_effects(model, batch).to(batch["labels"].dtype)
         losses = binary_cross_entropy_with_logits(outputs, batch["labels"], reduction="none").sum(-1).tolist()
         labels, no_label = context.task.labels, context.task.empty_answer

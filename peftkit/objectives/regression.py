@@ -123,7 +123,7 @@ class RegressionHead(RegressionObjective):
         has_targets: bool,
     ) -> list[Prediction]:
         """Predict numbers, as text and as ``values``; the loss is the squared error, summed over the targets."""
-        batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+        batch = context.to_device(self.collate(rows, context))
         outputs = context.family.outputs_without_padding_effects(model, batch).to(batch["labels"].dtype)
         losses = (outputs - batch["labels"]).square().sum(-1).tolist()
         number = outputs.shape[1]

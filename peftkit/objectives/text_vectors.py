@@ -121,8 +121,7 @@ class VectorObjective(Objective):
         """
         import torch
 
-        collated = context.family.collate_texts([row["texts"] for row in rows])
-        batch = {key: value.to(context.device) for key, value in collated.items()}
+        batch = context.to_device(context.family.collate_texts([row["texts"] for row in rows]))
         vectors = self._pool(context.family.hidden_states(model, batch, exact=True), batch, context)
         return [*torch.split(vectors.cpu(), [len(row["texts"]) for row in rows])]
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from peftkit.components import Example, Head, ModelKind, Objective, Prediction, Task
-from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import IGNORE_INDEX, Row
 from peftkit.errors import RowError
@@ -101,7 +100,7 @@ class TokenTaggingHead(Objective):
         has_targets: bool,
     ) -> list[Prediction]:
         """Predict the most probable tag of each word; without targets, also what marks entities and where they are."""
-        batch: Batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+        batch = context.to_device(self.collate(rows, context))
         outputs = context.family.outputs_without_padding_effects(model, batch)
         texts, positions = _places(rows)
         scores = outputs[texts.to(outputs.device), positions.to(outputs.device)].float().log_softmax(-1).cpu()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
@@ -129,9 +128,9 @@ class Chat(DatasetTask):
             )
         if not str(last.get("content") or "").strip() and not last.get("tool_calls"):
             raise RowError(column, "the last message is empty")
-        example = self.make_prompt(row)
         conversation = Conversation(tuple(messages), self._tools(row), len(prompt) if completion else len(messages) - 1)
-        return replace(example, target=_content(last), conversation=conversation, group=self.group_of(row))
+        source = _as_text(messages[:-1])
+        return Example(source, _content(last), conversation=conversation, group=self.group_of(row))
 
     def _messages(self, row: Mapping[str, Any]) -> tuple[list[Message], list[Message]]:
         """Returns the messages of the prompt, and those of the completion; of a list of messages, all as the prompt."""

@@ -11,6 +11,7 @@ import torch
 
 from peftkit import Example
 from peftkit.components import Objective
+from peftkit.components.objective_context import ObjectiveContext
 from peftkit.errors import InputError, RowError
 from peftkit.objectives import NumberGeneration, RegressionHead
 from peftkit.testing import check_objective
@@ -81,7 +82,8 @@ def test_predictions_are_on_the_scale_of_the_data() -> None:
         collate=lambda rows: {"input_ids": torch.ones(len(rows), 2)},
         outputs_without_padding_effects=lambda model, batch: torch.tensor([[0.5], [-1.0]]),
     )
-    context: Any = SimpleNamespace(family=family, device="cpu", task=ColourNumber())
+    services: Any = family
+    context = ObjectiveContext(services, "encoder", None, None, ColourNumber())
     objective, rows = RegressionHead(mean=1000, std=100), [{"targets": [1050.0]}, {"targets": [1000.0]}]
     assert objective.collate(rows, context)["labels"].tolist() == [[0.5], [0.0]]
     predictions = objective.predict(torch.nn.Linear(1, 1), rows, [], context, has_targets=True)

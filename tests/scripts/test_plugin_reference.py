@@ -100,7 +100,7 @@ NOT_PUBLIC = {
         ("LAYER_NORM", "LAYER_NORM_BY_PEFT", "by_peft", "compared", "compared_by_default"), "learning rates"
     ),
     **dict.fromkeys(("EXTRACTIONS", "Extraction", "parse_exact_number"), "of metrics that extract answers"),
-    **dict.fromkeys(("TrainOn", "score_trained_tokens"), "of conversations"),
+    **dict.fromkeys(("GENERATION_TAG", "TrainOn", "score_trained_tokens"), "of conversations"),
     **dict.fromkeys(("VectorObjective", "RegressionObjective", "read_targets", "model_prompts"), "of embeddings"),
     **dict.fromkeys(("TrainerCallback", "EarlyStoppingConfig"), "of [train.early_stopping], a table of the recipe"),
 }

@@ -144,7 +144,7 @@ def _build(suite: HubSuite, subset: str, each: HubSet) -> type[HubTask]:
         **({"duplicates": True} if each.repeated_choices else {}),
     }
     words = [*suite.name.split("_"), *subset.replace("-", "_").replace(".", "_").split("_")]
-    name = "".join(word.capitalize() for word in words)
+    name = "".join(map(str.capitalize, words))
     bases = (HubTask, each.base)
     return cast("type[HubTask]", types.new_class(name, bases, exec_body=lambda body: body.update(namespace)))
 

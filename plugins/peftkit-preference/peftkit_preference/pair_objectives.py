@@ -9,7 +9,7 @@ from pydantic import Field
 
 from peftkit import Example, ModelKind, Objective, ObjectiveContext, Task
 from peftkit.components.family_services import Batch
-from peftkit.components.types import IGNORE_INDEX, Prediction, Row
+from peftkit.components.types import Prediction, Row
 from peftkit_preference.preference_losses import dpo_loss, simpo_loss
 
 if TYPE_CHECKING:
@@ -18,19 +18,6 @@ if TYPE_CHECKING:
 GENERATING: tuple[ModelKind, ...] = ("encoder-decoder", "decoder")
 TIE = 1e-6
 """Rewards are equal if they differ by less than this share of the log-likelihoods that they are computed from."""
-
-
-def count_tokens(batch: Batch) -> Tensor:
-    """Return the number of tokens of prompts and completions, since the loss is summed over rows.
-
-    Args:
-        batch: The batch, with texts of shape (texts, length).
-
-    Returns:
-        A scalar.
-    """
-    tokens = batch["attention_mask"].sum()
-    return tokens + (batch["labels"] != IGNORE_INDEX).sum() if "decoder_input_ids" in batch else tokens
 
 
 class PairObjective(Objective):
@@ -75,7 +62,7 @@ class PairObjective(Objective):
 
         answers = torch.tensor([row["answer"] for row in rows])
         batch = context.family.collate_candidates(rows)
-        return {**batch, "answers": answers, "input_tokens": count_tokens(batch)}
+        return {**batch, "answers": answers, "input_tokens": context.family.num_tokens(batch)}
 
     def num_targets(self, batch: Batch, context: ObjectiveContext) -> Tensor:
         """Return the number of pairs."""
@@ -96,7 +83,7 @@ class PairObjective(Objective):
         has_targets: bool,
     ) -> list[Prediction]:
         """Predict the completion with the higher reward; empty if both have the same one."""
-        batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+        batch = context.to_device(self.collate(rows, context))
         rewards, precisions, logps = self.rewards(model, batch, context)
         margins = _margins(rewards, batch["answers"])
         losses, numbers = (

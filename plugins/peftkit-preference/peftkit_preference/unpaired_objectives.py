@@ -11,7 +11,7 @@ from pydantic import Field
 from peftkit import Example, ModelKind, Objective, ObjectiveContext, RowError, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.types import Prediction, Row
-from peftkit_preference.pair_objectives import GENERATING, TIE, count_tokens
+from peftkit_preference.pair_objectives import GENERATING, TIE
 from peftkit_preference.preference_losses import kto_loss
 from peftkit_preference.preference_tasks import DESIRABLE, UNDESIRABLE
 
@@ -69,7 +69,7 @@ class Kto(Objective):
 
         desirable = torch.tensor([row["desirable"] for row in rows])
         texts = context.family.collate_candidates(rows)
-        texts["input_tokens"] = count_tokens(texts)
+        texts["input_tokens"] = context.family.num_tokens(texts)
         return {**texts, **context.reference.collate(rows), "desirable": desirable}
 
     def num_targets(self, batch: Batch, context: ObjectiveContext) -> Tensor:
@@ -108,7 +108,7 @@ class Kto(Objective):
         has_targets: bool,
     ) -> list[Prediction]:
         """Predict that completions with a positive reward are desirable; empty if the reward is 0."""
-        batch = {key: value.to(context.device) for key, value in self.collate(rows, context).items()}
+        batch = context.to_device(self.collate(rows, context))
         ratios, precisions = self._log_ratios(model, batch, context)
         losses = self._losses(ratios, batch["desirable"], 0.0).tolist()
         predictions: list[Prediction] = []
