@@ -143,8 +143,8 @@ def recipe_tables() -> str:
 def sweep_tables() -> str:
     """The page of all keys of a sweep."""
     head = "# Sweep\n\nEvery key of a sweep's file, made from its schema. [How to run sweeps](../sweeps.md)."
-    own = _section("", "", SweepConfig)
-    return "\n\n".join([head, own, *(_section(*each) for each in _tables(SweepConfig))]) + "\n"
+    top = _section("", "", SweepConfig)
+    return "\n\n".join([head, top, *(_section(*each) for each in _tables(SweepConfig))]) + "\n"
 
 
 def _tables(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, type[BaseModel]]]:
