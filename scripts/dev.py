@@ -276,7 +276,8 @@ def _stage(name: str, environments: Sequence[Environment], **options: object) ->
 SECONDS: dict[str, float] = {}
 """The duration of each stage in seconds."""
 STAGES: dict[str, Callable[..., None]] = {
-    stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, docs, build, exhaustive, results, ci)
+    stage.__name__: stage
+    for stage in (quickstart, test, lint, matrix, scaffold, fuzz, docs, build, exhaustive, results, ci)
 }
 
 

@@ -1,7 +1,8 @@
 """Every code block of the documents is run, unless a comment above it gives the reason why it is not.
 
-``<!-- not run: REASON -->`` stands on the line above such a block; its commands must still parse. A part of a recipe says what
-it belongs to: ``<!-- in [task] with model.name="pocket-encoder" -->`` is one of the table ``task``, in a recipe with that model.
+``<!-- not run: REASON -->`` stands on the line above such a block; its commands must still parse. A part of a recipe says
+what it belongs to: ``<!-- in [task] with model.name="pocket-encoder" -->`` is one of the table ``task``, in a recipe with
+that model.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from tests.compare.conftest import Plant, plant  # noqa: F401 - a fixture
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
-    r"(?:^ *<!-- (?:not run: (?P<reason>.+?)|(?P<context>(?:in|with) .+?)) -->\n)?^(?P<indent> *)```(?P<language>\w+).*?\n(?P<text>.*?)^(?P=indent)```$",
+    r"(?:^ *<!-- (?:not run: (?P<reason>.+?)|(?P<context>(?:in|with) .+?)) -->\n)?"
+    r"^(?P<indent> *)```(?P<language>\w+).*?\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 RUN_ELSEWHERE = ("plugins.md", "python.md", "method_plugin.md")
@@ -154,7 +156,7 @@ def test_toml_is_valid(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("deepspeed.json").write_text("{}")
     Path("chatml.jinja").write_text(CHATML)
     (tmp_path / "recipes" / "documented.toml").write_text(text, encoding="utf-8")
-    words = [word for word in re.findall(r"\S+=(?:'[^']*'|\S+)", overrides or "")]
+    words = re.findall(r"\S+=(?:'[^']*'|\S+)", overrides or "")
     load_recipe(tmp_path / "recipes" / "documented.toml", REGISTRY, [*set_names, *words])
 
 
