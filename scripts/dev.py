@@ -190,6 +190,12 @@ def build(environments: Sequence[Environment]) -> None:
     MAIN.run("python", "-m", "build", "--no-isolation")
 
 
+def docs(environments: Sequence[Environment]) -> None:
+    """Build the documentation site into site/; a broken link is an error."""
+    # In the environment that has the components of all plugins.
+    ADAPTERS.run("properdocs", "build", "--quiet", "--strict", "-f", "mkdocs.yml", NO_COLOR="1")
+
+
 def results(environments: Sequence[Environment]) -> None:
     """Train every method on the two ranked built-in tasks and draw docs/curve.svg (half an hour on two cores)."""
     with tempfile.TemporaryDirectory() as output:
@@ -210,7 +216,7 @@ JOBS = (
         (MAIN, "fuzz"),
         (MAIN, "lint"),
     ),
-    ((MAIN, "scaffold"), (MAIN, "build")),
+    ((MAIN, "scaffold"), (ADAPTERS, "docs"), (MAIN, "build")),
 )
 """What runs after the quickstart, two at a time, the longest first; then what changes an environment or the repository.
 """
@@ -270,7 +276,8 @@ def _stage(name: str, environments: Sequence[Environment], **options: object) ->
 SECONDS: dict[str, float] = {}
 """The duration of each stage in seconds."""
 STAGES: dict[str, Callable[..., None]] = {
-    stage.__name__: stage for stage in (quickstart, test, lint, matrix, scaffold, fuzz, build, exhaustive, results, ci)
+    stage.__name__: stage
+    for stage in (quickstart, test, lint, matrix, scaffold, fuzz, docs, build, exhaustive, results, ci)
 }
 
 

@@ -28,7 +28,8 @@ def blocks(file: str, language: str) -> list[str]:
     )
 
 
-PRINTED = [*blocks("README.md", "python"), *blocks("docs/plugins.md", "python")]
+TUTORIAL = blocks("docs/tutorials/method_plugin.md", "python")
+PRINTED = [*blocks("README.md", "python"), *blocks("docs/plugins.md", "python"), *TUTORIAL]
 PLUGINS = [text for text in PRINTED if "@hookimpl" in text]
 
 
@@ -95,6 +96,16 @@ def test_the_documented_method_passes_the_documented_test(tmp_path: Path, monkey
     }
     for check in ("trains", "reloads", "checkpointing"):
         METHOD_CHECKS[check](namespace["TopLayers"](number=1), "bert", tmp_path / check)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bert"])
+def test_the_method_of_the_tutorial_conforms(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (entry,) = installed(TUTORIAL[0], tmp_path, monkeypatch).entries
+    method: Any = entry.component
+    for check in ("trains", "reloads"):
+        METHOD_CHECKS[check](method(biases=True), architecture, tmp_path / check)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama"])

@@ -63,7 +63,7 @@ def paths(*patterns: str) -> list[Path]:
 
 
 CODE = paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py", "tests/**/*.py")
-DOCUMENTS = paths("README.md", "CONTRIBUTING.md", "docs/*.md")
+DOCUMENTS = paths("README.md", "CONTRIBUTING.md", "docs/**/*.md")
 
 
 @cache
