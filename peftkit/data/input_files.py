@@ -31,8 +31,8 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
 
     Args:
         recipe: The recipe.
-        of_the_task: Whether to include the files of every task, evaluation set and probe; otherwise only of streaming tasks,
-            since the rows of others have digests.
+        of_the_task: Whether to include the files of every task, evaluation set and probe; otherwise only of streaming
+            tasks, since the rows of others have digests.
     """
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
     tasks = [recipe.task, *(each.task for each in recipe.all_evaluation_tasks)]

@@ -90,9 +90,11 @@ def _data_problems(recipe: Recipe, *, download: bool) -> Sequence[OptionProblem]
 def _set_problems(recipe: Recipe, *, download: bool) -> Iterator[tuple[KeyPath, OptionProblem]]:
     """Yield what is wrong with the data of evaluation sets and probes, each with the key that has to be changed."""
     sets: list[tuple[KeyPath, EvaluationSet | ProbeConfig, EvaluationTask]] = [
-        *((("evaluate", "set", i), *pair) for i, pair in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks))),
-        *((("probe", i), config, probe.task) for i, (config, probe) in enumerate(zip(recipe.probe, recipe.probes))),
+        (("evaluate", "set", index), config, evaluated)
+        for index, (config, evaluated) in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks, strict=True))
     ]
+    pairs = zip(recipe.probe, recipe.probes, strict=True)
+    sets += [(("probe", index), config, probe.task) for index, (config, probe) in enumerate(pairs)]
     for path, config, evaluated in sets:
         for problem in _call(evaluated.task, lambda task: task.find_data_problems(download=download)):
             keys: dict[str, KeyPath] = {option: ("task", option) for option in config.task}

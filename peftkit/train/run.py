@@ -29,8 +29,8 @@ from peftkit.distributed.accelerator import assert_same_weights, init_accelerato
 from peftkit.distributed.environment_variables import environment_notice
 from peftkit.distributed.launch_config import read_launch
 from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequested
-from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
 from peftkit.evaluate.base_measurement import measure_base
+from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
 from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.generation_settings import generation_notice

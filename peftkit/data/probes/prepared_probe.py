@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+from peftkit.components.types import SkippedRow
 from peftkit.data.evaluated_sets import (
     check_truncated_targets,
     load_set_examples,
@@ -15,7 +16,6 @@ from peftkit.data.evaluated_sets import (
 )
 from peftkit.data.row_digests import digest_examples
 from peftkit.data.tokenized_split import TokenizedSplit
-from peftkit.components.types import SkippedRow
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import bind_objective
 from peftkit.recipe import Recipe

@@ -16,7 +16,7 @@ from peftkit.run_directory import RunDirectory
 
 T = TypeVar("T", EvaluationSet, ProbeConfig)
 Revisions = Mapping[str, str]
-"""The commits of ``model``, ``data`` and each ``set NAME`` (an evaluation set or a probe), as far as they are on a hub and known."""
+"""The commits of ``model``, ``data`` and each ``set NAME``, an evaluation set or a probe, as far as they are known."""
 
 
 def resolve_revisions(recipe: Recipe, resumed: Path | None = None) -> Revisions:
