@@ -129,7 +129,7 @@ def _notes(retention: Retention) -> list[str]:
         else "seeds only: no examples stored"
     )
     return [
-        f"forgotten: how much worse than the base model ({forgetting.metric} {forgetting.base:.4f}), {unit}; below zero "
+        f"forgotten: worse than the base model ({forgetting.metric} {forgetting.base:.4f}), {unit}; below zero "
         "is better",
         f"intervals of what is forgotten: paired with the base model, over {varied}",
         "* on the front of learning and forgetting with a probability of at least one half; the two are drawn "
