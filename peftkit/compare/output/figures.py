@@ -20,6 +20,7 @@ from peftkit.compare.output.forgetting_figures import common_probes, draw_forget
 from peftkit.compare.output.table_formats import render
 from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
 from peftkit.compare.regret import RegretCurves, regret_curves
+from peftkit.compare.retention.forgetting import choose_probe
 from peftkit.compare.run_curve import RunCurve
 from peftkit.compare.scores_by_cost import cost, has_cost
 from peftkit.errors import InputError, RunError
@@ -76,13 +77,15 @@ def _write_figures(
     return files
 
 
-def draw_comparison(group: RunGroup, comparison: Comparison, kind: str) -> Any:
+def draw_comparison(group: RunGroup, comparison: Comparison, kind: str, probe: str | None = None) -> Any:
     """Draw one figure of a comparison.
 
     Args:
         group: the runs.
         comparison: their comparison.
-        kind: ``curves``, the scores against the comparison's cost, or ``pareto``, each method's score and cost.
+        kind: ``curves``, the scores against the comparison's cost, ``pareto``, each method's score and cost, or
+            ``forgetting``, what is forgotten on a probe.
+        probe: the name of the probe; None for the only one.
 
     Returns:
         A matplotlib figure.
@@ -91,13 +94,15 @@ def draw_comparison(group: RunGroup, comparison: Comparison, kind: str) -> Any:
         InputError: there is no such kind, or the cost does not grow in the course of a run.
         RunError: matplotlib is not installed.
     """
-    if kind not in ("curves", "pareto"):
-        raise InputError(f"no figure is called {kind!r}; known are curves, pareto")
-    if kind == "curves" and comparison.by not in COST_AXES:
+    if kind not in ("curves", "pareto", "forgetting"):
+        raise InputError(f"no figure is called {kind!r}; known are curves, pareto, forgetting")
+    if kind != "pareto" and comparison.by not in COST_AXES:
         raise InputError(f"{comparison.by!r} does not grow in the course of a run; draw 'pareto' instead of 'curves'")
     with figure_style():
         if kind == "pareto":
             figure = _draw_pareto(group, comparison)
+        elif kind == "forgetting":
+            figure = draw_forgetting(group, comparison, _choose_methods(comparison), choose_probe(group, probe))
         else:
             figure = _draw_curves(group, comparison, _choose_methods(comparison), comparison.by)
         figure.draw_without_rendering()  # ticks get the style of the first drawing

@@ -71,7 +71,9 @@ def test_the_posterior_is_of_the_paired_differences(probed_group: RunGroup) -> N
     assert full.low is not None
     assert full.high is not None
     assert full.low < observed < full.high
-    levels = [forgetting.probability_within(limit)["full"] for limit in (-100.0, full.low, full.score, full.high, 100.0)]
+    levels = [
+        forgetting.probability_within(limit)["full"] for limit in (-100.0, full.low, full.score, full.high, 100.0)
+    ]
     assert levels == sorted(levels)
     assert (levels[0], levels[-1]) == (0.0, 1.0)
     assert levels[1] == pytest.approx(0.025, abs=0.002)
